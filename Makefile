@@ -1,0 +1,48 @@
+# Everything a newcomer needs; `make` alone says what there is. Needs Python 3.11 or later, no root.
+# On Debian without python3-venv, root gets it installed, and anybody else is told how to.
+
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+PY := $(VENV)/bin/python
+export PYTHON
+
+.PHONY: help run test check bench demo-models lock clean
+
+help:
+	@echo 'make run          run the daemon on 127.0.0.1:8000 with demo models; Ctrl-C ends it'
+	@echo 'make test         everything: linters, types, all tests'
+	@echo 'make check        linters, types and the quick tests, in under a minute'
+	@echo 'make bench        measurements, as ratios'
+	@echo 'make demo-models  tiny real models in .run/models'
+	@echo 'make lock         new versions of all packages into the lock files'
+	@echo 'make clean        remove what was made here, the state of `make run` too'
+
+run: $(READY)
+	@exec packaging/run
+
+test: $(READY)
+	$(PY) -m pytest
+
+check: $(READY)
+	$(PY) -m pytest -m 'not slow'
+
+bench: $(READY)
+	$(PY) -m tests.bench
+
+demo-models: $(READY)
+	@$(PY) packaging/demo_models.py .run/models
+
+lock: $(READY)
+	$(PY) -m pip --disable-pip-version-check --quiet install uv
+	UV=$(VENV)/bin/uv packaging/lock
+
+clean:
+	rm -rf $(VENV) .run .cache build dist *.egg-info
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is written last: an install that was interrupted is done again.
+$(READY): packaging/requirements.lock packaging/build.lock packaging/install pyproject.toml
+	@packaging/install $(VENV)
+	@touch $@

@@ -1,0 +1,415 @@
+"""Prints the path of a llama-server that works, getting one first where the machine has none.
+
+Looked for in LLAMA_SERVER_PATH, /usr/local/bin, /usr/bin and PATH. Else the one of Debian's
+archive is unpacked, with every library that it needs, below MAGI_CACHE (the checkout's .cache),
+and started through its own dynamic loader: nothing of the system is read, changed or replaced,
+and no right is needed. Any Debian release, or a system with apt and Debian's keyring, will do.
+
+Runs before there is a virtual environment, so it uses the standard library alone. May be run
+again and by several at once: the first one works, the others wait and find the result.
+"""
+
+import argparse
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+PACKAGE = "llama.cpp-tools"
+# The first release that has the package. A codename stays true when the release becomes stable.
+SUITE = "forky"
+KEYRINGS = (
+    Path("/usr/share/keyrings/debian-archive-keyring.pgp"),  # Debian 13 and later
+    Path("/usr/share/keyrings/debian-archive-keyring.gpg"),
+)
+SUITES = frozenset(
+    {
+        *("oldoldstable", "oldstable", "stable", "testing", "unstable"),
+        *("bullseye", "bookworm", "trixie", "forky", "duke", "sid"),
+    }
+)
+CACHE = Path(__file__).resolve().parent.parent / ".cache"
+TRY_SECONDS = 30  # `llama-server --version` takes 20 ms; a cold disk or an emulator more
+FETCH_SECONDS = 480  # 30 MB; less than what a caller waits for this program
+ADVICE = "install one and set LLAMA_SERVER_PATH to it"
+
+LAUNCHER = """\
+#!/bin/sh
+# Starts the llama-server of this folder with the folder's own loader and libraries, so that the
+# system's own C library plays no part. The CPU backends lie beside the loader: ggml looks for them
+# next to the running program, which is the loader, and takes the best one for this processor.
+here=${{0%/*}}
+libraries=$here/{libraries}
+exec "$libraries/{loader}" --argv0 "$0" --library-path "$libraries:$libraries/llama" \\
+    "$here/usr/bin/llama-server" "$@"
+"""
+
+
+class CannotProvide(Exception):
+    """Why there is no llama-server; the text goes behind "cannot get a llama-server: "."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One `deb` line of the machine: where it leads, and what it takes from there."""
+
+    uri: str
+    suite: str
+    components: tuple[str, ...]
+
+
+# --- deciding -------------------------------------------------------------------------------
+
+
+def parse_list(text: str) -> list[Source]:
+    """The sources of a one-line-style file (sources.list(5)); options in brackets are left out."""
+    sources = []
+    for line in text.splitlines():
+        words = re.sub(r"\[[^\]]*\]", " ", line.partition("#")[0]).split()
+        if len(words) >= 3 and words[0] == "deb":
+            sources.append(Source(words[1], words[2], tuple(words[3:])))
+    return sources
+
+
+def parse_deb822(text: str) -> list[Source]:
+    """The enabled sources of a deb822-style file (sources.list(5)), each combination apart."""
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    sources = []
+    for stanza in re.split(r"\n\s*\n", "\n".join(lines)):
+        fields = _fields(stanza)
+        if "deb" not in fields.get("types", "").split() or _is_off(fields.get("enabled", "yes")):
+            continue
+        components = tuple(fields.get("components", "").split())
+        sources += [
+            Source(uri, suite, components)
+            for uri in fields.get("uris", "").split()
+            for suite in fields.get("suites", "").split()
+        ]
+    return sources
+
+
+def _fields(stanza: str) -> dict[str, str]:
+    """Field name in lower case -> value, continuation lines joined."""
+    fields: dict[str, str] = {}
+    name = ""
+    for line in stanza.splitlines():
+        if line[:1] in (" ", "\t"):
+            fields[name] = f"{fields.get(name, '')} {line.strip()}"
+        elif ":" in line:
+            name, _, value = line.partition(":")
+            name = name.strip().lower()
+            fields[name] = value.strip()
+    return fields
+
+
+def _is_off(value: str) -> bool:
+    return value.lower() in ("no", "false", "without", "off", "disable", "0")
+
+
+def archives(sources: Iterable[Source]) -> list[str]:
+    """The addresses that may be Debian's main archive, the likeliest first, each once.
+
+    Another publisher may use Debian's release names too; an address that ends in `debian` goes
+    first. Asking the wrong one does no harm: its index is not signed with Debian's keys.
+    """
+    found = [
+        source.uri.rstrip("/")
+        for source in sources
+        if source.suite.rstrip("/") in SUITES
+        and "main" in source.components
+        and not source.uri.startswith("cdrom:")
+    ]
+    return sorted(dict.fromkeys(found), key=lambda uri: PurePosixPath(uri).stem != "debian")
+
+
+def without_password(text: str) -> str:
+    """The text with the user part of every address in it gone."""
+    return re.sub(r"://[^/\s@]*@", "://", text)
+
+
+def apt_sources(archive: str, keyring: Path) -> str:
+    """The private deb822 file. Signatures are always checked; an index may be old.
+
+    Check-Valid-Until is off because mirrors that stand still (snapshots, caches) carry indexes
+    past their date. What that gives away is that an attacker on the line could offer an older
+    release of the package, still signed.
+    """
+    return (
+        f"Types: deb\nURIs: {archive}\nSuites: {SUITE}\nComponents: main\n"
+        f"Signed-By: {keyring}\nCheck-Valid-Until: no\n"
+    )
+
+
+def apt_configuration(folder: Path, architecture: str, inherited: str) -> str:
+    """The private apt.conf: all of apt's state in `folder`, none of the machine's hooks.
+
+    `inherited` is the machine's own `Acquire` part: proxies and time-outs. What it says about
+    unsigned archives is overruled.
+    """
+    return f"""{inherited}
+Acquire::AllowInsecureRepositories "false";
+Acquire::AllowWeakRepositories "false";
+Acquire::AllowDowngradeToInsecureRepositories "false";
+Acquire::Languages "none";
+Acquire::Retries "2";
+APT::Get::AllowUnauthenticated "false";
+APT::Architecture "{architecture}";
+APT::Architectures "{architecture}";
+APT::Install-Recommends "false";
+APT::Sandbox::User "";
+Dir::State "{folder}/state";
+Dir::State::status "{folder}/status";
+Dir::Cache "{folder}/cache";
+Dir::Log "{folder}";
+Dir::Etc::Main "/dev/null";
+Dir::Etc::Parts "/dev/null";
+Dir::Etc::SourceList "/dev/null";
+Dir::Etc::SourceParts "{folder}/sources.list.d";
+Dir::Etc::Preferences "/dev/null";
+Dir::Etc::PreferencesParts "/dev/null";
+Dir::Etc::Trusted "/dev/null";
+Dir::Etc::TrustedParts "/dev/null";
+"""
+
+
+def places(environment: Mapping[str, str]) -> list[Path]:
+    """Where a llama-server may be installed, in order, each once; LLAMA_SERVER_PATH apart."""
+    folders = ["/usr/local/bin", "/usr/bin", *environment.get("PATH", "").split(os.pathsep)]
+    return [Path(folder) / "llama-server" for folder in dict.fromkeys(folders) if folder]
+
+
+# --- doing ----------------------------------------------------------------------------------
+
+
+def fault(program: Path) -> str | None:
+    """Why this program is of no use, or None if it runs."""
+    if not program.is_file():
+        return "there is no such file"
+    if not os.access(program, os.X_OK):
+        return "it is not executable"
+    try:
+        done = subprocess.run(
+            [str(program), "--version"],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TRY_SECONDS,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"it does not run: {error}"
+    if done.returncode != 0:
+        last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
+        return f"--version ends with {done.returncode}: {' '.join(last) or 'no message'}"
+    return None
+
+
+def installed(environment: Mapping[str, str]) -> Path | None:
+    """The machine's own llama-server. A LLAMA_SERVER_PATH that is of no use is an error."""
+    chosen = environment.get("LLAMA_SERVER_PATH")
+    if chosen:
+        reason = fault(Path(chosen))
+        if reason:
+            raise CannotProvide(f"LLAMA_SERVER_PATH is {chosen}, but {reason}")
+        return Path(chosen).absolute()
+    for program in places(environment):
+        if program.is_file():
+            reason = fault(program)
+            if reason is None:
+                return program.absolute()
+            say(f"passing over {program}: {reason}")
+    return None
+
+
+def provision(environment: Mapping[str, str]) -> Path:
+    """The private llama-server, unpacked first if it is not there yet. Blocks for the download."""
+    for tool in ("apt-get", "apt-config", "dpkg", "dpkg-deb"):
+        if shutil.which(tool) is None:
+            raise CannotProvide(f"none is installed, and without {tool} none can be unpacked")
+    architecture = output(["dpkg", "--print-architecture"]).strip()
+    home = Path(environment.get("MAGI_CACHE") or CACHE).absolute() / "llama-server"
+    tree = home / architecture
+    program = tree / "llama-server"
+    if fault(program) is None:
+        return program
+    with locked(home):
+        if fault(program) is None:  # another one was faster
+            return program
+        for left in home.glob("new-*"):  # of one that was killed
+            shutil.rmtree(left)
+        with tempfile.TemporaryDirectory(prefix="new-", dir=home) as work:
+            made = fetch_and_unpack(Path(work), architecture, environment)
+            shutil.rmtree(tree, ignore_errors=True)
+            made.rename(tree)
+    return program
+
+
+def fetch_and_unpack(work: Path, architecture: str, environment: Mapping[str, str]) -> Path:
+    """A folder in `work` with a llama-server that was seen to run.
+
+    It is of the first archive that has one; raises CannotProvide with what each of them said.
+    """
+    keyring = next((path for path in KEYRINGS if path.exists()), None)
+    if keyring is None:
+        raise CannotProvide(
+            "none is installed, and Debian's keys are not there to check a download with: "
+            "install debian-archive-keyring"
+        )
+    reasons = []
+    for number, archive in enumerate(candidates(environment)):
+        folder = work / str(number)
+        try:
+            packages = fetch(folder, archive, architecture, keyring)
+            return unpack(packages, folder / "tree")
+        except CannotProvide as error:
+            reasons.append(f"{without_password(archive)}: {error}")
+    raise CannotProvide(f"none is installed, and none could be downloaded ({'; '.join(reasons)})")
+
+
+def candidates(environment: Mapping[str, str]) -> list[str]:
+    """MAGI_DEBIAN_ARCHIVE, or else what the machine's own sources name."""
+    if chosen := environment.get("MAGI_DEBIAN_ARCHIVE"):
+        return [chosen.rstrip("/")]
+    found = archives(machine_sources(Path("/etc/apt")))
+    if not found:
+        raise CannotProvide(
+            "none is installed, and the machine's package sources name no Debian archive: "
+            "set MAGI_DEBIAN_ARCHIVE to the address of one"
+        )
+    return found
+
+
+def machine_sources(etc: Path) -> list[Source]:
+    """What the apt configuration folder `etc` names; files that cannot be read are left out."""
+    sources: list[Source] = []
+    for path in (etc / "sources.list", *sorted((etc / "sources.list.d").glob("*"))):
+        try:
+            text = path.read_text(errors="replace")
+        except OSError:
+            continue
+        if path.suffix == ".list":
+            sources += parse_list(text)
+        elif path.suffix == ".sources":
+            sources += parse_deb822(text)
+    return sources
+
+
+def fetch(folder: Path, archive: str, architecture: str, keyring: Path) -> list[Path]:
+    """Download the package and all that it depends on, down to the C library."""
+    for part in ("state/lists/partial", "cache/archives/partial", "sources.list.d"):
+        (folder / part).mkdir(parents=True)
+    (folder / "status").touch()  # nothing is installed: apt's resolver names every dependency
+    (folder / "sources.list.d/debian.sources").write_text(apt_sources(archive, keyring))
+    configuration = folder / "apt.conf"
+    configuration.touch(mode=0o600)  # a proxy's address may have a password in it
+    inherited = output(["apt-config", "dump", "Acquire"])
+    configuration.write_text(apt_configuration(folder, architecture, inherited))
+    say(f"getting {PACKAGE} of Debian {SUITE} ({architecture}), about 30 MB")
+    apt(configuration, "update", "--error-on=any")
+    apt(configuration, "install", "--yes", "--download-only", PACKAGE)
+    packages = sorted((folder / "cache/archives").glob("*.deb"))
+    if not packages:
+        raise CannotProvide("apt-get downloaded nothing")
+    return packages
+
+
+def apt(configuration: Path, *arguments: str) -> None:
+    environment = {**os.environ, "APT_CONFIG": str(configuration), "LC_ALL": "C"}
+    command = ["apt-get", "--quiet", *arguments]
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            timeout=FETCH_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise CannotProvide(f"apt-get {arguments[0]} took over {FETCH_SECONDS} s") from None
+    if done.returncode != 0:
+        said = [line for line in done.stderr.splitlines() if line.startswith("E: ")]
+        reason = without_password(" ".join(said[:2])) or f"ended with {done.returncode}"
+        raise CannotProvide(f"apt-get {arguments[0]}: {reason}")
+
+
+def unpack(packages: Iterable[Path], tree: Path) -> Path:
+    """Lay the packages' files below `tree`, run none of their scripts, and add the launcher."""
+    for package in packages:
+        output(["dpkg-deb", "--extract", str(package), str(tree)])
+    loaders = sorted(tree.glob("usr/lib/*/ld-linux*.so.*"))
+    if not loaders:
+        raise CannotProvide("the packages hold no dynamic loader")
+    libraries = loaders[0].parent
+    for backend in sorted(libraries.glob("ggml/backends*/libggml-*.so")):
+        (libraries / backend.name).symlink_to(backend.relative_to(libraries))
+    program = tree / "llama-server"
+    program.write_text(
+        LAUNCHER.format(libraries=libraries.relative_to(tree), loader=loaders[0].name)
+    )
+    program.chmod(0o755)
+    reason = fault(program)
+    if reason:
+        raise CannotProvide(f"the one of {SUITE} is of no use here: {reason}")
+    return tree
+
+
+@contextmanager
+def locked(home: Path) -> Iterator[None]:
+    """Hold the folder: one provisioning at a time. The kernel lets go when the process ends."""
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        handle = (home / "lock").open("a")
+    except OSError as error:
+        raise CannotProvide(f"none is installed, and {home} cannot be written: {error}") from None
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("waiting for another one that is getting it")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def output(command: list[str]) -> str:
+    """What a program that must not fail prints."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise CannotProvide(f"{command[0]} failed: {done.stderr.strip()}")
+    return done.stdout
+
+
+def say(text: str) -> None:
+    """To the person waiting; standard output is for the path alone."""
+    print(f"provision-llama-server: {text}", file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--private", action="store_true", help="get one even where the machine has its own"
+    )
+    private = parser.parse_args().private
+    try:
+        found = None if private else installed(os.environ)
+        print(found or provision(os.environ))
+    except CannotProvide as error:
+        print(f"cannot get a llama-server: {error}; {ADVICE}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

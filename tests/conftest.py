@@ -1,0 +1,84 @@
+"""The real parts every test may use: a llama-server, tiny models, free ports."""
+
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests import ggufs
+from tests.rest import Parts
+
+_ROOT = Path(__file__).resolve().parent.parent
+_PROVISION = _ROOT / "packaging" / "provision-llama-server"
+_PROVISION_SECONDS = 600  # a first download on a slow line; an installed one answers at once
+_given_ports: set[int] = set()
+
+
+@pytest.fixture(scope="session")
+def llama_server() -> Path:
+    """A real llama-server program. Where none can be had, every test that wants it fails."""
+    done = subprocess.run(
+        [str(_PROVISION)],
+        capture_output=True,
+        text=True,
+        timeout=_PROVISION_SECONDS,
+        check=False,
+    )
+    if done.returncode != 0:
+        pytest.fail(done.stderr.strip(), pytrace=False)
+    return Path(done.stdout.strip())
+
+
+@pytest.fixture(scope="session")
+def parts(llama_server: Path) -> Parts:
+    """What a daemon of a test's own is made of."""
+    return Parts(llama_server, _free_port, _free_range)
+
+
+@pytest.fixture(scope="session")
+def chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A chat model of some 100 KB that a real llama-server loads; shared, so leave it as it is."""
+    path = tmp_path_factory.mktemp("chat-model") / "Demo-Tiny-F16.gguf"
+    return ggufs.write_chat_model(path, quantization="F16")
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    """A callable: each call gives a loopback port that is free now and was not given before."""
+    return _free_port
+
+
+def _free_port() -> int:
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if port not in _given_ports:
+            _given_ports.add(port)
+            return port
+
+
+@pytest.fixture
+def free_ports() -> Callable[[int], int]:
+    """A callable: the lowest of so many consecutive free ports, none given before."""
+    return _free_range
+
+
+def _free_range(count: int) -> int:
+    for low in range(20_000, 32_000, count):
+        ports = range(low, low + count)
+        if _given_ports.isdisjoint(ports) and all(map(_is_free, ports)):
+            _given_ports.update(ports)
+            return low
+    raise AssertionError(f"no {count} consecutive ports are free")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
