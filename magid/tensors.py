@@ -1,0 +1,93 @@
+"""Tensors of a GGUF file: what their types weigh, and whether they fit together. Pure."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+from magid.errors import GgufError
+
+_MAX_ELEMENTS_OF_TENSOR: Final = 2**63 - 1  # of one tensor; ggml counts in int64
+_MAX_TYPE: Final = 1023  # some forks number types of their own from 142 on; beyond is damage
+
+TYPE_SIZES: Final[Mapping[int, tuple[int, int]]] = {
+    # F32, F16, I8, I16, I32, I64, F64, BF16
+    0: (1, 4), 1: (1, 2), 24: (1, 1), 25: (1, 2), 26: (1, 4), 27: (1, 8), 28: (1, 8), 30: (1, 2),
+    # Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q8_1
+    2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 9: (32, 40),
+    # Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, Q8_K
+    10: (256, 84), 11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 15: (256, 292),
+    # IQ2_XXS, IQ2_XS, IQ3_XXS, IQ1_S, IQ4_NL, IQ3_S, IQ2_S, IQ4_XS, IQ1_M
+    16: (256, 66), 17: (256, 74), 18: (256, 98), 19: (256, 50), 20: (32, 18), 21: (256, 110),
+    22: (256, 82), 23: (256, 136), 29: (256, 56),
+    # TQ1_0, TQ2_0, MXFP4, NVFP4, Q1_0
+    34: (256, 54), 35: (256, 66), 39: (32, 17), 40: (64, 36), 41: (128, 18),
+}  # fmt: skip
+"""ggml type id -> (elements of a block, bytes of a block); from ggml's type_traits."""
+
+_ROUTED_EXPERT: Final = re.compile(rb"\.ffn_(?:gate|up|down|gate_up)_exps")
+
+Tensor: TypeAlias = tuple[bytes, int, int, int | None, int]
+"""Name, elements, type, bytes of data (None: the type is unknown), offset."""
+
+
+@dataclass(slots=True)
+class TensorSums:
+    parameters: int = 0
+    routed: int = 0
+    by_type: dict[int, int] = field(default_factory=dict)
+    known_bytes: int = 0
+    end: int = 0  # of the data, from the start of the data
+    seamless: bool = True  # every type is known, and each tensor begins where the last one ended
+    sized: bool = True  # every type is known
+
+
+def data_size(name: bytes, row: int, elements: int, kind: int) -> int | None:
+    """Bytes of data; None for a type that this table does not have.
+
+    A type that is newer than the table must not make a file unusable; only, the end of such a
+    tensor cannot be held against the end of the file.
+    """
+    if elements > _MAX_ELEMENTS_OF_TENSOR:
+        raise GgufError(f"is damaged: the tensor {shown(name)} has {elements} elements")
+    if (sizes := TYPE_SIZES.get(kind)) is None:
+        if kind > _MAX_TYPE:
+            raise GgufError(f"is damaged: the tensor {shown(name)} has the unknown type {kind}")
+        return None
+    block, block_bytes = sizes
+    if row % block:
+        raise GgufError(f"is damaged: the tensor {shown(name)} has rows of broken blocks")
+    return elements // block * block_bytes
+
+
+def add_up(infos: list[Tensor], alignment: int) -> TensorSums:
+    """Check the tensors against each other and add them up."""
+    tensors = TensorSums()
+    by_type, end = tensors.by_type, 0
+    for name, elements, kind, size, offset in infos:
+        if offset % alignment:
+            raise GgufError(f"is damaged: the tensor {shown(name)} is not aligned")
+        by_type[kind] = by_type.get(kind, 0) + elements
+        if offset != pad(end, alignment) or size is None:
+            tensors.seamless = False
+        end = max(end, offset + (size or 0))
+        if b"_exps" in name and _ROUTED_EXPERT.search(name):
+            tensors.routed += elements
+    if len({info[0] for info in infos}) < len(infos):
+        [(name, _)] = Counter(info[0] for info in infos).most_common(1)
+        raise GgufError(f"is damaged: it has the tensor {shown(name)} twice")
+    tensors.parameters = sum(by_type.values())
+    tensors.sized = all(kind in TYPE_SIZES for kind in by_type)
+    tensors.known_bytes = sum(info[3] or 0 for info in infos)
+    tensors.end = end
+    return tensors
+
+
+def pad(value: int, alignment: int) -> int:
+    return (value + alignment - 1) & -alignment
+
+
+def shown(raw: bytes) -> str:
+    """For a message: in quotes, with nothing in it that could act on a terminal."""
+    return ascii(raw.decode(errors="backslashreplace"))
