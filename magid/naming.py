@@ -1,0 +1,253 @@
+"""Header and file name -> family, version, size, quantization, model id, display name.
+
+Pure. Headers are untrusted and file names can be anything: whatever comes in, an id has only
+[a-z0-9_], at most ID_LIMIT characters, and is never empty.
+
+The header's words come first where it has them (`general.basename`, `.finetune`, `.version`,
+`.size_label`), then the file name, which is read by the convention of ggml's docs/gguf.md,
+`BaseName-SizeLabel-FineTune-Version-Encoding`, as loosely as real files keep to it.
+"""
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+ID_LIMIT: Final = 120
+"""Characters of an id; leaves room for the `_2` of a clash within 128."""
+
+TEXT_LIMIT: Final = 200
+"""Characters of a header's text that are looked at; real names have up to 80."""
+
+_PART_LIMIT: Final = 80
+_MAX_NUMBER: Final = 2**63 - 1
+
+_SHARD: Final = re.compile(r"[-._]([0-9]{1,5})-of-([0-9]{1,5})$")
+_ENCODING: Final = re.compile(
+    r"""(?<![a-z0-9]) (?:ud[-_.])? (
+        iq[1-8] (?:[-_](?:xxs|xs|s|m|l|xl|nl|k))?
+      | q[1-8]  (?:[-_](?:[01](?:[-_][48][-_][48])? | k(?:[-_](?:xxs|xs|s|m|l|xl|xxl))?))?
+      | tq[12][-_]0 | mxfp4(?:[-_]moe)? | nvfp4 | fp8 | bf16 | fp?16 | fp?32
+    ) (?![a-z0-9])""",
+    re.VERBOSE,
+)
+_WORD: Final = re.compile(r"[^\W_]+(?:(?<=[0-9])\.(?=[0-9])[^\W_]+)*")
+_VENDOR: Final = re.compile(
+    r"(?:"
+    r"(?:meta|google|microsoft|nvidia|mistralai|openai|unsloth|allenai|tiiuae|lmsys|apple|tencent"
+    r"|baidu|thudm|moonshotai|huggingfacetb|nousresearch|cohereforai|coherelabs|c4ai|ibm)[-_]"
+    r"|(?:ibm-granite|deepseek-ai|lgai-exaone|zai-org|01-ai|swiss-ai|meta-llama|bytedance-seed)_"
+    r"|qwen_(?=qw)|ibm-(?=granite)"
+    r")(?=[a-z])"
+)
+_GENERIC: Final = frozenset(
+    {"ggml", "gguf", "model", "models", "checkpoint", "snapshot", "hf", "merged", "mmproj"}
+)
+_HYPHENATED: Final = frozenset({"gpt-oss", "gpt-j", "gpt-neo", "gpt-neox", "seed-oss", "command-r"})
+_PLAIN_SIZE: Final = re.compile(r"([0-9]{1,4}(?:\.[0-9]{1,3})?)([mbt])(?:-a[0-9.]{1,6}b)?")
+_OTHER_SIZE: Final = re.compile(r"[0-9]{1,4}x[0-9.]{1,6}[mbt]|e[0-9.]{1,4}b")  # 8x7B, E4B
+_BESIDE_SIZE: Final = re.compile(r"a[0-9.]{1,6}b|[0-9]{1,3}e")  # -A3B active, -16E experts
+_VERSION: Final = re.compile(r"(?!i1$)[a-z]?[0-9]{1,2}(?:\.[0-9]{1,2}){0,2}[a-z]?")
+_VERSION_ANYWHERE: Final = re.compile(r"v[0-9]{1,3}(?:\.[0-9]{1,3}){0,3}")
+_CODE: Final = re.compile(r"(?<!en)(?<!de)code|codestral|devstral")
+_INSTRUCT: Final = frozenset({"instruct", "it", "chat", "inst"})
+_BITS: Final = re.compile(r"(?:i?q|tq|mxfp|nvfp|fp|bf|f)([0-9]{1,2})(?:_|$)")
+_BILLIONS: Final = {"m": 1e-3, "b": 1.0, "t": 1e3}
+
+FILE_TYPES: Final[Mapping[int, str]] = {
+    0: "f32", 1: "f16", 2: "q4_0", 3: "q4_1", 7: "q8_0", 8: "q5_0", 9: "q5_1", 10: "q2_k",
+    11: "q3_k_s", 12: "q3_k_m", 13: "q3_k_l", 14: "q4_k_s", 15: "q4_k_m", 16: "q5_k_s",
+    17: "q5_k_m", 18: "q6_k", 19: "iq2_xxs", 20: "iq2_xs", 21: "q2_k_s", 22: "iq3_xs",
+    23: "iq3_xxs", 24: "iq1_s", 25: "iq4_nl", 26: "iq3_s", 27: "iq3_m", 28: "iq2_s", 29: "iq2_m",
+    30: "iq4_xs", 31: "iq1_m", 32: "bf16", 36: "tq1_0", 37: "tq2_0", 38: "mxfp4", 39: "nvfp4",
+    40: "q1_0",
+}  # fmt: skip
+"""general.file_type -> encoding: llama.cpp's enum llama_ftype."""
+
+_GUESSED: Final = 1024
+"""LLAMA_FTYPE_GUESSED, a flag beside the type."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelName:
+    """What a model is called, in parts; lower case throughout."""
+
+    family: str
+    version: str | None
+    variant: str | None  # what is left of the name, joined with "_"
+    size_params: float  # billions, one decimal
+    quantization: str  # "q4_k_m"; "5bit" where neither name nor header has the encoding
+    is_instruct: bool
+    is_coder: bool
+
+    def base_id(self, tier: str) -> str:
+        """`family[_version][_variant]_SIZEb_QUANT_TIER`, before a clash is resolved."""
+        quantization = _slug(self.quantization).replace("_", "")
+        tail = f"_{_slug(f'{self.size_params:.1f}')}b_{quantization}_{tier}"
+        parts = (_slug(part or "") for part in (self.family, self.version, self.variant))
+        head = "_".join(part for part in parts if part)[: ID_LIMIT - len(tail)].strip("_")
+        return (head or "model") + tail
+
+    def display_name(self) -> str:
+        """`DEEPSEEK R1 8.0B Q4_K_M`."""
+        variant = (self.variant or "").replace("_", " ")
+        words = (self.family, self.version, variant, f"{self.size_params:.1f}b", self.quantization)
+        return " ".join(word for word in words if word).upper()
+
+
+@dataclass(frozen=True, slots=True)
+class NameParts:
+    """One name taken apart."""
+
+    tokens: tuple[str, ...]  # without size, encoding, vendor and shard number
+    size: str | None  # "8b", "30b-a3b", "8x7b": as written
+    encoding: str | None
+
+
+def identify(
+    filename: str, metadata: Mapping[str, object], *, parameter_count: int, bits: float = 0.0
+) -> ModelName:
+    """Name a model. `parameter_count` is exact, over all shards; `bits` are those per weight.
+
+    Metadata of the wrong type counts as absent. Never raises.
+    """
+    own = split_name(filename)
+    words = name_words(own, metadata)
+    tokens = list(words.tokens)
+    family = tokens.pop(0) if tokens else _family_of_architecture(metadata)
+    version = _take_version(tokens, text(metadata, "general.version"))
+    label = (text(metadata, "general.size_label") or "").lower()
+    return ModelName(
+        family=family[:_PART_LIMIT],
+        version=version,
+        variant="_".join(tokens)[:_PART_LIMIT].strip("_") or None,
+        size_params=_billions((label, words.size, own.size), parameter_count),
+        quantization=own.encoding or _encoding_of_header(metadata, bits),
+        is_instruct=not _INSTRUCT.isdisjoint(tokens),
+        is_coder=any(_CODE.search(token) for token in (family, *tokens)),
+    )
+
+
+def name_words(own: NameParts, metadata: Mapping[str, object]) -> NameParts:
+    """The words a model's name is made of: the header's, where it has any, else the file's own."""
+    basename = text(metadata, "general.basename")
+    parts = split_name(basename) if basename else None
+    if parts is None or not parts.tokens or parts.tokens[0].isdigit():
+        return own
+    tokens = list(parts.tokens)
+    for key in ("general.finetune", "general.version"):
+        more = split_name(text(metadata, key) or "").tokens
+        tokens += [token for token in more if token not in tokens]
+    return NameParts(tuple(tokens), parts.size, parts.encoding)
+
+
+def split_name(name: str) -> NameParts:
+    """Take a name apart; a file name with or without its `.gguf`."""
+    rest = name[: TEXT_LIMIT + 100].lower().removesuffix(".gguf")
+    rest = _SHARD.sub("", rest)
+    encoding = None
+    if matches := list(_ENCODING.finditer(rest)):
+        last = matches[-1]
+        encoding = last[1].replace("-", "_").replace("fp16", "f16").replace("fp32", "f32")
+        rest = f"{rest[: last.start()]}-{rest[last.end() :]}"
+    while match := _VENDOR.match(rest):
+        rest = rest[match.end() :]
+    tokens = _WORD.findall(rest)
+    while tokens and tokens[0] in _GENERIC:
+        del tokens[0]
+    if tokens and tokens[-1] == "split":
+        tokens.pop()
+    size = _take_size(tokens)
+    if "-".join(tokens[:2]) in _HYPHENATED:
+        tokens[:2] = ["-".join(tokens[:2])]
+    return NameParts(tuple(tokens), size, encoding)
+
+
+def nominal_bits(quantization: str) -> float | None:
+    """The bits in an encoding's name: Q4_K_M and MXFP4 have 4, although blocks also hold scales."""
+    match = _BITS.match(quantization)
+    return float(match[1]) if match else None
+
+
+def text(metadata: Mapping[str, object], key: str) -> str | None:
+    """A header's text without what cannot be printed, at most TEXT_LIMIT long; None if empty."""
+    value = metadata.get(key)
+    if not isinstance(value, str):
+        return None
+    value = value[:TEXT_LIMIT]
+    if not value.isprintable():
+        value = "".join(filter(str.isprintable, value))
+    return value.strip() or None
+
+
+def number(metadata: Mapping[str, object], key: str) -> int | None:
+    """A header's whole number, not negative; None if it is anything else."""
+    value = metadata.get(key)
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return value if 0 <= value <= _MAX_NUMBER else None
+
+
+def _take_size(tokens: list[str]) -> str | None:
+    """Take the size out of the tokens. Billions go before millions, which can be a context."""
+    sizes = [i for i, token in enumerate(tokens) if _is_size(token)]
+    if not sizes:
+        return None
+    at = next((i for i in sizes if not tokens[i].endswith("m")), sizes[0])
+    size = tokens.pop(at)
+    if at < len(tokens) and _BESIDE_SIZE.fullmatch(tokens[at]):
+        size = f"{size}-{tokens.pop(at)}"
+    return size
+
+
+def _is_size(token: str) -> bool:
+    return bool(_PLAIN_SIZE.fullmatch(token) or _OTHER_SIZE.fullmatch(token))
+
+
+def _take_version(tokens: list[str], of_header: str | None) -> str | None:
+    """Take the version out of the tokens behind the family: the next one, else a `v1.0` anywhere.
+
+    A header's version is one only if it looks like one: `2507` is the month of a release.
+    """
+    if tokens and _VERSION.fullmatch(tokens[0]) and not _is_no_version(tokens[0]):
+        return tokens.pop(0)
+    wanted = (of_header or "").lower()
+    for at, token in enumerate(tokens):
+        named = token == wanted and _VERSION.fullmatch(token)
+        if named or _VERSION_ANYWHERE.fullmatch(token):
+            return tokens.pop(at)
+    return None
+
+
+def _is_no_version(token: str) -> bool:
+    return _is_size(token) or bool(_BESIDE_SIZE.fullmatch(token))
+
+
+def _billions(labels: tuple[str | None, ...], parameter_count: int) -> float:
+    """The first plain label; else the exact count (8x7B and 17B-16E do not tell the total)."""
+    for label in labels:
+        if label and (match := _PLAIN_SIZE.fullmatch(label)):
+            return round(float(match[1]) * _BILLIONS[match[2]], 1)
+    return round(max(0, min(parameter_count, _MAX_NUMBER)) / 1e9, 1)
+
+
+def _family_of_architecture(metadata: Mapping[str, object]) -> str:
+    tokens = _WORD.findall((text(metadata, "general.architecture") or "").lower())
+    return "-".join(tokens) or "model"
+
+
+def _encoding_of_header(metadata: Mapping[str, object], bits: float) -> str:
+    file_type = number(metadata, "general.file_type")
+    if file_type is not None and (known := FILE_TYPES.get(file_type & ~_GUESSED)):
+        return known
+    return f"{min(bits, 64.0):.0f}bit" if bits > 0 else "unknown"
+
+
+def _slug(part: str) -> str:
+    """Lower-case ASCII letters, digits and "_"; a point between digits becomes "p"."""
+    if part.isascii() and part.isalnum():
+        return part.lower()
+    ascii_text = unicodedata.normalize("NFKD", part).encode("ascii", "ignore").decode().lower()
+    with_points = re.sub(r"(?<=[0-9])\.(?=[0-9])", "p", ascii_text)
+    return re.sub(r"[^a-z0-9_]", "", with_points).strip("_")
