@@ -1,0 +1,71 @@
+"""Addresses as a person writes them: where to listen, and who can reach it. Pure."""
+
+import ipaddress
+import os
+import re
+from dataclasses import dataclass
+
+_UNIX = "unix:"
+_MAX_UNIX_PATH = 107  # bytes of sockaddr_un.sun_path, less the final NUL
+_HOST_NAME = re.compile(
+    r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*"
+)
+_ORIGIN = re.compile(r"https?://[a-z0-9.\-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:.]+\](:[0-9]{1,5})?")
+
+
+@dataclass(frozen=True, slots=True)
+class TcpAddress:
+    """Where to listen on TCP. `host` is an IP address without brackets, or `localhost`."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    """Where to listen on a unix socket."""
+
+    path: str
+
+
+Address = TcpAddress | UnixAddress
+
+
+def parse_address(text: str) -> Address:
+    """`127.0.0.1:8000`, `[::1]:8000`, `localhost:8000` or `unix:/run/x.sock`. Pure; ValueError."""
+    if text.startswith(_UNIX):
+        path = text.removeprefix(_UNIX)
+        if not path.startswith("/") or len(os.fsencode(path)) > _MAX_UNIX_PATH:
+            raise ValueError(f"an absolute path of at most {_MAX_UNIX_PATH} bytes after 'unix:'")
+        return UnixAddress(path)
+    host, _, port = text.rpartition(":")
+    if not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
+        raise ValueError("HOST:PORT with a port of 1 to 65535, [IPV6]:PORT, or unix:/PATH")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if bare != "localhost" and (not is_ip(bare) or (":" in bare) != (bare != host)):
+        raise ValueError("an IP address (IPv6 in brackets) or localhost before the port")
+    return TcpAddress(bare, int(port))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address. Names other than localhost: no."""
+    return host == "localhost" or (is_ip(host) and ipaddress.ip_address(host).is_loopback)
+
+
+def is_ip(text: str) -> bool:
+    """Whether this is an IPv4 or IPv6 address, without brackets."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def is_host(text: str) -> bool:
+    """Whether this is an IP address or a host name in lower case (RFC 1123), without a port."""
+    return is_ip(text) or _HOST_NAME.fullmatch(text) is not None
+
+
+def is_origin(text: str) -> bool:
+    """Whether this is a web origin in lower case: scheme, host and perhaps port, no path."""
+    return _ORIGIN.fullmatch(text) is not None

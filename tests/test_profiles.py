@@ -1,0 +1,411 @@
+"""Profiles: what their files may say, whom they select, and how they are kept on disk."""
+
+import errno
+import json
+import os
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from magid.durable import REAL
+from magid.errors import (
+    CannotWrite,
+    InvalidInput,
+    InvalidProfile,
+    ProfileExists,
+    ProfileNotFound,
+    StaleRevision,
+    TooLarge,
+)
+from magid.profiles import Profile, ProfileDir, check_slug, matches, parse, slug
+from magid.tiers import Tier
+
+_EXAMPLE: dict[str, Any] = {
+    "name": "Development",
+    "description": "Fast iteration with small models",
+    "enabledModels": ["qwen3_4p0b_q4km_fast"],
+    "tierConfig": [
+        {
+            "name": "fast",
+            "maxScore": 3.0,
+            "expectedTimeSeconds": 2,
+            "description": "Fast processing for simple queries",
+        }
+    ],
+    "twoStage": {
+        "enabled": False,
+        "stage1Tier": "balanced",
+        "stage2Tier": "powerful",
+        "stage1MaxTokens": 500,
+    },
+    "loadBalancing": {"enabled": True, "strategy": "round_robin", "healthCheckInterval": 30},
+}
+
+
+# -- what a profile says -------------------------------------------------------------------------
+
+
+def test_the_api_has_the_documented_shape() -> None:
+    profile = Profile.model_validate(_EXAMPLE)
+    assert json.loads(profile.model_dump_json(by_alias=True)) == _EXAMPLE
+
+
+def test_what_is_left_out_is_as_documented() -> None:
+    profile = Profile(name="Production").model_dump(mode="json", by_alias=True)
+    assert profile["twoStage"] == _EXAMPLE["twoStage"]
+    assert profile["loadBalancing"] == _EXAMPLE["loadBalancing"]
+    assert profile["tierConfig"][0] == _EXAMPLE["tierConfig"][0]
+    assert [tier["name"] for tier in profile["tierConfig"]] == list(Tier)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: x\nname: y", "cannot read p.yaml: line 2: key 'name' is given twice; remove one"),
+        ("namee: x", "cannot use p.yaml: line 1: namee is not known; did you mean 'name'?"),
+        ("", "cannot use p.yaml: name is missing; add it"),
+        ("name: 5", "cannot use p.yaml: line 1: name should be a valid string, not 5"),
+        ("name: ''", "cannot use p.yaml: line 1: name should be text on one line, not ''"),
+        (
+            'name: "a\\nb"',
+            "cannot use p.yaml: line 1: name should be text on one line, not 'a\\nb'",
+        ),
+        ('name: x\ndescription: "\\e[2J"', "cannot use p.yaml: line 2: description should be tex"),
+        (
+            "name: x\ntier_config:\n- name: fast",
+            "cannot use p.yaml: line 3: tier_config[0].max_score is missing; add it",
+        ),
+        (
+            "name: x\ntier_config:\n- {name: fast, max_score: 3}\n- {name: fast, max_score: 4}",
+            "cannot use p.yaml: line 2: tier_config should have each tier at most once",
+        ),
+        (
+            "name: x\ntier_config:\n- {name: fast, max_score: 3}\n- {name: powerful, max_score: 3}",
+            "cannot use p.yaml: line 2: tier_config should have tiers in the order of rising max_s",
+        ),
+        (
+            "name: x\ntwo_stage: {enabled: yes}",
+            "cannot use p.yaml: line 2: two_stage.enabled should be a valid boolean, not 'yes'",
+        ),
+        (
+            "name: x\ntwo_stage:\n  enabled: true\n  stage1_tier: 3",
+            "cannot use p.yaml: line 4: two_stage.stage1_tier should be 'fast', 'balanced' or",
+        ),
+        (
+            "name: x\nload_balancing: {strategy: random}",
+            "cannot use p.yaml: line 2: load_balancing.strategy should be 'round_robin', 'least_o",
+        ),
+        (
+            "name: x\nload_balancing: {health_check_interval: 1.5}",
+            "cannot use p.yaml: line 2: load_balancing.health_check_interval should be a valid int",
+        ),
+        (
+            "name: x\nenabled_models: [a]\nenabledModels: [b]",
+            "cannot use p.yaml: line 2: enabled_models is given in two spellings; remove one",
+        ),
+        (
+            "name: x\nenabled_models:\n- a\n- ../etc",
+            "cannot use p.yaml: line 4: enabled_models[1] should be a model id, a pattern of ids",
+        ),
+        (
+            "name: x\nenabled_models: ['tier:huge']",
+            "cannot use p.yaml: line 2: enabled_models[0] should be one of tier:fast, tier:balanc",
+        ),
+    ],
+)
+def test_wrong_files(text: str, message: str) -> None:
+    with pytest.raises(InvalidProfile) as caught:
+        parse(text.encode(), "p.yaml")
+    assert caught.value.message.startswith(message)
+
+
+@pytest.mark.parametrize("selector", ["", "A", "a/b", "a.b", "tier:", "tier:Fast", "a b", "é"])
+def test_wrong_selectors(selector: str) -> None:
+    with pytest.raises(ValidationError):
+        Profile(name="x", enabled_models=(selector,))
+
+
+@pytest.mark.parametrize(
+    ("selector", "model_id", "tier", "selected"),
+    [
+        ("qwen3_4p0b_q4km_fast", "qwen3_4p0b_q4km_fast", "fast", True),
+        ("qwen3_4b_q4km_fast", "qwen3_4p0b_q4km_fast", "fast", True),
+        ("qwen3_4p0b_q4km_fast", "qwen3_4b_q4km_fast", "fast", True),
+        ("qwen3_4p0b_q4km_fast", "qwen3_4p0b_q4km_fast_2", "fast", False),
+        ("qwen3_14p0b_q4km_fast", "qwen3_4p0b_q4km_fast", "fast", False),
+        ("qwen3_4p5b_q4km_fast", "qwen3_4p0b_q4km_fast", "fast", False),
+        ("qwen3_0p5b_*", "qwen3_5b_q4km_fast", "fast", False),
+        ("qwen3*", "qwen3_4p0b_q4km_fast", "fast", True),
+        ("*_4b_*", "qwen3_4p0b_q4km_fast", "fast", True),
+        ("*_4p0b_*", "qwen3_4p0b_q4km_fast", "fast", True),
+        ("*_8b_*", "qwen3_4p0b_q4km_fast", "fast", False),
+        ("qwen[23]_*", "qwen3_4p0b_q4km_fast", "fast", True),
+        ("qwen[!3]_*", "qwen3_4p0b_q4km_fast", "fast", False),
+        ("qwen?_*", "qwen3_4p0b_q4km_fast", "fast", True),
+        ("qwen", "qwen3_4p0b_q4km_fast", "fast", False),
+        ("qwen[", "qwen3_4p0b_q4km_fast", "fast", False),
+        ("tier:fast", "qwen3_4p0b_q4km_fast", "fast", True),
+        ("tier:fast", "qwen3_4p0b_q4km_fast", "powerful", False),  # the tier in force counts
+        ("tier:powerful", "qwen3_4p0b_q4km_fast", "powerful", True),
+        ("*", "anything", "balanced", True),
+    ],
+)
+def test_selection(selector: str, model_id: str, tier: str, *, selected: bool) -> None:
+    profile = Profile(name="x", enabled_models=("nothing_else", selector))
+    assert matches(profile, model_id, Tier(tier)) is selected
+
+
+def test_a_profile_without_models_selects_none() -> None:
+    assert not matches(Profile(name="x"), "a", Tier.FAST)
+
+
+# -- names ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("Fast Only", "fast-only"),
+        ("Production", "production"),
+        ("  --Crème  brûlée!-- ", "creme-brulee"),
+        ("a/../b", "a-b"),
+        ("../../etc/passwd", "etc-passwd"),
+        ("a\0b", "a-b"),
+        ("x" * 100, "x" * 63),
+        ("x" * 62 + " y", "x" * 62),
+        ("GPU 2.5", "gpu-2-5"),
+    ],
+)
+def test_slugs(name: str, expected: str) -> None:
+    assert slug(name) == expected
+
+
+@pytest.mark.parametrize("name", ["", "---", "../..", "模型", "\0"])
+def test_names_that_give_no_file_name(name: str) -> None:
+    with pytest.raises(InvalidInput, match="cannot make a file name of"):
+        slug(name)
+
+
+@given(st.text())
+def test_no_name_leads_out_of_the_folder(name: str) -> None:
+    try:
+        made = slug(name)
+    except InvalidInput:
+        return
+    assert re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", check_slug(made))
+    assert slug(made) == made
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "-a", "A", "a.yaml", "a/b", "..", "a\n", "a\0", "é", "x" * 64, "%2e%2e", "a b", "٣"],
+)
+def test_path_parameters_that_are_no_names(text: str, tmp_path: Path) -> None:
+    folder = ProfileDir(tmp_path)
+    for call in (check_slug, folder.get, folder.delete):
+        with pytest.raises(ProfileNotFound):
+            call(text)
+    assert folder.revision(text) == ""
+
+
+# -- the folder ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> ProfileDir:
+    (tmp_path / "profiles").mkdir()
+    return ProfileDir(tmp_path / "profiles")
+
+
+def _names(folder: ProfileDir) -> list[str]:
+    return sorted(path.name for path in folder.path.iterdir())
+
+
+def test_create_get_replace_delete(folder: ProfileDir) -> None:
+    first = Profile(name="Fast Only", description="grün: 'ja'", enabled_models=("tier:fast",))
+    name, path = folder.create(first)
+    assert (name, path) == ("fast-only", folder.path / "fast-only.yaml")
+    assert folder.get(name) == first
+    assert "enabled_models:\n- tier:fast\n" in path.read_text()
+    assert path.stat().st_mode & 0o777 == 0o644
+
+    before = folder.revision(name)
+    second = first.model_copy(update={"name": "Renamed"})
+    folder.replace(name, second, before)
+    assert folder.get(name) == second
+    assert folder.revision(name) != before
+    assert folder.list() == ["fast-only"]
+
+    folder.delete(name)
+    assert folder.revision(name) == ""
+    assert _names(folder) == []
+    for call in (folder.get, folder.delete):
+        with pytest.raises(ProfileNotFound, match="cannot find profile 'fast-only'"):
+            call(name)
+    with pytest.raises(ProfileNotFound):
+        folder.replace(name, first, None)
+
+
+def test_create_never_replaces(folder: ProfileDir) -> None:
+    folder.create(Profile(name="A", description="first"))
+    with pytest.raises(ProfileExists, match="cannot create profile 'a'"):
+        folder.create(Profile(name="a", description="second"))
+    assert folder.get("a").description == "first"
+    assert _names(folder) == ["a.yaml"]
+
+
+def test_create_is_won_by_one_of_many(folder: ProfileDir) -> None:
+    start, won = threading.Barrier(8), list[int]()
+
+    def create(number: int) -> None:
+        start.wait()
+        try:
+            folder.create(Profile(name="A", description=str(number)))
+            won.append(number)
+        except ProfileExists:
+            pass
+
+    threads = [threading.Thread(target=create, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert folder.get("a").description == str(won[0])
+    assert _names(folder) == ["a.yaml"]
+
+
+def test_replace_finds_out_about_an_edit_by_hand(folder: ProfileDir) -> None:
+    _, path = folder.create(Profile(name="A"))
+    before = folder.revision("a")
+    path.write_text("name: edited\n")
+    with pytest.raises(StaleRevision, match="it has changed since you read it"):
+        folder.replace("a", Profile(name="B"), before)
+    assert folder.get("a").name == "edited"
+    folder.replace("a", Profile(name="B"), None)
+    assert folder.get("a").name == "B"
+
+
+def test_edits_are_seen_however_fast_they_come(folder: ProfileDir) -> None:
+    path = folder.path / "a.yaml"
+    for number in range(100, 300):  # all of one size, within few ticks of the clock
+        path.write_text(f"name: p{number}\n")
+        assert folder.get("a").name == f"p{number}"
+
+
+@pytest.mark.slow
+def test_edits_are_seen_after_the_file_was_left_alone(folder: ProfileDir) -> None:
+    path = folder.path / "a.yaml"
+    path.write_text("name: p1\n")
+    stamp = path.stat()
+    while time.time_ns() - stamp.st_ctime_ns < 2_100_000_000:  # until its times are trusted
+        time.sleep(0.05)
+    assert folder.get("a").name == "p1"
+    path.write_text("name: p2\n")
+    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert folder.get("a").name == "p2"
+
+
+def test_a_broken_file_is_listed_and_explained_and_can_be_mended(folder: ProfileDir) -> None:
+    path = folder.path / "a.yaml"
+    path.write_text("name: x\nnamee: y\n")
+    assert folder.list() == ["a"]
+    broken = folder.revision("a")
+    for _ in range(2):
+        with pytest.raises(InvalidProfile, match=r"a\.yaml: line 2: namee is not known") as caught:
+            folder.get("a")
+        assert caught.value.details == {"profileName": "a"}
+    folder.replace("a", Profile(name="mended"), broken)
+    assert folder.get("a").name == "mended"
+
+
+def test_what_else_lies_in_the_folder(folder: ProfileDir) -> None:
+    folder.create(Profile(name="Good"))
+    for name in ("Upper.yaml", "a_b.yaml", ".hidden.yaml", "x.yml", "x.yaml~", ".yaml"):
+        (folder.path / name).write_text("name: x\n")
+    (folder.path / "directory.yaml").mkdir()
+    (folder.path / "dangling.yaml").symlink_to("nowhere")
+    (folder.path / "loop.yaml").symlink_to("loop.yaml")
+    os.mkfifo(folder.path / "fifo.yaml")
+    assert folder.list() == ["good"]
+    with pytest.raises(InvalidProfile, match="it is not a regular file"):
+        folder.get("fifo")
+    with pytest.raises(InvalidProfile, match="it is not a regular file"):
+        folder.get("directory")
+    with pytest.raises(InvalidProfile, match="symbolic links"):
+        folder.get("loop")
+    with pytest.raises(ProfileNotFound):
+        folder.get("dangling")
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    folder = ProfileDir(tmp_path / "absent")
+    assert folder.list() == []
+    assert folder.revision("a") == ""
+    with pytest.raises(ProfileNotFound):
+        folder.get("a")
+    with pytest.raises(CannotWrite, match="create its folder"):
+        folder.create(Profile(name="a"))
+
+
+def test_links_are_read_but_not_written_through(folder: ProfileDir, tmp_path: Path) -> None:
+    target = tmp_path / "target.yaml"
+    target.write_text("name: target\n")
+    (folder.path / "a.yaml").symlink_to(target)
+    assert folder.list() == ["a"]
+    assert folder.get("a").name == "target"
+    with pytest.raises(CannotWrite, match="it is a symbolic link; edit the file"):
+        folder.replace("a", Profile(name="x"), None)
+    with pytest.raises(ProfileExists):
+        folder.create(Profile(name="a"))
+    folder.delete("a")
+    assert target.read_text() == "name: target\n"
+
+
+def test_too_large_a_profile_is_not_written(folder: ProfileDir) -> None:
+    selectors = tuple(f"{'x' * 190}{n}" for n in range(400))
+    with pytest.raises(TooLarge, match="cannot write profile 'A': it is larger than 65536 bytes"):
+        folder.create(Profile(name="A", enabled_models=selectors))
+    assert _names(folder) == []
+
+
+def _refusing(folder: ProfileDir, failing: str, number: int) -> ProfileDir:
+    def refuse(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    changes: dict[str, Any] = {failing: refuse}
+    return ProfileDir(folder.path, files=replace(REAL, **changes))
+
+
+_WRITES: dict[str, Callable[[ProfileDir], object]] = {
+    "create": lambda folder: folder.create(Profile(name="New")),
+    "replace": lambda folder: folder.replace("old", Profile(name="Other"), None),
+    "delete": lambda folder: folder.delete("old"),
+}
+
+
+@pytest.mark.parametrize(
+    ("verb", "failing"),
+    [(verb, call) for verb in ("create", "replace") for call in ("open", "write", "fsync", "close")]
+    + [("create", "link"), ("replace", "rename"), ("delete", "unlink")],
+)
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO])
+def test_a_refused_write_changes_nothing(
+    folder: ProfileDir, verb: str, failing: str, number: int
+) -> None:
+    folder.create(Profile(name="Old"))
+    with pytest.raises(CannotWrite, match=re.escape(os.strerror(number))) as caught:
+        _WRITES[verb](_refusing(folder, failing, number))
+    assert caught.value.message.startswith(f"cannot write {folder.path}")
+    assert caught.value.details["errno"] == errno.errorcode[number]
+    assert _names(folder) == ["old.yaml"]
+    assert folder.get("old").name == "Old"
