@@ -1,0 +1,165 @@
+"""The core: what should change so that what runs equals what is wanted.
+
+Never awaits, never logs, never raises; its tests are tables. A server whose spec hash equals the
+wanted one is kept, whoever started it: that is adoption, and why a restart of magid touches
+nothing.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from magid.models import Model, server_specs
+from magid.units import ObservedServer, ServerSpec, ServerState
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """A wanted model that cannot get a server, and why."""
+
+    model_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The servers that should run, in start order, and the models that cannot have one."""
+
+    specs: tuple[ServerSpec, ...]
+    blocked: tuple[Blocked, ...]
+
+    @property
+    def by_port(self) -> dict[int, ServerSpec]:
+        return {spec.port: spec for spec in self.specs}
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End the server on this port."""
+
+    port: int
+    model_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Run this server."""
+
+    spec: ServerSpec
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Leave this server alone."""
+
+    port: int
+    model_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Stops come first, then starts in order. An empty plan changes nothing."""
+
+    stop: tuple[Stop, ...] = ()
+    start: tuple[Start, ...] = ()
+    keep: tuple[Keep, ...] = ()
+    blocked: tuple[Blocked, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.stop and not self.start
+
+    @property
+    def model_ids(self) -> frozenset[str]:
+        """The models whose servers this plan touches."""
+        starts = {line.spec.model_id for line in self.start}
+        return frozenset(starts | {line.model_id for line in self.stop})
+
+
+def want(
+    models: Mapping[str, Model], host: str, unserved: Iterable[str], port_range: tuple[int, int]
+) -> Wanted:
+    """The servers of all enabled models. Small models start first: they are ready soonest."""
+    low, high = port_range
+    no_port = frozenset(unserved)
+    specs: list[ServerSpec] = []
+    blocked = [
+        Blocked(model_id, f"no port of {low}-{high} is free; widen port_range in magid.yaml")
+        for model_id in sorted(no_port)
+    ]
+    enabled = [m for m in models.values() if m.enabled and m.model_id not in no_port]
+    for model in sorted(enabled, key=lambda m: (m.found.size_bytes, m.model_id)):
+        specs += server_specs(model, host)
+    return Wanted(tuple(specs), tuple(blocked))
+
+
+def plan(wanted: Wanted, observed: Mapping[int, ObservedServer]) -> Plan:
+    """The way from `observed` to `wanted`. Applying it twice does the second time nothing."""
+    specs = wanted.by_port
+    stops = [
+        Stop(server.port, server.model_id, reason)
+        for port, server in sorted(observed.items())
+        if (reason := _why_stop(server, specs.get(port)))
+    ]
+    starts: list[Start] = []
+    keeps: list[Keep] = []
+    for spec in wanted.specs:
+        server = observed.get(spec.port)
+        reason = _why_start(spec, server)
+        if reason:
+            starts.append(Start(spec, reason))
+        elif server is not None:
+            keeps.append(Keep(spec.port, spec.model_id, f"runs as wanted ({server.state})"))
+    return Plan(tuple(stops), tuple(starts), tuple(keeps), wanted.blocked)
+
+
+def _why_stop(server: ObservedServer, spec: ServerSpec | None) -> str:
+    if not (server.state.is_running or server.state is ServerState.BACKOFF):
+        return ""
+    if spec is None:
+        return "not wanted: its model is disabled, gone, or has another port"
+    if spec.model_id != server.model_id:
+        return f"its port now belongs to {spec.model_id}"
+    if spec.hash != server.spec_hash:
+        return "its settings or its file changed"
+    return ""
+
+
+def _why_start(spec: ServerSpec, server: ObservedServer | None) -> str:
+    if server is None:
+        return "wanted, and not running"
+    if spec.hash != server.spec_hash:
+        return "its settings or its file changed" if server.state.is_running else "wanted"
+    if server.state is ServerState.FAILED:
+        return "wanted; it failed before"
+    if server.state in (ServerState.STOPPED, ServerState.STOPPING):
+        return "wanted, and stopped"
+    return ""
+
+
+def only(model_id: str, wanted: Wanted, observed: Mapping[int, ObservedServer]) -> Plan:
+    """The part of the plan that starts one model's servers (and moves its own ones)."""
+    mine = Wanted(tuple(s for s in wanted.specs if s.model_id == model_id), ())
+    return plan(mine, {p: s for p, s in observed.items() if s.model_id == model_id})
+
+
+def stop_all(observed: Iterable[ObservedServer], reason: str) -> Plan:
+    """Stop these servers, as far as they run."""
+    return Plan(
+        stop=tuple(
+            Stop(s.port, s.model_id, reason)
+            for s in observed
+            if s.state.is_running or s.state is ServerState.BACKOFF
+        )
+    )
+
+
+def restart(wanted: Wanted, model_id: str, observed: Mapping[int, ObservedServer]) -> Plan:
+    """Stop what the model has, start what it should have."""
+    stops = stop_all([s for s in observed.values() if s.model_id == model_id], "restart asked for")
+    starts = tuple(
+        Start(spec, "restart asked for") for spec in wanted.specs if spec.model_id == model_id
+    )
+    return Plan(stop=stops.stop, start=starts)

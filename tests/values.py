@@ -1,0 +1,59 @@
+"""Values for tests of pure functions: a model found on disk, a spec, an observed server."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from magid.discovery import FoundModel, ModelKind
+from magid.naming import ModelName
+from magid.registry import Merge, Registry, merge_scan
+from magid.tiers import ThinkingMode, Tier
+from magid.units import ObservedServer, ServerSpec, ServerState
+
+NOW = datetime(2026, 1, 2, 10, 30, tzinfo=UTC)
+
+
+def found(base_id: str, path: str = "", **changes: Any) -> FoundModel:
+    """A model of 4 billion parameters at /models/BASE_ID.gguf, unless told otherwise."""
+    path = path or f"/models/{base_id}.gguf"
+    model = FoundModel(
+        path=path,
+        filename=path.rpartition("/")[2],
+        files=(path,),
+        companions=(),
+        kind=ModelKind.CHAT,
+        name=ModelName("demo", None, None, 4.0, "q4_k_m", is_instruct=False, is_coder=False),
+        display_name="DEMO 4.0B Q4_K_M",
+        architecture="llama",
+        context_length=4096,
+        parameter_count=4_000_000_000,
+        active_parameter_count=4_000_000_000,
+        size_bytes=1000,
+        bits_per_weight=4.5,
+        thinking_mode=ThinkingMode.NONE,
+        thinking_evidence="no thinking marker",
+        tier=Tier.FAST,
+        base_id=base_id,
+        stamp="s1",
+    )
+    return replace(model, **changes)
+
+
+def merged(*models: FoundModel, registry: Registry | None = None, **changes: Any) -> Merge:
+    """These models after one scan."""
+    from datetime import timedelta
+
+    options: dict[str, Any] = {"now": NOW, "keep": timedelta(days=90), **changes}
+    return merge_scan(registry or Registry(), models, **options)
+
+
+def spec(model_id: str = "a", port: int = 8080, **changes: Any) -> ServerSpec:
+    return replace(
+        ServerSpec(model_id, 0, port, "127.0.0.1", f"/models/{model_id}.gguf", stamp="s1"),
+        **changes,
+    )
+
+
+def observed(of: ServerSpec, state: ServerState, **changes: Any) -> ObservedServer:
+    server = ObservedServer(of.port, of.model_id, of.instance, of.hash, state)
+    return replace(server, **changes)
