@@ -135,6 +135,10 @@ class ServerUnreachable(NotReady):
     """A server did not answer in time, or its port is closed."""
 
 
+class LauncherUnreachable(NotReady):
+    """The privileged launcher did not answer, or its socket is closed."""
+
+
 class BadReply(ServerUnreachable):
     """What answered on a server's port does not speak HTTP as it should."""
 

@@ -1,0 +1,398 @@
+"""`magi-launcher`: the one part of magid with privilege. It makes, starts and ends model units.
+
+It runs as root, started by its socket, and listens to magid alone. A request names a port, a model
+file, numbers and options; everything else of a unit is decided here, from the configuration, which
+is root's. Nothing is kept on disk but the servers' keys, in /run.
+
+It holds a reference on each of its units for as long as it runs, because systemd forgets a
+transient unit that has stopped: so `systemctl start llama-server@8080` works after a stop.
+"""
+
+import asyncio
+import grp
+import logging
+import os
+import pwd
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from magid import config, sandbox, wire
+from magid.argv import server_argv
+from magid.bus import Bus, BusError
+from magid.config import Config
+from magid.errors import (
+    Busy,
+    CannotWrite,
+    InvalidConfig,
+    InvalidInput,
+    MagidError,
+    NotAllowed,
+    TimedOut,
+)
+from magid.keyring import KeyRing
+from magid.llama import find_program
+from magid.modelfiles import check_files, real_roots, shards
+from magid.sandbox import Patience, UnitOrder
+from magid.transient import Units
+from magid.wire import Forget, Ping, Reply, Request, Start, Stop
+
+USER: Final = "magi"  # besides root, the one who may ask
+SOCKET: Final = "/run/magi/launcher.sock"
+KEYS: Final = Path("/run/magi-keys")
+REQUEST_S: Final = 10.0  # in which a whole request has to arrive
+MAX_CONNECTIONS: Final = 16
+IDLE_S: Final = 60.0
+_DRAIN_S: Final = 20.0
+_BUS_PAUSE_S: Final = 0.5
+_SCRIPTS: Final = Path(__file__).resolve().parent
+_PROGRAM_PLACES: Final = "/usr/local/bin:/usr/bin:/bin"
+_GROUPS: Final = ("render", "video", "magi-models")  # GPU devices, and models that not all may read
+_JOURNAL: Final = "/run/systemd/journal/socket"
+REFUSED_ID: Final = "c3a97e52d6b04b1f8e0d7f6429ab53e8"  # in systemd/magi.catalog
+_FIRST_FD: Final = 3  # sd_listen_fds(3)
+
+log = logging.getLogger("magi-launcher")
+
+
+# -- what a request becomes ------------------------------------------------------------------
+
+
+def order_of(start: Start, settings: Config) -> UnitOrder:
+    """The unit that a request asks for. Raises MagidError if it may not be, or cannot. Blocks."""
+    spec = start.spec
+    check_port(spec.port, settings)
+    if spec.host != settings.llama_server_host:
+        raise NotAllowed(
+            f"cannot listen on {spec.host}: llama_server_host in magid.yaml is "
+            f"{settings.llama_server_host}",
+            field="spec.host",
+        )
+    configured = settings.llama_server_path
+    program = find_program(str(configured) if configured else None, _PROGRAM_PLACES)
+    argv = server_argv(spec, str(program), sandbox.credential_path(spec.port), start.flags)
+    roots = real_roots(settings.model_paths)
+    projector = () if spec.mmproj_path is None else (spec.mmproj_path,)
+    return UnitOrder(
+        spec=spec,
+        profile=start.profile,
+        argv=tuple(argv),
+        files=check_files((*shards(spec.model_path), *projector), roots),
+        roots=roots,
+        program_folders=program_folders(program),
+        scripts=str(_SCRIPTS),
+        key_file=str(KEYS / f"{spec.port}.key"),
+        groups=tuple(filter(_group_exists, _GROUPS)),
+        patience=patience_of(settings),
+    )
+
+
+def check_port(port: int, settings: Config) -> None:
+    """Raises NotAllowed outside the configured range."""
+    low, high = settings.port_range
+    if not low <= port <= high:
+        raise NotAllowed(
+            f"cannot use port {port}: port_range in magid.yaml is [{low}, {high}]", field="port"
+        )
+
+
+def patience_of(settings: Config) -> Patience:
+    """The configuration's times."""
+    restart = settings.restart
+    return Patience(
+        max_startup_s=settings.max_startup_time,
+        check_interval_s=settings.readiness_check_interval,
+        stop_timeout_s=settings.stop_timeout,
+        restarts=restart.limit,
+        window_s=restart.window,
+        first_delay_s=restart.first_delay,
+        max_delay_s=restart.max_delay,
+    )
+
+
+def program_folders(program: Path) -> tuple[str, ...]:
+    """What has to be seen for the program to run: where it is, and where it is by its real name.
+
+    A program in PREFIX/bin finds its libraries in PREFIX/lib, another one beside itself.
+    """
+    folders = {folder.parent if folder.name == "bin" else folder for folder in _homes(program)}
+    return tuple(sorted(str(folder) for folder in folders))
+
+
+def _homes(program: Path) -> tuple[Path, Path]:
+    return program.parent, program.resolve().parent
+
+
+def _group_exists(name: str) -> bool:
+    try:
+        grp.getgrnam(name)
+    except KeyError:
+        return False
+    return True
+
+
+def read_config(path: Path = config.DEFAULT_PATH) -> Config:
+    """The file alone, whatever the environment says; it has to be root's. Raises InvalidConfig."""
+    with suppress(FileNotFoundError):
+        status = path.stat()
+        if status.st_uid != 0 or status.st_mode & 0o022:
+            raise InvalidConfig(
+                f"cannot use {path}: others than root may write to it; chown root:root and "
+                "chmod go-w it"
+            )
+    return config.load({}, {}, path).config
+
+
+# -- who asks, and how -----------------------------------------------------------------------
+
+
+class Launcher:
+    """Answers connections until it is asked to stop, or has nothing to do.
+
+    `settings` is asked for each request, so that an edited configuration holds at once.
+    """
+
+    def __init__(
+        self,
+        units: Units,
+        keys: KeyRing,
+        settings: Callable[[], Config],
+        *,
+        request_s: float = REQUEST_S,
+    ) -> None:
+        self._units = units
+        self._keys = keys
+        self._settings = settings
+        self._request_s = request_s
+        self._locks: dict[int, asyncio.Lock] = {}
+        self._connections = 0
+        self._changed = asyncio.Event()
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection, one request. What was begun is finished also if the caller goes away."""
+        self._count(+1)
+        try:
+            reply = await self._reply(reader, writer)
+            writer.write(wire.reply_line(reply))
+            with suppress(OSError, TimeoutError):
+                await asyncio.wait_for(writer.drain(), REQUEST_S)
+        finally:
+            writer.close()
+            self._count(-1)
+
+    async def idle(self, seconds: float) -> None:
+        """Returns when for so long nobody asked for anything, and there is no unit to hold."""
+        while True:
+            self._changed.clear()
+            try:
+                await asyncio.wait_for(self._changed.wait(), seconds)
+            except TimeoutError:
+                if not self._connections and not self._units.held:
+                    return
+
+    async def drained(self) -> None:
+        """Returns when no request is under way."""
+        while self._connections:
+            self._changed.clear()
+            await self._changed.wait()
+
+    def _count(self, step: int) -> None:
+        self._connections += step
+        self._changed.set()
+
+    async def _reply(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Reply:
+        try:
+            if self._connections > MAX_CONNECTIONS:
+                raise Busy("cannot take more requests at once; try again")
+            # Read also from those who may not ask: they would not see the answer otherwise.
+            line = await _line(reader, self._request_s)
+            check_peer(writer.get_extra_info("socket"))
+            return await self._carry_out(wire.parse_request(line))
+        except MagidError as error:
+            tell_refusal(error)
+            return refusal(error)
+        except Exception:
+            log.exception("a request failed")
+            return Reply("InternalError", "cannot do it: see the journal of magi-launcher")
+
+    async def _carry_out(self, request: Request) -> Reply:
+        match request:
+            case Ping():
+                return Reply(details={"units": len(self._units.held)})
+            case Start(spec):
+                return await self._alone(spec.port, lambda: self._start(request))
+            case Stop(port):
+                return await self._alone(port, lambda: self._stop(port))
+            case Forget(port):
+                return await self._alone(port, lambda: self._forget(port))
+
+    async def _alone(self, port: int, work: Callable[[], Awaitable[None]]) -> Reply:
+        async with self._locks.setdefault(port, asyncio.Lock()):
+            await work()
+        return Reply()
+
+    async def _start(self, start: Start) -> None:
+        order = await asyncio.to_thread(order_of, start, self._settings())
+        properties = sandbox.unit_properties(order, self._units.version)
+        port = order.spec.port
+        log.info("starting %s (%s)", order.spec.unit, order.spec.model_id)
+        await self._units.start(port, properties, lambda: self._keys.write_new(port))
+
+    async def _stop(self, port: int) -> None:
+        log.info("stopping port %d", port)
+        await self._units.stop(port)
+
+    async def _forget(self, port: int) -> None:
+        log.info("forgetting port %d", port)
+        await self._units.forget(port)
+        self._keys.remove(port)
+
+
+async def _line(reader: asyncio.StreamReader, limit_s: float) -> bytes:
+    """The request's line. Raises InvalidInput, TimedOut."""
+    try:
+        async with asyncio.timeout(limit_s):
+            return await reader.readuntil(b"\n")
+    except TimeoutError:
+        raise TimedOut(f"cannot wait for the request any longer than {limit_s:g} s") from None
+    except asyncio.LimitOverrunError:
+        raise InvalidInput(
+            f"cannot use request: it is longer than {wire.MAX_LINE_BYTES} bytes", field="request"
+        ) from None
+    except (asyncio.IncompleteReadError, OSError):
+        raise InvalidInput(
+            "cannot use request: it does not end with a newline", field="request"
+        ) from None
+
+
+def check_peer(connection: socket.socket) -> None:
+    """Raises NotAllowed unless the other end, when it connected, was root or magid."""
+    size = struct.calcsize("3i")
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    _, uid, _ = struct.unpack("3i", credentials)
+    if uid not in (os.geteuid(), _uid_of(USER)):
+        raise NotAllowed(f"cannot serve user {uid}: only root and {USER} may ask")
+
+
+def _uid_of(name: str) -> int:
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        return os.geteuid()  # nobody else
+
+
+def refusal(error: MagidError) -> Reply:
+    """The error as a reply; of its details, those that are plain."""
+    plain = {
+        key: value
+        for key, value in error.details.items()
+        if isinstance(value, str | int) and key not in ("ok", "error", "message")
+    }
+    return Reply(error.code, error.message, plain)
+
+
+def tell_refusal(error: MagidError) -> None:
+    """To the journal, with an id that magi.catalog explains; to stderr where there is none."""
+    text = " ".join(f"refused: {error.message}".split())
+    fields = (
+        f"MESSAGE={text}",
+        f"MESSAGE_ID={REFUSED_ID}",
+        "PRIORITY=4",
+        "SYSLOG_IDENTIFIER=magi-launcher",
+        f"MAGI_ERROR={error.code}",
+    )
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as journal:
+            journal.setblocking(False)
+            journal.sendto("\n".join((*fields, "")).encode(errors="replace"), _JOURNAL)
+    except OSError:
+        log.warning("%s", text)
+
+
+# -- the program -----------------------------------------------------------------------------
+
+
+def main() -> int:
+    """The exit status: 0 when idle or asked to end, 1 for a failure.
+
+    A bad configuration is told to whoever asks for a server: it can be mended meanwhile.
+    """
+    logging.basicConfig(level="INFO", format="%(message)s", stream=sys.stderr)
+    try:
+        return asyncio.run(serve(_listening_socket()))
+    except MagidError as error:
+        log.error("%s", error.message)
+        return 1
+
+
+def _listening_socket() -> socket.socket:
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS") != "1":
+        raise InvalidConfig("cannot listen: it is started by magi-launcher.socket only")
+    os.set_inheritable(_FIRST_FD, False)
+    return socket.socket(fileno=_FIRST_FD)
+
+
+async def serve(listening: socket.socket, *, keys: Path = KEYS, idle_s: float = IDLE_S) -> int:
+    """Answer on this socket until asked to end, or idle. The exit status.
+
+    When the bus goes away, requests wait for it to come back: an exit would let systemd start the
+    launcher again and again for connections that nobody takes, until it closes the socket.
+    """
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    over = False
+    while not (over or stop.is_set()):
+        bus = Bus()
+        try:
+            await bus.open()
+            over = await _serve_over(bus, listening.dup(), KeyRing(keys, USER), stop, idle_s)
+        except BusError as error:
+            log.warning("%s", error.message)
+        finally:
+            await bus.close()
+        if not over:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), _BUS_PAUSE_S)
+    return 0
+
+
+async def _serve_over(
+    bus: Bus, listening: socket.socket, ring: KeyRing, stop: asyncio.Event, idle_s: float
+) -> bool:
+    """Answer for as long as this connection to the bus lasts. False: it is the bus that ended."""
+    try:
+        ring.prepare()
+    except CannotWrite as error:  # those who want a server will hear of it again
+        log.error("%s", error.message)
+    units = Units(bus)
+    await units.open()
+    ring.keep_only(units.held)
+    units.when_gone(ring.remove)
+    launcher = Launcher(units, ring, read_config)
+    # Not start_unix_server: from Python 3.13 on, its end removes the socket's file.
+    server = await asyncio.start_server(launcher.answer, sock=listening, limit=wire.MAX_LINE_BYTES)
+    over = await _until_over(launcher, bus, stop, idle_s)
+    server.close()
+    with suppress(TimeoutError):
+        await asyncio.wait_for(launcher.drained(), _DRAIN_S)
+    return over
+
+
+async def _until_over(launcher: Launcher, bus: Bus, stop: asyncio.Event, idle_s: float) -> bool:
+    """True when asked to end, or idle; False when the bus went away, and with it our references."""
+    ends = [asyncio.create_task(launcher.idle(idle_s)), asyncio.create_task(stop.wait())]
+    lost = asyncio.create_task(bus.wait_closed())
+    done, waiting = await asyncio.wait([*ends, lost], return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
+    return done != {lost}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

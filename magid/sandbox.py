@@ -1,0 +1,359 @@
+"""The box that every model runs in: one order -> the properties of one transient unit.
+
+Pure. Nothing of the box comes from a request but the names and numbers of `UnitOrder`, all of them
+checked before. Names and signatures are those of org.freedesktop.systemd1 for StartTransientUnit;
+what a manager older than 254 does not know, or writes wrongly, depends on `version`.
+"""
+
+import hashlib
+import json
+import math
+import socket
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, Final
+
+from magid.errors import InvalidInput, NotAllowed
+from magid.units import ServerSpec
+
+PYTHON: Final = "/usr/bin/python3"
+CREDENTIAL: Final = "api-key"
+SPEC_FIELD: Final = "MAGI_SPEC"
+ORDER_FIELD: Final = "MAGI_ORDER"
+NO_RESTART: Final = (66, 78)  # sysexits.h, as gate.py uses them: a restart would change nothing
+
+_HANDED_ON: Final = "/tmp/api-key"  # gate.py's copy, in the /tmp of the unit
+_NO_LIMIT: Final = 2**64 - 1
+_START_STEP_S: Final = 60  # ready.py asks for more again and again, while it lives
+# Allowed, though to use it takes a capability that no server has: systemd (257, 262) writes an
+# empty mask to the unit's file as "RestrictNamespaces=", which means "no restriction" when it is
+# read again at a daemon-reload.
+_CLONE_NEWUTS: Final = 0x0400_0000
+_MS_REC: Final = 0x4000
+_OOM_SCORE: Final = 200  # a model dies before sshd, and before magid
+
+# Read-only and empty within the unit; what the server needs of them is bound into it one by one.
+# Not /opt: it holds programs, among them the libraries of GPUs (/opt/rocm, /opt/intel).
+_HIDDEN: Final = ("/var", "/etc/magi", "/srv", "/mnt", "/media")
+_HOMES: Final = ("/home", "/root", "/run/user")  # ProtectHome= hides these
+_SHUT: Final = ("/run/magi", "/run/magi-keys", "/run/dbus")
+
+# The paths of mounts are written to the unit's file as they are (systemd 252, 257, 262). When it is
+# read again, at a daemon-reload, a space begins another mount, and a colon another part of one: a
+# folder with the right name would bind what it likes into the unit.
+_UNMOUNTABLE: Final = frozenset(": '\"\\")
+_UNWRITABLE: Final = frozenset("$;")  # in commands, before 254
+
+
+@dataclass(frozen=True, slots=True)
+class Property:
+    """One entry of StartTransientUnit's a(sv)."""
+
+    name: str
+    signature: str
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedFile:
+    """A model file as it was when the launcher looked: the same path may name another one later."""
+
+    path: str
+    device: int
+    inode: int
+
+    def __str__(self) -> str:
+        return f"{self.device}:{self.inode}:{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Times in seconds, and how often a server that ended by itself is started again."""
+
+    max_startup_s: float
+    check_interval_s: float
+    stop_timeout_s: float
+    restarts: int  # 0: none
+    window_s: float  # over which they are counted
+    first_delay_s: float
+    max_delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class UnitOrder:
+    """All that decides about one unit."""
+
+    spec: ServerSpec
+    profile: str | None
+    argv: tuple[str, ...]  # of llama-server, the program first
+    files: tuple[CheckedFile, ...]  # all shards, and the projector
+    roots: tuple[str, ...]  # the model folders, links resolved: hidden
+    program_folders: tuple[str, ...]  # shown again where they are in something hidden
+    scripts: str  # the folder of gate.py and ready.py
+    key_file: str  # outside the unit
+    groups: tuple[str, ...]  # that exist here and open GPU devices or model files
+    patience: Patience
+
+
+def credential_path(port: int) -> str:
+    """Where the server finds its key: $CREDENTIALS_DIRECTORY is not expanded in arguments."""
+    return f"/run/credentials/llama-server@{int(port)}.service/{CREDENTIAL}"
+
+
+def unit_properties(order: UnitOrder, version: int) -> list[Property]:
+    """The whole unit, for systemd of this major version.
+
+    Raises InvalidInput for a path that this systemd would forget at a daemon-reload, and NotAllowed
+    for a model folder that cannot be hidden from the server.
+    """
+    _check_writable(order, version)
+    properties = [
+        *_description(order),
+        *_service(order, version),
+        *_restart(order.patience, version),
+        *_identity(order),
+        *_file_system(order),
+        *_kernel(),
+        *_network(order.spec.port),
+        *_devices(),
+        Property("LoadCredential", "a(ss)", [(CREDENTIAL, order.key_file)]),
+    ]
+    return [*properties, _log_fields(order, digest(properties))]
+
+
+def digest(properties: Iterable[Property]) -> str:
+    """16 hex digits. Two orders of the same digest are the same unit, restarts included."""
+    shown = [(p.name, p.signature, p.value) for p in properties]
+    text = json.dumps(shown, default=bytes.hex, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def field_of(fields: Iterable[bytes], name: str) -> str:
+    """The value of one of a unit's LogExtraFields; "" if it has none."""
+    prefix = name.encode() + b"="
+    found = (field for field in fields if field.startswith(prefix))
+    return next(found, prefix).removeprefix(prefix).decode(errors="replace")
+
+
+# -- groups of properties --------------------------------------------------------------------
+
+
+def _description(order: UnitOrder) -> list[Property]:
+    spec = order.spec
+    profile = f", profile {order.profile}" if order.profile else ""
+    return [
+        Property("Description", "s", f"LLM {spec.model_id} (instance {spec.instance}{profile})"),
+        Property("Slice", "s", "magi.slice"),
+        Property("PartOf", "as", ["magi-models.target"]),
+        Property("Wants", "as", ["magi-gpu.service", "magi-models.target"]),
+        Property("After", "as", ["network.target", "magi-gpu.service"]),
+        Property("CollectMode", "s", "inactive"),
+        Property("AddRef", "b", True),
+    ]
+
+
+def _service(order: UnitOrder, version: int) -> list[Property]:
+    spec, patience = order.spec, order.patience
+    key = credential_path(spec.port)
+    hand_on = () if version >= 254 else ("--hand-on", key)
+    gate = [PYTHON, "-I", "-S", f"{order.scripts}/gate.py", *hand_on, *map(str, order.files), "--"]
+    ready = [
+        *(PYTHON, "-I", "-S", f"{order.scripts}/ready.py", spec.host, str(spec.port)),
+        *(spec.model_id, _HANDED_ON if hand_on else key),
+        *(f"{patience.max_startup_s:g}", f"{patience.check_interval_s:g}"),
+    ]
+    return [
+        Property("Type", "s", "exec"),
+        Property("NotifyAccess", "s", "exec"),  # ready.py is a control process
+        _exec("ExecStart", [*gate, *order.argv], version),
+        _exec("ExecStartPost", ready, version),
+        Property("TimeoutStartUSec", "t", _usec(_START_STEP_S)),
+        Property("TimeoutStopUSec", "t", _usec(patience.stop_timeout_s)),
+        Property("KillMode", "s", "mixed"),
+        Property("OOMPolicy", "s", "stop"),
+        Property("OOMScoreAdjust", "i", _OOM_SCORE),
+        Property("SyslogIdentifier", "s", "llama-server"),
+        # CUDA keeps what it compiled in the home folder: the unit's own /tmp is all it can write.
+        Property("Environment", "as", ["HOME=/tmp"]),
+        Property("LimitMEMLOCK", "t", _NO_LIMIT),
+        Property("LimitCORE", "t", 0),  # it would be as large as the model
+    ]
+
+
+def _exec(name: str, argv: Sequence[str], version: int) -> Property:
+    """A command whose `$` mean nothing.
+
+    252 and 253 write ExecStartEx to a file from which they cannot read it (fixed in 254): there the
+    unit would lose its command at the next daemon-reload.
+    """
+    if version >= 254:
+        return Property(f"{name}Ex", "a(sasas)", [(argv[0], list(argv), ["no-env-expand"])])
+    return Property(name, "a(sasb)", [(argv[0], list(argv), False)])
+
+
+def _restart(patience: Patience, version: int) -> list[Property]:
+    """As the embedded launcher restarts, as far as systemd can: the pause grows from 254 on."""
+    first, longest = patience.first_delay_s, patience.max_delay_s
+    properties = [
+        Property("Restart", "s", "on-failure" if patience.restarts else "no"),
+        Property("RestartUSec", "t", _usec(first)),
+        Property("RestartPreventExitStatus", "(aiai)", (list(NO_RESTART), [])),
+        Property("StartLimitIntervalUSec", "t", _usec(patience.window_s)),
+        Property("StartLimitBurst", "u", patience.restarts + 1),  # it counts the first start too
+    ]
+    if version >= 254 and longest > first:
+        properties += [
+            Property("RestartSteps", "u", max(1, math.ceil(math.log2(longest / first)))),
+            Property("RestartMaxDelayUSec", "t", _usec(longest)),
+        ]
+    return properties
+
+
+def _identity(order: UnitOrder) -> list[Property]:
+    return [
+        Property("DynamicUser", "b", True),
+        Property("User", "s", f"llama-{order.spec.port}"),
+        Property("SupplementaryGroups", "as", list(order.groups)),
+        Property("NoNewPrivileges", "b", True),
+        Property("CapabilityBoundingSet", "t", 0),
+        Property("AmbientCapabilities", "t", 0),
+        Property("KeyringMode", "s", "private"),
+        Property("UMask", "u", 0o077),
+    ]
+
+
+def _file_system(order: UnitOrder) -> list[Property]:
+    shown = _shown(order)
+    homely = any(_is_below(path, home) for path in (*shown, *order.roots) for home in _HOMES)
+    return [
+        Property("ProtectSystem", "s", "strict"),
+        Property("ProtectHome", "s", "tmpfs" if homely else "yes"),
+        Property("PrivateTmp", "b", True),
+        Property("PrivateMounts", "b", True),
+        Property("TemporaryFileSystem", "a(ss)", [(path, "ro") for path in _hidden(order)]),
+        # A file that is gone is gate.py's to report: it does so in words.
+        Property("BindReadOnlyPaths", "a(ssbt)", [(path, path, True, _MS_REC) for path in shown]),
+        Property("InaccessiblePaths", "as", [f"-{path}" for path in _SHUT]),
+    ]
+
+
+def _hidden(order: UnitOrder) -> list[str]:
+    """The fixed folders, and each model folder that is in none of them."""
+    needed = (PYTHON, order.scripts, *order.program_folders, "/usr/lib", "/etc/passwd", "/run")
+    outside = []
+    for root in map(_mountable, order.roots):
+        if any(_is_below(path, root) for path in needed):
+            raise NotAllowed(
+                f"cannot keep a server away from the rest of {root}: it holds parts of the system; "
+                "set model_paths in magid.yaml to folders that hold models only",
+                path=root,
+            )
+        if not any(_is_below(root, above) for above in (*_HIDDEN, *_HOMES)):
+            outside.append(root)
+    return [*_HIDDEN, *sorted(set(outside))]
+
+
+def _shown(order: UnitOrder) -> list[str]:
+    """What has to be seen of what is hidden: the model's files, and the programs."""
+    programs = {
+        folder
+        for folder in (*order.program_folders, order.scripts)
+        if any(_is_below(folder, above) for above in (*_HIDDEN, *_HOMES, *order.roots))
+    }
+    return [*sorted(programs), *dict.fromkeys(file.path for file in order.files)]
+
+
+def _kernel() -> list[Property]:
+    return [
+        *(Property(name, "b", True) for name in _SWITCHES),
+        Property("ProtectProc", "s", "invisible"),
+        Property("RestrictNamespaces", "t", _CLONE_NEWUTS),  # the mask of those allowed
+        Property("SystemCallArchitectures", "as", ["native"]),
+        Property("SystemCallFilter", "(bas)", (True, ["@system-service"])),
+        Property("SystemCallFilter", "(bas)", (False, ["@privileged"])),
+        Property("SystemCallErrorNumber", "i", 1),  # EPERM
+    ]
+
+
+_SWITCHES: Final = (
+    "PrivateIPC",
+    "PrivateUsers",
+    "ProtectClock",
+    "ProtectControlGroups",
+    "ProtectHostname",
+    "ProtectKernelLogs",
+    "ProtectKernelModules",
+    "ProtectKernelTunables",
+    "RestrictRealtime",
+    "RestrictSUIDSGID",
+    "LockPersonality",
+    "MemoryDenyWriteExecute",
+    "RemoveIPC",
+)
+
+
+def _network(port: int) -> list[Property]:
+    """Loopback only. Binding is restricted where systemd is built with BPF: not in Debian 12."""
+    inet, inet6 = int(socket.AF_INET), int(socket.AF_INET6)
+    everyone = [(inet, bytes(4), 0), (inet6, bytes(16), 0)]
+    localhost = [(inet, bytes([127, 0, 0, 0]), 8), (inet6, bytes(15) + b"\x01", 128)]
+    return [
+        Property("RestrictAddressFamilies", "(bas)", (True, ["AF_INET", "AF_INET6", "AF_UNIX"])),
+        Property("IPAddressDeny", "a(iayu)", everyone),
+        Property("IPAddressAllow", "a(iayu)", localhost),
+        Property("SocketBindDeny", "a(iiqq)", [(0, 0, 0, 0)]),
+        Property("SocketBindAllow", "a(iiqq)", [(0, int(socket.IPPROTO_TCP), 1, port)]),
+    ]
+
+
+def _devices() -> list[Property]:
+    """GPUs by the names of their majors in /proc/devices, which drivers have changed: by glob."""
+    allowed = [("char-nvidia*", "rw"), ("char-drm", "rw"), ("char-kfd", "rw")]
+    return [
+        Property("DevicePolicy", "s", "closed"),
+        Property("DeviceAllow", "a(ss)", allowed),
+    ]
+
+
+def _log_fields(order: UnitOrder, made_of: str) -> Property:
+    """What the unit says of itself, in every journal entry and to whoever asks systemd."""
+    spec = order.spec
+    fields = {
+        "MAGI_MODEL": spec.model_id,
+        "MAGI_INSTANCE": str(spec.instance),
+        "MAGI_PROFILE": order.profile or "",
+        SPEC_FIELD: spec.hash,
+        ORDER_FIELD: made_of,
+    }
+    return Property("LogExtraFields", "aay", [f"{k}={v}".encode() for k, v in fields.items()])
+
+
+# -- values ----------------------------------------------------------------------------------
+
+
+def _check_writable(order: UnitOrder, version: int) -> None:
+    refused = _UNMOUNTABLE if version >= 254 else _UNMOUNTABLE | _UNWRITABLE
+    for path in (*(file.path for file in order.files), *order.program_folders, order.scripts):
+        if bad := refused & set(path):
+            raise InvalidInput(
+                f"cannot run {path}: systemd {version} cannot hand a file to a unit that has "
+                f"{min(bad)!r} in its path; rename the file or its folder",
+                field="spec.model_path",
+            )
+
+
+def _mountable(path: str) -> str:
+    """The folder, or the nearest one above it that systemd can mount something on."""
+    while _UNMOUNTABLE & set(path):
+        path = str(PurePosixPath(path).parent)
+    return path
+
+
+def _is_below(path: str, folder: str) -> bool:
+    """Whether it is the folder itself or in it."""
+    return PurePosixPath(path).is_relative_to(folder)
+
+
+def _usec(seconds: float) -> int:
+    return round(seconds * 1_000_000)

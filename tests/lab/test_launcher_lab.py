@@ -1,0 +1,448 @@
+"""The launcher and the units it makes, on real systemd of every release."""
+
+import json
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from magid.launcher import REFUSED_ID
+from magid.wire import Forget, Ping, Start, Stop, request_line
+from tests import ggufs
+from tests.lab.container import Container
+from tests.lab.launching import FLAGS, MODEL, SETTINGS, Asker, install_launcher
+from tests.lab.probe_llama import OTHER_MODEL, OUTSIDE
+
+pytestmark = pytest.mark.slow
+
+PROBE = "/usr/local/bin/probe-llama"
+
+
+@pytest.fixture(scope="module")
+def asker(container: Container, chat_model: Path) -> Asker:
+    install_launcher(container, chat_model)
+    return Asker.of(container)
+
+
+@pytest.fixture
+def probing(asker: Asker) -> Iterator[Asker]:
+    """The launcher with a program that tries what it can."""
+    container = asker.container
+    container.write(PROBE, "#!/usr/bin/python3 -I\n" + _source(), 0o755)
+    container.write("/etc/magi/magid.yaml", SETTINGS + f"llama_server_path: {PROBE}\n")
+    yield asker
+    container.write("/etc/magi/magid.yaml", SETTINGS)
+
+
+def _source() -> str:
+    return (Path(__file__).parent / "probe_llama.py").read_text()
+
+
+def score(container: Container, unit: str) -> float:
+    lines = container.run(["systemd-analyze", "--no-pager", "security", unit]).stdout.splitlines()
+    return float(lines[-1].split(":")[1].split()[0])
+
+
+def _answers(container: Container, port: int) -> bool:
+    try:
+        return container.http("GET", f"http://127.0.0.1:{port}/health").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+# -- one model -------------------------------------------------------------------------------
+
+
+def test_a_model_answers_and_is_boxed(asker: Asker) -> None:
+    spec = asker.spec()
+    container = asker.container
+    with asker.running(spec) as unit:
+        shown = container.show(
+            unit, "Slice", "StatusText", "PartOf", "User", "Restart", "NRestarts"
+        )
+        assert shown["Slice"] == "magi.slice"
+        assert shown["StatusText"].startswith("ready after")
+        assert (shown["PartOf"], shown["NRestarts"]) == ("magi-models.target", "0")
+        key = container.run(["cat", f"/run/magi-keys/{spec.port}.key"], user="magi").stdout.strip()
+        url = f"http://127.0.0.1:{spec.port}"
+        assert container.http("GET", f"{url}/health").status_code == 200
+        assert container.http("GET", f"{url}/props").status_code == 401
+        bearer = {"Authorization": f"Bearer {key}"}
+        assert container.http("GET", f"{url}/props", headers=bearer).status_code == 200
+        assert container.journal(unit, f"MAGI_SPEC={spec.hash}", "MAGI_MODEL=demo_tiny")
+        for checked in (unit, "magi-launcher.service"):
+            exposure = score(container, checked)
+            print(f"{container.release.name}: {checked} {exposure}")  # noqa: T201 - a figure
+            assert exposure <= 1.5
+    assert container.run(["test", "-e", f"/run/magi-keys/{spec.port}.key"], check=False).returncode
+
+
+def test_the_launcher_says_that_it_is_there(asker: Asker) -> None:
+    assert asker.ask(Ping()).ok
+
+
+def test_a_start_by_hand_after_a_stop(asker: Asker) -> None:
+    spec, container = asker.spec(), asker.container
+    with asker.running(spec) as unit:
+        first = container.pid_of(unit)
+        container.systemctl("stop", unit)
+        assert container.show(unit, "LoadState", "ActiveState") == {
+            "LoadState": "loaded",
+            "ActiveState": "inactive",
+        }
+        container.systemctl("start", unit)  # returns when it is ready
+        assert container.show(unit, "ActiveState")["ActiveState"] == "active"
+        assert container.pid_of(unit) not in (0, first)
+        assert container.http("GET", f"http://127.0.0.1:{spec.port}/health").status_code == 200
+
+
+def test_a_stop_through_the_launcher(asker: Asker) -> None:
+    spec, container = asker.spec(), asker.container
+    with asker.running(spec) as unit:
+        pid = container.pid_of(unit)
+        assert asker.ask(Stop(spec.port)).ok
+        assert not container.exists(f"/proc/{pid}")
+        assert container.show(unit, "ActiveState")["ActiveState"] == "inactive"
+        assert asker.ask(Stop(spec.port)).ok
+        assert asker.start(spec).ok
+        asker.wait_active(spec)
+
+
+def test_forgetting(asker: Asker) -> None:
+    spec, container = asker.spec(), asker.container
+    with asker.running(spec) as unit:
+        assert asker.ask(Forget(spec.port)).ok
+        assert container.show(unit, "LoadState")["LoadState"] == "not-found"
+        assert asker.ask(Forget(spec.port)).ok
+
+
+def test_the_same_again_is_a_restart(asker: Asker) -> None:
+    spec, container = asker.spec(), asker.container
+    with asker.running(spec) as unit:
+        first = container.show(unit, "InvocationID")
+        assert asker.start(spec).ok
+        container.wait_until(
+            lambda: (
+                container.show(unit, "InvocationID") != first and asker.is_in(spec.port, "active")()
+            ),
+            "restart",
+        )
+
+
+def test_another_one_in_its_place(asker: Asker) -> None:
+    spec, container = asker.spec(), asker.container
+    other = asker.spec(port=spec.port, model_id="demo_other", ctx_size=128)
+    with asker.running(spec) as unit:
+        assert asker.start(other, profile=None).ok
+        asker.wait_active(other)
+        assert "demo_other" in container.show(unit, "Description")["Description"]
+        assert container.journal(unit, f"MAGI_SPEC={other.hash}")
+
+
+CHANGING = (  # with time, or by what ran last
+    *("ExecStart", "ExecStartEx", "ExecStartPost", "ExecStartPostEx", "EffectiveMemory"),
+    *("MemoryCurrent", "MemoryPeak", "MemoryAvailable", "MemorySwap", "CPUUsageNSec"),
+    *("TasksCurrent", "IPIngress", "IPEgress", "IORead", "IOWrite"),
+)
+
+
+def test_a_reload_and_a_reexec_change_nothing(asker: Asker) -> None:
+    """What systemd wrote to the unit's file is what it was told: the box stays closed."""
+    spec, container = asker.spec(), asker.container
+
+    def stable(unit: str) -> set[tuple[str, ...]]:
+        lines = container.systemctl("show", unit).splitlines()
+        fields = (line.partition("=")[::2] for line in lines if not line.startswith(CHANGING))
+        return {(name, *sorted(value.split())) for name, value in fields}
+
+    with asker.running(spec) as unit:
+        before, command = stable(unit), container.read(f"/proc/{container.pid_of(unit)}/cmdline")
+        for verb in ("daemon-reload", "daemon-reexec"):
+            container.systemctl(verb)
+            assert stable(unit) == before
+        assert score(container, unit) <= 1.5
+        container.systemctl("restart", unit)
+        assert container.read(f"/proc/{container.pid_of(unit)}/cmdline") == command
+        container.systemctl("stop", unit)
+        container.systemctl("start", unit)
+
+
+def test_a_drop_in_applies(asker: Asker) -> None:
+    spec, container = asker.spec(), asker.container
+    folder = "/etc/systemd/system/llama-server@.service.d"
+    try:
+        with asker.running(spec) as unit:
+            container.write(f"{folder}/more.conf", "[Service]\nNice=7\n")
+            container.systemctl("daemon-reload")
+            container.systemctl("restart", unit)
+            assert container.show(unit, "Nice")["Nice"] == "7"
+    finally:
+        container.run(["rm", "-rf", folder])
+        container.systemctl("daemon-reload")
+
+
+def test_the_target_stops_all(asker: Asker) -> None:
+    one, two = asker.spec(), asker.spec(model_id="demo_two")
+    with asker.running(one), asker.running(two):
+        asker.container.systemctl("stop", "magi-models.target")
+        for spec in (one, two):
+            assert asker.is_in(spec.port, "inactive")()
+
+
+# -- the launcher's own end ------------------------------------------------------------------
+
+
+def test_a_killed_launcher_takes_its_references_again(asker: Asker) -> None:
+    spec, container = asker.spec(), asker.container
+    with asker.running(spec) as unit:
+        pid, launcher = container.pid_of(unit), container.pid_of("magi-launcher.service")
+        container.systemctl("kill", "--signal=KILL", "magi-launcher.service")
+        container.wait_until(
+            lambda: container.pid_of("magi-launcher.service") not in (0, launcher), "new launcher"
+        )
+        assert asker.ask(Ping()).details == {"units": 1}
+        assert container.pid_of(unit) == pid
+        container.systemctl("stop", unit)
+        container.systemctl("start", unit)
+        assert asker.start(spec).ok
+
+
+def test_a_launcher_killed_within_a_request(asker: Asker) -> None:
+    """Whatever it had begun, the next request is carried out as if nothing had been."""
+    spec, container = asker.spec(), asker.container
+    other = asker.spec(port=spec.port, ctx_size=128)
+    with asker.running(spec):
+        for pause in (0.0, 0.02, 0.1, 0.25):
+            with asker.connected() as sock:
+                sock.sendall(request_line(Start(other, None, FLAGS)))
+                time.sleep(pause)  # where it is hit is left to chance
+                container.systemctl("kill", "--signal=KILL", "magi-launcher.service")
+            assert asker.ask(Ping()).ok
+        assert asker.start(other).ok
+        asker.wait_active(other)
+
+
+def test_bus_restart(asker: Asker) -> None:
+    spec, container = asker.spec(), asker.container
+    with asker.running(spec) as unit:
+        pid = container.pid_of(unit)
+        container.systemctl("restart", "dbus.service")
+        container.wait_until(lambda: asker.send_raw(b'{"verb":"ping"}\n') != b"", "answer")
+        container.wait_until(lambda: asker.ask(Ping()).details == {"units": 1}, "reference")
+        assert container.pid_of(unit) == pid
+        container.systemctl("stop", unit)
+        container.systemctl("start", unit)
+
+
+# -- what goes wrong -------------------------------------------------------------------------
+
+
+def test_a_file_that_vanishes(asker: Asker, chat_model: Path) -> None:
+    path, container = "/models/Vanishing.gguf", asker.container
+    container.write(path, chat_model.read_bytes())
+    spec = asker.spec(model_path=path)
+    with asker.running(spec) as unit:
+        container.run(["rm", path])
+        assert container.run(["systemctl", "restart", unit], check=False).returncode != 0
+        asker.wait_state(spec.port, "failed")
+        assert container.show(unit, "NRestarts", "ExecMainStatus") == {
+            "NRestarts": "0",
+            "ExecMainStatus": "66",
+        }
+        assert any(
+            f"cannot use the model file {path}: No such file" in str(entry["MESSAGE"])
+            for entry in container.journal(unit)
+        )
+        again = asker.start(spec)
+        assert (again.error, "No such file" in again.message) == ("ServerFailed", True)
+        assert asker.ask(Stop(spec.port)).ok
+        assert asker.is_in(spec.port, "inactive")()
+
+
+def test_a_file_that_is_replaced(asker: Asker, chat_model: Path) -> None:
+    """By another file, or by a link out of the folder: gate.py sees it; a new order is fine."""
+    path, container = "/models/Replaced.gguf", asker.container
+    container.write(path, chat_model.read_bytes())
+    spec = asker.spec(model_path=path)
+    with asker.running(spec) as unit:
+        for swap in (["cp", MODEL, f"{path}.new"], ["ln", "-s", "/etc/passwd", f"{path}.new"]):
+            container.run(swap)
+            container.run(["mv", "-T", f"{path}.new", path])
+            assert container.run(["systemctl", "restart", unit], check=False).returncode != 0
+            assert container.show(unit, "ExecMainStatus")["ExecMainStatus"] == "66"
+        assert asker.start(spec).error == "NotAllowed"
+        container.run(["rm", path])
+        container.write(path, chat_model.read_bytes())
+        assert asker.start(spec).ok
+        asker.wait_active(spec)
+
+
+def test_a_model_that_cannot_be_loaded(asker: Asker, chat_model: Path) -> None:
+    path, container = "/models/Broken.gguf", asker.container
+    container.write(path, chat_model.read_bytes()[:-100])
+    spec = asker.spec(model_path=path)
+    try:
+        assert asker.start(spec).ok
+        asker.wait_state(spec.port, "failed")
+        shown = container.show(spec.unit, "NRestarts", "ExecMainStatus")
+        assert shown["ExecMainStatus"] == "1"
+        assert int(shown["NRestarts"]) in (2, 3)  # the last one is only tried
+    finally:
+        asker.ask(Forget(spec.port))
+
+
+def test_another_program_on_the_port(asker: Asker) -> None:
+    """It answers /health with 200 before our server could have its port."""
+    spec, container = asker.spec(), asker.container
+    container.write("/srv/stranger/health", "{}")
+    run = ["systemd-run", "--unit=stranger", "--working-directory=/srv/stranger"]
+    serve = ["python3", "-m", "http.server", "--bind", "127.0.0.1", str(spec.port)]
+    container.run([*run, *serve])
+    container.wait_until(lambda: _answers(container, spec.port), "stranger")
+    try:
+        assert asker.start(spec).ok
+        asker.wait_state(spec.port, "failed")
+    finally:
+        container.systemctl("stop", "stranger.service")
+        asker.ask(Forget(spec.port))
+
+
+def test_a_unit_of_somebody_else(asker: Asker) -> None:
+    spec, container = asker.spec(), asker.container
+    container.run(["systemd-run", f"--unit={spec.unit}", "sleep", "1000"])
+    try:
+        for request in (Start(spec, None, FLAGS), Stop(spec.port), Forget(spec.port)):
+            assert asker.ask(request).error == "Conflict"
+        assert container.show(spec.unit, "ActiveState")["ActiveState"] == "active"
+    finally:
+        container.systemctl("stop", spec.unit)
+
+
+def test_a_template_on_disk_is_explained(asker: Asker) -> None:
+    spec, container = asker.spec(), asker.container
+    path = "/etc/systemd/system/llama-server@.service"
+    container.write(path, "[Service]\nExecStart=/bin/sleep 1000\n")
+    container.systemctl("daemon-reload")
+    try:
+        reply = asker.start(spec)
+        assert reply.error == "Conflict"
+        assert path in reply.message
+    finally:
+        container.run(["rm", path])
+        container.systemctl("daemon-reload")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["with space", "a:b", "100%", "$HOME", "a;b", "quo'te", 'dou"ble', "a\\b", "ü", "(1)[2]"],
+)
+def test_names_of_files(asker: Asker, name: str, chat_model: Path) -> None:
+    """A model either runs, also after a reload, or is refused in words."""
+    path, container = f"/models/{name}/{name}.gguf", asker.container
+    container.write(path, chat_model.read_bytes())
+    spec = asker.spec(model_path=path)
+    try:
+        reply = asker.start(spec)
+        if not reply.ok:
+            assert (reply.error, "rename" in reply.message) == ("InvalidInput", True)
+            return
+        asker.wait_active(spec)
+        container.systemctl("daemon-reload")
+        container.systemctl("restart", spec.unit)
+    finally:
+        asker.ask(Forget(spec.port))
+
+
+def test_shards(asker: Asker, tmp_path: Path) -> None:
+    files = ggufs.write_split_model(tmp_path / "Demo-Split", 2)
+    for file in files:
+        asker.container.write(f"/models/{file.name}", file.read_bytes())
+    with asker.running(asker.spec(model_path=f"/models/{files[0].name}")):
+        pass
+
+
+# -- the box ---------------------------------------------------------------------------------
+
+FORBIDDEN_READS = (
+    *("/etc/magi/magid.yaml", "/var/lib/magi", "/var/lib/magi/secret", "/home/person/note"),
+    *("/run/magi-keys", "/etc/shadow", "/root", "/srv/note", "/dev/kmsg", OTHER_MODEL),
+)
+WRITABLE = frozenset({"/tmp", "/var/tmp", "/dev/shm"})
+
+
+def test_what_a_model_process_can_do(probing: Asker) -> None:
+    container = probing.container
+    for path in ("/var/lib/magi/secret", "/home/person/note", "/srv/note", OTHER_MODEL):
+        container.write(path, "secret")
+    container.run(["ip", "address", "replace", f"{OUTSIDE}/32", "dev", "lo"])
+    spec, other = probing.spec(), probing.spec(instance=1)  # on the next port
+    with probing.running(other), probing.running(spec) as unit:
+        line = next(
+            str(e["MESSAGE"]) for e in container.journal(unit) if "PROBE" in str(e["MESSAGE"])
+        )
+    found = json.loads(line.removeprefix("PROBE "))
+    allowed = {name for name, outcome in found.items() if outcome == "done"}
+    expected = {f"read {MODEL}", f"read /run/credentials/{unit}/api-key"}
+    expected |= {f"write {path}" for path in WRITABLE} & allowed
+    if container.release.systemd < 257:
+        expected |= {"bind another port"}  # Debian 12 builds systemd without BPF
+    print(container.release.name, found)  # noqa: T201 - a figure
+    assert allowed == expected
+    assert {f"read {path}" for path in FORBIDDEN_READS} <= found.keys()
+
+
+# -- who may ask, and for what ---------------------------------------------------------------
+
+
+def test_others_may_not_ask(asker: Asker) -> None:
+    container = asker.container
+    assert container.show("magi-launcher.socket", "SocketMode")["SocketMode"] == "0660"
+    assert container.run(["python3", "-I", "-c", ""], user="nobody").returncode == 0
+    done = container.run(
+        [
+            "python3",
+            "-I",
+            "-c",
+            "import socket as s; s.socket(1).connect('/run/magi/launcher.sock')",
+        ],
+        user="nobody",
+        check=False,
+    )
+    assert "PermissionError" in done.stderr
+    container.run(["usermod", "-a", "-G", "magi", "nobody"])
+    try:
+        assert b"NotAllowed" in asker.say(b'{"verb":"ping"}\n', "nobody")
+    finally:
+        container.run(["gpasswd", "--delete", "nobody", "magi"])
+
+
+def test_a_refusal_is_explained(asker: Asker) -> None:
+    container = asker.container
+    assert asker.start(asker.spec(port=1024)).error == "NotAllowed"
+    (*_, entry) = container.journal(None, f"MESSAGE_ID={REFUSED_ID}")
+    assert "cannot use port 1024" in entry["MESSAGE"]
+    done = container.run(["journalctl", "-x", "--no-pager", f"MESSAGE_ID={REFUSED_ID}"])
+    assert "A request to start a model was refused" in done.stdout
+
+
+def test_noise_changes_nothing(asker: Asker) -> None:
+    """Random bytes and mangled requests: an answer or a closed connection, and no unit."""
+    good = request_line(Start(asker.spec(), None, FLAGS))
+    before = asker.container.systemctl("list-units", "--all", "--plain", "llama-server@*")
+    for _ in range(100):
+        at = secrets.randbelow(len(good) - 1)
+        mangled = good[:at] + secrets.token_bytes(1 + secrets.randbelow(4)) + good[at + 2 :]
+        for data in (
+            secrets.token_bytes(200),
+            mangled[:-1] + b"}\n",
+            good[:at],
+            b"[" * 5000 + b"\n",
+        ):
+            answer = asker.send_raw(data)
+            assert not answer or not json.loads(answer)["ok"], data
+    assert asker.ask(Ping()).ok
+    after = asker.container.systemctl("list-units", "--all", "--plain", "llama-server@*")
+    assert after == before

@@ -1,0 +1,214 @@
+"""The launcher's words: what is meant arrives as it was, anything else is InvalidInput."""
+
+import json
+from dataclasses import asdict, replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from magid.errors import InvalidInput
+from magid.units import ServerSpec
+from magid.wire import (
+    MAX_LINE_BYTES,
+    Forget,
+    Ping,
+    Reply,
+    Request,
+    Start,
+    Stop,
+    parse_reply,
+    parse_request,
+    reply_line,
+    request_line,
+)
+
+SPEC = ServerSpec(
+    model_id="demo_8p0b_q4km_balanced",
+    instance=1,
+    port=8081,
+    host="127.0.0.1",
+    model_path="/models/Demo 8B (1).gguf",
+    mmproj_path="/models/mmproj-Demo.gguf",
+    kind="chat",
+    n_gpu_layers=-1,
+    ctx_size=4096,
+    n_threads=8,
+    batch_size=512,
+    parallel=4,
+    extra_args=("--temp", "0.7"),
+    stamp="0123456789abcdef",
+)
+REQUESTS: list[Request] = [
+    Start(SPEC, "production", frozenset({"--metrics", "-ngl"})),
+    Start(ServerSpec("m", 0, 1024, "::1", "/m.gguf"), None, frozenset()),
+    Stop(8080),
+    Forget(65_535),
+    Ping(),
+]
+
+
+def body(**changes: Any) -> dict[str, Any]:
+    """A good start request with something else in it."""
+    return {"verb": "start", "spec": asdict(SPEC), "profile": None, "flags": []} | changes
+
+
+def spec(**changes: Any) -> dict[str, Any]:
+    return body(spec=asdict(SPEC) | changes)
+
+
+def line(value: Any) -> bytes:
+    return json.dumps(value).encode() + b"\n"
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=repr)
+def test_requests_arrive(request_: Request) -> None:
+    assert parse_request(request_line(request_)) == request_
+
+
+def test_the_hash_of_a_spec_arrives() -> None:
+    arrived = parse_request(request_line(Start(SPEC, None, frozenset())))
+    assert isinstance(arrived, Start)
+    assert arrived.spec.hash == SPEC.hash
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(),
+        Reply(details={"units": 3}),
+        Reply("NotAllowed", "cannot use it", {"field": "port"}),
+    ],
+    ids=repr,
+)
+def test_replies_arrive(reply: Reply) -> None:
+    assert parse_reply(reply_line(reply)) == reply
+
+
+def test_a_request_that_is_too_long_is_not_sent() -> None:
+    long = replace(SPEC, extra_args=("x" * MAX_LINE_BYTES,))
+    with pytest.raises(InvalidInput, match="cannot use request"):
+        request_line(Start(long, None, frozenset()))
+
+
+BAD_PORTS: tuple[object, ...] = (
+    *("8080", "ssh.service", 8080.0, True, None, [8080], {}, -1, 0, 22, 1023, 65_536),
+    *(10**30, "8080.service/../ssh", "8080\n"),
+)
+BAD_FIELDS: dict[str, tuple[object, ...]] = {
+    "model_id": ("", "A", "a b", "a/b", "%i", "é", "x" * 129, None, 1, "a\n", "a\x00"),
+    "instance": (-1, 16, "0", None, 1.0, False),
+    "port": (80, 65_536, "8080", None),
+    "host": ("", "a b", "/run/x.sock", "x" * 254, "127.0.0.1\n--tools", None),
+    "model_path": (
+        *("", "x.gguf", "../x.gguf", "/models/../etc/shadow", "/models/./x", "//x"),
+        *("/models//x", "/models/x/", "/x\x00y", "/x\ny", "/\ud800", "/" + "x" * 5000),
+        *(None, 1, ["/x"]),
+    ),
+    "mmproj_path": ("", "x", "/a/../b", 1),
+    "kind": ("", "shell", None, ["chat"], {}),
+    "n_gpu_layers": (-2, 10_000, "all", 1.5, True),
+    "ctx_size": (-1, 2**24 + 1, "4096"),
+    "n_threads": (0, 1025),
+    "batch_size": (0, 2**20 + 1),
+    "parallel": (0, 1025),
+    "extra_args": ("--temp", None, [1], [""], ["a\nb"], ["é"], ["x"] * 65, ["x" * 4097]),
+    "stamp": (None, 1, "a b", "x" * 4097, "'"),
+}
+HOSTILE: list[tuple[str, bytes]] = [
+    ("request", b""),
+    ("request", b"\n"),
+    ("request", b"null\n"),
+    ("request", b"[]\n"),
+    ("request", b'"start"\n'),
+    ("request", b"{}"),  # no newline
+    ("request", b'{"verb":"ping"} {"verb":"ping"}\n'),
+    ("request", b'{"verb":"ping","verb":"ping"}\n'),
+    ("request", b'{"verb":"ping","port":NaN}\n'),
+    ("request", b'{"verb":"ping","port":-Infinity}\n'),
+    ("request", b'{"verb":"ping"}\xff\n'),
+    ("request", '{"verb":"ping"}'.encode("utf-16") + b"\n"),
+    ("request", b"[" * 60_000 + b"\n"),
+    ("request", b'{"a":' * 5_000 + b"\n"),
+    ("request", b'{"verb":"ping","x":' + b"9" * 5_000 + b"}\n"),
+    ("request", b" " * MAX_LINE_BYTES + b"\n"),
+    ("request", line({"verb": "ping", "port": 8080})),
+    ("request", line({"verb": "stop"})),
+    ("request", line({"verb": "stop", "port": 8080, "unit": "ssh.service"})),
+    ("verb", line({})),
+    ("verb", line({"verb": None})),
+    ("verb", line({"verb": "restart", "port": 8080})),
+    ("verb", line({"verb": ["stop"], "port": 8080})),
+    ("verb", line({"verb": {}, "port": 8080})),
+    *(("port", line({"verb": "stop", "port": port})) for port in BAD_PORTS),
+    ("request", line(body(argv=["/bin/sh"]))),
+    ("request", line(body(properties=[["User", "root"]]))),
+    ("request", line({"verb": "start", "spec": asdict(SPEC), "flags": []})),
+    ("spec", line(body(spec=None))),
+    ("spec", line(body(spec=[]))),
+    ("spec", line(body(spec={}))),
+    ("spec", line(spec(User="root"))),
+    ("spec", line(spec(environment={"LD_PRELOAD": "/tmp/x.so"}))),
+    ("spec", line(spec(program="/bin/sh"))),
+    ("profile", line(body(profile=""))),
+    ("profile", line(body(profile="../x"))),
+    ("profile", line(body(profile="a\nMAGI_SPEC=0"))),
+    ("profile", line(body(profile="x" * 64))),
+    ("flags", line(body(flags="--metrics"))),
+    ("flags", line(body(flags=["--x"] * 2000))),
+    ("flags[0]", line(body(flags=["x"]))),
+    ("flags[0]", line(body(flags=["--x=y"]))),
+    ("flags[0]", line(body(flags=[1]))),
+    *(
+        (f"spec.{name}", line(spec(**{name: value})))
+        for name, values in BAD_FIELDS.items()
+        for value in values
+    ),
+]
+
+
+@pytest.mark.parametrize(("field", "data"), HOSTILE, ids=lambda value: repr(value)[:70])
+def test_hostile_requests(field: str, data: bytes) -> None:
+    with pytest.raises(InvalidInput, match=r"^cannot use ") as caught:
+        parse_request(data)
+    assert str(caught.value.details["field"]).startswith(field)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"{}\n", b'{"ok":1}\n', b'{"ok":false}\n', b'{"ok":false,"error":"","message":""}\n'],
+)
+def test_hostile_replies(data: bytes) -> None:
+    with pytest.raises(InvalidInput, match=r"^cannot use reply"):
+        parse_reply(data)
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes(data: bytes) -> None:
+    _meant_or_refused(data + b"\n")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=8,
+)
+
+
+@given(st.sampled_from(sorted(body())), JSON)
+def test_any_value_in_any_place(name: str, value: Any) -> None:
+    _meant_or_refused(line(body(**{name: value})))
+
+
+@given(st.sampled_from(sorted(asdict(SPEC))), JSON)
+def test_any_value_in_any_field(name: str, value: Any) -> None:
+    _meant_or_refused(line(spec(**{name: value})))
+
+
+def _meant_or_refused(data: bytes) -> None:
+    try:
+        request = parse_request(data)
+    except InvalidInput:
+        return
+    assert parse_request(request_line(request)) == request
