@@ -211,7 +211,9 @@ class LauncherContract:
         assert "exited with status 1" in server.reason
         assert "not within the file bounds" in server.reason
         assert server.restarts == RESTART_LIMIT
-        assert witness.states(spec.port).count(ServerState.BACKOFF) == RESTART_LIMIT
+        # systemd waits once more before it refuses the next start.
+        waits = witness.states(spec.port).count(ServerState.BACKOFF)
+        assert waits in (RESTART_LIMIT, RESTART_LIMIT + 1)
 
     async def test_start_after_failure(
         self, launcher: Launcher, specs: Specs, tmp_path: Path
@@ -272,7 +274,8 @@ class LauncherContract:
         await started(launcher, spec)
         lines = await launcher.logs(spec.port, lines=500)
         assert any("model loaded" in line.text for line in lines)
-        assert [line.cursor for line in lines] == sorted({line.cursor for line in lines})
+        assert len({line.cursor for line in lines}) == len(lines)
+        assert [line.at for line in lines] == sorted(line.at for line in lines)
         assert await launcher.logs(spec.port, lines=2) == lines[-2:]
         assert await launcher.logs(spec.port, lines=500, after=lines[2].cursor) == lines[3:]
         assert await launcher.logs(spec.port, lines=500, after=lines[-1].cursor) == []
@@ -288,7 +291,9 @@ class LauncherContract:
             await waiting
         new = await launcher.logs(spec.port, lines=500, after=last)
         assert new
-        assert all(line.cursor > last for line in new)
+        old = await launcher.logs(spec.port, lines=500)
+        assert last not in {line.cursor for line in new}
+        assert old[-len(new) :] == new
 
     async def test_a_cursor_that_is_none(self, launcher: Launcher, specs: Specs) -> None:
         spec = specs()

@@ -1,0 +1,146 @@
+"""The system bus, and on it systemd alone. Low level: messages, without introspection."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+from dbus_fast import BusType, Message, MessageFlag, MessageType, Variant
+from dbus_fast.aio import MessageBus
+from dbus_fast.errors import AuthError, DBusError, InvalidAddressError
+from dbus_fast.unpack import unpack_variants
+
+from magid.errors import NotReady
+
+SYSTEMD: Final = "org.freedesktop.systemd1"
+MANAGER_PATH: Final = "/org/freedesktop/systemd1"
+MANAGER: Final = "org.freedesktop.systemd1.Manager"
+PROPERTIES: Final = "org.freedesktop.DBus.Properties"
+
+_DAEMON: Final = "org.freedesktop.DBus"
+_ANSWER_S: Final = 90.0  # systemd answers at once, but not while it reads all units anew
+_GONE: Final = "org.freedesktop.DBus.Error.Disconnected"
+_DAEMON_PATH: Final = "/org/freedesktop/DBus"
+
+
+class BusError(NotReady):
+    """The bus, or systemd over it, refused or went away; `name` is the error's name on the bus."""
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(f"cannot do what was asked of systemd: {text} ({name})", name=name)
+        self.name = name
+        self.text = text
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """One signal, variants in it unwrapped."""
+
+    path: str
+    interface: str
+    member: str
+    body: list[Any]
+
+
+def variant(signature: str, value: Any) -> Any:
+    """A value that brings its own type along, for `Bus.call`."""
+    return Variant(signature, value)
+
+
+class Bus:
+    """One connection. After it closed, every call raises BusError."""
+
+    def __init__(self, address: str | None = None) -> None:
+        """`address` as D-Bus writes it; without one it is the system bus."""
+        self._address = address
+        self._bus: MessageBus | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._closed = asyncio.Event()
+        self._handlers: list[Callable[[Signal], None]] = []
+
+    @property
+    def is_open(self) -> bool:
+        return self._bus is not None and bool(self._bus.connected)
+
+    async def open(self) -> None:
+        """Once. Raises BusError if the bus cannot be reached."""
+        try:
+            bus = MessageBus(bus_address=self._address, bus_type=BusType.SYSTEM)
+            self._bus = await bus.connect()
+        except (OSError, DBusError, EOFError, AuthError, InvalidAddressError) as error:
+            raise BusError("org.freedesktop.DBus.Error.NoServer", str(error)) from error
+        self._bus.add_message_handler(self._hear)
+        # One task waits for the end: cancelled, the library's own future would be lost for all.
+        self._watch = asyncio.create_task(self._until_gone(self._bus))
+
+    async def close(self) -> None:
+        """Idempotent."""
+        if self._bus is not None:
+            bus, self._bus = self._bus, None
+            bus.disconnect()
+        if self._watch is not None:
+            await asyncio.wait([self._watch])
+
+    async def call(
+        self, path: str, interface: str, member: str, signature: str = "", *body: Any
+    ) -> list[Any]:
+        """Ask systemd. The answer's values, variants unwrapped. Raises BusError."""
+        return await self._ask(SYSTEMD, path, interface, member, signature, *body)
+
+    async def match(self, rule: str) -> None:
+        await self._ask(_DAEMON, _DAEMON_PATH, _DAEMON, "AddMatch", "s", rule)
+
+    async def unmatch(self, rule: str) -> None:
+        await self._ask(_DAEMON, _DAEMON_PATH, _DAEMON, "RemoveMatch", "s", rule)
+
+    def listen(self, handler: Callable[[Signal], None]) -> None:
+        """Hear of each signal that matches a rule; the handler must not block."""
+        self._handlers.append(handler)
+
+    async def wait_closed(self) -> None:
+        """Returns when the connection is gone, for whatever reason."""
+        await self._closed.wait()
+
+    async def _until_gone(self, bus: MessageBus) -> None:
+        with suppress(Exception):  # whatever ended it
+            await bus.wait_for_disconnect()  # type: ignore[no-untyped-call]  # dbus-fast's
+        self._closed.set()
+
+    async def _ask(
+        self, destination: str, path: str, interface: str, member: str, signature: str, *body: Any
+    ) -> list[Any]:
+        if self._bus is None or not self._bus.connected:
+            raise BusError(_GONE, "the bus has gone away")
+        message = Message(
+            destination=destination,
+            path=path,
+            interface=interface,
+            member=member,
+            signature=signature,
+            body=list(body),
+            flags=MessageFlag.NONE,
+        )
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                reply = await self._bus.call(message)
+        except TimeoutError:
+            raise BusError("org.freedesktop.DBus.Error.NoReply", "no answer in time") from None
+        except (OSError, EOFError, DBusError) as error:
+            raise BusError(_GONE, str(error) or "the bus has gone away") from error
+        if reply is None:  # it was asked for: the connection was closed meanwhile
+            raise BusError(_GONE, "the bus has gone away")
+        if reply.message_type is MessageType.ERROR:
+            raise BusError(reply.error_name or "", str(reply.body[0]) if reply.body else "")
+        return list(unpack_variants(reply.body))
+
+    def _hear(self, message: Message) -> None:
+        if message.message_type is MessageType.SIGNAL:
+            signal = Signal(
+                message.path or "",
+                message.interface or "",
+                message.member or "",
+                list(unpack_variants(message.body)),
+            )
+            for handler in tuple(self._handlers):
+                handler(signal)

@@ -1,0 +1,225 @@
+"""The logs of units in systemd's journal: the last lines, and news of further ones.
+
+Blocking work is done in one thread of its own, because a reader may be used by the thread alone
+that made it (sd_journal_open(3)). Opening one takes a millisecond, so none is kept.
+"""
+
+import asyncio
+import importlib
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeVar
+
+from magid.errors import InvalidInput, NotReady
+
+MAX_LINES: Final = 10_000
+_MAX_LINE_BYTES: Final = 8 * 1024  # of a longer one the beginning is shown
+_COREDUMP: Final = "fc2e22bc6ee647b6b90729ab34a250b1"  # SD_MESSAGE_COREDUMP of sd-messages.h
+_CURSOR = re.compile(
+    r"s=(?P<sequence>[0-9a-f]{32});i=(?P<number>[0-9a-f]{1,16});b=[0-9a-f]{32};m=[0-9a-f]{1,16};"
+    r"t=(?P<time>[0-9a-f]{1,16});x=[0-9a-f]{1,16}"
+)
+
+T = TypeVar("T")
+Matches = tuple[tuple[str, ...], ...]  # any of the groups, each with all of its fields
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of the journal."""
+
+    cursor: str
+    at: float  # seconds since the epoch
+    text: str
+    pid: int  # of the process that wrote it; 0 where that is not known
+
+
+class _Reader(Protocol):
+    """The part of systemd.journal.Reader that is used (python-systemd 235).
+
+    The methods with an underscore give bytes as they are; the others convert every field there is.
+    """
+
+    data_threshold: int
+
+    def add_match(self, match: str) -> None: ...
+    def add_disjunction(self) -> None: ...
+    def seek_tail(self) -> None: ...
+    def _previous(self) -> bool: ...
+    def _get(self, field: str) -> bytes: ...
+    def _get_cursor(self) -> str: ...
+    def _get_realtime(self) -> int: ...
+    def fileno(self) -> int: ...
+    def process(self) -> int: ...
+    def close(self) -> None: ...
+
+
+# -- deciding --------------------------------------------------------------------------------
+
+
+def matches_of(unit: str) -> Matches:
+    """What `journalctl -u UNIT` shows: its own lines, and what PID 1 and root say about it.
+
+    Source: add_matches_for_unit in systemd's logs-show.c.
+    """
+    return (
+        (f"_SYSTEMD_UNIT={unit}",),
+        (f"MESSAGE_ID={_COREDUMP}", "_UID=0", f"COREDUMP_UNIT={unit}"),
+        ("_PID=1", f"UNIT={unit}"),
+        ("_UID=0", f"OBJECT_SYSTEMD_UNIT={unit}"),
+    )
+
+
+def matches_of_run(invocation_id: str) -> Matches:
+    """All of one start of a unit: its lines, and those of PID 1 about it."""
+    return (
+        (f"_SYSTEMD_INVOCATION_ID={invocation_id}",),
+        ("_PID=1", f"INVOCATION_ID={invocation_id}"),
+    )
+
+
+def check_cursor(cursor: str | None) -> None:
+    """Raises InvalidInput if it is none of the journal's."""
+    if cursor is not None and not _CURSOR.fullmatch(cursor):
+        raise InvalidInput(
+            f"cannot go on behind log line {cursor[:40]!r}: that is not a cursor of this log; "
+            "leave it out to begin with the last lines",
+            field="after",
+        )
+
+
+def is_behind(cursor: str, after: str | None) -> bool:
+    """Whether an entry comes after another one: by number, or by time in another journal."""
+    if after is None:
+        return True
+    this, that = _CURSOR.fullmatch(cursor), _CURSOR.fullmatch(after)
+    if this is None or that is None:
+        return cursor != after
+    by = "number" if this["sequence"] == that["sequence"] else "time"
+    return int(this[by], 16) > int(that[by], 16)
+
+
+# -- doing -----------------------------------------------------------------------------------
+
+
+class Journal:
+    """Readers of the system's journal. Methods raise NotReady where it cannot be read."""
+
+    def __init__(self, open_reader: Callable[[], Any] | None = None) -> None:
+        self._open = open_reader or _open_system_journal
+        self._thread = ThreadPoolExecutor(1, "journal")
+
+    def close(self) -> None:
+        """Does not wait for what is being read."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def last(self, matches: Matches, lines: int, after: str | None = None) -> list[Entry]:
+        """The last `lines` entries, oldest first; of those behind `after` if it is given."""
+        check_cursor(after)
+        wanted = max(0, min(lines, MAX_LINES))
+        return await self._run(lambda: self._last(matches, wanted, after))
+
+    async def wait(self, matches: Matches, after: str | None) -> None:
+        """Return when there is an entry behind `after`."""
+        check_cursor(after)
+        opened: list[_Reader] = []
+        try:
+            await self._run(lambda: opened.append(self._reader(matches)))
+            reader = opened[0]
+            # From here on nothing is missed: only then is it looked at.
+            descriptor = await self._run(reader.fileno)
+            while not await self._run(lambda: _has_news(reader, after)):
+                await _readable(descriptor)
+        finally:
+            # Cancelled at any point: in its own thread, behind what that is doing for us.
+            self._submit(lambda: _close(opened))
+
+    def _last(self, matches: Matches, lines: int, after: str | None) -> list[Entry]:
+        with closing(self._reader(matches)) as reader:
+            entries = list(_backwards(reader, lines, after))
+        return entries[::-1]
+
+    def _reader(self, matches: Matches) -> Any:
+        reader: _Reader = self._open()
+        reader.data_threshold = _MAX_LINE_BYTES
+        for number, group in enumerate(matches):
+            if number:
+                reader.add_disjunction()
+            for match in group:
+                reader.add_match(match)
+        return reader
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        except OSError as error:
+            raise NotReady(
+                f"cannot read the journal: {error.strerror or error}; magid's user has to be in "
+                "the group systemd-journal"
+            ) from error
+
+    def _submit(self, work: Callable[[], None]) -> None:
+        try:
+            self._thread.submit(work)
+        except RuntimeError:  # closed: the thread has ended or is about to
+            return
+
+
+def _open_system_journal() -> Any:
+    try:
+        # By name: Debian's python3-systemd is not there to be checked against.
+        journal = importlib.import_module("systemd.journal")
+    except ImportError as error:
+        raise NotReady(
+            "cannot read the journal: Python's systemd module is not there; install python3-systemd"
+        ) from error
+    return journal.Reader(journal.LOCAL_ONLY | journal.SYSTEM_ONLY)
+
+
+def _backwards(reader: _Reader, lines: int, after: str | None) -> Iterator[Entry]:
+    reader.seek_tail()
+    for _ in range(lines):
+        if not reader._previous() or not is_behind(reader._get_cursor(), after):
+            return
+        yield _entry(reader)
+
+
+def _has_news(reader: _Reader, after: str | None) -> bool:
+    reader.process()  # what the descriptor told of: new files too
+    reader.seek_tail()
+    return bool(reader._previous()) and is_behind(reader._get_cursor(), after)
+
+
+def _entry(reader: _Reader) -> Entry:
+    pid = _field(reader, "_PID")
+    return Entry(
+        cursor=reader._get_cursor(),
+        at=reader._get_realtime() / 1e6,
+        text=_field(reader, "MESSAGE").decode(errors="replace"),
+        pid=int(pid) if pid.isdigit() else 0,
+    )
+
+
+def _close(readers: list[_Reader]) -> None:
+    for reader in readers:
+        reader.close()
+
+
+def _field(reader: _Reader, name: str) -> bytes:
+    try:
+        return bytes(reader._get(name))
+    except KeyError:
+        return b""
+
+
+async def _readable(descriptor: int) -> None:
+    """Returns when there is something to be read. The descriptor stays the caller's."""
+    loop, heard = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(descriptor, heard.set)
+    try:
+        await heard.wait()
+    finally:
+        loop.remove_reader(descriptor)

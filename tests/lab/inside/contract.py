@@ -1,0 +1,63 @@
+"""Run by pytest within a container: what every launcher promises, kept by systemd.
+
+Stands alone there, beside `tests.launcher_contract`: of the fixtures of this repository it has its
+own kind, because a container has no tools to make models with.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from magid import wire
+from magid.asking import LauncherSocket
+from magid.llama import InstalledProgram
+from magid.systemd import SystemdLauncher
+from magid.units import Launcher
+from tests.launcher_contract import (
+    PATIENCE_S,
+    LauncherContract,
+    broken_model,
+    specs,
+)
+
+__all__ = ["broken_model", "specs"]  # fixtures: pytest finds them here
+
+MODEL = Path("/srv/models/Demo-Tiny-F16.gguf")
+FIRST_PORT = 20_000  # of port_range in the container's magid.yaml
+_given: list[int] = []
+
+
+@pytest.fixture
+def chat_model() -> Path:
+    return MODEL
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    def give() -> int:
+        _given.append(FIRST_PORT + len(_given))
+        return _given[-1]
+
+    return give
+
+
+@pytest.fixture
+def program() -> Callable[[], object]:
+    return InstalledProgram(None, os.environ["PATH"])
+
+
+@pytest.fixture
+async def launcher(program: InstalledProgram) -> AsyncIterator[Launcher]:
+    made = SystemdLauncher(program, profile=lambda: "contract")
+    await made.open()
+    yield made
+    ask = LauncherSocket().ask
+    await asyncio.gather(*(ask(wire.Forget(port), PATIENCE_S) for port in made.observed()))
+    await made.close()
+
+
+class TestSystemdLauncher(LauncherContract):
+    """The contract, with transient units."""
