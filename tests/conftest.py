@@ -1,5 +1,6 @@
 """The real parts every test may use: a llama-server, tiny models, free ports."""
 
+import os
 import socket
 import subprocess
 from collections.abc import Callable
@@ -67,7 +68,11 @@ def free_ports() -> Callable[[int], int]:
 
 
 def _free_range(count: int) -> int:
-    for low in range(20_000, 32_000, count):
+    # Two sessions at once must not look at the same ports: a free one is only seen to be free.
+    places = range(20_000, 32_000, count)
+    first = os.getpid() * 31 % len(places)
+    low: int
+    for low in (*places[first:], *places[:first]):
         ports = range(low, low + count)
         if _given_ports.isdisjoint(ports) and all(map(_is_free, ports)):
             _given_ports.update(ports)

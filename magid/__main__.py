@@ -1,0 +1,186 @@
+"""`magid`: the composition root. Reads the configuration, makes the parts, runs them, ends them."""
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+import sdnotify
+import uvloop
+
+from magid import __version__, config, launchers, notify, sockets, store
+from magid.api.app import make_app
+from magid.api.context import Context
+from magid.api.events import Feed
+from magid.api.listen import Listening, listen
+from magid.config import Config
+from magid.daemon import Change, Daemon
+from magid.discovery import Scanner
+from magid.errors import InvalidConfig, MagidError
+from magid.llama import InstalledProgram
+from magid.profiles import ProfileDir
+from magid.snapshot import status_line
+from magid.tiers import Thresholds
+
+# Threads that read model files would otherwise keep the event loop waiting for 5 ms at a time.
+SWITCH_INTERVAL_S = 0.001
+EX_CONFIG = 78  # sysexits.h: what systemd's RestartPreventExitStatus is set to
+
+log = logging.getLogger("magid")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status: 0, 1 for a failure, 2 for usage, 78 for the configuration."""
+    flags = vars(_parser().parse_args(arguments))
+    check = flags.pop("check")
+    try:
+        given = {key: text for key, text in flags.items() if text is not None}
+        effective = config.load(given, os.environ)
+        launchers.check(effective.config)
+        if check:
+            sys.stdout.write(config.render(effective) + "\n")
+            return 0
+        _log_to_stderr(effective.config.log_level)
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        return uvloop.run(serve(effective.config))
+    except InvalidConfig as error:
+        sys.stderr.write(f"magid: {error.message}\n")
+        return EX_CONFIG
+    except MagidError as error:
+        sys.stderr.write(f"magid: {error.message}\n")
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="magid", description="Runs GGUF models as services and answers for them over REST."
+    )
+    parser.add_argument("--version", action="version", version=f"magid {__version__}")
+    parser.add_argument(
+        "--check", action="store_true", help="print the configuration in force, and end"
+    )
+    parser.add_argument("--config", metavar="FILE", help="read this file, not /etc/magi/magid.yaml")
+    for setting in config.settings():
+        if setting.flag:
+            parser.add_argument(
+                setting.flag, dest=setting.key, metavar="VALUE", help=setting.description
+            )
+    return parser
+
+
+# -- the log ---------------------------------------------------------------------------------
+
+
+class _JournalFormatter(logging.Formatter):
+    """The journal adds time and unit itself, and reads the level of each line from its prefix."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        level = 3 if record.levelno >= logging.ERROR else _JOURNAL_LEVELS.get(record.levelno, 6)
+        return "\n".join(f"<{level}>{line}" for line in super().format(record).splitlines())
+
+
+_JOURNAL_LEVELS = {logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}  # sd-daemon(3)
+
+
+def _log_to_stderr(level: str) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    if _is_journal(sys.stderr.fileno(), os.environ.get("JOURNAL_STREAM", "")):
+        handler.setFormatter(_JournalFormatter("%(message)s"))
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+
+
+def _is_journal(descriptor: int, stream: str) -> bool:
+    """Whether it leads to the journal: JOURNAL_STREAM is inherited, but descriptors change."""
+    status = os.fstat(descriptor)
+    return stream == f"{status.st_dev}:{status.st_ino}"
+
+
+# -- the daemon ------------------------------------------------------------------------------
+
+
+async def serve(settings: Config) -> int:
+    """Run the daemon until SIGTERM or SIGINT. Servers are started behind the API's back."""
+    stop, hurry, reload = _on_signals()
+    async with contextlib.AsyncExitStack() as held:
+        held.callback(store.lock(settings.state_dir).release)
+        taken = sockets.take(settings.addresses, os.environ)
+        held.callback(taken.close)
+        context = compose(settings)
+        held.push_async_callback(context.daemon.close)
+        await context.daemon.open()
+        feed = Feed(context)
+        listening = await listen(make_app(context), taken.sockets)
+        notifier = sdnotify.SystemdNotifier()
+        notifier.notify("READY=1")
+        context.daemon.subscribe(lambda change: _report(notifier, context.daemon, change))
+        interval_s = notify.watchdog_interval_s(os.environ, os.getpid())
+        await held.enter_async_context(
+            notify.beside(
+                notify.keep_alive(notifier.notify, interval_s),
+                notify.reload_on(reload, notifier.notify, context.daemon.rescan),
+            )
+        )
+        log.info("magid %s answers on %s", __version__, ", ".join(taken.names))
+        await stop.wait()
+        notifier.notify("STOPPING=1")
+        await _drain(context, feed, listening, settings.drain_timeout, hurry)
+    log.info("magid has ended")
+    return 0
+
+
+def compose(settings: Config) -> Context:
+    """All the parts, wired; nothing runs yet."""
+    configured = settings.llama_server_path
+    program = InstalledProgram(str(configured) if configured else None, os.environ.get("PATH", ""))
+    thresholds = settings.tier_thresholds
+    daemon = Daemon(
+        config=settings,
+        store=store.Store(settings.registry_path),
+        profiles=ProfileDir(settings.profiles_dir),
+        scanner=Scanner(
+            settings.model_paths,
+            Thresholds(thresholds.powerful_min, thresholds.fast_max),
+            settings.state_dir / "header_cache.json",
+        ),
+        launcher=launchers.build(settings, program, lambda: daemon.snapshot.active.name),
+    )
+    return Context(daemon, program)
+
+
+def _on_signals() -> tuple[asyncio.Event, asyncio.Event, asyncio.Event]:
+    """Set by the first SIGTERM or SIGINT, by a second one, which asks not to wait, by SIGHUP."""
+    stop, hurry, reload = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, reload.set)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, lambda: (hurry if stop.is_set() else stop).set())
+    return stop, hurry, reload
+
+
+def _report(notifier: sdnotify.SystemdNotifier, daemon: Daemon, _change: Change) -> None:
+    notifier.notify("STATUS=" + status_line(daemon.phase, daemon.snapshot, daemon.observed()))
+
+
+async def _drain(
+    context: Context, feed: Feed, listening: Listening, limit_s: float, hurry: asyncio.Event
+) -> None:
+    """Stop accepting, and let requests under way end: for `limit_s` at most, or until `hurry`."""
+    context.daemon.drain()
+    listening.close()
+    feed.close()
+    ends = [asyncio.create_task(listening.ended()), asyncio.create_task(hurry.wait())]
+    done, _ = await asyncio.wait(ends, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+    if ends[0] not in done:
+        log.warning("ending with requests still under way")
+    for task in ends:
+        task.cancel()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

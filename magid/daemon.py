@@ -1,0 +1,371 @@
+"""The one owner of mutable state: what is known, what was decided, what is under way.
+
+The ledger holds what is known and decided, the runner what is under way. What runs is not kept
+here: the launcher is asked.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+
+from magid import decisions, planner, registry, snapshot
+from magid.config import Config
+from magid.decisions import Next, Rescan
+from magid.discovery import Scan, Scanner
+from magid.errors import Conflict, MagidError, ProfileActive, RescanFailed
+from magid.ledger import Change as Change
+from magid.ledger import Ledger
+from magid.models import Model
+from magid.planner import Plan, Stop
+from magid.profiles import Profile, ProfileDir
+from magid.registry import ModelEntry, RuntimeSettings
+from magid.runner import Runner
+from magid.snapshot import Phase, Snapshot
+from magid.store import Store
+from magid.tiers import Tier
+from magid.units import Launcher, ObservedServer, ServerState
+
+log = logging.getLogger(__name__)
+
+
+class Daemon:
+    """Lives on the event loop; blocking work goes to threads."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        store: Store,
+        profiles: ProfileDir,
+        scanner: Scanner,
+        launcher: Launcher,
+    ) -> None:
+        self.config = config
+        self.profiles = profiles
+        self.launcher = launcher
+        self.phase = Phase.SCANNING
+        self._scanner = scanner
+        self._ledger = Ledger(config, store, profiles)
+        self._runner = Runner(launcher)
+        self._scan_lock = asyncio.Lock()
+        self._boot_task: asyncio.Task[None] | None = None
+        self._closing = False  # also read in the scanner's thread
+
+    # -- life ----------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Load what was decided and begin to observe; quick. Scanning and starting follow.
+
+        Raises CannotWrite where going on would lose something.
+        """
+        await self._ledger.load()
+        self.launcher.subscribe(lambda server: self._ledger.tell(Change("server", server.port)))
+        await self.launcher.open()
+        self._boot_task = asyncio.create_task(self._boot())
+
+    async def _boot(self) -> None:
+        """Scan, then start what the active profile wants. Ends when all of it has settled.
+
+        Whatever goes wrong is logged and keeps nothing else from being done.
+        """
+        try:
+            await self._first_scan()
+        except MagidError as error:
+            log.error("%s", error.message)
+        except Exception:
+            log.exception("the first scan ended by a mistake in magid")
+        await self._runner.quiet()  # a user may have been quicker
+        if self.phase is Phase.DRAINING:
+            return
+        self._set_phase(Phase.STARTING)
+        await asyncio.wait([self._runner.begin(self.make_plan())])
+        if self.phase is Phase.STARTING:
+            self._set_phase(Phase.SERVING)
+
+    async def _first_scan(self) -> None:
+        pending = await asyncio.to_thread(self._scanner.first_listing)
+        if pending:
+            disk = self._ledger.snapshot.disk
+            self._ledger.note_disk(replace(disk, pending=pending, listed=True))
+        await self.rescan()
+
+    def drain(self) -> None:
+        """Say that the end is near: /readyz answers 503 from here on, and boot starts no more."""
+        self._set_phase(Phase.DRAINING)
+
+    async def close(self) -> None:
+        """End all tasks and let go of the launcher; what is being written is. Idempotent."""
+        self._closing = True
+        if self._boot_task is not None:
+            self._boot_task.cancel()
+            await asyncio.gather(self._boot_task, return_exceptions=True)
+        await self._runner.close()
+        await self.launcher.close()
+        await self._ledger.close()
+
+    # -- reading -------------------------------------------------------------------------
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The present moment. Looks whether the active profile's file was edited by hand."""
+        return self._ledger.snapshot
+
+    def model(self, model_id: str) -> Model:
+        """Raises ModelNotFound, ModelGone if its file is not there, NotReady before a scan."""
+        return decisions.find(self.snapshot, model_id)
+
+    def observed(self) -> dict[int, ObservedServer]:
+        return self.launcher.observed()
+
+    @property
+    def queued_ports(self) -> frozenset[int]:
+        """Ports of servers that wait for their turn to load."""
+        return frozenset(self._runner.queued)
+
+    def make_plan(self) -> Plan:
+        """What `apply` would do now."""
+        return planner.plan(self.snapshot.wanted, self.observed())
+
+    def restart_required(self, model_id: str) -> bool:
+        """Whether this model's running servers differ from what is wanted."""
+        return not planner.only(model_id, self.snapshot.wanted, self.observed()).is_empty
+
+    def unready_reasons(self) -> list[str]:
+        return snapshot.unready_reasons(self.phase, self.snapshot, self.observed())
+
+    def subscribe(self, listener: Callable[[Change], None]) -> Callable[[], None]:
+        """Hear of each change from now on (must not block); the result ends it."""
+        return self._ledger.subscribe(listener)
+
+    # -- the disk ------------------------------------------------------------------------
+
+    async def rescan(self) -> Rescan:
+        """Read the model folders again. Running servers are untouched.
+
+        Raises RescanFailed if no folder could be read, CannotWrite if the result cannot be kept:
+        what is on disk is so all the same, and a full disk must not keep models from starting.
+        """
+        async with self._scan_lock:
+            scan = await asyncio.to_thread(self._scanner.scan, self._go_on)
+            if len(scan.unreadable_roots) == len(self.config.model_paths):
+                self._refuse(scan)
+            results: list[Rescan] = []
+
+            def take(now: Snapshot) -> Next:
+                keep = timedelta(days=self.config.removed_model_days)
+                after, result = decisions.scanned(now, scan, registry.utc_now(), keep)
+                results.append(result)
+                return after
+
+            await self._ledger.change(take)
+        self._call_off_unwanted()
+        result = results[-1]
+        log.info(
+            "scan: %d models, %d added, %d removed, %d broken files, %.0f ms",
+            result.found, len(result.added), len(result.removed), len(result.broken),
+            result.duration_s * 1000,
+        )  # fmt: skip
+        return result
+
+    def _go_on(self, _read: int, _all: int) -> None:
+        """Called after each file, in the scanner's thread: the end need not wait for the rest."""
+        if self._closing:
+            raise Conflict("cannot finish the scan: magid is shutting down")
+
+    def _refuse(self, scan: Scan) -> None:
+        disk = replace(self._ledger.snapshot.disk, unreadable_roots=scan.unreadable_roots)
+        self._ledger.note_disk(disk)
+        first = scan.unreadable_roots[0]
+        raise RescanFailed(
+            f"cannot read any model folder: {first.path}: {first.reason}; create it, or "
+            "set model_paths in magid.yaml (MODEL_SCAN_PATH)"
+        )
+
+    # -- what the user decides -------------------------------------------------------------
+
+    async def set_tier(self, model_id: str, tier: Tier | None) -> Model:
+        _, model = await self._update(
+            model_id, lambda e: e.model_copy(update={"tier_override": tier})
+        )
+        return model
+
+    async def set_thinking(self, model_id: str, thinking: bool | None) -> tuple[Model, bool]:
+        """Also says whether the effective tier changed by it."""
+        before, model = await self._update(
+            model_id, lambda e: e.model_copy(update={"thinking_override": thinking})
+        )
+        return model, model.tier is not before.tier
+
+    async def set_enabled(self, model_id: str, enabled: bool | None) -> Model:
+        """Raises PortTaken, and changes nothing, if the model cannot get the ports it needs."""
+        _, model = await self._update(
+            model_id,
+            lambda e: e.model_copy(update={"enabled_override": enabled}),
+            asks_for_ports=True,
+        )
+        return model
+
+    async def set_settings(
+        self, model_id: str, change: Callable[[RuntimeSettings], RuntimeSettings]
+    ) -> Model:
+        """Raises PortTaken, and changes nothing, if there are too few ports for its instances."""
+        _, model = await self._update(
+            model_id, lambda e: e.model_copy(update={"settings": change(e.settings)})
+        )
+        return model
+
+    async def set_port(self, model_id: str, port: int | None) -> Model:
+        """Raises InvalidInput outside the range, PortTaken if the port is another model's."""
+
+        after = await self._ledger.change(
+            lambda now: decisions.pinned(now, model_id, port, self.config.port_range)
+        )
+        return decisions.find(after, model_id)
+
+    async def _update(
+        self,
+        model_id: str,
+        change: Callable[[ModelEntry], ModelEntry],
+        *,
+        asks_for_ports: bool = False,
+    ) -> tuple[Model, Model]:
+        """The model before and after the change."""
+        before: list[Model] = []
+
+        def decide(now: Snapshot) -> Next:
+            before.append(decisions.find(now, model_id))
+            return decisions.edited(now, model_id, change, asks_for_ports=asks_for_ports)
+
+        after = await self._ledger.change(decide)
+        self._call_off_unwanted()
+        return before[-1], decisions.find(after, model_id)
+
+    def _call_off_unwanted(self) -> None:
+        """A start that waits for its turn must not happen once its model is disabled or gone."""
+        wanted = {spec.model_id for spec in self.snapshot.wanted.specs}
+        queued = self._runner.queued.items()
+        self._runner.call_off(port for port, spec in queued if spec.model_id not in wanted)
+
+    # -- profiles --------------------------------------------------------------------------
+
+    async def activate(self, name: str, *, apply: bool) -> Plan:
+        """Make `name` the active profile, durably; answers the plan, and begins it if asked."""
+
+        def choose(now: Snapshot) -> Next:
+            active = self._ledger.profile(name)
+            return Next(now.registry.model_copy(update={"active_profile": name}), active=active)
+
+        await self._ledger.change(choose)
+        self._ledger.tell(Change("profile"))
+        self._call_off_unwanted()
+        if not apply:
+            return self.make_plan()
+        await self._runner.quiet()
+        return self.apply()
+
+    async def delete_profile(self, name: str) -> None:
+        """Raises ProfileActive, ProfileNotFound, CannotWrite."""
+
+        async def delete() -> None:
+            if name == self._ledger.snapshot.active.name:
+                raise ProfileActive(
+                    f"cannot delete profile {name!r}: it is the active one; activate another first",
+                    profileName=name,
+                )
+            await asyncio.to_thread(self.profiles.delete, name)
+
+        await self._ledger.alone(delete)
+        self._ledger.tell(Change("profile"))
+
+    async def create_profile(self, profile: Profile) -> tuple[str, str]:
+        """The new profile's slug and the path of its file."""
+        slug, path = await self._ledger.alone(
+            lambda: asyncio.to_thread(self.profiles.create, profile)
+        )
+        self._ledger.tell(Change("profile"))
+        return slug, str(path)
+
+    async def replace_profile(self, name: str, profile: Profile, expected: str | None) -> None:
+        """Raises StaleRevision if the file's revision is not the `expected` one."""
+        await self._ledger.alone(
+            lambda: asyncio.to_thread(self.profiles.replace, name, profile, expected)
+        )
+        self._ledger.tell(Change("profile"))
+
+    # -- servers ---------------------------------------------------------------------------
+
+    def apply(self) -> Plan:
+        """Begin to make what runs equal what is wanted; answers what will be done."""
+        plan = self.make_plan()
+        wanted = {line.spec.port for line in plan.start}
+        self._runner.begin(plan, call_off=self._runner.queued.keys() - wanted)
+        return plan
+
+    def start(self, model_id: str) -> asyncio.Task[None]:
+        """Begin to start the model's servers; those that run as wanted are left alone."""
+        known = decisions.startable(self.snapshot, model_id).model_id
+        return self._runner.begin(planner.only(known, self.snapshot.wanted, self.observed()))
+
+    def restart(self, model_id: str) -> asyncio.Task[None]:
+        """Begin to stop what the model has and to start what it should have."""
+        known = decisions.startable(self.snapshot, model_id).model_id
+        return self._runner.begin(planner.restart(self.snapshot.wanted, known, self.observed()))
+
+    def stop(self, model_id: str) -> asyncio.Task[None]:
+        """Begin to stop the model's servers, enabled or not, also if its file is gone.
+
+        Those that failed count as stopped then.
+        """
+        known = self.known_id(model_id)
+        servers = [s for s in self.observed().values() if s.model_id == known]
+        plan = Plan(
+            stop=tuple(
+                Stop(s.port, known, "stop asked for")
+                for s in servers
+                if s.state is not ServerState.STOPPED
+            )
+        )
+        queued = [p for p, spec in self._runner.queued.items() if spec.model_id == known]
+        return self._runner.begin(plan, call_off=queued)
+
+    def stop_all(self) -> Plan:
+        """Begin to stop all servers; nothing that waits is started."""
+        plan = planner.stop_all(self.observed().values(), "stop asked for")
+        self._runner.begin(plan, call_off=self._runner.queued)
+        return plan
+
+    def start_all(self) -> Plan:
+        """Begin to start every wanted server that does not run as wanted."""
+        full = self.make_plan()
+        ports = {line.spec.port for line in full.start}
+        stops = tuple(line for line in full.stop if line.port in ports)
+        plan = replace(full, stop=stops)
+        self._runner.begin(plan)
+        return plan
+
+    async def finished(self, model_id: str, work: asyncio.Task[None], timeout_s: float) -> None:
+        """Wait until the work is done and the model's servers have settled.
+
+        Raises TimedOut (the work goes on), ServerFailed with the reason of the first failure, and
+        Conflict if a later request or the shutdown ended what was begun.
+        """
+        known = self.known_id(model_id)
+        ports = {spec.port for spec in self.snapshot.wanted.specs if spec.model_id == known}
+        await self._runner.finished(known, ports, work, timeout_s)
+
+    def known_id(self, model_id: str) -> str:
+        """The id of a model with or without its file, or of one that only still runs.
+
+        Raises ModelNotFound.
+        """
+        running = {server.model_id for server in self.observed().values()}
+        return registry.resolve_id(model_id, running | self.snapshot.registry.models.keys())
+
+    # -- inside ----------------------------------------------------------------------------
+
+    def _set_phase(self, phase: Phase) -> None:
+        self.phase = phase
+        log.info("magid is %s", phase)
+        self._ledger.tell(Change("phase"))
