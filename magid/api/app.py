@@ -1,0 +1,236 @@
+"""The Sanic application: it carries the route table and knows no route itself.
+
+Requests are read and checked by `incoming`; here each answer gets its headers, and every error,
+also one that Sanic raises, the one shape.
+"""
+
+import asyncio
+import itertools
+import logging
+import re
+import time
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any, cast
+
+from sanic import HTTPResponse, Request, Sanic
+from sanic import exceptions as sanic_errors
+from sanic.handlers import ErrorHandler
+
+from magid import errors
+from magid.api import guard, incoming, openapi
+from magid.api.context import Context
+from magid.api.protocol import Response, WireRequest
+from magid.api.replies import Call, Reply, Stream, error_reply, unexpected
+from magid.api.routes import ROUTES, Access, Route
+
+log = logging.getLogger(__name__)
+
+MAX_HEAD_BYTES = 16_384
+# A watcher that takes nothing for this long is gone, whatever its socket says.
+SEND_TIMEOUT_S = 30.0
+# Above the longest `?wait=`: Sanic answers 503 by itself when a handler takes longer.
+RESPONSE_TIMEOUT_S = 3700
+
+_count = itertools.count()
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cache-Control": "no-store",
+    "Vary": "Origin",
+}
+
+
+def make_app(ctx: Context, table: Iterable[Route] = ROUTES) -> Sanic[Any, Any]:
+    """An application over `ctx` that serves `table`. Any number may live in one process."""
+    config = ctx.daemon.config
+    policy = guard.make_policy(config.addresses, config.allowed_hosts, config.allowed_origins)
+    table = tuple(table)
+    routes = [*table, openapi.make_route(table)]
+    paths = sorted({route.path for route in routes})
+    routes += [Route("OPTIONS", path, _preflight, None, Access.PUBLIC, 204) for path in paths]
+    number = next(_count)
+    app: Sanic[Any, Any] = Sanic(
+        f"magid-{number}",
+        configure_logging=False,
+        error_handler=_Errors(routes),
+        request_class=WireRequest,
+    )
+    app.config.update(
+        REQUEST_TIMEOUT=config.request_timeout,
+        RESPONSE_TIMEOUT=RESPONSE_TIMEOUT_S,
+        KEEP_ALIVE_TIMEOUT=75,
+        # Only for what Sanic reads by itself; below MAX_HEAD_BYTES it would limit heads as well.
+        REQUEST_MAX_SIZE=max(config.max_body_bytes, MAX_HEAD_BYTES),
+        REQUEST_MAX_HEADER_SIZE=MAX_HEAD_BYTES,
+        GRACEFUL_SHUTDOWN_TIMEOUT=config.drain_timeout,
+        # Sanic rewrites its own classes, which makes it twice as fast and fails the second time.
+        TOUCHUP=number == 0,
+        ACCESS_LOG=False,
+        MOTD=False,
+    )
+
+    async def check(request: Request) -> None:
+        incoming.begin(request)
+        incoming.check(request, policy)
+
+    app.register_middleware(check, "request")
+    for route in routes:
+        _register(app, ctx, route)
+    return app
+
+
+def _register(app: Sanic[Any, Any], ctx: Context, route: Route) -> None:
+    methods = ["GET", "HEAD"] if route.method == "GET" else [route.method]
+    app.add_route(
+        _endpoint(ctx, route),
+        route.path.replace("{", "<").replace("}", ">"),
+        methods=methods,
+        name=f"{route.method} {route.path}",
+        stream=True,
+    )
+
+
+def _endpoint(
+    ctx: Context, route: Route
+) -> Callable[..., Coroutine[Any, Any, HTTPResponse | None]]:
+    limit, deadline = ctx.daemon.config.max_body_bytes, ctx.daemon.config.request_timeout
+
+    async def endpoint(request: Request, **raw: str) -> HTTPResponse | None:
+        data = await incoming.read_body(request, limit, deadline)
+        call = Call(
+            params={name: incoming.decode(text) for name, text in raw.items()},
+            query=incoming.parse_query(request, route.query),
+            body=incoming.parse_body(request, route.body, data),
+            if_match=request.headers.get("if-match"),
+            if_none_match=request.headers.get("if-none-match"),
+            last_event_id=request.headers.get("last-event-id"),
+        )
+        answer = await route.handler(ctx, call)
+        if isinstance(answer, Stream):
+            return await _send_stream(request, answer)
+        return _response(request, answer)
+
+    return endpoint
+
+
+# -- what goes out ---------------------------------------------------------------------------
+
+
+def _response(request: Request, answer: Reply) -> HTTPResponse:
+    kind = {"Content-Type": "application/json"} if answer.body else {}
+    return _finished(request, answer.body, answer.status, {**answer.headers, **kind})
+
+
+def _finished(
+    request: Request, body: bytes | None, status: int, own: Mapping[str, str]
+) -> HTTPResponse:
+    """An answer with the headers that every one has."""
+    incoming.end_if_unread(request)
+    headers = {**_HEADERS, "X-Request-Id": request.ctx.request_id, **own}
+    origin = getattr(request.ctx, "origin", None)
+    if origin:
+        headers["Access-Control-Allow-Origin"] = origin
+        headers["Access-Control-Expose-Headers"] = "ETag, X-Request-Id, Retry-After"
+    if log.isEnabledFor(logging.DEBUG):
+        took = (time.monotonic() - request.ctx.began) * 1000
+        log.debug("%s %s %d %.1f ms", request.method, request.path, status, took)
+    return Response(body, status, headers)
+
+
+async def _send_stream(request: Request, answer: Stream) -> HTTPResponse | None:
+    headers = {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"}
+    empty = _finished(request, None, 200, headers)
+    if request.method == "HEAD":
+        await answer.close()
+        return empty
+    response = await request.respond(empty)
+    assert response is not None
+    has_begun = False
+    try:
+        async for chunk in answer.events:
+            has_begun = True
+            async with asyncio.timeout(SEND_TIMEOUT_S):
+                await response.send(chunk)
+        await response.eof()
+    except Exception as error:
+        if not has_begun:
+            raise  # it can still be answered
+        if not isinstance(error, TimeoutError):
+            log.error("stream %s failed", request.ctx.request_id, exc_info=error)
+        # Not a proper end: the caller must not think that it has got everything.
+        cast(asyncio.Transport, request.transport).abort()
+    finally:
+        await answer.close()
+    return None
+
+
+async def _preflight(ctx: Context, call: Call) -> Reply:
+    """A browser asks whether a configured origin may send a request; others got 403 before."""
+    return Reply(
+        b"",
+        204,
+        {
+            "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE",
+            "Access-Control-Allow-Headers": "Content-Type, Authorization, If-Match, If-None-Match, "
+            "Last-Event-ID, X-Request-Id",
+            "Access-Control-Max-Age": "600",
+        },
+    )
+
+
+class _Errors(ErrorHandler):
+    """Every error leaves in the one shape, also those that Sanic raises."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        super().__init__()
+        self._routes = tuple(routes)
+
+    def default(self, request: Request, exception: BaseException) -> HTTPResponse:
+        incoming.begin(request)
+        if isinstance(exception, sanic_errors.RequestCancelled):
+            return Response(status=204)  # the caller has gone: nobody reads it
+        ours = _translated(request, exception)
+        if ours is None:
+            log.error("request %s failed", request.ctx.request_id, exc_info=exception)
+            return _response(request, unexpected(request.ctx.request_id))
+        answer = _response(request, error_reply(ours))
+        if isinstance(exception, sanic_errors.MethodNotAllowed):
+            answer.headers["Allow"] = allowed_methods(request.path, self._routes)
+        return answer
+
+
+def allowed_methods(path: str, routes: Iterable[Route]) -> str:
+    """For the header Allow, which Sanic leaves out where a path has parameters. Pure."""
+    path = path.rstrip("/")
+    fitting = [
+        route for route in routes if re.fullmatch(re.sub(r"{\w+}", "[^/]+", route.path), path)
+    ]
+    fewest = min((route.path.count("{") for route in fitting), default=0)
+    methods = {route.method for route in fitting if route.path.count("{") == fewest}
+    return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
+
+
+def _translated(request: Request, exception: BaseException) -> errors.MagidError | None:
+    """Our error, or Sanic's in our words; None for a defect."""
+    match exception:
+        case errors.MagidError():
+            return exception
+        case sanic_errors.MethodNotAllowed():
+            return errors.MethodNotAllowed(
+                f"cannot {request.method} {request.path}: the path has other methods; "
+                "/openapi.json lists them"
+            )
+        case sanic_errors.NotFound():
+            return errors.NotFound(
+                f"cannot find {request.path}: no such path; /openapi.json lists all of them"
+            )
+        case sanic_errors.PayloadTooLarge():
+            return errors.TooLarge("cannot take this request: its head or body is too large")
+        case sanic_errors.RequestTimeout():
+            return errors.SlowRequest("cannot wait longer: the request did not arrive in time")
+        case sanic_errors.ServiceUnavailable():
+            return errors.TimedOut("cannot answer in time: the operation takes too long")
+        case sanic_errors.BadRequest() | sanic_errors.ExpectationFailed():
+            return errors.InvalidInput(f"cannot read the request: {exception}")
+        case _:
+            return None

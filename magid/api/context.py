@@ -1,0 +1,99 @@
+"""What handlers work with: the daemon, and the answers that are kept ready as bytes."""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+from pydantic_core import to_json
+
+from magid import processes
+from magid.api import schemas, views
+from magid.api.replies import etag_of
+from magid.api.sse import Fanout
+from magid.daemon import Daemon
+from magid.errors import MagidError, NotReady
+from magid.llama import LlamaProgram
+from magid.models import Model
+from magid.snapshot import Snapshot
+from magid.units import ObservedServer
+
+
+@dataclass(slots=True)
+class Context:
+    """One per daemon. `program` finds and probes llama-server; it raises LlamaServerMissing."""
+
+    daemon: Daemon
+    program: Callable[[], Awaitable[LlamaProgram]]
+    started_at: float = field(default_factory=time.time)
+    fanout: Fanout = field(default_factory=Fanout)
+    _written: dict[str, tuple[Model, bytes]] = field(default_factory=dict)
+    _ready_made: dict[str, tuple[int, bytes, str]] = field(default_factory=dict)
+
+    def need_listing(self) -> Snapshot:
+        """The present moment. Raises NotReady until the models are known."""
+        snapshot = self.daemon.snapshot
+        if not snapshot.disk.listed:
+            raise NotReady(
+                "cannot list models yet: no scan of the model folders has succeeded; "
+                "POST /api/models/rescan says why, or try again in a moment"
+            )
+        return snapshot
+
+    def prepared(self, name: str, make: Callable[[Snapshot], bytes]) -> tuple[bytes, str]:
+        """`make(now)` with its ETag, built anew only when the snapshot has changed.
+
+        Raises NotReady until the models are known.
+        """
+        now = self.need_listing()
+        kept = self._ready_made.get(name)
+        if kept is None or kept[0] != now.revision:
+            body = make(now)
+            kept = (now.revision, body, etag_of(body))
+            self._ready_made[name] = kept
+        return kept[1], kept[2]
+
+    def registry(self) -> tuple[bytes, str]:
+        """The whole registry as JSON, and its ETag. Raises NotReady until there is one."""
+        return self.prepared("registry", self.registry_json)
+
+    def registry_json(self, now: Snapshot) -> bytes:
+        written = self.models_json(now.models)
+        for gone in self._written.keys() - now.models.keys():
+            del self._written[gone]
+        rows = b",".join(b'"%s":%s' % (i.encode(), body) for i, body in written.items())
+        frame = to_json(views.registry_frame(now, self.daemon.config))
+        return b'{"models":{%s},%s' % (rows, frame[1:])
+
+    def models_json(self, models: Mapping[str, Model]) -> dict[str, bytes]:
+        """Each of these as JSON. Only one that changed is written anew: there may be thousands."""
+        kept = self._written
+        for model_id, model in models.items():
+            if model_id not in kept or kept[model_id][0] != model:
+                kept[model_id] = (model, to_json(views.discovered_model(model)))
+        return {model_id: kept[model_id][1] for model_id in models}
+
+    async def servers(self) -> list[schemas.Server]:
+        """All servers with their present figures."""
+        figures = await self.daemon.launcher.figures()
+        daemon = self.daemon
+        return views.server_list(
+            daemon.snapshot, daemon.observed(), figures, time.time(), daemon.queued_ports
+        )
+
+    async def servers_of(self, model_id: str) -> list[schemas.Server]:
+        return [s for s in await self.servers() if s["modelId"] == model_id]
+
+    def server_now(self, observed: ObservedServer) -> schemas.Server:
+        """One server without figures: cheap enough for every event."""
+        return views.server(observed, self.daemon.snapshot, None, time.time())
+
+    async def versions(self) -> schemas.Versions:
+        found: LlamaProgram | None
+        try:
+            found = await self.program()
+        except MagidError:
+            found = None
+        return views.versions(found)
+
+    def memory(self) -> schemas.Memory:
+        return views.memory(processes.machine_memory())

@@ -1,0 +1,52 @@
+"""Serving an application on sockets that are open already, several at a time."""
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+from sanic import Sanic
+from sanic.server import AsyncioServer
+
+from magid.api.protocol import Protocol
+from magid.errors import InvalidConfig
+from magid.sockets import BACKLOG
+
+
+async def listen(app: Sanic[Any, Any], sockets: Sequence[socket.socket]) -> "Listening":
+    """Begin to accept. An application starts once, however many sockets it has."""
+    servers: list[AsyncioServer] = []
+    for sock in sockets:
+        server = await app.create_server(
+            sock=sock, protocol=Protocol, backlog=BACKLOG, return_asyncio_server=True
+        )
+        if server is None:
+            raise InvalidConfig(f"cannot serve on {sock.getsockname()!r}")
+        if not servers:
+            await server.startup()
+            await server.before_start()
+        servers.append(server)
+    await servers[0].after_start()
+    return Listening(servers)
+
+
+_LOOK_S = 0.02  # between two looks whether a connection has become idle
+
+
+class Listening:
+    """What accepts connections now."""
+
+    def __init__(self, servers: Sequence[AsyncioServer]) -> None:
+        self._servers = servers
+
+    def close(self) -> None:
+        """Accept no more; connections that exist go on."""
+        for server in self._servers:
+            server.close()
+
+    async def ended(self) -> None:
+        """Wait until every request has its whole answer; each connection is closed when idle."""
+        while connections := [c for server in self._servers for c in server.connections]:
+            for connection in connections:
+                connection.close_if_idle()
+            await asyncio.sleep(_LOOK_S)

@@ -1,0 +1,127 @@
+"""The OpenAPI 3.1 document, made from the table that serves the requests."""
+
+import re
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
+from pydantic_core import to_json
+
+from magid import __version__
+from magid.api import schemas
+from magid.api.replies import STATUS, Call, Reply, cached, etag_of, status_of
+from magid.api.routes import Access, Query, Route
+
+_REF = "#/components/schemas/{model}"
+_NAMES = {bool: "boolean", int: "integer", float: "number", str: "string"}
+# Any route can answer these: they come before the handler.
+_ALWAYS = (400, 403, 404, 405, 408, 413, 415, 421, 500)
+
+
+def document(routes: Iterable[Route]) -> dict[str, Any]:
+    """A valid OpenAPI 3.1 document of these routes."""
+    table = list(routes)
+    shapes, components = _shapes(table)
+    paths: dict[str, Any] = {}
+    for route in table:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, shapes)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "magid",
+            "version": __version__,
+            "summary": "GGUF models as services on one GPU server",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": paths,
+        "components": {"schemas": components},
+    }
+
+
+def _shapes(routes: list[Route]) -> tuple[dict[Any, Any], dict[str, Any]]:
+    """Type -> its schema, by reference where it has a name; and the named schemas."""
+    kinds: set[tuple[Any, Literal["validation", "serialization"]]]
+    kinds = {(route.body, "validation") for route in routes if route.body}
+    kinds |= {(route.reply, "serialization") for route in routes if route.reply}
+    kinds.add((schemas.ErrorReply, "serialization"))
+    ordered = sorted(kinds, key=repr)
+    found, definitions = TypeAdapter.json_schemas(
+        [(kind, mode, TypeAdapter(kind)) for kind, mode in ordered], ref_template=_REF
+    )
+    shapes = {kind: schema for (kind, _mode), schema in found.items()}
+    return shapes, definitions.get("$defs", {})
+
+
+def _operation(route: Route, shapes: dict[Any, Any]) -> dict[str, Any]:
+    parameters = [_path_parameter(name) for name in re.findall(r"{(\w+)}", route.path)]
+    operation: dict[str, Any] = {
+        "operationId": _operation_id(route),
+        "summary": route.summary,
+        "tags": [str(route.access)],
+        "parameters": parameters + [_query_parameter(query) for query in route.query],
+        "responses": _responses(route, shapes),
+    }
+    if route.body is not None:
+        content = {"application/json": {"schema": shapes[route.body]}}
+        operation["requestBody"] = {"required": True, "content": content}
+    return operation
+
+
+def _operation_id(route: Route) -> str:
+    words = re.findall(r"\w+", route.path.replace("{", "by_").replace("-", "_"))
+    return "_".join([route.method.lower(), *(w for w in words if w not in ("api",))])
+
+
+def _path_parameter(name: str) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+
+
+def _query_parameter(query: Query) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": _NAMES[query.kind]}
+    if query.low is not None:
+        schema |= {"minimum": query.low, "maximum": query.high}
+    return {"name": query.name, "in": "query", "description": query.description, "schema": schema}
+
+
+def _responses(route: Route, shapes: dict[Any, Any]) -> dict[str, Any]:
+    answers: dict[str, Any] = {}
+    for status in (route.status, *route.more):
+        answers[str(status)] = _answer(route, status, shapes)
+    error = {"application/json": {"schema": shapes[schemas.ErrorReply]}}
+    known = {status_of(kind("")) for kind in route.errors} | set(_ALWAYS)
+    for status in sorted(known - {route.status, *route.more}):
+        answers[str(status)] = {"description": _describe(route, status), "content": error}
+    return answers
+
+
+def _answer(route: Route, status: int, shapes: dict[Any, Any]) -> dict[str, Any]:
+    if status == 304:
+        return {"description": "Unchanged since the ETag in If-None-Match"}
+    if route.reply is None:
+        stream = {"text/event-stream": {"schema": {"type": "string"}}}
+        return {"description": route.summary, "content": stream}
+    content: dict[str, Any] = {"application/json": {"schema": shapes[route.reply]}}
+    if any(q.name == "follow" for q in route.query):
+        content["text/event-stream"] = {"schema": {"type": "string"}}
+    return {"description": route.summary, "content": content}
+
+
+def _describe(route: Route, status: int) -> str:
+    own = {kind for kind in route.errors if status_of(kind("")) == status}
+    general = {kind for kind, code in STATUS.items() if code == status}
+    return ", ".join(sorted(kind.__name__ for kind in own or general)) or "InternalError"
+
+
+def make_route(routes: Iterable[Route]) -> Route:
+    """The route that serves the document; it is in the document itself."""
+
+    async def get_openapi(_ctx: Any, call: Call) -> Reply:
+        """This document."""
+        return cached(body, tag, call)
+
+    own = Route(
+        "GET", "/openapi.json", get_openapi, dict[str, Any], Access.PUBLIC, more=(304,),
+    )  # fmt: skip
+    body = to_json(document([*routes, own]))
+    tag = etag_of(body)
+    return own

@@ -1,0 +1,53 @@
+"""What of HTTP Sanic 25.12 gets wrong between the socket and a request: mended here, once.
+
+Everything above works with Sanic's own classes and does not know of this.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from sanic import HTTPResponse, Request
+from sanic.exceptions import BadURL
+from sanic.http import Stage
+from sanic.server import HttpProtocol
+
+
+class Protocol(HttpProtocol):
+    """Sanic's clock for a request's head starts anew with every byte; this one does not."""
+
+    def data_received(self, data: bytes) -> None:
+        reads_head = self.http is not None and self.http.stage is Stage.REQUEST
+        began = self._time if reads_head else None
+        super().data_received(data)
+        if began is not None:
+            self._time = began
+
+
+class WireRequest(Request[Any, Any]):
+    """A request whose target cannot be parsed is answered with 400, not with silence.
+
+    To answer an unreadable head Sanic makes an empty request of method NONE with the same target,
+    which fails in the same way.
+    """
+
+    def __init__(self, url_bytes: bytes, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().__init__(url_bytes, *args, **kwargs)
+        except BadURL:
+            if kwargs.get("method") != "NONE":
+                raise
+            super().__init__(b"*", *args, **kwargs)
+
+
+class Response(HTTPResponse):
+    """Sends the headers it was given.
+
+    Sanic would take Content-Length from a 412, so that the caller waits for a body's end that never
+    comes, write `content-type: None` where there is no content, and add an empty `alt-svc`.
+    """
+
+    @property
+    def processed_headers(self) -> Iterator[tuple[bytes, bytes]]:
+        for name, value in self.headers.items():
+            if name.lower() != "alt-svc":
+                yield name.encode("ascii"), str(value).encode(errors="surrogateescape")

@@ -1,0 +1,148 @@
+"""Every route and who may call it, on one screen. Sanic's routes and OpenAPI are made from this."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel
+
+from magid import errors as e
+from magid.api import events, health, models, profiles, servers
+from magid.api import schemas as s
+from magid.api.context import Context
+from magid.api.replies import Call, Reply, Stream
+from magid.profiles import Profile
+
+Handler = Callable[[Context, Call], Awaitable[Reply | Stream]]
+
+
+class Access(StrEnum):
+    """What a caller needs. Where no token is configured, being local is enough."""
+
+    PUBLIC = "public"  # probes
+    READ = "read"
+    CHANGE = "change"
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One query parameter: its type, and its bounds where it is a number."""
+
+    name: str
+    kind: type[bool] | type[int] | type[float] | type[str]
+    description: str
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One operation. `reply` is None for an event stream; `more` are further good statuses."""
+
+    method: str
+    path: str
+    handler: Handler
+    reply: Any
+    access: Access
+    status: int = 200
+    more: tuple[int, ...] = ()
+    body: type[BaseModel] | None = None
+    query: tuple[Query, ...] = ()
+    errors: tuple[type[e.MagidError], ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """For OpenAPI: the first line of the handler's docstring."""
+        return (self.handler.__doc__ or "").strip().partition("\n")[0].rstrip(".")
+
+
+_WAIT = Query("wait", float, "seconds to wait until it is done; without it 202 at once", 0, 3600)
+_MODEL = Query("model", str, "ask for this model only")
+_DRY_RUN = Query("dryRun", bool, "only answer the plan")
+_APPLY = Query("apply", bool, "false: only remember the choice")
+_LOGS = (
+    Query("lines", int, "how many of the last lines", 1, 2000),
+    Query("since", str, "an RFC 3339 time, or a span back from now: 90s, 10m, 2h, 1d"),
+    Query("grep", str, "only lines that contain this text, in any case"),
+    Query("follow", bool, "go on as server-sent events; Last-Event-ID resumes"),
+    Query("instance", int, "which of the model's servers, from 0", 0, 15),
+)
+
+_Errors = tuple[type[e.MagidError], ...]
+_UNKNOWN: _Errors = (e.ModelNotFound,)
+_WRITE: _Errors = (e.CannotWrite,)
+_UPDATE: _Errors = (*_UNKNOWN, *_WRITE, e.ModelGone, e.PortTaken, e.NotReady)
+_STOP: _Errors = (*_UNKNOWN, e.Busy, e.TimedOut, e.ServerFailed)
+_START: _Errors = (*_STOP, e.ModelDisabled, e.ModelGone, e.PortTaken)
+_PROFILE: _Errors = (e.ProfileNotFound, e.InvalidProfile)
+
+
+def _get(path: str, handler: Handler, reply: Any = None, **more: Any) -> Route:
+    return Route("GET", path, handler, reply, **{"access": Access.READ, **more})
+
+
+def _probe(path: str, handler: Handler, reply: Any, **more: Any) -> Route:
+    return _get(path, handler, reply, access=Access.PUBLIC, **more)
+
+
+def _post(path: str, handler: Handler, reply: Any, **more: Any) -> Route:
+    return Route("POST", path, handler, reply, Access.CHANGE, **more)
+
+
+def _put(path: str, handler: Handler, reply: Any, body: type[BaseModel], **more: Any) -> Route:
+    return Route("PUT", path, handler, reply, Access.CHANGE, body=body, **more)
+
+
+def _delete(path: str, handler: Handler, reply: Any, **more: Any) -> Route:
+    return Route("DELETE", path, handler, reply, Access.CHANGE, **more)
+
+
+_TAG, _LATER = (304,), (202,)  # answered too: unchanged; begun and not done
+M, S, P = "/api/models", "/api/models/servers", "/api/models/profiles"
+ID, SID, NAME = f"{M}/{{modelId}}", f"{S}/{{modelId}}", f"{P}/{{name}}"
+
+# fmt: off
+ROUTES: tuple[Route, ...] = (
+    _probe("/livez", health.livez, s.LiveReply),
+    _probe("/readyz", health.readyz, s.HealthReply, more=(503,), query=(_MODEL,), errors=_UNKNOWN),
+    _probe("/healthz", health.readyz, s.HealthReply, more=(503,), query=(_MODEL,), errors=_UNKNOWN),
+    _probe("/health", health.readyz, s.HealthReply, more=(503,), query=(_MODEL,), errors=_UNKNOWN),
+    _get("/api/events", events.get_events),
+    _get(f"{M}/registry", models.get_registry, s.RegistryReply, more=_TAG,
+         errors=(e.NotReady,)),
+    _get(f"{M}/status", health.status, s.StatusReply),
+    _get(f"{M}/tiers/{{tier}}", models.get_tier, list[s.DiscoveredModel], more=_TAG,
+         errors=(e.NotReady,)),
+    _post(f"{M}/rescan", models.rescan, s.RescanReply, errors=(e.RescanFailed, *_WRITE)),
+    _post(f"{M}/apply", servers.apply, s.PlanReply, more=_LATER, query=(_DRY_RUN,),
+          errors=(e.Busy,)),
+    _get(S, servers.list_servers, s.ServersReply),
+    _post(f"{S}/start-all", servers.start_all, s.PlanReply, more=_LATER, errors=(e.Busy,)),
+    _post(f"{S}/stop-all", servers.stop_all, s.PlanReply, more=_LATER, errors=(e.Busy,)),
+    _post(f"{SID}/start", servers.start, s.ServerAction, more=_LATER, query=(_WAIT,),
+          errors=_START),
+    _post(f"{SID}/stop", servers.stop, s.ServerAction, more=_LATER, query=(_WAIT,), errors=_STOP),
+    _post(f"{SID}/restart", servers.restart, s.ServerAction, more=_LATER, query=(_WAIT,),
+          errors=_START),
+    _get(f"{SID}/logs", servers.logs, s.LogsReply, query=_LOGS, errors=_UNKNOWN),
+    _get(P, profiles.list_profiles, list[str], more=_TAG),
+    _post(P, profiles.create_profile, s.ProfileCreated, status=201, body=Profile,
+          errors=(e.ProfileExists, *_WRITE)),
+    _get(NAME, profiles.get_profile, s.ProfileReply, more=_TAG, errors=_PROFILE),
+    _put(NAME, profiles.replace_profile, s.ProfileReplaced, Profile,
+         errors=(*_PROFILE, e.StaleRevision, *_WRITE)),
+    _delete(NAME, profiles.delete_profile, s.Message,
+            errors=(e.ProfileNotFound, e.ProfileActive, *_WRITE)),
+    _post(f"{NAME}/activate", profiles.activate, s.Activated, more=_LATER, query=(_APPLY,),
+          errors=(*_PROFILE, e.Busy, *_WRITE)),
+    _get(ID, models.get_model, s.ModelDetail,
+         errors=(*_UNKNOWN, e.ModelGone, e.NotReady)),
+    _put(f"{ID}/tier", models.put_tier, s.TierReply, s.TierBody, errors=_UPDATE),
+    _put(f"{ID}/thinking", models.put_thinking, s.ThinkingReply, s.ThinkingBody, errors=_UPDATE),
+    _put(f"{ID}/enabled", models.put_enabled, s.EnabledReply, s.EnabledBody, errors=_UPDATE),
+    _put(f"{ID}/port", models.put_port, s.PortReply, s.PortBody, errors=_UPDATE),
+    _put(f"{ID}/runtime-settings", models.put_settings, s.SettingsReply, s.SettingsBody,
+         errors=_UPDATE),
+)
+# fmt: on

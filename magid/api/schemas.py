@@ -1,0 +1,378 @@
+"""The shapes of the REST contract: what comes in is validated, what goes out is typed.
+
+Answers are TypedDicts in the wire's own spelling, so that the type checker holds them, OpenAPI
+describes them, and no object is built twice. `tierThresholds` keeps the snake_case keys that the
+first clients were written against.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+from typing_extensions import TypedDict
+
+from magid.discovery import ModelKind
+from magid.registry import RuntimeSettings
+from magid.tiers import ThinkingMode, Tier
+from magid.units import ServerState
+
+JSON_OBJECT = dict[str, Any]
+
+
+class Body(BaseModel):
+    """A request body: unknown keys and wrong types are refused."""
+
+    model_config = ConfigDict(
+        strict=True, extra="forbid", alias_generator=to_camel, frozen=True, populate_by_name=False
+    )
+
+
+class TierBody(Body):
+    tier: Annotated[Tier, Field(strict=False)] | None
+
+
+class ThinkingBody(Body):
+    thinking: bool | None
+
+
+class EnabledBody(Body):
+    enabled: bool | None
+
+
+class PortBody(Body):
+    port: Annotated[int, Field(ge=1, le=65535)] | None
+
+
+class SettingsBody(Body):
+    """Every key may be left out (unchanged) or null (back to the default)."""
+
+    n_gpu_layers: Annotated[int, Field(ge=-1, le=9999)] | None = None
+    ctx_size: Annotated[int, Field(ge=0, le=2**24)] | None = None
+    n_threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    batch_size: Annotated[int, Field(ge=1, le=2**20)] | None = None
+    parallel: Annotated[int, Field(ge=1, le=1024)] | None = None
+    instances: Annotated[int, Field(ge=1, le=16)] | None = None
+    extra_args: Annotated[list[str], Field(max_length=64)] | None = None
+
+    def onto(self, settings: RuntimeSettings) -> RuntimeSettings:
+        given = self.model_dump(include=self.model_fields_set)
+        if given.get("extra_args") is not None:
+            given["extra_args"] = tuple(given["extra_args"])
+        return settings.model_copy(update=given)
+
+
+class ErrorReply(TypedDict):
+    error: str
+    message: str
+    details: JSON_OBJECT
+
+
+class Message(TypedDict):
+    message: str
+
+
+class Companion(TypedDict):
+    kind: str
+    filePath: str
+
+
+class DiscoveredModel(TypedDict):
+    filePath: str
+    filename: str
+    family: str
+    version: str | None
+    variant: str | None
+    sizeParams: float
+    quantization: str
+    isThinkingModel: bool
+    thinkingOverride: bool | None
+    assignedTier: Tier
+    tierOverride: Tier | None
+    port: int | None
+    enabled: bool
+    enabledOverride: bool | None
+    modelId: str
+    effectiveTier: Tier
+    effectiveThinking: bool
+    displayName: str
+    isInstruct: bool
+    isCoder: bool
+    kind: ModelKind
+    architecture: str
+    contextLength: int | None
+    parameterCount: int
+    activeParameterCount: int
+    sizeBytes: int
+    files: list[str]
+    companions: list[Companion]
+    thinkingMode: ThinkingMode
+    thinkingEvidence: str
+    nGpuLayers: int | None
+    ctxSize: int | None
+    nThreads: int | None
+    batchSize: int | None
+    parallel: int | None
+    instances: int
+    extraArgs: list[str]
+    discoveredAt: str
+
+
+class ModelDetail(DiscoveredModel):
+    """One model, with where each value comes from and what it would run as."""
+
+    sources: dict[str, str]
+    ports: list[int]
+    argv: list[list[str]]
+    wanted: bool
+    wantedReason: str
+
+
+class RemovedModel(TypedDict):
+    modelId: str
+    filePath: str
+    missingSince: str | None
+    tierOverride: Tier | None
+    thinkingOverride: bool | None
+    enabledOverride: bool | None
+
+
+class BrokenModel(TypedDict):
+    path: str
+    reason: str
+
+
+class PendingModel(TypedDict):
+    filePath: str
+    filename: str
+    sizeBytes: int
+    architecture: str | None
+    name: str | None
+    contextLength: int | None
+
+
+class TierThresholds(TypedDict):
+    powerful_min: float
+    fast_max: float
+
+
+class RegistryFrame(TypedDict):
+    """The registry without its models, which are kept as JSON one by one."""
+
+    scanPath: str
+    scanPaths: list[str]
+    lastScan: str | None
+    portRange: tuple[int, int]
+    tierThresholds: TierThresholds
+    modelsRemoved: list[RemovedModel]
+    modelsBroken: list[BrokenModel]
+    modelsPending: list[PendingModel]
+
+
+class RegistryReply(RegistryFrame):
+    models: dict[str, DiscoveredModel]
+
+
+class RescanReply(TypedDict):
+    message: str
+    modelsFound: int
+    modelsAdded: int
+    modelsRemoved: int
+    timestamp: str
+    added: list[str]
+    removed: list[str]
+    modelsBroken: list[BrokenModel]
+    durationMs: float
+
+
+class TierReply(TypedDict):
+    message: str
+    modelId: str
+    tier: Tier
+    override: bool
+    restartRequired: bool
+
+
+class ThinkingReply(TypedDict):
+    message: str
+    modelId: str
+    thinking: bool
+    override: bool
+    tierChanged: bool
+    tier: Tier
+    restartRequired: bool
+
+
+class EnabledReply(TypedDict):
+    message: str
+    modelId: str
+    enabled: bool
+    override: bool
+    restartRequired: bool
+
+
+class PortReply(TypedDict):
+    message: str
+    modelId: str
+    port: int | None
+    override: bool
+    restartRequired: bool
+
+
+class SettingsReply(TypedDict):
+    message: str
+    modelId: str
+    runtimeSettings: JSON_OBJECT
+    restartRequired: bool
+
+
+class Server(TypedDict):
+    modelId: str
+    displayName: str
+    port: int
+    pid: int | None
+    isReady: bool
+    isRunning: bool
+    uptimeSeconds: int
+    tier: Tier
+    isThinking: bool
+    unit: str
+    instance: int
+    state: ServerState
+    stateReason: str
+    restarts: int
+    memoryBytes: int | None
+    cpuSeconds: float | None
+    invocationId: str | None
+    endpoint: str
+    specCurrent: bool
+
+
+class ServersReply(TypedDict):
+    totalServers: int
+    readyServers: int
+    servers: list[Server]
+
+
+class ServerAction(TypedDict):
+    message: str
+    modelId: str
+    servers: list[Server]
+
+
+class PlanLine(TypedDict):
+    modelId: str
+    port: int | None
+    unit: str | None
+    reason: str
+
+
+class PlanReply(TypedDict):
+    message: str
+    stop: list[PlanLine]
+    start: list[PlanLine]
+    keep: list[PlanLine]
+    blocked: list[PlanLine]
+
+
+class LogEntry(TypedDict):
+    cursor: str
+    timestamp: str
+    port: int
+    message: str
+
+
+class LogsReply(TypedDict):
+    modelId: str
+    lines: list[LogEntry]
+
+
+class TierConfig(TypedDict):
+    name: str
+    maxScore: float
+    expectedTimeSeconds: float
+    description: str
+
+
+class TwoStage(TypedDict):
+    enabled: bool
+    stage1Tier: Tier
+    stage2Tier: Tier
+    stage1MaxTokens: int
+
+
+class LoadBalancing(TypedDict):
+    enabled: bool
+    strategy: str
+    healthCheckInterval: float
+
+
+class ProfileReply(TypedDict):
+    name: str
+    description: str
+    enabledModels: list[str]
+    tierConfig: list[TierConfig]
+    twoStage: TwoStage
+    loadBalancing: LoadBalancing
+    active: bool
+    missingModels: list[str]
+
+
+class ProfileCreated(TypedDict):
+    message: str
+    profileName: str
+    path: str
+
+
+class ProfileReplaced(TypedDict):
+    message: str
+    profileName: str
+    active: bool
+
+
+class Activated(PlanReply):
+    profileName: str
+    applied: bool
+
+
+class Memory(TypedDict):
+    totalBytes: int | None
+    availableBytes: int | None
+
+
+class Versions(TypedDict):
+    magid: str
+    python: str
+    llamaServer: str | None
+    llamaServerPath: str | None
+
+
+class Pending(TypedDict):
+    stop: int
+    start: int
+
+
+class StatusReply(TypedDict):
+    phase: str
+    ready: bool
+    activeProfile: str | None
+    totalModels: int
+    enabledModels: int
+    modelsByTier: dict[str, int]
+    serversByState: dict[str, int]
+    servers: list[Server]
+    problems: list[str]
+    pendingChanges: Pending
+    memory: Memory
+    versions: Versions
+    uptimeSeconds: int
+
+
+class HealthReply(TypedDict):
+    status: Literal["ok", "unavailable"]
+    phase: str
+    reasons: list[str]
+    warnings: list[str]
+
+
+class LiveReply(TypedDict):
+    status: Literal["ok"]

@@ -1,0 +1,295 @@
+"""From what the daemon knows to what the contract shows. Pure: the clock and figures come in."""
+
+import platform
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from magid import __version__
+from magid.api import schemas
+from magid.config import Config
+from magid.discovery import BrokenFile
+from magid.llama import LlamaProgram
+from magid.models import Model
+from magid.planner import Blocked, Keep, Plan, Start, Stop
+from magid.profiles import Profile, selects
+from magid.registry import ModelEntry, RuntimeSettings
+from magid.snapshot import Snapshot
+from magid.tiers import Tier
+from magid.units import ObservedServer, ServerFigures, ServerSpec, ServerState, unit_name
+
+
+def when(moment: datetime | None) -> str | None:
+    """RFC 3339 in UTC with a Z, as the seed writes it."""
+    return None if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def discovered_model(model: Model) -> schemas.DiscoveredModel:
+    found, entry, settings = model.found, model.entry, model.settings
+    return {
+        "filePath": found.path,
+        "filename": found.filename,
+        "family": found.name.family,
+        "version": found.name.version,
+        "variant": found.name.variant,
+        "sizeParams": found.name.size_params,
+        "quantization": found.name.quantization,
+        "isThinkingModel": found.is_thinking,
+        "thinkingOverride": entry.thinking_override,
+        "assignedTier": found.tier,
+        "tierOverride": entry.tier_override,
+        "port": model.port,
+        "enabled": model.enabled,
+        "enabledOverride": entry.enabled_override,
+        "modelId": model.model_id,
+        "effectiveTier": model.tier,
+        "effectiveThinking": model.is_thinking,
+        "displayName": found.display_name,
+        "isInstruct": found.name.is_instruct,
+        "isCoder": found.name.is_coder,
+        "kind": found.kind,
+        "architecture": found.architecture,
+        "contextLength": found.context_length,
+        "parameterCount": found.parameter_count,
+        "activeParameterCount": found.active_parameter_count,
+        "sizeBytes": found.size_bytes,
+        "files": list(found.files),
+        "companions": [{"kind": c.kind, "filePath": c.path} for c in found.companions],
+        "thinkingMode": found.thinking_mode,
+        "thinkingEvidence": found.thinking_evidence,
+        "nGpuLayers": settings.n_gpu_layers,
+        "ctxSize": settings.ctx_size,
+        "nThreads": settings.n_threads,
+        "batchSize": settings.batch_size,
+        "parallel": settings.parallel,
+        "instances": settings.instances,
+        "extraArgs": list(settings.extra_args),
+        "discoveredAt": when(entry.discovered_at) or "",
+    }
+
+
+def model_detail(model: Model, argv: list[list[str]], snapshot: Snapshot) -> schemas.ModelDetail:
+    blocked = {b.model_id: b.reason for b in snapshot.wanted.blocked}
+    return {
+        **discovered_model(model),
+        "sources": sources_of(model, snapshot.active.name),
+        "ports": [s.port for s in snapshot.wanted.specs if s.model_id == model.model_id],
+        "argv": argv,
+        "wanted": model.enabled and model.model_id not in blocked,
+        "wantedReason": blocked.get(model.model_id, _why_enabled(model, snapshot.active.name)),
+    }
+
+
+def sources_of(model: Model, profile: str | None) -> dict[str, str]:
+    """Effective value -> where it comes from: override, profile, default, discovery, magid."""
+    entry = model.entry
+    by_profile = f"profile {profile}" if profile else "default"
+    tier = "override" if entry.tier_override else "discovery"
+    if not entry.tier_override and entry.thinking_override:
+        tier = "thinking override"
+    names = {
+        "n_gpu_layers": "nGpuLayers", "ctx_size": "ctxSize", "n_threads": "nThreads",
+        "batch_size": "batchSize", "extra_args": "extraArgs",
+    }  # fmt: skip
+    return {
+        "tier": tier,
+        "thinking": "discovery" if entry.thinking_override is None else "override",
+        "enabled": by_profile if entry.enabled_override is None else "override",
+        "port": "override" if entry.port_pinned else "magid",
+        **{names.get(name, name): where for name, where in model.settings.sources.items()},
+    }
+
+
+def _why_enabled(model: Model, profile: str | None) -> str:
+    if model.entry.enabled_override is not None:
+        return "enabled by override" if model.enabled else "disabled by override"
+    if profile is None:
+        return "no profile is active"
+    return f"{'in' if model.enabled else 'not in'} the active profile {profile!r}"
+
+
+def registry_frame(snapshot: Snapshot, config: Config) -> schemas.RegistryFrame:
+    paths = [str(path) for path in config.model_paths]
+    return {
+        "scanPath": paths[0],
+        "scanPaths": paths,
+        "lastScan": when(snapshot.registry.last_scan),
+        "portRange": config.port_range,
+        "tierThresholds": {
+            "powerful_min": config.tier_thresholds.powerful_min,
+            "fast_max": config.tier_thresholds.fast_max,
+        },
+        "modelsRemoved": [removed_model(entry) for entry in snapshot.missing],
+        "modelsBroken": broken_models(snapshot.disk.broken),
+        "modelsPending": [
+            {
+                "filePath": p.path,
+                "filename": p.filename,
+                "sizeBytes": p.size_bytes,
+                "architecture": p.architecture,
+                "name": p.name,
+                "contextLength": p.context_length,
+            }
+            for p in snapshot.disk.pending
+        ],
+    }
+
+
+def removed_model(entry: ModelEntry) -> schemas.RemovedModel:
+    return {
+        "modelId": entry.model_id,
+        "filePath": entry.path,
+        "missingSince": when(entry.missing_since),
+        "tierOverride": entry.tier_override,
+        "thinkingOverride": entry.thinking_override,
+        "enabledOverride": entry.enabled_override,
+    }
+
+
+def broken_models(broken: Iterable[BrokenFile]) -> list[schemas.BrokenModel]:
+    return [{"path": b.path, "reason": b.reason} for b in broken]
+
+
+def runtime_settings(settings: RuntimeSettings) -> dict[str, Any]:
+    return settings.model_dump(mode="json", by_alias=True)
+
+
+# -- servers ---------------------------------------------------------------------------------
+
+
+def server_list(
+    snapshot: Snapshot,
+    observed: Mapping[int, ObservedServer],
+    figures: Mapping[int, ServerFigures],
+    now: float,
+    queued: frozenset[int] = frozenset(),
+) -> list[schemas.Server]:
+    """Every wanted server, and every other one that runs, in port order."""
+    wanted = snapshot.wanted.by_port
+    shown = {p: s for p, s in observed.items() if p in wanted or s.state.is_running}
+    ports = sorted(wanted.keys() | shown.keys())
+    return [
+        server(
+            shown.get(port) or _not_started(wanted[port], waits=port in queued),
+            snapshot,
+            figures.get(port),
+            now,
+        )
+        for port in ports
+    ]
+
+
+def _not_started(spec: ServerSpec, *, waits: bool) -> ObservedServer:
+    reason = "waits for its turn to load" if waits else "not started"
+    return ObservedServer(
+        spec.port, spec.model_id, spec.instance, spec.hash, ServerState.STOPPED, reason,
+        host=spec.host,
+    )  # fmt: skip
+
+
+def server(
+    observed: ObservedServer, snapshot: Snapshot, figures: ServerFigures | None, now: float
+) -> schemas.Server:
+    model = snapshot.models.get(observed.model_id)
+    spec = snapshot.wanted.by_port.get(observed.port)
+    running = observed.state.is_running
+    since = observed.started_at if running else None
+    return {
+        "modelId": observed.model_id,
+        "displayName": model.found.display_name if model else observed.model_id,
+        "port": observed.port,
+        "pid": observed.pid if running else None,
+        "isReady": observed.state is ServerState.READY,
+        "isRunning": running,
+        "uptimeSeconds": 0 if since is None else max(0, int(now - since)),
+        "tier": model.tier if model else _tier_in(observed.model_id),
+        "isThinking": model.is_thinking if model else False,
+        "unit": observed.unit,
+        "instance": observed.instance,
+        "state": observed.state,
+        "stateReason": observed.reason,
+        "restarts": observed.restarts,
+        "memoryBytes": figures.memory_bytes if figures else None,
+        "cpuSeconds": figures.cpu_seconds if figures else None,
+        "invocationId": observed.invocation_id if running else None,
+        "endpoint": f"http://{_in_url(observed.host)}:{observed.port}",
+        "specCurrent": spec is not None and spec.hash == observed.spec_hash,
+    }
+
+
+def _tier_in(model_id: str) -> Tier:
+    # The file of a running server is gone: its id still carries the tier it was found with.
+    for tier in Tier:
+        if f"_{tier}" in model_id:
+            return tier
+    return Tier.BALANCED
+
+
+def _in_url(host: str) -> str:
+    if host in ("0.0.0.0", "::"):
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
+
+
+def servers_reply(servers: list[schemas.Server]) -> schemas.ServersReply:
+    return {
+        "totalServers": len(servers),
+        "readyServers": sum(s["isReady"] for s in servers),
+        "servers": servers,
+    }
+
+
+# -- plans and profiles ----------------------------------------------------------------------
+
+
+def plan_reply(message: str, plan: Plan) -> schemas.PlanReply:
+    return {
+        "message": message,
+        "stop": [plan_line(line) for line in plan.stop],
+        "start": [plan_line(line) for line in plan.start],
+        "keep": [plan_line(line) for line in plan.keep],
+        "blocked": [plan_line(line) for line in plan.blocked],
+    }
+
+
+def plan_line(line: Stop | Start | Keep | Blocked) -> schemas.PlanLine:
+    if isinstance(line, Blocked):
+        return {"modelId": line.model_id, "port": None, "unit": None, "reason": line.reason}
+    model_id, port = (
+        (line.spec.model_id, line.spec.port)
+        if isinstance(line, Start)
+        else (line.model_id, line.port)
+    )
+    return {"modelId": model_id, "port": port, "unit": unit_name(port), "reason": line.reason}
+
+
+def profile_reply(profile: Profile, *, active: bool, missing: list[str]) -> schemas.ProfileReply:
+    # The aliases of Profile are the contract's names; a test holds the answer against the schema.
+    own = cast(schemas.ProfileReply, profile.model_dump(mode="json", by_alias=True))
+    return {**own, "active": active, "missingModels": missing}
+
+
+# -- the machine -----------------------------------------------------------------------------
+
+
+def memory(figures: Mapping[str, int]) -> schemas.Memory:
+    return {"totalBytes": figures.get("total"), "availableBytes": figures.get("available")}
+
+
+def missing_models(profile: Profile, models: Mapping[str, Model]) -> list[str]:
+    """The selectors of a profile that select no known model, but for tiers: those may be empty."""
+    return [
+        selector
+        for selector in profile.enabled_models
+        if not selector.startswith("tier:")
+        and not any(selects(selector, m.model_id, m.tier) for m in models.values())
+    ]
+
+
+def versions(program: LlamaProgram | None) -> schemas.Versions:
+    return {
+        "magid": __version__,
+        "python": platform.python_version(),
+        "llamaServer": program.version if program else None,
+        "llamaServerPath": str(program.path) if program else None,
+    }

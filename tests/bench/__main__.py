@@ -1,0 +1,20 @@
+"""`make bench`: every measurement, one after another, each in a process of its own."""
+
+import subprocess
+import sys
+
+BENCHES = ("bench_gguf", "bench_discovery", "bench_api")
+
+
+def main() -> int:
+    """The number of benches that failed."""
+    failed = 0
+    for name in BENCHES:
+        print(f"== {name}", flush=True)
+        done = subprocess.run([sys.executable, "-m", f"tests.bench.{name}"], check=False)
+        failed += done.returncode != 0
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

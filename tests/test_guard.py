@@ -1,0 +1,134 @@
+"""Host, Origin and header forms: who is answered, as tables."""
+
+import pytest
+
+from magid.addresses import TcpAddress, UnixAddress
+from magid.api import guard
+from magid.errors import HostNotAllowed, InvalidInput, MagidError, NotAllowed
+
+POLICY = guard.Policy(
+    frozenset({"localhost", "gpu1", "magi.example"}), frozenset({"http://ui.example:5173"})
+)
+
+
+def test_own_names_are_the_addresses_bound_to_and_the_configured_ones() -> None:
+    policy = guard.make_policy(
+        [TcpAddress("127.0.0.5", 80), TcpAddress("::1", 80), UnixAddress("/run/x")],
+        ["Magi.Example"],
+        ["https://UI.example/"],
+    )
+    assert {"localhost", "127.0.0.5", "::1", "magi.example"} <= policy.hosts
+    assert policy.origins == {"https://ui.example"}
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost", "LOCALHOST:8000", "127.0.0.1", "127.0.0.1:1", "127.1.2.3:8000", "[::1]",
+        "[::1]:8000", "gpu1:80", "magi.example", "magi.example.", "ui.localhost:8000",
+    ],
+)  # fmt: skip
+def test_hosts_of_ours(host: str) -> None:
+    guard.check_host(host, POLICY)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example", "localhost.evil.example", "evil-localhost", "192.168.1.5", "10.0.0.1:8000",
+        "[fe80::1]", "0.0.0.0:8000", "magi.example.evil", "127.0.0.1.evil.example", "[::ffff:1]",
+        "169.254.169.254", "2130706433", "0x7f.1",
+    ],
+)  # fmt: skip
+def test_foreign_hosts(host: str) -> None:
+    with pytest.raises(HostNotAllowed, match="allowed_hosts"):
+        guard.check_host(host, POLICY)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [None, "", " ", "local host", "localhost:", "localhost:x", "a@localhost", "localhost/x",
+     "localhost\n", "[::1", "lo\u0441alhost", "localhost:123456", "localhost,evil"],
+)  # fmt: skip
+def test_malformed_hosts(host: str | None) -> None:
+    with pytest.raises(InvalidInput, match="one valid Host"):
+        guard.check_host(host, POLICY)
+
+
+SAME = {"host": "localhost:8000", "origin": "http://localhost:8000"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "changes", "answer"),
+    [
+        ({"host": "localhost:8000"}, True, None),
+        (SAME, True, None),
+        ({**SAME, "sec-fetch-site": "same-origin"}, True, None),
+        ({"host": "localhost:8000", "origin": "http://ui.example:5173"}, True,
+         "http://ui.example:5173"),
+        ({"host": "localhost:8000", "sec-fetch-site": "cross-site"}, False, None),  # a link
+        ({"host": "localhost:8000", "sec-fetch-site": "none"}, True, None),  # typed by a person
+    ],
+)  # fmt: skip
+def test_pages_that_are_answered(
+    headers: dict[str, str], changes: bool, answer: str | None
+) -> None:
+    assert guard.check_origin(headers, POLICY, changes=changes) == answer
+
+
+@pytest.mark.parametrize("changes", [True, False])
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "null", "", "http://evil.example", "http://localhost:5173", "https://evil.example:8000",
+        "http://ui.example", "http://localhost:8000.evil.example", "file://", "localhost:8000",
+        "http://localhost:8000@evil.example", "chrome-extension://abc", "ws://localhost:8000",
+    ],
+)  # fmt: skip
+def test_pages_of_others(origin: str, changes: bool) -> None:
+    with pytest.raises(NotAllowed, match="allowed_origins"):
+        guard.check_origin({"host": "localhost:8000", "origin": origin}, POLICY, changes=changes)
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site", "nonsense"])
+def test_a_change_from_another_site_without_origin(site: str) -> None:
+    with pytest.raises(NotAllowed):
+        guard.check_origin({"host": "localhost:8000", "sec-fetch-site": site}, POLICY, changes=True)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"Host: a",
+        b"Host: a\r\nAccept:\r\nX-A: b c\td",
+        b"host:a\r\ncontent-length:3",
+        b"Host: a\r\nAccept: x\r\nAccept: y",
+        b"Host: a\r\nX-Utf8: \xc3\xa9",
+    ],
+)
+def test_heads_that_can_be_read_in_one_way(raw: bytes) -> None:
+    guard.check_fields(raw)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"Host : a",
+        b" Host: a",
+        b"Host: a\r\n folded",
+        b"Host: a\nX: b",
+        b"Host: a\rX: b",
+        b"Host: a\x00",
+        b"Host: a\r\nHost: b",
+        b"Host: a\r\nContent-Length: 1\r\nContent-Length: 1",
+        b"Host: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked",
+        b"Host: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: x",
+        b"Host: a\r\nnocolon",
+        b"Host: a\r\nX\xc3\xa9: b",
+        b"Host: a\r\n: b",
+        b"",
+    ],
+)
+def test_heads_that_two_parsers_could_read_differently(raw: bytes) -> None:
+    with pytest.raises(MagidError, match="cannot read the request"):
+        guard.check_fields(raw)
