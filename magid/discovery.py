@@ -9,6 +9,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from math import floor
 from pathlib import Path
@@ -26,11 +27,11 @@ from magid.headercache import (
     Reading,
     Unusable,
     kept_metadata,
-    read_facts,
 )
 from magid.kinds import ModelKind as ModelKind
 from magid.kinds import companion_kind, foreign, model_kind
 from magid.naming import ModelName, identify, nominal_bits, number, text
+from magid.readers import read_all
 from magid.tiers import (
     ThinkingMode,
     Thresholds,
@@ -41,9 +42,7 @@ from magid.tiers import (
 )
 
 _READERS: Final = 2
-"""Threads that read files: one parses while the other waits for the disk. With four, an event loop
-in the same process waits 3 times as long for the GIL (p99 24 to 80 ms against 7 to 11), and files
-in the page cache are read no faster."""
+"""Threads that look at the beginnings of files: one parses while the other waits for the disk."""
 
 _SETTLED_NS: Final = 20_000_000
 """A file that changed less than this before it was looked at may change again within the same
@@ -191,23 +190,17 @@ class Scanner:
                 lasting[file.path] = (file.key, cached)
             else:
                 unread.append(file)
-        for done, (file, reading) in enumerate(_read_all(unread), start=1):
-            readings[file.path] = reading
-            if _lasts(file, reading, looked_at):
-                lasting[file.path] = (file.key, reading)
-            if progress is not None:
-                progress(done, len(unread))
+        with closing(read_all([file.real for file in unread])) as fresh:
+            for done, (file, reading) in enumerate(zip(unread, fresh, strict=True), start=1):
+                readings[file.path] = reading
+                if _lasts(file, reading, looked_at):
+                    lasting[file.path] = (file.key, reading)
+                if progress is not None:
+                    progress(done, len(unread))
         gone = tuple(f"{root.rstrip('/')}/" for root, _ in listing.unreadable_roots)
         cache.replace(cache.below(gone) | lasting)
         assembled = _assemble(listing.files, readings, self._thresholds)
         return replace(assembled, is_lasting=len(lasting) == len(listing.files))
-
-
-def _read_all(files: Sequence[File]) -> Iterable[tuple[File, Reading]]:
-    if not files:
-        return
-    with ThreadPoolExecutor(_READERS, "magid-scan") as readers:
-        yield from zip(files, readers.map(read_facts, [file.real for file in files]), strict=True)
 
 
 def _lasts(file: File, reading: Reading, looked_at: int) -> bool:

@@ -140,11 +140,12 @@ class HeaderCache:
 
 
 def _document(entries: Entries) -> dict[str, Any]:
-    files = {path: [list(key), _packed(reading)] for path, (key, reading) in entries.items()}
+    files = {path: [list(key), packed(reading)] for path, (key, reading) in entries.items()}
     return {"schema": SCHEMA, "files": files}
 
 
-def _packed(reading: Reading) -> str | list[Any]:
+def packed(reading: Reading) -> str | list[Any]:
+    """A reading as JSON can carry it; `unpacked` reads it back, but for `is_lasting`."""
     if isinstance(reading, Unusable):
         return reading.reason
     return [
@@ -165,7 +166,7 @@ def _load(path: Path) -> Entries:
         if document["schema"] != SCHEMA:
             return {}
         files = document["files"].items()
-        return {path: (_stat_key(key), _unpacked(packed)) for path, (key, packed) in files}
+        return {path: (_stat_key(key), unpacked(packed)) for path, (key, packed) in files}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return {}
 
@@ -177,7 +178,7 @@ def _stat_key(values: Any) -> StatKey:
     return (dev, ino, size, mtime, ctime)
 
 
-def _unpacked(packed: Any) -> Reading:
+def unpacked(packed: Any) -> Reading:
     """Raises one of what `_load` catches unless every value has the type that was written."""
     if isinstance(packed, str):
         return Unusable(packed, is_lasting=True)

@@ -18,6 +18,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "tensors wire",
         "asking config gguf llama modelfiles profiles store transient",
         "headercache launcher lifecycle",
+        "readers",
         "processes shards unitstate",
         "discovery sockets watching",
         "registry systemd",
