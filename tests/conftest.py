@@ -1,6 +1,7 @@
 """The real parts every test may use: a llama-server, tiny models, free ports."""
 
 import os
+import signal
 import socket
 import subprocess
 from collections.abc import Callable
@@ -15,6 +16,12 @@ _ROOT = Path(__file__).resolve().parent.parent
 _PROVISION = _ROOT / "packaging" / "provision-llama-server"
 _PROVISION_SECONDS = 600  # a first download on a slow line; an installed one answers at once
 _given_ports: set[int] = set()
+
+
+# A shell that runs the tests in the background has SIGINT ignored, and programs that tests start
+# would inherit that: they could not be interrupted as a person does it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
