@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -95,11 +96,16 @@ def _can_run(program: Path) -> bool:
     return program.is_file() and os.access(program, os.X_OK)
 
 
+RETRY_S = 10.0
+
+
 class InstalledProgram:
     """The llama-server of this machine, asked again only when its file changed.
 
     Call it for the LlamaProgram; callers at the same time share one answer. Raises
     LlamaServerMissing, and then looks again at the next call: it may have been installed since.
+    A program that is there and unusable is not run again for RETRY_S, unless its file changes: a
+    dashboard asks every second.
     """
 
     def __init__(self, configured: str | None, search_path: str) -> None:
@@ -107,14 +113,25 @@ class InstalledProgram:
         self._search_path = search_path
         self._lock = asyncio.Lock()
         self._known: tuple[tuple[str, int, int, int, int], LlamaProgram] | None = None
+        self._failed: tuple[tuple[str, int, int, int, int], float, LlamaServerMissing] | None = None
 
     async def __call__(self) -> LlamaProgram:
         async with self._lock:
             path = find_program(self._configured, self._search_path)
             identity = _identity(path)
             if self._known is None or self._known[0] != identity:
-                self._known = (identity, await probe(path))
+                self._known = (identity, await self._probed(path, identity))
             return self._known[1]
+
+    async def _probed(self, path: Path, identity: tuple[str, int, int, int, int]) -> LlamaProgram:
+        failed = self._failed
+        if failed and failed[0] == identity and time.monotonic() < failed[1] + RETRY_S:
+            raise failed[2]
+        try:
+            return await probe(path)
+        except LlamaServerMissing as error:
+            self._failed = (identity, time.monotonic(), error)
+            raise
 
 
 def _identity(path: Path) -> tuple[str, int, int, int, int]:

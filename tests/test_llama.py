@@ -119,6 +119,19 @@ async def test_it_is_asked_once(tmp_path: Path) -> None:
     assert again is not first
 
 
+async def test_a_program_that_is_unusable_is_not_run_for_every_question(tmp_path: Path) -> None:
+    runs, program = tmp_path / "runs", tmp_path / "llama-server"
+    program.write_text(f"#!/bin/sh\necho x >>{runs}; exit 1\n")
+    program.chmod(0o755)
+    asked = InstalledProgram(str(program), "")
+    for _ in range(3):
+        with pytest.raises(LlamaServerMissing):
+            await asked()
+    assert runs.read_text() == "x\n"
+    fake_llama.install(tmp_path / "mended", "fine").replace(program)
+    assert (await asked()).path == program  # another file: looked at at once
+
+
 @pytest.mark.parametrize(
     ("text", "flags"),
     [
