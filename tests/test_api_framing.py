@@ -19,6 +19,8 @@ from tests import rest
 from tests.rest import Answer
 from tests.running import DEADLINE_S, Running
 
+pytestmark = pytest.mark.slow
+
 LIMIT = 1024  # the least that can be configured
 CONFIGURATION = f"request_timeout: 1\nmax_body_bytes: {LIMIT}\n"
 WRITE = "POST /api/models/apply?dryRun=true HTTP/1.1"

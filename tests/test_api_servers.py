@@ -13,6 +13,8 @@ from tests import rest
 from tests.rest import ALPHA, BETA, DEEPSEEK, GAMMA, QWEN
 from tests.running import DEADLINE_S, Running
 
+pytestmark = pytest.mark.slow
+
 Events = Generator[tuple[str, Any], None, None]
 ALPHA_SERVER = f"/api/models/servers/{ALPHA}"
 

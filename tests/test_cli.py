@@ -17,6 +17,8 @@ from magid import __version__
 from tests.rest import ALPHA, BETA, DEEPSEEK, PROFILE, Parts, forget_overrides, write_models
 from tests.running import DEADLINE_S, Running
 
+pytestmark = pytest.mark.slow
+
 MAGICTL = str(Path(sys.executable).with_name("magictl"))
 HOSTILE = "\x1b[2J\u202e\x9b31m"  # clears a terminal, turns text round, colours it
 Done = subprocess.CompletedProcess[str]

@@ -20,6 +20,8 @@ from magid import __version__
 from tests import fake_llama, ggufs
 from tests.running import DEADLINE_S, ROOT, Running
 
+pytestmark = pytest.mark.slow
+
 PROFILE = "name: Test\nenabled_models: ['*']\n"
 ALPHA = "alpha_1p0b_q4km_fast"
 

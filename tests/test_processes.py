@@ -39,6 +39,8 @@ from tests.launcher_contract import (
     stranger_on,
 )
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["broken_model", "specs"]  # fixtures: pytest finds them here
 
 IMPATIENT = RestartPolicy(first_delay_s=0.05, factor=1, limit=RESTART_LIMIT)

@@ -23,7 +23,15 @@ def paths_in(folder: Path) -> list[str]:
 
 
 def readers_of_this_process() -> list[psutil.Process]:
-    return [p for p in psutil.Process().children() if "magid.readers" in p.cmdline()]
+    """Also those that have ended and are not collected yet."""
+    return [child for child in psutil.Process().children() if is_reader(child)]
+
+
+def is_reader(child: psutil.Process) -> bool:
+    try:
+        return "magid.readers" in child.cmdline()
+    except psutil.ZombieProcess:
+        return True
 
 
 def test_the_readings_are_those_of_this_process_in_order(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ import pytest
 
 from tests import fake_llama
 
+pytestmark = pytest.mark.slow
+
 READY = Path(__file__).parent.parent / "magid" / "ready.py"
 KEY = "the-key-of-this-server"
 
