@@ -119,7 +119,9 @@ def unit_properties(order: UnitOrder, version: int) -> list[Property]:
         *_devices(),
         Property("LoadCredential", "a(ss)", [(CREDENTIAL, order.key_file)]),
     ]
-    return [*properties, _log_fields(order, digest(properties))]
+    # The spec knows more of the files than their paths, and a unit names the one it was made of.
+    spec = Property(SPEC_FIELD, "s", order.spec.hash)
+    return [*properties, _log_fields(order, digest([*properties, spec]))]
 
 
 def digest(properties: Iterable[Property]) -> str:

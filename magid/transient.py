@@ -127,13 +127,15 @@ class Units:
         body = [[p.name, variant(p.signature, p.value)] for p in properties]
         signature = "ssa(sv)a(sa(sv))"
         name = unit_name(port)
+        # Held from now on: news of the end of an earlier unit may still be on its way.
+        self.held.add(port)
         try:
             await self._manager("StartTransientUnit", signature, name, "replace", body, [])
         except BusError as error:
+            self.held.discard(port)
             if error.name == _EXISTS and (path := await self._fragment(name)):
                 raise _not_ours(name, path) from None
             raise
-        self.held.add(port)
 
     async def _fragment(self, name: str) -> str:
         """The file on disk that systemd would make this unit of, if there is one."""

@@ -194,7 +194,7 @@ class Watched:
             return
         self._claim = None
         if self._seen is not None:
-            self._put(self._seen.server)
+            self._put(_onward(self.shown, self._seen.server))
         elif self.shown is not None:
             self._put(_ended(self.shown))
 
@@ -206,6 +206,15 @@ class Watched:
 
 def _runs(server: ObservedServer) -> bool:
     return server.state.is_running or server.state is ServerState.BACKOFF
+
+
+def _onward(shown: ObservedServer | None, server: ObservedServer) -> ObservedServer:
+    """A process that has been loading does not go back to starting: it is too busy to answer."""
+    if shown is None or shown.invocation_id != server.invocation_id:
+        return server
+    if (shown.state, server.state) == (ServerState.LOADING, ServerState.STARTING):
+        return replace(server, state=ServerState.LOADING)
+    return server
 
 
 def _ended(server: ObservedServer) -> ObservedServer:

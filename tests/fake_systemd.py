@@ -84,6 +84,7 @@ class FakeSystemd:
         self.calls: list[str] = []
         self.subscribers = 0
         self.hangs = asyncio.Event()
+        self.was_read = asyncio.Event()  # all properties of some unit
         self._bus = MessageBus(bus_address=address, bus_type=BusType.SYSTEM)
 
     async def __aenter__(self) -> "FakeSystemd":
@@ -166,6 +167,7 @@ class FakeSystemd:
         return Message.new_method_return(message, "o", [_path(name)])
 
     def _on_GetAll(self, message: Message, _interface: str) -> Message:  # noqa: N802 - as above
+        self.was_read.set()
         properties = next(u for n, u in self.units.items() if _path(n) == message.path)
         body = {k: Variant(SIGNATURES[k], v) for k, v in properties.items()}
         return Message.new_method_return(message, "a{sv}", [body])

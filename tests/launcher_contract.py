@@ -126,7 +126,7 @@ class LauncherContract:
         assert made.pid
         server = await settle(launcher, spec.port)
         states = [state for state in witness.states(spec.port) if state is not ServerState.LOADING]
-        assert states == [ServerState.STARTING, ServerState.READY]
+        assert states == [ServerState.STARTING, ServerState.READY], states
         assert (server.model_id, server.instance, server.spec_hash) == ("demo_tiny", 0, spec.hash)
         assert (server.reason, server.restarts, server.host) == ("", 0, "127.0.0.1")
         assert server.invocation_id

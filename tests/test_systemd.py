@@ -178,6 +178,10 @@ async def test_changes_are_followed(world: World) -> None:
     await shown(world, spec.port, ServerState.STARTING)
     world.systemd.change(spec.port, SubState="start-post", StatusText="loading (1 s)")
     await shown(world, spec.port, ServerState.LOADING)
+    witness = Witness(world.launcher)
+    world.systemd.change(spec.port, StatusText="starting (2 s)", NRestarts=1)
+    await until(world, lambda: world.launcher.observed()[spec.port].restarts == 1)
+    assert witness.states(spec.port) == [ServerState.LOADING], "it went back"
     world.systemd.change(spec.port, ActiveState="active", SubState="running")
     assert (await shown(world, spec.port, ServerState.READY)).pid == 4242
     world.systemd.change(spec.port, **STOPPED)
@@ -384,6 +388,10 @@ async def test_stop_is_seen_at_once_and_ends_when_it_is_done(world: World) -> No
     go = asyncio.Event()
 
     async def answer(request: Request) -> Reply:
+        # It crashes and is started again, before systemd gets to end it.
+        world.systemd.was_read.clear()
+        world.systemd.change(spec.port, **ready(spec, pid=7, run=9))
+        await world.systemd.was_read.wait()
         world.systemd.change(spec.port, **STOPPED)
         await go.wait()
         return Reply()
