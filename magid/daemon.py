@@ -80,7 +80,8 @@ class Daemon:
         if self.phase is Phase.DRAINING:
             return
         self._set_phase(Phase.STARTING)
-        await asyncio.wait([self._runner.begin(self.make_plan())])
+        plan = planner.at_boot(self.snapshot.wanted, self.observed())
+        await asyncio.wait([self._runner.begin(plan)])
         if self.phase is Phase.STARTING:
             self._set_phase(Phase.SERVING)
 

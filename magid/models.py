@@ -97,8 +97,10 @@ def effective_models(
     return models
 
 
-def server_specs(model: Model, host: str) -> tuple[ServerSpec, ...]:
-    """The servers this model should have, one per instance that has a port."""
+def server_specs(
+    model: Model, host: str, ports: tuple[int, ...] | None = None
+) -> tuple[ServerSpec, ...]:
+    """The servers this model should have, one per instance that has a port, or on `ports`."""
     mmproj = next((c.path for c in model.found.companions if c.kind == "mmproj"), None)
     settings = model.settings
     return tuple(
@@ -118,5 +120,5 @@ def server_specs(model: Model, host: str) -> tuple[ServerSpec, ...]:
             extra_args=settings.extra_args,
             stamp=model.found.stamp,
         )
-        for instance, port in enumerate(model.entry.ports[: settings.instances])
+        for instance, port in enumerate((ports or model.entry.ports)[: settings.instances])
     )

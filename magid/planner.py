@@ -6,7 +6,7 @@ nothing.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from magid.models import Model, server_specs
 from magid.units import ObservedServer, ServerSpec, ServerState
@@ -137,6 +137,17 @@ def _why_start(spec: ServerSpec, server: ObservedServer | None) -> str:
     if server.state in (ServerState.STOPPED, ServerState.STOPPING):
         return "wanted, and stopped"
     return ""
+
+
+def at_boot(wanted: Wanted, observed: Mapping[int, ObservedServer]) -> Plan:
+    """The plan of a magid that has just begun: what a person stopped stays stopped.
+
+    Only a launcher whose servers outlive magid shows a stopped one so early. After a reboot there
+    is none, and all that is wanted starts.
+    """
+    full = plan(wanted, observed)
+    by_hand = {p for p, s in observed.items() if s.state is ServerState.STOPPED}
+    return replace(full, start=tuple(x for x in full.start if x.spec.port not in by_hand))
 
 
 def only(model_id: str, wanted: Wanted, observed: Mapping[int, ObservedServer]) -> Plan:

@@ -201,7 +201,7 @@ def _restart(patience: Patience, version: int) -> list[Property]:
         Property("Restart", "s", "on-failure" if patience.restarts else "no"),
         Property("RestartUSec", "t", _usec(first)),
         Property("RestartPreventExitStatus", "(aiai)", (list(NO_RESTART), [])),
-        Property("StartLimitIntervalUSec", "t", _usec(patience.window_s)),
+        Property("StartLimitIntervalUSec", "t", _usec(_window_s(patience))),
         Property("StartLimitBurst", "u", patience.restarts + 1),  # it counts the first start too
     ]
     if version >= 254 and longest > first:
@@ -355,6 +355,15 @@ def _mountable(path: str) -> str:
 def _is_below(path: str, folder: str) -> bool:
     """Whether it is the folder itself or in it."""
     return PurePosixPath(path).is_relative_to(folder)
+
+
+def _window_s(patience: Patience) -> float:
+    """Long enough to count to the limit: a server that hangs in loading takes all its time again.
+
+    A shorter window would forget the first start before the last one, and never give up.
+    """
+    longest = patience.max_startup_s + patience.stop_timeout_s + patience.max_delay_s
+    return max(patience.window_s, (patience.restarts + 1) * longest)
 
 
 def _usec(seconds: float) -> int:

@@ -136,7 +136,21 @@ def test_one_model_with_the_reasons_of_its_values(magid: Running) -> None:
     ):  # fmt: skip
         assert argv[argv.index(option) + 1] == value
     idle = magid.get(f"/api/models/{GAMMA}")
-    assert (idle["wanted"], idle["argv"], idle["ports"]) == (False, [], [])
+    assert (idle["wanted"], idle["ports"], idle["argvProblem"]) == (False, [], "")
+    assert idle["argv"][0][:3] == [argv[0], "--model", idle["filePath"]]  # what it would run as
+
+
+def test_one_model_can_be_looked_at_without_a_llama_server(
+    parts: rest.Parts, tmp_path: Path
+) -> None:
+    magid = parts.daemon(tmp_path / "bare")
+    magid.environment["LLAMA_SERVER_PATH"] = str(tmp_path / "none")
+    rest.write_models(magid.models)
+    with magid, magid.client:
+        magid.wait_for("a scan", lambda: magid.client.get("/api/models/registry").is_success)
+        shown = magid.get(f"/api/models/{ALPHA}")
+        assert shown["argv"] == []
+        assert "install" in shown["argvProblem"]
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,18 @@ def test_two_models_that_swap_their_ports_are_both_restarted() -> None:
     assert [line.spec.port for line in plan.start] == [8081, 8080]
 
 
+@pytest.mark.parametrize("state", list(S))
+def test_at_boot_what_a_person_stopped_stays_stopped(state: S) -> None:
+    running = seen(observed(A, state))
+    full, boot = (
+        planner.plan(Wanted((A, B), ()), running),
+        planner.at_boot(Wanted((A, B), ()), running),
+    )
+    expected = [x for x in full.start if state is not S.STOPPED or x.spec is not A]
+    assert list(boot.start) == expected
+    assert (boot.stop, boot.keep) == (full.stop, full.keep)
+
+
 def test_only_touches_one_model() -> None:
     wanted = Wanted((A, B), ())
     assert planner.only("a", wanted, seen(observed(B, S.READY))).model_ids == {"a"}

@@ -111,6 +111,9 @@ def test_what_an_old_systemd_does_not_know(version: int) -> None:
         ({"first_delay_s": 0.2}, {"RestartUSec": 200_000}),
         ({"max_delay_s": 1.5}, {"RestartSteps": 1, "RestartMaxDelayUSec": 1_500_000}),
         ({"stop_timeout_s": 2.5}, {"TimeoutStopUSec": 2_500_000}),
+        # A server that hangs in loading takes 190 s each time, and must come to its sixth.
+        ({}, {"StartLimitIntervalUSec": 6 * 190_000_000}),
+        ({"window_s": 5000}, {"StartLimitIntervalUSec": 5_000_000_000}),
     ],
 )
 def test_patience(changes: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -225,3 +228,10 @@ def test_nothing_of_the_box_depends_on_paths(
         return
     found = {p.name: p.value for p in properties}
     assert {name: found[name] for name in CLOSED} == CLOSED
+
+
+def test_a_file_that_was_rewritten_in_place_makes_another_unit() -> None:
+    """Its path, device and inode are the same, and MAGI_SPEC has to be that of the new spec."""
+    rewritten = replace(ORDER, spec=replace(ORDER.spec, stamp="another"))
+    fields = [made(order)["LogExtraFields"] for order in (ORDER, rewritten)]
+    assert len({field_of(each, "MAGI_ORDER") for each in fields}) == 2

@@ -4,7 +4,8 @@ from magid import argv
 from magid.api import schemas, views
 from magid.api.context import Context
 from magid.api.replies import Call, Reply, cached, reply
-from magid.errors import InvalidInput
+from magid.errors import InvalidInput, MagidError
+from magid.models import Model, server_specs
 from magid.registry import utc_now
 from magid.snapshot import Snapshot
 from magid.tiers import Tier
@@ -37,9 +38,21 @@ async def get_model(ctx: Context, call: Call) -> Reply:
     ctx.need_listing()
     daemon = ctx.daemon
     model = daemon.model(call.params["modelId"])
-    specs = [s for s in daemon.snapshot.wanted.specs if s.model_id == model.model_id]
-    commands = [await daemon.launcher.command(spec) for spec in specs]
-    return reply(views.model_detail(model, commands, daemon.snapshot))
+    commands, problem = await _commands(ctx, model)
+    return reply(views.model_detail(model, commands, problem, daemon.snapshot))
+
+
+async def _commands(ctx: Context, model: Model) -> tuple[list[list[str]], str]:
+    """What the model's servers run as, or would; and why that cannot be told, if it cannot."""
+    config = ctx.daemon.config
+    ports = model.entry.ports or (config.port_range[0],)
+    try:
+        return [
+            await ctx.daemon.launcher.command(spec)
+            for spec in server_specs(model, config.llama_server_host, ports)
+        ], ""
+    except MagidError as error:
+        return [], error.message
 
 
 async def get_tier(ctx: Context, call: Call) -> Reply:

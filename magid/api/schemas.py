@@ -123,6 +123,7 @@ class ModelDetail(DiscoveredModel):
     sources: dict[str, str]
     ports: list[int]
     argv: list[list[str]]
+    argvProblem: str
     wanted: bool
     wantedReason: str
 

@@ -68,13 +68,16 @@ def discovered_model(model: Model) -> schemas.DiscoveredModel:
     }
 
 
-def model_detail(model: Model, argv: list[list[str]], snapshot: Snapshot) -> schemas.ModelDetail:
+def model_detail(
+    model: Model, argv: list[list[str]], argv_problem: str, snapshot: Snapshot
+) -> schemas.ModelDetail:
     blocked = {b.model_id: b.reason for b in snapshot.wanted.blocked}
     return {
         **discovered_model(model),
         "sources": sources_of(model, snapshot.active.name),
         "ports": [s.port for s in snapshot.wanted.specs if s.model_id == model.model_id],
         "argv": argv,
+        "argvProblem": argv_problem,
         "wanted": model.enabled and model.model_id not in blocked,
         "wantedReason": blocked.get(model.model_id, _why_enabled(model, snapshot.active.name)),
     }

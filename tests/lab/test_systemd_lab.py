@@ -136,6 +136,14 @@ class Daemon:
         self.container.wait_until(lambda: self.state(model_id) == state, f"{model_id} {state}")
         return time.monotonic() - began
 
+    def wait_serving(self) -> None:
+        """Until a magid that began anew has done all that it does at its start."""
+
+        def serving() -> bool:
+            return bool(self.client.get("/api/models/status").json()["phase"] == "serving")
+
+        self.container.wait_until(serving, "magid serving")
+
     def shows(self, state: str, model_id: str = ONE) -> None:
         """It is so, within the time in which a person expects it."""
         took = self.wait_state(state, model_id)
@@ -204,6 +212,8 @@ def test_a_model_stopped_by_hand_stays_stopped(daemon: Daemon) -> None:
     daemon.shows("stopped")
     daemon.client.post("/api/models/rescan").raise_for_status()
     daemon.container.systemctl("reload", "magid")
+    daemon.container.systemctl("restart", "magid")
+    daemon.wait_serving()
     assert daemon.state() == "stopped"
     assert daemon.client.post(f"/api/models/servers/{ONE}/start").status_code == 202
     daemon.wait_state("ready")
