@@ -22,9 +22,11 @@ run: $(READY)
 	@exec packaging/run
 
 test: $(READY)
+	@packaging/test-tools
 	$(PY) -m pytest
 
 check: $(READY)
+	@packaging/test-tools
 	$(PY) -m pytest -m 'not slow'
 
 bench: $(READY)
