@@ -9,8 +9,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from magid.errors import InvalidInput
 from magid.launcher import REFUSED_ID
-from magid.wire import Forget, Ping, Start, Stop, request_line
+from magid.wire import Forget, Ping, Start, Stop, parse_request, request_line
 from tests import ggufs
 from tests.lab.container import Container
 from tests.lab.launching import FLAGS, MODEL, SETTINGS, Asker, install_launcher
@@ -428,6 +429,14 @@ def test_a_refusal_is_explained(asker: Asker) -> None:
     assert "A request to start a model was refused" in done.stdout
 
 
+def is_request(data: bytes) -> bool:
+    try:
+        parse_request(data)
+    except InvalidInput:
+        return False
+    return True
+
+
 def test_noise_changes_nothing(asker: Asker) -> None:
     """Random bytes and mangled requests: an answer or a closed connection, and no unit."""
     good = request_line(Start(asker.spec(), None, FLAGS))
@@ -441,6 +450,8 @@ def test_noise_changes_nothing(asker: Asker) -> None:
             good[:at],
             b"[" * 5000 + b"\n",
         ):
+            if is_request(data):  # by chance: another digit in a number, say
+                continue
             answer = asker.send_raw(data)
             assert not answer or not json.loads(answer)["ok"], data
     assert asker.ask(Ping()).ok
