@@ -23,7 +23,7 @@ from magid.children import Child, LogRing
 from magid.errors import MagidError, ServerFailed, ServerUnreachable
 from magid.keys import KeyFiles
 from magid.llama import Endpoint, Health, LlamaProgram, check_health, why_foreign
-from magid.units import ObservedServer, ServerSpec, ServerState
+from magid.units import ObservedServer, ServerSpec, ServerState, first_sight
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ class Server:
         self.spec = spec
         self.key: str | None = None  # of the present process
         self.made = asyncio.Event()  # the process exists, or it is certain that none will
-        self.observed = _first_sight(spec)
+        self.observed = first_sight(spec)
         self._announced: ObservedServer | None = None
         self._around = surroundings
         self._endpoint = Endpoint(spec.host, spec.port)
@@ -300,17 +300,6 @@ _LAST_SEEN = {
     Health.ERROR: "/health answers with an error",
     Health.OK: "it went away while it was being checked",
 }
-
-
-def _first_sight(spec: ServerSpec) -> ObservedServer:
-    return ObservedServer(
-        port=spec.port,
-        model_id=spec.model_id,
-        instance=spec.instance,
-        spec_hash=spec.hash,
-        state=ServerState.STARTING,
-        host=spec.host,
-    )
 
 
 def check_files(spec: ServerSpec) -> None:

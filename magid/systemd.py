@@ -22,7 +22,15 @@ from magid.journal import Journal, check_cursor, matches_of
 from magid.llama import Endpoint, LlamaProgram
 from magid.processes import can_bind, owners_of, process_figures
 from magid.sandbox import credential_path
-from magid.units import LogLine, ObservedServer, ServerFigures, ServerSpec, ServerState, unit_name
+from magid.units import (
+    LogLine,
+    ObservedServer,
+    ServerFigures,
+    ServerSpec,
+    ServerState,
+    first_sight,
+    unit_name,
+)
 from magid.unitstate import PATTERN, figure, port_in, unit_path
 from magid.watching import Claim, UnitReader, Watched
 
@@ -235,7 +243,7 @@ class SystemdLauncher:
         await asyncio.shield(task)
 
     async def _start(self, spec: ServerSpec, watched: Watched) -> None:
-        claim = watched.claim_start(_first_sight(spec))
+        claim = watched.claim_start(first_sight(spec))
         try:
             async with watched.turn:
                 await self._ask_to_start(spec, watched, claim)
@@ -334,17 +342,6 @@ def _rule(port: int) -> str:
 
 def _words(signal: Signal) -> list[str]:
     return [word for word in signal.body if isinstance(word, str)]
-
-
-def _first_sight(spec: ServerSpec) -> ObservedServer:
-    return ObservedServer(
-        port=spec.port,
-        model_id=spec.model_id,
-        instance=spec.instance,
-        spec_hash=spec.hash,
-        state=ServerState.STARTING,
-        host=spec.host,
-    )
 
 
 def _check_free(endpoint: Endpoint) -> None:

@@ -101,6 +101,18 @@ class ObservedServer:
         return (self.model_id, self.instance)
 
 
+def first_sight(spec: ServerSpec) -> ObservedServer:
+    """What is known of a server that was asked for and not looked at yet."""
+    return ObservedServer(
+        port=spec.port,
+        model_id=spec.model_id,
+        instance=spec.instance,
+        spec_hash=spec.hash,
+        state=ServerState.STARTING,
+        host=spec.host,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class ServerFigures:
     """What one server uses now; None where it cannot be known."""
