@@ -54,9 +54,13 @@ class Folder:
             raise
 
     def remove(self) -> None:
-        """Idempotent. The container must have ended."""
+        """Idempotent. The container must have ended.
+
+        No sweep meanwhile: one that found the folder without its lock file would make another.
+        """
         try:
-            _remove(self.path)
+            with locked(home() / "run.lock"):
+                _remove(self.path)
         finally:
             self._lock.close()
 

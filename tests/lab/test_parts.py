@@ -1,10 +1,12 @@
 """What the laboratory decides, without a container."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.lab import cgroups, installing, layers, requirements, trees
+from tests.lab import cgroups, folders, installing, layers, requirements, trees
 from tests.lab.folders import overlay_options
 from tests.lab.installing import UNITS
 from tests.lab.layers import LabError
@@ -157,6 +159,27 @@ def test_a_layer_is_built_once_and_a_broken_build_leaves_none(
     assert layers.layer("tree", "recipe", make) == path
     assert layers.layer("tree", "another recipe", make) != path
     assert builds == [[], []]
+
+
+def test_no_sweep_hits_a_folder_that_is_being_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two sessions at once: it would make the lock file anew, or miss it."""
+    monkeypatch.setenv("MAGI_CACHE", str(tmp_path))
+    over = threading.Event()
+
+    def sweep() -> None:
+        while not over.is_set():
+            folders.sweep_up()
+
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(sweep)
+        try:
+            for _ in range(40):
+                folders.Folder((), copied=False).remove()
+        finally:
+            over.set()
+        other.result()
 
 
 # --- installing -----------------------------------------------------------------------------
