@@ -2,14 +2,12 @@
 
 import importlib.metadata
 import io
-import json
 import tarfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from magid.units import unit_name
@@ -17,22 +15,13 @@ from tests import ggufs
 from tests.lab.container import Container
 from tests.lab.installing import LIBRARY
 from tests.lab.launching import install_launcher
+from tests.lab.serving import FILES, MODELS, Daemon, installed_in
 from tests.lab.trees import ROOT, VENDOR
 
 pytestmark = pytest.mark.slow
 
-SOON_S = 1.0  # in which what a person does has to show
-MODELS = {"alpha_1p0b_q4km_fast": 8080, "beta_8p0b_q4km_balanced": 8081}
-FILES = ("Alpha-1B-Q4_K_M.gguf", "Beta-8B-Q4_K_M.gguf")
-ONE, OTHER = MODELS
+ONE, OTHER, THIRD = MODELS
 UNIT = unit_name(MODELS[ONE])
-SETTINGS = """\
-model_paths: [/models]
-profile: everything
-server_defaults: {n_threads: 1, parallel: 1, ctx_size: 512}
-restart: {limit: 50, first_delay: 0.5, max_delay: 0.5}
-"""
-PROFILE = "name: Everything\nenabled_models: ['*']\n"
 
 INSIDE = "/srv/contract"
 INSIDE_SETTINGS = """\
@@ -101,68 +90,6 @@ def test_the_contract_of_launchers(fresh_container: Container, model: Path) -> N
 # -- the daemon --------------------------------------------------------------------------------
 
 
-class Daemon:
-    """magid as a service of a container, with two models that run."""
-
-    def __init__(self, container: Container) -> None:
-        self.container = container
-        self.client = container.client("http://127.0.0.1:8000")
-
-    def servers(self) -> dict[str, dict[str, Any]]:
-        reply = self.client.get("/api/models/servers")
-        reply.raise_for_status()
-        return {server["modelId"]: server for server in reply.json()["servers"]}
-
-    def state(self, model_id: str = ONE) -> str:
-        return str(self.servers()[model_id]["state"])
-
-    def pids(self) -> dict[str, int]:
-        return {model_id: server["pid"] for model_id, server in self.servers().items()}
-
-    def is_ready(self) -> bool:
-        try:
-            return self.client.get("/readyz").status_code == 200
-        except httpx.TransportError:
-            return False
-
-    def wait_ready(self) -> None:
-        self.container.wait_until(self.is_ready, "readiness")
-        for model_id in MODELS:
-            self.wait_state("ready", model_id)
-
-    def wait_state(self, state: str, model_id: str = ONE) -> float:
-        """Seconds until it was so."""
-        began = time.monotonic()
-        self.container.wait_until(lambda: self.state(model_id) == state, f"{model_id} {state}")
-        return time.monotonic() - began
-
-    def wait_serving(self) -> None:
-        """Until a magid that began anew has done all that it does at its start."""
-
-        def serving() -> bool:
-            return bool(self.client.get("/api/models/status").json()["phase"] == "serving")
-
-        self.container.wait_until(serving, "magid serving")
-
-    def shows(self, state: str, model_id: str = ONE) -> None:
-        """It is so, within the time in which a person expects it."""
-        took = self.wait_state(state, model_id)
-        assert took < SOON_S, f"{state} showed after {took:.2f} s"
-
-
-def installed_in(container: Container, model: Path) -> Daemon:
-    install_launcher(container, model)
-    container.run(["rm", "-r", "/models"])
-    container.write("/etc/magi/magid.yaml", SETTINGS)
-    container.write("/etc/magi/profiles/everything.yaml", PROFILE)
-    for name in FILES:
-        container.write(f"/models/{name}", model.read_bytes())
-    units = ("magid.socket", "magid-local.socket", "magi-launcher.socket", "magid.service")
-    container.systemctl("enable", *units)
-    container.systemctl("start", *units)
-    return Daemon(container)
-
-
 @pytest.fixture(scope="module")
 def installed(container: Container, model: Path) -> Iterator[Daemon]:
     daemon = installed_in(container, model)
@@ -172,51 +99,63 @@ def installed(container: Container, model: Path) -> Iterator[Daemon]:
 
 @pytest.fixture
 def daemon(installed: Daemon) -> Iterator[Daemon]:
-    """Both models are ready, before and after."""
+    """All models are ready, before and after; no unit is left over, and no override lost."""
     installed.wait_ready()
+    installed.put(THIRD, "tier", {"tier": "fast"})
     yield installed
-    if installed.state() != "ready":
+    if installed.state(ONE) != "ready":
         installed.container.systemctl("reset-failed", UNIT, check=False)
         installed.container.systemctl("start", UNIT)
     installed.wait_ready()
+    assert installed.units() == {unit_name(port) for port in MODELS.values()}
+    assert installed.client.get(f"/api/models/{THIRD}").json()["tierOverride"] == "fast"
+
+
+def check_agreement(daemon: Daemon) -> None:
+    """systemctl, journalctl and the API say the same of all models."""
+    container = daemon.container
+    assert daemon.units() == {unit_name(port) for port in MODELS.values()}
+    for model_id, port in MODELS.items():
+        server, unit = daemon.server(model_id), unit_name(port)
+        shown = container.show(unit, "MainPID", "ActiveState")
+        assert (server["port"], str(server["pid"])) == (port, shown["MainPID"])
+        assert (server["state"], shown["ActiveState"]) == ("ready", "active")
+        assert container.http("GET", f"http://127.0.0.1:{port}/health").status_code == 200
+        lines = [
+            str(entry["MESSAGE"]) for entry in container.journal(unit, f"MAGI_MODEL={model_id}")
+        ]
+        assert any("model loaded" in line for line in lines)
+    status = container.show("magid", "StatusText")["StatusText"]
+    assert status == "serving: 3 ready, profile everything"
 
 
 def test_systemctl_and_the_api_agree(daemon: Daemon) -> None:
-    listed = json.loads(daemon.container.systemctl("list-units", "llama-server@*", "--output=json"))
-    assert {unit["unit"] for unit in listed} == {
-        f"llama-server@{p}.service" for p in MODELS.values()
-    }
-    for model_id, port in MODELS.items():
-        server = daemon.servers()[model_id]
-        shown = daemon.container.show(unit_name(port), "MainPID")
-        assert (server["port"], str(server["pid"])) == (port, shown["MainPID"])
-    status = daemon.container.show("magid", "StatusText")["StatusText"]
-    assert status == "serving: 2 ready, profile everything"
+    check_agreement(daemon)
 
 
 def test_what_a_person_does_shows(daemon: Daemon) -> None:
     systemctl = daemon.container.systemctl
     systemctl("stop", UNIT)
-    daemon.shows("stopped")
+    daemon.shows("stopped", ONE)
     systemctl("start", UNIT)
-    daemon.shows("ready")
+    daemon.shows("ready", ONE)
     before = daemon.pids()[ONE]
     systemctl("restart", UNIT)
-    daemon.shows("ready")
+    daemon.shows("ready", ONE)
     assert daemon.pids()[ONE] != before
     assert daemon.state(OTHER) == "ready"
 
 
 def test_a_model_stopped_by_hand_stays_stopped(daemon: Daemon) -> None:
     daemon.container.systemctl("stop", UNIT)
-    daemon.shows("stopped")
+    daemon.shows("stopped", ONE)
     daemon.client.post("/api/models/rescan").raise_for_status()
     daemon.container.systemctl("reload", "magid")
     daemon.container.systemctl("restart", "magid")
     daemon.wait_serving()
-    assert daemon.state() == "stopped"
+    assert daemon.state(ONE) == "stopped"
     assert daemon.client.post(f"/api/models/servers/{ONE}/start").status_code == 202
-    daemon.wait_state("ready")
+    daemon.wait_state("ready", ONE)
 
 
 @pytest.mark.parametrize(
@@ -224,12 +163,12 @@ def test_a_model_stopped_by_hand_stays_stopped(daemon: Daemon) -> None:
     [("KILL", "was killed by signal 9 (SIGKILL)"), ("SEGV", "was killed by signal 11 (SIGSEGV)")],
 )
 def test_a_crash_is_made_good(daemon: Daemon, signal: str, reason: str) -> None:
-    before = daemon.servers()[ONE]
+    before = daemon.server(ONE)
     daemon.container.systemctl("kill", f"--signal={signal}", UNIT)
-    daemon.shows("backoff")
-    assert daemon.servers()[ONE]["stateReason"] == f"{reason}; starting again in 0.5 s"
-    daemon.wait_state("ready")
-    after = daemon.servers()[ONE]
+    daemon.shows("backoff", ONE)
+    assert daemon.server(ONE)["stateReason"] == f"{reason}; starting again in 0.5 s"
+    daemon.wait_state("ready", ONE)
+    after = daemon.server(ONE)
     assert (after["pid"] != before["pid"], after["stateReason"]) == (True, "")
     assert daemon.state(OTHER) == "ready"
 
@@ -247,20 +186,24 @@ def test_systemd_anew_changes_nothing(daemon: Daemon, verb: str) -> None:
     before = daemon.pids()
     daemon.container.systemctl(verb)
     daemon.container.systemctl("stop", UNIT)
-    daemon.shows("stopped")
+    daemon.shows("stopped", ONE)
     daemon.container.systemctl("start", UNIT)
-    daemon.shows("ready")
+    daemon.shows("ready", ONE)
     assert daemon.pids()[OTHER] == before[OTHER]
 
 
 def test_a_new_bus(daemon: Daemon) -> None:
     before = daemon.pids()
+    since = len(daemon.container.journal("magid"))
     daemon.container.systemctl("restart", "dbus")
-    daemon.container.wait_until(
-        lambda: "trying again" not in daemon.container.journal("magid")[-1]["MESSAGE"], "a bus"
-    )
+
+    def is_watched_again() -> bool:
+        new = daemon.container.journal("magid")[since:]
+        return any("systemd is watched again" in str(entry["MESSAGE"]) for entry in new)
+
+    daemon.container.wait_until(is_watched_again, "new connection")
     daemon.container.systemctl("kill", "--signal=KILL", UNIT)
-    daemon.wait_state("ready")
+    daemon.wait_state("ready", ONE)
     daemon.container.wait_until(lambda: daemon.pids()[ONE] != before[ONE], "another process")
     assert daemon.pids()[OTHER] == before[OTHER]
 
@@ -279,7 +222,62 @@ def test_models_outlive_magid_and_its_launcher(daemon: Daemon, how: str) -> None
     assert daemon.pids() == before
     if how != "launcher":
         daemon.container.systemctl("stop", UNIT)
-        daemon.shows("stopped")
+        daemon.shows("stopped", ONE)
+
+
+def test_a_drop_in_by_hand(daemon: Daemon) -> None:
+    container, folder = daemon.container, "/etc/systemd/system/llama-server@.service.d"
+    try:
+        container.write(f"{folder}/nice.conf", "[Service]\nNice=7\n")
+        container.systemctl("daemon-reload")
+        container.systemctl("restart", UNIT)
+        daemon.shows("ready", ONE)
+        assert container.show(UNIT, "Nice")["Nice"] == "7"
+        assert daemon.server(ONE)["specCurrent"] is True
+    finally:
+        container.run(["rm", "-r", folder])
+        container.systemctl("daemon-reload")
+
+
+def test_a_drop_in_that_breaks_the_unit(daemon: Daemon) -> None:
+    """The one server says so, the others run on; without it, all is well again."""
+    container, folder = daemon.container, f"/etc/systemd/system/{UNIT}.d"
+    before = daemon.pids()
+    try:
+        container.write(f"{folder}/broken.conf", "[Service]\nExecStart=/bin/true\n")
+        container.systemctl("daemon-reload")
+        assert container.run(["systemctl", "restart", UNIT], check=False).returncode != 0
+        # systemd does not touch what runs when it is to restart what it cannot start.
+        assert container.show(UNIT, "ActiveState")["ActiveState"] == "active"
+        assert daemon.state(ONE) == daemon.state(OTHER) == "ready"
+        assert daemon.pids() == before
+    finally:
+        container.run(["rm", "-r", folder])
+        container.systemctl("daemon-reload")
+    container.systemctl("restart", UNIT)
+    daemon.shows("ready", ONE)
+
+
+def test_a_launcher_killed_in_mid_request(daemon: Daemon) -> None:
+    """Where it is hit is left to chance; what was asked for is done, or can be asked for again."""
+    container, url = daemon.container, f"/api/models/servers/{ONE}/restart"
+    before = daemon.pids()
+    for number, pause in enumerate((0.0, 0.01, 0.03, 0.1)):
+        daemon.put(ONE, "runtime-settings", {"ctxSize": 256 + 64 * number})
+        assert daemon.client.post(url).status_code == 202
+        time.sleep(pause)
+        container.systemctl("kill", "--signal=KILL", "magi-launcher")
+        container.wait_until(
+            lambda: daemon.state(ONE) in ("ready", "failed", "stopped"), "an end of it"
+        )
+    if daemon.state(ONE) != "ready" or not daemon.server(ONE)["specCurrent"]:
+        reply = daemon.client.post(url, params={"wait": 30})
+        assert reply.status_code == 200, reply.text
+    daemon.wait_state("ready", ONE)
+    server = daemon.server(ONE)
+    assert (server["specCurrent"], server["pid"]) == (True, container.pid_of(UNIT))
+    assert {m: daemon.pids()[m] for m in (OTHER, THIRD)} == {m: before[m] for m in (OTHER, THIRD)}
+    assert daemon.client.get(f"/api/models/{ONE}").json()["ctxSize"] == 448
 
 
 def test_reload_says_so(daemon: Daemon) -> None:
@@ -292,7 +290,7 @@ def test_reload_says_so(daemon: Daemon) -> None:
 
 def test_logs_have_what_systemd_says(daemon: Daemon) -> None:
     daemon.container.systemctl("restart", UNIT)
-    daemon.wait_state("ready")
+    daemon.wait_state("ready", ONE)
 
     def has(text: str) -> Callable[[], bool]:
         return lambda: any(text in line["message"] for line in lines())
@@ -319,20 +317,23 @@ def test_a_bad_model_is_told_of_in_words(daemon: Daemon, model: Path) -> None:
     good = model.read_bytes()
     daemon.container.write(f"/models/{FILES[0]}", good[:-100])
     daemon.container.systemctl("restart", UNIT, check=False)
-    daemon.shows("backoff")
-    reason = daemon.servers()[ONE]["stateReason"]
+    daemon.shows("backoff", ONE)
+    reason = daemon.server(ONE)["stateReason"]
     assert reason.startswith("exited with status 1: ")
     assert "not within the file bounds" in reason
     daemon.container.write(f"/models/{FILES[0]}", good)
-    daemon.wait_state("ready")
+    daemon.wait_state("ready", ONE)
 
 
 def test_after_a_reboot_all_is_as_wanted(fresh_container: Container, model: Path) -> None:
     before = installed_in(fresh_container, model)
     with before.client:
         before.wait_ready()
+        before.put(THIRD, "tier", {"tier": "fast"})
     fresh_container.reboot()
     after = Daemon(fresh_container)
     with after.client:
         after.wait_ready()
+        check_agreement(after)
+        assert after.client.get(f"/api/models/{THIRD}").json()["tierOverride"] == "fast"
         assert fresh_container.systemctl("is-system-running") == "running"

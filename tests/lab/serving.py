@@ -1,0 +1,102 @@
+"""magid as the service of a container, with the models of one profile."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.lab.container import Container
+from tests.lab.launching import install_launcher
+
+SOON_S = 1.0  # in which what a person does has to show
+MODELS = {
+    "alpha_1p0b_q4km_fast": 8080,
+    "beta_8p0b_q4km_balanced": 8081,
+    "gamma_14p0b_q4km_powerful": 8082,
+}
+FILES = ("Alpha-1B-Q4_K_M.gguf", "Beta-8B-Q4_K_M.gguf", "Gamma-14B-Q4_K_M.gguf")
+SETTINGS = """\
+model_paths: [/models]
+profile: everything
+server_defaults: {n_threads: 1, parallel: 1, ctx_size: 512}
+restart: {limit: 50, first_delay: 0.5, max_delay: 0.5}
+"""
+PROFILE = "name: Everything\nenabled_models: ['*']\n"
+UNITS = ("magid.socket", "magid-local.socket", "magi-launcher.socket", "magid.service")
+
+
+class Daemon:
+    """magid in a container, and what it says of its servers."""
+
+    def __init__(self, container: Container) -> None:
+        self.container = container
+        self.client = container.client("http://127.0.0.1:8000")
+
+    def servers(self) -> dict[str, dict[str, Any]]:
+        reply = self.client.get("/api/models/servers")
+        reply.raise_for_status()
+        return {server["modelId"]: server for server in reply.json()["servers"]}
+
+    def server(self, model_id: str) -> dict[str, Any]:
+        return self.servers()[model_id]
+
+    def state(self, model_id: str) -> str:
+        return str(self.server(model_id)["state"])
+
+    def pids(self) -> dict[str, int]:
+        return {model_id: server["pid"] for model_id, server in self.servers().items()}
+
+    def put(self, model_id: str, what: str, value: object) -> None:
+        """What a user decides of a model: PUT .../tier and its like."""
+        url = f"/api/models/{model_id}/{what}"
+        self.client.put(url, json=value).raise_for_status()
+
+    def units(self) -> set[str]:
+        """All model units that systemd knows of, in whatever state."""
+        listed = self.container.systemctl("list-units", "--all", "llama-server@*", "--output=json")
+        return {unit["unit"] for unit in json.loads(listed)}
+
+    def is_ready(self) -> bool:
+        try:
+            return self.client.get("/readyz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def wait_ready(self) -> None:
+        self.container.wait_until(self.is_ready, "readiness")
+        for model_id in MODELS:
+            self.wait_state("ready", model_id)
+
+    def wait_state(self, state: str, model_id: str) -> float:
+        """Seconds until it was so."""
+        began = time.monotonic()
+        self.container.wait_until(lambda: self.state(model_id) == state, f"{model_id} {state}")
+        return time.monotonic() - began
+
+    def wait_serving(self) -> None:
+        """Until a magid that began anew has done all that it does at its start."""
+
+        def serving() -> bool:
+            return bool(self.client.get("/api/models/status").json()["phase"] == "serving")
+
+        self.container.wait_until(serving, "magid serving")
+
+    def shows(self, state: str, model_id: str) -> None:
+        """It is so, within the time in which a person expects it."""
+        took = self.wait_state(state, model_id)
+        assert took < SOON_S, f"{state} showed after {took:.2f} s"
+
+
+def installed_in(container: Container, model: Path, settings: str = SETTINGS) -> Daemon:
+    """Enabled and started, with MODELS in its folder."""
+    install_launcher(container, model)
+    container.run(["rm", "-r", "/models"])
+    container.write("/etc/magi/magid.yaml", settings)
+    container.write("/etc/magi/profiles/everything.yaml", PROFILE)
+    for name in FILES:
+        container.write(f"/models/{name}", model.read_bytes())
+    container.systemctl("enable", *UNITS)
+    container.systemctl("start", *UNITS)
+    return Daemon(container)
