@@ -139,7 +139,7 @@ class SystemdLauncher:
             if self._bus.is_open:
                 await _first(self._stale.wait(), self._bus.wait_closed())
             pause = _FIRST_PAUSE_S
-            was_open = self._bus.is_open
+            before = self._bus
             while True:
                 try:
                     await (self._list() if self._bus.is_open else self._connect())
@@ -148,7 +148,7 @@ class SystemdLauncher:
                     log.warning("%s; trying again in %g s", error.message, pause)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE_S)
-            if not was_open:
+            if self._bus is not before:
                 log.info("systemd is watched again, over a new connection to the bus")
 
     def _hear(self, signal: Signal) -> None:
