@@ -241,6 +241,26 @@ def test_a_request_that_is_still_being_sent_is_answered(magid: Running) -> None:
     assert magid.process.wait(DEADLINE_S) == 0
 
 
+def test_who_has_just_connected_is_answered(magid: Running) -> None:
+    """At a restart under load there is always somebody between connecting and asking."""
+    magid.start()
+    with socket.create_connection(("127.0.0.1", magid.port), DEADLINE_S) as connection:
+        draining(magid)
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+    assert magid.process is not None
+    assert magid.process.wait(DEADLINE_S) == 0
+
+
+def test_who_has_connected_and_does_not_ask_is_not_waited_for(magid: Running) -> None:
+    magid.configuration.write_text(magid.configuration.read_text() + "drain_timeout: 600\n")
+    magid.start()
+    with socket.create_connection(("127.0.0.1", magid.port), DEADLINE_S):
+        draining(magid)
+        assert magid.process is not None
+        assert magid.process.wait(DEADLINE_S) == 0
+
+
 def test_a_second_signal_does_not_wait_for_requests(magid: Running) -> None:
     magid.configuration.write_text(magid.configuration.read_text() + "drain_timeout: 600\n")
     magid.start()

@@ -31,6 +31,8 @@ async def listen(app: Sanic[Any, Any], sockets: Sequence[socket.socket]) -> "Lis
 
 
 _LOOK_S = 0.02  # between two looks whether a connection has become idle
+# Who has just connected is about to ask, and would take the end of the connection for a failure.
+_FIRST_REQUEST_S = 1.0
 
 
 class Listening:
@@ -45,8 +47,15 @@ class Listening:
             server.close()
 
     async def ended(self) -> None:
-        """Wait until every request has its whole answer; each connection is closed when idle."""
+        """Wait until every request has its whole answer; each connection is closed when idle.
+
+        One on which nothing was asked yet is waited for a moment.
+        """
+        loop = asyncio.get_running_loop()
+        patience_ends = loop.time() + _FIRST_REQUEST_S
+        await asyncio.sleep(_LOOK_S)  # what was accepted a moment ago is not among them yet
         while connections := [c for server in self._servers for c in server.connections]:
             for connection in connections:
-                connection.close_if_idle()
+                if not connection.is_fresh or loop.time() > patience_ends:
+                    connection.close_if_idle()
             await asyncio.sleep(_LOOK_S)

@@ -3,6 +3,7 @@
 Everything above works with Sanic's own classes and does not know of this.
 """
 
+from asyncio import BaseTransport
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +16,18 @@ from sanic.server import HttpProtocol
 class Protocol(HttpProtocol):
     """Sanic's clock for a request's head starts anew with every byte; this one does not."""
 
+    __slots__ = ("is_fresh",)
+
+    def connection_made(self, transport: BaseTransport) -> None:
+        self.is_fresh = True  # nothing has come over it yet
+        super().connection_made(transport)  # type: ignore[no-untyped-call]  # Sanic's
+
+    def close_if_idle(self) -> bool:
+        """To Sanic a connection is idle also when a request lies unread in its buffer."""
+        return not self.recv_buffer and super().close_if_idle()
+
     def data_received(self, data: bytes) -> None:
+        self.is_fresh = False
         reads_head = self.http is not None and self.http.stage is Stage.REQUEST
         began = self._time if reads_head else None
         super().data_received(data)

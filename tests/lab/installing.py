@@ -78,8 +78,13 @@ def install_magid(container: Container, checkout: Path = ROOT) -> None:
     """Put magid there, or its present version over an older one: what a package's upgrade does.
 
     Users and folders are made and systemd reads its units anew; nothing is enabled or started.
+    What is in /etc is the administrator's: it is not replaced.
     """
-    files = list(placed(checkout))
+    files = [
+        file
+        for file in placed(checkout)
+        if not (file.path.startswith("/etc/") and container.exists(file.path))
+    ]
     folders = [file.path for file in files if "/tmpfiles.d/" in file.path]
     container.run(["rm", "-rf", f"{LIBRARY}/magid"])
     container.run(["tar", "-x", "-C", "/", "--no-overwrite-dir"], input=archive(files))

@@ -72,9 +72,11 @@ def test_systemd_knows_the_units_of_the_checkout(container: Container) -> None:
 def test_installing_again_leaves_no_module_of_the_version_before(container: Container) -> None:
     install_magid(container)
     container.write("/usr/lib/magi/magid/former.py", "")
+    assert container.read("/etc/magi/magid.yaml") == (ROOT / "etc/magid.yaml").read_bytes()
+    container.write("/etc/magi/magid.yaml", "profile: mine\n")
     install_magid(container)
     assert not container.exists("/usr/lib/magi/magid/former.py")
-    assert container.read("/etc/magi/magid.yaml") == (ROOT / "etc/magid.yaml").read_bytes()
+    assert container.read("/etc/magi/magid.yaml") == b"profile: mine\n"
 
 
 # --- what they do ---------------------------------------------------------------------------
