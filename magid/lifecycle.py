@@ -75,7 +75,9 @@ class PortOwner:
     session: int | None = None  # its session id: the pid of our child for all that it made
 
     def __str__(self) -> str:
-        return f"pid {self.pid} ({self.name})" if self.pid else "a process of another user"
+        if self.pid is None:
+            return "a process of another user (`ss -ltnp`, as root, names it)"
+        return f"pid {self.pid} ({self.name})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,212 @@
+"""Servers that cannot run, each in its own way: what is said of it, and how often it is tried.
+
+The real llama-server runs the other models meanwhile, which must not notice; one model gets
+`tests.fake_llama` in its place, because the real one hangs or crashes when it likes.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from magid.units import unit_name
+from tests.lab.container import Container
+from tests.lab.serving import FILES, MODELS, Daemon, installed_in
+from tests.lab.trees import ROOT
+
+pytestmark = pytest.mark.slow
+
+ONE, OTHER, THIRD = MODELS
+PORT = MODELS[ONE]
+UNIT = unit_name(PORT)
+FAKE = "/usr/local/lib/fake_llama.py"
+PROGRAM = "/usr/local/bin/llama-server-in-trouble"
+TROUBLE = "/etc/trouble"  # the behaviour; none: the real one runs
+LOADED = "/etc/trouble-over"
+LIMIT, FIRST_S = 2, 0.3
+STARTING = "7d4958e842da4a758f6c1cdc7b36dcc5"  # SD_MESSAGE_UNIT_STARTING
+
+
+def program(container: Container) -> str:
+    return f"""\
+#!/bin/sh
+case " $* " in *" {ONE} "*)
+    [ ! -e {TROUBLE} ] || exec python3 -S {FAKE} $(cat {TROUBLE}) -- "$@"
+esac
+exec {container.release.llama_server} "$@"
+"""
+
+
+def settings(max_startup_s: float) -> str:
+    return f"""\
+model_paths: [/models]
+profile: everything
+llama_server_path: {PROGRAM}
+max_startup_time: {max_startup_s}
+readiness_check_interval: 0.2
+server_defaults: {{n_threads: 1, parallel: 1, ctx_size: 512}}
+restart: {{limit: {LIMIT}, first_delay: {FIRST_S}, max_delay: 2}}
+"""
+
+
+@pytest.fixture(scope="module")
+def installed(container: Container, chat_model: Path) -> Iterator[Daemon]:
+    container.write(FAKE, (ROOT / "tests/fake_llama.py").read_bytes())
+    container.write(PROGRAM, program(container), 0o755)
+    one = installed_in(container, chat_model, settings(30))
+    one.wait_ready()
+    yield one
+    one.client.close()
+
+
+@pytest.fixture
+def daemon(installed: Daemon) -> Iterator[Daemon]:
+    """All models are ready, before and after, and two of them meanwhile, untouched."""
+    before = installed.pids()
+    yield installed
+    container = installed.container
+    container.run(["rm", "-f", TROUBLE, LOADED])
+    assert installed.client.post(f"/api/models/servers/{ONE}/restart").status_code == 202
+    installed.wait_ready()
+    assert {m: installed.pids()[m] for m in (OTHER, THIRD)} == {
+        m: before[m] for m in (OTHER, THIRD)
+    }
+    assert installed.units() == {unit_name(port) for port in MODELS.values()}
+
+
+def starts(container: Container, since: int) -> list[float]:
+    """When PID 1 began to start the unit; seconds."""
+    entries = container.journal(UNIT, f"MESSAGE_ID={STARTING}")
+    return [int(entry["__REALTIME_TIMESTAMP"]) / 1e6 for entry in entries[since:]]
+
+
+@contextmanager
+def given_up(daemon: Daemon) -> Iterator[None]:
+    """What is begun in there is tried as often as configured, with pauses, and then no more."""
+    container = daemon.container
+    since = len(starts(container, 0))
+    yield
+    daemon.wait_state("failed", ONE)
+    tried = starts(container, since)
+    # systemd counts the start that it refuses, too: it may have told of it.
+    assert len(tried) in (LIMIT + 1, LIMIT + 2), tried
+    assert all(later - earlier >= FIRST_S for earlier, later in pairwise(tried)), tried
+    assert container.show(UNIT, "ActiveState")["ActiveState"] == "failed"
+    assert daemon.client.get("/readyz").status_code == 503
+    assert starts(container, since) == tried
+
+
+def restart(daemon: Daemon) -> None:
+    reply = daemon.client.post(f"/api/models/servers/{ONE}/restart")
+    assert reply.status_code == 202, reply.text
+
+
+def test_one_that_crashes_at_once(daemon: Daemon) -> None:
+    daemon.container.write(TROUBLE, "crashes")
+    with given_up(daemon):
+        restart(daemon)
+        daemon.wait_state("backoff", ONE)
+    reason = daemon.server(ONE)["stateReason"]
+    assert reason.startswith("exited with status 1: broken on purpose")
+    assert reason.endswith(f"given up after {LIMIT} restarts")
+
+
+def test_one_that_hangs_in_loading(daemon: Daemon) -> None:
+    container = daemon.container
+    container.write("/etc/magi/magid.yaml", settings(1.5))
+    container.write(TROUBLE, f"loading={LOADED}")
+    try:
+        with given_up(daemon):
+            restart(daemon)
+            daemon.wait_state("loading", ONE)
+            assert container.show(UNIT, "StatusText")["StatusText"].startswith("loading")
+        reason = daemon.server(ONE)["stateReason"]
+        assert "the server was not ready within 1.5 s: it was still loading the model" in reason
+    finally:
+        container.write("/etc/magi/magid.yaml", settings(30))
+
+
+def test_one_that_does_not_open_its_port(daemon: Daemon) -> None:
+    container = daemon.container
+    container.write("/etc/magi/magid.yaml", settings(1.5))
+    container.write(TROUBLE, "never-binds")
+    try:
+        with given_up(daemon):
+            restart(daemon)
+        reason = daemon.server(ONE)["stateReason"]
+        assert "the server was not ready within 1.5 s: its port does not answer" in reason
+    finally:
+        container.write("/etc/magi/magid.yaml", settings(30))
+
+
+def test_a_long_load_is_waited_for(daemon: Daemon) -> None:
+    """Longer than systemd would wait for a start by itself: ready.py asks for more time."""
+    container, folder = daemon.container, f"/etc/systemd/system/{UNIT}.d"
+    container.write(TROUBLE, f"loading={LOADED}")
+    container.write(f"{folder}/short.conf", "[Service]\nTimeoutStartSec=1\n")
+    container.systemctl("daemon-reload")
+    try:
+        restart(daemon)
+        daemon.wait_state("loading", ONE)
+
+        def has_loaded_for(seconds: int) -> bool:
+            text = container.show(UNIT, "StatusText")["StatusText"]
+            return text.startswith(f"loading ({seconds} s)")
+
+        container.wait_until(lambda: has_loaded_for(4), "load of 4 s")
+        container.write(LOADED, "")
+        daemon.wait_state("ready", ONE)
+        assert container.show(UNIT, "NRestarts")["NRestarts"] == "0"
+    finally:
+        container.run(["rm", "-r", folder])
+        container.systemctl("daemon-reload")
+
+
+@contextmanager
+def stranger(container: Container) -> Iterator[None]:
+    """Another program on the port, once it is free."""
+    serve = ["python3", "-m", "http.server", "--bind", "127.0.0.1", str(PORT)]
+    container.systemctl("stop", UNIT)
+    container.systemctl("reset-failed", UNIT)  # earlier starts count towards systemd's limit
+    container.run(["systemd-run", "--unit=stranger", "--working-directory=/srv", *serve])
+    try:
+        listening = ["ss", "--listening", "--tcp", "--numeric", "--no-header", f"sport = {PORT}"]
+        container.wait_until(lambda: bool(container.run(listening).stdout), "stranger")
+        yield
+    finally:
+        container.systemctl("stop", "stranger")
+
+
+def test_one_whose_port_is_taken(daemon: Daemon) -> None:
+    with stranger(daemon.container):
+        restart(daemon)
+        daemon.wait_state("failed", ONE)
+        # magid may not look into other users' processes.
+        taken = f"port {PORT} is taken by a process of another user (`ss -ltnp`, as root, names it)"
+        assert taken in daemon.server(ONE)["stateReason"]
+
+
+def test_one_whose_port_is_taken_started_by_hand(daemon: Daemon) -> None:
+    """Nobody looks first then: what systemd and the server say has to do."""
+    with stranger(daemon.container), given_up(daemon):
+        done = daemon.container.run(["systemctl", "start", UNIT], check=False)
+        assert done.returncode != 0
+        daemon.wait_state("failed", ONE)
+        reason = daemon.server(ONE)["stateReason"]
+        assert f"another program answers on port {PORT}" in reason or "bind" in reason, reason
+
+
+def test_one_whose_file_has_vanished(daemon: Daemon, chat_model: Path) -> None:
+    container, path = daemon.container, f"/models/{FILES[0]}"
+    since = len(starts(container, 0))
+    container.run(["mv", path, "/srv/aside"])
+    try:
+        assert container.run(["systemctl", "restart", UNIT], check=False).returncode != 0
+        daemon.wait_state("failed", ONE)
+        reason = daemon.server(ONE)["stateReason"]
+        assert f"cannot use the model file {path}: No such file or directory" in reason
+        assert len(starts(container, since)) == 1
+    finally:
+        container.run(["mv", "/srv/aside", path])
