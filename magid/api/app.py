@@ -87,6 +87,8 @@ def _register(app: Sanic[Any, Any], ctx: Context, route: Route) -> None:
         methods=methods,
         name=f"{route.method} {route.path}",
         stream=True,
+        # Given, lest Sanic read the handler's source to guess it: 1 ms a route.
+        error_format="json",
     )
 
 

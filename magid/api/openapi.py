@@ -1,10 +1,11 @@
 """The OpenAPI 3.1 document, made from the table that serves the requests."""
 
+import asyncio
 import re
 from collections.abc import Iterable
+from functools import cache
 from typing import Any, Literal
 
-from pydantic import TypeAdapter
 from pydantic_core import to_json
 
 from magid import __version__
@@ -40,6 +41,8 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
 
 def _shapes(routes: list[Route]) -> tuple[dict[Any, Any], dict[str, Any]]:
     """Type -> its schema, by reference where it has a name; and the named schemas."""
+    from pydantic import TypeAdapter  # brings what no other request needs
+
     kinds: set[tuple[Any, Literal["validation", "serialization"]]]
     kinds = {(route.body, "validation") for route in routes if route.body}
     kinds |= {(route.reply, "serialization") for route in routes if route.reply}
@@ -113,15 +116,21 @@ def _describe(route: Route, status: int) -> str:
 
 
 def make_route(routes: Iterable[Route]) -> Route:
-    """The route that serves the document; it is in the document itself."""
+    """The route that serves the document; it is in the document itself.
+
+    It is made when it is first asked for: that takes as long as half of the daemon's start.
+    """
+
+    @cache
+    def made() -> tuple[bytes, str]:
+        body = to_json(document([*routes, own]))
+        return body, etag_of(body)
 
     async def get_openapi(_ctx: Any, call: Call) -> Reply:
         """This document."""
-        return cached(body, tag, call)
+        return cached(*await asyncio.to_thread(made), call)
 
     own = Route(
         "GET", "/openapi.json", get_openapi, dict[str, Any], Access.PUBLIC, more=(304,),
     )  # fmt: skip
-    body = to_json(document([*routes, own]))
-    tag = etag_of(body)
     return own

@@ -23,7 +23,12 @@ class Body(BaseModel):
     """A request body: unknown keys and wrong types are refused."""
 
     model_config = ConfigDict(
-        strict=True, extra="forbid", alias_generator=to_camel, frozen=True, populate_by_name=False
+        strict=True,
+        extra="forbid",
+        alias_generator=to_camel,
+        frozen=True,
+        populate_by_name=False,
+        defer_build=True,  # the first request of a kind pays for it, not the daemon's start
     )
 
 

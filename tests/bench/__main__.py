@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-BENCHES = ("bench_gguf", "bench_discovery", "bench_api")
+BENCHES = ("bench_gguf", "bench_discovery", "bench_api", "bench_start")
 
 
 def main() -> int:

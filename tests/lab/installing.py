@@ -30,7 +30,7 @@ PROGRAM = """\
 #!/usr/bin/python3 -I
 import sys
 sys.path[:0] = [{library!r}, {vendor!r}]
-from {module} import main
+{first}from {module} import main
 sys.exit(main())
 """
 
@@ -44,6 +44,10 @@ class Placed:
     mode: int = 0o644
 
 
+# The collector would look at all that is imported, again and again; it is switched on at READY.
+FIRST = {"/usr/bin/magid": "import gc\ngc.disable()\n"}
+
+
 def placed(checkout: Path) -> Iterator[Placed]:
     """All files of magid; what the checkout does not have is left out."""
     for path in sorted((checkout / "magid").rglob("*.py")):
@@ -51,7 +55,8 @@ def placed(checkout: Path) -> Iterator[Placed]:
     for program, source in PROGRAMS.items():
         if (checkout / source).exists():
             module = source.removesuffix(".py").replace("/", ".")
-            text = PROGRAM.format(library=LIBRARY, vendor=VENDOR, module=module)
+            first = FIRST.get(program, "")
+            text = PROGRAM.format(library=LIBRARY, vendor=VENDOR, module=module, first=first)
             yield Placed(program, text.encode(), 0o755)
     systemd = checkout / "systemd"
     for pattern, target in SYSTEMD.items():
