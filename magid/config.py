@@ -161,6 +161,12 @@ class ServerDefaults(_Section):
     extra_args: Annotated[
         tuple[Line, ...], Field(max_length=64), AfterValidator(_allowed_arguments)
     ] = Field((), description="More arguments for llama-server, one list item each")
+    memory_max: Annotated[StrictInt, Field(ge=2**26, le=2**50)] | None = Field(
+        None, description="Bytes of memory at which a server is ended; needs systemd"
+    )
+    cpu_quota: Annotated[StrictInt, Field(ge=1, le=102_400)] | None = Field(
+        None, description="Processor time of a server, in percent of one processor; needs systemd"
+    )
 
 
 class Restart(_Section):

@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from magid.argv import child_environment, server_argv
 from magid.children import Child, LogRing
-from magid.errors import MagidError, ServerFailed, ServerUnreachable
+from magid.errors import InvalidInput, MagidError, ServerFailed, ServerUnreachable
 from magid.keys import KeyFiles
 from magid.llama import Endpoint, Health, LlamaProgram, check_health, why_foreign
 from magid.units import ObservedServer, ServerSpec, ServerState, first_sight
@@ -93,7 +93,13 @@ class Surroundings:
     announce: Callable[["Server"], None]
 
     async def argv_of(self, spec: ServerSpec) -> list[str]:
-        """Raises LlamaServerMissing, and InvalidInput if the program lacks what the spec wants."""
+        """Raises LlamaServerMissing, and InvalidInput if what the spec wants cannot be had here."""
+        if spec.memory_max is not None or spec.cpu_quota is not None:
+            raise InvalidInput(
+                "cannot limit the memory or processor time of a child process: that takes systemd; "
+                "put memoryMax and cpuQuota back to null, or install magid as a service",
+                field="memoryMax" if spec.memory_max is not None else "cpuQuota",
+            )
         program = await self.program()
         key_file = self.keys.path(spec.port)
         return server_argv(spec, str(program.path), str(key_file), program.flags)

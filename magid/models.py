@@ -26,6 +26,8 @@ class Settings:
     parallel: int | None
     instances: int
     extra_args: tuple[str, ...]
+    memory_max: int | None
+    cpu_quota: int | None
     sources: Mapping[str, str]  # name -> "override" | "default"
 
 
@@ -118,6 +120,8 @@ def server_specs(
             batch_size=settings.batch_size,
             parallel=settings.parallel,
             extra_args=settings.extra_args,
+            memory_max=settings.memory_max,
+            cpu_quota=settings.cpu_quota,
             stamp=model.found.stamp,
         )
         for instance, port in enumerate((ports or model.entry.ports)[: settings.instances])

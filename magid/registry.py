@@ -43,6 +43,8 @@ class RuntimeSettings(_Document):
     parallel: Annotated[int, Field(ge=1, le=1024)] | None = None
     instances: Annotated[int, Field(ge=1, le=MAX_INSTANCES)] | None = None
     extra_args: tuple[str, ...] | None = None
+    memory_max: Annotated[int, Field(ge=2**26, le=2**50)] | None = None
+    cpu_quota: Annotated[int, Field(ge=1, le=102_400)] | None = None
 
 
 class ModelEntry(_Document):

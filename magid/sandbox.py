@@ -112,6 +112,7 @@ def unit_properties(order: UnitOrder, version: int) -> list[Property]:
         *_description(order),
         *_service(order, version),
         *_restart(order.patience, version),
+        *_limits(order.spec),
         *_identity(order),
         *_file_system(order),
         *_kernel(),
@@ -210,6 +211,16 @@ def _restart(patience: Patience, version: int) -> list[Property]:
             Property("RestartMaxDelayUSec", "t", _usec(longest)),
         ]
     return properties
+
+
+def _limits(spec: ServerSpec) -> list[Property]:
+    """What was set for this model; `systemctl set-property` and drop-ins know many more."""
+    limits = []
+    if spec.memory_max is not None:
+        limits.append(Property("MemoryMax", "t", spec.memory_max))
+    if spec.cpu_quota is not None:
+        limits.append(Property("CPUQuotaPerSecUSec", "t", spec.cpu_quota * 10_000))
+    return limits
 
 
 def _identity(order: UnitOrder) -> list[Property]:

@@ -56,6 +56,8 @@ class ServerSpec:
     batch_size: int | None = None
     parallel: int | None = None
     extra_args: tuple[str, ...] = ()
+    memory_max: int | None = None  # bytes; None: as much as there is
+    cpu_quota: int | None = None  # percent of one processor; None: all of them
     stamp: str = ""  # identity of the files' content (inode, size, times): a replaced file differs
 
     @property

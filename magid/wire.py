@@ -263,6 +263,8 @@ _SPEC: Final[Mapping[str, _Check]] = {
     "batch_size": _or_none(_int(1, 2**20)),
     "parallel": _or_none(_int(1, 1024)),
     "extra_args": _many(_matching(_ARGUMENT, "an argument of printable ASCII"), 64),
+    "memory_max": _or_none(_int(2**26, 2**50)),
+    "cpu_quota": _or_none(_int(1, 102_400)),
     "stamp": _matching(_STAMP, "the identity of files"),
 }
 assert set(_SPEC) == {each.name for each in fields(ServerSpec)}

@@ -117,6 +117,7 @@ def test_the_hash_covers_every_field_that_decides_how_a_server_runs() -> None:
         "model_id": "z", "instance": 1, "port": 1, "host": "::1", "model_path": "/z",
         "mmproj_path": "/p", "kind": "embedding", "n_gpu_layers": 0, "ctx_size": 1,
         "n_threads": 1, "batch_size": 1, "parallel": 1, "extra_args": ("--x",), "stamp": "z",
+        "memory_max": 2**30, "cpu_quota": 50,
     }  # fmt: skip
     assert changes.keys() == set(ServerSpec.__dataclass_fields__)
     hashes = {replace(A, **{name: value}).hash for name, value in changes.items()}  # type: ignore[arg-type]  # one field each

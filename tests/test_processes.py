@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from magid.errors import CannotWrite, Conflict, LlamaServerMissing
+from magid.errors import CannotWrite, Conflict, InvalidInput, LlamaServerMissing
 from magid.lifecycle import RestartPolicy
 from magid.llama import Endpoint, InstalledProgram, LlamaProgram, probe
 from magid.processes import (
@@ -251,6 +251,19 @@ async def test_odd_paths_arrive_as_they_are(
     record = json.loads((tmp_path / "record").read_text())
     assert record["argv"][:2] == ["--model", str(odd)]
     assert record["pid"] == server.pid  # nothing stands between
+
+
+@pytest.mark.parametrize("limit", [{"memory_max": 2**30}, {"cpu_quota": 50}])
+async def test_a_limit_is_not_dropped_silently(
+    faking: Faking, specs: Specs, limit: dict[str, int]
+) -> None:
+    launcher, spec = faking("fine"), specs(**limit)
+    await launcher.start(spec)
+    server = await settle(launcher, spec.port)
+    assert server.state is ServerState.FAILED
+    assert "that takes systemd" in server.reason
+    with pytest.raises(InvalidInput, match="memoryMax and cpuQuota back to null"):
+        await launcher.command(spec)
 
 
 async def test_the_key_file(faking: Faking, specs: Specs, tmp_path: Path) -> None:

@@ -121,6 +121,20 @@ def test_patience(changes: dict[str, Any], expected: dict[str, Any]) -> None:
     assert {name: properties[name] for name in expected} == expected
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, {}),
+        ({"memory_max": 2**33}, {"MemoryMax": 2**33}),
+        ({"cpu_quota": 250}, {"CPUQuotaPerSecUSec": 2_500_000}),
+    ],
+)
+def test_limits(changes: dict[str, Any], expected: dict[str, int]) -> None:
+    properties = made(replace(ORDER, spec=replace(ORDER.spec, **changes)))
+    limits = ("MemoryMax", "CPUQuotaPerSecUSec")
+    assert {name: properties[name] for name in limits if name in properties} == expected
+
+
 def test_no_steps_without_growth() -> None:
     patience = replace(PATIENCE, first_delay_s=5, max_delay_s=5)
     assert "RestartSteps" not in made(replace(ORDER, patience=patience))

@@ -38,6 +38,8 @@ SPEC = ServerSpec(
     batch_size=512,
     parallel=4,
     extra_args=("--temp", "0.7"),
+    memory_max=2**33,
+    cpu_quota=250,
     stamp="0123456789abcdef",
 )
 REQUESTS: list[Request] = [
@@ -114,6 +116,8 @@ BAD_FIELDS: dict[str, tuple[object, ...]] = {
     "batch_size": (0, 2**20 + 1),
     "parallel": (0, 1025),
     "extra_args": ("--temp", None, [1], [""], ["a\nb"], ["é"], ["x"] * 65, ["x" * 4097]),
+    "memory_max": (0, 2**26 - 1, 2**50 + 1, "1G", True),
+    "cpu_quota": (0, 102_401, 1.5),
     "stamp": (None, 1, "a b", "x" * 4097, "'"),
 }
 HOSTILE: list[tuple[str, bytes]] = [

@@ -58,6 +58,8 @@ class SettingsBody(Body):
     parallel: Annotated[int, Field(ge=1, le=1024)] | None = None
     instances: Annotated[int, Field(ge=1, le=16)] | None = None
     extra_args: Annotated[list[str], Field(max_length=64)] | None = None
+    memory_max: Annotated[int, Field(ge=2**26, le=2**50)] | None = None
+    cpu_quota: Annotated[int, Field(ge=1, le=102_400)] | None = None
 
     def onto(self, settings: RuntimeSettings) -> RuntimeSettings:
         given = self.model_dump(include=self.model_fields_set)
@@ -119,6 +121,8 @@ class DiscoveredModel(TypedDict):
     parallel: int | None
     instances: int
     extraArgs: list[str]
+    memoryMax: int | None
+    cpuQuota: int | None
     discoveredAt: str
 
 

@@ -64,6 +64,8 @@ def discovered_model(model: Model) -> schemas.DiscoveredModel:
         "parallel": settings.parallel,
         "instances": settings.instances,
         "extraArgs": list(settings.extra_args),
+        "memoryMax": settings.memory_max,
+        "cpuQuota": settings.cpu_quota,
         "discoveredAt": when(entry.discovered_at) or "",
     }
 
@@ -92,7 +94,8 @@ def sources_of(model: Model, profile: str | None) -> dict[str, str]:
         tier = "thinking override"
     names = {
         "n_gpu_layers": "nGpuLayers", "ctx_size": "ctxSize", "n_threads": "nThreads",
-        "batch_size": "batchSize", "extra_args": "extraArgs",
+        "batch_size": "batchSize", "extra_args": "extraArgs", "memory_max": "memoryMax",
+        "cpu_quota": "cpuQuota",
     }  # fmt: skip
     return {
         "tier": tier,

@@ -225,6 +225,21 @@ def test_models_outlive_magid_and_its_launcher(daemon: Daemon, how: str) -> None
         daemon.shows("stopped", ONE)
 
 
+def test_limits(daemon: Daemon) -> None:
+    """The values; nothing enforces them in here: the container has no such controllers."""
+    before, url = daemon.pids(), f"/api/models/servers/{ONE}/restart"
+    daemon.put(ONE, "runtime-settings", {"memoryMax": 2**31, "cpuQuota": 150})
+    try:
+        assert daemon.client.post(url, params={"wait": 30}).status_code == 200
+        shown = daemon.container.show(UNIT, "MemoryMax", "CPUQuotaPerSecUSec")
+        assert shown == {"MemoryMax": str(2**31), "CPUQuotaPerSecUSec": "1.500000s"}
+        assert daemon.server(ONE)["specCurrent"] is True
+        assert daemon.pids()[OTHER] == before[OTHER]
+    finally:
+        daemon.put(ONE, "runtime-settings", {"memoryMax": None, "cpuQuota": None})
+        daemon.client.post(url, params={"wait": 30}).raise_for_status()
+
+
 def test_a_drop_in_by_hand(daemon: Daemon) -> None:
     container, folder = daemon.container, "/etc/systemd/system/llama-server@.service.d"
     try:
