@@ -295,6 +295,43 @@ def test_a_launcher_killed_in_mid_request(daemon: Daemon) -> None:
     assert daemon.client.get(f"/api/models/{ONE}").json()["ctxSize"] == 448
 
 
+def test_the_first_connection_starts_magid(daemon: Daemon) -> None:
+    container, before = daemon.container, daemon.pids()
+    with container.client() as tcp, container.unix_client("/run/magi/magid.sock") as local:
+        clients = (
+            (tcp, "http://127.0.0.1:8000/livez"),
+            (tcp, "http://[::1]:8000/livez"),
+            (local, "/livez"),
+        )
+        for client, url in clients:
+            container.systemctl("stop", "magid")
+            assert container.show("magid", "ActiveState")["ActiveState"] == "inactive"
+            assert client.get(url).status_code == 200
+            assert container.show("magid", "ActiveState")["ActiveState"] == "active"
+    daemon.wait_serving()
+    assert daemon.pids() == before
+
+
+def test_a_magid_that_hangs_is_replaced(daemon: Daemon) -> None:
+    container, before = daemon.container, daemon.pids()
+    folder = "/etc/systemd/system/magid.service.d"
+    try:
+        container.write(f"{folder}/watchdog.conf", "[Service]\nWatchdogSec=1\n")
+        container.systemctl("daemon-reload")
+        container.systemctl("restart", "magid")
+        pid = container.pid_of("magid")
+        container.systemctl("kill", "--signal=STOP", "magid")
+        container.wait_until(lambda: container.pid_of("magid") not in (0, pid), "another magid")
+        daemon.wait_ready()
+        assert daemon.pids() == before
+        said = [str(entry["MESSAGE"]) for entry in container.journal("magid")]
+        assert any("Watchdog timeout" in text for text in said)
+    finally:
+        container.run(["rm", "-r", folder])
+        container.systemctl("daemon-reload")
+        container.systemctl("restart", "magid")
+
+
 def test_reload_says_so(daemon: Daemon) -> None:
     daemon.container.systemctl("reload", "magid")
     shown = daemon.container.show("magid", "ActiveState", "SubState", "NRestarts", "WatchdogUSec")
