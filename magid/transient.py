@@ -8,6 +8,7 @@ exists for as long as somebody refers to it, and it goes away some time after th
 import asyncio
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -43,6 +44,7 @@ class Seen:
     order: str
     fragment: str
     stop_s: float
+    restarts: int  # NRestarts: automatic ones since somebody asked for a start
 
     @property
     def is_ours(self) -> bool:
@@ -62,6 +64,7 @@ class Units:
         self._hear_gone: Callable[[int], None] = lambda port: None
         self.version = 0
         self.held: set[int] = set()  # ports of the units that we refer to
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         """Refer to every unit that an earlier launcher made. Raises BusError."""
@@ -117,11 +120,11 @@ class Units:
     # -- steps -------------------------------------------------------------------------------
 
     async def _adopt(self, name: str) -> None:
-        match = _NAME.fullmatch(name)
+        port = _port_in(name)
         seen = await self._look(name)
-        if match and seen and seen.is_ours:
+        if port is not None and seen and seen.is_ours:
             await self._manager("RefUnit", "s", name)
-            self.held.add(int(match[1]))
+            self.held.add(port)
 
     async def _make(self, port: int, properties: Sequence[Property]) -> None:
         body = [[p.name, variant(p.signature, p.value)] for p in properties]
@@ -213,9 +216,26 @@ class Units:
             return
         self._news.set()
         self._news = asyncio.Event()
-        match = _NAME.fullmatch(str(signal.body[0])) if signal.member == "UnitRemoved" else None
-        if match and int(match[1]) not in self.held:
-            self._hear_gone(int(match[1]))
+        match signal.member, signal.body:
+            case "UnitRemoved", [str(name), *_]:
+                port = _port_in(name)
+                if port is not None and port not in self.held:
+                    self._hear_gone(port)
+            case "JobRemoved", [_, _, str(name), "done"] if _port_in(name) in self.held:
+                task = asyncio.create_task(self._forgive(name))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def _forgive(self, name: str) -> None:
+        """Let a start by hand that went well not count towards systemd's limit of starts.
+
+        The limit spans the time that several failures take, many minutes; who restarts a model that
+        often, to try its settings, would find it down. Automatic restarts go on to count.
+        """
+        with suppress(BusError):
+            seen = await self._look(name)
+            if seen and seen.is_ours and seen.active == "active" and not seen.restarts:
+                await self._tolerant("ResetFailedUnit", name)
 
 
 # -- reading ---------------------------------------------------------------------------------
@@ -231,7 +251,13 @@ def seen_in(properties: Mapping[str, Any]) -> Seen:
         order=field_of(fields, ORDER_FIELD),
         fragment=str(properties.get("FragmentPath", "")),
         stop_s=min(int(properties.get("TimeoutStopUSec", 0)) / 1_000_000, _LONGEST_STOP_S),
+        restarts=int(properties.get("NRestarts", 0)),
     )
+
+
+def _port_in(name: str) -> int | None:
+    match = _NAME.fullmatch(name)
+    return int(match[1]) if match else None
 
 
 def _not_ours(name: str, fragment: str) -> Conflict:

@@ -164,6 +164,17 @@ def test_a_long_load_is_waited_for(daemon: Daemon) -> None:
         container.systemctl("daemon-reload")
 
 
+def test_people_may_restart_as_often_as_they_like(daemon: Daemon) -> None:
+    """Starts that end well do not use up the limit for those that do not."""
+    for _ in range(LIMIT + 3):
+        daemon.container.systemctl("restart", UNIT)
+    assert daemon.state(ONE) == "ready"
+    with given_up(daemon):
+        daemon.container.write(TROUBLE, "crashes")
+        daemon.container.systemctl("kill", "--signal=KILL", UNIT)
+    assert daemon.server(ONE)["stateReason"].startswith("exited with status 1: broken on purpose")
+
+
 @contextmanager
 def stranger(container: Container) -> Iterator[None]:
     """Another program on the port, once it is free."""
