@@ -63,6 +63,12 @@ class Bus:
     def is_open(self) -> bool:
         return self._bus is not None and bool(self._bus.connected)
 
+    def fileno(self) -> int:
+        """The connection's descriptor. Raises BusError when it is closed."""
+        if self._bus is None or self._bus._fd is None:
+            raise BusError(_GONE, "the bus has gone away")
+        return int(self._bus._fd)
+
     async def open(self) -> None:
         """Once. Raises BusError if the bus cannot be reached."""
         try:

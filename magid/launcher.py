@@ -22,7 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from magid import config, sandbox, wire
+from magid import config, handover, sandbox, wire
 from magid.argv import server_argv
 from magid.bus import Bus, BusError
 from magid.config import Config
@@ -55,7 +55,6 @@ _PROGRAM_PLACES: Final = "/usr/local/bin:/usr/bin:/bin"
 _GROUPS: Final = ("render", "video", "magi-models")  # GPU devices, and models that not all may read
 _JOURNAL: Final = "/run/systemd/journal/socket"
 REFUSED_ID: Final = "c3a97e52d6b04b1f8e0d7f6429ab53e8"  # in systemd/magi.catalog
-_FIRST_FD: Final = 3  # sd_listen_fds(3)
 
 log = logging.getLogger("magi-launcher")
 
@@ -324,21 +323,23 @@ def main() -> int:
     """
     logging.basicConfig(level="INFO", format="%(message)s", stream=sys.stderr)
     try:
-        return asyncio.run(serve(_listening_socket()))
+        listening, left = handover.received(os.environ, os.getpid())
+        return asyncio.run(serve(listening, left))
     except MagidError as error:
         log.error("%s", error.message)
         return 1
 
 
-def _listening_socket() -> socket.socket:
-    if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS") != "1":
-        raise InvalidConfig("cannot listen: it is started by magi-launcher.socket only")
-    os.set_inheritable(_FIRST_FD, False)
-    return socket.socket(fileno=_FIRST_FD)
-
-
-async def serve(listening: socket.socket, *, keys: Path = KEYS, idle_s: float = IDLE_S) -> int:
+async def serve(
+    listening: socket.socket,
+    left: dict[str, socket.socket],
+    *,
+    keys: Path = KEYS,
+    idle_s: float = IDLE_S,
+) -> int:
     """Answer on this socket until asked to end, or idle. The exit status.
+
+    `left` are the connections of earlier launchers; they are closed when theirs are ours.
 
     When the bus goes away, requests wait for it to come back: an exit would let systemd start the
     launcher again and again for connections that nobody takes, until it closes the socket.
@@ -351,11 +352,13 @@ async def serve(listening: socket.socket, *, keys: Path = KEYS, idle_s: float = 
         bus = Bus()
         try:
             await bus.open()
-            over = await _serve_over(bus, listening.dup(), KeyRing(keys, USER), stop, idle_s)
+            ring = KeyRing(keys, USER)
+            over = await _serve_over(bus, listening.dup(), left, ring, stop, idle_s)
         except BusError as error:
             log.warning("%s", error.message)
         finally:
-            await bus.close()
+            if not stop.is_set():  # else it is for the next launcher, or ends with the process
+                await bus.close()
         if not over:
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), _BUS_PAUSE_S)
@@ -363,7 +366,12 @@ async def serve(listening: socket.socket, *, keys: Path = KEYS, idle_s: float = 
 
 
 async def _serve_over(
-    bus: Bus, listening: socket.socket, ring: KeyRing, stop: asyncio.Event, idle_s: float
+    bus: Bus,
+    listening: socket.socket,
+    left: dict[str, socket.socket],
+    ring: KeyRing,
+    stop: asyncio.Event,
+    idle_s: float,
 ) -> bool:
     """Answer for as long as this connection to the bus lasts. False: it is the bus that ended."""
     try:
@@ -372,6 +380,8 @@ async def _serve_over(
         log.error("%s", error.message)
     units = Units(bus)
     await units.open()
+    handover.keep(bus.fileno())
+    handover.let_go(left)
     ring.keep_only(units.held)
     units.when_gone(ring.remove)
     launcher = Launcher(units, ring, read_config)

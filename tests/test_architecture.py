@@ -14,7 +14,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(row.split())
     for row in (
         "errors addresses folders naming tiers units yamlfile",
-        "argv bus children durable journal keyring keys kinds notify projectors sandbox "
+        "argv bus children durable handover journal keyring keys kinds notify projectors sandbox "
         "tensors wire",
         "asking config gguf llama modelfiles profiles store transient",
         "headercache launcher lifecycle",
