@@ -36,7 +36,7 @@ log = logging.getLogger("magid")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0, 1 for a failure, 2 for usage, 78 for the configuration."""
-    flags = vars(_parser().parse_args(arguments))
+    flags = vars(parser().parse_args(arguments))
     check = flags.pop("check")
     try:
         given = {key: text for key, text in flags.items() if text is not None}
@@ -56,21 +56,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """All options; the manual is made from it too."""
+    root = argparse.ArgumentParser(
         prog="magid", description="Runs GGUF models as services and answers for them over REST."
     )
-    parser.add_argument("--version", action="version", version=f"magid {__version__}")
-    parser.add_argument(
+    root.add_argument("--version", action="version", version=f"magid {__version__}")
+    root.add_argument(
         "--check", action="store_true", help="print the configuration in force, and end"
     )
-    parser.add_argument("--config", metavar="FILE", help="read this file, not /etc/magi/magid.yaml")
+    root.add_argument("--config", metavar="FILE", help="read this file, not /etc/magi/magid.yaml")
     for setting in config.settings():
         if setting.flag:
-            parser.add_argument(
+            root.add_argument(
                 setting.flag, dest=setting.key, metavar="VALUE", help=setting.description
             )
-    return parser
+    return root
 
 
 # -- the log ---------------------------------------------------------------------------------
@@ -147,7 +148,7 @@ def compose(settings: Config) -> Context:
     daemon = Daemon(
         config=settings,
         store=store.Store(settings.registry_path),
-        profiles=ProfileDir(settings.profiles_dir),
+        profiles=ProfileDir(settings.profiles_dir, settings.shipped_profiles_dir),
         scanner=Scanner(
             settings.model_paths,
             Thresholds(thresholds.powerful_min, thresholds.fast_max),

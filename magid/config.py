@@ -193,7 +193,10 @@ class Config(_Section):
 
     model_paths: Annotated[
         tuple[AbsolutePath, ...], Field(min_length=1, max_length=64), AfterValidator(_distinct)
-    ] = Field((Path("/models"),), description="Folders that are searched for GGUF files")
+    ] = Field(
+        (Path("/var/lib/magi/models"), Path("/models")),
+        description="Folders that are searched for GGUF files",
+    )
     state_dir: AbsolutePath = Field(
         Path("/var/lib/magi"), description="Where the daemon keeps its own files"
     )
@@ -203,6 +206,10 @@ class Config(_Section):
     )
     profiles_dir: AbsolutePath = Field(
         Path("/etc/magi/profiles"), description="Where the profiles are, one NAME.yaml each"
+    )
+    shipped_profiles_dir: AbsolutePath = Field(
+        Path("/usr/share/magi/profiles"),
+        description="Profiles of magid's own; one of the same name in profiles_dir goes first",
     )
     profile: Annotated[StrictStr, AfterValidator(_profile_name)] | None = Field(
         "development", description="The profile of the very first start; null: none"
@@ -276,6 +283,10 @@ class Config(_Section):
                 )
         return value
 
+    def may_lack(self, folder: str) -> bool:
+        """Whether nothing is wrong if this model folder is not there: nobody has asked for it."""
+        return "model_paths" not in self.model_fields_set and not os.path.lexists(folder)
+
     @property
     def addresses(self) -> tuple[Address, ...]:
         """`bind`, taken apart."""
@@ -311,6 +322,7 @@ _OUTSIDE: Mapping[str, tuple[Callable[[str], Any], str | None]] = {
     "state_dir": (_path, "MAGI_STATE_DIR"),
     "registry_path": (_path, "REGISTRY_PATH"),
     "profiles_dir": (_path, "MAGI_PROFILES_DIR"),
+    "shipped_profiles_dir": (_path, "MAGI_SHIPPED_PROFILES_DIR"),
     "profile": (_text, "MAGI_PROFILE"),
     "launcher": (_text, "MAGI_LAUNCHER"),
     "llama_server_path": (_path, "LLAMA_SERVER_PATH"),

@@ -7,11 +7,12 @@ full client library would double the daemon's start-up time for the sake of thes
 import asyncio
 import json
 import os
+import platform
 import re
 import secrets
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -25,7 +26,6 @@ MAX_BODY_BYTES = 1024 * 1024
 MAX_PROBE_BYTES = 1024 * 1024  # `--help` is 60 KB in 0.7.0
 
 _USUAL_PLACES = (Path("/usr/local/bin/llama-server"), Path("/usr/bin/llama-server"))
-_ADVICE = "install llama-server (llama.cpp), or set LLAMA_SERVER_PATH to the program"
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])(?: [^\x00-\x08\x0a-\x1f\x7f]*)?")
 _HEADER_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
@@ -68,6 +68,28 @@ class Health(StrEnum):
     ERROR = "error"  # another status, or no HTTP at all
 
 
+def advice(system: Mapping[str, str]) -> str:
+    """What to do to get a llama-server, by the words of os-release(5). Pure.
+
+    Debian has one in `llama.cpp-tools` from release 14 (forky) on; what is not released yet has no
+    VERSION_ID.
+    """
+    number = system.get("VERSION_ID", "")
+    if system.get("ID") == "debian" and (not number.isdecimal() or int(number) >= 14):
+        return "run `apt install llama.cpp-tools`"
+    return (
+        "put llama.cpp's llama-server into /usr/local/bin, or set llama_server_path in "
+        "/etc/magi/magid.yaml (LLAMA_SERVER_PATH) to where it is"
+    )
+
+
+def _advice() -> str:
+    try:
+        return advice(platform.freedesktop_os_release())
+    except OSError:
+        return advice({})
+
+
 def find_program(configured: str | None, search_path: str) -> Path:
     """The llama-server to use: `configured` if it is set, else the first of the usual places.
 
@@ -79,7 +101,8 @@ def find_program(configured: str | None, search_path: str) -> Path:
         if not _can_run(program):
             raise LlamaServerMissing(
                 f"cannot use {program} as llama-server: it is not a program that can be run; "
-                f"{_ADVICE}",
+                "install one there, or correct llama_server_path in /etc/magi/magid.yaml "
+                "(LLAMA_SERVER_PATH)",
                 program=str(program),
             )
         return program
@@ -88,7 +111,7 @@ def find_program(configured: str | None, search_path: str) -> Path:
         if _can_run(program):
             return program
     raise LlamaServerMissing(
-        f"cannot find llama-server in /usr/local/bin, /usr/bin or PATH; {_ADVICE}"
+        f"cannot find llama-server in /usr/local/bin, /usr/bin or PATH: {_advice()}"
     )
 
 
@@ -179,7 +202,7 @@ def version_in(text: str) -> str:
 
 def _unusable(program: Path, why: str) -> LlamaServerMissing:
     return LlamaServerMissing(
-        f"cannot use {program} as llama-server: {why}; {_ADVICE}", program=str(program)
+        f"cannot use {program} as llama-server: {why}; {_advice()}", program=str(program)
     )
 
 

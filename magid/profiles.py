@@ -35,6 +35,7 @@ from magid import yamlfile
 from magid.durable import REAL, FileSystem, cannot_write, discard, sync_directory, write_temporary
 from magid.errors import (
     CannotWrite,
+    Conflict,
     InvalidInput,
     InvalidProfile,
     ProfileExists,
@@ -235,24 +236,26 @@ class _Known:
 class ProfileDir:
     """The profiles in one folder. All of it blocks for the time of a few small file accesses.
 
+    Those in `shipped`, a folder that is never written to, are profiles too where `path` has none
+    of the same name: so a replaced one is kept when magid is upgraded, and the shipped one comes
+    back when it is deleted.
+
     Reading never takes longer than a `stat` while a file stays as it is. Writing is for one
     caller at a time; what is written meanwhile by an editor is found out by its revision.
     """
 
-    def __init__(self, path: Path, *, files: FileSystem = REAL) -> None:
+    def __init__(
+        self, path: Path, shipped: Path | None = None, *, files: FileSystem = REAL
+    ) -> None:
         self.path = path
+        self._shipped = shipped
         self._files = files
         self._known: dict[str, _Known] = {}
 
     def list(self) -> list[str]:
         """The names of all profiles, broken ones too, sorted. Never fails: no folder, no names."""
-        try:
-            with os.scandir(self.path) as entries:
-                found = [entry.name for entry in entries if _is_file(entry)]
-        except OSError:
-            return []
-        stems = (name.removesuffix(_SUFFIX) for name in found if name.endswith(_SUFFIX))
-        return sorted(stem for stem in stems if _SLUG.fullmatch(stem))
+        folders = (self.path,) if self._shipped is None else (self.path, self._shipped)
+        return sorted({name for folder in folders for name in _names(folder)})
 
     def get(self, name: str) -> Profile:
         """Raises ProfileNotFound, or InvalidProfile with file, line and key."""
@@ -275,17 +278,15 @@ class ProfileDir:
         """
         name = slug(profile.name)
         path = self._path(name)
+        if self._is_shipped(name) and not os.path.lexists(path):
+            raise _exists(name, self._place(name))
         content = _to_yaml(profile)
         with self._writing(path):
             temporary = write_temporary(path, content, mode=0o644, files=self._files)
             try:
                 self._files.link(temporary, path)  # unlike a rename, it never replaces
             except FileExistsError:
-                raise ProfileExists(
-                    f"cannot create profile {name!r}: {path} exists already; choose another name, "
-                    f"or PUT /api/models/profiles/{name} to replace it",
-                    profileName=name,
-                ) from None
+                raise _exists(name, path) from None
             finally:
                 discard(temporary, self._files)
             sync_directory(self.path, self._files)
@@ -320,8 +321,17 @@ class ProfileDir:
             sync_directory(self.path, self._files)
 
     def delete(self, name: str) -> None:
-        """Remove the file; of a link only the link. Raises ProfileNotFound, CannotWrite."""
+        """Remove the file; of a link only the link.
+
+        Raises ProfileNotFound, CannotWrite, Conflict for one that is only shipped.
+        """
         path = self._path(name)
+        if self._is_shipped(name) and not os.path.lexists(path):
+            raise Conflict(
+                f"cannot delete profile {name!r}: it comes with magid; PUT "
+                f"/api/models/profiles/{name} to put another one in its place",
+                profileName=name,
+            )
         with self._writing(path):
             try:
                 self._files.unlink(path)
@@ -332,6 +342,17 @@ class ProfileDir:
     def _path(self, name: str) -> Path:
         return self.path / (check_slug(name) + _SUFFIX)
 
+    def _place(self, name: str) -> Path:
+        """Where it is read from."""
+        path = self._path(name)
+        if self._is_shipped(name) and not os.path.lexists(path):
+            assert self._shipped is not None
+            return self._shipped / path.name
+        return path
+
+    def _is_shipped(self, name: str) -> bool:
+        return self._shipped is not None and (self._shipped / (name + _SUFFIX)).is_file()
+
     @contextmanager
     def _writing(self, path: Path) -> Iterator[None]:
         try:
@@ -340,13 +361,26 @@ class ProfileDir:
             raise cannot_write(path, error) from None
 
     def _look(self, name: str) -> _Known:
-        path = self._path(name)
+        path = self._place(name)
         known = self._known.get(name)
         if known is not None and known.settled and _key_of(path) == known.key:
             return known
         known = _read(path, name, known)
         self._known[name] = known
         return known
+
+
+def _names(folder: Path) -> Iterator[str]:
+    """The profiles in this folder; none where it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            found = [entry.name for entry in entries if _is_file(entry)]
+    except OSError:
+        return
+    for name in found:
+        stem = name.removesuffix(_SUFFIX)
+        if name.endswith(_SUFFIX) and _SLUG.fullmatch(stem):
+            yield stem
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
@@ -399,6 +433,14 @@ def _unread(reason: str) -> _Known:
 
 def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:32]
+
+
+def _exists(name: str, path: Path) -> ProfileExists:
+    return ProfileExists(
+        f"cannot create profile {name!r}: {path} exists already; choose another name, "
+        f"or PUT /api/models/profiles/{name} to replace it",
+        profileName=name,
+    )
 
 
 def _not_found(name: str) -> ProfileNotFound:

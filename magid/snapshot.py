@@ -79,7 +79,9 @@ def build(
         models = effective_models(with_ports, disk.found, active.profile, config)
     wanted = want(models, config.llama_server_host, unserved, config.port_range)
     notes = [*problems, *([active.problem] if active.problem else [])]
-    notes += [f"cannot read {root.path}: {root.reason}" for root in disk.unreadable_roots]
+    for root in disk.unreadable_roots:
+        if not (disk.listed and config.may_lack(root.path)):
+            notes.append(f"cannot read {root.path}: {root.reason}")
     return Snapshot(revision, with_ports, disk, active, models, wanted, tuple(notes))
 
 

@@ -150,7 +150,14 @@ def test_one_model_can_be_looked_at_without_a_llama_server(
         magid.wait_for("a scan", lambda: magid.client.get("/api/models/registry").is_success)
         shown = magid.get(f"/api/models/{ALPHA}")
         assert shown["argv"] == []
-        assert "install" in shown["argvProblem"]
+        lacking = shown["argvProblem"]
+        assert "install" in lacking
+        ready = magid.client.get("/readyz")
+        assert ready.status_code == 503
+        assert [reason for reason in ready.json()["reasons"] if lacking in reason]
+        status = magid.get("/api/models/status")
+        assert not status["ready"]
+        assert [problem for problem in status["problems"] if lacking in problem]
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,7 @@ def test_without_anything_all_is_default(tmp_path: Path) -> None:
         ("MAX_STARTUP_TIME", "0.5", "max_startup_time", 0.5),
         ("READINESS_CHECK_INTERVAL", "1", "readiness_check_interval", 1),
         ("MAGI_PROFILES_DIR", "/p", "profiles_dir", Path("/p")),
+        ("MAGI_SHIPPED_PROFILES_DIR", "/p", "shipped_profiles_dir", Path("/p")),
         ("MAGI_PROFILE", "fast-only", "profile", "fast-only"),
         ("MAGI_PROFILE", "8", "profile", "8"),
         ("MAGI_STATE_DIR", "/s", "state_dir", Path("/s")),

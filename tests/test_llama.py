@@ -18,6 +18,7 @@ from magid.llama import (
     Endpoint,
     Health,
     InstalledProgram,
+    advice,
     check_health,
     find_program,
     flags_in,
@@ -49,6 +50,21 @@ def test_a_configured_program_that_cannot_be_run(tmp_path: Path, what: str) -> N
         program.write_text("#!/bin/sh\n")
     with pytest.raises(LlamaServerMissing, match="LLAMA_SERVER_PATH"):
         find_program(str(program), os.environ["PATH"])
+
+
+@pytest.mark.parametrize(
+    ("system", "words"),
+    [
+        ({"ID": "debian", "VERSION_ID": "12"}, "llama_server_path in /etc/magi/magid.yaml"),
+        ({"ID": "debian", "VERSION_ID": "13"}, "into /usr/local/bin"),
+        ({"ID": "debian", "VERSION_ID": "14"}, "`apt install llama.cpp-tools`"),
+        ({"ID": "debian"}, "`apt install llama.cpp-tools`"),
+        ({"ID": "ubuntu", "VERSION_ID": "24.04"}, "into /usr/local/bin"),
+        ({}, "LLAMA_SERVER_PATH"),
+    ],
+)
+def test_how_to_get_one(system: dict[str, str], words: str) -> None:
+    assert words in advice(system)
 
 
 def test_the_search_path(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from magid.durable import REAL
 from magid.errors import (
     CannotWrite,
+    Conflict,
     InvalidInput,
     InvalidProfile,
     ProfileExists,
@@ -253,6 +254,46 @@ def test_create_get_replace_delete(folder: ProfileDir) -> None:
             call(name)
     with pytest.raises(ProfileNotFound):
         folder.replace(name, first, None)
+
+
+# -- shipped ones --------------------------------------------------------------------------------
+
+SHIPPED = "name: Shipped\nenabled_models: ['tier:fast']\n"
+
+
+@pytest.fixture
+def layered(folder: ProfileDir, tmp_path: Path) -> ProfileDir:
+    """A folder above one that has `everything` and `fast-only`."""
+    shipped = tmp_path / "shipped"
+    shipped.mkdir()
+    for name in ("everything", "fast-only"):
+        (shipped / f"{name}.yaml").write_text(SHIPPED)
+    shipped.chmod(0o555)
+    return ProfileDir(folder.path, shipped)
+
+
+def test_shipped_profiles_are_there_until_there_are_others(layered: ProfileDir) -> None:
+    name, _ = layered.create(Profile(name="Mine"))
+    assert layered.list() == ["everything", "fast-only", "mine"]
+    assert layered.get("everything").name == "Shipped"
+    before = layered.revision("everything")
+
+    layered.replace("everything", Profile(name="Replaced"), before)
+    assert layered.get("everything").name == "Replaced"
+    assert _names(layered) == ["everything.yaml", f"{name}.yaml"]
+    with pytest.raises(StaleRevision):
+        layered.replace("everything", Profile(name="Again"), before)
+
+    layered.delete("everything")
+    assert (layered.get("everything").name, layered.revision("everything")) == ("Shipped", before)
+
+
+def test_shipped_profiles_stay_as_they_are(layered: ProfileDir) -> None:
+    with pytest.raises(Conflict, match="cannot delete profile 'fast-only': it comes with magid"):
+        layered.delete("fast-only")
+    with pytest.raises(ProfileExists, match=r"shipped/fast-only\.yaml exists already"):
+        layered.create(Profile(name="Fast Only"))
+    assert _names(layered) == []
 
 
 def test_create_never_replaces(folder: ProfileDir) -> None:

@@ -1,6 +1,7 @@
 """What readyz and systemctl status say, as tables."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -90,6 +91,16 @@ def test_no_readable_folder_is_a_reason() -> None:
     (reason,) = unready_reasons(Phase.SERVING, snapshot, {})
     assert reason.startswith("no model folder could be read")
     assert snapshot.problems == ("cannot read /models: does not exist",)
+
+
+def test_of_the_default_folders_one_may_be_absent(tmp_path: Path) -> None:
+    absent = str(tmp_path / "models")
+    disk = Disk(unreadable_roots=(BrokenFile(absent, "is not there"),), listed=True)
+    assert moment(disk=disk).problems == ()
+    chosen = Config(port_range=(8080, 8081), model_paths=(Path(absent),))
+    assert moment(disk=disk, config=chosen).problems == (f"cannot read {absent}: is not there",)
+    there = replace(disk, unreadable_roots=(BrokenFile(str(tmp_path), "is not there"),))
+    assert moment(disk=there).problems == (f"cannot read {tmp_path}: is not there",)
 
 
 def test_ports_are_part_of_the_snapshots_registry() -> None:

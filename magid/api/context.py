@@ -26,6 +26,7 @@ class Context:
     program: Callable[[], Awaitable[LlamaProgram]]
     started_at: float = field(default_factory=time.time)
     fanout: Fanout = field(default_factory=Fanout)
+    _lacking: str = ""  # why there is no llama-server
     _written: dict[str, tuple[Model, bytes]] = field(default_factory=dict)
     _ready_made: dict[str, tuple[int, bytes, str]] = field(default_factory=dict)
 
@@ -86,6 +87,21 @@ class Context:
     def server_now(self, observed: ObservedServer) -> schemas.Server:
         """One server without figures: cheap enough for every event."""
         return views.server(observed, self.daemon.snapshot, None, time.time())
+
+    async def look_for_program(self) -> None:
+        """Find out whether llama-server is there, for `unready_reasons`. Costs one `stat`."""
+        try:
+            await self.program()
+        except MagidError as error:
+            self._lacking = error.message
+        else:
+            self._lacking = ""
+
+    def unready_reasons(self) -> list[str]:
+        """Why magid is not ready: the daemon's reasons, and a program that was not found."""
+        reasons = self.daemon.unready_reasons()
+        said = any(self._lacking in reason for reason in reasons)
+        return reasons if said or not self._lacking else [*reasons, self._lacking]
 
     async def versions(self) -> schemas.Versions:
         found: LlamaProgram | None

@@ -57,6 +57,7 @@ async def get_events(ctx: Context, call: Call) -> Stream:
     """
 
     async def everything() -> bytes:
+        await ctx.look_for_program()
         revision = ctx.fanout.revision
         servers = views.servers_reply(await ctx.servers())
         rest = to_json({"revision": revision, "servers": servers, **_overall(ctx)})
@@ -67,7 +68,7 @@ async def get_events(ctx: Context, call: Call) -> Stream:
 
 
 def _overall(ctx: Context) -> dict[str, Any]:
-    reasons = ctx.daemon.unready_reasons()
+    reasons = ctx.unready_reasons()
     return {
         "phase": ctx.daemon.phase,
         "ready": not reasons,

@@ -21,7 +21,8 @@ async def readyz(ctx: Context, call: Call) -> Reply:
     """Whether all that is wanted runs; the reasons where not."""
     reasons = _model_reasons(ctx, call.query["model"]) if call.query.get("model") else None
     if reasons is None:
-        reasons = ctx.daemon.unready_reasons()
+        await ctx.look_for_program()
+        reasons = ctx.unready_reasons()
     answer: schemas.HealthReply = {
         "status": "unavailable" if reasons else "ok",
         "phase": ctx.daemon.phase,
@@ -49,16 +50,18 @@ async def status(ctx: Context, call: Call) -> Reply:
     plan: Plan = daemon.make_plan()
     tiers = Counter(model.tier for model in snapshot.models.values())
     states = Counter(server["state"] for server in servers)
+    await ctx.look_for_program()
+    reasons = ctx.unready_reasons()
     answer: schemas.StatusReply = {
         "phase": daemon.phase,
-        "ready": not daemon.unready_reasons(),
+        "ready": not reasons,
         "activeProfile": snapshot.active.name,
         "totalModels": len(snapshot.models),
         "enabledModels": sum(model.enabled for model in snapshot.models.values()),
         "modelsByTier": {str(tier): tiers[tier] for tier in Tier},
         "serversByState": {str(state): states[state] for state in ServerState},
         "servers": servers,
-        "problems": list(snapshot.problems) + daemon.unready_reasons(),
+        "problems": list(snapshot.problems) + reasons,
         "pendingChanges": {"stop": len(plan.stop), "start": len(plan.start)},
         "memory": ctx.memory(),
         "versions": await ctx.versions(),
