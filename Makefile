@@ -7,10 +7,11 @@ READY := $(VENV)/.ready
 PY := $(VENV)/bin/python
 export PYTHON
 
-.PHONY: help run test check bench demo-models lock clean
+.PHONY: help run deb test check bench demo-models lock clean
 
 help:
 	@echo 'make run          run the daemon on 127.0.0.1:8000 with demo models; Ctrl-C ends it'
+	@echo 'make deb          the Debian package, into dist/'
 	@echo 'make test         everything: linters, types, all tests'
 	@echo 'make check        linters, types and the quick tests, in under a minute'
 	@echo 'make bench        measurements, as ratios'
@@ -21,12 +22,16 @@ help:
 run: $(READY)
 	@exec packaging/run
 
+deb: $(READY)
+	@packaging/test-tools deb
+	@packaging/deb
+
 test: $(READY)
 	@packaging/test-tools
 	$(PY) -m pytest
 
 check: $(READY)
-	@packaging/test-tools
+	@packaging/test-tools check
 	$(PY) -m pytest -m 'not slow'
 
 bench: $(READY)

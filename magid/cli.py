@@ -258,11 +258,12 @@ def version(_client: Client, _args: argparse.Namespace) -> int:
 # -- the command line ------------------------------------------------------------------------
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="magictl", description="Operates magid.")
-    parser.add_argument("--version", action="version", version=f"magictl {__version__}")
-    parser.add_argument("--url", help="http://HOST:PORT or unix:/PATH (MAGI_URL)")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+def parser() -> argparse.ArgumentParser:
+    """All verbs and options; the manual and the completions are made from it too."""
+    root = argparse.ArgumentParser(prog="magictl", description="Operates magid.")
+    root.add_argument("--version", action="version", version=f"magictl {__version__}")
+    root.add_argument("--url", help="http://HOST:PORT or unix:/PATH (MAGI_URL)")
+    verbs = root.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     def verb(name: str, run: Callable[[Client, argparse.Namespace], int], text: str) -> Any:
         sub = verbs.add_parser(name, help=text, description=text)
@@ -298,7 +299,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("name", nargs="?")
     _add_logs(verb("logs", logs, "the log of a model's server"))
     verb("version", version, "print the version")
-    return parser
+    return root
 
 
 def _add_logs(sub: argparse.ArgumentParser) -> None:
@@ -323,7 +324,7 @@ def _flush() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    args = _parser().parse_args(arguments)
+    args = parser().parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal need not know every letter

@@ -18,6 +18,7 @@ SOURCE_ONLY = frozenset({"sdnotify"})
 OF_DEBIAN = frozenset({"systemd-python"})
 # The C libraries that a wheel may ask for, up to the one of the oldest release (2.36).
 GLIBC = (5, 12, 17, 24, 26, 27, 28, 31, 34, 35, 36)
+_CHECKED = ("--no-deps", "--require-hashes", "-r")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,25 +82,48 @@ def platforms(machine: str) -> list[str]:
     return old + [f"manylinux_2_{minor}_{machine}" for minor in GLIBC]
 
 
-def install(entries: Iterable[Locked], python: str, work: Path, target: Path) -> None:
-    """Put the packages below `target`, every download checked against its hash.
+def download(entries: Iterable[Locked], python: str, work: Path, target: Path) -> None:
+    """Put the wheels, and what is published as source only, into the folder `target`."""
+    wheels, sources = _files(entries, work)
+    _pip("download", "-d", str(target), *_foreign(python), *_CHECKED, str(wheels))
+    _pip("download", "-d", str(target), "--no-build-isolation", *_CHECKED, str(sources))
+
+
+def install(
+    entries: Iterable[Locked], python: str, work: Path, target: Path, source: Path | None = None
+) -> None:
+    """Put the packages below `target`, every file checked against its hash.
 
     Host's pip does it, for the other Python: the trees have no pip and no network. `work` takes
-    what is built in between.
+    what is built in between. With `source`, a folder that `download` filled, no network is used.
     """
+    wheels, sources = _files(entries, work)
+    offline = ("--no-index", "--find-links", str(source)) if source else ()
+    into = ("install", "--no-compile", "--target", str(target))
+    _pip(*into, *offline, *_foreign(python), *_CHECKED, str(wheels))
+    built = work / "built"
+    # Without isolation, which would fetch a setuptools that no lock file names.
+    unisolated = ("--no-build-isolation", "--use-pep517")
+    _pip("wheel", *unisolated, *offline, "-w", str(built), *_CHECKED, str(sources))
+    _pip(*into, "--no-deps", "--no-index", *map(str, built.glob("*.whl")))
+
+
+def _files(entries: Iterable[Locked], work: Path) -> tuple[Path, Path]:
+    """Two requirement files, of wheels and of sources."""
     wheels, sources = work / "wheels.txt", work / "sources.txt"
     entries = list(entries)
     wheels.write_text("".join(e.lines for e in entries if e.name not in SOURCE_ONLY))
     sources.write_text("".join(e.lines for e in entries if e.name in SOURCE_ONLY))
-    checked = ("--no-deps", "--require-hashes", "-r")
-    into = ("install", "--no-compile", "--target", str(target))
+    return wheels, sources
+
+
+def _foreign(python: str) -> tuple[str, ...]:
+    """What makes pip choose for another Python, of this machine's processor."""
     tags = [word for tag in platforms(platform.machine()) for word in ("--platform", tag)]
-    foreign = ("--python-version", python, "--implementation", "cp", "--only-binary=:all:", *tags)
-    _pip(*into, *foreign, *checked, str(wheels))
-    built = work / "built"
-    # Without isolation, which would fetch a setuptools that no lock file names.
-    _pip("wheel", "--no-build-isolation", "--use-pep517", "-w", str(built), *checked, str(sources))
-    _pip(*into, "--no-deps", "--no-index", *map(str, built.glob("*.whl")))
+    return (
+        *("--python-version", python, "--implementation", "cp", "--only-binary=:all:"),
+        *tags,
+    )
 
 
 def _pip(*arguments: str) -> None:

@@ -190,6 +190,7 @@ def test_files_go_where_a_package_puts_them(tmp_path: Path) -> None:
         *("magid/__init__.py", "magid/api/app.py", "magid/__main__.py", "magid/notes.txt"),
         *("systemd/magid.service", "systemd/magid.service.d/more.conf", "systemd/README"),
         *("systemd/sysusers.d/magi.conf", "systemd/magi.catalog", "etc/profiles/all.yaml"),
+        *("etc/magid.yaml", "etc/notes.txt", "etc/needrestart/conf.d/magi.conf"),
     )
     for name in sources:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -203,5 +204,7 @@ def test_files_go_where_a_package_puts_them(tmp_path: Path) -> None:
         f"{UNITS}/magid.service.d/more.conf",
         "/usr/lib/sysusers.d/magi.conf",
         "/usr/lib/systemd/catalog/magi.catalog",
-        "/etc/magi/profiles/all.yaml",
+        "/etc/magi/magid.yaml",
+        "/etc/needrestart/conf.d/magi.conf",
+        "/usr/share/magi/profiles/all.yaml",
     }

@@ -69,19 +69,18 @@ RELEASES = (
 )
 
 
-def _load_provision() -> ModuleType:
-    """packaging/provision_llama_server.py by its path: `packaging` as a name is a library's."""
-    path = ROOT / "packaging" / "provision_llama_server.py"
-    spec = importlib.util.spec_from_file_location("provision_llama_server", path)
+def load_program(name: str) -> ModuleType:
+    """packaging/NAME.py by its path: `packaging` as a name is a library's."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "packaging" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(spec.name, module)  # dataclasses look their module up
+    sys.modules.setdefault(name, module)  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
 
-provision = _load_provision()
+provision = load_program("provision_llama_server")
 
 
 # --- deciding -------------------------------------------------------------------------------
@@ -155,17 +154,22 @@ def base_layer(release: Release, say: Callable[[str], None]) -> Path:
 
     def make(work: Path) -> None:
         say(f"building a root tree of Debian {release.name}; a minute or two")
-        reasons = []
-        for archive in _archives():
-            try:
-                _empty(work)
-                output(bootstrap(release, work), input=f"deb {archive} {release.name} main\n")
-                return
-            except LabError as error:
-                reasons.append(provision.without_password(str(error)))
-        raise LabError("\n".join(reasons))
+        bootstrapped(bootstrap(release, work), release, work)
 
     return layer(release.name, repr(bootstrap(release, Path("/tree"))), make)
+
+
+def bootstrapped(command: list[str], release: Release, work: Path) -> None:
+    """Run `command`, which fills `work`, with the first archive that does."""
+    reasons = []
+    for archive in _archives():
+        try:
+            _empty(work)
+            output(command, input=f"deb {archive} {release.name} main\n")
+            return
+        except LabError as error:
+            reasons.append(provision.without_password(str(error)))
+    raise LabError("\n".join(reasons))
 
 
 def _archives() -> list[str]:

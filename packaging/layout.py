@@ -1,0 +1,87 @@
+"""Where the files of a checkout go on a machine: `layout.py ROOT` puts them below ROOT.
+
+The Debian package is made with it, and containers for tests get magid by it.
+"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+LIBRARY = "/usr/lib/magi"
+VENDOR = f"{LIBRARY}/vendor"  # what magid depends on and Debian does not have, or not new enough
+UNITS = "/usr/lib/systemd/system"
+UNIT_KINDS = ("service", "socket", "target", "slice", "path", "timer")
+# Pattern below systemd/ -> where such files go; a drop-in keeps the name of its folder.
+SYSTEMD = {
+    **{f"*.{kind}": UNITS for kind in UNIT_KINDS},
+    **{f"*.{kind}.d/*.conf": UNITS for kind in UNIT_KINDS},
+    "sysusers.d/*.conf": "/usr/lib",
+    "tmpfiles.d/*.conf": "/usr/lib",
+    "*.catalog": "/usr/lib/systemd/catalog",
+}
+# Pattern below etc/ -> where. Only what a person edits is in /etc: dpkg keeps his changes.
+SETTINGS = {
+    "magid.yaml": "/etc/magi",
+    "needrestart/conf.d/*.conf": "/etc",
+    "profiles/*.yaml": "/usr/share/magi",
+}
+PROGRAMS = {  # -> the module whose `main` it calls
+    "/usr/bin/magid": "magid/__main__.py",
+    "/usr/bin/magictl": "magid/cli.py",
+    f"{LIBRARY}/magi-launcher": "magid/launcher.py",
+}
+# -I: neither the caller's environment nor its folder nor its home has a say in what is imported.
+PROGRAM = """\
+#!/usr/bin/python3 -I
+import sys
+sys.path[:0] = [{library!r}, {vendor!r}]
+{first}from {module} import main
+sys.exit(main())
+"""
+
+
+# The collector would look at all that is imported, again and again; it is switched on at READY.
+FIRST = {"/usr/bin/magid": "import gc\ngc.disable()\n"}
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A file to be: its path on the machine, its content, its mode."""
+
+    path: str
+    data: bytes
+    mode: int = 0o644
+
+
+def placed(checkout: Path = CHECKOUT) -> Iterator[Placed]:
+    """All files of magid; what the checkout does not have is left out."""
+    for path in sorted((checkout / "magid").rglob("*.py")):
+        yield Placed(f"{LIBRARY}/{path.relative_to(checkout)}", path.read_bytes())
+    for program, source in PROGRAMS.items():
+        if (checkout / source).exists():
+            module = source.removesuffix(".py").replace("/", ".")
+            first = FIRST.get(program, "")
+            text = PROGRAM.format(library=LIBRARY, vendor=VENDOR, module=module, first=first)
+            yield Placed(program, text.encode(), 0o755)
+    yield from _found(checkout / "systemd", SYSTEMD)
+    yield from _found(checkout / "etc", SETTINGS)
+
+
+def _found(folder: Path, places: dict[str, str]) -> Iterator[Placed]:
+    for pattern, target in places.items():
+        for path in sorted(folder.glob(pattern)):
+            yield Placed(f"{target}/{path.relative_to(folder)}", path.read_bytes())
+
+
+def main(root: Path) -> None:
+    for file in placed():
+        path = root / file.path.lstrip("/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(file.data)
+        path.chmod(file.mode)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,104 @@
+"""Writes the manual pages into a folder: `manuals.py FOLDER`. Needs magid's own dependencies.
+
+The prose is in packaging/man; options, verbs and settings come from where the programs have them.
+SOURCE_DATE_EPOCH is the pages' date.
+"""
+
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
+
+import commands  # noqa: E402  # needs the line above
+
+from magid import __main__, __version__, cli, config  # noqa: E402  # likewise
+
+PROSE = Path(__file__).resolve().parent / "man"
+
+
+def roff(text: str) -> str:
+    """Plain text as one or more lines of roff(7): nothing of it is taken as a request."""
+    safe = text.replace("\\", "\\e").replace("-", "\\-").replace('"', "\\(dq").replace("'", "\\(aq")
+    return "\n".join(textwrap.wrap(safe, 90, break_on_hyphens=False, break_long_words=False))
+
+
+def options(arguments: Iterable[commands.Argument]) -> str:
+    return "\n".join(f".TP\n{_head(a)}\n{roff(_sentence(a.text))}" for a in arguments)
+
+
+def _head(argument: commands.Argument) -> str:
+    value = f" \\fI{roff(argument.value)}\\fR" if argument.value else ""
+    return ", ".join(f"\\fB{roff(flag)}\\fR" for flag in argument.flags) + value
+
+
+def _sentence(text: str) -> str:
+    is_address = "://" in text.partition(" ")[0]
+    return (text[:1] if is_address else text[:1].upper()) + text[1:].rstrip(".") + "."
+
+
+def verbs(program: commands.Command) -> str:
+    return "\n".join(_verb(verb) for verb in program.verbs)
+
+
+def _verb(verb: commands.Command) -> str:
+    lines = [".TP", f"\\fB{roff(verb.name)}\\fR {' '.join(map(_operand, verb.operands))}".rstrip()]
+    lines.append(roff(_sentence(verb.text)))
+    if verb.options:
+        lines += [".RS", options(verb.options), ".RE"]
+    return "\n".join(lines)
+
+
+def _operand(operand: commands.Argument) -> str:
+    words = "|".join(f"\\fB{roff(c)}\\fR" for c in operand.choices)
+    text = words or f"\\fI{roff(operand.value)}\\fR"
+    text += "..." if operand.repeats else ""
+    return text if operand.required else f"[{text}]"
+
+
+def settings(found: Iterable[config.Setting]) -> str:
+    return "\n".join(_setting(setting) for setting in found)
+
+
+def _setting(setting: config.Setting) -> str:
+    lines = [".TP", f"\\fB{roff(setting.key)}\\fR", roff(_sentence(setting.description))]
+    lines.append(f"Default: {roff(setting.default)}.")
+    if setting.variable:
+        lines.append(f"Variable: \\fB{roff(setting.variable)}\\fR.")
+    return "\n".join(lines)
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "VERSION": lambda: __version__,
+    "DATE": lambda: datetime.fromtimestamp(_epoch(), UTC).strftime("%Y-%m-%d"),
+    "MAGID_OPTIONS": lambda: options(commands.read(__main__.parser()).options),
+    "MAGICTL_OPTIONS": lambda: options(commands.read(cli.parser()).options),
+    "MAGICTL_VERBS": lambda: verbs(commands.read(cli.parser())),
+    "SETTINGS": lambda: settings(config.settings()),
+}
+
+
+def _epoch() -> int:
+    return int(os.environ.get("SOURCE_DATE_EPOCH") or datetime.now(UTC).timestamp())
+
+
+def page(prose: str) -> str:
+    """The prose with every @PART@ in its place."""
+    for name, part in PARTS.items():
+        if f"@{name}@" in prose:
+            prose = prose.replace(f"@{name}@", part())
+    return prose
+
+
+def main(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in sorted(PROSE.iterdir()):
+        (folder / path.name).write_text(page(path.read_text()))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,163 @@
+"""Manuals and completions: that they say all that the programs know, and that they work."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from magid import __main__, cli, config
+from magid.profiles import LoadBalancing, Profile, TierConfig, TwoStage
+
+PACKAGING = Path(__file__).resolve().parent.parent / "packaging"
+EPOCH = "1795000000"
+MODELS = ("alpha_8b_fast", "beta_14b_powerful")
+# Answers as the real one would, to whoever completes a command line.
+MAGICTL = f"""\
+#!/bin/sh
+case "$*" in
+ls) printf 'MODEL TIER\\n{MODELS[0]} fast\\n{MODELS[1]} powerful\\n' ;;
+'profile ls') printf 'everything (active)\\nfast-only\\n' ;;
+esac
+"""
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("manuals")
+    made("manuals.py", folder)
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def completions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("completions")
+    made("completions.py", folder)
+    return folder / "usr/share"
+
+
+def made(program: str, folder: Path) -> None:
+    subprocess.run(
+        [str(PACKAGING.parent / ".venv/bin/python"), str(PACKAGING / program), str(folder)],
+        env={"SOURCE_DATE_EPOCH": EPOCH, "PATH": os.environ["PATH"]},
+        check=True,
+        timeout=60,
+    )
+
+
+def plain(page: str) -> str:
+    return page.replace("\\-", "-").replace("\\(aq", "'")
+
+
+def test_the_pages(pages: dict[str, str]) -> None:
+    assert sorted(pages) == ["magi-profile.5", "magictl.1", "magid.8", "magid.yaml.5"]
+    for page in pages.values():
+        assert "@" not in page.replace("llama\\-server@", "").replace("'llama", ""), page
+        assert "2026" in page.splitlines()[0]
+
+
+def test_every_setting_is_in_its_page(pages: dict[str, str]) -> None:
+    page = plain(pages["magid.yaml.5"])
+    for setting in config.settings():
+        assert f"\\fB{setting.key}\\fR" in page
+        assert f"Default: {setting.default}.".replace('"', "\\(dq") in page.replace("\n", " ")
+        if setting.variable:
+            assert setting.variable in page
+
+
+def test_every_option_and_verb_is_in_its_page(pages: dict[str, str]) -> None:
+    for page, parser in (("magid.8", __main__.parser()), ("magictl.1", cli.parser())):
+        for word in parser.format_help().replace(",", " ").split():
+            if word.startswith("--") or word.strip("[]").startswith("--"):
+                assert word.strip("[]") in plain(pages[page])
+    for verb in ("status", "profile", "logs", "--follow", "--dry-run", "balanced"):
+        assert verb in plain(pages["magictl.1"])
+
+
+@pytest.mark.parametrize("model", [Profile, TierConfig, TwoStage, LoadBalancing])
+def test_every_key_of_profiles_is_in_its_page(
+    pages: dict[str, str], model: type[BaseModel]
+) -> None:
+    for key in model.model_fields:
+        assert key in pages["magi-profile.5"], key
+
+
+@pytest.mark.slow
+def test_groff_has_nothing_to_say(pages: dict[str, str]) -> None:
+    for name, page in pages.items():
+        done = subprocess.run(
+            ["groff", "-man", "-Tutf8", "-ww", "-z"],
+            input=page, capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, ""), name
+
+
+# -- completions -------------------------------------------------------------------------------
+
+CASES = [
+    ("magictl ti", {"tier"}),
+    ("magictl tier ", set(MODELS)),
+    ("magictl tier alpha_8b_fast b", {"balanced"}),
+    ("magictl start alpha_8b_fast be", {"beta_14b_powerful"}),
+    ("magictl profile activate ev", {"everything"}),
+    ("magictl logs --fo", {"--follow"}),
+    ("magictl status --", {"--json", "--help"}),
+]
+BASH = """\
+source "$1"
+read -ra COMP_WORDS <<<"$2"
+[[ $2 != *' ' ]] || COMP_WORDS+=('')
+COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+_magictl
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+@pytest.fixture
+def shell_environment(tmp_path: Path) -> dict[str, str]:
+    program = tmp_path / "bin/magictl"
+    program.parent.mkdir()
+    program.write_text(MAGICTL)
+    program.chmod(0o755)
+    return {"PATH": f"{program.parent}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("line", "expected"), CASES)
+def test_bash(
+    completions: Path, shell_environment: dict[str, str], line: str, expected: set[str]
+) -> None:
+    script = completions / "bash-completion/completions/magictl"
+    assert offered(["bash", "-c", BASH, "bash", str(script), line], shell_environment) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("line", "expected"), CASES)
+def test_fish(
+    completions: Path, shell_environment: dict[str, str], line: str, expected: set[str]
+) -> None:
+    script = completions / "fish/vendor_completions.d/magictl.fish"
+    asked = f"source {script}; complete --do-complete '{line}'"
+    found = offered(["fish", "--no-config", "-c", asked], shell_environment)
+    assert expected <= {text.partition("\t")[0] for text in found}
+
+
+@pytest.mark.slow
+def test_zsh(completions: Path, shell_environment: dict[str, str]) -> None:
+    """Loaded by its own system, and asked by a terminal: see zsh_complete.zsh."""
+    asked = str(Path(__file__).parent / "zsh_complete.zsh")
+    folder = str(completions / "zsh/vendor-completions")
+    for line, expected in CASES:
+        found = offered(["zsh", "-f", asked, folder, line], shell_environment)
+        assert expected <= found, (line, found)
+
+
+def offered(command: list[str], environment: dict[str, str]) -> set[str]:
+    assert shutil.which(command[0]), f"{command[0]} is not installed: packaging/test-tools"
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines()) - {""}

@@ -1,0 +1,73 @@
+"""What debian/ says of the rest of the checkout, and how the vendored packages become one tree."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from magid import __version__
+from tests.lab.layers import LabError
+from tests.lab.trees import load_program
+
+ROOT = Path(__file__).resolve().parent.parent
+DEBIAN = ROOT / "debian"
+
+
+vendor = load_program("vendor")
+
+
+def test_one_version() -> None:
+    first = re.match(r"magi \(([^)]+)\) ", (DEBIAN / "changelog").read_text())
+    assert first
+    assert first[1] == __version__
+
+
+def test_the_pythons_are_those_that_are_vendored() -> None:
+    control = (DEBIAN / "control").read_text()
+    (low,) = set(re.findall(r"python3 \(>= ([0-9.]+)\)", control))
+    (end,) = set(re.findall(r"python3 \(<< ([0-9.]+)\)", control))
+    minors = range(int(low.split(".")[1]), int(end.split(".")[1]))
+    assert tuple(f"3.{minor}" for minor in minors) == vendor.PYTHONS
+    for python in vendor.PYTHONS:
+        assert vendor.wanted(python)
+
+
+def test_every_vendored_package_is_in_the_copyright() -> None:
+    text = (DEBIAN / "copyright").read_text()
+    names = set(re.findall(r"vendor/(\w+)/\*", text))
+    for python in vendor.PYTHONS:
+        assert {entry.name.replace("-", "_") for entry in vendor.wanted(python)} <= names
+
+
+def tree(folder: Path, **files: str) -> Path:
+    for name, content in files.items():
+        path = folder / "tree" / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return folder / "tree"
+
+
+def test_trees_become_one(tmp_path: Path) -> None:
+    one = tree(tmp_path / "1", **{"a__b.py": "same", "a__c.cpython-311-x.so": "311"})
+    more = {
+        "x.dist-info__METADATA": "m",
+        "x.dist-info__RECORD": "1",
+        "x.dist-info__licenses__L": "",
+    }
+    useless = {"a__b.c": "", "a__tests__t.py": "", "a__b.pyi": "", "bin__x": "", "a__py.typed": ""}
+    other = tree(
+        tmp_path / "2", **{"a__b.py": "same", "a__c.cpython-312-x.so": "312"}, **more, **useless
+    )
+    target = tmp_path / "target"
+    for source in (one, other):
+        vendor.merge(source, target)
+    assert {str(p.relative_to(target)) for p in target.rglob("*") if p.is_file()} == {
+        *("a/b.py", "a/c.cpython-311-x.so", "a/c.cpython-312-x.so"),
+        *("x.dist-info/METADATA", "x.dist-info/licenses/L"),
+    }
+
+
+def test_what_differs_between_pythons_cannot_be_one(tmp_path: Path) -> None:
+    vendor.merge(tree(tmp_path / "1", **{"a__b.py": "of 3.11"}), tmp_path / "target")
+    with pytest.raises(LabError, match=r"cannot make one tree: Pythons want different a/b\.py"):
+        vendor.merge(tree(tmp_path / "2", **{"a__b.py": "of 3.12"}), tmp_path / "target")
