@@ -105,6 +105,7 @@ CASES = [
     ("magictl logs --fo", {"--follow"}),
     ("magictl status --", {"--json", "--help"}),
 ]
+ZSH = str(Path(__file__).parent / "zsh_complete.zsh")
 BASH = """\
 source "$1"
 read -ra COMP_WORDS <<<"$2"
@@ -124,34 +125,38 @@ def shell_environment(tmp_path: Path) -> dict[str, str]:
     return {"PATH": f"{program.parent}:{os.environ['PATH']}", "HOME": str(tmp_path)}
 
 
+def asking(shell: str, completions: Path, line: str) -> list[str]:
+    """The command that prints what the shell offers behind `line`."""
+    if shell == "bash":
+        return [
+            "bash",
+            "-c",
+            BASH,
+            shell,
+            f"{completions}/bash-completion/completions/magictl",
+            line,
+        ]
+    if shell == "zsh":  # completes on a terminal only
+        return ["zsh", "-f", ZSH, f"{completions}/zsh/vendor-completions", line]
+    script = f"{completions}/fish/vendor_completions.d/magictl.fish"
+    return ["fish", "--no-config", "-c", f"source {script}; complete --do-complete '{line}'"]
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 @pytest.mark.parametrize(("line", "expected"), CASES)
-def test_bash(
-    completions: Path, shell_environment: dict[str, str], line: str, expected: set[str]
+def test_completion(
+    completions: Path,
+    shell_environment: dict[str, str],
+    shell: str,
+    line: str,
+    expected: set[str],
 ) -> None:
-    script = completions / "bash-completion/completions/magictl"
-    assert offered(["bash", "-c", BASH, "bash", str(script), line], shell_environment) == expected
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("line", "expected"), CASES)
-def test_fish(
-    completions: Path, shell_environment: dict[str, str], line: str, expected: set[str]
-) -> None:
-    script = completions / "fish/vendor_completions.d/magictl.fish"
-    asked = f"source {script}; complete --do-complete '{line}'"
-    found = offered(["fish", "--no-config", "-c", asked], shell_environment)
-    assert expected <= {text.partition("\t")[0] for text in found}
-
-
-@pytest.mark.slow
-def test_zsh(completions: Path, shell_environment: dict[str, str]) -> None:
-    """Loaded by its own system, and asked by a terminal: see zsh_complete.zsh."""
-    asked = str(Path(__file__).parent / "zsh_complete.zsh")
-    folder = str(completions / "zsh/vendor-completions")
-    for line, expected in CASES:
-        found = offered(["zsh", "-f", asked, folder, line], shell_environment)
-        assert expected <= found, (line, found)
+    found = offered(asking(shell, completions, line), shell_environment)
+    if shell == "fish":  # it also offers what is only alike, and explains
+        assert expected <= {text.partition("\t")[0] for text in found}
+    else:
+        assert found == expected
 
 
 def offered(command: list[str], environment: dict[str, str]) -> set[str]:

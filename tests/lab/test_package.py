@@ -29,6 +29,8 @@ SEEDS = "/models"  # the folder that the first users of magid have
 ALPHA, BETA = "alpha_1p0b_q4km_fast", "beta_8p0b_q4km_balanced"
 PLACES = {ALPHA: f"{FOLDER}/Alpha-1B-Q4_K_M.gguf", BETA: f"{SEEDS}/Beta-8B-Q4_K_M.gguf"}
 MINE = {"name": "Mine", "enabledModels": ["*"]}
+# The loopback addresses as /proc/net/tcp and tcp6 write them.
+IPV4, IPV6 = "0100007F", "00000000000000000000000001000000"
 EDIT = "server_defaults: {n_threads: 1, parallel: 1, ctx_size: 512}\n"
 
 
@@ -158,6 +160,12 @@ class Machine:
     def pids(self) -> dict[str, int]:
         return {model_id: server["pid"] for model_id, server in self.servers().items()}
 
+    def listening(self) -> set[tuple[str, int]]:
+        """Address and port of all TCP sockets that listen."""
+        rows = self.container.read("/proc/net/tcp") + self.container.read("/proc/net/tcp6")
+        places = [row.split()[1] for row in rows.decode().splitlines() if " 0A " in row]
+        return {(host, int(port, 16)) for host, port in (place.split(":") for place in places)}
+
     def wait(self, so: Callable[[], bool], what: str) -> None:
         self.container.wait_until(so, what)
 
@@ -217,6 +225,7 @@ def installs(machine: Machine) -> None:
     print(machine.sh(f"{CHECKS}/smoke"))
     assert "magid " + __version__ in machine.sh(status, check=False)
     assert machine.sh("dpkg --verify magi") == ""
+    assert machine.listening() == {(IPV4, 8000), (IPV6, 8000)}
     assert machine.container.systemctl("is-system-running") == "running"
 
 
@@ -264,6 +273,7 @@ def runs_models(machine: Machine, model: Path) -> None:
         json={"messages": [{"role": "user", "content": "Hello"}]},
     )
     assert reply.json()["choices"][0]["finish_reason"]
+    assert machine.listening() == {(IPV4, 8000), (IPV6, 8000), (IPV4, 8080), (IPV4, 8081)}
 
 
 def keeps_decisions(machine: Machine) -> None:
@@ -360,7 +370,7 @@ def is_removed(machine: Machine) -> None:
     listed = machine.container.systemctl("list-units", "--all", "llama-server@*", "--output=json")
     assert json.loads(listed) == []
     assert machine.sh("grep -l llama-server /proc/[0-9]*/comm || true") == ""
-    assert "LISTEN" not in machine.sh("cat /proc/net/tcp | grep ' 0A ' || true")
+    assert not machine.listening()
     assert machine.container.exists("/var/lib/magi/model_registry.json")
     for path in ("/usr/lib/magi", "/run/magi", "/run/magi-keys", "/usr/bin/magid"):
         assert not machine.container.exists(path), path
@@ -375,10 +385,13 @@ def comes_back(machine: Machine) -> None:
 
 
 def is_purged(machine: Machine) -> None:
+    disk = f"{FOLDER}/disk"
+    machine.sh(f"mkdir {disk}; mount -t tmpfs none {disk}")
     (command,) = readme("Purge")
     said = machine.sh(command)
     assert "magi: what is below /var/lib/magi now are models" in said
     assert machine.sh("find /var/lib/magi /models -type f").split() == list(PLACES.values())
+    machine.sh(f"umount {disk}; rmdir {disk}")
     assert not machine.container.exists("/etc/magi")
     assert machine.sh("systemctl list-unit-files --no-legend 'mag*' || true") == ""
     assert machine.container.systemctl("is-system-running") == "running"

@@ -21,7 +21,6 @@ from tests.lab import requirements
 from tests.lab.layers import LabError, home, layer, locked, output, remove
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-VENDOR = "/usr/lib/magi/vendor"  # where magid's dependencies lie, for the tree's own Python
 LLAMA = "opt/llama.cpp"
 PACKAGES = (
     *("systemd", "systemd-sysv", "dbus", "procps", "iproute2", "curl", "ca-certificates"),
@@ -81,6 +80,7 @@ def load_program(name: str) -> ModuleType:
 
 
 provision = load_program("provision_llama_server")
+VENDOR: str = load_program("layout").VENDOR  # for the tree's own Python
 
 
 # --- deciding -------------------------------------------------------------------------------
