@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def completions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def made(program: str, folder: Path) -> None:
     subprocess.run(
-        [str(PACKAGING.parent / ".venv/bin/python"), str(PACKAGING / program), str(folder)],
+        [sys.executable, str(PACKAGING / program), str(folder)],
         env={"SOURCE_DATE_EPOCH": EPOCH, "PATH": os.environ["PATH"]},
         check=True,
         timeout=60,

@@ -15,10 +15,10 @@ NEXT = f"{__version__}.1"
 
 
 def build(folder: Path, **environment: str) -> Path:
-    """`make deb` without make, into `folder`. Blocks for about 30 s."""
+    """`make deb` without make, into `folder`/dist, and the rest into `folder`/work: about 30 s."""
     work = folder / "work"
     done = subprocess.run(
-        [str(ROOT / "packaging/deb"), str(folder)],
+        [str(ROOT / "packaging/deb"), str(folder / "dist")],
         env={**os.environ, "MAGI_DEB_WORK": str(work), **environment},
         capture_output=True,
         text=True,

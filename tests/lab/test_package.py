@@ -59,7 +59,7 @@ def _architecture() -> str:
 
 
 def test_lintian_finds_nothing(package: Path) -> None:
-    changes = next((package.parent / "work").glob("*.changes"))
+    changes = next((package.parent.parent / "work").glob("*.changes"))
     done = subprocess.run(
         ["lintian", "--allow-root", "--fail-on=error,warning", str(changes)],
         capture_output=True,
@@ -120,7 +120,8 @@ def machine(
     release: Release = request.param
     tree, llama = minimal_trees[release]
     with booted(tree) as container:
-        machine = Machine(container, llama)
+        index = output(["dpkg-scanpackages", "."], cwd=str(package.parent))
+        machine = Machine(container, llama, index)
         for path in (package, newer):
             container.write(f"/root/{path.name}", path.read_bytes())
         for path in (ROOT / "debian/tests").iterdir():
@@ -132,9 +133,11 @@ def machine(
 class Machine:
     """A bare Debian with the packages in /root."""
 
-    def __init__(self, container: Container, llama: Path) -> None:
+    def __init__(self, container: Container, llama: Path, index: str) -> None:
+        """`llama` is a layer with a llama-server, `index` what an archive says of the package."""
         self.container = container
         self.llama = llama
+        self.index = index
         self.client = container.client("http://127.0.0.1:8000")
 
     def sh(self, script: str, *, check: bool = True, answer: str = "y\n") -> str:
@@ -404,3 +407,17 @@ def is_installed_again(machine: Machine) -> None:
     assert machine.get("/api/models/profiles") == ["development", "fast-only", "production"]
     assert machine.get("/api/models/profiles/development")["active"]
     machine.sh(f"{CHECKS}/smoke")
+    passes_its_autopkgtest(machine)
+
+
+def passes_its_autopkgtest(machine: Machine) -> None:
+    """As debian/tests/control has it: the package is in an archive, and nothing is said of it."""
+    machine.sh(f"mkdir /srv/magi; cp magi_{__version__}_*.deb /srv/magi")
+    machine.container.write("/srv/magi/Packages", machine.index)
+    source = "deb [trusted=yes] file:/srv/magi ./\n"
+    machine.container.write("/etc/apt/sources.list.d/magi.list", source)
+    machine.sh("apt-get --quiet update")
+    tests = re.findall(r"^Tests: (\w+)$", (ROOT / "debian/tests/control").read_text(), re.MULTILINE)
+    assert sorted(tests) == ["smoke", "upgrade"]
+    for test in tests:
+        machine.sh(f"{CHECKS}/{test}")
