@@ -7,7 +7,7 @@ wait_for() {
     local text all=
     while zpty -r terminal text; do
         all+=$text
-        [[ $text != *$1* ]] || break
+        [[ $all != *$1* ]] || break
     done
     print -rn -- $all
 }
@@ -19,7 +19,9 @@ zpty -w terminal 'compadd() {
     builtin compadd "$@"
     print -rl -- $'"'\\0'"'$^hits$'"'\\0'"'
 }'
-zpty -w terminal 'show() { zle list-choices; print OVER; exit }; zle -N show; bindkey "^X" show; print READY'
-wait_for $'READY\r' >/dev/null
+# In two halves, lest what is typed, which the terminal shows too, be taken for what is printed.
+zpty -w terminal 'show() { zle list-choices; print OV""ER; exit }; zle -N show; bindkey "^X" show'
+zpty -w terminal 'print REA""DY'
+wait_for READY >/dev/null
 zpty -n -w terminal "$2"$'\C-X'
 wait_for OVER | tr '\n\r' '  ' | tr '\0' '\n' | sed -n 'n;p'
