@@ -22,6 +22,7 @@ from magid.config import Config
 from magid.daemon import Change, Daemon
 from magid.discovery import Scanner
 from magid.errors import InvalidConfig, MagidError
+from magid.gateway.dispatch import Dispatcher
 from magid.llama import InstalledProgram
 from magid.profiles import ProfileDir
 from magid.snapshot import status_line
@@ -116,6 +117,8 @@ async def serve(settings: Config) -> int:
         context = compose(settings)
         held.push_async_callback(context.daemon.close)
         await context.daemon.open()
+        context.gateway.open()
+        held.push_async_callback(context.gateway.close)
         feed = Feed(context)
         listening = await listen(make_app(context), taken.sockets)
         notifier = sdnotify.SystemdNotifier()
@@ -156,7 +159,7 @@ def compose(settings: Config) -> Context:
         ),
         launcher=launchers.build(settings, program, lambda: daemon.snapshot.active.name),
     )
-    return Context(daemon, program)
+    return Context(daemon, program, Dispatcher(daemon))
 
 
 def _on_signals() -> tuple[asyncio.Event, asyncio.Event, asyncio.Event]:

@@ -188,6 +188,18 @@ class Restart(_Section):
         return value
 
 
+class Gateway(_Section):
+    """How requests to models are taken."""
+
+    max_body_bytes: Annotated[StrictInt, Field(ge=1024, le=2**30)] = Field(
+        33_554_432, description="The largest request body for a model, in bytes: images are in it"
+    )
+    queue_limit: Annotated[StrictInt, Field(ge=0, le=100_000)] = Field(
+        256, description="Requests that may wait for a free slot of one model or tier"
+    )
+    queue_timeout: Seconds = Field(60, description="Seconds that a request waits for a free slot")
+
+
 class Config(_Section):
     """Every setting of the daemon. Times are in seconds, sizes in bytes."""
 
@@ -250,6 +262,7 @@ class Config(_Section):
     tier_thresholds: TierThresholds = TierThresholds()
     server_defaults: ServerDefaults = ServerDefaults()
     restart: Restart = Restart()
+    gateway: Gateway = Gateway()
     removed_model_days: Annotated[StrictInt, Field(ge=0, le=36_500)] = Field(
         90, description="Days that decisions about a model wait for its vanished file"
     )
@@ -266,7 +279,7 @@ class Config(_Section):
         "info", description="The least serious messages that are logged"
     )
 
-    @field_validator("tier_thresholds", "server_defaults", "restart", mode="before")
+    @field_validator("tier_thresholds", "server_defaults", "restart", "gateway", mode="before")
     @classmethod
     def _emptied(cls, value: object) -> object:
         return {} if value is None else value  # a section whose keys are all commented out

@@ -314,6 +314,10 @@ class Daemon:
         known = decisions.startable(self.snapshot, model_id).model_id
         return self._runner.begin(planner.restart(self.snapshot.wanted, known, self.observed()))
 
+    def restart_server(self, port: int) -> asyncio.Task[None]:
+        """Begin to restart one server, if it is wanted. Raises Busy."""
+        return self._runner.begin(planner.restart_one(self.snapshot.wanted, port, self.observed()))
+
     def stop(self, model_id: str) -> asyncio.Task[None]:
         """Begin to stop the model's servers, enabled or not, also if its file is gone.
 

@@ -143,5 +143,13 @@ class BadReply(ServerUnreachable):
     """What answered on a server's port does not speak HTTP as it should."""
 
 
+class QueueFull(MagidError):
+    """Too many requests wait for this model already, or one has waited too long."""
+
+
+class ServerLost(MagidError):
+    """A server ended or misbehaved while it worked on a request."""
+
+
 class AlreadyRunning(MagidError):
     """Another magid owns the state directory."""

@@ -1,6 +1,6 @@
 """llama-server: finding the program, asking what it can do, and talking to one that runs.
 
-The HTTP client is a small one of our own: one GET per connection, bounded in every direction. A
+The HTTP client is a small one of our own: one request per connection, bounded in every direction. A
 full client library would double the daemon's start-up time for the sake of these few requests.
 """
 
@@ -306,18 +306,26 @@ async def _first_model(endpoint: Endpoint, key: str, timeout_s: float) -> str | 
 
 
 async def get_json(
-    endpoint: Endpoint, path: str, *, key: str | None, timeout_s: float
+    endpoint: Endpoint,
+    path: str,
+    *,
+    key: str | None,
+    timeout_s: float,
+    body: bytes | None = None,
 ) -> tuple[int, object]:
     """GET one path on a connection of its own: the status, and the JSON of the body or None.
+
+    With a `body`, which is JSON, it is POSTed.
 
     `timeout_s` holds for all of it. At most 16 KiB of header and 1 MiB of body are read. Raises
     ServerUnreachable; the part of it that is BadReply means that something else than HTTP answers.
     """
     with _as_unreachable(endpoint):
         async with asyncio.timeout(timeout_s):
-            status, body = await _get(endpoint, _request(endpoint, path, key))
+            request = _request(endpoint, path, key, body)
+            status, answer = await _get(endpoint, request)
     try:
-        return status, json.loads(body)
+        return status, json.loads(answer)
     except (ValueError, RecursionError):
         return status, None
 
@@ -334,7 +342,7 @@ def _as_unreachable(endpoint: Endpoint) -> Iterator[None]:
         raise BadReply(f"cannot read the answer of {endpoint}: it is too long") from None
     except asyncio.IncompleteReadError:
         raise BadReply(f"cannot read the answer of {endpoint}: it ends too early") from None
-    except _Garbled as error:
+    except Garbled as error:
         raise BadReply(f"cannot read the answer of {endpoint}: {error}") from None
     except OSError as error:
         why = error.strerror or str(error)
@@ -345,22 +353,24 @@ class _TooLong(Exception):
     """More bytes than the limit."""
 
 
-class _Garbled(Exception):
+class Garbled(Exception):
     """Not HTTP/1.1; the text says what."""
 
 
-def _request(endpoint: Endpoint, path: str, key: str | None) -> bytes:
+def _request(endpoint: Endpoint, path: str, key: str | None, body: bytes | None) -> bytes:
     lines = [
-        f"GET {path} HTTP/1.1",
+        f"{'GET' if body is None else 'POST'} {path} HTTP/1.1",
         f"Host: {endpoint}",
         "Accept: application/json",
         "Connection: close",
     ]
     if key is not None:
         lines.append(f"Authorization: Bearer {key}")
+    if body is not None:
+        lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
     if not all(line.isascii() and line.isprintable() for line in lines):
         raise ValueError("a path and a key consist of printable ASCII")
-    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+    return ("\r\n".join(lines) + "\r\n\r\n").encode() + (body or b"")
 
 
 async def _get(endpoint: Endpoint, request: bytes) -> tuple[int, bytes]:
@@ -379,20 +389,20 @@ async def _get(endpoint: Endpoint, request: bytes) -> tuple[int, bytes]:
 def parse_head(head: bytes) -> tuple[int, dict[bytes, bytes]]:
     """Status and headers (names in lower case) of an answer; strict, as RFC 9112 is.
 
-    No folded lines, no space before a colon, no two lengths. Raises _Garbled.
+    No folded lines, no space before a colon, no two lengths. Raises Garbled.
     """
     first, *lines = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
     status_line = _STATUS_LINE.fullmatch(first)
     if not status_line:
-        raise _Garbled("it is not HTTP")
+        raise Garbled("it is not HTTP")
     headers: dict[bytes, bytes] = {}
     for line in lines:
         header = _HEADER_LINE.fullmatch(line)
         if not header:
-            raise _Garbled("a header is malformed")
+            raise Garbled("a header is malformed")
         name, value = header[1].lower(), header[2].strip()
         if name in headers and name in (b"content-length", b"transfer-encoding"):
-            raise _Garbled(f"there are two {name.decode()} headers")
+            raise Garbled(f"there are two {name.decode()} headers")
         headers[name] = value
     return int(status_line[1]), headers
 
@@ -402,17 +412,17 @@ async def _read_body(
 ) -> bytes:
     length, coding = headers.get(b"content-length"), headers.get(b"transfer-encoding")
     if status < 200:
-        raise _Garbled(f"its status is {status}")
+        raise Garbled(f"its status is {status}")
     if status in (204, 304):
         return b""
     if coding is not None:
         if coding.lower() != b"chunked" or length is not None:
-            raise _Garbled("its transfer coding is not plainly chunked")
+            raise Garbled("its transfer coding is not plainly chunked")
         return await _read_chunks(reader)
     if length is None:
         return await _read_at_most(reader, MAX_BODY_BYTES)
     if not re.fullmatch(rb"[0-9]{1,12}", length):
-        raise _Garbled("its length is not a number")
+        raise Garbled("its length is not a number")
     if int(length) > MAX_BODY_BYTES:
         raise _TooLong
     return await reader.readexactly(int(length))
@@ -425,14 +435,14 @@ async def _read_chunks(reader: asyncio.StreamReader) -> bytes:
             raise _TooLong
         body += await reader.readexactly(size)
         if await reader.readexactly(2) != b"\r\n":
-            raise _Garbled("a chunk does not end where it should")
+            raise Garbled("a chunk does not end where it should")
     return bytes(body)  # trailers mean nothing to us, and the connection ends here
 
 
 async def _chunk_size(reader: asyncio.StreamReader) -> int:
     line = _CHUNK_SIZE.fullmatch(await reader.readuntil(b"\r\n"))
     if not line:
-        raise _Garbled("a chunk's size is malformed")
+        raise Garbled("a chunk's size is malformed")
     return int(line[1], 16)
 
 

@@ -174,3 +174,12 @@ def restart(wanted: Wanted, model_id: str, observed: Mapping[int, ObservedServer
         Start(spec, "restart asked for") for spec in wanted.specs if spec.model_id == model_id
     )
     return Plan(stop=stops.stop, start=starts)
+
+
+def restart_one(wanted: Wanted, port: int, observed: Mapping[int, ObservedServer]) -> Plan:
+    """Stop the server on this port and start it again, if it should run."""
+    spec, server = wanted.by_port.get(port), observed.get(port)
+    if spec is None or server is None:
+        return Plan()
+    stops = stop_all([server], "it fails its requests")
+    return Plan(stop=stops.stop, start=(Start(spec, "it failed its requests"),))

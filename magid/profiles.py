@@ -84,6 +84,7 @@ def _refused(reason: str) -> PydanticCustomError:
 
 Line = Annotated[StrictStr, Field(max_length=100), AfterValidator(_one_line)]
 Text = Annotated[StrictStr, Field(max_length=1000), AfterValidator(_no_controls)]
+Alias = Annotated[StrictStr, Field(max_length=200), AfterValidator(_one_line)]
 WholeSeconds = Annotated[StrictInt, Field(ge=0, le=86_400)]
 
 
@@ -126,6 +127,14 @@ class LoadBalancing(_Part):
     enabled: StrictBool = True
     strategy: Strategy = Strategy.ROUND_ROBIN
     health_check_interval: Annotated[WholeSeconds, Field(ge=1)] = 30  # seconds
+    # Shares of requests, by selector as in enabled_models; 1 for what none of them means.
+    weights: Annotated[
+        dict[
+            Annotated[StrictStr, AfterValidator(_selector)],
+            Annotated[StrictInt, Field(ge=1, le=1000)],
+        ],
+        Field(max_length=1000),
+    ] = {}
 
 
 def _rising(tiers: tuple[TierConfig, ...]) -> tuple[TierConfig, ...]:
@@ -170,6 +179,8 @@ class Profile(_Part):
     tier_config: Annotated[tuple[TierConfig, ...], AfterValidator(_rising)] = DEFAULT_TIERS
     two_stage: TwoStage = TwoStage()
     load_balancing: LoadBalancing = LoadBalancing()
+    # More names for the gateway: alias -> model id, tier or auto.
+    aliases: Annotated[dict[Alias, Alias], Field(max_length=1000)] = {}
 
 
 def matches(profile: Profile, model_id: str, tier: Tier) -> bool:

@@ -184,7 +184,7 @@ def resolve_id(model_id: str, known: Iterable[str]) -> str:
     ids = known if isinstance(known, (set, dict)) else set(known)
     if model_id in ids:
         return model_id
-    for other in _other_spellings(model_id):
+    for other in other_spellings(model_id):
         if other in ids:
             return other
     raise ModelNotFound(
@@ -193,7 +193,7 @@ def resolve_id(model_id: str, known: Iterable[str]) -> str:
     )
 
 
-def _other_spellings(model_id: str) -> list[str]:
+def other_spellings(model_id: str) -> list[str]:
     words = model_id.split("_")
     spellings = []
     for index, word in enumerate(words):

@@ -32,6 +32,17 @@ TOGGLE_TEMPLATE = THINKING_TEMPLATE.replace(
     "<s>assistant\n{% if enable_thinking is defined and enable_thinking is false %}"
     "<think>\n\n</think>\n\n{% endif %}{% endif %}",
 )
+# The way of Hermes and Qwen, which llama-server knows from the template.
+TOOL_TEMPLATE = (
+    "{% if tools %}<s>system\n<tools>{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}"
+    '</tools>\nAnswer with <tool_call>\n{"name": NAME, "arguments": OBJECT}\n</tool_call></s>\n'
+    "{% endif %}{% for message in messages %}<s>{{ message['role'] }}\n"
+    "{% if message.tool_calls %}{% for call in message.tool_calls %}<tool_call>\n"
+    '{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}\n'
+    "</tool_call>{% endfor %}{% else %}{{ message['content'] }}{% endif %}</s>\n"
+    "{% endfor %}{% if add_generation_prompt %}<s>assistant\n{% endif %}"
+)
+TOOL_ANSWER = '<tool_call>\n{"name": "look", "arguments": {"a": "b"}}\n</tool_call>'
 ANSWER = "I am a tiny demo model: this sentence is all there ever was to learn."
 THINKING_ANSWER = "Only one sentence is known here.\n</think>\n\nThen that must be the answer."
 

@@ -30,7 +30,13 @@ EXAMPLE = {
         "stage2Tier": "powerful",
         "stage1MaxTokens": 500,
     },
-    "loadBalancing": {"enabled": True, "strategy": "round_robin", "healthCheckInterval": 30},
+    "loadBalancing": {
+        "enabled": True,
+        "strategy": "round_robin",
+        "healthCheckInterval": 30,
+        "weights": {},  # as aliases not in the seed's example: keys may be added
+    },
+    "aliases": {},
 }
 
 

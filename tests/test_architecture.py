@@ -28,6 +28,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "decisions",
         "ledger",
         "daemon launchers",
+        "gateway",
         "api",
         "__main__",
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from magid import __version__, config
 from magid.api.routes import ROUTES
+from magid.gateway.endpoints import ENDPOINTS
 
 ROOT = Path(__file__).parent.parent
 
@@ -15,7 +16,9 @@ def readme() -> str:
 
 def test_every_route_is_in_the_readme_and_no_other() -> None:
     rows = re.findall(r"^\| (GET|POST|PUT|DELETE) \| `(/[^`]*)`", readme(), re.M)
-    assert set(rows) == {(r.method, r.path) for r in ROUTES} | {("GET", "/openapi.json")}
+    assert set(rows) == {(r.method, r.path) for r in ROUTES} | {("GET", "/openapi.json")} | {
+        (endpoint.method, endpoint.path) for endpoint in ENDPOINTS
+    }
 
 
 def test_every_setting_is_in_the_readme_with_its_default_and_variable() -> None:

@@ -12,6 +12,7 @@ from magid import errors
 from magid.api.openapi import document, make_route
 from magid.api.replies import STATUS, Call, Reply, error_reply, status_of
 from magid.api.routes import ROUTES, Access, Route
+from magid.gateway.endpoints import ENDPOINTS
 
 ALL = (*ROUTES, make_route(ROUTES))
 DOCUMENT = json.loads(json.dumps(document(ALL)))
@@ -56,8 +57,9 @@ async def test_it_is_what_is_served() -> None:
 
 
 def test_it_has_every_route_and_no_other() -> None:
-    assert OPERATIONS.keys() == {(route.method, route.path) for route in ALL}
-    assert len(OPERATIONS) == len(ALL), "a route is twice in the table"
+    gateway = {(endpoint.method, endpoint.path) for endpoint in ENDPOINTS}
+    assert OPERATIONS.keys() == {(route.method, route.path) for route in ALL} | gateway
+    assert len(OPERATIONS) == len(ALL) + len(ENDPOINTS), "a route is twice in the table"
 
 
 def test_every_reference_leads_somewhere_and_every_schema_is_used() -> None:
@@ -130,7 +132,7 @@ PUBLIC = [kind for kind in tree(errors.MagidError) if kind.__module__ == errors.
 def test_every_error_is_answered_in_one_shape(kind: type[errors.MagidError]) -> None:
     answer = error_reply(kind("cannot do it", field="x"))
     assert 400 <= answer.status <= 599
-    assert ("Retry-After" in answer.headers) is (answer.status == 503)
+    assert ("Retry-After" in answer.headers) is (answer.status in (429, 503))
     assert json.loads(answer.body) == {
         "error": kind.__name__,
         "message": "cannot do it",

@@ -48,7 +48,13 @@ _EXAMPLE: dict[str, Any] = {
         "stage2Tier": "powerful",
         "stage1MaxTokens": 500,
     },
-    "loadBalancing": {"enabled": True, "strategy": "round_robin", "healthCheckInterval": 30},
+    "loadBalancing": {
+        "enabled": True,
+        "strategy": "round_robin",
+        "healthCheckInterval": 30,
+        "weights": {},  # ours, as aliases are; the rest is the documented example
+    },
+    "aliases": {},
 }
 
 

@@ -22,6 +22,7 @@ from magid.api.context import Context
 from magid.api.protocol import Response, WireRequest
 from magid.api.replies import Call, Reply, Stream, error_reply, unexpected
 from magid.api.routes import ROUTES, Access, Route
+from magid.api.talk import make_desk
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,12 @@ def make_app(ctx: Context, table: Iterable[Route] = ROUTES) -> Sanic[Any, Any]:
         ACCESS_LOG=False,
         MOTD=False,
     )
+
+    limits = config.gateway.max_body_bytes, config.request_timeout
+    app.ctx.desks = {  # by whether the connection is TCP: browsers do not reach unix sockets
+        True: make_desk(ctx.gateway, policy, *limits),
+        False: make_desk(ctx.gateway, None, *limits),
+    }
 
     async def check(request: Request) -> None:
         incoming.begin(request)

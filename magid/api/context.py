@@ -12,6 +12,7 @@ from magid.api.replies import etag_of
 from magid.api.sse import Fanout
 from magid.daemon import Daemon
 from magid.errors import MagidError, NotReady
+from magid.gateway.dispatch import Dispatcher
 from magid.llama import LlamaProgram
 from magid.models import Model
 from magid.snapshot import Snapshot
@@ -24,6 +25,7 @@ class Context:
 
     daemon: Daemon
     program: Callable[[], Awaitable[LlamaProgram]]
+    gateway: Dispatcher
     started_at: float = field(default_factory=time.time)
     fanout: Fanout = field(default_factory=Fanout)
     _lacking: str = ""  # why there is no llama-server

@@ -8,7 +8,7 @@ from typing import Any
 from sanic import Sanic
 from sanic.server import AsyncioServer
 
-from magid.api.protocol import Protocol
+from magid.api.front import Front
 from magid.errors import InvalidConfig
 from magid.sockets import BACKLOG
 
@@ -18,7 +18,7 @@ async def listen(app: Sanic[Any, Any], sockets: Sequence[socket.socket]) -> "Lis
     servers: list[AsyncioServer] = []
     for sock in sockets:
         server = await app.create_server(
-            sock=sock, protocol=Protocol, backlog=BACKLOG, return_asyncio_server=True
+            sock=sock, protocol=Front, backlog=BACKLOG, return_asyncio_server=True
         )
         if server is None:
             raise InvalidConfig(f"cannot serve on {sock.getsockname()!r}")

@@ -12,6 +12,7 @@ from magid import __version__
 from magid.api import schemas
 from magid.api.replies import STATUS, Call, Reply, cached, etag_of, status_of
 from magid.api.routes import Access, Query, Route
+from magid.gateway.endpoints import ENDPOINTS, Endpoint, Style
 
 _REF = "#/components/schemas/{model}"
 _NAMES = {bool: "boolean", int: "integer", float: "number", str: "string"}
@@ -26,6 +27,8 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
     paths: dict[str, Any] = {}
     for route in table:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, shapes)
+    for endpoint in ENDPOINTS:
+        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _gateway(endpoint)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -73,6 +76,49 @@ def _operation(route: Route, shapes: dict[Any, Any]) -> dict[str, Any]:
 def _operation_id(route: Route) -> str:
     words = re.findall(r"\w+", route.path.replace("{", "by_").replace("-", "_"))
     return "_".join([route.method.lower(), *(w for w in words if w not in ("api",))])
+
+
+# -- the gateway: llama-server's own shapes, of which only the frame is described ------------------
+
+_OPEN: dict[str, Any] = {"type": "object", "additionalProperties": True}
+_MODEL = {
+    "type": "string",
+    "default": "auto",
+    "description": "A model id, an alias, a tier (fast, balanced, powerful), or auto",
+}
+_SHAPES = {
+    Style.OPENAI: {"type": "object", "required": ["error"], "properties": {"error": _OPEN}},
+    Style.ANTHROPIC: {
+        "type": "object",
+        "required": ["type", "error"],
+        "properties": {"type": {"const": "error"}, "error": _OPEN},
+    },
+}
+
+
+def _gateway(endpoint: Endpoint) -> dict[str, Any]:
+    words = re.findall(r"\w+", endpoint.path.replace("{", "by_").replace("-", "_"))
+    good = {"application/json": {"schema": _OPEN}}
+    if endpoint.generates:
+        good["text/event-stream"] = {"schema": {"type": "string"}}
+    error = {"application/json": {"schema": _SHAPES[endpoint.style]}}
+    operation: dict[str, Any] = {
+        "operationId": "_".join([endpoint.method.lower(), *words]),
+        "summary": endpoint.summary,
+        "tags": ["infer"],
+        "parameters": [_path_parameter("id")] if "{" in endpoint.path else [],
+        "responses": {
+            "200": {"description": "The answer", "content": good},
+            "default": {"description": "An error", "content": error},
+        },
+    }
+    if endpoint.method == "POST":
+        schema = {**_OPEN, "properties": {"model": _MODEL}}
+        operation["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": schema}},
+        }
+    return operation
 
 
 def _path_parameter(name: str) -> dict[str, Any]:

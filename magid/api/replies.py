@@ -22,10 +22,12 @@ STATUS: Mapping[type[errors.MagidError], int] = {
     errors.TooLarge: 413,
     errors.UnsupportedMediaType: 415,
     errors.HostNotAllowed: 421,
+    errors.QueueFull: 429,
     errors.RescanFailed: 500,
     errors.AlreadyRunning: 500,
     errors.NotReady: 503,
     errors.ServerFailed: 503,
+    errors.ServerLost: 502,
     errors.TimedOut: 504,
     errors.CannotWrite: 507,
 }
@@ -70,7 +72,7 @@ def reply(payload: object, status: int = 200) -> Reply:
 
 
 def _retry(status: int) -> dict[str, str]:
-    return {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else {}
+    return {"Retry-After": str(RETRY_AFTER_S)} if status in (429, 503) else {}
 
 
 def digest(body: bytes) -> str:

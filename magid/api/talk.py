@@ -1,0 +1,437 @@
+"""The gateway's requests on one client connection, read strictly, answered as bytes come.
+
+One request at a time; what a client sends behind it waits. Every phase has a limit: the head and
+the body of a request, the wait for a slot (`gateway.dispatch`), and how long a client may take no
+byte of its answer.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from pydantic_core import to_json
+
+from magid.api import shapes
+from magid.api.guard import Policy
+from magid.api.heads import Head, Parsed, check_json, next_request_id
+from magid.api.replies import RETRY_AFTER_S, status_of
+from magid.errors import (
+    InvalidInput,
+    MagidError,
+    MethodNotAllowed,
+    ModelNotFound,
+    NotFound,
+    SlowRequest,
+    TooLarge,
+)
+from magid.gateway import asked
+from magid.gateway.dispatch import Dispatcher
+from magid.gateway.endpoints import Endpoint, Style, find, methods_of, style_of
+from magid.gateway.exchange import Exchange
+from magid.gateway.framing import ChunkReader, ReplyHead
+from magid.llama import Garbled
+
+log = logging.getLogger(__name__)
+
+MAX_HEAD_BYTES = 16_384
+MAX_BEHIND = 65_536  # bytes that a client may send behind a request that is being answered
+LINGER_S = 2.0  # an early answer must not be lost to a reset: so long we go on reading
+SEND_TIMEOUT_S = 60.0  # a client that takes nothing for so long is gone
+BODY_S_PER_MIB = 4.0  # more time for larger bodies: 2 Mbit/s
+
+_PHRASES = {200: b"OK", 204: b"No Content", 400: b"Bad Request", 404: b"Not Found"}
+_PLAIN = b"X-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\nX-Accel-Buffering: no\r\n"
+_EXPOSED = (
+    "Access-Control-Expose-Headers: X-Request-Id, Retry-After, X-Magi-Model, X-Magi-Server, "
+    "X-Magi-Route\r\nVary: Origin\r\n"
+)
+_PREFLIGHT = (
+    "Access-Control-Allow-Methods: GET, POST\r\n"
+    "Access-Control-Allow-Headers: Content-Type, Authorization, X-Api-Key, X-Request-Id, "
+    "Anthropic-Version, Anthropic-Beta, OpenAI-Beta, X-Conversation-Id\r\n"
+    "Access-Control-Max-Age: 600\r\n"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What all connections share: one for TCP, one for unix sockets, which ask for no Host."""
+
+    dispatcher: Dispatcher
+    parse: Parsed
+    max_body_bytes: int
+    timeout_s: float  # in which a whole request has to arrive
+
+
+def make_desk(
+    dispatcher: Dispatcher, policy: Policy | None, max_body: int, timeout_s: float
+) -> Desk:
+    return Desk(dispatcher, Parsed(policy), max_body, timeout_s)
+
+
+class Talk:
+    """Implements `exchange.Client`. `on_rest` gets what the client sent behind the last request."""
+
+    def __init__(
+        self, desk: Desk, transport: asyncio.Transport, peer: str, on_rest: Callable[[bytes], None]
+    ) -> None:
+        self._desk, self._transport, self._peer, self._on_rest = desk, transport, peer, on_rest
+        self._loop = asyncio.get_running_loop()
+        self._buffer = b""
+        self._parts: list[bytes] = []  # of a body that has not all come
+        self._missing = 0
+        self._head: Head | None = None
+        self._chunks: ChunkReader | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._exchange: Exchange | None = None
+        self._reply: ReplyHead | None = None
+        self._held: list[bytes] | None = None  # of an error that has to be put in another shape
+        self._fields = b""
+        self._request_id = ""
+        self._is_answering = False
+        self._is_ending = False
+        self.is_busy = False
+
+    # -- what comes in ---------------------------------------------------------------------
+
+    def feed(self, data: bytes) -> None:
+        if self._is_ending:
+            return
+        try:
+            self._feed(data)
+        except Exception:
+            self._request_id = self._request_id or next_request_id()
+            log.exception("request %s failed", self._request_id)
+            self._transport.abort()
+
+    def _feed(self, data: bytes) -> None:
+        self.is_busy = True
+        if self._is_answering:
+            self._buffer += data
+            if len(self._buffer) > MAX_BEHIND:
+                self._transport.pause_reading()
+        elif self._head is not None:
+            self._take_body(data)
+        else:
+            self._take_head(data)
+
+    def _take_head(self, data: bytes) -> None:
+        if self._buffer:
+            data = self._buffer + data
+        end = data.find(b"\r\n\r\n")
+        if end < 0 or end > MAX_HEAD_BYTES:
+            self._buffer = data
+            if len(data) > MAX_HEAD_BYTES:
+                self._refuse_unread(TooLarge("cannot take this request: its head is too large"))
+            elif self._timer is None:
+                self._timer = self._loop.call_later(self._desk.timeout_s, self._is_slow)
+            return
+        self._buffer = b""
+        try:
+            head = self._desk.parse(data[:end])
+        except MagidError as error:
+            self._path_of(data)
+            self._refuse_unread(error)
+            return
+        self._head, self._request_id = head, head.request_id or next_request_id()
+        rest = data[end + 4 :]
+        if head.length is None:
+            self._chunks = ChunkReader(keep=True)
+        elif head.length > self._desk.max_body_bytes:
+            self._refuse_unread(self._too_large())
+            return
+        else:
+            self._missing = head.length
+        self._take_body(rest)
+
+    def _path_of(self, data: bytes) -> None:
+        """For the shape of an error about a head that cannot be read."""
+        words = data.split(b" ", 2)
+        self._shape = style_of(words[1].decode("latin-1")) if len(words) > 1 else Style.OPENAI
+
+    _shape = Style.OPENAI
+
+    def _take_body(self, data: bytes) -> None:
+        assert self._head is not None
+        if self._chunks is not None:
+            self._take_chunks(data)
+        elif len(data) >= self._missing:
+            body, rest = (data, b"") if len(data) == self._missing else _cut(data, self._missing)
+            if self._parts:
+                self._parts.append(body)
+                body = b"".join(self._parts)
+            self._whole(body, rest)
+        else:
+            self._parts.append(data)
+            self._missing -= len(data)
+            self._wait_for_body()
+
+    def _take_chunks(self, data: bytes) -> None:
+        chunks = self._chunks
+        assert chunks is not None
+        try:
+            used = chunks.feed(data)
+        except Garbled as error:
+            self._refuse_unread(InvalidInput(f"cannot read the request: {error}"))
+            return
+        if chunks.size > self._desk.max_body_bytes:
+            self._refuse_unread(self._too_large())
+        elif chunks.done:
+            self._whole(b"".join(chunks.payload or ()), data[used:])
+        else:
+            self._wait_for_body()
+
+    def _wait_for_body(self) -> None:
+        head = self._head
+        assert head is not None
+        if self._timer is None:
+            allowed = self._desk.timeout_s + BODY_S_PER_MIB * (head.length or 0) / 2**20
+            self._timer = self._loop.call_later(allowed, self._is_slow)
+            if head.expects:
+                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _whole(self, body: bytes, rest: bytes) -> None:
+        """A request has come; `rest` is behind it."""
+        self._stop_timer()
+        self._buffer, self._parts, self._chunks = rest, [], None
+        self._is_answering = True
+        try:
+            self._begin(body)
+        except MagidError as error:
+            self.fails(error)
+
+    def _is_slow(self) -> None:
+        self._timer = None
+        if not self._is_answering:
+            self._refuse_unread(
+                SlowRequest("cannot wait longer: the request did not arrive in time")
+            )
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(
+            f"cannot take this body: it is over {self._desk.max_body_bytes} bytes "
+            "(gateway.max_body_bytes in magid.yaml)"
+        )
+
+    def _refuse_unread(self, error: MagidError) -> None:
+        """Answer, and end the connection: where a next request would begin is anyone's guess."""
+        self._stop_timer()
+        self._is_answering = True
+        self._request_id = self._request_id or next_request_id()
+        self._write_error(error, closes=True)
+        self._is_ending = True
+        self._transport.write_eof()
+        self._loop.call_later(LINGER_S, self._transport.abort)
+
+    # -- what is asked for -----------------------------------------------------------------
+
+    def _begin(self, body: bytes) -> None:
+        head = self._head
+        assert head is not None
+        endpoint = find(head.method, head.path)
+        if head.method == "OPTIONS" and methods_of(head.path):
+            self._write(204, _PREFLIGHT.encode() if head.origin else b"", b"")
+            self._done()
+        elif endpoint is None:
+            raise self._unknown(head)
+        elif not endpoint.kinds:
+            self._answer_list(endpoint, head.path)
+        else:
+            check_json(head)
+            self._exchange = self._desk.dispatcher.begin(self._asked(endpoint, head, body), self)
+
+    def _asked(self, endpoint: Endpoint, head: Head, body: bytes) -> asked.Asked:
+        fields, model = asked.parse(endpoint, body)
+        return asked.Asked(
+            endpoint, body, fields, model, self._request_id, f"{self._peer} {head.credential}",
+            head.passed, not head.is_1_0,
+        )  # fmt: skip
+
+    def _unknown(self, head: Head) -> MagidError:
+        if methods_of(head.path):
+            return MethodNotAllowed(f"cannot {head.method} {head.path}: it has other methods")
+        return NotFound(f"cannot find {head.path}: no such path; /openapi.json lists all of them")
+
+    def _answer_list(self, endpoint: Endpoint, path: str) -> None:
+        dispatcher = self._desk.dispatcher
+        if "{" not in endpoint.path:
+            body = dispatcher.models_json()
+        else:
+            name = unquote(path.removeprefix(endpoint.prefix), errors="replace")
+            found = next((m for m in dispatcher.models() if m["id"] == name), None)
+            if found is None:
+                raise ModelNotFound(
+                    f"cannot find model {name[:200]!r}; GET /v1/models lists the names that can be "
+                    "used",
+                    modelId=name[:200],
+                )
+            body = to_json(found)
+        self._write(200, b"Content-Type: application/json\r\n", body)
+        self._done()
+
+    # -- what goes out (exchange.Client) -----------------------------------------------------
+
+    def begins(self, head: ReplyHead, fields: bytes, data: bytes) -> None:
+        self._reply, self._fields = head, fields
+        if self._is_misshapen(head):
+            self._held = [data]
+            return
+        if head.is_chunked:
+            framing = b"" if self._is_old else b"Transfer-Encoding: chunked\r\n"
+        elif head.length is None:
+            framing = b""
+        else:
+            framing = b"Content-Length: %d\r\n" % head.length
+        if not framing:
+            self._closes = True
+            if head.is_chunked:
+                self._chunks = ChunkReader(keep=True)
+        content = b"Content-Type: %b\r\n%b%b" % (head.content_type, framing, fields)
+        self._send(self._head_bytes(head.status, content) + self._unchunked(data))
+
+    _closes = False
+
+    @property
+    def _is_old(self) -> bool:
+        return self._head is not None and self._head.is_1_0
+
+    def _is_misshapen(self, head: ReplyHead) -> bool:
+        return head.status >= 400 and self._style is Style.ANTHROPIC
+
+    @property
+    def _style(self) -> Style:
+        return self._shape if self._head is None else style_of(self._head.path)
+
+    def _unchunked(self, data: bytes) -> bytes:
+        """For HTTP/1.0, which has no chunks: what is in them."""
+        chunks = self._chunks
+        if chunks is None:
+            return data
+        chunks.feed(data)  # was read once without a fault
+        payload = b"".join(chunks.payload or ())
+        chunks.payload = []
+        return payload
+
+    def goes_on(self, data: bytes) -> None:
+        if self._held is not None:
+            self._held.append(data)
+        else:
+            self._send(self._unchunked(data) if self._chunks else data)
+
+    def _send(self, data: bytes) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(data)
+
+    def ends(self) -> None:
+        if self._held is not None and self._reply is not None:
+            raw = b"".join(self._held)
+            if self._reply.is_chunked:
+                reader = ChunkReader(keep=True)
+                reader.feed(raw)
+                raw = b"".join(reader.payload or ())
+            body = shapes.reshaped(self._reply.status, raw)
+            fields = b"Content-Type: application/json\r\n" + self._fields
+            self._write(self._reply.status, fields, body)
+        self._done()
+
+    def fails(self, error: MagidError, fields: bytes = b"") -> None:
+        self._write_error(error, fields)
+        self._done()
+
+    def breaks_off(self, error: MagidError, *, is_inside_chunk: bool) -> None:
+        """A stream of events gets an error as its last one; anything else is cut off."""
+        reply = self._reply
+        is_events = reply is not None and reply.content_type.startswith(b"text/event-stream")
+        if reply is None or self._held is not None:
+            self._held = None
+            self.fails(error, self._fields)
+            return
+        if is_events and not is_inside_chunk:
+            event = shapes.error_event(self._style, status_of(error), error)
+            if reply.is_chunked and not self._is_old:
+                event = b"%x\r\n%b\r\n0\r\n\r\n" % (len(event), event)
+            self._send(event)
+            self._is_ending = True
+            self._transport.close()
+        else:
+            self._transport.abort()
+        self._reset()
+
+    def _write_error(self, error: MagidError, fields: bytes = b"", *, closes: bool = False) -> None:
+        status = status_of(error)
+        body = shapes.error_body(self._style, status, error)
+        lines = b"Content-Type: application/json\r\n" + fields
+        if status in (429, 503):
+            lines += b"Retry-After: %d\r\n" % RETRY_AFTER_S
+        if status == 405 and self._head is not None:
+            lines += f"Allow: {', '.join(sorted(methods_of(self._head.path)))}\r\n".encode()
+        self._closes = self._closes or closes
+        self._write(status, lines, body)
+
+    def _write(self, status: int, fields: bytes, body: bytes) -> None:
+        if status != 204:
+            fields += b"Content-Length: %d\r\n" % len(body)
+        is_head = self._head is not None and self._head.method == "HEAD"
+        self._send(self._head_bytes(status, fields) + (b"" if is_head else body))
+
+    def _head_bytes(self, status: int, fields: bytes) -> bytes:
+        head = self._head
+        if head is None or not head.keeps_alive:
+            self._closes = True
+        origin = b""
+        if head is not None and head.origin:
+            origin = f"Access-Control-Allow-Origin: {head.origin}\r\n{_EXPOSED}".encode()
+        return b"HTTP/1.1 %d %b\r\n%b%b%bX-Request-Id: %b\r\nConnection: %b\r\n\r\n" % (
+            status, _PHRASES.get(status, b"-"), fields, _PLAIN, origin,
+            self._request_id.encode(), b"close" if self._closes else b"keep-alive",
+        )  # fmt: skip
+
+    # -- the connection ----------------------------------------------------------------------
+
+    def lost(self) -> None:
+        """The client has gone: so has the reason to work for it. Idempotent."""
+        self._is_ending = True
+        self._stop_timer()
+        if self._exchange is not None:
+            self._exchange.cancel()
+        self._reset()
+
+    def pause(self, *, paused: bool) -> None:
+        """The client takes no bytes at the moment; not for long, or it counts as gone."""
+        if self._exchange is None:
+            return
+        self._exchange.pause(paused=paused)
+        self._stop_timer()
+        if paused:
+            self._timer = self._loop.call_later(SEND_TIMEOUT_S, self._transport.abort)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _reset(self) -> None:
+        self._exchange = self._reply = self._head = self._held = self._chunks = None
+        self._request_id = ""
+        self._is_answering = self.is_busy = False
+
+    def _done(self) -> None:
+        """The answer is whole."""
+        self._stop_timer()
+        rest, self._buffer = self._buffer, b""
+        closes = self._closes
+        self._reset()
+        if closes:
+            self._is_ending = True
+            self._transport.close()
+            return
+        if len(rest) > MAX_BEHIND:
+            self._transport.resume_reading()
+        if rest:
+            self._loop.call_soon(self._on_rest, rest)
+
+
+def _cut(data: bytes, at: int) -> tuple[bytes, bytes]:
+    return data[:at], data[at:]

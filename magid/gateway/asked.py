@@ -1,0 +1,58 @@
+"""One request as the gateway sees it: parsed once, passed on as the bytes it came as. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic_core import from_json
+
+from magid.errors import InvalidInput
+from magid.gateway.endpoints import Endpoint
+from magid.gateway.fleet import AUTO
+from magid.gateway.prompt import Prompt, read
+
+
+@dataclass(slots=True)
+class Asked:
+    """`fields` is the body's JSON; `passed` are the header lines that go on to llama-server."""
+
+    endpoint: Endpoint
+    body: bytes
+    fields: Mapping[str, Any]
+    model: str
+    request_id: str = ""
+    client: str = ""  # who asks, for fairness between clients
+    passed: bytes = b""
+    takes_chunks: bool = True  # HTTP/1.1
+    _prompt: Prompt | None = None
+
+    @property
+    def prompt(self) -> Prompt:
+        """Looked at when it is first asked for: many requests need none of it."""
+        if self._prompt is None:
+            self._prompt = read(self.fields)
+        return self._prompt
+
+    @property
+    def is_stream(self) -> bool:
+        return self.fields.get("stream") is True
+
+
+def parse(endpoint: Endpoint, body: bytes) -> tuple[Mapping[str, Any], str]:
+    """The body's fields and its `model`; without one, auto. Raises InvalidInput.
+
+    llama-server takes the last of two equal keys, and so does this parser.
+    """
+    try:
+        fields = from_json(body, cache_strings="keys")
+    except ValueError as error:
+        raise InvalidInput(f"cannot read the request body: it is not JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise InvalidInput("cannot read the request body: it is not a JSON object")
+    model = fields.get("model", AUTO)
+    if not isinstance(model, str) or not model:
+        raise InvalidInput(
+            "cannot choose a model: `model` is not a name; GET /v1/models lists the names",
+            field="model",
+        )
+    return fields, model

@@ -1,0 +1,356 @@
+"""The gateway's one owner of state: which servers there are, who waits, and what is under way.
+
+Lives on the event loop. Requests come in by `begin`, and everything about one happens in callbacks
+without a task of its own, unless it has to wait for a connection: that is what makes it fast.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+from pydantic_core import to_json
+
+from magid.daemon import Change, Daemon
+from magid.errors import MagidError, NotReady, QueueFull
+from magid.gateway import catalogue, fleet, probes, routing
+from magid.gateway.asked import Asked
+from magid.gateway.balancing import choose
+from magid.gateway.exchange import Client, Exchange
+from magid.gateway.fleet import AUTO, Facts, Fleet
+from magid.gateway.records import Outcome, Records
+from magid.gateway.routing import Route
+from magid.gateway.servers import Server
+from magid.gateway.waiting import Room
+from magid.profiles import LoadBalancing
+from magid.tiers import Tier
+from magid.units import ServerState
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 1.0  # between two looks at servers, and at whether the profile's file was edited
+# A request that got no byte for so long makes its server suspect: /health is asked at once.
+SUSPECT_S = 5.0
+UNWELL = 2  # failed probes in a row
+
+
+class Dispatcher:
+    """`open` it within the event loop, after the daemon; `close` it before."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self._settings = daemon.config.gateway
+        self.records = Records()
+        self._exchanges: dict[str, Exchange] = {}  # by the id of their record
+        self._servers: dict[str, Server] = {}  # by process
+        self._facts: dict[str, Facts] = {}
+        self._rooms: dict[str, Room[Exchange]] = {}
+        self._waiting = 0
+        self._floors: dict[str, float] = {}  # by pool: where turns count from
+        self._fleet = Fleet()
+        self._listed: bytes | None = None
+        self._is_stale = True
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._unsubscribe = daemon.subscribe(self._on_change)
+
+    def open(self) -> None:
+        """Begin to look after the servers."""
+        self._spawn(self._watch())
+
+    async def close(self) -> None:
+        """End what is under way. Idempotent."""
+        self._unsubscribe()
+        for exchange in list(self._exchanges.values()):
+            exchange.cancel(Outcome.KILLED)
+        for server in self._servers.values():
+            server.pool.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # -- what there is ---------------------------------------------------------------------
+
+    def _on_change(self, change: Change) -> None:
+        self._is_stale = True
+
+    @property
+    def fleet(self) -> Fleet:
+        if self._is_stale:
+            self._rebuild()
+        return self._fleet
+
+    def models(self) -> list[dict[str, Any]]:
+        return catalogue.entries(self.fleet)
+
+    def models_json(self) -> bytes:
+        """The list for GET /v1/models; built anew only when something has changed."""
+        now = self.fleet
+        if self._listed is None:
+            self._listed = to_json({"object": "list", "data": catalogue.entries(now)})
+        return self._listed
+
+    def _rebuild(self) -> None:
+        snapshot = self._daemon.snapshot  # may tell of a change, so first
+        self._is_stale, self._listed = False, None
+        observed = self._daemon.observed()
+        ready = [s for s in observed.values() if s.state is ServerState.READY]
+        keys = {s.port: self._daemon.launcher.api_key(s.port) for s in ready}
+        self._fleet = fleet.build(snapshot, observed, keys, self._facts)
+        present = {b.process: b for b in self._fleet.backends}
+        for process in self._servers.keys() - present.keys():
+            self._servers.pop(process).pool.close()
+            self._facts.pop(process, None)
+        for process, backend in present.items():
+            known = self._servers.get(process)
+            if known is not None:
+                known.backend = backend
+            else:
+                self._servers[process] = server = Server(backend)
+                self._spawn(self._learn_facts(server))
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._reroute_waiting)
+
+    async def _learn_facts(self, server: Server) -> None:
+        facts = await probes.facts(server.backend)
+        if facts is not None and server.backend.process in self._servers:
+            self._facts[server.backend.process] = facts
+            self._is_stale = True
+            self._admit()
+
+    # -- requests --------------------------------------------------------------------------
+
+    def begin(self, asked: Asked, client: Client) -> Exchange:
+        """Send it to a server, or let it wait for one.
+
+        Raises what routing raises, NotReady without a sound server, QueueFull. The client may
+        hear of the answer before this returns only by `fails`.
+        """
+        route = self.route(asked)
+        exchange = Exchange(asked, client, route, self._retry, self._on_free, self._on_end)
+        self.records.begin(exchange.record)
+        self._exchanges[exchange.record.id] = exchange
+        try:
+            self._place_or_wait(exchange)
+        except MagidError as error:
+            exchange.is_over = True
+            self._forget(exchange, Outcome.REFUSED, error.message)
+            raise
+        return exchange
+
+    def route(self, asked: Asked) -> Route:
+        """Where it would go now. Raises ModelNotFound, InvalidInput, NotReady, ServerFailed."""
+        now = self.fleet
+        name = routing.by_name(asked.model, now)
+        if name in now.offers:
+            return routing.to_model(name, asked, now)
+        if name == AUTO:
+            return routing.to_tier(Tier.BALANCED, asked, now, "auto")
+        return routing.to_tier(Tier(name), asked, now, "tier")
+
+    def kill(self, request_id: str) -> bool:
+        """End a running request; False if there is none of this id."""
+        exchange = self._exchanges.get(request_id)
+        if exchange is None:
+            return False
+        exchange.kill()
+        return True
+
+    def _place_or_wait(self, exchange: Exchange) -> None:
+        if self._place(exchange):
+            return
+        room = self._rooms.get(exchange.route.pool)
+        if room is None:
+            room = self._rooms[exchange.route.pool] = Room(self._settings.queue_limit)
+        if not room.enter(exchange.asked.client, exchange):
+            raise QueueFull(
+                f"cannot take the request: {len(room)} requests wait for {exchange.route.pool} "
+                "already; try again later"
+            )
+        self._waiting += 1
+        if exchange.wait_timer is None:
+            exchange.wait_timer = asyncio.get_running_loop().call_later(
+                self._settings.queue_timeout, self._waited_too_long, exchange
+            )
+
+    def _place(self, exchange: Exchange) -> bool:
+        """Whether it is on its way; else all its servers are full.
+
+        Raises NotReady if none is sound.
+        """
+        now = time.monotonic()
+        sound = [
+            server
+            for backend in exchange.route.backends
+            if (server := self._servers.get(backend.process)) is not None
+            and backend.process not in exchange.tried
+            and server.probe_failures < UNWELL
+            and server.breaker.lets_pass(now)
+        ]
+        if not sound:
+            raise self._unsound(exchange)
+        server = self._choose(exchange, sound)
+        if server is None:
+            return False
+        server.breaker.began(now)
+        if exchange.wait_timer is not None:
+            exchange.wait_timer.cancel()
+            exchange.wait_timer = None
+        exchange.send(server)
+        return True
+
+    def _unsound(self, exchange: Exchange) -> NotReady:
+        servers = [self._servers.get(b.process) for b in exchange.route.backends]
+        reasons = {s.breaker.reason for s in servers if s is not None and s.breaker.reason}
+        why = "; ".join(sorted(reasons)) or "none is left"
+        return NotReady(
+            f"cannot reach a sound server for {exchange.route.pool}: {why}; it is looked after, "
+            "try again in a moment"
+        )
+
+    def _choose(self, exchange: Exchange, sound: list[Server]) -> Server | None:
+        rules = self._balancing
+        if not rules.enabled:
+            first = sound[0]
+            return first if first.outstanding < first.backend.facts.slots else None
+        pool = exchange.route.pool
+        floor = self._floors.get(pool, 0.0)
+        loads = [server.load(floor, 0.0) for server in sound]
+        chosen = choose(rules.strategy, loads)
+        if chosen is None:
+            return None
+        server = self._servers[chosen.key]
+        self._floors[pool] = max(server.turns, floor)
+        server.turns = self._floors[pool] + 1 / server.backend.weight
+        return server
+
+    @property
+    def _balancing(self) -> LoadBalancing:
+        profile = self._fleet.profile
+        return profile.load_balancing if profile else LoadBalancing()
+
+    # -- what exchanges tell ---------------------------------------------------------------
+
+    def _retry(self, exchange: Exchange) -> bool:
+        """Another server for it; False if there is none."""
+        try:
+            exchange.route = self.route(exchange.asked)
+            self._place_or_wait(exchange)
+        except MagidError:
+            return False
+        return True
+
+    def _on_free(self, exchange: Exchange, server: Server) -> None:
+        if self._waiting:
+            self._admit()
+
+    def _on_end(self, exchange: Exchange) -> None:
+        room = self._rooms.get(exchange.route.pool)
+        if room is not None and room.leave(exchange.asked.client, exchange):
+            self._waiting -= 1
+        self._forget(exchange, exchange.record.outcome, exchange.record.error)
+
+    def _forget(self, exchange: Exchange, outcome: Outcome, error: str) -> None:
+        self._exchanges.pop(exchange.record.id, None)
+        self.records.end(exchange.record, outcome, error)
+
+    # -- waiting ---------------------------------------------------------------------------
+
+    def _admit(self) -> None:
+        """Send on whoever can go now."""
+        for room in list(self._rooms.values()):
+            while (exchange := room.next()) is not None:
+                self._waiting -= 1
+                try:
+                    if self._place(exchange):
+                        continue
+                except MagidError as error:
+                    exchange.refuse(error)
+                    continue
+                room.put_back(exchange.asked.client, exchange)
+                self._waiting += 1
+                break
+
+    def _reroute_waiting(self) -> None:
+        """Servers have come or gone: whoever waits may go elsewhere now, or nowhere."""
+        for room in list(self._rooms.values()):
+            for exchange in room.drain(lambda _exchange: True):
+                self._waiting -= 1
+                try:
+                    exchange.route = self.route(exchange.asked)
+                    self._place_or_wait(exchange)
+                except MagidError as error:
+                    exchange.refuse(error)
+
+    def _waited_too_long(self, exchange: Exchange) -> None:
+        exchange.refuse(
+            QueueFull(
+                f"cannot answer in time: the request waited {self._settings.queue_timeout:g} s for "
+                f"{exchange.route.pool}; try again later"
+            )
+        )
+
+    # -- looking after servers ---------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            try:
+                self._look()
+            except Exception:
+                log.exception("the gateway's look at its servers failed")
+
+    def _look(self) -> None:
+        _ = self._daemon.snapshot  # tells of a change if the profile's file was edited
+        _ = self.fleet
+        now = time.monotonic()
+        interval = self._balancing.health_check_interval
+        for server in list(self._servers.values()):
+            waited = now - server.probed_at
+            is_suspect = bool(server.probe_failures) or any(
+                now - e.last_byte > SUSPECT_S for e in server.exchanges
+            )
+            if waited >= interval or (is_suspect and waited >= probes.TIMEOUT_S):
+                server.probed_at = now
+                self._spawn(self._probe(server))
+            if server.is_suspect:
+                server.is_suspect = False
+                self._spawn(self._examine(server))
+        if self._waiting:
+            self._admit()
+
+    async def _probe(self, server: Server) -> None:
+        if await probes.is_healthy(server.backend):
+            server.probe_failures = 0
+            return
+        server.probe_failures += 1
+        if server.probe_failures < UNWELL:
+            return
+        why = "it does not answer /health"
+        log.warning("the server on port %d gets no requests: %s", server.backend.port, why)
+        server.breaker.failed(time.monotonic(), why, at_once=True)
+        late = time.monotonic() - UNWELL * probes.TIMEOUT_S
+        for exchange in list(server.exchanges):
+            if exchange.last_byte < late:
+                exchange.give_up_on_server(why)
+
+    async def _examine(self, server: Server) -> None:
+        """It answered requests with 5xx: ours tells whether that is the server's own fault."""
+        backend = server.backend
+        kind = self._fleet.offers[backend.model_id].kind
+        if await probes.can_work(backend, kind):
+            server.breaker.succeeded()
+            return
+        log.error(
+            "restarting the server on port %d (%s): it answers /health and fails its requests",
+            backend.port, backend.model_id,
+        )  # fmt: skip
+        try:
+            self._daemon.restart_server(backend.port)
+        except MagidError as error:
+            log.warning("%s", error.message)

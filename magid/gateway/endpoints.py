@@ -1,0 +1,78 @@
+"""The gateway's endpoints: one row each, for serving, for OpenAPI and for the README."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from magid.kinds import ModelKind
+
+
+class Style(StrEnum):
+    """Whose SDK talks to an endpoint: it decides the shape of errors."""
+
+    OPENAI = "openai"
+    ANTHROPIC = "anthropic"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One operation. llama-server has the same path; `kinds` are the models that can answer."""
+
+    method: str
+    path: str
+    summary: str
+    style: Style = Style.OPENAI
+    kinds: frozenset[ModelKind] = frozenset()  # empty: magid answers by itself
+    generates: bool = False  # tokens, which take long; else one quick pass
+
+    @property
+    def prefix(self) -> str:
+        """The path up to its parameter."""
+        return self.path.partition("{")[0]
+
+
+_CHAT = frozenset({ModelKind.CHAT})
+_ANY = frozenset(ModelKind)
+_EMBED = frozenset({ModelKind.EMBEDDING})
+_RANK = frozenset({ModelKind.RERANKER})
+
+
+def _post(path: str, summary: str, kinds: frozenset[ModelKind], generates: bool) -> Endpoint:
+    style = Style.ANTHROPIC if path.startswith("/v1/messages") else Style.OPENAI
+    return Endpoint("POST", path, summary, style, kinds, generates)
+
+
+ENDPOINTS: tuple[Endpoint, ...] = (
+    Endpoint("GET", "/v1/models", "Models, aliases, tiers and auto; never waits for a server"),
+    Endpoint("GET", "/v1/models/{id}", "One of them"),
+    _post("/v1/chat/completions", "The next message of a conversation", _CHAT, True),
+    _post("/v1/completions", "How a text goes on", _CHAT, True),
+    _post("/v1/responses", "OpenAI's newer form of a conversation", _CHAT, True),
+    _post("/v1/messages", "Anthropic's form of a conversation", _CHAT, True),
+    _post("/v1/messages/count_tokens", "How many tokens such a conversation has", _CHAT, False),
+    _post("/v1/embeddings", "Texts as vectors", _EMBED, False),
+    _post("/v1/rerank", "Documents in the order of their relevance", _RANK, False),
+    _post("/tokenize", "A text as tokens", _ANY, False),
+    _post("/detokenize", "Tokens as a text", _ANY, False),
+)
+
+_BY_PATH = {(e.method, e.path): e for e in ENDPOINTS}
+_MODEL = _BY_PATH["GET", "/v1/models/{id}"]
+
+
+def find(method: str, path: str) -> Endpoint | None:
+    """The endpoint of a request. Pure. Ids may hold a slash, so all below /v1/models/ is one."""
+    method = "GET" if method == "HEAD" else method
+    found = _BY_PATH.get((method, path))
+    if found is None and method == "GET" and path.startswith(_MODEL.prefix):
+        return _MODEL
+    return found
+
+
+def methods_of(path: str) -> frozenset[str]:
+    """The methods that this path has, for the header Allow; empty: no such path. Pure."""
+    return frozenset(m for m in ("GET", "POST") if find(m, path) is not None)
+
+
+def style_of(path: str) -> Style:
+    """Also of a path that does not exist: a client is known by where it goes. Pure."""
+    return Style.ANTHROPIC if path.startswith("/v1/messages") else Style.OPENAI

@@ -1,0 +1,198 @@
+"""What the gateway can choose from: models with their tiers and the servers that answer for them.
+
+Pure: made from the snapshot, from what runs, and from what each server says about itself.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from magid.kinds import ModelKind
+from magid.llama import Endpoint as Address
+from magid.models import Model
+from magid.profiles import Profile, selects
+from magid.registry import other_spellings
+from magid.snapshot import Snapshot
+from magid.tiers import Tier
+from magid.units import ObservedServer, ServerState
+
+AUTO = "auto"
+# What llama-server 0.7.0 takes by itself where --parallel is not given.
+DEFAULT_SLOTS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a server's /props says. None: it does not say."""
+
+    slots: int
+    context: int | None = None  # tokens that one request may have
+    vision: bool | None = None
+    audio: bool | None = None
+    tools: bool | None = None
+
+
+def facts_of(props: object) -> Facts | None:
+    """From the JSON of /props; None if that is none. Keys as of llama-server 0.7.0."""
+    match props:
+        case {"total_slots": int(slots), **rest}:
+            settings = rest.get("default_generation_settings")
+            context = settings.get("n_ctx") if isinstance(settings, dict) else None
+            return Facts(
+                max(1, slots),
+                context if isinstance(context, int) and context > 0 else None,
+                _flag(rest.get("modalities"), "vision"),
+                _flag(rest.get("modalities"), "audio"),
+                _flag(rest.get("chat_template_caps"), "supports_tools"),
+            )
+        case _:
+            return None
+
+
+def _flag(section: object, name: str) -> bool | None:
+    value = section.get(name) if isinstance(section, dict) else None
+    return value if isinstance(value, bool) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One server that is ready. A new process is another backend, also on the same port."""
+
+    port: int
+    model_id: str
+    instance: int
+    address: Address
+    key: str | None
+    process: str  # what tells this process from another one on its port
+    facts: Facts
+    weight: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One enabled model, with the servers that could answer now."""
+
+    model: Model
+    backends: tuple[Backend, ...]
+    why_none: str = ""  # where there is no backend: the reason, for a person
+    may_come: bool = False  # and whether it is worth trying again
+
+    @property
+    def model_id(self) -> str:
+        return self.model.model_id
+
+    @property
+    def kind(self) -> ModelKind:
+        return self.model.found.kind
+
+    @property
+    def tier(self) -> Tier:
+        return self.model.tier
+
+    @property
+    def context(self) -> int | None:
+        """Tokens that one request may have on the roomiest server; else what it was trained for."""
+        known = [b.facts.context for b in self.backends if b.facts.context]
+        return max(known, default=self.model.found.context_length)
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """One moment. `aliases` leads to model ids, tiers or auto."""
+
+    offers: Mapping[str, Offer] = field(default_factory=dict)  # by model id
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    profile: Profile | None = None
+    disabled: frozenset[str] = frozenset()  # ids of models that are known and not enabled
+
+    @property
+    def backends(self) -> tuple[Backend, ...]:
+        return tuple(b for offer in self.offers.values() for b in offer.backends)
+
+    def of_tier(self, tier: Tier, kinds: frozenset[ModelKind]) -> tuple[Offer, ...]:
+        """Offers of this tier that can answer such a request, ready or not."""
+        return tuple(o for o in self.offers.values() if o.tier is tier and o.kind in kinds)
+
+
+def build(
+    now: Snapshot,
+    observed: Mapping[int, ObservedServer],
+    keys: Mapping[int, str | None],
+    facts: Mapping[str, Facts],
+) -> Fleet:
+    """`keys` by port, `facts` by `process_of`."""
+    profile = now.active.profile
+    enabled = {i: m for i, m in now.models.items() if m.enabled}
+    offers = {}
+    for model_id, model in enabled.items():
+        servers = [s for s in observed.values() if s.model_id == model_id]
+        ready = tuple(
+            _backend(model, s, keys.get(s.port), facts.get(process_of(s)), profile)
+            for s in sorted(servers, key=lambda s: s.port)
+            if s.state is ServerState.READY
+        )
+        why, may_come = ("", False) if ready else _why_none(model_id, servers)
+        offers[model_id] = Offer(model, ready, why, may_come)
+    disabled = frozenset(now.models.keys() - enabled.keys())
+    return Fleet(offers, _aliases(now.models, enabled, profile), profile, disabled)
+
+
+def process_of(server: ObservedServer) -> str:
+    """Differs for each process on a port. Pure."""
+    return f"{server.port}/{server.invocation_id or server.pid}/{server.started_at}"
+
+
+def _backend(
+    model: Model,
+    server: ObservedServer,
+    key: str | None,
+    facts: Facts | None,
+    profile: Profile | None,
+) -> Backend:
+    return Backend(
+        server.port,
+        model.model_id,
+        server.instance,
+        Address(server.host, server.port),
+        key,
+        process_of(server),
+        facts or Facts(model.settings.parallel or DEFAULT_SLOTS),
+        _weight(model, profile),
+    )
+
+
+def _weight(model: Model, profile: Profile | None) -> int:
+    """Of the first selector that means the model; 1 where none does."""
+    weights = profile.load_balancing.weights if profile else {}
+    fitting = (w for s, w in weights.items() if selects(s, model.model_id, model.tier))
+    return next(fitting, 1)
+
+
+def _why_none(model_id: str, servers: list[ObservedServer]) -> tuple[str, bool]:
+    for server in servers:
+        if server.state in (ServerState.STARTING, ServerState.LOADING):
+            return "it is being loaded; try again in a moment", True
+    for server in servers:
+        if server.state is ServerState.BACKOFF:
+            return f"its server will be started again: {server.reason}", True
+    for server in servers:
+        if server.state is ServerState.FAILED:
+            return f"its server has failed: {server.reason}", False
+    return f"it does not run; POST /api/models/servers/{model_id}/start starts it", False
+
+
+def _aliases(
+    models: Mapping[str, Model], enabled: Mapping[str, Model], profile: Profile | None
+) -> dict[str, str]:
+    """Names besides ids, tiers and auto: the profile's own, file names, other spellings of sizes.
+
+    The profile's come first; a name that two models could mean is nobody's.
+    """
+    own = dict(profile.aliases) if profile else {}
+    found: dict[str, set[str]] = {}
+    for model_id, model in enabled.items():
+        names = [model.found.filename.removesuffix(".gguf"), *other_spellings(model_id)]
+        for name in names:
+            found.setdefault(name, set()).add(model_id)
+    taken = {*models, *Tier, AUTO}
+    plain = {n: next(iter(ids)) for n, ids in found.items() if len(ids) == 1 and n not in taken}
+    return {**plain, **{name: to for name, to in own.items() if name not in taken}}

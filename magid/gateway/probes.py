@@ -1,0 +1,43 @@
+"""Asking a server by ourselves: what it can, whether it is well, whether it does its work."""
+
+from pydantic_core import to_json
+
+from magid.errors import ServerUnreachable
+from magid.gateway.fleet import Backend, Facts, facts_of
+from magid.kinds import ModelKind
+from magid.llama import Health, check_health, get_json
+
+TIMEOUT_S = 2.0
+# One token; a busy server may let it wait for its turn.
+WORK_TIMEOUT_S = 30.0
+
+_WORK: dict[ModelKind, tuple[str, dict[str, object]]] = {
+    ModelKind.CHAT: ("/v1/completions", {"prompt": "a", "max_tokens": 1}),
+    ModelKind.EMBEDDING: ("/v1/embeddings", {"input": "a"}),
+    ModelKind.RERANKER: ("/v1/rerank", {"query": "a", "documents": ["a"]}),
+}
+
+
+async def facts(backend: Backend) -> Facts | None:
+    """None if it does not tell."""
+    try:
+        _, props = await get_json(backend.address, "/props", key=backend.key, timeout_s=TIMEOUT_S)
+    except ServerUnreachable:
+        return None
+    return facts_of(props)
+
+
+async def is_healthy(backend: Backend) -> bool:
+    return await check_health(backend.address, timeout_s=TIMEOUT_S) is Health.OK
+
+
+async def can_work(backend: Backend, kind: ModelKind) -> bool:
+    """Whether it answers the smallest request of its kind. A refusal (4xx) counts as well."""
+    path, body = _WORK[kind]
+    try:
+        status, _ = await get_json(
+            backend.address, path, key=backend.key, timeout_s=WORK_TIMEOUT_S, body=to_json(body)
+        )
+    except ServerUnreachable:
+        return False
+    return status < 500

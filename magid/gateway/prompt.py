@@ -1,0 +1,119 @@
+"""What a request contains, whichever of the APIs it speaks: messages, text, images, tools. Pure.
+
+A request that is malformed in these parts is llama-server's to refuse: here it only has less of
+them.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+from pydantic_core import to_json
+
+# English takes about 4 characters per token, other languages and code fewer; a little pessimism
+# only costs a larger model where both would do.
+CHARS_PER_TOKEN = 3.5
+_TOKENS_PER_IMAGE = 1000  # a usual projector makes 256 to 1,500 of one
+
+_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens", "n_predict")
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """`chain` has a digest per message, of all messages so far: equal prefix, equal digest."""
+
+    text_chars: int  # of everything, tools too
+    newest: str  # the last text of a person
+    turns: int  # messages of a person
+    images: int
+    audio: int
+    has_tools: bool
+    answer_tokens: int  # as many as the answer may have, if the request says so; else 0
+    chain: tuple[bytes, ...]
+    chars: tuple[int, ...]  # of all messages so far, for each digest
+
+    @property
+    def tokens(self) -> int:
+        """An estimate of the prompt's size."""
+        return int(self.text_chars / CHARS_PER_TOKEN) + self.images * _TOKENS_PER_IMAGE
+
+
+def read(fields: Mapping[str, Any]) -> Prompt:
+    messages = _messages(fields)
+    tools = fields.get("tools")
+    extra = len(to_json(tools)) if tools else 0
+    chain, chars = _chain(messages, extra)
+    people = [m for m in messages if m.get("role") == "user"]
+    newest = next((t for m in reversed(people) if (t := "\n".join(_texts(m.get("content"))))), "")
+    parts = [p for m in messages for p in _parts(m.get("content"))]
+    return Prompt(
+        text_chars=chars[-1] if chars else extra,
+        newest=newest,
+        turns=len(people),
+        images=sum("image" in str(p.get("type", "")) for p in parts),
+        audio=sum("audio" in str(p.get("type", "")) for p in parts),
+        has_tools=bool(tools) or bool(fields.get("functions")),
+        answer_tokens=_answer_tokens(fields),
+        chain=chain,
+        chars=chars,
+    )
+
+
+def _answer_tokens(fields: Mapping[str, Any]) -> int:
+    given = (fields.get(name) for name in _LIMITS)
+    return next((n for n in given if isinstance(n, int) and n > 0), 0)
+
+
+def _messages(fields: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Of all APIs, as a list of role and content; a prompt or an input is one message."""
+    found: list[Any] = []
+    system = fields.get("system") or fields.get("instructions")
+    if system:
+        found.append({"role": "system", "content": system})
+    for name in ("messages", "input", "prompt", "content"):
+        value = fields.get(name)
+        if isinstance(value, str):
+            found.append({"role": "user", "content": value})
+        elif isinstance(value, list):
+            found += (
+                value if name in ("messages", "input") else [{"role": "user", "content": value}]
+            )
+    return [m if isinstance(m, dict) else {"role": "user", "content": m} for m in found]
+
+
+def _parts(content: object) -> Iterator[Mapping[str, Any]]:
+    if isinstance(content, list):
+        yield from (part for part in content if isinstance(part, dict))
+
+
+def _texts(content: object) -> Iterator[str]:
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, list):
+        for part in content:
+            text = part.get("text") if isinstance(part, dict) else part
+            if isinstance(text, str):
+                yield text
+
+
+def _chain(
+    messages: list[Mapping[str, Any]], extra: int
+) -> tuple[tuple[bytes, ...], tuple[int, ...]]:
+    digest = blake2b(digest_size=12)
+    total = extra
+    chain, chars = [], []
+    for message in messages:
+        digest.update(_identity(message))
+        total += sum(map(len, _texts(message.get("content"))))
+        chain.append(digest.copy().digest())
+        chars.append(total)
+    return tuple(chain), tuple(chars)
+
+
+def _identity(message: Mapping[str, Any]) -> bytes:
+    """Equal for what the model sees alike: SDKs add keys that say nothing to their own answers."""
+    content = message.get("content")
+    said = content if isinstance(content, str) else to_json(content).decode()
+    calls = message.get("tool_calls")
+    return to_json([message.get("role"), said, calls or None])

@@ -1,0 +1,152 @@
+"""What is remembered of each request: who answered it, why, how fast, how it ended. Never the text.
+
+In memory and bounded. Times are seconds; `at` since the epoch, the others since the request came.
+"""
+
+import re
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from magid.gateway.asked import Asked
+
+KEPT = 1000  # of those that have ended
+
+
+class Outcome(StrEnum):
+    """How a request ended."""
+
+    RUNNING = "running"
+    OK = "ok"
+    REFUSED = "refused"  # by magid, or status 4xx of the server
+    FAILED = "failed"  # the server's fault
+    CANCELLED = "cancelled"  # the client left
+    KILLED = "killed"  # by DELETE /api/requests/{id}
+
+
+@dataclass(slots=True)
+class Usage:
+    """Tokens, as the server counted them; None where it did not say."""
+
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    answer_tokens: int | None = None
+    prompt_ms: float | None = None  # of reading what was not cached
+    answer_ms: float | None = None
+
+
+@dataclass(slots=True)
+class Record:
+    """One request."""
+
+    id: str
+    at: float
+    path: str
+    asked_model: str
+    is_stream: bool
+    model_id: str | None = None
+    port: int | None = None
+    tier: str | None = None
+    route: str = ""
+    status: int | None = None
+    outcome: Outcome = Outcome.RUNNING
+    error: str = ""
+    attempts: int = 0
+    began: float = 0.0  # on the monotonic clock
+    sent_s: float | None = None  # when it left the queue
+    first_byte_s: float | None = None
+    duration_s: float | None = None
+    usage: Usage | None = None
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Of the answer, by the server's clock where it tells; else from its first byte on."""
+        usage = self.usage
+        if usage is None or not usage.answer_tokens:
+            return None
+        if usage.answer_ms:
+            return 1000 * usage.answer_tokens / usage.answer_ms
+        if self.duration_s is None or self.first_byte_s is None or not self.is_stream:
+            return None
+        took = self.duration_s - self.first_byte_s
+        return usage.answer_tokens / took if took > 0 else None
+
+
+def of(asked: Asked) -> Record:
+    return Record(
+        id=asked.request_id,
+        at=time.time(),
+        path=asked.endpoint.path,
+        asked_model=asked.model[:200],
+        is_stream=asked.is_stream,
+        began=time.monotonic(),
+    )
+
+
+class Records:
+    """Those that run, and the last KEPT that have ended."""
+
+    def __init__(self) -> None:
+        self.running: dict[str, Record] = {}
+        self._ended: deque[Record] = deque(maxlen=KEPT)
+
+    def begin(self, record: Record) -> None:
+        """Two requests may come with one id: the later one gets a longer one."""
+        while record.id in self.running:
+            record.id += "+"
+        self.running[record.id] = record
+
+    def end(self, record: Record, outcome: Outcome, error: str = "") -> None:
+        record.outcome, record.error = outcome, error
+        record.duration_s = time.monotonic() - record.began
+        self.running.pop(record.id, None)
+        self._ended.append(record)
+
+    def newest(self, limit: int) -> Iterable[Record]:
+        """The running ones, then the ended ones, each the newest first."""
+        both = [*reversed(self.running.values()), *reversed(self._ended)]
+        return both[:limit]
+
+
+# Where an answer ends stand its figures. In text that a model writes, quotes are escaped, so the
+# names between plain ones are the server's. The last one counts: streams repeat them.
+_FIGURE = re.compile(
+    rb'(?<!\\)"(prompt_n|predicted_n|cache_n|prompt_ms|predicted_ms|prompt_tokens|'
+    rb"completion_tokens|cached_tokens|input_tokens|output_tokens|cache_read_input_tokens)"
+    rb'(?<!\\)":(\d{1,9}(?:\.\d{1,9})?)'
+)
+TAIL_BYTES = 4096  # of an answer, which hold its figures
+
+
+def usage_in(start: bytes, tail: bytes) -> Usage | None:
+    """From the first and the last bytes of an answer: Anthropic counts the prompt at the start."""
+    found = dict(_FIGURE.findall(start[:TAIL_BYTES]))
+    found.update(_FIGURE.findall(tail))
+    if not found:
+        return None
+    number = {name: float(text) for name, text in found.items()}
+    cached = number.get(
+        b"cache_n", number.get(b"cached_tokens", number.get(b"cache_read_input_tokens"))
+    )
+    return Usage(
+        prompt_tokens=_prompt_tokens(number),
+        cached_tokens=None if cached is None else int(cached),
+        answer_tokens=_first(number, b"predicted_n", b"completion_tokens", b"output_tokens"),
+        prompt_ms=number.get(b"prompt_ms"),
+        answer_ms=number.get(b"predicted_ms"),
+    )
+
+
+def _prompt_tokens(number: dict[bytes, float]) -> int | None:
+    """All of the prompt, cached or not."""
+    if b"prompt_n" in number:
+        return int(number[b"prompt_n"] + number.get(b"cache_n", 0))
+    if b"cache_read_input_tokens" in number:  # Anthropic counts the cached ones apart
+        return int(number.get(b"input_tokens", 0) + number[b"cache_read_input_tokens"])
+    return _first(number, b"prompt_tokens", b"input_tokens")
+
+
+def _first(number: dict[bytes, float], *names: bytes) -> int | None:
+    return next((int(number[name]) for name in names if name in number), None)

@@ -1,0 +1,149 @@
+"""From the name in a request to the servers that may answer it. Pure.
+
+Hard gates come first, whatever name was asked for: the kind of model, context, images, tools. Where
+nothing passes, the error says which gate it was.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from magid.errors import InvalidInput, ModelNotFound, NotReady, ServerFailed
+from magid.gateway.asked import Asked
+from magid.gateway.fleet import AUTO, Backend, Fleet, Offer
+from magid.gateway.prompt import Prompt
+from magid.tiers import Tier
+
+STRENGTH: tuple[Tier, ...] = (Tier.FAST, Tier.BALANCED, Tier.POWERFUL)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """`pool` is the model or the tier whose servers may answer; `why` is for a person."""
+
+    pool: str
+    backends: tuple[Backend, ...]
+    why: str
+    tier: Tier | None = None
+    parts: Mapping[str, Any] = field(default_factory=dict)  # of an automatic choice
+
+
+@dataclass(frozen=True, slots=True)
+class _Rejected:
+    """Why one model cannot answer this request."""
+
+    offer: Offer
+    why: str
+    may_come: bool = False
+
+
+def by_name(name: str, fleet: Fleet) -> str:
+    """The model id, tier or `auto` that a name leads to. Raises ModelNotFound."""
+    if name in fleet.offers or name in STRENGTH or name == AUTO:
+        return name
+    target = fleet.aliases.get(name)
+    if target is not None and target != name:
+        target = fleet.aliases.get(target, target)
+        if target in fleet.offers or target in STRENGTH or target == AUTO:
+            return target
+    if name in fleet.disabled:
+        raise ModelNotFound(
+            f"cannot use model {name!r}: it is disabled; PUT /api/models/{name}/enabled with "
+            '{"enabled": true}, then POST /api/models/apply',
+            modelId=name,
+        )
+    raise ModelNotFound(
+        f"cannot find model {name[:200]!r}; GET /v1/models lists the names that can be used",
+        modelId=name[:200],
+    )
+
+
+def to_model(model_id: str, asked: Asked, fleet: Fleet) -> Route:
+    """Raises InvalidInput for a gate, NotReady or ServerFailed without a server."""
+    offer = fleet.offers[model_id]
+    rejected = _gate(offer, asked)
+    if rejected is not None:
+        raise _refusal(asked, [rejected])
+    return Route(model_id, offer.backends, "model", offer.tier)
+
+
+def to_tier(tier: Tier, asked: Asked, fleet: Fleet, why: str, floor: Tier | None = None) -> Route:
+    """An empty tier falls to the next stronger ones, then to weaker ones, not below `floor`."""
+    rejected: list[_Rejected] = []
+    for candidate in _order(tier, floor):
+        passing = []
+        for offer in fleet.of_tier(candidate, asked.endpoint.kinds):
+            problem = _gate(offer, asked)
+            if problem is None:
+                passing.append(offer)
+            else:
+                rejected.append(problem)
+        if passing:
+            note = "" if candidate is tier else f"; {tier} has no model for it"
+            backends = tuple(b for offer in passing for b in offer.backends)
+            return Route(candidate, backends, f"{why}{note}", candidate)
+    raise _refusal(asked, rejected)
+
+
+def _order(tier: Tier, floor: Tier | None) -> tuple[Tier, ...]:
+    at = STRENGTH.index(tier)
+    weaker = STRENGTH[:at][::-1]
+    least = STRENGTH.index(floor) if floor else 0
+    return (*STRENGTH[at:], *(t for t in weaker if STRENGTH.index(t) >= least))
+
+
+def _gate(offer: Offer, asked: Asked) -> _Rejected | None:
+    """The first gate that this model does not pass, being ready last."""
+    if offer.kind not in asked.endpoint.kinds:
+        return _Rejected(offer, f"is a model for {_USES[offer.kind]}")
+    if asked.endpoint.generates and not _is_plain(offer, asked):
+        missing = _missing_room(offer, asked.prompt) or _missing_ability(offer, asked.prompt)
+        if missing:
+            return _Rejected(offer, missing)
+    if not offer.backends:
+        return _Rejected(offer, offer.why_none, offer.may_come)
+    return None
+
+
+def _is_plain(offer: Offer, asked: Asked) -> bool:
+    """Whether it passes on sight, which most do: a token has at least one byte."""
+    room, body = offer.context, asked.body
+    return (room is None or len(body) < room / 2) and b"image" not in body and b"audio" not in body
+
+
+def _missing_room(offer: Offer, prompt: Prompt) -> str:
+    room = offer.context
+    if room is None or prompt.tokens <= room * _LENIENCE:
+        return ""
+    return f"has a context of {room} tokens, and the prompt alone has about {prompt.tokens}"
+
+
+# Estimates err: only what cannot fit by any reckoning is refused here. llama-server counts itself.
+_LENIENCE = 1.3
+_USES = {"chat": "conversations", "embedding": "embeddings", "reranker": "ranking"}
+
+
+def _missing_ability(offer: Offer, prompt: Prompt) -> str:
+    facts = [b.facts for b in offer.backends]
+    if prompt.images and facts and all(f.vision is False for f in facts):
+        return "cannot see images: it has no projector"
+    if prompt.audio and facts and all(f.audio is False for f in facts):
+        return "cannot hear audio"
+    return ""
+
+
+def _refusal(asked: Asked, rejected: Iterable[_Rejected]) -> Exception:
+    problems = list(rejected)
+    if not problems:
+        kinds = " or ".join(sorted(asked.endpoint.kinds))
+        return ModelNotFound(
+            f"cannot answer for {asked.model!r}: no {kinds} model is enabled; "
+            "GET /api/models/registry lists all models"
+        )
+    said = "; ".join(f"{p.offer.model_id} {p.why}" for p in problems[:5])
+    waiting = [p for p in problems if p.why == p.offer.why_none]
+    if any(p.may_come for p in waiting):
+        return NotReady(f"cannot answer yet: {said}")
+    if waiting:
+        return ServerFailed(f"cannot answer: {said}")
+    return InvalidInput(f"cannot answer this request: {said}", field="model")

@@ -1,0 +1,83 @@
+"""One server as the gateway uses it: its connections, what it works on, how it has done so far."""
+
+import time
+from typing import TYPE_CHECKING
+
+from magid.gateway.asked import Asked
+from magid.gateway.balancing import DEFAULT_PREFILL_RATE, DEFAULT_SERVICE_S, Load
+from magid.gateway.breaker import Breaker
+from magid.gateway.fleet import Backend
+from magid.gateway.records import Record
+from magid.gateway.upstream import Pool
+from magid.units import unit_name
+
+if TYPE_CHECKING:
+    from magid.gateway.exchange import Exchange
+
+_LEARN = 0.2  # the weight of the newest value in a running mean
+
+
+class Server:
+    """Of one process. Lives as long as it is ready, or works on something."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.pool = Pool(backend)
+        self.breaker = Breaker()
+        self.exchanges: set[Exchange] = set()
+        self.turns = 0.0  # taken, each the smaller the more weight the server has
+        self.probe_failures = 0  # of /health, in a row
+        self.probed_at = time.monotonic()  # it has just become ready
+        self.is_suspect = False  # it failed several requests in a row
+        self._prefill_rate = DEFAULT_PREFILL_RATE
+        self._service_s = DEFAULT_SERVICE_S
+        self._heads: dict[str, bytes] = {}
+        self.shown = (
+            f"X-Magi-Model: {backend.model_id}\r\n"
+            f"X-Magi-Server: {unit_name(backend.port).removesuffix('.service')}\r\n"
+        ).encode()
+
+    @property
+    def outstanding(self) -> int:
+        return len(self.exchanges)
+
+    def load(self, floor: float, missing_tokens: float) -> Load:
+        """For a choice; `floor` is where turns count from."""
+        return Load(
+            self.backend.process,
+            self.backend.facts.slots,
+            len(self.exchanges),
+            max(self.turns, floor),
+            self.backend.weight,
+            missing_tokens,
+            self._prefill_rate,
+            self._service_s,
+        )
+
+    def request(self, asked: Asked) -> bytes:
+        """The whole request as it goes to llama-server: with the server's key, not the client's."""
+        path = asked.endpoint.path
+        head = self._heads.get(path)
+        if head is None:
+            head = self._heads[path] = self._head(path)
+        return b"%b%bContent-Length: %d\r\n\r\n%b" % (
+            head, asked.passed, len(asked.body), asked.body,
+        )  # fmt: skip
+
+    def _head(self, path: str) -> bytes:
+        key = self.backend.key
+        lines = [f"POST {path} HTTP/1.1", f"Host: {self.backend.address}"]
+        lines += [f"Authorization: Bearer {key}"] if key else []
+        lines += ["Content-Type: application/json", ""]
+        return "\r\n".join(lines).encode()
+
+    def learn(self, record: Record) -> None:
+        """From a request that went well: how fast prompts are read, how long requests take."""
+        usage = record.usage
+        if usage and usage.prompt_ms and usage.prompt_tokens and usage.prompt_ms > 1:
+            read = usage.prompt_tokens - (usage.cached_tokens or 0)
+            if read >= 16:  # a few tokens say more about overheads
+                self._prefill_rate += _LEARN * (1000 * read / usage.prompt_ms - self._prefill_rate)
+        if record.sent_s is not None:
+            took = time.monotonic() - record.began - record.sent_s
+            self._service_s += _LEARN * (took - self._service_s)

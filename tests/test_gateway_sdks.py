@@ -1,0 +1,169 @@
+"""The official SDKs, unmodified, through the gateway to real llama-servers."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import anthropic
+import openai
+import pytest
+from langchain_openai import ChatOpenAI, OpenAIEmbeddings
+from openai.types.chat import ChatCompletionFunctionToolParam, ChatCompletionUserMessageParam
+from pydantic import SecretStr
+
+from tests import fleets, ggufs
+from tests.fleets import SMALL, VECTORS
+from tests.rest import Parts
+from tests.running import DEADLINE_S, Running
+
+pytestmark = pytest.mark.slow
+
+HELLO: list[ChatCompletionUserMessageParam] = [{"role": "user", "content": "Hello"}]
+
+
+@pytest.fixture(scope="module")
+def magid(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    def write(models: Path) -> None:
+        fleets.write_every_kind(models)
+        ggufs.write_chat_model(
+            models / "Caller-F16.gguf",
+            name="Caller",
+            quantization="F16",
+            template=ggufs.TOOL_TEMPLATE,
+            answer=ggufs.TOOL_ANSWER,
+        )
+
+    with fleets.fleet(parts, tmp_path_factory.mktemp("sdks"), write) as running:
+        yield running
+
+
+@pytest.fixture
+def ai(magid: Running) -> Iterator[openai.OpenAI]:
+    url = f"{magid.url}/v1"
+    with openai.OpenAI(base_url=url, api_key="any", timeout=DEADLINE_S, max_retries=0) as made:
+        yield made
+
+
+@pytest.fixture
+def claude(magid: Running) -> Iterator[anthropic.Anthropic]:
+    with anthropic.Anthropic(
+        base_url=magid.url, api_key="any", timeout=DEADLINE_S, max_retries=0
+    ) as made:
+        yield made
+
+
+# -- openai ------------------------------------------------------------------------------------
+
+
+def test_openai_conversations(ai: openai.OpenAI) -> None:
+    answer = ai.chat.completions.create(model="fast", messages=HELLO, max_tokens=4)
+    assert answer.choices[0].message.content == "I am a tiny"
+    assert answer.model == SMALL
+    assert answer.usage
+    assert answer.usage.completion_tokens == 4
+    stream = ai.chat.completions.create(
+        model="fast", messages=HELLO, max_tokens=4, stream=True,
+        stream_options={"include_usage": True},
+    )  # fmt: skip
+    chunks = list(stream)
+    text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    assert text == "I am a tiny"
+    assert chunks[-1].usage
+    assert chunks[-1].usage.completion_tokens == 4
+
+
+def test_openai_models_completions_embeddings_and_responses(ai: openai.OpenAI) -> None:
+    ids = [model.id for model in ai.models.list()]
+    assert {SMALL, "auto", "fast"} <= set(ids)
+    assert ai.models.retrieve(SMALL).owned_by == "magid"
+    assert ai.completions.create(model="fast", prompt="Hello", max_tokens=2).choices[0].text
+    vectors = ai.embeddings.create(model=VECTORS, input=["a", "b"])  # as base64 by default
+    assert [len(row.embedding) for row in vectors.data] == [64, 64]
+    response = ai.responses.create(model="fast", input="Hello", max_output_tokens=16)
+    assert response.output_text.startswith("I am a tiny")
+    events = ai.responses.create(model="fast", input="Hello", max_output_tokens=16, stream=True)
+    assert "response.completed" in [event.type for event in events]
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"a": {"const": "b"}},
+    "required": ["a"],
+    "additionalProperties": False,
+}
+
+
+def test_a_json_schema_reaches_the_model(ai: openai.OpenAI) -> None:
+    """Its grammar makes the tiny model say what it never would."""
+    answer = ai.chat.completions.create(
+        model="fast", messages=HELLO, max_tokens=60,
+        response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}},
+    )  # fmt: skip
+    assert (answer.choices[0].message.content or "").replace(" ", "").startswith('{"a":"b"')
+
+
+def test_tools_reach_the_model_and_its_call_comes_back(ai: openai.OpenAI) -> None:
+    tool = ChatCompletionFunctionToolParam(
+        type="function", function={"name": "look", "parameters": dict(SCHEMA)}
+    )
+    answer = ai.chat.completions.create(model="Caller-F16", messages=HELLO, tools=[tool])
+    calls = answer.choices[0].message.tool_calls
+    assert calls
+    assert calls[0].type == "function"
+    assert (calls[0].function.name, calls[0].function.arguments) == ("look", '{"a": "b"}')
+    stream = ai.chat.completions.create(
+        model="Caller-F16", messages=HELLO, tools=[tool], stream=True
+    )
+    parts = [call.function for chunk in stream for call in chunk.choices[0].delta.tool_calls or ()]
+    assert "".join(part.arguments or "" for part in parts if part) == '{"a": "b"}'
+
+
+def test_openai_errors(ai: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as missing:
+        ai.chat.completions.create(model="gone", messages=HELLO)
+    assert missing.value.code == "model_not_found"
+    assert missing.value.request_id
+    with pytest.raises(openai.BadRequestError):
+        ai.chat.completions.create(model="fast", messages=HELLO, temperature="hot")  # type: ignore[call-overload]
+
+
+# -- anthropic ---------------------------------------------------------------------------------
+
+
+def test_anthropic_conversations(claude: anthropic.Anthropic) -> None:
+    answer = claude.messages.create(
+        model="fast", max_tokens=4, messages=[{"role": "user", "content": "Hello"}]
+    )
+    assert answer.content[0].type == "text"
+    assert answer.content[0].text == "I am a tiny"
+    with claude.messages.stream(
+        model="fast", max_tokens=4, messages=[{"role": "user", "content": "Hello"}]
+    ) as stream:
+        assert "".join(stream.text_stream) == "I am a tiny"
+    counted = claude.messages.count_tokens(
+        model="fast", messages=[{"role": "user", "content": "Hello"}]
+    )
+    assert counted.input_tokens > 5
+
+
+def test_anthropic_errors(claude: anthropic.Anthropic) -> None:
+    with pytest.raises(anthropic.NotFoundError, match="cannot find model 'gone'"):
+        claude.messages.create(
+            model="gone", max_tokens=4, messages=[{"role": "user", "content": "Hello"}]
+        )
+
+
+# -- langchain ---------------------------------------------------------------------------------
+
+
+def test_langchain(magid: Running) -> None:
+    url, key = f"{magid.url}/v1", SecretStr("any")
+    model = ChatOpenAI(model="fast", base_url=url, api_key=key, max_completion_tokens=4)
+    assert model.invoke("Hello").content == "I am a tiny"
+    assert "".join(str(chunk.content) for chunk in model.stream("Hello")) == "I am a tiny"
+    vectors = OpenAIEmbeddings(
+        model=VECTORS,
+        openai_api_base=url,
+        openai_api_key=key,
+        check_embedding_ctx_length=False,
+    )
+    assert len(vectors.embed_query("Hello")) == 64
