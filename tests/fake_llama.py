@@ -37,6 +37,7 @@ def install(folder: Path, *behaviour: str) -> Path:
     crashes           says why and exits with status 3
     loading=FILE      /health answers 503 until FILE exists
     health-error      /health answers 500
+    fails-once=FILE   answers 500 to all POSTs, in the process that makes FILE; a later one works
     shares-port       lets others of the same user listen on its port too
     deaf              ignores SIGTERM
     any-key           accepts every key
@@ -73,6 +74,13 @@ class FakeLlama(BaseHTTPRequestHandler):
             self._answer(200, {"object": "list", "data": [{"id": self.alias}]})
         else:
             self._answer(404, {"error": {"code": 404, "message": "File Not Found"}})
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.behaviour.get("fails-once") == "now":
+            self._answer(500, {"error": {"code": 500, "message": "Invalid device"}})
+        else:
+            self._answer(200, {"choices": [], "model": self.alias})
 
     def _may_pass(self) -> bool:
         said = self.headers.get("Authorization", "")
@@ -125,6 +133,9 @@ def prepare(behaviour: dict[str, str], arguments: list[str]) -> None:
     if record := behaviour.get("record"):
         seen = {"argv": arguments, "environ": dict(os.environ), "pid": os.getpid()}
         Path(record).write_text(json.dumps(seen))
+    if mark := behaviour.get("fails-once"):
+        behaviour["fails-once"] = "over" if Path(mark).exists() else "now"
+        Path(mark).touch()
     if child := behaviour.get("leaves-child"):
         left = subprocess.Popen(["/bin/sleep", "1000"])
         Path(child).write_text(str(left.pid))

