@@ -136,6 +136,7 @@ async def serve(settings: Config) -> int:
             )
         )
         log.info("magid %s answers on %s", __version__, ", ".join(taken.names))
+        gc.freeze()  # what is there now stays: the collector need not look at it with every request
         await stop.wait()
         notifier.notify("STOPPING=1")
         await _drain(context, feed, listening, settings.drain_timeout, hurry)

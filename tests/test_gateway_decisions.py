@@ -9,7 +9,7 @@ from magid.gateway import balancing, prompt
 from magid.gateway.balancing import Load
 from magid.gateway.breaker import FAILURES, FIRST_S, MAX_S, Breaker
 from magid.gateway.conversations import Conversations
-from magid.gateway.records import Usage, usage_in
+from magid.gateway.records import Usage, figures_in, usage_in
 from magid.gateway.waiting import Room
 from magid.profiles import Strategy
 from magid.tiers import Tier
@@ -183,12 +183,16 @@ def test_prompts_of_all_apis_are_understood() -> None:
     assert prompt.read({"messages": [None, 3, {"role": "user"}, {"content": [1, "a", {}]}]}).chain
 
 
+def figures(start: bytes, tail: bytes) -> Usage | None:
+    return usage_in(figures_in(start, tail))
+
+
 def test_the_figures_of_an_answer() -> None:
     tail = b'"timings":{"cache_n":4,"prompt_n":6,"prompt_ms":2.5,"predicted_n":3,"predicted_ms":1.5'
-    assert usage_in(b"", tail) == Usage(10, 4, 3, 2.5, 1.5)
+    assert figures(b"", tail) == Usage(10, 4, 3, 2.5, 1.5)
     openai = b'"usage":{"completion_tokens":2,"prompt_tokens":21,"total_tokens":23}'
-    assert usage_in(b"", openai) == Usage(21, None, 2)
+    assert figures(b"", openai) == Usage(21, None, 2)
     start = b'"usage":{"cache_read_input_tokens":20,"input_tokens":1,"output_tokens":0}'
-    assert usage_in(start, b'"usage":{"output_tokens":2}') == Usage(21, 20, 2)
+    assert figures(start, b'"usage":{"output_tokens":2}') == Usage(21, 20, 2)
     said = json.dumps({"content": '"prompt_tokens":99'}).encode()
-    assert usage_in(said, said) is None
+    assert figures(said, said) is None

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from magid import errors as e
-from magid.api import events, health, models, profiles, servers
+from magid.api import events, health, models, profiles, requests, servers
 from magid.api import schemas as s
 from magid.api.context import Context
 from magid.api.replies import Call, Reply, Stream
@@ -61,6 +61,7 @@ _WAIT = Query("wait", float, "seconds to wait until it is done; without it 202 a
 _MODEL = Query("model", str, "ask for this model only")
 _DRY_RUN = Query("dryRun", bool, "only answer the plan")
 _APPLY = Query("apply", bool, "false: only remember the choice")
+_LIMIT = Query("limit", int, "how many, the newest first", 1, 1100)
 _LOGS = (
     Query("lines", int, "how many of the last lines", 1, 2000),
     Query("since", str, "an RFC 3339 time, or a span back from now: 90s, 10m, 2h, 1d"),
@@ -144,5 +145,10 @@ ROUTES: tuple[Route, ...] = (
     _put(f"{ID}/port", models.put_port, s.PortReply, s.PortBody, errors=_UPDATE),
     _put(f"{ID}/runtime-settings", models.put_settings, s.SettingsReply, s.SettingsBody,
          errors=_UPDATE),
+    _post("/api/route/explain", requests.explain, s.Explanation, body=s.ExplainBody,
+          errors=(e.ModelNotFound, e.NotReady, e.ServerFailed)),
+    _get("/api/requests", requests.list_requests, s.RequestsReply, query=(_LIMIT,)),
+    _delete("/api/requests/{requestId}", requests.cancel_request, s.Message,
+            errors=(e.NotFound,)),
 )
 # fmt: on

@@ -32,6 +32,13 @@ class Body(BaseModel):
     )
 
 
+class ExplainBody(Body):
+    """A request's body as the gateway takes it, and the endpoint that it is meant for."""
+
+    request: JSON_OBJECT
+    endpoint: str = "/v1/chat/completions"
+
+
 class TierBody(Body):
     tier: Annotated[Tier, Field(strict=False)] | None
 
@@ -386,3 +393,52 @@ class HealthReply(TypedDict):
 
 class LiveReply(TypedDict):
     status: Literal["ok"]
+
+
+class Candidate(TypedDict):
+    modelId: str
+    port: int
+    tier: Tier
+    outstanding: int
+    slots: int
+    whyNot: str | None
+
+
+class Explanation(TypedDict):
+    model: str
+    pool: str
+    tier: Tier | None
+    route: str
+    score: float | None
+    parts: dict[str, float]
+    candidates: list[Candidate]
+    chosen: Candidate | None
+
+
+class GatewayRequest(TypedDict):
+    id: str
+    at: str
+    path: str
+    model: str
+    modelId: str | None
+    port: int | None
+    tier: str | None
+    route: str
+    stream: bool
+    status: int | None
+    outcome: str
+    error: str | None
+    attempts: int
+    waitedSeconds: float | None
+    firstByteSeconds: float | None
+    durationSeconds: float | None
+    promptTokens: int | None
+    cachedTokens: int | None
+    answerTokens: int | None
+    tokensPerSecond: float | None
+
+
+class RequestsReply(TypedDict):
+    running: int
+    waiting: int
+    requests: list[GatewayRequest]

@@ -8,13 +8,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any
 
 from pydantic_core import to_json
 
 from magid.daemon import Change, Daemon
 from magid.errors import MagidError, NotReady, QueueFull
-from magid.gateway import catalogue, fleet, probes, routing
+from magid.gateway import automatic, catalogue, fleet, probes, routing
 from magid.gateway.asked import Asked
 from magid.gateway.balancing import choose
 from magid.gateway.conversations import Conversations
@@ -25,7 +26,7 @@ from magid.gateway.records import Outcome, Records
 from magid.gateway.routing import Route
 from magid.gateway.servers import Server
 from magid.gateway.waiting import Room
-from magid.profiles import LoadBalancing, Strategy
+from magid.profiles import DEFAULT_TIERS, LoadBalancing, Strategy
 from magid.tiers import Tier
 from magid.units import ServerState
 
@@ -34,7 +35,6 @@ log = logging.getLogger(__name__)
 LOOK_S = 1.0  # between two looks at servers, and at whether the profile's file was edited
 # A request that got no byte for so long makes its server suspect: /health is asked at once.
 SUSPECT_S = 5.0
-UNWELL = 2  # failed probes in a row
 
 
 class Dispatcher:
@@ -126,6 +126,11 @@ class Dispatcher:
             self._is_stale = True
             self._admit()
 
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a free slot."""
+        return self._waiting
+
     # -- requests --------------------------------------------------------------------------
 
     def begin(self, asked: Asked, client: Client) -> Exchange:
@@ -153,8 +158,31 @@ class Dispatcher:
         if name in now.offers:
             return routing.to_model(name, asked, now)
         if name == AUTO:
-            return routing.to_tier(Tier.BALANCED, asked, now, "auto")
+            return self._automatic(asked, now)
         return routing.to_tier(Tier(name), asked, now, "tier")
+
+    def _automatic(self, asked: Asked, now: Fleet) -> Route:
+        """By the conversation so far, and by what the newest message shows."""
+        if not asked.endpoint.generates:
+            return routing.to_tier(automatic.DEFAULT_TIER, asked, now, "auto")
+        tiers = now.profile.tier_config if now.profile else DEFAULT_TIERS
+        before, process = self._conversations.before(asked.prompt)
+        choice = automatic.choose(asked.prompt, tiers, before)
+        route = routing.to_tier(choice.tier, asked, now, choice.why, choice.floor)
+        return replace(route, parts=choice.parts, process=process)
+
+    def explain(self, asked: Asked) -> tuple[Route, list[tuple[Server, str]], Server | None]:
+        """Where the request would go now, without sending it.
+
+        Its route, the servers of it with what keeps one from being taken, and the one that would
+        be taken. Raises as `route` does.
+        """
+        route = self.route(asked)
+        now = time.monotonic()
+        servers = [s for b in route.backends if (s := self._servers.get(b.process)) is not None]
+        verdicts = [(server, server.why_not(now)) for server in servers]
+        sound = [server for server, why in verdicts if not why]
+        return route, verdicts, self._preferred(asked, route, sound) if sound else None
 
     def kill(self, request_id: str) -> bool:
         """End a running request; False if there is none of this id."""
@@ -192,14 +220,14 @@ class Dispatcher:
             for backend in exchange.route.backends
             if (server := self._servers.get(backend.process)) is not None
             and backend.process not in exchange.tried
-            and server.probe_failures < UNWELL
-            and server.breaker.lets_pass(now)
+            and not server.why_not(now)
         ]
         if not sound:
             raise self._unsound(exchange)
-        server = self._choose(exchange, sound)
+        server = self._preferred(exchange.asked, exchange.route, sound)
         if server is None:
             return False
+        self._take_turn(exchange.route.pool, server)
         server.breaker.began(now)
         self._remember(exchange, server)
         if exchange.wait_timer is not None:
@@ -217,31 +245,34 @@ class Dispatcher:
             "try again in a moment"
         )
 
-    def _choose(self, exchange: Exchange, sound: list[Server]) -> Server | None:
+    def _preferred(self, asked: Asked, route: Route, sound: list[Server]) -> Server | None:
+        """The server to take: the conversation's own, else by the profile's strategy."""
         rules = self._balancing
-        if not rules.enabled:
-            first = sound[0]
-            return first if first.outstanding < first.backend.facts.slots else None
-        pool = exchange.route.pool
-        floor = self._floors.get(pool, 0.0)
-        missing = self._missing_tokens(exchange, sound)
+        if not rules.enabled or len(sound) == 1:
+            return sound[0] if sound[0].has_room else None
+        if route.process is not None:
+            own = self._servers.get(route.process)
+            if own in sound and own.has_room:
+                return own
+        floor = self._floors.get(route.pool, 0.0)
+        missing = self._missing_tokens(asked, sound)
         loads = [server.load(floor, missing.get(server.backend.process, 0.0)) for server in sound]
         chosen = choose(rules.strategy, loads)
-        if chosen is None:
-            return None
-        server = self._servers[chosen.key]
-        self._floors[pool] = max(server.turns, floor)
-        server.turns = self._floors[pool] + 1 / server.backend.weight
-        return server
+        return None if chosen is None else self._servers[chosen.key]
+
+    def _take_turn(self, pool: str, server: Server) -> None:
+        """Who was away meanwhile has not saved up turns: they count from the pool's floor on."""
+        floor = max(server.turns, self._floors.get(pool, 0.0))
+        self._floors[pool] = floor
+        server.turns = floor + 1 / server.backend.weight
 
     @property
     def _follows_prefixes(self) -> bool:
         rules = self._balancing
         return rules.enabled and rules.strategy is Strategy.PREFIX_AFFINITY
 
-    def _missing_tokens(self, exchange: Exchange, sound: list[Server]) -> dict[str, float]:
+    def _missing_tokens(self, asked: Asked, sound: list[Server]) -> dict[str, float]:
         """By process: how much of the prompt it would have to read."""
-        asked = exchange.asked
         if len(sound) < 2 or not asked.endpoint.generates or not self._follows_prefixes:
             return {}
         cached = self._conversations.cached_chars(asked.prompt)
@@ -252,8 +283,10 @@ class Dispatcher:
     def _remember(self, exchange: Exchange, server: Server) -> None:
         """Which server has read this prompt, where that will matter."""
         asked = exchange.asked
-        if asked.endpoint.generates and self._follows_prefixes:
-            self._conversations.remember(asked.prompt, server.backend.process, None)
+        tier = exchange.route.tier if exchange.route.parts else None
+        if asked.endpoint.generates and (tier is not None or self._follows_prefixes):
+            server.learns_rates = True
+            self._conversations.remember(asked.prompt, server.backend.process, tier)
 
     @property
     def _balancing(self) -> LoadBalancing:
@@ -355,12 +388,12 @@ class Dispatcher:
             server.probe_failures = 0
             return
         server.probe_failures += 1
-        if server.probe_failures < UNWELL:
+        if server.probe_failures < probes.UNWELL:
             return
         why = "it does not answer /health"
         log.warning("the server on port %d gets no requests: %s", server.backend.port, why)
         server.breaker.failed(time.monotonic(), why, at_once=True)
-        late = time.monotonic() - UNWELL * probes.TIMEOUT_S
+        late = time.monotonic() - probes.UNWELL * probes.TIMEOUT_S
         for exchange in list(server.exchanges):
             if exchange.last_byte < late:
                 exchange.give_up_on_server(why)

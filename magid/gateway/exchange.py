@@ -14,7 +14,7 @@ from magid.errors import MagidError, ServerLost
 from magid.gateway import records
 from magid.gateway.asked import Asked
 from magid.gateway.framing import ReplyHead
-from magid.gateway.records import TAIL_BYTES, Outcome
+from magid.gateway.records import START_BYTES, TAIL_BYTES, Outcome
 from magid.gateway.routing import Route
 from magid.gateway.servers import Server
 from magid.gateway.upstream import Line
@@ -127,12 +127,14 @@ class Exchange:
 
     def goes_on(self, data: bytes) -> None:
         self.last_byte = time.monotonic()
+        if len(self._start) < START_BYTES:
+            self._start += data
         self._tail = data if len(data) >= TAIL_BYTES else (self._tail + data)[-TAIL_BYTES:]
         self.client.goes_on(data)
 
     def ended(self) -> None:
         status = self.record.status or 0
-        self.record.usage = records.usage_in(self._start, self._tail)
+        self.record.figures = records.figures_in(self._start, self._tail)
         outcome = Outcome.OK if status < 400 else Outcome.REFUSED
         if status >= 500:
             outcome = Outcome.FAILED

@@ -73,6 +73,7 @@ class Offer:
 
     model: Model
     backends: tuple[Backend, ...]
+    context: int | None = None  # tokens that a request may have, on the roomiest server
     why_none: str = ""  # where there is no backend: the reason, for a person
     may_come: bool = False  # and whether it is worth trying again
 
@@ -87,12 +88,6 @@ class Offer:
     @property
     def tier(self) -> Tier:
         return self.model.tier
-
-    @property
-    def context(self) -> int | None:
-        """Tokens that one request may have on the roomiest server; else what it was trained for."""
-        known = [b.facts.context for b in self.backends if b.facts.context]
-        return max(known, default=self.model.found.context_length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +126,9 @@ def build(
             if s.state is ServerState.READY
         )
         why, may_come = ("", False) if ready else _why_none(model_id, servers)
-        offers[model_id] = Offer(model, ready, why, may_come)
+        known = [b.facts.context for b in ready if b.facts.context]
+        context = max(known, default=model.found.context_length)
+        offers[model_id] = Offer(model, ready, context, why, may_come)
     disabled = frozenset(now.models.keys() - enabled.keys())
     return Fleet(offers, _aliases(now.models, enabled, profile), profile, disabled)
 

@@ -8,6 +8,7 @@ from magid.kinds import ModelKind
 from magid.llama import Health, check_health, get_json
 
 TIMEOUT_S = 2.0
+UNWELL = 2  # failed looks at /health in a row
 # One token; a busy server may let it wait for its turn.
 WORK_TIMEOUT_S = 30.0
 

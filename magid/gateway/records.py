@@ -58,7 +58,11 @@ class Record:
     sent_s: float | None = None  # when it left the queue
     first_byte_s: float | None = None
     duration_s: float | None = None
-    usage: Usage | None = None
+    figures: bytes = b""  # the server's, as they came
+
+    @property
+    def usage(self) -> Usage | None:
+        return usage_in(self.figures)
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -110,20 +114,39 @@ class Records:
         return both[:limit]
 
 
-# Where an answer ends stand its figures. In text that a model writes, quotes are escaped, so the
-# names between plain ones are the server's. The last one counts: streams repeat them.
 _FIGURE = re.compile(
-    rb'(?<!\\)"(prompt_n|predicted_n|cache_n|prompt_ms|predicted_ms|prompt_tokens|'
-    rb"completion_tokens|cached_tokens|input_tokens|output_tokens|cache_read_input_tokens)"
-    rb'(?<!\\)":(\d{1,9}(?:\.\d{1,9})?)'
+    rb'"(prompt_n|predicted_n|cache_n|prompt_ms|predicted_ms|prompt_tokens|completion_tokens|'
+    rb"cached_tokens|input_tokens|output_tokens|cache_read_input_tokens)"
+    rb'":(\d{1,9}(?:\.\d{1,9})?)'
 )
-TAIL_BYTES = 4096  # of an answer, which hold its figures
+START_BYTES, TAIL_BYTES = 512, 4096  # of an answer, which hold its figures
 
 
-def usage_in(start: bytes, tail: bytes) -> Usage | None:
-    """From the first and the last bytes of an answer: Anthropic counts the prompt at the start."""
-    found = dict(_FIGURE.findall(start[:TAIL_BYTES]))
-    found.update(_FIGURE.findall(tail))
+def figures_in(start: bytes, tail: bytes) -> bytes:
+    """The part with figures of an answer's first and last bytes: no text of the answer.
+
+    Anthropic counts the prompt at the start. In text that a model writes, quotes are escaped: these
+    keys are the server's.
+    """
+    found = _from_figures_on(tail)
+    if b'"input_tokens"' not in found:
+        at = start.find(b'"usage":')
+        found = (start[at : at + _PART_BYTES] if at >= 0 else b"") + found
+    return found
+
+
+_PART_BYTES = 200  # Anthropic's are 80
+
+
+def _from_figures_on(tail: bytes) -> bytes:
+    usage, timings = tail.rfind(b'"usage":'), tail.rfind(b'"timings":')
+    at = max(usage, timings) if min(usage, timings) < 0 else min(usage, timings)
+    return tail[at:] if at >= 0 else b""
+
+
+def usage_in(figures: bytes) -> Usage | None:
+    """Pure. The last figure of a name counts."""
+    found = dict(_FIGURE.findall(figures))
     if not found:
         return None
     number = {name: float(text) for name, text in found.items()}

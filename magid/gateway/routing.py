@@ -26,6 +26,7 @@ class Route:
     why: str
     tier: Tier | None = None
     parts: Mapping[str, Any] = field(default_factory=dict)  # of an automatic choice
+    process: str | None = None  # the server that a conversation was at
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,12 @@ def to_model(model_id: str, asked: Asked, fleet: Fleet) -> Route:
 
 
 def to_tier(tier: Tier, asked: Asked, fleet: Fleet, why: str, floor: Tier | None = None) -> Route:
-    """An empty tier falls to the next stronger ones, then to weaker ones, not below `floor`."""
+    """An empty tier falls to the next stronger ones, then to weaker ones, not below `floor`.
+
+    Only where no model of the floor or above is enabled any more does that not hold.
+    """
+    if floor is not None and not _offers_from(floor, asked, fleet):
+        floor, why = None, f"{why}; nothing is left of its conversation's tier"
     rejected: list[_Rejected] = []
     for candidate in _order(tier, floor):
         passing = []
@@ -83,6 +89,11 @@ def to_tier(tier: Tier, asked: Asked, fleet: Fleet, why: str, floor: Tier | None
             backends = tuple(b for offer in passing for b in offer.backends)
             return Route(candidate, backends, f"{why}{note}", candidate)
     raise _refusal(asked, rejected)
+
+
+def _offers_from(floor: Tier, asked: Asked, fleet: Fleet) -> bool:
+    above = STRENGTH[STRENGTH.index(floor) :]
+    return any(fleet.of_tier(tier, asked.endpoint.kinds) for tier in above)
 
 
 def _order(tier: Tier, floor: Tier | None) -> tuple[Tier, ...]:

@@ -3,6 +3,7 @@
 import time
 from typing import TYPE_CHECKING
 
+from magid.gateway import probes
 from magid.gateway.asked import Asked
 from magid.gateway.balancing import DEFAULT_PREFILL_RATE, DEFAULT_SERVICE_S, Load
 from magid.gateway.breaker import Breaker
@@ -28,6 +29,7 @@ class Server:
         self.turns = 0.0  # taken, each the smaller the more weight the server has
         self.probe_failures = 0  # of /health, in a row
         self.probed_at = time.monotonic()  # it has just become ready
+        self.learns_rates = False  # where a choice goes by them
         self.is_suspect = False  # it failed several requests in a row
         self._prefill_rate = DEFAULT_PREFILL_RATE
         self._service_s = DEFAULT_SERVICE_S
@@ -40,6 +42,16 @@ class Server:
     @property
     def outstanding(self) -> int:
         return len(self.exchanges)
+
+    @property
+    def has_room(self) -> bool:
+        return len(self.exchanges) < self.backend.facts.slots
+
+    def why_not(self, now: float) -> str:
+        """Why it gets no requests at present; empty: it does."""
+        if self.probe_failures >= probes.UNWELL:
+            return "it does not answer /health"
+        return "" if self.breaker.lets_pass(now) else self.breaker.reason
 
     def load(self, floor: float, missing_tokens: float) -> Load:
         """For a choice; `floor` is where turns count from."""
@@ -73,7 +85,7 @@ class Server:
 
     def learn(self, record: Record) -> None:
         """From a request that went well: how fast prompts are read, how long requests take."""
-        usage = record.usage
+        usage = record.usage if self.learns_rates else None
         if usage and usage.prompt_ms and usage.prompt_tokens and usage.prompt_ms > 1:
             read = usage.prompt_tokens - (usage.cached_tokens or 0)
             if read >= 16:  # a few tokens say more about overheads

@@ -1,9 +1,9 @@
 """Connections to llama-servers, and the reading of their answers.
 
 llama-server 0.7.0 closes a connection after every streamed answer although it advertises
-keep-alive, after 100 requests, and after 5 s idle; a connection that is open and unused holds one
-of its threads. So the connection of a chunked answer is never used again, idle ones are few and
-young, and a request that met a closing connection and got no byte is sent once more.
+keep-alive, after 100 requests, and after 5 s idle. So the connection of a chunked answer is never
+used again, idle ones are young, and a request that met a closing connection and got no byte is sent
+once more.
 """
 
 import asyncio
@@ -18,7 +18,9 @@ from magid.llama import Garbled
 
 log = logging.getLogger(__name__)
 
-MAX_IDLE = 4  # connections per server; with 16 unused ones llama-server stalled for 5 s
+# Connections per server that wait for their next request. Used ones do no harm; of those that were
+# opened and never used, 16 made llama-server stall for 5 s, so there is at most one of them.
+MAX_IDLE = 32
 IDLE_S = 4.0  # llama-server ends them after 5
 CONNECT_S = 5.0  # to a server of this machine
 MAX_HEAD_BYTES = 32 * 1024

@@ -1,0 +1,156 @@
+"""`auto`, explanations, and the record of requests, with real servers."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests import fleets, rest
+from tests.fleets import MEDIUM, SMALL, THINKER, chat
+from tests.rest import Parts
+from tests.running import DEADLINE_S, Running
+
+CHAT = "/v1/chat/completions"
+HARD = "Prove that the algorithm is optimal and design a better one"
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def magid(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with fleets.fleet(parts, tmp_path_factory.mktemp("auto")) as running:
+        yield running
+
+
+@pytest.fixture
+def client(magid: Running) -> Iterator[httpx.Client]:
+    with fleets.client(magid) as opened:
+        yield opened
+
+
+def explain(magid: Running, text: str) -> Any:
+    return magid.ask("POST", "/api/route/explain", {"request": chat("auto", text)})
+
+
+@pytest.mark.parametrize(
+    ("text", "model", "why"),
+    [
+        ("Hi!", SMALL, "auto: score"),
+        ("Write a mail to my landlord.", MEDIUM, "auto: no evidence"),
+        (HARD, THINKER, "auto: score"),
+    ],
+)
+def test_auto_and_its_explanation_agree(
+    magid: Running, client: httpx.Client, text: str, model: str, why: str
+) -> None:
+    explained = explain(magid, text)
+    answer = client.post(CHAT, json=chat("auto", text))
+    assert answer.headers["x-magi-model"] == explained["chosen"]["modelId"] == model
+    assert answer.headers["x-magi-route"] == explained["route"]
+    assert explained["route"].startswith(why)
+    assert (explained["score"] is None) is ("no evidence" in why)
+
+
+def test_a_conversation_keeps_its_tier(client: httpx.Client) -> None:
+    body = chat("auto", HARD + ", number 1")
+    first = client.post(CHAT, json=body)
+    said = first.json()["choices"][0]["message"]
+    body["messages"] += [
+        {"role": "assistant", "content": said.get("content") or ""},
+        {"role": "user", "content": "Thanks!"},
+    ]
+    second = client.post(CHAT, json=body)
+    assert second.headers["x-magi-server"] == first.headers["x-magi-server"]
+    assert "kept on powerful" in second.headers["x-magi-route"]
+
+
+def test_an_empty_tier_falls_to_the_next_stronger_then_weaker(magid: Running) -> None:
+    magid.ask("PUT", f"/api/models/{SMALL}/enabled", {"enabled": False})
+    try:
+        assert explain(magid, "Hi!")["tier"] == "balanced"
+        assert "fast has no model" in explain(magid, "Hi!")["route"]
+    finally:
+        magid.ask("PUT", f"/api/models/{SMALL}/enabled", {"enabled": None})
+    magid.ask("PUT", f"/api/models/{THINKER}/enabled", {"enabled": False})
+    try:
+        assert explain(magid, HARD)["tier"] == "balanced"
+        assert "powerful has no model" in explain(magid, HARD)["route"]
+    finally:
+        magid.ask("PUT", f"/api/models/{THINKER}/enabled", {"enabled": None})
+
+
+def test_explanations_that_cannot_be_given(magid: Running) -> None:
+    for body, status in (
+        ({"request": {"model": "gone"}}, 404),
+        ({"request": {"model": 5}}, 400),
+        ({"request": {}, "endpoint": "/v1/nothing"}, 400),
+        ({"model": "auto"}, 400),
+    ):
+        rest.refused(magid, "POST", "/api/route/explain", body, status)
+
+
+def test_what_is_remembered_of_a_request(magid: Running, client: httpx.Client) -> None:
+    """No word of it, but who answered, how fast, and what it used."""
+    for path, body in (
+        (CHAT, chat("fast", "A secret")),
+        (CHAT, chat("fast", "A secret", stream=True)),
+        ("/v1/messages", chat("fast", "A secret")),
+        ("/v1/messages", chat("fast", "A secret", stream=True)),
+        ("/v1/responses", {"model": "fast", "input": "A secret", "max_output_tokens": 4}),
+    ):
+        answer = client.post(path, json=body)
+        listed = magid.get("/api/requests?limit=5")
+        assert "secret" not in str(listed)
+        row = next(r for r in listed["requests"] if r["id"] == answer.headers["x-request-id"])
+        assert (row["path"], row["modelId"], row["outcome"]) == (path, SMALL, "ok")
+        assert row["answerTokens"] == 4, row
+        assert row["promptTokens"] > 5
+        assert 0 <= row["waitedSeconds"] <= row["firstByteSeconds"] <= row["durationSeconds"]
+    client.post(CHAT, json=chat("fast", temperature="hot"))
+    assert magid.get("/api/requests")["requests"][0]["outcome"] == "refused"
+
+
+def test_a_running_request_can_be_ended(magid: Running, client: httpx.Client) -> None:
+    body = chat(MEDIUM, stream=True, max_tokens=30_000, ignore_eos=True)
+    headers = {"X-Request-Id": "to-be-ended"}
+    with client.stream("POST", CHAT, json=body, headers=headers) as answer:
+        chunks = answer.iter_bytes()
+        next(chunks)
+        running = magid.get("/api/requests")
+        assert running["running"] == 1
+        assert running["requests"][0]["id"] == "to-be-ended"
+        magid.ask("DELETE", "/api/requests/to-be-ended")
+        ending = b"".join(chunks)
+    assert b'"error"' in ending
+    assert b"[DONE]" not in ending
+    assert magid.get("/api/requests")["requests"][0]["outcome"] == "killed"
+    rest.refused(magid, "DELETE", "/api/requests/to-be-ended", None, 404)
+
+
+def test_a_client_that_left_is_recorded(magid: Running, client: httpx.Client) -> None:
+    body = chat(MEDIUM, stream=True, max_tokens=30_000, ignore_eos=True)
+    with client.stream("POST", CHAT, json=body, headers={"X-Request-Id": "left"}) as answer:
+        next(answer.iter_bytes())
+
+    def outcome() -> str:
+        rows = magid.get("/api/requests")["requests"]
+        return str(next(row["outcome"] for row in rows if row["id"] == "left"))
+
+    deadline = time.monotonic() + DEADLINE_S
+    while outcome() == "running":
+        assert time.monotonic() < deadline
+    assert outcome() == "cancelled"
+
+
+def test_a_profile_without_models_has_nothing_for_auto(parts: Parts, tmp_path: Path) -> None:
+    profile = "name: Test\nenabled_models: []\n"
+    with (
+        fleets.fleet(parts, tmp_path / "x", fleets.write_small, profile=profile) as magid,
+        fleets.client(magid) as client,
+    ):
+        answer = client.post(CHAT, json=chat("auto"))
+        assert answer.status_code == 404
+        assert "no chat model is enabled" in answer.json()["error"]["message"]
+        assert client.get("/v1/models").json()["data"] == []
