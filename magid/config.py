@@ -158,6 +158,13 @@ class ServerDefaults(_Section):
     instances: Annotated[StrictInt, Field(ge=1, le=16)] = Field(
         1, description="Servers of each enabled model"
     )
+    start: Literal["always", "on-demand"] = Field(
+        "always", description="When servers start: with magid, or with a model's first request"
+    )
+    idle_stop_seconds: Annotated[StrictInt, Field(ge=1, le=2_592_000)] | None = Field(
+        None,
+        description="Seconds without a request after which on-demand servers stop; null: never",
+    )
     extra_args: Annotated[
         tuple[Line, ...], Field(max_length=64), AfterValidator(_allowed_arguments)
     ] = Field((), description="More arguments for llama-server, one list item each")
@@ -198,6 +205,9 @@ class Gateway(_Section):
         256, description="Requests that may wait for a free slot of one model or tier"
     )
     queue_timeout: Seconds = Field(60, description="Seconds that a request waits for a free slot")
+    max_loaded: Annotated[StrictInt, Field(ge=1, le=10_000)] | None = Field(
+        None, description="On-demand models that may run at once; null: as many as are asked for"
+    )
 
 
 class Config(_Section):

@@ -300,7 +300,7 @@ class Daemon:
     def apply(self) -> Plan:
         """Begin to make what runs equal what is wanted; answers what will be done."""
         plan = self.make_plan()
-        wanted = {line.spec.port for line in plan.start}
+        wanted = {line.spec.port for line in plan.start} | self.snapshot.wanted.on_demand
         self._runner.begin(plan, call_off=self._runner.queued.keys() - wanted)
         return plan
 
@@ -313,6 +313,10 @@ class Daemon:
         """Begin to stop what the model has and to start what it should have."""
         known = decisions.startable(self.snapshot, model_id).model_id
         return self._runner.begin(planner.restart(self.snapshot.wanted, known, self.observed()))
+
+    async def quiet(self) -> None:
+        """Wait until no server is being started or stopped: a change begun at once is not Busy."""
+        await self._runner.quiet()
 
     def restart_server(self, port: int) -> asyncio.Task[None]:
         """Begin to restart one server, if it is wanted. Raises Busy."""

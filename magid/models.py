@@ -6,6 +6,7 @@ this" is answered by reading, not by guessing.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from magid.config import Config
 from magid.discovery import FoundModel
@@ -28,6 +29,8 @@ class Settings:
     extra_args: tuple[str, ...]
     memory_max: int | None
     cpu_quota: int | None
+    start: Literal["always", "on-demand"]
+    idle_stop_seconds: int | None
     sources: Mapping[str, str]  # name -> "override" | "default"
 
 
@@ -45,6 +48,11 @@ class Model:
     @property
     def model_id(self) -> str:
         return self.entry.model_id
+
+    @property
+    def is_on_demand(self) -> bool:
+        """Whether its servers start with the first request, and not with magid."""
+        return self.settings.start == "on-demand"
 
     @property
     def port(self) -> int | None:

@@ -26,6 +26,7 @@ class Wanted:
 
     specs: tuple[ServerSpec, ...]
     blocked: tuple[Blocked, ...]
+    on_demand: frozenset[int] = frozenset()  # ports whose servers only run once they are asked for
 
     @property
     def by_port(self) -> dict[int, ServerSpec]:
@@ -92,7 +93,8 @@ def want(
     enabled = [m for m in models.values() if m.enabled and m.model_id not in no_port]
     for model in sorted(enabled, key=lambda m: (m.found.size_bytes, m.model_id)):
         specs += server_specs(model, host)
-    return Wanted(tuple(specs), tuple(blocked))
+    on_demand = frozenset(s.port for s in specs if models[s.model_id].is_on_demand)
+    return Wanted(tuple(specs), tuple(blocked), on_demand)
 
 
 def plan(wanted: Wanted, observed: Mapping[int, ObservedServer]) -> Plan:
@@ -107,7 +109,8 @@ def plan(wanted: Wanted, observed: Mapping[int, ObservedServer]) -> Plan:
     keeps: list[Keep] = []
     for spec in wanted.specs:
         server = observed.get(spec.port)
-        reason = _why_start(spec, server)
+        waits = spec.port in wanted.on_demand and not _runs(server)
+        reason = "" if waits else _why_start(spec, server)
         if reason:
             starts.append(Start(spec, reason))
         elif server is not None:
@@ -125,6 +128,10 @@ def _why_stop(server: ObservedServer, spec: ServerSpec | None) -> str:
     if spec.hash != server.spec_hash:
         return "its settings or its file changed"
     return ""
+
+
+def _runs(server: ObservedServer | None) -> bool:
+    return server is not None and (server.state.is_running or server.state is ServerState.BACKOFF)
 
 
 def _why_start(spec: ServerSpec, server: ObservedServer | None) -> str:

@@ -11,7 +11,7 @@ disk that is not mounted must not wipe decisions.
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
@@ -42,6 +42,8 @@ class RuntimeSettings(_Document):
     batch_size: Annotated[int, Field(ge=1, le=2**20)] | None = None
     parallel: Annotated[int, Field(ge=1, le=1024)] | None = None
     instances: Annotated[int, Field(ge=1, le=MAX_INSTANCES)] | None = None
+    start: Literal["always", "on-demand"] | None = None
+    idle_stop_seconds: Annotated[int, Field(ge=1, le=2_592_000)] | None = None
     extra_args: tuple[str, ...] | None = None
     memory_max: Annotated[int, Field(ge=2**26, le=2**50)] | None = None
     cpu_quota: Annotated[int, Field(ge=1, le=102_400)] | None = None

@@ -97,7 +97,7 @@ def forget_overrides(magid: Running) -> None:
         mine = {
             name: None
             for name in ("nGpuLayers", "ctxSize", "nThreads", "batchSize", "parallel", "instances",
-                         "extraArgs", "memoryMax", "cpuQuota")
+                         "extraArgs", "memoryMax", "cpuQuota", "start", "idleStopSeconds")
             if sources[name] == "override"
         }  # fmt: skip
         if mine:

@@ -164,7 +164,7 @@ def test_settings_change_one_by_one(magid: Running) -> None:
     assert changed["runtimeSettings"] == {
         "nGpuLayers": None, "ctxSize": 1024, "nThreads": None, "batchSize": None,
         "parallel": None, "instances": None, "extraArgs": ["--top-k", "5"],
-        "memoryMax": None, "cpuQuota": None,
+        "memoryMax": None, "cpuQuota": None, "start": None, "idleStopSeconds": None,
     }  # fmt: skip
     assert settings(magid, {"batchSize": 64})["runtimeSettings"]["ctxSize"] == 1024
     shown = rest.model(magid, BETA)

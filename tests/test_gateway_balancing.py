@@ -78,7 +78,7 @@ def test_a_killed_server_costs_nobody_an_answer(parts: Parts, tmp_path: Path) ->
         with fleets.client(magid) as client:
             # A stream on another server goes on through all of it.
             held = [client.send(client.build_request(
-                "POST", CHAT, json=chat(MEDIUM, stream=True, max_tokens=20_000, ignore_eos=True)
+                "POST", CHAT, json=chat(MEDIUM, stream=True, max_tokens=6_000, ignore_eos=True)
             ), stream=True) for _ in range(SERVERS)]  # fmt: skip
             os.kill(before[victim], signal.SIGKILL)
             answers = many(magid, 30, 6, chat(MEDIUM))

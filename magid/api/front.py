@@ -49,6 +49,7 @@ class Front(Protocol):
     # -- asyncio.Protocol --------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
+        self.is_fresh = False
         talk = self._talk
         if talk is not None and talk.is_busy:
             talk.feed(data)

@@ -37,6 +37,7 @@ async def explain(ctx: Context, call: Call) -> Reply:
         "parts": route.parts.get("parts", {}),
         "candidates": candidates,
         "chosen": None if chosen is None else _candidate(ctx, chosen, ""),
+        "starts": route.starts,
     }
     return reply(answer)
 

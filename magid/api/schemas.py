@@ -65,6 +65,8 @@ class SettingsBody(Body):
     parallel: Annotated[int, Field(ge=1, le=1024)] | None = None
     instances: Annotated[int, Field(ge=1, le=16)] | None = None
     extra_args: Annotated[list[str], Field(max_length=64)] | None = None
+    start: Literal["always", "on-demand"] | None = None
+    idle_stop_seconds: Annotated[int, Field(ge=1, le=2_592_000)] | None = None
     memory_max: Annotated[int, Field(ge=2**26, le=2**50)] | None = None
     cpu_quota: Annotated[int, Field(ge=1, le=102_400)] | None = None
 
@@ -128,6 +130,8 @@ class DiscoveredModel(TypedDict):
     parallel: int | None
     instances: int
     extraArgs: list[str]
+    start: Literal["always", "on-demand"]
+    idleStopSeconds: int | None
     memoryMax: int | None
     cpuQuota: int | None
     discoveredAt: str
@@ -413,6 +417,7 @@ class Explanation(TypedDict):
     parts: dict[str, float]
     candidates: list[Candidate]
     chosen: Candidate | None
+    starts: str | None
 
 
 class GatewayRequest(TypedDict):

@@ -64,6 +64,8 @@ def discovered_model(model: Model) -> schemas.DiscoveredModel:
         "parallel": settings.parallel,
         "instances": settings.instances,
         "extraArgs": list(settings.extra_args),
+        "start": settings.start,
+        "idleStopSeconds": settings.idle_stop_seconds,
         "memoryMax": settings.memory_max,
         "cpuQuota": settings.cpu_quota,
         "discoveredAt": when(entry.discovered_at) or "",
@@ -95,7 +97,7 @@ def sources_of(model: Model, profile: str | None) -> dict[str, str]:
     names = {
         "n_gpu_layers": "nGpuLayers", "ctx_size": "ctxSize", "n_threads": "nThreads",
         "batch_size": "batchSize", "extra_args": "extraArgs", "memory_max": "memoryMax",
-        "cpu_quota": "cpuQuota",
+        "cpu_quota": "cpuQuota", "idle_stop_seconds": "idleStopSeconds",
     }  # fmt: skip
     return {
         "tier": tier,

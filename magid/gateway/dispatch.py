@@ -21,6 +21,7 @@ from magid.gateway.balancing import choose
 from magid.gateway.conversations import Conversations
 from magid.gateway.exchange import Client, Exchange
 from magid.gateway.fleet import AUTO, Facts, Fleet
+from magid.gateway.on_demand import OnDemand
 from magid.gateway.prompt import CHARS_PER_TOKEN
 from magid.gateway.records import Outcome, Records
 from magid.gateway.routing import Route
@@ -32,7 +33,6 @@ from magid.units import ServerState
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 1.0  # between two looks at servers, and at whether the profile's file was edited
 # A request that got no byte for so long makes its server suspect: /health is asked at once.
 SUSPECT_S = 5.0
 
@@ -55,6 +55,7 @@ class Dispatcher:
         self._listed: bytes | None = None
         self._is_stale = True
         self._tasks: set[asyncio.Task[None]] = set()
+        self._on_demand = OnDemand(daemon, self._spawn, self._servers_of, self._on_failed_start)
         self._unsubscribe = daemon.subscribe(self._on_change)
 
     def open(self) -> None:
@@ -81,6 +82,12 @@ class Dispatcher:
 
     def _on_change(self, change: Change) -> None:
         self._is_stale = True
+        if self._waiting:  # somebody may go on now
+            asyncio.get_running_loop().call_soon(self._catch_up)
+
+    def _catch_up(self) -> None:
+        if self._is_stale:
+            self._rebuild()
 
     @property
     def fleet(self) -> Fleet:
@@ -195,6 +202,9 @@ class Dispatcher:
     def _place_or_wait(self, exchange: Exchange) -> None:
         if self._place(exchange):
             return
+        starts = exchange.route.starts
+        if starts is not None:
+            self._on_demand.want(starts)
         room = self._rooms.get(exchange.route.pool)
         if room is None:
             room = self._rooms[exchange.route.pool] = Room(self._settings.queue_limit)
@@ -205,8 +215,9 @@ class Dispatcher:
             )
         self._waiting += 1
         if exchange.wait_timer is None:
+            patience_s = self._on_demand.patience_s if starts else self._settings.queue_timeout
             exchange.wait_timer = asyncio.get_running_loop().call_later(
-                self._settings.queue_timeout, self._waited_too_long, exchange
+                patience_s, self._waited_too_long, exchange
             )
 
     def _place(self, exchange: Exchange) -> bool:
@@ -214,6 +225,8 @@ class Dispatcher:
 
         Raises NotReady if none is sound.
         """
+        if exchange.route.starts is not None:
+            return False
         now = time.monotonic()
         sound = [
             server
@@ -346,10 +359,20 @@ class Dispatcher:
                 except MagidError as error:
                     exchange.refuse(error)
 
+    def _on_failed_start(self, model_id: str, error: MagidError) -> None:
+        """Whoever waits for this model hears why it does not come."""
+        for room in list(self._rooms.values()):
+            for exchange in room.drain(lambda e: e.route.starts == model_id):
+                self._waiting -= 1
+                exchange.refuse(error)
+
+    def _servers_of(self, model_id: str) -> list[Server]:
+        return [s for s in self._servers.values() if s.backend.model_id == model_id]
+
     def _waited_too_long(self, exchange: Exchange) -> None:
         exchange.refuse(
             QueueFull(
-                f"cannot answer in time: the request waited {self._settings.queue_timeout:g} s for "
+                "cannot answer in time: the request waited too long for "
                 f"{exchange.route.pool}; try again later"
             )
         )
@@ -358,7 +381,7 @@ class Dispatcher:
 
     async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(probes.LOOK_S)
             try:
                 self._look()
             except Exception:
@@ -380,6 +403,7 @@ class Dispatcher:
             if server.is_suspect:
                 server.is_suspect = False
                 self._spawn(self._examine(server))
+        self._on_demand.look(self._fleet, now)
         if self._waiting:
             self._admit()
 

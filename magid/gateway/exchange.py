@@ -244,7 +244,7 @@ class Exchange:
         if server is None or self not in server.exchanges:
             return
         server.exchanges.discard(self)
-        now = time.monotonic()
+        now = server.last_used = time.monotonic()
         status = self.record.status or 0
         if lost is not None:
             server.breaker.failed(now, lost, at_once=True)

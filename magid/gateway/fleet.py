@@ -78,6 +78,11 @@ class Offer:
     may_come: bool = False  # and whether it is worth trying again
 
     @property
+    def can_be_started(self) -> bool:
+        """Whether a request may wait for a server of it, which it starts."""
+        return self.model.is_on_demand and not self.backends
+
+    @property
     def model_id(self) -> str:
         return self.model.model_id
 

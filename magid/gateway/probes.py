@@ -7,6 +7,7 @@ from magid.gateway.fleet import Backend, Facts, facts_of
 from magid.kinds import ModelKind
 from magid.llama import Health, check_health, get_json
 
+LOOK_S = 1.0  # between two looks at all servers
 TIMEOUT_S = 2.0
 UNWELL = 2  # failed looks at /health in a row
 # One token; a busy server may let it wait for its turn.
@@ -30,6 +31,17 @@ async def facts(backend: Backend) -> Facts | None:
 
 async def is_healthy(backend: Backend) -> bool:
     return await check_health(backend.address, timeout_s=TIMEOUT_S) is Health.OK
+
+
+async def is_idle(backend: Backend) -> bool:
+    """Whether no slot is at work; a server that does not tell is not known to be."""
+    try:
+        _, slots = await get_json(backend.address, "/slots", key=backend.key, timeout_s=TIMEOUT_S)
+    except ServerUnreachable:
+        return False
+    if not isinstance(slots, list):
+        return False
+    return not any(isinstance(slot, dict) and slot.get("is_processing") for slot in slots)
 
 
 async def can_work(backend: Backend, kind: ModelKind) -> bool:

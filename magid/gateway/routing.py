@@ -27,6 +27,7 @@ class Route:
     tier: Tier | None = None
     parts: Mapping[str, Any] = field(default_factory=dict)  # of an automatic choice
     process: str | None = None  # the server that a conversation was at
+    starts: str | None = None  # the model to start, where no server is ready
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ def to_model(model_id: str, asked: Asked, fleet: Fleet) -> Route:
     rejected = _gate(offer, asked)
     if rejected is not None:
         raise _refusal(asked, [rejected])
-    return Route(model_id, offer.backends, "model", offer.tier)
+    return _route(model_id, [offer], "model", offer.tier)
 
 
 def to_tier(tier: Tier, asked: Asked, fleet: Fleet, why: str, floor: Tier | None = None) -> Route:
@@ -86,9 +87,17 @@ def to_tier(tier: Tier, asked: Asked, fleet: Fleet, why: str, floor: Tier | None
                 rejected.append(problem)
         if passing:
             note = "" if candidate is tier else f"; {tier} has no model for it"
-            backends = tuple(b for offer in passing for b in offer.backends)
-            return Route(candidate, backends, f"{why}{note}", candidate)
+            return _route(candidate, passing, f"{why}{note}", candidate)
     raise _refusal(asked, rejected)
+
+
+def _route(pool: str, passing: list[Offer], why: str, tier: Tier) -> Route:
+    """Servers that are ready come first; where there is none, one model is started."""
+    backends = tuple(b for offer in passing for b in offer.backends)
+    if backends:
+        return Route(pool, backends, why, tier)
+    smallest = min(passing, key=lambda offer: offer.model.found.size_bytes)
+    return Route(pool, (), why, tier, starts=smallest.model_id)
 
 
 def _offers_from(floor: Tier, asked: Asked, fleet: Fleet) -> bool:
@@ -111,7 +120,7 @@ def _gate(offer: Offer, asked: Asked) -> _Rejected | None:
         missing = _missing_room(offer, asked.prompt) or _missing_ability(offer, asked.prompt)
         if missing:
             return _Rejected(offer, missing)
-    if not offer.backends:
+    if not offer.backends and not offer.can_be_started:
         return _Rejected(offer, offer.why_none, offer.may_come)
     return None
 

@@ -29,6 +29,7 @@ class Server:
         self.turns = 0.0  # taken, each the smaller the more weight the server has
         self.probe_failures = 0  # of /health, in a row
         self.probed_at = time.monotonic()  # it has just become ready
+        self.last_used = time.monotonic()
         self.learns_rates = False  # where a choice goes by them
         self.is_suspect = False  # it failed several requests in a row
         self._prefill_rate = DEFAULT_PREFILL_RATE
