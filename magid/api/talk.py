@@ -29,8 +29,8 @@ from magid.errors import (
 from magid.gateway import asked
 from magid.gateway.dispatch import Dispatcher
 from magid.gateway.endpoints import Endpoint, Style, find, methods_of, style_of
-from magid.gateway.exchange import Exchange
 from magid.gateway.framing import ChunkReader, ReplyHead
+from magid.gateway.stages import Work
 from magid.llama import Garbled
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ _PHRASES = {200: b"OK", 204: b"No Content", 400: b"Bad Request", 404: b"Not Foun
 _PLAIN = b"X-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\nX-Accel-Buffering: no\r\n"
 _EXPOSED = (
     "Access-Control-Expose-Headers: X-Request-Id, Retry-After, X-Magi-Model, X-Magi-Server, "
-    "X-Magi-Route\r\nVary: Origin\r\n"
+    "X-Magi-Route, X-Magi-Draft-Model\r\nVary: Origin\r\n"
 )
 _PREFLIGHT = (
     "Access-Control-Allow-Methods: GET, POST\r\n"
@@ -85,7 +85,7 @@ class Talk:
         self._head: Head | None = None
         self._chunks: ChunkReader | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._exchange: Exchange | None = None
+        self._exchange: Work | None = None
         self._reply: ReplyHead | None = None
         self._held: list[bytes] | None = None  # of an error that has to be put in another shape
         self._fields = b""

@@ -15,7 +15,7 @@ from pydantic_core import to_json
 
 from magid.daemon import Change, Daemon
 from magid.errors import MagidError, NotReady, QueueFull
-from magid.gateway import automatic, catalogue, fleet, probes, routing
+from magid.gateway import automatic, catalogue, fleet, probes, routing, two_stage
 from magid.gateway.asked import Asked
 from magid.gateway.balancing import choose
 from magid.gateway.conversations import Conversations
@@ -26,8 +26,9 @@ from magid.gateway.prompt import CHARS_PER_TOKEN
 from magid.gateway.records import Outcome, Records
 from magid.gateway.routing import Route
 from magid.gateway.servers import Server
+from magid.gateway.stages import Stages, Work
 from magid.gateway.waiting import Room
-from magid.profiles import DEFAULT_TIERS, LoadBalancing, Strategy
+from magid.profiles import DEFAULT_TIERS, LoadBalancing, Profile, Strategy
 from magid.tiers import Tier
 from magid.units import ServerState
 
@@ -140,7 +141,31 @@ class Dispatcher:
 
     # -- requests --------------------------------------------------------------------------
 
-    def begin(self, asked: Asked, client: Client) -> Exchange:
+    def begin(self, asked: Asked, client: Client) -> Work:
+        """Send it to where it belongs, in two stages where the profile wants that.
+
+        Raises as `send` does.
+        """
+        profile = self.fleet.profile
+        if profile is not None and profile.two_stage.enabled and self._has_stages(asked, profile):
+            return Stages(asked, client, profile.two_stage, self.send)
+        return self.send(asked, client)
+
+    def _has_stages(self, asked: Asked, profile: Profile) -> bool:
+        """Only for auto: who names a model or a tier gets that one. Both tiers must be there."""
+        if routing.by_name(asked.model, self._fleet) != AUTO or not two_stage.applies(asked):
+            return False
+        rules = profile.two_stage
+        try:
+            tiers = [
+                routing.to_tier(tier, asked, self._fleet, "").tier
+                for tier in (rules.stage1_tier, rules.stage2_tier)
+            ]
+        except MagidError:
+            return False
+        return tiers == [rules.stage1_tier, rules.stage2_tier] and tiers[0] is not tiers[1]
+
+    def send(self, asked: Asked, client: Client) -> Exchange:
         """Send it to a server, or let it wait for one.
 
         Raises what routing raises, NotReady without a sound server, QueueFull. The client may
