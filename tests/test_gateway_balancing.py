@@ -185,3 +185,27 @@ def cached_share(magid: Running) -> float:
                 cached += answer["usage"]["prompt_tokens_details"]["cached_tokens"]
                 total += answer["usage"]["prompt_tokens"]
     return cached / total
+
+
+def test_weights_share_a_tier_between_its_models(parts: Parts, tmp_path: Path) -> None:
+    def write_two(models: Path) -> None:
+        for name in ("Small", "Other"):
+            ggufs.write_chat_model(models / f"{name}-Q4_0.gguf", name=name, quantization="Q4_0")
+
+    profile = (
+        "name: Test\nenabled_models: ['*']\n"
+        "load_balancing: {strategy: round_robin, weights: {'small*': 3, 'tier:fast': 1}}\n"
+    )
+    with (
+        fleets.fleet(parts, tmp_path / "x", write_two, profile=profile) as magid,
+        fleets.client(magid) as client,
+    ):
+        answers = [client.post(CHAT, json=chat("fast")) for _ in range(40)]
+        shares = Counter(answer.headers["x-magi-model"].partition("_")[0] for answer in answers)
+        assert shares == {"small": 30, "other": 10}
+
+
+def test_without_load_balancing_the_first_server_takes_all(parts: Parts, tmp_path: Path) -> None:
+    with trio(parts, tmp_path / "x", "round_robin, enabled: false") as magid:
+        answers = many(magid, 10, 1, chat(MEDIUM))
+        assert set(map(port_of, answers)) == {min(ports(magid))}

@@ -1,5 +1,6 @@
 """The official SDKs, unmodified, through the gateway to real llama-servers."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -167,3 +168,30 @@ def test_langchain(magid: Running) -> None:
         check_embedding_ctx_length=False,
     )
     assert len(vectors.embed_query("Hello")) == 64
+
+
+# -- llama.cpp's own web client ------------------------------------------------------------------
+
+
+def test_the_web_clients_conversation(magid: Running) -> None:
+    """Its request, with the fields that no SDK knows: progress, and timings with each token."""
+    body = {
+        "messages": [{"role": "user", "content": "Hello"}],
+        "stream": True,
+        "model": SMALL,
+        "return_progress": True,
+        "timings_per_token": True,
+        "reasoning_format": "auto",
+        "cache_prompt": True,
+        "samplers": ["top_k", "temperature"],
+        "max_tokens": 4,
+    }
+    with (
+        fleets.client(magid) as client,
+        client.stream("POST", "/v1/chat/completions", json=body) as answer,
+    ):
+        lines = [line[6:] for line in answer.iter_lines() if line.startswith("data: ")]
+    events = [json.loads(line) for line in lines[:-1]]
+    assert lines[-1] == "[DONE]"
+    assert any("prompt_progress" in event for event in events)
+    assert sum("timings" in event for event in events) > 2

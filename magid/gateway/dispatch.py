@@ -18,6 +18,7 @@ from magid.errors import MagidError, NotReady, QueueFull
 from magid.gateway import automatic, catalogue, fleet, probes, routing, two_stage
 from magid.gateway.asked import Asked
 from magid.gateway.balancing import choose
+from magid.gateway.care import Care
 from magid.gateway.conversations import Conversations
 from magid.gateway.exchange import Client, Exchange
 from magid.gateway.fleet import AUTO, Facts, Fleet
@@ -33,9 +34,6 @@ from magid.tiers import Tier
 from magid.units import ServerState
 
 log = logging.getLogger(__name__)
-
-# A request that got no byte for so long makes its server suspect: /health is asked at once.
-SUSPECT_S = 5.0
 
 
 class Dispatcher:
@@ -56,6 +54,7 @@ class Dispatcher:
         self._listed: bytes | None = None
         self._is_stale = True
         self._tasks: set[asyncio.Task[None]] = set()
+        self._care = Care(daemon, self._spawn)
         self._on_demand = OnDemand(daemon, self._spawn, self._servers_of, self._on_failed_start)
         self._unsubscribe = daemon.subscribe(self._on_change)
 
@@ -414,51 +413,8 @@ class Dispatcher:
 
     def _look(self) -> None:
         _ = self._daemon.snapshot  # tells of a change if the profile's file was edited
-        _ = self.fleet
-        now = time.monotonic()
-        interval = self._balancing.health_check_interval
-        for server in list(self._servers.values()):
-            waited = now - server.probed_at
-            is_suspect = bool(server.probe_failures) or any(
-                now - e.last_byte > SUSPECT_S for e in server.exchanges
-            )
-            if waited >= interval or (is_suspect and waited >= probes.TIMEOUT_S):
-                server.probed_at = now
-                self._spawn(self._probe(server))
-            if server.is_suspect:
-                server.is_suspect = False
-                self._spawn(self._examine(server))
-        self._on_demand.look(self._fleet, now)
+        now = self.fleet
+        self._care.look(list(self._servers.values()), now, self._balancing.health_check_interval)
+        self._on_demand.look(now, time.monotonic())
         if self._waiting:
             self._admit()
-
-    async def _probe(self, server: Server) -> None:
-        if await probes.is_healthy(server.backend):
-            server.probe_failures = 0
-            return
-        server.probe_failures += 1
-        if server.probe_failures < probes.UNWELL:
-            return
-        why = "it does not answer /health"
-        log.warning("the server on port %d gets no requests: %s", server.backend.port, why)
-        server.breaker.failed(time.monotonic(), why, at_once=True)
-        late = time.monotonic() - probes.UNWELL * probes.TIMEOUT_S
-        for exchange in list(server.exchanges):
-            if exchange.last_byte < late:
-                exchange.give_up_on_server(why)
-
-    async def _examine(self, server: Server) -> None:
-        """It answered requests with 5xx: ours tells whether that is the server's own fault."""
-        backend = server.backend
-        kind = self._fleet.offers[backend.model_id].kind
-        if await probes.can_work(backend, kind):
-            server.breaker.succeeded()
-            return
-        log.error(
-            "restarting the server on port %d (%s): it answers /health and fails its requests",
-            backend.port, backend.model_id,
-        )  # fmt: skip
-        try:
-            self._daemon.restart_server(backend.port)
-        except MagidError as error:
-            log.warning("%s", error.message)

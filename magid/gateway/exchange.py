@@ -43,6 +43,12 @@ class Client(Protocol):
 class Exchange:
     """Implements `upstream.Taker`. `on_free` hears when a server is done with it, well or not."""
 
+    __slots__ = (
+        "_has_begun", "_line", "_losses", "_on_end", "_on_free", "_retry", "_start", "_tail",
+        "_task", "_was_resent", "asked", "client", "is_over", "last_byte", "record", "route",
+        "server", "tried", "wait_timer",
+    )  # fmt: skip
+
     def __init__(
         self, asked: Asked, client: Client, route: Route, retry: "Callable[[Exchange], bool]",
         on_free: "Callable[[Exchange, Server], None]", on_end: "Callable[[Exchange], None]",

@@ -72,6 +72,9 @@ class Offer:
     """One enabled model, with the servers that could answer now."""
 
     model: Model
+    model_id: str
+    kind: ModelKind
+    tier: Tier
     backends: tuple[Backend, ...]
     context: int | None = None  # tokens that a request may have, on the roomiest server
     why_none: str = ""  # where there is no backend: the reason, for a person
@@ -81,18 +84,6 @@ class Offer:
     def can_be_started(self) -> bool:
         """Whether a request may wait for a server of it, which it starts."""
         return self.model.is_on_demand and not self.backends
-
-    @property
-    def model_id(self) -> str:
-        return self.model.model_id
-
-    @property
-    def kind(self) -> ModelKind:
-        return self.model.found.kind
-
-    @property
-    def tier(self) -> Tier:
-        return self.model.tier
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +124,9 @@ def build(
         why, may_come = ("", False) if ready else _why_none(model_id, servers)
         known = [b.facts.context for b in ready if b.facts.context]
         context = max(known, default=model.found.context_length)
-        offers[model_id] = Offer(model, ready, context, why, may_come)
+        offers[model_id] = Offer(
+            model, model_id, model.found.kind, model.tier, ready, context, why, may_come
+        )
     disabled = frozenset(now.models.keys() - enabled.keys())
     return Fleet(offers, _aliases(now.models, enabled, profile), profile, disabled)
 

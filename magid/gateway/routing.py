@@ -17,13 +17,13 @@ from magid.tiers import Tier
 STRENGTH: tuple[Tier, ...] = (Tier.FAST, Tier.BALANCED, Tier.POWERFUL)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, which would make each one cost a microsecond more
 class Route:
-    """`pool` is the model or the tier whose servers may answer; `why` is for a person."""
+    """Not to be changed. `pool` is the model or tier whose servers may answer."""
 
     pool: str
     backends: tuple[Backend, ...]
-    why: str
+    why: str  # for a person
     tier: Tier | None = None
     parts: Mapping[str, Any] = field(default_factory=dict)  # of an automatic choice
     process: str | None = None  # the server that a conversation was at
@@ -93,6 +93,8 @@ def to_tier(tier: Tier, asked: Asked, fleet: Fleet, why: str, floor: Tier | None
 
 def _route(pool: str, passing: list[Offer], why: str, tier: Tier) -> Route:
     """Servers that are ready come first; where there is none, one model is started."""
+    if len(passing) == 1 and passing[0].backends:
+        return Route(pool, passing[0].backends, why, tier)
     backends = tuple(b for offer in passing for b in offer.backends)
     if backends:
         return Route(pool, backends, why, tier)

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-BENCHES = ("bench_gguf", "bench_discovery", "bench_api", "bench_start")
+BENCHES = ("bench_gguf", "bench_discovery", "bench_api", "bench_start", "bench_gateway")
 
 
 def main() -> int:
