@@ -206,10 +206,11 @@ class Pool:
             _, line = await self._loop.create_connection(lambda: Line(self), self._host, self.port)
         return line
 
-    def prepare(self) -> None:
+    def prepare(self) -> asyncio.Task[None] | None:
         """Have one connection ready for the next request: a streamed one has used up its own."""
         if not self._idle and self._connecting is None and not self._closed:
             self._connecting = self._loop.create_task(self._prepare())
+        return self._connecting
 
     async def _prepare(self) -> None:
         with suppress(OSError, TimeoutError):

@@ -1,0 +1,173 @@
+"""Connections to a server: when one is used again, and what an answer that is none does."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+
+from magid.gateway.fleet import Backend, Facts
+from magid.gateway.framing import ReplyHead
+from magid.gateway.upstream import Line, Pool
+from magid.llama import Endpoint
+
+REQUEST = b"POST / HTTP/1.1\r\n\r\n"
+PLAIN = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+CLOSING = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
+UNTIL_END = b"HTTP/1.1 200 OK\r\n\r\nok"
+
+
+class Taker:
+    """Keeps what comes."""
+
+    def __init__(self) -> None:
+        self.body = b""
+        self.over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def begins(self, head: ReplyHead, first: bytes) -> None:
+        assert head.status == 200
+        self.body += first
+
+    def goes_on(self, data: bytes) -> None:
+        self.body += data
+
+    def ended(self) -> None:
+        self.over.set_result("ended")
+
+    def failed(self, why: str, *, is_stale: bool) -> None:
+        self.over.set_result(f"stale: {why}" if is_stale else why)
+
+
+class Answering:
+    """A server whose answers the test chooses; counts its connections."""
+
+    def __init__(self) -> None:
+        self.answers: list[bytes] = []
+        self.ends_after: Callable[[bytes], bool] = lambda _answer: False
+        self.connections = 0
+        self.writers: list[asyncio.StreamWriter] = []
+        self.closed = asyncio.Event()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self.writers.append(writer)
+        try:
+            while await reader.readuntil(b"\r\n\r\n"):
+                answer = self.answers.pop(0)
+                for at in range(0, len(answer), 7):
+                    writer.write(answer[at : at + 7])
+                    await writer.drain()
+                if self.ends_after(answer):
+                    break
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        writer.close()
+        self.closed.set()
+
+
+@asynccontextmanager
+async def answering() -> AsyncIterator[tuple[Answering, Pool]]:
+    peer = Answering()
+    server = await asyncio.start_server(peer.serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    pool = Pool(Backend(port, "m", 0, Endpoint("127.0.0.1", port), None, "p", Facts(1)))
+    try:
+        yield peer, pool
+    finally:
+        pool.close()
+        for writer in peer.writers:
+            writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+        server.close()
+        await server.wait_closed()
+
+
+async def ask(pool: Pool, line: Line | None = None) -> Taker:
+    """To the end of the answer."""
+    taker = Taker()
+    line = line or pool.take() or await pool.connect()
+    line.ask(REQUEST, taker)
+    async with asyncio.timeout(10):
+        await asyncio.shield(taker.over)
+    return taker
+
+
+async def test_a_connection_is_used_again_where_that_is_sound() -> None:
+    async with answering() as (peer, pool):
+        peer.answers = [PLAIN, PLAIN, PLAIN]
+        for _ in range(3):
+            taker = await ask(pool)
+            assert (taker.body, taker.over.result()) == (b"ok", "ended")
+        assert peer.connections == 1
+
+
+@pytest.mark.parametrize("answer", [CHUNKED, CLOSING], ids=["chunked", "closing"])
+async def test_the_connection_of_such_an_answer_is_not(answer: bytes) -> None:
+    """The server would let it live; llama-server does not, whatever it says."""
+    async with answering() as (peer, pool):
+        peer.answers = [answer, answer]
+        for _ in range(2):
+            assert (await ask(pool)).over.result() == "ended"
+        assert peer.connections == 2
+
+
+async def test_an_answer_may_end_with_its_connection() -> None:
+    async with answering() as (peer, pool):
+        peer.answers, peer.ends_after = [UNTIL_END], lambda _: True
+        taker = await ask(pool)
+        assert (taker.body, taker.over.result()) == (b"ok", "ended")
+
+
+async def test_a_kept_connection_that_ends_before_a_byte_is_worth_another_try() -> None:
+    async with answering() as (peer, pool):
+        peer.answers = [PLAIN, b""]
+        peer.ends_after = lambda answer: answer == b""
+        line = await pool.connect()
+        await ask(pool, line)
+        assert pool.take() is line
+        assert (await ask(pool, line)).over.result().startswith("stale: ")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nok",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nX : y\r\n\r\n",
+        b"SSH-2.0-nonsense\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"a" * 40_000,
+        b"",
+    ],
+    ids=["short", "short chunk", "long", "malformed", "not HTTP", "endless head", "nothing"],
+)
+async def test_what_is_no_answer_is_a_failure_and_no_stale_connection(answer: bytes) -> None:
+    async with answering() as (peer, pool):
+        peer.answers, peer.ends_after = [answer], lambda _: True
+        why = (await ask(pool)).over.result()
+        assert why != "ended"
+        assert not why.startswith("stale")
+
+
+async def test_one_connection_is_prepared_and_no_more() -> None:
+    async with answering() as (peer, pool):
+        under_way = [pool.prepare() for _ in range(3)]
+        assert under_way[0]
+        assert under_way[1:] == under_way[:1] * 2
+        await under_way[0]
+        line = pool.take()
+        peer.answers = [PLAIN]
+        assert (await ask(pool, line)).over.result() == "ended"
+        assert peer.connections == 1
+
+
+async def test_dropping_a_request_ends_its_connection() -> None:
+    async with answering() as (peer, pool):
+        peer.answers = [b""]
+        line = await pool.connect()
+        line.ask(REQUEST, Taker())
+        line.drop()
+        async with asyncio.timeout(10):
+            await peer.closed.wait()
