@@ -90,6 +90,8 @@ class Talk:
         self._held: list[bytes] | None = None  # of an error that has to be put in another shape
         self._fields = b""
         self._request_id = ""
+        self._shape = Style.OPENAI  # of errors about a head that could not be read
+        self._closes = False  # the connection ends with the present answer
         self._is_answering = False
         self._is_ending = False
         self.is_busy = False
@@ -150,8 +152,6 @@ class Talk:
         """For the shape of an error about a head that cannot be read."""
         words = data.split(b" ", 2)
         self._shape = style_of(words[1].decode("latin-1")) if len(words) > 1 else Style.OPENAI
-
-    _shape = Style.OPENAI
 
     def _take_body(self, data: bytes) -> None:
         assert self._head is not None
@@ -290,8 +290,6 @@ class Talk:
                 self._chunks = ChunkReader(keep=True)
         content = b"Content-Type: %b\r\n%b%b" % (head.content_type, framing, fields)
         self._send(self._head_bytes(head.status, content) + self._unchunked(data))
-
-    _closes = False
 
     @property
     def _is_old(self) -> bool:
