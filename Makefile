@@ -35,6 +35,7 @@ check: $(READY)
 	$(PY) -m pytest -m 'not slow'
 
 bench: $(READY)
+	@packaging/bench-tools
 	$(PY) -m tests.bench
 
 demo-models: $(READY)

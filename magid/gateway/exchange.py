@@ -7,6 +7,7 @@ client that goes away cancels the request at the server.
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -14,7 +15,7 @@ from magid.errors import MagidError, ServerLost
 from magid.gateway import records
 from magid.gateway.asked import Asked
 from magid.gateway.framing import ReplyHead
-from magid.gateway.records import START_BYTES, TAIL_BYTES, Outcome
+from magid.gateway.records import START_BYTES, TAIL_BYTES, TAIL_SEGMENTS, Outcome
 from magid.gateway.routing import Route
 from magid.gateway.servers import Server
 from magid.gateway.upstream import Line
@@ -63,7 +64,7 @@ class Exchange:
         self._line: Line | None = None
         self._task: asyncio.Task[None] | None = None
         self._start = b""
-        self._tail = b""
+        self._tail: deque[bytes] = deque(maxlen=TAIL_SEGMENTS)
         self._has_begun = False
         self._losses = 0
         self._was_resent = False
@@ -115,7 +116,8 @@ class Exchange:
         self.last_byte = time.monotonic()
         record = self.record
         record.status, record.first_byte_s = head.status, self.last_byte - record.began
-        self._start = self._tail = first
+        self._start = first
+        self._tail.append(first)
         if head.is_chunked:
             self.server.pool.prepare()
         self.client.begins(head, self._fields(), first)
@@ -135,12 +137,12 @@ class Exchange:
         self.last_byte = time.monotonic()
         if len(self._start) < START_BYTES:
             self._start += data
-        self._tail = data if len(data) >= TAIL_BYTES else (self._tail + data)[-TAIL_BYTES:]
+        self._tail.append(data)
         self.client.goes_on(data)
 
     def ended(self) -> None:
         status = self.record.status or 0
-        self.record.figures = records.figures_in(self._start, self._tail)
+        self.record.figures = records.figures_in(self._start, b"".join(self._tail)[-TAIL_BYTES:])
         outcome = Outcome.OK if status < 400 else Outcome.REFUSED
         if status >= 500:
             outcome = Outcome.FAILED

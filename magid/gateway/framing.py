@@ -36,9 +36,25 @@ class ChunkReader:
     def feed(self, data: bytes) -> int:
         """How many of these bytes belong to the body. Raises Garbled."""
         at, end = 0, len(data)
+        if not self._left and not self._line and self._is_one_chunk(data):
+            return end
         while at < end and not self.done:
             at = self._inside(data, at) if self._left else self._size_line(data, at)
         return at
+
+    def _is_one_chunk(self, data: bytes) -> bool:
+        """Whether this is one chunk, whole and not the last: as llama-server sends its events."""
+        found = data.find(b"\r\n", 0, MAX_CHUNK_LINE)
+        match = _SIZE.fullmatch(data, 0, found) if found > 0 else None
+        if match is None or not data.endswith(b"\r\n"):
+            return False
+        size = int(match[1], 16)
+        if not size or len(data) != found + size + 4:
+            return False
+        self.size += size
+        if self.payload is not None:
+            self.payload.append(data[found + 2 : -2])
+        return True
 
     def _inside(self, data: bytes, at: int) -> int:
         step = min(self._left, len(data) - at)

@@ -120,6 +120,7 @@ _FIGURE = re.compile(
     rb'":(\d{1,9}(?:\.\d{1,9})?)'
 )
 START_BYTES, TAIL_BYTES = 512, 4096  # of an answer, which hold its figures
+TAIL_SEGMENTS = 8  # a stream ends with figures, usage, [DONE] and the end, each on its own
 
 
 def figures_in(start: bytes, tail: bytes) -> bytes:

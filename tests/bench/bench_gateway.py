@@ -5,6 +5,8 @@ turn, and what one adds is the median over rounds of its time less the direct on
 Debian's, with the settings its documentation advises for this: no buffering, and kept connections
 only where llama-server keeps them (without streaming). nginx's worker and magid are one process
 each, so CPU is that process's own, by its clock in /proc.
+
+BENCH_LITELLM=/path/to/litellm adds LiteLLM's proxy, BENCH_REQUESTS=N shortens the long run.
 """
 
 import json
@@ -128,6 +130,12 @@ class Client:
 # -- the ways ------------------------------------------------------------------------------------
 
 
+def nginx_program() -> str | None:
+    """The private one of packaging/bench-tools, else an installed one."""
+    private = Path(".cache/nginx/usr/sbin/nginx")
+    return str(private.absolute()) if private.exists() else shutil.which("nginx")
+
+
 def nginx(folder: Path, upstream: int, *, keep: bool) -> Iterator[tuple[int, int]]:
     """Port and worker's pid."""
     folder.mkdir()
@@ -145,7 +153,8 @@ def nginx(folder: Path, upstream: int, *, keep: bool) -> Iterator[tuple[int, int
         f"location / {{ proxy_pass http://llama; proxy_buffering off; "
         f"{kept if keep else 'proxy_http_version 1.1;'} }} }} }}\n"
     )
-    program = shutil.which("nginx") or "/usr/sbin/nginx"
+    program = nginx_program()
+    assert program
     process = subprocess.Popen([program, "-c", str(folder / "nginx.conf"), "-p", str(folder)])
     try:
         wait_for_port(port)
@@ -192,8 +201,31 @@ def router(folder: Path, program: Path, model: Path) -> Iterator[tuple[int, int]
         process.wait()
 
 
+def litellm(folder: Path, program: str, direct: Way) -> Iterator[tuple[int, int]]:
+    """LiteLLM's proxy, one worker: too heavy for the lock, so from an environment of its own."""
+    folder.mkdir()
+    port = _free_port()
+    (folder / "config.yaml").write_text(
+        f"model_list: [{{model_name: {direct.model}, litellm_params: {{model: openai/x, api_base: "
+        f"'http://127.0.0.1:{direct.port}/v1', api_key: '{direct.key}'}}}}]\n"
+        "general_settings: {master_key: sk-bench}\n"
+    )
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [program, "--config", folder / "config.yaml", "--host", "127.0.0.1",
+             "--port", str(port)],
+            stdout=log, stderr=log, cwd=folder,
+        )  # fmt: skip
+    try:
+        wait_for_port(port)
+        yield port, process.pid
+    finally:
+        process.terminate()
+        process.wait()
+
+
 def wait_for_port(port: int) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
@@ -348,12 +380,18 @@ def stage(folder: Path) -> Iterator[tuple[Running, list[Way], list[Way]]]:
         )
         way = Way("llama-server router", port, pid, "any", "tiny")
         Client(way).ask_surely(Client(way).request(stream=False, tokens=1))
-        yield magid, [direct, ours, both[0], way], [direct, ours, both[1], way]
+        plain = [direct, ours, both[0], way]
+        if lite := os.environ.get("BENCH_LITELLM"):
+            port, pid = held.enter_context(
+                contextmanager(litellm)(folder / "litellm", lite, direct)
+            )
+            plain.append(Way("LiteLLM", port, pid, "sk-bench", MEDIUM))
+        yield magid, plain, [direct, ours, both[1], way]
 
 
 def main() -> None:
-    if shutil.which("nginx") is None and not Path("/usr/sbin/nginx").exists():
-        sys.exit("cannot compare with nginx: it is not installed; apt install nginx-light")
+    if nginx_program() is None:
+        sys.exit("cannot compare with nginx: there is none; run packaging/bench-tools")
     print(f"machine: {cpu()}, {os.cpu_count()} CPUs, Python {platform.python_version()}")
     with (
         tempfile.TemporaryDirectory(prefix="magid-bench-") as folder,
