@@ -391,6 +391,7 @@ async def _serve_over(
     server.close()
     with suppress(TimeoutError):
         await asyncio.wait_for(launcher.drained(), _DRAIN_S)
+    await units.close()
     return over
 
 

@@ -30,6 +30,7 @@ _GONE: Final = frozenset(
     }
 )
 _REMOVAL_S: Final = 10.0  # systemd forgets a unit in a later turn of its loop: milliseconds
+_PROVEN_S: Final = 1.0  # after which a start has gone well
 _STOP_MARGIN_S: Final = 30.0
 _LONGEST_STOP_S: Final = 86_400.0
 
@@ -80,6 +81,12 @@ class Units:
         (listed,) = await self._manager("ListUnitsByPatterns", "asas", [], [_PATTERN])
         for name, *_ in listed:
             await self._adopt(name)
+
+    async def close(self) -> None:
+        """Nothing more is asked of systemd on our own account. Idempotent."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def when_gone(self, hear: Callable[[int], None]) -> None:
         """`hear` is told the port of each unit of ours that systemd has forgotten."""
@@ -231,7 +238,10 @@ class Units:
 
         The limit spans the time that several failures take, many minutes; who restarts a model that
         often, to try its settings, would find it down. Automatic restarts go on to count.
+
+        Only after a moment: systemd also forgets why a unit failed, if it has done so meanwhile.
         """
+        await asyncio.sleep(_PROVEN_S)
         with suppress(BusError):
             seen = await self._look(name)
             if seen and seen.is_ours and seen.active == "active" and not seen.restarts:
