@@ -173,6 +173,25 @@ def test_langchain(magid: Running) -> None:
 # -- llama.cpp's own web client ------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("query", [f"?model={SMALL}", "?model=my-model&autoload=false"])
+def test_what_the_web_client_asks_first(magid: Running, query: str) -> None:
+    with fleets.client(magid) as client:
+        assert SMALL in {m["id"] for m in client.get("/v1/models").json()["data"]}
+        props = client.get(f"/props{query}")
+        assert (props.status_code, props.headers["X-Magi-Model"]) == (200, SMALL)
+        assert props.json()["model_alias"] == SMALL
+        assert props.json()["modalities"]["vision"] is False
+        assert len(client.get(f"/slots{query}").json()) == props.json()["total_slots"]
+
+
+def test_a_server_of_no_name_is_that_of_auto(magid: Running) -> None:
+    with fleets.client(magid) as client:
+        assert client.get("/props").headers["X-Magi-Model"]
+        unknown = client.get("/props?model=%0d%0aX:%20y")
+        assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
+        assert client.head("/props").status_code == 405
+
+
 def test_the_web_clients_conversation(magid: Running) -> None:
     """Its request, with the fields that no SDK knows: progress, and timings with each token."""
     body = {

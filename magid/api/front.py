@@ -15,7 +15,7 @@ from sanic.http import Stage
 from magid.api.protocol import Protocol
 from magid.api.talk import Desk, Talk
 
-_GATEWAY = re.compile(rb"[A-Z]{1,16} /(?:v1(?=[/? ])|(?:de)?tokenize(?=[? ]))")
+_GATEWAY = re.compile(rb"[A-Z]{1,16} /(?:v1(?=[/? ])|(?:(?:de)?tokenize|props|slots)(?=[? ]))")
 _DECIDED_BYTES = 64  # no gateway request is recognised later than in so many
 
 

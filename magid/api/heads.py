@@ -28,6 +28,7 @@ class Head:
 
     method: str
     path: str
+    query: str
     length: int | None
     keeps_alive: bool
     is_1_0: bool
@@ -57,11 +58,13 @@ def parse(raw: bytes, policy: guard.Policy | None) -> Head:
         guard.check_host(text.get("host"), policy)
         changes = method not in (b"GET", b"HEAD", b"OPTIONS")
         origin = guard.check_origin(text, policy, changes=changes)
+    path, _, query = target.decode("latin-1").partition("?")
     is_1_0 = version == b"HTTP/1.0"
     given = fields.get(b"x-request-id", b"")
     return Head(
         method=method.decode(),
-        path=target.partition(b"?")[0].decode(),
+        path=path,
+        query=query,
         length=_length(fields),
         keeps_alive=_keeps_alive(fields, is_1_0=is_1_0),
         is_1_0=is_1_0,

@@ -106,7 +106,7 @@ def _gateway(endpoint: Endpoint) -> dict[str, Any]:
         "operationId": "_".join([endpoint.method.lower(), *words]),
         "summary": endpoint.summary,
         "tags": ["infer"],
-        "parameters": [_path_parameter("id")] if "{" in endpoint.path else [],
+        "parameters": _gateway_parameters(endpoint),
         "responses": {
             "200": {"description": "The answer", "content": good},
             "default": {"description": "An error", "content": error},
@@ -119,6 +119,12 @@ def _gateway(endpoint: Endpoint) -> dict[str, Any]:
             "content": {"application/json": {"schema": schema}},
         }
     return operation
+
+
+def _gateway_parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
+    if endpoint.asks_by_query:
+        return [{"name": "model", "in": "query", "schema": _MODEL}]
+    return [_path_parameter("id")] if "{" in endpoint.path else []
 
 
 def _path_parameter(name: str) -> dict[str, Any]:

@@ -239,11 +239,16 @@ class Talk:
         elif not endpoint.kinds:
             self._answer_list(endpoint, head.path)
         else:
-            check_json(head)
+            if not endpoint.asks_by_query:
+                check_json(head)
             self._exchange = self._desk.dispatcher.begin(self._asked(endpoint, head, body), self)
 
     def _asked(self, endpoint: Endpoint, head: Head, body: bytes) -> asked.Asked:
-        fields, model = asked.parse(endpoint, body)
+        if endpoint.asks_by_query:
+            body = b""
+            fields, model = asked.parse_query(head.query)
+        else:
+            fields, model = asked.parse(endpoint, body)
         return asked.Asked(
             endpoint, body, fields, model, self._request_id, f"{self._peer} {head.credential}",
             head.passed, not head.is_1_0,

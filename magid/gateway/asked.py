@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import parse_qs
 
 from pydantic_core import from_json
 
@@ -36,6 +37,12 @@ class Asked:
     @property
     def is_stream(self) -> bool:
         return self.fields.get("stream") is True
+
+
+def parse_query(query: str) -> tuple[Mapping[str, Any], str]:
+    """As `parse`, for a request without a body. Keys but `model` do not matter."""
+    model = parse_qs(query, errors="replace").get("model", [AUTO])[0]
+    return {"model": model}, model
 
 
 def parse(endpoint: Endpoint, body: bytes) -> tuple[Mapping[str, Any], str]:

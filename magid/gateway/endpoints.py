@@ -25,6 +25,11 @@ class Endpoint:
     generates: bool = False  # tokens, which take long; else one quick pass
 
     @property
+    def asks_by_query(self) -> bool:
+        """Its `model` is in the query; it has no body."""
+        return self.method == "GET" and bool(self.kinds)
+
+    @property
     def prefix(self) -> str:
         """The path up to its parameter."""
         return self.path.partition("{")[0]
@@ -51,6 +56,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     _post("/v1/messages/count_tokens", "How many tokens such a conversation has", _CHAT, False),
     _post("/v1/embeddings", "Texts as vectors", _EMBED, False),
     _post("/v1/rerank", "Documents in the order of their relevance", _RANK, False),
+    Endpoint("GET", "/props", "What a server can do, for llama.cpp's own web client", kinds=_ANY),
+    Endpoint("GET", "/slots", "What the slots of a server work on", kinds=_ANY),
     _post("/tokenize", "A text as tokens", _ANY, False),
     _post("/detokenize", "Tokens as a text", _ANY, False),
 )
@@ -61,8 +68,11 @@ _MODEL = _BY_PATH["GET", "/v1/models/{id}"]
 
 def find(method: str, path: str) -> Endpoint | None:
     """The endpoint of a request. Pure. Ids may hold a slash, so all below /v1/models/ is one."""
-    method = "GET" if method == "HEAD" else method
+    is_head = method == "HEAD"
+    method = "GET" if is_head else method
     found = _BY_PATH.get((method, path))
+    if found is not None and is_head and found.kinds:
+        return None  # llama-server's answer has a body
     if found is None and method == "GET" and path.startswith(_MODEL.prefix):
         return _MODEL
     return found

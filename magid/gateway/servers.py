@@ -7,6 +7,7 @@ from magid.gateway import probes
 from magid.gateway.asked import Asked
 from magid.gateway.balancing import DEFAULT_PREFILL_RATE, DEFAULT_SERVICE_S, Load
 from magid.gateway.breaker import Breaker
+from magid.gateway.endpoints import Endpoint
 from magid.gateway.fleet import Backend
 from magid.gateway.records import Record
 from magid.gateway.upstream import Pool
@@ -69,19 +70,22 @@ class Server:
 
     def request(self, asked: Asked) -> bytes:
         """The whole request as it goes to llama-server: with the server's key, not the client's."""
-        path = asked.endpoint.path
-        head = self._heads.get(path)
+        endpoint = asked.endpoint
+        head = self._heads.get(endpoint.path)
         if head is None:
-            head = self._heads[path] = self._head(path)
+            head = self._heads[endpoint.path] = self._head(endpoint)
+        if endpoint.asks_by_query:
+            return b"%b%b\r\n" % (head, asked.passed)
         return b"%b%bContent-Length: %d\r\n\r\n%b" % (
             head, asked.passed, len(asked.body), asked.body,
         )  # fmt: skip
 
-    def _head(self, path: str) -> bytes:
+    def _head(self, endpoint: Endpoint) -> bytes:
         key = self.backend.key
-        lines = [f"POST {path} HTTP/1.1", f"Host: {self.backend.address}"]
+        lines = [f"{endpoint.method} {endpoint.path} HTTP/1.1", f"Host: {self.backend.address}"]
         lines += [f"Authorization: Bearer {key}"] if key else []
-        lines += ["Content-Type: application/json", ""]
+        lines += [] if endpoint.asks_by_query else ["Content-Type: application/json"]
+        lines.append("")
         return "\r\n".join(lines).encode()
 
     def learn(self, record: Record) -> None:
