@@ -17,8 +17,8 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "argv bus children durable handover journal keyring keys kinds notify projectors sandbox "
         "tensors wire",
         "asking config gguf llama modelfiles profiles store transient",
-        "headercache launcher lifecycle",
-        "readers",
+        "headercache lifecycle orders",
+        "launcher readers",
         "processes shards unitstate",
         "discovery sockets watching",
         "registry systemd",

@@ -29,15 +29,9 @@ from magid.errors import (
     ServerFailed,
 )
 from magid.keyring import KeyRing
-from magid.launcher import (
-    MAX_CONNECTIONS,
-    Launcher,
-    order_of,
-    program_folders,
-    read_config,
-    refusal,
-)
+from magid.launcher import MAX_CONNECTIONS, Launcher, refusal
 from magid.modelfiles import MAX_SHARDS, check_files, real_roots, shards
+from magid.orders import order_of, program_folders, read_config
 from magid.sandbox import unit_properties
 from magid.transient import Units, major, seen_in
 from magid.units import ServerSpec

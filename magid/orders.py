@@ -1,0 +1,108 @@
+"""What the launcher makes of a request: an order for one unit, or a refusal.
+
+The configuration is root's alone, and read for each request, so that an edited one holds at once.
+"""
+
+import grp
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from magid import config, sandbox
+from magid.argv import server_argv
+from magid.config import Config
+from magid.errors import InvalidConfig, NotAllowed
+from magid.llama import find_program
+from magid.modelfiles import check_files, real_roots, shards
+from magid.sandbox import Patience, UnitOrder
+from magid.wire import Start
+
+KEYS: Final = Path("/run/magi-keys")
+_SCRIPTS: Final = Path(__file__).resolve().parent
+_PROGRAM_PLACES: Final = "/usr/local/bin:/usr/bin:/bin"
+_GROUPS: Final = ("render", "video", "magi-models")  # GPU devices, and models that not all may read
+
+
+def order_of(start: Start, settings: Config) -> UnitOrder:
+    """The unit that a request asks for. Raises MagidError if it may not be, or cannot. Blocks."""
+    spec = start.spec
+    check_port(spec.port, settings)
+    if spec.host != settings.llama_server_host:
+        raise NotAllowed(
+            f"cannot listen on {spec.host}: llama_server_host in magid.yaml is "
+            f"{settings.llama_server_host}",
+            field="spec.host",
+        )
+    configured = settings.llama_server_path
+    program = find_program(str(configured) if configured else None, _PROGRAM_PLACES)
+    argv = server_argv(spec, str(program), sandbox.credential_path(spec.port), start.flags)
+    roots = real_roots(settings.model_paths)
+    projector = () if spec.mmproj_path is None else (spec.mmproj_path,)
+    return UnitOrder(
+        spec=spec,
+        profile=start.profile,
+        argv=tuple(argv),
+        files=check_files((*shards(spec.model_path), *projector), roots),
+        roots=roots,
+        program_folders=program_folders(program),
+        scripts=str(_SCRIPTS),
+        key_file=str(KEYS / f"{spec.port}.key"),
+        groups=tuple(filter(_group_exists, _GROUPS)),
+        patience=patience_of(settings),
+    )
+
+
+def check_port(port: int, settings: Config) -> None:
+    """Raises NotAllowed outside the configured range."""
+    low, high = settings.port_range
+    if not low <= port <= high:
+        raise NotAllowed(
+            f"cannot use port {port}: port_range in magid.yaml is [{low}, {high}]", field="port"
+        )
+
+
+def patience_of(settings: Config) -> Patience:
+    """The configuration's times."""
+    restart = settings.restart
+    return Patience(
+        max_startup_s=settings.max_startup_time,
+        check_interval_s=settings.readiness_check_interval,
+        stop_timeout_s=settings.stop_timeout,
+        restarts=restart.limit,
+        window_s=restart.window,
+        first_delay_s=restart.first_delay,
+        max_delay_s=restart.max_delay,
+    )
+
+
+def program_folders(program: Path) -> tuple[str, ...]:
+    """What has to be seen for the program to run: where it is, and where it is by its real name.
+
+    A program in PREFIX/bin finds its libraries in PREFIX/lib, another one beside itself.
+    """
+    folders = {folder.parent if folder.name == "bin" else folder for folder in _homes(program)}
+    return tuple(sorted(str(folder) for folder in folders))
+
+
+def _homes(program: Path) -> tuple[Path, Path]:
+    return program.parent, program.resolve().parent
+
+
+def _group_exists(name: str) -> bool:
+    try:
+        grp.getgrnam(name)
+    except KeyError:
+        return False
+    return True
+
+
+def read_config(path: Path = config.DEFAULT_PATH) -> Config:
+    """The file alone, whatever the environment says; it has to be root's. Raises InvalidConfig."""
+    with suppress(FileNotFoundError):
+        status = path.stat()
+        if status.st_uid != 0 or status.st_mode & 0o022:
+            raise InvalidConfig(
+                f"cannot use {path}: others than root may write to it; chown root:root and "
+                "chmod go-w it"
+            )
+    return config.load({}, {}, path).config
