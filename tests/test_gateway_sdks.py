@@ -184,6 +184,23 @@ def test_what_the_web_client_asks_first(magid: Running, query: str) -> None:
         assert len(client.get(f"/slots{query}").json()) == props.json()["total_slots"]
 
 
+def test_tools_go_to_a_model_that_was_taught_them(magid: Running) -> None:
+    """From any tier; without tools, or for a name, nothing changes."""
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+    with fleets.client(magid) as client:
+
+        def answered(**body: object) -> tuple[str, str]:
+            answer = client.post("/v1/chat/completions", json=fleets.chat(**body))  # type: ignore[arg-type]  # any field
+            assert answer.status_code == 200, answer.text
+            return answer.headers["X-Magi-Model"], answer.headers["X-Magi-Route"]
+
+        assert answered(model="fast") == (SMALL, "tier")
+        model, why = answered(model="fast", tools=tools)
+        assert (model.startswith("caller"), why) == (True, "tier; fast has no model for it")
+        assert answered(model="auto", tools=tools)[0].startswith("caller")
+        assert answered(model=SMALL, tools=tools)[0] == SMALL
+
+
 def test_a_server_of_no_name_is_that_of_auto(magid: Running) -> None:
     with fleets.client(magid) as client:
         assert client.get("/props").headers["X-Magi-Model"]

@@ -77,10 +77,13 @@ def to_tier(tier: Tier, asked: Asked, fleet: Fleet, why: str, floor: Tier | None
     if floor is not None and not _offers_from(floor, asked, fleet):
         floor, why = None, f"{why}; nothing is left of its conversation's tier"
     rejected: list[_Rejected] = []
+    needs_tools = _asks_for_tools(asked) and any(map(_calls_tools, fleet.offers.values()))
     for candidate in _order(tier, floor):
         passing = []
         for offer in fleet.of_tier(candidate, asked.endpoint.kinds):
             problem = _gate(offer, asked)
+            if problem is None and needs_tools and not _calls_tools(offer):
+                problem = _Rejected(offer, "cannot call tools: its chat template has none")
             if problem is None:
                 passing.append(offer)
             else:
@@ -152,6 +155,21 @@ def _missing_ability(offer: Offer, prompt: Prompt) -> str:
     if prompt.audio and facts and all(f.audio is False for f in facts):
         return "cannot hear audio"
     return ""
+
+
+def _asks_for_tools(asked: Asked) -> bool:
+    body = asked.body
+    return (b'"tools"' in body or b'"functions"' in body) and asked.prompt.has_tools
+
+
+def _calls_tools(offer: Offer) -> bool:
+    """Whether its chat template has a place for them, by what its servers say.
+
+    A choice only: llama-server makes up a form for other templates, which models were not taught.
+    A model that is asked for by name, or is the best there is, gets tools all the same.
+    """
+    facts = [b.facts for b in offer.backends]
+    return any(f.tools for f in facts) or (not facts and offer.can_be_started)
 
 
 def _refusal(asked: Asked, rejected: Iterable[_Rejected]) -> Exception:
