@@ -30,10 +30,13 @@ from magid.gateway.servers import Server
 from magid.gateway.stages import Stages, Work
 from magid.gateway.waiting import Room
 from magid.profiles import DEFAULT_TIERS, LoadBalancing, Profile, Strategy
+from magid.snapshot import Phase
 from magid.tiers import Tier
 from magid.units import ServerState
 
 log = logging.getLogger(__name__)
+
+_UNKNOWN = "a model"  # whose name says nothing yet
 
 
 class Dispatcher:
@@ -152,10 +155,10 @@ class Dispatcher:
 
     def _has_stages(self, asked: Asked, profile: Profile) -> bool:
         """Only for auto: who names a model or a tier gets that one. Both tiers must be there."""
-        if routing.by_name(asked.model, self._fleet) != AUTO or not two_stage.applies(asked):
-            return False
         rules = profile.two_stage
         try:
+            if routing.by_name(asked.model, self._fleet) != AUTO or not two_stage.applies(asked):
+                return False
             tiers = [
                 routing.to_tier(tier, asked, self._fleet, "").tier
                 for tier in (rules.stage1_tier, rules.stage2_tier)
@@ -170,7 +173,7 @@ class Dispatcher:
         Raises what routing raises, NotReady without a sound server, QueueFull. The client may
         hear of the answer before this returns only by `fails`.
         """
-        route = self.route(asked)
+        route = self._route_or_hold(asked)
         exchange = Exchange(asked, client, route, self._retry, self._on_free, self._on_end)
         self.records.begin(exchange.record)
         self._exchanges[exchange.record.id] = exchange
@@ -191,6 +194,18 @@ class Dispatcher:
         if name == AUTO:
             return self._automatic(asked, now)
         return routing.to_tier(Tier(name), asked, now, "tier")
+
+    def _route_or_hold(self, asked: Asked) -> Route:
+        """As `route`; after a start, what cannot be answered waits until all models are known.
+
+        Their servers may have run all the time: who asks while magid is restarted gets an answer.
+        """
+        try:
+            return self.route(asked)
+        except MagidError:
+            if self._daemon.phase is not Phase.SCANNING:
+                raise
+            return Route(_UNKNOWN, (), "", is_open=True)
 
     def _automatic(self, asked: Asked, now: Fleet) -> Route:
         """By the conversation so far, and by what the newest message shows."""
@@ -249,7 +264,7 @@ class Dispatcher:
 
         Raises NotReady if none is sound.
         """
-        if exchange.route.starts is not None:
+        if exchange.route.waits:
             return False
         now = time.monotonic()
         sound = [
@@ -378,7 +393,7 @@ class Dispatcher:
             for exchange in room.drain(lambda _exchange: True):
                 self._waiting -= 1
                 try:
-                    exchange.route = self.route(exchange.asked)
+                    exchange.route = self._route_or_hold(exchange.asked)
                     self._place_or_wait(exchange)
                 except MagidError as error:
                     exchange.refuse(error)

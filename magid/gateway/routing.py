@@ -28,6 +28,12 @@ class Route:
     parts: Mapping[str, Any] = field(default_factory=dict)  # of an automatic choice
     process: str | None = None  # the server that a conversation was at
     starts: str | None = None  # the model to start, where no server is ready
+    is_open: bool = False  # it cannot be told yet: models are still being found
+
+    @property
+    def waits(self) -> bool:
+        """Whether nobody can answer now, and somebody may soon."""
+        return self.is_open or self.starts is not None
 
 
 @dataclass(frozen=True, slots=True)

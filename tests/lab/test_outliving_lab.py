@@ -15,9 +15,10 @@ from tests.lab.serving import MODELS, Daemon, installed_in
 
 pytestmark = pytest.mark.slow
 
-RATE = 200  # requests a second, of each kind
+RATE = 200  # requests a second, at a model's port and at the API
+GATEWAY_RATE = 40  # what waits during a restart has to fit into the gateway's queue
 TIMES = 20
-ONE, OTHER, _ = MODELS
+ONE, OTHER, THIRD = MODELS
 LOAD = (Path(__file__).parent / "inside/load.py").read_text()
 LOADED_S = 60.0  # in which what is under way when the load ends has to be answered
 
@@ -38,16 +39,22 @@ def load_on(daemon: Daemon) -> dict[str, Any]:
     """A model's completions, the API, and one answer that is long under way."""
     keys = {m: key_of(daemon, port) for m, port in MODELS.items()}
     short = {"prompt": "a", "n_predict": 1}
+    short_v1 = {"prompt": "a", "max_tokens": 1}
     # Much text for each token: all of it is more than the kernel keeps for a slow reader.
     long = {"prompt": "a", "n_predict": 400, "n_probs": 200, "stream": True, "ignore_eos": True}
     return {
-        "rate": RATE,
         "targets": {
             "model": {
                 "port": MODELS[ONE],
+                "rate": RATE,
                 "request": request("POST", "/completion", keys[ONE], short),
             },
-            "api": {"port": 8000, "request": request("GET", "/livez")},
+            "api": {"port": 8000, "rate": RATE, "request": request("GET", "/livez")},
+            "gateway": {
+                "port": 8000,
+                "rate": GATEWAY_RATE,
+                "request": request("POST", "/v1/completions", body={"model": THIRD, **short_v1}),
+            },
         },
         "stream": {
             "port": MODELS[OTHER],
@@ -99,6 +106,7 @@ def test_restarts_and_an_upgrade_are_not_noticed(daemon: Daemon) -> None:
     assert load.outcomes["stream"] == {"200": 1}
     assert load.outcomes["model"].keys() == {"200"}
     assert load.outcomes["api"].keys() == {"200"}
+    assert load.outcomes["gateway"].keys() == {"200"}
     daemon.wait_ready()
     assert daemon.pids() == before
 
@@ -120,6 +128,7 @@ def test_crashes_are_noticed_by_those_who_ask_magid_alone(daemon: Daemon, signal
             )
     assert load.outcomes["stream"] == {"200": 1}
     assert load.outcomes["model"].keys() == {"200"}
-    assert load.outcomes["api"].keys() <= {"200", "reset", "cut"}
+    for name in ("api", "gateway"):
+        assert load.outcomes[name].keys() <= {"200", "reset", "cut"}
     daemon.wait_ready()
     assert daemon.pids() == before

@@ -1,7 +1,7 @@
 """Run by Python within a container: so many requests a second, whatever becomes of them.
 
-Standard input has one line of JSON: {"rate": requests a second at each target, "targets": {NAME:
-{"port", "request"}}, "stream": {"port", "request"}}. At its end the load ends too, and standard
+Standard input has one line of JSON: {"targets": {NAME: {"port", "request", "rate": how often a
+second}}, "stream": {"port", "request"}}. At its end the load ends too, and standard
 output gets {NAME: {OUTCOME: how often}}. Every request has a connection of its own, and is sent
 when its time has come, however slow the others are. The stream is one request whose answer is read
 bit by bit, so that it is under way all the time.
@@ -59,12 +59,10 @@ async def asked(port: int, request: bytes, tally: Counter[str]) -> None:
         tally["late"] += 1
 
 
-async def load(
-    target: dict[str, Any], rate: float, over: asyncio.Event, tally: Counter[str]
-) -> None:
+async def load(target: dict[str, Any], over: asyncio.Event, tally: Counter[str]) -> None:
     loop = asyncio.get_running_loop()
     began, number = loop.time(), 0
-    request = target["request"].encode()
+    request, rate = target["request"].encode(), target["rate"]
     async with asyncio.TaskGroup() as tasks:
         while not over.is_set():
             while began + number / rate <= loop.time():
@@ -103,7 +101,7 @@ async def main() -> None:
     tallies: dict[str, Counter[str]] = {name: Counter() for name in (*wanted["targets"], "stream")}
     async with asyncio.TaskGroup() as tasks:
         for name, target in wanted["targets"].items():
-            tasks.create_task(load(target, wanted["rate"], over, tallies[name]))
+            tasks.create_task(load(target, over, tallies[name]))
         tasks.create_task(sip(wanted["stream"], over, tallies["stream"]))
     json.dump(tallies, sys.stdout)
 
