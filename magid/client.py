@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 TIMEOUT_S = 3700.0  # above the longest ?wait=
+MODELS = "/api/models"
 
 
 class Refused(Exception):
@@ -19,6 +20,11 @@ class Refused(Exception):
     def __init__(self, message: str, status: int = 1) -> None:
         super().__init__(message)
         self.status = status
+
+
+def quoted(name: str) -> str:
+    """As one part of a path."""
+    return urllib.parse.quote(name, safe="", errors="surrogateescape")
 
 
 class _UnixConnection(http.client.HTTPConnection):

@@ -29,7 +29,7 @@ SETTINGS = {
 }
 PROGRAMS = {  # -> the module whose `main` it calls
     "/usr/bin/magid": "magid/__main__.py",
-    "/usr/bin/magictl": "magid/cli.py",
+    "/usr/bin/magictl": "magid/cli/__init__.py",
     f"{LIBRARY}/magi-launcher": "magid/launcher.py",
 }
 # -I: neither the caller's environment nor its folder nor its home has a say in what is imported.
@@ -61,7 +61,7 @@ def placed(checkout: Path = CHECKOUT) -> Iterator[Placed]:
         yield Placed(f"{LIBRARY}/{path.relative_to(checkout)}", path.read_bytes())
     for program, source in PROGRAMS.items():
         if (checkout / source).exists():
-            module = source.removesuffix(".py").replace("/", ".")
+            module = source.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
             first = FIRST.get(program, "")
             text = PROGRAM.format(library=LIBRARY, vendor=VENDOR, module=module, first=first)
             yield Placed(program, text.encode(), 0o755)
