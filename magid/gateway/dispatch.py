@@ -282,9 +282,7 @@ class Dispatcher:
         self._take_turn(exchange.route.pool, server)
         server.breaker.began(now)
         self._remember(exchange, server)
-        if exchange.wait_timer is not None:
-            exchange.wait_timer.cancel()
-            exchange.wait_timer = None
+        exchange.stop_waiting()
         exchange.send(server)
         return True
 
@@ -393,7 +391,10 @@ class Dispatcher:
             for exchange in room.drain(lambda _exchange: True):
                 self._waiting -= 1
                 try:
-                    exchange.route = self._route_or_hold(exchange.asked)
+                    route = self._route_or_hold(exchange.asked)
+                    if route.awaits != exchange.route.awaits:
+                        exchange.stop_waiting()  # each may take its own time
+                    exchange.route = route
                     self._place_or_wait(exchange)
                 except MagidError as error:
                     exchange.refuse(error)

@@ -72,6 +72,12 @@ class Exchange:
 
     # -- to a server -----------------------------------------------------------------------
 
+    def stop_waiting(self) -> None:
+        """The time that it may wait is over with what it waited for. Idempotent."""
+        if self.wait_timer is not None:
+            self.wait_timer.cancel()
+            self.wait_timer = None
+
     def send(self, server: Server) -> None:
         """The server has a free slot, which this takes."""
         self.server = server
@@ -239,9 +245,7 @@ class Exchange:
 
     def _finish(self, outcome: Outcome, error: str, *, lost: str | None = None) -> None:
         self.is_over = True
-        if self.wait_timer is not None:
-            self.wait_timer.cancel()
-            self.wait_timer = None
+        self.stop_waiting()
         self._let_go(outcome, lost)
         self.record.outcome, self.record.error = outcome, error
         self._on_end(self)

@@ -35,6 +35,11 @@ class Route:
         """Whether nobody can answer now, and somebody may soon."""
         return self.is_open or self.starts is not None
 
+    @property
+    def awaits(self) -> tuple[bool, str | None]:
+        """What a request of this route waits for: the first scan, a model's start, or a slot."""
+        return self.is_open, self.starts
+
 
 @dataclass(frozen=True, slots=True)
 class _Rejected:

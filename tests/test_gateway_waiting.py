@@ -1,0 +1,101 @@
+"""Requests that wait for something, on a real daemon whose servers do as the test says."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from magid.config import Gateway, ServerDefaults
+from magid.errors import MagidError, QueueFull
+from magid.gateway.asked import Asked
+from magid.gateway.dispatch import Dispatcher
+from magid.gateway.endpoints import find
+from magid.gateway.exchange import Exchange
+from magid.gateway.framing import ReplyHead
+from tests.daemons import ALPHA, House
+from tests.still_launcher import PATIENCE_S
+
+
+class Client:
+    """Implements `exchange.Client`; `answer` is the error, or None once it has an answer."""
+
+    def __init__(self) -> None:
+        self.answer: asyncio.Future[MagidError | None] = asyncio.get_running_loop().create_future()
+
+    def begins(self, head: ReplyHead, fields: bytes, data: bytes) -> None:
+        raise AssertionError("these servers do not answer")
+
+    def goes_on(self, data: bytes) -> None:
+        raise AssertionError("these servers do not answer")
+
+    def ends(self) -> None:
+        self.answer.set_result(None)
+
+    def fails(self, error: MagidError, fields: bytes = b"") -> None:
+        self.answer.set_result(error)
+
+    def breaks_off(self, error: MagidError, *, is_inside_chunk: bool) -> None:
+        self.answer.set_result(error)
+
+
+def chat(model: str) -> Asked:
+    endpoint = find("POST", "/v1/chat/completions")
+    assert endpoint is not None
+    fields: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": "Hello"}]}
+    return Asked(endpoint, b"{}", fields, model)
+
+
+def patience_left(exchange: Exchange) -> float:
+    assert exchange.wait_timer is not None
+    return exchange.wait_timer.when() - asyncio.get_running_loop().time()
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    house = House(tmp_path)
+    yield house
+    await house.close()
+
+
+@asynccontextmanager
+async def gateway_of(house: House) -> AsyncIterator[Dispatcher]:
+    """Of a daemon in its first scan."""
+    house.scans.shut()
+    daemon = house.daemon()
+    dispatcher = Dispatcher(daemon)
+    await daemon.open()
+    await house.scans.reached.wait()
+    try:
+        yield dispatcher
+    finally:
+        await dispatcher.close()
+
+
+async def test_who_asks_during_the_first_scan_waits_as_long_as_a_start_may_take(
+    house: House,
+) -> None:
+    house.settings["server_defaults"] = ServerDefaults(start="on-demand")
+    house.launcher.hold("start", 9000)
+    async with gateway_of(house) as dispatcher:
+        exchange = dispatcher.send(chat(ALPHA), Client())
+        queue_timeout = house.config().gateway.queue_timeout
+        assert 0 < patience_left(exchange) <= queue_timeout
+        house.scans.open()
+        await house.launcher.until(("start", 9000))
+        assert dispatcher.waiting == 1
+        assert patience_left(exchange) > house.config().max_startup_time + queue_timeout
+
+
+async def test_who_asks_during_the_first_scan_hears_if_it_takes_too_long(house: House) -> None:
+    house.settings["gateway"] = Gateway(queue_timeout=0.05)
+    async with gateway_of(house) as dispatcher:
+        client = Client()
+        dispatcher.send(chat(ALPHA), client)
+        async with asyncio.timeout(PATIENCE_S):
+            error = await client.answer
+        assert isinstance(error, QueueFull)
+        assert "waited too long for a model" in error.message
+        assert dispatcher.waiting == 0
