@@ -6,8 +6,9 @@ here: the launcher is asked.
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from magid import decisions, planner, registry, snapshot
@@ -16,7 +17,7 @@ from magid.decisions import Next, Rescan
 from magid.discovery import Scan, Scanner
 from magid.errors import Conflict, MagidError, ProfileActive, RescanFailed
 from magid.ledger import Change as Change
-from magid.ledger import Ledger
+from magid.ledger import Ledger, Writes
 from magid.models import Model
 from magid.planner import Plan, Stop
 from magid.profiles import Profile, ProfileDir
@@ -28,6 +29,17 @@ from magid.tiers import Tier
 from magid.units import Launcher, ObservedServer, ServerState
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Scans:
+    """How reading the model folders went, since the start."""
+
+    done: int = 0
+    failed: int = 0
+    last_failed: bool = False
+    last_at: float | None = None  # of the last that was done; seconds since the epoch
+    last_duration_s: float = 0.0
 
 
 class Daemon:
@@ -52,6 +64,7 @@ class Daemon:
         self._scan_lock = asyncio.Lock()
         self._boot_task: asyncio.Task[None] | None = None
         self._closing = False  # also read in the scanner's thread
+        self.scans = Scans()
 
     # -- life ----------------------------------------------------------------------------
 
@@ -121,6 +134,11 @@ class Daemon:
         return self.launcher.observed()
 
     @property
+    def writes(self) -> Writes:
+        """How writing the registry went."""
+        return self._ledger.writes
+
+    @property
     def queued_ports(self) -> frozenset[int]:
         """Ports of servers that wait for their turn to load."""
         return frozenset(self._runner.queued)
@@ -160,9 +178,14 @@ class Daemon:
                 results.append(result)
                 return after
 
-            await self._ledger.change(take)
+            try:
+                await self._ledger.change(take)
+            except MagidError:
+                self._note_scan(None)
+                raise
         self._call_off_unwanted()
         result = results[-1]
+        self._note_scan(result)
         log.info(
             "scan: %d models, %d added, %d removed, %d broken files, %.0f ms",
             result.found, len(result.added), len(result.removed), len(result.broken),
@@ -175,7 +198,17 @@ class Daemon:
         if self._closing:
             raise Conflict("cannot finish the scan: magid is shutting down")
 
+    def _note_scan(self, result: Rescan | None) -> None:
+        scans = self.scans
+        scans.last_failed = result is None
+        if result is None:
+            scans.failed += 1
+        else:
+            scans.done += 1
+            scans.last_at, scans.last_duration_s = time.time(), result.duration_s
+
     def _refuse(self, scan: Scan) -> None:
+        self._note_scan(None)
         disk = replace(self._ledger.snapshot.disk, unreadable_roots=scan.unreadable_roots)
         self._ledger.note_disk(disk)
         first = scan.unreadable_roots[0]

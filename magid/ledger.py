@@ -7,6 +7,7 @@ snapshot and never wait. Lives on the event loop; the disk is waited for in thre
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
@@ -35,6 +36,15 @@ class Change:
     port: int | None = None
 
 
+@dataclass(slots=True)
+class Writes:
+    """How writing the registry went, since the start."""
+
+    done: int = 0
+    failed: int = 0
+    last_at: float | None = None  # of the last that was done; seconds since the epoch
+
+
 class Ledger:
     """Owns the store, the active profile and the present snapshot."""
 
@@ -48,6 +58,7 @@ class Ledger:
         self._durable: Registry | None = None  # what the store holds
         self._store_problems: tuple[str, ...] = ()
         self._write_problem = ""  # of the last write, if it failed
+        self.writes = Writes()
         self._listeners: list[Callable[[Change], None]] = []
         self._news: deque[Change] = deque()
         self._telling = False
@@ -155,6 +166,7 @@ class Ledger:
                 await self._save(draft.registry)
             except CannotWrite as error:
                 self._write_problem = error.message
+                self.writes.failed += 1
                 if wish.even_unwritten:
                     self._swap(draft.registry, wish.disk, wish.active)
                 else:
@@ -174,6 +186,8 @@ class Ledger:
         document = new.model_dump(mode="json", by_alias=True, exclude_defaults=True)
         await asyncio.to_thread(self._store.save, document)
         self._durable, self._write_problem = new, ""
+        self.writes.done += 1
+        self.writes.last_at = time.time()
 
     def _no_port(self, model_id: str) -> PortTaken:
         low, high = self._config.port_range

@@ -320,14 +320,35 @@ async def get_json(
     `timeout_s` holds for all of it. At most 16 KiB of header and 1 MiB of body are read. Raises
     ServerUnreachable; the part of it that is BadReply means that something else than HTTP answers.
     """
-    with _as_unreachable(endpoint):
-        async with asyncio.timeout(timeout_s):
-            request = _request(endpoint, path, key, body)
-            status, answer = await _get(endpoint, request)
+    status, answer = await _ask(endpoint, path, key, timeout_s, body)
     try:
         return status, json.loads(answer)
     except (ValueError, RecursionError):
         return status, None
+
+
+async def get_metrics(endpoint: Endpoint, *, key: str | None, timeout_s: float) -> bytes:
+    """What the server's /metrics says, as it is; limits and errors as of `get_json`.
+
+    It does not wake a sleeping model (0.7.0). Raises BadReply too where it has none.
+    """
+    status, text = await _ask(endpoint, "/metrics", key, timeout_s, None)
+    if status == 501:
+        raise BadReply(
+            f"cannot get metrics of the server at {endpoint}: it runs without --metrics; an older "
+            "llama-server has no such option, and a restart gives it to one that was updated"
+        )
+    if status != 200:
+        raise BadReply(f"cannot get metrics of the server at {endpoint}: it answers with {status}")
+    return text
+
+
+async def _ask(
+    endpoint: Endpoint, path: str, key: str | None, timeout_s: float, body: bytes | None
+) -> tuple[int, bytes]:
+    with _as_unreachable(endpoint):
+        async with asyncio.timeout(timeout_s):
+            return await _get(endpoint, _request(endpoint, path, key, body))
 
 
 @contextmanager

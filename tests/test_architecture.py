@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "magid"
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(row.split())
     for row in (
-        "errors addresses folders naming tiers units yamlfile",
+        "errors addresses folders metrics naming tiers units yamlfile",
         "argv bus children durable handover journal keyring keys kinds notify projectors sandbox "
         "tensors wire",
         "asking config gguf llama modelfiles profiles store transient",
@@ -49,6 +49,7 @@ OWNERS = {
     "dbus_fast": {"bus"},
     "systemd": {"journal"},
     "sdnotify": {"__main__"},
+    "prometheus_client": {"metrics"},
     "uvloop": {"__main__"},
 }
 NEVER = {"gguf", "numpy", "httpx", "aiohttp", "requests"}

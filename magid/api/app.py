@@ -113,6 +113,8 @@ def _endpoint(
             if_match=request.headers.get("if-match"),
             if_none_match=request.headers.get("if-none-match"),
             last_event_id=request.headers.get("last-event-id"),
+            accept=request.headers.get("accept"),
+            host=incoming.host_of(request),
         )
         answer = await route.handler(ctx, call)
         if isinstance(answer, Stream):
@@ -126,7 +128,7 @@ def _endpoint(
 
 
 def _response(request: Request, answer: Reply) -> HTTPResponse:
-    kind = {"Content-Type": "application/json"} if answer.body else {}
+    kind = {"Content-Type": answer.content_type} if answer.body else {}
     return _finished(request, answer.body, answer.status, {**answer.headers, **kind})
 
 

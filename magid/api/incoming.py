@@ -59,6 +59,11 @@ def _stream(request: Request) -> Http:
     return cast(Http, request.stream)
 
 
+def host_of(request: Request) -> str | None:
+    """What the caller calls us, which was checked; on a unix socket it means nothing."""
+    return None if _is_local_socket(request) else request.headers.get("host")
+
+
 def _is_local_socket(request: Request) -> bool:
     return not isinstance(request.transport.get_extra_info("sockname"), tuple)
 

@@ -155,7 +155,7 @@ def _answer(route: Route, status: int, shapes: dict[Any, Any]) -> dict[str, Any]
     if route.reply is None:
         stream = {"text/event-stream": {"schema": {"type": "string"}}}
         return {"description": route.summary, "content": stream}
-    content: dict[str, Any] = {"application/json": {"schema": shapes[route.reply]}}
+    content: dict[str, Any] = {kind: {"schema": shapes[route.reply]} for kind in route.media}
     if any(q.name == "follow" for q in route.query):
         content["text/event-stream"] = {"schema": {"type": "string"}}
     return {"description": route.summary, "content": content}

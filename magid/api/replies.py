@@ -45,15 +45,18 @@ class Call:
     if_match: str | None = None
     if_none_match: str | None = None
     last_event_id: str | None = None
+    accept: str | None = None
+    host: str | None = None  # as the caller addresses us; None on a unix socket
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole answer. `body` is JSON bytes already."""
+    """A whole answer. `body` is bytes already, JSON if nothing else is said."""
 
     body: bytes
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
+    content_type: str = "application/json"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from magid import errors as e
-from magid.api import events, health, models, profiles, requests, servers
+from magid.api import events, health, metrics, models, profiles, requests, servers
 from magid.api import schemas as s
 from magid.api.context import Context
 from magid.api.replies import Call, Reply, Stream
@@ -50,6 +50,7 @@ class Route:
     body: type[BaseModel] | None = None
     query: tuple[Query, ...] = ()
     errors: tuple[type[e.MagidError], ...] = ()
+    media: tuple[str, ...] = ("application/json",)
 
     @property
     def summary(self) -> str:
@@ -62,13 +63,16 @@ _MODEL = Query("model", str, "ask for this model only")
 _DRY_RUN = Query("dryRun", bool, "only answer the plan")
 _APPLY = Query("apply", bool, "false: only remember the choice")
 _LIMIT = Query("limit", int, "how many, the newest first", 1, 1100)
+_INSTANCE = Query("instance", int, "which of the model's servers, from 0", 0, 15)
 _LOGS = (
     Query("lines", int, "how many of the last lines", 1, 2000),
     Query("since", str, "an RFC 3339 time, or a span back from now: 90s, 10m, 2h, 1d"),
     Query("grep", str, "only lines that contain this text, in any case"),
     Query("follow", bool, "go on as server-sent events; Last-Event-ID resumes"),
-    Query("instance", int, "which of the model's servers, from 0", 0, 15),
+    _INSTANCE,
 )
+# The first is the usual one; the second is answered where Accept asks for it.
+_TEXT = ("text/plain", "application/openmetrics-text")
 
 _Errors = tuple[type[e.MagidError], ...]
 _UNKNOWN: _Errors = (e.ModelNotFound,)
@@ -127,6 +131,8 @@ ROUTES: tuple[Route, ...] = (
     _post(f"{SID}/restart", servers.restart, s.ServerAction, more=_LATER, query=(_WAIT,),
           errors=_START),
     _get(f"{SID}/logs", servers.logs, s.LogsReply, query=_LOGS, errors=_UNKNOWN),
+    _get(f"{SID}/metrics", metrics.get_server_metrics, str, query=(_INSTANCE,), media=_TEXT[:1],
+         errors=(*_UNKNOWN, e.ServerUnreachable)),
     _get(P, profiles.list_profiles, list[str], more=_TAG),
     _post(P, profiles.create_profile, s.ProfileCreated, status=201, body=Profile,
           errors=(e.ProfileExists, *_WRITE)),
@@ -150,5 +156,7 @@ ROUTES: tuple[Route, ...] = (
     _get("/api/requests", requests.list_requests, s.RequestsReply, query=(_LIMIT,)),
     _delete("/api/requests/{requestId}", requests.cancel_request, s.Message,
             errors=(e.NotFound,)),
+    _get("/metrics", metrics.get_metrics, str, media=_TEXT),
+    _get("/sd/prometheus", metrics.discover, list[s.ScrapeTarget]),
 )
 # fmt: on

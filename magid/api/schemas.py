@@ -302,6 +302,13 @@ class LogEntry(TypedDict):
     message: str
 
 
+class ScrapeTarget(TypedDict):
+    """As Prometheus' http_sd_configs wants it."""
+
+    targets: list[str]
+    labels: dict[str, str]
+
+
 class LogsReply(TypedDict):
     modelId: str
     lines: list[LogEntry]

@@ -32,6 +32,7 @@ class Fanout:
 
     def __init__(self) -> None:
         self.revision = 0
+        self.dropped = 0  # watchers that did not keep up
         self.closed = asyncio.Event()
         self._queues: set[asyncio.Queue[bytes | None]] = set()
 
@@ -40,12 +41,17 @@ class Fanout:
         """Whether anyone watches."""
         return bool(self._queues)
 
+    @property
+    def listeners(self) -> int:
+        return len(self._queues)
+
     def publish(self, kind: str, payload: dict[str, object]) -> None:
         """Never blocks."""
         self.revision += 1
         data = event(kind, {"revision": self.revision, **payload}, str(self.revision))
         for queue in list(self._queues):
             if queue.full():
+                self.dropped += 1
                 self._drop(queue)
             else:
                 queue.put_nowait(data)

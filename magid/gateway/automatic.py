@@ -6,7 +6,7 @@ from typing import Any
 
 from magid.gateway import complexity
 from magid.gateway.prompt import Prompt
-from magid.gateway.routing import STRENGTH
+from magid.gateway.routing import STRENGTH, Reason
 from magid.profiles import TierConfig
 from magid.tiers import Tier
 
@@ -21,6 +21,7 @@ class Choice:
     why: str
     floor: Tier | None
     parts: dict[str, Any]
+    reason: Reason
 
 
 def tier_for(score: float, tiers: Sequence[TierConfig]) -> Tier:
@@ -34,9 +35,11 @@ def choose(prompt: Prompt, tiers: Sequence[TierConfig], before: Tier | None) -> 
     score = complexity.score(prompt)
     parts = {"score": score.value, "parts": dict(score.parts)}
     if score.value is None:
-        tier, why = DEFAULT_TIER, "auto: no evidence"
+        tier, why, reason = DEFAULT_TIER, "auto: no evidence", Reason.NO_EVIDENCE
     else:
         tier, why = tier_for(score.value, tiers), f"auto: score {score.value:g}"
+        reason = Reason.SCORE
     if before is not None and STRENGTH.index(before) > STRENGTH.index(tier):
-        return Choice(before, f"{why}; kept on {before} by its conversation", before, parts)
-    return Choice(tier, why, before, parts)
+        why = f"{why}; kept on {before} by its conversation"
+        return Choice(before, why, before, parts, Reason.CONVERSATION)
+    return Choice(tier, why, before, parts, reason)

@@ -15,7 +15,7 @@ from pydantic_core import to_json
 
 from magid.daemon import Change, Daemon
 from magid.errors import MagidError, NotReady, QueueFull
-from magid.gateway import automatic, catalogue, fleet, probes, routing, two_stage
+from magid.gateway import automatic, catalogue, fleet, probes, records, routing, two_stage
 from magid.gateway.asked import Asked
 from magid.gateway.balancing import choose
 from magid.gateway.care import Care
@@ -25,9 +25,10 @@ from magid.gateway.fleet import AUTO, Facts, Fleet
 from magid.gateway.on_demand import OnDemand
 from magid.gateway.prompt import CHARS_PER_TOKEN
 from magid.gateway.records import Outcome, Records
-from magid.gateway.routing import Route
+from magid.gateway.routing import Reason, Route
 from magid.gateway.servers import Server
 from magid.gateway.stages import Stages, Work
+from magid.gateway.tally import OTHER, Tally
 from magid.gateway.waiting import Room
 from magid.profiles import DEFAULT_TIERS, LoadBalancing, Profile, Strategy
 from magid.snapshot import Phase
@@ -46,6 +47,7 @@ class Dispatcher:
         self._daemon = daemon
         self._settings = daemon.config.gateway
         self.records = Records()
+        self.tally = Tally(self._is_model)
         self._exchanges: dict[str, Exchange] = {}  # by the id of their record
         self._servers: dict[str, Server] = {}  # by process
         self._facts: dict[str, Facts] = {}
@@ -141,6 +143,21 @@ class Dispatcher:
         """Requests that wait for a free slot."""
         return self._waiting
 
+    def queues(self) -> dict[str, int]:
+        """The same by what they wait for: a model, a tier, or other while models are being found.
+
+        A queue that was used once stays, empty.
+        """
+        rooms = self._rooms.items()
+        return {pool if pool != _UNKNOWN else OTHER: len(room) for pool, room in rooms}
+
+    def servers(self) -> list[Server]:
+        """Those that are ready. A copy."""
+        return list(self._servers.values())
+
+    def _is_model(self, name: str) -> bool:
+        return name in self._fleet.offers or name in self._fleet.disabled
+
     # -- requests --------------------------------------------------------------------------
 
     def begin(self, asked: Asked, client: Client) -> Work:
@@ -173,7 +190,11 @@ class Dispatcher:
         Raises what routing raises, NotReady without a sound server, QueueFull. The client may
         hear of the answer before this returns only by `fails`.
         """
-        route = self._route_or_hold(asked)
+        try:
+            route = self._route_or_hold(asked)
+        except MagidError as error:
+            self.tally.add(records.refused(asked, error.code), None)
+            raise
         exchange = Exchange(asked, client, route, self._retry, self._on_free, self._on_end)
         self.records.begin(exchange.record)
         self._exchanges[exchange.record.id] = exchange
@@ -181,6 +202,7 @@ class Dispatcher:
             self._place_or_wait(exchange)
         except MagidError as error:
             exchange.is_over = True
+            exchange.record.problem = error.code
             self._forget(exchange, Outcome.REFUSED, error.message)
             raise
         return exchange
@@ -210,12 +232,13 @@ class Dispatcher:
     def _automatic(self, asked: Asked, now: Fleet) -> Route:
         """By the conversation so far, and by what the newest message shows."""
         if not asked.endpoint.generates:
-            return routing.to_tier(automatic.DEFAULT_TIER, asked, now, "auto")
+            plain = routing.to_tier(automatic.DEFAULT_TIER, asked, now, "auto")
+            return replace(plain, reason=Reason.DEFAULT)
         tiers = now.profile.tier_config if now.profile else DEFAULT_TIERS
         before, process = self._conversations.before(asked.prompt)
         choice = automatic.choose(asked.prompt, tiers, before)
         route = routing.to_tier(choice.tier, asked, now, choice.why, choice.floor)
-        return replace(route, parts=choice.parts, process=process)
+        return replace(route, parts=choice.parts, process=process, reason=choice.reason)
 
     def explain(self, asked: Asked) -> tuple[Route, list[tuple[Server, str]], Server | None]:
         """Where the request would go now, without sending it.
@@ -367,6 +390,7 @@ class Dispatcher:
     def _forget(self, exchange: Exchange, outcome: Outcome, error: str) -> None:
         self._exchanges.pop(exchange.record.id, None)
         self.records.end(exchange.record, outcome, error)
+        self.tally.add(exchange.record, exchange.route)
 
     # -- waiting ---------------------------------------------------------------------------
 

@@ -227,6 +227,7 @@ class Exchange:
         is_inside = self._line is not None and self._line.is_inside_chunk
         has_begun = self._has_begun
         error = ServerLost("cannot finish: the request was cancelled by DELETE /api/requests")
+        self.record.problem = error.code
         self.cancel(Outcome.KILLED)
         if has_begun:
             self.client.breaks_off(error, is_inside_chunk=is_inside)
@@ -240,6 +241,7 @@ class Exchange:
         if self.is_over:
             return
         fields = self.server.shown if self.server else b""
+        self.record.problem = error.code
         self._finish(outcome, error.message, lost=lost)
         self.client.fails(error, fields)
 

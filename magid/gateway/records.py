@@ -53,6 +53,7 @@ class Record:
     status: int | None = None
     outcome: Outcome = Outcome.RUNNING
     error: str = ""
+    problem: str = ""  # the code of magid's own error, where that was the answer
     attempts: int = 0
     began: float = 0.0  # on the monotonic clock
     sent_s: float | None = None  # when it left the queue
@@ -68,7 +69,11 @@ class Record:
     def tokens_per_second(self) -> float | None:
         """Of the answer, by the server's clock where it tells; else from its first byte on."""
         usage = self.usage
-        if usage is None or not usage.answer_tokens:
+        return None if usage is None else self.speed_of(usage)
+
+    def speed_of(self, usage: Usage) -> float | None:
+        """The same, where its usage was read already: that takes a few microseconds."""
+        if not usage.answer_tokens:
             return None
         if usage.answer_ms:
             return 1000 * usage.answer_tokens / usage.answer_ms
@@ -87,6 +92,13 @@ def of(asked: Asked) -> Record:
         is_stream=asked.is_stream,
         began=time.monotonic(),
     )
+
+
+def refused(asked: Asked, problem: str) -> Record:
+    """One that led nowhere: it is counted and not kept, lest nonsense crowd out the rest."""
+    record = of(asked)
+    record.outcome, record.problem = Outcome.REFUSED, problem
+    return record
 
 
 class Records:

@@ -6,6 +6,7 @@ nothing passes, the error says which gate it was.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from magid.errors import InvalidInput, ModelNotFound, NotReady, ServerFailed
@@ -15,6 +16,17 @@ from magid.gateway.prompt import Prompt
 from magid.tiers import Tier
 
 STRENGTH: tuple[Tier, ...] = (Tier.FAST, Tier.BALANCED, Tier.POWERFUL)
+
+
+class Reason(StrEnum):
+    """What led to a model or tier: `Route.why` in one word, for counting."""
+
+    MODEL = "model"  # it was asked for by name
+    TIER = "tier"  # likewise
+    SCORE = "score"  # auto: by how complex the request is
+    NO_EVIDENCE = "no_evidence"  # auto: nothing in it told how complex it is
+    CONVERSATION = "conversation"  # auto: a conversation never drops a tier
+    DEFAULT = "default"  # auto: nothing is generated, so nothing is judged
 
 
 @dataclass(slots=True)  # not frozen, which would make each one cost a microsecond more
@@ -29,6 +41,8 @@ class Route:
     process: str | None = None  # the server that a conversation was at
     starts: str | None = None  # the model to start, where no server is ready
     is_open: bool = False  # it cannot be told yet: models are still being found
+    reason: Reason = Reason.TIER
+    wanted: Tier | None = None  # the tier before it had to fall to another one
 
     @property
     def waits(self) -> bool:
@@ -77,7 +91,7 @@ def to_model(model_id: str, asked: Asked, fleet: Fleet) -> Route:
     rejected = _gate(offer, asked)
     if rejected is not None:
         raise _refusal(asked, [rejected])
-    return _route(model_id, [offer], "model", offer.tier)
+    return _route(model_id, [offer], "model", offer.tier, Reason.MODEL)
 
 
 def to_tier(tier: Tier, asked: Asked, fleet: Fleet, why: str, floor: Tier | None = None) -> Route:
@@ -101,19 +115,23 @@ def to_tier(tier: Tier, asked: Asked, fleet: Fleet, why: str, floor: Tier | None
                 rejected.append(problem)
         if passing:
             note = "" if candidate is tier else f"; {tier} has no model for it"
-            return _route(candidate, passing, f"{why}{note}", candidate)
+            route = _route(candidate, passing, f"{why}{note}", candidate)
+            route.wanted = tier
+            return route
     raise _refusal(asked, rejected)
 
 
-def _route(pool: str, passing: list[Offer], why: str, tier: Tier) -> Route:
+def _route(
+    pool: str, passing: list[Offer], why: str, tier: Tier, reason: Reason = Reason.TIER
+) -> Route:
     """Servers that are ready come first; where there is none, one model is started."""
     if len(passing) == 1 and passing[0].backends:
-        return Route(pool, passing[0].backends, why, tier)
+        return Route(pool, passing[0].backends, why, tier, reason=reason)
     backends = tuple(b for offer in passing for b in offer.backends)
     if backends:
-        return Route(pool, backends, why, tier)
+        return Route(pool, backends, why, tier, reason=reason)
     smallest = min(passing, key=lambda offer: offer.model.found.size_bytes)
-    return Route(pool, (), why, tier, starts=smallest.model_id)
+    return Route(pool, (), why, tier, starts=smallest.model_id, reason=reason)
 
 
 def _offers_from(floor: Tier, asked: Asked, fleet: Fleet) -> bool:

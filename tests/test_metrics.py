@@ -1,0 +1,249 @@
+"""What a scrape shows: every figure of a daemon in this process, in both of Prometheus' formats."""
+
+import json
+import re
+import select
+import socket
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as of_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as of_text
+
+from magid import metrics
+from magid.api import samples
+from magid.api.context import Context
+from magid.api.metrics import discover
+from magid.api.replies import Call, Reply
+from magid.errors import CannotWrite, LlamaServerMissing
+from magid.gateway.dispatch import Dispatcher
+from magid.gateway.records import Outcome, Record
+from magid.gateway.routing import Reason, Route
+from magid.llama import LlamaProgram
+from magid.metrics import FAMILIES, Buckets, Kind
+from magid.tiers import Tier
+from magid.units import ServerState
+from tests.daemons import ALPHA, BETA, EVERYTHING, House
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+OPENMETRICS = "application/openmetrics-text;version=1.0.0;q=0.5,*/*;q=0.1"  # as Prometheus asks
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    made = House(tmp_path)
+    yield made
+    await made.close()
+
+
+async def no_program() -> LlamaProgram:
+    raise LlamaServerMissing("cannot find llama-server")
+
+
+async def context(house: House) -> Context:
+    daemon = await house.running()
+    return Context(daemon, no_program, Dispatcher(daemon))
+
+
+async def scrape(ctx: Context) -> dict[str, dict[frozenset[tuple[str, str]], float]]:
+    """Name of a sample -> its labels -> its value."""
+    text, _ = metrics.render(await samples.gather(ctx), None)
+    found: dict[str, dict[frozenset[tuple[str, str]], float]] = {}
+    for family in of_text(text.decode()):
+        for sample in family.samples:
+            row = found.setdefault(sample.name, {})
+            key = frozenset(sample.labels.items())
+            assert key not in row, f"{sample.name} has {sample.labels} twice"
+            row[key] = sample.value
+    return found
+
+
+def labels(**wanted: str) -> frozenset[tuple[str, str]]:
+    return frozenset(wanted.items())
+
+
+# -- the table ---------------------------------------------------------------------------------
+
+
+def test_the_table_in_the_readme_is_the_one_in_the_code() -> None:
+    rows = re.findall(r"^\| `(magi_\w+)` \| (\w+) \| (.*?) \| (.*) \|$", README.read_text(), re.M)
+    shown = [(f.name, str(f.kind), ", ".join(f"`{n}`" for n in f.labels), f.help) for f in FAMILIES]
+    assert rows == shown
+
+
+def test_names_follow_the_conventions() -> None:
+    for family in FAMILIES:
+        assert re.fullmatch(r"magi_[a-z]+(_[a-z]+)+|magi_[a-z]+", family.name)
+        assert family.name.endswith("_total") is (family.kind is Kind.COUNTER)
+        assert family.name.endswith("_info") is (family.kind is Kind.INFO)
+        # Prometheus gives these to what it scrapes; ours would be called exported_instance.
+        assert {"instance", "job", "le"}.isdisjoint(family.labels)
+        assert not family.help.endswith(".")
+
+
+def made_up(kind: Kind) -> float | Buckets:
+    return Buckets((0.5, 1.0), (1, 0, 2), 9.0) if kind is Kind.HISTOGRAM else 3.0
+
+
+@pytest.mark.parametrize(
+    ("accept", "parse"),
+    [(None, of_text), (OPENMETRICS, of_openmetrics)],
+    ids=["text", "openmetrics"],
+)
+def test_both_formats_can_be_parsed(accept: str | None, parse: Callable[[str], Any]) -> None:
+    given = {f.name: [([f'a "{n}"\n\\' for n in f.labels], made_up(f.kind))] for f in FAMILIES}
+    text, content_type = metrics.render(given, accept)
+    assert content_type.startswith((accept or "text/plain").partition(";")[0])
+    found = {s.name: s for family in parse(text.decode()) for s in family.samples}
+    for family in FAMILIES:
+        sample = found[f"{family.name}_sum" if family.kind is Kind.HISTOGRAM else family.name]
+        expected = {Kind.INFO: 1.0, Kind.HISTOGRAM: 9.0}.get(family.kind, 3.0)
+        assert sample.value == expected
+        assert sample.labels == {n: f'a "{n}"\n\\' for n in family.labels}
+    assert {"process_resident_memory_bytes", "python_info"} <= found.keys()
+
+
+def test_buckets_are_cumulative() -> None:
+    name = "magi_gateway_queue_wait_seconds"
+    text, _ = metrics.render({name: [(("m", "fast"), Buckets((0.5, 1.0), (1, 0, 2), 9.0))]}, None)
+    rows = re.findall(rf'{name}_bucket{{le="([^"]+)".*?}} (\S+)', text.decode())
+    assert rows == [("0.5", "1.0"), ("1.0", "1.0"), ("+Inf", "3.0")]
+    assert f'{name}_count{{model="m",tier="fast"}} 3.0' in text.decode()
+
+
+def test_a_figure_that_is_not_in_the_table_is_a_mistake() -> None:
+    with pytest.raises(KeyError, match="magi_unheard_of"):
+        metrics.render({"magi_unheard_of": [((), 1.0)]}, None)
+
+
+# -- a daemon ----------------------------------------------------------------------------------
+
+
+async def test_what_runs(house: House) -> None:
+    ctx = await context(house)
+    port = next(p for p, s in house.launcher.specs.items() if s.model_id == BETA)
+    house.launcher.show(port, ServerState.BACKOFF, "exit status 1")
+    shown = await scrape(ctx)
+    states = shown["magi_server_state"]
+    assert len(states) == 3 * len(ServerState)
+    assert states[labels(model=BETA, port=str(port), state="backoff")] == 1
+    assert states[labels(model=BETA, port=str(port), state="ready")] == 0
+    assert sum(states.values()) == 3
+    about = labels(model=BETA, port=str(port), tier="balanced", index="0",
+                   unit=f"llama-server@{port}.service")  # fmt: skip
+    assert shown["magi_server_info"][about] == 1
+    assert shown["magi_server_wanted"][labels(model=BETA, port=str(port))] == 1
+    assert shown["magi_models"][labels(tier="fast", enabled="true")] == 1
+    assert shown["magi_ready"][labels()] == 0
+    assert shown["magi_phase"][labels(phase="serving")] == 1
+    assert shown["magi_profile_info"][labels(profile="test")] == 1
+
+
+async def test_scans_and_files(house: House) -> None:
+    (house.models / "Broken-1B-Q4_K_M.gguf").write_bytes(b"GGUF")
+    ctx = await context(house)
+    house.path_of("Gamma").unlink()
+    await ctx.daemon.rescan()
+    shown = await scrape(ctx)
+    files = shown["magi_discovery_files"]
+    assert files == {
+        labels(result="model"): 2, labels(result="broken"): 1, labels(result="missing"): 1,
+        labels(result="pending"): 0,
+    }  # fmt: skip
+    assert shown["magi_discovery_scans_total"][labels(result="ok")] == 2
+    assert shown["magi_discovery_last_scan_timestamp_seconds"][labels()] > 1.7e9
+
+
+async def test_a_broken_profile_and_a_failed_scan_show_as_a_failed_reload(house: House) -> None:
+    ctx = await context(house)
+
+    async def is_good() -> float:
+        return (await scrape(ctx))["magi_config_last_reload_successful"][labels()]
+
+    assert await is_good() == 1
+    house.write_profile("test", "name: [")
+    assert await is_good() == 0
+    house.write_profile("test", EVERYTHING)
+    assert await is_good() == 1
+    house.models.rename(house.folder / "away")
+    with pytest.raises(Exception, match="cannot read any model folder"):
+        await ctx.daemon.rescan()
+    shown = await scrape(ctx)
+    assert shown["magi_config_last_reload_successful"][labels()] == 0
+    assert shown["magi_discovery_scans_total"][labels(result="error")] == 1
+
+
+async def test_registry_writes(house: House) -> None:
+    ctx = await context(house)
+    before = await scrape(ctx)
+    assert before["magi_registry_writes_total"] == {
+        labels(result="ok"): 1, labels(result="error"): 0,
+    }  # fmt: skip
+    house.state.rename(house.folder / "elsewhere")
+    house.state.write_text("no folder")
+    with pytest.raises(CannotWrite):
+        await ctx.daemon.set_tier(ALPHA, Tier.POWERFUL)
+    shown = await scrape(ctx)
+    assert shown["magi_registry_writes_total"] == {
+        labels(result="ok"): 1, labels(result="error"): 1,
+    }  # fmt: skip
+    when = "magi_registry_last_write_timestamp_seconds"
+    assert shown[when] == before[when]
+
+
+async def test_requests_that_have_ended(house: House) -> None:
+    ctx = await context(house)
+    route = Route(ALPHA, (), "", Tier.FAST, reason=Reason.MODEL)
+    full = Record("1", 0.0, "/v1/completions", ALPHA, is_stream=False)
+    full.outcome, full.problem = Outcome.REFUSED, "QueueFull"
+    ctx.gateway.tally.add(full, route)
+    assert ctx.gateway.fleet.offers  # it knows its models
+    shown = await scrape(ctx)
+    key = labels(model=ALPHA, tier="fast", route="model", outcome="refused", code="429")
+    assert shown["magi_gateway_requests_total"] == {key: 1}
+
+
+async def test_a_scrape_asks_no_server(house: House) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        house.settings["port_range"] = (port, port)
+        house.write_profile("test", f"name: Test\nenabled_models: ['{ALPHA}']\n")
+        ctx = await context(house)
+        assert ctx.daemon.observed()[port].state is ServerState.READY
+        shown = await scrape(ctx)
+        assert shown["magi_server_state"][labels(model=ALPHA, port=str(port), state="ready")] == 1
+        assert select.select([server], [], [], 0)[0] == [], "the scrape has connected to it"
+
+
+async def test_targets_are_scraped_through_magid(house: House) -> None:
+    ctx = await context(house)
+    port = next(p for p, s in house.launcher.specs.items() if s.model_id == BETA)
+    await ctx.daemon.stop(BETA)
+    answer = await discover(ctx, Call(host="magi.example:8000"))
+    assert isinstance(answer, Reply)
+    assert answer.headers == {}
+    targets = targets_in(answer)
+    assert [t["targets"] for t in targets] == [["magi.example:8000"]] * 2
+    shown = {t["labels"]["model"]: t["labels"] for t in targets}
+    assert BETA not in shown, f"it was stopped by hand: {port}"
+    alpha = shown[ALPHA]
+    assert alpha["__metrics_path__"] == f"/api/models/servers/{ALPHA}/metrics"
+    assert alpha["__param_instance"] == "0"
+    assert alpha["unit"] == f"llama-server@{alpha['port']}.service"
+    assert alpha["tier"] == "fast"
+
+
+async def test_who_asks_on_the_unix_socket_gets_an_address_that_can_be_scraped(
+    house: House,
+) -> None:
+    ctx = await context(house)
+    answer = await discover(ctx, Call())
+    assert isinstance(answer, Reply)
+    assert {t["targets"][0] for t in targets_in(answer)} == {"127.0.0.1:8000"}
+
+
+def targets_in(answer: Reply) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(answer.body)
+    return found
