@@ -17,7 +17,8 @@ from magid.api import samples
 from magid.api.context import Context
 from magid.api.metrics import discover
 from magid.api.replies import Call, Reply
-from magid.errors import CannotWrite, LlamaServerMissing
+from magid.bus import BusError
+from magid.errors import CannotWrite, LlamaServerMissing, MagidError
 from magid.gateway.dispatch import Dispatcher
 from magid.gateway.records import Outcome, Record
 from magid.gateway.routing import Reason, Route
@@ -194,6 +195,7 @@ async def test_registry_writes(house: House) -> None:
 
 
 async def test_requests_that_have_ended(house: House) -> None:
+    assert issubclass(BusError, MagidError)  # under systemd; it is not made of a message alone
     ctx = await context(house)
     route = Route(ALPHA, (), "", Tier.FAST, reason=Reason.MODEL)
     full = Record("1", 0.0, "/v1/completions", ALPHA, is_stream=False)

@@ -102,8 +102,12 @@ def _matches(header: str, etag: str) -> bool:
 
 
 def status_of(error: errors.MagidError) -> int:
+    return status_for(type(error))
+
+
+def status_for(error: type[errors.MagidError]) -> int:
     """The nearest class in the table decides, so a new subclass needs no entry of its own."""
-    for kind in type(error).__mro__:
+    for kind in error.__mro__:
         if kind in STATUS:
             return STATUS[kind]
     return 500

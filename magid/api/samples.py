@@ -16,7 +16,7 @@ from pathlib import Path
 from magid import __version__, errors
 from magid.api import schemas, views
 from magid.api.context import Context
-from magid.api.replies import status_of
+from magid.api.replies import status_for
 from magid.daemon import Daemon
 from magid.gateway.dispatch import Dispatcher
 from magid.gateway.tally import Histogram, ModelCounts, Tally
@@ -198,7 +198,7 @@ def _buckets(histogram: Histogram) -> Buckets:
 @cache
 def _statuses() -> Mapping[str, str]:
     """The status that clients get for an error of ours, by its code."""
-    return {kind.__name__: str(status_of(kind(""))) for kind in _tree(errors.MagidError)}
+    return {kind.__name__: str(status_for(kind)) for kind in _tree(errors.MagidError)}
 
 
 def _tree(kind: type[errors.MagidError]) -> Iterator[type[errors.MagidError]]:
