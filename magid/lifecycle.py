@@ -234,6 +234,7 @@ class Server:
             pid=self._child.pid,
             started_at=self._child.started_at,
             invocation_id=uuid.uuid4().hex,
+            uid=os.geteuid(),
         )
         self._show(ServerState.STARTING)
         self.made.set()
@@ -264,7 +265,7 @@ class Server:
 
     async def _is_confirmed(self, child: Child) -> bool:
         """The one that answers is our child. False: look again, it went away meanwhile."""
-        if self.key is None:
+        if self.key is None or not await self._is_alone(child):
             return False
         try:
             why = await why_foreign(self._endpoint, self.key, self.spec.model_id)
@@ -274,8 +275,7 @@ class Server:
             return False
         if why:
             raise ServerFailed(f"another program answers on port {self.spec.port}: {why}")
-        await self._check_alone(child)
-        return not child.has_exited
+        return await self._is_alone(child) and not child.has_exited
 
     async def _check_free(self) -> None:
         """Raises ServerFailed if someone listens on our port before we do."""
@@ -283,12 +283,16 @@ class Server:
             owners = await asyncio.to_thread(self._around.owners_of, self._endpoint)
             raise ServerFailed(_port_taken(self._endpoint, owners))
 
-    async def _check_alone(self, child: Child) -> None:
-        """Raises ServerFailed if someone else shares our port (SO_REUSEPORT lets the same user)."""
+    async def _is_alone(self, child: Child) -> bool:
+        """Our child holds the port. Asked before the key is shown to whoever answers there.
+
+        Raises ServerFailed if someone else has it, or shares it (SO_REUSEPORT lets the same user).
+        """
         owners = await asyncio.to_thread(self._around.owners_of, self._endpoint)
-        strangers = [owner for owner in owners if owner.pid and owner.session != child.pid]
-        if strangers:
+        strangers = [owner for owner in owners if owner.session != child.pid]
+        if strangers and not child.has_exited:
             raise ServerFailed(_port_taken(self._endpoint, strangers))
+        return bool(owners) and not strangers
 
     def _forget_process(self) -> None:
         self.key = self._child = None

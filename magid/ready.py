@@ -13,6 +13,7 @@ import os
 import secrets
 import select
 import socket
+import struct
 import sys
 import time
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ ANSWER_S = 5.0  # for one answer of a server that has much to do
 ALIVE_S = 60.0  # silence of this program after which systemd ends the start
 _FIRST_PAUSE_S = 0.05  # a small model is ready within 0.1 s
 _GROWTH = 1.5
+_LISTEN = "0A"  # TCP_LISTEN in those tables
 _MAX_BODY = 1024 * 1024
 _EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
@@ -127,9 +129,13 @@ def _is_ours(server: Server) -> bool:
     """False: it went away meanwhile. Raises NotReady if another program answers.
 
     Only our server tells the right key from a wrong one, and shows our alias. /props is asked:
-    /health is public in every version, and so is /v1/models in those before 2026.
+    /health is public in every version, and so is /v1/models in those before 2026. The key is shown
+    only to a program of the unit's own user, which nobody else can be.
     """
     key = server.key_file.read_text().strip()
+    strangers = _listening(server.host, server.port) - {os.getuid()}
+    if strangers:
+        raise NotReady(f"another program has port {server.port}: it is of user {min(strangers)}")
     try:
         why = _why_foreign(server, key)
     except (OSError, HTTPException):
@@ -137,6 +143,29 @@ def _is_ours(server: Server) -> bool:
     if why:
         raise NotReady(f"another program answers on port {server.port}: {why}")
     return True
+
+
+def _listening(host: str, port: int) -> set[int]:
+    """The users whose programs listen there, by the kernel's own tables."""
+    host = _EVERY_ADDRESS.get(host, host)
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    addresses = {*(_in_hex(family, str(at[0])) for family, _, _, _, at in found), "0" * 8, "0" * 32}
+    places = {f"{address}:{port:04X}" for address in addresses}
+    users = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            lines = Path(table).read_text().splitlines()[1:]
+        except FileNotFoundError:  # no IPv6 here
+            continue
+        rows = (line.split() for line in lines)
+        users |= {int(row[7]) for row in rows if row[3] == _LISTEN and row[1] in places}
+    return users
+
+
+def _in_hex(family: int, address: str) -> str:
+    """An IP address as those tables have it: in words of the machine's own byte order."""
+    packed = socket.inet_pton(family, address.partition("%")[0])
+    return "".join(f"{word:08X}" for (word,) in struct.iter_unpack("=I", packed))
 
 
 def _why_foreign(server: Server, key: str) -> str:

@@ -93,6 +93,7 @@ class ObservedServer:
     ready_at: float | None = None
     restarts: int = 0  # automatic ones since someone last asked for a start
     invocation_id: str | None = None  # one per process start
+    uid: int | None = None  # of the user it runs as; None where that is not known
 
     @property
     def unit(self) -> str:

@@ -19,6 +19,7 @@ _NAME = re.compile(r"llama-server@([1-9][0-9]{0,4})\.service")
 
 _EXITED, _KILLED, _DUMPED = 1, 2, 3  # CLD_EXITED and so on, as in ExecMainCode
 _NEVER: Final = 2**64 - 1  # "infinity", and figures that are not known
+_NO_UID: Final = 2**32 - 1
 _CRASHES = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 _LOAD_FAILURES: Final = frozenset({"error", "bad-setting", "masked"})
 _ACTIVE: Final = frozenset({"active", "reloading", "refreshing"})
@@ -109,7 +110,14 @@ def observed_from(properties: Mapping[str, Any], quote: str = "") -> ObservedSer
         ),
         restarts=_restarts(properties),
         invocation_id=invocation_of(properties),
+        uid=_uid(properties),
     )
+
+
+def _uid(properties: Mapping[str, Any]) -> int | None:
+    """The dynamic user of the moment; systemd writes "none" as the largest number."""
+    uid = int(properties.get("UID", _NO_UID))
+    return None if uid == _NO_UID else uid
 
 
 def invocation_of(properties: Mapping[str, Any]) -> str | None:

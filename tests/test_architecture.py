@@ -14,8 +14,8 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(row.split())
     for row in (
         "errors addresses folders metrics naming tiers units yamlfile",
-        "argv bus children durable handover journal keyring keys kinds notify projectors sandbox "
-        "tensors wire",
+        "argv bus children durable handover journal keyring keys kinds listeners notify "
+        "projectors sandbox tensors wire",
         "asking config gguf llama modelfiles profiles store transient",
         "headercache lifecycle orders",
         "launcher readers",

@@ -38,6 +38,7 @@ from tests.launcher_contract import (
     started,
     stranger_on,
 )
+from tests.strangers import NOBODY, Sly
 
 pytestmark = pytest.mark.slow
 
@@ -160,7 +161,21 @@ async def test_a_port_stolen_at_the_start(faking: Faking, specs: Specs) -> None:
     async with stranger_on(spec.port):
         server = await settle(launcher, spec.port)
     assert server.state is ServerState.FAILED
-    assert "another program answers" in server.reason
+    assert f"is taken by pid {os.getpid()}" in server.reason
+
+
+async def test_a_stranger_who_knows_what_he_is_asked(faking: Faking, specs: Specs) -> None:
+    """He would be shown the key, if who he is were asked only behind it."""
+    launcher, spec = faking("never-binds"), specs()
+    await launcher.start(spec)
+    key = launcher.api_key(spec.port)
+    assert key
+    with Sly(spec.port, spec.model_id, NOBODY) as stranger:
+        server = await settle(launcher, spec.port)
+    assert server.state is ServerState.FAILED
+    assert f"is taken by pid {os.getpid()}" in server.reason
+    assert b"/health" in stranger.heard
+    assert key.encode() not in stranger.heard
 
 
 async def test_a_port_stolen_in_backoff(

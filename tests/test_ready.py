@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import fake_llama
+from tests.strangers import NOBODY, Sly
 
 pytestmark = pytest.mark.slow
 
@@ -122,6 +123,16 @@ def test_it_fails_in_words(
     assert done.stderr.startswith("error: " + why.format(port=port))
     assert done.stderr.count("\n") == 1
     assert KEY not in done.stderr
+
+
+def test_a_program_of_another_user(serve: Serve, port: int, key_file: Path) -> None:
+    """It knows what it will be asked; but it is not of the user that the unit runs as."""
+    server = serve("never-binds")
+    with Sly(port, "demo", NOBODY) as stranger:
+        done = ready(port, key_file, pid=server.pid)
+    expected = f"error: another program has port {port}: it is of user {NOBODY}\n"
+    assert (done.returncode, done.stderr) == (1, expected)
+    assert KEY.encode() not in stranger.heard
 
 
 @pytest.mark.parametrize(

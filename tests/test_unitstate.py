@@ -58,6 +58,14 @@ def test_port_in(name: str, port: int | None) -> None:
     assert port_in(name) == port
 
 
+@pytest.mark.parametrize(
+    ("properties", "uid"),
+    [({"UID": 61_184}, 61_184), ({"UID": 0}, 0), ({"UID": 2**32 - 1}, None), ({}, None)],
+)
+def test_the_user_of_the_moment(properties: dict[str, Any], uid: int | None) -> None:
+    assert observed_from(unit(**properties)).uid == uid
+
+
 def test_unit_path() -> None:
     assert unit_path(8080) == "/org/freedesktop/systemd1/unit/llama_2dserver_408080_2eservice"
 

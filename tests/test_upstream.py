@@ -1,6 +1,7 @@
 """Connections to a server: when one is used again, and what an answer that is none does."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
@@ -10,6 +11,7 @@ from magid.gateway.fleet import Backend, Facts
 from magid.gateway.framing import ReplyHead
 from magid.gateway.upstream import Line, Pool
 from magid.llama import Endpoint
+from tests.strangers import NOBODY, Sly
 
 REQUEST = b"POST / HTTP/1.1\r\n\r\n"
 PLAIN = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -67,11 +69,11 @@ class Answering:
 
 
 @asynccontextmanager
-async def answering() -> AsyncIterator[tuple[Answering, Pool]]:
+async def answering(uid: int | None = None) -> AsyncIterator[tuple[Answering, Pool]]:
     peer = Answering()
     server = await asyncio.start_server(peer.serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    pool = Pool(Backend(port, "m", 0, Endpoint("127.0.0.1", port), None, "p", Facts(1)))
+    pool = Pool(_backend(port, uid))
     try:
         yield peer, pool
     finally:
@@ -82,6 +84,10 @@ async def answering() -> AsyncIterator[tuple[Answering, Pool]]:
                 await writer.wait_closed()
         server.close()
         await server.wait_closed()
+
+
+def _backend(port: int, uid: int | None = None) -> Backend:
+    return Backend(port, "m", 0, Endpoint("127.0.0.1", port), None, "p", Facts(1), uid=uid)
 
 
 async def ask(pool: Pool, line: Line | None = None) -> Taker:
@@ -171,3 +177,44 @@ async def test_dropping_a_request_ends_its_connection() -> None:
         line.drop()
         async with asyncio.timeout(10):
             await peer.closed.wait()
+
+
+# -- who answers -----------------------------------------------------------------------------
+
+
+async def test_the_first_connection_only_shows_whose_the_port_is() -> None:
+    async with answering(os.geteuid()) as (peer, pool):
+        peer.answers = [CLOSING, CLOSING]
+        assert (await ask(pool)).body == b"ok"
+        assert peer.connections == 2
+        assert (await ask(pool)).body == b"ok"
+        assert peer.connections == 3
+
+
+async def test_a_program_of_another_user_hears_nothing(free_port: Callable[[], int]) -> None:
+    """It has the port of a server that has ended, and magid does not know yet."""
+    port = free_port()
+    pool = Pool(_backend(port, os.geteuid()))
+    with Sly(port, "m", NOBODY) as stranger:
+        for _ in range(3):
+            with pytest.raises(ConnectionAbortedError, match="another program"):
+                await ask(pool)
+        pool.prepare()
+        await asyncio.gather(*[t for t in [pool._connecting] if t])
+        assert pool.take() is None
+    assert stranger.connections
+    assert stranger.heard == b""
+
+
+async def test_one_that_takes_the_port_later_hears_nothing(free_port: Callable[[], int]) -> None:
+    port = free_port()
+    pool = Pool(_backend(port, os.geteuid()))
+    peer = Answering()
+    peer.answers = [CLOSING]
+    server = await asyncio.start_server(peer.serve, "127.0.0.1", port)
+    async with server:
+        assert (await ask(pool)).body == b"ok"
+        await peer.closed.wait()
+    with Sly(port, "m", NOBODY) as stranger, pytest.raises(ConnectionAbortedError):
+        await ask(pool)
+    assert stranger.heard == b""

@@ -65,6 +65,7 @@ class Backend:
     process: str  # what tells this process from another one on its port
     facts: Facts
     weight: int = 1
+    uid: int | None = None  # whose socket its port has to be; None: not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +153,7 @@ def _backend(
         process_of(server),
         facts or Facts(model.settings.parallel or DEFAULT_SLOTS),
         _weight(model, profile),
+        server.uid,
     )
 
 

@@ -5,6 +5,7 @@ from pydantic_core import to_json
 from magid.errors import ServerUnreachable
 from magid.gateway.fleet import Backend, Facts, facts_of
 from magid.kinds import ModelKind
+from magid.listeners import belongs_to
 from magid.llama import Health, check_health, get_json
 
 LOOK_S = 1.0  # between two looks at all servers
@@ -23,7 +24,7 @@ _WORK: dict[ModelKind, tuple[str, dict[str, object]]] = {
 async def facts(backend: Backend) -> Facts | None:
     """None if it does not tell."""
     try:
-        _, props = await get_json(backend.address, "/props", key=backend.key, timeout_s=TIMEOUT_S)
+        _, props = await _asked(backend, "/props")
     except ServerUnreachable:
         return None
     return facts_of(props)
@@ -36,7 +37,7 @@ async def is_healthy(backend: Backend) -> bool:
 async def is_idle(backend: Backend) -> bool:
     """Whether no slot is at work; a server that does not tell is not known to be."""
     try:
-        _, slots = await get_json(backend.address, "/slots", key=backend.key, timeout_s=TIMEOUT_S)
+        _, slots = await _asked(backend, "/slots")
     except ServerUnreachable:
         return False
     if not isinstance(slots, list):
@@ -48,9 +49,17 @@ async def can_work(backend: Backend, kind: ModelKind) -> bool:
     """Whether it answers the smallest request of its kind. A refusal (4xx) counts as well."""
     path, body = _WORK[kind]
     try:
-        status, _ = await get_json(
-            backend.address, path, key=backend.key, timeout_s=WORK_TIMEOUT_S, body=to_json(body)
-        )
+        status, _ = await _asked(backend, path, to_json(body), timeout_s=WORK_TIMEOUT_S)
     except ServerUnreachable:
         return False
     return status < 500
+
+
+async def _asked(
+    backend: Backend, path: str, body: bytes | None = None, *, timeout_s: float = TIMEOUT_S
+) -> tuple[int, object]:
+    """With its key, which no other program gets to see. Raises ServerUnreachable."""
+    address = backend.address
+    if not belongs_to(address.connect_host, address.port, backend.uid):
+        raise ServerUnreachable(f"cannot ask {address}: another program has its port")
+    return await get_json(address, path, key=backend.key, timeout_s=timeout_s, body=body)

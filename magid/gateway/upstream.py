@@ -14,6 +14,7 @@ from typing import Protocol, cast
 
 from magid.gateway.fleet import Backend
 from magid.gateway.framing import ChunkReader, ReplyHead, reply_head
+from magid.listeners import Listener, listener_at
 from magid.llama import Garbled
 
 log = logging.getLogger(__name__)
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 MAX_IDLE = 32
 IDLE_S = 4.0  # llama-server ends them after 5
 CONNECT_S = 5.0  # to a server of this machine
+_TRIES = 3  # connections, while the listener on the port changes
 MAX_HEAD_BYTES = 32 * 1024
 
 
@@ -183,7 +185,8 @@ class Pool:
     """The connections to one server. Everything happens on the event loop."""
 
     def __init__(self, backend: Backend) -> None:
-        self._host, self.port = backend.address.connect_host, backend.port
+        self._host, self.port, self._uid = backend.address.connect_host, backend.port, backend.uid
+        self._listener: Listener | None = None  # the server's, as the kernel had it last
         self._idle: deque[Line] = deque()
         self._loop = asyncio.get_running_loop()
         self._closed = False
@@ -201,10 +204,34 @@ class Pool:
         return None
 
     async def connect(self) -> Line:
-        """A new one. Raises OSError or TimeoutError."""
+        """A new one, to the server and to nobody who has taken its port. OSError, TimeoutError."""
         async with asyncio.timeout(CONNECT_S):
-            _, line = await self._loop.create_connection(lambda: Line(self), self._host, self.port)
-        return line
+            for _ in range(_TRIES):
+                _, line = await self._loop.create_connection(
+                    lambda: Line(self), self._host, self.port
+                )
+                if self._reaches_server(line):
+                    return line
+                line.drop()
+        raise ConnectionAbortedError(f"another program has port {self.port}")
+
+    def _reaches_server(self, line: Line) -> bool:
+        """Whether who took the connection is the server, before anything is sent.
+
+        The listener has to be of the server's user now, and the one that was seen before the
+        connection was made: else somebody may have taken it and gone. The first one is not used.
+        """
+        if self._uid is None or line.transport is None:
+            return line.transport is not None
+        host, port, *_ = line.transport.get_extra_info("peername")
+        try:
+            found = listener_at(host, port)
+        except OSError as error:
+            log.warning("cannot see who listens on port %d: %s", port, error.strerror)
+            self._uid = None
+            return True
+        before, self._listener = self._listener, found
+        return found is not None and found.uid == self._uid and found == before
 
     def prepare(self) -> asyncio.Task[None] | None:
         """Have one connection ready for the next request: a streamed one has used up its own."""
