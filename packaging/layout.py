@@ -27,6 +27,11 @@ SETTINGS = {
     "needrestart/conf.d/*.conf": "/etc",
     "profiles/*.yaml": "/usr/share/magi",
 }
+# Below packaging/ -> where: what other programs are given to read.
+FOR_OTHERS = {
+    "prometheus/*.yml": "/usr/share/magi",
+    "grafana/*.json": "/usr/share/magi",
+}
 PROGRAMS = {  # -> the module whose `main` it calls
     "/usr/bin/magid": "magid/__main__.py",
     "/usr/bin/magictl": "magid/cli/__init__.py",
@@ -67,6 +72,7 @@ def placed(checkout: Path = CHECKOUT) -> Iterator[Placed]:
             yield Placed(program, text.encode(), 0o755)
     yield from _found(checkout / "systemd", SYSTEMD)
     yield from _found(checkout / "etc", SETTINGS)
+    yield from _found(checkout / "packaging", FOR_OTHERS)
 
 
 def _found(folder: Path, places: dict[str, str]) -> Iterator[Placed]:

@@ -107,10 +107,10 @@ class Tally:
             model = self._label(name, is_known=self._is_known(name))
         tier = route.tier if route else None
         reason = route.reason if route and not route.is_open else NONE
-        taken = str(tier or NONE)
-        self._requests[model, taken, str(reason), str(record.outcome), _code(record)] += 1
+        taken = tier or NONE
+        self._requests[model, taken, reason, record.outcome, _code(record)] += 1
         if tier is not None and route is not None:
-            self._decisions[str(reason), str(route.wanted or tier), str(tier)] += 1
+            self._decisions[reason, route.wanted or tier, tier] += 1
         if record.sent_s is not None:
             counts = self._models.get((model, taken))
             if counts is None:

@@ -3,7 +3,14 @@
 import subprocess
 import sys
 
-BENCHES = ("bench_gguf", "bench_discovery", "bench_api", "bench_start", "bench_gateway")
+BENCHES = (
+    "bench_gguf",
+    "bench_discovery",
+    "bench_api",
+    "bench_start",
+    "bench_gateway",
+    "bench_metrics",
+)
 
 
 def main() -> int:
