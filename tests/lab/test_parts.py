@@ -191,6 +191,7 @@ def test_files_go_where_a_package_puts_them(tmp_path: Path) -> None:
         *("systemd/magid.service", "systemd/magid.service.d/more.conf", "systemd/README"),
         *("systemd/sysusers.d/magi.conf", "systemd/magi.catalog", "etc/profiles/all.yaml"),
         *("etc/magid.yaml", "etc/notes.txt", "etc/needrestart/conf.d/magi.conf"),
+        *("packaging/prometheus/magi.rules.yml", "packaging/grafana/magid.json", "packaging/x.py"),
     )
     for name in sources:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -207,4 +208,6 @@ def test_files_go_where_a_package_puts_them(tmp_path: Path) -> None:
         "/etc/magi/magid.yaml",
         "/etc/needrestart/conf.d/magi.conf",
         "/usr/share/magi/profiles/all.yaml",
+        "/usr/share/magi/prometheus/magi.rules.yml",
+        "/usr/share/magi/grafana/magid.json",
     }
