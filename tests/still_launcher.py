@@ -34,9 +34,9 @@ class StillLauncher:
 
     # -- what the test does ----------------------------------------------------------------
 
-    def show(self, port: int, state: ServerState, reason: str = "") -> None:
+    def show(self, port: int, state: ServerState, reason: str = "", uid: int | None = None) -> None:
         """Let the server on this port come into this state."""
-        self._put(replace(self._servers[port], state=state, reason=reason))
+        self._put(replace(self._servers[port], state=state, reason=reason, uid=uid))
 
     def adopt(self, spec: ServerSpec, state: ServerState) -> None:
         """A server that ran before."""

@@ -23,6 +23,7 @@ from magid.llama import (
     find_program,
     flags_in,
     get_json,
+    get_metrics,
     is_ours,
     probe,
     version_in,
@@ -310,6 +311,29 @@ async def test_nobody_listens(free_port: Callable[[], int]) -> None:
     assert await check_health(endpoint) is Health.UNREACHABLE
     with pytest.raises(ServerUnreachable, match=r"cannot reach 127\.0\.0\.1:"):
         await is_ours(endpoint, "key", "alias")
+
+
+async def test_metrics_are_passed_on_as_they_are() -> None:
+    text = b"# TYPE llamacpp:x counter\nllamacpp:x 1\n"
+    async with answering(HEAD + b"\r\n" + text) as (endpoint, requests):
+        assert await get_metrics(endpoint, key="s3cret", timeout_s=PATIENCE_S) == text
+    assert b"GET /metrics HTTP/1.1" in requests[0]
+    assert b"Authorization: Bearer s3cret" in requests[0]
+
+
+@pytest.mark.parametrize(
+    ("status", "says"), [(501, "it runs without --metrics"), (401, "it answers with 401")]
+)
+async def test_metrics_that_there_are_not(status: int, says: str) -> None:
+    async with answering(b"HTTP/1.1 %d -\r\nContent-Length: 2\r\n\r\n{}" % status) as (endpoint, _):
+        with pytest.raises(BadReply, match=says):
+            await get_metrics(endpoint, key="k", timeout_s=PATIENCE_S)
+
+
+async def test_metrics_without_end() -> None:
+    async with answering(HEAD + b"\r\n" + b"x" * (MAX_BODY_BYTES + 1)) as (endpoint, _):
+        with pytest.raises(BadReply, match="it is too long"):
+            await get_metrics(endpoint, key=None, timeout_s=PATIENCE_S)
 
 
 async def test_what_is_sent() -> None:

@@ -1,6 +1,7 @@
 """What a scrape shows: every figure of a daemon in this process, in both of Prometheus' formats."""
 
 import json
+import os
 import re
 import select
 import socket
@@ -15,10 +16,10 @@ from prometheus_client.parser import text_string_to_metric_families as of_text
 from magid import metrics
 from magid.api import samples
 from magid.api.context import Context
-from magid.api.metrics import discover
+from magid.api.metrics import discover, get_server_metrics
 from magid.api.replies import Call, Reply
 from magid.bus import BusError
-from magid.errors import CannotWrite, LlamaServerMissing, MagidError
+from magid.errors import CannotWrite, LlamaServerMissing, MagidError, ServerUnreachable
 from magid.gateway.dispatch import Dispatcher
 from magid.gateway.records import Outcome, Record
 from magid.gateway.routing import Reason, Route
@@ -217,6 +218,18 @@ async def test_a_scrape_asks_no_server(house: House) -> None:
         shown = await scrape(ctx)
         assert shown["magi_server_state"][labels(model=ALPHA, port=str(port), state="ready")] == 1
         assert select.select([server], [], [], 0)[0] == [], "the scrape has connected to it"
+
+
+async def test_a_program_that_took_the_port_is_not_shown_the_key(house: House) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as thief:
+        port = thief.getsockname()[1]
+        house.settings["port_range"] = (port, port)
+        house.write_profile("test", f"name: Test\nenabled_models: ['{ALPHA}']\n")
+        ctx = await context(house)
+        house.launcher.show(port, ServerState.READY, uid=os.geteuid() + 1)
+        with pytest.raises(ServerUnreachable, match=f"another program has port {port}"):
+            await get_server_metrics(ctx, Call(params={"modelId": ALPHA}))
+        assert select.select([thief], [], [], 0)[0] == [], "it was connected to"
 
 
 async def test_targets_are_scraped_through_magid(house: House) -> None:

@@ -8,6 +8,7 @@ from magid.api import samples, schemas, views
 from magid.api.context import Context
 from magid.api.replies import Call, Reply, reply
 from magid.errors import NotFound, ServerUnreachable
+from magid.listeners import belongs_to
 from magid.llama import Endpoint
 from magid.units import ObservedServer, ServerState
 
@@ -33,11 +34,14 @@ async def get_server_metrics(ctx: Context, call: Call) -> Reply:
             f"cannot get metrics of {model_id!r}: {server.unit} is {server.state}{why}",
             modelId=model_id,
         )
-    text = await llama.get_metrics(
-        Endpoint(server.host, server.port),
-        key=ctx.daemon.launcher.api_key(server.port),
-        timeout_s=TIMEOUT_S,
-    )
+    endpoint = Endpoint(server.host, server.port)
+    if not belongs_to(endpoint.connect_host, endpoint.port, server.uid):
+        raise ServerUnreachable(
+            f"cannot get metrics of {model_id!r}: another program has port {server.port}",
+            modelId=model_id,
+        )
+    key = ctx.daemon.launcher.api_key(server.port)
+    text = await llama.get_metrics(endpoint, key=key, timeout_s=TIMEOUT_S)
     return Reply(text, content_type=metrics.DEFAULT_TYPE)
 
 

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import io
+import re
 import tarfile
 import time
 from collections.abc import Callable, Iterator
@@ -131,6 +132,26 @@ def check_agreement(daemon: Daemon) -> None:
 
 def test_systemctl_and_the_api_agree(daemon: Daemon) -> None:
     check_agreement(daemon)
+
+
+def test_metrics_and_targets(daemon: Daemon) -> None:
+    """What a scrape asks of systemd, and of the units' own figures, is there."""
+    text = daemon.client.get("/metrics").text
+    for model_id, server in daemon.servers().items():
+        labels = f'model="{model_id}",port="{server["port"]}"'
+        assert f'magi_server_state{{{labels},state="ready"}} 1.0' in text
+        names = ["cpu_seconds_total", "load_seconds"]
+        # A machine may have no memory controller.
+        names += ["memory_bytes"] if server["memoryBytes"] is not None else []
+        for name in names:
+            found = re.search(rf"^magi_server_{name}{{{labels}}} (\S+)$", text, re.MULTILINE)
+            assert found, f"{name} of {labels}"
+            assert float(found[1]) > 0
+    targets = daemon.client.get("/sd/prometheus").json()
+    assert {t["labels"]["unit"] for t in targets} == {unit_name(p) for p in MODELS.values()}
+    for target in targets:
+        path = target["labels"]["__metrics_path__"]
+        assert "llamacpp:requests_processing 0" in daemon.client.get(path).text
 
 
 def test_what_a_person_does_shows(daemon: Daemon) -> None:
