@@ -125,6 +125,8 @@ FAMILIES: tuple[Family, ...] = (
     _counter("route_decisions_total",
              "Routes taken: why, the tier that was wanted, the tier that had a model for it",
              "reason", "from", "to"),
+    _gauge("gpu_memory_total_bytes", "Memory of a GPU, where its driver shows it (amdgpu)", "gpu"),
+    _gauge("gpu_memory_used_bytes", "What of it is in use, by whomever", "gpu"),
     _gauge("events_listeners", "Clients of GET /api/events"),
     _counter("events_published_total", "Events told to them"),
     _counter("events_listeners_dropped_total", "Clients that did not keep up and had to resync"),

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "magid"
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(row.split())
     for row in (
-        "errors addresses folders metrics naming tiers units yamlfile",
+        "errors addresses folders gpus metrics naming tiers units yamlfile",
         "argv bus children durable handover journal keyring keys kinds listeners notify "
         "projectors sandbox tensors wire",
         "asking config gguf llama modelfiles profiles store transient",

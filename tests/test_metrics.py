@@ -16,11 +16,15 @@ from prometheus_client.parser import text_string_to_metric_families as of_text
 from magid import metrics
 from magid.api import samples
 from magid.api.context import Context
+from magid.api.health import readyz
 from magid.api.metrics import discover, get_server_metrics
 from magid.api.replies import Call, Reply
 from magid.bus import BusError
 from magid.errors import CannotWrite, LlamaServerMissing, MagidError, ServerUnreachable
+from magid.gateway.asked import Asked
 from magid.gateway.dispatch import Dispatcher
+from magid.gateway.endpoints import find
+from magid.gateway.framing import ReplyHead
 from magid.gateway.records import Outcome, Record
 from magid.gateway.routing import Reason, Route
 from magid.llama import LlamaProgram
@@ -208,12 +212,76 @@ async def test_requests_that_have_ended(house: House) -> None:
     assert shown["magi_gateway_requests_total"] == {key: 1}
 
 
+async def test_ready_is_what_readyz_says(house: House) -> None:
+    ctx = await context(house)
+    there = [True]
+
+    async def program() -> LlamaProgram:
+        return LlamaProgram(Path("/x"), "1", frozenset()) if there[0] else await no_program()
+
+    ctx.program = program
+
+    async def agree() -> float:
+        shown = (await scrape(ctx))["magi_ready"][labels()]
+        answer = await readyz(ctx, Call())
+        assert (answer.status == 200) is (shown == 1)
+        return shown
+
+    assert await agree() == 1
+    there[0] = False
+    assert await agree() == 0
+    there[0] = True
+    assert await agree() == 1
+    house.launcher.show(min(house.launcher.specs), ServerState.FAILED, "exit status 1")
+    assert await agree() == 0
+
+
+async def test_who_waits_is_counted(house: House) -> None:
+    house.scans.shut()
+    daemon = house.daemon()
+    await daemon.open()
+    ctx = Context(daemon, no_program, Dispatcher(daemon))
+    endpoint = find("POST", "/v1/chat/completions")
+    assert endpoint is not None
+    client = Deaf()
+    asked = Asked(endpoint, b"{}", {}, ALPHA, "1", "somebody")
+    exchange = ctx.gateway.send(asked, client)
+    shown = await scrape(ctx)
+    assert shown["magi_gateway_queue_length"] == {labels(queue="other"): 1}
+    assert shown["magi_gateway_inflight_requests"][labels()] == 1
+    exchange.cancel()
+    shown = await scrape(ctx)
+    assert shown["magi_gateway_queue_length"] == {labels(queue="other"): 0}
+    key = labels(model="other", tier="none", route="none", outcome="cancelled", code="499")
+    assert shown["magi_gateway_requests_total"] == {key: 1}
+    await ctx.gateway.close()
+
+
+class Deaf:
+    """A client that wants to hear nothing; implements `exchange.Client`."""
+
+    def begins(self, head: ReplyHead, fields: bytes, data: bytes) -> None: ...
+
+    def goes_on(self, data: bytes) -> None: ...
+
+    def ends(self) -> None: ...
+
+    def fails(self, error: MagidError, fields: bytes = b"") -> None: ...
+
+    def breaks_off(self, error: MagidError, *, is_inside_chunk: bool) -> None: ...
+
+
+async def alone_on(house: House, taken: socket.socket) -> tuple[Context, int]:
+    """A daemon with one server, which is ready on the port of this socket."""
+    port: int = taken.getsockname()[1]
+    house.settings["port_range"] = (port, port)
+    house.write_profile("test", f"name: Test\nenabled_models: ['{ALPHA}']\n")
+    return await context(house), port
+
+
 async def test_a_scrape_asks_no_server(house: House) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        house.settings["port_range"] = (port, port)
-        house.write_profile("test", f"name: Test\nenabled_models: ['{ALPHA}']\n")
-        ctx = await context(house)
+        ctx, port = await alone_on(house, server)
         assert ctx.daemon.observed()[port].state is ServerState.READY
         shown = await scrape(ctx)
         assert shown["magi_server_state"][labels(model=ALPHA, port=str(port), state="ready")] == 1
@@ -222,10 +290,7 @@ async def test_a_scrape_asks_no_server(house: House) -> None:
 
 async def test_a_program_that_took_the_port_is_not_shown_the_key(house: House) -> None:
     with socket.create_server(("127.0.0.1", 0)) as thief:
-        port = thief.getsockname()[1]
-        house.settings["port_range"] = (port, port)
-        house.write_profile("test", f"name: Test\nenabled_models: ['{ALPHA}']\n")
-        ctx = await context(house)
+        ctx, port = await alone_on(house, thief)
         house.launcher.show(port, ServerState.READY, uid=os.geteuid() + 1)
         with pytest.raises(ServerUnreachable, match=f"another program has port {port}"):
             await get_server_metrics(ctx, Call(params={"modelId": ALPHA}))

@@ -9,17 +9,19 @@ import os
 import platform
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from magid import __version__, errors
+from magid import __version__, errors, gpus
 from magid.api import schemas, views
 from magid.api.context import Context
 from magid.api.replies import status_for
 from magid.daemon import Daemon
 from magid.gateway.dispatch import Dispatcher
 from magid.gateway.tally import Histogram, ModelCounts, Tally
+from magid.gpus import GpuMemory
 from magid.metrics import Buckets, Labelled, Value
 from magid.snapshot import Phase, Snapshot
 from magid.tiers import Tier
@@ -33,6 +35,7 @@ Named = Iterator[tuple[str, tuple[str, ...], Value]]
 async def gather(ctx: Context) -> dict[str, list[Labelled]]:
     """All samples of this moment, by family. Milliseconds at 1,000 models and sixteen servers."""
     figures = await _figures(ctx)
+    await _look_for_program(ctx)
     daemon, now = ctx.daemon, ctx.daemon.snapshot
     observed = daemon.observed()
     servers = views.server_list(now, observed, figures, time.time())
@@ -44,6 +47,7 @@ async def gather(ctx: Context) -> dict[str, list[Labelled]]:
         _of_gateway_servers(ctx.gateway),
         _of_gateway(ctx.gateway, daemon.config.gateway.queue_limit),
         _of_requests(ctx.gateway.tally),
+        _of_gpus(gpus.memory()),
         _of_events(ctx),
     )
     found: dict[str, list[Labelled]] = {}
@@ -59,6 +63,13 @@ async def _figures(ctx: Context) -> Mapping[int, ServerFigures]:
             return await ctx.daemon.launcher.figures()
     except (TimeoutError, errors.MagidError):
         return {}
+
+
+async def _look_for_program(ctx: Context) -> None:
+    """As /readyz does; it takes long only where the program was just exchanged."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(FIGURES_TIMEOUT_S):
+            await ctx.look_for_program()
 
 
 # -- magid -------------------------------------------------------------------------------------
@@ -112,6 +123,12 @@ def _of_filesystem(folder: Path) -> Named:
         return
     yield "state_filesystem_avail_bytes", (), seen.f_bavail * seen.f_frsize
     yield "state_filesystem_size_bytes", (), seen.f_blocks * seen.f_frsize
+
+
+def _of_gpus(found: Iterable[GpuMemory]) -> Named:
+    for gpu in found:
+        yield "gpu_memory_total_bytes", (gpu.address,), gpu.total
+        yield "gpu_memory_used_bytes", (gpu.address,), gpu.used
 
 
 def _of_events(ctx: Context) -> Named:

@@ -1,0 +1,42 @@
+"""Memory of GPUs as amdgpu shows it, in a sysfs of the test's own."""
+
+from pathlib import Path
+
+from magid.gpus import GpuMemory, memory
+
+
+def sysfs(folder: Path) -> Path:
+    (folder / "class").mkdir()
+    return folder / "class"
+
+
+def card(cards: Path, name: str, address: str, **files: str) -> None:
+    device = cards.parent / "devices" / address
+    device.mkdir(parents=True, exist_ok=True)
+    for file, text in files.items():
+        (device / file).write_text(text)
+    (cards / name).mkdir()
+    (cards / name / "device").symlink_to(device)
+
+
+def test_each_card_by_its_address_on_the_bus(tmp_path: Path) -> None:
+    cards = sysfs(tmp_path)
+    card(cards, "card1", "0000:03:00.0", mem_info_vram_total="200\n", mem_info_vram_used="50\n")
+    card(cards, "card0", "0000:83:00.0", mem_info_vram_total="100\n", mem_info_vram_used="0\n")
+    card(cards, "card0-HDMI-A-1", "0000:83:00.0")
+    assert memory(cards) == [
+        GpuMemory("0000:03:00.0", 200, 50),
+        GpuMemory("0000:83:00.0", 100, 0),
+    ]
+
+
+def test_cards_that_do_not_tell(tmp_path: Path) -> None:
+    cards = sysfs(tmp_path)
+    card(cards, "card0", "0000:01:00.0")
+    card(cards, "card1", "0000:02:00.0", mem_info_vram_total="what?", mem_info_vram_used="1")
+    card(cards, "card2", "0000:03:00.0", mem_info_vram_total="1")
+    assert memory(cards) == []
+
+
+def test_a_machine_without_graphics(tmp_path: Path) -> None:
+    assert memory(tmp_path / "none") == []
