@@ -83,6 +83,7 @@ def talk(magid: Running) -> None:
                 answer = client.post("/v1/chat/completions", json=chat(model, stream=stream))
                 assert answer.status_code == 200, answer.text
         assert client.post("/v1/chat/completions", json=chat("nobody")).status_code == 404
+        assert client.post("/v1/chat/completions", json=[]).status_code == 400
 
 
 def test_magid_and_every_server_is_up_under_its_labels(watched: Watched) -> None:
@@ -119,8 +120,12 @@ def test_counts_of_prometheus_are_those_of_the_gateway(watched: Watched) -> None
     tokens = sum(r["answerTokens"] for r in asked if r["modelId"] == SMALL)
     query = f'sum(magi_gateway_tokens_total{{model="{SMALL}",direction="answer"}})'
     assert int(watched.prometheus.query(query)[0]["value"][1]) == tokens
-    query = 'magi_gateway_requests_total{model="other",code="404"}'
-    assert watched.prometheus.query(query)[0]["value"][1] == "2"
+    for query in (
+        'magi_gateway_requests_total{model="other",code="404"}',
+        'magi_gateway_errors_total{error="ModelNotFound",code="404"}',
+    ):
+        assert watched.prometheus.query(query)[0]["value"][1] == "2"
+    assert watched.prometheus.query('magi_gateway_errors_total{error="InvalidInput",code="400"}')
 
 
 def test_the_rules_run_and_are_silent(watched: Watched) -> None:

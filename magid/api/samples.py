@@ -183,6 +183,8 @@ def _of_gateway_servers(gateway: Dispatcher) -> Named:
 def _of_gateway(gateway: Dispatcher, queue_limit: int) -> Named:
     yield "gateway_inflight_requests", (), len(gateway.records.running)
     yield "gateway_queue_limit", (), queue_limit
+    for error, count in gateway.errors.items():
+        yield "gateway_errors_total", (error, _statuses().get(error, "none")), count
     for queue, length in gateway.queues().items():
         yield "gateway_queue_length", (queue,), length
 

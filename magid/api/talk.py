@@ -364,6 +364,7 @@ class Talk:
 
     def _write_error(self, error: MagidError, fields: bytes = b"", *, closes: bool = False) -> None:
         status = status_of(error)
+        self._desk.dispatcher.errors[error.code] += 1
         body = shapes.error_body(self._style, status, error)
         lines = b"Content-Type: application/json\r\n" + fields
         if status in (429, 503):

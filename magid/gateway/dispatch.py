@@ -7,6 +7,7 @@ without a task of its own, unless it has to wait for a connection: that is what 
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any
@@ -48,6 +49,7 @@ class Dispatcher:
         self._settings = daemon.config.gateway
         self.records = Records()
         self.tally = Tally(self._is_model)
+        self.errors: Counter[str] = Counter()  # that clients were answered with, by code
         self._exchanges: dict[str, Exchange] = {}  # by the id of their record
         self._servers: dict[str, Server] = {}  # by process
         self._facts: dict[str, Facts] = {}
