@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
     from prometheus_client.registry import Collector
 
-DEFAULT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
 
 class Kind(StrEnum):
     """How a figure behaves."""
