@@ -208,7 +208,10 @@ async def test_requests_that_have_ended(house: House) -> None:
     ctx.gateway.tally.add(full, route)
     assert ctx.gateway.fleet.offers  # it knows its models
     shown = await scrape(ctx)
-    key = labels(model=ALPHA, tier="fast", route="model", outcome="refused", code="429")
+    key = labels(
+        model=ALPHA, tier="fast", path="/v1/completions", route="model", outcome="refused",
+        code="429",
+    )  # fmt: skip
     assert shown["magi_gateway_requests_total"] == {key: 1}
 
 
@@ -252,7 +255,10 @@ async def test_who_waits_is_counted(house: House) -> None:
     exchange.cancel()
     shown = await scrape(ctx)
     assert shown["magi_gateway_queue_length"] == {labels(queue="other"): 0}
-    key = labels(model="other", tier="none", route="none", outcome="cancelled", code="499")
+    key = labels(
+        model="other", tier="none", path="/v1/chat/completions", route="none",
+        outcome="cancelled", code="499",
+    )  # fmt: skip
     assert shown["magi_gateway_requests_total"] == {key: 1}
     await ctx.gateway.close()
 

@@ -11,6 +11,7 @@ from magid.gateway.routing import Reason, Route
 from magid.gateway.tally import BATCH, MAX_MODELS, OTHER, Histogram, Tally
 from magid.tiers import Tier
 
+PATH = "/v1/chat/completions"
 FIGURES = (
     b'"usage":{"completion_tokens":20,"prompt_tokens":100},"timings":{"cache_n":60,"prompt_n":40,'
     b'"prompt_ms":10.0,"predicted_n":20,"predicted_ms":500.0}'
@@ -20,7 +21,7 @@ FIGURES = (
 def record(**changes: Any) -> Record:
     """A stream that went well."""
     known: dict[str, Any] = {
-        "id": "1", "at": 0.0, "path": "/v1/chat/completions", "asked_model": "auto",
+        "id": "1", "at": 0.0, "path": PATH, "asked_model": "auto",
         "is_stream": True, "model_id": "m", "port": 8080, "status": 200, "outcome": Outcome.OK,
         "sent_s": 0.002, "first_byte_s": 0.2, "duration_s": 0.7, "figures": FIGURES,
     }  # fmt: skip
@@ -38,7 +39,7 @@ def counts() -> Tally:
 
 def test_a_request_is_counted_by_all_that_is_known_of_it(counts: Tally) -> None:
     counts.add(record(), route())
-    assert counts.requests == {("m", "balanced", "score", "ok", 200): 1}
+    assert counts.requests == {("m", "balanced", PATH, "score", "ok", 200): 1}
     assert counts.decisions == {("score", "fast", "balanced"): 1}
 
 
@@ -49,7 +50,8 @@ def test_what_is_measured(counts: Tally) -> None:
     assert (of_model.prompt_tokens, of_model.cached_tokens, of_model.answer_tokens) == (100, 60, 20)
     assert of_model.speed.total == 40.0  # tokens a second, by the server's clock
     assert of_model.first_token_s.total == 0.2
-    assert of_model.duration_s.total == 0.7
+    assert [*counts.durations_s] == [("m", "balanced", PATH)]
+    assert counts.durations_s["m", "balanced", PATH].total == 0.7
     assert of_model.waited_s.total == 0.002
 
 
@@ -64,7 +66,7 @@ def test_only_streams_that_went_well_have_a_time_to_the_first_token(
     counts.add(record(**changes), route())
     ((_, of_model),) = counts.models.items()
     assert sum(of_model.first_token_s.counts) == 0
-    assert sum(of_model.duration_s.counts) == (changes == {"is_stream": False})
+    assert len(counts.durations_s) == (changes == {"is_stream": False})
     assert sum(of_model.waited_s.counts) == 1
 
 
@@ -81,7 +83,7 @@ def test_the_code_is_what_the_client_got(
     counts: Tally, changes: dict[str, Any], code: int | str
 ) -> None:
     counts.add(record(**changes), route())
-    assert [key[4] for key in counts.requests] == [code]
+    assert [key[5] for key in counts.requests] == [code]
 
 
 def test_a_name_that_a_client_made_up_is_no_label(counts: Tally) -> None:

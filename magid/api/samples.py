@@ -195,12 +195,13 @@ def _of_requests(tally: Tally) -> Named:
         yield "gateway_requests_total", (*map(str, labels), status), count
     for decision, count in tally.decisions.items():
         yield "route_decisions_total", decision, count
+    for whole, histogram in tally.durations_s.items():
+        yield "gateway_request_duration_seconds", whole, _buckets(histogram)
     for key, counts in tally.models.items():
         yield from _of_model(key, counts)
 
 
 def _of_model(key: tuple[str, str], counts: ModelCounts) -> Named:
-    yield "gateway_request_duration_seconds", key, _buckets(counts.duration_s)
     yield "gateway_time_to_first_token_seconds", key, _buckets(counts.first_token_s)
     yield "gateway_queue_wait_seconds", key, _buckets(counts.waited_s)
     yield "gateway_tokens_per_second", key, _buckets(counts.speed)

@@ -45,7 +45,6 @@ class Histogram:
 class ModelCounts:
     """Of one model in one tier."""
 
-    duration_s: Histogram = field(default_factory=lambda: Histogram(DURATION_BOUNDS))
     first_token_s: Histogram = field(default_factory=lambda: Histogram(FIRST_TOKEN_BOUNDS))
     waited_s: Histogram = field(default_factory=lambda: Histogram(WAIT_BOUNDS))
     speed: Histogram = field(default_factory=lambda: Histogram(SPEED_BOUNDS))
@@ -54,8 +53,8 @@ class ModelCounts:
     answer_tokens: int = 0
 
 
-# Model, tier, reason of the route, outcome, and the status or the name of magid's own error.
-RequestKey = tuple[str, str, str, str, int | str]
+# Model, tier, path, reason of the route, outcome, and the status or the name of magid's own error.
+RequestKey = tuple[str, str, str, str, str, int | str]
 DecisionKey = tuple[str, str, str]  # reason, the tier that was wanted, the tier that was taken
 
 
@@ -69,6 +68,7 @@ class Tally:
         self._requests: Counter[RequestKey] = Counter()
         self._decisions: Counter[DecisionKey] = Counter()
         self._models: dict[tuple[str, str], ModelCounts] = {}
+        self._durations: dict[tuple[str, str, str], Histogram] = {}
 
     def add(self, record: Record, route: Route | None) -> None:
         """A request that has ended; without a route where none was found."""
@@ -94,6 +94,12 @@ class Tally:
         self._settle()
         return self._models
 
+    @property
+    def durations_s(self) -> dict[tuple[str, str, str], Histogram]:
+        """By model, tier and path, of requests that went well: a path has a length of its own."""
+        self._settle()
+        return self._durations
+
     def _settle(self) -> None:
         new, self._new = self._new, []
         for record, route in new:
@@ -108,7 +114,7 @@ class Tally:
         tier = route.tier if route else None
         reason = route.reason if route and not route.is_open else NONE
         taken = tier or NONE
-        self._requests[model, taken, reason, record.outcome, _code(record)] += 1
+        self._requests[model, taken, record.path, reason, record.outcome, _code(record)] += 1
         if tier is not None and route is not None:
             self._decisions[reason, route.wanted or tier, tier] += 1
         if record.sent_s is not None:
@@ -116,6 +122,11 @@ class Tally:
             if counts is None:
                 counts = self._models[model, taken] = ModelCounts()
             _measure(counts, record)
+        if record.outcome is Outcome.OK and record.duration_s is not None:
+            whole = self._durations.get((model, taken, record.path))
+            if whole is None:
+                whole = self._durations[model, taken, record.path] = Histogram(DURATION_BOUNDS)
+            whole.observe(record.duration_s)
 
     def _label(self, name: str, *, is_known: bool) -> str:
         if name in self._names:
@@ -137,10 +148,9 @@ def _code(record: Record) -> int | str:
 def _measure(counts: ModelCounts, record: Record) -> None:
     if record.sent_s is not None:
         counts.waited_s.observe(record.sent_s)
-    if record.duration_s is not None and record.outcome is Outcome.OK:
-        counts.duration_s.observe(record.duration_s)
-        if record.is_stream and record.first_byte_s is not None:
-            counts.first_token_s.observe(record.first_byte_s)
+    is_good = record.outcome is Outcome.OK
+    if is_good and record.is_stream and record.first_byte_s is not None:
+        counts.first_token_s.observe(record.first_byte_s)
     usage = record.usage
     if usage is None:
         return
