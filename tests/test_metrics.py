@@ -20,6 +20,7 @@ from magid.api.health import readyz
 from magid.api.metrics import discover, get_server_metrics
 from magid.api.replies import Call, Reply
 from magid.bus import BusError
+from magid.config import ServerDefaults
 from magid.errors import CannotWrite, LlamaServerMissing, MagidError, ServerUnreachable
 from magid.gateway.asked import Asked
 from magid.gateway.dispatch import Dispatcher
@@ -31,7 +32,7 @@ from magid.llama import LlamaProgram
 from magid.metrics import FAMILIES, Buckets, Kind
 from magid.tiers import Tier
 from magid.units import ServerState
-from tests.daemons import ALPHA, BETA, EVERYTHING, House
+from tests.daemons import ALPHA, BETA, EVERYTHING, GAMMA, House
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 OPENMETRICS = "application/openmetrics-text;version=1.0.0;q=0.5,*/*;q=0.1"  # as Prometheus asks
@@ -145,6 +146,19 @@ async def test_what_runs(house: House) -> None:
     assert shown["magi_ready"][labels()] == 0
     assert shown["magi_phase"][labels(phase="serving")] == 1
     assert shown["magi_profile_info"][labels(profile="test")] == 1
+
+
+async def test_a_model_on_demand_is_wanted_once_it_was_asked_for(house: House) -> None:
+    house.settings["server_defaults"] = ServerDefaults(start="on-demand")
+    ctx = await context(house)
+
+    async def wanted() -> dict[str, float]:
+        shown = (await scrape(ctx))["magi_server_wanted"]
+        return {dict(key)["model"]: value for key, value in shown.items()}
+
+    assert await wanted() == {ALPHA: 0, BETA: 0, GAMMA: 0}
+    await ctx.daemon.start(BETA)
+    assert await wanted() == {ALPHA: 0, BETA: 1, GAMMA: 0}
 
 
 async def test_scans_and_files(house: House) -> None:

@@ -46,6 +46,7 @@ async def test_a_watcher_that_does_not_read_is_told_to_start_anew_and_costs_othe
         assert b"event: server" in await anext(brisk)
     assert b"event: resync" in await anext(stuck)
     assert [event async for event in stuck] == []
+    assert (fanout.listeners, fanout.dropped) == (1, 1)
     await brisk.aclose()
 
 

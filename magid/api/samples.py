@@ -23,6 +23,7 @@ from magid.gateway.dispatch import Dispatcher
 from magid.gateway.tally import Histogram, ModelCounts, Tally
 from magid.gpus import GpuMemory
 from magid.metrics import Buckets, Labelled, Value
+from magid.planner import Wanted
 from magid.snapshot import Phase, Snapshot
 from magid.tiers import Tier
 from magid.units import ObservedServer, ServerFigures, ServerState
@@ -143,21 +144,26 @@ def _of_events(ctx: Context) -> Named:
 def _of_servers(
     servers: list[schemas.Server], observed: Mapping[int, ObservedServer], now: Snapshot
 ) -> Named:
-    wanted = now.wanted.by_port
     for shown in servers:
         key = (shown["modelId"], str(shown["port"]))
         about = (*key, shown["tier"], shown["unit"], str(shown["instance"]))
         yield "server_info", about, 1
         for state in ServerState:
             yield "server_state", (*key, state), shown["state"] == state
-        spec = wanted.get(shown["port"])
-        yield "server_wanted", key, spec is not None and spec.model_id == shown["modelId"]
+        yield "server_wanted", key, _is_wanted(shown, now.wanted)
         yield "server_restarts_total", key, shown["restarts"]
         if shown["memoryBytes"] is not None:
             yield "server_memory_bytes", key, shown["memoryBytes"]
         if shown["cpuSeconds"] is not None:
             yield "server_cpu_seconds_total", key, shown["cpuSeconds"]
         yield from _times(key, observed.get(shown["port"]))
+
+
+def _is_wanted(shown: schemas.Server, wanted: Wanted) -> bool:
+    """One on demand is wanted once it was asked for."""
+    spec = wanted.by_port.get(shown["port"])
+    is_its_own = spec is not None and spec.model_id == shown["modelId"]
+    return is_its_own and (shown["isRunning"] or shown["port"] not in wanted.on_demand)
 
 
 def _times(key: tuple[str, str], server: ObservedServer | None) -> Named:
