@@ -7,7 +7,7 @@ import http.client
 import json
 import socket
 import urllib.parse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 TIMEOUT_S = 3700.0  # above the longest ?wait=
@@ -15,11 +15,16 @@ MODELS = "/api/models"
 
 
 class Refused(Exception):
-    """The daemon answered with an error, or did not answer. `status` is the exit status."""
+    """The daemon answered with an error, or did not answer. `status` is the exit status.
 
-    def __init__(self, message: str, status: int = 1) -> None:
+    `code` and `details` are what the daemon calls `error` and `details`; empty without an answer.
+    """
+
+    def __init__(self, message: str, status: int = 1, code: str = "", details: Any = None) -> None:
         super().__init__(message)
         self.status = status
+        self.code = code
+        self.details: dict[str, Any] = details if isinstance(details, dict) else {}
 
 
 def quoted(name: str) -> str:
@@ -47,39 +52,54 @@ class Client:
 
     def call(self, method: str, path: str, body: object = None) -> Any:
         """The parsed answer. Raises Refused with the daemon's own words."""
-        connection, response = self._ask(method, path, body)
+        return self.tagged(method, path, body)[0]
+
+    def tagged(self, method: str, path: str, body: object = None, tag: str = "") -> tuple[Any, str]:
+        """The parsed answer and its ETag; `tag` is the one that a change expects (If-Match)."""
+        connection, response = self._ask(method, path, body, {"If-Match": tag} if tag else {})
         try:
             answer = self._parsed(response)
         finally:
             connection.close()
         if response.status >= 400:
             raise _refusal(response.status, answer, f"{method} {path}")
-        return answer
+        return answer, response.headers.get("ETag", "")
 
-    def stream(self, path: str) -> Iterable[tuple[str, Any]]:
-        """The events of a server-sent stream: kind and parsed data, until it ends."""
-        connection, response = self._ask("GET", path)
+    def stream(
+        self, path: str, body: object = None, *, after: str = ""
+    ) -> Iterator[tuple[str, Any, str]]:
+        """The events of a server-sent stream until it ends: kind, parsed data and id.
+
+        `after` is the id of the last one that the caller has. With a body it is POSTed: a
+        conversation, which ends with `[DONE]`.
+        """
+        method = "GET" if body is None else "POST"
+        resume = {"Last-Event-ID": after} if after else {}
+        connection, response = self._ask(method, path, body, resume)
         try:
             if response.status >= 400:
                 raise _refusal(response.status, self._parsed(response), f"follow {path}")
-            kind = ""
+            kind = key = ""
             for raw in response:
-                field, _, value = raw.decode(errors="replace").rstrip("\n").partition(": ")
+                field, _, value = raw.decode(errors="replace").rstrip("\r\n").partition(": ")
                 if field == "event":
                     kind = value
-                elif field == "data":
-                    yield kind, json.loads(value)
-        except (OSError, http.client.HTTPException) as error:
+                elif field == "id":
+                    key = value
+                elif field == "data" and value != "[DONE]":
+                    yield kind, json.loads(value), key
+        except (OSError, http.client.HTTPException, ValueError) as error:
             raise Refused(f"magid at {self.where} ended the stream: {_why(error)}") from None
         finally:
             connection.close()
 
     def _ask(
-        self, method: str, path: str, body: object = None
+        self, method: str, path: str, body: object, headers: dict[str, str]
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         connection = self._connect()
         data = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json"} if data is not None else {}
+        if data is not None:
+            headers = {**headers, "Content-Type": "application/json"}
         try:
             connection.request(method, path, data, headers)
             return connection, connection.getresponse()
@@ -117,8 +137,13 @@ def _connector(where: str) -> Callable[[], http.client.HTTPConnection]:
 
 
 def _refusal(status: int, answer: Any, what: str) -> Refused:
-    message = answer.get("message") if isinstance(answer, dict) else None
-    return Refused(message or f"cannot {what}: status {status}", 4 if status == 404 else 1)
+    """What magid says; below /v1 that is in `error`, as OpenAI has it."""
+    said = answer if isinstance(answer, dict) else {}
+    code = said.get("error", "")
+    if isinstance(code, dict):
+        said, code = code, str(code.get("code") or "")
+    message = said.get("message") or f"cannot {what}: status {status}"
+    return Refused(message, 4 if status == 404 else 1, code, said.get("details"))
 
 
 def _why(error: Exception) -> str:

@@ -7,16 +7,16 @@ SOURCE_DATE_EPOCH is the pages' date.
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
+sys.path.insert(0, str(ROOT))
 
-import commands  # noqa: E402  # needs the line above
-
-from magid import __main__, __version__, cli, config  # noqa: E402  # likewise
+from magid import __main__, __version__, cli, config  # noqa: E402  # needs the line above
+from magid.cli import grammar  # noqa: E402  # likewise
+from magid.cli.verbs import ENVIRONMENT, EXITS  # noqa: E402  # likewise
 
 PROSE = Path(__file__).resolve().parent / "man"
 
@@ -27,11 +27,11 @@ def roff(text: str) -> str:
     return "\n".join(textwrap.wrap(safe, 90, break_on_hyphens=False, break_long_words=False))
 
 
-def options(arguments: Iterable[commands.Argument]) -> str:
+def options(arguments: Iterable[grammar.Argument]) -> str:
     return "\n".join(f".TP\n{_head(a)}\n{roff(_sentence(a.text))}" for a in arguments)
 
 
-def _head(argument: commands.Argument) -> str:
+def _head(argument: grammar.Argument) -> str:
     value = f" \\fI{roff(argument.value)}\\fR" if argument.value else ""
     return ", ".join(f"\\fB{roff(flag)}\\fR" for flag in argument.flags) + value
 
@@ -41,19 +41,39 @@ def _sentence(text: str) -> str:
     return (text[:1] if is_address else text[:1].upper()) + text[1:].rstrip(".") + "."
 
 
-def verbs(program: commands.Command) -> str:
-    return "\n".join(_verb(verb) for verb in program.verbs)
+def verbs(program: grammar.Command) -> str:
+    return "\n".join(_verb(verb, "") for verb in program.verbs)
 
 
-def _verb(verb: commands.Command) -> str:
-    lines = [".TP", f"\\fB{roff(verb.name)}\\fR {' '.join(map(_operand, verb.operands))}".rstrip()]
-    lines.append(roff(_sentence(verb.text)))
+def _verb(verb: grammar.Command, before: str) -> str:
+    """A verb; of a group each of its own."""
+    name = f"{before}{verb.name}"
+    if verb.verbs:
+        return "\n".join(_verb(action, f"{name} ") for action in verb.verbs)
+    lines = [".TP", f"\\fB{roff(name)}\\fR {' '.join(map(_operand, verb.operands))}".rstrip()]
+    text = _sentence(verb.text)
+    text += f" Also: {', '.join(verb.aliases)}." if verb.aliases else ""
+    lines.append(roff(text))
     if verb.options:
         lines += [".RS", options(verb.options), ".RE"]
     return "\n".join(lines)
 
 
-def _operand(operand: commands.Argument) -> str:
+def examples(program: grammar.Command) -> str:
+    """Those of all verbs, as they are typed."""
+    lines = [line for verb in program.verbs for line in _examples(verb)]
+    return "\n".join([".EX", *(roff(line) for line in lines), ".EE"])
+
+
+def _examples(verb: grammar.Command) -> list[str]:
+    return [*verb.examples, *(line for action in verb.verbs for line in _examples(action))]
+
+
+def explained(table: Mapping[str, str]) -> str:
+    return "\n".join(f".TP\n\\fB{roff(k)}\\fR\n{roff(_sentence(v))}" for k, v in table.items())
+
+
+def _operand(operand: grammar.Argument) -> str:
     words = "|".join(f"\\fB{roff(c)}\\fR" for c in operand.choices)
     text = words or f"\\fI{roff(operand.value)}\\fR"
     text += "..." if operand.repeats else ""
@@ -75,9 +95,12 @@ def _setting(setting: config.Setting) -> str:
 PARTS: dict[str, Callable[[], str]] = {
     "VERSION": lambda: __version__,
     "DATE": lambda: datetime.fromtimestamp(_epoch(), UTC).strftime("%Y-%m-%d"),
-    "MAGID_OPTIONS": lambda: options(commands.read(__main__.parser()).options),
-    "MAGICTL_OPTIONS": lambda: options(commands.read(cli.parser()).options),
-    "MAGICTL_VERBS": lambda: verbs(commands.read(cli.parser())),
+    "MAGID_OPTIONS": lambda: options(grammar.read(__main__.parser()).options),
+    "MAGICTL_OPTIONS": lambda: options(grammar.read(cli.parser()).options),
+    "MAGICTL_VERBS": lambda: verbs(grammar.read(cli.parser())),
+    "MAGICTL_EXAMPLES": lambda: examples(grammar.read(cli.parser())),
+    "MAGICTL_EXITS": lambda: explained({str(k): v for k, v in EXITS.items()}),
+    "MAGICTL_ENVIRONMENT": lambda: explained(ENVIRONMENT),
     "SETTINGS": lambda: settings(config.settings()),
 }
 

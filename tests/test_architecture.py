@@ -35,7 +35,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
 )
 # Programs of their own: `magictl`, and what runs between magid and a server or inside its unit.
 ALONE: dict[str, frozenset[str]] = {
-    "cli": frozenset({"client"}),
+    "cli": frozenset({"client", "errors", "profiles", "yamlfile"}),
     "client": frozenset(),
     "gate": frozenset(),
     "ready": frozenset(),

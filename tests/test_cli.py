@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -13,13 +14,25 @@ from threading import Thread
 
 import pytest
 
-from magid import __version__
-from tests.rest import ALPHA, BETA, DEEPSEEK, PROFILE, Parts, forget_overrides, write_models
+from magid import __version__, cli
+from magid.cli import grammar
+from tests.rest import (
+    ALPHA,
+    BETA,
+    DEEPSEEK,
+    GAMMA,
+    PROFILE,
+    QWEN,
+    Parts,
+    forget_overrides,
+    write_models,
+)
 from tests.running import DEADLINE_S, Running
 
 pytestmark = pytest.mark.slow
 
 MAGICTL = str(Path(sys.executable).with_name("magictl"))
+PACKAGING = Path(__file__).parent.parent / "packaging"
 HOSTILE = "\x1b[2J\u202e\x9b31m"  # clears a terminal, turns text round, colours it
 Done = subprocess.CompletedProcess[str]
 
@@ -28,10 +41,11 @@ def environment(url: str | None, **more: str) -> dict[str, str]:
     return {"PATH": os.environ["PATH"], **({"MAGI_URL": url} if url else {}), **more}
 
 
-def magictl(*words: str, url: str | None = None, **more: str) -> Done:
+def magictl(*words: str, url: str | None = None, typed: str = "", **more: str) -> Done:
     return subprocess.run(
         [MAGICTL, *words],
         env=environment(url, **more),
+        input=typed,
         capture_output=True,
         text=True,
         encoding="utf-8",
@@ -91,12 +105,16 @@ def test_status(type_in: Type) -> None:
 
 def test_ls(type_in: Type) -> None:
     head, *rows = [line.split() for line in type_in("ls").stdout.splitlines()]
-    assert head == ["MODEL", "TIER", "THINKING", "SIZE", "PORT", "ENABLED"]
+    assert head == ["MODEL", "TIER", "THINKING", "SIZE", "PORT", "ENABLED", "FOUND"]
     table = {row[0]: row for row in rows}
     assert len(table) == 5
     assert table[ALPHA][1:3] == ["fast", "no"]
-    assert table[ALPHA][-1] == "yes"
-    assert table[DEEPSEEK][-2:] == ["-", "no"]
+    assert table[ALPHA][6] == "yes"
+    assert table[DEEPSEEK][5:7] == ["-", "no"]
+    assert table[DEEPSEEK][-1] == "ago"
+    fast = type_in("ls -q --tier fast").stdout.splitlines()
+    assert sorted(fast) == [ALPHA, QWEN]
+    assert type_in("list -q").stdout.splitlines() == list(table)
 
 
 def test_ps(type_in: Type) -> None:
@@ -112,8 +130,8 @@ def test_ps(type_in: Type) -> None:
         ("ls --json", "/api/models/registry"),
         ("ps --json", "/api/models/servers"),
         ("status --json", "/api/models/status"),
-        (f"show {ALPHA}", f"/api/models/{ALPHA}"),
-        ("profile show test", "/api/models/profiles/test"),
+        (f"show {ALPHA} --json", f"/api/models/{ALPHA}"),
+        ("profile show test --json", "/api/models/profiles/test"),
     ],
 )
 def test_json_is_what_the_api_answers(magid: Running, type_in: Type, line: str, path: str) -> None:
@@ -172,9 +190,14 @@ def test_one_that_is_refused_does_not_keep_the_others_from_being_done(
 ) -> None:
     done = type_in(f"restart {DEEPSEEK} nothing {ALPHA}", 1)
     assert done.stdout == f"Restart of {ALPHA} done\n"
-    first, second = done.stderr.splitlines()
-    assert first.startswith(f"magictl: cannot start '{DEEPSEEK}': it is disabled")
-    assert second.startswith("magictl: cannot find model 'nothing'")
+    assert done.stderr.splitlines() == [
+        f"magictl: cannot start '{DEEPSEEK}'",
+        "it is disabled",
+        f"try: magictl enable {DEEPSEEK}",
+        "magictl: cannot find model 'nothing'",
+        "magid knows 5, none of this name",
+        "try: magictl ls",
+    ]
 
 
 def test_overrides(magid: Running, type_in: Type) -> None:
@@ -187,9 +210,11 @@ def test_overrides(magid: Running, type_in: Type) -> None:
         "powerful", True, False,
     )  # fmt: skip
     assert "1 to stop: magictl apply" in type_in("status").stdout
-    plan = type_in("apply --dry-run").stdout.splitlines()
-    assert plan[0] == "Nothing was changed"
-    assert any(line.split()[0] == "stop" and ALPHA in line for line in plan)
+    plan = type_in("diff").stdout.splitlines()
+    assert type_in("apply --dry-run").stdout.splitlines() == plan
+    assert [line[0] for line in plan] == ["-", " "]
+    assert ALPHA in plan[0]
+    assert BETA in plan[1]
     type_in(f"enable {ALPHA}")
     type_in(f"tier {ALPHA} auto")
     type_in(f"thinking {ALPHA} off")
@@ -200,9 +225,14 @@ def test_profiles(magid: Running, type_in: Type) -> None:
     (magid.profiles / "other.yaml").write_text(PROFILE)
     assert type_in("profile activate other").stdout.startswith("Profile 'other' activated\n")
     assert type_in("profile ls").stdout == "other (active)\ntest\n"
-    assert "it is the active one" in type_in("profile delete other", 1).stderr
+    assert "it is the active one" in type_in("profile delete other --yes", 1).stderr
     type_in("profile activate test")
-    assert type_in("profile delete other").stdout == "Profile 'other' deleted successfully\n"
+    assert type_in("profile delete other", 2).stderr.splitlines() == [
+        "magictl: cannot delete profile 'other'",
+        "nobody can be asked",
+        "try: the same with --yes",
+    ]
+    assert type_in("profile delete other --yes").stdout == "Profile 'other' deleted successfully\n"
 
 
 def test_rescan(type_in: Type) -> None:
@@ -212,7 +242,267 @@ def test_rescan(type_in: Type) -> None:
     assert json.loads(type_in("rescan --json").stdout)["modelsFound"] == 5
 
 
+# -- how a model runs ------------------------------------------------------------------------
+
+
+def test_set_changes_and_reverts(magid: Running, type_in: Type) -> None:
+    done = type_in(f"set {ALPHA} ctx-size=1K parallel=2 memory_max=2GiB start=on-demand")
+    assert done.stdout == f"Runtime settings updated for {ALPHA}\n"
+    assert magictl("set", ALPHA, "extraArgs=--temp 0.5", url=magid.url).returncode == 0
+    changed = magid.get(f"/api/models/{ALPHA}")
+    assert {key: changed[key] for key in ("ctxSize", "parallel", "memoryMax", "start")} == {
+        "ctxSize": 1024, "parallel": 2, "memoryMax": 2**31, "start": "on-demand",
+    }  # fmt: skip
+    assert changed["extraArgs"] == ["--temp", "0.5"]
+    assert "cannot limit" in type_in(f"cat {ALPHA}", 1).stdout  # memory, without systemd
+    type_in(f"set {ALPHA} memoryMax=")
+    lines = [line.split() for line in type_in(f"cat {ALPHA}").stdout.splitlines()]
+    assert ["--ctx-size", "1024", "override"] in lines
+    assert ["--temp", "0.5", "extraArgs:", "override"] in lines
+    type_in(f"set {ALPHA} ctxSize= parallel= start= extraArgs=")
+    reverted = magid.get(f"/api/models/{ALPHA}")
+    assert (reverted["ctxSize"], reverted["parallel"], reverted["extraArgs"]) == (512, 1, [])
+
+
+def test_set_the_port_too(magid: Running, type_in: Type) -> None:
+    port = magid.servers()[ALPHA]["port"]
+    done = type_in(f"set {ALPHA} port={port} ctxSize=512")
+    assert len(done.stdout.splitlines()) == 2
+    assert magid.get(f"/api/models/{ALPHA}")["sources"]["port"] == "override"
+    answers = type_in(f"set {ALPHA} port= ctxSize= --json").stdout.splitlines()
+    assert [json.loads(line)["modelId"] for line in answers] == [ALPHA, ALPHA]
+
+
+def test_cat_has_every_argument_with_its_source(magid: Running, type_in: Type) -> None:
+    argv = magid.get(f"/api/models/{ALPHA}")["argv"][0]
+    program, *lines = type_in(f"cat {ALPHA}").stdout.splitlines()
+    assert program == argv[0]
+    told = {line.split()[0]: line.rsplit("  ", 1)[1] for line in lines}
+    assert [word for word in argv if word in told] == list(told)
+    assert (told["--model"], told["--offline"]) == ("discovery", "magid")
+    assert "default" in told["--ctx-size"]
+    assert json.loads(type_in(f"cat {ALPHA} --json").stdout)["argv"] == [argv]
+    assert not type_in(f"cat {DEEPSEEK}").stderr
+
+
+def test_show_is_for_people(type_in: Type) -> None:
+    lines = [line.split() for line in type_in(f"show {ALPHA}").stdout.splitlines()]
+    assert lines[0] == [ALPHA]
+    assert ["tier", "fast", "discovery"] in lines
+    assert ["parallel", "1", "default"] in [line[:3] for line in lines]
+
+
+# -- servers ---------------------------------------------------------------------------------
+
+
+def test_ps_leaves_out_what_is_stopped(type_in: Type) -> None:
+    type_in(f"stop {ALPHA} --json")
+    assert type_in("ps -q").stdout == f"{BETA}\n"
+    assert type_in("ps -a -q").stdout == f"{ALPHA}\n{BETA}\n"
+    type_in(f"unload {BETA}")
+    assert type_in("ps").stderr == "no servers run; 2 are stopped: magictl ps -a\n"
+    assert type_in("start --all").stdout.startswith(
+        "Start of all wanted servers requested\n+ llama"
+    )
+    for model in (ALPHA, BETA):
+        assert type_in(f"wait {model}").stdout == f"{model} is ready\n"
+
+
+def test_wait_sees_what_others_do(magid: Running, type_in: Type) -> None:
+    with subprocess.Popen(
+        [MAGICTL, "wait", ALPHA, "--for=stopped", "--json"],
+        env=environment(magid.url), stdout=subprocess.PIPE, text=True,
+    ) as waiting:  # fmt: skip
+        type_in(f"stop {ALPHA}")
+        answer, _ = waiting.communicate(timeout=DEADLINE_S)
+    assert waiting.returncode == 0
+    assert [s["state"] for s in json.loads(answer)["servers"]] == ["stopped"]
+    type_in(f"load {ALPHA}")
+
+
+def test_events(magid: Running, type_in: Type) -> None:
+    process = subprocess.Popen(
+        [MAGICTL, "events", "--json"], env=environment(magid.url), stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        first = json.loads(process.stdout.readline())
+        assert first["event"] == "snapshot"
+        assert ALPHA in first["data"]["registry"]["models"]
+        type_in(f"tier {QWEN} balanced")
+        second = json.loads(process.stdout.readline())
+        assert second["event"] == "registry"
+        assert list(second["data"]["models"]) == [QWEN]
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 130
+
+
+def test_top_once(type_in: Type) -> None:
+    lines = type_in("top").stdout.splitlines()
+    assert lines[0].startswith("magid: serving, profile test, up ")
+    assert lines[3].split()[:3] == ["MODEL", "PORT", "STATE"]
+    assert [line.split()[0] for line in lines[4:]] == [ALPHA, BETA]
+    assert json.loads(type_in("top --json").stdout).keys() == {"status", "requests"}
+
+
+# -- talking ---------------------------------------------------------------------------------
+
+
+def test_run_streams_an_answer(magid: Running) -> None:
+    spoken = magictl("run", ALPHA, "Hello", url=magid.url)
+    assert (spoken.returncode, spoken.stderr) == (0, "")
+    assert spoken.stdout.strip()
+    assert spoken.stdout.endswith("\n")
+    piped = magictl("run", ALPHA, url=magid.url, typed="Hello\n")
+    assert piped.stdout == spoken.stdout
+    pieces = magictl("run", ALPHA, "Hello", "--json", url=magid.url).stdout.splitlines()
+    said = [json.loads(p)["choices"][0]["delta"].get("content") or "" for p in pieces]
+    assert "".join(said) == spoken.stdout.removesuffix("\n")
+
+
+def test_piped_input_is_added_to_the_prompt(magid: Running) -> None:
+    magictl("run", ALPHA, "Summarise:", url=magid.url, typed="one\ntwo\n")
+    counted = magid.get("/api/requests")["requests"][0]["promptTokens"]
+    magictl("run", ALPHA, "Summarise:", url=magid.url)
+    assert magid.get("/api/requests")["requests"][0]["promptTokens"] < counted
+
+
+def test_what_a_model_thinks_is_left_out_of_a_pipe(magid: Running, type_in: Type) -> None:
+    type_in(f"enable {GAMMA}")
+    type_in(f"start {GAMMA}")
+    try:
+        pieces = magictl("run", GAMMA, "Hello", "--json", url=magid.url).stdout
+        assert "reasoning_content" in pieces
+        deltas = [json.loads(p)["choices"][0]["delta"] for p in pieces.splitlines()]
+        said = "".join(delta.get("content") or "" for delta in deltas)
+        assert magictl("run", GAMMA, "Hello", url=magid.url).stdout.strip() == said.strip()
+    finally:
+        type_in(f"stop {GAMMA}")
+
+
+def test_route(magid: Running, type_in: Type) -> None:
+    lines = magictl("route", "Prove it, step by step.", url=magid.url).stdout.splitlines()
+    assert lines[0].startswith("auto -> ")
+    assert lines[1].startswith("why: ")
+    assert any(line.split() == ["PART", "POINTS"] for line in lines)
+    assert any(line.split()[:1] == [BETA] and line.endswith("chosen") for line in lines)
+    assert json.loads(type_in("route Hello --json").stdout)["model"] == "auto"
+
+
+# -- profiles --------------------------------------------------------------------------------
+
+BAD = "name: Night\nenabled_models: ['*']\ntier_config:\n  - name: fast\n    max_scor: 3\n"
+EDITOR = """\
+#!/usr/bin/python3
+import pathlib, sys
+path = pathlib.Path(sys.argv[1])
+text = path.read_text()
+{change}
+path.write_text(text)
+"""
+
+
+def test_a_profile_from_a_file_and_from_standard_input(
+    magid: Running, type_in: Type, tmp_path: Path
+) -> None:
+    file = tmp_path / "night.yaml"
+    file.write_text("name: Night\nenabled_models: [alpha*]\n")
+    assert type_in(f"profile validate {file}").stdout == f"{file} is a valid profile, 'Night'\n"
+    done = type_in(f"profile create {file}")
+    assert done.stdout == "Profile 'Night' created successfully\n"
+    assert done.stderr == "try: magictl profile activate night\n"
+    assert "try: magictl profile edit night" in type_in(f"profile create {file}", 1).stderr
+    shown = type_in("profile show night").stdout
+    assert "name: Night\n" in shown
+    assert "enabled_models:\n- alpha*\n" in shown
+    again = magictl("profile", "create", "-", url=magid.url,
+                    typed=json.dumps({"name": "Day", "enabledModels": ["beta*"]}))  # fmt: skip
+    assert again.returncode == 0, again
+    type_in("profile delete night --yes")
+    type_in("profile delete day --yes")
+
+
+def test_validate_says_line_and_field(type_in: Type, tmp_path: Path) -> None:
+    file = tmp_path / "night.yaml"
+    file.write_text(BAD)
+    for verb in ("validate", "create"):
+        assert type_in(f"profile {verb} {file}", 1).stderr.splitlines() == [
+            f"magictl: cannot use {file}",
+            "line 5: tier_config[0].max_scor is not known; did you mean 'max_score'?",
+            "try: man 5 magi-profile",
+        ]
+    good = tmp_path / "good.yaml"
+    good.write_text("name: Good\n")
+    done = type_in(f"profile validate {file} {good} {tmp_path}/none", 1)
+    assert done.stdout == f"{good} is a valid profile, 'Good'\n"
+    assert f"cannot read {tmp_path}/none\nNo such file or directory" in done.stderr
+
+
+@pytest.fixture
+def night(magid: Running) -> Iterator[Path]:
+    """The file of a profile."""
+    file = magid.profiles / "night.yaml"
+    file.write_text(PROFILE)
+    yield file
+    file.unlink()
+
+
+def editing(folder: Path, change: str) -> dict[str, str]:
+    program = folder / "editor"
+    program.write_text(EDITOR.format(change=change))
+    program.chmod(0o755)
+    return {"EDITOR": str(program), "TMPDIR": str(folder)}
+
+
+def test_edit(magid: Running, night: Path, tmp_path: Path) -> None:
+    renamed = editing(tmp_path, "text = text.replace('two that run', 'one of them')")
+    done = magictl("profile", "edit", "night", url=magid.url, **renamed)
+    assert (done.returncode, done.stdout) == (0, "Profile 'night' replaced successfully\n")
+    assert magid.get("/api/models/profiles/night")["description"] == "one of them"
+    done = magictl("profile", "edit", "night", url=magid.url, **editing(tmp_path, "pass"))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "Nothing was changed\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["editor"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("text += 'nonsense: 1\\n'", "nonsense is not known; known are"),
+        (
+            "pathlib.Path({file!r}).write_text('name: Other\\n'); text += '# mine\\n'",
+            "it has changed since you read it",
+        ),
+    ],
+)
+def test_edit_loses_nothing(
+    magid: Running, night: Path, tmp_path: Path, change: str, said: str
+) -> None:
+    options = editing(tmp_path, change.format(file=str(night)))
+    done = magictl("profile", "edit", "night", url=magid.url, **options)
+    assert done.returncode == 1
+    assert said in done.stderr
+    kept = Path(done.stderr.splitlines()[-1].removeprefix("your text is in "))
+    assert "two that run" in kept.read_text()
+    assert night.read_text() in (PROFILE, "name: Other\n")
+
+
+def test_edit_without_a_working_editor(magid: Running) -> None:
+    for editor, said in (("false", "false ended with status 1"), ("/none", "No such file")):
+        done = magictl("profile", "edit", "test", url=magid.url, EDITOR=editor)
+        assert done.returncode == 1
+        assert said in done.stderr
+
+
 # -- what goes wrong -------------------------------------------------------------------------
+
+
+USAGE = "cannot read the command line"
+NEAR = (
+    "magictl: cannot find model '{0}'\nmagid knows 5, none of this name\n"
+    f"did you mean '{ALPHA}'?\ntry: magictl ls\n"
+)
 
 
 @pytest.mark.parametrize(
@@ -227,10 +517,43 @@ def test_rescan(type_in: Type) -> None:
         ("profile activate ../../etc/passwd", 4, "magictl: cannot find profile"),
         ("show ../../livez?x=#y%00", 4, "magictl: cannot find model '../../livez?x=#y%00'"),
         (f"start {ALPHA} --timeout -1", 1, "magictl: cannot read wait='-1'"),
-        ("profile show", 2, "magictl: cannot show a profile without its name"),
-        ("", 2, "usage: magictl"),
-        ("dance", 2, "usage: magictl"),
-        (f"tier {ALPHA} huge", 2, "usage: magictl"),
+        (
+            "start",
+            2,
+            "magictl: cannot start without a model\nnone is named\ntry: magictl start MOD",
+        ),
+        ("stop --all", 2, "magictl: cannot stop all servers\nnobody can be asked\ntry: the same"),
+        (f"stop --all --yes {ALPHA}", 2, "magictl: cannot stop some and all\ngive models or --all"),
+        ("profile show", 2, f"magictl profile show: {USAGE}\nthe following arguments are requi"),
+        ("", 2, f"magictl: {USAGE}\nthe following arguments are required: VERB\ntry: magictl --"),
+        ("dance", 2, f"magictl: {USAGE}\nthere is no verb 'dance'; choose from status, ls, "),
+        ("stat", 2, f"magictl: {USAGE}\nthere is no verb 'stat'; did you mean 'status'?\ntry: "),
+        (f"tier {ALPHA} hug", 2, f"magictl tier: {USAGE}\nthere is no tier 'hug'; choose from fa"),
+        (f"tier {ALPHA} fsat", 2, f"magictl tier: {USAGE}\nthere is no tier 'fsat'; did you mean "),
+        ("profile shoe x", 2, f"magictl profile: {USAGE}\nthere is no action 'shoe'; did you mean"),
+        (f"show {ALPHA[:9]}", 4, NEAR.format(ALPHA[:9])),
+        ("show alpha_instrukt_0p0b_q40_fast", 4, NEAR.format("alpha_instrukt_0p0b_q40_fast")),
+        (
+            "profile show tset",
+            4,
+            "magictl: cannot find profile 'tset'\nmagid knows 1, none of this",
+        ),
+        (f"set {ALPHA} ctxsizes=1", 2, "magictl: cannot set 'ctxsizes'\nknown are nGpuLayers, ctx"),
+        (f"set {ALPHA} ctxSize", 2, "magictl: cannot read 'ctxSize'\ngive KEY=VALUE, or KEY= for "),
+        (f"set {ALPHA} ctxSize=big", 2, "magictl: cannot read 'ctxSize=big'\ngive a whole number"),
+        (
+            f"set {ALPHA} extraArgs=--rpc",
+            1,
+            "magictl: cannot use '--rpc' (extraArgs[0])\n--rpc makes ",
+        ),
+        ("wait nothing", 4, "magictl: cannot find model 'nothing'"),
+        (f"wait {DEEPSEEK} --timeout 0.3", 124, f"magictl: cannot wait longer for {DEEPSEEK}\nit "),
+        ("run nothing Hello", 4, "magictl: "),
+        (
+            f"run {ALPHA}",
+            2,
+            f"magictl: cannot ask {ALPHA}\nstandard input is empty\ntry: magictl run",
+        ),
     ],
 )
 def test_errors(type_in: Type, line: str, status: int, said: str) -> None:
@@ -254,9 +577,10 @@ def test_no_daemon(free_port: Callable[[], int], tmp_path: Path, where: str) -> 
     for words in (["status"], ["logs", "-f", "x"]):
         done = magictl(*words, url=url)
         assert (done.returncode, done.stdout) == (1, "")
-        first, second = done.stderr.splitlines()
-        assert first.startswith(f"magictl: cannot reach magid at {url}: ")
-        assert second == "try: systemctl status magid, or give --url"
+        what, why, advice = done.stderr.splitlines()
+        assert what == f"magictl: cannot reach magid at {url}"
+        assert why in ("Connection refused", "No such file or directory")
+        assert advice == "try: systemctl status magid, or give --url"
 
 
 @pytest.mark.parametrize(
@@ -267,7 +591,7 @@ def test_no_daemon(free_port: Callable[[], int], tmp_path: Path, where: str) -> 
 def test_a_url_that_cannot_be_used(url: str) -> None:
     done = magictl("status", url=url)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"magictl: cannot use '{url}': give http://HOST:PORT or unix:/PATH\n"
+    assert done.stderr == f"magictl: cannot use '{url}'\ngive http://HOST:PORT or unix:/PATH\n"
 
 
 class Stranger(BaseHTTPRequestHandler):
@@ -294,11 +618,11 @@ LINES = b'{"lines": [%s]}' % LINE.encode()
         (b"", "status", 1, "", "cannot reach magid"),
         (HEAD % 9 + b"<html>...", "status", 1, "", "cannot understand what answers"),
         (HEAD % 90 + b"{", "status", 1, "", "cannot understand what answers"),
-        (b"HTTP/1.1 500 x\r\n\r\n[]", "status", 1, "", "cannot GET /api/models/status: status 500"),
+        (b"HTTP/1.1 500 x\r\n\r\n[]", "status", 1, "", "cannot GET /api/models/status\nstatus 500"),
         (HEAD % len(LINES) + LINES, "logs x", 0, "log ?[2J??31m line      end\n", ""),
         (
             b"HTTP/1.1 200 OK\r\n\r\nevent: log\ndata: " + LINE.encode() + b"\n\n",
-            "logs x -f", 0, "log ?[2J??31m line      end\n", "",
+            "--request-timeout 0.1 logs x -f", 124, "log ?[2J??31m line      end\n", "no answer in",
         ),
         (
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nev",
@@ -322,7 +646,8 @@ def test_strange_answers(  # one column of the table each
         finally:
             server.shutdown()
             thread.join()
-    assert (done.returncode, done.stdout) == (status, stdout), done
+    assert done.returncode == status, done
+    assert done.stdout.splitlines()[:1] == stdout.splitlines()  # who follows asks again and again
     assert stderr in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -374,9 +699,67 @@ def test_a_full_disk(magid: Running) -> None:
 # -- the command itself ----------------------------------------------------------------------
 
 
+def test_version_of_both(type_in: Type) -> None:
+    lines = type_in("version").stdout.splitlines()
+    assert lines[:1] == [f"magictl {__version__}"]
+    assert [line.split()[0] for line in lines] == ["magictl", "magid", "llama-server"]
+    assert json.loads(type_in("version --json").stdout)["server"]["magid"] == __version__
+
+
+def every_verb() -> Iterator[grammar.Command]:
+    for verb in grammar.read(cli.parser()).verbs:
+        yield from verb.verbs or (verb,)
+
+
+def test_every_verb_has_examples_that_can_be_typed() -> None:
+    for verb in every_verb():
+        assert 2 <= len(verb.examples) <= 3, verb.name
+        for example in verb.examples:
+            words = shlex.split(example.partition(" > ")[0].partition(" < ")[0], comments=False)
+            typed = words[words.index("magictl") + 1 :]
+            if "|" in typed:
+                typed = typed[: typed.index("|")]
+            assert cli.parser().parse_args(typed).run, example
+
+
+def test_help_has_the_examples() -> None:
+    done = magictl("profile", "edit", "--help")
+    assert "examples:\n  magictl profile edit production\n" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_coloured"),
+    [
+        ({}, False), ({"FORCE_COLOR": "1"}, True), ({"CLICOLOR_FORCE": "1"}, True),
+        ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False),
+    ],
+)  # fmt: skip
+def test_colours_off_a_terminal(
+    magid: Running, settings: dict[str, str], is_coloured: bool
+) -> None:
+    assert ("\x1b[" in magictl("ps", url=magid.url, **settings).stdout) is is_coloured
+    assert "\x1b[" not in magictl("--no-color", "ps", url=magid.url, **settings).stdout
+
+
+def test_nothing_takes_longer_than_the_request_timeout(free_port: Callable[[], int]) -> None:
+    with socket.create_server(("127.0.0.1", free_port())) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        done = magictl("--request-timeout", "0.2", "ls", "-q", url=url)
+    assert (done.returncode, done.stdout) == (124, "")
+    assert done.stderr == "magictl: cannot ls\nno answer in the time given\n"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_what_the_package_installs(shell: str, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, PACKAGING / "completions.py", tmp_path], check=True)
+    installed = {path.read_text() for path in tmp_path.rglob("*magictl*") if path.is_file()}
+    assert magictl("completion", shell).stdout in installed
+
+
 @pytest.mark.parametrize("words", [["version"], ["--version"]])
 def test_version(words: list[str]) -> None:
-    assert magictl(*words).stdout == f"magictl {__version__}\n"
+    done = magictl(*words, url="http://127.0.0.1:1")  # nobody is there
+    assert (done.returncode, done.stdout) == (0, f"magictl {__version__}\n")
 
 
 def test_it_starts_without_the_daemons_code() -> None:

@@ -19,8 +19,8 @@ MODELS = ("alpha_8b_fast", "beta_14b_powerful")
 MAGICTL = f"""\
 #!/bin/sh
 case "$*" in
-ls) printf 'MODEL TIER\\n{MODELS[0]} fast\\n{MODELS[1]} powerful\\n' ;;
-'profile ls') printf 'everything (active)\\nfast-only\\n' ;;
+'--request-timeout 1 ls -q') printf '{MODELS[0]}\\n{MODELS[1]}\\n' ;;
+'--request-timeout 1 profile ls -q') printf 'everything\\nfast-only\\n' ;;
 esac
 """
 
@@ -97,6 +97,7 @@ def test_groff_has_nothing_to_say(pages: dict[str, str]) -> None:
 
 # -- completions -------------------------------------------------------------------------------
 
+FILES = "/usr/share/common-licenses"  # where the shells complete files
 CASES = [
     ("magictl ti", {"tier"}),
     ("magictl tier ", set(MODELS)),
@@ -105,6 +106,12 @@ CASES = [
     ("magictl profile activate ev", {"everything"}),
     ("magictl logs --fo", {"--follow"}),
     ("magictl status --", {"--json", "--help"}),
+    ("magictl list -", {"-h", "--help", "--json", "-q", "--quiet", "--tier"}),
+    ("magictl profile e", {"edit"}),
+    ("magictl --no-color profile ed", {"edit"}),
+    ("magictl show al", {"alpha_8b_fast"}),
+    ("magictl profile show fa", {"fast-only"}),
+    ("magictl profile validate Apa", {"Apache-2.0"}),
 ]
 ZSH = str(Path(__file__).parent / "zsh_complete.zsh")
 BASH = """\
@@ -163,7 +170,7 @@ def test_completion(
 def offered(command: list[str], environment: dict[str, str]) -> set[str]:
     assert shutil.which(command[0]), f"{command[0]} is not installed: packaging/test-tools"
     done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=False, timeout=60
+        command, env=environment, cwd=FILES, capture_output=True, text=True, check=False, timeout=60
     )
     assert done.returncode == 0, done.stderr
     return set(done.stdout.splitlines()) - {""}

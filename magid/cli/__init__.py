@@ -1,7 +1,7 @@
-"""`magictl`: one function per verb, over the REST API. Imports no daemon code.
+"""`magictl`: one function per verb, over the REST API.
 
-Data goes to stdout, everything else to stderr. Exit status: 0 done, 1 refused or failed, 2 usage,
-3 not ready (`status`), 4 no such model or profile, 130 on Ctrl-C, 141 when the reader went away.
+Imports nothing of the daemon but, late, what reads a profile.
+Data goes to stdout, everything else to stderr. `verbs.EXITS` has what it exits with.
 """
 
 import argparse
@@ -12,8 +12,10 @@ from collections.abc import Sequence
 
 from magid import __version__
 from magid.cli import commands
+from magid.cli.deadline import within
+from magid.cli.failures import report
 from magid.cli.output import flush, note
-from magid.cli.verbs import Verbs
+from magid.cli.verbs import ENVIRONMENT, EXITS, Parser, Verbs
 from magid.client import Client, Refused
 
 SOCKET = "/run/magi/magid.sock"
@@ -22,11 +24,26 @@ URL = "http://127.0.0.1:8000"
 
 def parser() -> argparse.ArgumentParser:
     """All verbs and options; the manual and the completions are made from it too."""
-    root = argparse.ArgumentParser(prog="magictl", description="Operates magid.")
+    root = Parser(
+        prog="magictl",
+        description="Operates magid, the model manager.",
+        epilog=_epilog(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     root.add_argument("--version", action="version", version=f"magictl {__version__}")
     root.add_argument("--url", help="http://HOST:PORT or unix:/PATH (MAGI_URL)")
+    root.add_argument(
+        "--request-timeout", metavar="SECONDS", type=float, help="give up after so long (exit 124)"
+    )
+    root.add_argument("--no-color", action="store_true", help="no colours (NO_COLOR)")
     commands.add(Verbs(root))
     return root
+
+
+def _epilog() -> str:
+    lines = ["exit status:", *(f"  {status:<4} {text}" for status, text in EXITS.items())]
+    lines += ["", "environment:", *(f"  {name:<15} {text}" for name, text in ENVIRONMENT.items())]
+    return "\n".join([*lines, "", "magictl VERB --help has examples; magictl(1) has it all"])
 
 
 def _where(url: str | None) -> str:
@@ -37,17 +54,11 @@ def _where(url: str | None) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    args = parser().parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal need not know every letter
     try:
-        result = int(args.run(Client(_where(args.url)), args))
-        flush()
-        return result
-    except Refused as error:
-        note(f"magictl: {error}")
-        return error.status
+        return _run(parser().parse_args(arguments))
     except KeyboardInterrupt:
         return 130
     except OSError as error:
@@ -57,3 +68,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 141
         note(f"magictl: cannot write to standard output: {error.strerror}")
         return 1
+
+
+def _run(args: argparse.Namespace) -> int:
+    if args.no_color:
+        os.environ["NO_COLOR"] = "1"
+    client = None
+    try:
+        client = Client(_where(args.url))
+        with within(args.request_timeout, f"cannot {args.verb}: no answer in the time given"):
+            result = int(args.run(client, args))
+            flush()
+        return result
+    except Refused as error:
+        report(client, error)
+        return error.status

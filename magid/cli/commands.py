@@ -1,9 +1,23 @@
 """All verbs, in the order of the manual."""
 
-from magid.cli import logs, looking, overrides, planning, profile, servers, version
+from magid.cli import (
+    completion,
+    following,
+    logs,
+    looking,
+    overrides,
+    planning,
+    profile,
+    run,
+    servers,
+    top,
+    version,
+)
 from magid.cli.verbs import Verbs
 
-MODULES = (looking, planning, servers, overrides, profile, logs, version)
+MODULES = (
+    looking, servers, overrides, planning, profile, logs, run, top, following, version, completion,
+)  # fmt: skip
 
 
 def add(verbs: Verbs) -> None:

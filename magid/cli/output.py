@@ -1,13 +1,38 @@
 """What people and scripts read: data to stdout, everything else to stderr."""
 
 import json
+import os
 import sys
+import time
 from collections.abc import Sequence
+from typing import IO
+
+COLOURS = {  # of the words that a table shows
+    "ready": "32", "starting": "33", "loading": "33", "stopping": "33", "backoff": "33",
+    "failed": "31", "stop": "31", "start": "32", "blocked": "33",
+}  # fmt: skip
+BOLD, DIM, RED = "1", "2", "31"
+SPANS = (("day", 86_400), ("hour", 3_600), ("minute", 60), ("second", 1))
 
 
 def plain(text: str) -> str:
     """Without terminal escapes, which a name from a file could carry."""
     return "".join(c if c.isprintable() else "?" for c in text.expandtabs())
+
+
+def is_coloured(stream: IO[str]) -> bool:
+    """NO_COLOR goes before FORCE_COLOR, and both before what the stream is (no-color.org)."""
+    asked = os.environ
+    if asked.get("NO_COLOR"):
+        return False
+    if asked.get("FORCE_COLOR") or asked.get("CLICOLOR_FORCE"):
+        return True
+    return stream.isatty() and asked.get("TERM") != "dumb"
+
+
+def paint(text: str, colour: str, stream: IO[str] | None = None) -> str:
+    """The same text where the stream, stdout without another one, has no colours."""
+    return f"\x1b[{colour}m{text}\x1b[0m" if is_coloured(stream or sys.stdout) else text
 
 
 def say(text: str) -> None:
@@ -21,8 +46,16 @@ def note(text: str) -> None:
 
 
 def print_json(value: object) -> None:
-    text = json.dumps(value, indent=2, ensure_ascii=False)
-    print("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
+    print(safe_json(json.dumps(value, indent=2, ensure_ascii=False)))
+
+
+def json_line(value: object) -> None:
+    """One of several documents: each on a line of its own, at once."""
+    print(safe_json(json.dumps(value, ensure_ascii=False)), flush=True)
+
+
+def safe_json(text: str) -> str:
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]], nothing: str) -> None:
@@ -30,12 +63,31 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]], nothing: str) -
     if not rows:
         note(nothing)
         return
+    for line in lines_of(head, rows):
+        print(line)
+
+
+def lines_of(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
     cells = [list(head), *([cell(value) for value in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
-    for row in cells:
-        print(
-            "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
-        )
+    widths[-1] = 0  # no blanks behind the last one
+    return [
+        "  ".join(_shown(text, width) for text, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    ]
+
+
+def explained(rows: Sequence[Sequence[str]]) -> None:
+    """Indented columns, of which the last one, dimmed, is about those before it."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+    for *columns, about in rows:
+        text = "  ".join(plain(c).ljust(w) for c, w in zip(columns, widths, strict=True))
+        print(f"  {text}  {paint(plain(about), DIM) if about else ''}".rstrip())
+
+
+def _shown(text: str, width: int) -> str:
+    padding = " " * (width - len(text))
+    return (paint(text, COLOURS[text]) if text in COLOURS else text) + padding
 
 
 def cell(value: object) -> str:
@@ -54,6 +106,25 @@ def size(count: float | None) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"
+
+
+def span(seconds: float) -> str:
+    """`3 minutes`: the largest unit alone, as people tell it."""
+    for name, length in SPANS:
+        if seconds >= length:
+            count = int(seconds // length)
+            return f"{count} {name}{'s' if count > 1 else ''}"
+    return "0 seconds"
+
+
+def ago(moment: str | None) -> str:
+    """`3 minutes ago`, of an RFC 3339 time in UTC."""
+    if not moment:
+        return "-"
+    import calendar  # late: for tables that have a time only
+
+    then = calendar.timegm(time.strptime(moment[:19], "%Y-%m-%dT%H:%M:%S"))
+    return f"{span(max(0.0, time.time() - then))} ago"
 
 
 def flush() -> None:

@@ -20,12 +20,14 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A program, or one verb of it."""
+    """A program, one verb of it, or one action of a verb."""
 
     name: str
     text: str
     arguments: tuple[Argument, ...]
     verbs: tuple["Command", ...] = ()
+    aliases: tuple[str, ...] = ()
+    examples: tuple[str, ...] = ()
 
     @property
     def options(self) -> tuple[Argument, ...]:
@@ -35,17 +37,37 @@ class Command:
     def operands(self) -> tuple[Argument, ...]:
         return tuple(a for a in self.arguments if not a.flags)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name, *self.aliases)
+
 
 def read(parser: argparse.ArgumentParser) -> Command:
     """The program that this is the parser of, without -h, which all have."""
-    verbs: list[Command] = []
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            texts = {choice.dest: choice.help or "" for choice in action._choices_actions}
-            for name, sub in action.choices.items():
-                verbs.append(Command(name, texts[name], tuple(_arguments(sub))))
-    arguments = tuple(_arguments(parser))
-    return Command(parser.prog, parser.description or "", arguments, tuple(verbs))
+    return _command(parser, parser.prog, parser.description or "", ())
+
+
+def _command(
+    parser: argparse.ArgumentParser, name: str, text: str, aliases: tuple[str, ...]
+) -> Command:
+    verbs = tuple(
+        command
+        for action in parser._actions
+        if isinstance(action, argparse._SubParsersAction)
+        for command in _verbs(action)
+    )
+    examples: tuple[str, ...] = getattr(parser, "examples", ())
+    return Command(name, text, tuple(_arguments(parser)), verbs, aliases, examples)
+
+
+def _verbs(action: "argparse._SubParsersAction[argparse.ArgumentParser]") -> Iterator[Command]:
+    """One command for each parser: of its names the first one is its own."""
+    texts = {choice.dest: choice.help or "" for choice in action._choices_actions}
+    names: dict[int, list[str]] = {}
+    for name, parser in action.choices.items():
+        names.setdefault(id(parser), []).append(name)
+    for first, *aliases in names.values():
+        yield _command(action.choices[first], first, texts[first], tuple(aliases))
 
 
 def _arguments(parser: argparse.ArgumentParser) -> Iterator[Argument]:
