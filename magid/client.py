@@ -132,7 +132,11 @@ def _connector(where: str) -> Callable[[], http.client.HTTPConnection]:
     except ValueError:
         host, port, usable = None, 0, False
     if not host or not usable:
-        raise Refused(f"cannot use {where!r}: give http://HOST:PORT or unix:/PATH", 2)
+        raise Refused(
+            f"cannot use {where!r}: give http://HOST:PORT or unix:/PATH\n"
+            "try: --url http://127.0.0.1:8000",
+            2,
+        )
     return lambda: http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
 
 

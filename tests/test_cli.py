@@ -15,7 +15,7 @@ from threading import Thread
 import pytest
 
 from magid import __version__, cli
-from magid.cli import grammar
+from magid.cli import grammar, progress
 from tests.rest import (
     ALPHA,
     BETA,
@@ -320,6 +320,17 @@ def test_wait_sees_what_others_do(magid: Running, type_in: Type) -> None:
     type_in(f"load {ALPHA}")
 
 
+def test_wait_means_what_is_wanted_now(type_in: Type) -> None:
+    type_in(f"set {ALPHA} ctxSize=256")
+    late = type_in(f"wait {ALPHA} --timeout 0.3", 124)
+    assert late.stderr.endswith("try: magictl diff, magictl ps -a\n")
+    type_in("apply")
+    assert type_in(f"wait {ALPHA}").stdout == f"{ALPHA} is ready\n"
+    type_in(f"set {ALPHA} ctxSize=")
+    type_in("apply")
+    type_in(f"wait {ALPHA}")
+
+
 def test_events(magid: Running, type_in: Type) -> None:
     process = subprocess.Popen(
         [MAGICTL, "events", "--json"], env=environment(magid.url), stdout=subprocess.PIPE, text=True
@@ -337,6 +348,19 @@ def test_events(magid: Running, type_in: Type) -> None:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 130
+
+
+def test_the_bar_of_a_load() -> None:
+    server = {"state": "loading", "stateReason": ""}
+    lines = [progress.bar("m", [server], seconds) for seconds in (0.0, 20.0, 600.0)]
+    assert [line.count("#") for line in lines] == sorted({line.count("#") for line in lines})
+    assert all("." in line.partition("]")[0] for line in lines)  # it is not done before it is done
+    assert lines[1].endswith("] m: loading, 20 s")
+    ready = {"state": "ready", "stateReason": ""}
+    assert "." not in progress.bar("m", [ready], 1.0).partition("]")[0]
+    broken = {"state": "backoff", "stateReason": "it\x1b crashed"}
+    assert "m: backoff, it? crashed" in progress.bar("m", [ready, broken], 1.0)
+    assert progress.bar("m", [], 3.0) == "m: asked for, 3 s"
 
 
 def test_top_once(type_in: Type) -> None:
@@ -591,7 +615,10 @@ def test_no_daemon(free_port: Callable[[], int], tmp_path: Path, where: str) -> 
 def test_a_url_that_cannot_be_used(url: str) -> None:
     done = magictl("status", url=url)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"magictl: cannot use '{url}'\ngive http://HOST:PORT or unix:/PATH\n"
+    assert done.stderr == (
+        f"magictl: cannot use '{url}'\ngive http://HOST:PORT or unix:/PATH\n"
+        "try: --url http://127.0.0.1:8000\n"
+    )
 
 
 class Stranger(BaseHTTPRequestHandler):

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
-from magid.cli.output import RED, note, paint, plain
+from magid.cli.output import RED, flush, note, paint, plain
 from magid.client import MODELS, Client, Refused
 
 TRY = {  # error code of the API -> what helps
@@ -22,6 +22,7 @@ TRY = {  # error code of the API -> what helps
     "StaleRevision": "magictl profile show {profileName}",
     "LlamaServerMissing": "magictl status",
     "QueueFull": "magictl top",
+    "model_not_found": "magictl ls",  # the gateway's codes are OpenAI's
     "Unauthorized": "magictl --token TOKEN, or MAGI_TOKEN",
 }
 
@@ -33,6 +34,7 @@ def report(client: Client | None, error: Refused) -> None:
     if known and not why:
         why = f"magid knows {len(known)}, none of this name"
     near = like(_asked(error), known)
+    flush()
     print(paint(plain(f"magictl: {what}"), RED, sys.stderr), file=sys.stderr)
     for line in (why, f"did you mean {near!r}?" if near else "", *advice):
         if line:
@@ -59,6 +61,9 @@ def like(word: str, known: Iterable[str]) -> str | None:
     begun = [name for name in names if word and name.startswith(word)]
     near = begun or difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     near = near or [name for name in names if len(word) > 2 and word in name]
+    if not near:  # people type how a name begins
+        begins = {name[: len(word) + 2]: name for name in names}
+        near = [begins[b] for b in difflib.get_close_matches(word, begins, n=1, cutoff=0.7)]
     return near[0] if near else None
 
 
@@ -72,19 +77,22 @@ def _parts(error: Refused) -> tuple[str, str, list[str]]:
     except KeyError:
         command = ""
     if not command:
-        return what, why, more
+        what, _, told = what.partition("; ") if not why else (what, "", why)
+        return what, told, more
     why = why.rpartition("; ")[0] or why
     return what.partition("; ")[0], why, [f"try: {command}", *more]
 
 
 def _asked(error: Refused) -> str:
+    if error.code == "model_not_found":
+        return str(error).partition("'")[2].partition("'")[0]
     return str(error.details.get("modelId") or error.details.get("profileName") or "")
 
 
 def _known(client: Client | None, error: Refused) -> list[str]:
     """What there is instead of what was not found."""
     try:
-        if client is not None and error.code == "ModelNotFound":
+        if client is not None and error.code in ("ModelNotFound", "model_not_found"):
             return list(client.call("GET", f"{MODELS}/registry")["models"])
         if client is not None and error.code == "ProfileNotFound":
             return list(client.call("GET", f"{MODELS}/profiles"))

@@ -40,7 +40,8 @@ def say(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """To stderr, line by line."""
+    """To stderr, line by line, behind what stdout has got before."""
+    flush()
     for line in text.split("\n"):
         print(plain(line), file=sys.stderr)
 

@@ -11,7 +11,9 @@ from magid.client import MODELS, Client, Refused, quoted
 EXAMPLE = "qwen3_4p0b_q4km_fast"
 NUMBERS = ("nGpuLayers", "ctxSize", "nThreads", "batchSize", "parallel", "instances",
            "idleStopSeconds", "memoryMax", "cpuQuota", "port")  # fmt: skip
-KEYS = (*NUMBERS, "extraArgs", "start")
+OF_ITS_OWN = ("port", "enabled")  # each has a route of its own
+KEYS = (*NUMBERS, "extraArgs", "start", "enabled")
+ANSWERS = {"yes": True, "true": True, "no": False, "false": False}
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 LINES = "each answer of the API on a line of its own"
 
@@ -41,7 +43,7 @@ def add(verbs: Verbs) -> None:
         examples=(
             f"magictl set {EXAMPLE} ctxSize=8192 parallel=4",
             f"magictl set {EXAMPLE} extraArgs='--temp 0.2' memoryMax=24G port=8085",
-            f"magictl set {EXAMPLE} ctxSize= port=",
+            f"magictl set {EXAMPLE} ctxSize= port= enabled=",
         ),
     )  # fmt: skip
     sub.add_argument("model", metavar="MODEL")
@@ -74,8 +76,9 @@ def set_(client: Client, args: argparse.Namespace) -> int:
     """The port first: it is what may be refused for reasons that nobody sees from here."""
     wanted = dict(map(setting, args.settings))
     path = f"{MODELS}/{quoted(args.model)}"
-    if "port" in wanted:
-        _changed(args, client.call("PUT", f"{path}/port", {"port": wanted.pop("port")}))
+    for key in OF_ITS_OWN:
+        if key in wanted:
+            _changed(args, client.call("PUT", f"{path}/{key}", {key: wanted.pop(key)}))
     if wanted:
         _changed(args, client.call("PUT", f"{path}/runtime-settings", wanted))
     return 0
@@ -101,7 +104,11 @@ def setting(text: str) -> tuple[str, Any]:
     word, sign, value = text.partition("=")
     key = _key(word)
     if not sign:
-        raise Refused(f"cannot read {text!r}: give KEY=VALUE, or KEY= for the default", 2)
+        raise Refused(
+            f"cannot read {text!r}: give KEY=VALUE, or KEY= for the default\n"
+            "try: magictl set --help",
+            2,
+        )
     if value == "":
         return key, None
     if key == "extraArgs":
@@ -111,6 +118,8 @@ def setting(text: str) -> tuple[str, Any]:
             return key, shlex.split(value)
         except ValueError as error:
             raise Refused(f"cannot read {text!r}: {error}", 2) from None
+    if key == "enabled" and value in ANSWERS:
+        return key, ANSWERS[value]
     return key, value if key == "start" else _number(text, value)
 
 
@@ -121,7 +130,9 @@ def _key(word: str) -> str:
         return found
     near = like(word, KEYS)
     advice = f"\ndid you mean {near!r}?" if near else ""
-    raise Refused(f"cannot set {word!r}: known are {', '.join(KEYS)}{advice}", 2)
+    raise Refused(
+        f"cannot set {word!r}: known are {', '.join(KEYS)}{advice}\ntry: magictl set --help", 2
+    )
 
 
 def _number(text: str, value: str) -> int:

@@ -59,12 +59,13 @@ class Progress:
             return  # who waits for the answer itself hears of it
 
     def _paint(self) -> None:
-        began = time.monotonic()
+        began, erase = time.monotonic(), ""
         while not self._done.wait(TICK_S):
+            erase = "\r\x1b[K"
             line = bar(self._model, list(self._servers.values()), time.monotonic() - began)
-            sys.stderr.write(f"\r\x1b[K{line}")
+            sys.stderr.write(f"{erase}{line}")
             sys.stderr.flush()
-        sys.stderr.write("\r\x1b[K")
+        sys.stderr.write(erase)
         sys.stderr.flush()
 
 

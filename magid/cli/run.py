@@ -127,7 +127,8 @@ class _Printer:
             return
         if self._thinks:
             self._thinks = False
-            self._put("\n\n", "\n")
+            self._put("\n" if self._at_start else "\n\n", "\n")
+            text = text.lstrip("\n")
         self.said += text
         self._put(_shown(text), text)
 
@@ -137,7 +138,7 @@ class _Printer:
             self._put("\n", "\n")
 
     def _put(self, text: str, raw: str) -> None:
-        self._at_start = raw.endswith("\n")
+        self._at_start = raw.endswith("\n") if raw else self._at_start
         print(text, end="", flush=True)
 
 

@@ -37,7 +37,7 @@ def add(verbs: Verbs) -> None:
         if name == "stop":
             sub.add_argument("--yes", action="store_true", help="with --all: do not ask")
     sub = verbs.add(
-        "wait", wait, "wait until the servers of a model are ready, or stopped",
+        "wait", wait, "wait until a model is ready as it is wanted now, or stopped",
         examples=(f"magictl wait {EXAMPLE}", f"magictl wait {EXAMPLE} --for=stopped --timeout 30"),
         json="the servers, as the API has them",
     )  # fmt: skip
@@ -63,7 +63,7 @@ def act(client: Client, args: argparse.Namespace) -> int:
 
     def one(model: str) -> None:
         path = f"{MODELS}/servers/{quoted(model)}/{args.verb}{wait}"
-        with Progress(client, model, wanted=bool(wait)):
+        with Progress(client, model, wanted=bool(wait) and args.verb != "stop"):
             answer = client.call("POST", path)
         json_line(answer) if args.json else say(answer["message"])
 
@@ -86,13 +86,20 @@ def _act_on_all(client: Client, args: argparse.Namespace) -> int:
 def wait(client: Client, args: argparse.Namespace) -> int:
     model = client.call("GET", f"{MODELS}/{quoted(args.model)}")["modelId"]
     late = f"cannot wait longer for {model}: it was not {args.state} after {args.timeout or 0:g} s"
-    with within(args.timeout, f"{late}\ntry: magictl ps -a"), Progress(client, model):
+    with within(args.timeout, f"{late}\ntry: magictl diff, magictl ps -a"), Progress(client, model):
         servers = _wait(client, model, args.state)
     if args.json:
         json_line({"modelId": model, "servers": servers})
     else:
         say(f"{model} is {args.state}")
     return 0
+
+
+def _is_so(servers: list[Any], state: str) -> bool:
+    """A server that `apply` is about to replace is ready, but not what is waited for."""
+    if state == "ready":
+        return bool(servers) and all(s["isReady"] and s["specCurrent"] for s in servers)
+    return all(server["state"] == state for server in servers)
 
 
 def _wait(client: Client, model: str, state: str) -> list[Any]:
@@ -103,8 +110,7 @@ def _wait(client: Client, model: str, state: str) -> list[Any]:
             servers = {s["port"]: s for s in data["servers"]["servers"] if s["modelId"] == model}
         elif kind == "server" and data["server"]["modelId"] == model:
             servers[data["server"]["port"]] = data["server"]
-        states = {server["state"] for server in servers.values()}
-        if states == {state} or (not states and state == "stopped"):
+        if _is_so(list(servers.values()), state):
             break
         broken = [s for s in servers.values() if s["state"] == "failed"]
         if state == "ready" and broken:

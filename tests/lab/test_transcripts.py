@@ -1,0 +1,83 @@
+"""magictl as a person types it, in a booted machine: tests/transcripts, and README's chapter."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import ggufs, transcript
+from tests.lab.container import Container, booted
+from tests.lab.launching import install_launcher
+from tests.lab.serving import UNITS, Daemon
+from tests.lab.trees import RELEASES, Release, Tree
+from tests.transcript import Step
+
+pytestmark = pytest.mark.slow
+
+PERSON = (Path(__file__).parent / "inside/person.py").read_text()
+PROGRAM = "/srv/person.py"
+README = Path(__file__).parent.parent.parent / "README.md"
+SETTINGS = """\
+model_paths: [/var/lib/magi/models]
+profile: everything
+server_defaults: {n_threads: 1, parallel: 1, ctx_size: 512}
+"""
+PROFILES = {
+    "everything": "name: Everything\ndescription: all models\nenabled_models: ['*']\n",
+    "small": "name: Small\ndescription: those that are fast\nenabled_models: ['tier:fast']\n",
+}
+EDITOR = """\
+#!/bin/sh
+sed -i "$CHANGE" "$1"
+"""
+
+
+@pytest.fixture(scope="module")
+def machine(
+    all_trees: dict[Release, Tree], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Container]:
+    folder = tmp_path_factory.mktemp("transcripts")
+    plain = ggufs.write_chat_model(folder / "Plain-F16.gguf", quantization="F16")
+    thinker = ggufs.write_chat_model(
+        folder / "Thinker-F16.gguf", template=ggufs.THINKING_TEMPLATE,
+        answer=ggufs.THINKING_ANSWER, quantization="F16",
+    )  # fmt: skip
+    with booted(all_trees[RELEASES[0]]) as container:
+        install_launcher(container, plain)
+        container.run(["rm", "-r", "/models"])
+        container.write("/etc/magi/magid.yaml", SETTINGS)
+        for name, text in PROFILES.items():
+            container.write(f"/etc/magi/profiles/{name}.yaml", text)
+        for name, model in (("Qwen3-4B-Q4_K_M", plain), ("Gemma-3-12B-Q4_K_M", plain),
+                            ("DeepSeek-R1-8B-Q4_K_M", thinker)):  # fmt: skip
+            container.write(f"/var/lib/magi/models/{name}.gguf", model.read_bytes())
+        container.write(PROGRAM, PERSON)
+        container.write("/usr/local/bin/my-editor", EDITOR, 0o755)
+        container.systemctl("enable", *UNITS)
+        container.systemctl("start", *UNITS)
+        daemon = Daemon(container)
+        container.wait_until(daemon.is_ready, "readiness")
+        daemon.client.close()
+        yield container
+
+
+def typed(container: Container, script: list[Step], *, terminal: bool) -> list[tuple[str, int]]:
+    wanted = [{"command": s.command, "keys": s.keys, "terminal": terminal} for s in script]
+    done = container.run(["python3", "-I", PROGRAM], input=json.dumps(wanted), timeout=300)
+    return [(output, status) for output, status in json.loads(done.stdout)]
+
+
+@pytest.mark.parametrize(
+    "path", sorted(transcript.FOLDER.glob("*.txt")), ids=lambda path: str(path.stem)
+)
+def test_it_goes_as_before(machine: Container, path: Path) -> None:
+    """Those called *-terminal are typed on one. Each leaves the machine as it was."""
+    is_on_terminal = path.stem.endswith("-terminal")
+    transcript.check(path, lambda script: typed(machine, script, terminal=is_on_terminal))
+
+
+def test_the_chapter_on_operating_is_true(machine: Container) -> None:
+    transcript.check_chapter(
+        README, "Operating", lambda script: typed(machine, script, terminal=False)
+    )
