@@ -192,6 +192,7 @@ def test_the_figures_of_an_answer() -> None:
     assert figures(b"", tail) == Usage(10, 4, 3, 2.5, 1.5)
     openai = b'"usage":{"completion_tokens":2,"prompt_tokens":21,"total_tokens":23}'
     assert figures(b"", openai) == Usage(21, None, 2)
+    assert figures_in(openai, openai) == openai  # a short answer is both start and end
     start = b'"usage":{"cache_read_input_tokens":20,"input_tokens":1,"output_tokens":0}'
     assert figures(start, b'"usage":{"output_tokens":2}') == Usage(21, 20, 2)
     said = json.dumps({"content": '"prompt_tokens":99'}).encode()

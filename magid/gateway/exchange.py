@@ -124,9 +124,10 @@ class Exchange:
         record.status, record.first_byte_s = head.status, self.last_byte - record.began
         self._start = first
         self._tail.append(first)
-        if head.is_chunked:
-            self.server.pool.prepare()
+        pool = self.server.pool
         self.client.begins(head, self._fields(), first)
+        if head.is_chunked:
+            pool.prepare()
 
     @property
     def _can_move(self) -> bool:

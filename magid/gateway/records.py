@@ -142,10 +142,10 @@ def figures_in(start: bytes, tail: bytes) -> bytes:
     keys are the server's.
     """
     found = _from_figures_on(tail)
-    if b'"input_tokens"' not in found:
-        at = start.find(b'"usage":')
-        found = (start[at : at + _PART_BYTES] if at >= 0 else b"") + found
-    return found
+    if b'"input_tokens"' in found or b'"input_tokens"' not in start:
+        return found
+    at = start.find(b'"usage":')
+    return (start[at : at + _PART_BYTES] if at >= 0 else b"") + found
 
 
 _PART_BYTES = 200  # Anthropic's are 80
