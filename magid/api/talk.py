@@ -13,12 +13,12 @@ from urllib.parse import unquote
 
 from pydantic_core import to_json
 
-from magid.api import shapes
+from magid.api import answers, shapes
+from magid.api.bodies import Body
 from magid.api.guard import Policy
 from magid.api.heads import Head, Parsed, check_json, next_request_id
-from magid.api.replies import RETRY_AFTER_S, status_of
+from magid.api.replies import status_of
 from magid.errors import (
-    InvalidInput,
     MagidError,
     MethodNotAllowed,
     ModelNotFound,
@@ -31,7 +31,6 @@ from magid.gateway.dispatch import Dispatcher
 from magid.gateway.endpoints import Endpoint, Style, find, methods_of, style_of
 from magid.gateway.framing import ChunkReader, ReplyHead
 from magid.gateway.stages import Work
-from magid.llama import Garbled
 
 log = logging.getLogger(__name__)
 
@@ -40,19 +39,6 @@ MAX_BEHIND = 65_536  # bytes that a client may send behind a request that is bei
 LINGER_S = 2.0  # an early answer must not be lost to a reset: so long we go on reading
 SEND_TIMEOUT_S = 60.0  # a client that takes nothing for so long is gone
 BODY_S_PER_MIB = 4.0  # more time for larger bodies: 2 Mbit/s
-
-_PHRASES = {200: b"OK", 204: b"No Content", 400: b"Bad Request", 404: b"Not Found"}
-_PLAIN = b"X-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\nX-Accel-Buffering: no\r\n"
-_EXPOSED = (
-    "Access-Control-Expose-Headers: X-Request-Id, Retry-After, X-Magi-Model, X-Magi-Server, "
-    "X-Magi-Route, X-Magi-Draft-Model\r\nVary: Origin\r\n"
-)
-_PREFLIGHT = (
-    "Access-Control-Allow-Methods: GET, POST\r\n"
-    "Access-Control-Allow-Headers: Content-Type, Authorization, X-Api-Key, X-Request-Id, "
-    "Anthropic-Version, Anthropic-Beta, OpenAI-Beta, X-Conversation-Id\r\n"
-    "Access-Control-Max-Age: 600\r\n"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +66,9 @@ class Talk:
         self._desk, self._transport, self._peer, self._on_rest = desk, transport, peer, on_rest
         self._loop = asyncio.get_running_loop()
         self._buffer = b""
-        self._parts: list[bytes] = []  # of a body that has not all come
-        self._missing = 0
         self._head: Head | None = None
-        self._chunks: ChunkReader | None = None
+        self._body: Body | None = None
+        self._chunks: ChunkReader | None = None  # of an answer to HTTP/1.0
         self._timer: asyncio.TimerHandle | None = None
         self._exchange: Work | None = None
         self._reply: ReplyHead | None = None
@@ -137,16 +122,9 @@ class Talk:
             self._path_of(data)
             self._refuse_unread(error)
             return
+        self._stop_timer()  # the body has a time of its own
         self._head, self._request_id = head, head.request_id or next_request_id()
-        rest = data[end + 4 :]
-        if head.length is None:
-            self._chunks = ChunkReader(keep=True)
-        elif head.length > self._desk.max_body_bytes:
-            self._refuse_unread(self._too_large())
-            return
-        else:
-            self._missing = head.length
-        self._take_body(rest)
+        self._take_body(data[end + 4 :])
 
     def _path_of(self, data: bytes) -> None:
         """For the shape of an error about a head that cannot be read."""
@@ -154,38 +132,21 @@ class Talk:
         self._shape = style_of(words[1].decode("latin-1")) if len(words) > 1 else Style.OPENAI
 
     def _take_body(self, data: bytes) -> None:
-        assert self._head is not None
-        if self._chunks is not None:
-            self._take_chunks(data)
-        elif len(data) >= self._missing:
-            body, rest = (data, b"") if len(data) == self._missing else _cut(data, self._missing)
-            if self._parts:
-                self._parts.append(body)
-                body = b"".join(self._parts)
-            self._whole(body, rest)
-        else:
-            self._parts.append(data)
-            self._missing -= len(data)
-            self._wait_for_body()
-
-    def _take_chunks(self, data: bytes) -> None:
-        chunks = self._chunks
-        assert chunks is not None
-        try:
-            used = chunks.feed(data)
-        except Garbled as error:
-            self._refuse_unread(InvalidInput(f"cannot read the request: {error}"))
-            return
-        if chunks.size > self._desk.max_body_bytes:
-            self._refuse_unread(self._too_large())
-        elif chunks.done:
-            self._whole(b"".join(chunks.payload or ()), data[used:])
-        else:
-            self._wait_for_body()
-
-    def _wait_for_body(self) -> None:
-        head = self._head
+        head, body = self._head, self._body
         assert head is not None
+        try:
+            if body is None:
+                body = self._body = Body(head.length, self._desk.max_body_bytes)
+            whole = body.feed(data)
+        except MagidError as error:
+            self._refuse_unread(error)
+            return
+        if whole is None:
+            self._wait_for_body(head)
+        else:
+            self._whole(whole, body.rest)
+
+    def _wait_for_body(self, head: Head) -> None:
         if self._timer is None:
             allowed = self._desk.timeout_s + BODY_S_PER_MIB * (head.length or 0) / 2**20
             self._timer = self._loop.call_later(allowed, self._is_slow)
@@ -195,7 +156,7 @@ class Talk:
     def _whole(self, body: bytes, rest: bytes) -> None:
         """A request has come; `rest` is behind it."""
         self._stop_timer()
-        self._buffer, self._parts, self._chunks = rest, [], None
+        self._buffer, self._body = rest, None
         self._is_answering = True
         try:
             self._begin(body)
@@ -208,12 +169,6 @@ class Talk:
             self._refuse_unread(
                 SlowRequest("cannot wait longer: the request did not arrive in time")
             )
-
-    def _too_large(self) -> TooLarge:
-        return TooLarge(
-            f"cannot take this body: it is over {self._desk.max_body_bytes} bytes "
-            "(gateway.max_body_bytes in magid.yaml)"
-        )
 
     def _refuse_unread(self, error: MagidError) -> None:
         """Answer, and end the connection: where a next request would begin is anyone's guess."""
@@ -232,7 +187,7 @@ class Talk:
         assert head is not None
         endpoint = find(head.method, head.path)
         if head.method == "OPTIONS" and methods_of(head.path):
-            self._write(204, _PREFLIGHT.encode() if head.origin else b"", b"")
+            self._write(204, answers.PREFLIGHT if head.origin else b"", b"")
             self._done()
         elif endpoint is None:
             raise self._unknown(head)
@@ -366,13 +321,8 @@ class Talk:
         status = status_of(error)
         self._desk.dispatcher.errors[error.code] += 1
         body = shapes.error_body(self._style, status, error)
-        lines = b"Content-Type: application/json\r\n" + fields
-        if status in (429, 503):
-            lines += b"Retry-After: %d\r\n" % RETRY_AFTER_S
-        if status == 405 and self._head is not None:
-            lines += f"Allow: {', '.join(sorted(methods_of(self._head.path)))}\r\n".encode()
         self._closes = self._closes or closes
-        self._write(status, lines, body)
+        self._write(status, answers.error_fields(status, self._head) + fields, body)
 
     def _write(self, status: int, fields: bytes, body: bytes) -> None:
         if status != 204:
@@ -384,13 +334,7 @@ class Talk:
         head = self._head
         if head is None or not head.keeps_alive:
             self._closes = True
-        origin = b""
-        if head is not None and head.origin:
-            origin = f"Access-Control-Allow-Origin: {head.origin}\r\n{_EXPOSED}".encode()
-        return b"HTTP/1.1 %d %b\r\n%b%b%bX-Request-Id: %b\r\nConnection: %b\r\n\r\n" % (
-            status, _PHRASES.get(status, b"-"), fields, _PLAIN, origin,
-            self._request_id.encode(), b"close" if self._closes else b"keep-alive",
-        )  # fmt: skip
+        return answers.head_bytes(status, fields, head, self._request_id, closes=self._closes)
 
     # -- the connection ----------------------------------------------------------------------
 
@@ -417,7 +361,7 @@ class Talk:
             self._timer = None
 
     def _reset(self) -> None:
-        self._exchange = self._reply = self._head = self._held = self._chunks = None
+        self._exchange = self._reply = self._head = self._held = self._chunks = self._body = None
         self._request_id = ""
         self._is_answering = self.is_busy = False
 
@@ -435,7 +379,3 @@ class Talk:
             self._transport.resume_reading()
         if rest:
             self._loop.call_soon(self._on_rest, rest)
-
-
-def _cut(data: bytes, at: int) -> tuple[bytes, bytes]:
-    return data[:at], data[at:]

@@ -18,20 +18,18 @@ from magid.daemon import Change, Daemon
 from magid.errors import MagidError, NotReady, QueueFull
 from magid.gateway import automatic, catalogue, fleet, probes, records, routing, two_stage
 from magid.gateway.asked import Asked
-from magid.gateway.balancing import choose
 from magid.gateway.care import Care
-from magid.gateway.conversations import Conversations
 from magid.gateway.exchange import Client, Exchange
 from magid.gateway.fleet import AUTO, Facts, Fleet
 from magid.gateway.on_demand import OnDemand
-from magid.gateway.prompt import CHARS_PER_TOKEN
+from magid.gateway.picker import Picker
 from magid.gateway.records import Outcome, Records
 from magid.gateway.routing import Reason, Route
 from magid.gateway.servers import Server
 from magid.gateway.stages import Stages, Work
 from magid.gateway.tally import OTHER, Tally
 from magid.gateway.waiting import Room
-from magid.profiles import DEFAULT_TIERS, LoadBalancing, Profile, Strategy
+from magid.profiles import DEFAULT_TIERS, LoadBalancing, Profile
 from magid.snapshot import Phase
 from magid.tiers import Tier
 from magid.units import ServerState
@@ -55,8 +53,7 @@ class Dispatcher:
         self._facts: dict[str, Facts] = {}
         self._rooms: dict[str, Room[Exchange]] = {}
         self._waiting = 0
-        self._floors: dict[str, float] = {}  # by pool: where turns count from
-        self._conversations = Conversations()
+        self._picker = Picker()
         self._fleet = Fleet()
         self._listed: bytes | None = None
         self._is_stale = True
@@ -119,6 +116,8 @@ class Dispatcher:
         ready = [s for s in observed.values() if s.state is ServerState.READY]
         keys = {s.port: self._daemon.launcher.api_key(s.port) for s in ready}
         self._fleet = fleet.build(snapshot, observed, keys, self._facts)
+        profile = self._fleet.profile
+        self._picker.rules = profile.load_balancing if profile else LoadBalancing()
         present = {b.process: b for b in self._fleet.backends}
         for process in self._servers.keys() - present.keys():
             self._servers.pop(process).pool.close()
@@ -237,7 +236,7 @@ class Dispatcher:
             plain = routing.to_tier(automatic.DEFAULT_TIER, asked, now, "auto")
             return replace(plain, reason=Reason.DEFAULT)
         tiers = now.profile.tier_config if now.profile else DEFAULT_TIERS
-        before, process = self._conversations.before(asked.prompt)
+        before, process = self._picker.conversations.before(asked.prompt)
         choice = automatic.choose(asked.prompt, tiers, before)
         route = routing.to_tier(choice.tier, asked, now, choice.why, choice.floor)
         return replace(route, parts=choice.parts, process=process, reason=choice.reason)
@@ -253,7 +252,7 @@ class Dispatcher:
         servers = [s for b in route.backends if (s := self._servers.get(b.process)) is not None]
         verdicts = [(server, server.why_not(now)) for server in servers]
         sound = [server for server, why in verdicts if not why]
-        return route, verdicts, self._preferred(asked, route, sound) if sound else None
+        return route, verdicts, self._picker.pick(asked, route, sound) if sound else None
 
     def kill(self, request_id: str) -> bool:
         """End a running request; False if there is none of this id."""
@@ -301,12 +300,11 @@ class Dispatcher:
         ]
         if not sound:
             raise self._unsound(exchange)
-        server = self._preferred(exchange.asked, exchange.route, sound)
+        server = self._picker.pick(exchange.asked, exchange.route, sound)
         if server is None:
             return False
-        self._take_turn(exchange.route.pool, server)
+        self._picker.taken(exchange.asked, exchange.route, server)
         server.breaker.began(now)
-        self._remember(exchange, server)
         exchange.stop_waiting()
         exchange.send(server)
         return True
@@ -319,54 +317,6 @@ class Dispatcher:
             f"cannot reach a sound server for {exchange.route.pool}: {why}; it is looked after, "
             "try again in a moment"
         )
-
-    def _preferred(self, asked: Asked, route: Route, sound: list[Server]) -> Server | None:
-        """The server to take: the conversation's own, else by the profile's strategy."""
-        rules = self._balancing
-        if not rules.enabled or len(sound) == 1:
-            return sound[0] if sound[0].has_room else None
-        if route.process is not None:
-            own = self._servers.get(route.process)
-            if own in sound and own.has_room:
-                return own
-        floor = self._floors.get(route.pool, 0.0)
-        missing = self._missing_tokens(asked, sound)
-        loads = [server.load(floor, missing.get(server.backend.process, 0.0)) for server in sound]
-        chosen = choose(rules.strategy, loads)
-        return None if chosen is None else self._servers[chosen.key]
-
-    def _take_turn(self, pool: str, server: Server) -> None:
-        """Who was away meanwhile has not saved up turns: they count from the pool's floor on."""
-        floor = max(server.turns, self._floors.get(pool, 0.0))
-        self._floors[pool] = floor
-        server.turns = floor + 1 / server.backend.weight
-
-    @property
-    def _follows_prefixes(self) -> bool:
-        rules = self._balancing
-        return rules.enabled and rules.strategy is Strategy.PREFIX_AFFINITY
-
-    def _missing_tokens(self, asked: Asked, sound: list[Server]) -> dict[str, float]:
-        """By process: how much of the prompt it would have to read."""
-        if len(sound) < 2 or not asked.endpoint.generates or not self._follows_prefixes:
-            return {}
-        cached = self._conversations.cached_chars(asked.prompt)
-        total = asked.prompt.text_chars
-        processes = (server.backend.process for server in sound)
-        return {p: (total - cached.get(p, 0)) / CHARS_PER_TOKEN for p in processes}
-
-    def _remember(self, exchange: Exchange, server: Server) -> None:
-        """Which server has read this prompt, where that will matter."""
-        asked = exchange.asked
-        tier = exchange.route.tier if exchange.route.parts else None
-        if asked.endpoint.generates and (tier is not None or self._follows_prefixes):
-            server.learns_rates = True
-            self._conversations.remember(asked.prompt, server.backend.process, tier)
-
-    @property
-    def _balancing(self) -> LoadBalancing:
-        profile = self._fleet.profile
-        return profile.load_balancing if profile else LoadBalancing()
 
     # -- what exchanges tell ---------------------------------------------------------------
 
@@ -456,7 +406,8 @@ class Dispatcher:
     def _look(self) -> None:
         _ = self._daemon.snapshot  # tells of a change if the profile's file was edited
         now = self.fleet
-        self._care.look(list(self._servers.values()), now, self._balancing.health_check_interval)
+        interval = self._picker.rules.health_check_interval
+        self._care.look(list(self._servers.values()), now, interval)
         self._on_demand.look(now, time.monotonic())
         if self._waiting:
             self._admit()
