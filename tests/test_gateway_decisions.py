@@ -10,7 +10,7 @@ from magid.gateway.balancing import Load
 from magid.gateway.breaker import FAILURES, FIRST_S, MAX_S, Breaker
 from magid.gateway.conversations import Conversations
 from magid.gateway.records import Usage, figures_in, usage_in
-from magid.gateway.waiting import Room
+from magid.gateway.waiting import Room, Rooms
 from magid.profiles import Strategy
 from magid.tiers import Tier
 
@@ -104,12 +104,19 @@ def test_a_trial_that_its_client_left_decides_nothing() -> None:
 # -- waiting -----------------------------------------------------------------------------------
 
 
+def taken(room: Room[str]) -> list[str]:
+    """All, in the order in which they would be served."""
+    order = []
+    while (found := room.next()) is not None:
+        order.append(found[1])
+    return order
+
+
 def test_clients_take_turns_and_each_keeps_its_order() -> None:
     room: Room[str] = Room(limit=10)
     for item in ("a1", "a2", "a3", "b1", "c1", "c2"):
         assert room.enter(item[0], item)
-    order = [room.next() for _ in range(6)]
-    assert order == ["a1", "b1", "c1", "a2", "c2", "a3"]
+    assert taken(room) == ["a1", "b1", "c1", "a2", "c2", "a3"]
     assert room.next() is None
 
 
@@ -127,10 +134,31 @@ def test_who_could_not_go_is_the_next_one_again() -> None:
     room: Room[str] = Room(limit=5)
     for item in ("a1", "a2", "b1"):
         room.enter(item[0], item)
-    first = room.next()
-    assert first == "a1"
-    room.put_back("a", first)
-    assert [room.next(), room.next(), room.next()] == ["a1", "b1", "a2"]
+    assert room.next() == ("a", "a1")
+    room.put_back("a", "a1")
+    assert taken(room) == ["a1", "b1", "a2"]
+
+
+def test_each_pool_has_a_room_and_a_full_pool_keeps_no_other_waiting() -> None:
+    rooms: Rooms[str] = Rooms(limit=2)
+    for pool, item in (("x", "a1"), ("x", "a2"), ("y", "b1"), ("y", "b2")):
+        assert rooms.enter(pool, item[0], item)
+    assert not rooms.enter("x", "c", "c1")
+    assert (len(rooms), rooms.lengths()) == (4, {"x": 2, "y": 2})
+    tried: list[str] = []
+
+    def place(item: str) -> bool:
+        tried.append(item)
+        return item != "a1"
+
+    rooms.serve(place)
+    assert (tried, len(rooms), rooms.lengths()) == (["a1", "b1", "b2"], 2, {"x": 2, "y": 0})
+    rooms.leave("x", "a", "a1")
+    rooms.leave("x", "a", "a1")
+    rooms.leave("z", "a", "a1")
+    assert rooms.drain(lambda item: item == "a1") == []
+    assert rooms.drain(lambda _item: True) == ["a2"]
+    assert len(rooms) == 0
 
 
 # -- prompts and conversations -------------------------------------------------------------------

@@ -28,7 +28,7 @@ from magid.gateway.routing import Reason, Route
 from magid.gateway.servers import Server
 from magid.gateway.stages import Stages, Work
 from magid.gateway.tally import OTHER, Tally
-from magid.gateway.waiting import Room
+from magid.gateway.waiting import Rooms
 from magid.profiles import DEFAULT_TIERS, LoadBalancing, Profile
 from magid.snapshot import Phase
 from magid.tiers import Tier
@@ -51,8 +51,7 @@ class Dispatcher:
         self._exchanges: dict[str, Exchange] = {}  # by the id of their record
         self._servers: dict[str, Server] = {}  # by process
         self._facts: dict[str, Facts] = {}
-        self._rooms: dict[str, Room[Exchange]] = {}
-        self._waiting = 0
+        self._rooms: Rooms[Exchange] = Rooms(self._settings.queue_limit)
         self._picker = Picker()
         self._fleet = Fleet()
         self._listed: bytes | None = None
@@ -86,7 +85,7 @@ class Dispatcher:
 
     def _on_change(self, change: Change) -> None:
         self._is_stale = True
-        if self._waiting:  # somebody may go on now
+        if self._rooms:  # somebody may go on now
             asyncio.get_running_loop().call_soon(self._catch_up)
 
     def _catch_up(self) -> None:
@@ -129,7 +128,7 @@ class Dispatcher:
             else:
                 self._servers[process] = server = Server(backend)
                 self._spawn(self._learn_facts(server))
-        if self._waiting:
+        if self._rooms:
             asyncio.get_running_loop().call_soon(self._reroute_waiting)
 
     async def _learn_facts(self, server: Server) -> None:
@@ -142,15 +141,15 @@ class Dispatcher:
     @property
     def waiting(self) -> int:
         """Requests that wait for a free slot."""
-        return self._waiting
+        return len(self._rooms)
 
     def queues(self) -> dict[str, int]:
         """The same by what they wait for: a model, a tier, or other while models are being found.
 
         A queue that was used once stays, empty.
         """
-        rooms = self._rooms.items()
-        return {pool if pool != _UNKNOWN else OTHER: len(room) for pool, room in rooms}
+        lengths = self._rooms.lengths().items()
+        return {pool if pool != _UNKNOWN else OTHER: length for pool, length in lengths}
 
     def servers(self) -> list[Server]:
         """Those that are ready. A copy."""
@@ -268,15 +267,12 @@ class Dispatcher:
         starts = exchange.route.starts
         if starts is not None:
             self._on_demand.want(starts)
-        room = self._rooms.get(exchange.route.pool)
-        if room is None:
-            room = self._rooms[exchange.route.pool] = Room(self._settings.queue_limit)
-        if not room.enter(exchange.asked.client, exchange):
+        pool = exchange.route.pool
+        if not self._rooms.enter(pool, exchange.asked.client, exchange):
             raise QueueFull(
-                f"cannot take the request: {len(room)} requests wait for {exchange.route.pool} "
+                f"cannot take the request: {self._rooms.lengths()[pool]} requests wait for {pool} "
                 "already; try again later"
             )
-        self._waiting += 1
         if exchange.wait_timer is None:
             patience_s = self._on_demand.patience_s if starts else self._settings.queue_timeout
             exchange.wait_timer = asyncio.get_running_loop().call_later(
@@ -330,13 +326,11 @@ class Dispatcher:
         return True
 
     def _on_free(self, exchange: Exchange, server: Server) -> None:
-        if self._waiting:
+        if self._rooms:
             self._admit()
 
     def _on_end(self, exchange: Exchange) -> None:
-        room = self._rooms.get(exchange.route.pool)
-        if room is not None and room.leave(exchange.asked.client, exchange):
-            self._waiting -= 1
+        self._rooms.leave(exchange.route.pool, exchange.asked.client, exchange)
         self._forget(exchange, exchange.record.outcome, exchange.record.error)
 
     def _forget(self, exchange: Exchange, outcome: Outcome, error: str) -> None:
@@ -348,39 +342,32 @@ class Dispatcher:
 
     def _admit(self) -> None:
         """Send on whoever can go now."""
-        for room in list(self._rooms.values()):
-            while (exchange := room.next()) is not None:
-                self._waiting -= 1
-                try:
-                    if self._place(exchange):
-                        continue
-                except MagidError as error:
-                    exchange.refuse(error)
-                    continue
-                room.put_back(exchange.asked.client, exchange)
-                self._waiting += 1
-                break
+        self._rooms.serve(self._place_or_refuse)
+
+    def _place_or_refuse(self, exchange: Exchange) -> bool:
+        """Whether it need not wait any more."""
+        try:
+            return self._place(exchange)
+        except MagidError as error:
+            exchange.refuse(error)
+            return True
 
     def _reroute_waiting(self) -> None:
         """Servers have come or gone: whoever waits may go elsewhere now, or nowhere."""
-        for room in list(self._rooms.values()):
-            for exchange in room.drain(lambda _exchange: True):
-                self._waiting -= 1
-                try:
-                    route = self._route_or_hold(exchange.asked)
-                    if route.awaits != exchange.route.awaits:
-                        exchange.stop_waiting()  # each may take its own time
-                    exchange.route = route
-                    self._place_or_wait(exchange)
-                except MagidError as error:
-                    exchange.refuse(error)
+        for exchange in self._rooms.drain(lambda _exchange: True):
+            try:
+                route = self._route_or_hold(exchange.asked)
+                if route.awaits != exchange.route.awaits:
+                    exchange.stop_waiting()  # each may take its own time
+                exchange.route = route
+                self._place_or_wait(exchange)
+            except MagidError as error:
+                exchange.refuse(error)
 
     def _on_failed_start(self, model_id: str, error: MagidError) -> None:
         """Whoever waits for this model hears why it does not come."""
-        for room in list(self._rooms.values()):
-            for exchange in room.drain(lambda e: e.route.starts == model_id):
-                self._waiting -= 1
-                exchange.refuse(error)
+        for exchange in self._rooms.drain(lambda e: e.route.starts == model_id):
+            exchange.refuse(error)
 
     def _servers_of(self, model_id: str) -> list[Server]:
         return [s for s in self._servers.values() if s.backend.model_id == model_id]
@@ -409,5 +396,5 @@ class Dispatcher:
         interval = self._picker.rules.health_check_interval
         self._care.look(list(self._servers.values()), now, interval)
         self._on_demand.look(now, time.monotonic())
-        if self._waiting:
+        if self._rooms:
             self._admit()

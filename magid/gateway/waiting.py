@@ -38,8 +38,8 @@ class Room(Generic[T]):
             del self._lines[client]
         return True
 
-    def next(self) -> T | None:
-        """Whose turn it is; the client goes to the end of the round."""
+    def next(self) -> tuple[str, T] | None:
+        """Whose turn it is, and its client, who goes to the end of the round."""
         if not self._lines:
             return None
         client, line = self._lines.popitem(last=False)
@@ -47,7 +47,7 @@ class Room(Generic[T]):
         self._count -= 1
         if line:
             self._lines[client] = line
-        return item
+        return client, item
 
     def put_back(self, client: str, item: T) -> None:
         """Undo `next`: it could not be served yet, and is the next one again."""
@@ -61,3 +61,54 @@ class Room(Generic[T]):
         for client, item in over:
             self.leave(client, item)
         return [item for _, item in over]
+
+
+class Rooms(Generic[T]):
+    """A room for each pool, made when it is first needed. `len` is how many wait in all."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._rooms: dict[str, Room[T]] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def enter(self, pool: str, client: str, item: T) -> bool:
+        """False if the pool's room is full."""
+        room = self._rooms.get(pool)
+        if room is None:
+            room = self._rooms[pool] = Room(self._limit)
+        has_entered = room.enter(client, item)
+        self._count += has_entered
+        return has_entered
+
+    def leave(self, pool: str, client: str, item: T) -> None:
+        """Idempotent."""
+        room = self._rooms.get(pool)
+        if room is not None:
+            self._count -= room.leave(client, item)
+
+    def lengths(self) -> dict[str, int]:
+        """How many wait for each pool. One that was used once stays, at 0."""
+        return {pool: len(room) for pool, room in self._rooms.items()}
+
+    def serve(self, place: Callable[[T], bool]) -> None:
+        """Take out in turn whomever `place` can send on; it says of whom it cannot.
+
+        `place` is called with one who is not in the room at that moment.
+        """
+        for room in list(self._rooms.values()):
+            while (found := room.next()) is not None:
+                client, item = found
+                self._count -= 1
+                if not place(item):
+                    room.put_back(client, item)
+                    self._count += 1
+                    break
+
+    def drain(self, is_over: Callable[[T], bool]) -> list[T]:
+        """Take out all of which it is so."""
+        over = [item for room in self._rooms.values() for item in room.drain(is_over)]
+        self._count -= len(over)
+        return over
