@@ -68,6 +68,15 @@ def effective_tier(entry: ModelEntry, found: FoundModel) -> Tier:
     return Tier.POWERFUL if entry.thinking_override else found.tier
 
 
+def remembered_tier(entry: ModelEntry) -> Tier:
+    """The same while the file is not read yet: the tier that was assigned is a word of the id."""
+    if entry.tier_override is not None:
+        return entry.tier_override
+    words = entry.model_id.split("_")[-2:]  # of two models with one id the later one gets a number
+    assigned = next((Tier(word) for word in words if word in set(Tier)), Tier.BALANCED)
+    return Tier.POWERFUL if entry.thinking_override else assigned
+
+
 def effective_thinking(entry: ModelEntry, found: FoundModel) -> bool:
     return found.is_thinking if entry.thinking_override is None else entry.thinking_override
 

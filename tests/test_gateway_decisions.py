@@ -11,8 +11,11 @@ from magid.gateway.breaker import FAILURES, FIRST_S, MAX_S, Breaker
 from magid.gateway.conversations import Conversations
 from magid.gateway.records import Usage, figures_in, usage_in
 from magid.gateway.waiting import Room, Rooms
+from magid.models import remembered_tier
 from magid.profiles import Strategy
+from magid.registry import ModelEntry
 from magid.tiers import Tier
+from tests import values
 
 
 def load(key: str, outstanding: int = 0, **more: Any) -> Load:
@@ -159,6 +162,28 @@ def test_each_pool_has_a_room_and_a_full_pool_keeps_no_other_waiting() -> None:
     assert rooms.drain(lambda item: item == "a1") == []
     assert rooms.drain(lambda _item: True) == ["a2"]
     assert len(rooms) == 0
+
+
+# -- what is remembered --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model_id", "decided", "tier"),
+    [
+        ("demo_4p0b_q4km_fast", {}, Tier.FAST),
+        ("demo_4p0b_q4km_powerful_2", {}, Tier.POWERFUL),
+        ("demo_4p0b_q4km_fast", {"thinking_override": True}, Tier.POWERFUL),
+        ("demo_4p0b_q4km_fast", {"tier_override": Tier.BALANCED}, Tier.BALANCED),
+        ("demo", {}, Tier.BALANCED),
+    ],
+)
+def test_the_tier_of_a_model_whose_file_is_not_read_yet(
+    model_id: str, decided: dict[str, Any], tier: Tier
+) -> None:
+    entry = ModelEntry(
+        model_id=model_id, path="/m", size_bytes=1, discovered_at=values.NOW, **decided
+    )
+    assert remembered_tier(entry) is tier
 
 
 # -- prompts and conversations -------------------------------------------------------------------

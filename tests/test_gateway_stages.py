@@ -19,6 +19,7 @@ CHAT = "/v1/chat/completions"
 PROFILE = """\
 name: Test
 enabled_models: ['*']
+aliases: {gpt-4o: auto}
 two_stage: {enabled: true, stage1_tier: fast, stage2_tier: balanced, stage1_max_tokens: 3}
 """
 
@@ -134,7 +135,7 @@ def test_an_answer_in_two_stages(magid: Running, client: httpx.Client) -> None:
 
 @pytest.mark.slow
 def test_a_stream_in_two_stages(magid: Running, client: httpx.Client) -> None:
-    body = chat("auto", stream=True, stream_options={"include_usage": True})
+    body = chat("gpt-4o", stream=True, stream_options={"include_usage": True})
     with client.stream("POST", CHAT, json=body) as answer:
         events = [line[6:] for line in answer.iter_lines() if line.startswith("data: ")]
     assert answer.headers["x-magi-draft-model"] == SMALL

@@ -15,7 +15,9 @@ from magid.gateway.dispatch import Dispatcher
 from magid.gateway.endpoints import find
 from magid.gateway.exchange import Exchange
 from magid.gateway.framing import ReplyHead
-from tests.daemons import ALPHA, House
+from magid.snapshot import Phase
+from magid.tiers import Tier
+from tests.daemons import ALPHA, BETA, GAMMA, House, until
 from tests.still_launcher import PATIENCE_S
 
 
@@ -99,3 +101,28 @@ async def test_who_asks_during_the_first_scan_hears_if_it_takes_too_long(house: 
         assert isinstance(error, QueueFull)
         assert "waited too long for a model" in error.message
         assert dispatcher.waiting == 0
+
+
+async def test_models_of_before_a_restart_are_listed_while_they_are_looked_for(
+    house: House,
+) -> None:
+    before = await house.running()
+    await before.set_enabled(BETA, enabled=False)
+    await before.set_tier(GAMMA, Tier.FAST)
+    await before.close()
+    async with gateway_of(house) as dispatcher:
+        listed = {entry["id"]: entry for entry in dispatcher.models()}
+        assert list(listed) == [ALPHA, GAMMA, "fast", "auto"]
+        assert listed[GAMMA]["meta"] == {"tier": "fast"}
+        assert listed[GAMMA]["created"] > 1_700_000_000
+        daemon = house.opened[-1]
+        house.path_of("Alpha").unlink()
+        house.scans.open()
+        await until(daemon, lambda: daemon.phase is not Phase.SCANNING)
+        assert ALPHA not in [entry["id"] for entry in dispatcher.models()]
+        assert "name" in next(e for e in dispatcher.models() if e["id"] == GAMMA)
+
+
+async def test_a_first_start_lists_nothing(house: House) -> None:
+    async with gateway_of(house) as dispatcher:
+        assert dispatcher.models() == []

@@ -4,13 +4,21 @@ from typing import Any
 
 from magid.gateway.fleet import AUTO, Fleet, Offer
 from magid.gateway.routing import STRENGTH
+from magid.models import remembered_tier
+from magid.registry import ModelEntry
 
 
 def entries(fleet: Fleet) -> list[dict[str, Any]]:
-    """Models in id order, then aliases, tiers that have a model, and auto if there is any."""
+    """Models in id order, then aliases, tiers that have a model, and auto if there is any.
+
+    During the first scan after a start those of before it, of which less is known yet, so that
+    clients which ask once do not go without.
+    """
     found = [_model(offer) for offer in fleet.offers.values()]
+    found += [_remembered(entry) for entry in fleet.remembered.values()]
     found += [_name(alias, "alias", to) for alias, to in sorted(fleet.aliases.items())]
     tiers = {offer.tier for offer in fleet.offers.values()}
+    tiers |= {remembered_tier(entry) for entry in fleet.remembered.values()}
     found += [_name(tier, "tier", tier) for tier in STRENGTH if tier in tiers]
     return found + ([_name(AUTO, "auto", AUTO)] if tiers else [])
 
@@ -34,6 +42,17 @@ def _model(offer: Offer) -> dict[str, Any]:
             "tier": offer.tier,
             "servers": len(offer.backends),
         },
+    }
+
+
+def _remembered(entry: ModelEntry) -> dict[str, Any]:
+    return {
+        "id": entry.model_id,
+        "object": "model",
+        "created": int(entry.discovered_at.timestamp()),
+        "owned_by": "magid",
+        "status": {"value": "unloaded"},
+        "meta": {"tier": remembered_tier(entry)},
     }
 
 

@@ -114,7 +114,8 @@ class Dispatcher:
         observed = self._daemon.observed()
         ready = [s for s in observed.values() if s.state is ServerState.READY]
         keys = {s.port: self._daemon.launcher.api_key(s.port) for s in ready}
-        self._fleet = fleet.build(snapshot, observed, keys, self._facts)
+        scans = self._daemon.phase is Phase.SCANNING
+        self._fleet = fleet.build(snapshot, observed, keys, self._facts, is_scanning=scans)
         profile = self._fleet.profile
         self._picker.rules = profile.load_balancing if profile else LoadBalancing()
         present = {b.process: b for b in self._fleet.backends}

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from magid.kinds import ModelKind
 from magid.llama import Endpoint as Address
-from magid.models import Model
+from magid.models import Model, effective_enabled, remembered_tier
 from magid.profiles import Profile, selects
-from magid.registry import other_spellings
+from magid.registry import ModelEntry, other_spellings
 from magid.snapshot import Snapshot
 from magid.tiers import Tier
 from magid.units import ObservedServer, ServerState
@@ -95,6 +95,8 @@ class Fleet:
     aliases: Mapping[str, str] = field(default_factory=dict)
     profile: Profile | None = None
     disabled: frozenset[str] = frozenset()  # ids of models that are known and not enabled
+    # Enabled before this start, while their files are looked for. Only to be listed.
+    remembered: Mapping[str, ModelEntry] = field(default_factory=dict)
 
     @property
     def backends(self) -> tuple[Backend, ...]:
@@ -110,8 +112,10 @@ def build(
     observed: Mapping[int, ObservedServer],
     keys: Mapping[int, str | None],
     facts: Mapping[str, Facts],
+    *,
+    is_scanning: bool = False,
 ) -> Fleet:
-    """`keys` by port, `facts` by `process_of`."""
+    """`keys` by port, `facts` by `process_of`. `is_scanning`: for the first time."""
     profile = now.active.profile
     enabled = {i: m for i, m in now.models.items() if m.enabled}
     offers = {}
@@ -129,7 +133,19 @@ def build(
             model, model_id, model.found.kind, model.tier, ready, context, why, may_come
         )
     disabled = frozenset(now.models.keys() - enabled.keys())
-    return Fleet(offers, _aliases(now.models, enabled, profile), profile, disabled)
+    remembered = _remembered(now) if is_scanning else {}
+    return Fleet(offers, _aliases(now.models, enabled, profile), profile, disabled, remembered)
+
+
+def _remembered(now: Snapshot) -> dict[str, ModelEntry]:
+    """In id order."""
+    return {
+        model_id: entry
+        for model_id, entry in sorted(now.registry.models.items())
+        if model_id not in now.models
+        and entry.missing_since is None
+        and effective_enabled(entry, remembered_tier(entry), now.active.profile)
+    }
 
 
 def process_of(server: ObservedServer) -> str:
