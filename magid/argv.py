@@ -1,21 +1,17 @@
 """What a llama-server is started with: its argument list and its environment.
 
 Pure: no I/O. The list goes to execve or to the service manager as it is; no shell ever reads it.
-Arguments from users pass through one table of allowed options, so that none of them can name a
-file, open the network, run a tool or undo what magid sets.
+Arguments from users pass through the table of `options`.
 
-Source of the option names and values: `llama-server --help` of llama.cpp 0.7.0 (build 11669), with
-the older spellings of options that were renamed.
+Source of the option names: `llama-server --help` of llama.cpp 0.7.0 (build 11669), with the older
+spellings of options that were renamed.
 """
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from magid.errors import InvalidInput, LlamaServerMissing
+from magid.options import check_extra_args, is_option
 from magid.units import ServerSpec
-
-MAX_EXTRA_ARGS = 64
 
 # What a server may take over from magid's own environment: where programs and the home folder are,
 # language, time zone, and which GPUs it may use. Nothing that loads code (LD_*, GGML_BACKEND_PATH)
@@ -39,221 +35,6 @@ _PASSED_ENVIRONMENT = frozenset(
         "ONEAPI_DEVICE_SELECTOR",
         "ZE_AFFINITY_MASK",
     }
-)
-
-
-@dataclass(frozen=True, slots=True)
-class _Value:
-    """What may stand behind an option: all of `pattern`, each number within the bounds."""
-
-    pattern: re.Pattern[str]
-    says: str  # the same for a person
-    low: float | None = None
-    high: float | None = None
-
-    def accepts(self, text: str) -> bool:
-        if not self.pattern.fullmatch(text):
-            return False
-        if self.low is None or self.high is None:
-            return True
-        return all(self.low <= float(part) <= self.high for part in text.split(","))
-
-
-_INT = r"-?[0-9]{1,10}"
-_FLOAT = r"-?[0-9]{1,10}(?:\.[0-9]{1,10})?(?:e[+-]?[0-9]{1,2})?"
-
-
-def _int(low: int, high: int) -> _Value:
-    return _Value(re.compile(_INT), f"a whole number from {low} to {high}", low, high)
-
-
-def _float(low: float, high: float) -> _Value:
-    return _Value(re.compile(_FLOAT), f"a number from {low:g} to {high:g}", low, high)
-
-
-def _floats(low: float, high: float) -> _Value:
-    pattern = re.compile(rf"{_FLOAT}(?:,{_FLOAT}){{0,31}}")
-    return _Value(pattern, f"numbers from {low:g} to {high:g} with commas between", low, high)
-
-
-def _one_of(text: str) -> _Value:
-    words = text.split()
-    return _Value(re.compile("|".join(map(re.escape, words))), "one of " + ", ".join(words))
-
-
-def _some_of(text: str) -> _Value:
-    words = text.split()
-    word = "(?:" + "|".join(map(re.escape, words)) + ")"
-    return _Value(re.compile(rf"{word}(?:,{word}){{0,15}}"), "some of " + ", ".join(words))
-
-
-_MANY = 2**31 - 1  # llama-server keeps counts in a signed 32-bit integer
-_COUNT = _int(0, _MANY)
-_COUNT_OR_MINUS_ONE = _int(-1, _MANY)
-_SHARE = _float(0, 1)
-_FACTOR = _float(-1, 1_000_000)
-_CACHE_TYPE = _one_of("f32 f16 bf16 q8_0 q4_0 q4_1 iq4_nl q5_0 q5_1")
-_DEVICES = _Value(
-    re.compile(r"none|[A-Za-z]{1,16}[0-9]{0,3}(?:,[A-Za-z]{1,16}[0-9]{0,3}){0,31}"),
-    "none, or device names as `llama-server --list-devices` gives them, with commas between",
-)
-# A name that is not built in would be taken as the text of a template.
-_CHAT_TEMPLATE = _one_of(
-    """bailing bailing-think bailing2 chatglm3 chatglm4 chatml command-r deepseek deepseek-ocr
-    deepseek2 deepseek3 exaone-moe exaone3 exaone4 falcon3 gemma gigachat glmedge gpt-oss granite
-    granite-4.0 granite-4.1 grok-2 hunyuan-dense hunyuan-moe hunyuan-vl kimi-k2 llama2 llama2-sys
-    llama2-sys-bos llama2-sys-strip llama3 llama4 megrez minicpm mistral-v1 mistral-v3
-    mistral-v3-tekken mistral-v7 mistral-v7-tekken monarch openchat orion pangu-embedded phi3 phi4
-    rwkv-world seed_oss smolvlm solar-open vicuna vicuna-orca yandex zephyr"""
-)
-
-# Names of one option, all spellings -> what it takes; None for a switch.
-_ALLOWED: tuple[tuple[str, _Value | None], ...] = (
-    # processor
-    ("-tb --threads-batch", _int(1, 1024)),
-    ("--threads-http", _int(-1, 1024)),
-    ("--cpu-strict", _one_of("0 1")),
-    ("--prio", _int(-1, 2)),  # 3 is real-time: it can starve the machine
-    ("--poll", _int(0, 100)),
-    ("--numa", _one_of("distribute isolate numactl")),
-    # memory and devices
-    ("-ub --ubatch-size", _int(1, 1_048_576)),
-    ("-fa --flash-attn", _one_of("on off auto")),
-    ("-ctk --cache-type-k", _CACHE_TYPE),
-    ("-ctv --cache-type-v", _CACHE_TYPE),
-    ("-kvo --kv-offload", None),
-    ("-nkvo --no-kv-offload", None),
-    ("-kvu --kv-unified", None),
-    ("-no-kvu --no-kv-unified", None),
-    ("--kv-unified-per-slot", _COUNT),
-    ("-cram --cache-ram", _int(-1, 4_194_304)),
-    ("--swa-full", None),
-    ("-ctxcp --ctx-checkpoints --swa-checkpoints", _int(0, 4096)),
-    ("-nr --no-repack", None),
-    ("--no-host", None),
-    ("--no-op-offload", None),
-    ("-lm --load-mode", _one_of("auto none mmap mlock mmap+mlock dio")),
-    ("-lzm --lazy-mode", _one_of("on auto off")),
-    ("--mlock", None),
-    ("--no-mmap", None),
-    ("-dev --device", _DEVICES),
-    ("-sm --split-mode", _one_of("none layer row tensor")),
-    ("-ts --tensor-split", _floats(0, 1_000_000)),
-    ("-mg --main-gpu", _int(0, 127)),
-    ("-fit --fit", _one_of("on off")),
-    ("-fitt --fit-target", _floats(0, 4_194_304)),
-    ("-fitc --fit-ctx", _COUNT),
-    ("-cmoe --cpu-moe", None),
-    ("-ncmoe --n-cpu-moe", _int(0, 4096)),
-    ("--moe-cache-mib", _int(0, 4_194_304)),
-    ("-ncffn --n-cpu-ffn", _int(0, 4096)),
-    ("--check-tensors", None),
-    ("--no-warmup", None),
-    ("--sleep-idle-seconds", _COUNT_OR_MINUS_ONE),
-    # context
-    ("--keep", _COUNT_OR_MINUS_ONE),
-    ("--context-shift", None),
-    ("--no-context-shift", None),
-    ("--rope-scaling", _one_of("none linear yarn")),
-    ("--rope-scale", _FACTOR),
-    ("--rope-freq-base", _float(0, 1e12)),
-    ("--rope-freq-scale", _FACTOR),
-    ("--yarn-orig-ctx", _COUNT),
-    ("--yarn-ext-factor", _FACTOR),
-    ("--yarn-attn-factor", _FACTOR),
-    ("--yarn-beta-slow", _FACTOR),
-    ("--yarn-beta-fast", _FACTOR),
-    ("--no-cache-prompt", None),
-    ("--cache-reuse", _COUNT),
-    ("-sps --slot-prompt-similarity", _SHARE),
-    # requests
-    ("-n --predict --n-predict", _COUNT_OR_MINUS_ONE),
-    ("-to --timeout", _int(1, 86_400)),
-    ("--sse-ping-interval", _int(-1, 3600)),
-    ("-nocb --no-cont-batching", None),
-    ("--pooling", _one_of("none mean cls last rank")),
-    ("--embd-normalize", _int(-1, 64)),
-    ("-sp --special", None),
-    ("--spm-infill", None),
-    ("--no-mmproj-offload", None),
-    ("--image-min-tokens", _COUNT),
-    ("--image-max-tokens", _COUNT),
-    # chat and thinking
-    ("--jinja", None),
-    ("--no-jinja", None),
-    ("--chat-template", _CHAT_TEMPLATE),
-    ("--no-prefill-assistant", None),
-    ("-rea --reasoning", _one_of("on off auto")),
-    ("--reasoning-format", _one_of("auto none deepseek deepseek-legacy")),
-    ("--reasoning-budget", _COUNT_OR_MINUS_ONE),
-    (
-        "--reasoning-effort",
-        _one_of("default minimal low medium high xhigh max"),
-    ),
-    # defaults of sampling
-    ("-s --seed", _int(-1, 2**32 - 1)),
-    ("--temp --temperature", _float(0, 100)),
-    ("--top-k", _COUNT),
-    ("--top-p", _SHARE),
-    ("--min-p", _SHARE),
-    ("--top-nsigma --top-n-sigma", _float(-1, 100)),
-    ("--xtc-probability", _SHARE),
-    ("--xtc-threshold", _SHARE),
-    ("--typical --typical-p", _SHARE),
-    ("--repeat-last-n", _COUNT_OR_MINUS_ONE),
-    ("--repeat-penalty", _float(0, 100)),
-    ("--presence-penalty", _float(-100, 100)),
-    ("--frequency-penalty", _float(-100, 100)),
-    ("--dry-multiplier", _float(0, 100)),
-    ("--dry-base", _float(0, 100)),
-    ("--dry-allowed-length", _COUNT),
-    ("--dry-penalty-last-n", _COUNT_OR_MINUS_ONE),
-    # speculative decoding that needs no second file
-    (
-        "--spec-type",
-        _some_of("none draft-mtp ngram-simple ngram-map-k ngram-map-k4v ngram-mod ngram-cache"),
-    ),
-    ("--spec-draft-n-max --draft-max", _int(0, 1024)),
-    ("--spec-draft-n-min --draft-min", _int(0, 1024)),
-    ("--spec-draft-p-min --draft-p-min", _SHARE),
-    # log; levels above 4 write prompts to it
-    ("-lv --verbosity --log-verbosity", _int(0, 4)),
-)
-
-# Each spelling -> (the first spelling, what it takes).
-_OPTIONS: Mapping[str, tuple[str, _Value | None]] = {
-    name: (names.split()[0], value) for names, value in _ALLOWED for name in names.split()
-}
-
-_PORT = "is set by magid; PUT /api/models/{modelId}/port changes it"
-_SETTING = "is set by magid; give it as {} in the run-time settings"
-_FIXED = "is set by magid and cannot be changed for one model"
-_FILE = "names a file or folder, which no argument may do"
-_NETWORK = "makes the server fetch from the network or listen to it"
-_TOOLS = "lets a model run commands or read files on this machine"
-
-# Refused with a reason of their own: a pattern of the whole option -> why.
-_REFUSED: tuple[tuple[str, str], ...] = (
-    ("--port", _PORT),
-    ("-m|--model|-a|--alias|--host|--reuse-port|--tags", _FIXED),
-    ("--api-key|--api-key-file|--api-prefix|--cors-.*|--ssl-.*|--offline", _FIXED),
-    ("--metrics|--props|--slots|--no-slots|(--|--no-)(ui|webui)", _FIXED),
-    ("--embeddings?|--rerank(ing)?|-mm|--mmproj|--mmproj-auto|--no-mmproj(-auto)?", _FIXED),
-    ("-ngl|--gpu-layers|--n-gpu-layers", _SETTING.format("nGpuLayers")),
-    ("-c|--ctx-size", _SETTING.format("ctxSize")),
-    ("-t|--threads", _SETTING.format("nThreads")),
-    ("-b|--batch-size", _SETTING.format("batchSize")),
-    ("-np|--parallel", _SETTING.format("parallel")),
-    ("--tools.*|-ag|--agent|-no-ag|--no-agent|--mcp-.*|--(no-)?(ui|webui)-.*", _TOOLS),
-    ("--rpc|-mu|--model-url|-mmu|--mmproj-url|-dr|--docker-repo|-hf.*|--hf-.*", _NETWORK),
-    ("--spec-draft-hf|--.*-default|--fim-.*", _NETWORK),
-    ("--path|--.*-(path|file|dir)|--models-.*|-jf|-lcs|-lcd|--lookup-cache-.*", _FILE),
-    ("--lora.*|--control-vector.*|-md|--model-draft|--spec-draft-model|-mv|--model-vocoder", _FILE),
-    ("-v|--verbose|--log-verbose", "writes every prompt to the log"),
-    (
-        "-h|--help|--usage|--version|--list-devices|--completion-bash|-cl|--cache-list",
-        "makes llama-server print and exit",
-    ),
 )
 
 
@@ -334,74 +115,9 @@ def _settings_argv(spec: ServerSpec, flags: frozenset[str]) -> list[str]:
 def _extra_argv(args: Sequence[str], flags: frozenset[str]) -> tuple[str, ...]:
     checked = check_extra_args(args)  # again: a spec may come from a file that was edited by hand
     for name in checked:
-        if name in _OPTIONS:
+        if is_option(name):
             _required("extraArgs", flags, name)
     return checked
-
-
-def check_extra_args(args: Sequence[str]) -> tuple[str, ...]:
-    """The same arguments, if each may be given to a llama-server by a user; else InvalidInput.
-
-    Exact option names, long or short, each value as an argument of its own: no `--option=value`,
-    no abbreviation, no option twice. What is accepted consists of [A-Za-z0-9.,:_+-] only. The
-    error's details name `field` (extraArgs[N]), `argument`, and `allowed` where there is such.
-    """
-    if len(args) > MAX_EXTRA_ARGS:
-        raise InvalidInput(
-            f"cannot use extraArgs: {len(args)} arguments, and {MAX_EXTRA_ARGS} is the most",
-            field="extraArgs",
-        )
-    seen: set[str] = set()
-    index = 0
-    while index < len(args):
-        index += _check_option(args, index, seen)
-    return tuple(args)
-
-
-def _check_option(args: Sequence[str], index: int, seen: set[str]) -> int:
-    """Check the option at `index` with its value; how many arguments that were."""
-    name = args[index]
-    if name not in _OPTIONS:
-        raise _bad_argument(args, index, _why_unknown(name))
-    option, value = _OPTIONS[name]
-    if option in seen:
-        raise _bad_argument(args, index, "it is given twice")
-    seen.add(option)
-    if value is None:
-        return 1
-    if index + 1 == len(args):
-        raise _bad_argument(args, index, f"its value is missing: {value.says}", value.says)
-    if not value.accepts(args[index + 1]):
-        raise _bad_argument(args, index + 1, f"{name} takes {value.says}", value.says)
-    return 2
-
-
-def _why_unknown(argument: str) -> str:
-    name = argument.split("=", 1)[0]
-    for pattern, why in _REFUSED:
-        if re.fullmatch(pattern, name):
-            return f"{name} {why}"
-    if name in _OPTIONS:
-        return "write the value as an argument of its own, without '='"
-    if not argument.startswith("-"):
-        return "an option is expected here, and no option before it takes this value"
-    return "it is not among the llama-server options that may be given"
-
-
-def _bad_argument(
-    args: Sequence[str], index: int, why: str, allowed: str | None = None
-) -> InvalidInput:
-    field = f"extraArgs[{index}]"
-    shown = args[index][:80]
-    message = f"cannot use {shown!r} ({field}): {why}"
-    if allowed is None:
-        return InvalidInput(message, field=field, argument=shown)
-    return InvalidInput(message, field=field, argument=shown, allowed=allowed)
-
-
-def allowed_options() -> dict[str, str]:
-    """Option, with all its spellings -> what it takes, for a person; "" for a switch."""
-    return {names.replace(" ", ", "): value.says if value else "" for names, value in _ALLOWED}
 
 
 def child_environment(environ: Mapping[str, str]) -> dict[str, str]:

@@ -29,8 +29,8 @@ from pydantic_core import PydanticCustomError
 
 from magid import yamlfile
 from magid.addresses import Address, TcpAddress, is_host, is_loopback, is_origin, parse_address
-from magid.argv import check_extra_args
 from magid.errors import InvalidConfig, InvalidInput
+from magid.options import check_extra_args
 from magid.yamlfile import Scalar, YamlError
 
 DEFAULT_PATH = Path("/etc/magi/magid.yaml")

@@ -14,6 +14,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(row.split())
     for row in (
         "errors addresses folders gpus metrics naming tiers units yamlfile",
+        "options",
         "argv bus children durable handover journal keyring keys kinds listeners notify "
         "projectors sandbox tensors wire",
         "asking config gguf llama modelfiles profiles store transient",

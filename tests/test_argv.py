@@ -8,15 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from magid.argv import (
-    MAX_EXTRA_ARGS,
-    allowed_options,
-    check_extra_args,
-    child_environment,
-    server_argv,
-)
+from magid.argv import child_environment, server_argv
 from magid.errors import InvalidInput, LlamaServerMissing
 from magid.llama import flags_in, version_in
+from magid.options import MAX_EXTRA_ARGS, allowed_options, check_extra_args
 from magid.units import ServerSpec
 
 SPEC = ServerSpec("demo_tiny", 0, 8080, "127.0.0.1", "/models/demo.gguf")

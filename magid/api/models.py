@@ -1,6 +1,6 @@
 """Handlers of the registry: what exists, and what the user decides about it."""
 
-from magid import argv
+from magid import options
 from magid.api import schemas, views
 from magid.api.context import Context
 from magid.api.replies import Call, Reply, cached, reply
@@ -138,7 +138,7 @@ async def put_settings(ctx: Context, call: Call) -> Reply:
     body: schemas.SettingsBody = call.body
     ctx.need_listing()
     if body.extra_args is not None:
-        argv.check_extra_args(body.extra_args)
+        options.check_extra_args(body.extra_args)
     model = await ctx.daemon.set_settings(call.params["modelId"], body.onto)
     answer: schemas.SettingsReply = {
         "message": f"Runtime settings updated for {model.model_id}",
