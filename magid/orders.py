@@ -19,7 +19,7 @@ from magid.wire import Start
 
 KEYS: Final = Path("/run/magi-keys")
 _SCRIPTS: Final = Path(__file__).resolve().parent
-_PROGRAM_PLACES: Final = "/usr/local/bin:/usr/bin:/bin"
+PROGRAM_PLACES: Final = "/usr/local/bin:/usr/bin:/bin"
 _GROUPS: Final = ("render", "video", "magi-models")  # GPU devices, and models that not all may read
 
 
@@ -34,7 +34,7 @@ def order_of(start: Start, settings: Config) -> UnitOrder:
             field="spec.host",
         )
     configured = settings.llama_server_path
-    program = find_program(str(configured) if configured else None, _PROGRAM_PLACES)
+    program = find_program(str(configured) if configured else None, PROGRAM_PLACES)
     argv = server_argv(spec, str(program), sandbox.credential_path(spec.port), start.flags)
     roots = real_roots(settings.model_paths)
     projector = () if spec.mmproj_path is None else (spec.mmproj_path,)
@@ -47,7 +47,7 @@ def order_of(start: Start, settings: Config) -> UnitOrder:
         program_folders=program_folders(program),
         scripts=str(_SCRIPTS),
         key_file=str(KEYS / f"{spec.port}.key"),
-        groups=tuple(filter(_group_exists, _GROUPS)),
+        groups=groups_here(),
         patience=patience_of(settings),
     )
 
@@ -86,6 +86,11 @@ def program_folders(program: Path) -> tuple[str, ...]:
 
 def _homes(program: Path) -> tuple[Path, Path]:
     return program.parent, program.resolve().parent
+
+
+def groups_here() -> tuple[str, ...]:
+    """The groups of every server that this machine has: systemd fails a unit for a missing one."""
+    return tuple(filter(_group_exists, _GROUPS))
 
 
 def _group_exists(name: str) -> bool:

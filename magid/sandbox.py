@@ -36,6 +36,7 @@ _OOM_SCORE: Final = 200  # a model dies before sshd, and before magid
 # Read-only and empty within the unit; what the server needs of them is bound into it one by one.
 # Not /opt: it holds programs, among them the libraries of GPUs (/opt/rocm, /opt/intel).
 _HIDDEN: Final = ("/var", "/etc/magi", "/srv", "/mnt", "/media")
+DEVICES: Final = ("char-nvidia*", "char-drm", "char-kfd")  # beside those that everybody needs
 _HOMES: Final = ("/home", "/root", "/run/user")  # ProtectHome= hides these
 _SHUT: Final = ("/run/magi", "/run/magi-keys", "/run/dbus")
 
@@ -169,8 +170,8 @@ def _service(order: UnitOrder, version: int) -> list[Property]:
     return [
         Property("Type", "s", "exec"),
         Property("NotifyAccess", "s", "exec"),  # ready.py is a control process
-        _exec("ExecStart", [*gate, *order.argv], version),
-        _exec("ExecStartPost", ready, version),
+        command_property("ExecStart", [*gate, *order.argv], version),
+        command_property("ExecStartPost", ready, version),
         Property("TimeoutStartUSec", "t", _usec(_START_STEP_S)),
         Property("TimeoutStopUSec", "t", _usec(patience.stop_timeout_s)),
         Property("KillMode", "s", "mixed"),
@@ -184,7 +185,7 @@ def _service(order: UnitOrder, version: int) -> list[Property]:
     ]
 
 
-def _exec(name: str, argv: Sequence[str], version: int) -> Property:
+def command_property(name: str, argv: Sequence[str], version: int) -> Property:
     """A command whose `$` mean nothing.
 
     252 and 253 write ExecStartEx to a file from which they cannot read it (fixed in 254): there the
@@ -322,10 +323,9 @@ def _network(port: int) -> list[Property]:
 
 def _devices() -> list[Property]:
     """GPUs by the names of their majors in /proc/devices, which drivers have changed: by glob."""
-    allowed = [("char-nvidia*", "rw"), ("char-drm", "rw"), ("char-kfd", "rw")]
     return [
         Property("DevicePolicy", "s", "closed"),
-        Property("DeviceAllow", "a(ss)", allowed),
+        Property("DeviceAllow", "a(ss)", [(name, "rw") for name in DEVICES]),
     ]
 
 

@@ -348,6 +348,20 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return data
 
 
+def why_unusable(path: Path, validate: Callable[[Any], object]) -> str:
+    """Why the document at `path` cannot be loaded; "" if it can, or is not there.
+
+    Changes nothing and needs no lock: for those who only look. `validate` is as for `Store.load`.
+    """
+    try:
+        validate(_read(path).payload)
+    except FileNotFoundError:
+        return ""
+    except (ValueError, MagidError, _Unusable) as error:
+        return str(error)
+    return ""
+
+
 # -- one writer ----------------------------------------------------------------------------------
 
 

@@ -28,7 +28,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "runner snapshot",
         "decisions",
         "ledger",
-        "daemon launchers",
+        "daemon doctor launchers",
         "gateway",
         "api",
         "__main__",
@@ -36,7 +36,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
 )
 # Programs of their own: `magictl`, and what runs between magid and a server or inside its unit.
 ALONE: dict[str, frozenset[str]] = {
-    "cli": frozenset({"client", "errors", "profiles", "yamlfile"}),
+    "cli": frozenset({"client", "doctor", "errors", "profiles", "yamlfile"}),
     "client": frozenset(),
     "gate": frozenset(),
     "ready": frozenset(),
@@ -45,7 +45,7 @@ ALONE: dict[str, frozenset[str]] = {
 
 OWNERS = {
     "yaml": {"yamlfile"},
-    "psutil": {"processes"},
+    "psutil": {"doctor", "processes"},
     "sanic": {"api"},
     "dbus_fast": {"bus"},
     "systemd": {"journal"},

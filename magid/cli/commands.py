@@ -2,6 +2,7 @@
 
 from magid.cli import (
     completion,
+    doctor,
     following,
     logs,
     looking,
@@ -16,7 +17,8 @@ from magid.cli import (
 from magid.cli.verbs import Verbs
 
 MODULES = (
-    looking, servers, overrides, planning, profile, logs, run, top, following, version, completion,
+    looking, servers, overrides, planning, profile, logs, run, top, following, doctor,
+    version, completion,
 )  # fmt: skip
 
 

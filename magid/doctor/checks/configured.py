@@ -1,0 +1,94 @@
+"""What people have written: the configuration, profiles, the registry; and who may call magid."""
+
+import shlex
+from collections.abc import Iterator
+from typing import Final
+
+from magid.addresses import is_loopback
+from magid.doctor.facts import Facts, Finding, Severity, known
+
+_API: Final = ("magid.socket", "magid.service")
+
+
+def settings(facts: Facts) -> Iterator[Finding]:
+    """The configuration can be used."""
+    if facts.settings.problem:
+        yield Finding(
+            facts.settings.problem,
+            "magid does not start with it, and keeps what it had at a reload",
+            do=f"correct {facts.settings.path}; `magid --check` says when it is right, then:",
+            run=("magid --check", "systemctl restart magid.service"),
+        )
+
+
+def profiles(facts: Facts) -> Iterator[Finding]:
+    """Every profile can be read, and the active one is there."""
+    kept = known(facts.kept)
+    folder = facts.settings.config.profiles_dir
+    for name, why in kept.profiles.items():
+        path = shlex.quote(str(folder / f"{name}.yaml"))
+        yield Finding(
+            why,
+            "the profile cannot be activated; where it is active, the models stay as they are",
+            do="correct it; or set it aside:",
+            run=(f"mv {path} {path}.off",),
+        )
+    first = facts.settings.config.profile
+    if first and first not in kept.all_profiles:
+        yield Finding(
+            f"there is no profile {first}, which `profile` in {facts.settings.path} names",
+            severity=Severity.WARNING,
+            do=f"name one of {', '.join(sorted(kept.all_profiles)) or 'none: make one first'}",
+        )
+
+
+def registry(facts: Facts) -> Iterator[Finding]:
+    """The registry on disk is whole, and never was broken."""
+    kept = known(facts.kept)
+    if kept.problem:
+        yield Finding(
+            f"cannot use {kept.registry}: {kept.problem}",
+            "what was decided about models is in it; the last five versions are kept beside it",
+            do="a restart takes the newest copy that is whole, and keeps the broken file:",
+            run=("systemctl restart magid.service",),
+        )
+    if kept.aside:
+        names = " ".join(map(shlex.quote, kept.aside))
+        yield Finding(
+            f"the registry was broken once, and an older copy is in use: {kept.aside[-1]}",
+            "the last changes before that may be missing",
+            Severity.WARNING,
+            do="look whether overrides are missing (`magictl ls`), and then:",
+            run=(f"rm {names}",),
+        )
+
+
+def exposure(facts: Facts) -> Iterator[Finding]:
+    """Nobody beyond this machine can reach magid or a server without being asked who he is."""
+    low, high = facts.settings.config.port_range
+    own = {(one.unit, one.port) for one in known(facts.listeners) if one.unit in _API}
+    for one in known(facts.listeners):
+        is_api = one.unit in _API or (one.unit == "init.scope" and _is_ours(facts, one.port))
+        is_server = one.unit.startswith("llama-server@") and low <= one.port <= high
+        if is_loopback(one.host) or not (is_api or is_server):
+            continue
+        yield Finding(
+            f"port {one.port} is open to other machines: it listens on {one.host}",
+            "who reaches it can run models, and change which, without a password"
+            if is_api or own
+            else "its key is all that keeps others out, and it goes over the network in clear",
+            do="let magid listen on loopback alone, behind a proxy with TLS and passwords:",
+            run=(
+                "systemctl revert magid.socket",
+                "systemctl stop magid.service magid.socket",
+                "systemctl start magid.socket magid.service",
+            )
+            if is_api
+            else ("systemctl restart magid.service", "magictl apply"),
+        )
+
+
+def _is_ours(facts: Facts, port: int) -> bool:
+    """Whether this port is one that PID 1 holds open for magid.socket."""
+    listens = known(facts.units)["magid.socket"].shown.get("Listen", "")
+    return f":{port} " in f"{listens} "

@@ -1,0 +1,135 @@
+"""GPUs: there, usable by a server in its sandbox, and used."""
+
+import fnmatch
+import shlex
+from collections.abc import Iterator
+from typing import Final
+
+from magid.doctor.facts import Facts, Finding, Gpus, Unknown, known
+from magid.sandbox import DEVICES
+
+NVIDIA: Final = "10de"
+AMD: Final = "1002"
+_UVM: Final = "/dev/nvidia-uvm"
+
+
+def nodes(facts: Facts) -> Iterator[Finding]:
+    """Each GPU has its device nodes, and a server in its sandbox can open them."""
+    gpus = known(facts.gpus)
+    yield from _missing(gpus)
+    groups = frozenset() if isinstance(facts.accounts, Unknown) else facts.accounts.groups
+    tried = {} if isinstance(facts.trial, Unknown) else facts.trial.nodes or {}
+    for node in gpus.nodes:
+        why = tried.get(node.path, "")
+        others = bool(node.mode & 0o006 == 0o006)
+        by_group = node.group in ("render", "video") and node.mode & 0o060 == 0o060
+        if why == "Operation not permitted" or (
+            why == "Permission denied" and (others or by_group)
+        ):
+            yield Finding(
+                f"the sandbox of servers keeps {node.path} from them: {why}",
+                f"its driver is not registered as one of {', '.join(DEVICES)} in /proc/devices",
+                run=("modprobe nvidia", "systemctl restart magi-gpu.service", "magictl apply"),
+            )
+        elif not others and not (by_group and node.group in groups):
+            yield Finding(
+                f"a server cannot open {node.path}: it is {node.user}:{node.group} with mode "
+                f"{node.mode:04o}",
+                "servers are in the groups render and video, and no others",
+                run=(_opened(node.path), "magictl apply"),
+            )
+
+
+def _opened(path: str) -> str:
+    """NVIDIA's nodes are for all; those of the kernel's own drivers are the group render's."""
+    name = shlex.quote(path)
+    if path.startswith("/dev/nvidia"):
+        return f"chmod 0666 {name}"
+    return f"chgrp render {name} && chmod 0660 {name}"
+
+
+def _missing(gpus: Gpus) -> Iterator[Finding]:
+    there = {node.path for node in gpus.nodes}
+    if NVIDIA in gpus.vendors and not gpus.driver:
+        yield Finding(
+            "there is an NVIDIA GPU, and its driver is not loaded",
+            "models run on the processor, or on the other GPUs",
+            do="install the driver (Debian: nvidia-driver, of non-free), then:",
+            run=("modprobe nvidia", "systemctl restart magi-gpu.service"),
+        )
+    elif gpus.driver and _UVM not in there:
+        yield Finding(
+            f"there is no {_UVM}",
+            "without it CUDA finds no GPU, and models run on the processor without a word; a "
+            "server may not make it itself",
+            run=("modprobe nvidia_uvm", "nvidia-modprobe -c 0 -u", "magictl apply"),
+        )
+    if AMD in gpus.vendors and "kfd" in gpus.majors and "/dev/kfd" not in there:
+        yield Finding("there is no /dev/kfd", "ROCm needs it", run=("udevadm trigger /dev/kfd",))
+    unnamed = [name for name in gpus.majors if name.startswith("nvidia") and not _allowed(name)]
+    for name in sorted(unnamed):
+        yield Finding(f"the driver {name} is not on the sandbox's list of devices")
+
+
+def _allowed(name: str) -> bool:
+    return any(fnmatch.fnmatch(f"char-{name}", pattern) for pattern in DEVICES)
+
+
+def driver(facts: Facts) -> Iterator[Finding]:
+    """The NVIDIA driver and its library are of one version."""
+    gpus = known(facts.gpus)
+    if gpus.driver and gpus.libraries and gpus.driver not in gpus.libraries:
+        yield Finding(
+            f"the NVIDIA driver that is loaded is {gpus.driver}, and its library is "
+            f"{', '.join(gpus.libraries)}",
+            "it was upgraded under the running kernel: CUDA says 'driver/library version mismatch'",
+            do="reboot; or, when nothing uses the GPU:",
+            run=("systemctl stop magi-models.target", "rmmod nvidia_uvm nvidia_drm nvidia_modeset "
+                 "nvidia", "modprobe nvidia_uvm", "systemctl restart magi-gpu.service",
+                 "magictl apply"),
+        )  # fmt: skip
+
+
+def use(facts: Facts) -> Iterator[Finding]:
+    """Models that should run on a GPU do: llama-server goes on without one, and says it is well."""
+    if not _wants_gpu(facts):
+        return
+    program = None if isinstance(facts.trial, Unknown) else facts.trial.program
+    if program and program.version and not program.devices:
+        yield Finding(f"{program.path} finds no GPU", _why_none(facts), do=_where_from(facts))
+        return
+    said = {unit: lines[0] for unit, lines in known(facts.said).items() if lines}
+    if said:
+        yield Finding(
+            f"{', '.join(said)} run{'' if len(said) > 1 else 's'} on the processor",
+            f"the log says: {next(iter(said.values()))}; /health says ok all the same",
+            run=(f"systemctl restart {' '.join(said)}",),
+        )
+    known(facts.trial)
+
+
+def _where_from(facts: Facts) -> str:
+    if known(facts.gpus).vendors & {NVIDIA, AMD}:
+        return "install a llama-server that is built for it (CUDA, ROCm or Vulkan)"
+    return (
+        "set n_gpu_layers to 0, or back to null, in server_defaults of "
+        f"{facts.settings.path} and of the models; then `magictl apply`"
+    )
+
+
+def _wants_gpu(facts: Facts) -> bool:
+    """Somebody asked for layers on a GPU, or there is one that nobody has declined."""
+    daemon = facts.daemon
+    models = () if isinstance(daemon, Unknown) else daemon.models
+    asked = [facts.settings.config.server_defaults.n_gpu_layers, *(m.layers for m in models)]
+    if any(layers is not None and layers > 0 for layers in asked):
+        return True
+    there = bool(known(facts.gpus).vendors & {NVIDIA, AMD})
+    return there and 0 not in asked
+
+
+def _why_none(facts: Facts) -> str:
+    gpus = known(facts.gpus)
+    if gpus.vendors & {NVIDIA, AMD}:
+        return "the machine has one: its nodes are closed, or this build has no back end for it"
+    return "n_gpu_layers asks for one, and this machine has none: models run on the processor"

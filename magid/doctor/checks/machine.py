@@ -1,0 +1,131 @@
+"""The machine below: disks, the clock, memory."""
+
+import shlex
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Final
+
+from magid.doctor.facts import Facts, Finding, Severity, known
+
+FULL: Final = 16 * 2**20  # bytes: a registry of a thousand models, and what systemd writes
+NEARLY: Final = 0.02  # of a file system, and at most _NEARLY_MOST
+_NEARLY_MOST: Final = 2**30
+_FEW_INODES: Final = 100
+_DAY: Final = 86_400
+
+
+def disks(facts: Facts) -> Iterator[Finding]:
+    """There is room for magid's state and for logs."""
+    for volume in known(facts.volumes):
+        where = shlex.quote(volume.path)
+        biggest = (f"du -xah {where} | sort -h | tail",)
+        if volume.read_only:
+            yield Finding(
+                f"the file system of {volume.path} is read-only",
+                "the kernel does that after errors of a disk: `dmesg` tells",
+                run=(f"findmnt -T {where}", f"mount -o remount,rw {where}"),
+            )
+        elif volume.free < FULL:
+            yield Finding(
+                f"the disk is full: {_mib(volume.free)} are free on {volume.path}",
+                "decisions about models are refused with status 507 until there is room",
+                do="make room; the largest files are named by:",
+                run=(*biggest, "journalctl --vacuum-size=200M"),
+            )
+        elif volume.free < min(volume.size * NEARLY, _NEARLY_MOST):
+            yield Finding(
+                f"the disk is nearly full: {_mib(volume.free)} are free on {volume.path}",
+                severity=Severity.WARNING,
+                do="make room; the largest files are named by:",
+                run=biggest,
+            )
+        if volume.inodes and volume.free_inodes < _FEW_INODES:
+            yield Finding(
+                f"no more files can be made on {volume.path}: {volume.free_inodes} inodes are free",
+                "there are too many small files",
+                do="find the folder with the most files, and tidy it up:",
+                run=(f"du -x --inodes {where} | sort -n | tail",),
+            )
+
+
+def writing(facts: Facts) -> Iterator[Finding]:
+    """The user magi can make a file in the state folder, and make it durable."""
+    state = facts.settings.config.state_dir
+    if why := known(facts.writing):
+        yield Finding(
+            f"the user magi cannot write to {state}: {why}",
+            "no decision about a model can be kept",
+            run=(f"chown magi:magi {shlex.quote(str(state))}",
+                 f"chmod 0750 {shlex.quote(str(state))}"),
+        )  # fmt: skip
+
+
+def clock(facts: Facts) -> Iterator[Finding]:
+    """The time is not before what has happened already."""
+    machine = known(facts.machine)
+    latest = max(machine.installed, machine.written)
+    if machine.clock < latest - 60:
+        yield Finding(
+            f"the clock is wrong: it is {_when(machine.clock)}, and magid's files are of "
+            f"{_when(latest)}",
+            "it was set back, or has lost its battery; logs, restarts and certificates need it",
+            do="set it: `timedatectl set-ntp true`; if it is right, the files are wrong:",
+            run=(f"touch {shlex.quote(str(facts.settings.config.state_dir))}/*",),
+        )
+    if machine.synchronised is False and not machine.container:
+        yield Finding(
+            "the clock is not synchronised with the network",
+            "it drifts; what happened when cannot be compared with other machines",
+            Severity.NOTE,
+            run=("timedatectl set-ntp true",),
+        )
+
+
+def memory(facts: Facts) -> Iterator[Finding]:
+    """The models that start with magid fit into the memory of the machine and its GPUs."""
+    daemon, machine = known(facts.daemon), known(facts.machine)
+    total = machine.memory + video_memory(facts)
+    for model in daemon.models:
+        if model.size > total:
+            yield Finding(
+                f"{model.model_id} does not fit: its files have {_gib(model.size)}, and the "
+                f"machine has {_gib(total)} with its GPUs",
+                run=(f"magictl disable {model.model_id}", "magictl apply"),
+            )
+    starting = [model for model in daemon.models if model.always and model.size <= total]
+    wanted = sum(model.size for model in starting)
+    if wanted > total:
+        largest = max(starting, key=lambda model: model.size).model_id
+        yield Finding(
+            f"the enabled models have {_gib(wanted)} together, and the machine has "
+            f"{_gib(total)} with its GPUs",
+            "they start one after another, and the last ones fail or push the others out",
+            Severity.WARNING,
+            do="disable some, the largest first, or let them start on demand:",
+            run=(f"magictl disable {largest}", "magictl apply"),
+        )
+
+
+def video_memory(facts: Facts) -> int:
+    """Bytes on the GPUs that llama-server has found; 0 where nobody could ask it."""
+    trial = facts.trial
+    devices = getattr(getattr(trial, "program", None), "devices", ())
+    return sum(_mib_in(line) for line in devices) * 2**20
+
+
+def _mib_in(line: str) -> int:
+    """Of `CUDA0: NVIDIA RTX 4090 (24564 MiB, 24100 MiB free)`."""
+    number = line.rpartition("(")[2].partition(" MiB")[0]
+    return int(number) if number.isdecimal() else 0
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.0f} MiB"
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"
+
+
+def _when(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M UTC")

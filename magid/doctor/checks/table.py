@@ -1,0 +1,77 @@
+"""All checks, causes before what they cause: who mends from the top has less to do."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from magid.doctor.checks import configured, gpu, installed, machine, models, running
+from magid.doctor.facts import Facts, Finding, NotMade, Severity, Unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """`says` is so where `find` finds nothing."""
+
+    name: str
+    says: str
+    find: Callable[[Facts], Iterable[Finding]]
+
+
+CHECKS: Final = (
+    Check("systemd", "systemd can run models", installed.systemd),
+    Check("accounts", "the users and groups are there", installed.accounts),
+    Check("disks", "there is room on the disks", machine.disks),
+    Check("clock", "the clock is right", machine.clock),
+    Check("owners", "magid's files are its own", installed.owners),
+    Check("writing", "magid can write its state", machine.writing),
+    Check("settings", "the configuration can be used", configured.settings),
+    Check("profiles", "all profiles can be read", configured.profiles),
+    Check("registry", "the registry is whole", configured.registry),
+    Check("units", "magid's units are up", installed.units),
+    Check("drop-ins", "no drop-in takes protection away", installed.drop_ins),
+    Check("exposure", "nobody beyond this machine gets in unasked", configured.exposure),
+    Check("launcher", "the launcher answers", running.launcher),
+    Check("magid", "magid answers", running.magid),
+    Check("sandbox", "the sandbox of servers can be made, and holds", running.sandbox),
+    Check("llama-server", "llama-server runs in the sandbox", running.llama_server),
+    Check("folders", "magid can list the model folders", models.folders),
+    Check("files", "servers can read the model files", models.files),
+    Check("broken", "no model file is broken", models.broken),
+    Check("gpu-nodes", "servers can open the GPUs", gpu.nodes),
+    Check("gpu-driver", "the GPU driver fits its library", gpu.driver),
+    Check("gpu-use", "models use the GPUs they should", gpu.use),
+    Check("memory", "the models fit into memory", machine.memory),
+    Check("ports", "no other program has a server's port", running.ports),
+    Check("servers", "every server is up", running.servers),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of one check: findings, or why it was not made."""
+
+    check: Check
+    findings: tuple[Finding, ...] = ()
+    not_made: Unknown | None = None
+
+    @property
+    def severity(self) -> Severity | None:
+        """The worst of its findings; None if all is well."""
+        found = {finding.severity for finding in self.findings}
+        return next((severity for severity in Severity if severity in found), None)
+
+
+def results(facts: Facts) -> list[Result]:
+    """Of all checks, in the order of the table. Pure."""
+    return [_result(check, facts) for check in CHECKS]
+
+
+def _result(check: Check, facts: Facts) -> Result:
+    """What was found before a check had to give up counts too."""
+    findings: list[Finding] = []
+    try:
+        for finding in check.find(facts):
+            findings.append(finding)
+    except NotMade as error:
+        return Result(check, tuple(findings), error.unknown)
+    return Result(check, tuple(findings))

@@ -1,0 +1,260 @@
+"""What `magictl doctor` has seen of a machine, and what a check may make of it. Pure data.
+
+A look that could not be taken leaves an `Unknown` in its place, with the reason and the command
+that would take it; `known` ends a check that needs it. So no check has to ask who runs it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final, TypeVar
+
+from magid.config import Config
+
+T = TypeVar("T")
+
+AS_ROOT: Final = "sudo magictl doctor"
+
+
+class Severity(StrEnum):
+    """How bad a finding is: an error keeps something from working, or open to others."""
+
+    ERROR = "error"
+    WARNING = "warning"  # works today
+    NOTE = "note"  # good to know; shown with --all only
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong, and what puts it right."""
+
+    what: str
+    why: str = ""
+    severity: Severity = Severity.ERROR
+    do: str = ""  # for a person, where no command can do it
+    run: tuple[str, ...] = ()  # to be pasted into root's shell, in this order
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A look that was not taken. `run` is the command that takes it; empty: none does, here."""
+
+    why: str
+    run: str = ""
+
+
+class NotMade(Exception):
+    """A check that could not be made, for what `unknown` says."""
+
+    def __init__(self, unknown: Unknown) -> None:
+        super().__init__(unknown.why)
+        self.unknown = unknown
+
+
+def known(value: T | Unknown) -> T:
+    """The value. Raises NotMade where there is none."""
+    if isinstance(value, Unknown):
+        raise NotMade(value)
+    return value
+
+
+# -- what was seen ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The configuration that the service reads. With a `problem`, `config` is the default one."""
+
+    path: Path
+    config: Config
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What the machine is."""
+
+    systemd: int  # the major version; 0: it is not the init
+    features: frozenset[str]  # that systemd was built with: "+BPF_FRAMEWORK"
+    unified: bool  # cgroup v2 alone
+    container: bool
+    clock: float  # seconds since the epoch
+    synchronised: bool | None  # None: nobody knows
+    installed: float  # when magid's own files were put there, as their file system says
+    written: float  # the newest time in magid's state; 0: there is none
+    memory: int  # bytes of RAM
+
+
+@dataclass(frozen=True, slots=True)
+class Accounts:
+    """Users and groups of magid's that there are."""
+
+    users: frozenset[str]
+    groups: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One unit, as systemd has it loaded."""
+
+    name: str
+    load: str  # LoadState
+    active: str  # ActiveState
+    enabled: str  # UnitFileState
+    result: str  # Result
+    stale: bool  # NeedDaemonReload
+    fragment: str
+    drop_ins: tuple[str, ...]
+    invocation: str
+    shown: Mapping[str, str]  # the properties of its sandbox, and what it listens on
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A file, folder or socket of magid's."""
+
+    path: str
+    user: str
+    group: str
+    mode: int  # permission bits
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """The file system that a path of magid's is on. Sizes in bytes."""
+
+    path: str
+    free: int
+    size: int
+    free_inodes: int
+    inodes: int  # 0: it does not count them
+    read_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A model folder as the user magi finds it, with all that is below it."""
+
+    path: str
+    refused: tuple[tuple[str, str], ...] = ()  # path -> why it cannot be entered or listed
+    missing: bool = False
+    mount: str = ""  # what fstab mounts on it or above it, and is not mounted
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """A model's file as the launcher finds it; `refused` is why it would not run it."""
+
+    path: str
+    refused: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What a unit with a model's very sandbox could do; or why there was no such unit."""
+
+    failed: str = ""  # the unit did not come up
+    files: Mapping[str, str] | None = None  # path -> why it cannot be read; "" if it can
+    nodes: Mapping[str, str] | None = None  # the same of each GPU device node
+    egress: bool = False  # it can send to another machine
+    program: "Program | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What llama-server said, run in the sandbox; or `problem`."""
+
+    path: str
+    problem: str = ""
+    version: str = ""
+    flags: frozenset[str] = frozenset()
+    devices: tuple[str, ...] = ()  # as `--list-devices` names them, with their memory
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A TCP socket that listens on this machine. `pid` 0: whose it is only root may see."""
+
+    host: str
+    port: int
+    pid: int = 0
+    program: str = ""
+    unit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Gpus:
+    """The GPUs of this machine, and what their drivers have made of them."""
+
+    vendors: frozenset[str]  # of the display controllers on PCI, as "10de"
+    majors: frozenset[str]  # the names of /proc/devices
+    nodes: tuple[Place, ...]  # /dev/nvidia*, /dev/dri/renderD*, /dev/kfd
+    driver: str  # the version of the NVIDIA module that is loaded
+    libraries: tuple[str, ...]  # the versions of libcuda.so that are installed
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What magid keeps on disk, and what is wrong with it."""
+
+    registry: str  # the path
+    problem: str  # why it cannot be used; "" if it can
+    aside: tuple[str, ...]  # broken ones that were set aside
+    profiles: Mapping[str, str]  # name -> why it cannot be used
+    all_profiles: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One server, as magid tells of it."""
+
+    unit: str
+    model_id: str
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One enabled model, as magid tells of it."""
+
+    model_id: str
+    size: int  # bytes of its files
+    layers: int | None  # that were asked onto the GPU
+    port: int | None
+    always: bool  # it starts with magid
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """What magid says of itself; or why it does not."""
+
+    problem: str = ""
+    profile: str | None = None
+    servers: tuple[Server, ...] = ()
+    models: tuple[Model, ...] = ()
+    broken: tuple[tuple[str, str], ...] = ()  # a model file's path, and the reason
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """All of it, at one moment."""
+
+    service: bool  # magid is installed as a service of this machine
+    settings: Settings
+    machine: Machine | Unknown
+    accounts: Accounts | Unknown
+    units: Mapping[str, Unit] | Unknown
+    places: Mapping[str, Place] | Unknown  # those that are there
+    volumes: tuple[Volume, ...] | Unknown
+    writing: str | Unknown  # why the user magi cannot write its state; "" if it can
+    folders: tuple[Folder, ...] | Unknown
+    files: tuple[ModelFile, ...] | Unknown
+    trial: Trial | Unknown
+    listeners: tuple[Listener, ...] | Unknown
+    gpus: Gpus | Unknown
+    kept: Kept | Unknown
+    daemon: Daemon | Unknown
+    launcher: str | Unknown  # why the launcher does not answer; "" if it does
+    said: Mapping[str, tuple[str, ...]] | Unknown  # unit -> what its log says of GPUs

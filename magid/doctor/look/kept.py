@@ -1,0 +1,30 @@
+"""What magid keeps on disk: the registry and the profiles, read as magid reads them."""
+
+from magid import registry, store
+from magid.config import Config
+from magid.doctor.facts import Kept
+from magid.errors import MagidError
+from magid.profiles import ProfileDir
+
+
+def kept(settings: Config) -> Kept:
+    """Changes nothing. Raises OSError where a folder may not be looked into."""
+    path = settings.registry_path
+    path.parent.stat()
+    profiles = ProfileDir(settings.profiles_dir, settings.shipped_profiles_dir)
+    names = profiles.list()
+    return Kept(
+        registry=str(path),
+        problem=store.why_unusable(path, registry.parse),
+        aside=tuple(map(str, sorted(path.parent.glob(f"{path.name}.corrupt-*")))),
+        profiles={name: why for name in names if (why := _why_broken(profiles, name))},
+        all_profiles=frozenset(names),
+    )
+
+
+def _why_broken(profiles: ProfileDir, name: str) -> str:
+    try:
+        profiles.get(name)
+    except MagidError as error:
+        return error.message
+    return ""
