@@ -8,6 +8,7 @@ BENCHES = (
     "bench_discovery",
     "bench_api",
     "bench_start",
+    "bench_magictl",
     "bench_gateway",
     "bench_metrics",
 )
