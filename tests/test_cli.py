@@ -572,7 +572,9 @@ NEAR = (
         ),
         ("wait nothing", 4, "magictl: cannot find model 'nothing'"),
         (f"wait {DEEPSEEK} --timeout 0.3", 124, f"magictl: cannot wait longer for {DEEPSEEK}\nit "),
-        ("run nothing Hello", 4, "magictl: "),
+        ("run nothing Hello", 4, "magictl: cannot find model 'nothing'\nmagid knows 5, none of"),
+        ("--request-timeout nan ls", 2, f"magictl: {USAGE}\nargument --request-timeout: 'nan' sh"),
+        ("top --every 0", 2, f"magictl top: {USAGE}\nargument --every: '0' should be a number of"),
         (
             f"run {ALPHA}",
             2,
@@ -796,3 +798,23 @@ def test_it_starts_without_the_daemons_code() -> None:
     assert not loaded & {"sanic", "pydantic", "asyncio", "yaml", "psutil", "inspect", "logging"}
     ours = {".".join(name.split(".")[:2]) for name in loaded if name.startswith("magid")}
     assert ours == {"magid", "magid.cli", "magid.client"}
+
+
+# -- the last one: it restarts the daemon ----------------------------------------------------
+
+
+def test_who_follows_goes_on_when_magid_is_back(magid: Running) -> None:
+    process = subprocess.Popen(
+        [MAGICTL, "events", "--json"], env=environment(magid.url), stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["event"] == "snapshot"
+        magid.stop()
+        magid.start()
+        seen = (json.loads(line)["event"] for line in process.stdout)
+        assert "snapshot" in seen  # everything once more: what changed meanwhile is in it
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=DEADLINE_S)
+    magid.wait_ready()

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -165,6 +166,16 @@ def test_completion(
         assert expected <= {text.partition("\t")[0] for text in found}
     else:
         assert found == expected
+
+
+@pytest.mark.slow
+def test_a_daemon_that_says_nothing_does_not_hold_up_a_shell(completions: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        environment = {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "MAGI_URL": f"http://127.0.0.1:{silent.getsockname()[1]}",
+        }
+        assert offered(asking("bash", completions, "magictl show "), environment) == set()
 
 
 def offered(command: list[str], environment: dict[str, str]) -> set[str]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from magid import __version__
 from magid.cli import commands
-from magid.cli.deadline import within
+from magid.cli.deadline import seconds, within
 from magid.cli.failures import report
 from magid.cli.output import flush, note
 from magid.cli.verbs import ENVIRONMENT, EXITS, Parser, Verbs
@@ -33,7 +33,10 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("--version", action="version", version=f"magictl {__version__}")
     root.add_argument("--url", help="http://HOST:PORT or unix:/PATH (MAGI_URL)")
     root.add_argument(
-        "--request-timeout", metavar="SECONDS", type=float, help="give up after so long (exit 124)"
+        "--request-timeout",
+        metavar="SECONDS",
+        type=seconds,
+        help="give up after so long (exit 124)",
     )
     root.add_argument("--no-color", action="store_true", help="no colours (NO_COLOR)")
     commands.add(Verbs(root))

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from magid.cli.deadline import within
+from magid.cli.deadline import seconds, within
 from magid.cli.failures import each
 from magid.cli.following import changes
 from magid.cli.output import json_line, say
@@ -44,7 +44,9 @@ def add(verbs: Verbs) -> None:
     sub.add_argument("model", metavar="MODEL")
     sub.add_argument("--for", dest="state", choices=("ready", "stopped"), default="ready",
                      help="what to wait for (ready)")  # fmt: skip
-    sub.add_argument("--timeout", type=float, help="seconds until it is given up with 124 (never)")
+    sub.add_argument(
+        "--timeout", type=seconds, help="seconds until it is given up with 124 (never)"
+    )
 
 
 # -- start, stop, restart --------------------------------------------------------------------

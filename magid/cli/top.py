@@ -8,6 +8,7 @@ import threading
 import time
 from typing import Any
 
+from magid.cli.deadline import seconds
 from magid.cli.following import changes
 from magid.cli.output import lines_of, print_json, size, span
 from magid.cli.verbs import Verbs
@@ -24,7 +25,7 @@ def add(verbs: Verbs) -> None:
         json="status and requests of the API, once",
     )  # fmt: skip
     sub.add_argument("--once", action="store_true", help="print it once, as off a terminal")
-    sub.add_argument("--every", type=float, default=2.0, metavar="SECONDS",
+    sub.add_argument("--every", type=seconds, default=2.0, metavar="SECONDS",
                      help="look again after so long without a change (2)")  # fmt: skip
 
 
