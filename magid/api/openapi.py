@@ -81,6 +81,7 @@ def _operation_id(route: Route) -> str:
 # -- the gateway: llama-server's own shapes, of which only the frame is described ------------------
 
 _OPEN: dict[str, Any] = {"type": "object", "additionalProperties": True}
+_LIST: dict[str, Any] = {"type": "array", "items": _OPEN}
 _MODEL = {
     "type": "string",
     "default": "auto",
@@ -98,7 +99,7 @@ _SHAPES = {
 
 def _gateway(endpoint: Endpoint) -> dict[str, Any]:
     words = re.findall(r"\w+", endpoint.path.replace("{", "by_").replace("-", "_"))
-    good = {"application/json": {"schema": _OPEN}}
+    good = {"application/json": {"schema": _LIST if endpoint.path == "/slots" else _OPEN}}
     if endpoint.generates:
         good["text/event-stream"] = {"schema": {"type": "string"}}
     error = {"application/json": {"schema": _SHAPES[endpoint.style]}}

@@ -1,0 +1,54 @@
+"""Every operation of /openapi.json against a real daemon, asked by schemathesis.
+
+The requests are the same in each run; `make soak` makes others, and more of them.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+
+from magid.api.openapi import make_route
+from magid.api.routes import ROUTES
+from magid.gateway.endpoints import ENDPOINTS
+from tests import rest
+from tests.asking import Asker
+from tests.running import Running
+
+pytestmark = pytest.mark.slow
+
+EXAMPLES = 8  # of each operation and kind
+LABELS = [f"{r.method} {r.path}" for r in (*ROUTES, make_route(ROUTES))]
+LABELS += [f"{e.method} {e.path}" for e in ENDPOINTS]
+NAMES = {
+    "modelId": [rest.ALPHA, rest.BETA, rest.GAMMA, rest.QWEN],
+    "id": [rest.ALPHA, "fast", "auto"],
+    "name": ["test", "other"],
+    "tier": ["fast", "balanced", "powerful"],
+}
+
+
+@pytest.fixture(scope="module")
+def magid(parts: rest.Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with rest.serving(parts, tmp_path_factory.mktemp("daemon")) as running:
+        yield running
+        assert "Traceback" not in running.log.read_text()
+
+
+@pytest.fixture(scope="module")
+def asker(magid: Running) -> Iterator[Asker]:
+    asker = Asker(magid.url, NAMES)
+    yield asker
+    asker.close()
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_answers_are_those_of_the_document(asker: Asker, label: str) -> None:
+    (operation,) = (found for found in asker.operations() if found.label == label)
+    before = asker.asked
+    asker.ask(operation, EXAMPLES, number=7)
+    assert asker.asked > before
+
+
+def test_it_is_well_behind_all_of_this(magid: Running, asker: Asker) -> None:
+    assert magid.get("/livez") == {"status": "ok"}
+    assert {200, 400, 404} <= asker.statuses.keys(), "neither handlers nor checks were reached"
