@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 PY := $(VENV)/bin/python
 export PYTHON
 
-.PHONY: help run deb test check bench demo-models lock clean
+.PHONY: help run deb test check bench soak demo-models lock clean
 
 help:
 	@echo 'make run          run the daemon on 127.0.0.1:8000 with demo models; Ctrl-C ends it'
@@ -15,6 +15,7 @@ help:
 	@echo 'make test         everything: linters, types, all tests'
 	@echo 'make check        linters, types and the quick tests, in under a minute'
 	@echo 'make bench        measurements, as ratios'
+	@echo 'make soak         attacks, power cuts and long runs, for hours; SCALE=0.01 for minutes'
 	@echo 'make demo-models  tiny real models in .run/models'
 	@echo 'make lock         new versions of all packages into the lock files'
 	@echo 'make clean        remove what was made here, the state of `make run` too'
@@ -37,6 +38,14 @@ check: $(READY)
 bench: $(READY)
 	@packaging/bench-tools
 	$(PY) -m tests.bench
+
+SCALE ?= 1
+SEED ?= $(shell date +%s)
+soak: $(READY)
+	@packaging/test-tools
+	@$(PY) -m pip --disable-pip-version-check -q install --require-hashes -r packaging/soak.lock \
+		|| echo 'soak: no atheris for this Python'
+	$(PY) -m tests.soak --scale $(SCALE) --seed $(SEED) $(TOPICS)
 
 demo-models: $(READY)
 	@$(PY) packaging/demo_models.py .run/models

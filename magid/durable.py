@@ -5,6 +5,7 @@ Everything here blocks for some milliseconds, and far longer on a busy disk: cal
 
 import errno
 import os
+import re
 import secrets
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -50,6 +51,21 @@ def write_temporary(path: Path, content: bytes, *, mode: int, files: FileSystem 
         discard(temporary, files)
         raise
     return temporary
+
+
+def discard_leftovers(folder: Path, suffix: str, files: FileSystem = REAL) -> None:
+    """Remove what writers of files with this suffix left here who were killed at it.
+
+    For the only process that writes here. Never fails; files of another name stay.
+    """
+    with suppress(OSError):
+        for path in folder.glob(f".*{suffix}.*.tmp"):
+            found = _TEMPORARY.fullmatch(path.name)
+            if found and int(found[1]) != os.getpid():
+                discard(path, files)
+
+
+_TEMPORARY = re.compile(r"\..+\.([0-9]+)\.[0-9a-f]{8}\.tmp")
 
 
 def _write_all(files: FileSystem, descriptor: int, content: bytes) -> None:

@@ -32,7 +32,15 @@ from pydantic.alias_generators import to_camel, to_snake
 from pydantic_core import PydanticCustomError
 
 from magid import yamlfile
-from magid.durable import REAL, FileSystem, cannot_write, discard, sync_directory, write_temporary
+from magid.durable import (
+    REAL,
+    FileSystem,
+    cannot_write,
+    discard,
+    discard_leftovers,
+    sync_directory,
+    write_temporary,
+)
 from magid.errors import (
     CannotWrite,
     Conflict,
@@ -366,6 +374,7 @@ class ProfileDir:
 
     @contextmanager
     def _writing(self, path: Path) -> Iterator[None]:
+        discard_leftovers(self.path, _SUFFIX, self._files)
         try:
             yield
         except OSError as error:

@@ -28,6 +28,8 @@ TYPE_SIZES: Final[Mapping[int, tuple[int, int]]] = {
 
 _ROUTED_EXPERT: Final = re.compile(rb"\.ffn_(?:gate|up|down|gate_up)_exps")
 
+_SHOWN: Final = 64  # bytes of a name: GGML_MAX_NAME
+
 Tensor: TypeAlias = tuple[bytes, int, int, int | None, int]
 """Name, elements, type, bytes of data (None: the type is unknown), offset."""
 
@@ -81,6 +83,8 @@ def add_up(infos: list[Tensor], alignment: int) -> TensorSums:
     tensors.sized = all(kind in TYPE_SIZES for kind in by_type)
     tensors.known_bytes = sum(info[3] or 0 for info in infos)
     tensors.end = end
+    if tensors.known_bytes > end:  # else a small file could claim any size
+        raise GgufError("is damaged: its tensors overlap")
     return tensors
 
 
@@ -89,5 +93,6 @@ def pad(value: int, alignment: int) -> int:
 
 
 def shown(raw: bytes) -> str:
-    """For a message: in quotes, with nothing in it that could act on a terminal."""
-    return ascii(raw.decode(errors="backslashreplace"))
+    """For a message: in quotes, with nothing in it that could act on a terminal, and short."""
+    more = "..." if len(raw) > _SHOWN else ""
+    return ascii(raw[:_SHOWN].decode(errors="backslashreplace")) + more

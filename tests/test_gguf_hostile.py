@@ -115,6 +115,10 @@ FILES: dict[str, tuple[bytes, str]] = {
         raw.header((), [struct.pack("<Q", 2**62) + bytes(40)]), "a tensor's name has 46116860184"),
     "name with escapes": (_file_of(raw.tensor("\x1b]0;x\a", (33,), 8)), r"'\x1b]0;x\x07' has rows"),
     "not aligned": (_file_of(raw.tensor("t", (8,), 0, 8)), "the tensor 't' is not aligned"),
+    "the same data twice": (
+        _file_of(raw.tensor("t", (8,)), raw.tensor("u", (8,))), "is damaged: its tensors overlap"),
+    "data within other data": (
+        _file_of(raw.tensor("t", (64,)), raw.tensor("u", (8,), 0, 64)), "its tensors overlap"),
     "offset beyond the end": (
         _file_of(raw.tensor("t", (8,), 0, 8192), behind=32), "is truncated: 8192 bytes"),
     "offset of 2^64-32": (_file_of(raw.tensor("t", (8,), 0, 2**64 - 32)), "is truncated: 1844674"),

@@ -456,3 +456,15 @@ def test_a_refused_write_changes_nothing(
     assert caught.value.details["errno"] == errno.errorcode[number]
     assert _names(folder) == ["old.yaml"]
     assert folder.get("old").name == "Old"
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_write(folder: ProfileDir) -> None:
+    folder.create(Profile(name="One"))
+    left = [folder.path / f".one.yaml.{pid}.0123abcd.tmp" for pid in (1, 22_222_222)]
+    others = [folder.path / name for name in (".one.yaml.swp", ".notes.tmp", ".one.yaml.1.tmp")]
+    for path in (*left, *others):
+        path.write_text("name: Half")
+    folder.replace("one", Profile(name="One", description="two"), None)
+    assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in others)
+    assert folder.list() == ["one"]

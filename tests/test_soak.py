@@ -1,0 +1,94 @@
+"""The short forms of `make soak`, seeded: what they did is printed, and nothing may have failed."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.soak import __main__ as soak
+from tests.soak import headers
+from tests.soak.figures import Figures, slope
+
+ROOT = Path(__file__).parent.parent
+SEED = 20_260_101
+
+pytestmark = pytest.mark.slow
+
+
+def run_module(topic: str, *arguments: object, alone: bool = False) -> str:
+    """The line of figures of a topic in a process of its own; fails with it."""
+    own = ["unshare", "--mount", "--propagation", "private"] if alone else []
+    done = subprocess.run(
+        [*own, sys.executable, "-m", f"tests.soak.{topic}", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    print(done.stdout, end="")  # noqa: T201 - figures
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def of_headers(figures: Figures) -> None:
+    print(figures.line())  # noqa: T201 - figures
+    assert figures.rounds
+    assert figures.failures == []
+
+
+def test_kill_9_of_writers(tmp_path: Path) -> None:
+    line = run_module("kills", 200, SEED, tmp_path)
+    acknowledged = re.search(r"acknowledged writes (\d+)", line)
+    assert acknowledged
+    assert int(acknowledged[1]) >= 60, "the writer was killed before it wrote anything"
+
+
+def test_system_calls_that_fail(tmp_path: Path) -> None:
+    line = run_module("faults", "run", 16, SEED, tmp_path)
+    hits = re.search(r"refused or ended (\d+)", line)
+    assert hits
+    assert int(hits[1]) >= 4, "no fault was injected"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_disks(tmp_path: Path) -> None:
+    run_module("disks", SEED, tmp_path, alone=True)
+
+
+def test_mutated_headers() -> None:
+    of_headers(headers.run(50_000, SEED))
+
+
+def test_every_prefix_of_a_valid_file() -> None:
+    for pieces in headers.seeds(headers.Dice(SEED))[::3]:
+        of_headers(headers.run_every(headers.prefixes(b"".join(pieces)), "prefixes of a file"))
+
+
+def test_every_byte_flipped() -> None:
+    data = b"".join(headers.seeds(headers.Dice(SEED))[0])
+    of_headers(headers.run_every(headers.flips(data), "flipped bytes"))
+
+
+def test_a_failure_fails(tmp_path: Path) -> None:
+    """The judge itself: what a reader must not do is seen."""
+    assert headers.problem(b"GGUF", 4) == ""
+    figures = Figures("judge", 0)
+    figures.check(False, "as expected")
+    assert "1 failures" in figures.line()
+    assert "as expected" in figures.line()
+
+
+def test_every_topic_can_be_run(tmp_path: Path) -> None:
+    for topic in soak.TOPICS:
+        words = soak.command(topic, 0.001, SEED, str(tmp_path))
+        assert (ROOT / "tests" / "soak" / f"{topic}.py").exists()
+        assert words[-1] != "FOLDER"
+
+
+def test_slope() -> None:
+    assert slope([(0, 1), (1, 3), (2, 5)]) == pytest.approx(2)
+    assert slope([(1, 1)]) == 0
