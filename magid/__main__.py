@@ -6,6 +6,7 @@ import contextlib
 import gc
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Sequence
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         _log_to_stderr(effective.config.log_level)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
+        _raise_descriptor_limit()
         return uvloop.run(serve(effective.config))
     except InvalidConfig as error:
         sys.stderr.write(f"magid: {error.message}\n")
@@ -73,6 +75,16 @@ def parser() -> argparse.ArgumentParser:
                 setting.flag, dest=setting.key, metavar="VALUE", help=setting.description
             )
     return root
+
+
+def _raise_descriptor_limit() -> None:
+    """To what is allowed: the usual 1024 is for programs that use select(), and a stream takes two.
+
+    Where even that is not allowed, magid does with what it has.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 # -- the log ---------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import select
 import signal
 import socket
@@ -56,6 +57,18 @@ def run(*arguments: str, environment: dict[str, str] | None = None) -> "Done":
 
 
 Done = subprocess.CompletedProcess[str]
+
+
+def test_the_limit_of_open_files_is_raised(magid: Running) -> None:
+    """A stream takes two, and 1024 is what systemd and shells give."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        magid.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert magid.process is not None
+    assert resource.prlimit(magid.process.pid, resource.RLIMIT_NOFILE) == (hard, hard)
 
 
 # -- without running -------------------------------------------------------------------------

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.rest import Parts
 from tests.soak import __main__ as soak
-from tests.soak import headers
+from tests.soak import crowds, headers, load
 from tests.soak.figures import Figures, slope
 
 ROOT = Path(__file__).parent.parent
@@ -34,7 +35,7 @@ def run_module(topic: str, *arguments: object, alone: bool = False) -> str:
     return done.stdout
 
 
-def of_headers(figures: Figures) -> None:
+def expect_none(figures: Figures) -> None:
     print(figures.line())  # noqa: T201 - figures
     assert figures.rounds
     assert figures.failures == []
@@ -59,18 +60,26 @@ def test_disks(tmp_path: Path) -> None:
     run_module("disks", SEED, tmp_path, alone=True)
 
 
+def test_connections_that_ask_nothing(parts: Parts, tmp_path: Path) -> None:
+    expect_none(crowds.run(500, SEED, tmp_path, parts))
+
+
+def test_streams_while_servers_are_killed(parts: Parts, tmp_path: Path) -> None:
+    expect_none(load.run(8, 50, SEED, tmp_path, parts))
+
+
 def test_mutated_headers() -> None:
-    of_headers(headers.run(50_000, SEED))
+    expect_none(headers.run(50_000, SEED))
 
 
 def test_every_prefix_of_a_valid_file() -> None:
     for pieces in headers.seeds(headers.Dice(SEED))[::3]:
-        of_headers(headers.run_every(headers.prefixes(b"".join(pieces)), "prefixes of a file"))
+        expect_none(headers.run_every(headers.prefixes(b"".join(pieces)), "prefixes of a file"))
 
 
 def test_every_byte_flipped() -> None:
     data = b"".join(headers.seeds(headers.Dice(SEED))[0])
-    of_headers(headers.run_every(headers.flips(data), "flipped bytes"))
+    expect_none(headers.run_every(headers.flips(data), "flipped bytes"))
 
 
 def test_a_failure_fails(tmp_path: Path) -> None:

@@ -94,6 +94,7 @@ def test_nothing_ties_models_to_magid() -> None:
         ("magi-launcher.socket", "SocketGroup", ["magi"]),
         ("magi-launcher.socket", "TriggerLimitIntervalSec", ["0"]),
         ("magid.service", "User", ["magi"]),
+        ("magid.service", "LimitNOFILE", ["524288"]),
         ("magid.service", "Type", ["notify"]),
         ("magid.service", "CapabilityBoundingSet", [""]),
         ("magid.service", "RestartPreventExitStatus", ["78"]),

@@ -19,6 +19,8 @@ TOPICS: dict[str, Arguments] = {
     "faults": lambda scale, seed: ["run", _count(10_000, scale), str(seed), "FOLDER"],
     "disks": lambda _scale, seed: [str(seed), "FOLDER"],
     "headers": lambda scale, seed: [_count(10_000_000, scale), str(seed)],
+    "crowds": lambda _scale, seed: ["5000", str(seed), "FOLDER"],
+    "load": lambda scale, seed: [_count(600, scale), "500", str(seed), "FOLDER"],
     "coverage": lambda scale, seed: [_count(3600, scale), str(seed)],
 }
 MOUNTS = {"disks"}  # in a mount namespace of their own, which takes root

@@ -1,0 +1,204 @@
+"""Many streams while servers are killed and restarted, profiles switched, folders scanned.
+
+One model is left alone: none of its requests may fail. The other one's servers are killed: its
+requests may fail with what says so (a status, or an error in the stream), and no request may hang.
+Afterwards nothing may have grown. `python -m tests.soak.load SECONDS STREAMS SEED FOLDER`.
+"""
+
+import asyncio
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+import psutil
+
+from tests import ggufs
+from tests.fleets import MEDIUM, SMALL, write_small
+from tests.rest import Parts
+from tests.running import Running
+from tests.soak.crowds import pid_of, wait_for
+from tests.soak.figures import Figures, slope
+from tests.soak.parts import daemon
+
+HANGS_S = 120.0  # no request takes so long
+PAUSE_S = (0.3, 1.2)  # between two disturbances
+SAMPLE_S = 0.5
+MOST_GROWTH = 48 * 2**20  # bytes, of the second half over the first
+CALM, TROUBLED = MEDIUM, SMALL
+EXCUSED = {"404", "502", "503", "cut"}  # 404: of a profile without it
+
+
+def write_two(models: Path) -> None:
+    write_small(models)
+    ggufs.write_chat_model(
+        models / "Medium-F16.gguf", name="Medium", quantization="F16", context=32_768
+    )
+
+
+# -- clients ---------------------------------------------------------------------------------------
+
+
+async def stream(client: httpx.AsyncClient, model: str) -> str:
+    """How one streamed request ended: "ok", its status, "cut", or what else went wrong."""
+    body = {"model": model, "messages": [{"role": "user", "content": "Hello"}]}
+    last = ""
+    try:
+        async with (
+            asyncio.timeout(HANGS_S),
+            client.stream(
+                "POST", "/v1/chat/completions", json={**body, "max_tokens": 16, "stream": True}
+            ) as answer,
+        ):
+            if answer.status_code != 200:
+                return str(answer.status_code)
+            async for line in answer.aiter_lines():
+                last = line or last
+    except TimeoutError:
+        return "hangs"
+    except httpx.RemoteProtocolError:
+        return "cut"
+    except httpx.TransportError as error:
+        return type(error).__name__
+    return "ok" if last == "data: [DONE]" else "cut" if is_error(last) else f"ended with {last!r}"
+
+
+def is_error(line: str) -> bool:
+    with suppress(ValueError):
+        return "error" in json.loads(line.removeprefix("data: "))
+    return False
+
+
+async def ask_on(client: httpx.AsyncClient, model: str, end: float, seen: Counter[str]) -> None:
+    while time.monotonic() < end:
+        outcome = await stream(client, model)
+        seen[outcome] += 1
+        if outcome != "ok":
+            await asyncio.sleep(0.1)  # as clients do that were refused
+
+
+# -- trouble ---------------------------------------------------------------------------------------
+
+
+async def kill(client: httpx.AsyncClient) -> None:
+    for server in (await client.get("/api/models/servers")).json()["servers"]:
+        if server["modelId"] == TROUBLED and server["pid"]:
+            with suppress(ProcessLookupError):
+                os.kill(server["pid"], signal.SIGKILL)
+
+
+async def restart(client: httpx.AsyncClient) -> None:
+    done = await client.post(f"/api/models/servers/{TROUBLED}/restart")
+    assert done.status_code in (200, 202, 409), done.text
+
+
+async def rescan(client: httpx.AsyncClient) -> None:
+    (await client.post("/api/models/rescan")).raise_for_status()
+
+
+async def switch(client: httpx.AsyncClient) -> None:
+    """To a profile without the troubled model, and back."""
+    for name in ("calm", "test"):
+        done = await client.post(f"/api/models/profiles/{name}/activate?apply=true")
+        done.raise_for_status()
+        await asyncio.sleep(0.2)  # some time in force: this is the trouble
+
+
+TROUBLES = (kill, kill, restart, rescan, switch)
+
+
+async def trouble(url: str, end: float, dice: random.Random, figures: Figures) -> None:
+    async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as client:
+        while time.monotonic() < end:
+            figures.rounds += 1
+            await dice.choice(TROUBLES)(client)
+            await asyncio.sleep(dice.uniform(*PAUSE_S))
+
+
+async def sample(process: psutil.Process, end: float, seen: list[tuple[float, float]]) -> None:
+    while time.monotonic() < end:
+        seen.append((time.monotonic(), process.memory_info().rss))
+        await asyncio.sleep(SAMPLE_S)
+
+
+# -- all together ----------------------------------------------------------------------------------
+
+
+async def under_way(
+    magid: Running, seconds: float, streams: int, dice: random.Random, figures: Figures
+) -> list[tuple[float, float]]:
+    """The memory of the daemon over time."""
+    end = time.monotonic() + seconds
+    outcomes = {CALM: Counter[str](), TROUBLED: Counter[str]()}
+    samples: list[tuple[float, float]] = []
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=streams)
+    async with (
+        httpx.AsyncClient(
+            base_url=magid.url, timeout=HANGS_S + 10, trust_env=False, limits=limits
+        ) as client,
+        asyncio.TaskGroup() as tasks,
+    ):
+        for number in range(streams):
+            model = (CALM, TROUBLED)[number % 2]
+            tasks.create_task(ask_on(client, model, end, outcomes[model]))
+        tasks.create_task(trouble(magid.url, end, dice, figures))
+        tasks.create_task(sample(psutil.Process(pid_of(magid)), end, samples))
+    for model, excused in ((CALM, set[str]()), (TROUBLED, EXCUSED)):
+        wrong = {k: n for k, n in outcomes[model].items() if k not in {"ok", *excused}}
+        figures.check(not wrong, f"{model}: {wrong}")
+        figures.check(outcomes[model]["ok"] > 0, f"{model}: no answer at all")
+        figures.more[model] = dict(outcomes[model])
+    return samples
+
+
+def left_over(magid: Running) -> Iterator[str]:
+    for folder in (magid.state, magid.profiles):
+        yield from (str(path) for path in folder.rglob("*tmp*"))
+
+
+def run(
+    seconds: float, streams: int, seed: int, folder: Path, given: Parts | None = None
+) -> Figures:
+    figures = Figures(f"{streams} streams", seed)
+    with daemon(folder / "magid", write_two, given) as magid:
+        (magid.profiles / "calm.yaml").write_text(f"name: Calm\nenabled_models: ['{CALM}']\n")
+        process = psutil.Process(pid_of(magid))
+        before = process.num_fds()
+        dice = random.Random(seed)
+        samples = asyncio.run(under_way(magid, seconds, streams, dice, figures))
+        half = len(samples) // 2
+        first, second = (max(rss for _, rss in part) for part in (samples[:half], samples[half:]))
+        figures.check(second - first < MOST_GROWTH, f"{second - first} bytes more memory")
+        figures.more["memory slope KiB/min"] = round(slope(samples[half:]) * 60 / 1024)
+        with figures.recovery():
+            recover(magid, figures)
+        wait_for(at_rest(process, before), figures, f"{before} descriptors as before")
+        figures.check(len(process.children()) == 2, f"processes: {process.children()}")
+        figures.check(not list(left_over(magid)), f"files: {list(left_over(magid))}")
+        figures.check("Traceback" not in magid.log.read_text(), "a traceback in the log")
+    return figures
+
+
+def recover(magid: Running, figures: Figures) -> None:
+    """All as wanted again, by what a person would do."""
+    magid.ask("POST", "/api/models/profiles/test/activate?apply=true")
+    for model in (CALM, TROUBLED):
+        magid.ask("POST", f"/api/models/servers/{model}/start")
+        magid.wait_state(model, "ready")
+
+
+def at_rest(process: psutil.Process, before: int) -> Callable[[], bool]:
+    return lambda: process.num_fds() <= before + 4
+
+
+if __name__ == "__main__":
+    done = run(float(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
+    print(done.line())
+    sys.exit(bool(done.failures))
