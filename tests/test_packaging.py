@@ -1,11 +1,16 @@
 """What debian/ says of the rest of the checkout, and how the vendored packages become one tree."""
 
+import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from magid import __version__
+from tests.lab import requirements
 from tests.lab.layers import LabError
 from tests.lab.trees import load_program
 
@@ -37,6 +42,44 @@ def test_every_vendored_package_is_in_the_copyright() -> None:
     names = set(re.findall(r"vendor/(\w+)/\*", text))
     for python in vendor.PYTHONS:
         assert {entry.name.replace("-", "_") for entry in vendor.wanted(python)} <= names
+
+
+# -- what it is made of ------------------------------------------------------------------------
+
+
+def test_the_list_of_parts_is_the_lock_and_always_the_same() -> None:
+    made = [
+        subprocess.run(
+            [sys.executable, str(ROOT / "packaging/sbom.py")],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"PATH": os.environ["PATH"], "TZ": zone, "PYTHONHASHSEED": zone[-1]},
+        ).stdout
+        for zone in ("UTC0", "UTC-9")
+    ]
+    assert made[0] == made[1]
+    parts = json.loads(made[0])
+    assert (parts["bomFormat"], parts["specVersion"]) == ("CycloneDX", "1.6")
+    assert parts["metadata"]["component"]["version"] == __version__
+    names = {entry.name for python in vendor.PYTHONS for entry in vendor.wanted(python)}
+    assert {component["name"] for component in parts["components"]} == names
+    for component in parts["components"]:
+        assert component["purl"] == f"pkg:pypi/{component['name']}@{component['version']}"
+        assert component["hashes"]
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "build.lock", "soak.lock"])
+def test_every_locked_package_has_its_version_and_hash(name: str) -> None:
+    entries = list(requirements.parse((ROOT / "packaging" / name).read_text()))
+    assert entries
+    for entry in entries:
+        assert re.match(r"[\w.\[\]-]+==[0-9]", entry.lines), entry.name
+        assert "--hash=sha256:" in entry.lines, entry.name
+    installed = (ROOT / "packaging/install").read_text() + (ROOT / "Makefile").read_text()
+    uses = [line for line in installed.splitlines() if f"packaging/{name}" in line and "-r" in line]
+    assert uses
+    assert all("--require-hashes" in line for line in uses)
 
 
 def tree(folder: Path, **files: str) -> Path:

@@ -4,14 +4,16 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.rest import Parts
 from tests.soak import __main__ as soak
-from tests.soak import crowds, headers, load
+from tests.soak import conformance, crowds, headers, load
 from tests.soak.figures import Figures, slope
+from tests.test_openapi import OPERATIONS
 
 ROOT = Path(__file__).parent.parent
 SEED = 20_260_101
@@ -19,9 +21,8 @@ SEED = 20_260_101
 pytestmark = pytest.mark.slow
 
 
-def run_module(topic: str, *arguments: object, alone: bool = False) -> str:
+def run_module(topic: str, *arguments: object, own: Sequence[str] = ()) -> str:
     """The line of figures of a topic in a process of its own; fails with it."""
-    own = ["unshare", "--mount", "--propagation", "private"] if alone else []
     done = subprocess.run(
         [*own, sys.executable, "-m", f"tests.soak.{topic}", *map(str, arguments)],
         cwd=ROOT,
@@ -57,7 +58,12 @@ def test_system_calls_that_fail(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 def test_disks(tmp_path: Path) -> None:
-    run_module("disks", SEED, tmp_path, alone=True)
+    run_module("disks", SEED, tmp_path, own=["unshare", "--mount", "--propagation", "private"])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can take the network away")
+def test_no_network_is_needed(parts: Parts, tmp_path: Path) -> None:
+    run_module("offline", parts.llama_server, tmp_path, own=["unshare", "--net"])
 
 
 def test_connections_that_ask_nothing(parts: Parts, tmp_path: Path) -> None:
@@ -66,6 +72,13 @@ def test_connections_that_ask_nothing(parts: Parts, tmp_path: Path) -> None:
 
 def test_streams_while_servers_are_killed(parts: Parts, tmp_path: Path) -> None:
     expect_none(load.run(8, 50, SEED, tmp_path, parts))
+
+
+def test_requests_from_the_description(parts: Parts, tmp_path: Path) -> None:
+    figures = conformance.run(5, SEED, tmp_path, parts)
+    expect_none(figures)
+    assert figures.rounds > 500
+    assert figures.more["operations"] == len(OPERATIONS) - 2  # the event stream; one it merges
 
 
 def test_mutated_headers() -> None:

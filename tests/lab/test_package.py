@@ -1,8 +1,10 @@
 """The Debian package: how it is built, and its whole life on each release."""
 
+import io
 import json
 import re
 import subprocess
+import tarfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -78,6 +80,20 @@ def test_what_takes_its_size(package: Path) -> None:
             print(f"{size / 1e6:8.1f} MB  {name}")
     print(f"{total / 1e6:8.1f} MB  installed; {package.stat().st_size / 1e6:.1f} MB to download")
     assert 1e6 < total <= MOST_BYTES
+
+
+def test_it_says_what_it_is_made_of(package: Path) -> None:
+    archive = subprocess.run(
+        ["dpkg-deb", "--fsys-tarfile", str(package)], capture_output=True, check=True
+    ).stdout
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        member = tar.extractfile("./usr/share/doc/magi/magi.cdx.json")
+        assert member is not None
+        described = {c["name"] for c in json.load(member)["components"]}
+        names = tar.getnames()
+    there = {re.sub(r"[-_.]+", "-", n.split("/")[5]).lower() for n in names if ".dist-info" in n}
+    packages_there = {re.match(r"(.+?)-[0-9]", name)[1] for name in there}  # type: ignore[index]
+    assert packages_there == described
 
 
 def test_every_python_has_every_extension(package: Path) -> None:

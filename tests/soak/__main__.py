@@ -21,6 +21,7 @@ TOPICS: dict[str, Arguments] = {
     "headers": lambda scale, seed: [_count(10_000_000, scale), str(seed)],
     "crowds": lambda _scale, seed: ["5000", str(seed), "FOLDER"],
     "load": lambda scale, seed: [_count(600, scale), "500", str(seed), "FOLDER"],
+    "conformance": lambda scale, seed: [_count(2000, scale), str(seed), "FOLDER"],
     "coverage": lambda scale, seed: [_count(3600, scale), str(seed)],
 }
 MOUNTS = {"disks"}  # in a mount namespace of their own, which takes root

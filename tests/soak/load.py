@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import signal
 import sys
 import time
@@ -46,28 +47,65 @@ def write_two(models: Path) -> None:
 # -- clients ---------------------------------------------------------------------------------------
 
 
-async def stream(client: httpx.AsyncClient, model: str) -> str:
-    """How one streamed request ended: "ok", its status, "cut", or what else went wrong."""
-    body = {"model": model, "messages": [{"role": "user", "content": "Hello"}]}
-    last = ""
-    try:
-        async with (
-            asyncio.timeout(HANGS_S),
-            client.stream(
-                "POST", "/v1/chat/completions", json={**body, "max_tokens": 16, "stream": True}
-            ) as answer,
-        ):
-            if answer.status_code != 200:
-                return str(answer.status_code)
-            async for line in answer.aiter_lines():
-                last = line or last
-    except TimeoutError:
-        return "hangs"
-    except httpx.RemoteProtocolError:
-        return "cut"
-    except httpx.TransportError as error:
-        return type(error).__name__
-    return "ok" if last == "data: [DONE]" else "cut" if is_error(last) else f"ended with {last!r}"
+class Ended(Exception):
+    """The connection ended before the answer did."""
+
+
+class Caller:
+    """One client with one connection, opened again when it ended: httpx cannot do 500 of them."""
+
+    def __init__(self, port: int, model: str) -> None:
+        self._port = port
+        body = {"model": model, "messages": [{"role": "user", "content": "Hello"}]}
+        data = json.dumps({**body, "max_tokens": 16, "stream": True})
+        lines = ["POST /v1/chat/completions HTTP/1.1", "Host: localhost"]
+        lines += ["Content-Type: application/json", f"Content-Length: {len(data)}", "", data]
+        self._request = "\r\n".join(lines).encode()
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def ask(self) -> str:
+        """How it ended: "ok", its status, "cut", "hangs", or what else went wrong."""
+        try:
+            async with asyncio.timeout(HANGS_S):
+                return await self._ask()
+        except TimeoutError:
+            outcome = "hangs"
+        except (Ended, ConnectionError, asyncio.IncompleteReadError):
+            outcome = "cut"
+        self.close()
+        return outcome
+
+    async def _ask(self) -> str:
+        if self._streams is None or self._streams[0].at_eof():
+            self.close()
+            self._streams = await asyncio.open_connection("127.0.0.1", self._port)
+        reader, writer = self._streams
+        writer.write(self._request)
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        status = head.split()[1]
+        length = re.search(r"content-length: (\d+)", head)
+        body = await (reader.readexactly(int(length[1])) if length else chunks(reader))
+        if "connection: close" in head:
+            self.close()
+        if status != "200":
+            return status
+        last = body.decode().rstrip().rpartition("\n")[2]
+        if last == "data: [DONE]":
+            return "ok"
+        return "cut" if is_error(last) else f"ended with {last!r}"
+
+    def close(self) -> None:
+        if self._streams is not None:
+            self._streams[1].close()
+        self._streams = None
+
+
+async def chunks(reader: asyncio.StreamReader) -> bytes:
+    body = b""
+    while size := int(await reader.readuntil(b"\r\n"), 16):
+        body += (await reader.readexactly(size + 2))[:-2]
+    await reader.readexactly(2)
+    return body
 
 
 def is_error(line: str) -> bool:
@@ -76,12 +114,13 @@ def is_error(line: str) -> bool:
     return False
 
 
-async def ask_on(client: httpx.AsyncClient, model: str, end: float, seen: Counter[str]) -> None:
+async def ask_on(caller: Caller, end: float, seen: Counter[str]) -> None:
     while time.monotonic() < end:
-        outcome = await stream(client, model)
+        outcome = await caller.ask()
         seen[outcome] += 1
         if outcome != "ok":
             await asyncio.sleep(0.1)  # as clients do that were refused
+    caller.close()
 
 
 # -- trouble ---------------------------------------------------------------------------------------
@@ -138,16 +177,10 @@ async def under_way(
     end = time.monotonic() + seconds
     outcomes = {CALM: Counter[str](), TROUBLED: Counter[str]()}
     samples: list[tuple[float, float]] = []
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=streams)
-    async with (
-        httpx.AsyncClient(
-            base_url=magid.url, timeout=HANGS_S + 10, trust_env=False, limits=limits
-        ) as client,
-        asyncio.TaskGroup() as tasks,
-    ):
+    async with asyncio.TaskGroup() as tasks:
         for number in range(streams):
             model = (CALM, TROUBLED)[number % 2]
-            tasks.create_task(ask_on(client, model, end, outcomes[model]))
+            tasks.create_task(ask_on(Caller(magid.port, model), end, outcomes[model]))
         tasks.create_task(trouble(magid.url, end, dice, figures))
         tasks.create_task(sample(psutil.Process(pid_of(magid)), end, samples))
     for model, excused in ((CALM, set[str]()), (TROUBLED, EXCUSED)):
