@@ -162,7 +162,8 @@ RUNNING = (
         "folders",
         "mkdir -p /mnt/nas; echo 'tmpfs /mnt/nas tmpfs defaults 0 0' >>/etc/fstab; "
         f"sed -i 's|/models|/models, /mnt/nas|; s|n_threads|n_gpu_layers: 99, n_threads|' {CONFIG};"
-        " systemctl restart magid.service",
+        " systemctl restart magid.service; "
+        "until curl -fs 127.0.0.1:8000/readyz >/dev/null; do sleep 0.1; done",
         "/mnt/nas is not mounted, and the model folder /mnt/nas is there",
         "mount /mnt/nas",
     ),

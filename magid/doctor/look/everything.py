@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 from magid import config
 from magid.config import Config
-from magid.doctor.facts import AS_ROOT, Facts, Machine, Settings, Unit, Unknown
+from magid.doctor.facts import AS_ROOT, Daemon, Facts, Machine, Settings, Unit, Unknown
 from magid.doctor.look import box, daemon, devices, kept, models, places, ports, units
 from magid.doctor.look.programs import CannotLook, ask_as_magi, output_of
 from magid.errors import InvalidConfig, MagidError
@@ -32,9 +32,14 @@ def facts(ask: daemon.Ask, path: Path = config.DEFAULT_PATH) -> Facts:
     """What the caller may see of this machine, now. Takes about a second; never raises."""
     settings = read_settings(path)
     root = os.geteuid() == 0
-    found = _taken(_first_looks(settings, ask, root))
+    found = _taken(_first_looks(settings, root))
     service = _is_service(found["units"])
-    found |= _taken(_later_looks(settings.config, found, root=root, service=service))
+    found |= _taken(
+        {
+            "daemon": _daemon_look(ask, found["units"], service=service),
+            **_later_looks(settings.config, found, root=root, service=service),
+        }
+    )
     return Facts(service=service, settings=settings, **found)
 
 
@@ -53,7 +58,14 @@ def _is_service(found: Any) -> bool:
     return there or (LIBRARY / "magi-launcher").exists()
 
 
-def _first_looks(settings: Settings, ask: daemon.Ask, root: bool) -> dict[str, Look | Unknown]:
+def _daemon_look(ask: daemon.Ask, seen: Any, *, service: bool) -> Look:
+    """Who asks a magid that has failed would start it again, and wait while it fails."""
+    if service and isinstance(seen, dict) and seen["magid.service"].active == "failed":
+        return lambda: Daemon(problem="magid.service has failed")
+    return partial(daemon.daemon, ask)
+
+
+def _first_looks(settings: Settings, root: bool) -> dict[str, Look | Unknown]:
     state = settings.config.state_dir
     return {
         "machine": partial(machine, settings.config),
@@ -65,7 +77,6 @@ def _first_looks(settings: Settings, ask: daemon.Ask, root: bool) -> dict[str, L
         "listeners": ports.listeners,
         "gpus": devices.gpus,
         "kept": partial(kept.kept, settings.config),
-        "daemon": partial(daemon.daemon, ask),
     }
 
 
@@ -123,11 +134,21 @@ def _taken(looks: dict[str, Look | Unknown]) -> dict[str, Any]:
         else:
             threads[name] = Thread(target=take, args=(name, look), daemon=True)
             threads[name].start()
-    end = time.monotonic() + LOOK_S + (box.TRIAL_S if "trial" in threads else 0)
-    for thread in threads.values():
-        thread.join(max(0.0, end - time.monotonic()))
-    late = Unknown("it took too long: does a network file system hang?")
-    return {name: found.get(name, late) for name in looks}
+    began = time.monotonic()
+    for name, thread in threads.items():
+        thread.join(max(0.0, began + _patience(name) - time.monotonic()))
+    return {name: found.get(name, _late(name)) for name in looks}
+
+
+def _patience(name: str) -> float:
+    return LOOK_S + (box.TRIAL_S if name == "trial" else 0)
+
+
+def _late(name: str) -> Any:
+    """In the place of a look that hangs."""
+    if name == "daemon":
+        return Daemon(problem=f"magid does not answer within {LOOK_S:g} s")
+    return Unknown(f"no answer within {_patience(name):g} s: does a file system or systemd hang?")
 
 
 # -- the machine -----------------------------------------------------------------------------
