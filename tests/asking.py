@@ -60,9 +60,7 @@ class Asker:
         if operation.body or operation.query:  # any text will do for a path
             self._many(operation, GenerationMode.NEGATIVE, examples, number)
 
-    def _many(
-        self, operation: Operation, mode: GenerationMode, examples: int, number: int
-    ) -> None:
+    def _many(self, operation: Operation, mode: GenerationMode, examples: int, number: int) -> None:
         dice = random.Random(number)
 
         @seed(number)

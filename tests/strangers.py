@@ -25,6 +25,7 @@ class Sly:
         self._port, self._alias, self._uid = port, alias, uid
         self._refused = False
         self._socket: socket.socket | None = None
+        self._last: object = None  # the address whose connection ends it
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
     def bind(self) -> bool:
@@ -58,17 +59,20 @@ class Sly:
         self._end()
 
     def _end(self) -> None:
-        if self._socket is not None:
-            self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread in accept
+        if self._socket is None:
+            return
+        with self._socket, socket.socket() as last:  # behind all that wait to be accepted
+            last.bind(("127.0.0.1", 0))
+            self._last = last.getsockname()
+            last.connect(self._socket.getsockname())
             self._thread.join(10)
-            self._socket.close()
 
     def _serve(self) -> None:
         assert self._socket is not None
         while True:
-            try:
-                client, _ = self._socket.accept()
-            except OSError:
+            client, peer = self._socket.accept()
+            if peer == self._last:
+                client.close()
                 return
             self.connections += 1
             with client:
