@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import io
-import re
 import tarfile
 import time
 from collections.abc import Callable, Iterator
@@ -144,9 +143,9 @@ def test_metrics_and_targets(daemon: Daemon) -> None:
         # A machine may have no memory controller.
         names += ["memory_bytes"] if server["memoryBytes"] is not None else []
         for name in names:
-            found = re.search(rf"^magi_server_{name}{{{labels}}} (\S+)$", text, re.MULTILINE)
-            assert found, f"{name} of {labels}"
-            assert float(found[1]) > 0
+            sample = f"magi_server_{name}{{{labels}}} "
+            (found,) = [line for line in text.splitlines() if line.startswith(sample)]
+            assert float(found.removeprefix(sample)) > 0
     targets = daemon.client.get("/sd/prometheus").json()
     assert {t["labels"]["unit"] for t in targets} == {unit_name(p) for p in MODELS.values()}
     for target in targets:
