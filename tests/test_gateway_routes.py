@@ -112,6 +112,25 @@ def test_what_is_remembered_of_a_request(magid: Running, client: httpx.Client) -
     assert magid.get("/api/requests")["requests"][0]["outcome"] == "refused"
 
 
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions", "/v1/messages", "/v1/responses"])
+def test_the_first_token_comes_after_the_prompt_was_read(
+    magid: Running, client: httpx.Client, path: str
+) -> None:
+    """llama-server sends the head of its answer before it has read the prompt."""
+    text = f"{path} " + "word " * 400  # nothing of it is cached
+    body = chat(MEDIUM, text, stream=True)
+    body |= {"input": text, "prompt": text} if "chat" not in path and "messages" not in path else {}
+    answer = client.post(path, json=body)
+    assert answer.status_code == 200, answer.text
+    requests = magid.get("/api/requests")["requests"]
+    row = next(r for r in requests if r["id"] == answer.headers["x-request-id"])
+    assert row["firstByteSeconds"] < row["firstTokenSeconds"] <= row["durationSeconds"]
+    whole = client.post(CHAT, json=chat("fast"))
+    row = magid.get("/api/requests")["requests"][0]
+    assert row["id"] == whole.headers["x-request-id"]
+    assert row["firstTokenSeconds"] is None
+
+
 def test_a_running_request_can_be_ended(magid: Running, client: httpx.Client) -> None:
     body = chat(MEDIUM, stream=True, max_tokens=30_000, ignore_eos=True)
     headers = {"X-Request-Id": "to-be-ended"}

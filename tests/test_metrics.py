@@ -25,6 +25,7 @@ from magid.errors import CannotWrite, LlamaServerMissing, MagidError, ServerUnre
 from magid.gateway.asked import Asked
 from magid.gateway.dispatch import Dispatcher
 from magid.gateway.endpoints import find
+from magid.gateway.exchange import Exchange
 from magid.gateway.framing import ReplyHead
 from magid.gateway.records import Outcome, Record
 from magid.gateway.routing import Reason, Route
@@ -289,6 +290,21 @@ class Deaf:
     def fails(self, error: MagidError, fields: bytes = b"") -> None: ...
 
     def breaks_off(self, error: MagidError, *, is_inside_chunk: bool) -> None: ...
+
+
+def test_a_comment_of_a_stream_is_no_token() -> None:
+    endpoint = find("POST", "/v1/chat/completions")
+    assert endpoint is not None
+    asked = Asked(endpoint, b"{}", {"stream": True}, ALPHA)
+    route = Route(ALPHA, (), "", Tier.FAST)
+    exchange = Exchange(asked, Deaf(), route, lambda _: False, lambda *_: None, lambda _: None)
+    seen = []
+    for chunk in (b"3\r\n:\n\n\r\n", b"a\r\ndata: {}\n\n\r\n", b"a\r\ndata: {}\n\n\r\n"):
+        exchange.goes_on(chunk)
+        seen.append(exchange.record.first_token_s)
+    assert seen[0] is None
+    assert seen[1] is not None
+    assert seen[1] == seen[2]
 
 
 async def alone_on(house: House, taken: socket.socket) -> tuple[Context, int]:

@@ -23,7 +23,8 @@ def record(**changes: Any) -> Record:
     known: dict[str, Any] = {
         "id": "1", "at": 0.0, "path": PATH, "asked_model": "auto",
         "is_stream": True, "model_id": "m", "port": 8080, "status": 200, "outcome": Outcome.OK,
-        "sent_s": 0.002, "first_byte_s": 0.2, "duration_s": 0.7, "figures": FIGURES,
+        "sent_s": 0.002, "first_byte_s": 0.1, "first_token_s": 0.2, "duration_s": 0.7,
+        "figures": FIGURES,
     }  # fmt: skip
     return Record(**(known | changes))
 
@@ -57,7 +58,7 @@ def test_what_is_measured(counts: Tally) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"outcome": Outcome.FAILED}, {"outcome": Outcome.CANCELLED}, {"is_stream": False}],
+    [{"outcome": Outcome.FAILED}, {"outcome": Outcome.CANCELLED}, {"first_token_s": None}],
     ids=str,
 )
 def test_only_streams_that_went_well_have_a_time_to_the_first_token(
@@ -66,7 +67,7 @@ def test_only_streams_that_went_well_have_a_time_to_the_first_token(
     counts.add(record(**changes), route())
     ((_, of_model),) = counts.models.items()
     assert sum(of_model.first_token_s.counts) == 0
-    assert len(counts.durations_s) == (changes == {"is_stream": False})
+    assert len(counts.durations_s) == (changes == {"first_token_s": None})
     assert sum(of_model.waited_s.counts) == 1
 
 

@@ -84,6 +84,7 @@ def _shown(record: Record) -> schemas.GatewayRequest:
         "attempts": record.attempts,
         "waitedSeconds": _rounded(record.sent_s),
         "firstByteSeconds": _rounded(record.first_byte_s),
+        "firstTokenSeconds": _rounded(record.first_token_s),
         "durationSeconds": _rounded(record.duration_s),
         "promptTokens": usage.prompt_tokens,
         "cachedTokens": usage.cached_tokens,

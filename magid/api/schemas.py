@@ -443,6 +443,7 @@ class GatewayRequest(TypedDict):
     attempts: int
     waitedSeconds: float | None
     firstByteSeconds: float | None
+    firstTokenSeconds: float | None
     durationSeconds: float | None
     promptTokens: int | None
     cachedTokens: int | None

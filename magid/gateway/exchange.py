@@ -45,9 +45,9 @@ class Exchange:
     """Implements `upstream.Taker`. `on_free` hears when a server is done with it, well or not."""
 
     __slots__ = (
-        "_has_begun", "_line", "_losses", "_on_end", "_on_free", "_retry", "_start", "_tail",
-        "_task", "_was_resent", "asked", "client", "is_over", "last_byte", "record", "route",
-        "server", "tried", "wait_timer",
+        "_has_begun", "_is_silent", "_line", "_losses", "_on_end", "_on_free", "_retry", "_start",
+        "_tail", "_task", "_was_resent", "asked", "client", "is_over", "last_byte", "record",
+        "route", "server", "tried", "wait_timer",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +68,7 @@ class Exchange:
         self._has_begun = False
         self._losses = 0
         self._was_resent = False
+        self._is_silent = asked.is_stream  # no event of its stream has come
         self.is_over = False
 
     # -- to a server -----------------------------------------------------------------------
@@ -120,6 +121,8 @@ class Exchange:
             return
         self._has_begun = True
         self.last_byte = time.monotonic()
+        if self._is_silent:
+            self._look_for_event(first)
         record = self.record
         record.status, record.first_byte_s = head.status, self.last_byte - record.began
         self._start = first
@@ -142,10 +145,22 @@ class Exchange:
 
     def goes_on(self, data: bytes) -> None:
         self.last_byte = time.monotonic()
+        if self._is_silent:
+            self._look_for_event(data)
         if len(self._start) < START_BYTES:
             self._start += data
         self._tail.append(data)
         self.client.goes_on(data)
+
+    def _look_for_event(self, data: bytes) -> None:
+        """The first token comes with the first event.
+
+        llama-server 0.7.0 sends the head at once, and comments while it reads a long prompt: 54 s
+        lay between the first byte and the first event of 25,000 tokens.
+        """
+        if b"data:" in data:
+            self._is_silent = False
+            self.record.first_token_s = self.last_byte - self.record.began
 
     def ended(self) -> None:
         status = self.record.status or 0

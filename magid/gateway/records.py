@@ -58,6 +58,7 @@ class Record:
     began: float = 0.0  # on the monotonic clock
     sent_s: float | None = None  # when it left the queue
     first_byte_s: float | None = None
+    first_token_s: float | None = None  # of a stream
     duration_s: float | None = None
     figures: bytes = b""  # the server's, as they came
 
@@ -67,7 +68,7 @@ class Record:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Of the answer, by the server's clock where it tells; else from its first byte on."""
+        """Of the answer, by the server's clock where it tells; else from its first token on."""
         usage = self.usage
         return None if usage is None else self.speed_of(usage)
 
@@ -77,9 +78,9 @@ class Record:
             return None
         if usage.answer_ms:
             return 1000 * usage.answer_tokens / usage.answer_ms
-        if self.duration_s is None or self.first_byte_s is None or not self.is_stream:
+        if self.duration_s is None or self.first_token_s is None:
             return None
-        took = self.duration_s - self.first_byte_s
+        took = self.duration_s - self.first_token_s
         return usage.answer_tokens / took if took > 0 else None
 
 

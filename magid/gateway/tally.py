@@ -148,9 +148,8 @@ def _code(record: Record) -> int | str:
 def _measure(counts: ModelCounts, record: Record) -> None:
     if record.sent_s is not None:
         counts.waited_s.observe(record.sent_s)
-    is_good = record.outcome is Outcome.OK
-    if is_good and record.is_stream and record.first_byte_s is not None:
-        counts.first_token_s.observe(record.first_byte_s)
+    if record.outcome is Outcome.OK and record.first_token_s is not None:
+        counts.first_token_s.observe(record.first_token_s)
     usage = record.usage
     if usage is None:
         return
