@@ -588,6 +588,17 @@ def test_errors(type_in: Type, line: str, status: int, said: str) -> None:
     assert done.stderr.startswith(said)
 
 
+def test_options_of_magictl_itself_may_stand_behind_the_verb(magid: Running) -> None:
+    away = "http://127.0.0.1:1"
+    for words in (["ps", "-q", "--url", magid.url], [f"--url={magid.url}", "ps", "-q"]):
+        assert magictl(*words, url=away).stdout.splitlines() == [ALPHA, BETA]
+    coloured = magictl("ps", "--no-color", url=magid.url, FORCE_COLOR="1")
+    assert "\x1b" not in coloured.stdout
+    assert magictl("ps", "--url", url=magid.url).returncode == 2
+    prompt = magictl("route", "--", "--url", url=magid.url)
+    assert (prompt.returncode, prompt.stderr) == (0, "")
+
+
 def test_the_unix_socket(magid: Running) -> None:
     path = magid.folder / "magid.sock"
     assert magictl("status", url=f"unix:{path}").returncode == 0
@@ -629,7 +640,11 @@ class Stranger(BaseHTTPRequestHandler):
     answer = b""
 
     def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.wfile.write(self.answer)
+
+    def do_POST(self) -> None:
+        self.do_GET()
 
     def log_message(self, *_: object) -> None:
         pass
@@ -637,6 +652,7 @@ class Stranger(BaseHTTPRequestHandler):
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
 LINE = json.dumps({"message": f"log {HOSTILE} line\tend"})
+SPOKEN = json.dumps({"choices": [{"delta": {"content": f"log {HOSTILE} line"}}]})
 LINES = b'{"lines": [%s]}' % LINE.encode()
 
 
@@ -652,6 +668,14 @@ LINES = b'{"lines": [%s]}' % LINE.encode()
         (
             b"HTTP/1.1 200 OK\r\n\r\nevent: log\ndata: " + LINE.encode() + b"\n\n",
             "--request-timeout 0.1 logs x -f", 124, "log ?[2J??31m line      end\n", "no answer in",
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\n\r\ndata: " + SPOKEN.encode() + b"\n\ndata: [DONE]\n\n",
+            "run x Hello", 0, "log ?[2J??31m line\n", "",
+        ),
+        (
+            b'HTTP/1.1 200 OK\r\n\r\ndata: {"error": {"message": "cannot go on: lost"}}\n\n',
+            "run x Hello", 1, "", "magictl: cannot go on\nlost\n",
         ),
         (
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nev",

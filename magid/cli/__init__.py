@@ -9,6 +9,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from itertools import islice
 
 from magid import __version__
 from magid.cli import commands
@@ -49,6 +50,27 @@ def _epilog() -> str:
     return "\n".join([*lines, "", "magictl VERB --help has examples; magictl(1) has it all"])
 
 
+def _own_first(root: argparse.ArgumentParser, words: Sequence[str]) -> list[str]:
+    """The options of magictl itself may stand behind the verb too, as those of docker and kubectl.
+
+    Behind `--` nothing is an option.
+    """
+    takes_value = {f: a.nargs != 0 for a in root._actions if a.default is not argparse.SUPPRESS
+                   for f in a.option_strings}  # fmt: skip
+    own: list[str] = []
+    rest: list[str] = []
+    left = iter(words)
+    for word in left:
+        flag, is_joined, _ = word.partition("=")
+        if flag in takes_value:
+            own.append(word)
+            own += islice(left, 1) if takes_value[flag] and not is_joined else ()
+        else:
+            rest.append(word)
+            rest += left if word == "--" else ()
+    return own + rest
+
+
 def _where(url: str | None) -> str:
     asked = url or os.environ.get("MAGI_URL")
     if asked:
@@ -61,7 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal need not know every letter
     try:
-        return _run(parser().parse_args(arguments))
+        root = parser()
+        words = sys.argv[1:] if arguments is None else arguments
+        return _run(root.parse_args(_own_first(root, words)))
     except KeyboardInterrupt:
         return 130
     except OSError as error:

@@ -8,7 +8,7 @@ import threading
 import time
 from typing import Any
 
-from magid.cli.deadline import seconds
+from magid.cli.deadline import TIMED_OUT, seconds
 from magid.cli.following import changes
 from magid.cli.output import lines_of, print_json, size, span
 from magid.cli.verbs import Verbs
@@ -66,7 +66,12 @@ def _live(client: Client, every_s: float, now: dict[str, Any]) -> None:
                 error = None
             if error is not None:
                 raise error
-            before, now = now, _look(client)
+            try:
+                before, now = now, _look(client)
+            except Refused as away:  # the listener says when that is for good
+                if away.status == TIMED_OUT:
+                    raise
+                _paint(str(away).split("\n"))
     except KeyboardInterrupt:
         return
     finally:

@@ -77,6 +77,26 @@ def test_it_goes_as_before(machine: Container, path: Path) -> None:
     transcript.check(path, lambda script: typed(machine, script, terminal=is_on_terminal))
 
 
+def test_a_followed_log_goes_on_when_magid_is_back(machine: Container) -> None:
+    """Each line once, whoever was restarted meanwhile."""
+    model = "qwen3_4p0b_q4km_fast"
+    log = ["magictl", "logs", model, "--grep", "listening on"]
+    before = len(machine.run(log).stdout.splitlines())
+    assert before
+    machine.run(["systemd-run", "--quiet", "--collect", "--unit=follow", *log, "--follow"])
+
+    def lines() -> int:
+        told = machine.run(["journalctl", "--unit=follow", "--output=cat"]).stdout
+        return told.count("listening on http")
+
+    machine.wait_until(lambda: lines() == before, "the lines so far")
+    machine.systemctl("restart", "magid.service")
+    machine.run(["magictl", "restart", model])
+    machine.wait_until(lambda: lines() > before, "the new line")
+    machine.systemctl("stop", "follow.service")
+    assert lines() == before + 1
+
+
 def test_the_chapter_on_operating_is_true(machine: Container) -> None:
     transcript.check_chapter(
         README, "Operating", lambda script: typed(machine, script, terminal=False)
