@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import sdnotify
 import uvloop
 
-from magid import __version__, config, launchers, notify, sockets, store
+from magid import __version__, config, launchers, logs, notify, sockets, store
 from magid.api.app import make_app
 from magid.api.context import Context
 from magid.api.events import Feed
@@ -25,6 +25,8 @@ from magid.discovery import Scanner
 from magid.errors import InvalidConfig, MagidError
 from magid.gateway.dispatch import Dispatcher
 from magid.llama import InstalledProgram
+from magid.logs import OwnLog
+from magid.messages import Event, about
 from magid.profiles import ProfileDir
 from magid.snapshot import status_line
 from magid.tiers import Thresholds
@@ -47,10 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if check:
             sys.stdout.write(config.render(effective) + "\n")
             return 0
-        _log_to_stderr(effective.config.log_level)
+        own_log = logs.set_up(effective.config.log_level)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         _raise_descriptor_limit()
-        return uvloop.run(serve(effective.config))
+        return uvloop.run(serve(effective.config, own_log))
     except InvalidConfig as error:
         sys.stderr.write(f"magid: {error.message}\n")
         return EX_CONFIG
@@ -87,46 +89,17 @@ def _raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-# -- the log ---------------------------------------------------------------------------------
-
-
-class _JournalFormatter(logging.Formatter):
-    """The journal adds time and unit itself, and reads the level of each line from its prefix."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        level = 3 if record.levelno >= logging.ERROR else _JOURNAL_LEVELS.get(record.levelno, 6)
-        return "\n".join(f"<{level}>{line}" for line in super().format(record).splitlines())
-
-
-_JOURNAL_LEVELS = {logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}  # sd-daemon(3)
-
-
-def _log_to_stderr(level: str) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    if _is_journal(sys.stderr.fileno(), os.environ.get("JOURNAL_STREAM", "")):
-        handler.setFormatter(_JournalFormatter("%(message)s"))
-    else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=level.upper(), handlers=[handler])
-
-
-def _is_journal(descriptor: int, stream: str) -> bool:
-    """Whether it leads to the journal: JOURNAL_STREAM is inherited, but descriptors change."""
-    status = os.fstat(descriptor)
-    return stream == f"{status.st_dev}:{status.st_ino}"
-
-
 # -- the daemon ------------------------------------------------------------------------------
 
 
-async def serve(settings: Config) -> int:
+async def serve(settings: Config, own_log: OwnLog) -> int:
     """Run the daemon until SIGTERM or SIGINT. Servers are started behind the API's back."""
     stop, hurry, reload = _on_signals()
     async with contextlib.AsyncExitStack() as held:
         held.callback(store.lock(settings.state_dir).release)
         taken = sockets.take(settings.addresses, os.environ)
         held.callback(taken.close)
-        context = compose(settings)
+        context = compose(settings, own_log)
         held.push_async_callback(context.daemon.close)
         await context.daemon.open()
         context.gateway.open()
@@ -147,16 +120,17 @@ async def serve(settings: Config) -> int:
                 notify.reload_on(reload, notifier.notify, context.daemon.rescan),
             )
         )
-        log.info("magid %s answers on %s", __version__, ", ".join(taken.names))
+        names = ", ".join(taken.names)
+        log.info("magid %s answers on %s", __version__, names, extra=about(Event.STARTED))
         gc.freeze()  # what is there now stays: the collector need not look at it with every request
         await stop.wait()
         notifier.notify("STOPPING=1")
         await _drain(context, feed, listening, settings.drain_timeout, hurry)
-    log.info("magid has ended")
+    log.info("magid has ended", extra=about(Event.ENDED))
     return 0
 
 
-def compose(settings: Config) -> Context:
+def compose(settings: Config, own_log: OwnLog) -> Context:
     """All the parts, wired; nothing runs yet."""
     configured = settings.llama_server_path
     program = InstalledProgram(str(configured) if configured else None, os.environ.get("PATH", ""))
@@ -172,7 +146,7 @@ def compose(settings: Config) -> Context:
         ),
         launcher=launchers.build(settings, program, lambda: daemon.snapshot.active.name),
     )
-    return Context(daemon, program, Dispatcher(daemon))
+    return Context(daemon, program, Dispatcher(daemon), own_log)
 
 
 def _on_signals() -> tuple[asyncio.Event, asyncio.Event, asyncio.Event]:

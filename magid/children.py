@@ -38,10 +38,10 @@ class LogRing:
         self._lines: deque[LogLine] = deque(maxlen=capacity)
         self._added = asyncio.Event()
 
-    def add(self, text: str) -> None:
+    def add(self, text: str, fields: Mapping[str, str] | None = None) -> None:
         self._count += 1
         cursor = f"{self._epoch}.{self._count:012d}"
-        self._lines.append(LogLine(cursor, time.time(), text))
+        self._lines.append(LogLine(cursor, time.time(), text, fields or {}))
         self._added.set()
         self._added = asyncio.Event()
 

@@ -18,12 +18,14 @@ from magid.discovery import Scan, Scanner
 from magid.errors import Conflict, MagidError, ProfileActive, RescanFailed
 from magid.ledger import Change as Change
 from magid.ledger import Ledger, Writes
+from magid.messages import Event, about
 from magid.models import Model
 from magid.planner import Plan, Stop
 from magid.profiles import Profile, ProfileDir
 from magid.registry import ModelEntry, RuntimeSettings
 from magid.runner import Runner
 from magid.snapshot import Phase, Snapshot
+from magid.statelog import StateLog, tell_decision
 from magid.store import Store
 from magid.tiers import Tier
 from magid.units import Launcher, ObservedServer, ServerState
@@ -74,6 +76,7 @@ class Daemon:
         Raises CannotWrite where going on would lose something.
         """
         await self._ledger.load()
+        self.launcher.subscribe(StateLog().hear)
         self.launcher.subscribe(lambda server: self._ledger.tell(Change("server", server.port)))
         await self.launcher.open()
         self._boot_task = asyncio.create_task(self._boot())
@@ -86,7 +89,7 @@ class Daemon:
         try:
             await self._first_scan()
         except MagidError as error:
-            log.error("%s", error.message)
+            log.error("%s", error.message, extra=about(Event.SCAN_FAILED, error=error.code))
         except Exception:
             log.exception("the first scan ended by a mistake in magid")
         await self._runner.quiet()  # a user may have been quicker
@@ -189,7 +192,7 @@ class Daemon:
         log.info(
             "scan: %d models, %d added, %d removed, %d broken files, %.0f ms",
             result.found, len(result.added), len(result.removed), len(result.broken),
-            result.duration_s * 1000,
+            result.duration_s * 1000, extra=about(Event.SCANNED),
         )  # fmt: skip
         return result
 
@@ -253,10 +256,15 @@ class Daemon:
     async def set_port(self, model_id: str, port: int | None) -> Model:
         """Raises InvalidInput outside the range, PortTaken if the port is another model's."""
 
-        after = await self._ledger.change(
-            lambda now: decisions.pinned(now, model_id, port, self.config.port_range)
-        )
-        return decisions.find(after, model_id)
+        before: list[Model] = []
+
+        def decide(now: Snapshot) -> Next:
+            before.append(decisions.find(now, model_id))
+            return decisions.pinned(now, model_id, port, self.config.port_range)
+
+        model = decisions.find(await self._ledger.change(decide), model_id)
+        tell_decision(before[-1].entry, model)
+        return model
 
     async def _update(
         self,
@@ -274,7 +282,9 @@ class Daemon:
 
         after = await self._ledger.change(decide)
         self._call_off_unwanted()
-        return before[-1], decisions.find(after, model_id)
+        model = decisions.find(after, model_id)
+        tell_decision(before[-1].entry, model)
+        return before[-1], model
 
     def _call_off_unwanted(self) -> None:
         """A start that waits for its turn must not happen once its model is disabled or gone."""
@@ -292,6 +302,7 @@ class Daemon:
             return Next(now.registry.model_copy(update={"active_profile": name}), active=active)
 
         await self._ledger.change(choose)
+        log.info("profile %r is active", name, extra=about(Event.PROFILE_ACTIVATED, profile=name))
         self._ledger.tell(Change("profile"))
         self._call_off_unwanted()
         if not apply:
@@ -311,14 +322,14 @@ class Daemon:
             await asyncio.to_thread(self.profiles.delete, name)
 
         await self._ledger.alone(delete)
-        self._ledger.tell(Change("profile"))
+        self._profile_written(name, "deleted")
 
     async def create_profile(self, profile: Profile) -> tuple[str, str]:
         """The new profile's slug and the path of its file."""
         slug, path = await self._ledger.alone(
             lambda: asyncio.to_thread(self.profiles.create, profile)
         )
-        self._ledger.tell(Change("profile"))
+        self._profile_written(slug, "created")
         return slug, str(path)
 
     async def replace_profile(self, name: str, profile: Profile, expected: str | None) -> None:
@@ -326,6 +337,10 @@ class Daemon:
         await self._ledger.alone(
             lambda: asyncio.to_thread(self.profiles.replace, name, profile, expected)
         )
+        self._profile_written(name, "replaced")
+
+    def _profile_written(self, name: str, how: str) -> None:
+        log.info("profile %r was %s", name, how, extra=about(Event.PROFILE_WRITTEN, profile=name))
         self._ledger.tell(Change("profile"))
 
     # -- servers ---------------------------------------------------------------------------
@@ -409,5 +424,5 @@ class Daemon:
 
     def _set_phase(self, phase: Phase) -> None:
         self.phase = phase
-        log.info("magid is %s", phase)
+        log.info("magid is %s", phase, extra=about(Event.PHASE))
         self._ledger.tell(Change("phase"))

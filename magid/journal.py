@@ -7,10 +7,10 @@ that made it (sd_journal_open(3)). Opening one takes a millisecond, so none is k
 import asyncio
 import importlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
 
 from magid.errors import InvalidInput, NotReady
@@ -35,6 +35,7 @@ class Entry:
     at: float  # seconds since the epoch
     text: str
     pid: int  # of the process that wrote it; 0 where that is not known
+    fields: Mapping[str, str] = field(default_factory=dict)  # those that were asked for
 
 
 class _Reader(Protocol):
@@ -116,11 +117,16 @@ class Journal:
         """Does not wait for what is being read."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def last(self, matches: Matches, lines: int, after: str | None = None) -> list[Entry]:
-        """The last `lines` entries, oldest first; of those behind `after` if it is given."""
+    async def last(
+        self, matches: Matches, lines: int, after: str | None = None, fields: tuple[str, ...] = ()
+    ) -> list[Entry]:
+        """The last `lines` entries, oldest first; of those behind `after` if it is given.
+
+        They come with those of `fields` that they have.
+        """
         check_cursor(after)
         wanted = max(0, min(lines, MAX_LINES))
-        return await self._run(lambda: self._last(matches, wanted, after))
+        return await self._run(lambda: self._last(matches, wanted, after, fields))
 
     async def wait(self, matches: Matches, after: str | None) -> None:
         """Return when there is an entry behind `after`."""
@@ -137,9 +143,11 @@ class Journal:
             # Cancelled at any point: in its own thread, behind what that is doing for us.
             self._submit(lambda: _close(opened))
 
-    def _last(self, matches: Matches, lines: int, after: str | None) -> list[Entry]:
+    def _last(
+        self, matches: Matches, lines: int, after: str | None, fields: tuple[str, ...]
+    ) -> list[Entry]:
         with closing(self._reader(matches)) as reader:
-            entries = list(_backwards(reader, lines, after))
+            entries = list(_backwards(reader, lines, after, fields))
         return entries[::-1]
 
     def _reader(self, matches: Matches) -> Any:
@@ -179,12 +187,14 @@ def _open_system_journal() -> Any:
     return journal.Reader(journal.LOCAL_ONLY | journal.SYSTEM_ONLY)
 
 
-def _backwards(reader: _Reader, lines: int, after: str | None) -> Iterator[Entry]:
+def _backwards(
+    reader: _Reader, lines: int, after: str | None, fields: tuple[str, ...]
+) -> Iterator[Entry]:
     reader.seek_tail()
     for _ in range(lines):
         if not reader._previous() or not is_behind(reader._get_cursor(), after):
             return
-        yield _entry(reader)
+        yield _entry(reader, fields)
 
 
 def _has_news(reader: _Reader, after: str | None) -> bool:
@@ -193,13 +203,18 @@ def _has_news(reader: _Reader, after: str | None) -> bool:
     return bool(reader._previous()) and is_behind(reader._get_cursor(), after)
 
 
-def _entry(reader: _Reader) -> Entry:
+def _entry(reader: _Reader, fields: tuple[str, ...]) -> Entry:
     pid = _field(reader, "_PID")
     return Entry(
         cursor=reader._get_cursor(),
         at=reader._get_realtime() / 1e6,
         text=_field(reader, "MESSAGE").decode(errors="replace"),
         pid=int(pid) if pid.isdigit() else 0,
+        fields={
+            name: value.decode(errors="replace")
+            for name in fields
+            if (value := _field(reader, name))
+        },
     )
 
 

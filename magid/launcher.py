@@ -17,7 +17,7 @@ import socket
 import struct
 import sys
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
@@ -32,7 +32,9 @@ from magid.errors import (
     NotAllowed,
     TimedOut,
 )
+from magid.journald import JournalSocket
 from magid.keyring import KeyRing
+from magid.messages import Event
 from magid.orders import KEYS, order_of, read_config
 from magid.transient import Units
 from magid.wire import Forget, Ping, Reply, Request, Start, Stop
@@ -44,8 +46,7 @@ MAX_CONNECTIONS: Final = 16
 IDLE_S: Final = 60.0
 _DRAIN_S: Final = 20.0
 _BUS_PAUSE_S: Final = 0.5
-_JOURNAL: Final = "/run/systemd/journal/socket"
-REFUSED_ID: Final = "c3a97e52d6b04b1f8e0d7f6429ab53e8"  # in systemd/magi.catalog
+REFUSED_ID: Final = Event.ORDER_REFUSED.value
 
 log = logging.getLogger("magi-launcher")
 
@@ -201,17 +202,16 @@ def refusal(error: MagidError) -> Reply:
 def tell_refusal(error: MagidError) -> None:
     """To the journal, with an id that magi.catalog explains; to stderr where there is none."""
     text = " ".join(f"refused: {error.message}".split())
-    fields = (
-        f"MESSAGE={text}",
-        f"MESSAGE_ID={REFUSED_ID}",
-        "PRIORITY=4",
-        "SYSLOG_IDENTIFIER=magi-launcher",
-        f"MAGI_ERROR={error.code}",
-    )
+    fields = {
+        "MESSAGE": text,
+        "MESSAGE_ID": REFUSED_ID,
+        "PRIORITY": "4",
+        "SYSLOG_IDENTIFIER": "magi-launcher",
+        "MAGI_ERROR": error.code,
+    }
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as journal:
-            journal.setblocking(False)
-            journal.sendto("\n".join((*fields, "")).encode(errors="replace"), _JOURNAL)
+        with closing(JournalSocket()) as journal:
+            journal.send(fields)
     except OSError:
         log.warning("%s", text)
 

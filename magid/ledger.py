@@ -18,6 +18,7 @@ from magid import registry, snapshot
 from magid.config import Config
 from magid.decisions import Next
 from magid.errors import CannotWrite, Conflict, MagidError, PortTaken
+from magid.messages import Event, about
 from magid.profiles import ProfileDir
 from magid.registry import Registry
 from magid.snapshot import ActiveProfile, Disk, Snapshot
@@ -69,7 +70,7 @@ class Ledger:
         loaded = await asyncio.to_thread(self._store.load, registry.parse)
         self._store_problems = tuple(loaded.problems)
         for problem in loaded.problems:
-            log.error("%s", problem)
+            log.error("%s", problem, extra=about(Event.STATE_PROBLEM))
         self._durable = loaded.value
         stored = loaded.value or Registry()
         if stored.active_profile is None:
@@ -88,7 +89,10 @@ class Ledger:
         """The present moment. Looks whether the active profile's file was edited by hand."""
         active = self._present.active
         if active.name is not None and self._profiles.revision(active.name) != active.revision:
-            log.info("the file of the active profile %r changed", active.name)
+            log.info(
+                "the file of the active profile %r changed", active.name,
+                extra=about(Event.PROFILE_EDITED, profile=active.name),
+            )  # fmt: skip
             self._swap(self._present.registry, active=self._as_it_is(active.name))
             self.tell(Change("profile"))
             if not self._closed:
@@ -101,7 +105,7 @@ class Ledger:
             async with self._lock:
                 await self._change(lambda now: Next(now.registry))
         except CannotWrite as error:
-            log.error("%s", error.message)
+            log.error("%s", error.message, extra=about(Event.STATE_PROBLEM, error=error.code))
 
     def profile(self, name: str) -> ActiveProfile:
         """This profile as it is on disk. Raises ProfileNotFound, InvalidProfile."""
@@ -116,7 +120,10 @@ class Ledger:
         try:
             return ActiveProfile(name, self._profiles.get(name), revision)
         except MagidError as error:
-            log.error("%s", error.message)
+            log.error(
+                "%s", error.message,
+                extra=about(Event.PROFILE_PROBLEM, profile=name, error=error.code),
+            )  # fmt: skip
             last = self._present.active
             good = last.profile if last.name == name else None
             return ActiveProfile(name, good, revision, error.message)
@@ -165,6 +172,7 @@ class Ledger:
             try:
                 await self._save(draft.registry)
             except CannotWrite as error:
+                log.error("%s", error.message, extra=about(Event.STATE_PROBLEM, error=error.code))
                 self._write_problem = error.message
                 self.writes.failed += 1
                 if wish.even_unwritten:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mappi
 from contextlib import asynccontextmanager
 
 from magid.errors import MagidError
+from magid.messages import Event, about
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +46,14 @@ async def reload_on(
         await asked.wait()
         asked.clear()
         notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
-        log.info("reading models and profiles anew; magid.yaml is read at a start only")
+        log.info(
+            "reading models and profiles anew; magid.yaml is read at a start only",
+            extra=about(Event.RELOADING),
+        )
         try:
             await rescan()
         except MagidError as error:
-            log.error("%s", error.message)
+            log.error("%s", error.message, extra=about(Event.SCAN_FAILED, error=error.code))
         except Exception:
             log.exception("the rescan ended by a mistake in magid")
         notify("READY=1")

@@ -13,6 +13,7 @@ from collections.abc import Container, Coroutine, Iterable
 from typing import Any
 
 from magid.errors import Busy, Conflict, MagidError, ServerFailed, TimedOut
+from magid.messages import Event, about
 from magid.planner import Plan, Start, Stop
 from magid.units import Launcher, ObservedServer, ServerSpec, ServerState
 
@@ -134,7 +135,11 @@ class Runner:
         error = None if task.cancelled() else task.exception()
         if isinstance(error, MagidError):
             level = logging.WARNING if isinstance(error, Conflict) else logging.ERROR
-            log.log(level, "%s", error.message)
+            extra = about(
+                Event.CHANGE_FAILED, error=error.code, model=error.details.get("modelId"),
+                port=error.details.get("port"),
+            )  # fmt: skip
+            log.log(level, "%s", error.message, extra=extra)
         elif error is not None:
             log.error("a start or stop ended by a mistake in magid", exc_info=error)
 
@@ -152,7 +157,10 @@ class Runner:
         return self._spawn(self._stop(line))
 
     async def _stop(self, line: Stop) -> None:
-        log.info("stopping the server on port %d (%s): %s", line.port, line.model_id, line.reason)
+        log.info(
+            "stopping the server on port %d (%s): %s", line.port, line.model_id, line.reason,
+            extra=about(Event.SERVER_STOPPING, model=line.model_id, port=line.port),
+        )  # fmt: skip
         try:
             await self._launcher.stop(line.port)
         finally:
@@ -180,7 +188,10 @@ class Runner:
             await asyncio.wait(ahead)
         # From here on it is no longer queued but changing: calling it off is too late.
         self._queued.pop(spec.port, None)
-        log.info("starting %s on port %d: %s", spec.model_id, spec.port, line.reason)
+        log.info(
+            "starting %s on port %d: %s", spec.model_id, spec.port, line.reason,
+            extra=about(Event.SERVER_STARTING, model=spec.model_id, port=spec.port),
+        )  # fmt: skip
         self._enter(spec.model_id)
         try:
             await self._launcher.start(spec)

@@ -20,6 +20,7 @@ from magid.bus import MANAGER, MANAGER_PATH, PROPERTIES, SYSTEMD, Bus, BusError,
 from magid.errors import Conflict, MagidError, NotFound, ServerFailed
 from magid.journal import Journal, check_cursor, matches_of
 from magid.llama import Endpoint, LlamaProgram
+from magid.messages import Event, about
 from magid.processes import can_bind, owners_of, process_figures
 from magid.sandbox import credential_path
 from magid.units import (
@@ -145,11 +146,17 @@ class SystemdLauncher:
                     await (self._list() if self._bus.is_open else self._connect())
                     break
                 except BusError as error:
-                    log.warning("%s; trying again in %g s", error.message, pause)
+                    log.warning(
+                        "%s; trying again in %g s", error.message, pause,
+                        extra=about(Event.SYSTEMD_LOST, error=error.code),
+                    )  # fmt: skip
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE_S)
             if self._bus is not before:
-                log.info("systemd is watched again, over a new connection to the bus")
+                log.info(
+                    "systemd is watched again, over a new connection to the bus",
+                    extra=about(Event.SYSTEMD_BACK),
+                )
 
     def _hear(self, signal: Signal) -> None:
         match signal.member:

@@ -6,8 +6,8 @@ words, and so does the privileged helper, which trusts nothing else.
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
@@ -130,7 +130,8 @@ class LogLine:
 
     cursor: str  # opaque; `logs(after=cursor)` goes on behind it
     at: float  # seconds since the epoch
-    text: str
+    text: str  # of one entry: it may have several lines
+    fields: Mapping[str, str] = field(default_factory=dict)  # what the journal keeps beside it
 
 
 class Launcher(Protocol):

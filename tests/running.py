@@ -49,7 +49,7 @@ class Running:
             "READINESS_CHECK_INTERVAL": "1",
         }
         self.configuration = folder / "magid.yaml"
-        low, high = port_range
+        self.port_range = low, high = port_range
         self.configuration.write_text(
             f"port_range: [{low}, {high}]\n"
             "server_defaults: {n_threads: 1, parallel: 1, ctx_size: 512}\n"

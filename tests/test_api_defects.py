@@ -17,6 +17,7 @@ from magid.api.listen import listen
 from magid.api.replies import Call, Reply, Stream, reply
 from magid.api.routes import Access, Route
 from magid.config import Config
+from magid.logs import RingLog
 
 
 async def broken(ctx: Context, call: Call) -> Reply:
@@ -61,7 +62,7 @@ async def served(folder: Path) -> AsyncIterator[httpx.AsyncClient]:
         config = Config(
             model_paths=(folder,), state_dir=folder, profiles_dir=folder, launcher="process"
         )
-        listening = await listen(make_app(compose(config), TABLE), [taken])
+        listening = await listen(make_app(compose(config, RingLog()), TABLE), [taken])
         try:
             url = f"http://127.0.0.1:{taken.getsockname()[1]}"
             async with httpx.AsyncClient(base_url=url, trust_env=False) as client:

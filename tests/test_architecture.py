@@ -13,11 +13,11 @@ PACKAGE = Path(__file__).parent.parent / "magid"
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(row.split())
     for row in (
-        "errors addresses folders gpus metrics naming tiers units yamlfile",
+        "errors addresses folders gpus journald metrics naming tiers units yamlfile",
         "options",
-        "argv bus children durable handover journal keyring keys kinds listeners notify "
+        "argv bus children durable handover journal keyring keys kinds listeners messages "
         "projectors sandbox tensors wire",
-        "asking config gguf llama modelfiles profiles store transient",
+        "asking config gguf llama logs modelfiles notify profiles store transient",
         "headercache lifecycle orders",
         "launcher readers",
         "processes shards unitstate",
@@ -26,7 +26,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "models",
         "planner",
         "runner snapshot",
-        "decisions",
+        "decisions statelog",
         "ledger",
         "daemon doctor launchers",
         "gateway",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from magid.launcher import REFUSED_ID
+from magid.messages import Event, about
 
 SHIPPED = Path(__file__).parent.parent / "systemd"
 FILES = sorted(
@@ -124,6 +124,32 @@ def test_users_and_folders(tmp_path: Path) -> None:
 def test_catalog() -> None:
     text = (SHIPPED / "magi.catalog").read_text()
     ids = re.findall(r"^-- ([0-9a-f]{32})$", text, re.MULTILINE)
-    assert ids
     assert len(set(ids)) == len(ids)
-    assert REFUSED_ID in ids
+    assert set(ids) == {event.value for event in Event}
+    assert len(set(Event)) == len(Event.__members__), "an id is used twice"
+    assert all(re.fullmatch("[0-9a-f]{32}", event.value) for event in Event)
+    for entry in text.split("\n-- ")[1:]:
+        head, _, body = entry.partition("\n\n")
+        assert re.search(r"^Subject: \S", head, re.MULTILINE), entry
+        assert body.strip(), entry
+    known = {"MESSAGE_ID"} | set(
+        about(Event.PHASE, model="", port=1, request="", profile="", error="")["fields"]
+    )
+    assert set(re.findall(r"@(\w+)@", text)) <= known
+
+
+def test_systemd_takes_the_catalog(tmp_path: Path) -> None:
+    """It is a compiler of its own, and says what it does not understand."""
+    folder = tmp_path / "usr/lib/systemd/catalog"
+    folder.mkdir(parents=True)
+    shutil.copy(SHIPPED / "magi.catalog", folder)
+    (tmp_path / "var/lib/systemd/catalog").mkdir(parents=True)
+    command = ["journalctl", f"--root={tmp_path}"]
+    done = subprocess.run(
+        [*command, "--update-catalog"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    listed = subprocess.run(
+        [*command, "--list-catalog"], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert {line.split()[0] for line in listed.stdout.splitlines()} == {e.value for e in Event}

@@ -17,12 +17,13 @@ from sanic import exceptions as sanic_errors
 from sanic.handlers import ErrorHandler
 
 from magid import errors
-from magid.api import guard, incoming, openapi
+from magid.api import accesslog, guard, incoming, openapi
 from magid.api.context import Context
 from magid.api.protocol import Response, WireRequest
 from magid.api.replies import Call, Reply, Stream, error_reply, unexpected
 from magid.api.routes import ROUTES, Access, Route
 from magid.api.talk import make_desk
+from magid.messages import Event, about
 
 log = logging.getLogger(__name__)
 
@@ -142,10 +143,21 @@ def _finished(
     if origin:
         headers["Access-Control-Allow-Origin"] = origin
         headers["Access-Control-Expose-Headers"] = "ETag, X-Request-Id, Retry-After"
+    took_s = time.monotonic() - request.ctx.began
     if log.isEnabledFor(logging.DEBUG):
-        took = (time.monotonic() - request.ctx.began) * 1000
-        log.debug("%s %s %d %.1f ms", request.method, request.path, status, took)
+        log.debug("%s %s %d %.1f ms", request.method, request.path, status, took_s * 1000)
+    if "wait" not in request.args:
+        accesslog.tell_slow(took_s, status=status, **_named(request))
     return Response(body, status, headers)
+
+
+def _named(request: Request) -> dict[str, str]:
+    """How the log names a request: without its query, which may hold what is nobody's business."""
+    return {
+        "request_id": request.ctx.request_id,
+        "method": request.method or "?",
+        "path": request.path,
+    }
 
 
 async def _send_stream(request: Request, answer: Stream) -> HTTPResponse | None:
@@ -167,7 +179,10 @@ async def _send_stream(request: Request, answer: Stream) -> HTTPResponse | None:
         if not has_begun:
             raise  # it can still be answered
         if not isinstance(error, TimeoutError):
-            log.error("stream %s failed", request.ctx.request_id, exc_info=error)
+            log.error(
+                "stream %s failed", request.ctx.request_id, exc_info=error,
+                extra=about(Event.DEFECT, request=request.ctx.request_id),
+            )  # fmt: skip
         # Not a proper end: the caller must not think that it has got everything.
         cast(asyncio.Transport, request.transport).abort()
     finally:
@@ -202,9 +217,13 @@ class _Errors(ErrorHandler):
             return Response(status=204)  # the caller has gone: nobody reads it
         ours = _translated(request, exception)
         if ours is None:
-            log.error("request %s failed", request.ctx.request_id, exc_info=exception)
+            log.error(
+                "request %s failed", request.ctx.request_id, exc_info=exception,
+                extra=about(Event.DEFECT, request=request.ctx.request_id),
+            )  # fmt: skip
             return _response(request, unexpected(request.ctx.request_id))
         answer = _response(request, error_reply(ours))
+        accesslog.tell_error(answer.status, ours.code, ours.message, **_named(request))
         if isinstance(exception, sanic_errors.MethodNotAllowed):
             answer.headers["Allow"] = allowed_methods(request.path, self._routes)
         return answer

@@ -14,6 +14,7 @@ from magid.daemon import Daemon
 from magid.errors import MagidError, NotReady
 from magid.gateway.dispatch import Dispatcher
 from magid.llama import LlamaProgram
+from magid.logs import OwnLog, RingLog
 from magid.models import Model
 from magid.snapshot import Snapshot
 from magid.units import ObservedServer
@@ -26,6 +27,7 @@ class Context:
     daemon: Daemon
     program: Callable[[], Awaitable[LlamaProgram]]
     gateway: Dispatcher
+    log: OwnLog = field(default_factory=RingLog)  # what magid itself has written
     started_at: float = field(default_factory=time.time)
     fanout: Fanout = field(default_factory=Fanout)
     _lacking: str = ""  # why there is no llama-server

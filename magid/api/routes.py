@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from magid import errors as e
-from magid.api import events, health, metrics, models, profiles, requests, servers
+from magid.api import events, health, logs, metrics, models, profiles, requests, servers
 from magid.api import schemas as s
 from magid.api.context import Context
 from magid.api.replies import Call, Reply, Stream
@@ -69,7 +69,6 @@ _LOGS = (
     Query("since", str, "an RFC 3339 time, or a span back from now: 90s, 10m, 2h, 1d"),
     Query("grep", str, "only lines that contain this text, in any case"),
     Query("follow", bool, "go on as server-sent events; Last-Event-ID resumes"),
-    _INSTANCE,
 )
 # The first is the usual one; the second is answered where Accept asks for it.
 _TEXT = ("text/plain", "application/openmetrics-text")
@@ -114,6 +113,7 @@ ROUTES: tuple[Route, ...] = (
     _probe("/healthz", health.readyz, s.HealthReply, more=(503,), query=(_MODEL,), errors=_UNKNOWN),
     _probe("/health", health.readyz, s.HealthReply, more=(503,), query=(_MODEL,), errors=_UNKNOWN),
     _get("/api/events", events.get_events),
+    _get("/api/logs", logs.own_logs, s.OwnLogsReply, query=_LOGS, errors=(e.NotReady,)),
     _get(f"{M}/registry", models.get_registry, s.RegistryReply, more=_TAG,
          errors=(e.NotReady,)),
     _get(f"{M}/status", health.status, s.StatusReply),
@@ -130,7 +130,8 @@ ROUTES: tuple[Route, ...] = (
     _post(f"{SID}/stop", servers.stop, s.ServerAction, more=_LATER, query=(_WAIT,), errors=_STOP),
     _post(f"{SID}/restart", servers.restart, s.ServerAction, more=_LATER, query=(_WAIT,),
           errors=_START),
-    _get(f"{SID}/logs", servers.logs, s.LogsReply, query=_LOGS, errors=_UNKNOWN),
+    _get(f"{SID}/logs", logs.server_logs, s.LogsReply, query=(*_LOGS, _INSTANCE),
+         errors=(*_UNKNOWN, e.NotReady)),
     _get(f"{SID}/metrics", metrics.get_server_metrics, str, query=(_INSTANCE,), media=_TEXT[:1],
          errors=(*_UNKNOWN, e.ServerUnreachable)),
     _get(P, profiles.list_profiles, list[str], more=_TAG),

@@ -314,6 +314,25 @@ class LogsReply(TypedDict):
     lines: list[LogEntry]
 
 
+LogLevel = Literal["critical", "error", "warning", "info", "debug"]
+
+
+class OwnLogEntry(TypedDict):
+    cursor: str
+    timestamp: str
+    level: LogLevel
+    message: str
+    event: str | None
+    messageId: str | None
+    modelId: str | None
+    unit: str | None
+    requestId: str | None
+
+
+class OwnLogsReply(TypedDict):
+    lines: list[OwnLogEntry]
+
+
 class TierConfig(TypedDict):
     name: str
     maxScore: float

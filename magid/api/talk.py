@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 from pydantic_core import to_json
 
-from magid.api import answers, shapes
+from magid.api import accesslog, answers, shapes
 from magid.api.bodies import Body
 from magid.api.guard import Policy
 from magid.api.heads import Head, Parsed, check_json, next_request_id
@@ -31,6 +31,7 @@ from magid.gateway.dispatch import Dispatcher
 from magid.gateway.endpoints import Endpoint, Style, find, methods_of, style_of
 from magid.gateway.framing import ChunkReader, ReplyHead
 from magid.gateway.stages import Work
+from magid.messages import Event, about
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +91,10 @@ class Talk:
             self._feed(data)
         except Exception:
             self._request_id = self._request_id or next_request_id()
-            log.exception("request %s failed", self._request_id)
+            log.exception(
+                "request %s failed", self._request_id,
+                extra=about(Event.DEFECT, request=self._request_id),
+            )  # fmt: skip
             self._transport.abort()
 
     def _feed(self, data: bytes) -> None:
@@ -175,6 +179,11 @@ class Talk:
         self._stop_timer()
         self._is_answering = True
         self._request_id = self._request_id or next_request_id()
+        head = self._head
+        accesslog.tell_error(
+            status_of(error), error.code, error.message, request_id=self._request_id,
+            method=head.method if head else "?", path=head.path if head else "?",
+        )  # fmt: skip
         self._write_error(error, closes=True)
         self._is_ending = True
         self._transport.write_eof()

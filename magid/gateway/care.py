@@ -16,6 +16,7 @@ from magid.gateway import probes
 from magid.gateway.fleet import Fleet
 from magid.gateway.servers import Server
 from magid.kinds import ModelKind
+from magid.messages import Event, about
 
 log = logging.getLogger(__name__)
 
@@ -50,11 +51,14 @@ class Care:
         log.error(
             "restarting the server on port %d (%s): it answers /health and fails its requests",
             backend.port, backend.model_id,
+            extra=about(Event.SERVER_MENDED, model=backend.model_id, port=backend.port),
         )  # fmt: skip
         try:
             self._daemon.restart_server(backend.port)
         except MagidError as error:
-            log.warning("%s", error.message)
+            log.warning(
+                "%s", error.message, extra=about(Event.CHANGE_FAILED, model=backend.model_id)
+            )
 
 
 def _is_in_doubt(server: Server, now: float) -> bool:
@@ -71,7 +75,12 @@ async def _probe(server: Server) -> None:
     if server.probe_failures < probes.UNWELL:
         return
     why = "it does not answer /health"
-    log.warning("the server on port %d gets no requests: %s", server.backend.port, why)
+    log.warning(
+        "the server on port %d gets no requests: %s", server.backend.port, why,
+        extra=about(
+            Event.SERVER_LEFT_OUT, model=server.backend.model_id, port=server.backend.port
+        ),
+    )  # fmt: skip
     now = time.monotonic()
     server.breaker.failed(now, why, at_once=True)
     for exchange in list(server.exchanges):

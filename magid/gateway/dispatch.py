@@ -24,6 +24,7 @@ from magid.gateway.fleet import AUTO, Facts, Fleet
 from magid.gateway.on_demand import OnDemand
 from magid.gateway.picker import Picker
 from magid.gateway.records import Outcome, Records
+from magid.gateway.requestlog import tell_end
 from magid.gateway.routing import Reason, Route
 from magid.gateway.servers import Server
 from magid.gateway.stages import Stages, Work
@@ -338,6 +339,7 @@ class Dispatcher:
         self._exchanges.pop(exchange.record.id, None)
         self.records.end(exchange.record, outcome, error)
         self.tally.add(exchange.record, exchange.route)
+        tell_end(exchange.record)
 
     # -- waiting ---------------------------------------------------------------------------
 

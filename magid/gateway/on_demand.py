@@ -16,6 +16,7 @@ from magid.errors import Busy, MagidError, NotReady
 from magid.gateway import probes
 from magid.gateway.fleet import Fleet
 from magid.gateway.servers import Server
+from magid.messages import Event, about
 from magid.units import ServerState
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,9 @@ class OnDemand:
             self._coming.discard(model_id)
 
     async def _start(self, model_id: str) -> None:
-        log.info("a request asks for %s", model_id)
+        log.info(
+            "a request asks for %s", model_id, extra=about(Event.SERVER_STARTING, model=model_id)
+        )
         try:
             work = self._daemon.start(model_id)
         except Busy:  # it is being stopped
@@ -132,11 +135,13 @@ class OnDemand:
         return not any(server.exchanges for server in self._servers(model_id))
 
     async def _stop(self, model_id: str, why: str) -> None:
-        log.info("stopping %s: %s", model_id, why)
+        log.info(
+            "stopping %s: %s", model_id, why, extra=about(Event.SERVER_STOPPING, model=model_id)
+        )
         try:
             await self._daemon.finished(model_id, self._daemon.stop(model_id), MARGIN_S)
         except MagidError as error:
-            log.warning("%s", error.message)
+            log.warning("%s", error.message, extra=about(Event.CHANGE_FAILED, model=model_id))
 
     # -- idleness ----------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import io
+import json
 import tarfile
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from magid.messages import Event
 from magid.units import unit_name
 from tests import ggufs
 from tests.lab.container import Container
@@ -375,6 +377,58 @@ def test_logs_have_what_systemd_says(daemon: Daemon) -> None:
 
     for text in ("model loaded", f"Started {UNIT}"):
         daemon.container.wait_until(has(text), text)
+
+
+def entries(daemon: Daemon, *matches: str) -> list[dict[str, Any]]:
+    """What magid itself has written to the journal, with these fields."""
+    return daemon.container.journal("magid", *matches)
+
+
+def test_magids_own_entries_have_fields(daemon: Daemon) -> None:
+    daemon.container.systemctl("restart", UNIT)
+    daemon.wait_state("ready", ONE)
+    ready = f"MESSAGE_ID={Event.SERVER_READY.value}"
+    daemon.container.wait_until(lambda: bool(entries(daemon, f"MAGI_MODEL={ONE}", ready)), "it")
+    entry = entries(daemon, f"MAGI_MODEL={ONE}", ready)[-1]
+    assert (entry["MAGI_UNIT"], entry["MAGI_EVENT"]) == (UNIT, "server_ready")
+    assert (entry["SYSLOG_IDENTIFIER"], entry["PRIORITY"]) == ("magid", "6")
+    assert entry["_SYSTEMD_UNIT"] == "magid.service"
+    assert entry["_TRANSPORT"] == "journal"
+    assert (entry["CODE_FUNC"], entry["LOGGER"]) == ("hear", "magid.statelog")
+    assert not entries(daemon, "MAGI_MODEL=nothing")
+
+
+def test_the_catalog_explains_them(daemon: Daemon) -> None:
+    done = daemon.container.run(
+        ["journalctl", "-u", "magid", "--catalog", "--no-pager",
+         f"MESSAGE_ID={Event.STARTED.value}"]
+    )  # fmt: skip
+    assert "Subject: magid answers" in done.stdout
+
+
+def test_the_log_of_magid_over_rest(daemon: Daemon) -> None:
+    """From the journal: what an earlier magid has written too. Several lines stay one entry."""
+    before = daemon.client.get("/api/logs?lines=1").json()["lines"][0]
+    daemon.container.systemctl("restart", "magid")
+    daemon.wait_ready()
+    path = "/api/logs?follow=true"
+    with daemon.client.stream("GET", path, headers={"Last-Event-ID": before["cursor"]}) as stream:
+        stream.raise_for_status()
+        told = (json.loads(li[6:]) for li in stream.iter_lines() if li.startswith("data: "))
+        seen = []
+        for entry in told:
+            seen.append(entry["event"])
+            if entry["event"] == "started":
+                break
+    assert seen.index("ended") < seen.index("started")
+    url = "/livez"
+    refused = daemon.client.get(url, headers={"Host": "evil", "X-Request-Id": "lab.1"})
+    assert refused.status_code == 421
+    daemon.container.wait_until(
+        lambda: bool(entries(daemon, "MAGI_REQUEST_ID=lab.1")), "the refusal"
+    )
+    found = daemon.client.get("/api/logs?grep=evil&lines=1").json()["lines"]
+    assert [line["requestId"] for line in found] == ["lab.1"]
 
 
 def test_the_log_is_followed(daemon: Daemon) -> None:
