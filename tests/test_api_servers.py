@@ -279,7 +279,7 @@ def events_of(response: httpx.Response) -> Iterator[dict[str, str]]:
     for line in response.iter_lines():
         if line:
             name, _, value = line.partition(": ")
-            assert name in ("id", "event", "data"), f"not a field of an event: {line!r}"
+            assert name in ("id", "event", "data", "retry"), f"not a field: {line!r}"
             fields[name] = value
         elif fields:
             yield fields
@@ -303,6 +303,11 @@ def test_events_begin_with_everything_and_go_on_with_changes(magid: Running) -> 
         assert snapshot["registry"] == magid.get("/api/models/registry")
         assert snapshot["servers"]["readyServers"] == 2
         assert (snapshot["phase"], snapshot["ready"]) == ("serving", True)
+        assert first["retry"] == "2000"
+        status = magid.get("/api/models/status")
+        for name in ("activeProfile", "pendingChanges", "versions"):
+            assert snapshot[name] == status[name]
+        assert snapshot["profiles"] == magid.get("/api/models/profiles")
 
         seen = [int(first["id"])]
         magid.ask("PUT", f"/api/models/{BETA}/tier", {"tier": "fast"})

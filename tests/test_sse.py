@@ -2,7 +2,7 @@
 
 import asyncio
 
-from magid.api.sse import QUEUE_LIMIT, Fanout
+from magid.api.sse import QUEUE_BYTES, QUEUE_LIMIT, Fanout
 
 
 async def first() -> bytes:
@@ -15,13 +15,14 @@ async def test_a_watcher_gets_the_first_word_and_then_every_event_in_order() -> 
     assert await anext(watcher) == b"first"
     for number in range(3):
         fanout.publish("server", {"number": number})
-    events = [await anext(watcher) for _ in range(3)]
+    events = [part + b"\n\n" for part in (await anext(watcher)).split(b"\n\n")[:-1]]
     assert events[0] == b'id: 1\nevent: server\ndata: {"revision":1,"number":0}\n\n'
     assert [event.split(b"\n")[0] for event in events] == [b"id: 1", b"id: 2", b"id: 3"]
     await watcher.aclose()
 
 
-async def test_what_happens_while_the_first_word_is_made_is_not_missed() -> None:
+async def test_the_first_word_holds_what_happens_while_it_is_made() -> None:
+    """It is not repeated, and what comes at once behind it is not missed."""
     fanout = Fanout()
 
     async def slow() -> bytes:
@@ -30,7 +31,8 @@ async def test_what_happens_while_the_first_word_is_made_is_not_missed() -> None
 
     watcher = fanout.watch(slow)
     assert await anext(watcher) == b"first"
-    assert b"id: 1" in await anext(watcher)
+    fanout.publish("server", {})
+    assert b"id: 2" in await anext(watcher)
     await watcher.aclose()
 
 
@@ -61,3 +63,43 @@ async def test_close_ends_every_stream() -> None:
             rest = [event async for event in watcher]
             assert len(rest) == 1
             assert b"event: resync" in rest[0]
+
+
+async def test_what_waits_for_a_watcher_is_bounded_in_bytes_too() -> None:
+    fanout = Fanout()
+    stuck, brisk = fanout.watch(first), fanout.watch(first)
+    await anext(stuck)
+    await anext(brisk)
+    large = "x" * (QUEUE_BYTES // 4)
+    for _ in range(6):
+        fanout.publish("registry", {"text": large})
+        assert b"event: registry" in await anext(brisk)
+    assert fanout.dropped == 1
+    assert b"event: resync" in await anext(stuck)
+    assert [event async for event in stuck] == []
+    fanout.publish("registry", {"text": "x" * (QUEUE_BYTES + 1)})
+    assert b"event: registry" in await anext(brisk), "one event alone is never too large"
+    await brisk.aclose()
+
+
+async def test_who_listens_is_known() -> None:
+    fanout = Fanout()
+    assert not fanout.heard.is_set()
+    watcher = fanout.watch(first)
+    await anext(watcher)
+    assert fanout.heard.is_set()
+    await watcher.aclose()
+    assert not fanout.heard.is_set()
+
+
+async def test_one_that_closes_while_the_first_word_is_made_still_ends() -> None:
+    fanout = Fanout()
+
+    async def closing() -> bytes:
+        fanout.close()
+        return b"first"
+
+    async with asyncio.timeout(5):
+        told = [event async for event in fanout.watch(closing)]
+    assert told[0] == b"first"
+    assert b"event: resync" in told[1]

@@ -8,6 +8,7 @@ from pydantic_core import to_json
 
 from magid import processes
 from magid.api import schemas, views
+from magid.api.picture import Picture
 from magid.api.replies import etag_of
 from magid.api.sse import Fanout
 from magid.daemon import Daemon
@@ -30,6 +31,7 @@ class Context:
     log: OwnLog = field(default_factory=RingLog)  # what magid itself has written
     started_at: float = field(default_factory=time.time)
     fanout: Fanout = field(default_factory=Fanout)
+    told: Picture | None = None  # what the watchers of events know
     _lacking: str = ""  # why there is no llama-server
     _written: dict[str, tuple[Model, bytes]] = field(default_factory=dict)
     _ready_made: dict[str, tuple[int, bytes, str]] = field(default_factory=dict)

@@ -1,14 +1,29 @@
-"""What `/api/events` tells: first everything, then each change, so that a WebUI never polls."""
+"""What `/api/events` tells: first everything, then each change, so that a WebUI never polls.
 
+What the daemon tells is told on at once. The rest (memory, files that somebody edits, how many
+requests there are) is looked at every few seconds, for as long as anybody watches.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
 from typing import Any
 
 from pydantic_core import to_json
 
 from magid.api import views
 from magid.api.context import Context
+from magid.api.picture import FIGURES, Picture, changes
 from magid.api.replies import Call, Stream
-from magid.api.sse import event_of
+from magid.api.sse import RETRY, event_of
 from magid.daemon import Change
+from magid.errors import MagidError
+from magid.units import ObservedServer
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 2.0
+SETTLE_S = 0.1  # several changes of one moment are looked at together
 
 
 class Feed:
@@ -17,16 +32,23 @@ class Feed:
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
         self._models = ctx.daemon.snapshot.models
+        self._frame: dict[str, Any] = {}
+        self._changed = asyncio.Event()
         self._unsubscribe = ctx.daemon.subscribe(self._on_change)
+        self._looking = asyncio.create_task(self._keep_looking())
 
     def close(self) -> None:
         self._unsubscribe()
+        self._looking.cancel()
         self._ctx.fanout.close()
+
+    # -- what the daemon tells ---------------------------------------------------------------
 
     def _on_change(self, change: Change) -> None:
         if not self._ctx.fanout.is_heard:
             self._models = self._ctx.daemon.snapshot.models
             return
+        self._changed.set()
         payload = self._payload(change)
         if payload is not None:
             self._ctx.fanout.publish(change.kind, payload)
@@ -35,19 +57,61 @@ class Feed:
         daemon = self._ctx.daemon
         if change.kind == "server":
             observed = daemon.observed().get(change.port or 0)
-            return None if observed is None else {"server": self._ctx.server_now(observed)}
+            return None if observed is None else self._server(observed)
         if change.kind == "registry":
             return self._registry_changes()
-        return _overall(self._ctx)
+        return overall(self._ctx)
+
+    def _server(self, observed: ObservedServer) -> dict[str, Any]:
+        """Its row, with the last figures that are known of the same process."""
+        row: Any = self._ctx.server_now(observed)
+        told = self._ctx.told
+        if told is not None:
+            old: Any = told.servers.get(observed.port)
+            if old is not None and old["pid"] == row["pid"]:
+                row |= {name: old[name] for name in FIGURES if row[name] is None}
+            told.servers[observed.port] = row
+        return {"server": row}
 
     def _registry_changes(self) -> dict[str, Any] | None:
-        before, now = self._models, self._ctx.daemon.snapshot.models
+        """Models that are new, other or gone, and what else of the registry is other."""
+        snapshot = self._ctx.daemon.snapshot
+        before, now = self._models, snapshot.models
         self._models = now
         changed = {i: views.discovered_model(m) for i, m in now.items() if before.get(i) != m}
         gone = sorted(before.keys() - now.keys())
-        if not changed and not gone:
+        frame: dict[str, Any] = {**views.registry_frame(snapshot, self._ctx.daemon.config)}
+        other = {name: value for name, value in frame.items() if self._frame.get(name) != value}
+        self._frame = frame
+        if not changed and not gone and not other:
             return None
-        return {"models": changed, "removed": gone}
+        return {"models": changed, "removed": gone, "registry": other}
+
+    # -- what nobody tells -------------------------------------------------------------------
+
+    async def _keep_looking(self) -> None:
+        while True:
+            await self._ctx.fanout.heard.wait()
+            try:
+                await self._look()
+            except MagidError as error:  # the bus is away: the next look may have more to say
+                log.debug("cannot look at the servers: %s", error.message)
+            except Exception:
+                log.exception("looking for changes ended by a mistake in magid")
+            try:
+                async with asyncio.timeout(LOOK_S):
+                    await self._changed.wait()
+                await asyncio.sleep(SETTLE_S)
+            except TimeoutError:
+                pass
+            self._changed.clear()
+
+    async def _look(self) -> None:
+        now = await look(self._ctx)
+        before, self._ctx.told = self._ctx.told, now
+        if before is not None:
+            for kind, payload in changes(before, now):
+                self._ctx.fanout.publish(kind, payload)
 
 
 async def get_events(ctx: Context, call: Call) -> Stream:
@@ -55,24 +119,58 @@ async def get_events(ctx: Context, call: Call) -> Stream:
 
     Last-Event-ID needs no memory here: who comes back gets a fresh snapshot.
     """
+    return Stream(ctx.fanout.watch(_everything(ctx)))
 
+
+def _everything(ctx: Context) -> Callable[[], Any]:
     async def everything() -> bytes:
-        await ctx.look_for_program()
+        versions = await ctx.versions()
+        now = await look(ctx)
+        # From here on without a pause: the snapshot is of one moment, and so is its revision.
+        if ctx.fanout.listeners <= 1 or ctx.told is None:
+            ctx.told = now  # what is told from here on is what differs from this
         revision = ctx.fanout.revision
-        servers = views.servers_reply(await ctx.servers())
-        rest = to_json({"revision": revision, "servers": servers, **_overall(ctx)})
+        rest = to_json({
+            "revision": revision,
+            "servers": views.servers_reply([*now.servers.values()]),
+            "profiles": sorted(now.profiles),
+            "requests": now.requests,
+            "memory": now.memory,
+            "versions": versions,
+            **now.status,
+        })  # fmt: skip
         data = b'{"registry":%s,%s' % (ctx.registry_json(ctx.daemon.snapshot), rest[1:])
-        return event_of("snapshot", data, str(revision))
+        return RETRY + event_of("snapshot", data, str(revision))
 
-    return Stream(ctx.fanout.watch(everything))
+    return everything
 
 
-def _overall(ctx: Context) -> dict[str, Any]:
+async def look(ctx: Context) -> Picture:
+    """All that is shown, at this moment."""
+    await ctx.look_for_program()
+    memory = ctx.memory()
+    servers = await ctx.servers()
+    # From here on without a pause: nothing changes between one part and another.
+    profiles = ctx.daemon.profiles
+    return Picture(
+        servers={server["port"]: server for server in servers},
+        status=overall(ctx),
+        profiles={name: profiles.revision(name) for name in profiles.list()},
+        requests={"running": len(ctx.gateway.records.running), "waiting": ctx.gateway.waiting,
+                  "ended": ctx.gateway.records.ended},
+        memory=memory,
+    )  # fmt: skip
+
+
+def overall(ctx: Context) -> dict[str, Any]:
+    """What is said of magid as a whole."""
     reasons = ctx.unready_reasons()
+    plan = ctx.daemon.make_plan()
     return {
         "phase": ctx.daemon.phase,
         "ready": not reasons,
         "reasons": reasons,
         "activeProfile": ctx.daemon.snapshot.active.name,
         "problems": list(ctx.daemon.snapshot.problems),
+        "pendingChanges": {"stop": len(plan.stop), "start": len(plan.start)},
     }

@@ -14,7 +14,7 @@ from pydantic_core import to_json
 from magid.api import schemas
 from magid.api.context import Context
 from magid.api.replies import Call, Reply, Stream
-from magid.api.sse import KEEP_ALIVE_S, comment, event_of
+from magid.api.sse import KEEP_ALIVE_S, RETRY, comment, event_of
 from magid.errors import InvalidInput, NotFound
 from magid.units import LogLine, ObservedServer, ServerSpec
 
@@ -93,9 +93,11 @@ async def _follow(
     chosen: Callable[[LogLine], bool],
 ) -> AsyncGenerator[bytes]:
     """`lines`, then what comes. An error after the first byte can only end the stream."""
+    head = RETRY
     while True:
         for line in lines:
-            yield event_of("log", escaped(to_json(source.entry(line))), line.cursor)
+            yield head + event_of("log", escaped(to_json(source.entry(line))), line.cursor)
+            head = b""
         if not await _either(source.wait(cursor), ctx.fanout.closed.wait()):
             yield comment()
         if ctx.fanout.closed.is_set():

@@ -51,14 +51,14 @@ def events(client: Client, args: argparse.Namespace) -> int:
     for kind, data in changes(client):
         if args.json:
             json_line({"event": kind, "data": data})
-        else:
+        elif text := _told(kind, data):
             moment = paint(time.strftime("%H:%M:%S"), DIM)
-            print(f"{moment}  {plain(_told(kind, data))}", flush=True)
+            print(f"{moment}  {plain(text)}", flush=True)
     return 0
 
 
 def _told(kind: str, data: Any) -> str:
-    """One line for a person."""
+    """One line for a person; empty for what would only be in the way."""
     match kind:
         case "snapshot":
             servers = data["servers"]
@@ -72,7 +72,15 @@ def _told(kind: str, data: Any) -> str:
             return f"{server['unit']} ({server['modelId']}) is {server['state']}{reason}"
         case "registry":
             gone = "".join(f", {name} removed" for name in data["removed"])
-            return f"registry: {', '.join(data['models']) or 'nothing'} changed{gone}"
+            changed = ", ".join([*data["models"], *data.get("registry", {})])
+            return f"registry: {changed or 'nothing'} changed{gone}"
+        case "serverRemoved":
+            return f"{data['unit']} ({data['modelId']}) is no more"
+        case "profiles":
+            removed = "".join(f", {name} removed" for name in data["removed"])
+            return f"profiles: {', '.join(data['changed']) or 'nothing'} changed{removed}"
+        case "figures" | "requests":
+            return ""  # every few seconds: `magictl top` shows them
         case _:
             return f"magid: {_overall(data)}"
 

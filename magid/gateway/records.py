@@ -107,6 +107,7 @@ class Records:
 
     def __init__(self) -> None:
         self.running: dict[str, Record] = {}
+        self.ended = 0  # all of them, also those that are no longer kept
         self._ended: deque[Record] = deque(maxlen=KEPT)
 
     def begin(self, record: Record) -> None:
@@ -120,6 +121,7 @@ class Records:
         record.duration_s = time.monotonic() - record.began
         self.running.pop(record.id, None)
         self._ended.append(record)
+        self.ended += 1
 
     def newest(self, limit: int) -> Iterable[Record]:
         """The running ones, then the ended ones, each the newest first."""

@@ -7,6 +7,7 @@ BENCHES = (
     "bench_gguf",
     "bench_discovery",
     "bench_api",
+    "bench_events",
     "bench_start",
     "bench_magictl",
     "bench_gateway",
