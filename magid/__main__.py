@@ -9,12 +9,12 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import sdnotify
 import uvloop
 
-from magid import __version__, config, launchers, logs, notify, sockets, store
+from magid import __version__, config, launchers, logs, notify, sockets, store, tokenfile
 from magid.api.app import make_app
 from magid.api.context import Context
 from magid.api.events import Feed
@@ -22,7 +22,7 @@ from magid.api.listen import Listening, listen
 from magid.config import Config
 from magid.daemon import Change, Daemon
 from magid.discovery import Scanner
-from magid.errors import InvalidConfig, MagidError
+from magid.errors import InvalidConfig, MagidError, TokensUnusable
 from magid.gateway.dispatch import Dispatcher
 from magid.llama import InstalledProgram
 from magid.logs import OwnLog
@@ -30,6 +30,8 @@ from magid.messages import Event, about
 from magid.profiles import ProfileDir
 from magid.snapshot import status_line
 from magid.tiers import Thresholds
+from magid.tls import Certificate
+from magid.tokenbook import TokenBook
 
 # Threads that read model files would otherwise keep the event loop waiting for 5 ms at a time.
 SWITCH_INTERVAL_S = 0.001
@@ -46,7 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given = {key: text for key, text in flags.items() if text is not None}
         effective = config.load(given, os.environ)
         launchers.check(effective.config)
+        if check or "LISTEN_FDS" not in os.environ:
+            _check_exposure(effective.config)
         if check:
+            _certificate(effective.config)
             sys.stdout.write(config.render(effective) + "\n")
             return 0
         own_log = logs.set_up(effective.config.log_level)
@@ -59,6 +64,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MagidError as error:
         sys.stderr.write(f"magid: {error.message}\n")
         return 1
+
+
+def _check_exposure(settings: Config) -> None:
+    """As a start would, where magid binds its addresses itself. Raises InvalidConfig."""
+    try:
+        has_token = bool(tokenfile.read(settings.state_dir / tokenfile.NAME))
+    except TokensUnusable:
+        has_token = True  # it keeps everybody out, or is not ours to read
+    sockets.check_exposure(settings.addresses, has_token=has_token)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -97,15 +111,23 @@ async def serve(settings: Config, own_log: OwnLog) -> int:
     stop, hurry, reload = _on_signals()
     async with contextlib.AsyncExitStack() as held:
         held.callback(store.lock(settings.state_dir).release)
-        taken = sockets.take(settings.addresses, os.environ)
-        held.callback(taken.close)
         context = compose(settings, own_log)
+        await context.book.load()
+        taken = sockets.take(
+            settings.addresses, os.environ, has_token=context.book.lets_nobody_unknown_in
+        )
+        held.callback(taken.close)
+        certificate = _certificate(settings)
         held.push_async_callback(context.daemon.close)
         await context.daemon.open()
         context.gateway.open()
         held.push_async_callback(context.gateway.close)
         feed = Feed(context)
-        listening = await listen(make_app(context), taken.sockets)
+        listening = await listen(
+            make_app(context, addresses=taken.addresses),
+            taken.sockets,
+            certificate.context if certificate else None,
+        )
         notifier = sdnotify.SystemdNotifier()
         notifier.notify("READY=1")
         # What is there now stays: the collector need not look at it again. The installed program
@@ -117,17 +139,43 @@ async def serve(settings: Config, own_log: OwnLog) -> int:
         await held.enter_async_context(
             notify.beside(
                 notify.keep_alive(notifier.notify, interval_s),
-                notify.reload_on(reload, notifier.notify, context.daemon.rescan),
+                notify.reload_on(
+                    reload, notifier.notify, context.book.load, *_reload(certificate),
+                    context.daemon.rescan,
+                ),
+                context.book.flush_now_and_then(),
             )
-        )
-        names = ", ".join(taken.names)
-        log.info("magid %s answers on %s", __version__, names, extra=about(Event.STARTED))
+        )  # fmt: skip
+        _say_where(taken, certificate)
         gc.freeze()  # what is there now stays: the collector need not look at it with every request
         await stop.wait()
         notifier.notify("STOPPING=1")
         await _drain(context, feed, listening, settings.drain_timeout, hurry)
+        await context.book.flush()
     log.info("magid has ended", extra=about(Event.ENDED))
     return 0
+
+
+def _certificate(settings: Config) -> Certificate | None:
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    return Certificate(settings.tls_cert, settings.tls_key)
+
+
+def _reload(certificate: Certificate | None) -> list[Callable[[], Awaitable[None]]]:
+    return [lambda: asyncio.to_thread(certificate.reload)] if certificate else []
+
+
+def _say_where(taken: sockets.Taken, certificate: Certificate | None) -> None:
+    how = " with TLS on TCP" if certificate else ""
+    names = ", ".join(taken.names)
+    log.info("magid %s answers on %s%s", __version__, names, how, extra=about(Event.STARTED))
+    if taken.exposed and certificate is None:
+        log.warning(
+            "%s can be reached from other machines, and what goes over it, tokens too, can be read "
+            "on the way; set tls_cert and tls_key, or put a TLS proxy in front of it",
+            ", ".join(taken.exposed),
+        )
 
 
 def compose(settings: Config, own_log: OwnLog) -> Context:
@@ -146,7 +194,8 @@ def compose(settings: Config, own_log: OwnLog) -> Context:
         ),
         launcher=launchers.build(settings, program, lambda: daemon.snapshot.active.name),
     )
-    return Context(daemon, program, Dispatcher(daemon), own_log)
+    book = TokenBook(settings.state_dir / tokenfile.NAME)
+    return Context(daemon, program, Dispatcher(daemon), book, own_log)
 
 
 def _on_signals() -> tuple[asyncio.Event, asyncio.Event, asyncio.Event]:

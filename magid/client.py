@@ -6,6 +6,7 @@ Of the standard library it takes the small parts: the command has to start in no
 import http.client
 import json
 import socket
+import ssl
 import urllib.parse
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -44,11 +45,15 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 class Client:
-    """Talks to the daemon at `where`: a URL, or `unix:/path`. Raises Refused for a bad one."""
+    """Talks to the daemon at `where`: a URL, or `unix:/path`. Raises Refused for a bad one.
 
-    def __init__(self, where: str) -> None:
+    `cacert` is the file with the certificate to trust for https; None: the system's.
+    """
+
+    def __init__(self, where: str, token: str | None = None, cacert: str | None = None) -> None:
         self.where = where
-        self._connect = _connector(where)
+        self._connect = _connector(where, cacert)
+        self._shown = {"Authorization": f"Bearer {token}"} if token else {}
 
     def call(self, method: str, path: str, body: object = None) -> Any:
         """The parsed answer. Raises Refused with the daemon's own words."""
@@ -98,17 +103,17 @@ class Client:
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         connection = self._connect()
         data = None if body is None else json.dumps(body).encode()
+        headers = {**headers, **self._shown}
         if data is not None:
-            headers = {**headers, "Content-Type": "application/json"}
+            headers["Content-Type"] = "application/json"
         try:
             connection.request(method, path, data, headers)
             return connection, connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
             connection.close()
-            may_not = isinstance(error, PermissionError)
-            hint = "sudo, or join the group magi" if may_not else "systemctl status magid"
             raise Refused(
-                f"cannot reach magid at {self.where}: {_why(error)}\ntry: {hint}, or give --url"
+                f"cannot reach magid at {self.where}: {_why(error)}\ntry: {_hint(error)}, or give "
+                "--url"
             ) from None
 
     def _parsed(self, response: http.client.HTTPResponse) -> Any:
@@ -122,22 +127,42 @@ class Client:
             ) from None
 
 
-def _connector(where: str) -> Callable[[], http.client.HTTPConnection]:
+def _hint(error: Exception) -> str:
+    if isinstance(error, PermissionError):
+        return "sudo, or join the group magi"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return "--cacert FILE with the certificate that you trust"
+    return "systemctl status magid"
+
+
+def _connector(where: str, cacert: str | None) -> Callable[[], http.client.HTTPConnection]:
     if where.startswith("unix:"):
         return lambda: _UnixConnection(where.removeprefix("unix:"))
     try:
         parts = urllib.parse.urlsplit(where)
-        host, port = parts.hostname, parts.port or 80
-        usable = parts.scheme == "http" and parts.path in ("", "/")
+        host, port, scheme = parts.hostname, parts.port, parts.scheme
+        usable = scheme in ("http", "https") and parts.path in ("", "/")
     except ValueError:
-        host, port, usable = None, 0, False
+        host, port, scheme, usable = None, 0, "", False
     if not host or not usable:
         raise Refused(
-            f"cannot use {where!r}: give http://HOST:PORT or unix:/PATH\n"
+            f"cannot use {where!r}: give https://HOST:PORT, http://HOST:PORT or unix:/PATH\n"
             "try: --url http://127.0.0.1:8000",
             2,
         )
-    return lambda: http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
+    if scheme == "http":
+        return lambda: http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
+    context = _trusting(cacert)
+    return lambda: http.client.HTTPSConnection(host, port, timeout=TIMEOUT_S, context=context)
+
+
+def _trusting(cacert: str | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=cacert)
+    except OSError as error:
+        raise Refused(
+            f"cannot use the certificate {cacert}: {_why(error)}\ntry: --cacert FILE", 2
+        ) from None
 
 
 def _refusal(status: int, answer: Any, what: str) -> Refused:

@@ -28,7 +28,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from magid import yamlfile
-from magid.addresses import Address, TcpAddress, is_host, is_loopback, is_origin, parse_address
+from magid.addresses import Address, TcpAddress, is_host, is_origin, parse_address
 from magid.errors import InvalidConfig, InvalidInput
 from magid.options import check_extra_args
 from magid.yamlfile import Scalar, YamlError
@@ -53,14 +53,9 @@ def _absolute(value: object) -> object:
 
 def _listenable(text: str) -> str:
     try:
-        address = parse_address(text)
+        parse_address(text)
     except ValueError as error:
         raise _refused(f"should be {error}") from None
-    if isinstance(address, TcpAddress) and not is_loopback(address.host):
-        raise _refused(
-            f"cannot bind {text}: it is not a loopback address and no token is configured; bind "
-            "127.0.0.1 and put a TLS proxy with authentication in front of it"
-        )
     return text
 
 
@@ -269,6 +264,10 @@ class Config(_Section):
     allowed_origins: Annotated[
         tuple[Annotated[StrictStr, AfterValidator(_origin)], ...], Field(max_length=256)
     ] = Field((), description="Web origins whose pages may call the API, besides its own")
+    tls_cert: AbsolutePath | None = Field(
+        None, description="The certificate, with its chain, that TCP is answered with; null: no TLS"
+    )
+    tls_key: AbsolutePath | None = Field(None, description="The private key of tls_cert")
     tier_thresholds: TierThresholds = TierThresholds()
     server_defaults: ServerDefaults = ServerDefaults()
     restart: Restart = Restart()
@@ -293,6 +292,13 @@ class Config(_Section):
     @classmethod
     def _emptied(cls, value: object) -> object:
         return {} if value is None else value  # a section whose keys are all commented out
+
+    @field_validator("tls_key")
+    @classmethod
+    def _with_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if (value is None) != (info.data.get("tls_cert") is None):
+            raise _refused("should be set together with tls_cert, or not at all")
+        return value
 
     @field_validator("bind")
     @classmethod

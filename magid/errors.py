@@ -35,6 +35,10 @@ class NotAllowed(MagidError):
     """The caller may not do this from where it is (Origin, socket peer)."""
 
 
+class Unauthenticated(MagidError):
+    """A token is needed, and none that counts was shown."""
+
+
 class HostNotAllowed(MagidError):
     """The request is addressed to a name that is not ours (DNS rebinding)."""
 
@@ -49,6 +53,10 @@ class ModelNotFound(NotFound):
 
 class ProfileNotFound(NotFound):
     """No profile has this name."""
+
+
+class TokenNotFound(NotFound):
+    """No token has this name."""
 
 
 class MethodNotAllowed(MagidError):
@@ -85,6 +93,14 @@ class ProfileActive(Conflict):
 
 class InvalidProfile(Conflict):
     """The profile's file is there but cannot be used; the text names file, line and key."""
+
+
+class TokenExists(Conflict):
+    """A token of this name exists already."""
+
+
+class TokensUnusable(Conflict):
+    """The file of tokens is there but cannot be used: nobody gets in over TCP."""
 
 
 class StaleRevision(MagidError):

@@ -36,9 +36,11 @@ async def keep_alive(notify: Notify, interval_s: float | None) -> None:
 
 
 async def reload_on(
-    asked: asyncio.Event, notify: Notify, rescan: Callable[[], Awaitable[object]]
+    asked: asyncio.Event, notify: Notify, *work: Callable[[], Awaitable[object]]
 ) -> None:
-    """Each time it is asked for: rescan, and tell when it begins and ends. What fails is logged.
+    """Each time it is asked for: do the work, and tell when it begins and ends.
+
+    What fails is logged, and the next is done all the same.
 
     systemd wants the time at which a reload began, to tell it from one that was asked for later.
     """
@@ -47,15 +49,17 @@ async def reload_on(
         asked.clear()
         notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         log.info(
-            "reading models and profiles anew; magid.yaml is read at a start only",
+            "reading models, profiles, tokens and the certificate anew; magid.yaml is read at a "
+            "start only",
             extra=about(Event.RELOADING),
         )
-        try:
-            await rescan()
-        except MagidError as error:
-            log.error("%s", error.message, extra=about(Event.SCAN_FAILED, error=error.code))
-        except Exception:
-            log.exception("the rescan ended by a mistake in magid")
+        for each in work:
+            try:
+                await each()
+            except MagidError as error:
+                log.error("%s", error.message, extra=about(Event.RELOAD_FAILED, error=error.code))
+            except Exception:
+                log.exception("the reload ended by a mistake in magid")
         notify("READY=1")
 
 

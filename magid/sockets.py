@@ -35,6 +35,17 @@ class Taken:
         """Where each listens, as a person writes it."""
         return [_name(sock) for sock in self.sockets]
 
+    @property
+    def addresses(self) -> list[TcpAddress]:
+        """Of those on TCP."""
+        names = (sock.getsockname() for sock in self.sockets if sock.family != socket.AF_UNIX)
+        return [TcpAddress(name[0], name[1]) for name in names]
+
+    @property
+    def exposed(self) -> list[str]:
+        """Those that others than this machine can reach."""
+        return [_written(a.host, a.port) for a in self.addresses if not is_loopback(a.host)]
+
     def close(self) -> None:
         """Close all, and remove the files that are still those made here. Idempotent."""
         for sock in self.sockets:
@@ -45,14 +56,18 @@ class Taken:
                     path.unlink()
 
 
-def take(addresses: Sequence[Address], env: MutableMapping[str, str]) -> Taken:
+def take(
+    addresses: Sequence[Address], env: MutableMapping[str, str], *, has_token: bool = False
+) -> Taken:
     """The sockets to serve on, listening. Those of systemd win over the configured addresses.
 
-    Raises InvalidConfig, with nothing left open, if one cannot be had.
+    Raises InvalidConfig, with nothing left open, if one cannot be had, or if others than this
+    machine can reach it and there is no token that would keep them out.
     """
-    handed = handed_over(env)
+    handed = handed_over(env, has_token=has_token)
     if handed:
         return Taken(handed)
+    check_exposure(addresses, has_token=has_token)
     sockets: list[socket.socket] = []
     files: list[tuple[Path, int]] = []
     try:
@@ -68,15 +83,31 @@ def take(addresses: Sequence[Address], env: MutableMapping[str, str]) -> Taken:
     return Taken(sockets, tuple(files))
 
 
+def check_exposure(addresses: Sequence[Address], *, has_token: bool) -> None:
+    """Raises InvalidConfig for an address that is reachable from elsewhere, without a token."""
+    for address in addresses:
+        if isinstance(address, TcpAddress) and not has_token and not is_loopback(address.host):
+            raise InvalidConfig(
+                f"cannot listen on {_written(address.host, address.port)}: {_EXPOSED}, or bind a "
+                "loopback address"
+            )
+
+
+_EXPOSED = (
+    "others than this machine can reach it, and there is no token that would keep them out; make "
+    "one: magictl token create --offline --scope admin --name NAME"
+)
+
+
 # -- handed over -----------------------------------------------------------------------------
 
 
-def handed_over(env: MutableMapping[str, str]) -> list[socket.socket]:
+def handed_over(env: MutableMapping[str, str], *, has_token: bool = False) -> list[socket.socket]:
     """LISTEN_FDS as sockets, if LISTEN_PID says that they are for this process.
 
     The variables are taken out of `env`, so that no child mistakes its descriptors for these.
     Raises InvalidConfig, with none left open that was good, for a descriptor that is no listening
-    stream socket, or one that others than this machine can reach.
+    stream socket, or one that others than this machine can reach where there is no token.
     """
     given = {name: env.pop(name, "") for name in _VARIABLES}
     if given["LISTEN_PID"] != str(os.getpid()):
@@ -84,7 +115,7 @@ def handed_over(env: MutableMapping[str, str]) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     try:
         for fd in range(_FIRST_FD, _FIRST_FD + _count(given["LISTEN_FDS"])):
-            sockets.append(_adopt(fd))
+            sockets.append(_adopt(fd, has_token=has_token))
     except InvalidConfig:
         Taken(sockets).close()
         raise
@@ -97,14 +128,14 @@ def _count(text: str) -> int:
     raise InvalidConfig(f"cannot use LISTEN_FDS={text!r}: it is not a number of sockets; unset it")
 
 
-def _adopt(fd: int) -> socket.socket:
+def _adopt(fd: int, *, has_token: bool) -> socket.socket:
     try:
         sock = socket.socket(fileno=fd)
     except OSError as error:
         raise InvalidConfig(
             f"cannot use descriptor {fd} of LISTEN_FDS: {error.strerror}; check the socket unit"
         ) from None
-    problem = _problem(sock)
+    problem = _problem(sock, has_token=has_token)
     if problem:
         sock.detach()
         raise InvalidConfig(
@@ -115,7 +146,7 @@ def _adopt(fd: int) -> socket.socket:
     return sock
 
 
-def _problem(sock: socket.socket) -> str:
+def _problem(sock: socket.socket, *, has_token: bool) -> str:
     """Why this socket is not served on, and what would be; empty if it is."""
     stream = sock.type == socket.SOCK_STREAM and sock.family in (
         socket.AF_INET,
@@ -124,11 +155,9 @@ def _problem(sock: socket.socket) -> str:
     )
     if not stream or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         return "it is not a listening stream socket; use ListenStream="
-    if sock.family != socket.AF_UNIX and not is_loopback(sock.getsockname()[0]):
-        return (
-            f"{_name(sock)} is not a loopback address and no token is configured; use "
-            "ListenStream=127.0.0.1:PORT"
-        )
+    is_local = sock.family == socket.AF_UNIX or is_loopback(sock.getsockname()[0])
+    if not is_local and not has_token:
+        return f"it is {_name(sock)}: {_EXPOSED}, or use ListenStream=127.0.0.1:PORT"
     return ""
 
 
@@ -136,7 +165,10 @@ def _name(sock: socket.socket) -> str:
     address = sock.getsockname()
     if not isinstance(address, tuple):
         return f"unix:{os.fsdecode(address)}"
-    host, port = address[:2]
+    return _written(*address[:2])
+
+
+def _written(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

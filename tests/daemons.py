@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from magid import tokenfile
 from magid.config import Config
 from magid.daemon import Change, Daemon
 from magid.discovery import Scan, Scanner
@@ -15,6 +16,7 @@ from magid.profiles import ProfileDir
 from magid.snapshot import Phase
 from magid.store import Store
 from magid.tiers import Thresholds
+from magid.tokenbook import TokenBook
 from magid.units import ServerState
 from tests import ggufs
 from tests.still_launcher import PATIENCE_S, StillLauncher
@@ -149,6 +151,10 @@ class House:
         self.opened.append(daemon)
         daemon.subscribe(self.changes.append)
         return daemon
+
+    def book(self) -> TokenBook:
+        """Of no tokens."""
+        return TokenBook(self.state / tokenfile.NAME)
 
     async def running(self) -> Daemon:
         """Booted."""

@@ -29,8 +29,8 @@ def write_small(models: Path) -> None:
     ggufs.write_chat_model(models / "Small-Q4_0.gguf", name="Small", quantization="Q4_0")
 
 
-def write_every_kind(models: Path) -> None:
-    """Three conversations, one for each tier, an embedding model and a reranker."""
+def write_conversations(models: Path) -> None:
+    """Three, one for each tier."""
     write_small(models)
     ggufs.write_chat_model(
         models / "Medium-F16.gguf", name="Medium", quantization="F16", context=LONG
@@ -42,6 +42,11 @@ def write_every_kind(models: Path) -> None:
         answer=ggufs.THINKING_ANSWER,
         quantization="F16",
     )
+
+
+def write_every_kind(models: Path) -> None:
+    """Those, an embedding model and a reranker."""
+    write_conversations(models)
     ggufs.write_embedding_model(models / "Vectors-Embedding-F16.gguf", quantization="F16")
     ggufs.write_embedding_model(
         models / "Ranker-Reranker-F16.gguf", pooling="rank", quantization="F16"

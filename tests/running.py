@@ -5,6 +5,7 @@ import os
 import select
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -59,6 +60,19 @@ class Running:
         self.log = folder / "magid.log"
         self.process: subprocess.Popen[bytes] | None = None
         self.client = httpx.Client(base_url=self.url, timeout=DEADLINE_S, trust_env=False)
+        self.trusted: ssl.SSLContext | bool = True
+
+    def use_token(self, token: str) -> None:
+        """Show it with every request from here on."""
+        self.client.headers["Authorization"] = f"Bearer {token}"
+
+    def use_tls(self, trusted: Path) -> None:
+        """Ask over TLS from here on, and trust this certificate alone."""
+        self.trusted = ssl.create_default_context(cafile=str(trusted))
+        self.url = self.url.replace("http:", "https:")
+        self.client = httpx.Client(
+            base_url=self.url, timeout=DEADLINE_S, trust_env=False, verify=self.trusted
+        )
 
     # -- life ----------------------------------------------------------------------------
 
@@ -89,7 +103,9 @@ class Running:
         return self
 
     def _check_conformance(self) -> None:
-        document = httpx.get(f"{self.url}/openapi.json", trust_env=False).json()
+        document = httpx.get(
+            f"{self.url}/openapi.json", trust_env=False, verify=self.trusted
+        ).json()
         self.client.event_hooks = {"response": [Conformance(document)]}
 
     def stop(self) -> int:
@@ -159,9 +175,7 @@ class Running:
 
     def _feed(self) -> Iterator[tuple[str, Any] | None]:
         """The same, and None for every keep-alive."""
-        with httpx.stream(
-            "GET", f"{self.url}/api/events", timeout=DEADLINE_S, trust_env=False
-        ) as response:
+        with self.client.stream("GET", "/api/events") as response:
             assert response.status_code == 200
             kind = ""
             for line in response.iter_lines():

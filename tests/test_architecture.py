@@ -16,9 +16,9 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "errors addresses folders gpus journald metrics naming tiers units yamlfile",
         "options",
         "argv bus children durable handover journal keyring keys kinds listeners messages "
-        "projectors sandbox tensors wire",
-        "asking config gguf llama logs modelfiles notify profiles store transient",
-        "headercache lifecycle orders",
+        "projectors sandbox tensors tls tokens wire",
+        "asking config gguf llama logs modelfiles notify profiles store tokenfile transient",
+        "headercache lifecycle offline orders tokenbook",
         "launcher readers",
         "processes shards unitstate",
         "discovery sockets watching",
@@ -36,7 +36,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
 )
 # Programs of their own: `magictl`, and what runs between magid and a server or inside its unit.
 ALONE: dict[str, frozenset[str]] = {
-    "cli": frozenset({"client", "doctor", "errors", "profiles", "yamlfile"}),
+    "cli": frozenset({"client", "doctor", "errors", "offline", "profiles", "yamlfile"}),
     "client": frozenset(),
     "gate": frozenset(),
     "ready": frozenset(),

@@ -622,14 +622,14 @@ def test_no_daemon(free_port: Callable[[], int], tmp_path: Path, where: str) -> 
 
 @pytest.mark.parametrize(
     "url",
-    ["127.0.0.1:8000", "localhost:8000", "https://host:1", "http://host:99999", "http://",
+    ["127.0.0.1:8000", "localhost:8000", "https://host/x", "http://host:99999", "http://",
      "http://host/prefix", "ftp://host", "http://[::1"],
 )  # fmt: skip
 def test_a_url_that_cannot_be_used(url: str) -> None:
     done = magictl("status", url=url)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        f"magictl: cannot use '{url}'\ngive http://HOST:PORT or unix:/PATH\n"
+        f"magictl: cannot use '{url}'\ngive https://HOST:PORT, http://HOST:PORT or unix:/PATH\n"
         "try: --url http://127.0.0.1:8000\n"
     )
 

@@ -185,16 +185,11 @@ def test_a_port_range_as_flag(tmp_path: Path) -> None:
     assert _load(tmp_path, flags={"port_range": "9000-9010"}).config.port_range == (9000, 9010)
 
 
-@pytest.mark.parametrize(
-    "address",
-    ["0.0.0.0:8000", "192.168.1.7:8000", "[::]:8000", "[fe80::1]:8000", "[2001:db8::1]:8000"],
-)
-def test_reachable_from_elsewhere_needs_a_token(tmp_path: Path, address: str) -> None:
-    assert _refusal(tmp_path, env={"MAGI_BIND": f"127.0.0.1:8000,{address}"}) == (
-        f"cannot bind {address}: it is not a loopback address and no token is configured; bind "
-        "127.0.0.1 and put a TLS proxy with authentication in front of it "
-        "(bind[1] is set by MAGI_BIND)"
-    )
+def test_a_certificate_and_its_key_come_together(tmp_path: Path) -> None:
+    pair = "tls_cert: /etc/magi/cert.pem\ntls_key: /etc/magi/key.pem\n"
+    assert _load(tmp_path, pair).config.tls_cert == Path("/etc/magi/cert.pem")
+    for half in pair.splitlines():
+        assert "should be set together with tls_cert" in _refusal(tmp_path, half)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from magid import sockets
-from magid.addresses import parse_address
+from magid.addresses import TcpAddress, parse_address
 from magid.errors import InvalidConfig
 from magid.sockets import Taken
 
@@ -270,7 +270,7 @@ def everywhere(held: ExitStack, _: Path) -> socket.socket:
         (not_listening, "it is not a listening stream socket"),
         (packets, "it is not a listening stream socket"),
         (plain_file, "Socket operation on non-socket"),
-        (everywhere, "is not a loopback address and no token is configured"),
+        (everywhere, "others than this machine can reach it, and there is no token"),
     ],
 )
 def test_what_cannot_be_served_on_is_refused_untouched(
@@ -299,3 +299,33 @@ def test_what_cannot_be_served_on_is_refused_untouched(
 def test_a_wrong_count_is_refused(held: ExitStack, count: str, why: str) -> None:
     sock = listening(held, socket.AF_INET, ("127.0.0.1", 0))
     assert why in str(hand_over(sock, LISTEN_FDS=count)["error"])
+
+
+# -- reachable from elsewhere ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["0.0.0.0:8000", "192.168.1.7:8000", "[::]:8000", "[fe80::1]:8000", "[2001:db8::1]:8000"],
+)
+def test_reachable_from_elsewhere_needs_a_token(address: str) -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        take("127.0.0.1:1", address)
+    assert caught.value.message == (
+        f"cannot listen on {address}: others than this machine can reach it, and there is no token "
+        "that would keep them out; make one: magictl token create --offline --scope admin --name "
+        "NAME, or bind a loopback address"
+    )
+
+
+def test_with_a_token_it_may_be_reachable(held: ExitStack) -> None:
+    sockets.check_exposure([parse_address("0.0.0.0:8000")], has_token=True)
+    bound = held.enter_context(socket.socket())
+    bound.bind(("0.0.0.0", 0))  # and listens to nobody
+    port = bound.getsockname()[1]
+    local = listening(held, socket.AF_INET6, ("::1", 0))
+    taken = Taken([bound, local])
+    assert taken.exposed == [f"0.0.0.0:{port}"]
+    assert taken.addresses == [
+        TcpAddress("0.0.0.0", port), TcpAddress("::1", local.getsockname()[1])
+    ]  # fmt: skip

@@ -38,6 +38,7 @@ _MASKS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\(build [^)]*\)", "(BUILD)"),
         (r'("(?:magid|magictl|python|llamaServer)": )"[^"]*"', r'\1"VERSION"'),
         (r"\b[0-9a-f]{12,}\b", "HASH"),
+        (r"magi_[0-9a-f]{8}_[0-9A-Za-z]{43}", "TOKEN"),
         (r"(magid|magictl) \d+\.\d+\.\d+\S*?(?=[:\s]|$)", r"\1 VERSION"),
         (r"(llama-server:? +)(b?\d[\w.-]*)", r"\1VERSION"),
         (r"\(Python [\d.]+\)", "(Python VERSION)"),

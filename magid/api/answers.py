@@ -1,7 +1,7 @@
 """The heads of the gateway's answers to its clients. Pure."""
 
 from magid.api.heads import Head
-from magid.api.replies import RETRY_AFTER_S
+from magid.api.replies import CHALLENGE, RETRY_AFTER_S
 from magid.gateway.endpoints import methods_of
 
 _PHRASES = {200: b"OK", 204: b"No Content", 400: b"Bad Request", 404: b"Not Found"}
@@ -37,6 +37,8 @@ def error_fields(status: int, asked: Head | None) -> bytes:
     lines = b"Content-Type: application/json\r\n"
     if status in (429, 503):
         lines += b"Retry-After: %d\r\n" % RETRY_AFTER_S
+    if status == 401:
+        lines += f"WWW-Authenticate: {CHALLENGE}\r\n".encode()
     if status == 405 and asked is not None:
         lines += f"Allow: {', '.join(sorted(methods_of(asked.path)))}\r\n".encode()
     return lines

@@ -9,7 +9,7 @@ import itertools
 import logging
 import re
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from sanic import HTTPResponse, Request, Sanic
@@ -17,7 +17,9 @@ from sanic import exceptions as sanic_errors
 from sanic.handlers import ErrorHandler
 
 from magid import errors
+from magid.addresses import Address
 from magid.api import accesslog, guard, incoming, openapi
+from magid.api.access import Door
 from magid.api.context import Context
 from magid.api.protocol import Response, WireRequest
 from magid.api.replies import Call, Reply, Stream, error_reply, unexpected
@@ -42,10 +44,17 @@ _HEADERS = {
 }
 
 
-def make_app(ctx: Context, table: Iterable[Route] = ROUTES) -> Sanic[Any, Any]:
-    """An application over `ctx` that serves `table`. Any number may live in one process."""
+def make_app(
+    ctx: Context, table: Iterable[Route] = ROUTES, addresses: Sequence[Address] = ()
+) -> Sanic[Any, Any]:
+    """An application over `ctx` that serves `table`, on `addresses` besides the configured ones.
+
+    Any number may live in one process.
+    """
     config = ctx.daemon.config
-    policy = guard.make_policy(config.addresses, config.allowed_hosts, config.allowed_origins)
+    policy = guard.make_policy(
+        (*config.addresses, *addresses), config.allowed_hosts, config.allowed_origins
+    )
     table = tuple(table)
     routes = [*table, openapi.make_route(table)]
     paths = sorted({route.path for route in routes})
@@ -71,7 +80,8 @@ def make_app(ctx: Context, table: Iterable[Route] = ROUTES) -> Sanic[Any, Any]:
         MOTD=False,
     )
 
-    limits = config.gateway.max_body_bytes, config.request_timeout
+    door = Door(ctx.book)
+    limits = config.gateway.max_body_bytes, config.request_timeout, door
     app.ctx.desks = {  # by whether the connection is TCP: browsers do not reach unix sockets
         True: make_desk(ctx.gateway, policy, *limits),
         False: make_desk(ctx.gateway, None, *limits),
@@ -83,14 +93,14 @@ def make_app(ctx: Context, table: Iterable[Route] = ROUTES) -> Sanic[Any, Any]:
 
     app.register_middleware(check, "request")
     for route in routes:
-        _register(app, ctx, route)
+        _register(app, ctx, route, door)
     return app
 
 
-def _register(app: Sanic[Any, Any], ctx: Context, route: Route) -> None:
+def _register(app: Sanic[Any, Any], ctx: Context, route: Route, door: Door) -> None:
     methods = ["GET", "HEAD"] if route.method == "GET" else [route.method]
     app.add_route(
-        _endpoint(ctx, route),
+        _endpoint(ctx, route, door),
         route.path.replace("{", "<").replace("}", ">"),
         methods=methods,
         name=f"{route.method} {route.path}",
@@ -101,11 +111,12 @@ def _register(app: Sanic[Any, Any], ctx: Context, route: Route) -> None:
 
 
 def _endpoint(
-    ctx: Context, route: Route
+    ctx: Context, route: Route, door: Door
 ) -> Callable[..., Coroutine[Any, Any, HTTPResponse | None]]:
     limit, deadline = ctx.daemon.config.max_body_bytes, ctx.daemon.config.request_timeout
 
     async def endpoint(request: Request, **raw: str) -> HTTPResponse | None:
+        caller = incoming.admit(request, route.access, door)
         data = await incoming.read_body(request, limit, deadline)
         call = Call(
             params={name: incoming.decode(text) for name, text in raw.items()},
@@ -119,7 +130,7 @@ def _endpoint(
         )
         answer = await route.handler(ctx, call)
         if isinstance(answer, Stream):
-            return await _send_stream(request, answer)
+            return await _send_stream(request, answer, lambda: door.still_lets_in(caller))
         return _response(request, answer)
 
     return endpoint
@@ -160,7 +171,10 @@ def _named(request: Request) -> dict[str, str]:
     }
 
 
-async def _send_stream(request: Request, answer: Stream) -> HTTPResponse | None:
+async def _send_stream(
+    request: Request, answer: Stream, may_go_on: Callable[[], bool]
+) -> HTTPResponse | None:
+    """To the end of the stream, or until the caller's token is revoked or expires."""
     headers = {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"}
     empty = _finished(request, None, 200, headers)
     if request.method == "HEAD":
@@ -172,6 +186,8 @@ async def _send_stream(request: Request, answer: Stream) -> HTTPResponse | None:
     try:
         async for chunk in answer.events:
             has_begun = True
+            if not may_go_on():
+                break
             async with asyncio.timeout(SEND_TIMEOUT_S):
                 await response.send(chunk)
         await response.eof()

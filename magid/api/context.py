@@ -18,6 +18,7 @@ from magid.llama import LlamaProgram
 from magid.logs import OwnLog, RingLog
 from magid.models import Model
 from magid.snapshot import Snapshot
+from magid.tokenbook import TokenBook
 from magid.units import ObservedServer
 
 
@@ -28,6 +29,7 @@ class Context:
     daemon: Daemon
     program: Callable[[], Awaitable[LlamaProgram]]
     gateway: Dispatcher
+    book: TokenBook
     log: OwnLog = field(default_factory=RingLog)  # what magid itself has written
     started_at: float = field(default_factory=time.time)
     fanout: Fanout = field(default_factory=Fanout)
@@ -108,6 +110,11 @@ class Context:
         reasons = self.daemon.unready_reasons()
         said = any(self._lacking in reason for reason in reasons)
         return reasons if said or not self._lacking else [*reasons, self._lacking]
+
+    def problems(self) -> list[str]:
+        """What is wrong and keeps nothing from working."""
+        found = list(self.daemon.snapshot.problems)
+        return found if self.book.problem is None else [*found, self.book.problem.message]
 
     async def versions(self) -> schemas.Versions:
         found: LlamaProgram | None

@@ -171,6 +171,6 @@ def overall(ctx: Context) -> dict[str, Any]:
         "ready": not reasons,
         "reasons": reasons,
         "activeProfile": ctx.daemon.snapshot.active.name,
-        "problems": list(ctx.daemon.snapshot.problems),
+        "problems": ctx.problems(),
         "pendingChanges": {"stop": len(plan.stop), "start": len(plan.start)},
     }

@@ -13,13 +13,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from magid.addresses import Address, TcpAddress
+from magid.addresses import Address, TcpAddress, is_ip
 from magid.errors import HostNotAllowed, InvalidInput, NotAllowed
 
 _START = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ /[\x21-\x7e]* HTTP/1\.([01])")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
-_ONCE = (b"host", b"content-length", b"transfer-encoding", b"content-type", b"origin")
+_ONCE = frozenset(
+    b"host content-length transfer-encoding content-type origin authorization x-api-key".split()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +32,16 @@ class Policy:
     origins: frozenset[str] = frozenset()
 
 
+_ANY = frozenset({"0.0.0.0", "::"})
+
+
 def make_policy(
     binds: Iterable[Address], allowed_hosts: Iterable[str], allowed_origins: Iterable[str]
 ) -> Policy:
-    """Own names: localhost, the machine's names, every address bound to, and those configured."""
+    """Own names: localhost, the machine's names, every address bound to, and those configured.
+
+    Where every address is bound to, any IP address will do: DNS rebinding needs a name.
+    """
     names = {"localhost", socket.gethostname().lower(), *(h.lower() for h in allowed_hosts)}
     names |= {bind.host.lower() for bind in binds if isinstance(bind, TcpAddress)}
     return Policy(frozenset(names), frozenset(o.rstrip("/").lower() for o in allowed_origins))
@@ -91,6 +99,8 @@ def check_host(host: str | None, policy: Policy) -> None:
     if match is None:
         raise InvalidInput("cannot answer: the request needs one valid Host header")
     name = match[1].strip("[]").lower().rstrip(".")
+    if _ANY & policy.hosts and is_ip(name):
+        return
     if name in policy.hosts or name.endswith(".localhost") or _is_loopback(name):
         return
     raise HostNotAllowed(

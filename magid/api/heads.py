@@ -12,6 +12,7 @@ from itertools import count
 
 from magid.api import guard
 from magid.errors import InvalidInput, UnsupportedMediaType
+from magid.tokens import Presented, present
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _PASSED = re.compile(
@@ -34,7 +35,7 @@ class Head:
     is_1_0: bool
     expects: bool
     is_json: bool
-    credential: str  # a digest of it: who asks, not what they hold
+    presented: Presented | None  # a digest of the credential: not what they hold
     request_id: str  # the caller's own; empty: it has none
     passed: bytes
     origin: str | None = None
@@ -70,7 +71,7 @@ def parse(raw: bytes, policy: guard.Policy | None) -> Head:
         is_1_0=is_1_0,
         expects=_expects(fields),
         is_json=fields.get(b"content-type", b"").partition(b";")[0].strip().lower() == _JSON,
-        credential=_credential(fields),
+        presented=present(fields.get(b"authorization"), fields.get(b"x-api-key")),
         request_id=given.decode() if _REQUEST_ID.fullmatch(given) else "",
         passed=b"".join(b"%b: %b\r\n" % (n, v) for n, v in fields.items() if _PASSED.fullmatch(n)),
         origin=origin,
@@ -103,11 +104,6 @@ def _expects(fields: dict[bytes, bytes]) -> bool:
     if expectation is not None and expectation.lower() != b"100-continue":
         raise InvalidInput("cannot read the request: unknown Expect; leave it out")
     return expectation is not None
-
-
-def _credential(fields: dict[bytes, bytes]) -> str:
-    held = fields.get(b"authorization") or fields.get(b"x-api-key")
-    return f"{hash(held):x}" if held else ""
 
 
 def check_json(head: Head) -> None:

@@ -27,7 +27,7 @@ async def readyz(ctx: Context, call: Call) -> Reply:
         "status": "unavailable" if reasons else "ok",
         "phase": ctx.daemon.phase,
         "reasons": reasons,
-        "warnings": list(ctx.daemon.snapshot.problems),
+        "warnings": ctx.problems(),
     }
     return reply(answer, 503 if reasons else 200)
 
@@ -61,7 +61,7 @@ async def status(ctx: Context, call: Call) -> Reply:
         "modelsByTier": {str(tier): tiers[tier] for tier in Tier},
         "serversByState": {str(state): states[state] for state in ServerState},
         "servers": servers,
-        "problems": list(snapshot.problems) + reasons,
+        "problems": ctx.problems() + reasons,
         "pendingChanges": {"stop": len(plan.stop), "start": len(plan.start)},
         "memory": ctx.memory(),
         "versions": await ctx.versions(),

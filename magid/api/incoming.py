@@ -17,8 +17,10 @@ from sanic import Request
 from sanic.http import Http
 
 from magid import errors
-from magid.api import guard
-from magid.api.routes import Query
+from magid.api import access, guard
+from magid.api.routes import Access, Query
+from magid.tokenbook import Caller
+from magid.tokens import Presented, present
 
 # An answer given before its body was read must not be lost to a reset: so long we go on reading.
 LINGER_S = 2.0
@@ -48,6 +50,7 @@ def check(request: Request, policy: guard.Policy) -> None:
     if "transfer-encoding" in request.headers:
         stream.keep_alive = False  # Sanic does not check what stands between the chunks
     stream.upgrade_websocket = False  # it would end all timeouts of the connection
+    access.check_url(request.query_string)
     if _is_local_socket(request):
         return  # no browser reaches it: file permissions decide
     guard.check_host(request.headers.get("host"), policy)
@@ -66,6 +69,23 @@ def host_of(request: Request) -> str | None:
 
 def _is_local_socket(request: Request) -> bool:
     return not isinstance(request.transport.get_extra_info("sockname"), tuple)
+
+
+def admit(request: Request, need: Access, door: access.Door) -> Caller:
+    """Who asks, if it may. Before the body: who may not ask need not be listened to.
+
+    Raises Unauthenticated, NotAllowed, NotReady.
+    """
+    if need.scope is None or _is_local_socket(request):
+        return access.LOCAL
+    peer = request.transport.get_extra_info("peername")
+    return door.enter(_presented(request), need.scope, str(peer[0]) if peer else "unknown")
+
+
+def _presented(request: Request) -> Presented | None:
+    held = [request.headers.get(name, "") for name in ("authorization", "x-api-key")]
+    authorization, api_key = (text.encode(errors="surrogateescape") for text in held)
+    return present(authorization, api_key)
 
 
 # -- the body --------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,12 +14,22 @@ from magid.errors import InvalidConfig
 from magid.sockets import BACKLOG
 
 
-async def listen(app: Sanic[Any, Any], sockets: Sequence[socket.socket]) -> "Listening":
-    """Begin to accept. An application starts once, however many sockets it has."""
+async def listen(
+    app: Sanic[Any, Any], sockets: Sequence[socket.socket], tls: ssl.SSLContext | None = None
+) -> "Listening":
+    """Begin to accept, with `tls` on TCP.
+
+    An application starts once, however many sockets it has.
+    """
     servers: list[AsyncioServer] = []
     for sock in sockets:
+        is_tcp = sock.family != socket.AF_UNIX
         server = await app.create_server(
-            sock=sock, protocol=Front, backlog=BACKLOG, return_asyncio_server=True
+            sock=sock,
+            ssl=tls if is_tcp else None,
+            protocol=Front,
+            backlog=BACKLOG,
+            return_asyncio_server=True,
         )
         if server is None:
             raise InvalidConfig(f"cannot serve on {sock.getsockname()!r}")

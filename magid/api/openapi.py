@@ -17,7 +17,7 @@ from magid.gateway.endpoints import ENDPOINTS, Endpoint, Style
 _REF = "#/components/schemas/{model}"
 _NAMES = {bool: "boolean", int: "integer", float: "number", str: "string"}
 # Any route can answer these: they come before the handler.
-_ALWAYS = (400, 403, 404, 405, 408, 413, 415, 421, 500)
+_ALWAYS = (400, 401, 403, 404, 405, 408, 413, 415, 421, 500, 503)
 
 
 def document(routes: Iterable[Route]) -> dict[str, Any]:
@@ -38,7 +38,8 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": paths,
-        "components": {"schemas": components},
+        "components": {"schemas": components, "securitySchemes": _SCHEMES},
+        "security": _ANY_SCHEME,
     }
 
 
@@ -67,10 +68,25 @@ def _operation(route: Route, shapes: dict[Any, Any]) -> dict[str, Any]:
         "parameters": parameters + [_query_parameter(query) for query in route.query],
         "responses": _responses(route, shapes),
     }
+    if route.access is Access.PUBLIC:
+        operation["security"] = []
     if route.body is not None:
         content = {"application/json": {"schema": shapes[route.body]}}
         operation["requestBody"] = {"required": True, "content": content}
     return operation
+
+
+# Without a token in force nothing is asked for: the empty alternative.
+_ANY_SCHEME: list[dict[str, list[str]]] = [{"bearer": []}, {"apiKey": []}, {}]
+_SCHEMES = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "A token of magid's; the tag of an operation tells what it has to be for: "
+        "read: scope read; change: admin; infer: infer. admin has all of them in it",
+    },
+    "apiKey": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+}
 
 
 def _operation_id(route: Route) -> str:

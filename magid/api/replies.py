@@ -13,6 +13,7 @@ STATUS: Mapping[type[errors.MagidError], int] = {
     errors.InvalidInput: 400,
     errors.InvalidConfig: 500,
     errors.GgufError: 500,
+    errors.Unauthenticated: 401,
     errors.NotAllowed: 403,
     errors.NotFound: 404,
     errors.MethodNotAllowed: 405,
@@ -33,6 +34,7 @@ STATUS: Mapping[type[errors.MagidError], int] = {
 }
 
 RETRY_AFTER_S = 2
+CHALLENGE = 'Bearer realm="magid"'  # RFC 9110 11.6.1: a 401 says how to do better
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,8 @@ def status_for(error: type[errors.MagidError]) -> int:
 def error_reply(error: errors.MagidError) -> Reply:
     status = status_of(error)
     body = {"error": error.code, "message": error.message, "details": dict(error.details)}
-    return Reply(to_json(body, fallback=str), status, _retry(status))
+    headers = {"WWW-Authenticate": CHALLENGE} if status == 401 else _retry(status)
+    return Reply(to_json(body, fallback=str), status, headers)
 
 
 def unexpected(request_id: str) -> Reply:

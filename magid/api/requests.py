@@ -72,6 +72,7 @@ def _shown(record: Record) -> schemas.GatewayRequest:
         "id": record.id,
         "at": moment.replace("+00:00", "Z"),
         "path": record.path,
+        "token": record.token or None,
         "model": record.asked_model,
         "modelId": record.model_id,
         "port": record.port,

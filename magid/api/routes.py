@@ -1,18 +1,19 @@
 """Every route and who may call it, on one screen. Sanic's routes and OpenAPI are made from this."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
 from pydantic import BaseModel
 
 from magid import errors as e
-from magid.api import events, health, logs, metrics, models, profiles, requests, servers
+from magid.api import events, health, logs, metrics, models, profiles, requests, servers, tokens
 from magid.api import schemas as s
 from magid.api.context import Context
 from magid.api.replies import Call, Reply, Stream
 from magid.profiles import Profile
+from magid.tokens import Scope
 
 Handler = Callable[[Context, Call], Awaitable[Reply | Stream]]
 
@@ -23,6 +24,11 @@ class Access(StrEnum):
     PUBLIC = "public"  # probes
     READ = "read"
     CHANGE = "change"
+
+    @property
+    def scope(self) -> Scope | None:
+        """What a token has to be for. None: nothing is asked."""
+        return {Access.READ: Scope.READ, Access.CHANGE: Scope.ADMIN}.get(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,12 +158,18 @@ ROUTES: tuple[Route, ...] = (
     _put(f"{ID}/port", models.put_port, s.PortReply, s.PortBody, errors=_UPDATE),
     _put(f"{ID}/runtime-settings", models.put_settings, s.SettingsReply, s.SettingsBody,
          errors=_UPDATE),
-    _post("/api/route/explain", requests.explain, s.Explanation, body=s.ExplainBody,
-          errors=(e.ModelNotFound, e.NotReady, e.ServerFailed)),
+    # Changes nothing: a dry run.
+    replace(_post("/api/route/explain", requests.explain, s.Explanation, body=s.ExplainBody,
+                  errors=(e.ModelNotFound, e.NotReady, e.ServerFailed)), access=Access.READ),
     _get("/api/requests", requests.list_requests, s.RequestsReply, query=(_LIMIT,)),
     _delete("/api/requests/{requestId}", requests.cancel_request, s.Message,
             errors=(e.NotFound,)),
     _get("/metrics", metrics.get_metrics, str, media=_TEXT),
     _get("/sd/prometheus", metrics.discover, list[s.ScrapeTarget]),
+    _get("/api/tokens", tokens.list_tokens, s.TokensReply, access=Access.CHANGE),
+    _post("/api/tokens", tokens.create_token, s.TokenCreated, status=201, body=s.TokenBody,
+          errors=(e.TokenExists, e.TokensUnusable, *_WRITE)),
+    _delete("/api/tokens/{name}", tokens.revoke_token, s.Message,
+            errors=(e.TokenNotFound, e.TokensUnusable, *_WRITE)),
 )
 # fmt: on

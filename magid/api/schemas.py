@@ -7,13 +7,14 @@ first clients were written against.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 from typing_extensions import TypedDict
 
 from magid.discovery import ModelKind
 from magid.registry import RuntimeSettings
 from magid.tiers import ThinkingMode, Tier
+from magid.tokens import Models, Name, Scope, Scopes
 from magid.units import ServerState
 
 JSON_OBJECT = dict[str, Any]
@@ -37,6 +38,15 @@ class ExplainBody(Body):
 
     request: JSON_OBJECT
     endpoint: str = "/v1/chat/completions"
+
+
+class TokenBody(Body):
+    """A token to make. `models` limits it to these ids, globs, aliases and tiers."""
+
+    name: Name
+    scopes: Annotated[Scopes, Field(strict=False)]
+    models: Annotated[Models, Field(strict=False)] | None = None
+    expires_at: Annotated[AwareDatetime, Field(strict=False)] | None = None
 
 
 class TierBody(Body):
@@ -450,6 +460,7 @@ class GatewayRequest(TypedDict):
     id: str
     at: str
     path: str
+    token: str | None
     model: str
     modelId: str | None
     port: int | None
@@ -474,3 +485,26 @@ class RequestsReply(TypedDict):
     running: int
     waiting: int
     requests: list[GatewayRequest]
+
+
+class ApiToken(TypedDict):
+    name: str
+    id: str
+    scopes: list[Scope]
+    models: list[str] | None
+    createdAt: str
+    expiresAt: str | None
+    expired: bool
+    lastUsedAt: str | None
+
+
+class TokensReply(TypedDict):
+    required: bool
+    problem: str | None
+    tokens: list[ApiToken]
+
+
+class TokenCreated(TypedDict):
+    message: str
+    token: str
+    entry: ApiToken

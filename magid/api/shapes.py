@@ -14,6 +14,7 @@ from magid.gateway.endpoints import Style
 
 _CODES: dict[type[errors.MagidError], str] = {
     errors.ModelNotFound: "model_not_found",
+    errors.Unauthenticated: "invalid_api_key",
     errors.QueueFull: "rate_limit_exceeded",
     errors.NotReady: "model_not_ready",
     errors.ServerFailed: "server_failed",

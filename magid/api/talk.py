@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 from pydantic_core import to_json
 
-from magid.api import accesslog, answers, shapes
+from magid.api import access, accesslog, answers, shapes
 from magid.api.bodies import Body
 from magid.api.guard import Policy
 from magid.api.heads import Head, Parsed, check_json, next_request_id
@@ -32,6 +32,8 @@ from magid.gateway.endpoints import Endpoint, Style, find, methods_of, style_of
 from magid.gateway.framing import ChunkReader, ReplyHead
 from magid.gateway.stages import Work
 from magid.messages import Event, about
+from magid.tokenbook import Caller
+from magid.tokens import Scope
 
 log = logging.getLogger(__name__)
 
@@ -50,12 +52,25 @@ class Desk:
     parse: Parsed
     max_body_bytes: int
     timeout_s: float  # in which a whole request has to arrive
+    door: access.Door
+    is_tcp: bool
+
+    def admit(self, head: Head, peer: str) -> Caller:
+        """Raises as `Door.enter` does, and InvalidInput for a token in the URL."""
+        access.check_url(head.query)
+        if head.method == "OPTIONS":  # a browser asks whether it may send credentials
+            return access.LOCAL
+        return self.door.enter(head.presented, Scope.INFER, peer if self.is_tcp else None)
 
 
 def make_desk(
-    dispatcher: Dispatcher, policy: Policy | None, max_body: int, timeout_s: float
+    dispatcher: Dispatcher,
+    policy: Policy | None,
+    max_body: int,
+    timeout_s: float,
+    door: access.Door,
 ) -> Desk:
-    return Desk(dispatcher, Parsed(policy), max_body, timeout_s)
+    return Desk(dispatcher, Parsed(policy), max_body, timeout_s, door, policy is not None)
 
 
 class Talk:
@@ -68,6 +83,7 @@ class Talk:
         self._loop = asyncio.get_running_loop()
         self._buffer = b""
         self._head: Head | None = None
+        self._caller = access.LOCAL
         self._body: Body | None = None
         self._chunks: ChunkReader | None = None  # of an answer to HTTP/1.0
         self._timer: asyncio.TimerHandle | None = None
@@ -122,6 +138,7 @@ class Talk:
         self._buffer = b""
         try:
             head = self._desk.parse(data[:end])
+            self._caller = self._desk.admit(head, self._peer)
         except MagidError as error:
             self._path_of(data)
             self._refuse_unread(error)
@@ -186,7 +203,8 @@ class Talk:
         )  # fmt: skip
         self._write_error(error, closes=True)
         self._is_ending = True
-        self._transport.write_eof()
+        if self._transport.can_write_eof():  # not over TLS
+            self._transport.write_eof()
         self._loop.call_later(LINGER_S, self._transport.abort)
 
     # -- what is asked for -----------------------------------------------------------------
@@ -214,9 +232,13 @@ class Talk:
         else:
             fields, model = asked.parse(endpoint, body)
         return asked.Asked(
-            endpoint, body, fields, model, self._request_id, f"{self._peer} {head.credential}",
-            head.passed, not head.is_1_0,
+            endpoint, body, fields, model, self._request_id, self._who(head),
+            head.passed, not head.is_1_0, self._caller.name, self._caller.models,
         )  # fmt: skip
+
+    def _who(self, head: Head) -> str:
+        """For fairness: clients on one machine differ by what they hold."""
+        return f"{self._peer} {head.presented.digest.hex() if head.presented else ''}"
 
     def _unknown(self, head: Head) -> MagidError:
         if methods_of(head.path):
@@ -226,10 +248,12 @@ class Talk:
     def _answer_list(self, endpoint: Endpoint, path: str) -> None:
         dispatcher = self._desk.dispatcher
         if "{" not in endpoint.path:
-            body = dispatcher.models_json()
+            body = dispatcher.models_json(self._caller.models)
         else:
             name = unquote(path.removeprefix(endpoint.prefix), errors="replace")
-            found = next((m for m in dispatcher.models() if m["id"] == name), None)
+            found = next(
+                (m for m in dispatcher.models(self._caller.models) if m["id"] == name), None
+            )
             if found is None:
                 raise ModelNotFound(
                     f"cannot find model {name[:200]!r}; GET /v1/models lists the names that can be "

@@ -1,6 +1,6 @@
 """`magictl`: one function per verb, over the REST API.
 
-Imports nothing of the daemon but, late, what reads a profile.
+Imports nothing of the daemon but, late, what reads a profile or writes a token.
 Data goes to stdout, everything else to stderr. `verbs.EXITS` has what it exits with.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from itertools import islice
 
 from magid import __version__
-from magid.cli import commands
+from magid.cli import commands, credentials
 from magid.cli.deadline import seconds, within
 from magid.cli.failures import report
 from magid.cli.output import flush, note
@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     root.add_argument("--version", action="version", version=f"magictl {__version__}")
-    root.add_argument("--url", help="http://HOST:PORT or unix:/PATH (MAGI_URL)")
+    root.add_argument("--url", help="https://HOST:PORT, http://HOST:PORT or unix:/PATH (MAGI_URL)")
     root.add_argument(
         "--request-timeout",
         metavar="SECONDS",
@@ -40,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
         help="give up after so long (exit 124)",
     )
     root.add_argument("--no-color", action="store_true", help="no colours (NO_COLOR)")
+    credentials.add(root)
     commands.add(Verbs(root))
     return root
 
@@ -102,7 +103,7 @@ def _run(args: argparse.Namespace) -> int:
         os.environ["NO_COLOR"] = "1"
     client = None
     try:
-        client = Client(_where(args.url))
+        client = Client(_where(args.url), credentials.token(args), credentials.cacert(args))
         with within(args.request_timeout, f"cannot {args.verb}: no answer in the time given"):
             result = int(args.run(client, args))
             flush()

@@ -11,6 +11,7 @@ from magid.cli import (
     profile,
     run,
     servers,
+    token,
     top,
     version,
 )
@@ -18,7 +19,7 @@ from magid.cli.verbs import Verbs
 
 MODULES = (
     looking, servers, overrides, planning, profile, logs, run, top, following, doctor,
-    version, completion,
+    token, version, completion,
 )  # fmt: skip
 
 

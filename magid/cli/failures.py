@@ -23,7 +23,10 @@ TRY = {  # error code of the API -> what helps
     "LlamaServerMissing": "magictl status",
     "QueueFull": "magictl top",
     "model_not_found": "magictl ls",  # the gateway's codes are OpenAI's
-    "Unauthorized": "magictl --token TOKEN, or MAGI_TOKEN",
+    "Unauthenticated": "magictl --token-file FILE, or MAGI_TOKEN",
+    "NotAllowed": "magictl token create --scope {scope} --name NAME",
+    "TokenNotFound": "magictl token ls",
+    "TokenExists": "magictl token revoke {name}",
 }
 
 

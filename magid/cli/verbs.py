@@ -22,6 +22,9 @@ EXITS = {
 }
 ENVIRONMENT = {
     "MAGI_URL": "where magid is, as with --url",
+    "MAGI_TOKEN": "the token, as with --token, which `ps` shows to everyone",
+    "MAGI_TOKEN_FILE": "the file with the token, as with --token-file",
+    "MAGI_CACERT": "the certificate to trust, as with --cacert",
     "NO_COLOR": "no colours, whatever it is set to",
     "FORCE_COLOR": "colours where the output is no terminal too",
     "VISUAL, EDITOR": "what profile edit opens",

@@ -25,6 +25,8 @@ class Asked:
     client: str = ""  # who asks, for fairness between clients
     passed: bytes = b""
     takes_chunks: bool = True  # HTTP/1.1
+    token: str = ""  # the name of the caller's
+    only: tuple[str, ...] | None = None  # the models that it may use, as `fleet.limited` takes them
     _prompt: Prompt | None = None
 
     @property

@@ -55,6 +55,7 @@ class Dispatcher:
         self._rooms: Rooms[Exchange] = Rooms(self._settings.queue_limit)
         self._picker = Picker()
         self._fleet = Fleet()
+        self._limited: dict[tuple[str, ...], Fleet] = {}  # what limited tokens may use of it
         self._listed: bytes | None = None
         self._is_stale = True
         self._tasks: set[asyncio.Task[None]] = set()
@@ -99,12 +100,23 @@ class Dispatcher:
             self._rebuild()
         return self._fleet
 
-    def models(self) -> list[dict[str, Any]]:
-        return catalogue.entries(self.fleet)
+    def _fleet_for(self, only: tuple[str, ...] | None) -> Fleet:
+        now = self.fleet
+        if only is None:
+            return now
+        if only not in self._limited:
+            self._limited[only] = fleet.limited(now, only)
+        return self._limited[only]
 
-    def models_json(self) -> bytes:
+    def models(self, only: tuple[str, ...] | None = None) -> list[dict[str, Any]]:
+        """What may be asked for by who is limited to `only`; None: by anybody."""
+        return catalogue.entries(self._fleet_for(only))
+
+    def models_json(self, only: tuple[str, ...] | None) -> bytes:
         """The list for GET /v1/models; built anew only when something has changed."""
         now = self.fleet
+        if only is not None:
+            return to_json({"object": "list", "data": self.models(only)})
         if self._listed is None:
             self._listed = to_json({"object": "list", "data": catalogue.entries(now)})
         return self._listed
@@ -112,6 +124,7 @@ class Dispatcher:
     def _rebuild(self) -> None:
         snapshot = self._daemon.snapshot  # may tell of a change, so first
         self._is_stale, self._listed = False, None
+        self._limited.clear()
         observed = self._daemon.observed()
         ready = [s for s in observed.values() if s.state is ServerState.READY]
         keys = {s.port: self._daemon.launcher.api_key(s.port) for s in ready}
@@ -174,12 +187,12 @@ class Dispatcher:
 
     def _has_stages(self, asked: Asked, profile: Profile) -> bool:
         """Only for auto: who names a model or a tier gets that one. Both tiers must be there."""
-        rules = profile.two_stage
+        rules, now = profile.two_stage, self._fleet_for(asked.only)
         try:
-            if routing.by_name(asked.model, self._fleet) != AUTO or not two_stage.applies(asked):
+            if routing.by_name(asked.model, now) != AUTO or not two_stage.applies(asked):
                 return False
             tiers = [
-                routing.to_tier(tier, asked, self._fleet, "").tier
+                routing.to_tier(tier, asked, now, "").tier
                 for tier in (rules.stage1_tier, rules.stage2_tier)
             ]
         except MagidError:
@@ -211,7 +224,7 @@ class Dispatcher:
 
     def route(self, asked: Asked) -> Route:
         """Where it would go now. Raises ModelNotFound, InvalidInput, NotReady, ServerFailed."""
-        now = self.fleet
+        now = self._fleet_for(asked.only)
         name = routing.by_name(asked.model, now)
         if name in now.offers:
             return routing.to_model(name, asked, now)

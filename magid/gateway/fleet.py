@@ -3,7 +3,7 @@
 Pure: made from the snapshot, from what runs, and from what each server says about itself.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from magid.kinds import ModelKind
@@ -146,6 +146,28 @@ def _remembered(now: Snapshot) -> dict[str, ModelEntry]:
         and entry.missing_since is None
         and effective_enabled(entry, remembered_tier(entry), now.active.profile)
     }
+
+
+def limited(fleet: Fleet, names: Iterable[str]) -> Fleet:
+    """What of it may be used by who is limited to these ids, globs, `tier:NAME`, tiers and aliases.
+
+    Tiers, aliases and auto choose among what is left. Pure.
+    """
+    selectors = [_selector(fleet, name) for name in names]
+    offers = {
+        model_id: offer
+        for model_id, offer in fleet.offers.items()
+        if any(selects(selector, model_id, offer.tier) for selector in selectors)
+    }
+    targets = {*offers, *(offer.tier for offer in offers.values()), *([AUTO] if offers else [])}
+    aliases = {a: to for a, to in fleet.aliases.items() if fleet.aliases.get(to, to) in targets}
+    return Fleet(offers, aliases, fleet.profile)
+
+
+def _selector(fleet: Fleet, name: str) -> str:
+    for _ in range(2):  # an alias may lead to another one, as in `routing.by_name`
+        name = fleet.aliases.get(name, name)
+    return f"tier:{name}" if name in set(Tier) else name
 
 
 def process_of(server: ObservedServer) -> str:

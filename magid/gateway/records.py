@@ -46,6 +46,7 @@ class Record:
     path: str
     asked_model: str
     is_stream: bool
+    token: str = ""  # the name of the caller's
     model_id: str | None = None
     port: int | None = None
     tier: str | None = None
@@ -91,6 +92,7 @@ def of(asked: Asked) -> Record:
         path=asked.endpoint.path,
         asked_model=asked.model[:200],
         is_stream=asked.is_stream,
+        token=asked.token,
         began=time.monotonic(),
     )
 

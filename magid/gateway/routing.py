@@ -205,6 +205,11 @@ def _refusal(asked: Asked, rejected: Iterable[_Rejected]) -> Exception:
     problems = list(rejected)
     if not problems:
         kinds = " or ".join(sorted(asked.endpoint.kinds))
+        if asked.only is not None:
+            return ModelNotFound(
+                f"cannot answer for {asked.model!r}: no {kinds} model is enabled that this token "
+                "may use; GET /v1/models lists those that it may"
+            )
         return ModelNotFound(
             f"cannot answer for {asked.model!r}: no {kinds} model is enabled; "
             "GET /api/models/registry lists all models"

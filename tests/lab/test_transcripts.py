@@ -101,3 +101,11 @@ def test_the_chapter_on_operating_is_true(machine: Container) -> None:
     transcript.check_chapter(
         README, "Operating", lambda script: typed(machine, script, terminal=False)
     )
+
+
+def test_the_chapter_on_access_is_true(machine: Container) -> None:
+    try:
+        transcript.check_chapter(README, "Access", lambda s: typed(machine, s, terminal=False))
+    finally:
+        machine.run(["rm", "-f", "/var/lib/magi/tokens.json"])
+        machine.systemctl("reload", "magid")

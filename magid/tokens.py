@@ -1,0 +1,223 @@
+"""Tokens for callers of the API: what one looks like, what it may do, what is kept of it. Pure.
+
+A token is `magi_ID_SECRET`: ID finds its entry, SECRET are 43 letters and digits, 256 random bits.
+Kept is the SHA-256 of the whole. A slow hash, as passwords need it, would gain nothing: nobody
+tries 2^256 secrets, however fast; and it would cost each request milliseconds.
+"""
+
+import hashlib
+import re
+import secrets
+import string
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictStr,
+    ValidationError,
+)
+from pydantic.alias_generators import to_camel
+
+from magid.errors import InvalidInput, TokenExists, TokenNotFound
+
+FORMAT = 1
+MAX_TOKENS = 1000
+_LETTERS = string.ascii_letters + string.digits
+_SECRET_LENGTH = 43  # 62^43 > 2^256
+_TOKEN = re.compile(rb"magi_([0-9a-f]{8})_[0-9A-Za-z]{43}")
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
+
+
+class Scope(StrEnum):
+    """What a token is for."""
+
+    READ = "read"  # GET below /api, metrics
+    ADMIN = "admin"  # everything
+    INFER = "infer"  # the gateway
+
+
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(dict.fromkeys(values))
+
+
+Name = Annotated[StrictStr, Field(pattern=rf"^{NAME}$")]
+Scopes = Annotated[tuple[Scope, ...], Field(min_length=1, max_length=3), AfterValidator(_distinct)]
+Models = Annotated[
+    tuple[Annotated[StrictStr, Field(min_length=1, max_length=200)], ...],
+    Field(min_length=1, max_length=100),
+    AfterValidator(_distinct),
+]
+
+
+class Token(BaseModel):
+    """What is kept of one token. `models`: ids, globs, aliases or tiers; None: all of them."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        alias_generator=to_camel,
+        validate_by_name=True,
+        defer_build=True,  # most daemons have no token
+    )
+
+    name: Name
+    id: Annotated[StrictStr, Field(pattern=r"^[0-9a-f]{8}$")]
+    sha256: Annotated[StrictStr, Field(pattern=r"^[0-9a-f]{64}$")]
+    scopes: Scopes
+    models: Models | None = None
+    created_at: AwareDatetime
+    expires_at: AwareDatetime | None = None
+    last_used_at: AwareDatetime | None = None  # to ten minutes: see `tokenbook`
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid", defer_build=True)
+
+    format: Literal[1]
+    tokens: Annotated[tuple[Token, ...], Field(max_length=MAX_TOKENS)]
+
+
+@dataclass(frozen=True, slots=True)
+class Presented:
+    """What a caller has shown, without the secret. `id` is empty for what is no token at all."""
+
+    id: str
+    digest: bytes
+
+
+def mint() -> tuple[str, str, str]:
+    """A new token, its id, and the hash to keep."""
+    ident = secrets.token_hex(4)
+    secret = "".join(secrets.choice(_LETTERS) for _ in range(_SECRET_LENGTH))
+    token = f"magi_{ident}_{secret}"
+    return token, ident, hashlib.sha256(token.encode()).hexdigest()
+
+
+def present(authorization: bytes | None, api_key: bytes | None) -> Presented | None:
+    """What the two headers show: `Bearer TOKEN` goes before `x-api-key`. None: nothing.
+
+    The same work for whatever is in them.
+    """
+    held = api_key or None
+    if authorization:
+        scheme, _, rest = authorization.strip().partition(b" ")
+        held = rest.strip() if scheme.lower() == b"bearer" else authorization
+    if not held:
+        return None
+    match = _TOKEN.fullmatch(held)
+    return Presented(match[1].decode() if match else "", hashlib.sha256(held).digest())
+
+
+def has_expired(token: Token, now: datetime) -> bool:
+    return token.expires_at is not None and token.expires_at <= now
+
+
+# -- the whole of them ---------------------------------------------------------------------------
+
+
+def make(
+    name: str,
+    scopes: Iterable[Scope],
+    *,
+    models: Iterable[str] | None = None,
+    expires_at: datetime | None = None,
+    now: datetime | None = None,
+) -> tuple[Token, str]:
+    """A new entry and its token.
+
+    Raises InvalidInput for a past date, limits without use, and what cannot be a name.
+    """
+    given, limits = tuple(scopes), None if models is None else tuple(models)
+    _check_limits(given, limits)
+    created = (now or datetime.now(UTC)).replace(microsecond=0)
+    if expires_at is not None and expires_at <= created:
+        raise InvalidInput(
+            f"cannot make a token that expires at {expires_at.isoformat()}: that is past; give a "
+            "later time",
+            field="expiresAt",
+        )
+    secret, ident, digest = mint()
+    try:
+        token = Token(
+            name=name,
+            id=ident,
+            sha256=digest,
+            scopes=given,
+            models=limits,
+            created_at=created,
+            expires_at=expires_at,
+        )
+    except ValidationError as error:
+        raise InvalidInput(f"cannot make a token: {first_fault(error)}") from None
+    return token, secret
+
+
+def _check_limits(scopes: tuple[Scope, ...], models: tuple[str, ...] | None) -> None:
+    if models is None:
+        return
+    if Scope.ADMIN in scopes or Scope.INFER not in scopes:
+        raise InvalidInput(
+            "cannot limit this token to models: only requests to the gateway are limited so; give "
+            "it the scope infer, and not admin",
+            field="models",
+        )
+    if "auto" in models:
+        raise InvalidInput(
+            "cannot limit a token to auto, which is no model: leave it out; auto chooses among the "
+            "models that the token may use",
+            field="models",
+        )
+
+
+def added(tokens: tuple[Token, ...], new: Token) -> tuple[Token, ...]:
+    """Raises TokenExists where the name is taken, InvalidInput where there are too many."""
+    if any(token.name == new.name for token in tokens):
+        raise TokenExists(
+            f"cannot make token {new.name!r}: there is one of this name; choose another, or revoke "
+            f"it first: magictl token revoke {new.name}",
+            name=new.name,
+        )
+    if len(tokens) >= MAX_TOKENS:
+        raise InvalidInput(f"cannot keep more than {MAX_TOKENS} tokens; revoke some first")
+    return (*tokens, new)
+
+
+def without(tokens: tuple[Token, ...], name: str) -> tuple[Token, ...]:
+    """Raises TokenNotFound."""
+    left = tuple(token for token in tokens if token.name != name)
+    if len(left) == len(tokens):
+        raise TokenNotFound(
+            f"cannot find token {name[:100]!r}; GET /api/tokens lists them (magictl token ls)",
+            name=name[:100],
+        )
+    return left
+
+
+def first_fault(error: ValidationError) -> str:
+    """Pydantic's first one, without the value: it could be a secret."""
+    fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = ".".join(map(str, fault["loc"]))
+    return f"{where}: {fault['msg']}" if where else fault["msg"]
+
+
+def parse(content: bytes) -> tuple[Token, ...]:
+    """The tokens of a file. Raises ValueError with the first problem."""
+    found = _Document.model_validate_json(content).tokens
+    for what in ("name", "id"):
+        seen = [getattr(token, what) for token in found]
+        if len(set(seen)) < len(seen):
+            raise ValueError(f"two tokens have one {what}")
+    return found
+
+
+def serialise(tokens: Iterable[Token]) -> bytes:
+    document = _Document(format=FORMAT, tokens=tuple(tokens))
+    return (document.model_dump_json(by_alias=True, exclude_none=True, indent=2) + "\n").encode()

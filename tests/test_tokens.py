@@ -1,0 +1,282 @@
+"""Tokens without a daemon: what they are, what is kept, who gets in."""
+
+import asyncio
+import json
+import logging
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from magid import tokenfile, tokens
+from magid.api import access
+from magid.api.access import Door
+from magid.errors import (
+    InvalidInput,
+    NotAllowed,
+    NotReady,
+    TokenExists,
+    TokenNotFound,
+    TokensUnusable,
+    Unauthenticated,
+)
+from magid.tokenbook import TokenBook
+from magid.tokens import Presented, Scope
+
+NOW = datetime.now(UTC)
+PEER = "192.0.2.7"
+
+
+def shown(secret: str) -> Presented:
+    presented = tokens.present(f"Bearer {secret}".encode(), None)
+    assert presented
+    return presented
+
+
+async def book_of(folder: Path) -> TokenBook:
+    book = TokenBook(folder / tokenfile.NAME)
+    await book.load()
+    return book
+
+
+# -- what it looks like ------------------------------------------------------------------------
+
+
+def test_a_token_is_random_and_its_hash_tells_nothing() -> None:
+    made = [tokens.make("ci", [Scope.READ]) for _ in range(100)]
+    secrets = {secret for _, secret in made}
+    assert len({secret[14:] for secret in secrets}) == 100
+    token, secret = made[0]
+    assert secret.startswith(f"magi_{token.id}_")
+    assert len(secret) == 57
+    assert secret[14:] not in repr(token) + repr(shown(secret))
+    assert shown(secret).digest.hex() == token.sha256
+    assert shown(secret).id == token.id
+
+
+@pytest.mark.parametrize(
+    ("authorization", "api_key", "held"),
+    [
+        (b"Bearer X", None, b"X"),
+        (b"bearer   X ", None, b"X"),
+        (b"Bearer X", b"Y", b"X"),
+        (None, b"Y", b"Y"),
+        (b"", b"Y", b"Y"),
+        (b"Basic X", None, b"Basic X"),  # is no token, and counts as a failed one
+        (b"Bearer ", None, None),
+        (None, None, None),
+        (None, b"", None),
+    ],
+)
+def test_what_headers_show(
+    authorization: bytes | None, api_key: bytes | None, held: bytes | None
+) -> None:
+    presented = tokens.present(authorization, api_key)
+    expected = None if held is None else tokens.present(None, held)
+    assert presented == expected
+    assert (presented is None) is (held is None)
+
+
+def test_names_scopes_and_dates_are_checked() -> None:
+    with pytest.raises(InvalidInput, match="that is past"):
+        tokens.make("ci", [Scope.READ], expires_at=NOW - timedelta(seconds=5))
+    for scopes, models in (([Scope.ADMIN, Scope.INFER], ["x"]), ([Scope.READ], ["x"])):
+        with pytest.raises(InvalidInput, match="only requests to the gateway are limited"):
+            tokens.make("ci", scopes, models=models)
+    with pytest.raises(InvalidInput, match="auto, which is no model"):
+        tokens.make("ci", [Scope.INFER], models=["auto"])
+    for name in ("", "../x", "-x", "a b", "x" * 64, "a\n"):
+        with pytest.raises(InvalidInput, match="name"):
+            tokens.make(name, [Scope.READ])
+    assert tokens.make("ci", [Scope.READ, Scope.READ])[0].scopes == (Scope.READ,)
+
+
+# -- the book ----------------------------------------------------------------------------------
+
+
+async def test_a_token_survives_a_restart_and_a_revoked_one_does_not(tmp_path: Path) -> None:
+    book = await book_of(tmp_path)
+    assert book.is_open
+    _, kept = await book.create("kept", [Scope.READ], expires_at=NOW + timedelta(days=1))
+    _, gone = await book.create("gone", [Scope.INFER], models=["fast"])
+    with pytest.raises(TokenExists, match="magictl token revoke kept"):
+        await book.create("kept", [Scope.READ])
+    await book.revoke("gone")
+    with pytest.raises(TokenNotFound):
+        await book.revoke("gone")
+    path = tmp_path / tokenfile.NAME
+    assert path.stat().st_mode & 0o777 == 0o600
+    for secret in (kept, gone):
+        assert secret[14:] not in path.read_text()
+    later = await book_of(tmp_path)
+    assert [token.name for token in later.all] == ["kept"]
+    assert later.find(shown(kept))
+    assert later.find(shown(gone)) is None
+    assert later.find(shown(kept[:-1] + ("a" if kept[-1] != "a" else "b"))) is None
+    assert os.listdir(tmp_path) == [tokenfile.NAME]  # noqa: PTH208  # this blocks nobody
+
+
+async def test_it_stays_closed_when_the_last_one_is_revoked(tmp_path: Path) -> None:
+    book = await book_of(tmp_path)
+    await book.create("only", [Scope.ADMIN])
+    await book.revoke("only")
+    for each in (book, await book_of(tmp_path)):
+        assert not each.is_open
+        assert not each.lets_nobody_unknown_in  # so that nothing listens to other machines
+        with pytest.raises(Unauthenticated):
+            Door(each).enter(None, Scope.READ, PEER)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{}",
+        b"null",
+        b'{"format": 2, "tokens": []}',
+        b'{"format": 1, "tokens": [{"name": "x"}]}',
+        b"\xff" * 10,
+        b'{"format": 1, "tokens": []' + b" " * 5_000_000 + b"}",
+    ],
+)
+async def test_a_broken_file_keeps_everybody_out_and_stays(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / tokenfile.NAME
+    path.write_bytes(content)
+    book = await book_of(tmp_path)
+    assert book.problem
+    assert str(path) in book.problem.message
+    door = Door(book)
+    with pytest.raises(NotReady, match="cannot tell who you are"):
+        door.enter(shown(tokens.mint()[0]), Scope.READ, PEER)
+    with pytest.raises(Unauthenticated):
+        door.enter(None, Scope.READ, PEER)
+    assert door.enter(None, Scope.ADMIN, None) is access.LOCAL  # the unix socket
+    for change in (book.create("x", [Scope.READ]), book.revoke("x")):
+        with pytest.raises(TokensUnusable):
+            await change
+    assert path.read_bytes() == content
+    path.unlink()
+    await book.load()
+    assert book.is_open
+
+
+async def test_two_of_one_name_or_id_and_dead_links_are_broken_files(tmp_path: Path) -> None:
+    path = tmp_path / tokenfile.NAME
+    token = tokens.make("ci", [Scope.READ])[0]
+    for twin in (tokens.make("ci", [Scope.READ])[0], token.model_copy(update={"name": "other"})):
+        path.write_bytes(tokens.serialise([token, twin]))
+        with pytest.raises(TokensUnusable, match="two tokens have one"):
+            tokenfile.read(path)
+    path.unlink()
+    path.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(TokensUnusable, match="leads nowhere"):
+        tokenfile.read(path)
+
+
+async def test_an_edit_by_hand_is_kept_by_the_next_change(tmp_path: Path) -> None:
+    book = await book_of(tmp_path)
+    _, first = await book.create("first", [Scope.READ])
+    await book.create("second", [Scope.READ])
+    path = tmp_path / tokenfile.NAME
+    document = json.loads(path.read_text())
+    document["tokens"] = [t for t in document["tokens"] if t["name"] != "first"]
+    path.with_name("new").write_text(json.dumps(document))
+    path.with_name("new").rename(path)
+    await book.create("third", [Scope.READ])
+    assert [token.name for token in book.all] == ["second", "third"]
+    assert book.find(shown(first)) is None
+
+
+async def test_the_last_use_is_written_later_and_only_if_it_changed(tmp_path: Path) -> None:
+    book = await book_of(tmp_path)
+    _, secret = await book.create("ci", [Scope.READ])
+    path = tmp_path / tokenfile.NAME
+    before = path.stat().st_ino
+    Door(book).enter(shown(secret), Scope.READ, PEER)
+    assert path.stat().st_ino == before  # no write for a request
+    assert book.all[0].last_used_at
+    await book.flush()
+    after = path.stat().st_ino
+    assert after != before
+    await book.flush()
+    assert path.stat().st_ino == after
+    stored = (await book_of(tmp_path)).all[0]
+    assert stored.last_used_at == book.all[0].last_used_at
+
+
+async def test_changes_at_once_all_count(tmp_path: Path) -> None:
+    book = await book_of(tmp_path)
+    await asyncio.gather(*(book.create(f"t{n}", [Scope.READ]) for n in range(10)))
+    assert len((await book_of(tmp_path)).all) == 10
+
+
+# -- the door ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", Scope)
+@pytest.mark.parametrize("need", Scope)
+async def test_admin_has_the_others_in_it_and_they_nothing_of_each_other(
+    tmp_path: Path, given: Scope, need: Scope
+) -> None:
+    book = await book_of(tmp_path)
+    _, secret = await book.create("ci", [given])
+    door = Door(book)
+    if given in (need, Scope.ADMIN):
+        assert door.enter(shown(secret), need, PEER).name == "ci"
+    else:
+        with pytest.raises(NotAllowed, match=rf"it is for {given}, and this needs {need}"):
+            door.enter(shown(secret), need, PEER)
+
+
+async def test_what_has_expired_or_is_revoked_is_out_at_once(tmp_path: Path) -> None:
+    path = tmp_path / tokenfile.NAME
+    old, expired = tokens.make(
+        "old", [Scope.READ], now=NOW - timedelta(days=2), expires_at=NOW - timedelta(days=1)
+    )
+    tokenfile.write(path, (old,))
+    book = await book_of(tmp_path)
+    _, secret = await book.create("ci", [Scope.READ])
+    door = Door(book)
+    with pytest.raises(Unauthenticated):
+        door.enter(shown(expired), Scope.READ, PEER)
+    caller = door.enter(shown(secret), Scope.READ, PEER)
+    assert door.still_lets_in(caller)
+    assert door.still_lets_in(access.LOCAL)
+    await book.create("other", [Scope.READ])
+    assert door.still_lets_in(caller)
+    await book.revoke("ci")
+    assert not door.still_lets_in(caller)
+    with pytest.raises(Unauthenticated):
+        door.enter(shown(secret), Scope.READ, PEER)
+
+
+async def test_failures_are_logged_once_a_minute_for_each_peer_without_the_token(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    book = await book_of(tmp_path)
+    await book.create("ci", [Scope.READ])
+    door = Door(book)
+    guesses = [tokens.mint()[0] for _ in range(50)]
+    with caplog.at_level(logging.WARNING):
+        for guess in guesses:
+            for peer in (PEER, "192.0.2.8"):
+                with pytest.raises(Unauthenticated):
+                    door.enter(shown(guess), Scope.READ, peer)
+    assert [r.getMessage() for r in caplog.records] == [
+        f"refused {peer}: its token is unknown" for peer in (PEER, "192.0.2.8")
+    ]
+
+
+@pytest.mark.parametrize(
+    "query", ["token=x", "a=1&api_key=x", "TOKEN=x", f"q={tokens.mint()[0]}", "key=x"]
+)
+def test_a_token_in_a_url_is_refused_and_not_repeated(query: str) -> None:
+    with pytest.raises(InvalidInput, match="URLs end in logs") as caught:
+        access.check_url(query)
+    assert "magi_" not in caught.value.message
+
+
+@pytest.mark.parametrize("query", ["", "wait=3", "beta=true", "grep=token", "monkey=1"])
+def test_other_queries_pass(query: str) -> None:
+    access.check_url(query)
