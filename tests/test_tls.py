@@ -44,6 +44,7 @@ def test_what_is_no_pair_is_refused_with_the_remedy(tmp_path: Path) -> None:
     cert, key = make_pair(tmp_path / "one")
     other = make_pair(tmp_path / "other")[1]
     secret = make_pair(tmp_path / "secret", "-passout", "pass:word")[1]
+    assert Certificate(cert, key).context.minimum_version is ssl.TLSVersion.TLSv1_2
     empty = tmp_path / "empty"
     empty.touch()
     for pair, why in (
@@ -91,6 +92,7 @@ def magid(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ru
     with running, running.client:
         running.wait_ready()
         yield running
+        assert "Traceback" not in running.log.read_text()
 
 
 def trusting(magid: Running) -> ssl.SSLContext:
