@@ -281,6 +281,9 @@ class Config(_Section):
     request_timeout: Seconds = Field(
         10, description="Seconds in which a whole request has to arrive"
     )
+    send_timeout: Seconds = Field(
+        60, description="Seconds after which a client that takes no answer is cut off"
+    )
     drain_timeout: Seconds = Field(
         10, description="Seconds that requests under way get at shutdown"
     )
@@ -366,6 +369,7 @@ _OUTSIDE: Mapping[str, tuple[Callable[[str], Any], str | None]] = {
     "removed_model_days": (yamlfile.scalar, None),
     "max_body_bytes": (yamlfile.scalar, None),
     "request_timeout": (yamlfile.scalar, None),
+    "send_timeout": (yamlfile.scalar, None),
     "drain_timeout": (yamlfile.scalar, None),
     "log_level": (_text, None),
 }

@@ -5,14 +5,17 @@ else. Of a malformed request they must never be answered; of a well-formed one a
 bytes are cut. test_api_framing has the fields and start lines that each path refuses alone.
 """
 
+import signal
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 
+import psutil
 import pytest
 
 from tests import rest
 from tests.rest import Answer
-from tests.running import Running
+from tests.running import DEADLINE_S, Running
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +35,8 @@ WHOLE = b"d\r\n" + BODY + b"\r\n0\r\n\r\n"
 @pytest.fixture(scope="module")
 def magid(parts: rest.Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """Without a model: what matters here is where a request ends."""
-    running = parts.daemon(tmp_path_factory.mktemp("daemon"), "request_timeout: 1\n")
+    limits = "request_timeout: 1\nsend_timeout: 1\n"
+    running = parts.daemon(tmp_path_factory.mktemp("daemon"), limits)
     with running, running.client:
         running.wait_ready()
         yield running
@@ -255,3 +259,40 @@ def test_refusals_on_both_paths_and_what_stands_behind_them(magid: Running) -> N
         found = rest.exchange(magid.port, good + start + CL + TE + b"\r\n" + BEHIND)
         assert [answer.status for answer in found] == [*statuses, 400]
         assert found[-1].headers["connection"] == "close"
+
+
+def test_what_is_sent_at_once_is_read_in_its_order(magid: Running) -> None:
+    """Large bodies full of requests behind short requests, read many segments at a time."""
+    assert magid.process is not None
+    body = b'{"model":"x"}' + b" " * 19 + BEHIND * 8000
+    large = GATEWAY + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    short = b"GET /v1/models HTTP/1.1\r\n" + FIELDS + b"\r\n"
+    pairs = 8
+    with rest.connect(magid.port) as connection:
+        connection.sendall(large * 4)  # the kernel's buffers grow
+        magid.process.send_signal(signal.SIGSTOP)
+        data = memoryview((short + large) * pairs + BEHIND)
+        sent = connection.send(data, socket.MSG_DONTWAIT)
+        magid.process.send_signal(signal.SIGCONT)
+        connection.sendall(data[sent:])
+        found = rest.answers(rest.until_closed(connection))
+    assert [answer.status for answer in found] == [400] * 4 + [200, 400] * pairs + [200, 200]
+
+
+def test_answers_that_nobody_takes_are_not_piled_up(magid: Running) -> None:
+    """Who sends request behind request and reads nothing is not read any further, and cut off."""
+    assert magid.process is not None
+    process = psutil.Process(magid.process.pid)
+    before = process.memory_info().rss
+    requests = b"GET /v1/models HTTP/1.1\r\n" + FIELDS + b"\r\n"
+    for path in (b"/v1/models", b"/api/models/status"):
+        data = requests.replace(b"/v1/models", path) * 1000
+        with socket.socket() as connection, suppress(ConnectionError):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.settimeout(DEADLINE_S)
+            connection.connect(("127.0.0.1", magid.port))
+            for _ in range(1000):  # blocks until it is cut off
+                connection.sendall(data)
+            pytest.fail("all of it was taken")
+    assert process.memory_info().rss - before < 20 * 2**20
+    assert magid.get("/livez") == {"status": "ok"}

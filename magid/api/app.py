@@ -70,6 +70,9 @@ def make_app(
         REQUEST_TIMEOUT=config.request_timeout,
         RESPONSE_TIMEOUT=RESPONSE_TIMEOUT_S,
         KEEP_ALIVE_TIMEOUT=75,
+        SEND_TIMEOUT=config.send_timeout,
+        # After 5 s, as it is by itself, a client on a slow line would lose the end of its answer.
+        GRACEFUL_TCP_CLOSE_TIMEOUT=config.send_timeout,
         # Only for what Sanic reads by itself; below MAX_HEAD_BYTES it would limit heads as well.
         REQUEST_MAX_SIZE=max(config.max_body_bytes, MAX_HEAD_BYTES),
         REQUEST_MAX_HEADER_SIZE=MAX_HEAD_BYTES,
@@ -81,10 +84,9 @@ def make_app(
     )
 
     door = Door(ctx.book)
-    limits = config.gateway.max_body_bytes, config.request_timeout, door
     app.ctx.desks = {  # by whether the connection is TCP: browsers do not reach unix sockets
-        True: make_desk(ctx.gateway, policy, *limits),
-        False: make_desk(ctx.gateway, None, *limits),
+        True: make_desk(ctx.gateway, policy, config, door),
+        False: make_desk(ctx.gateway, None, config, door),
     }
 
     async def check(request: Request) -> None:

@@ -3,9 +3,10 @@
 Everything above works with Sanic's own classes and does not know of this.
 """
 
+import asyncio
 from asyncio import BaseTransport
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 from sanic import HTTPResponse, Request
 from sanic.exceptions import BadURL
@@ -14,13 +15,29 @@ from sanic.server import HttpProtocol
 
 
 class Protocol(HttpProtocol):
-    """Sanic's clock for a request's head starts anew with every byte; this one does not."""
+    """Sanic's clock for a request's head starts anew with every byte; this one does not.
 
-    __slots__ = ("is_fresh",)
+    It has none for a client that takes no bytes: an answer to one would be kept for an hour.
+    """
+
+    __slots__ = ("_cut_off", "is_fresh")
 
     def connection_made(self, transport: BaseTransport) -> None:
         self.is_fresh = True  # nothing has come over it yet
+        self._cut_off: asyncio.TimerHandle | None = None
         super().connection_made(transport)  # type: ignore[no-untyped-call]  # Sanic's
+
+    def pause_writing(self) -> None:
+        super().pause_writing()  # type: ignore[no-untyped-call]  # Sanic's
+        transport = cast(asyncio.Transport, self.transport)
+        self._cut_off = self.loop.call_later(self.app.config.SEND_TIMEOUT, transport.abort)
+
+    def resume_writing(self) -> None:
+        """Called for a lost connection too."""
+        super().resume_writing()  # type: ignore[no-untyped-call]  # Sanic's
+        if self._cut_off is not None:
+            self._cut_off.cancel()
+            self._cut_off = None
 
     def close_if_idle(self) -> bool:
         """To Sanic a connection is idle also when a request lies unread in its buffer."""

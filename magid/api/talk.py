@@ -2,7 +2,7 @@
 
 One request at a time; what a client sends behind it waits. Every phase has a limit: the head and
 the body of a request, the wait for a slot (`gateway.dispatch`), and how long a client may take no
-byte of its answer.
+byte of its answer (`protocol`): until it does, no more of what it sends is read.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from magid.api.bodies import Body
 from magid.api.guard import Policy
 from magid.api.heads import Head, Parsed, check_json, next_request_id
 from magid.api.replies import status_of
+from magid.config import Config
 from magid.errors import (
     MagidError,
     MethodNotAllowed,
@@ -40,7 +41,6 @@ log = logging.getLogger(__name__)
 MAX_HEAD_BYTES = 16_384
 MAX_BEHIND = 65_536  # bytes that a client may send behind a request that is being answered
 LINGER_S = 2.0  # an early answer must not be lost to a reset: so long we go on reading
-SEND_TIMEOUT_S = 60.0  # a client that takes nothing for so long is gone
 BODY_S_PER_MIB = 4.0  # more time for larger bodies: 2 Mbit/s
 
 
@@ -52,6 +52,7 @@ class Desk:
     parse: Parsed
     max_body_bytes: int
     timeout_s: float  # in which a whole request has to arrive
+    send_timeout_s: float  # in which the rest of a last answer has to be taken
     door: access.Door
     is_tcp: bool
 
@@ -64,13 +65,12 @@ class Desk:
 
 
 def make_desk(
-    dispatcher: Dispatcher,
-    policy: Policy | None,
-    max_body: int,
-    timeout_s: float,
-    door: access.Door,
+    dispatcher: Dispatcher, policy: Policy | None, config: Config, door: access.Door
 ) -> Desk:
-    return Desk(dispatcher, Parsed(policy), max_body, timeout_s, door, policy is not None)
+    return Desk(
+        dispatcher, Parsed(policy), config.gateway.max_body_bytes, config.request_timeout,
+        config.send_timeout, door, policy is not None,
+    )  # fmt: skip
 
 
 class Talk:
@@ -95,7 +95,10 @@ class Talk:
         self._shape = Style.OPENAI  # of errors about a head that could not be read
         self._closes = False  # the connection ends with the present answer
         self._is_answering = False
+        self._is_held = False  # answered; what stands behind waits
         self._is_ending = False
+        self._is_full = False  # too much stands behind: no more is read
+        self._is_paused = False  # the client takes no bytes
         self.is_busy = False
 
     # -- what comes in ---------------------------------------------------------------------
@@ -118,6 +121,7 @@ class Talk:
         if self._is_answering:
             self._buffer += data
             if len(self._buffer) > MAX_BEHIND:
+                self._is_full = True
                 self._transport.pause_reading()
         elif self._head is not None:
             self._take_body(data)
@@ -224,6 +228,8 @@ class Talk:
             if not endpoint.asks_by_query:
                 check_json(head)
             self._exchange = self._desk.dispatcher.begin(self._asked(endpoint, head, body), self)
+            if self._is_paused:  # by the answer before
+                self._exchange.pause(paused=True)
 
     def _asked(self, endpoint: Endpoint, head: Head, body: bytes) -> asked.Asked:
         if endpoint.asks_by_query:
@@ -344,8 +350,7 @@ class Talk:
             if reply.is_chunked and not self._is_old:
                 event = b"%x\r\n%b\r\n0\r\n\r\n" % (len(event), event)
             self._send(event)
-            self._is_ending = True
-            self._transport.close()
+            self._end()
         else:
             self._transport.abort()
         self._reset()
@@ -380,13 +385,30 @@ class Talk:
         self._reset()
 
     def pause(self, *, paused: bool) -> None:
-        """The client takes no bytes at the moment; not for long, or it counts as gone."""
-        if self._exchange is None:
+        """The client takes no bytes at the moment, or does again."""
+        self._is_paused = paused
+        if self._exchange is not None:
+            self._exchange.pause(paused=paused)
+        elif paused and not self.is_busy:
+            self._hold()
+        elif not paused and self._is_held:
+            self._next()
+
+    def _hold(self) -> None:
+        """What comes now stands behind what has come before, and waits."""
+        self.is_busy = self._is_answering = self._is_held = True
+
+    def _next(self) -> None:
+        """Go on with what came behind the last request. Not while the client takes no bytes."""
+        if self._is_ending or self._is_paused or not self._is_held:
             return
-        self._exchange.pause(paused=paused)
-        self._stop_timer()
-        if paused:
-            self._timer = self._loop.call_later(SEND_TIMEOUT_S, self._transport.abort)
+        rest, self._buffer = self._buffer, b""
+        self.is_busy = self._is_answering = self._is_held = False
+        if rest:
+            self._on_rest(rest)
+        if self._is_full and len(self._buffer) <= MAX_BEHIND:
+            self._is_full = False
+            self._transport.resume_reading()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -401,14 +423,17 @@ class Talk:
     def _done(self) -> None:
         """The answer is whole."""
         self._stop_timer()
-        rest, self._buffer = self._buffer, b""
-        closes = self._closes
         self._reset()
-        if closes:
-            self._is_ending = True
-            self._transport.close()
-            return
-        if len(rest) > MAX_BEHIND:
-            self._transport.resume_reading()
-        if rest:
-            self._loop.call_soon(self._on_rest, rest)
+        if self._closes:
+            self._end()
+        elif self._buffer or self._is_paused:
+            # The loop may read more before it calls: that must not overtake what is here.
+            self._hold()
+            self._loop.call_soon(self._next)
+
+    def _end(self) -> None:
+        """Close, and do not wait for ever until the client has taken the last answer."""
+        self._is_ending = True
+        self._transport.close()
+        if self._transport.get_write_buffer_size():
+            self._loop.call_later(self._desk.send_timeout_s, self._transport.abort)
