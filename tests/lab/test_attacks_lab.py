@@ -1,0 +1,303 @@
+"""What local users and a magid that was taken over try: ports, secrets, the launcher."""
+
+import json
+import random
+import re
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from magid.units import unit_name
+from magid.wire import Ping, Start, request_line
+from tests.lab.container import ENVIRONMENT, Container
+from tests.lab.launching import FLAGS, Asker
+from tests.lab.serving import FILES, MODELS, Daemon, installed_in
+from tests.lab.trees import RELEASES, Release
+
+pytestmark = pytest.mark.slow
+
+ONE = next(iter(MODELS))
+PORT = MODELS[ONE]
+UNIT = unit_name(PORT)
+THIEF = (Path(__file__).parent / "inside/thief.py").read_text()
+CANARY = "the-prompt-that-nobody-else-may-read"
+ASK_MANY = (Path(__file__).parent / "inside/ask_many.py").read_text()
+SEED = 20_260_101
+REQUESTS = 150
+FOREIGN = 8095  # a port of ours, whose unit somebody else has made
+DECOYS = ("decoy.service", unit_name(FOREIGN))
+HELD_S = 3.0  # in which systemd tries again several times
+USER = "nobody"
+
+
+@pytest.fixture(scope="session")
+def release() -> Release:
+    """One is enough: whose a socket is, is the kernel's word."""
+    return RELEASES[0]
+
+
+@pytest.fixture(scope="module")
+def daemon(container: Container, chat_model: Path) -> Iterator[Daemon]:
+    one = installed_in(container, chat_model)
+    one.wait_ready()
+    yield one
+    one.client.close()
+
+
+class Thief:
+    """Waits for the port from `thief` on; `heard` is there after it."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self.heard = ""
+
+    def wait_bound(self) -> None:
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "bound\n"
+
+    def end(self) -> None:
+        told, _ = self._process.communicate(timeout=20)
+        self.heard = json.loads(told)["heard"]
+
+
+@contextmanager
+def thief(container: Container) -> Iterator[Thief]:
+    command = container.command(["python3", "-I", "-c", THIEF, str(PORT), ONE], USER)
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT, text=True
+    ) as process:
+        try:
+            one = Thief(process)
+            yield one
+            one.end()
+        finally:
+            process.kill()
+
+
+def ask(daemon: Daemon, over: threading.Event, statuses: list[int]) -> None:
+    """Prompts for this model without a pause."""
+    body = {"model": ONE, "prompt": CANARY, "max_tokens": 1}
+    with daemon.container.client("http://127.0.0.1:8000") as client:
+        while not over.is_set():
+            try:
+                statuses.append(client.post("/v1/completions", json=body).status_code)
+            except httpx.TransportError:
+                statuses.append(0)
+
+
+@contextmanager
+def asking(daemon: Daemon) -> Iterator[list[int]]:
+    over, statuses = threading.Event(), list[int]()
+    asker = threading.Thread(target=ask, args=(daemon, over, statuses))
+    asker.start()
+    try:
+        yield statuses
+    finally:
+        over.set()
+        asker.join(60)
+
+
+def test_a_thief_of_the_port_hears_nothing(daemon: Daemon) -> None:
+    """Neither prompt nor key, from the crash on and through all attempts to start again."""
+    container = daemon.container
+    key = container.read(f"/run/magi-keys/{PORT}.key").decode().strip()
+    with asking(daemon) as statuses:
+        container.wait_until(lambda: 200 in statuses, "an answer")
+        with thief(container) as stranger:
+            # magid wakes up with requests to pass on, and does not know yet.
+            container.systemctl("kill", "--signal=STOP", "magid")
+            try:
+                container.systemctl("kill", "--signal=KILL", UNIT)
+                stranger.wait_bound()
+            finally:
+                container.systemctl("kill", "--signal=CONT", "magid")
+            end = time.monotonic() + HELD_S
+            shown = {daemon.state(ONE) for _ in iter(lambda: time.monotonic() < end, False)}
+        asked = len(statuses)
+    print(container.release.name, asked, "requests; it was shown", shown)  # noqa: T201 - a figure
+    new_key = container.read(f"/run/magi-keys/{PORT}.key").decode().strip()
+    assert CANARY not in stranger.heard
+    assert key not in stranger.heard
+    assert new_key not in stranger.heard
+    assert "failed" in shown or "backoff" in shown, shown
+    container.systemctl("reset-failed", UNIT, check=False)
+    container.systemctl("start", UNIT)
+    daemon.wait_state("ready", ONE)
+    body = {"model": ONE, "prompt": CANARY, "max_tokens": 1}
+    assert daemon.client.post("/v1/completions", json=body).status_code == 200
+
+
+# -- secrets -----------------------------------------------------------------------------------
+
+# Where what is on standard input occurs, line by line as patterns; its own files are left out.
+SEARCH = """
+cat >/srv/patterns
+find() { sed "s|^|$1: |"; }
+cd /
+grep -a -l -F -f /srv/patterns /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null | find proc
+journalctl --all --no-pager -o export | grep -a -m1 -F -f /srv/patterns | find journal
+systemctl show --all '*' | grep -a -F -f /srv/patterns | head -3 | find properties
+systemctl cat 'llama-server@*' magid.service | grep -a -F -f /srv/patterns | head -3 | find units
+grep -r -a -l -s -F -f /srv/patterns --exclude-dir=magi-keys --exclude-dir=credentials \
+    --exclude=api-key /var/lib/magi /var/log /etc /run /tmp | find files
+"""
+
+
+def found_in(container: Container, *patterns: str) -> list[str]:
+    """Where any of them can be read: processes, journal, units, files."""
+    done = container.run(["sh", "-c", SEARCH], input="\n".join(patterns) + "\n")
+    container.run(["rm", "/srv/patterns"])
+    return done.stdout.splitlines()
+
+
+def answers(daemon: Daemon) -> str:
+    """What the API says without parameters, of each model and its server, and in errors."""
+    paths = [path for path in daemon.client.get("/openapi.json").json()["paths"] if "{" not in path]
+    paths = [path for path in paths if path != "/api/events"]
+    for model_id in MODELS:
+        paths += [f"/api/models/{model_id}", f"/api/models/servers/{model_id}/logs?lines=500"]
+    said = [daemon.client.get(path).text for path in paths]
+    for key in ("wrong", "Bearer wrong"):
+        body = {"model": "gone", "prompt": CANARY}
+        headers = {"Authorization": key}
+        said.append(daemon.client.post("/v1/completions", json=body, headers=headers).text)
+    return "\n".join(said)
+
+
+def test_keys_and_prompts_are_nowhere(daemon: Daemon) -> None:
+    """After crashes, restarts and thousands of requests, the ones of the tests above too."""
+    container = daemon.container
+    body = {"model": ONE, "prompt": CANARY, "max_tokens": 1}
+    assert daemon.client.post("/v1/completions", json=body).status_code == 200
+    assert daemon.client.post("/v1/completions", json=body | {"n_predict": []}).status_code
+    keys = [
+        container.read(f"/run/magi-keys/{port}.key").decode().strip() for port in MODELS.values()
+    ]
+    assert len(set(keys)) == len(MODELS)
+    assert found_in(container, *keys, CANARY) == []
+    said = answers(daemon)
+    assert not [secret for secret in (*keys, CANARY) if secret in said]
+    # That the search finds what is there: a model's id is in all of these places.
+    places = {line.partition(":")[0] for line in found_in(container, ONE)}
+    assert places == {"proc", "journal", "properties", "units", "files"}
+    assert ONE in said
+
+
+# -- the launcher ------------------------------------------------------------------------------
+
+PATHS = (
+    *("/etc/shadow", "/proc/self/mem", "/dev/zero", "/models", "/models/../etc/shadow.gguf"),
+    *("/models/link.gguf", "/models/away/x.gguf", "/models/fifo.gguf", "/models/folder.gguf"),
+    *(f"/models/{name}" for name in FILES * 4),
+)
+ARGUMENTS = (
+    *("--host", "0.0.0.0", "--port", "22", "--api-key", "x", "--tools", "all", "--path", "/"),
+    *(
+        "--slot-save-path",
+        "/etc",
+        "--rpc",
+        "10.0.0.1:1",
+        "--log-file",
+        "/etc/x",
+        "-m",
+        "/etc/shadow",
+    ),
+    *("--model=/etc/shadow", "--lora", "--media-path=/", "$HOME", "%i", ";id", "--temp", "0.1"),
+)
+PORTS = (22, 1024, 8000, 8079, *range(8083, 8090), FOREIGN, FOREIGN, 65_535, 65_536, -1, "ssh")
+
+
+def hostile(dice: random.Random, good: dict[str, Any]) -> bytes:
+    """One request: of the right form most often, and asking for what it may not have."""
+    verb = dice.choice(("start", "start", "start", "stop", "forget", "ping", "exec", "Start"))
+    port = dice.choice(PORTS)
+    if verb in ("stop", "forget"):
+        return json.dumps({"verb": verb, "port": port}).encode() + b"\n"
+    spec = {**good["spec"], "port": port, "model_path": dice.choice(PATHS)}
+    if dice.random() < 0.5:
+        spec["extra_args"] = dice.choices(ARGUMENTS, k=dice.randint(1, 4))
+    if dice.random() < 0.2:
+        name = dice.choice([*spec, "ExecStart", "user"])
+        spec[name] = dice.choice((None, -1, 2**70, "../../ssh", "a\nb", [], {}, True, "root"))
+    line = bytearray(json.dumps({**good, "verb": verb, "spec": spec}).encode())
+    if dice.random() < 0.1:
+        line[dice.randrange(len(line))] = dice.randrange(128)
+    return bytes(line).replace(b"\n", b" ") + b"\n"
+
+
+@contextmanager
+def decoys(container: Container) -> Iterator[dict[str, int]]:
+    """Units that are not magid's, one of them of a name that its servers have: their processes."""
+    unit = "[Service]\nExecStart=/bin/sleep infinity\n"
+    for name in DECOYS:
+        container.write(f"/run/systemd/system/{name}", unit)
+    container.run(["sh", "-c", "ln -s /etc/shadow /models/link.gguf; ln -s /etc /models/away"])
+    container.run(["sh", "-c", "mkfifo /models/fifo.gguf; mkdir /models/folder.gguf"])
+    container.systemctl("daemon-reload")
+    container.systemctl("start", *DECOYS)
+    try:
+        yield {name: container.pid_of(name) for name in DECOYS}
+    finally:
+        container.systemctl("stop", *DECOYS)
+        container.run(["rm", *(f"/run/systemd/system/{name}" for name in DECOYS)])
+        container.run(["sh", "-c", "cd /models; rm -r link.gguf away fifo.gguf folder.gguf"])
+        container.systemctl("daemon-reload")
+
+
+def services(container: Container) -> set[str]:
+    """All that are loaded, but for servers of models."""
+    listed = container.systemctl("list-units", "--all", "--type=service", "--output=json")
+    names = {unit["unit"] for unit in json.loads(listed)}
+    return {name for name in names if not name.startswith(("llama-server@", "user"))}
+
+
+def check_sandboxed(container: Container, units: set[str]) -> None:
+    for unit in units:
+        shown = container.show(
+            *(unit, "Transient", "DynamicUser", "User", "NoNewPrivileges", "ProtectSystem"),
+            *("Slice", "ExecStart"),
+        )
+        port = re.findall(r"@(\d+)", unit)[0]
+        assert shown["User"] == f"llama-{port}", unit
+        assert shown["Slice"] == "magi.slice"
+        assert {shown[k] for k in ("Transient", "DynamicUser", "NoNewPrivileges")} == {"yes"}
+        assert shown["ProtectSystem"] == "strict"
+        files = re.findall(r" \d+:\d+:(/\S+)", shown["ExecStart"])
+        assert files, shown["ExecStart"]
+        assert {path.rpartition("/")[2] for path in files} <= set(FILES), files
+
+
+def test_a_hostile_magid_gets_no_more_than_models(daemon: Daemon) -> None:
+    """Requests of the right form for what is not allowed: no unit of others, none unboxed."""
+    container, dice = daemon.container, random.Random(SEED)
+    asker = Asker.of(container)
+    spec = asker.spec(model_path=f"/models/{FILES[0]}", model_id="x")
+    good = json.loads(request_line(Start(spec, None, FLAGS)))
+    lines = b"".join(hostile(dice, good) for _ in range(REQUESTS))
+    ask = ["python3", "-I", "-c", ASK_MANY]
+    with decoys(container) as pids:
+        before, units = services(container), daemon.units()
+        done = container.run(ask, input=lines, user="magi", timeout=300)
+        replies = [json.loads(line) for line in done.stdout.splitlines() if line]
+        made = daemon.units() - units
+        check_sandboxed(container, (daemon.units() - set(DECOYS)))
+        assert services(container) == before
+        assert {name: container.pid_of(name) for name in DECOYS} == pids
+        refused = [reply for reply in replies if not reply["ok"]]
+        # As another user, not even the socket can be reached.
+        done = container.run(ask, input=lines[:5000], user=USER, timeout=60)
+        assert set(done.stdout.split()) == {"PermissionError"}
+        for unit in made:
+            container.systemctl("stop", unit, check=False)
+    print(f"seed {SEED}: {REQUESTS} requests, {len(refused)} refused, {len(made)} units")  # noqa: T201
+    assert len(refused) > REQUESTS / 2
+    assert made, "nothing was started: the requests were not of the right form"
+    assert asker.ask(Ping()).ok
+    daemon.wait_ready()
