@@ -98,6 +98,8 @@ def test_every_byte_flipped() -> None:
 def test_a_failure_fails(tmp_path: Path) -> None:
     """The judge itself: what a reader must not do is seen."""
     assert headers.problem(b"GGUF", 4) == ""
+    without_tensors = b"GGUF\x03" + bytes(19)  # its padding need not be there: nothing is behind it
+    assert headers.problem(without_tensors, 24) == ""
     figures = Figures("judge", 0)
     figures.check(False, "as expected")
     assert "1 failures" in figures.line()
