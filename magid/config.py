@@ -7,7 +7,6 @@ reason and what is allowed.
 
 import json
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     StrictInt,
@@ -25,90 +23,28 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
-from pydantic_core import PydanticCustomError
 
 from magid import yamlfile
-from magid.addresses import Address, TcpAddress, is_host, is_origin, parse_address
-from magid.errors import InvalidConfig, InvalidInput
-from magid.options import check_extra_args
+from magid.addresses import Address, TcpAddress, parse_address
+from magid.errors import InvalidConfig
+from magid.values import (
+    AbsolutePath,
+    Billions,
+    Host,
+    Line,
+    Port,
+    Seconds,
+    allowed_arguments,
+    distinct,
+    listenable,
+    ordered,
+    origin,
+    profile_name,
+    refused,
+)
 from magid.yamlfile import Scalar, YamlError
 
 DEFAULT_PATH = Path("/etc/magi/magid.yaml")
-
-
-# -- values --------------------------------------------------------------------------------------
-
-
-def _refused(reason: str) -> PydanticCustomError:
-    return PydanticCustomError("setting", "{reason}", {"reason": reason})
-
-
-def _absolute(value: object) -> object:
-    if not isinstance(value, (str, Path)) or not str(value).startswith("/"):
-        raise _refused("should be an absolute path")
-    if not str(value).isprintable():  # it goes into JSON, and into lines of logs
-        raise _refused("should be a path of printable UTF-8 text")
-    return value
-
-
-def _listenable(text: str) -> str:
-    try:
-        parse_address(text)
-    except ValueError as error:
-        raise _refused(f"should be {error}") from None
-    return text
-
-
-def _host(text: str) -> str:
-    host = text.lower()
-    if not is_host(host):
-        raise _refused("should be a host name or an IP address, without port and brackets")
-    return host
-
-
-def _origin(text: str) -> str:
-    if not is_origin(text.lower()):
-        raise _refused("should be like https://magi.example or http://localhost:5173")
-    return text.lower()
-
-
-def _profile_name(text: str) -> str:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", text):  # as `profiles` names its files
-        raise _refused("should be a profile's name, like fast-only")
-    return text
-
-
-def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    if len(set(values)) != len(values):
-        raise _refused("should name nothing twice")
-    return values
-
-
-def _ordered(values: tuple[int, int]) -> tuple[int, int]:
-    if values[0] > values[1]:
-        raise _refused(f"should be [lowest, highest], not [{values[0]}, {values[1]}]")
-    return values
-
-
-def _allowed_arguments(arguments: tuple[str, ...]) -> tuple[str, ...]:
-    try:
-        return check_extra_args(arguments)
-    except InvalidInput as error:
-        raise _refused(error.message) from None
-
-
-def _one_line(text: str) -> str:
-    if not text or not text.isprintable():
-        raise _refused("should be text on one line")
-    return text
-
-
-AbsolutePath = Annotated[Path, BeforeValidator(_absolute)]
-Seconds = Annotated[float, Field(strict=True, gt=0, le=86_400, allow_inf_nan=False)]
-Port = Annotated[int, Field(strict=True, ge=1024, le=65_535)]
-Billions = Annotated[float, Field(strict=True, ge=0, le=100_000, allow_inf_nan=False)]
-Host = Annotated[StrictStr, AfterValidator(_host)]
-Line = Annotated[StrictStr, Field(max_length=4096), AfterValidator(_one_line)]
 
 
 class _Section(BaseModel):
@@ -128,7 +64,7 @@ class TierThresholds(_Section):
     def _below_powerful(cls, value: float, info: ValidationInfo) -> float:
         limit = info.data.get("powerful_min", value)
         if value > limit:
-            raise _refused(f"should be at most powerful_min ({limit:g}), not {value:g}")
+            raise refused(f"should be at most powerful_min ({limit:g}), not {value:g}")
         return value
 
 
@@ -161,7 +97,7 @@ class ServerDefaults(_Section):
         description="Seconds without a request after which on-demand servers stop; null: never",
     )
     extra_args: Annotated[
-        tuple[Line, ...], Field(max_length=64), AfterValidator(_allowed_arguments)
+        tuple[Line, ...], Field(max_length=64), AfterValidator(allowed_arguments)
     ] = Field((), description="More arguments for llama-server, one list item each")
     memory_max: Annotated[StrictInt, Field(ge=2**26, le=2**50)] | None = Field(
         None, description="Bytes of memory at which a server is ended; needs systemd"
@@ -186,7 +122,7 @@ class Restart(_Section):
     def _from_first_on(cls, value: float, info: ValidationInfo) -> float:
         least = info.data.get("first_delay", value)
         if value < least:
-            raise _refused(f"should be at least first_delay ({least:g}), not {value:g}")
+            raise refused(f"should be at least first_delay ({least:g}), not {value:g}")
         return value
 
 
@@ -209,7 +145,7 @@ class Config(_Section):
     """Every setting of the daemon. Times are in seconds, sizes in bytes."""
 
     model_paths: Annotated[
-        tuple[AbsolutePath, ...], Field(min_length=1, max_length=64), AfterValidator(_distinct)
+        tuple[AbsolutePath, ...], Field(min_length=1, max_length=64), AfterValidator(distinct)
     ] = Field(
         (Path("/var/lib/magi/models"), Path("/models")),
         description="Folders that are searched for GGUF files",
@@ -228,7 +164,7 @@ class Config(_Section):
         Path("/usr/share/magi/profiles"),
         description="Profiles of magid's own; one of the same name in profiles_dir goes first",
     )
-    profile: Annotated[StrictStr, AfterValidator(_profile_name)] | None = Field(
+    profile: Annotated[StrictStr, AfterValidator(profile_name)] | None = Field(
         "development", description="The profile of the very first start; null: none"
     )
     launcher: Literal["auto", "systemd", "process"] = Field(
@@ -247,13 +183,13 @@ class Config(_Section):
     stop_timeout: Seconds = Field(
         10, description="Seconds that a server gets to end before it is killed"
     )
-    port_range: Annotated[tuple[Port, Port], AfterValidator(_ordered)] = Field(
+    port_range: Annotated[tuple[Port, Port], AfterValidator(ordered)] = Field(
         (8080, 8099), description="Ports of the servers, [lowest, highest]"
     )
     bind: Annotated[
-        tuple[Annotated[StrictStr, AfterValidator(_listenable)], ...],
+        tuple[Annotated[StrictStr, AfterValidator(listenable)], ...],
         Field(min_length=1, max_length=16),
-        AfterValidator(_distinct),
+        AfterValidator(distinct),
     ] = Field(
         ("127.0.0.1:8000",),
         description="Where the API listens: HOST:PORT, [IPV6]:PORT or unix:/PATH",
@@ -262,7 +198,7 @@ class Config(_Section):
         (), description="Names by which clients may call the API, besides the machine's own"
     )
     allowed_origins: Annotated[
-        tuple[Annotated[StrictStr, AfterValidator(_origin)], ...], Field(max_length=256)
+        tuple[Annotated[StrictStr, AfterValidator(origin)], ...], Field(max_length=256)
     ] = Field((), description="Web origins whose pages may call the API, besides its own")
     tls_cert: AbsolutePath | None = Field(
         None, description="The certificate, with its chain, that TCP is answered with; null: no TLS"
@@ -300,7 +236,7 @@ class Config(_Section):
     @classmethod
     def _with_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
         if (value is None) != (info.data.get("tls_cert") is None):
-            raise _refused("should be set together with tls_cert, or not at all")
+            raise refused("should be set together with tls_cert, or not at all")
         return value
 
     @field_validator("bind")
@@ -309,7 +245,7 @@ class Config(_Section):
         low, high = info.data.get("port_range", (0, 0))
         for address in map(parse_address, value):
             if isinstance(address, TcpAddress) and low <= address.port <= high:
-                raise _refused(
+                raise refused(
                     f"should leave port {address.port} to the servers: it is in port_range "
                     f"[{low}, {high}]"
                 )

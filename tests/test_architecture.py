@@ -16,7 +16,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "errors addresses folders gpus journald metrics naming tiers units yamlfile",
         "options",
         "argv bus children durable handover journal keyring keys kinds listeners messages "
-        "projectors sandbox tensors tls tokens wire",
+        "projectors sandbox tensors tls tokens values wire",
         "asking config gguf llama logs modelfiles notify profiles store tokenfile transient",
         "headercache lifecycle offline orders tokenbook",
         "launcher readers",
