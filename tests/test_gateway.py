@@ -112,6 +112,22 @@ def test_a_context_that_cannot_fit_is_refused_with_the_numbers(client: httpx.Cli
     assert "context" in answer.json()["error"]["message"]
 
 
+def test_nothing_is_fetched_for_a_client(client: httpx.Client) -> None:
+    """By the server of a model without eyes either, however the address is written."""
+    with socket.create_server(("127.0.0.1", 0)) as secret:
+        secret.settimeout(0)
+        url = f"http://127.0.0.1:{secret.getsockname()[1]}/picture.png"
+        body = json.dumps(chat(SMALL))
+        part = json.dumps([{"type": "image_url", "image_url": {"url": url}}])
+        for written in (part, part.replace("image_url", "\\u0069mage_url")):
+            fields = json.loads(body) | {"messages": [{"role": "user", "content": "CONTENT"}]}
+            raw = json.dumps(fields).replace('"CONTENT"', written)
+            answer = client.post(CHAT, content=raw, headers={"Content-Type": "application/json"})
+            assert 400 <= answer.status_code <= 500, answer.text
+            with pytest.raises(BlockingIOError):
+                secret.accept()
+
+
 # -- bytes -------------------------------------------------------------------------------------
 
 

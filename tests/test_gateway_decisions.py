@@ -236,6 +236,41 @@ def test_prompts_of_all_apis_are_understood() -> None:
     assert prompt.read({"messages": [None, 3, {"role": "user"}, {"content": [1, "a", {}]}]}).chain
 
 
+DATA = "data:image/png;base64,aGVsbG8="
+AWAY = "http://169.254.169.254/latest/meta-data/"
+
+
+def said(*parts: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": list(parts)}]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_remote"),
+    [
+        (said({"type": "text", "text": AWAY}), False),
+        (said({"type": "image_url", "image_url": {"url": DATA}}), False),
+        (said({"type": "image_url", "image_url": {"url": DATA.upper()}}), False),
+        (said({"type": "input_audio", "input_audio": {"data": "aGVsbG8="}}), False),
+        (said({"type": "tool_use", "input": {"url": AWAY}}), False),
+        ({"messages": [], "tools": [{"type": "image", "url": AWAY}]}, False),
+        (said({"type": "image_url", "image_url": {"url": AWAY}}), True),
+        (said({"type": "image_url", "image_url": {"url": f" {AWAY}"}}), True),
+        (said({"type": "image_url", "image_url": {"url": "file:///etc/shadow"}}), True),
+        (said({"type": "image_url", "image_url": AWAY}), True),
+        ({"input": [{"content": [{"type": "input_image", "image_url": AWAY}]}]}, True),
+        ({"input": [{"type": "function_call_output", "output": [
+            {"type": "input_image", "image_url": AWAY}]}]}, True),
+        (said({"type": "image", "source": {"type": "url", "url": AWAY}}), True),
+        (said({"type": "tool_result", "content": [
+            {"type": "image", "source": {"type": "url", "url": AWAY}}]}), True),
+        (said({"type": "input_audio", "input_audio": {"url": AWAY}}), True),
+        (said({"type": "text"}, {"type": "image_url", "image_url": {"url": AWAY}}), True),
+    ],
+)  # fmt: skip
+def test_media_named_by_an_address_are_seen(fields: dict[str, Any], *, is_remote: bool) -> None:
+    assert prompt.read(fields).is_remote is is_remote
+
+
 def figures(start: bytes, tail: bytes) -> Usage | None:
     return usage_in(figures_in(start, tail))
 

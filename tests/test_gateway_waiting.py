@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from magid.config import Gateway, ServerDefaults
-from magid.errors import MagidError, QueueFull
+from magid.errors import InvalidInput, MagidError, QueueFull
 from magid.gateway.asked import Asked
 from magid.gateway.dispatch import Dispatcher
 from magid.gateway.endpoints import find
@@ -126,3 +127,18 @@ async def test_models_of_before_a_restart_are_listed_while_they_are_looked_for(
 async def test_a_first_start_lists_nothing(house: House) -> None:
     async with gateway_of(house) as dispatcher:
         assert dispatcher.models() == []
+
+
+async def test_a_model_that_may_have_eyes_is_sent_no_address_to_fetch(house: House) -> None:
+    """What it can do is known once it runs."""
+    house.settings["server_defaults"] = ServerDefaults(start="on-demand")
+    dispatcher = Dispatcher(await house.running())
+    try:
+        seen = {"type": "image_url", "image_url": {"url": "http://169.254.169.254/latest"}}
+        asked = chat(ALPHA)
+        messages = [{"role": "user", "content": [seen]}]
+        with pytest.raises(InvalidInput, match="send it along"):
+            dispatcher.send(replace(asked, fields={**asked.fields, "messages": messages}), Client())
+        assert dispatcher.waiting == 0
+    finally:
+        await dispatcher.close()

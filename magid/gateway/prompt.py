@@ -29,6 +29,7 @@ class Prompt:
     images: int
     audio: int
     has_tools: bool
+    is_remote: bool  # a part of it is named by an address, and not sent along
     answer_tokens: int  # as many as the answer may have, if the request says so; else 0
     chain: tuple[bytes, ...]
     chars: tuple[int, ...]  # of all messages so far, for each digest
@@ -54,6 +55,7 @@ def read(fields: Mapping[str, Any]) -> Prompt:
         images=sum("image" in str(p.get("type", "")) for p in parts),
         audio=sum("audio" in str(p.get("type", "")) for p in parts),
         has_tools=bool(tools) or bool(fields.get("functions")),
+        is_remote=any(map(_is_remote, messages)),
         answer_tokens=_answer_tokens(fields),
         chain=chain,
         chars=chars,
@@ -85,6 +87,34 @@ def _messages(fields: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _parts(content: object) -> Iterator[Mapping[str, Any]]:
     if isinstance(content, list):
         yield from (part for part in content if isinstance(part, dict))
+
+
+_MEDIA = ("image", "audio", "video", "file")
+# OpenAI's image_url, with its address below `url` or at once, and Anthropic's source.url.
+_ADDRESSES = ("url", "image_url", "audio_url", "video_url", "file_url")
+_INSIDE = ("content", "output")  # where parts are, those of what a tool gave back too
+
+
+def _is_remote(part: object) -> bool:
+    """Whether it is a part that is to be fetched, or has one. A tool's arguments are none."""
+    if isinstance(part, list):
+        return any(map(_is_remote, part))
+    if not isinstance(part, dict):
+        return False
+    kind = str(part.get("type", ""))
+    if any(word in kind for word in _MEDIA) and _names_address(part):
+        return True
+    return any(_is_remote(part.get(name)) for name in _INSIDE)
+
+
+def _names_address(value: object) -> bool:
+    """As deep as the JSON parser lets it be."""
+    if not isinstance(value, dict):
+        return False
+    named = (value.get(name) for name in _ADDRESSES)
+    if any(isinstance(text, str) and text[:5].lower() != "data:" for text in named):
+        return True
+    return any(map(_names_address, value.values()))
 
 
 def _texts(content: object) -> Iterator[str]:

@@ -147,9 +147,11 @@ def _order(tier: Tier, floor: Tier | None) -> tuple[Tier, ...]:
 
 
 def _gate(offer: Offer, asked: Asked) -> _Rejected | None:
-    """The first gate that this model does not pass, being ready last."""
+    """The first gate that this model does not pass, being ready last. Raises InvalidInput."""
     if offer.kind not in asked.endpoint.kinds:
         return _Rejected(offer, f"is a model for {_USES[offer.kind]}")
+    if asked.endpoint.generates and _may_fetch(offer) and asked.prompt.is_remote:
+        raise InvalidInput(_REMOTE)
     if asked.endpoint.generates and not _is_plain(offer, asked):
         missing = _missing_room(offer, asked.prompt) or _missing_ability(offer, asked.prompt)
         if missing:
@@ -157,6 +159,22 @@ def _gate(offer: Offer, asked: Asked) -> _Rejected | None:
     if not offer.backends and not offer.can_be_started:
         return _Rejected(offer, offer.why_none, offer.may_come)
     return None
+
+
+# A server that fetched what a client names would ask, for the client, what only this machine can
+# reach: services on loopback, a cloud's metadata. Under systemd it has no network beyond loopback.
+_REMOTE = (
+    "cannot pass on an image or sound by its address: neither magid nor its servers fetch anything "
+    "for a client; send it along, as data:image/png;base64,..."
+)
+
+
+def _may_fetch(offer: Offer) -> bool:
+    """A server without projector refuses all media unseen, and this is not looked at for it."""
+    for backend in offer.backends:
+        if backend.facts.vision is not False or backend.facts.audio is not False:
+            return True
+    return not offer.backends
 
 
 def _is_plain(offer: Offer, asked: Asked) -> bool:
