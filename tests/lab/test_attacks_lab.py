@@ -16,10 +16,10 @@ import pytest
 
 from magid.units import unit_name
 from magid.wire import Ping, Start, request_line
-from tests.lab.container import ENVIRONMENT, Container
+from tests.lab.container import ENVIRONMENT, Container, booted
 from tests.lab.launching import FLAGS, Asker
 from tests.lab.serving import FILES, MODELS, Daemon, installed_in
-from tests.lab.trees import RELEASES, Release
+from tests.lab.trees import RELEASES, Release, Tree
 
 pytestmark = pytest.mark.slow
 
@@ -37,10 +37,11 @@ HELD_S = 3.0  # in which systemd tries again several times
 USER = "nobody"
 
 
-@pytest.fixture(scope="session")
-def release() -> Release:
-    """One is enough: whose a socket is, is the kernel's word."""
-    return RELEASES[0]
+@pytest.fixture(scope="module")
+def container(all_trees: dict[Release, Tree]) -> Iterator[Container]:
+    """One release is enough: whose a socket is, is the kernel's word."""
+    with booted(all_trees[RELEASES[0]]) as one:
+        yield one
 
 
 @pytest.fixture(scope="module")
