@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from magid import tokenfile
 from magid.cli.doctor import as_json
 from magid.config import Config
 from magid.doctor import probe
@@ -33,13 +34,15 @@ from magid.doctor.facts import (
     Server,
     Settings,
     Severity,
+    Tokens,
     Trial,
     Unit,
     Unknown,
     Volume,
 )
-from magid.doctor.look import box, daemon, devices, everything, models, places, units
+from magid.doctor.look import box, daemon, devices, everything, kept, models, places, units
 from magid.sandbox import Patience, UnitOrder, unit_properties
+from magid.tokens import Scope, make
 from magid.units import ServerSpec
 
 GIB = 2**30
@@ -96,6 +99,7 @@ HEALTHY = Facts(
     listeners=(Listener("127.0.0.1", 8000, 1, "systemd", "init.scope"),),
     gpus=Gpus(frozenset(), frozenset(), (), "", ()),
     kept=Kept("/var/lib/magi/model_registry.json", "", (), {}, frozenset({"development"})),
+    tokens=Tokens(),
     daemon=Daemon(profile="development"),
     launcher="",
     said={},
@@ -140,6 +144,7 @@ def with_models(*sizes: int, **changes: Any) -> Daemon:
 
 DEVICE = "CUDA0: NVIDIA H100 (81920 MiB, 81000 MiB free)"
 WITH_GPU = dataclasses.replace(PROGRAM, devices=(DEVICE,))
+OPEN = Listener("0.0.0.0", 8000, 9, "magid", "magid.service")
 ROOTED = {"magid.service": {"User": "root", "NoNewPrivileges": "yes"}}
 
 # The check's name; what was seen; what is said; what is to be run (its first command), or done.
@@ -193,9 +198,15 @@ CASES: tuple[tuple[str, dict[str, Any], str, str], ...] = (
      "cannot use /r: it is not valid JSON", "systemctl restart magid.service"),
     ("registry", {"kept": Kept("/r", "", ("/r.corrupt-1",), {}, frozenset({"development"}))},
      "was broken once", "rm /r.corrupt-1"),
-    ("exposure", {"listeners": (Listener("0.0.0.0", 8000, 9, "magid", "magid.service"),)},
+    ("exposure", {"listeners": (OPEN,)},
      "port 8000 is open to other machines: it listens on 0.0.0.0",
      "systemctl revert magid.socket"),
+    ("exposure", {"listeners": (OPEN,), "tokens": Tokens(0)}, "port 8000 is open",
+     "for others to reach it: magictl token create --offline --scope admin --name NAME"),
+    ("exposure", {"listeners": (OPEN,), "tokens": Tokens(1)}, "port 8000 is open",
+     "set tls_cert and tls_key in /etc/magi/magid.yaml"),
+    ("tokens", {"tokens": Tokens(problem="cannot use /t.json: x")}, "cannot use /t.json: x",
+     "mv /var/lib/magi/tokens.json /var/lib/magi/tokens.json.broken"),
     ("exposure", {"listeners": (Listener("::", 8080, 9, "llama", "llama-server@8080.service"),)},
      "port 8080 is open", "systemctl restart magid.service"),
     ("launcher", {"launcher": "Connection refused"}, "magi-launcher does not answer: Connection",
@@ -311,6 +322,33 @@ def test_a_gpu_counts_as_memory() -> None:
     assert found(gpus=NVIDIA, trial=trial, daemon=with_models(100 * GIB)) == []
     (one,) = found(gpus=NVIDIA, trial=trial, daemon=with_models(200 * GIB))
     assert "the machine has 144.0 GiB with its GPUs" in one[1].what
+
+
+def test_an_open_port_is_as_bad_as_what_is_missing() -> None:
+    """A token and TLS: nothing. TLS alone does not ask anybody who he is."""
+
+    def worst(tokens: Tokens | Unknown, config: Config) -> list[Severity]:
+        settings = Settings(Path("/etc/magi/magid.yaml"), config)
+        seen = found(listeners=(OPEN,), tokens=tokens, settings=settings)
+        return [finding.severity for name, finding in seen if name == "exposure"]
+
+    tls = Config(tls_cert=Path("/c.pem"), tls_key=Path("/k.pem"))
+    for none in (Tokens(), Tokens(0)):
+        assert worst(none, Config()) == worst(none, tls) == [Severity.ERROR]
+    for one in (Tokens(1), Tokens(problem="cannot use it")):  # a broken file keeps all out
+        assert worst(one, Config()) == [Severity.WARNING]
+        assert worst(one, tls) == []
+    assert worst(Unknown("only root can look", AS_ROOT), Config()) == []
+
+
+def test_tokens_on_disk(tmp_path: Path) -> None:
+    settings, file = Config(state_dir=tmp_path), tmp_path / "tokens.json"
+    assert kept.tokens(settings) == Tokens()
+    token, _ = make("ci", [Scope.READ])
+    tokenfile.write(file, (token,))
+    assert kept.tokens(settings) == Tokens(1)
+    file.write_text("{")
+    assert kept.tokens(settings).problem.startswith(f"cannot use {file}: ")
 
 
 def test_a_port_that_a_server_needs_is_an_error() -> None:

@@ -206,6 +206,14 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
+class Tokens:
+    """Who may call over TCP. `count` None: no token was ever made, or the file is removed."""
+
+    count: int | None = None
+    problem: str = ""  # why the file cannot be used; nobody gets in then
+
+
+@dataclass(frozen=True, slots=True)
 class Server:
     """One server, as magid tells of it."""
 
@@ -255,6 +263,7 @@ class Facts:
     listeners: tuple[Listener, ...] | Unknown
     gpus: Gpus | Unknown
     kept: Kept | Unknown
+    tokens: Tokens | Unknown
     daemon: Daemon | Unknown
     launcher: str | Unknown  # why the launcher does not answer; "" if it does
     said: Mapping[str, tuple[str, ...]] | Unknown  # unit -> what its log says of GPUs

@@ -21,7 +21,7 @@ from tests.lab.trees import RELEASES, Release, Tree
 
 pytestmark = pytest.mark.slow
 
-HEALTHY = "no problems found (25 checks)\n"
+HEALTHY = "no problems found (26 checks)\n"
 ALPHA = "/models/Alpha-1B-Q4_K_M.gguf"
 SERVER = "/usr/local/bin/llama-server"
 CONFIG = "/etc/magi/magid.yaml"
@@ -324,7 +324,7 @@ def test_on_a_terminal_each_check_has_its_line(doctor: Doctor) -> None:
     lines = shown.replace("\r\n", "\n").splitlines()
     assert "ok  registry      the registry is whole" in lines
     assert "!!  owners        /etc/magi is open to others than root: its mode is 0777" in lines
-    assert lines[-1] == "1 problem found (25 checks)"
+    assert lines[-1] == "1 problem found (26 checks)"
 
 
 def _on_a_terminal(container: Container, argv: list[str]) -> str:

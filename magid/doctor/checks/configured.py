@@ -4,8 +4,9 @@ import shlex
 from collections.abc import Iterator
 from typing import Final
 
+from magid import tokenfile
 from magid.addresses import is_loopback
-from magid.doctor.facts import Facts, Finding, Severity, known
+from magid.doctor.facts import Facts, Finding, Listener, Severity, known
 
 _API: Final = ("magid.socket", "magid.service")
 
@@ -63,28 +64,61 @@ def registry(facts: Facts) -> Iterator[Finding]:
         )
 
 
+def tokens(facts: Facts) -> Iterator[Finding]:
+    """The file of tokens, where there is one, can be used."""
+    if problem := known(facts.tokens).problem:
+        path = shlex.quote(str(facts.settings.config.state_dir / tokenfile.NAME))
+        yield Finding(
+            problem,
+            do="put a copy of yours back; or make all tokens anew, behind:",
+            run=(f"mv {path} {path}.broken", "systemctl reload-or-restart magid.service"),
+        )
+
+
 def exposure(facts: Facts) -> Iterator[Finding]:
     """Nobody beyond this machine can reach magid or a server without being asked who he is."""
     low, high = facts.settings.config.port_range
-    own = {(one.unit, one.port) for one in known(facts.listeners) if one.unit in _API}
     for one in known(facts.listeners):
-        is_api = one.unit in _API or (one.unit == "init.scope" and _is_ours(facts, one.port))
-        is_server = one.unit.startswith("llama-server@") and low <= one.port <= high
-        if is_loopback(one.host) or not (is_api or is_server):
+        if is_loopback(one.host):
             continue
+        if one.unit in _API or (one.unit == "init.scope" and _is_ours(facts, one.port)):
+            yield from _api_exposure(facts, one)
+        elif one.unit.startswith("llama-server@") and low <= one.port <= high:
+            yield Finding(
+                _open(one),
+                "its key is all that keeps others out, and it goes over the network in clear",
+                do="magid gives servers loopback addresses alone; start them anew:",
+                run=("systemctl restart magid.service", "magictl apply"),
+            )
+
+
+def _open(one: Listener) -> str:
+    return f"port {one.port} is open to other machines: it listens on {one.host}"
+
+
+def _api_exposure(facts: Facts, one: Listener) -> Iterator[Finding]:
+    """As magid itself has it: a token or no start, and a warning without TLS."""
+    tokens, config, path = known(facts.tokens), facts.settings.config, facts.settings.path
+    if not tokens.count and not tokens.problem:
         yield Finding(
-            f"port {one.port} is open to other machines: it listens on {one.host}",
-            "who reaches it can run models, and change which, without a password"
-            if is_api or own
-            else "its key is all that keeps others out, and it goes over the network in clear",
-            do="let magid listen on loopback alone, behind a proxy with TLS and passwords:",
+            _open(one),
+            "there is no token that would keep others out, so magid does not start",
+            do="for others to reach it: magictl token create --offline --scope admin --name NAME, "
+            f"and tls_cert and tls_key in {path}; or let magid listen on loopback alone:",
             run=(
                 "systemctl revert magid.socket",
                 "systemctl stop magid.service magid.socket",
                 "systemctl start magid.socket magid.service",
-            )
-            if is_api
-            else ("systemctl restart magid.service", "magictl apply"),
+            ),
+        )
+    elif config.tls_cert is None:
+        yield Finding(
+            _open(one),
+            "what goes over it, tokens too, can be read on the way",
+            Severity.WARNING,
+            do=f"set tls_cert and tls_key in {path}, or put a proxy with TLS before a loopback "
+            "address; then:",
+            run=("magid --check", "systemctl restart magid.service"),
         )
 
 

@@ -27,6 +27,7 @@ CHECKS: Final = (
     Check("settings", "the configuration can be used", configured.settings),
     Check("profiles", "all profiles can be read", configured.profiles),
     Check("registry", "the registry is whole", configured.registry),
+    Check("tokens", "the tokens can be read", configured.tokens),
     Check("exposure", "nobody beyond this machine gets in unasked", configured.exposure),
     Check("units", "magid's units are up", installed.units),
     Check("drop-ins", "no drop-in takes protection away", installed.drop_ins),

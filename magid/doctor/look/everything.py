@@ -77,6 +77,7 @@ def _first_looks(settings: Settings, root: bool) -> dict[str, Look | Unknown]:
         "listeners": ports.listeners,
         "gpus": devices.gpus,
         "kept": partial(kept.kept, settings.config),
+        "tokens": partial(kept.tokens, settings.config),
     }
 
 

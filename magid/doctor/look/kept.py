@@ -1,9 +1,11 @@
-"""What magid keeps on disk: the registry and the profiles, read as magid reads them."""
+"""What magid keeps on disk: registry, profiles and tokens, read as magid reads them."""
 
-from magid import registry, store
+from contextlib import suppress
+
+from magid import registry, store, tokenfile
 from magid.config import Config
-from magid.doctor.facts import Kept
-from magid.errors import MagidError
+from magid.doctor.facts import Kept, Tokens
+from magid.errors import MagidError, TokensUnusable
 from magid.profiles import ProfileDir
 
 
@@ -28,3 +30,15 @@ def _why_broken(profiles: ProfileDir, name: str) -> str:
     except MagidError as error:
         return error.message
     return ""
+
+
+def tokens(settings: Config) -> Tokens:
+    """Raises PermissionError for whom the file is closed."""
+    path = settings.state_dir / tokenfile.NAME
+    with suppress(FileNotFoundError):
+        path.open("rb").close()
+    try:
+        found = tokenfile.read(path)
+    except TokensUnusable as error:
+        return Tokens(problem=error.message)
+    return Tokens(None if found is None else len(found))
