@@ -199,7 +199,7 @@ class Daemon:
     def _go_on(self, _read: int, _all: int) -> None:
         """Called after each file, in the scanner's thread: the end need not wait for the rest."""
         if self._closing:
-            raise Conflict("cannot finish the scan: magid is shutting down")
+            raise Conflict("cannot finish the scan: magid is shutting down; try again in a moment")
 
     def _note_scan(self, result: Rescan | None) -> None:
         scans = self.scans

@@ -239,7 +239,8 @@ def check_extra_args(args: Sequence[str]) -> tuple[str, ...]:
     """
     if len(args) > MAX_EXTRA_ARGS:
         raise InvalidInput(
-            f"cannot use extraArgs: {len(args)} arguments, and {MAX_EXTRA_ARGS} is the most",
+            f"cannot use extraArgs: {len(args)} arguments, and {MAX_EXTRA_ARGS} is the most; "
+            "leave some out",
             field="extraArgs",
         )
     seen: set[str] = set()

@@ -89,7 +89,10 @@ class ProcessLauncher:
         Cancelling the call does not end the server. Raises Conflict once the launcher is closed.
         """
         if self._closed:
-            raise Conflict("cannot start a server: magid is shutting down", port=spec.port)
+            raise Conflict(
+                "cannot start a server: magid is shutting down; try again in a moment",
+                port=spec.port,
+            )
         predecessor = self._servers.get(spec.port)
         ring = self._rings.setdefault(spec.port, LogRing())
         server = self._servers[spec.port] = Server(spec, ring, self._around, predecessor)
@@ -140,7 +143,9 @@ class ProcessLauncher:
 
     def _known(self, port: int) -> Server:
         if port not in self._servers:
-            raise NotFound(f"cannot find a server on port {port}: none was started", port=port)
+            raise NotFound(
+                f"cannot find a server on port {port}: none was started; start its model", port=port
+            )
         return self._servers[port]
 
     def _announce(self, server: Server) -> None:

@@ -200,7 +200,8 @@ class Runner:
         server = await self._loaded(spec.port)
         if server is not None and server.state is ServerState.STOPPED:
             raise Conflict(
-                f"cannot finish the start of {spec.model_id!r}: it was stopped meanwhile",
+                f"cannot finish the start of {spec.model_id!r}: it was stopped meanwhile; "
+                "start it again",
                 modelId=spec.model_id,
             )
 
@@ -241,7 +242,8 @@ async def _all(tasks: list[_Task]) -> None:
     for task in tasks:
         if task.cancelled():
             raise Conflict(
-                "cannot finish the change: it was called off, by a later one or because magid ends"
+                "cannot finish the change: it was called off, by a later one or because magid "
+                "ends; GET /api/models/servers shows what came of it"
             )
         if error := task.exception():
             raise error

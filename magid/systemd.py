@@ -222,7 +222,9 @@ class SystemdLauncher:
     def _known(self, port: int) -> ObservedServer:
         watched = self._watched.get(port)
         if watched is None or watched.shown is None:
-            raise NotFound(f"cannot find a server on port {port}: none was started", port=port)
+            raise NotFound(
+                f"cannot find a server on port {port}: none was started; start its model", port=port
+            )
         return watched.shown
 
     # -- asking --------------------------------------------------------------------------
@@ -234,7 +236,10 @@ class SystemdLauncher:
         launcher refuses with where another server goes on to run on the port.
         """
         if self._closed:
-            raise Conflict("cannot start a server: magid is shutting down", port=spec.port)
+            raise Conflict(
+                "cannot start a server: magid is shutting down; try again in a moment",
+                port=spec.port,
+            )
         watched = await self._watch(spec.port)
         await self._finish(self._start(spec, watched))
 

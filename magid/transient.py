@@ -180,8 +180,8 @@ class Units:
                     await news.wait()
         except TimeoutError:
             raise TimedOut(
-                f"cannot end {name} within {patience_s:g} s: look at `systemctl status {name}`; "
-                "somebody may have started it again, or refer to it",
+                f"cannot end {name} within {patience_s:g} s: somebody may have started it "
+                f"again, or refer to it; look at `systemctl status {name}`",
                 unit=name,
             ) from None
 

@@ -2,15 +2,18 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
+from typing import Any
 
 import pytest
 
@@ -152,6 +155,34 @@ def test_logs(type_in: Type) -> None:
     assert lines
     assert all("listening" in line for line in lines)
     assert len(type_in(f"logs {ALPHA} -n 2").stdout.splitlines()) == 2
+
+
+def test_logs_of_magid_itself(magid: Running, type_in: Type) -> None:
+    lines = type_in("logs -n 500 --grep ready").stdout.splitlines()
+    assert any(f"({ALPHA}) is ready after " in line for line in lines)
+    assert all(re.match(r"\d{4}-\d\d-\d\dT[\d:.]+Z [a-z]+: ", line) for line in lines)
+    assert len(type_in("logs -n 1").stdout.splitlines()) == 1
+    (told,) = json.loads(type_in("logs -n 1 --json").stdout)["lines"]
+    assert told.keys() == magid.get("/api/logs?lines=1")["lines"][0].keys()
+
+
+def test_logs_of_magid_are_followed_across_a_restart(magid: Running, type_in: Type) -> None:
+    """Each entry once, and none is missed."""
+    words = [MAGICTL, "logs", "-f", "-n", "1", "--grep", "decided for"]
+    type_in(f"tier {QWEN} balanced")
+    with subprocess.Popen(
+        words, env=environment(magid.url), stdout=subprocess.PIPE, text=True
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline().endswith("tierOverride='balanced'\n")
+        magid.stop()
+        magid.start()
+        magid.wait_ready()
+        type_in(f"tier {QWEN} powerful")
+        assert process.stdout.readline().endswith("tierOverride='powerful'\n")
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.read() == ""
+    assert process.returncode == 130
 
 
 def test_logs_follow_until_ctrl_c(magid: Running) -> None:
@@ -348,6 +379,63 @@ def test_events(magid: Running, type_in: Type) -> None:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 130
+
+
+def test_events_for_a_person(magid: Running, type_in: Type) -> None:
+    """Each kind that is there to be told, in its order; none but what is news for a person."""
+    process = subprocess.Popen(
+        [MAGICTL, "events"], env=environment(magid.url), stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        told = iter(process.stdout.readline, "")
+        ready = "2 of 2 servers ready; serving, ready, profile test"
+        assert next(told).endswith(f"  5 models, {ready}\n")
+
+        def until(end: str) -> None:
+            line = next(line for line in told if line.endswith(f"  {end}\n"))
+            assert re.fullmatch(r"\d\d:\d\d:\d\d  .*\n", line)
+
+        type_in(f"tier {QWEN} balanced")
+        until(f"registry: {QWEN} changed")
+        (magid.profiles / "other.yaml").write_text(PROFILE)
+        until("profiles: other changed")
+        (magid.profiles / "other.yaml").unlink()
+        until("profiles: nothing changed, other removed")
+        port = magid.servers()[ALPHA]["port"]
+        type_in(f"stop {ALPHA}")
+        until(f"llama-server@{port}.service ({ALPHA}) is stopped")
+        until("magid: serving, ready, profile test, 1 to start")
+        type_in(f"start {ALPHA}")
+        until(f"llama-server@{port}.service ({ALPHA}) is ready")
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=DEADLINE_S)
+
+
+OVERALL = {"phase": "serving", "ready": False, "reasons": ["a", "b"], "activeProfile": None,
+           "pendingChanges": {"stop": 2, "start": 1}}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "line"),
+    [
+        ("serverRemoved", {"port": 8080, "unit": "x@1.service", "modelId": "m"},
+         "x@1.service (m) is no more"),
+        ("status", OVERALL, "magid: serving, not ready (a; b), profile -, 2 to stop, 1 to start"),
+        ("registry", {"models": {}, "removed": ["m"], "registry": {"portRange": []}},
+         "registry: portRange changed, m removed"),
+        ("figures", {"servers": [], "memory": {}}, ""),
+        ("requests", {"requests": {"running": 1}}, ""),
+        ("ofTomorrow", {}, ""),
+    ],
+)  # fmt: skip
+def test_an_event_for_a_person(kind: str, data: Any, line: str) -> None:
+    said = f"event: {kind}\nid: 1\ndata: {json.dumps(data)}\n\n".encode()
+    with strange(b"HTTP/1.1 200 OK\r\n\r\n" + said) as url:
+        done = magictl("--request-timeout", "0.3", "events", url=url)
+    assert done.returncode == 124
+    assert {text[10:] for text in done.stdout.splitlines()} == ({line} if line else set())
 
 
 def test_the_bar_of_a_load() -> None:
@@ -588,6 +676,19 @@ def test_errors(type_in: Type, line: str, status: int, said: str) -> None:
     assert done.stderr.startswith(said)
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["logs nothing --since x", "logs --since yesterday", "logs -n 0", f"start {ALPHA} --timeout -1",
+     f"set {ALPHA} ctxSize=-7", "profile activate ../x", f"start {DEEPSEEK}", "logs -f nothing"],
+)  # fmt: skip
+def test_what_magid_refuses_is_told_in_three_lines(magid: Running, line: str) -> None:
+    done = magictl(*line.split(), url=magid.url)
+    what, why, advice = done.stderr.splitlines()
+    assert what.startswith("magictl: cannot ")
+    assert why
+    assert advice.startswith("try: ")
+
+
 def test_options_of_magictl_itself_may_stand_behind_the_verb(magid: Running) -> None:
     away = "http://127.0.0.1:1"
     for words in (["ps", "-q", "--url", magid.url], [f"--url={magid.url}", "ps", "-q"]):
@@ -638,10 +739,12 @@ class Stranger(BaseHTTPRequestHandler):
     """Something else on the port."""
 
     answer = b""
+    asked = Event()
 
     def do_GET(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.wfile.write(self.answer)
+        self.asked.set()
 
     def do_POST(self) -> None:
         self.do_GET()
@@ -650,9 +753,26 @@ class Stranger(BaseHTTPRequestHandler):
         pass
 
 
+@contextmanager
+def strange(answer: bytes, asked: Event | None = None) -> Iterator[str]:
+    """The URL of a server that answers so, whatever it is asked."""
+    handler = type("Handler", (Stranger,), {"answer": answer, "asked": asked or Event()})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
 LINE = json.dumps({"message": f"log {HOSTILE} line\tend"})
 SPOKEN = json.dumps({"choices": [{"delta": {"content": f"log {HOSTILE} line"}}]})
+SEVERAL = json.dumps({"lines": [
+    {"timestamp": "T", "level": "error", "message": "one\r\ntwo\n\n\x1b[2J"},
+]}).encode()  # fmt: skip
 LINES = b'{"lines": [%s]}' % LINE.encode()
 
 
@@ -665,8 +785,9 @@ LINES = b'{"lines": [%s]}' % LINE.encode()
         (HEAD % 90 + b"{", "status", 1, "", "cannot understand what answers"),
         (b"HTTP/1.1 500 x\r\n\r\n[]", "status", 1, "", "cannot GET /api/models/status\nstatus 500"),
         (HEAD % len(LINES) + LINES, "logs x", 0, "log ?[2J??31m line      end\n", ""),
+        (HEAD % len(SEVERAL) + SEVERAL, "logs", 0, "T error: one?\n  two\n  \n  ?[2J\n", ""),
         (
-            b"HTTP/1.1 200 OK\r\n\r\nevent: log\ndata: " + LINE.encode() + b"\n\n",
+            b"HTTP/1.1 200 OK\r\n\r\nevent: log\nid: 1\ndata: " + LINE.encode() + b"\n\n",
             "--request-timeout 0.1 logs x -f", 124, "log ?[2J??31m line      end\n", "no answer in",
         ),
         (
@@ -687,22 +808,26 @@ LINES = b'{"lines": [%s]}' % LINE.encode()
         ),
     ],
 )  # fmt: skip
-def test_strange_answers(  # one column of the table each
-    free_port: Callable[[], int], answer: bytes, line: str, status: int, stdout: str, stderr: str
-) -> None:
-    handler = type("Handler", (Stranger,), {"answer": answer})
-    with ThreadingHTTPServer(("127.0.0.1", free_port()), handler) as server:
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            done = magictl(*line.split(), url=f"http://127.0.0.1:{server.server_port}")
-        finally:
-            server.shutdown()
-            thread.join()
+def test_strange_answers(answer: bytes, line: str, status: int, stdout: str, stderr: str) -> None:
+    with strange(answer) as url:
+        done = magictl(*line.split(), url=url)
     assert done.returncode == status, done
-    assert done.stdout.splitlines()[:1] == stdout.splitlines()  # who follows asks again and again
+    wanted = stdout.splitlines()  # who follows asks again and again
+    assert done.stdout.splitlines()[: len(wanted) or 1] == wanted
     assert stderr in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_who_follows_a_log_without_a_line_goes_on_too() -> None:
+    asked = Event()
+    with strange(b"HTTP/1.1 200 OK\r\n\r\n: nothing yet\n\n", asked) as url:
+        process = subprocess.Popen(
+            [MAGICTL, "--request-timeout", "3", "logs", "-f"], env=environment(url),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert asked.wait(DEADLINE_S)
+    output, errors = process.communicate(timeout=DEADLINE_S)
+    assert (process.returncode, output) == (124, ""), errors
 
 
 @pytest.mark.parametrize("line", ["rescan", "rescan --json", "ls --json", "status"])
@@ -799,7 +924,11 @@ def test_nothing_takes_longer_than_the_request_timeout(free_port: Callable[[], i
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         done = magictl("--request-timeout", "0.2", "ls", "-q", url=url)
     assert (done.returncode, done.stdout) == (124, "")
-    assert done.stderr == "magictl: cannot ls\nno answer in the time given\n"
+    assert done.stderr.splitlines() == [
+        "magictl: cannot ls",
+        "no answer in the time given",
+        "try: a longer --request-timeout, or magictl doctor",
+    ]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

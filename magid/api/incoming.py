@@ -160,7 +160,7 @@ def _invalid(error: ValidationError) -> errors.InvalidInput:
     first = shown[0]
     where = f"{first['field']}: " if first["field"] else ""
     return errors.InvalidInput(
-        f"cannot use the request body: {where}{first['reason']}",
+        f"cannot use the request body: {where}{first['reason']}; /openapi.json has what it may be",
         field=first["field"],
         errors=shown,
     )
@@ -180,7 +180,9 @@ def decode(text: str) -> str:
     try:
         return unquote(text, errors="strict")
     except UnicodeDecodeError:
-        raise errors.NotFound("cannot find this path: it is not valid UTF-8") from None
+        raise errors.NotFound(
+            "cannot find this path: it is not valid UTF-8; /openapi.json lists all paths"
+        ) from None
 
 
 def parse_query(request: Request, known: tuple[Query, ...]) -> dict[str, Any]:
@@ -211,5 +213,6 @@ def _query_value(query: Query, text: str) -> Any:
 
 def _bad_query(query: Query, text: str, expected: str) -> errors.InvalidInput:
     return errors.InvalidInput(
-        f"cannot read {query.name}={text[:80]!r}: it must be {expected}", field=query.name
+        f"cannot read {query.name}={text[:80]!r}: it is not {expected}; give one, or leave it out",
+        field=query.name,
     )

@@ -139,7 +139,8 @@ def _since(text: str | None) -> float:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise InvalidInput(
-            f"cannot read since={text!r}; give an RFC 3339 time, or a span such as 90s, 10m, 2h",
+            f"cannot read since={text[:80]!r}: it is neither a time nor a span; give an RFC 3339 "
+            "time, or a span such as 90s, 10m, 2h",
             field="since",
         ) from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

@@ -104,7 +104,11 @@ def _run(args: argparse.Namespace) -> int:
     client = None
     try:
         client = Client(_where(args.url), credentials.token(args), credentials.cacert(args))
-        with within(args.request_timeout, f"cannot {args.verb}: no answer in the time given"):
+        with within(
+            args.request_timeout,
+            f"cannot {args.verb}: no answer in the time given\n"
+            "try: a longer --request-timeout, or magictl doctor",
+        ):
             result = int(args.run(client, args))
             flush()
         return result

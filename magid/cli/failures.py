@@ -79,11 +79,18 @@ def _parts(error: Refused) -> tuple[str, str, list[str]]:
         command = hint.format(**error.details)
     except KeyError:
         command = ""
-    if not command:
-        what, _, told = what.partition("; ") if not why else (what, "", why)
-        return what, told, more
-    why = why.rpartition("; ")[0] or why
-    return what.partition("; ")[0], why, [f"try: {command}", *more]
+    if command:
+        why = why.rpartition("; ")[0] or why
+        return what.partition("; ")[0], why, [f"try: {command}", *more]
+    is_magids = bool(error.code) and not more
+    if not why:
+        what, _, told = what.partition("; ")
+        why, advice = ("", told) if is_magids else (told, "")
+    elif is_magids and "; " in why:
+        why, _, advice = why.rpartition("; ")
+    else:
+        advice = ""
+    return what, why, [f"try: {advice.removeprefix('try ')}"] if advice else more
 
 
 def _asked(error: Refused) -> str:

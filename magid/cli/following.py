@@ -1,4 +1,4 @@
-"""Follows the daemon's changes, across its restarts. And `events`, which prints them."""
+"""Follows a stream of the daemon's across its restarts. And `events`, which prints changes."""
 
 import argparse
 import time
@@ -25,23 +25,34 @@ def add(verbs: Verbs) -> None:
 def changes(client: Client) -> Iterator[tuple[str, Any]]:
     """Kind and data; a `snapshot` of everything comes first, and again when the daemon is back.
 
-    Raises Refused if it cannot be reached at the start, or stays away.
+    Raises as `followed` does.
     """
-    is_known, lost_at = False, 0.0
+    return followed(client, "/api/events")
+
+
+def followed(client: Client, path: str) -> Iterator[tuple[str, Any]]:
+    """The events of a stream, which is taken up behind the last one when it ends.
+
+    Raises Refused if it cannot be had at the start, or not for AWAY_S: then with what was said
+    last, as it need not be the daemon's absence.
+    """
+    after, is_known, lost_at, why = "", False, 0.0, None
     while True:
         try:
-            for kind, data, _ in client.stream("/api/events"):
-                is_known, lost_at = True, 0.0
+            for kind, data, key in client.stream(path, after=after):
+                after, is_known, lost_at, why = key, True, 0.0, None
                 if kind == "resync":
-                    break  # it ends or we were too slow: from the start
+                    break  # the daemon ends, or we were too slow
                 yield kind, data
+            is_known = True  # it has ended in good order, with or without events
         except Refused as error:
             if not is_known or error.status == TIMED_OUT:
                 raise
+            why = error
         lost_at = lost_at or time.monotonic()
         if time.monotonic() - lost_at > AWAY_S:
-            raise Refused(
-                f"cannot follow magid any longer: it went away {AWAY_S:g} s ago\n"
+            raise why or Refused(
+                f"cannot follow magid any longer: nothing came for {AWAY_S:g} s\n"
                 "try: systemctl status magid"
             )
         time.sleep(PAUSE_S)
@@ -81,10 +92,13 @@ def _told(kind: str, data: Any) -> str:
             return f"profiles: {', '.join(data['changed']) or 'nothing'} changed{removed}"
         case "figures" | "requests":
             return ""  # every few seconds: `magictl top` shows them
-        case _:
+        case "status":
             return f"magid: {_overall(data)}"
+        case _:
+            return ""  # of a newer magid
 
 
 def _overall(data: Any) -> str:
     ready = "ready" if data["ready"] else f"not ready ({'; '.join(data['reasons'])})"
-    return f"{data['phase']}, {ready}, profile {data['activeProfile'] or '-'}"
+    pending = [f"{count} to {what}" for what, count in data["pendingChanges"].items() if count]
+    return ", ".join([data["phase"], ready, f"profile {data['activeProfile'] or '-'}", *pending])

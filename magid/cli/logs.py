@@ -1,17 +1,14 @@
 """logs: what a model's server has written, and magid itself."""
 
 import argparse
-import time
 import urllib.parse
-from collections.abc import Iterator
 from typing import Any
 
-from magid.cli.deadline import TIMED_OUT
+from magid.cli.following import followed
 from magid.cli.output import flush, json_line, print_json, say
 from magid.cli.verbs import Verbs
-from magid.client import MODELS, Client, Refused, quoted
+from magid.client import MODELS, Client, quoted
 
-AWAY_S, PAUSE_S = 60.0, 0.2  # as for events: a daemon that is restarted comes back
 EXAMPLE = "qwen3_4p0b_q4km_fast"
 
 
@@ -38,8 +35,8 @@ def logs(client: Client, args: argparse.Namespace) -> int:
     of = f"{MODELS}/servers/{quoted(args.model)}" if args.model else "/api"
     path = f"{of}/logs?{text}"
     if args.follow:
-        for line in _followed(client, f"{path}&follow=true"):
-            json_line(line) if args.json else say(line["message"])
+        for _, line in followed(client, f"{path}&follow=true"):
+            json_line(line) if args.json else _say(line)
             flush()
         return 0
     answer = client.call("GET", path)
@@ -47,25 +44,18 @@ def logs(client: Client, args: argparse.Namespace) -> int:
         print_json(answer)
         return 0
     for line in answer["lines"]:
-        say(line["message"])
+        _say(line)
     return 0
 
 
-def _followed(client: Client, path: str) -> Iterator[Any]:
-    """Each line once, across restarts of the daemon: it goes on behind the last one."""
-    after, is_known, lost_at = "", False, 0.0
-    while True:
-        try:
-            for kind, line, key in client.stream(path, after=after):
-                is_known, lost_at, after = True, 0.0, key
-                if kind == "log":
-                    yield line
-        except Refused as error:
-            if not is_known or error.status == TIMED_OUT:
-                raise
-        lost_at = lost_at or time.monotonic()
-        if time.monotonic() - lost_at > AWAY_S:
-            raise Refused(
-                "cannot follow the log any longer: magid went away\ntry: systemctl status magid"
-            )
-        time.sleep(PAUSE_S)
+def _say(line: Any) -> None:
+    """As it was written; an entry of magid itself with its time and level.
+
+    An entry can have several lines. All but the first are moved in: whatever is in them, they
+    do not look like other entries.
+    """
+    first, *more = line["message"].split("\n")
+    level = line.get("level")
+    say(f"{line['timestamp']} {level}: {first}" if level else first)
+    for text in more:
+        say(f"  {text}")
