@@ -25,6 +25,7 @@ from pydantic import (
     ValidationError,
 )
 from pydantic.alias_generators import to_camel
+from typing_extensions import TypedDict
 
 from magid.errors import InvalidInput, TokenExists, TokenNotFound
 
@@ -78,6 +79,19 @@ class Token(BaseModel):
     last_used_at: AwareDatetime | None = None  # to ten minutes: see `tokenbook`
 
 
+class ApiToken(TypedDict):
+    """A token as the API has it; never a secret."""
+
+    name: str
+    id: str
+    scopes: list[Scope]
+    models: list[str] | None
+    createdAt: str
+    expiresAt: str | None
+    expired: bool
+    lastUsedAt: str | None
+
+
 class _Document(BaseModel):
     model_config = ConfigDict(extra="forbid", defer_build=True)
 
@@ -118,6 +132,26 @@ def present(authorization: bytes | None, api_key: bytes | None) -> Presented | N
 
 def has_expired(token: Token, now: datetime) -> bool:
     return token.expires_at is not None and token.expires_at <= now
+
+
+def shown(token: Token, now: datetime) -> ApiToken:
+    """Pure."""
+    return {
+        "name": token.name,
+        "id": token.id,
+        "scopes": list(token.scopes),
+        "models": None if token.models is None else list(token.models),
+        "createdAt": _time(token.created_at) or "",
+        "expiresAt": _time(token.expires_at),
+        "expired": has_expired(token, now),
+        "lastUsedAt": _time(token.last_used_at),
+    }
+
+
+def _time(moment: datetime | None) -> str | None:
+    if moment is None:
+        return None
+    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 # -- the whole of them ---------------------------------------------------------------------------
@@ -195,7 +229,8 @@ def without(tokens: tuple[Token, ...], name: str) -> tuple[Token, ...]:
     left = tuple(token for token in tokens if token.name != name)
     if len(left) == len(tokens):
         raise TokenNotFound(
-            f"cannot find token {name[:100]!r}; GET /api/tokens lists them (magictl token ls)",
+            f"cannot find token {name[:100]!r}: none has this name; GET /api/tokens lists them "
+            "(magictl token ls)",
             name=name[:100],
         )
     return left

@@ -18,6 +18,7 @@ import pytest
 from magid import tokenfile, tokens
 from magid.api.openapi import make_route
 from magid.api.routes import ROUTES, Access, Route
+from magid.cli import credentials
 from magid.gateway.endpoints import ENDPOINTS, Endpoint
 from magid.tokens import Scope
 from tests import fleets, ggufs, rest
@@ -424,10 +425,51 @@ def test_the_first_token_is_made_while_magid_does_not_run(parts: Parts, tmp_path
     again = magictl(*words, **environment)
     assert again.returncode == 1
     assert "there is one of this name" in again.stderr
+    second = magictl(*words[:4], "second", "--scope", "read", **environment)
+    assert second.returncode == 0, second.stderr
+    revoked = magictl("token", "revoke", "--offline", "nobody", "second", **environment)
+    assert (revoked.returncode, revoked.stdout) == (4, "Token 'second' revoked\n")
+    assert "cannot find token 'nobody'\nnone has this name\ntry: magictl token ls" in revoked.stderr
+    offline = json.loads(magictl("token", "ls", "--offline", "--json", **environment).stdout)
     with running, running.client:
         assert running.client.get("/api/models/status").status_code == 401
         running.use_token(made.stdout.strip())
+        listed = running.get("/api/tokens")
+        assert offline.keys() == listed.keys()
+        (before,), (now,) = offline["tokens"], listed["tokens"]
+        assert before == now | {"lastUsedAt": None}
         assert running.get("/api/tokens")["tokens"][0]["name"] == "first"
         busy = magictl(*words, **environment)
         assert busy.returncode == 1
-        assert "magid is running; leave --offline out" in busy.stderr
+        assert busy.stderr.endswith("magid is running\ntry: leave --offline out\n")
+
+
+@pytest.mark.parametrize(
+    ("url", "token", "host"),
+    [
+        ("http://192.0.2.1:8000", "t", "192.0.2.1"),
+        ("HTTP://[2001:db8::1]:8000", "t", "2001:db8::1"),
+        ("http://127.example:8000", "t", "127.example"),
+        ("http://192.0.2.1:8000", None, ""),
+        ("https://192.0.2.1:8000", "t", ""),
+        ("http://127.0.0.1:8000", "t", ""),
+        ("http://localhost", "t", ""),
+        ("http://[::1]:8000", "t", ""),
+        ("unix:/run/magi/magid.sock", "t", ""),
+    ],
+)
+def test_a_token_in_clear_to_another_machine_is_warned_of(
+    capsys: pytest.CaptureFixture[str], url: str, token: str | None, host: str
+) -> None:
+    credentials.warn(url, token)
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(f"magictl: the token goes to {host} in clear\n" if host else "")
+    assert bool(said.err) is bool(host)
+
+
+def test_magictl_warns_once() -> None:
+    words = ("--request-timeout", "0.5", "start", "a", "b")
+    done = magictl(*words, url="http://192.0.2.1:8000", MAGI_TOKEN="t")
+    assert done.stderr.count("in clear") == 1
+    assert done.returncode in (1, 124)

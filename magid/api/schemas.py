@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 from magid.discovery import ModelKind
 from magid.registry import RuntimeSettings
 from magid.tiers import ThinkingMode, Tier
-from magid.tokens import Models, Name, Scope, Scopes
+from magid.tokens import ApiToken, Models, Name, Scopes
 from magid.units import ServerState
 
 JSON_OBJECT = dict[str, Any]
@@ -485,17 +485,6 @@ class RequestsReply(TypedDict):
     running: int
     waiting: int
     requests: list[GatewayRequest]
-
-
-class ApiToken(TypedDict):
-    name: str
-    id: str
-    scopes: list[Scope]
-    models: list[str] | None
-    createdAt: str
-    expiresAt: str | None
-    expired: bool
-    lastUsedAt: str | None
 
 
 class TokensReply(TypedDict):

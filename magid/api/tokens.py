@@ -2,11 +2,10 @@
 
 from datetime import UTC, datetime
 
-from magid import tokens
 from magid.api import schemas
 from magid.api.context import Context
 from magid.api.replies import Call, Reply, reply
-from magid.tokens import Token
+from magid.tokens import shown
 
 
 async def list_tokens(ctx: Context, call: Call) -> Reply:
@@ -15,7 +14,7 @@ async def list_tokens(ctx: Context, call: Call) -> Reply:
     answer: schemas.TokensReply = {
         "required": not book.is_open,
         "problem": book.problem.message if book.problem else None,
-        "tokens": [_shown(token) for token in book.all],
+        "tokens": [shown(token, datetime.now(UTC)) for token in book.all],
     }
     return reply(answer)
 
@@ -27,7 +26,7 @@ async def create_token(ctx: Context, call: Call) -> Reply:
     answer: schemas.TokenCreated = {
         "message": f"Token {made.name!r} made; it is shown only here",
         "token": secret,
-        "entry": _shown(made),
+        "entry": shown(made, datetime.now(UTC)),
     }
     return reply(answer, 201)
 
@@ -37,22 +36,3 @@ async def revoke_token(ctx: Context, call: Call) -> Reply:
     name = call.params["name"]
     await ctx.book.revoke(name)
     return reply({"message": f"Token {name!r} revoked"})
-
-
-def _shown(token: Token) -> schemas.ApiToken:
-    return {
-        "name": token.name,
-        "id": token.id,
-        "scopes": list(token.scopes),
-        "models": None if token.models is None else list(token.models),
-        "createdAt": _time(token.created_at) or "",
-        "expiresAt": _time(token.expires_at),
-        "expired": tokens.has_expired(token, datetime.now(UTC)),
-        "lastUsedAt": _time(token.last_used_at),
-    }
-
-
-def _time(moment: datetime | None) -> str | None:
-    if moment is None:
-        return None
-    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -103,7 +103,9 @@ def _run(args: argparse.Namespace) -> int:
         os.environ["NO_COLOR"] = "1"
     client = None
     try:
-        client = Client(_where(args.url), credentials.token(args), credentials.cacert(args))
+        where, token = _where(args.url), credentials.token(args)
+        client = Client(where, token, credentials.cacert(args))
+        credentials.warn(where, token)
         with within(
             args.request_timeout,
             f"cannot {args.verb}: no answer in the time given\n"

@@ -2,7 +2,10 @@
 
 import argparse
 import os
+import re
+import urllib.parse
 
+from magid.cli.output import note
 from magid.client import Refused
 
 
@@ -43,6 +46,17 @@ def _read(path: str) -> str:
     if not found or not found.isprintable() or " " in found:
         raise Refused(f"cannot use {path}: there is no token in it\n{_TRY}", 2)
     return found
+
+
+def warn(where: str, token: str | None) -> None:
+    """Once, on stderr, where the token can be read on its way to another machine."""
+    if token is None or not where.lower().startswith("http://"):
+        return
+    host = urllib.parse.urlsplit(where).hostname or ""
+    if host == "localhost" or host == "::1" or re.fullmatch(r"127(\.[0-9]{1,3}){3}", host):
+        return
+    note(f"magictl: the token goes to {host} in clear\nwhoever is on the way can read it\n"
+         "try: https:// with --cacert FILE, or ssh")  # fmt: skip
 
 
 def cacert(args: argparse.Namespace) -> str | None:

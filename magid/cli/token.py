@@ -4,6 +4,7 @@ import argparse
 import os
 import re
 import time
+from collections.abc import Callable
 from typing import Any
 
 from magid.cli.failures import each
@@ -18,14 +19,21 @@ _UNITS = {"h": 3600, "d": 86_400, "w": 604_800}
 def add(verbs: Verbs) -> None:
     group = verbs.group("token", "tokens: who may call over TCP")
     _add_create(group)
-    group.add(
+    _may_be_offline(group.add(
         "ls", ls, "all tokens, and when they were last used", aliases=("list",),
         examples=("magictl token ls", "magictl token ls --json"),
-    )  # fmt: skip
-    group.add(
+    ))  # fmt: skip
+    _may_be_offline(group.add(
         "revoke", revoke, "make tokens worthless, at once", aliases=("rm", "delete"),
-        examples=("magictl token revoke ci",), json="",
-    ).add_argument("tokens", nargs="+", metavar="NAME")  # fmt: skip
+        examples=("magictl token revoke ci", "magictl token revoke ci --offline"), json="",
+    )).add_argument("tokens", nargs="+", metavar="NAME")  # fmt: skip
+
+
+def _may_be_offline(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser.add_argument(
+        "--offline", action="store_true", help="while magid does not run, as root or as its user"
+    )
+    return parser
 
 
 def _add_create(group: Verbs) -> None:
@@ -49,10 +57,7 @@ def _add_create(group: Verbs) -> None:
     sub.add_argument(
         "--expires", metavar="WHEN", help="a span from now, 12h, 90d, 4w, or a date, 2030-12-31"
     )
-    sub.add_argument(
-        "--offline", action="store_true",
-        help="while magid does not run, as root or as its user",
-    )  # fmt: skip
+    _may_be_offline(sub)
 
 
 def create(client: Client, args: argparse.Namespace) -> int:
@@ -61,7 +66,8 @@ def create(client: Client, args: argparse.Namespace) -> int:
         body["models"] = args.models
     if args.expires:
         body["expiresAt"] = moment(args.expires, time.time())
-    answer = _offline(body) if args.offline else client.call("POST", PATH, body)
+    is_offline = args.offline
+    answer = _offline("create_token", body) if is_offline else client.call("POST", PATH, body)
     if args.json:
         print_json(answer)
         return 0
@@ -70,25 +76,31 @@ def create(client: Client, args: argparse.Namespace) -> int:
     return 0
 
 
-def _offline(body: dict[str, Any]) -> Any:
+def _offline(what: str, *given: Any) -> Any:
     """Without the daemon, whose code is loaded here alone."""
-    from magid.offline import Impossible, create_token
+    from magid import offline
 
+    do: Callable[..., Any] = getattr(offline, what)
     try:
-        return create_token(os.environ, body)
-    except Impossible as error:
-        raise Refused(str(error)) from None
+        return do(os.environ, *given)
+    except offline.Impossible as error:
+        status = 4 if error.code == "TokenNotFound" else 1
+        raise Refused(str(error), status, error.code, error.details) from None
 
 
 def revoke(client: Client, args: argparse.Namespace) -> int:
     def one(name: str) -> None:
-        say(client.call("DELETE", f"{PATH}/{quoted(name)}")["message"])
+        if args.offline:
+            answer = _offline("revoke_token", name)
+        else:
+            answer = client.call("DELETE", f"{PATH}/{quoted(name)}")
+        say(answer["message"])
 
     return each(client, args.tokens, one)
 
 
 def ls(client: Client, args: argparse.Namespace) -> int:
-    answer = client.call("GET", PATH)
+    answer = _offline("list_tokens") if args.offline else client.call("GET", PATH)
     if args.json:
         print_json(answer)
         return 0
