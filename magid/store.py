@@ -21,7 +21,7 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -93,11 +93,12 @@ class Store:
         """The newest document that is whole and that `validate` accepts.
 
         `validate` makes the value from the decoded JSON and raises ValueError or MagidError if it
-        cannot. Unusable files are set aside; the newest of those are kept. Raises CannotWrite
-        where going on would lose something: the document is of a newer format, or it is there
-        and may not be read. The daemon must not start then.
+        cannot. Unusable files are set aside; of those set aside earlier the newest are kept. Raises
+        CannotWrite where going on would lose something: the document is of a newer format, or it
+        is there and may not be read. The daemon must not start then.
         """
         self._remove_leftovers()
+        before = self._corrupt()
         problems: list[str] = []
         for path in (self.path, *self._generations):
             try:
@@ -113,6 +114,7 @@ class Store:
             path = self.path
             if problems:
                 problems.append(f"cannot find a good copy of {self.path}; beginning with none")
+        self._remove_surplus(before)
         problems += self._notes(path, envelope)
         self._revision = envelope.revision
         if path != self.path:
@@ -150,10 +152,18 @@ class Store:
         except OSError as error:
             self._kept = self._kept or path == self.path  # never let it become a good copy
             return f"it stays where it is ({error.strerror})"
-        old = sorted(self.path.parent.glob(f"{_escaped(self.path.name)}.corrupt-*"))
-        for surplus in old[:-MAX_CORRUPT]:
-            discard(surplus, self._files)
         return f"it is kept as {target.name}"
+
+    def _corrupt(self) -> list[Path]:
+        """What was set aside, the oldest first."""
+        return sorted(self.path.parent.glob(f"{_escaped(self.path.name)}.corrupt-*"))
+
+    def _remove_surplus(self, before: Sequence[Path]) -> None:
+        """Where new bad files came, old ones go; never one of those that we say are kept."""
+        count = len(self._corrupt())
+        if count > len(before):
+            for surplus in before[: max(0, count - MAX_CORRUPT)]:
+                discard(surplus, self._files)
 
     def _remove_leftovers(self) -> None:
         """Temporary files of a writer that was killed: nobody else writes while we hold `lock`."""

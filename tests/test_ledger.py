@@ -171,6 +171,26 @@ async def test_nothing_changes_that_cannot_be_written(house: House) -> None:
     assert entry(house, ALPHA)["tierOverride"] == "powerful"
 
 
+async def test_a_registry_of_which_no_copy_is_sound_costs_the_decisions_and_no_more(
+    house: House,
+) -> None:
+    daemon = await house.running()
+    for tier in (Tier.POWERFUL, Tier.FAST) * 3:
+        await daemon.set_tier(ALPHA, tier)
+    await daemon.close()
+    copies = [house.registry, *house.state.glob("model_registry.json.[1-9]")]
+    for number, copy in enumerate(copies):
+        copy.write_text("{" * number)
+    daemon = await house.running()
+    aside = house.state.glob("model_registry.json.corrupt-*")
+    assert sorted(path.read_text() for path in aside) == ["{" * n for n in range(6)]
+    assert any("cannot find a good copy" in problem for problem in daemon.snapshot.problems)
+    assert set(states(daemon)) == {ALPHA, BETA, GAMMA}
+    assert daemon.model(ALPHA).entry.tier_override is None
+    await daemon.set_tier(ALPHA, Tier.POWERFUL)
+    assert entry(house, ALPHA)["tierOverride"] == "powerful"
+
+
 async def test_a_rescan_that_changes_nothing_is_not_written(house: House) -> None:
     daemon = await house.running()
     before = house.registry.read_bytes()

@@ -228,6 +228,100 @@ def test_all_copies_bad(path: Path) -> None:
     assert _names(path) == [".corrupt-*"] * 3
 
 
+# Ten ways in which a document can be spoilt, each with what is said of it.
+_SPOILT: tuple[tuple[Callable[[bytes], bytes], str], ...] = (
+    (lambda _: b"", "it is not valid JSON"),
+    (lambda good: good[: len(good) // 2], "it is not valid JSON"),
+    (lambda good: bytes(len(good)), "it is not valid JSON"),  # as XFS leaves it after a power cut
+    (lambda good: good[:50] + b"\xff" + good[50:], "it is not valid JSON"),
+    (lambda good: good + good, "it is not valid JSON"),
+    (lambda good: b"[" * 100_000 + good, "it is not valid JSON"),
+    (lambda good: good.replace(b'"registry"', b'"revision"'), "a key is given twice"),
+    (lambda good: good.replace(b'"format": 1', b'"format": "1"'), "it has no format number"),
+    (lambda good: good.replace(b'"registry"', b'"register"'), "its revision or content is missing"),
+    (lambda good: good.replace(b'"n":', b'"m":'), "n: has to be a whole number"),
+)
+
+
+def _generations(path: Path) -> list[Path]:
+    """A document and its ten copies, the newest first; each one a number less: 11 to 1."""
+    store = Store(path, generations=10, ballast_bytes=0)
+    for number in range(1, 12):
+        store.save({"n": number})
+    (path.parent / "notes.txt").write_text("not ours")
+    return [path, *(path.with_name(f"{path.name}.{n}") for n in range(1, 11))]
+
+
+def _spoil(paths: list[Path]) -> list[bytes]:
+    """One after another in another way; what they hold now."""
+    for number, path in enumerate(paths):
+        path.write_bytes(_SPOILT[number % len(_SPOILT)][0](path.read_bytes()))
+    return [path.read_bytes() for path in paths]
+
+
+def _aside(path: Path) -> list[bytes]:
+    return sorted(found.read_bytes() for found in path.parent.glob(f"{path.name}.corrupt-*"))
+
+
+@pytest.mark.parametrize("bad", range(1, 11))
+def test_of_ten_generations_the_newest_sound_one_is_taken(path: Path, bad: int) -> None:
+    """The `bad` newest ones are spoilt, and the oldest one where there is one below the sound."""
+    generations = _generations(path)
+    spoilt = _spoil(generations[:bad])
+    if bad < 10:
+        generations[-1].write_text("{")
+    before = {name: name.read_bytes() for name in generations[bad:]}
+    store = Store(path, generations=10, ballast_bytes=0)
+    loaded = store.load(_accept)
+    assert loaded.value == 11 - bad
+    assert loaded.revision > 11, "a number that a lost document had"
+    *reasons, last = loaded.problems
+    assert len(reasons) == bad
+    for name, reason, (_, expected) in zip(generations, reasons, _SPOILT, strict=False):
+        assert reason.startswith(f"cannot use {name}: ")
+        assert expected in reason
+    assert last == f"the copy {generations[bad]} of revision {11 - bad} is used instead"
+    assert _aside(path) == sorted(spoilt), "what may be of use to a person was thrown away"
+    assert {name: name.read_bytes() for name in before} == before
+    assert (path.parent / "notes.txt").read_text() == "not ours"
+    store.save({"n": 50})
+    again = Store(path, generations=10, ballast_bytes=0).load(_accept)
+    assert (again.value, again.problems) == (50, ())
+    assert _aside(path) == sorted(spoilt)
+
+
+def test_of_ten_generations_none_is_sound(path: Path) -> None:
+    generations = _generations(path)
+    spoilt = _spoil(generations)
+    store = Store(path, generations=10, ballast_bytes=0)
+    loaded = store.load(_accept)
+    assert loaded.value is None
+    assert len(loaded.problems) == 12
+    assert loaded.problems[-1] == f"cannot find a good copy of {path}; beginning with none"
+    assert _names(path) == [".corrupt-*"] * 11 + ["notes.txt"]
+    assert _aside(path) == sorted(spoilt)
+    said = " ".join(loaded.problems)
+    assert all(name.name in said for name in path.parent.glob("*.corrupt-*"))
+    store.save({"n": 50})
+    assert _load(path).value == 50
+
+
+def test_all_files_of_one_accident_are_kept_and_earlier_ones_go(path: Path) -> None:
+    store = Store(path, ballast_bytes=0)
+    earlier = [path.with_name(f"{path.name}.corrupt-20200101T00000{n}Z-0000") for n in range(5)]
+    for old in earlier:
+        old.write_text("old")
+    store.save({"n": 1})
+    path.write_text("{")
+    store.load(_accept)
+    assert [old.exists() for old in earlier] == [False, True, True, True, True]
+    for number in range(2, 8):
+        store.save({"n": number})
+    spoilt = _spoil([path, *(path.with_name(f"{path.name}.{n}") for n in range(1, 6))])
+    assert store.load(_accept).value is None
+    assert _aside(path) == sorted(spoilt)
+
+
 def test_a_removed_file_is_replaced_by_its_copy(path: Path) -> None:
     _saved(path, 1, 2)
     path.unlink()
