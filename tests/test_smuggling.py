@@ -227,12 +227,15 @@ def test_what_stands_behind_chunks(magid: Running, coding: bytes, chunks: bytes)
 
 @pytest.mark.parametrize("path", [b"/livez", b"/v1/models"])
 def test_a_body_where_none_belongs_is_no_request(magid: Running, path: bytes) -> None:
+    """A GET may have one (RFC 9110, 9.3.1): it is read over, on both paths, however it comes."""
     hidden = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
     head = b"GET " + path + b" HTTP/1.1\r\n" + FIELDS
     data = head + b"Content-Length: %d\r\n\r\n" % len(hidden) + hidden + BEHIND
-    found = rest.exchange(magid.port, data)
-    assert not [answer for answer in found if b"reasons" in answer.body]
-    assert [answer.status for answer in found][-2:] == [200, 200] or len(found) == 1
+    for found in (rest.exchange(magid.port, data), bytewise(magid.port, data)):
+        assert [answer.status for answer in found] == [200, 200, 200]
+        own, alive, models = (answer.body for answer in found)
+        assert b"reasons" not in own + alive + models
+        assert own == (alive if path == b"/livez" else models)
 
 
 # -- both paths on one connection ----------------------------------------------------------------
