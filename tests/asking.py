@@ -15,6 +15,7 @@ from schemathesis import APIOperation, Case, CheckFunction, GenerationMode
 from schemathesis.core.result import Ok
 from schemathesis.specs.openapi import checks
 
+from tests import rest
 from tests.running import DEADLINE_S
 
 Operation = APIOperation[Any, Any, Any, Any]
@@ -23,6 +24,13 @@ AnyCase = Case[Any]
 # Documented, and no fault of the daemon: a server failed, is not ready, is late; the disk is full.
 ALLOWED = (502, 503, 504, 507)
 LONGEST_WAIT_S = 0.5
+# Values that path parameters take beside made-up ones: of `rest.serving`.
+NAMES = {
+    "modelId": [rest.ALPHA, rest.BETA, rest.GAMMA, rest.QWEN],
+    "id": [rest.ALPHA, "fast", "auto"],
+    "name": ["test", "other"],
+    "tier": ["fast", "balanced", "powerful"],
+}
 _CHECKS = [
     checks.status_code_conformance,
     checks.content_type_conformance,
@@ -33,14 +41,17 @@ _CHECKS = [
 
 
 class Asker:
-    """Asks one daemon; `names` are the values that path parameters take beside made-up ones."""
+    """Asks one daemon, which is one of `rest.serving`."""
 
-    def __init__(self, url: str, names: dict[str, list[str]]) -> None:
-        self._names = names
+    def __init__(self, url: str) -> None:
         self._url = url
         self._session = requests.Session()
         self._session.trust_env = False
         document = self._session.get(f"{url}/openapi.json", timeout=DEADLINE_S).json()
+        # Among the requests are some that make tokens: from the first one on all need one.
+        token = {"name": "asker", "scopes": ["admin"]}
+        made = self._session.post(f"{url}/api/tokens", json=token, timeout=DEADLINE_S)
+        self._session.headers["Authorization"] = f"Bearer {made.json()['token']}"
         self._schema = schemathesis.openapi.from_dict(document)
         self.asked = 0
         self.statuses: dict[int, int] = {}
@@ -73,7 +84,7 @@ class Asker:
         )
         @given(operation.as_strategy(mode))
         def one(case: AnyCase) -> None:
-            for name, known in self._names.items():
+            for name, known in NAMES.items():
                 if name in case.path_parameters and dice.random() < 0.5:
                     case.path_parameters[name] = dice.choice(known)
             self._ask(case)

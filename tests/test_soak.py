@@ -11,9 +11,8 @@ import pytest
 
 from tests.rest import Parts
 from tests.soak import __main__ as soak
-from tests.soak import conformance, crowds, headers, load
+from tests.soak import crowds, headers, load
 from tests.soak.figures import Figures, slope
-from tests.test_openapi import OPERATIONS
 
 ROOT = Path(__file__).parent.parent
 SEED = 20_260_101
@@ -72,13 +71,6 @@ def test_connections_that_ask_nothing(parts: Parts, tmp_path: Path) -> None:
 
 def test_streams_while_servers_are_killed(parts: Parts, tmp_path: Path) -> None:
     expect_none(load.run(8, 50, SEED, tmp_path, parts))
-
-
-def test_requests_from_the_description(parts: Parts, tmp_path: Path) -> None:
-    figures = conformance.run(5, SEED, tmp_path, parts)
-    expect_none(figures)
-    assert figures.rounds > 500
-    assert figures.more["operations"] == len(OPERATIONS) - 2  # the event stream; one it merges
 
 
 def test_mutated_headers() -> None:
