@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from magid.api.logs import escaped
+from magid.api.sse import KEEP_ALIVE_S
 from magid.messages import Event
 from tests import fake_llama, ggufs, rest
 from tests.running import DEADLINE_S, Running
@@ -64,6 +65,17 @@ def raw(magid: Running, path: str) -> bytes:
     response = magid.client.get(path)
     assert response.status_code == 200
     return response.content
+
+
+@pytest.mark.parametrize("path", [LOGS, "/api/logs"])
+def test_following_begins_at_once_where_nothing_is_found(magid: Running, path: str) -> None:
+    """Many clients wait for the head for less long than until the first comment."""
+    query = "?follow=true&grep=nobody-says-this"
+    with httpx.stream(
+        "GET", magid.url + path + query, timeout=KEEP_ALIVE_S / 2, trust_env=False
+    ) as response:
+        assert response.status_code == 200
+        assert next(response.iter_lines()) == "retry: 2000"
 
 
 # -- of a server -------------------------------------------------------------------------------

@@ -94,6 +94,9 @@ async def _follow(
 ) -> AsyncGenerator[bytes]:
     """`lines`, then what comes. An error after the first byte can only end the stream."""
     head = RETRY
+    if not lines:  # the answer begins with its first bytes: nobody has to wait for a line
+        yield head + comment()
+        head = b""
     while True:
         for line in lines:
             yield head + event_of("log", escaped(to_json(source.entry(line))), line.cursor)
