@@ -172,6 +172,58 @@ def answers(daemon: Daemon) -> str:
     return "\n".join(said)
 
 
+@contextmanager
+def shown_token(daemon: Daemon) -> Iterator[str]:
+    """One that is in force, and is shown with each request. Without it nobody gets in over TCP."""
+    container, headers = daemon.container, daemon.client.headers
+    create = ["magictl", "token", "create", "--name", "canary", "--scope", "admin"]
+    token = container.run(create).stdout.strip()
+    assert re.fullmatch(r"magi_[0-9a-f]{8}_[0-9A-Za-z]{43}", token)
+    assert daemon.client.get("/api/models/status").status_code == 401
+    headers["Authorization"] = f"Bearer {token}"
+    try:
+        yield token
+    finally:
+        del headers["Authorization"]
+        # Revoked, it would leave the door shut: without the file it is as it was before.
+        container.systemctl("stop", "magid.service")
+        container.run(["rm", "/var/lib/magi/tokens.json"])
+        container.systemctl("start", "magid.service")
+        daemon.wait_ready()
+
+
+def use(daemon: Daemon, token: str) -> str:
+    """As meant, and in places where it does not belong; what was answered there."""
+    container, client = daemon.container, daemon.client
+    body = {"model": ONE, "prompt": CANARY, "max_tokens": 1}
+    assert client.get("/api/models/status").status_code == 200
+    assert client.post("/v1/completions", json=body).status_code == 200
+    environment = {"MAGI_TOKEN": token, "MAGI_URL": "http://127.0.0.1:8000"}
+    assert container.run(["magictl", "status"], environment=environment).returncode == 0
+    wrong, said = token[:-1] + ("a" if token[-1] != "a" else "b"), []
+    headers: list[tuple[dict[str, str], int]] = [
+        ({"Authorization": f"Bearer {wrong}"}, 401),
+        ({"Authorization": f"Basic {token}"}, 401),
+        ({"Authorization": "", "x-api-key": wrong}, 401),
+        ({"Host": f"{token[14:]}.example"}, 421),
+        ({"Origin": f"https://{token[14:]}.example"}, 403),
+    ]
+    for shown, status in headers:
+        for path in ("/api/models/status", "/v1/models"):
+            answer = client.get(path, headers=shown)
+            assert answer.status_code == status, (path, shown, answer.text)
+            said.append(answer.text)
+    for path in ("/api/models/status", "/v1/models", "/nowhere", "/livez"):
+        for query in (f"token={token}", f"access_token={wrong}", f"x={token}", token):
+            answer = client.get(f"{path}?{query}")
+            assert answer.status_code in (400, 404), (path, answer.text)
+            said.append(answer.text)
+    # As the name of something the answer names it, to who sent it; no log may.
+    for path in (f"/api/models/{token}", f"/v1/models/{token}", f"/{token}"):
+        assert client.get(path).status_code == 404
+    return "".join(said)
+
+
 def test_keys_and_prompts_are_nowhere(daemon: Daemon) -> None:
     """After crashes, restarts and thousands of requests, the ones of the tests above too."""
     container = daemon.container
@@ -182,9 +234,11 @@ def test_keys_and_prompts_are_nowhere(daemon: Daemon) -> None:
         container.read(f"/run/magi-keys/{port}.key").decode().strip() for port in MODELS.values()
     ]
     assert len(set(keys)) == len(MODELS)
-    assert found_in(container, *keys, CANARY) == []
-    said = answers(daemon)
-    assert not [secret for secret in (*keys, CANARY) if secret in said]
+    with shown_token(daemon) as token:
+        said = use(daemon, token) + answers(daemon)
+        secrets = (*keys, CANARY, token[14:-1])  # of the wrong one too; what is before names it
+        assert found_in(container, *secrets) == []
+    assert not [secret for secret in secrets if secret in said]
     # That the search finds what is there: a model's id is in all of these places.
     places = {line.partition(":")[0] for line in found_in(container, ONE)}
     assert places == {"proc", "journal", "properties", "units", "files"}
