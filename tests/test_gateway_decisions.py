@@ -1,6 +1,5 @@
 """The gateway's pure decisions: which server, who waits, who is out, where conversations went."""
 
-import json
 from typing import Any
 
 import pytest
@@ -9,7 +8,6 @@ from magid.gateway import balancing, prompt
 from magid.gateway.balancing import Load
 from magid.gateway.breaker import FAILURES, FIRST_S, MAX_S, Breaker
 from magid.gateway.conversations import Conversations
-from magid.gateway.records import Usage, figures_in, usage_in
 from magid.gateway.waiting import Room, Rooms
 from magid.models import remembered_tier
 from magid.profiles import Strategy
@@ -269,19 +267,3 @@ def said(*parts: Any) -> dict[str, Any]:
 )  # fmt: skip
 def test_media_named_by_an_address_are_seen(fields: dict[str, Any], *, is_remote: bool) -> None:
     assert prompt.read(fields).is_remote is is_remote
-
-
-def figures(start: bytes, tail: bytes) -> Usage | None:
-    return usage_in(figures_in(start, tail))
-
-
-def test_the_figures_of_an_answer() -> None:
-    tail = b'"timings":{"cache_n":4,"prompt_n":6,"prompt_ms":2.5,"predicted_n":3,"predicted_ms":1.5'
-    assert figures(b"", tail) == Usage(10, 4, 3, 2.5, 1.5)
-    openai = b'"usage":{"completion_tokens":2,"prompt_tokens":21,"total_tokens":23}'
-    assert figures(b"", openai) == Usage(21, None, 2)
-    assert figures_in(openai, openai) == openai  # a short answer is both start and end
-    start = b'"usage":{"cache_read_input_tokens":20,"input_tokens":1,"output_tokens":0}'
-    assert figures(start, b'"usage":{"output_tokens":2}') == Usage(21, 20, 2)
-    said = json.dumps({"content": '"prompt_tokens":99'}).encode()
-    assert figures(said, said) is None
