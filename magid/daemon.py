@@ -6,9 +6,8 @@ here: the launcher is asked.
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 
 from magid import decisions, planner, registry, snapshot
@@ -20,28 +19,18 @@ from magid.ledger import Change as Change
 from magid.ledger import Ledger, Writes
 from magid.messages import Event, about
 from magid.models import Model
-from magid.planner import Plan, Stop
+from magid.planner import Plan
 from magid.profiles import Profile, ProfileDir
 from magid.registry import ModelEntry, RuntimeSettings
 from magid.runner import Runner
+from magid.scans import Scans
 from magid.snapshot import Phase, Snapshot
 from magid.statelog import StateLog, tell_decision
 from magid.store import Store
 from magid.tiers import Tier
-from magid.units import Launcher, ObservedServer, ServerState
+from magid.units import Launcher, ObservedServer
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Scans:
-    """How reading the model folders went, since the start."""
-
-    done: int = 0
-    failed: int = 0
-    last_failed: bool = False
-    last_at: float | None = None  # of the last that was done; seconds since the epoch
-    last_duration_s: float = 0.0
 
 
 class Daemon:
@@ -184,11 +173,11 @@ class Daemon:
             try:
                 await self._ledger.change(take)
             except MagidError:
-                self._note_scan(None)
+                self.scans.note(None)
                 raise
         self._call_off_unwanted()
         result = results[-1]
-        self._note_scan(result)
+        self.scans.note(result.duration_s)
         log.info(
             "scan: %d models, %d added, %d removed, %d broken files, %.0f ms",
             result.found, len(result.added), len(result.removed), len(result.broken),
@@ -201,17 +190,8 @@ class Daemon:
         if self._closing:
             raise Conflict("cannot finish the scan: magid is shutting down; try again in a moment")
 
-    def _note_scan(self, result: Rescan | None) -> None:
-        scans = self.scans
-        scans.last_failed = result is None
-        if result is None:
-            scans.failed += 1
-        else:
-            scans.done += 1
-            scans.last_at, scans.last_duration_s = time.time(), result.duration_s
-
     def _refuse(self, scan: Scan) -> None:
-        self._note_scan(None)
+        self.scans.note(None)
         disk = replace(self._ledger.snapshot.disk, unreadable_roots=scan.unreadable_roots)
         self._ledger.note_disk(disk)
         first = scan.unreadable_roots[0]
@@ -376,14 +356,7 @@ class Daemon:
         Those that failed count as stopped then.
         """
         known = self.known_id(model_id)
-        servers = [s for s in self.observed().values() if s.model_id == known]
-        plan = Plan(
-            stop=tuple(
-                Stop(s.port, known, "stop asked for")
-                for s in servers
-                if s.state is not ServerState.STOPPED
-            )
-        )
+        plan = planner.stop_model(known, self.observed().values())
         queued = [p for p, spec in self._runner.queued.items() if spec.model_id == known]
         return self._runner.begin(plan, call_off=queued)
 
@@ -395,10 +368,7 @@ class Daemon:
 
     def start_all(self) -> Plan:
         """Begin to start every wanted server that does not run as wanted."""
-        full = self.make_plan()
-        ports = {line.spec.port for line in full.start}
-        stops = tuple(line for line in full.stop if line.port in ports)
-        plan = replace(full, stop=stops)
+        plan = planner.start_all(self.snapshot.wanted, self.observed())
         self._runner.begin(plan)
         return plan
 

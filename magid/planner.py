@@ -174,6 +174,24 @@ def stop_all(observed: Iterable[ObservedServer], reason: str) -> Plan:
     )
 
 
+def stop_model(model_id: str, observed: Iterable[ObservedServer]) -> Plan:
+    """Stop a model's servers; those that failed count as stopped then."""
+    return Plan(
+        stop=tuple(
+            Stop(s.port, model_id, "stop asked for")
+            for s in observed
+            if s.model_id == model_id and s.state is not ServerState.STOPPED
+        )
+    )
+
+
+def start_all(wanted: Wanted, observed: Mapping[int, ObservedServer]) -> Plan:
+    """The plan without the stops that make room for nothing."""
+    full = plan(wanted, observed)
+    ports = {line.spec.port for line in full.start}
+    return replace(full, stop=tuple(line for line in full.stop if line.port in ports))
+
+
 def restart(wanted: Wanted, model_id: str, observed: Mapping[int, ObservedServer]) -> Plan:
     """Stop what the model has, start what it should have."""
     stops = stop_all([s for s in observed.values() if s.model_id == model_id], "restart asked for")

@@ -21,10 +21,10 @@ from magid.addresses import Address
 from magid.api import accesslog, guard, incoming, openapi
 from magid.api.access import Door
 from magid.api.context import Context
+from magid.api.desk import make_desk
 from magid.api.protocol import Response, WireRequest
 from magid.api.replies import Call, Reply, Stream, error_reply, unexpected
 from magid.api.routes import ROUTES, Access, Route
-from magid.api.talk import make_desk
 from magid.messages import Event, about
 
 log = logging.getLogger(__name__)

@@ -12,8 +12,9 @@ from typing import Any, cast
 from sanic.http import Http as SanicHttp
 from sanic.http import Stage
 
+from magid.api.desk import Desk
 from magid.api.protocol import Protocol
-from magid.api.talk import Desk, Talk
+from magid.api.talk import Talk
 
 _GATEWAY = re.compile(rb"[A-Z]{1,16} /(?:v1(?=[/? ])|(?:(?:de)?tokenize|props|slots)(?=[? ]))")
 _DECIDED_BYTES = 64  # no gateway request is recognised later than in so many

@@ -8,33 +8,18 @@ byte of its answer (`protocol`): until it does, no more of what it sends is read
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
-from urllib.parse import unquote
-
-from pydantic_core import to_json
 
 from magid.api import access, accesslog, answers, shapes
 from magid.api.bodies import Body
-from magid.api.guard import Policy
-from magid.api.heads import Head, Parsed, check_json, next_request_id
+from magid.api.desk import Desk, unknown_path
+from magid.api.heads import Head, check_json, next_request_id
 from magid.api.replies import status_of
-from magid.config import Config
-from magid.errors import (
-    MagidError,
-    MethodNotAllowed,
-    ModelNotFound,
-    NotFound,
-    SlowRequest,
-    TooLarge,
-)
+from magid.errors import MagidError, SlowRequest, TooLarge
 from magid.gateway import asked
-from magid.gateway.dispatch import Dispatcher
 from magid.gateway.endpoints import Endpoint, Style, find, methods_of, style_of
 from magid.gateway.framing import ChunkReader, ReplyHead
 from magid.gateway.stages import Work
 from magid.messages import Event, about
-from magid.tokenbook import Caller
-from magid.tokens import Scope
 
 log = logging.getLogger(__name__)
 
@@ -42,35 +27,6 @@ MAX_HEAD_BYTES = 16_384
 MAX_BEHIND = 65_536  # bytes that a client may send behind a request that is being answered
 LINGER_S = 2.0  # an early answer must not be lost to a reset: so long we go on reading
 BODY_S_PER_MIB = 4.0  # more time for larger bodies: 2 Mbit/s
-
-
-@dataclass(frozen=True, slots=True)
-class Desk:
-    """What all connections share: one for TCP, one for unix sockets, which ask for no Host."""
-
-    dispatcher: Dispatcher
-    parse: Parsed
-    max_body_bytes: int
-    timeout_s: float  # in which a whole request has to arrive
-    send_timeout_s: float  # in which the rest of a last answer has to be taken
-    door: access.Door
-    is_tcp: bool
-
-    def admit(self, head: Head, peer: str) -> Caller:
-        """Raises as `Door.enter` does, and InvalidInput for a token in the URL."""
-        access.check_url(head.query)
-        if head.method == "OPTIONS":  # a browser asks whether it may send credentials
-            return access.LOCAL
-        return self.door.enter(head.presented, Scope.INFER, peer if self.is_tcp else None)
-
-
-def make_desk(
-    dispatcher: Dispatcher, policy: Policy | None, config: Config, door: access.Door
-) -> Desk:
-    return Desk(
-        dispatcher, Parsed(policy), config.gateway.max_body_bytes, config.request_timeout,
-        config.send_timeout, door, policy is not None,
-    )  # fmt: skip
 
 
 class Talk:
@@ -221,7 +177,7 @@ class Talk:
             self._write(204, answers.PREFLIGHT if head.origin else b"", b"")
             self._done()
         elif endpoint is None:
-            raise self._unknown(head)
+            raise unknown_path(head)
         elif not endpoint.kinds:
             self._answer_list(endpoint, head.path)
         else:
@@ -246,27 +202,8 @@ class Talk:
         """For fairness: clients on one machine differ by what they hold."""
         return f"{self._peer} {head.presented.digest.hex() if head.presented else ''}"
 
-    def _unknown(self, head: Head) -> MagidError:
-        if methods_of(head.path):
-            return MethodNotAllowed(f"cannot {head.method} {head.path}: it has other methods")
-        return NotFound(f"cannot find {head.path}: no such path; /openapi.json lists all of them")
-
     def _answer_list(self, endpoint: Endpoint, path: str) -> None:
-        dispatcher = self._desk.dispatcher
-        if "{" not in endpoint.path:
-            body = dispatcher.models_json(self._caller.models)
-        else:
-            name = unquote(path.removeprefix(endpoint.prefix), errors="replace")
-            found = next(
-                (m for m in dispatcher.models(self._caller.models) if m["id"] == name), None
-            )
-            if found is None:
-                raise ModelNotFound(
-                    f"cannot find model {name[:200]!r}; GET /v1/models lists the names that can be "
-                    "used",
-                    modelId=name[:200],
-                )
-            body = to_json(found)
+        body = self._desk.list_models(endpoint, path, self._caller)
         self._write(200, b"Content-Type: application/json\r\n", body)
         self._done()
 

@@ -9,30 +9,28 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Coroutine
-from dataclasses import replace
 from typing import Any
 
 from pydantic_core import to_json
 
 from magid.daemon import Change, Daemon
 from magid.errors import MagidError, NotReady, QueueFull
-from magid.gateway import automatic, catalogue, fleet, probes, records, routing, two_stage
+from magid.gateway import catalogue, choosing, fleet, probes, records
 from magid.gateway.asked import Asked
 from magid.gateway.care import Care
 from magid.gateway.exchange import Client, Exchange
-from magid.gateway.fleet import AUTO, Facts, Fleet
+from magid.gateway.fleet import Facts, Fleet
 from magid.gateway.on_demand import OnDemand
 from magid.gateway.picker import Picker
 from magid.gateway.records import Outcome, Records
 from magid.gateway.requestlog import tell_end
-from magid.gateway.routing import Reason, Route
+from magid.gateway.routing import Route
 from magid.gateway.servers import Server
 from magid.gateway.stages import Stages, Work
 from magid.gateway.tally import OTHER, Tally
 from magid.gateway.waiting import Rooms
-from magid.profiles import DEFAULT_TIERS, LoadBalancing, Profile
+from magid.profiles import LoadBalancing
 from magid.snapshot import Phase
-from magid.tiers import Tier
 from magid.units import ServerState
 
 log = logging.getLogger(__name__)
@@ -181,23 +179,11 @@ class Dispatcher:
         Raises as `send` does.
         """
         profile = self.fleet.profile
-        if profile is not None and profile.two_stage.enabled and self._has_stages(asked, profile):
-            return Stages(asked, client, profile.two_stage, self.send)
+        if profile is not None and profile.two_stage.enabled:
+            rules = profile.two_stage
+            if choosing.has_stages(asked, self._fleet_for(asked.only), rules):
+                return Stages(asked, client, rules, self.send)
         return self.send(asked, client)
-
-    def _has_stages(self, asked: Asked, profile: Profile) -> bool:
-        """Only for auto: who names a model or a tier gets that one. Both tiers must be there."""
-        rules, now = profile.two_stage, self._fleet_for(asked.only)
-        try:
-            if routing.by_name(asked.model, now) != AUTO or not two_stage.applies(asked):
-                return False
-            tiers = [
-                routing.to_tier(tier, asked, now, "").tier
-                for tier in (rules.stage1_tier, rules.stage2_tier)
-            ]
-        except MagidError:
-            return False
-        return tiers == [rules.stage1_tier, rules.stage2_tier] and tiers[0] is not tiers[1]
 
     def send(self, asked: Asked, client: Client) -> Exchange:
         """Send it to a server, or let it wait for one.
@@ -224,13 +210,7 @@ class Dispatcher:
 
     def route(self, asked: Asked) -> Route:
         """Where it would go now. Raises ModelNotFound, InvalidInput, NotReady, ServerFailed."""
-        now = self._fleet_for(asked.only)
-        name = routing.by_name(asked.model, now)
-        if name in now.offers:
-            return routing.to_model(name, asked, now)
-        if name == AUTO:
-            return self._automatic(asked, now)
-        return routing.to_tier(Tier(name), asked, now, "tier")
+        return choosing.route(asked, self._fleet_for(asked.only), self._picker.conversations)
 
     def _route_or_hold(self, asked: Asked) -> Route:
         """As `route`; after a start, what cannot be answered waits until all models are known.
@@ -243,17 +223,6 @@ class Dispatcher:
             if self._daemon.phase is not Phase.SCANNING:
                 raise
             return Route(_UNKNOWN, (), "", is_open=True)
-
-    def _automatic(self, asked: Asked, now: Fleet) -> Route:
-        """By the conversation so far, and by what the newest message shows."""
-        if not asked.endpoint.generates:
-            plain = routing.to_tier(automatic.DEFAULT_TIER, asked, now, "auto")
-            return replace(plain, reason=Reason.DEFAULT)
-        tiers = now.profile.tier_config if now.profile else DEFAULT_TIERS
-        before, process = self._picker.conversations.before(asked.prompt)
-        choice = automatic.choose(asked.prompt, tiers, before)
-        route = routing.to_tier(choice.tier, asked, now, choice.why, choice.floor)
-        return replace(route, parts=choice.parts, process=process, reason=choice.reason)
 
     def explain(self, asked: Asked) -> tuple[Route, list[tuple[Server, str]], Server | None]:
         """Where the request would go now, without sending it.

@@ -1,0 +1,68 @@
+"""What all of the gateway's connections share: the limits, the door, and what magid answers itself.
+
+`talk` asks here for each of its requests.
+"""
+
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from pydantic_core import to_json
+
+from magid.api import access
+from magid.api.guard import Policy
+from magid.api.heads import Head, Parsed
+from magid.config import Config
+from magid.errors import MagidError, MethodNotAllowed, ModelNotFound, NotFound
+from magid.gateway.dispatch import Dispatcher
+from magid.gateway.endpoints import Endpoint, methods_of
+from magid.tokenbook import Caller
+from magid.tokens import Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What all connections share: one for TCP, one for unix sockets, which ask for no Host."""
+
+    dispatcher: Dispatcher
+    parse: Parsed
+    max_body_bytes: int
+    timeout_s: float  # in which a whole request has to arrive
+    send_timeout_s: float  # in which the rest of a last answer has to be taken
+    door: access.Door
+    is_tcp: bool
+
+    def admit(self, head: Head, peer: str) -> Caller:
+        """Raises as `Door.enter` does, and InvalidInput for a token in the URL."""
+        access.check_url(head.query)
+        if head.method == "OPTIONS":  # a browser asks whether it may send credentials
+            return access.LOCAL
+        return self.door.enter(head.presented, Scope.INFER, peer if self.is_tcp else None)
+
+    def list_models(self, endpoint: Endpoint, path: str, caller: Caller) -> bytes:
+        """What `caller` may ask for, as JSON, or the one that `path` names. Or ModelNotFound."""
+        if "{" not in endpoint.path:
+            return self.dispatcher.models_json(caller.models)
+        name = unquote(path.removeprefix(endpoint.prefix), errors="replace")
+        for model in self.dispatcher.models(caller.models):
+            if model["id"] == name:
+                return to_json(model)
+        raise ModelNotFound(
+            f"cannot find model {name[:200]!r}; GET /v1/models lists the names that can be used",
+            modelId=name[:200],
+        )
+
+
+def make_desk(
+    dispatcher: Dispatcher, policy: Policy | None, config: Config, door: access.Door
+) -> Desk:
+    return Desk(
+        dispatcher, Parsed(policy), config.gateway.max_body_bytes, config.request_timeout,
+        config.send_timeout, door, policy is not None,
+    )  # fmt: skip
+
+
+def unknown_path(head: Head) -> MagidError:
+    """For a path that is not the gateway's, or has other methods."""
+    if methods_of(head.path):
+        return MethodNotAllowed(f"cannot {head.method} {head.path}: it has other methods")
+    return NotFound(f"cannot find {head.path}: no such path; /openapi.json lists all of them")
