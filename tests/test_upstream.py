@@ -1,7 +1,11 @@
 """Connections to a server: when one is used again, and what an answer that is none does."""
 
 import asyncio
+import itertools
 import os
+import socket
+import struct
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
@@ -218,3 +222,36 @@ async def test_one_that_takes_the_port_later_hears_nothing(free_port: Callable[[
     with Sly(port, "m", NOBODY) as stranger, pytest.raises(ConnectionAbortedError):
         await ask(pool)
     assert stranger.heard == b""
+
+
+@pytest.mark.parametrize("uid", [None, os.geteuid()], ids=["no user", "user"])
+async def test_a_connection_that_is_reset_at_any_moment_is_a_failure(uid: int | None) -> None:
+    """As by a server that is killed. Each step of the loop is such a moment."""
+    outcomes = Counter([await reset_after(steps, uid) for steps in range(12)])
+    assert outcomes.keys() == {"cannot be made", "its connection ended before the answer did"}
+
+
+async def reset_after(steps: int, uid: int | None) -> str:
+    """How a request fares if each connection that there is after so many steps is reset."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        pool = Pool(_backend(listener.getsockname()[1], uid))
+        asking = asyncio.ensure_future(ask(pool))
+        for step in itertools.count():
+            await asyncio.sleep(0)
+            if step >= steps:
+                reset_all(listener)
+            if asking.done():
+                break
+        try:
+            return (await asking).over.result()
+        except ConnectionError:
+            return "cannot be made"
+
+
+def reset_all(listener: socket.socket) -> None:
+    with suppress(BlockingIOError):
+        while True:
+            peer, _ = listener.accept()
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            peer.close()

@@ -6,6 +6,7 @@ client that goes away cancels the request at the server.
 """
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -18,7 +19,9 @@ from magid.gateway.framing import ReplyHead
 from magid.gateway.records import START_BYTES, TAIL_BYTES, TAIL_SEGMENTS, Outcome
 from magid.gateway.routing import Route
 from magid.gateway.servers import Server
-from magid.gateway.upstream import Line
+from magid.gateway.upstream import MISTAKE, Line
+
+log = logging.getLogger(__name__)
 
 # Servers that may end while they work on one request: it could be the request that ends them.
 MAX_LOSSES = 2
@@ -97,27 +100,30 @@ class Exchange:
             self._task = asyncio.get_running_loop().create_task(self._connect(server))
 
     async def _connect(self, server: Server) -> None:
+        """Whatever goes wrong here, who asked has to hear of it: nothing else ends the wait."""
         try:
-            line = await server.pool.connect()
+            self._ask(await server.pool.connect())
         except (OSError, TimeoutError) as error:
-            self._task = None
-            why = f"it cannot be reached: {str(error) or 'no answer in time'}"
-            if not self._move(why):
-                self.refuse(self._lost(why), Outcome.FAILED, lost=why)
-            return
+            self._cannot_ask(f"it cannot be reached: {str(error) or 'no answer in time'}")
+        except Exception:
+            log.exception("request %s cannot be sent", self.record.id)
+            self._cannot_ask(MISTAKE)
+
+    def _cannot_ask(self, why: str) -> None:
         self._task = None
-        self._ask(line)
+        if not self._move(why):
+            self.refuse(self._lost(why), Outcome.FAILED, lost=why)
 
     def _ask(self, line: Line) -> None:
         assert self.server is not None
-        self._line = line
+        self._task, self._line = None, line
         line.ask(self.server.request(self.asked), self)
 
     # -- the answer (upstream.Taker) ---------------------------------------------------------
 
     def begins(self, head: ReplyHead, first: bytes) -> None:
         assert self.server is not None
-        if head.status == 503 and self._can_move and self._move("it answers 503"):
+        if head.status == 503 and self._can_move and self._leaves("it answers 503"):
             return
         self._has_begun = True
         self.last_byte = time.monotonic()
@@ -136,6 +142,18 @@ class Exchange:
     def _can_move(self) -> bool:
         """Whether a server is left that has not seen this request."""
         return any(b.process not in self.tried for b in self.route.backends)
+
+    def _leaves(self, why: str) -> bool:
+        """Move before its answer, of which nothing is wanted any more; else it is passed on."""
+        server, line = self.server, self._line
+        assert server is not None
+        assert line is not None
+        if self._move(why):
+            line.drop()
+            return True
+        self._line = line
+        server.exchanges.add(self)  # it is looked after until the answer is whole
+        return False
 
     def _fields(self) -> bytes:
         assert self.server is not None

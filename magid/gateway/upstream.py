@@ -26,6 +26,7 @@ IDLE_S = 4.0  # llama-server ends them after 5
 CONNECT_S = 5.0  # to a server of this machine
 _TRIES = 3  # connections, while the listener on the port changes
 MAX_HEAD_BYTES = 32 * 1024
+MISTAKE = "magid made a mistake; its log has the trace"
 
 
 class Taker(Protocol):
@@ -106,7 +107,7 @@ class Line(asyncio.Protocol):
         except Exception:
             log.exception("passing on an answer of port %d failed", self._pool.port)
             self.drop()
-            taker.failed("magid made a mistake; its log has the trace", is_stale=False)
+            taker.failed(MISTAKE, is_stale=False)
 
     def connection_lost(self, _error: Exception | None) -> None:
         taker, self.taker = self.taker, None
@@ -218,12 +219,18 @@ class Pool:
     def _reaches_server(self, line: Line) -> bool:
         """Whether who took the connection is the server, before anything is sent.
 
+        OSError if it has ended it already, as a server does that is killed at this moment.
         The listener has to be of the server's user now, and the one that was seen before the
         connection was made: else somebody may have taken it and gone. The first one is not used.
         """
-        if self._uid is None or line.transport is None:
-            return line.transport is not None
-        host, port, *_ = line.transport.get_extra_info("peername")
+        # None too for a transport that has not heard yet of the end.
+        peer = None if line.transport is None else line.transport.get_extra_info("peername")
+        if peer is None:
+            line.drop()
+            raise ConnectionResetError("it ended the connection at once")
+        if self._uid is None:
+            return True
+        host, port, *_ = peer
         try:
             found = listener_at(host, port)
         except OSError as error:
