@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from magid.config import Gateway, ServerDefaults
-from magid.errors import InvalidInput, MagidError, QueueFull
+from magid.daemon import Daemon
+from magid.errors import InvalidInput, MagidError, ModelNotFound, QueueFull, ServerLost
 from magid.gateway.asked import Asked
 from magid.gateway.dispatch import Dispatcher
 from magid.gateway.endpoints import find
@@ -18,7 +19,8 @@ from magid.gateway.exchange import Exchange
 from magid.gateway.framing import ReplyHead
 from magid.snapshot import Phase
 from magid.tiers import Tier
-from tests.daemons import ALPHA, BETA, GAMMA, House, until
+from magid.units import ServerState
+from tests.daemons import ALPHA, BETA, GAMMA, ONLY_FAST, House, states, until
 from tests.still_launcher import PATIENCE_S
 
 
@@ -142,3 +144,81 @@ async def test_a_model_that_may_have_eyes_is_sent_no_address_to_fetch(house: Hou
         assert dispatcher.waiting == 0
     finally:
         await dispatcher.close()
+
+
+async def test_a_request_that_cannot_be_placed_keeps_nobody_else_waiting(house: House) -> None:
+    async with gateway_of(house) as dispatcher:
+        broken, sound = chat(ALPHA), chat("nobody")
+        broken.body = b'"image"'  # so its prompt is looked at, and no such object can come
+        broken.fields = {"tools": object()}
+        clients = [Client(), Client()]
+        for asked, client in zip([broken, sound], clients, strict=True):
+            dispatcher.send(asked, client)
+        house.scans.open()
+        async with asyncio.timeout(PATIENCE_S):
+            errors = [await client.answer for client in clients]
+        assert isinstance(errors[0], ServerLost)
+        assert "magid made a mistake" in errors[0].message
+        assert isinstance(errors[1], ModelNotFound)
+        assert dispatcher.waiting == 0
+
+
+# -- servers that get no more while they work ------------------------------------------------
+
+
+@asynccontextmanager
+async def silence(house: House) -> AsyncIterator[tuple[Daemon, Dispatcher]]:
+    """One server with one slot, which takes every request and says nothing."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    house.settings["port_range"] = (port, port)
+    house.settings["server_defaults"] = ServerDefaults(parallel=1)
+    house.write_profile("test", ONLY_FAST)
+    daemon = await house.running()
+    dispatcher = Dispatcher(daemon)
+    dispatcher.open()
+    try:
+        await until(daemon, lambda: states(daemon) == {ALPHA: ServerState.READY})
+        yield daemon, dispatcher
+    finally:
+        await dispatcher.close()
+        server.close()
+        await server.wait_closed()
+
+
+async def test_a_server_that_comes_back_has_kept_its_requests(house: House) -> None:
+    """A profile without its model was in force for a moment; its slot is still in use."""
+    async with silence(house) as (daemon, dispatcher):
+        exchange = dispatcher.send(chat(ALPHA), Client())
+        assert exchange.server is not None
+        for enabled in (False, True):
+            await daemon.set_enabled(ALPHA, enabled=enabled)
+            assert bool(dispatcher.fleet.backends) is enabled
+        dispatcher.send(chat(ALPHA), Client())
+        assert dispatcher.waiting == 1
+        assert dispatcher.servers() == [exchange.server]
+        await daemon.set_enabled(ALPHA, enabled=False)
+        exchange.cancel()
+        await daemon.set_enabled(ALPHA, enabled=True)
+        assert dispatcher.fleet.backends
+        assert dispatcher.servers() != [exchange.server]  # it had nothing to do, and was forgotten
+
+
+@pytest.mark.slow
+async def test_a_server_that_is_offered_no_more_is_still_looked_after(house: House) -> None:
+    """It froze: its connection lives, and only /health tells."""
+    async with silence(house) as (daemon, dispatcher):
+        client = Client()
+        dispatcher.send(chat(ALPHA), client)
+        await daemon.set_enabled(ALPHA, enabled=False)
+        assert not dispatcher.fleet.backends
+        async with asyncio.timeout(PATIENCE_S):
+            error = await client.answer
+        assert isinstance(error, ServerLost)
+        assert "does not answer /health" in error.message

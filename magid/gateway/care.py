@@ -38,7 +38,7 @@ class Care:
                 server.probed_at = now
                 self._spawn(_probe(server))
             offer = fleet.offers.get(server.backend.model_id)
-            if server.is_suspect and offer is not None:
+            if server.is_suspect and offer is not None and server.backend in offer.backends:
                 server.is_suspect = False
                 self._spawn(self._examine(server, offer.kind))
 

@@ -8,18 +8,18 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from pydantic_core import to_json
 
 from magid.daemon import Change, Daemon
-from magid.errors import MagidError, NotReady, QueueFull
+from magid.errors import MagidError, NotReady, QueueFull, ServerLost
 from magid.gateway import catalogue, choosing, fleet, probes, records
 from magid.gateway.asked import Asked
 from magid.gateway.care import Care
 from magid.gateway.exchange import Client, Exchange
-from magid.gateway.fleet import Facts, Fleet
+from magid.gateway.fleet import Backend, Facts, Fleet
 from magid.gateway.on_demand import OnDemand
 from magid.gateway.picker import Picker
 from magid.gateway.records import Outcome, Records
@@ -28,6 +28,7 @@ from magid.gateway.routing import Route
 from magid.gateway.servers import Server
 from magid.gateway.stages import Stages, Work
 from magid.gateway.tally import OTHER, Tally
+from magid.gateway.upstream import MISTAKE
 from magid.gateway.waiting import Rooms
 from magid.profiles import LoadBalancing
 from magid.snapshot import Phase
@@ -49,6 +50,7 @@ class Dispatcher:
         self.errors: Counter[str] = Counter()  # that clients were answered with, by code
         self._exchanges: dict[str, Exchange] = {}  # by the id of their record
         self._servers: dict[str, Server] = {}  # by process
+        self._leaving: dict[str, Server] = {}  # that get no more, and have something under way
         self._facts: dict[str, Facts] = {}
         self._rooms: Rooms[Exchange] = Rooms(self._settings.queue_limit)
         self._picker = Picker()
@@ -70,7 +72,7 @@ class Dispatcher:
         self._unsubscribe()
         for exchange in list(self._exchanges.values()):
             exchange.cancel(Outcome.KILLED)
-        for server in self._servers.values():
+        for server in [*self._servers.values(), *self._leaving.values()]:
             server.pool.close()
         for task in self._tasks:
             task.cancel()
@@ -132,17 +134,30 @@ class Dispatcher:
         self._picker.rules = profile.load_balancing if profile else LoadBalancing()
         present = {b.process: b for b in self._fleet.backends}
         for process in self._servers.keys() - present.keys():
-            self._servers.pop(process).pool.close()
-            self._facts.pop(process, None)
+            server = self._leaving[process] = self._servers.pop(process)
+            self._part_from(server)
         for process, backend in present.items():
-            known = self._servers.get(process)
-            if known is not None:
-                known.backend = backend
-            else:
-                self._servers[process] = server = Server(backend)
-                self._spawn(self._learn_facts(server))
+            self._meet(process, backend)
         if self._rooms:
             asyncio.get_running_loop().call_soon(self._reroute_waiting)
+
+    def _meet(self, process: str, backend: Backend) -> None:
+        """It may have been taken out for a moment only, as by a profile without its model."""
+        known = self._servers.get(process)
+        if known is None:
+            known = self._leaving.pop(process, None) or Server(backend)
+            self._servers[process] = known
+            if process not in self._facts:
+                self._spawn(self._learn_facts(known))
+        known.backend = backend
+
+    def _part_from(self, server: Server) -> None:
+        """Forget it, if it is leaving and done with all that it was sent. Idempotent."""
+        process = server.backend.process
+        if process in self._leaving and not server.exchanges:
+            del self._leaving[process]
+            self._facts.pop(process, None)
+            server.pool.close()
 
     async def _learn_facts(self, server: Server) -> None:
         facts = await probes.facts(server.backend)
@@ -310,6 +325,7 @@ class Dispatcher:
         return True
 
     def _on_free(self, exchange: Exchange, server: Server) -> None:
+        self._part_from(server)
         if self._rooms:
             self._admit()
 
@@ -331,23 +347,31 @@ class Dispatcher:
 
     def _place_or_refuse(self, exchange: Exchange) -> bool:
         """Whether it need not wait any more."""
-        try:
-            return self._place(exchange)
-        except MagidError as error:
-            exchange.refuse(error)
-            return True
+        return self._or_answer(self._place, exchange)
 
     def _reroute_waiting(self) -> None:
         """Servers have come or gone: whoever waits may go elsewhere now, or nowhere."""
         for exchange in self._rooms.drain(lambda _exchange: True):
-            try:
-                route = self._route_or_hold(exchange.asked)
-                if route.awaits != exchange.route.awaits:
-                    exchange.stop_waiting()  # each may take its own time
-                exchange.route = route
-                self._place_or_wait(exchange)
-            except MagidError as error:
-                exchange.refuse(error)
+            self._or_answer(self._reroute, exchange)
+
+    def _reroute(self, exchange: Exchange) -> bool:
+        route = self._route_or_hold(exchange.asked)
+        if route.awaits != exchange.route.awaits:
+            exchange.stop_waiting()  # each may take its own time
+        exchange.route = route
+        self._place_or_wait(exchange)
+        return True
+
+    def _or_answer(self, place: Callable[[Exchange], bool], exchange: Exchange) -> bool:
+        """An error of it is this one's answer, and no harm to the others that wait."""
+        try:
+            return place(exchange)
+        except MagidError as error:
+            exchange.refuse(error)
+        except Exception:
+            log.exception("request %s cannot be placed", exchange.record.id)
+            exchange.refuse(ServerLost(f"cannot answer: {MISTAKE}"), Outcome.FAILED)
+        return True
 
     def _on_failed_start(self, model_id: str, error: MagidError) -> None:
         """Whoever waits for this model hears why it does not come."""
@@ -379,7 +403,7 @@ class Dispatcher:
         _ = self._daemon.snapshot  # tells of a change if the profile's file was edited
         now = self.fleet
         interval = self._picker.rules.health_check_interval
-        self._care.look(list(self._servers.values()), now, interval)
+        self._care.look([*self._servers.values(), *self._leaving.values()], now, interval)
         self._on_demand.look(now, time.monotonic())
         if self._rooms:
             self._admit()
