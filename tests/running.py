@@ -121,7 +121,12 @@ class Running:
         self.process.wait(DEADLINE_S)
 
     def __enter__(self) -> "Running":
-        return self.start()
+        try:
+            return self.start()
+        except BaseException:
+            if self.process is not None and self.process.poll() is None:
+                self.kill()
+            raise
 
     def __exit__(
         self,

@@ -17,6 +17,8 @@ from magid.gateway.dispatch import Dispatcher
 from magid.gateway.endpoints import find
 from magid.gateway.exchange import Exchange
 from magid.gateway.framing import ReplyHead
+from magid.gateway.on_demand import OnDemand
+from magid.gateway.servers import Server
 from magid.snapshot import Phase
 from magid.tiers import Tier
 from magid.units import ServerState
@@ -222,3 +224,30 @@ async def test_a_server_that_is_offered_no_more_is_still_looked_after(house: Hou
             error = await client.answer
         assert isinstance(error, ServerLost)
         assert "does not answer /health" in error.message
+
+
+async def test_who_waits_for_a_start_hears_of_a_mistake_too(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Here of one that is made when room is needed."""
+    house.settings["server_defaults"] = ServerDefaults(start="on-demand")
+    house.settings["gateway"] = Gateway(max_loaded=1)
+    tasks: list[asyncio.Task[None]] = []
+    failed: list[tuple[str, MagidError]] = []
+
+    def mistaken(model_id: str) -> list[Server]:
+        raise ZeroDivisionError(model_id)
+
+    on_demand = OnDemand(
+        await house.running(),
+        lambda work: tasks.append(asyncio.create_task(work)),
+        mistaken,
+        lambda model_id, error: failed.append((model_id, error)),
+    )
+    async with asyncio.timeout(PATIENCE_S):
+        for model_id in (BETA, ALPHA):  # the second one needs the place of the first
+            on_demand.want(model_id)
+            await tasks[-1]
+    assert [model_id for model_id, _ in failed] == [ALPHA]
+    assert "magid made a mistake" in failed[0][1].message
+    assert "ZeroDivisionError" in caplog.text

@@ -12,10 +12,11 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from magid.daemon import Daemon
-from magid.errors import Busy, MagidError, NotReady
+from magid.errors import Busy, MagidError, NotReady, ServerFailed
 from magid.gateway import probes
 from magid.gateway.fleet import Fleet
 from magid.gateway.servers import Server
+from magid.gateway.upstream import MISTAKE
 from magid.messages import Event, about
 from magid.units import ServerState
 
@@ -65,11 +66,17 @@ class OnDemand:
                 await self._start(model_id)
             self._failed.pop(model_id, None)
         except MagidError as error:
-            self._failed[model_id] = (time.monotonic(), error)
-            self._coming.discard(model_id)
-            self._on_failed(model_id, error)
+            self._give_up(model_id, error)
+        except Exception:  # those who wait must hear of it, whatever it is
+            log.exception("cannot start %s", model_id)
+            self._give_up(model_id, ServerFailed(f"cannot start {model_id!r}: {MISTAKE}"))
         finally:
             self._coming.discard(model_id)
+
+    def _give_up(self, model_id: str, error: MagidError) -> None:
+        self._failed[model_id] = (time.monotonic(), error)
+        self._coming.discard(model_id)
+        self._on_failed(model_id, error)
 
     async def _start(self, model_id: str) -> None:
         log.info(
