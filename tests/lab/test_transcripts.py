@@ -1,11 +1,14 @@
 """magictl as a person types it, in a booted machine: tests/transcripts, and README's chapter."""
 
+import argparse
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from magid.cli import parser
 from tests import ggufs, transcript
 from tests.lab.container import Container, booted
 from tests.lab.launching import install_launcher
@@ -75,6 +78,31 @@ def test_it_goes_as_before(machine: Container, path: Path) -> None:
     """Those called *-terminal are typed on one. Each leaves the machine as it was."""
     is_on_terminal = path.stem.endswith("-terminal")
     transcript.check(path, lambda script: typed(machine, script, terminal=is_on_terminal))
+
+
+def verbs(parser: argparse.ArgumentParser, before: str = "") -> Iterator[str]:
+    """All of them, `profile ls` too, by their own names."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            own = {id(sub): name for name, sub in reversed(action.choices.items())}  # no aliases
+            for name, sub in action.choices.items():
+                if own[id(sub)] == name:
+                    yield from list(verbs(sub, f"{before}{name} ")) or [f"{before}{name}"]
+
+
+@pytest.mark.parametrize("where", ["on a terminal", "elsewhere"])
+def test_every_verb_is_typed(where: str) -> None:
+    typed_in = [
+        step.command
+        for path in transcript.FOLDER.glob("*.txt")
+        if path.stem.endswith("-terminal") is (where == "on a terminal")
+        for step in transcript.steps(path.read_text())
+    ]
+    known = list(verbs(parser()))
+    assert len(known) > 30
+    call = r"\bmagictl( --?[\w-]+( \S+)?)*? {}\b"  # with options before the verb
+    missing = [v for v in known if not any(re.search(call.format(v), c) for c in typed_in)]
+    assert missing == []
 
 
 def test_a_followed_log_goes_on_when_magid_is_back(machine: Container) -> None:
