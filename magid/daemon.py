@@ -49,6 +49,7 @@ class Daemon:
         self.profiles = profiles
         self.launcher = launcher
         self.phase = Phase.SCANNING
+        self.knows_models = False  # the first scan is over, however it ended
         self._scanner = scanner
         self._ledger = Ledger(config, store, profiles)
         self._runner = Runner(launcher)
@@ -81,8 +82,10 @@ class Daemon:
             log.error("%s", error.message, extra=about(Event.SCAN_FAILED, error=error.code))
         except Exception:
             log.exception("the first scan ended by a mistake in magid")
+        self.knows_models = True
         await self._runner.quiet()  # a user may have been quicker
         if self.phase is Phase.DRAINING:
+            self._ledger.tell(Change("phase"))  # who waits for the models hears of them now
             return
         self._set_phase(Phase.STARTING)
         plan = planner.at_boot(self.snapshot.wanted, self.observed())

@@ -11,7 +11,14 @@ import pytest
 
 from magid.config import Gateway, ServerDefaults
 from magid.daemon import Daemon
-from magid.errors import InvalidInput, MagidError, ModelNotFound, QueueFull, ServerLost
+from magid.errors import (
+    InvalidInput,
+    MagidError,
+    ModelNotFound,
+    QueueFull,
+    ServerFailed,
+    ServerLost,
+)
 from magid.gateway.asked import Asked
 from magid.gateway.dispatch import Dispatcher
 from magid.gateway.endpoints import find
@@ -68,10 +75,10 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
 
 
 @asynccontextmanager
-async def gateway_of(house: House) -> AsyncIterator[Dispatcher]:
+async def gateway_of(house: House, daemon: Daemon | None = None) -> AsyncIterator[Dispatcher]:
     """Of a daemon in its first scan."""
     house.scans.shut()
-    daemon = house.daemon()
+    daemon = daemon or house.daemon()
     dispatcher = Dispatcher(daemon)
     await daemon.open()
     await house.scans.reached.wait()
@@ -106,6 +113,25 @@ async def test_who_asks_during_the_first_scan_hears_if_it_takes_too_long(house: 
         assert isinstance(error, QueueFull)
         assert "waited too long for a model" in error.message
         assert dispatcher.waiting == 0
+
+
+async def test_who_asks_during_the_first_scan_is_not_sent_away_by_the_end_of_magid(
+    house: House,
+) -> None:
+    """Two restarts behind each other: what is under way is finished, the scan too."""
+    daemon = house.daemon()
+    async with gateway_of(house, daemon) as dispatcher:
+        client = Client()
+        dispatcher.send(chat(ALPHA), client)
+        daemon.drain()
+        await asyncio.sleep(0)  # those who wait are looked at again
+        await asyncio.sleep(0)
+        assert dispatcher.waiting == 1
+        assert not client.answer.done()
+        house.scans.open()
+        async with asyncio.timeout(PATIENCE_S):
+            error = await client.answer
+        assert isinstance(error, ServerFailed), error  # it is known, and was never started
 
 
 async def test_models_of_before_a_restart_are_listed_while_they_are_looked_for(

@@ -31,7 +31,6 @@ from magid.gateway.tally import OTHER, Tally
 from magid.gateway.upstream import MISTAKE
 from magid.gateway.waiting import Rooms
 from magid.profiles import LoadBalancing
-from magid.snapshot import Phase
 from magid.units import ServerState
 
 log = logging.getLogger(__name__)
@@ -128,7 +127,7 @@ class Dispatcher:
         observed = self._daemon.observed()
         ready = [s for s in observed.values() if s.state is ServerState.READY]
         keys = {s.port: self._daemon.launcher.api_key(s.port) for s in ready}
-        scans = self._daemon.phase is Phase.SCANNING
+        scans = not self._daemon.knows_models
         self._fleet = fleet.build(snapshot, observed, keys, self._facts, is_scanning=scans)
         profile = self._fleet.profile
         self._picker.rules = profile.load_balancing if profile else LoadBalancing()
@@ -230,12 +229,13 @@ class Dispatcher:
     def _route_or_hold(self, asked: Asked) -> Route:
         """As `route`; after a start, what cannot be answered waits until all models are known.
 
-        Their servers may have run all the time: who asks while magid is restarted gets an answer.
+        Their servers may have run all the time: who asks while magid is restarted gets an answer,
+        also if it is restarted again before the models are known.
         """
         try:
             return self.route(asked)
         except MagidError:
-            if self._daemon.phase is not Phase.SCANNING:
+            if self._daemon.knows_models:
                 raise
             return Route(_UNKNOWN, (), "", is_open=True)
 

@@ -205,14 +205,14 @@ def _weight(model: Model, profile: Profile | None) -> int:
 def _why_none(model_id: str, servers: list[ObservedServer]) -> tuple[str, bool]:
     for server in servers:
         if server.state in (ServerState.STARTING, ServerState.LOADING):
-            return "it is being loaded; try again in a moment", True
+            return "is being loaded; try again in a moment", True
     for server in servers:
         if server.state is ServerState.BACKOFF:
-            return f"its server will be started again: {server.reason}", True
+            return f"will be started again: {server.reason}", True
     for server in servers:
         if server.state is ServerState.FAILED:
-            return f"its server has failed: {server.reason}", False
-    return f"it does not run; POST /api/models/servers/{model_id}/start starts it", False
+            return f"has failed: {server.reason}", False
+    return f"does not run; POST /api/models/servers/{model_id}/start starts it", False
 
 
 def _aliases(
