@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _EVERY_ADDRESS = frozenset({"", "0.0.0.0", "::"})
+_LOOKS = 3  # at all connections, before it cannot be told who has a port
 
 
 class ProcessLauncher:
@@ -183,18 +184,28 @@ def can_bind(endpoint: Endpoint) -> bool:
 
 
 def owners_of(endpoint: Endpoint) -> list[PortOwner]:
-    """Who listens there now. Walks all of /proc: call it in a thread."""
+    """Who listens there now; nobody, where it cannot be told. Walks all of /proc: in a thread."""
     import psutil
 
     pids = {
         connection.pid
-        for connection in psutil.net_connections("tcp")
+        for connection in _connections()
         if connection.status == psutil.CONN_LISTEN
         and connection.laddr
         and connection.laddr.port == endpoint.port
         and _overlap(connection.laddr.ip, endpoint.host)
     }
     return [_owner(pid) for pid in sorted(pids, key=lambda pid: pid or 0)]
+
+
+def _connections() -> "list[psutil._ntuples.sconn]":
+    """All of TCP. Where a process ends just as its descriptors are listed, psutil fails (EBADF)."""
+    import psutil
+
+    for _ in range(_LOOKS):
+        with suppress(OSError, psutil.Error):
+            return psutil.net_connections("tcp")
+    return []
 
 
 def _overlap(one: str, other: str) -> bool:

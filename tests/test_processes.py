@@ -1,6 +1,7 @@
 """The embedded launcher: what every launcher promises, and what children of ours can do to us."""
 
 import asyncio
+import errno
 import json
 import os
 import select
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -452,6 +454,7 @@ def wait_for_exit(pidfd: int) -> None:
 DAEMON = """
 import asyncio, sys
 from pathlib import Path
+from typing import Any
 from magid.llama import LlamaProgram
 from magid.processes import ProcessLauncher
 from magid.units import ServerSpec
@@ -512,3 +515,20 @@ def test_machine_memory() -> None:
     memory = machine_memory()
     assert 0 < memory["available"] <= memory["total"]
     assert memory["total"] == psutil.virtual_memory().total
+
+
+def test_a_process_that_ends_while_it_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's moment, which psutil does not expect, cannot be had on demand."""
+    real, failures = psutil.net_connections, [OSError(errno.EBADF, "Bad file descriptor")] * 2
+
+    def unlucky(kind: str) -> Any:
+        if failures:
+            raise failures.pop()
+        return real(kind)
+
+    monkeypatch.setattr(psutil, "net_connections", unlucky)
+    with socket.create_server(("127.0.0.1", 0)) as ours:
+        endpoint = Endpoint("127.0.0.1", ours.getsockname()[1])
+        assert [owner.pid for owner in owners_of(endpoint)] == [os.getpid()]
+        failures += [OSError(errno.EBADF, "Bad file descriptor")] * 9
+        assert owners_of(endpoint) == []
