@@ -15,7 +15,7 @@ from magid.api.desk import Desk, unknown_path
 from magid.api.heads import Head, check_json, next_request_id
 from magid.api.replies import status_of
 from magid.errors import MagidError, SlowRequest, TooLarge
-from magid.gateway import asked
+from magid.gateway import asked, nulls
 from magid.gateway.endpoints import Endpoint, Style, find, methods_of, style_of
 from magid.gateway.framing import ChunkReader, ReplyHead
 from magid.gateway.stages import Work
@@ -193,6 +193,7 @@ class Talk:
             fields, model = asked.parse_query(head.query)
         else:
             fields, model = asked.parse(endpoint, body)
+            body = nulls.without(endpoint, body, fields)
         return asked.Asked(
             endpoint, body, fields, model, self._request_id, self._who(head),
             head.passed, not head.is_1_0, self._caller.name, self._caller.models,

@@ -47,7 +47,7 @@ def parse_query(query: str) -> tuple[Mapping[str, Any], str]:
     return {"model": model}, model
 
 
-def parse(endpoint: Endpoint, body: bytes) -> tuple[Mapping[str, Any], str]:
+def parse(endpoint: Endpoint, body: bytes) -> tuple[dict[str, Any], str]:
     """The body's fields and its `model`; without one, auto. Raises InvalidInput.
 
     llama-server takes the last of two equal keys, and so does this parser.
