@@ -1,11 +1,14 @@
-"""Who listens on a port of this machine: the kernel's word, which no program can forge.
+"""Whose a socket of this machine is: the kernel's word, which no program can forge.
 
 A key shows who one is only to somebody who has it already: whoever listens where a server of ours
 listened a moment ago would be handed key and prompt with the first request. So before anything is
 sent the kernel is asked whose socket it is. Servers run as a user of their own, or as magid itself;
 a program of another user cannot have theirs.
 
-inet_diag answers for one port in 12 us; /proc/net/tcp, where the kernel has no inet_diag, takes
+A connection to us has its other end asked for in the same way: a model's server may reach loopback,
+and is no client.
+
+inet_diag answers for one socket in 12 us; /proc/net/tcp, where the kernel has no inet_diag, takes
 milliseconds (3.4 ms on 2 CPUs and 24 GiB: it walks the table of all connections).
 """
 
@@ -28,6 +31,17 @@ _SOCKET = struct.Struct("!HH16s16s")  # inet_diag_sockid: ports and addresses, a
 _ANY = struct.pack("=I", 0) + b"\xff" * 8  # its interface and cookie
 _ANSWER = struct.Struct("=BB62xII")  # inet_diag_msg: family, state, ..., uid, inode
 _EVERY_STATE = 0xFFFF_FFFF
+
+
+Place = tuple[str, int]  # IP address and port
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """A socket that is one end of a connection; `inode` 0: no program has it open any more."""
+
+    uid: int
+    inode: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,34 +79,65 @@ def belongs_to(host: str, port: int, uid: int | None) -> bool:
     return found is not None and found.uid == uid
 
 
+def far_ends(here: Place, there: Place) -> tuple[End, ...]:
+    """What is at the other end of a connection, seen from our end at `here`.
+
+    Empty: nothing of this machine, or it is gone altogether. More than one: where a firewall rule
+    redirects connections the kernel has the other end with another goal, so all that come from
+    `there` are told. Raises OSError, ValueError. Does not wait for anything.
+    """
+    try:
+        found = _asked_for_end(there, here)
+    except OSError:
+        found = None
+    if found is not None:
+        return (found,)
+    address = _plain(there[0])
+    if not address.is_loopback and address != _plain(here[0]):
+        return ()
+    return _ends_looked_up(address, there[1])
+
+
 # -- inet_diag -----------------------------------------------------------------------------------
 
 
 def _asked(host: str, port: int) -> Listener | None:
     """None too if the kernel has no inet_diag: both are ENOENT. Raises OSError."""
+    address = ipaddress.ip_address(host)
+    found = _socket_in(_answer_to(_question(address, _SOCKET.pack(port, 0, address.packed, b""))))
+    return Listener(*found[1:]) if found and found[0] == _TCP_LISTEN else None
+
+
+def _asked_for_end(local: Place, remote: Place) -> End | None:
+    """The socket with these two names. None and OSError as of `_asked`."""
+    near, far = ipaddress.ip_address(local[0]), ipaddress.ip_address(remote[0])
+    names = _SOCKET.pack(local[1], remote[1], near.packed, far.packed)
+    found = _socket_in(_answer_to(_question(near, names)))
+    return End(*found[1:]) if found and found[0] != _TCP_LISTEN else None
+
+
+def _answer_to(question: bytes) -> bytes:
     with socket.socket(
         socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG
     ) as netlink:
-        netlink.send(_question(host, port))
-        answer = netlink.recv(4096, socket.MSG_DONTWAIT)  # it was made while we sent
-    return _listener_in(answer)
+        netlink.send(question)
+        return netlink.recv(4096, socket.MSG_DONTWAIT)  # it was made while we sent
 
 
-def _question(host: str, port: int) -> bytes:
-    address = ipaddress.ip_address(host)
+def _question(address: "Address", names: bytes) -> bytes:
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    body = _FAMILY.pack(family, socket.IPPROTO_TCP, 0, _EVERY_STATE)
-    body += _SOCKET.pack(port, 0, address.packed, b"") + _ANY
+    body = _FAMILY.pack(family, socket.IPPROTO_TCP, 0, _EVERY_STATE) + names + _ANY
     length = _HEAD.size + len(body)
     return _HEAD.pack(length, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, 0, 0) + body
 
 
-def _listener_in(answer: bytes) -> Listener | None:
+def _socket_in(answer: bytes) -> tuple[int, int, int] | None:
+    """Its state, uid and inode."""
     kind = _HEAD.unpack_from(answer)[1]
     if kind == _NLMSG_ERROR or len(answer) < _HEAD.size + _ANSWER.size:
         return None
     _, state, uid, inode = _ANSWER.unpack_from(answer, _HEAD.size)
-    return Listener(uid, inode) if state == _TCP_LISTEN else None
+    return state, uid, inode
 
 
 # -- /proc/net/tcp -------------------------------------------------------------------------------
@@ -101,13 +146,7 @@ def _listener_in(answer: bytes) -> Listener | None:
 def _looked_up(host: str, port: int) -> Listener | None:
     """Of several the one that is bound to the very address, as the kernel prefers it."""
     found: dict[Address, Listener] = {}
-    for table in ("tcp", "tcp6"):
-        try:
-            text = Path(f"/proc/net/{table}").read_text()
-        except FileNotFoundError:
-            if table == "tcp":
-                raise
-            continue  # no IPv6 here
+    for text in _tables():
         found |= {address: listener for address, at, listener in listeners_in(text) if at == port}
     wanted = ipaddress.ip_address(host)
     every = [ipaddress.ip_address("0.0.0.0")] if wanted.version == 4 else []
@@ -116,20 +155,52 @@ def _looked_up(host: str, port: int) -> Listener | None:
     )
 
 
+def _ends_looked_up(address: "Address", port: int) -> tuple[End, ...]:
+    """Those that are open, if any is: a port is used again while a past use is still listed."""
+    found = tuple(
+        End(uid, inode)
+        for text in _tables()
+        for state, at, at_port, uid, inode in _rows(text)
+        if state != _LISTENS and at_port == port and _plain(str(at)) == address
+    )
+    return tuple(end for end in found if end.inode) or found
+
+
+def _tables() -> Iterator[str]:
+    for table in ("tcp", "tcp6"):
+        try:
+            yield Path(f"/proc/net/{table}").read_text()
+        except FileNotFoundError:
+            if table == "tcp":
+                raise  # no IPv6 here is no error
+
+
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+_LISTENS = "0A"
 
 
 def listeners_in(table: str) -> Iterator[tuple[Address, int, Listener]]:
     """Address, port and socket of whoever listens, by /proc/net/tcp or /proc/net/tcp6. Pure."""
+    for state, address, port, uid, inode in _rows(table):
+        if state == _LISTENS:
+            yield address, port, Listener(uid, inode)
+
+
+def _rows(table: str) -> Iterator[tuple[str, Address, int, int, int]]:
     for line in table.splitlines()[1:]:
         fields = line.split()
-        if len(fields) < 10 or fields[3] != "0A":
-            continue
-        address, _, port = fields[1].partition(":")
-        yield _address(address), int(port, 16), Listener(int(fields[7]), int(fields[9]))
+        if len(fields) >= 10:
+            address, _, port = fields[1].partition(":")
+            yield fields[3], _address(address), int(port, 16), int(fields[7]), int(fields[9])
 
 
 def _address(text: str) -> Address:
     """The words of 32 bits are in the machine's own byte order."""
     words = [int(text[at : at + 8], 16) for at in range(0, len(text), 8)]
     return ipaddress.ip_address(struct.pack(f"={len(words)}I", *words))
+
+
+def _plain(text: str) -> Address:
+    """An IPv4 address also where a socket of both families has it."""
+    address = ipaddress.ip_address(text)
+    return (address.version == 6 and address.ipv4_mapped) or address

@@ -61,6 +61,8 @@ class ProcessLauncher:
         self._changed = asyncio.Event()
         self._closed = False
 
+    has_model_users = False
+
     async def open(self) -> None:
         """Nothing runs yet: children of an earlier magid died with it. Raises CannotWrite."""
         self._around.keys.prepare()

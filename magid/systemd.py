@@ -78,6 +78,8 @@ class SystemdLauncher:
         self._requests: set[asyncio.Task[None]] = set()
         self._closed = False
 
+    has_model_users = True
+
     # -- life ----------------------------------------------------------------------------
 
     async def open(self) -> None:

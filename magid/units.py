@@ -141,6 +141,8 @@ class Launcher(Protocol):
     order, and must not block.
     """
 
+    has_model_users: bool  # each server runs as a user of its own, which nobody else is
+
     async def open(self) -> None:
         """Begin to observe. After it, `observed` is complete."""
 

@@ -16,7 +16,7 @@ from schemathesis.core.result import Ok
 from schemathesis.specs.openapi import checks
 
 from tests import rest
-from tests.running import DEADLINE_S
+from tests.running import DEADLINE_S, Running
 
 Operation = APIOperation[Any, Any, Any, Any]
 AnyCase = Case[Any]
@@ -41,17 +41,15 @@ _CHECKS = [
 
 
 class Asker:
-    """Asks one daemon, which is one of `rest.serving`."""
+    """Asks one daemon, which is one of `rest.serving` and listens locally."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, magid: Running) -> None:
+        self._url = url = magid.url
         self._session = requests.Session()
         self._session.trust_env = False
         document = self._session.get(f"{url}/openapi.json", timeout=DEADLINE_S).json()
         # Among the requests are some that make tokens: from the first one on all need one.
-        token = {"name": "asker", "scopes": ["admin"]}
-        made = self._session.post(f"{url}/api/tokens", json=token, timeout=DEADLINE_S)
-        self._session.headers["Authorization"] = f"Bearer {made.json()['token']}"
+        self._session.headers["Authorization"] = f"Bearer {magid.make_token('asker', 'admin')}"
         self._schema = schemathesis.openapi.from_dict(document)
         self.asked = 0
         self.statuses: dict[int, int] = {}

@@ -46,9 +46,13 @@ class Parts:
 
 
 @contextmanager
-def serving(parts: Parts, folder: Path, configuration: str = "") -> Iterator[Running]:
-    """A daemon with the five models, ready; ended behind the block."""
+def serving(
+    parts: Parts, folder: Path, configuration: str = "", *, locally: bool = False
+) -> Iterator[Running]:
+    """A daemon with the five models, ready; ended behind the block. `locally`: see Running."""
     running = parts.daemon(folder, configuration)
+    if locally:
+        running.listen_locally()
     write_models(running.models)
     with running, running.client:
         running.wait_ready()

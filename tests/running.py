@@ -66,6 +66,22 @@ class Running:
         """Show it with every request from here on."""
         self.client.headers["Authorization"] = f"Bearer {token}"
 
+    def listen_locally(self) -> None:
+        """On a unix socket too, from its next start on."""
+        self.environment["MAGI_BIND"] += f",unix:{self.folder}/magid.sock"
+
+    def local(self) -> httpx.Client:
+        """A client on the unix socket; to be closed by the caller."""
+        transport = httpx.HTTPTransport(uds=f"{self.folder}/magid.sock")
+        return httpx.Client(transport=transport, base_url="http://localhost", timeout=DEADLINE_S)
+
+    def make_token(self, name: str, *scopes: str) -> str:
+        """Over the unix socket, where also the first one is made."""
+        with self.local() as client:
+            answer = client.post("/api/tokens", json={"name": name, "scopes": scopes})
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["token"])
+
     def use_tls(self, trusted: Path) -> None:
         """Ask over TLS from here on, and trust this certificate alone."""
         self.trusted = ssl.create_default_context(cafile=str(trusted))

@@ -21,6 +21,8 @@ class StillLauncher:
     start or stop of a port raise.
     """
 
+    has_model_users = False
+
     def __init__(self, *, prompt: bool = False) -> None:
         self.prompt = prompt
         self.calls: list[tuple[str, int]] = []

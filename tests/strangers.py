@@ -30,7 +30,7 @@ class Sly:
 
     def bind(self) -> bool:
         """False if somebody else has the port."""
-        with _as_user(self._uid):
+        with as_user(self._uid):
             listener = socket.socket()  # the kernel notes whose it is now
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -98,7 +98,7 @@ class Sly:
 
 
 @contextmanager
-def _as_user(uid: int) -> Iterator[None]:
+def as_user(uid: int) -> Iterator[None]:
     if uid == os.geteuid():
         yield
         return

@@ -46,7 +46,7 @@ UNKNOWN = tokens.mint()[0]
 def with_tokens(parts: Parts, folder: Path, configuration: str = "") -> Running:
     """A daemon with all those tokens and a unix socket, not started; its client shows `admin`."""
     running = parts.daemon(folder, configuration)
-    running.environment["MAGI_BIND"] += f",unix:{folder}/magid.sock"
+    running.listen_locally()
     tokenfile.write(running.state / tokenfile.NAME, tuple(token for token, _ in MADE.values()))
     running.use_token(SECRETS["admin"])
     return running
@@ -79,8 +79,7 @@ def magid(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ru
 
 def local(running: Running) -> httpx.Client:
     """A client on the unix socket."""
-    transport = httpx.HTTPTransport(uds=f"{running.folder}/magid.sock")
-    return httpx.Client(transport=transport, base_url="http://localhost", timeout=DEADLINE_S)
+    return running.local()
 
 
 def reload(running: Running) -> None:
@@ -259,18 +258,23 @@ def test_a_bad_request_for_a_token(bare: Running, body: object, field: str) -> N
 def test_a_reload_reads_the_file_and_a_broken_one_closes(parts: Parts, tmp_path: Path) -> None:
     """From open to closed, broken and open again, without a restart."""
     running = parts.daemon(tmp_path)
-    running.environment["MAGI_BIND"] += f",unix:{tmp_path}/magid.sock"
+    running.listen_locally()
     path = running.state / tokenfile.NAME
     with running, running.client, local(running) as client, fleets.client(running) as nobody:
         running.wait_ready()
-        first = running.ask("POST", "/api/tokens", {"name": "first", "scopes": ["admin"]})
+        body = {"name": "first", "scopes": ["admin"]}
+        why = rest.refused(running, "POST", "/api/tokens", body, 403)["message"]
+        assert why.startswith("cannot make the first token over TCP: ")
+        assert not path.exists()
+        assert running.get("/api/tokens") == {"required": False, "problem": None, "tokens": []}
+        first = running.make_token("first", "admin")
         assert status(nobody, "GET", "/api/models/status", {}) == 401
-        running.use_token(first["token"])
+        running.use_token(first)
         good = path.read_bytes()
         path.write_bytes(good[:-20])
         reload(running)
         for asked in ("/api/models/status", "/v1/models"):
-            mine = {"Authorization": f"Bearer {first['token']}"}
+            mine = {"Authorization": f"Bearer {first}"}
             assert status(nobody, "GET", asked, mine) == 503
         said = client.get("/api/models/status").json()["problems"]
         assert [p for p in said if p.startswith(f"cannot use {path}: ")]

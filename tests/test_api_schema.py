@@ -24,14 +24,14 @@ LABELS += [f"{e.method} {e.path}" for e in ENDPOINTS]
 
 @pytest.fixture(scope="module")
 def magid(parts: rest.Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with rest.serving(parts, tmp_path_factory.mktemp("daemon")) as running:
+    with rest.serving(parts, tmp_path_factory.mktemp("daemon"), locally=True) as running:
         yield running
         assert "Traceback" not in running.log.read_text()
 
 
 @pytest.fixture(scope="module")
 def asker(magid: Running) -> Iterator[Asker]:
-    asker = Asker(magid.url)
+    asker = Asker(magid)
     yield asker
     asker.close()
 

@@ -85,7 +85,7 @@ def magid(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ru
     folder = tmp_path_factory.mktemp("tls")
     cert, key = make_pair(folder)
     running = parts.daemon(folder / "daemon", f"tls_cert: {cert}\ntls_key: {key}\n")
-    running.environment["MAGI_BIND"] += f",unix:{folder}/magid.sock"
+    running.listen_locally()
     (running.profiles / "test.yaml").write_text(fleets.PROFILE)
     fleets.write_small(running.models)
     running.use_tls(cert)
@@ -112,13 +112,11 @@ def certificate_seen(magid: Running, name: str | None = None) -> bytes:
 
 
 def test_an_sdk_over_tls_with_a_token(magid: Running) -> None:
-    made = magid.ask("POST", "/api/tokens", {"name": "sdk", "scopes": ["infer"]})
+    token = magid.make_token("sdk", "infer")
     try:
         with (
             openai.DefaultHttpxClient(verify=magid.trusted, trust_env=False) as client,
-            openai.OpenAI(
-                base_url=f"{magid.url}/v1", api_key=made["token"], http_client=client
-            ) as ai,
+            openai.OpenAI(base_url=f"{magid.url}/v1", api_key=token, http_client=client) as ai,
         ):
             stream = ai.chat.completions.create(
                 model="fast", messages=[{"role": "user", "content": "Hello"}], max_tokens=4,
@@ -136,7 +134,7 @@ def test_an_sdk_over_tls_with_a_token(magid: Running) -> None:
 def reload(magid: Running) -> None:
     """SIGHUP; returns when magid has read everything anew."""
     assert magid.process
-    transport = httpx.HTTPTransport(uds=f"{magid.folder.parent}/magid.sock")
+    transport = httpx.HTTPTransport(uds=f"{magid.folder}/magid.sock")
     with (
         httpx.Client(transport=transport, base_url="http://localhost", timeout=DEADLINE_S) as local,
         local.stream("GET", "/api/events") as answer,
@@ -176,7 +174,7 @@ def test_neither_old_versions_nor_plain_http(magid: Running) -> None:
         assert b"HTTP" not in rest.until_closed(plain)
     with socket.socket(socket.AF_UNIX) as local:
         local.settimeout(DEADLINE_S)
-        local.connect(f"{magid.folder.parent}/magid.sock")
+        local.connect(f"{magid.folder}/magid.sock")
         local.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert rest.until_closed(local).startswith(b"HTTP/1.1 200 ")
 

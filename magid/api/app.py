@@ -83,6 +83,7 @@ def make_app(
         MOTD=False,
     )
 
+    app.ctx.has_model_users = ctx.daemon.launcher.has_model_users
     door = Door(ctx.book)
     app.ctx.desks = {  # by whether the connection is TCP: browsers do not reach unix sockets
         True: make_desk(ctx.gateway, policy, config, door),

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 from pydantic_core import to_json
 
-from magid.api import access
+from magid.api import access, sandboxed
 from magid.api.guard import Policy
 from magid.api.heads import Head, Parsed
 from magid.config import Config
@@ -30,9 +30,12 @@ class Desk:
     send_timeout_s: float  # in which the rest of a last answer has to be taken
     door: access.Door
     is_tcp: bool
+    is_shut: bool = False  # for a model's own server
 
     def admit(self, head: Head, peer: str) -> Caller:
         """Raises as `Door.enter` does, and InvalidInput for a token in the URL."""
+        if self.is_shut:
+            raise sandboxed.refuse()
         access.check_url(head.query)
         if head.method == "OPTIONS":  # a browser asks whether it may send credentials
             return access.LOCAL

@@ -6,12 +6,15 @@ with one goes past Sanic altogether; when Sanic comes to one in its own buffer i
 
 import asyncio
 import re
+from asyncio import BaseTransport
+from dataclasses import replace
 from time import monotonic
 from typing import Any, cast
 
 from sanic.http import Http as SanicHttp
 from sanic.http import Stage
 
+from magid.api import sandboxed
 from magid.api.desk import Desk
 from magid.api.protocol import Protocol
 from magid.api.talk import Talk
@@ -41,13 +44,19 @@ class Front(Protocol):
     """One connection."""
 
     HTTP_CLASS = Http
-    __slots__ = ("_talk",)
+    __slots__ = ("_talk", "is_models")
 
     def __init__(self, **parts: Any) -> None:
         super().__init__(**parts)
         self._talk: Talk | None = None
+        self.is_models = False  # it comes out of a model's sandbox
 
     # -- asyncio.Protocol --------------------------------------------------------------------
+
+    def connection_made(self, transport: BaseTransport) -> None:
+        if self.app.ctx.has_model_users:
+            self.is_models = sandboxed.comes_from_model(transport)
+        super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
         self.is_fresh = False
@@ -123,5 +132,6 @@ class Front(Protocol):
             desks: dict[bool, Desk] = self.app.ctx.desks
             is_tcp = isinstance(transport.get_extra_info("sockname"), tuple)
             host = str(peer[0]) if is_tcp and peer else "local"
-            self._talk = Talk(desks[is_tcp], transport, host, self.data_received)
+            desk = replace(desks[is_tcp], is_shut=True) if self.is_models else desks[is_tcp]
+            self._talk = Talk(desk, transport, host, self.data_received)
         return self._talk

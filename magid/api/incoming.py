@@ -17,7 +17,7 @@ from sanic import Request
 from sanic.http import Http
 
 from magid import errors
-from magid.api import access, guard
+from magid.api import access, guard, sandboxed
 from magid.api.routes import Access, Query
 from magid.tokenbook import Caller
 from magid.tokens import Presented, present
@@ -42,6 +42,8 @@ def check(request: Request, policy: guard.Policy) -> None:
     if not request.head:
         return  # Sanic's stand-in for a head that it could not parse: an error already
     stream = _stream(request)
+    if cast(Any, stream.protocol).is_models:  # `front`, which knows this module, says so
+        raise sandboxed.refuse()
     try:
         guard.check_head(request.head)
     except errors.InvalidInput:

@@ -50,6 +50,11 @@ class Call:
     accept: str | None = None
     host: str | None = None  # as the caller addresses us; None on a unix socket
 
+    @property
+    def is_tcp(self) -> bool:
+        """Not over the unix socket, whose mode says who may."""
+        return self.host is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from magid.api import schemas
 from magid.api.context import Context
 from magid.api.replies import Call, Reply, reply
+from magid.errors import NotAllowed
 from magid.tokens import shown
 
 
@@ -20,7 +21,16 @@ async def list_tokens(ctx: Context, call: Call) -> Reply:
 
 
 async def create_token(ctx: Context, call: Call) -> Reply:
-    """Make a token; this answer alone has it."""
+    """Make a token; this answer alone has it. The first one is not made over TCP.
+
+    It shuts everybody else out, and over TCP nothing yet says who asks for it.
+    """
+    if call.is_tcp and ctx.book.is_open:
+        raise NotAllowed(
+            "cannot make the first token over TCP: it shuts out who has none; make it over the "
+            "unix socket, as root or in group magi (magictl token create), or while magid does "
+            "not run (magictl token create --offline)"
+        )
     given: schemas.TokenBody = call.body
     made, secret = await ctx.book.create(given.name, given.scopes, given.models, given.expires_at)
     answer: schemas.TokenCreated = {

@@ -14,6 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
+from magid.api.routes import ROUTES
+from magid.gateway.endpoints import ENDPOINTS
 from magid.units import unit_name
 from magid.wire import Ping, Start, request_line
 from tests.lab.container import ENVIRONMENT, Container, booted
@@ -28,6 +30,7 @@ PORT = MODELS[ONE]
 UNIT = unit_name(PORT)
 THIEF = (Path(__file__).parent / "inside/thief.py").read_text()
 CANARY = "the-prompt-that-nobody-else-may-read"
+CALLER = (Path(__file__).parent / "inside/caller.py").read_text()
 ASK_MANY = (Path(__file__).parent / "inside/ask_many.py").read_text()
 SEED = 20_260_101
 REQUESTS = 150
@@ -103,6 +106,34 @@ def asking(daemon: Daemon) -> Iterator[list[int]]:
     finally:
         over.set()
         asker.join(60)
+
+
+def test_a_models_server_is_answered_nothing(daemon: Daemon) -> None:
+    """From inside its unit, on every route of both tables; whoever else is on the machine is."""
+    container = daemon.container
+    operations = [(r.method, r.path) for r in ROUTES] + [(e.method, e.path) for e in ENDPOINTS]
+    asked = [f"{method} {re.sub(r'{.+}', 'none', path)}" for method, path in operations]
+    asked += ["OPTIONS /v1/messages", "OPTIONS /api/tokens", "GET /nothing", "GET /v1/nothing"]
+    uid = container.show(UNIT, "UID")["UID"]
+    inside = ["nsenter", "--target", str(container.pid_of(UNIT)), "--mount", "--wd=/"]
+    as_model = ["setpriv", "--reuid", uid, "--regid", uid, "--clear-groups"]
+    code = ["/usr/bin/python3", "-I", "-c", CALLER]
+
+    done = container.run([*inside, *as_model, *code], input="\n".join(asked), timeout=300)
+    statuses = dict(json.loads(done.stdout))
+    reached = [status for status in statuses.values() if status]
+    assert len(reached) == 3 * len(asked)  # of the service's addresses one is IPv6
+    assert set(reached) == {403}
+    assert not container.exists("/var/lib/magi/tokens.json")
+
+    harmless = "GET /livez\nGET /api/models/status\nGET /v1/models\nPOST /api/tokens"
+    done = container.run(code, input=harmless, user=USER)
+    others = dict(json.loads(done.stdout))
+    for host in ("127.0.0.1", "::1", "::ffff:127.0.0.1"):
+        found = [others[f"{host} {line}"] for line in harmless.splitlines()]
+        assert found == [200, 200, 200, 403]
+    # The first token is not made over TCP.
+    assert not container.exists("/var/lib/magi/tokens.json")
 
 
 def test_a_thief_of_the_port_hears_nothing(daemon: Daemon) -> None:

@@ -39,8 +39,8 @@ def explained(error: Exception) -> str:
 
 def run(examples: int, seed: int, folder: Path, given: Parts | None = None) -> Figures:
     figures = Figures("requests from the description", seed)
-    with rest.serving(given or parts.parts(), folder / "magid") as magid:
-        asker = Asker(magid.url)
+    with rest.serving(given or parts.parts(), folder / "magid", locally=True) as magid:
+        asker = Asker(magid)
         try:
             ask_all(asker, examples, figures)
         finally:
