@@ -29,11 +29,11 @@ deb: $(READY)
 
 test: $(READY)
 	@packaging/test-tools
-	$(PY) -m pytest
+	$(PY) -I -m pytest
 
 check: $(READY)
 	@packaging/test-tools check
-	$(PY) -m pytest -m 'not slow'
+	$(PY) -I -m pytest -m 'not slow'
 
 bench: $(READY)
 	@packaging/bench-tools
@@ -43,15 +43,15 @@ SCALE ?= 1
 SEED ?= $(shell date +%s)
 soak: $(READY)
 	@packaging/test-tools
-	@$(PY) -m pip --disable-pip-version-check -q install --require-hashes -r packaging/soak.lock \
+	@$(PY) -I -m pip --disable-pip-version-check -q install --require-hashes -r packaging/soak.lock \
 		|| echo 'soak: no atheris for this Python'
 	$(PY) -m tests.soak --scale $(SCALE) --seed $(SEED) $(TOPICS)
 
 demo-models: $(READY)
-	@$(PY) packaging/demo_models.py .run/models
+	@$(PY) -I packaging/demo_models.py .run/models
 
 lock: $(READY)
-	$(PY) -m pip --disable-pip-version-check --quiet install uv
+	$(PY) -I -m pip --disable-pip-version-check --quiet install uv
 	UV=$(VENV)/bin/uv packaging/lock
 
 clean:

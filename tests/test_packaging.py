@@ -44,6 +44,77 @@ def test_every_vendored_package_is_in_the_copyright() -> None:
         assert {entry.name.replace("-", "_") for entry in vendor.wanted(python)} <= names
 
 
+# -- which Python answers ------------------------------------------------------------------------
+
+# Folders of the checkout have the names of packages (packaging, systemd): a Python that looks
+# for modules where it is started finds them, and says that a package is there which is not.
+SHELL = re.compile(r"#!/(usr/)?bin/(env )?(ba)?sh\b")
+ASKED = re.compile(
+    r"""(?:python3?|\$\{?python\}?|\$\(PY(?:THON)?\))["'})]*((?:\s+-\w\S*(?:\s+\w+)?)*?)\s+-[cm]\s+(\S+)"""
+)
+IN_PYTHON = re.compile(
+    r"""(?:sys\.executable|"(?:/usr/bin/)?python3?"),\s*((?:"-\w+",\s*)*?)"-[cm]",\s*"?([\w.]+)"""
+)
+
+
+def scripts() -> dict[Path, str]:
+    """What is run from the folder of the checkout to set up, to build and to test it."""
+    folders = [ROOT / name for name in ("packaging", "debian", ".ci", "systemd", "tests")]
+    found = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    texts = {
+        path: path.read_text(errors="replace") for path in found if "node_modules" not in path.parts
+    }
+    made = {
+        ROOT / "Makefile": (ROOT / "Makefile").read_text(),
+        DEBIAN / "rules": texts[DEBIAN / "rules"],
+    }
+    return {path: text for path, text in texts.items() if SHELL.match(text)} | made
+
+
+def from_here(pattern: re.Pattern[str], text: str) -> list[str]:
+    """The modules and programs that the working directory may answer for, but our own tests."""
+    lines = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
+    return [
+        what
+        for options, what in pattern.findall(lines)
+        if not re.search(r"-\w*I", options) and not what.startswith("tests.")
+    ]
+
+
+def test_no_script_asks_a_python_that_looks_into_the_working_directory() -> None:
+    found = scripts()
+    assert {"install", "test-tools", "run", "deb", "bench-tools", "lock", "rules"} <= {
+        path.name for path in found
+    }
+    assert {
+        path.name: asked for path, text in found.items() if (asked := from_here(ASKED, text))
+    } == {}
+
+
+def test_no_program_of_the_set_up_does_either() -> None:
+    programs = [*(ROOT / "packaging").glob("*.py"), *(ROOT / "tests/lab").glob("*.py")]
+    own = {path: path.read_text() for path in programs if not path.name.startswith("test_")}
+    assert {
+        path.name: asked for path, text in own.items() if (asked := from_here(IN_PYTHON, text))
+    } == {}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '/usr/bin/python3 -c "import $module"',
+        '"$python" -m venv x',
+        '"$venv/bin/python" -m pip install',
+        "$(PY) -m pytest",
+        "$(PYTHON) -W ignore -m compileall",
+        '"${python}" -c x',
+    ],
+)
+def test_such_a_question_is_found(line: str) -> None:
+    assert from_here(ASKED, line)
+    assert not from_here(ASKED, re.sub(r" -([cm]) ", r" -I -\1 ", line))
+
+
 # -- what it is made of ------------------------------------------------------------------------
 
 

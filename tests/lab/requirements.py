@@ -127,4 +127,6 @@ def _foreign(python: str) -> tuple[str, ...]:
 
 
 def _pip(*arguments: str) -> None:
-    output([sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", *arguments])
+    output(
+        [sys.executable, "-I", "-m", "pip", "--disable-pip-version-check", "--quiet", *arguments]
+    )
