@@ -16,7 +16,8 @@ from schemathesis.core.result import Ok
 from schemathesis.specs.openapi import checks
 
 from tests import rest
-from tests.running import DEADLINE_S, Running
+from tests.deadlines import DEADLINE_S
+from tests.running import Running
 
 Operation = APIOperation[Any, Any, Any, Any]
 AnyCase = Case[Any]

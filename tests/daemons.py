@@ -19,7 +19,8 @@ from magid.tiers import Thresholds
 from magid.tokenbook import TokenBook
 from magid.units import ServerState
 from tests import ggufs
-from tests.still_launcher import PATIENCE_S, StillLauncher
+from tests.deadlines import PATIENCE_S
+from tests.still_launcher import StillLauncher
 
 ALPHA = "alpha_1p0b_q4km_fast"
 BETA = "beta_8p0b_q4km_balanced"

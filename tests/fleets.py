@@ -8,8 +8,9 @@ from typing import Any
 import httpx
 
 from tests import ggufs
+from tests.deadlines import DEADLINE_S
 from tests.rest import Parts
-from tests.running import DEADLINE_S, Running
+from tests.running import Running
 
 SMALL = "small_0p0b_q40_fast"
 MEDIUM = "medium_0p0b_f16_balanced"

@@ -12,9 +12,10 @@ from typing import Any
 
 import httpx
 
+from tests.deadlines import DEADLINE_S
+
 ROOT = Path(__file__).resolve().parent.parent
 UNPACKED = ROOT / ".cache" / "prometheus" / "usr" / "bin"
-DEADLINE_S = 60.0
 POLL_S = 0.1  # it tells of nothing by itself
 
 

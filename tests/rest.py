@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tests import ggufs
-from tests.running import DEADLINE_S, Running
+from tests.deadlines import DEADLINE_S
+from tests.running import Running
 
 # Two models that run, one that could, and two that are known by their headers alone.
 ALPHA = "alpha_instruct_0p0b_q40_fast"

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from magid.discovery import FoundModel, Scan, Scanner
 from magid.tiers import Thresholds
-
-_DEADLINE_S = 10.0
+from tests.deadlines import PATIENCE_S
 
 
 def scan(*roots: Path) -> Scan:
@@ -37,7 +36,7 @@ def timeless(found: Scan) -> Scan:
 
 def settle(folder: Path) -> None:
     """Return when every file is so old that a later change must show in its ctime."""
-    deadline = time.monotonic() + _DEADLINE_S
+    deadline = time.monotonic() + PATIENCE_S
     newest = max(path.stat().st_ctime_ns for path in folder.rglob("*"))
     while time.time_ns() - newest < 50_000_000:
         assert time.monotonic() < deadline

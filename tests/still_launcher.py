@@ -10,8 +10,7 @@ from dataclasses import replace
 
 from magid.errors import NotFound, NotReady
 from magid.units import LogLine, ObservedServer, ServerFigures, ServerSpec, ServerState
-
-PATIENCE_S = 20.0
+from tests.deadlines import PATIENCE_S
 
 
 class StillLauncher:

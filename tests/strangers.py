@@ -13,6 +13,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from tests.deadlines import PATIENCE_S
+
 NOBODY = 65_534
 
 
@@ -65,7 +67,7 @@ class Sly:
             last.bind(("127.0.0.1", 0))
             self._last = last.getsockname()
             last.connect(self._socket.getsockname())
-            self._thread.join(10)
+            self._thread.join(PATIENCE_S)
 
     def _serve(self) -> None:
         assert self._socket is not None

@@ -22,9 +22,10 @@ from magid.cli import credentials
 from magid.gateway.endpoints import ENDPOINTS, Endpoint
 from magid.tokens import Scope
 from tests import fleets, ggufs, rest
+from tests.deadlines import DEADLINE_S
 from tests.fleets import MEDIUM, SMALL, THINKER
 from tests.rest import Parts
-from tests.running import DEADLINE_S, Running
+from tests.running import Running
 
 pytestmark = pytest.mark.slow
 

@@ -18,6 +18,7 @@ from magid.api.replies import Call, Reply, Stream, reply
 from magid.api.routes import Access, Route
 from magid.config import Config
 from magid.logs import RingLog
+from tests.deadlines import PATIENCE_S
 
 
 async def broken(ctx: Context, call: Call) -> Reply:
@@ -69,7 +70,7 @@ async def served(folder: Path) -> AsyncIterator[httpx.AsyncClient]:
                 yield client
         finally:
             listening.close()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_S):
                 await listening.ended()
 
 

@@ -13,7 +13,8 @@ import pytest
 
 from magid.api.picture import lasting
 from tests import fake_llama, ggufs, rest
-from tests.running import DEADLINE_S, Running
+from tests.deadlines import DEADLINE_S
+from tests.running import Running
 
 pytestmark = pytest.mark.slow
 

@@ -16,8 +16,9 @@ import httpx
 import pytest
 
 from tests import rest
+from tests.deadlines import DEADLINE_S
 from tests.rest import Answer
-from tests.running import DEADLINE_S, Running
+from tests.running import Running
 
 pytestmark = pytest.mark.slow
 

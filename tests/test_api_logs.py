@@ -13,7 +13,8 @@ from magid.api.logs import escaped
 from magid.api.sse import KEEP_ALIVE_S
 from magid.messages import Event
 from tests import fake_llama, ggufs, rest
-from tests.running import DEADLINE_S, Running
+from tests.deadlines import DEADLINE_S
+from tests.running import Running
 
 pytestmark = pytest.mark.slow
 

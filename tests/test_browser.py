@@ -22,9 +22,10 @@ from typing import Any
 import pytest
 
 from tests import fleets
+from tests.deadlines import DEADLINE_S
 from tests.fleets import SMALL
 from tests.rest import Parts
-from tests.running import DEADLINE_S, Running
+from tests.running import Running
 
 pytestmark = pytest.mark.slow
 

@@ -9,10 +9,10 @@ import pytest
 from magid.bus import MANAGER, MANAGER_PATH, PROPERTIES, SYSTEMD, Bus, BusError, Signal
 from magid.units import ServerSpec
 from magid.unitstate import unit_path
+from tests.deadlines import PATIENCE_S
 from tests.fake_systemd import FakeSystemd, ready
 from tests.private_bus import private_bus
 
-PATIENCE_S = 20.0
 SPEC = ServerSpec("demo", 0, 8080, "127.0.0.1", "/models/demo.gguf")
 RULE = f"type='signal',sender='{SYSTEMD}',path='{MANAGER_PATH}',interface='{MANAGER}'"
 

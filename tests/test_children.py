@@ -7,6 +7,7 @@ import pytest
 
 from magid.children import MAX_LINE_BYTES, Child, LogRing
 from magid.errors import InvalidInput
+from tests.deadlines import PATIENCE_S
 
 BOUND = MAX_LINE_BYTES
 
@@ -14,7 +15,7 @@ BOUND = MAX_LINE_BYTES
 async def output_of(*words: str) -> tuple[list[str], int | None]:
     lines: list[str] = []
     child = await Child.spawn(words, {"PATH": "/usr/bin:/bin"}, lines.append)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         await child.wait()
     await child.end(0)
     return lines, child.returncode
@@ -131,7 +132,7 @@ async def test_waiting(cursor_of: Callable[[LogRing], str | None]) -> None:
     await asyncio.sleep(0)
     assert not waiting.done()
     ring.add("new")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         await waiting
         await ring.wait(cursor)
 

@@ -19,6 +19,7 @@ import pytest
 
 from magid import __version__, cli
 from magid.cli import grammar, progress
+from tests.deadlines import DEADLINE_S
 from tests.rest import (
     ALPHA,
     BETA,
@@ -30,7 +31,7 @@ from tests.rest import (
     forget_overrides,
     write_models,
 )
-from tests.running import DEADLINE_S, Running
+from tests.running import Running
 
 pytestmark = pytest.mark.slow
 

@@ -33,10 +33,10 @@ from tests.daemons import (
     states,
     until,
 )
+from tests.deadlines import PATIENCE_S
 from tests.still_launcher import all_quiet, refusal
 
 S = ServerState
-LONG_S = 30.0
 
 
 @pytest.fixture
@@ -300,14 +300,14 @@ async def test_a_port_is_not_given_back_where_no_other_is_left(house: House) -> 
 async def test_start_stop_and_restart(house: House) -> None:
     daemon = await house.running()
     house.launcher.calls.clear()
-    await daemon.finished(ALPHA, daemon.start(ALPHA), LONG_S)
+    await daemon.finished(ALPHA, daemon.start(ALPHA), PATIENCE_S)
     assert house.launcher.calls == []
-    await daemon.finished(ALPHA, daemon.restart(ALPHA), LONG_S)
+    await daemon.finished(ALPHA, daemon.restart(ALPHA), PATIENCE_S)
     assert house.launcher.calls == [("stop", 9000), ("start", 9000)]
-    await daemon.finished(ALPHA, daemon.stop(ALPHA), LONG_S)
+    await daemon.finished(ALPHA, daemon.stop(ALPHA), PATIENCE_S)
     assert states(daemon)[ALPHA] is S.STOPPED
     assert not daemon.unready_reasons()  # a person's stop is respected
-    await daemon.finished("alpha_1b_q4km_fast", daemon.start("alpha_1b_q4km_fast"), LONG_S)
+    await daemon.finished("alpha_1b_q4km_fast", daemon.start("alpha_1b_q4km_fast"), PATIENCE_S)
     assert states(daemon)[ALPHA] is S.READY
 
 
@@ -339,7 +339,7 @@ async def test_a_model_whose_file_is_gone_can_be_stopped(house: House) -> None:
     await daemon.rescan()
     with pytest.raises(ModelGone):
         daemon.start(BETA)
-    await daemon.finished(BETA, daemon.stop(BETA), LONG_S)
+    await daemon.finished(BETA, daemon.stop(BETA), PATIENCE_S)
     assert states(daemon)[BETA] is S.STOPPED
 
 
@@ -347,12 +347,12 @@ async def test_a_model_that_is_forgotten_and_still_runs_can_be_stopped(house: Ho
     house.settings["removed_model_days"] = 0
     daemon = await house.running()
     house.path_of("Beta").unlink()
-    async with asyncio.timeout(LONG_S):
+    async with asyncio.timeout(PATIENCE_S):
         while BETA in daemon.snapshot.registry.models:
             await daemon.rescan()  # what is recorded has whole seconds
     with pytest.raises(ModelNotFound):
         daemon.start(BETA)
-    await daemon.finished(BETA, daemon.stop(BETA), LONG_S)
+    await daemon.finished(BETA, daemon.stop(BETA), PATIENCE_S)
     assert states(daemon)[BETA] is S.STOPPED
 
 
@@ -360,7 +360,7 @@ async def test_a_server_that_failed_can_be_stopped(house: House) -> None:
     daemon = await house.running()
     house.launcher.show(9000, S.FAILED, "it broke")
     assert any("it broke" in reason for reason in daemon.unready_reasons())
-    await daemon.finished(ALPHA, daemon.stop(ALPHA), LONG_S)
+    await daemon.finished(ALPHA, daemon.stop(ALPHA), PATIENCE_S)
     assert not daemon.unready_reasons()
 
 
@@ -374,13 +374,13 @@ async def test_finished_says_how_it_ended(house: House) -> None:
     await house.launcher.until(("stop", 9000), ("start", 9000))
     house.launcher.show(9000, S.FAILED, "out of memory")
     with pytest.raises(ServerFailed, match=f"cannot run '{ALPHA}': out of memory"):
-        await daemon.finished(ALPHA, work, LONG_S)
+        await daemon.finished(ALPHA, work, PATIENCE_S)
     waits = daemon.start(ALPHA)
     await house.launcher.wait_for(lambda: states(daemon)[ALPHA] is S.STARTING)
     await all_quiet()
-    await daemon.finished(ALPHA, daemon.stop(ALPHA), LONG_S)
+    await daemon.finished(ALPHA, daemon.stop(ALPHA), PATIENCE_S)
     with pytest.raises(Conflict, match="it was stopped meanwhile"):
-        await daemon.finished(ALPHA, waits, LONG_S)
+        await daemon.finished(ALPHA, waits, PATIENCE_S)
 
 
 async def booting(house: House) -> Daemon:
@@ -414,9 +414,9 @@ async def test_apply_moves_what_waits_to_its_new_port(house: House) -> None:
 async def test_a_start_that_waits_can_be_stopped_and_who_waits_for_it_hears(house: House) -> None:
     daemon = await booting(house)
     work = daemon.start(BETA)
-    await daemon.finished(BETA, daemon.stop(BETA), LONG_S)
+    await daemon.finished(BETA, daemon.stop(BETA), PATIENCE_S)
     with pytest.raises(Conflict, match="called off"):
-        await daemon.finished(BETA, work, LONG_S)
+        await daemon.finished(BETA, work, PATIENCE_S)
 
 
 async def test_thinking_says_whether_the_tier_changed_by_it(house: House) -> None:

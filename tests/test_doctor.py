@@ -44,6 +44,7 @@ from magid.doctor.look import box, daemon, devices, everything, kept, models, pl
 from magid.sandbox import Patience, UnitOrder, unit_properties
 from magid.tokens import Scope, make
 from magid.units import ServerSpec
+from tests.deadlines import DEADLINE_S
 
 GIB = 2**30
 NOW = 1_795_000_000.0
@@ -500,7 +501,7 @@ def test_a_daemon_that_says_no() -> None:
 
 def probed(*words: str) -> Any:
     argv = [sys.executable, "-I", "-S", probe.__file__, *words]
-    done = subprocess.run(argv, capture_output=True, timeout=60, check=True)
+    done = subprocess.run(argv, capture_output=True, timeout=DEADLINE_S, check=True)
     return json.loads(done.stdout)
 
 

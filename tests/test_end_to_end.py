@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from tests import ggufs
-from tests.running import DEADLINE_S, Running
+from tests.deadlines import DEADLINE_S
+from tests.running import Running
 
 pytestmark = pytest.mark.slow
 

@@ -16,10 +16,10 @@ from magid.gateway.records import Outcome
 from magid.gateway.routing import Route
 from magid.gateway.servers import Server
 from magid.llama import Endpoint
+from tests.deadlines import PATIENCE_S
 
 BUSY = b"HTTP/1.1 503 -\r\nContent-Length: 4\r\n\r\n"
 FINE = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine"
-PATIENCE_S = 10.0
 
 
 class Client:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.deadlines import DEADLINE_S
+
 GATE = Path(__file__).parent.parent / "magid" / "gate.py"
 
 
@@ -15,7 +17,7 @@ def gate(*arguments: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-I", "-S", str(GATE), *arguments],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=DEADLINE_S,
         check=False,
     )
 

@@ -11,7 +11,8 @@ import pytest
 
 from magid.gateway.endpoints import ENDPOINTS, Endpoint, Style
 from tests import rest
-from tests.running import DEADLINE_S, Running
+from tests.deadlines import DEADLINE_S
+from tests.running import Running
 
 pytestmark = pytest.mark.slow
 

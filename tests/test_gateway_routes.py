@@ -9,9 +9,10 @@ import httpx
 import pytest
 
 from tests import fleets, rest
+from tests.deadlines import DEADLINE_S
 from tests.fleets import MEDIUM, SMALL, THINKER, chat
 from tests.rest import Parts
-from tests.running import DEADLINE_S, Running
+from tests.running import Running
 
 CHAT = "/v1/chat/completions"
 HARD = "Prove that the algorithm is optimal and design a better one"

@@ -12,9 +12,10 @@ from openai.types.chat import ChatCompletionFunctionToolParam, ChatCompletionUse
 from pydantic import SecretStr
 
 from tests import fleets, ggufs
+from tests.deadlines import DEADLINE_S
 from tests.fleets import SMALL, VECTORS
 from tests.rest import Parts
-from tests.running import DEADLINE_S, Running
+from tests.running import Running
 
 pytestmark = pytest.mark.slow
 

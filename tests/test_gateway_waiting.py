@@ -30,7 +30,7 @@ from magid.snapshot import Phase
 from magid.tiers import Tier
 from magid.units import ServerState
 from tests.daemons import ALPHA, BETA, GAMMA, ONLY_FAST, House, states, until
-from tests.still_launcher import PATIENCE_S
+from tests.deadlines import PATIENCE_S
 
 
 class Client:

@@ -13,9 +13,9 @@ import gguf
 import pytest
 
 from tests import ggufs
+from tests.deadlines import DEADLINE_S
 
 _KEY = "a-key-of-this-test"
-_LOAD_SECONDS = 30
 _PROMPT = "Hällo, 世界! 🙂 \x07"
 
 
@@ -34,13 +34,13 @@ class Server:
             headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
         )
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with direct.open(request, timeout=_LOAD_SECONDS) as reply:
+        with direct.open(request, timeout=DEADLINE_S) as reply:
             answer: bytes = reply.read()
             return answer
 
     def wait(self) -> None:
         """Until /health is 200; the log if it never will be."""
-        end = time.monotonic() + _LOAD_SECONDS
+        end = time.monotonic() + DEADLINE_S
         while time.monotonic() < end and self._process.poll() is None:
             try:
                 self.ask("/health")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from magid import handover
+from tests.deadlines import DEADLINE_S
 
 OURS = "magi-launcher.socket"
 # Takes the place of a shell that has put the descriptors where systemd puts them.
@@ -30,7 +31,7 @@ def manager(tmp_path: Path) -> Iterator[socket.socket]:
     """Hears what a service says to its manager."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(str(tmp_path / "notify"))
-        sock.settimeout(5)
+        sock.settimeout(DEADLINE_S)
         yield sock
 
 
@@ -92,7 +93,7 @@ def started(descriptors: list[int], names: str, count: str) -> str:
         env={**os.environ, "LISTEN_FDS": count, "LISTEN_FDNAMES": names},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=DEADLINE_S,
         check=True,
     )
     return done.stdout

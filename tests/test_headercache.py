@@ -12,6 +12,7 @@ import pytest
 from magid.discovery import Scanner
 from magid.tiers import Thresholds, Tier
 from tests import ggufs
+from tests.deadlines import PATIENCE_S
 from tests.scanning import names, only, reasons, settle, timeless
 
 
@@ -188,7 +189,7 @@ def test_scans_of_several_threads(tmp_path: Path) -> None:
 def test_a_file_that_changed_just_now_is_read_again(tmp_path: Path) -> None:
     """It might change again within the same tick of the clock and look as it does now."""
     path = ggufs.write_chat_model(tmp_path / "a.gguf")
-    deadline = time.monotonic() + 10.0
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         scanner = Scanner([tmp_path], Thresholds(), None)
         path.touch()

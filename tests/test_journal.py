@@ -7,9 +7,9 @@ import pytest
 
 from magid.errors import InvalidInput, NotReady
 from magid.journal import Journal, check_cursor, is_behind, matches_of, matches_of_run
+from tests.deadlines import PATIENCE_S
 from tests.fake_journal import FakeJournal, cursor
 
-PATIENCE_S = 20.0
 UNIT = "llama-server@8080.service"
 OTHER = "b" + "a" * 31
 

@@ -11,8 +11,9 @@ import pytest
 from magid.api.routes import ROUTES
 from magid.gateway.endpoints import ENDPOINTS
 from tests import rest
+from tests.deadlines import DEADLINE_S
 from tests.rest import Answer
-from tests.running import DEADLINE_S, Running
+from tests.running import Running
 from tests.test_api_framing import trickle
 
 pytestmark = pytest.mark.slow

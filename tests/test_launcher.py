@@ -36,6 +36,7 @@ from magid.sandbox import unit_properties
 from magid.transient import Units, major, seen_in
 from magid.units import ServerSpec
 from magid.wire import MAX_LINE_BYTES, Reply, Start, parse_reply, reply_line, request_line
+from tests.deadlines import PATIENCE_S
 
 FLAGS = frozenset(
     {
@@ -378,7 +379,7 @@ async def address(house: House, tmp_path: Path) -> AsyncIterator[Path]:
     server = await asyncio.start_unix_server(launcher.answer, path, limit=MAX_LINE_BYTES)
     async with server:
         yield path
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             await launcher.drained()
 
 
@@ -395,7 +396,7 @@ async def connected(
 
 async def say(path: Path, data: bytes, *, end: bool = True) -> Reply | None:
     """The answer; None where the connection ended without one, as it may for floods."""
-    async with asyncio.timeout(30), connected(path) as (reader, writer):
+    async with asyncio.timeout(PATIENCE_S), connected(path) as (reader, writer):
         try:
             writer.write(data)
             await writer.drain()
@@ -413,7 +414,7 @@ async def test_ping(address: Path) -> None:
 
 async def test_it_ends_when_idle(house: House, tmp_path: Path) -> None:
     ring = KeyRing(tmp_path / "keys", "magi-absent")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         await Launcher(Units(Bus()), ring, lambda: house.settings).idle(0.05)
 
 
@@ -470,7 +471,7 @@ async def test_a_caller_that_dawdles(address: Path) -> None:
 
 
 async def test_too_many_at_once(address: Path) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         held = [await asyncio.open_unix_connection(address) for _ in range(MAX_CONNECTIONS)]
         reply = await say(address, b"")
         assert reply is None or reply.error == "Busy"
@@ -498,7 +499,7 @@ def test_mangled_requests(house: House, tmp_path: Path, at: float, noise: bytes)
         with theirs:
             theirs.sendall(mangled if mangled.endswith(b"\n") else mangled + b"\n")
             await launcher.answer(reader, writer)
-            theirs.settimeout(5)
+            theirs.settimeout(PATIENCE_S)
             return parse_reply(theirs.makefile("rb").readline())
 
     reply = asyncio.run(ask())

@@ -36,7 +36,6 @@ from tests.daemons import (
 from tests.still_launcher import all_quiet
 
 S = ServerState
-LONG_S = 30.0
 
 
 @pytest.fixture

@@ -30,9 +30,7 @@ from magid.llama import (
     why_foreign,
 )
 from tests import fake_llama
-
-PATIENCE_S = 20.0
-
+from tests.deadlines import PATIENCE_S
 
 # The program
 

@@ -26,9 +26,9 @@ from magid.logs import (
     unit_in,
 )
 from magid.messages import Event, about
+from tests.deadlines import PATIENCE_S
 from tests.fake_journal import FakeJournal
 
-PATIENCE_S = 20.0
 # What a file name, a client or a model can bring into a line of a log.
 HOSTILE = {
     "\x1b[2J\x1b]0;owned\x07": "\\x1b[2J\\x1b]0;owned\\x07",

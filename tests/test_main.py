@@ -19,7 +19,8 @@ import pytest
 
 from magid import __version__
 from tests import fake_llama, ggufs
-from tests.running import DEADLINE_S, ROOT, Running
+from tests.deadlines import DEADLINE_S
+from tests.running import ROOT, Running
 
 pytestmark = pytest.mark.slow
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from magid import __main__, cli, config
 from magid.profiles import LoadBalancing, Profile, TierConfig, TwoStage
+from tests.deadlines import DEADLINE_S
 
 PACKAGING = Path(__file__).resolve().parent.parent / "packaging"
 EPOCH = "1795000000"
@@ -45,7 +46,7 @@ def made(program: str, folder: Path) -> None:
         [sys.executable, str(PACKAGING / program), str(folder)],
         env={"SOURCE_DATE_EPOCH": EPOCH, "PATH": os.environ["PATH"]},
         check=True,
-        timeout=60,
+        timeout=DEADLINE_S,
     )
 
 
@@ -91,7 +92,7 @@ def test_groff_has_nothing_to_say(pages: dict[str, str]) -> None:
     for name, page in pages.items():
         done = subprocess.run(
             ["groff", "-man", "-Tutf8", "-ww", "-z"],
-            input=page, capture_output=True, text=True, check=False, timeout=60,
+            input=page, capture_output=True, text=True, check=False, timeout=DEADLINE_S,
         )  # fmt: skip
         assert (done.returncode, done.stderr) == (0, ""), name
 
@@ -181,7 +182,13 @@ def test_a_daemon_that_says_nothing_does_not_hold_up_a_shell(completions: Path) 
 def offered(command: list[str], environment: dict[str, str]) -> set[str]:
     assert shutil.which(command[0]), f"{command[0]} is not installed: packaging/test-tools"
     done = subprocess.run(
-        command, env=environment, cwd=FILES, capture_output=True, text=True, check=False, timeout=60
+        command,
+        env=environment,
+        cwd=FILES,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=DEADLINE_S,
     )
     assert done.returncode == 0, done.stderr
     return set(done.stdout.splitlines()) - {""}

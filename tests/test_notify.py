@@ -7,8 +7,7 @@ import pytest
 
 from magid.errors import RescanFailed
 from magid.notify import beside, keep_alive, reload_on, watchdog_interval_s
-
-PATIENCE_S = 20.0
+from tests.deadlines import PATIENCE_S
 
 
 @pytest.mark.parametrize(

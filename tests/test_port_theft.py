@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from tests import fleets
+from tests.deadlines import DEADLINE_S
 from tests.fleets import SMALL, chat
 from tests.rest import Parts
 from tests.running import Running
@@ -37,7 +38,7 @@ def ask(client: httpx.Client) -> int:
 
 def wait_unread(port: int, count: int) -> None:
     """Until so many requests wait in the sockets of a daemon that reads nothing."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + DEADLINE_S
     while True:
         rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
         here = [row for row in rows if row[1].endswith(f":{port:04X}")]
@@ -47,7 +48,7 @@ def wait_unread(port: int, count: int) -> None:
 
 
 def bind_when_free(stranger: Sly) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + DEADLINE_S
     while not stranger.bind():
         assert time.monotonic() < deadline, "the port was never free"
 
@@ -69,7 +70,7 @@ def test_a_thief_of_the_port_hears_nothing(magid: Running) -> None:
         finally:
             os.kill(magid.process.pid, signal.SIGCONT)
         with stranger.bound():
-            assert {answer.result(60) for answer in answers} <= {502, 503}
+            assert {answer.result(DEADLINE_S) for answer in answers} <= {502, 503}
             assert magid.wait_state(SMALL, "failed")["stateReason"].startswith("port ")
             assert ask(clients[0]) == 503
     assert CANARY.encode() not in stranger.heard

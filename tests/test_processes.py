@@ -28,8 +28,8 @@ from magid.processes import (
 )
 from magid.units import Launcher, ServerFigures, ServerState
 from tests import fake_llama
+from tests.deadlines import PATIENCE_S
 from tests.launcher_contract import (
-    PATIENCE_S,
     RESTART_LIMIT,
     LauncherContract,
     Specs,

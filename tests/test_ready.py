@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import fake_llama
+from tests.deadlines import DEADLINE_S
 from tests.strangers import NOBODY, Sly
 
 pytestmark = pytest.mark.slow
@@ -71,7 +72,7 @@ def ready(
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=DEADLINE_S,
         check=False,
     )
 
@@ -163,7 +164,7 @@ def test_a_server_that_is_killed_meanwhile(
     server = serve("loading=/nonexistent")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
         notify.bind(str(tmp_path / "notify"))
-        notify.settimeout(30)
+        notify.settimeout(DEADLINE_S)
         arguments = ["127.0.0.1", str(port), "demo", str(key_file), "60", "0.1"]
         with subprocess.Popen(
             [sys.executable, "-I", "-S", str(READY), *arguments],
@@ -191,7 +192,7 @@ def test_bad_usage(arguments: tuple[str, ...]) -> None:
         [sys.executable, "-I", "-S", str(READY), *arguments],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=DEADLINE_S,
         check=False,
     )
     assert (done.returncode, done.stderr.startswith("error: ")) == (1, True)

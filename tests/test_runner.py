@@ -12,12 +12,12 @@ from magid.errors import Busy, Conflict, NotReady, ServerFailed, TimedOut
 from magid.planner import Plan, Start, Stop
 from magid.runner import Runner, devices_of
 from magid.units import ServerSpec, ServerState
+from tests.deadlines import PATIENCE_S
 from tests.still_launcher import StillLauncher, all_quiet, refusal
 from tests.values import spec
 
 S = ServerState
 A, B, C = spec("a", 8080), spec("b", 8081), spec("c", 8082)
-LONG_S = 30.0
 
 
 def on(device: str, of: ServerSpec) -> ServerSpec:
@@ -38,7 +38,7 @@ def restarts(of: ServerSpec) -> Plan:
 
 async def ended(task: asyncio.Task[None]) -> None:
     """Wait for the end of a plan; raises what it raises."""
-    async with asyncio.timeout(LONG_S):
+    async with asyncio.timeout(PATIENCE_S):
         await task
 
 
@@ -424,7 +424,7 @@ async def test_finished_waits_for_a_server_that_comes_back(
     launcher: StillLauncher, runner: Runner
 ) -> None:
     work = runner.begin(starts(A))
-    waits = asyncio.create_task(runner.finished("a", {8080}, work, LONG_S))
+    waits = asyncio.create_task(runner.finished("a", {8080}, work, PATIENCE_S))
     await launcher.until(("start", 8080))
     launcher.show(8080, S.BACKOFF)
     await ended(work)
@@ -440,8 +440,8 @@ async def test_finished_says_why_a_server_failed(launcher: StillLauncher, runner
     await launcher.until(("start", 8080))
     launcher.show(8080, S.FAILED, "it is broken")
     with pytest.raises(ServerFailed, match=r"cannot run 'a': it is broken; GET .*/a/logs"):
-        await runner.finished("a", {8080}, work, LONG_S)
-    await runner.finished("a", set(), work, LONG_S)
+        await runner.finished("a", {8080}, work, PATIENCE_S)
+    await runner.finished("a", set(), work, PATIENCE_S)
 
 
 async def test_finished_passes_on_what_the_launcher_refused(
@@ -449,7 +449,7 @@ async def test_finished_passes_on_what_the_launcher_refused(
 ) -> None:
     launcher.refuse = {8080: refusal()}
     with pytest.raises(NotReady, match="cannot reach the launcher"):
-        await runner.finished("a", {8080}, runner.begin(starts(A)), LONG_S)
+        await runner.finished("a", {8080}, runner.begin(starts(A)), PATIENCE_S)
 
 
 async def test_finished_gives_up_and_the_work_goes_on(

@@ -14,8 +14,9 @@ import psutil
 import pytest
 
 from tests import rest
+from tests.deadlines import DEADLINE_S
 from tests.rest import Answer
-from tests.running import DEADLINE_S, Running
+from tests.running import Running
 
 pytestmark = pytest.mark.slow
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.deadlines import SET_UP_S
 from tests.rest import Parts
 from tests.soak import __main__ as soak
 from tests.soak import crowds, headers, load
@@ -27,7 +28,7 @@ def run_module(topic: str, *arguments: object, own: Sequence[str] = ()) -> str:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=SET_UP_S,
         check=False,
     )
     print(done.stdout, end="")  # noqa: T201 - figures

@@ -16,9 +16,9 @@ from magid import sockets
 from magid.addresses import TcpAddress, parse_address
 from magid.errors import InvalidConfig
 from magid.sockets import Taken
+from tests.deadlines import DEADLINE_S
 
 ROOT = Path(__file__).resolve().parent.parent
-DEADLINE_S = 30.0
 
 
 def take(*addresses: str) -> Taken:

@@ -3,6 +3,7 @@
 import asyncio
 
 from magid.api.sse import QUEUE_BYTES, QUEUE_LIMIT, Fanout
+from tests.deadlines import PATIENCE_S
 
 
 async def first() -> bytes:
@@ -58,7 +59,7 @@ async def test_close_ends_every_stream() -> None:
     for watcher in watchers:
         await anext(watcher)
     fanout.close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         for watcher in watchers:
             rest = [event async for event in watcher]
             assert len(rest) == 1
@@ -99,7 +100,7 @@ async def test_one_that_closes_while_the_first_word_is_made_still_ends() -> None
         fanout.close()
         return b"first"
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         told = [event async for event in fanout.watch(closing)]
     assert told[0] == b"first"
     assert b"event: resync" in told[1]

@@ -21,6 +21,7 @@ from magid import __version__
 from magid.durable import REAL, FileSystem
 from magid.errors import AlreadyRunning, CannotWrite
 from magid.store import Loaded, Store, lock
+from tests.deadlines import DEADLINE_S
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -622,7 +623,7 @@ def test_a_write_that_the_kernel_refuses_half_way(path: Path) -> None:
         cwd=_REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=DEADLINE_S,
         check=True,
     )
     assert done.stdout.split() == ["EFBIG", "3"]

@@ -26,9 +26,10 @@ from magid.llama import LlamaProgram
 from magid.systemd import SystemdLauncher
 from magid.units import ObservedServer, ServerSpec, ServerState
 from magid.wire import Reply, Request, Start, Stop
+from tests.deadlines import PATIENCE_S
 from tests.fake_journal import FakeJournal
 from tests.fake_systemd import STOPPED, FakeSystemd, fake_launcher, ready
-from tests.launcher_contract import PATIENCE_S, Witness
+from tests.launcher_contract import Witness
 from tests.private_bus import private_bus
 
 PROGRAM = LlamaProgram(Path("/usr/bin/llama-server"), "fake", frozenset({"--api-key-file"}))

@@ -17,8 +17,9 @@ import pytest
 from magid.errors import InvalidConfig
 from magid.tls import Certificate
 from tests import fleets, ggufs, rest
+from tests.deadlines import DEADLINE_S
 from tests.rest import Parts
-from tests.running import DEADLINE_S, ROOT, Running
+from tests.running import ROOT, Running
 
 pytestmark = pytest.mark.slow
 

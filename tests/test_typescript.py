@@ -19,14 +19,13 @@ from typing import Any
 import pytest
 
 from tests import fake_llama, ggufs, rest
+from tests.deadlines import DEADLINE_S, SET_UP_S
 from tests.running import Running
 
 pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent / "typescript"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "magi"
-INSTALL_S = 300.0
-RUN_S = 120.0
 ALPHA = "alpha_1p0b_q4km_fast"
 BETA = "beta_8p0b_q4km_balanced"
 
@@ -34,7 +33,7 @@ BETA = "beta_8p0b_q4km_balanced"
 def run(
     folder: Path,
     *command: str,
-    seconds: float = RUN_S,
+    seconds: float = DEADLINE_S,
     environment: dict[str, str] | None = None,
 ) -> str:
     """What it prints; a failure shows all that it said."""
@@ -66,7 +65,7 @@ def modules() -> Path:
             new.mkdir()
             for file in names:
                 shutil.copy(HERE / file, new)
-            run(new, "npm", "ci", "--ignore-scripts", seconds=INSTALL_S)
+            run(new, "npm", "ci", "--ignore-scripts", seconds=SET_UP_S)
             if not place.exists():
                 new.rename(place)
     return place / "node_modules"

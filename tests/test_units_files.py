@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from magid.messages import Event, about
+from tests.deadlines import DEADLINE_S
 
 SHIPPED = Path(__file__).parent.parent / "systemd"
 FILES = sorted(
@@ -51,7 +52,7 @@ def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
         ["systemd-analyze", "--no-pager", *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=DEADLINE_S,
         check=False,
     )
 
@@ -116,7 +117,7 @@ def test_users_and_folders(tmp_path: Path) -> None:
         path.mkdir(parents=True)
         shutil.copy(SHIPPED / kind / "magi.conf", path)
         if tool == "systemd-sysusers":
-            subprocess.run([tool, f"--root={tmp_path}"], check=True, timeout=60)
+            subprocess.run([tool, f"--root={tmp_path}"], check=True, timeout=DEADLINE_S)
     assert "magi:" in (tmp_path / "etc/passwd").read_text()
     assert "magi-models:" in (tmp_path / "etc/group").read_text()
 
@@ -146,10 +147,14 @@ def test_systemd_takes_the_catalog(tmp_path: Path) -> None:
     (tmp_path / "var/lib/systemd/catalog").mkdir(parents=True)
     command = ["journalctl", f"--root={tmp_path}"]
     done = subprocess.run(
-        [*command, "--update-catalog"], capture_output=True, text=True, timeout=60, check=False
+        [*command, "--update-catalog"],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
     listed = subprocess.run(
-        [*command, "--list-catalog"], capture_output=True, text=True, timeout=60, check=True
+        [*command, "--list-catalog"], capture_output=True, text=True, timeout=DEADLINE_S, check=True
     )
     assert {line.split()[0] for line in listed.stdout.splitlines()} == {e.value for e in Event}

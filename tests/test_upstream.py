@@ -15,6 +15,7 @@ from magid.gateway.fleet import Backend, Facts
 from magid.gateway.framing import ReplyHead
 from magid.gateway.upstream import Line, Pool
 from magid.llama import Endpoint
+from tests.deadlines import PATIENCE_S
 from tests.strangers import NOBODY, Sly
 
 REQUEST = b"POST / HTTP/1.1\r\n\r\n"
@@ -99,7 +100,7 @@ async def ask(pool: Pool, line: Line | None = None) -> Taker:
     taker = Taker()
     line = line or pool.take() or await pool.connect()
     line.ask(REQUEST, taker)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         await asyncio.shield(taker.over)
     return taker
 
@@ -179,7 +180,7 @@ async def test_dropping_a_request_ends_its_connection() -> None:
         line = await pool.connect()
         line.ask(REQUEST, Taker())
         line.drop()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             await peer.closed.wait()
 
 

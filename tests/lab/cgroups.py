@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.lab.layers import LabError
 
 KILL = "cgroup.kill"  # from Linux 5.14 on
-GONE_S = 10.0  # killed processes leave their group within milliseconds
+GONE_S = 60.0  # killed processes leave their group within milliseconds
 LOOK_S = 0.01
 
 

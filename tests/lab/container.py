@@ -9,14 +9,13 @@ from typing import Any
 
 import httpx
 
+from tests.deadlines import DEADLINE_S
 from tests.lab.folders import Folder, overlay_works
 from tests.lab.layers import LabError
 from tests.lab.machine import PATH, REBOOT_STATUS, Machine
-from tests.lab.network import TIMEOUT_S, Network, Transport
+from tests.lab.network import Network, Transport
 from tests.lab.trees import Tree
 
-RUN_S = 60.0  # for what takes milliseconds on an idle machine
-WAIT_S = 30.0
 LOOK_S = 0.05
 ENVIRONMENT = {"PATH": PATH, "LANG": "C.UTF-8", "HOME": "/root", "SYSTEMD_PAGER": ""}
 AS_USER = 'exec setpriv --reuid "$0" --regid "$(id -g "$0")" --init-groups --pdeathsig KILL -- "$@"'
@@ -118,7 +117,7 @@ class Container:
         check: bool = True,
         input: str | bytes = b"",  # noqa: A002 - as subprocess.run has it
         user: str | None = None,
-        timeout: float = RUN_S,
+        timeout: float = DEADLINE_S,
         environment: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Run a program in there, as root or `user`, with a server's bare environment."""
@@ -174,7 +173,7 @@ class Container:
     # By programs in there: seen from outside, an absolute link would lead to the host's files.
 
     def read(self, path: str) -> bytes:
-        done = self._run_bytes(["cat", "--", path], b"", None, RUN_S, {})
+        done = self._run_bytes(["cat", "--", path], b"", None, DEADLINE_S, {})
         if done.returncode != 0:
             raise CommandFailed(done.stderr.decode(errors="replace").strip())
         return done.stdout
@@ -195,7 +194,7 @@ class Container:
         assert self._network is not None, "it is not booted"
         return self._network
 
-    def client(self, base_url: str = "", timeout: float = TIMEOUT_S) -> httpx.Client:
+    def client(self, base_url: str = "", timeout: float = DEADLINE_S) -> httpx.Client:
         """Requests to 127.0.0.1 in there, by many threads at once; to be closed by the caller."""
         return httpx.Client(
             base_url=base_url, transport=Transport(self.network), timeout=timeout, trust_env=False
@@ -206,7 +205,7 @@ class Container:
         with self.client() as client:
             return client.request(method, url, **options)
 
-    def unix_client(self, path: str, timeout: float = TIMEOUT_S) -> httpx.Client:
+    def unix_client(self, path: str, timeout: float = DEADLINE_S) -> httpx.Client:
         """Requests to a socket file in there, which sees them come from root."""
         outside = f"/proc/{self._running().leader}/root{path}"
         transport = httpx.HTTPTransport(uds=outside)
@@ -217,7 +216,7 @@ class Container:
     # -- waiting -------------------------------------------------------------------------
 
     def wait_until(
-        self, predicate: Callable[[], bool], what: str, deadline: float = WAIT_S
+        self, predicate: Callable[[], bool], what: str, deadline: float = DEADLINE_S
     ) -> None:
         """Look every 50 ms until it is so; after `deadline` seconds, fail and show the journal.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from magid.units import ServerSpec, unit_name
 from magid.wire import Forget, Reply, Request, Start, parse_reply, request_line
+from tests.deadlines import DEADLINE_S
 from tests.lab.container import Container
 from tests.lab.installing import install_magid
 
@@ -35,7 +36,7 @@ restart:
 ASK = """\
 import socket, sys
 with socket.socket(socket.AF_UNIX) as sock:
-    sock.settimeout(60)
+    sock.settimeout(120)
     sock.connect("/run/magi/launcher.sock")
     sock.sendall(sys.stdin.buffer.read())
     sys.stdout.buffer.write(sock.makefile("rb").readline())
@@ -102,7 +103,7 @@ class Asker:
         command = self.container.command([])
         leader = command[command.index("--target") + 1]
         with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(30)
+            sock.settimeout(DEADLINE_S)
             sock.connect(f"/proc/{leader}/root/run/magi/launcher.sock")
             yield sock
 

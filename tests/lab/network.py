@@ -17,7 +17,6 @@ T = TypeVar("T")
 
 THREADS = 64  # calls that connect, or wait for the first byte of an answer, at the same time
 CLONE_NEWNET = 0x40000000  # sched.h
-TIMEOUT_S = 30.0
 
 
 class Network:

@@ -18,6 +18,7 @@ from magid.api.routes import ROUTES
 from magid.gateway.endpoints import ENDPOINTS
 from magid.units import unit_name
 from magid.wire import Ping, Start, request_line
+from tests.deadlines import DEADLINE_S, SET_UP_S
 from tests.lab.container import ENVIRONMENT, Container, booted
 from tests.lab.launching import FLAGS, Asker
 from tests.lab.serving import FILES, MODELS, Daemon, installed_in
@@ -67,7 +68,7 @@ class Thief:
         assert self._process.stdout.readline() == "bound\n"
 
     def end(self) -> None:
-        told, _ = self._process.communicate(timeout=20)
+        told, _ = self._process.communicate(timeout=DEADLINE_S)
         self.heard = json.loads(told)["heard"]
 
 
@@ -105,7 +106,7 @@ def asking(daemon: Daemon) -> Iterator[list[int]]:
         yield statuses
     finally:
         over.set()
-        asker.join(60)
+        asker.join(DEADLINE_S)
 
 
 def test_a_models_server_is_answered_nothing(daemon: Daemon) -> None:
@@ -370,7 +371,7 @@ def test_a_hostile_magid_gets_no_more_than_models(daemon: Daemon) -> None:
     ask = ["python3", "-I", "-c", ASK_MANY]
     with decoys(container) as pids:
         before, units = services(container), daemon.units()
-        done = container.run(ask, input=lines, user="magi", timeout=300)
+        done = container.run(ask, input=lines, user="magi", timeout=SET_UP_S)
         replies = [json.loads(line) for line in done.stdout.splitlines() if line]
         made = daemon.units() - units
         check_sandboxed(container, (daemon.units() - set(DECOYS)))
@@ -378,7 +379,7 @@ def test_a_hostile_magid_gets_no_more_than_models(daemon: Daemon) -> None:
         assert {name: container.pid_of(name) for name in DECOYS} == pids
         refused = [reply for reply in replies if not reply["ok"]]
         # As another user, not even the socket can be reached.
-        done = container.run(ask, input=lines[:5000], user=USER, timeout=60)
+        done = container.run(ask, input=lines[:5000], user=USER, timeout=SET_UP_S)
         assert set(done.stdout.split()) == {"PermissionError"}
         for unit in made:
             container.systemctl("stop", unit, check=False)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.deadlines import DEADLINE_S
 from tests.lab.container import ENVIRONMENT, Container
 from tests.lab.installing import install_magid
 from tests.lab.serving import MODELS, Daemon, installed_in
@@ -20,7 +21,6 @@ GATEWAY_RATE = 40  # what waits during a restart has to fit into the gateway's q
 TIMES = 20
 ONE, OTHER, THIRD = MODELS
 LOAD = (Path(__file__).parent / "inside/load.py").read_text()
-LOADED_S = 60.0  # in which what is under way when the load ends has to be answered
 
 
 def request(method: str, path: str, key: str = "", body: object = None) -> str:
@@ -81,7 +81,7 @@ def loaded(daemon: Daemon) -> Iterator[Load]:
             process.stdin.write(json.dumps(load_on(daemon)).encode() + b"\n")
             process.stdin.flush()
             yield load
-            told, _ = process.communicate(timeout=LOADED_S)
+            told, _ = process.communicate(timeout=DEADLINE_S)
         finally:
             process.kill()
     load.outcomes = json.loads(told)

@@ -16,6 +16,7 @@ import pytest
 from magid import __version__
 from magid.units import unit_name
 from tests import ggufs
+from tests.deadlines import SET_UP_S
 from tests.lab import minimal, packages
 from tests.lab.container import Container, booted
 from tests.lab.layers import output
@@ -24,7 +25,6 @@ from tests.lab.trees import LLAMA, RELEASES, ROOT, Release, Tree
 pytestmark = pytest.mark.slow
 
 MOST_BYTES = 100_000_000  # installed, without byte-code
-APT_S = 180.0
 CHECKS = "/usr/local/lib/magi-checks"
 FOLDER = "/var/lib/magi/models"
 SEEDS = "/models"  # the folder that the first users of magid have
@@ -66,7 +66,7 @@ def test_lintian_finds_nothing(package: Path) -> None:
         ["lintian", "--allow-root", "--fail-on=error,warning", str(changes)],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=SET_UP_S,
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
@@ -162,7 +162,7 @@ class Machine:
             ["sh", "-e", "-c", f"cd /root; exec 2>&1; {script}"],
             input=answer,
             check=False,
-            timeout=APT_S,
+            timeout=SET_UP_S,
             environment={"DEBIAN_FRONTEND": "noninteractive"},
         )
         assert done.returncode == 0 or not check, f"{script}\n{done.stdout}"

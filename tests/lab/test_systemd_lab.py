@@ -14,6 +14,7 @@ import pytest
 from magid.messages import Event
 from magid.units import unit_name
 from tests import ggufs
+from tests.deadlines import SET_UP_S
 from tests.lab.container import Container
 from tests.lab.installing import LIBRARY
 from tests.lab.launching import install_launcher
@@ -67,6 +68,7 @@ def test_the_contract_of_launchers(fresh_container: Container, model: Path) -> N
     fresh_container.write("/srv/models/Demo-Tiny-F16.gguf", model.read_bytes())
     sources = {
         "__init__.py": b"",
+        "deadlines.py": (ROOT / "tests/deadlines.py").read_bytes(),
         "launcher_contract.py": (ROOT / "tests/launcher_contract.py").read_bytes(),
         "test_contract.py": (ROOT / "tests/lab/inside/contract.py").read_bytes(),
     }
@@ -82,7 +84,7 @@ def test_the_contract_of_launchers(fresh_container: Container, model: Path) -> N
             f"{INSIDE}/tests/test_contract.py",
         ],
         check=False,
-        timeout=240.0,
+        timeout=SET_UP_S,
         environment={"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
     )
     assert done.returncode == 0, done.stdout + fresh_container.diagnosis()

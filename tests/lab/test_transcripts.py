@@ -10,6 +10,7 @@ import pytest
 
 from magid.cli import parser
 from tests import ggufs, transcript
+from tests.deadlines import SET_UP_S
 from tests.lab.container import Container, booted
 from tests.lab.launching import install_launcher
 from tests.lab.serving import UNITS, Daemon
@@ -67,7 +68,7 @@ def machine(
 
 def typed(container: Container, script: list[Step], *, terminal: bool) -> list[tuple[str, int]]:
     wanted = [{"command": s.command, "keys": s.keys, "terminal": terminal} for s in script]
-    done = container.run(["python3", "-I", PROGRAM], input=json.dumps(wanted), timeout=300)
+    done = container.run(["python3", "-I", PROGRAM], input=json.dumps(wanted), timeout=SET_UP_S)
     return [(output, status) for output, status in json.loads(done.stdout)]
 
 

@@ -5,7 +5,7 @@ import sys
 
 for line in sys.stdin.buffer:
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(60)
+        sock.settimeout(120)
         try:
             sock.connect("/run/magi/launcher.sock")
             sock.sendall(line)

@@ -16,8 +16,8 @@ from magid.asking import LauncherSocket
 from magid.llama import InstalledProgram
 from magid.systemd import SystemdLauncher
 from magid.units import Launcher
+from tests.deadlines import PATIENCE_S
 from tests.launcher_contract import (
-    PATIENCE_S,
     LauncherContract,
     broken_model,
     specs,

@@ -18,7 +18,7 @@ import sys
 from collections import Counter
 from typing import Any
 
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 SIP = 2048  # bytes of the stream that are read at a time
 SIP_S = 0.02
 SMALL = 4096  # the receive buffer of the stream: what is not read stays with the server
