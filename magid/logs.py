@@ -27,6 +27,7 @@ SHOWN_FIELDS = (
     "MAGI_MODEL",
     "MAGI_UNIT",
     "MAGI_REQUEST_ID",
+    "MAGI_CLIENT_REQUEST_ID",
 )
 
 _UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]+\.service")

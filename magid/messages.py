@@ -50,6 +50,7 @@ def about(
     model: str | None = None,
     port: int | None = None,
     request: str | None = None,
+    client_request: str = "",
     profile: str | None = None,
     error: str | None = None,
 ) -> dict[str, dict[str, str]]:
@@ -59,6 +60,7 @@ def about(
         "MAGI_UNIT": None if port is None else unit_name(port),
         "MAGI_PORT": None if port is None else str(port),
         "MAGI_REQUEST_ID": request,
+        "MAGI_CLIENT_REQUEST_ID": client_request or None,
         "MAGI_PROFILE": profile,
         "MAGI_ERROR": error,
     }

@@ -160,9 +160,11 @@ def test_what_a_user_decides_is_told_at_once(magid: Running) -> None:
 
 def test_a_request_that_is_refused_is_told_with_its_id(magid: Running) -> None:
     headers = {"Host": "evil.example", "X-Request-Id": "my-own.id"}
-    assert magid.client.get("/livez", headers=headers).status_code == 421
+    answer = magid.client.get("/livez", headers=headers)
+    assert answer.status_code == 421
     told = own(magid, "lines=1")[0]
-    assert (told["event"], told["requestId"]) == ("request_refused", "my-own.id")
+    assert (told["event"], told["clientRequestId"]) == ("request_refused", "my-own.id")
+    assert told["requestId"] == answer.headers["x-request-id"] != "my-own.id"
     assert told["message"].startswith("GET /livez: 421: cannot answer for host 'evil.example'")
     assert told["level"] == "warning"
 

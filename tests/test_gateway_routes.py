@@ -140,13 +140,45 @@ def test_a_running_request_can_be_ended(magid: Running, client: httpx.Client) ->
         next(chunks)
         running = magid.get("/api/requests")
         assert running["running"] == 1
-        assert running["requests"][0]["id"] == "to-be-ended"
-        magid.ask("DELETE", "/api/requests/to-be-ended")
+        row = running["requests"][0]
+        assert row["id"] == answer.headers["x-request-id"]
+        assert row["clientRequestId"] == "to-be-ended"
+        rest.refused(magid, "DELETE", "/api/requests/to-be-ended", None, 404)
+        magid.ask("DELETE", f"/api/requests/{row['id']}")
         ending = b"".join(chunks)
     assert b'"error"' in ending
     assert b"[DONE]" not in ending
     assert magid.get("/api/requests")["requests"][0]["outcome"] == "killed"
-    rest.refused(magid, "DELETE", "/api/requests/to-be-ended", None, 404)
+    rest.refused(magid, "DELETE", f"/api/requests/{row['id']}", None, 404)
+
+
+def test_a_clients_id_names_no_request_of_somebody_else(
+    magid: Running, client: httpx.Client
+) -> None:
+    """Two at once with one id: each has one of its own, and ending one ends no other."""
+    body = chat(MEDIUM, stream=True, max_tokens=30_000, ignore_eos=True)
+    named = {"X-Request-Id": "same"}
+    with (
+        client.stream("POST", CHAT, json=body, headers=named) as first,
+        client.stream("POST", CHAT, json=body, headers=named) as second,
+    ):
+        ids = [answer.headers["x-request-id"] for answer in (first, second)]
+        rows = magid.get("/api/requests")["requests"][:2]
+        assert sorted(row["id"] for row in rows) == sorted(ids)
+        assert {row["clientRequestId"] for row in rows} == {"same"}
+        rest.refused(magid, "DELETE", "/api/requests/same", None, 404)
+        magid.ask("DELETE", f"/api/requests/{ids[0]}")
+        rows = magid.get("/api/requests")["requests"]
+        outcomes = {row["id"]: row["outcome"] for row in rows if row["id"] in ids}
+        assert outcomes == {ids[0]: "killed", ids[1]: "running"}
+
+
+@pytest.mark.parametrize("given", ["x" * 65, "a b", "<script>", "\u00e9", '"'])
+def test_what_is_no_plain_id_is_not_shown(magid: Running, client: httpx.Client, given: str) -> None:
+    headers = {b"x-request-id": given.encode("latin-1")}
+    own = client.post(CHAT, json=chat("fast"), headers=headers).headers["x-request-id"]
+    row = magid.get("/api/requests")["requests"][0]
+    assert (row["id"], row["clientRequestId"]) == (own, None)
 
 
 def test_a_client_that_left_is_recorded(magid: Running, client: httpx.Client) -> None:
@@ -156,7 +188,7 @@ def test_a_client_that_left_is_recorded(magid: Running, client: httpx.Client) ->
 
     def outcome() -> str:
         rows = magid.get("/api/requests")["requests"]
-        return str(next(row["outcome"] for row in rows if row["id"] == "left"))
+        return str(next(row["outcome"] for row in rows if row["clientRequestId"] == "left"))
 
     deadline = time.monotonic() + DEADLINE_S
     while outcome() == "running":

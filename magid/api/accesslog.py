@@ -44,7 +44,14 @@ _ration = Ration()
 
 
 def tell_error(
-    status: int, code: str, message: str, *, request_id: str, method: str, path: str
+    status: int,
+    code: str,
+    message: str,
+    *,
+    request_id: str,
+    client_request_id: str = "",
+    method: str,
+    path: str,
 ) -> None:
     """An answer with an error. Those with 500 are told with their trace where they arise."""
     if status not in TOLD_REFUSALS and status <= 500:
@@ -55,14 +62,22 @@ def tell_error(
     event = Event.REQUEST_FAILED if status > 500 else Event.REQUEST_REFUSED
     log.warning(
         "%s %s: %d: %s%s", method, path[:_SHOWN], status, message, more,
-        extra=about(event, request=request_id, error=code),
+        extra=about(event, request=request_id, client_request=client_request_id, error=code),
     )  # fmt: skip
 
 
-def tell_slow(took_s: float, *, request_id: str, method: str, path: str, status: int) -> None:
+def tell_slow(
+    took_s: float,
+    *,
+    request_id: str,
+    client_request_id: str = "",
+    method: str,
+    path: str,
+    status: int,
+) -> None:
     """An answer, if it took long and nobody had asked to wait for something."""
     if took_s >= SLOW_S:
         log.warning(
             "%s %s: %d after %.1f s", method, path[:_SHOWN], status, took_s,
-            extra=about(Event.REQUEST_SLOW, request=request_id),
+            extra=about(Event.REQUEST_SLOW, request=request_id, client_request=client_request_id),
         )  # fmt: skip

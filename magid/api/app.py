@@ -169,6 +169,7 @@ def _named(request: Request) -> dict[str, str]:
     """How the log names a request: without its query, which may hold what is nobody's business."""
     return {
         "request_id": request.ctx.request_id,
+        "client_request_id": request.ctx.client_request_id,
         "method": request.method or "?",
         "path": request.path,
     }
@@ -200,7 +201,10 @@ async def _send_stream(
         if not isinstance(error, TimeoutError):
             log.error(
                 "stream %s failed", request.ctx.request_id, exc_info=error,
-                extra=about(Event.DEFECT, request=request.ctx.request_id),
+                extra=about(
+                    Event.DEFECT, request=request.ctx.request_id,
+                    client_request=request.ctx.client_request_id,
+                ),
             )  # fmt: skip
         # Not a proper end: the caller must not think that it has got everything.
         cast(asyncio.Transport, request.transport).abort()
@@ -238,7 +242,10 @@ class _Errors(ErrorHandler):
         if ours is None:
             log.error(
                 "request %s failed", request.ctx.request_id, exc_info=exception,
-                extra=about(Event.DEFECT, request=request.ctx.request_id),
+                extra=about(
+                    Event.DEFECT, request=request.ctx.request_id,
+                    client_request=request.ctx.client_request_id,
+                ),
             )  # fmt: skip
             return _response(request, unexpected(request.ctx.request_id))
         answer = _response(request, error_reply(ours))

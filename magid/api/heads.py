@@ -36,7 +36,7 @@ class Head:
     expects: bool
     is_json: bool
     presented: Presented | None  # a digest of the credential: not what they hold
-    request_id: str  # the caller's own; empty: it has none
+    client_request_id: str  # the caller's own, beside magid's; empty: it has none
     passed: bytes
     origin: str | None = None
 
@@ -72,7 +72,7 @@ def parse(raw: bytes, policy: guard.Policy | None) -> Head:
         expects=_expects(fields),
         is_json=fields.get(b"content-type", b"").partition(b";")[0].strip().lower() == _JSON,
         presented=present(fields.get(b"authorization"), fields.get(b"x-api-key")),
-        request_id=given.decode() if _REQUEST_ID.fullmatch(given) else "",
+        client_request_id=given.decode() if _REQUEST_ID.fullmatch(given) else "",
         passed=b"".join(b"%b: %b\r\n" % (n, v) for n, v in fields.items() if _PASSED.fullmatch(n)),
         origin=origin,
     )

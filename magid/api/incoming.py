@@ -30,10 +30,11 @@ _SHOWN = 200  # characters of a caller's own key that an error repeats
 
 
 def begin(request: Request) -> None:
-    """Give the request its id: the caller's, if it is a plain one. Idempotent."""
+    """Give the request an id of magid's own, and keep the caller's beside it. Idempotent."""
     if not hasattr(request.ctx, "request_id"):
         given = request.headers.get("x-request-id", "")
-        request.ctx.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+        request.ctx.client_request_id = given if _REQUEST_ID.fullmatch(given) else ""
+        request.ctx.request_id = secrets.token_hex(16)
         request.ctx.began = time.monotonic()
 
 

@@ -174,6 +174,7 @@ def _own_entry(line: LogLine) -> schemas.OwnLogEntry:
         "modelId": fields.get("MAGI_MODEL"),
         "unit": fields.get("MAGI_UNIT"),
         "requestId": fields.get("MAGI_REQUEST_ID"),
+        "clientRequestId": fields.get("MAGI_CLIENT_REQUEST_ID"),
     }
 
 

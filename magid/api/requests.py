@@ -70,6 +70,7 @@ def _shown(record: Record) -> schemas.GatewayRequest:
     moment = datetime.fromtimestamp(record.at, UTC).isoformat(timespec="milliseconds")
     return {
         "id": record.id,
+        "clientRequestId": record.client_request_id or None,
         "at": moment.replace("+00:00", "Z"),
         "path": record.path,
         "token": record.token or None,

@@ -337,6 +337,7 @@ class OwnLogEntry(TypedDict):
     modelId: str | None
     unit: str | None
     requestId: str | None
+    clientRequestId: str | None
 
 
 class OwnLogsReply(TypedDict):
@@ -458,6 +459,7 @@ class Explanation(TypedDict):
 
 class GatewayRequest(TypedDict):
     id: str
+    clientRequestId: str | None
     at: str
     path: str
     token: str | None

@@ -104,7 +104,7 @@ class Talk:
             self._refuse_unread(error)
             return
         self._stop_timer()  # the body has a time of its own
-        self._head, self._request_id = head, head.request_id or next_request_id()
+        self._head, self._request_id = head, next_request_id()
         self._take_body(data[end + 4 :])
 
     def _path_of(self, data: bytes) -> None:
@@ -159,6 +159,7 @@ class Talk:
         head = self._head
         accesslog.tell_error(
             status_of(error), error.code, error.message, request_id=self._request_id,
+            client_request_id=head.client_request_id if head else "",
             method=head.method if head else "?", path=head.path if head else "?",
         )  # fmt: skip
         self._write_error(error, closes=True)
@@ -197,6 +198,7 @@ class Talk:
         return asked.Asked(
             endpoint, body, fields, model, self._request_id, self._who(head),
             head.passed, not head.is_1_0, self._caller.name, self._caller.models,
+            head.client_request_id,
         )  # fmt: skip
 
     def _who(self, head: Head) -> str:

@@ -47,6 +47,7 @@ class Record:
     asked_model: str
     is_stream: bool
     token: str = ""  # the name of the caller's
+    client_request_id: str = ""  # by which the client knows it
     model_id: str | None = None
     port: int | None = None
     tier: str | None = None
@@ -93,6 +94,7 @@ def of(asked: Asked) -> Record:
         asked_model=asked.model[:200],
         is_stream=asked.is_stream,
         token=asked.token,
+        client_request_id=asked.client_request_id,
         began=time.monotonic(),
     )
 
@@ -113,9 +115,7 @@ class Records:
         self._ended: deque[Record] = deque(maxlen=KEPT)
 
     def begin(self, record: Record) -> None:
-        """Two requests may come with one id: the later one gets a longer one."""
-        while record.id in self.running:
-            record.id += "+"
+        """Ids are magid's own, so none comes twice."""
         self.running[record.id] = record
 
     def end(self, record: Record, outcome: Outcome, error: str = "") -> None:

@@ -21,7 +21,9 @@ def tell_end(record: Record) -> None:
     event, level, words = told
     log.log(
         level, "request %s for %r %s", record.id, record.asked_model, words,
-        extra=about(event, model=record.model_id, port=record.port, request=record.id),
+        extra=about(event, model=record.model_id, port=record.port, request=record.id,
+            client_request=record.client_request_id,
+        ),
     )  # fmt: skip
 
 

@@ -427,10 +427,11 @@ def test_the_log_of_magid_over_rest(daemon: Daemon) -> None:
     refused = daemon.client.get(url, headers={"Host": "evil", "X-Request-Id": "lab.1"})
     assert refused.status_code == 421
     daemon.container.wait_until(
-        lambda: bool(entries(daemon, "MAGI_REQUEST_ID=lab.1")), "the refusal"
+        lambda: bool(entries(daemon, "MAGI_CLIENT_REQUEST_ID=lab.1")), "the refusal"
     )
     found = daemon.client.get("/api/logs?grep=evil&lines=1").json()["lines"]
-    assert [line["requestId"] for line in found] == ["lab.1"]
+    assert [line["clientRequestId"] for line in found] == ["lab.1"]
+    assert [line["requestId"] for line in found] == [refused.headers["x-request-id"]]
 
 
 def test_the_log_is_followed(daemon: Daemon) -> None:
