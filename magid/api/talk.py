@@ -10,14 +10,15 @@ import logging
 from collections.abc import Callable
 
 from magid.api import access, accesslog, answers, shapes
-from magid.api.bodies import Body
+from magid.api.bodies import Asker, Body
 from magid.api.desk import Desk, unknown_path
 from magid.api.heads import Head, check_json, next_request_id
 from magid.api.replies import status_of
 from magid.errors import MagidError, SlowRequest, TooLarge
-from magid.gateway import asked, nulls
+from magid.gateway.asked import Asked
 from magid.gateway.endpoints import Endpoint, Style, find, methods_of, style_of
 from magid.gateway.framing import ChunkReader, ReplyHead
+from magid.gateway.outline import WHOLE_BYTES
 from magid.gateway.stages import Work
 from magid.messages import Event, about
 
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 MAX_HEAD_BYTES = 16_384
 MAX_BEHIND = 65_536  # bytes that a client may send behind a request that is being answered
 LINGER_S = 2.0  # an early answer must not be lost to a reset: so long we go on reading
+BREATH_BYTES = 16_384  # of a body that is not whole, after which others have their turn
+BREATH_BYTES = 16_384  # of a body that is not whole, after which others have their turn
 BODY_S_PER_MIB = 4.0  # more time for larger bodies: 2 Mbit/s
 
 
@@ -64,13 +67,16 @@ class Talk:
             return
         try:
             self._feed(data)
-        except Exception:
-            self._request_id = self._request_id or next_request_id()
-            log.exception(
-                "request %s failed", self._request_id,
-                extra=about(Event.DEFECT, request=self._request_id),
-            )  # fmt: skip
-            self._transport.abort()
+        except Exception as error:
+            self._has_defect(error)
+
+    def _has_defect(self, error: Exception) -> None:
+        self._request_id = self._request_id or next_request_id()
+        log.error(
+            "request %s failed", self._request_id, exc_info=error,
+            extra=about(Event.DEFECT, request=self._request_id),
+        )  # fmt: skip
+        self._transport.abort()
 
     def _feed(self, data: bytes) -> None:
         self.is_busy = True
@@ -124,6 +130,8 @@ class Talk:
             return
         if whole is None:
             self._wait_for_body(head)
+            if len(data) >= BREATH_BYTES:
+                self._breathe()
         else:
             self._whole(whole, body.rest)
 
@@ -134,7 +142,16 @@ class Talk:
             if head.expects:
                 self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def _whole(self, body: bytes, rest: bytes) -> None:
+    def _breathe(self) -> None:
+        """Let others have their turn: uvloop reads 32 segments of one connection in a row."""
+        self._transport.pause_reading()
+        self._loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if not (self._is_ending or self._is_full or self._transport.is_closing()):
+            self._transport.resume_reading()
+
+    def _whole(self, body: bytes | bytearray, rest: bytes) -> None:
         """A request has come; `rest` is behind it."""
         self._stop_timer()
         self._buffer, self._body = rest, None
@@ -170,7 +187,7 @@ class Talk:
 
     # -- what is asked for -----------------------------------------------------------------
 
-    def _begin(self, body: bytes) -> None:
+    def _begin(self, body: bytes | bytearray) -> None:
         head = self._head
         assert head is not None
         endpoint = find(head.method, head.path)
@@ -184,22 +201,27 @@ class Talk:
         else:
             if not endpoint.asks_by_query:
                 check_json(head)
-            self._exchange = self._desk.dispatcher.begin(self._asked(endpoint, head, body), self)
-            if self._is_paused:  # by the answer before
-                self._exchange.pause(paused=True)
+            if len(body) > WHOLE_BYTES and not endpoint.asks_by_query:
+                self._exchange = self._desk.dispatcher.slices.begin(
+                    self._asker(endpoint, head).asked_in_steps(body),
+                    self._send_on, self._cannot_send,
+                )  # fmt: skip
+            else:
+                self._send_on(self._asker(endpoint, head).asked(body))
 
-    def _asked(self, endpoint: Endpoint, head: Head, body: bytes) -> asked.Asked:
-        if endpoint.asks_by_query:
-            body = b""
-            fields, model = asked.parse_query(head.query)
+    def _send_on(self, asked: Asked) -> None:
+        self._exchange = self._desk.dispatcher.begin(asked, self)
+        if self._is_paused:  # by the answer before
+            self._exchange.pause(paused=True)
+
+    def _asker(self, endpoint: Endpoint, head: Head) -> Asker:
+        return Asker(endpoint, head, self._request_id, self._who(head), self._caller)
+
+    def _cannot_send(self, error: Exception) -> None:
+        if isinstance(error, MagidError):
+            self.fails(error)
         else:
-            fields, model = asked.parse(endpoint, body)
-            body = nulls.without(endpoint, body, fields)
-        return asked.Asked(
-            endpoint, body, fields, model, self._request_id, self._who(head),
-            head.passed, not head.is_1_0, self._caller.name, self._caller.models,
-            head.client_request_id,
-        )  # fmt: skip
+            self._has_defect(error)
 
     def _who(self, head: Head) -> str:
         """For fairness: clients on one machine differ by what they hold."""

@@ -13,6 +13,11 @@ from magid.gateway.prompt import Prompt
 from magid.tiers import Tier
 
 KEPT = 20_000  # digests; some 10 MB
+# Of one request: where the others go on from is near its end, or near its beginning, as examples
+# that many requests have in common are. One long conversation must not crowd out all others.
+KEPT_ENDS = 16
+KEPT_BETWEEN = 32
+KEPT_PROCESSES = 8  # for each digest: more servers than that change nothing
 
 
 @dataclass(slots=True)
@@ -33,10 +38,12 @@ class Conversations:
 
     def remember(self, prompt: Prompt, process: str, tier: Tier | None) -> None:
         """This process has read the prompt; `tier` is what was chosen for the conversation."""
-        for digest in prompt.chain:
+        for digest in _kept(prompt.chain):
             seen = self._seen.pop(digest, None) or _Seen()
             seen.processes.pop(process, None)
             seen.processes[process] = None
+            if len(seen.processes) > KEPT_PROCESSES:
+                del seen.processes[next(iter(seen.processes))]
             self._seen[digest] = seen
         if tier is not None and prompt.chain:
             self._seen[prompt.chain[-1]].tier = tier
@@ -62,6 +69,19 @@ class Conversations:
             if seen is not None and seen.tier is not None:
                 return seen.tier, _latest(list(seen.processes))
         return None, None
+
+
+def _kept(chain: Sequence[bytes]) -> Sequence[bytes]:
+    """The first and last ones, and of those between some that the next request keeps as well."""
+    between = len(chain) - 2 * KEPT_ENDS
+    if between <= KEPT_BETWEEN:
+        return chain
+    step = 1 << (between // KEPT_BETWEEN).bit_length()
+    return [
+        *chain[:KEPT_ENDS],
+        *chain[step * (KEPT_ENDS // step + 1) : -KEPT_ENDS : step],
+        *chain[-KEPT_ENDS:],
+    ]
 
 
 def _latest(processes: Sequence[str]) -> str | None:

@@ -28,6 +28,7 @@ from magid.gateway.routing import Route
 from magid.gateway.servers import Server
 from magid.gateway.stages import Stages, Work
 from magid.gateway.tally import OTHER, Tally
+from magid.gateway.timeslices import TimeSlices
 from magid.gateway.upstream import MISTAKE
 from magid.gateway.waiting import Rooms
 from magid.profiles import LoadBalancing
@@ -53,6 +54,7 @@ class Dispatcher:
         self._facts: dict[str, Facts] = {}
         self._rooms: Rooms[Exchange] = Rooms(self._settings.queue_limit)
         self._picker = Picker()
+        self.slices = TimeSlices()  # for large requests, the API's too
         self._fleet = Fleet()
         self._limited: dict[tuple[str, ...], Fleet] = {}  # what limited tokens may use of it
         self._listed: bytes | None = None

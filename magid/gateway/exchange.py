@@ -117,7 +117,8 @@ class Exchange:
     def _ask(self, line: Line) -> None:
         assert self.server is not None
         self._task, self._line = None, line
-        line.ask(self.server.request(self.asked), self)
+        request, pieces = self.server.request(self.asked)
+        line.ask(request, self, pieces)
 
     # -- the answer (upstream.Taker) ---------------------------------------------------------
 

@@ -9,6 +9,7 @@ from magid.llama import Garbled, parse_head
 MAX_CHUNK_LINE = 256  # bytes of a chunk's size with its extensions
 
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n\x00]*)?")
+_WHOLE_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")  # without extensions
 _LENGTH = re.compile(rb"[0-9]{1,12}")
 
 
@@ -19,13 +20,14 @@ class ChunkReader:
     passes them on as they are.
     """
 
-    __slots__ = ("_left", "_line", "done", "payload", "size")
+    __slots__ = ("_left", "_line", "count", "done", "payload", "size")
 
     def __init__(self, *, keep: bool) -> None:
         self._left = 0  # of the present chunk, with the CRLF behind it
         self._line = b""  # a size line of which the end has not come
         self.payload: list[bytes] | None = [] if keep else None
         self.size = 0  # of the payload so far
+        self.count = 0  # of its chunks
         self.done = False
 
     @property
@@ -39,7 +41,27 @@ class ChunkReader:
         if not self._left and not self._line and self._is_one_chunk(data):
             return end
         while at < end and not self.done:
-            at = self._inside(data, at) if self._left else self._size_line(data, at)
+            if self._left:
+                at = self._inside(data, at)
+            elif self._line or not (after := self._whole_chunks(data, at)) > at:
+                at = self._size_line(data, at)
+            else:
+                at = after
+        return at
+
+    def _whole_chunks(self, data: bytes, at: int) -> int:
+        """Past all chunks that are whole in `data`: a few times as fast as one part at a time."""
+        match_size, find, payload = _WHOLE_LINE.match, data.startswith, self.payload
+        while (line := match_size(data, at)) is not None:
+            size = int(line[1], 16)
+            stop = line.end() + size
+            if not size or not find(b"\r\n", stop):
+                break
+            if payload is not None:
+                payload.append(data[line.end() : stop])
+            self.size += size
+            self.count += 1
+            at = stop + 2
         return at
 
     def _is_one_chunk(self, data: bytes) -> bool:
@@ -52,6 +74,7 @@ class ChunkReader:
         if not size or len(data) != found + size + 4:
             return False
         self.size += size
+        self.count += 1
         if self.payload is not None:
             self.payload.append(data[found + 2 : -2])
         return True
@@ -86,6 +109,7 @@ class ChunkReader:
             self._line = b"0\r\n"
             return found + 1
         self.size += size
+        self.count += 1
         self._left = size + 2
         return found + 1
 

@@ -33,16 +33,22 @@ _NAMED = ("properties", "$defs", "definitions")  # those whose value holds schem
 
 def without(endpoint: Endpoint, body: bytes, fields: dict[str, Any]) -> bytes:
     """The body without such nulls, which are taken out of its `fields` too."""
-    search_in = _SEARCHES.get(endpoint.path)
-    if search_in is None or (len(body) < _SMALL and b"null" not in body):
+    if len(body) < _SMALL and b"null" not in body:
         return body
+    keys = dropped(endpoint, fields)
+    return _cut(body, keys, fields) if keys else body
+
+
+def dropped(endpoint: Endpoint, fields: dict[str, Any]) -> list[str]:
+    """The keys of such nulls, which were taken out of these fields."""
+    search_in = _SEARCHES.get(endpoint.path)
+    if search_in is None:
+        return []
     search = _Search()
     search_in(search, fields)
-    if not search.found:
-        return body
     for owner, key in search.found:
         owner.pop(key, None)
-    return _cut(body, [key for _, key in search.found], fields)
+    return [key for _, key in search.found]
 
 
 # -- where they are ------------------------------------------------------------------------------

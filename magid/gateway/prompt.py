@@ -4,12 +4,14 @@ A request that is malformed in these parts is llama-server's to refuse: here it 
 them.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
 from pydantic_core import to_json
+
+from magid.gateway.outline import CUT_BYTES, Outline, shortened
 
 # English takes about 4 characters per token, other languages and code fewer; a little pessimism
 # only costs a larger model where both would do.
@@ -40,13 +42,20 @@ class Prompt:
         return int(self.text_chars / CHARS_PER_TOKEN) + self.images * _TOKENS_PER_IMAGE
 
 
-def read(fields: Mapping[str, Any]) -> Prompt:
+NEWEST_CHARS = 3000  # of each long string in the newest text, from either end
+
+
+def read(fields: Mapping[str, Any], outline: Outline | None = None) -> Prompt:
+    """`outline` is what `fields` are of, where the body was large."""
     messages = _messages(fields)
     tools = fields.get("tools")
-    extra = len(to_json(tools)) if tools else 0
-    chain, chars = _chain(messages, extra)
+    length = len if outline is None else outline.chars
+    extra = length(to_json(tools).decode()) if tools else 0
+    chain, chars = _chain(messages, extra, length)
     people = [m for m in messages if m.get("role") == "user"]
     newest = next((t for m in reversed(people) if (t := "\n".join(_texts(m.get("content"))))), "")
+    if outline is not None:
+        newest = outline.excerpt(newest, NEWEST_CHARS)
     parts = [p for m in messages for p in _parts(m.get("content"))]
     return Prompt(
         text_chars=chars[-1] if chars else extra,
@@ -78,10 +87,14 @@ def _messages(fields: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         if isinstance(value, str):
             found.append({"role": "user", "content": value})
         elif isinstance(value, list):
-            found += (
-                value if name in ("messages", "input") else [{"role": "user", "content": value}]
-            )
+            is_one = name in ("prompt", "content") or (name == "input" and is_text(value))
+            found += [{"role": "user", "content": value}] if is_one else value
     return [m if isinstance(m, dict) else {"role": "user", "content": m} for m in found]
+
+
+def is_text(items: list[Any]) -> bool:
+    """Whether these are texts or tokens, as for an embedding, and no messages."""
+    return not items or not isinstance(items[0], dict)
 
 
 def _parts(content: object) -> Iterator[Mapping[str, Any]]:
@@ -128,22 +141,31 @@ def _texts(content: object) -> Iterator[str]:
 
 
 def _chain(
-    messages: list[Mapping[str, Any]], extra: int
+    messages: list[Mapping[str, Any]], extra: int, length: Callable[[str], int]
 ) -> tuple[tuple[bytes, ...], tuple[int, ...]]:
     digest = blake2b(digest_size=12)
     total = extra
     chain, chars = [], []
     for message in messages:
         digest.update(_identity(message))
-        total += sum(map(len, _texts(message.get("content"))))
+        total += sum(map(length, _texts(message.get("content"))))
         chain.append(digest.copy().digest())
         chars.append(total)
     return tuple(chain), tuple(chars)
 
 
 def _identity(message: Mapping[str, Any]) -> bytes:
-    """Equal for what the model sees alike: SDKs add keys that say nothing to their own answers."""
+    """Equal for what the model sees alike: SDKs add keys that say nothing to their own answers.
+
+    Long strings are as in an outline: a conversation grows from small bodies to large ones.
+    """
     content = message.get("content")
-    said = content if isinstance(content, str) else to_json(content).decode()
     calls = message.get("tool_calls")
-    return to_json([message.get("role"), said, calls or None])
+    identity = to_json([message.get("role"), _said(content), calls or None])
+    if len(identity) < CUT_BYTES:
+        return identity
+    return to_json([message.get("role"), _said(shortened(content)), shortened(calls) or None])
+
+
+def _said(content: object) -> str:
+    return content if isinstance(content, str) else to_json(content).decode()

@@ -102,7 +102,7 @@ def to_tier(tier: Tier, asked: Asked, fleet: Fleet, why: str, floor: Tier | None
     if floor is not None and not _offers_from(floor, asked, fleet):
         floor, why = None, f"{why}; nothing is left of its conversation's tier"
     rejected: list[_Rejected] = []
-    needs_tools = _asks_for_tools(asked) and any(map(_calls_tools, fleet.offers.values()))
+    needs_tools = asked.has_tools and any(map(_calls_tools, fleet.offers.values()))
     for candidate in _order(tier, floor):
         passing = []
         for offer in fleet.of_tier(candidate, asked.endpoint.kinds):
@@ -180,6 +180,8 @@ def _may_fetch(offer: Offer) -> bool:
 def _is_plain(offer: Offer, asked: Asked) -> bool:
     """Whether it passes on sight, which most do: a token has at least one byte."""
     room, body = offer.context, asked.body
+    if asked.outline is not None:
+        return False  # to search a large body takes longer than to look at its outline
     return (room is None or len(body) < room / 2) and b"image" not in body and b"audio" not in body
 
 
@@ -202,11 +204,6 @@ def _missing_ability(offer: Offer, prompt: Prompt) -> str:
     if prompt.audio and facts and all(f.audio is False for f in facts):
         return "cannot hear audio"
     return ""
-
-
-def _asks_for_tools(asked: Asked) -> bool:
-    body = asked.body
-    return (b'"tools"' in body or b'"functions"' in body) and asked.prompt.has_tools
 
 
 def _calls_tools(offer: Offer) -> bool:

@@ -1,6 +1,7 @@
 """One server as the gateway uses it: its connections, what it works on, how it has done so far."""
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from magid.gateway import probes
@@ -9,6 +10,7 @@ from magid.gateway.balancing import DEFAULT_PREFILL_RATE, DEFAULT_SERVICE_S, Loa
 from magid.gateway.breaker import Breaker
 from magid.gateway.endpoints import Endpoint
 from magid.gateway.fleet import Backend
+from magid.gateway.outline import Body, Buffer
 from magid.gateway.records import Record
 from magid.gateway.upstream import Pool
 from magid.units import unit_name
@@ -68,17 +70,23 @@ class Server:
             self._service_s,
         )
 
-    def request(self, asked: Asked) -> bytes:
-        """The whole request as it goes to llama-server: with the server's key, not the client's."""
+    def request(self, asked: Asked) -> tuple[bytes, Sequence[Body | Buffer]]:
+        """The whole request as it goes to llama-server: with the server's key, not the client's.
+
+        Of a large one the body comes apart, so that nothing is copied.
+        """
         endpoint = asked.endpoint
         head = self._heads.get(endpoint.path)
         if head is None:
             head = self._heads[endpoint.path] = self._head(endpoint)
         if endpoint.asks_by_query:
-            return b"%b%b\r\n" % (head, asked.passed)
-        return b"%b%bContent-Length: %d\r\n\r\n%b" % (
-            head, asked.passed, len(asked.body), asked.body,
-        )  # fmt: skip
+            return b"%b%b\r\n" % (head, asked.passed), ()
+        if asked.outline is None:
+            return b"%b%bContent-Length: %d\r\n\r\n%b" % (
+                head, asked.passed, len(asked.body), bytes(asked.body),
+            ), ()  # fmt: skip
+        head = b"%b%bContent-Length: %d\r\n\r\n" % (head, asked.passed, asked.size)
+        return head, asked.pieces or (asked.body,)
 
     def _head(self, endpoint: Endpoint) -> bytes:
         key = self.backend.key

@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
-from pydantic_core import to_json
-
 from magid.errors import MagidError
 from magid.gateway import two_stage
 from magid.gateway.asked import Asked
@@ -51,11 +49,7 @@ class Stages:
             self._exchange = begin(self._final(None), self)
 
     def _variant(self, fields: Mapping[str, Any], request_id: str) -> Asked:
-        body = to_json(fields)
-        return replace(
-            self._asked, body=body, fields=fields, model=str(fields["model"]),
-            request_id=request_id, _prompt=None,
-        )  # fmt: skip
+        return self._asked.changed(fields, model=str(fields["model"]), request_id=request_id)
 
     # -- Work --------------------------------------------------------------------------------
 

@@ -9,11 +9,13 @@ once more.
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Protocol, cast
 
 from magid.gateway.fleet import Backend
 from magid.gateway.framing import ChunkReader, ReplyHead, reply_head
+from magid.gateway.outline import Body, Buffer
 from magid.listeners import Listener, listener_at
 from magid.llama import Garbled
 
@@ -64,11 +66,13 @@ class Line(asyncio.Protocol):
         self._left = 0
         self._keep = False
 
-    def ask(self, request: bytes, taker: Taker) -> None:
-        """Send a whole request. The connection must be idle."""
+    def ask(self, request: bytes, taker: Taker, pieces: Sequence[Body | Buffer] = ()) -> None:
+        """Send a whole request, the last pieces of which may come apart. It must be idle."""
         self.taker, self._head, self._buffer = taker, None, b""
         assert self.transport is not None
         self.transport.write(request)
+        if pieces:
+            self.transport.writelines(pieces)
 
     def drop(self) -> None:
         """End it at once: llama-server stops working on the request."""
