@@ -87,6 +87,12 @@ FIELDS = {
     "first is folded": [" X: a", HOST],
     "bare LF": [HOST, "X: a\nContent-Length: 5"],
     "bare CR": [HOST, "X: a\rContent-Length: 5"],
+    "bare LF first": ["\n" + HOST],
+    "bare CR first": ["\r" + HOST],
+    "bare LF last": [HOST, "X: a\n"],
+    "bare LF alone, last": [HOST, "\n"],
+    "bare CR last": [HOST, "X: a\r"],
+    "bare CR alone, last": [HOST, "\r"],
     "nul": [HOST, "X: a\x00b"],
     "escape": [HOST, "X: \x1b[31m"],
     "name of odd bytes": [HOST, "X\xe9: a"],
@@ -121,10 +127,35 @@ def test_malformed_start_lines(magid: Running, start: bytes) -> None:
 
 
 @pytest.mark.parametrize("fields", FIELDS.values(), ids=FIELDS)
-@pytest.mark.parametrize("start", [WRITE, "GET /livez HTTP/1.1", "GET /nowhere HTTP/1.1"])
+@pytest.mark.parametrize(
+    "start",
+    [WRITE, "GET /livez HTTP/1.1", "GET /nowhere HTTP/1.1"],
+)
 def test_malformed_fields(magid: Running, start: str, fields: list[str | bytes]) -> None:
     raw = request(start, *fields)
     check_refused(rest.exchange(magid.port, raw + HIDDEN))
+
+
+@pytest.mark.parametrize("fields", FIELDS.values(), ids=FIELDS)
+def test_malformed_fields_to_the_gateway(magid: Running, fields: list[str | bytes]) -> None:
+    """Which has another shape of errors."""
+    raw = request("GET /v1/models HTTP/1.1", *fields)
+    (answer,) = rest.exchange(magid.port, raw + HIDDEN)
+    assert (answer.status, answer.headers["connection"]) == (400, "close")
+
+
+@pytest.mark.parametrize("path", ["/livez", "/v1/models"])
+def test_an_empty_line_before_a_request_is_none_of_it(magid: Running, path: str) -> None:
+    """RFC 9112 2.2: some clients end a body with one. In each place where a request may begin."""
+    one = request(f"GET {path} HTTP/1.1", HOST)
+    last = request(f"GET {path} HTTP/1.1", HOST, "Connection: close")
+    for sent in (b"\r\n" + last, one + b"\r\n" + last, b"\r\n" + one + b"\r\n" + last):
+        found = rest.exchange(magid.port, sent)
+        assert {answer.status for answer in found} == {200}
+        assert len(found) == sent.count(b"GET")
+    for sent in (b"\r\n\r\n" + last, b"\n" + last, b"\r" + last):
+        (answer,) = rest.exchange(magid.port, sent)
+        assert answer.status == 400
 
 
 def check_refused(answers: list[Answer], status: int = 400) -> None:

@@ -83,6 +83,7 @@ def test_pages_that_are_answered(
         "null", "", "http://evil.example", "http://localhost:5173", "https://evil.example:8000",
         "http://ui.example", "http://localhost:8000.evil.example", "file://", "localhost:8000",
         "http://localhost:8000@evil.example", "chrome-extension://abc", "ws://localhost:8000",
+        "http://[", "http://[::1", "http://]", "http://", "://", "http://[x]:y", "http://localhost:8000/",
     ],
 )  # fmt: skip
 def test_pages_of_others(origin: str, changes: bool) -> None:
@@ -119,6 +120,12 @@ def test_heads_that_can_be_read_in_one_way(raw: bytes) -> None:
         b"Host: a\nX: b",
         b"Host: a\rX: b",
         b"Host: a\x00",
+        b"\nHost: a",
+        b"\rHost: a",
+        b"\r\nHost: a",
+        b"Host: a\n",
+        b"Host: a\r",
+        b"Host: a\r\n",
         b"Host: a\r\nHost: b",
         b"Host: a\r\nContent-Length: 1\r\nContent-Length: 1",
         b"Host: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked",

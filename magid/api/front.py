@@ -98,9 +98,16 @@ class Front(Protocol):
         return closed
 
     async def sanics_turn(self) -> None:
-        """Return when the next request is Sanic's; those before it are the gateway's."""
+        """Return when the next request is Sanic's; those before it are the gateway's.
+
+        One empty line before a request is none of it (RFC 9112 2.2).
+        """
         buffer, http = self.recv_buffer, self.http
+        may_be_empty = True
         while True:
+            if may_be_empty and buffer.startswith(b"\r\n"):
+                may_be_empty = False
+                del buffer[:2]
             if not buffer:
                 http.stage = Stage.IDLE
                 await self.receive_more()
@@ -116,6 +123,7 @@ class Front(Protocol):
             buffer.clear()
             http.stage = Stage.IDLE
             self._talking().feed(data)
+            may_be_empty = True
 
     # -- inside ------------------------------------------------------------------------------
 
