@@ -38,6 +38,8 @@ def install(folder: Path, *behaviour: str) -> Path:
     loading=FILE      /health answers 503 until FILE exists
     health-error      /health answers 500
     fails-once=FILE   answers 500 to all POSTs, in the process that makes FILE; a later one works
+    bad=HOW           answers POSTs that hold the word "bad" with this status, or "cut": by ending
+                      the connection, or "garbled": with what is no HTTP
     shares-port       lets others of the same user listen on its port too
     deaf              ignores SIGTERM
     any-key           accepts every key
@@ -76,11 +78,21 @@ class FakeLlama(BaseHTTPRequestHandler):
             self._answer(404, {"error": {"code": 404, "message": "File Not Found"}})
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.behaviour.get("fails-once") == "now":
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if "bad" in self.behaviour and b"bad" in body:
+            self._misbehave(self.behaviour["bad"])
+        elif self.behaviour.get("fails-once") == "now":
             self._answer(500, {"error": {"code": 500, "message": "Invalid device"}})
         else:
             self._answer(200, {"choices": [], "model": self.alias})
+
+    def _misbehave(self, how: str) -> None:
+        if how.isdecimal():
+            self._answer(int(how), {"error": {"code": int(how), "message": "on purpose"}})
+            return
+        if how == "garbled":
+            self.wfile.write(b"SMTP ready\r\n\r\n")
+        self.close_connection = True
 
     def _may_pass(self) -> bool:
         said = self.headers.get("Authorization", "")

@@ -6,7 +6,7 @@ import pytest
 
 from magid.gateway import balancing, prompt
 from magid.gateway.balancing import Load
-from magid.gateway.breaker import FAILURES, FIRST_S, MAX_S, Breaker
+from magid.gateway.breaker import FAILURES, FIRST_S, MAX_S, Breaker, blames_request
 from magid.gateway.conversations import Conversations
 from magid.gateway.waiting import Room, Rooms
 from magid.models import remembered_tier
@@ -61,45 +61,61 @@ def test_prefix_affinity_weighs_the_cache_against_the_queue() -> None:
 # -- breaker -----------------------------------------------------------------------------------
 
 
-def test_a_lost_connection_opens_at_once_and_one_request_tries_again() -> None:
+def test_it_opens_at_once_and_closes_when_magid_finds_the_server_well() -> None:
     breaker = Breaker()
-    assert breaker.failed(100, "gone", at_once=True)
-    assert not breaker.lets_pass(100 + FIRST_S / 2)
-    assert breaker.lets_pass(100 + FIRST_S)
-    breaker.began(100 + FIRST_S)
-    assert not breaker.lets_pass(100 + FIRST_S)
-    breaker.succeeded()
-    assert breaker.lets_pass(100 + FIRST_S)
+    assert breaker.opens(100, "gone")
+    assert not breaker.opens(100, "gone again")
+    breaker.found_well(100 + FIRST_S / 2)
+    assert breaker.is_open  # it rests a while
+    assert breaker.reason == "gone"
+    breaker.found_well(100 + FIRST_S)
+    assert (breaker.open_until, breaker.reason) == (None, "")
 
 
 def test_the_wait_doubles_up_to_its_limit() -> None:
     breaker, now, waits = Breaker(), 0.0, []
     for _ in range(8):
-        breaker.failed(now, "gone", at_once=True)
+        breaker.opens(now, "gone")
         assert breaker.open_until is not None
         waits.append(breaker.open_until - now)
         now = breaker.open_until
-        breaker.began(now)
     assert waits == [1, 2, 4, 8, 16, MAX_S, MAX_S, MAX_S]
 
 
-def test_bad_answers_open_only_in_a_row() -> None:
+def test_requests_that_fail_never_open_it() -> None:
+    """They are a reason to ask the server, after a few with none between them that went well."""
     breaker = Breaker()
-    for _ in range(FAILURES - 1):
-        assert not breaker.failed(0, "500", at_once=False)
-    breaker.succeeded()
-    for _ in range(FAILURES - 1):
-        assert not breaker.failed(0, "500", at_once=False)
-    assert breaker.failed(0, "500", at_once=False)
-    assert not breaker.lets_pass(0)
+    assert [breaker.request_failed() for _ in range(FAILURES)] == [False] * (FAILURES - 1) + [True]
+    breaker.request_succeeded()
+    assert not breaker.request_failed()
+    for _ in range(1000):
+        breaker.request_failed()
+    assert not breaker.is_open
 
 
-def test_a_trial_that_its_client_left_decides_nothing() -> None:
+def test_one_that_failed_its_work_comes_back_by_work_and_not_by_health() -> None:
     breaker = Breaker()
-    breaker.failed(0, "gone", at_once=True)
-    breaker.began(FIRST_S)
-    breaker.abandoned()
-    assert breaker.lets_pass(FIRST_S)
+    breaker.opens(0, "it fails", needs_work=True)
+    breaker.request_succeeded()
+    breaker.found_well(MAX_S)
+    assert breaker.is_open
+    breaker.found_well(MAX_S, by_work=True)
+    assert breaker.open_until is None
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "blames"),
+    [
+        (500, "Failed to parse messages: [json.exception.type_error.302] type must be", True),
+        (500, "image input is not supported - hint: if this is unexpected", True),
+        (501, "This server does not support embeddings. Start it with `--embeddings`", True),
+        (500, "Invalid device", False),
+        (503, "Loading model", False),
+    ],
+)
+def test_what_an_answer_blames_on_its_request(status: int, message: str, blames: bool) -> None:
+    body = b'{"error":{"code":500,"message":"%b","type":"server_error"}}' % message.encode()
+    assert blames_request(status, body) is blames
 
 
 # -- waiting -----------------------------------------------------------------------------------

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
+from magid import ration
 from magid.config import Gateway, ServerDefaults
 from magid.daemon import Daemon
 from magid.errors import (
     InvalidInput,
     MagidError,
     ModelNotFound,
+    NotReady,
     QueueFull,
     ServerFailed,
     ServerLost,
@@ -277,3 +279,19 @@ async def test_who_waits_for_a_start_hears_of_a_mistake_too(
     assert [model_id for model_id, _ in failed] == [ALPHA]
     assert "magid made a mistake" in failed[0][1].message
     assert "ZeroDivisionError" in caplog.text
+
+
+async def test_a_server_that_is_left_out_fills_no_log(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The catalog promises how many refusals are told, also of those that come by the thousand."""
+    async with silence(house) as (_daemon, dispatcher):
+        assert dispatcher.fleet.backends
+        (server,) = dispatcher.servers()
+        server.leave_out("it does not answer /health")
+        for _ in range(2000):
+            with pytest.raises(NotReady, match="does not answer /health"):
+                dispatcher.send(chat(ALPHA), Client())
+        told = [r for r in caplog.records if "was refused" in r.getMessage()]
+        assert len(told) <= ration.MOST
+        assert dispatcher.records.ended == 2000

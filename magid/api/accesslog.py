@@ -6,41 +6,16 @@ doors; so that such a one cannot fill the log, no more than a few are told in a 
 
 import logging
 import time
-from dataclasses import dataclass
 
+from magid import ration
 from magid.messages import Event, about
 
 log = logging.getLogger(__name__)
 
 SLOW_S = 10.0
-MOST = 20  # refusals that are told within WINDOW_S
-WINDOW_S = 10.0
 # Of the client's own errors, those that an administrator can or should do something about.
 TOLD_REFUSALS = frozenset({401, 403, 408, 413, 421, 429})
 _SHOWN = 200  # characters of a path
-
-
-@dataclass(slots=True)
-class Ration:
-    """Lets MOST through in each window, and counts the others."""
-
-    ends_at: float = 0.0
-    told: int = 0
-    untold: int = 0
-
-    def take(self, now: float) -> str | None:
-        """What to put behind the text; None: it is not told."""
-        if now >= self.ends_at:
-            self.ends_at, self.told = now + WINDOW_S, 0
-        if self.told >= MOST:
-            self.untold += 1
-            return None
-        self.told += 1
-        more, self.untold = self.untold, 0
-        return f" (and {more} more that are not told)" if more else ""
-
-
-_ration = Ration()
 
 
 def tell_error(
@@ -56,10 +31,11 @@ def tell_error(
     """An answer with an error. Those with 500 are told with their trace where they arise."""
     if status not in TOLD_REFUSALS and status <= 500:
         return
-    more = _ration.take(time.monotonic())
+    is_failure = status > 500
+    more = (ration.FAILED if is_failure else ration.REFUSED).take(time.monotonic())
     if more is None:
         return
-    event = Event.REQUEST_FAILED if status > 500 else Event.REQUEST_REFUSED
+    event = Event.REQUEST_FAILED if is_failure else Event.REQUEST_REFUSED
     log.warning(
         "%s %s: %d: %s%s", method, path[:_SHOWN], status, message, more,
         extra=about(event, request=request_id, client_request=client_request_id, error=code),

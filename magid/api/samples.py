@@ -175,12 +175,11 @@ def _times(key: tuple[str, str], server: ObservedServer | None) -> Named:
 
 
 def _of_gateway_servers(gateway: Dispatcher) -> Named:
-    now = time.monotonic()
     for server in gateway.servers():
         key = (server.backend.model_id, str(server.backend.port))
         yield "server_slots", key, server.backend.facts.slots
         yield "server_inflight_requests", key, server.outstanding
-        yield "server_available", key, not server.why_not(now)
+        yield "server_available", key, not server.why_not
 
 
 # -- the gateway -------------------------------------------------------------------------------

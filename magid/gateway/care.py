@@ -2,7 +2,8 @@
 
 /health is asked at the profile's interval, and at once where a request got no byte for a while. A
 server that does not answer it gets no requests, and those that wait for it move on. One that
-answers it and fails its requests is given one of ours: if that fails too, it is restarted.
+answers /health and failed several requests is given one of magid's own, because those requests
+may be at fault: it is left out, and restarted, only if it fails that one too.
 """
 
 import logging
@@ -13,7 +14,7 @@ from typing import Any
 from magid.daemon import Daemon
 from magid.errors import MagidError
 from magid.gateway import probes
-from magid.gateway.fleet import Fleet
+from magid.gateway.fleet import Fleet, process_of
 from magid.gateway.servers import Server
 from magid.kinds import ModelKind
 from magid.messages import Event, about
@@ -22,6 +23,9 @@ log = logging.getLogger(__name__)
 
 # A request that got no byte for so long makes its server suspect: /health is asked at once.
 SUSPECT_S = 5.0
+# Between two requests of magid's own to one server, each of which takes a slot's cache: the pause
+# doubles while the server passes, because then requests are at fault.
+EXAMINE_S, MAX_EXAMINE_S = 2.0, 60.0
 
 
 class Care:
@@ -33,21 +37,36 @@ class Care:
     def look(self, servers: Iterable[Server], fleet: Fleet, interval_s: float) -> None:
         now = time.monotonic()
         for server in servers:
-            waited = now - server.probed_at
-            if waited >= interval_s or (waited >= probes.TIMEOUT_S and _is_in_doubt(server, now)):
+            if now - server.probed_at >= _due_s(server, now, interval_s):
                 server.probed_at = now
                 self._spawn(_probe(server))
             offer = fleet.offers.get(server.backend.model_id)
-            if server.is_suspect and offer is not None and server.backend in offer.backends:
-                server.is_suspect = False
+            if offer is not None and server.backend in offer.backends and _is_due(server, now):
+                server.is_being_examined, server.is_suspect = True, False
                 self._spawn(self._examine(server, offer.kind))
 
     async def _examine(self, server: Server, kind: ModelKind) -> None:
-        """Whether it is the server's own fault that it answers 5xx."""
-        backend = server.backend
-        if await probes.can_work(backend, kind):
-            server.breaker.succeeded()
+        """Whether it is the server's own fault that requests fail."""
+        try:
+            works = await probes.can_work(server.backend, kind)
+        finally:
+            server.is_being_examined, server.examined_at = False, time.monotonic()
+        if works:
+            server.examinations += 1
+            server.breaker.found_well(time.monotonic(), by_work=True)
+        elif works is not None:
+            server.leave_out("it fails a request of magid's own", needs_work=True)
+            self._restart(server)
+        server.is_suspect = server.is_suspect or not works or server.breaker.is_open
+
+    def _restart(self, server: Server) -> None:
+        """Unless somebody still gets an answer of it: that is waited for."""
+        backend, now = server.backend, time.monotonic()
+        if any(now - exchange.last_byte < SUSPECT_S for exchange in server.exchanges):
             return
+        observed = self._daemon.observed().get(backend.port)
+        if observed is None or process_of(observed) != backend.process:
+            return  # another process is there by now
         log.error(
             "restarting the server on port %d (%s): it answers /health and fails its requests",
             backend.port, backend.model_id,
@@ -61,28 +80,33 @@ class Care:
             )
 
 
-def _is_in_doubt(server: Server, now: float) -> bool:
-    return bool(server.probe_failures) or any(
-        now - exchange.last_byte > SUSPECT_S for exchange in server.exchanges
-    )
+def _is_due(server: Server, now: float) -> bool:
+    """Whether to give it a request of magid's own. After a long time pauses begin small."""
+    since = now - server.examined_at
+    if since > 2 * MAX_EXAMINE_S:
+        server.examinations = 0
+    pause = min(MAX_EXAMINE_S, EXAMINE_S * 2.0 ** min(server.examinations, 10))
+    return server.is_suspect and not server.is_being_examined and since >= pause
+
+
+def _due_s(server: Server, now: float, interval_s: float) -> float:
+    """How long after the last /health the next one is asked."""
+    if server.probe_failures or any(now - e.last_byte > SUSPECT_S for e in server.exchanges):
+        return min(interval_s, probes.TIMEOUT_S)
+    return 0.0 if server.is_doubted or server.breaker.is_open else interval_s
 
 
 async def _probe(server: Server) -> None:
     if await probes.is_healthy(server.backend):
-        server.probe_failures = 0
+        server.probe_failures, server.is_doubted = 0, False
+        server.breaker.found_well(time.monotonic())
         return
     server.probe_failures += 1
     if server.probe_failures < probes.UNWELL:
         return
     why = "it does not answer /health"
-    log.warning(
-        "the server on port %d gets no requests: %s", server.backend.port, why,
-        extra=about(
-            Event.SERVER_LEFT_OUT, model=server.backend.model_id, port=server.backend.port
-        ),
-    )  # fmt: skip
+    server.leave_out(why)
     now = time.monotonic()
-    server.breaker.failed(now, why, at_once=True)
     for exchange in list(server.exchanges):
         if exchange.last_byte < now - probes.UNWELL * probes.TIMEOUT_S:
             exchange.give_up_on_server(why)

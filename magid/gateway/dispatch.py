@@ -248,9 +248,8 @@ class Dispatcher:
         be taken. Raises as `route` does.
         """
         route = self.route(asked)
-        now = time.monotonic()
         servers = [s for b in route.backends if (s := self._servers.get(b.process)) is not None]
-        verdicts = [(server, server.why_not(now)) for server in servers]
+        verdicts = [(server, server.why_not) for server in servers]
         sound = [server for server, why in verdicts if not why]
         return route, verdicts, self._picker.pick(asked, route, sound) if sound else None
 
@@ -287,21 +286,20 @@ class Dispatcher:
         """
         if exchange.route.waits:
             return False
-        now = time.monotonic()
         sound = [
             server
             for backend in exchange.route.backends
             if (server := self._servers.get(backend.process)) is not None
             and backend.process not in exchange.tried
-            and not server.why_not(now)
+            and not server.why_not
         ]
         if not sound:
             raise self._unsound(exchange)
-        server = self._picker.pick(exchange.asked, exchange.route, sound)
+        sure = [server for server in sound if not server.is_doubted]
+        server = self._picker.pick(exchange.asked, exchange.route, sure or sound)
         if server is None:
             return False
         self._picker.taken(exchange.asked, exchange.route, server)
-        server.breaker.began(now)
         exchange.stop_waiting()
         exchange.send(server)
         return True

@@ -6,6 +6,7 @@ client that goes away cancels the request at the server.
 """
 
 import asyncio
+import errno
 import logging
 import time
 from collections import deque
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 
 # Servers that may end while they work on one request: it could be the request that ends them.
 MAX_LOSSES = 2
+# Of magid when it connects, as where clients have used up its descriptors: no fault of the server.
+OWN_TROUBLE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class Client(Protocol):
@@ -104,7 +107,10 @@ class Exchange:
         try:
             self._ask(await server.pool.connect())
         except (OSError, TimeoutError) as error:
-            self._cannot_ask(f"it cannot be reached: {str(error) or 'no answer in time'}")
+            why = f"it cannot be reached: {str(error) or 'no answer in time'}"
+            if error.errno not in OWN_TROUBLE:
+                server.leave_out(why)
+            self._cannot_ask(why)
         except Exception:
             log.exception("request %s cannot be sent", self.record.id)
             self._cannot_ask(MISTAKE)
@@ -288,21 +294,19 @@ class Exchange:
         self._on_end(self)
 
     def _let_go(self, outcome: Outcome | None = None, lost: str | None = None) -> None:
-        """Free the slot, and tell the server's breaker how it went."""
+        """Free the slot, and let the server know how it went."""
         server, self._line = self.server, None
         if server is None or self not in server.exchanges:
             return
         server.exchanges.discard(self)
-        now = server.last_used = time.monotonic()
+        server.last_used = time.monotonic()
         status = self.record.status or 0
         if lost is not None:
-            server.breaker.failed(now, lost, at_once=True)
+            if lost != MISTAKE:
+                server.lost_request()
         elif outcome is Outcome.FAILED:
-            if server.breaker.failed(now, f"it answers with status {status}", at_once=False):
-                server.is_suspect = True
+            server.failed_request(status, self._start)
         elif outcome in (Outcome.OK, Outcome.REFUSED) and status:
-            server.breaker.succeeded()
+            server.breaker.request_succeeded()
             server.learn(self.record)
-        else:
-            server.breaker.abandoned()
         self._on_free(self, server)

@@ -2,7 +2,7 @@
 
 from pydantic_core import to_json
 
-from magid.errors import ServerUnreachable
+from magid.errors import BadReply, ServerUnreachable
 from magid.gateway.fleet import Backend, Facts, facts_of
 from magid.kinds import ModelKind
 from magid.listeners import belongs_to
@@ -40,19 +40,35 @@ async def is_idle(backend: Backend) -> bool:
         _, slots = await _asked(backend, "/slots")
     except ServerUnreachable:
         return False
-    if not isinstance(slots, list):
-        return False
-    return not any(isinstance(slot, dict) and slot.get("is_processing") for slot in slots)
+    return isinstance(slots, list) and not _any_at_work(slots)
 
 
-async def can_work(backend: Backend, kind: ModelKind) -> bool:
-    """Whether it answers the smallest request of its kind. A refusal (4xx) counts as well."""
+def _any_at_work(slots: list[object]) -> bool:
+    return any(isinstance(slot, dict) and slot.get("is_processing") for slot in slots)
+
+
+async def can_work(backend: Backend, kind: ModelKind) -> bool | None:
+    """Whether it answers the smallest request of its kind. A refusal (4xx, 501) counts as well.
+
+    None: it cannot be told, because it works on others' requests and had no time for this one.
+    """
     path, body = _WORK[kind]
     try:
         status, _ = await _asked(backend, path, to_json(body), timeout_s=WORK_TIMEOUT_S)
+    except BadReply:
+        return False
+    except ServerUnreachable:
+        return await _is_merely_busy(backend)
+    return status < 500 or status == 501
+
+
+async def _is_merely_busy(backend: Backend) -> bool | None:
+    """None: it is. False: it is idle, or its loop stands still, and yet it did not answer."""
+    try:
+        _, slots = await _asked(backend, "/slots", timeout_s=WORK_TIMEOUT_S)
     except ServerUnreachable:
         return False
-    return status < 500
+    return False if isinstance(slots, list) and not _any_at_work(slots) else None
 
 
 async def _asked(

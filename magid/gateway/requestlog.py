@@ -1,15 +1,19 @@
 """Which requests for models are told to the log: those that fail, are ended, or wait long.
 
-All of them, with their figures, are at /api/requests. Never a word of their text.
+All of them, with their figures, are at /api/requests. Never a word of their text. Of those that are
+refused or fail no more than a few are told in a while, so that nobody can fill the log.
 """
 
 import logging
+import time
 
+from magid import ration
 from magid.gateway.records import Outcome, Record
 from magid.messages import Event, about
 
 log = logging.getLogger(__name__)
 
+_RATIONS = {Event.REQUEST_REFUSED: ration.REFUSED, Event.REQUEST_FAILED: ration.FAILED}
 SLOW_S = 30.0  # to the first byte, from where the request came
 
 
@@ -19,8 +23,12 @@ def tell_end(record: Record) -> None:
     if told is None:
         return
     event, level, words = told
+    share = _RATIONS.get(event)
+    more = share.take(time.monotonic()) if share else ""
+    if more is None:
+        return
     log.log(
-        level, "request %s for %r %s", record.id, record.asked_model, words,
+        level, "request %s for %r %s%s", record.id, record.asked_model, words, more,
         extra=about(event, model=record.model_id, port=record.port, request=record.id,
             client_request=record.client_request_id,
         ),

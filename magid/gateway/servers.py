@@ -1,5 +1,6 @@
 """One server as the gateway uses it: its connections, what it works on, how it has done so far."""
 
+import logging
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -7,16 +8,19 @@ from typing import TYPE_CHECKING
 from magid.gateway import probes
 from magid.gateway.asked import Asked
 from magid.gateway.balancing import DEFAULT_PREFILL_RATE, DEFAULT_SERVICE_S, Load
-from magid.gateway.breaker import Breaker
+from magid.gateway.breaker import Breaker, blames_request
 from magid.gateway.endpoints import Endpoint
 from magid.gateway.fleet import Backend
 from magid.gateway.outline import Body, Buffer
 from magid.gateway.records import Record
 from magid.gateway.upstream import Pool
+from magid.messages import Event, about
 from magid.units import unit_name
 
 if TYPE_CHECKING:
     from magid.gateway.exchange import Exchange
+
+log = logging.getLogger(__name__)
 
 _LEARN = 0.2  # the weight of the newest value in a running mean
 
@@ -34,7 +38,11 @@ class Server:
         self.probed_at = time.monotonic()  # it has just become ready
         self.last_used = time.monotonic()
         self.learns_rates = False  # where a choice goes by them
-        self.is_suspect = False  # it failed several requests in a row
+        self.is_doubted = False  # it lost a request: others are preferred until it answers /health
+        self.is_suspect = False  # it failed several requests: magid asks it by itself
+        self.is_being_examined = False  # so now
+        self.examined_at = 0.0  # when that ended last
+        self.examinations = 0  # that it passed, with little time between them
         self._prefill_rate = DEFAULT_PREFILL_RATE
         self._service_s = DEFAULT_SERVICE_S
         self._heads: dict[str, bytes] = {}
@@ -51,11 +59,32 @@ class Server:
     def has_room(self) -> bool:
         return len(self.exchanges) < self.backend.facts.slots
 
-    def why_not(self, now: float) -> str:
+    @property
+    def why_not(self) -> str:
         """Why it gets no requests at present; empty: it does."""
         if self.probe_failures >= probes.UNWELL:
             return "it does not answer /health"
-        return "" if self.breaker.lets_pass(now) else self.breaker.reason
+        return self.breaker.reason
+
+    def leave_out(self, why: str, *, needs_work: bool = False) -> None:
+        """Give it no requests. Only for what magid found out without a client's request."""
+        if self.breaker.opens(time.monotonic(), why, needs_work=needs_work):
+            log.warning(
+                "the server on port %d gets no requests: %s", self.backend.port, why,
+                extra=about(
+                    Event.SERVER_LEFT_OUT, model=self.backend.model_id, port=self.backend.port
+                ),
+            )  # fmt: skip
+
+    def lost_request(self) -> None:
+        """It ended the connection of a request, or its answer makes no sense."""
+        self.is_doubted = True
+        self.is_suspect = self.breaker.request_failed() or self.is_suspect
+
+    def failed_request(self, status: int, body: bytes) -> None:
+        """It answered a request with this status, which is 5xx."""
+        if not blames_request(status, body):
+            self.is_suspect = self.breaker.request_failed() or self.is_suspect
 
     def load(self, floor: float, missing_tokens: float) -> Load:
         """For a choice; `floor` is where turns count from."""
