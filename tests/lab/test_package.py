@@ -389,6 +389,7 @@ def is_removed(machine: Machine) -> None:
     listed = machine.container.systemctl("list-units", "--all", "llama-server@*", "--output=json")
     assert json.loads(listed) == []
     assert machine.sh("grep -l llama-server /proc/[0-9]*/comm || true") == ""
+    assert machine.container.show("magi.slice", "ActiveState") == {"ActiveState": "inactive"}
     assert not machine.listening()
     assert machine.container.exists("/var/lib/magi/model_registry.json")
     for path in ("/usr/lib/magi", "/run/magi", "/run/magi-keys", "/usr/bin/magid"):
