@@ -17,6 +17,9 @@ from magid.errors import InvalidInput, NotAllowed, ServerFailed
 from magid.sandbox import CheckedFile
 
 MAX_SHARDS: Final = 512
+# Of the paths of one model in all. Each is in its unit's file three times, and a line of that file
+# may have 1 MiB: at the next daemon-reload systemd would lose the command of a longer one.
+MAX_PATHS_BYTES: Final = 128 * 1024
 _MAX_LINKS: Final = 40  # as Linux counts
 
 # As llama.cpp names them, and only so: it makes the other names out of the first one.
@@ -51,6 +54,13 @@ def shards(path: str) -> tuple[str, ...]:
     if int(match[2]) != 1 or not 1 <= count <= MAX_SHARDS:
         raise InvalidInput(
             f"cannot use {path}: it is not the first of at most {MAX_SHARDS} files of a model",
+            field="spec.model_path",
+        )
+    size = count * len(path.encode())
+    if size > MAX_PATHS_BYTES:
+        raise InvalidInput(
+            f"cannot use {path[:100]}...: the paths of its {count} files have {size} bytes in all, "
+            f"and {MAX_PATHS_BYTES} is the most; move the model to a folder with a shorter path",
             field="spec.model_path",
         )
     return tuple(f"{match[1]}-{n:05}-of-{count:05}.gguf" for n in range(1, count + 1))

@@ -30,9 +30,9 @@ from magid.errors import (
 )
 from magid.keyring import KeyRing
 from magid.launcher import MAX_CONNECTIONS, Launcher, refusal
-from magid.modelfiles import MAX_SHARDS, check_files, real_roots, shards
+from magid.modelfiles import MAX_PATHS_BYTES, MAX_SHARDS, check_files, real_roots, shards
 from magid.orders import order_of, program_folders, read_config
-from magid.sandbox import unit_properties
+from magid.sandbox import CheckedFile, unit_properties
 from magid.transient import Units, major, seen_in
 from magid.units import ServerSpec
 from magid.wire import MAX_LINE_BYTES, Reply, Start, parse_reply, reply_line, request_line
@@ -289,6 +289,29 @@ def test_a_renamed_folder_is_not_followed(house: House) -> None:
 def test_shards(path: str, count: int) -> None:
     assert len(shards(path)) == count
     assert shards(path)[0] == path
+
+
+def test_the_paths_of_a_model_are_bounded_in_sum() -> None:
+    """As long as any path may be, with as many files as any model may have: 6 MB of a unit."""
+    name = f"/x-00001-of-{MAX_SHARDS:05}.gguf"
+    longest = ("/" + "m" * 200) * 30
+    with pytest.raises(InvalidInput, match="a folder with a shorter path") as caught:
+        shards(longest[: 4095 - len(name)] + name)
+    assert len(caught.value.message) < 500
+    assert len(shards(longest[: 250 - len(name)] + name)) == MAX_SHARDS  # a long one of real life
+    with pytest.raises(InvalidInput):
+        shards("/" + "ü" * 130 + name)  # it is bytes that count
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_largest_unit(house: House, version: int) -> None:
+    """In systemd's file no line may have 1 MiB."""
+    name = f"x-00001-of-{MAX_SHARDS:05}.gguf"
+    path = "/m/" + "m" * (MAX_PATHS_BYTES // MAX_SHARDS - len(name) - 4) + "/" + name
+    files = tuple(CheckedFile(each, 2**32, 2**64 - 1) for each in shards(path))
+    order = order_of(house.order(), house.settings)
+    properties = unit_properties(replace(order, files=files), version)
+    assert sum(len(repr(each)) for each in properties) < 512 * 1024
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,9 @@ from magid.errors import (
     ServerFailed,
 )
 from magid.journal import Journal
+from magid.launcher import refusal
 from magid.llama import LlamaProgram
+from magid.modelfiles import shards
 from magid.systemd import SystemdLauncher
 from magid.units import ObservedServer, ServerSpec, ServerState
 from magid.wire import Reply, Request, Start, Stop
@@ -336,6 +338,24 @@ async def test_a_refusal_is_shown_until_the_unit_says_otherwise(world: World) ->
     assert server.reason == "cannot use /x: it is in none of the model folders"
     world.systemd.load(ready(spec))
     await shown(world, spec.port, ServerState.READY)
+
+
+async def test_an_order_that_is_too_large_in_sum(world: World) -> None:
+    """The launcher's own check: its reason is the server's."""
+    spec = world.spec(model_path=f"/{'m' * 200}" * 18 + "/x-00001-of-00512.gguf")
+    await world.launcher.open()
+
+    async def check(request: Request) -> Reply:
+        assert isinstance(request, Start)
+        with pytest.raises(InvalidInput) as caught:
+            shards(request.spec.model_path)
+        return refusal(caught.value)
+
+    world.answers.append(check)
+    await world.launcher.start(spec)
+    server = world.launcher.observed()[spec.port]
+    assert server.state is ServerState.FAILED
+    assert "move the model to a folder with a shorter path" in server.reason
 
 
 async def test_a_stop_forgets_a_refusal(world: World, tmp_path: Path) -> None:
