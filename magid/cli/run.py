@@ -4,6 +4,7 @@ import argparse
 import sys
 from typing import Any
 
+from magid.cli import prompting
 from magid.cli.failures import report
 from magid.cli.output import DIM, cell, json_line, note, paint, print_json, say, table
 from magid.cli.verbs import Verbs
@@ -64,7 +65,7 @@ def _talk(client: Client, args: argparse.Namespace, messages: MESSAGES) -> int:
     note("Ctrl-C cancels an answer, Ctrl-D ends")
     while True:
         try:
-            line = input(">>> ")
+            line = prompting.line(">>> ")
         except EOFError:
             print()
             return 0
