@@ -6,6 +6,7 @@ what a manager older than 254 does not know, or writes wrongly, depends on `vers
 """
 
 import hashlib
+import ipaddress
 import json
 import math
 import socket
@@ -23,7 +24,13 @@ SPEC_FIELD: Final = "MAGI_SPEC"
 ORDER_FIELD: Final = "MAGI_ORDER"
 NO_RESTART: Final = (66, 78)  # sysexits.h, as gate.py uses them: a restart would change nothing
 
-_HANDED_ON: Final = "/tmp/api-key"  # gate.py's copy, in the /tmp of the unit
+NOTIFY: Final = "/run/systemd/notify"  # ready.py reports to it
+# Systemd before 254 hides the unit's credentials from ExecStartPost=: they are bound here for it.
+_KEY_FOLDER: Final = "/run/magi-key"
+# The one place that a server can write to: in memory, its own, gone with its process. Drivers cache
+# what they compile in HOME, and exchange data between GPUs by /dev/shm (NCCL asks for 1 GB).
+SCRATCH: Final = "/dev/shm"
+_SCRATCH_OPTIONS: Final = "size=1G,nr_inodes=16384,mode=1777"
 _NO_LIMIT: Final = 2**64 - 1
 _START_STEP_S: Final = 60  # ready.py asks for more again and again, while it lives
 # Allowed, though to use it takes a capability that no server has: systemd (257, 262) writes an
@@ -34,11 +41,13 @@ _MS_REC: Final = 0x4000
 _OOM_SCORE: Final = 200  # a model dies before sshd, and before magid
 
 # Read-only and empty within the unit; what the server needs of them is bound into it one by one.
-# Not /opt: it holds programs, among them the libraries of GPUs (/opt/rocm, /opt/intel).
-_HIDDEN: Final = ("/var", "/etc/magi", "/srv", "/mnt", "/media")
+# Not /opt: it holds programs, among them the libraries of GPUs (/opt/rocm, /opt/intel). No driver
+# of a GPU needs anything of /run to compute: nvidia-persistenced is asked by administrators only.
+_HIDDEN: Final = ("/var", "/etc/magi", "/run", "/srv", "/mnt", "/media")
 DEVICES: Final = ("char-nvidia*", "char-drm", "char-kfd")  # beside those that everybody needs
 _HOMES: Final = ("/home", "/root", "/run/user")  # ProtectHome= hides these
-_SHUT: Final = ("/run/magi", "/run/magi-keys", "/run/dbus")
+# DynamicUser= brings a /tmp and a /var/tmp on the machine's own disk, without a limit.
+_READ_ONLY: Final = ("/tmp", "/var/tmp")
 
 # The paths of mounts are written to the unit's file as they are (systemd 252, 257, 262). When it is
 # read again, at a daemon-reload, a space begins another mount, and a colon another part of one: a
@@ -115,9 +124,9 @@ def unit_properties(order: UnitOrder, version: int) -> list[Property]:
         *_restart(order.patience, version),
         *_limits(order.spec),
         *_identity(order),
-        *_file_system(order),
+        *_file_system(order, version),
         *_kernel(),
-        *_network(order.spec.port),
+        *_network(order.spec),
         *_devices(),
         Property("LoadCredential", "a(ss)", [(CREDENTIAL, order.key_file)]),
     ]
@@ -160,11 +169,10 @@ def _description(order: UnitOrder) -> list[Property]:
 def _service(order: UnitOrder, version: int) -> list[Property]:
     spec, patience = order.spec, order.patience
     key = credential_path(spec.port)
-    hand_on = () if version >= 254 else ("--hand-on", key)
-    gate = [PYTHON, "-I", "-S", f"{order.scripts}/gate.py", *hand_on, *map(str, order.files), "--"]
+    gate = [PYTHON, "-I", "-S", f"{order.scripts}/gate.py", *map(str, order.files), "--"]
     ready = [
         *(PYTHON, "-I", "-S", f"{order.scripts}/ready.py", spec.host, str(spec.port)),
-        *(spec.model_id, _HANDED_ON if hand_on else key),
+        *(spec.model_id, key if version >= 254 else f"{_KEY_FOLDER}/{CREDENTIAL}"),
         *(f"{patience.max_startup_s:g}", f"{patience.check_interval_s:g}"),
     ]
     return [
@@ -178,8 +186,7 @@ def _service(order: UnitOrder, version: int) -> list[Property]:
         Property("OOMPolicy", "s", "stop"),
         Property("OOMScoreAdjust", "i", _OOM_SCORE),
         Property("SyslogIdentifier", "s", "llama-server"),
-        # CUDA keeps what it compiled in the home folder: the unit's own /tmp is all it can write.
-        Property("Environment", "as", ["HOME=/tmp"]),
+        Property("Environment", "as", [f"HOME={SCRATCH}", f"TMPDIR={SCRATCH}"]),
         Property("LimitMEMLOCK", "t", _NO_LIMIT),
         Property("LimitCORE", "t", 0),  # it would be as large as the model
     ]
@@ -237,18 +244,23 @@ def _identity(order: UnitOrder) -> list[Property]:
     ]
 
 
-def _file_system(order: UnitOrder) -> list[Property]:
+def _file_system(order: UnitOrder, version: int) -> list[Property]:
     shown = _shown(order)
     homely = any(_is_below(path, home) for path in (*shown, *order.roots) for home in _HOMES)
+    empty = [(path, "ro") for path in _hidden(order)]
+    # A file that is gone is gate.py's to report: it does so in words.
+    bound = [(path, path, True, _MS_REC) for path in (*shown, NOTIFY)]
+    if version < 254:
+        credentials = str(PurePosixPath(credential_path(order.spec.port)).parent)
+        bound.append((credentials, _KEY_FOLDER, True, _MS_REC))
     return [
         Property("ProtectSystem", "s", "strict"),
         Property("ProtectHome", "s", "tmpfs" if homely else "yes"),
         Property("PrivateTmp", "b", True),
         Property("PrivateMounts", "b", True),
-        Property("TemporaryFileSystem", "a(ss)", [(path, "ro") for path in _hidden(order)]),
-        # A file that is gone is gate.py's to report: it does so in words.
-        Property("BindReadOnlyPaths", "a(ssbt)", [(path, path, True, _MS_REC) for path in shown]),
-        Property("InaccessiblePaths", "as", [f"-{path}" for path in _SHUT]),
+        Property("TemporaryFileSystem", "a(ss)", [*empty, (SCRATCH, _SCRATCH_OPTIONS)]),
+        Property("BindReadOnlyPaths", "a(ssbt)", bound),
+        Property("ReadOnlyPaths", "as", list(_READ_ONLY)),
     ]
 
 
@@ -285,7 +297,7 @@ def _kernel() -> list[Property]:
         Property("RestrictNamespaces", "t", _CLONE_NEWUTS),  # the mask of those allowed
         Property("SystemCallArchitectures", "as", ["native"]),
         Property("SystemCallFilter", "(bas)", (True, ["@system-service"])),
-        Property("SystemCallFilter", "(bas)", (False, ["@privileged"])),
+        Property("SystemCallFilter", "(bas)", (False, ["@privileged", "@keyring"])),
         Property("SystemCallErrorNumber", "i", 1),  # EPERM
     ]
 
@@ -307,18 +319,35 @@ _SWITCHES: Final = (
 )
 
 
-def _network(port: int) -> list[Property]:
-    """Loopback only. Binding is restricted where systemd is built with BPF: not in Debian 12."""
+def _network(spec: ServerSpec) -> list[Property]:
+    """Its own address alone: not all of 127.0.0.0/8, where a resolver is (127.0.0.53).
+
+    Binding is restricted where systemd is built with BPF: not in Debian 12.
+    """
     inet, inet6 = int(socket.AF_INET), int(socket.AF_INET6)
     everyone = [(inet, bytes(4), 0), (inet6, bytes(16), 0)]
-    localhost = [(inet, bytes([127, 0, 0, 0]), 8), (inet6, bytes(15) + b"\x01", 128)]
+    allowed = [(inet, bytes([127, 0, 0, 1]), 32), (inet6, bytes(15) + b"\x01", 128)]
+    if (own := _loopback(spec.host)) is not None and own not in allowed:
+        allowed.append(own)
     return [
         Property("RestrictAddressFamilies", "(bas)", (True, ["AF_INET", "AF_INET6", "AF_UNIX"])),
         Property("IPAddressDeny", "a(iayu)", everyone),
-        Property("IPAddressAllow", "a(iayu)", localhost),
+        Property("IPAddressAllow", "a(iayu)", allowed),
         Property("SocketBindDeny", "a(iiqq)", [(0, 0, 0, 0)]),
-        Property("SocketBindAllow", "a(iiqq)", [(0, int(socket.IPPROTO_TCP), 1, port)]),
+        Property("SocketBindAllow", "a(iiqq)", [(0, int(socket.IPPROTO_TCP), 1, spec.port)]),
     ]
+
+
+def _loopback(host: str) -> tuple[int, bytes, int] | None:
+    """The address that the server listens on, where it is one of the loopback interface."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:  # a name: `localhost` is one of the two that are allowed always
+        return None
+    if not address.is_loopback:
+        return None
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    return (int(family), address.packed, address.max_prefixlen)
 
 
 def _devices() -> list[Property]:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from magid.errors import InvalidInput, MagidError, NotAllowed
 from magid.sandbox import (
+    NOTIFY,
     CheckedFile,
     Patience,
     Property,
@@ -62,7 +63,8 @@ CLOSED: dict[str, Any] = {
     "SocketBindDeny": [(0, 0, 0, 0)],
     "SocketBindAllow": [(0, 6, 1, 8080)],
     "IPAddressDeny": [(2, bytes(4), 0), (10, bytes(16), 0)],
-    "IPAddressAllow": [(2, b"\x7f\0\0\0", 8), (10, bytes(15) + b"\1", 128)],
+    "IPAddressAllow": [(2, b"\x7f\0\0\1", 32), (10, bytes(15) + b"\1", 128)],
+    "ReadOnlyPaths": ["/tmp", "/var/tmp"],
     "RestrictAddressFamilies": (True, ["AF_INET", "AF_INET6", "AF_UNIX"]),
 }
 FORBIDDEN = {"BindsTo", "Requires", "Requisite", "Upholds", "OnFailure", "FailureAction"}
@@ -86,15 +88,56 @@ def test_the_command(version: int) -> None:
     if version < 254:
         ((path, argv, ignore),) = properties["ExecStart"]
         assert ignore is False
-        key = ["--hand-on", credential_path(8080)]
     else:
         ((path, argv, flags),) = properties["ExecStartEx"]
         assert flags == ["no-env-expand"]
-        key = []
     start = ["/usr/bin/python3", "-I", "-S", "/usr/lib/magi/magid/gate.py"]
     assert path == argv[0]
-    assert argv == [*start, *key, "1:2:/models/a.gguf", "--", *ORDER.argv]
+    assert argv == [*start, "1:2:/models/a.gguf", "--", *ORDER.argv]
     assert ("ExecStartEx" in properties) == (version >= 254)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_where_ready_finds_the_key(version: int) -> None:
+    """Before 254 the unit's credentials are hidden from it, and bound elsewhere."""
+    properties = made(version=version)
+    command = properties["ExecStartPost" if version < 254 else "ExecStartPostEx"]
+    own = credential_path(8080)
+    key = own if version >= 254 else "/run/magi-key/api-key"
+    assert key in command[0][1]
+    bound = {target: source for source, target, *_ in properties["BindReadOnlyPaths"]}
+    assert bound.get("/run/magi-key") == (None if version >= 254 else own.rpartition("/")[0])
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_run_is_hidden_and_one_place_is_writable(version: int) -> None:
+    properties = made(version=version)
+    folders = dict(properties["TemporaryFileSystem"])
+    assert folders["/run"] == "ro"
+    writable = {path: options for path, options in folders.items() if options != "ro"}
+    assert writable == {"/dev/shm": "size=1G,nr_inodes=16384,mode=1777"}
+    assert set(properties["Environment"]) == {"HOME=/dev/shm", "TMPDIR=/dev/shm"}
+    in_run = {path for _, path, *_ in properties["BindReadOnlyPaths"] if path.startswith("/run")}
+    assert in_run - {"/run/magi-key"} == {"/run/systemd/notify"}
+
+
+@pytest.mark.parametrize(
+    ("host", "more"),
+    [
+        ("127.0.0.1", []),
+        ("::1", []),
+        ("localhost", []),
+        ("0.0.0.0", []),
+        ("::", []),
+        ("192.0.2.1", []),
+        ("127.0.0.9", [(2, b"\x7f\0\0\x09", 32)]),
+    ],
+)
+def test_its_own_address_is_allowed(host: str, more: list[Any]) -> None:
+    """ready.py connects to it, in the unit."""
+    spec = replace(ORDER.spec, host=host)
+    allowed = made(replace(ORDER, spec=spec))["IPAddressAllow"]
+    assert allowed == [*CLOSED["IPAddressAllow"], *more]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -155,13 +198,19 @@ def order_of(*, model: str, root: str, program: str = "/usr") -> UnitOrder:
         (order_of(model="/m/a", root="/m", program="/opt/l"), "/m", ["/m/a"], "yes"),
         (order_of(model="/m/a", root="/m", program="/srv/l"), "/srv", ["/srv/l", "/m/a"], "yes"),
         (order_of(model="/m/a", root="/m", program="/home/l"), "/m", ["/home/l", "/m/a"], "tmpfs"),
+        (
+            order_of(model="/run/m/a", root="/run/m", program="/run/l"),
+            "/run",
+            ["/run/l", "/run/m/a"],
+            "yes",
+        ),
     ],
     ids=repr,
 )
 def test_what_is_seen(order: UnitOrder, hidden: str, shown: list[str], home: str) -> None:
     properties = made(order)
     assert (hidden, "ro") in properties["TemporaryFileSystem"]
-    assert [source for source, *_ in properties["BindReadOnlyPaths"]] == shown
+    assert [source for source, *_ in properties["BindReadOnlyPaths"]] == [*shown, NOTIFY]
     assert properties["ProtectHome"] == home
 
 

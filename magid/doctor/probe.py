@@ -3,7 +3,8 @@
 `probe.py reach FOLDER...`: which folders below these cannot be listed, and by which of the folders
 on the way. `probe.py write FOLDER`: whether a file can be made, synced and removed. `probe.py box
 PROGRAM FILE...`: within a model's sandbox, which files and GPU nodes can be opened, whether another
-machine can be sent to, and what llama-server prints. Changes nothing but its own temporary file.
+machine can be sent to, and what llama-server prints, run through gate.py as a model's is. Changes
+nothing but its own temporary file.
 
 Stands alone: `python3 -I -S`, standard library only.
 """
@@ -17,12 +18,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 MAX_FOLDERS = 5000
 _MAX_OUTPUT = 256 * 1024
 _RUN_S = 10  # a driver that wakes a GPU takes some of them
 NODES = ("/dev/nvidia[0-9]*", "/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/dri/renderD*", "/dev/kfd")
 _OPTIONS = ("--version", "--help", "--list-devices")
+_NOT_EXECUTED = "error: cannot execute "  # as gate.py says it
 _ELSEWHERE = ("192.0.2.1", 9)  # TEST-NET-1 of RFC 5737: nobody has it, and routers drop it
 
 
@@ -142,13 +145,21 @@ def _runs(program: str) -> dict[str, dict[str, object]]:
 def _started(program: str, option: str) -> "subprocess.Popen[bytes] | str":
     try:
         return subprocess.Popen(
-            [program, option],
+            [*_through_the_gate(), program, option],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
     except OSError as error:
         return os.strerror(error.errno or 0)
+
+
+def _through_the_gate() -> list[str]:
+    """What runs a program as a model's unit does. The file it wants to check is this one."""
+    own = Path(__file__).resolve()
+    status = own.stat()
+    checked = f"{status.st_dev}:{status.st_ino}:{own}"
+    return [sys.executable, "-I", "-S", str(own.parent.parent / "gate.py"), checked, "--"]
 
 
 def _ended(process: "subprocess.Popen[bytes] | str") -> dict[str, object]:
@@ -161,6 +172,8 @@ def _ended(process: "subprocess.Popen[bytes] | str") -> dict[str, object]:
         process.communicate()
         return {"status": None, "output": f"it did not end within {_RUN_S} s"}
     text = output[:_MAX_OUTPUT].decode(errors="replace")
+    if process.returncode == 1 and text.startswith(_NOT_EXECUTED):
+        return {"status": None, "output": text.rstrip("\n").rpartition(": ")[2]}
     return {"status": process.returncode, "output": text}
 
 

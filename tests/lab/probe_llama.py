@@ -1,7 +1,8 @@
 """A llama-server that looks around in its unit, writes what it could do to its log, and serves.
 
 Run in a container in place of the real one: what a model process can do if it is not what it should
-be. Its log gets one line `PROBE {...}`: name of an attempt -> "done", or why not.
+be. Its log gets one line `PROBE {...}`: name of an attempt -> "done", or why not; and what
+inside/reach.py says, where a test has put it there.
 """
 
 import ctypes
@@ -9,6 +10,7 @@ import errno
 import json
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +20,7 @@ from typing import Any
 OUTSIDE = "192.0.2.1"  # an address of the container that is not loopback
 OTHER_MODEL = "/models/Other.gguf"
 CLONE_NEWUSER = 0x1000_0000
+REACH = "/usr/local/lib/reach.py"
 
 
 def option(name: str) -> str:
@@ -122,6 +125,8 @@ def main() -> None:
     found = {name: outcome(attempt) for name, attempt in attempts().items()}
     sys.stdout.write(f"PROBE {json.dumps(found)}\n")
     sys.stdout.flush()
+    if Path(REACH).exists():
+        subprocess.run([sys.executable, "-I", REACH, "server"], check=False)
     ThreadingHTTPServer(("127.0.0.1", int(option("--port"))), Server).serve_forever()
 
 

@@ -371,7 +371,7 @@ FORBIDDEN_READS = (
     *("/etc/magi/magid.yaml", "/var/lib/magi", "/var/lib/magi/secret", "/home/person/note"),
     *("/run/magi-keys", "/etc/shadow", "/root", "/srv/note", "/dev/kmsg", OTHER_MODEL),
 )
-WRITABLE = frozenset({"/tmp", "/var/tmp", "/dev/shm"})
+WRITABLE = frozenset({"/dev/shm"})
 
 
 def test_what_a_model_process_can_do(probing: Asker) -> None:

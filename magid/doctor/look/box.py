@@ -173,7 +173,7 @@ def _order(
         files=tuple(files),
         roots=roots,
         program_folders=program_folders(program) if program else (),
-        scripts=str(PROBE.parent),
+        scripts=str(PROBE.parent.parent),
         key_file="/dev/null",
         groups=groups_here(),
         patience=patience_of(settings),
