@@ -287,6 +287,11 @@ def test_what_is_on_disk_outlives_a_boot(fresh_container: Container, again: str)
 
 
 def test_two_do_not_see_each_other(container: Container, fresh_container: Container) -> None:
+    """Each has a control group of its own, and in it services of the same names."""
+    groups = [control_groups(one) for one in (container, fresh_container)]
+    assert groups[0].isdisjoint(groups[1])
+    for one, own in zip((container, fresh_container), groups, strict=True):
+        assert all(one.name in path for path in own), own
     for one in (container, fresh_container):
         one.write("/srv/name", one.name)
         one.run(["systemd-run", "--unit=same", "sleep", "infinity"])
@@ -296,6 +301,15 @@ def test_two_do_not_see_each_other(container: Container, fresh_container: Contai
     fresh_container.systemctl("stop", "same")
     assert container.show("same", "ActiveState") == {"ActiveState": "active"}
     container.systemctl("stop", "same")
+
+
+def control_groups(container: Container) -> set[str]:
+    """Of its PID 1, as the host sees them, in the hierarchies that systemd uses."""
+    command = container.command([])
+    leader = command[command.index("--target") + 1]
+    lines = Path(f"/proc/{leader}/cgroup").read_text().splitlines()
+    fields = [line.split(":", 2) for line in lines]
+    return {path for _, controllers, path in fields if controllers in ("", "name=systemd")}
 
 
 def remains(name: str) -> list[str]:
