@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from magid import wire
+from magid import references, wire
 from magid.argv import server_argv
 from magid.asking import KEYS, LauncherSocket
 from magid.bus import MANAGER, MANAGER_PATH, PROPERTIES, SYSTEMD, Bus, BusError, Signal
@@ -22,6 +22,7 @@ from magid.journal import Journal, check_cursor, matches_of
 from magid.llama import Endpoint, LlamaProgram
 from magid.messages import Event, about
 from magid.processes import can_bind, owners_of, process_figures
+from magid.references import References
 from magid.sandbox import credential_path
 from magid.units import (
     LogLine,
@@ -75,6 +76,7 @@ class SystemdLauncher:
         self._changed = asyncio.Event()
         self._stale = asyncio.Event()  # systemd may have other units than we think
         self._keeper: asyncio.Task[None] | None = None
+        self._references: References | None = None
         self._requests: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -86,6 +88,12 @@ class SystemdLauncher:
         """Read all units there are. Raises BusError if systemd cannot be asked."""
         await self._connect()
         self._keeper = asyncio.create_task(self._keep_up())
+        self._references = References(
+            lambda: any(watched.may_exist for watched in self._watched.values()),
+            lambda: self._bus,
+            lambda: self._launcher.ask(wire.Ping(), self._patience_s),
+        )
+        self._references.mark()
 
     async def close(self) -> None:
         """Stop watching. What was asked of the launcher is carried out all the same. Idempotent."""
@@ -94,6 +102,8 @@ class SystemdLauncher:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self._references is not None:
+            await self._references.end()
         for watched in self._watched.values():
             await watched.end()
         await self._bus.close()
@@ -114,8 +124,8 @@ class SystemdLauncher:
                 f"type='signal',sender='{SYSTEMD}',path='{MANAGER_PATH}',"
                 f"interface='{MANAGER}',member='{member}'"
             )
-        for port in self._watched:
-            await bus.match(_rule(port))
+        for path in (references.PATH, *map(unit_path, self._watched)):
+            await bus.match(_rule(path))
         await self._list()
 
     async def _list(self) -> None:
@@ -135,6 +145,7 @@ class SystemdLauncher:
         await _first(asyncio.gather(*fresh), self._bus.wait_closed())
         if not self._bus.is_open:
             raise BusError("org.freedesktop.DBus.Error.Disconnected", "the bus has gone away")
+        self._mark_launcher()
 
     async def _keep_up(self) -> None:
         """As long as we live: connect again when the bus is gone, list when systemd is new."""
@@ -162,6 +173,8 @@ class SystemdLauncher:
 
     def _hear(self, signal: Signal) -> None:
         match signal.member:
+            case "PropertiesChanged" if signal.path == references.PATH:
+                self._mark_launcher()
             case "PropertiesChanged":
                 for port, watched in self._watched.items():
                     if signal.path == unit_path(port):
@@ -180,10 +193,14 @@ class SystemdLauncher:
         elif port is not None:
             self._stale.set()  # one that is new to us
 
+    def _mark_launcher(self) -> None:
+        if self._references is not None:
+            self._references.mark()
+
     async def _watch(self, port: int) -> Watched:
         """Begin to watch the unit of this port; idempotent."""
         if port not in self._watched:
-            await self._bus.match(_rule(port))
+            await self._bus.match(_rule(unit_path(port)))
         if port not in self._watched:
             reader = UnitReader(port, lambda: self._bus, self._journal)
             self._watched[port] = Watched(port, reader, self._announce)
@@ -350,9 +367,9 @@ class SystemdLauncher:
         await self._journal.wait(matches_of(unit_name(port)), after)
 
 
-def _rule(port: int) -> str:
+def _rule(path: str) -> str:
     return (
-        f"type='signal',sender='{SYSTEMD}',path='{unit_path(port)}',"
+        f"type='signal',sender='{SYSTEMD}',path='{path}',"
         f"interface='{PROPERTIES}',member='PropertiesChanged'"
     )
 

@@ -13,7 +13,7 @@ from typing import Any
 from dbus_fast import BusType, Message, MessageType, Variant
 from dbus_fast.aio import MessageBus
 
-from magid import wire
+from magid import references, wire
 from magid.bus import MANAGER, MANAGER_PATH, PROPERTIES, SYSTEMD
 from magid.units import ServerSpec, unit_name
 from magid.unitstate import unit_path
@@ -82,6 +82,7 @@ class FakeSystemd:
         self.units: dict[str, dict[str, Any]] = {}
         self.jobs: dict[str, str] = {}  # path -> type
         self.calls: list[str] = []
+        self.launcher = "active"  # ActiveState of magi-launcher.service
         self.subscribers = 0
         self.hangs = asyncio.Event()
         self.was_read = asyncio.Event()  # all properties of some unit
@@ -116,6 +117,11 @@ class FakeSystemd:
         name = unit_name(port)
         del self.units[name]
         self._manager("UnitRemoved", "so", name, _path(name))
+
+    def launcher_became(self, state: str) -> None:
+        self.launcher = state
+        body = [f"{SYSTEMD}.Unit", {"ActiveState": Variant("s", state)}, []]
+        self._signal(references.PATH, PROPERTIES, "PropertiesChanged", "sa{sv}as", *body)
 
     def reloaded(self) -> None:
         self._manager("Reloading", "b", False)
@@ -178,6 +184,8 @@ class FakeSystemd:
             if kind is None:
                 return Message.new_error(message, f"{SYSTEMD}.NoSuchJob", "no such job")
             return Message.new_method_return(message, "v", [Variant("s", kind)])
+        if message.path == references.PATH:
+            return Message.new_method_return(message, "v", [Variant("s", self.launcher)])
         properties = next(u for n, u in self.units.items() if _path(n) == message.path)
         value = Variant(SIGNATURES[name], properties[name])
         return Message.new_method_return(message, "v", [value])

@@ -17,7 +17,8 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "options",
         "argv bus children durable handover journal keyring keys kinds listeners messages "
         "projectors sandbox tensors tls tokens values wire",
-        "asking config gguf llama logs modelfiles notify profiles store tokenfile transient",
+        "asking config gguf llama logs modelfiles notify profiles references store tokenfile "
+        "transient",
         "headercache lifecycle offline orders tokenbook",
         "launcher readers",
         "processes shards unitstate",

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.deadlines import DEADLINE_S
+
 MAGICTL = Path(sys.executable).with_name("magictl")
 SOURCE = Path(__file__).with_name("late_select.c")
-DEADLINE_S = 60.0
 PROMPT = b">>> "
 
 

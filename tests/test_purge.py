@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.deadlines import DEADLINE_S
+
 POSTRM = Path(__file__).parent.parent / "debian" / "magi.postrm"
 FILES = 300
 ROUNDS = 10
@@ -37,7 +39,11 @@ def script(tmp_path: Path) -> Path:
 
 def purge(script: Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        ["sh", str(script), "purge"], capture_output=True, text=True, check=False, timeout=60
+        ["sh", str(script), "purge"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=DEADLINE_S,
     )
 
 

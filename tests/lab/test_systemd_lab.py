@@ -13,11 +13,12 @@ import pytest
 
 from magid.messages import Event
 from magid.units import unit_name
+from magid.wire import Ping
 from tests import ggufs
 from tests.deadlines import SET_UP_S
 from tests.lab.container import Container
 from tests.lab.installing import LIBRARY
-from tests.lab.launching import install_launcher
+from tests.lab.launching import Asker, install_launcher
 from tests.lab.serving import FILES, MODELS, Daemon, installed_in
 from tests.lab.trees import ROOT, VENDOR
 
@@ -247,6 +248,30 @@ def test_models_outlive_magid_and_its_launcher(daemon: Daemon, how: str) -> None
     if how != "launcher":
         daemon.container.systemctl("stop", UNIT)
         daemon.shows("stopped", ONE)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        ("stop", "magi-launcher.service"),
+        ("kill", "--signal=TERM", "magi-launcher.service"),
+        ("kill", "--signal=KILL", "magi-launcher.service"),
+    ],
+    ids=" ".join,
+)
+def test_a_launcher_that_ends_is_woken(daemon: Daemon, end: tuple[str, ...]) -> None:
+    """A unit that is stopped then can be started all the same, though nobody asks magid."""
+    container, before = daemon.container, daemon.pids()
+    launcher = container.pid_of("magi-launcher.service")
+    container.systemctl(*end)
+    container.wait_until(
+        lambda: container.pid_of("magi-launcher.service") not in (0, launcher), "another launcher"
+    )
+    assert Asker.of(container).ask(Ping()).details == {"units": len(MODELS)}
+    container.systemctl("stop", UNIT)
+    container.systemctl("start", UNIT)
+    daemon.wait_state("ready", ONE)
+    assert daemon.pids()[THIRD] == before[THIRD]
 
 
 def test_limits(daemon: Daemon) -> None:
