@@ -14,12 +14,13 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from sys import getsizeof
+from typing import cast
 
 from magid.errors import InvalidInput
+from magid.limits import MAX_LINE_BYTES, MAX_LINES, MAX_LOG_BYTES, MAX_LOG_LINES, PAUSE_S
 from magid.units import LogLine
 
-MAX_LINES = 2_000
-MAX_LINE_BYTES = 8 * 1024  # a longer line is kept as several
 _DRAIN_SECONDS = 1.0  # how long a child's last output is waited for once it is gone
 
 _TETHER = Path(__file__).with_name("tether.py")
@@ -32,16 +33,21 @@ class LogRing:
     another epoch (magid was restarted) is older than all lines here.
     """
 
-    def __init__(self, capacity: int = MAX_LINES) -> None:
+    def __init__(self, capacity: int = MAX_LOG_LINES, most_bytes: int = MAX_LOG_BYTES) -> None:
         self._epoch = f"{time.time_ns():016x}"
         self._count = 0
-        self._lines: deque[LogLine] = deque(maxlen=capacity)
+        self._lines: deque[LogLine] = deque()
+        self._capacity, self._most_bytes = capacity, most_bytes
+        self._bytes = 0  # of memory, for the texts
         self._added = asyncio.Event()
 
     def add(self, text: str, fields: Mapping[str, str] | None = None) -> None:
         self._count += 1
         cursor = f"{self._epoch}.{self._count:012d}"
         self._lines.append(LogLine(cursor, time.time(), text, fields or {}))
+        self._bytes += getsizeof(text)  # up to four bytes for a character
+        while len(self._lines) > self._capacity or self._bytes > self._most_bytes:
+            self._bytes -= getsizeof(self._lines.popleft().text)
         self._added.set()
         self._added = asyncio.Event()
 
@@ -70,30 +76,59 @@ class LogRing:
 
 
 class _Lines(asyncio.Protocol):
-    """Cuts the output of a child into lines; control characters are left as they are."""
+    """Cuts the output of a child into lines; control characters are left as they are.
+
+    Of many lines at once some wait for a later turn of the loop, and so does the child.
+    """
 
     def __init__(self, add: Callable[[str], None]) -> None:
         self._add = add
-        self._rest = b""
+        self._rest = b""  # without an end yet
+        self._held: list[bytes] = []  # lines for a later turn, the next one last
+        self._transport: asyncio.ReadTransport | None = None
         self.ended = asyncio.Event()
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.ReadTransport, transport)  # uvloop's is none by class
+
     def data_received(self, data: bytes) -> None:
-        *lines, rest = (self._rest + data).split(b"\n")
-        for line in lines:
-            self._emit(line.removesuffix(b"\r"))
-        while len(rest) > MAX_LINE_BYTES:
-            self._emit(rest[:MAX_LINE_BYTES])
-            rest = rest[MAX_LINE_BYTES:]
-        self._rest = rest
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        lines = [part for line in lines for part in _parts(line.removesuffix(b"\r"))]
+        if len(self._rest) > MAX_LINE_BYTES:
+            *more, self._rest = _parts(self._rest)
+            lines += more
+        self._held = lines[::-1] + self._held  # none, but for what a closed transport still gives
+        self._emit_some()
+        if self._held and self._transport is not None:
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_later(PAUSE_S, self._go_on)
+
+    def _go_on(self) -> None:
+        if self.ended.is_set():
+            return
+        self._emit_some()
+        if self._held:
+            asyncio.get_running_loop().call_later(PAUSE_S, self._go_on)
+        elif self._transport is not None:
+            self._transport.resume_reading()
+
+    def _emit_some(self) -> None:
+        for _ in range(min(MAX_LINES, len(self._held))):
+            self._add(self._held.pop().decode(errors="replace"))
 
     def connection_lost(self, _error: Exception | None) -> None:
+        self._transport = None
+        while self._held:
+            self._emit_some()
         if self._rest:
-            self._emit(self._rest)
+            self._add(self._rest.decode(errors="replace"))
         self.ended.set()
 
-    def _emit(self, line: bytes) -> None:
-        for begin in range(0, max(len(line), 1), MAX_LINE_BYTES):
-            self._add(line[begin : begin + MAX_LINE_BYTES].decode(errors="replace"))
+
+def _parts(line: bytes) -> list[bytes]:
+    """A line that is too long, as several."""
+    size = MAX_LINE_BYTES
+    return [line[at : at + size] for at in range(0, max(len(line), 1), size)]
 
 
 class Child:

@@ -5,7 +5,6 @@ full client library would double the daemon's start-up time for the sake of thes
 """
 
 import asyncio
-import json
 import os
 import platform
 import re
@@ -20,9 +19,14 @@ from pathlib import Path
 
 from magid.argv import child_environment
 from magid.errors import BadReply, LlamaServerMissing, ServerUnreachable
+from magid.limits import (
+    MAX_CHUNKS,
+    MAX_COLLECTED_BYTES,
+    MAX_HEAD_BYTES,
+    MAX_HEAD_LINES,
+    parsed,
+)
 
-MAX_HEAD_BYTES = 16 * 1024
-MAX_BODY_BYTES = 1024 * 1024
 MAX_PROBE_BYTES = 1024 * 1024  # `--help` is 60 KB in 0.7.0
 
 _USUAL_PLACES = (Path("/usr/local/bin/llama-server"), Path("/usr/bin/llama-server"))
@@ -317,13 +321,13 @@ async def get_json(
 
     With a `body`, which is JSON, it is POSTed.
 
-    `timeout_s` holds for all of it. At most 16 KiB of header and 1 MiB of body are read. Raises
-    ServerUnreachable; the part of it that is BadReply means that something else than HTTP answers.
+    `timeout_s` holds for all of it, `limits` for its size. Raises ServerUnreachable; the part of it
+    that is BadReply means that something else than HTTP answers.
     """
     status, answer = await _ask(endpoint, path, key, timeout_s, body)
     try:
-        return status, json.loads(answer)
-    except (ValueError, RecursionError):
+        return status, parsed(answer)
+    except ValueError:
         return status, None
 
 
@@ -412,7 +416,9 @@ def parse_head(head: bytes) -> tuple[int, dict[bytes, bytes]]:
 
     No folded lines, no space before a colon, no two lengths. Raises Garbled.
     """
-    first, *lines = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
+    first, *lines = head.removesuffix(b"\r\n\r\n").split(b"\r\n", MAX_HEAD_LINES + 1)
+    if len(lines) > MAX_HEAD_LINES:
+        raise Garbled("its head has too many lines")
     status_line = _STATUS_LINE.fullmatch(first)
     if not status_line:
         raise Garbled("it is not HTTP")
@@ -422,10 +428,15 @@ def parse_head(head: bytes) -> tuple[int, dict[bytes, bytes]]:
         if not header:
             raise Garbled("a header is malformed")
         name, value = header[1].lower(), header[2].strip()
-        if name in headers and name in (b"content-length", b"transfer-encoding"):
+        if name in headers and name in _ONCE:
             raise Garbled(f"there are two {name.decode()} headers")
         headers[name] = value
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise Garbled("it is compressed, which nobody asked for")
     return int(status_line[1]), headers
+
+
+_ONCE = frozenset((b"content-length", b"transfer-encoding", b"content-type", b"content-encoding"))
 
 
 async def _read_body(
@@ -441,18 +452,20 @@ async def _read_body(
             raise Garbled("its transfer coding is not plainly chunked")
         return await _read_chunks(reader)
     if length is None:
-        return await _read_at_most(reader, MAX_BODY_BYTES)
+        return await _read_at_most(reader, MAX_COLLECTED_BYTES)
     if not re.fullmatch(rb"[0-9]{1,12}", length):
         raise Garbled("its length is not a number")
-    if int(length) > MAX_BODY_BYTES:
+    if int(length) > MAX_COLLECTED_BYTES:
         raise _TooLong
     return await reader.readexactly(int(length))
 
 
 async def _read_chunks(reader: asyncio.StreamReader) -> bytes:
     body = bytearray()
+    chunks = 0  # reading them does not wait while there are some: so many are one turn of the loop
     while size := await _chunk_size(reader):
-        if len(body) + size > MAX_BODY_BYTES:
+        chunks += 1
+        if len(body) + size > MAX_COLLECTED_BYTES or chunks > MAX_CHUNKS:
             raise _TooLong
         body += await reader.readexactly(size)
         if await reader.readexactly(2) != b"\r\n":

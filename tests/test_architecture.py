@@ -13,7 +13,8 @@ PACKAGE = Path(__file__).parent.parent / "magid"
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(row.split())
     for row in (
-        "errors addresses folders gpus journald metrics naming ration scans tiers units yamlfile",
+        "errors addresses folders gpus journald limits metrics naming ration scans tiers units "
+        "yamlfile",
         "options",
         "argv bus children durable handover journal keyring keys kinds listeners messages "
         "projectors sandbox tensors tls tokens values wire",

@@ -21,9 +21,10 @@ from typing import Any
 
 import pytest
 
-from tests import fleets
+from tests import fleets, hostile
 from tests.deadlines import DEADLINE_S
 from tests.fleets import SMALL
+from tests.hostile_llama import SCRIPT
 from tests.rest import Parts
 from tests.running import Running
 
@@ -137,18 +138,25 @@ def magid(parts: Parts, site: Site, tmp_path_factory: pytest.TempPathFactory) ->
         yield magid
 
 
+def command(folder: Path) -> list[str]:
+    program = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    assert program, "no Chromium: packaging/test-tools installs it"
+    return [
+        program, "--headless", "--disable-gpu", "--disable-background-networking",
+        "--no-proxy-server", f"--user-data-dir={folder / 'user'}",
+        *(["--no-sandbox"] if os.geteuid() == 0 else []),
+    ]  # fmt: skip
+
+
 @contextmanager
 def browser(url: str, folder: Path) -> Iterator[None]:
     """Chromium with this page open. It and all its processes end behind the block."""
-    program = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    assert program, "no Chromium: packaging/test-tools installs it"
     places = {EVIL: "127.0.0.1", OWN: "127.0.0.1", f"rebound.{EVIL}": REBOUND}
     names = ",".join(f"MAP {name} {address}" for name, address in places.items())
     words = [
-        program, "--headless", "--disable-gpu", "--disable-background-networking",
-        "--no-proxy-server", "--remote-debugging-port=0",  # without it, it prints the page and ends
-        f"--user-data-dir={folder / 'user'}", f"--host-resolver-rules={names}",
-        *(["--no-sandbox"] if os.geteuid() == 0 else []), url,
+        *command(folder), f"--host-resolver-rules={names}",
+        "--remote-debugging-port=0",  # without it, it prints the page and ends
+        url,
     ]  # fmt: skip
     with (folder / "browser.log").open("wb") as log:
         process = subprocess.Popen(
@@ -218,3 +226,35 @@ def test_a_page_that_is_allowed(magid: Running, site: Site, tmp_path: Path) -> N
     assert magid.get("/api/models/profiles") == ["test"]
     assert magid.get(f"/api/models/{SMALL}")["tierOverride"] == "powerful"
     assert len(magid.get("/api/requests")["requests"]) == 1
+
+
+# -- what a server answers -----------------------------------------------------------------------
+
+
+def shown(url: str, folder: Path) -> str:
+    """The page at this address, as the browser has it once all of it has run."""
+    done = subprocess.run(
+        [*command(folder), "--dump-dom", url],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=DEADLINE_S, check=True,
+    )  # fmt: skip
+    return done.stdout
+
+
+def test_a_page_of_a_model_server_does_not_run(parts: Parts, tmp_path: Path) -> None:
+    """One that was taken over, opened under magid's own address, whatever type it says."""
+    page = tmp_path / "page.html"
+    page.write_bytes(SCRIPT)
+    assert "<title>taken</title>" in shown(page.as_uri(), tmp_path)  # where nobody hinders it
+    with hostile.taken_over(parts, tmp_path) as taken:
+        for kind in (
+            "type text/html", "type text/html; charset=utf-7", "type application/xhtml+xml",
+            "type image/svg+xml", "type application/json, text/html", "two types", "no type",
+            "a page as application/json", "a page as text/plain",
+        ):  # fmt: skip
+            hostile.wait_sound(taken.magid, hostile.model(0))
+            taken.order("/props", kind)
+            dom = shown(f"{taken.magid.url}/props?model={hostile.model(0)}", tmp_path)
+            taken.forget()
+            assert "taken</title>" not in dom, kind
+            passed = kind.startswith(("no", "a page"))
+            assert ("document.title" if passed else "cannot finish") in dom, kind

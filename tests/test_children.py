@@ -2,11 +2,14 @@
 
 import asyncio
 from collections.abc import Callable
+from itertools import pairwise
+from sys import getsizeof
 
 import pytest
 
-from magid.children import MAX_LINE_BYTES, Child, LogRing
+from magid.children import Child, LogRing
 from magid.errors import InvalidInput
+from magid.limits import MAX_LINE_BYTES, MAX_LINES
 from tests.deadlines import PATIENCE_S
 
 BOUND = MAX_LINE_BYTES
@@ -92,6 +95,37 @@ def ring_of(count: int, capacity: int = 5) -> LogRing:
 )
 async def test_last_lines(count: int, lines: int, expected: str) -> None:
     assert "".join(line.text for line in ring_of(count).last(lines)) == expected
+
+
+@pytest.mark.parametrize("text", ["x" * 5000, "\ufffd" * 5000, "\U0001f600" * 5000, ""])
+async def test_lines_take_bounded_memory(text: str) -> None:
+    """A character takes one to four bytes."""
+    ring = LogRing(1000, most_bytes=100_000)
+    for _ in range(2000):
+        ring.add(text)
+    kept = ring.last(2000)
+    assert 1 <= len(kept) <= 1000
+    assert sum(getsizeof(line.text) for line in kept) <= 100_000
+    assert ring.last(1)[0].cursor.endswith("2000")
+
+
+async def test_many_lines_at_once_take_turns() -> None:
+    """A child that floods does not hold the loop: others get their turns in between."""
+    count, seen = 100 * MAX_LINES, 0
+    turns: list[int] = []
+
+    def add(_line: str) -> None:
+        nonlocal seen
+        seen += 1
+
+    script = f"head -c {count} /dev/zero | tr '\\0' '\\n'"
+    child = await Child.spawn(["/bin/sh", "-c", script], {"PATH": "/usr/bin:/bin"}, add)
+    async with asyncio.timeout(60):
+        while seen < count:
+            turns.append(seen)
+            await asyncio.sleep(0)
+    await child.end(0)
+    assert max(after - before for before, after in pairwise(turns)) <= MAX_LINES
 
 
 @pytest.mark.parametrize(

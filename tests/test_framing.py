@@ -3,6 +3,7 @@
 import pytest
 
 from magid.gateway.framing import ChunkReader, ReplyHead, reply_head
+from magid.limits import MAX_HEAD_LINES
 from magid.llama import Garbled
 
 BODY = b"5\r\nhello\r\nA;note=1\r\n0123456789\r\n0\r\n\r\n"
@@ -80,3 +81,68 @@ def test_heads_of_answers() -> None:
 def test_malformed_heads_of_answers(lines: tuple[str, ...]) -> None:
     with pytest.raises(Garbled):
         reply_head(head(*lines))
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("application/json; charset=utf-8", b"application/json; charset=utf-8"),
+        ("Application/JSON", b"application/json"),
+        ('text/plain; charset="UTF-8"', b'text/plain; charset="utf-8"'),
+        ("text/event-stream", b"text/event-stream"),
+        ("text/plain; charset=utf-7", b"text/plain"),
+        ('application/json; x="text/html"', b"application/json"),
+        (None, b"text/plain; charset=utf-8"),
+    ],
+)
+def test_types_that_are_passed_on(given: str | None, told: bytes) -> None:
+    lines = [] if given is None else [f"Content-Type: {given}"]
+    assert reply_head(head(*lines)).content_type == told
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("Content-Type: text/html",),
+        ("Content-Type: image/svg+xml",),
+        ("Content-Type: text/javascript",),
+        ("Content-Type: application/json, text/html",),
+        ("Content-Type: application/jsonp",),
+        ("Content-Type:",),
+        ("Content-Type: application/json", "Content-Type: application/json"),
+        ("Content-Encoding: gzip",),
+        tuple(["X: y"] * (MAX_HEAD_LINES + 1)),
+    ],
+)
+def test_answers_that_nobody_asked_for(lines: tuple[str, ...]) -> None:
+    with pytest.raises(Garbled):
+        reply_head(head(*lines))
+
+
+@pytest.mark.parametrize(
+    ("status", "line"),
+    [
+        ("101 Switching Protocols", "Upgrade: x"),
+        ("302 Found", "Location: /"),
+        ("304 Not Modified", "ETag: x"),
+        ("204 No Content", "Content-Length: 5"),
+        ("204 No Content", "Transfer-Encoding: chunked"),
+        ("100 Continue", "Content-Length: 5"),
+        ("103 Early Hints", "Transfer-Encoding: chunked"),
+    ],
+)
+def test_statuses_that_nobody_asked_for(status: str, line: str) -> None:
+    with pytest.raises(Garbled):
+        reply_head(head(line, status=f"HTTP/1.1 {status}"))
+
+
+@pytest.mark.parametrize("most", [1, 2, 7])
+def test_at_most_so_many_chunks_are_read_at_once(most: int) -> None:
+    body = b"1\r\nx\r\n" * 20 + b"0\r\n\r\n"
+    reader, calls, used = ChunkReader(keep=True), 0, 0
+    while not reader.done:
+        used += reader.feed(body[used:], most)
+        calls += 1
+        assert len(reader.payload or ()) <= calls * most
+    assert used == len(body)
+    assert reader.payload == [b"x"] * 20

@@ -10,6 +10,9 @@ import pytest
 from magid.gateway import two_stage
 from magid.gateway.asked import Asked
 from magid.gateway.endpoints import find
+from magid.gateway.framing import ChunkReader
+from magid.limits import MAX_COLLECTED_BYTES, MAX_COUNTED_EVENTS
+from magid.llama import Garbled
 from tests import fleets
 from tests.fleets import MEDIUM, SMALL, chat
 from tests.rest import Parts
@@ -93,10 +96,32 @@ def test_events_stay_whole_however_they_come(cut: int) -> None:
     stream = b'data: {"a":1}\n\ndata: {"usage":{"x":1}}\n\n: ping\n\ndata: [DONE]\n\n'
     events = two_stage.Events({"x": 2})
     pieces = [stream[at : at + cut] for at in range(0, len(stream), cut)]
-    chunked = b"".join(map(events.feed, pieces)) + events.end()
-    assert chunked.count(b"\r\n") == 4 * 2 + 2
-    assert b'data: {"usage":{"x":3}}\n\n' in chunked
-    assert chunked.endswith(b"0\r\n\r\n")
+    chunked = [*map(events.feed, pieces), events.end()]
+    assert read(b"".join(chunked)) == stream.replace(b'"x":1', b'"x":3')
+    assert chunked[-1] == b"0\r\n\r\n"
+    assert all(read(piece).endswith(b"\n\n") for piece in chunked[:-1] if piece)
+
+
+def read(chunked: bytes) -> bytes:
+    reader = ChunkReader(keep=True)
+    assert reader.feed(chunked) == len(chunked)
+    assert reader.payload is not None
+    return b"".join(reader.payload)
+
+
+def test_an_event_without_end_is_not_kept() -> None:
+    events, piece = two_stage.Events({}), b"data: " + b"x" * 8000
+    for _ in range(MAX_COLLECTED_BYTES // len(piece)):
+        assert events.feed(piece) == b""
+    with pytest.raises(Garbled, match="no end"):
+        events.feed(piece)
+
+
+def test_of_usages_without_end_a_few_are_counted_up() -> None:
+    events, event = two_stage.Events({"x": 2}), b'data: {"usage":{"x":1}}\n\n'
+    fed = read(b"".join(events.feed(event * 50) for _ in range(100)))
+    assert fed.count(b'"x":3') == MAX_COUNTED_EVENTS
+    assert fed.count(b'"x":1') == 100 * 50 - MAX_COUNTED_EVENTS
 
 
 # -- carried out -------------------------------------------------------------------------------

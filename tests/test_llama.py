@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from magid.errors import BadReply, LlamaServerMissing, ServerUnreachable
+from magid.limits import MAX_COLLECTED_BYTES
 from magid.llama import (
-    MAX_BODY_BYTES,
     Endpoint,
     Health,
     InstalledProgram,
@@ -265,8 +265,8 @@ async def test_answers(parts: list[bytes], status: int, body: object) -> None:
         [CHUNKED + b"5\r\n{}\r\n"],
         [CHUNKED + b"2\r\n{}0\r\n\r\n"],
         [HEAD + b"X: " + b"a" * 20_000 + b"\r\n\r\n"],
-        [HEAD + b"Content-Length: %d\r\n\r\n" % (MAX_BODY_BYTES + 1)],
-        [CHUNKED + b"%x\r\n" % (MAX_BODY_BYTES + 1)],
+        [HEAD + b"Content-Length: %d\r\n\r\n" % (MAX_COLLECTED_BYTES + 1)],
+        [CHUNKED + b"%x\r\n" % (MAX_COLLECTED_BYTES + 1)],
         [CHUNKED + b"5;" + b"x" * 20_000 + b"\r\n"],
         [HEAD + b"\r\n", *([b"x" * 65_536] * 20)],
     ],
@@ -329,7 +329,7 @@ async def test_metrics_that_there_are_not(status: int, says: str) -> None:
 
 
 async def test_metrics_without_end() -> None:
-    async with answering(HEAD + b"\r\n" + b"x" * (MAX_BODY_BYTES + 1)) as (endpoint, _):
+    async with answering(HEAD + b"\r\n" + b"x" * (MAX_COLLECTED_BYTES + 1)) as (endpoint, _):
         with pytest.raises(BadReply, match="it is too long"):
             await get_metrics(endpoint, key=None, timeout_s=PATIENCE_S)
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.deadlines import SET_UP_S
+from tests.hostile import NAMES
 from tests.rest import Parts
 from tests.soak import __main__ as soak
-from tests.soak import crowds, headers, load
+from tests.soak import crowds, headers, hostile, load
 from tests.soak.figures import Figures, slope
 
 ROOT = Path(__file__).parent.parent
@@ -72,6 +73,10 @@ def test_connections_that_ask_nothing(parts: Parts, tmp_path: Path) -> None:
 
 def test_streams_while_servers_are_killed(parts: Parts, tmp_path: Path) -> None:
     expect_none(load.run(8, 50, SEED, tmp_path, parts))
+
+
+def test_servers_that_were_taken_over(parts: Parts, tmp_path: Path) -> None:
+    expect_none(hostile.run(len(NAMES), SEED, tmp_path, parts))
 
 
 def test_mutated_headers() -> None:

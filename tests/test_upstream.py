@@ -14,6 +14,7 @@ import pytest
 from magid.gateway.fleet import Backend, Facts
 from magid.gateway.framing import ReplyHead
 from magid.gateway.upstream import Line, Pool
+from magid.limits import MAX_CHUNKS, MAX_INTERIM
 from magid.llama import Endpoint
 from tests.deadlines import PATIENCE_S
 from tests.strangers import NOBODY, Sly
@@ -150,9 +151,21 @@ async def test_a_kept_connection_that_ends_before_a_byte_is_worth_another_try() 
         b"HTTP/1.1 200 OK\r\nX : y\r\n\r\n",
         b"SSH-2.0-nonsense\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nX: " + b"a" * 40_000,
+        b"hello",
+        b"HTTP/1.1 200 OK\nContent-Length: 2\n\nok",
         b"",
     ],
-    ids=["short", "short chunk", "long", "malformed", "not HTTP", "endless head", "nothing"],
+    ids=[
+        "short",
+        "short chunk",
+        "long",
+        "malformed",
+        "not HTTP",
+        "endless head",
+        "HTTP/0.9",
+        "bare LF",
+        "nothing",
+    ],
 )
 async def test_what_is_no_answer_is_a_failure_and_no_stale_connection(answer: bytes) -> None:
     async with answering() as (peer, pool):
@@ -160,6 +173,83 @@ async def test_what_is_no_answer_is_a_failure_and_no_stale_connection(answer: by
         why = (await ask(pool)).over.result()
         assert why != "ended"
         assert not why.startswith("stale")
+
+
+async def test_interim_answers_are_passed_over_and_counted() -> None:
+    interim = b"HTTP/1.1 100 Continue\r\n\r\n"
+    async with answering() as (peer, pool):
+        peer.answers = [interim * MAX_INTERIM + PLAIN, interim * 2500 + PLAIN]
+        assert (await ask(pool)).body == b"ok"
+        assert "too many interim" in (await ask(pool)).over.result()
+
+
+async def test_what_nobody_asked_for_is_not_taken_for_the_next_answer() -> None:
+    """It lies in the socket when the next request comes: the loop has not read it yet."""
+    async with answering() as (peer, pool):
+        peer.answers = [PLAIN, PLAIN]
+        line = await pool.connect()
+        await ask(pool, line)
+        silent = [line.is_silent]
+        (writer,) = peer.writers
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nnot")
+        silent.append(line.is_silent)
+        assert silent == [True, False]
+        assert pool.take() is None
+        assert (await ask(pool)).body == b"ok"
+        assert peer.connections == 2
+
+
+async def test_a_server_that_speaks_first_is_asked_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        pool = Pool(_backend(listener.getsockname()[1]))
+        waiting = asyncio.ensure_future(pool.connect())
+        peer = await accepted(listener)
+        peer.sendall(PLAIN)
+        with peer, suppress(ConnectionAbortedError):
+            line = await waiting  # connected before it spoke
+            taker = Taker()
+            line.ask(REQUEST, taker)
+            async with asyncio.timeout(10):
+                await taker.over
+
+
+async def accepted(listener: socket.socket) -> socket.socket:
+    listener.setblocking(False)
+    peer, _ = await asyncio.get_running_loop().sock_accept(listener)
+    return peer
+
+
+async def test_many_small_chunks_take_turns() -> None:
+    """Whatever comes at once, no more than so many chunks go on at once, and all of them in all."""
+    count = 20 * MAX_CHUNKS
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        pool = Pool(_backend(listener.getsockname()[1]))
+        waiting = asyncio.ensure_future(pool.connect())
+        with await accepted(listener) as peer:
+            line, taker = await waiting, Pieces()
+            head = CHUNKED.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+            line.ask(REQUEST, taker)
+            body = b"1\r\nx\r\n" * count + b"0\r\n\r\n"
+            await asyncio.get_running_loop().sock_sendall(peer, head + body)
+            async with asyncio.timeout(60):
+                assert await taker.over == "ended"
+            assert b"".join(taker.pieces) == body
+            assert max(piece.count(b"\r\n") for piece in taker.pieces) <= 2 * MAX_CHUNKS + 2
+        pool.close()
+
+
+class Pieces(Taker):
+    """Keeps each piece as it comes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: list[bytes] = []
+
+    def begins(self, head: ReplyHead, first: bytes) -> None:
+        self.pieces.append(first)
+
+    def goes_on(self, data: bytes) -> None:
+        self.pieces.append(data)
 
 
 async def test_one_connection_is_prepared_and_no_more() -> None:

@@ -5,7 +5,12 @@ from magid.api.replies import CHALLENGE, RETRY_AFTER_S
 from magid.gateway.endpoints import methods_of
 
 _PHRASES = {200: b"OK", 204: b"No Content", 400: b"Bad Request", 404: b"Not Found"}
-_PLAIN = b"X-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\nX-Accel-Buffering: no\r\n"
+# What a server says is data: whoever opens it in a browser gets no script, no frame, no origin.
+_PLAIN = (
+    b"X-Content-Type-Options: nosniff\r\n"
+    b"Content-Security-Policy: default-src 'none'; frame-ancestors 'none'; sandbox\r\n"
+    b"Cache-Control: no-store\r\nX-Accel-Buffering: no\r\n"
+)
 _EXPOSED = (
     "Access-Control-Expose-Headers: X-Request-Id, Retry-After, X-Magi-Model, X-Magi-Server, "
     "X-Magi-Route, X-Magi-Draft-Model\r\nVary: Origin\r\n"

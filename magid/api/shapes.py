@@ -7,10 +7,11 @@ Anthropic: {"type": "error", "error": {"type", "message"}}, as an event named `e
 import re
 from typing import Any
 
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
 from magid import errors
 from magid.gateway.endpoints import Style
+from magid.limits import parsed
 
 _CODES: dict[type[errors.MagidError], str] = {
     errors.ModelNotFound: "model_not_found",
@@ -42,7 +43,7 @@ def error_event(style: Style, status: int, error: errors.MagidError) -> bytes:
 def reshaped(status: int, body: bytes) -> bytes:
     """An error of llama-server, which is of OpenAI's shape, in Anthropic's; others stay."""
     try:
-        match from_json(body):
+        match parsed(body):
             case {"error": {"message": str(message)}}:
                 return to_json(_shape(Style.ANTHROPIC, status, message, "", None))
             case _:

@@ -48,7 +48,7 @@ class Talk:
         self._timer: asyncio.TimerHandle | None = None
         self._exchange: Work | None = None
         self._reply: ReplyHead | None = None
-        self._held: list[bytes] | None = None  # of an error that has to be put in another shape
+        self._held: bytearray | None = None  # an error that has to be put in another shape
         self._fields = b""
         self._request_id = ""
         self._shape = Style.OPENAI  # of errors about a head that could not be read
@@ -237,7 +237,8 @@ class Talk:
     def begins(self, head: ReplyHead, fields: bytes, data: bytes) -> None:
         self._reply, self._fields = head, fields
         if self._is_misshapen(head):
-            self._held = [data]
+            self._chunks = ChunkReader(keep=True) if head.is_chunked else None
+            self._held = bytearray(self._unchunked(data))
             return
         if head.is_chunked:
             framing = b"" if self._is_old else b"Transfer-Encoding: chunked\r\n"
@@ -264,7 +265,7 @@ class Talk:
         return self._shape if self._head is None else style_of(self._head.path)
 
     def _unchunked(self, data: bytes) -> bytes:
-        """For HTTP/1.0, which has no chunks: what is in them."""
+        """What is in them, for HTTP/1.0, which has no chunks, and where magid reads it."""
         chunks = self._chunks
         if chunks is None:
             return data
@@ -275,7 +276,7 @@ class Talk:
 
     def goes_on(self, data: bytes) -> None:
         if self._held is not None:
-            self._held.append(data)
+            self._held += self._unchunked(data)  # `exchange` bounds errors
         else:
             self._send(self._unchunked(data) if self._chunks else data)
 
@@ -285,12 +286,7 @@ class Talk:
 
     def ends(self) -> None:
         if self._held is not None and self._reply is not None:
-            raw = b"".join(self._held)
-            if self._reply.is_chunked:
-                reader = ChunkReader(keep=True)
-                reader.feed(raw)
-                raw = b"".join(reader.payload or ())
-            body = shapes.reshaped(self._reply.status, raw)
+            body = shapes.reshaped(self._reply.status, bytes(self._held))
             fields = b"Content-Type: application/json\r\n" + self._fields
             self._write(self._reply.status, fields, body)
         self._done()

@@ -8,6 +8,7 @@ client that goes away cancels the request at the server.
 import asyncio
 import errno
 import logging
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from magid.gateway.records import START_BYTES, TAIL_BYTES, TAIL_SEGMENTS, Outcom
 from magid.gateway.routing import Route
 from magid.gateway.servers import Server
 from magid.gateway.upstream import MISTAKE, Line
+from magid.limits import MAX_COLLECTED_BYTES, MAX_SILENT_BYTES
+from magid.llama import Garbled
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +54,9 @@ class Exchange:
     """Implements `upstream.Taker`. `on_free` hears when a server is done with it, well or not."""
 
     __slots__ = (
-        "_has_begun", "_is_silent", "_line", "_losses", "_on_end", "_on_free", "_retry", "_start",
-        "_tail", "_task", "_was_resent", "asked", "client", "is_over", "last_byte", "record",
-        "route", "server", "tried", "wait_timer",
+        "_has_begun", "_is_silent", "_left", "_line", "_losses", "_on_end", "_on_free",
+        "_retry", "_start", "_tail", "_task", "_was_resent", "asked", "client", "is_over",
+        "last_byte", "record", "route", "server", "tried", "wait_timer",
     )  # fmt: skip
 
     def __init__(
@@ -75,6 +78,7 @@ class Exchange:
         self._losses = 0
         self._was_resent = False
         self._is_silent = asked.is_stream  # no event of its stream has come
+        self._left = 0  # bytes that may come yet of an error, or before the first event
         self.is_over = False
 
     # -- to a server -----------------------------------------------------------------------
@@ -134,12 +138,17 @@ class Exchange:
             return
         self._has_begun = True
         self.last_byte = time.monotonic()
-        if self._is_silent:
-            self._look_for_event(first)
         record = self.record
         record.status, record.first_byte_s = head.status, self.last_byte - record.began
-        self._start = first
-        self._tail.append(first)
+        if head.status >= 400:
+            self._is_silent, self._left = False, MAX_COLLECTED_BYTES
+            self._count_error(first)
+        elif self._is_silent:
+            is_events = head.content_type.startswith(b"text/event-stream")
+            self._left = MAX_SILENT_BYTES if is_events else sys.maxsize
+            self._look_for_event(first)
+        self._start = first[:START_BYTES]
+        self._tail.append(first[-TAIL_BYTES:])
         pool = self.server.pool
         self.client.begins(head, self._fields(), first)
         if head.is_chunked:
@@ -172,20 +181,32 @@ class Exchange:
         self.last_byte = time.monotonic()
         if self._is_silent:
             self._look_for_event(data)
+        elif self._left:
+            self._count_error(data)
         if len(self._start) < START_BYTES:
-            self._start += data
-        self._tail.append(data)
+            self._start += data[:START_BYTES]
+        self._tail.append(data[-TAIL_BYTES:])
         self.client.goes_on(data)
 
     def _look_for_event(self, data: bytes) -> None:
         """The first token comes with the first event.
 
         llama-server 0.7.0 sends the head at once, and comments while it reads a long prompt: 54 s
-        lay between the first byte and the first event of 25,000 tokens.
+        lay between the first byte and the first event of 25,000 tokens. Raises Garbled where
+        nothing else comes.
         """
+        self._left -= len(data)
         if b"data:" in data:
-            self._is_silent = False
+            self._is_silent, self._left = False, 0
             self.record.first_token_s = self.last_byte - self.record.began
+        elif self._left <= 0:
+            raise Garbled("its stream has no event")
+
+    def _count_error(self, data: bytes) -> None:
+        """An error is short, unlike an answer. Raises Garbled."""
+        self._left -= len(data)
+        if self._left <= 0:
+            raise Garbled("its error has no end")
 
     def ended(self) -> None:
         status = self.record.status or 0

@@ -18,6 +18,7 @@ from magid.units import ObservedServer, ServerState
 AUTO = "auto"
 # What llama-server 0.7.0 takes by itself where --parallel is not given.
 DEFAULT_SLOTS = 4
+MAX_SLOTS, MAX_CONTEXT = 1024, 2**31  # what a server that was taken over may claim
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +39,8 @@ def facts_of(props: object) -> Facts | None:
             settings = rest.get("default_generation_settings")
             context = settings.get("n_ctx") if isinstance(settings, dict) else None
             return Facts(
-                max(1, slots),
-                context if isinstance(context, int) and context > 0 else None,
+                min(max(1, slots), MAX_SLOTS),
+                context if isinstance(context, int) and 0 < context < MAX_CONTEXT else None,
                 _flag(rest.get("modalities"), "vision"),
                 _flag(rest.get("modalities"), "audio"),
                 _flag(rest.get("chat_template_caps"), "supports_tools"),

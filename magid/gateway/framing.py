@@ -1,6 +1,7 @@
 """HTTP/1.1 framing without I/O: chunked bodies, and the heads of llama-server's answers. Strict."""
 
 import re
+import sys
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -35,24 +36,28 @@ class ChunkReader:
         """Whether the bytes so far end within a chunk, so that nothing can be put behind them."""
         return bool(self._left or self._line)
 
-    def feed(self, data: bytes) -> int:
-        """How many of these bytes belong to the body. Raises Garbled."""
+    def feed(self, data: bytes, most: int | None = None) -> int:
+        """How many of these bytes belong to the body. Raises Garbled.
+
+        With `most` at most about so many chunks are read; what is left is for the next call.
+        """
         at, end = 0, len(data)
         if not self._left and not self._line and self._is_one_chunk(data):
             return end
-        while at < end and not self.done:
+        last = sys.maxsize if most is None else self.count + most
+        while at < end and not self.done and self.count < last:
             if self._left:
                 at = self._inside(data, at)
-            elif self._line or not (after := self._whole_chunks(data, at)) > at:
+            elif self._line or not (after := self._whole_chunks(data, at, last)) > at:
                 at = self._size_line(data, at)
             else:
                 at = after
         return at
 
-    def _whole_chunks(self, data: bytes, at: int) -> int:
+    def _whole_chunks(self, data: bytes, at: int, last: int) -> int:
         """Past all chunks that are whole in `data`: a few times as fast as one part at a time."""
         match_size, find, payload = _WHOLE_LINE.match, data.startswith, self.payload
-        while (line := match_size(data, at)) is not None:
+        while self.count < last and (line := match_size(data, at)) is not None:
             size = int(line[1], 16)
             stop = line.end() + size
             if not size or not find(b"\r\n", stop):
@@ -135,19 +140,56 @@ class ReplyHead:
     keeps_alive: bool
 
 
-@lru_cache(maxsize=256)  # those of streams are the same to the byte
 def reply_head(head: bytes) -> ReplyHead:
     """Raises Garbled. Pure."""
+    return _known_head(head) if len(head) <= _KNOWN_BYTES else _reply_head(head)
+
+
+def _reply_head(head: bytes) -> ReplyHead:
     status, fields = parse_head(head)
     coding, length = fields.get(b"transfer-encoding"), fields.get(b"content-length")
     if coding is not None and (coding.lower() != b"chunked" or length is not None):
         raise Garbled("its transfer coding is not plainly chunked")
     if length is not None and not _LENGTH.fullmatch(length):
         raise Garbled("its length is not a number")
+    has_body = coding is not None or length not in (None, b"0")
+    _check_status(status, has_body=has_body)
     return ReplyHead(
         status,
-        fields.get(b"content-type", b"application/octet-stream"),
-        0 if status in (204, 304) else None if length is None else int(length),
+        _content_type(fields.get(b"content-type")),
+        0 if status == 204 else None if length is None else int(length),
         coding is not None,
         fields.get(b"connection", b"").lower() != b"close" and head.startswith(b"HTTP/1.1"),
     )
+
+
+_KNOWN_BYTES = 1024  # those of llama-server are shorter, and of streams the same to the byte
+_known_head = lru_cache(maxsize=256)(_reply_head)
+
+
+def _check_status(status: int, *, has_body: bool) -> None:
+    """What magid never asks for is no answer: another protocol, another place, what is cached."""
+    if status == 101 or 300 <= status < 400:
+        raise Garbled(f"its status is {status}, which nobody asked for")
+    if has_body and (status < 200 or status == 204):
+        raise Garbled(f"an answer of status {status} has no body")
+
+
+_TYPES = re.compile(
+    rb"(application/json|text/event-stream|text/plain)[ \t]*"
+    rb'(;[ \t]*charset="?utf-8"?[ \t]*$)?(?:;|$)', re.IGNORECASE
+)  # fmt: skip
+_TEXT = b"text/plain; charset=utf-8"
+
+
+def _content_type(given: bytes | None) -> bytes:
+    """What a client is told: no type that a browser would run, and no parameter but UTF-8.
+
+    Without one an answer is told as text. Raises Garbled for any other type.
+    """
+    if given is None:
+        return _TEXT
+    match = _TYPES.match(given)
+    if match is None:
+        raise Garbled(f"its type {given[:60].decode('latin-1')!r} is none that is passed on")
+    return (given if match[2] else match[1]).lower()

@@ -79,7 +79,8 @@ class Record:
         if not usage.answer_tokens:
             return None
         if usage.answer_ms:
-            return 1000 * usage.answer_tokens / usage.answer_ms
+            speed = 1000 * usage.answer_tokens / usage.answer_ms
+            return speed if speed < MAX_SPEED else None
         if self.duration_s is None or self.first_token_s is None:
             return None
         took = self.duration_s - self.first_token_s
@@ -165,6 +166,7 @@ def figures_in(start: bytes, tail: bytes) -> bytes:
 
 
 _PART_BYTES = 200  # Anthropic's are 80
+MAX_SPEED = 1e6  # tokens a second; more is no speed
 
 
 def usage_in(figures: bytes) -> Usage | None:

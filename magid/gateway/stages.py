@@ -13,6 +13,8 @@ from magid.gateway.asked import Asked
 from magid.gateway.exchange import Client, Exchange
 from magid.gateway.framing import ChunkReader, ReplyHead
 from magid.gateway.records import Outcome
+from magid.limits import MAX_COLLECTED_BYTES
+from magid.llama import Garbled
 from magid.profiles import TwoStage
 
 Begin = Callable[[Asked, Client], Exchange]
@@ -32,7 +34,7 @@ class Stages:
     def __init__(self, asked: Asked, client: Client, rules: TwoStage, begin: Begin) -> None:
         """Begins the first stage, or at once the second; raises what that raises."""
         self._asked, self._client, self._rules, self._begin = asked, client, rules, begin
-        self._body: list[bytes] = []
+        self._body = bytearray()  # of a draft, or of an answer whose usage is to be counted up
         self._drafted_by = b""
         self._is_final = False
         self._head: ReplyHead | None = None
@@ -67,12 +69,16 @@ class Stages:
         if self._is_final and head.is_chunked and head.status == 200 and self._drafted_by:
             self._reader, self._events = ChunkReader(keep=True), two_stage.Events(self._usage)
             self._client.begins(head, fields + self._drafted_by, self._counted(data))
-        elif self._is_final and (head.length is None or not self._drafted_by):
+        elif self._is_final and not (self._drafted_by and _can_be_kept(head)):
             self._client.begins(head, fields, data)
-            self._body = []
             self._head = None  # passed on as it comes
         else:
-            self._body = [data]
+            self._keep(data)
+
+    def _keep(self, data: bytes) -> None:
+        self._body += data
+        if len(self._body) > MAX_COLLECTED_BYTES:
+            raise Garbled("it is too long")
 
     def goes_on(self, data: bytes) -> None:
         if self._events is not None:
@@ -80,7 +86,7 @@ class Stages:
         elif self._head is None:
             self._client.goes_on(data)
         else:
-            self._body.append(data)
+            self._keep(data)
 
     def _counted(self, data: bytes) -> bytes:
         assert self._reader is not None
@@ -93,10 +99,10 @@ class Stages:
 
     def ends(self) -> None:
         if not self._is_final:
-            self._answer(two_stage.draft_in(b"".join(self._body)))
+            self._answer(two_stage.draft_in(bytes(self._body)))
             return
         if self._events is None and self._head is not None:
-            body = b"".join(self._body)
+            body = bytes(self._body)
             if self._head.status == 200:
                 body = two_stage.with_usage(body, self._usage)
             head = replace(self._head, length=len(body))
@@ -135,8 +141,12 @@ class Stages:
     def _answer(self, draft: tuple[str, Mapping[str, Any]] | None) -> None:
         """Begin the second stage. Called within the end of the first."""
         final = self._final(draft)
-        self._is_final, self._body, self._head = True, [], None
+        self._is_final, self._body, self._head = True, bytearray(), None
         try:
             self._exchange = self._begin(final, self)
         except MagidError as error:
             self._client.fails(error)
+
+
+def _can_be_kept(head: ReplyHead) -> bool:
+    return head.length is not None and head.length <= MAX_COLLECTED_BYTES

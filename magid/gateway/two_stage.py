@@ -5,6 +5,7 @@ between marks that it cannot contain, in the user's message and never in a syste
 the last message because many templates refuse two of one role in a row.
 """
 
+import re
 import secrets
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 from pydantic_core import from_json, to_json
 
 from magid.gateway.asked import Asked
+from magid.limits import MAX_COLLECTED_BYTES, MAX_COUNTED_EVENTS, MAX_USAGE_BYTES, parsed
+from magid.llama import Garbled
 
 PATH = "/v1/chat/completions"  # the one API whose answers are taken apart here
 
@@ -70,7 +73,7 @@ def _note(draft: str) -> str:
 def draft_in(body: bytes) -> tuple[str, Mapping[str, Any]] | None:
     """The text and the usage of the first stage's answer; None if there is no text."""
     try:
-        answer = from_json(body)
+        answer: Any = parsed(body)
     except ValueError:
         return None
     match answer:
@@ -81,15 +84,28 @@ def draft_in(body: bytes) -> tuple[str, Mapping[str, Any]] | None:
             return None
 
 
+_KEY = b'"usage":{'
+_USAGE = re.compile(rb'"usage":({[^{}]*(?:{[^{}]*}[^{}]*)*})')
+
+
 def with_usage(answer: bytes, first_usage: Mapping[str, Any]) -> bytes:
-    """A JSON answer, or event, whose usage counts both stages; without usage as it is."""
+    """A JSON answer whose usage counts both stages; without usage as it is.
+
+    Only the usage is parsed. It is the server's own: in the text of an answer quotes are escaped.
+    """
+    at = answer.rfind(_KEY)
+    return _counted_at(at, answer, first_usage) if at >= 0 else answer
+
+
+def _counted_at(at: int, answer: bytes, first_usage: Mapping[str, Any]) -> bytes:
+    match = _USAGE.match(answer, at, at + MAX_USAGE_BYTES)
+    if match is None:
+        return answer
     try:
-        fields = from_json(answer)
+        usage = to_json(_sum(from_json(match[1]), first_usage))
     except ValueError:
         return answer
-    if not isinstance(fields, dict) or not isinstance(fields.get("usage"), dict):
-        return answer
-    return to_json({**fields, "usage": _sum(fields["usage"], first_usage)})
+    return b"".join((answer[: match.start(1)], usage, answer[match.end() :]))
 
 
 def _sum(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,22 +124,34 @@ class Events:
 
     def __init__(self, first_usage: Mapping[str, Any]) -> None:
         self._usage = first_usage
-        self._rest = b""
+        self._rest = bytearray()
+        self._counted = 0
 
     def feed(self, payload: bytes) -> bytes:
-        """Whole events, each its own chunk; what is not whole waits."""
-        *events, self._rest = (self._rest + payload).split(b"\n\n")
-        return b"".join(_chunk(self._counted(event) + b"\n\n") for event in events)
+        """Whole events in a chunk; what is not whole waits. Raises Garbled where it never ends."""
+        rest = self._rest
+        seen = max(len(rest) - 1, 0)
+        rest += payload
+        end = rest.rfind(b"\n\n", seen)
+        if end < 0:
+            if len(rest) > MAX_COLLECTED_BYTES:
+                raise Garbled("an event has no end")
+            return b""
+        whole = bytes(rest[: end + 2])
+        del rest[: end + 2]
+        return _chunk(self._with_usages(whole))
 
     def end(self) -> bytes:
-        rest, self._rest = self._rest, b""
+        rest, self._rest = bytes(self._rest), bytearray()
         return (_chunk(rest) if rest else b"") + b"0\r\n\r\n"
 
-    def _counted(self, event: bytes) -> bytes:
-        data = event.removeprefix(b"data: ")
-        if b'"usage":{' not in data or len(data) == len(event):
-            return event
-        return b"data: " + with_usage(data, self._usage)
+    def _with_usages(self, events: bytes) -> bytes:
+        """Nearly all have none, and are not looked at one by one."""
+        if _KEY not in events or self._counted >= MAX_COUNTED_EVENTS:
+            return events
+        first, *parts = events.split(_KEY, MAX_COUNTED_EVENTS - self._counted)
+        self._counted += len(parts)
+        return b"".join((first, *(_counted_at(0, _KEY + part, self._usage) for part in parts)))
 
 
 def _chunk(data: bytes) -> bytes:

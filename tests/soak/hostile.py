@@ -1,0 +1,134 @@
+"""Servers that were taken over, all at once, beside a calm one whose clients notice nothing.
+
+`python -m tests.soak.hostile REQUESTS SEED FOLDER`. Each hostile server has clients of its own, to
+whom it misbehaves in random ways and at the same time. One client asks a calm server all the while,
+and one asks magid itself every 5 ms: a loop that is held shows as an answer that comes late.
+"""
+
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+
+from tests import hostile
+from tests.hostile import COUNT, NAMES, SMALL, Taken, misbehave, model
+from tests.rest import Parts
+from tests.soak.figures import Figures
+from tests.soak.parts import parts
+
+CLIENTS = 2  # of each hostile server
+EVERY_S = 0.005
+QUIET_S = 5.0  # the same is measured before, with nothing hostile: what the machine itself does
+MOST_KIB = 16 * 1024  # for everything at once; each alone may take 8 MiB
+SLOW = {"slow head"}  # 10 s each
+
+
+class Pulse:
+    """Asks magid for a sign of life, again and again, and keeps how late each answer was."""
+
+    def __init__(self, url: str) -> None:
+        self.late_s: list[float] = []
+        self.failures: list[str] = []
+        self._url = url
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._beat)
+
+    def __enter__(self) -> "Pulse":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        with httpx.Client(base_url=self._url, timeout=60, trust_env=False) as client:
+            while not self._over.wait(EVERY_S):
+                began = time.perf_counter()
+                try:
+                    if client.get("/livez").status_code != 200:
+                        self.failures.append("/livez is not 200")
+                except httpx.TransportError as error:
+                    self.failures.append(f"/livez: {error!r}")
+                self.late_s.append(time.perf_counter() - began)
+
+    @property
+    def shown(self) -> str:
+        late = sorted(self.late_s)
+        return f"{1000 * late[len(late) // 2]:.1f} ms, at most {1000 * late[-1]:.0f} ms"
+
+
+def calm(taken: Taken, is_over: Callable[[], bool], figures: Figures) -> int:
+    """Requests to the calm server, which all have to be answered well."""
+    count = 0
+    while not is_over():
+        wrong = misbehave(taken.magid, "", SMALL)
+        figures.check(not wrong, f"the calm client: {wrong}")
+        count += 1
+    return count
+
+
+def order_of(count: int, seed: int) -> list[str]:
+    """Every name as often as it fits, in random order."""
+    names = [name for name in NAMES if name not in SLOW]
+    dice = random.Random(seed)
+    chosen = [*names * (count // len(names)), *dice.sample(names, count % len(names))]
+    dice.shuffle(chosen)
+    return chosen
+
+
+def trouble(taken: Taken, names: list[str], number: int, figures: Figures) -> None:
+    """One client of one hostile server. That it is left out for a while is no answer to judge."""
+    for name in names:
+        wrong = misbehave(taken.magid, name, model(number))
+        while '"code":"not_ready"' in wrong or "cannot reach a sound server" in wrong:
+            time.sleep(0.2)  # as Retry-After says, though shorter
+            wrong = misbehave(taken.magid, name, model(number))
+        figures.check(not wrong, wrong)
+        figures.rounds += 1
+
+
+def run(count: int, seed: int, folder: Path, given: Parts | None = None) -> Figures:
+    figures = Figures("servers that were taken over", seed)
+    names = order_of(count, seed)
+    with hostile.taken_over(given or parts(), folder) as taken:
+        for number in range(COUNT):
+            hostile.wait_sound(taken.magid, model(number))
+        with Pulse(taken.magid.url) as quiet:
+            time.sleep(QUIET_S)  # what is measured is this time
+        hostile.forget_peak(taken.pid)
+        before = hostile.kib(taken.pid, "VmRSS")
+        clients = COUNT * CLIENTS
+        with Pulse(taken.magid.url) as pulse, ThreadPoolExecutor(clients + 1) as pool:
+            over = threading.Event()
+            counted = pool.submit(calm, taken, over.is_set, figures)
+            work = [
+                pool.submit(trouble, taken, names[i::clients], i, figures) for i in range(clients)
+            ]
+            for one in work:
+                one.result()
+            over.set()
+            figures.more["answers of the calm server"] = counted.result()
+        figures.failures += pulse.failures
+        grown = hostile.kib(taken.pid, "VmHWM") - before
+        figures.check(grown < MOST_KIB, f"{grown} KiB more memory")
+        log = taken.magid.log.read_text()
+        figures.check("Traceback" not in log, "a traceback in the log")
+        figures.more |= {
+            "ways": len(set(names)),
+            "KiB more memory at the worst moment": grown,
+            "an answer of magid's": pulse.shown,
+            "the same before": quiet.shown,
+        }
+    return figures
+
+
+if __name__ == "__main__":
+    done = run(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+    print(done.line())
+    sys.exit(bool(done.failures))
