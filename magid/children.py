@@ -5,6 +5,7 @@ number that the kernel has given to another process since. All of it belongs to 
 """
 
 import asyncio
+import logging
 import os
 import signal
 import subprocess
@@ -22,6 +23,10 @@ from magid.limits import MAX_LINE_BYTES, MAX_LINES, MAX_LOG_BYTES, MAX_LOG_LINES
 from magid.units import LogLine
 
 _DRAIN_SECONDS = 1.0  # how long a child's last output is waited for once it is gone
+
+_KILLED_SECONDS = 5.0  # in which a process ends that was killed, if it can
+
+log = logging.getLogger(__name__)
 
 _TETHER = Path(__file__).with_name("tether.py")
 
@@ -213,13 +218,18 @@ class Child:
     async def end(self, grace_s: float) -> None:
         """SIGTERM, and SIGKILL after `grace_s`; returns when it is gone. Idempotent.
 
+        One that waits for a file system that hangs does not end even then, and is left behind.
         May be cancelled and called again: the signals that were sent stay sent.
         """
         if not self.has_exited:
             self._signal(signal.SIGTERM)
             if not await self.wait(grace_s):
                 self._signal(signal.SIGKILL)
-                await self.wait()
+                if not await self.wait(_KILLED_SECONDS):
+                    log.error(
+                        "process %d does not end, not even by SIGKILL: it waits for a disk or a "
+                        "mount that does not answer", self.pid,
+                    )  # fmt: skip
         await self._finish_output()
 
     async def _finish_output(self) -> None:

@@ -251,9 +251,10 @@ class Config(_Section):
                 )
         return value
 
-    def may_lack(self, folder: str) -> bool:
-        """Whether nothing is wrong if this model folder is not there: nobody has asked for it."""
-        return "model_paths" not in self.model_fields_set and not os.path.lexists(folder)
+    @property
+    def may_lack_folders(self) -> bool:
+        """Whether nothing is wrong if a model folder is not there: nobody has asked for it."""
+        return "model_paths" not in self.model_fields_set
 
     @property
     def addresses(self) -> tuple[Address, ...]:

@@ -8,13 +8,13 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
 
 from magid import decisions, planner, registry, snapshot
 from magid.config import Config
 from magid.decisions import Next, Rescan
-from magid.discovery import Scan, Scanner
-from magid.errors import Conflict, MagidError, ProfileActive, RescanFailed
+from magid.discovery import Scanner
+from magid.errors import ProfileActive
+from magid.folders import is_below
 from magid.ledger import Change as Change
 from magid.ledger import Ledger, Writes
 from magid.messages import Event, about
@@ -23,6 +23,7 @@ from magid.planner import Plan
 from magid.profiles import Profile, ProfileDir
 from magid.registry import ModelEntry, RuntimeSettings
 from magid.runner import Runner
+from magid.scanning import Scanning
 from magid.scans import Scans
 from magid.snapshot import Phase, Snapshot
 from magid.statelog import StateLog, tell_decision
@@ -53,10 +54,10 @@ class Daemon:
         self._scanner = scanner
         self._ledger = Ledger(config, store, profiles)
         self._runner = Runner(launcher)
-        self._scan_lock = asyncio.Lock()
+        self._scanning = Scanning(config, scanner, self._ledger)
         self._boot_task: asyncio.Task[None] | None = None
-        self._closing = False  # also read in the scanner's thread
-        self.scans = Scans()
+        self._left: set[str] = set()  # models that boot could not start, because their folder hung
+        self._is_boot_due = False  # boot knew of no model at all
 
     # -- life ----------------------------------------------------------------------------
 
@@ -72,33 +73,45 @@ class Daemon:
         self._boot_task = asyncio.create_task(self._boot())
 
     async def _boot(self) -> None:
-        """Scan, then start what the active profile wants. Ends when all of it has settled.
-
-        Whatever goes wrong is logged and keeps nothing else from being done.
-        """
-        try:
-            await self._first_scan()
-        except MagidError as error:
-            log.error("%s", error.message, extra=about(Event.SCAN_FAILED, error=error.code))
-        except Exception:
-            log.exception("the first scan ended by a mistake in magid")
+        """Scan, start what the active profile wants, and keep looking after the folders."""
+        await self._scanning.first()
         self.knows_models = True
         await self._runner.quiet()  # a user may have been quicker
         if self.phase is Phase.DRAINING:
             self._ledger.tell(Change("phase"))  # who waits for the models hears of them now
             return
         self._set_phase(Phase.STARTING)
-        plan = planner.at_boot(self.snapshot.wanted, self.observed())
-        await asyncio.wait([self._runner.begin(plan)])
+        self._is_boot_due = bool(self._scanning.problem)
+        await asyncio.wait([self._start_all_but_late()])
         if self.phase is Phase.STARTING:
             self._set_phase(Phase.SERVING)
+        await self._scanning.keep_looking(self._start_what_was_left)
 
-    async def _first_scan(self) -> None:
-        pending = await asyncio.to_thread(self._scanner.first_listing)
-        if pending:
-            disk = self._ledger.snapshot.disk
-            self._ledger.note_disk(replace(disk, pending=pending, listed=True))
-        await self.rescan()
+    def _start_all_but_late(self) -> asyncio.Task[None]:
+        """A model whose folder does not answer would keep all behind it waiting."""
+        plan = planner.at_boot(self.snapshot.wanted, self.observed())
+        late = [s for s in plan.start if is_below(s.spec.model_path, self._scanning.late)]
+        self._left = {start.spec.model_id for start in late}
+        starts = tuple(start for start in plan.start if start not in late)
+        return self._runner.begin(replace(plan, start=starts))
+
+    async def _start_what_was_left(self) -> None:
+        """After a scan: what the boot could not start, as far as it can be started now."""
+        self._call_off_unwanted()
+        if self._scanning.problem or not (self._left or self._is_boot_due):
+            return
+        await self._runner.quiet()
+        plan = planner.at_boot(self.snapshot.wanted, self.observed())
+        due = tuple(
+            start
+            for start in plan.start
+            if (self._is_boot_due or start.spec.model_id in self._left)
+            and not is_below(start.spec.model_path, self._scanning.late)
+        )
+        self._left -= {start.spec.model_id for start in due}
+        self._is_boot_due = False
+        if due and self.phase is not Phase.DRAINING:
+            self._runner.begin(Plan(start=due))
 
     def drain(self) -> None:
         """Say that the end is near: /readyz answers 503 from here on, and boot starts no more."""
@@ -106,13 +119,14 @@ class Daemon:
 
     async def close(self) -> None:
         """End all tasks and let go of the launcher; what is being written is. Idempotent."""
-        self._closing = True
+        self._scanner.stop()
         if self._boot_task is not None:
             self._boot_task.cancel()
             await asyncio.gather(self._boot_task, return_exceptions=True)
         await self._runner.close()
         await self.launcher.close()
         await self._ledger.close()
+        await asyncio.to_thread(self._scanner.close)
 
     # -- reading -------------------------------------------------------------------------
 
@@ -147,7 +161,9 @@ class Daemon:
         return not planner.only(model_id, self.snapshot.wanted, self.observed()).is_empty
 
     def unready_reasons(self) -> list[str]:
-        return snapshot.unready_reasons(self.phase, self.snapshot, self.observed())
+        return snapshot.unready_reasons(
+            self.phase, self.snapshot, self.observed(), self._scanning.problem
+        )
 
     def subscribe(self, listener: Callable[[Change], None]) -> Callable[[], None]:
         """Hear of each change from now on (must not block); the result ends it."""
@@ -156,52 +172,16 @@ class Daemon:
     # -- the disk ------------------------------------------------------------------------
 
     async def rescan(self) -> Rescan:
-        """Read the model folders again. Running servers are untouched.
+        """Read the model folders again; see `Scanning.rescan`."""
+        try:
+            return await self._scanning.rescan()
+        finally:
+            self._call_off_unwanted()
 
-        Raises RescanFailed if no folder could be read, CannotWrite if the result cannot be kept:
-        what is on disk is so all the same, and a full disk must not keep models from starting.
-        """
-        async with self._scan_lock:
-            scan = await asyncio.to_thread(self._scanner.scan, self._go_on)
-            if len(scan.unreadable_roots) == len(self.config.model_paths):
-                self._refuse(scan)
-            results: list[Rescan] = []
-
-            def take(now: Snapshot) -> Next:
-                keep = timedelta(days=self.config.removed_model_days)
-                after, result = decisions.scanned(now, scan, registry.utc_now(), keep)
-                results.append(result)
-                return after
-
-            try:
-                await self._ledger.change(take)
-            except MagidError:
-                self.scans.note(None)
-                raise
-        self._call_off_unwanted()
-        result = results[-1]
-        self.scans.note(result.duration_s)
-        log.info(
-            "scan: %d models, %d added, %d removed, %d broken files, %.0f ms",
-            result.found, len(result.added), len(result.removed), len(result.broken),
-            result.duration_s * 1000, extra=about(Event.SCANNED),
-        )  # fmt: skip
-        return result
-
-    def _go_on(self, _read: int, _all: int) -> None:
-        """Called after each file, in the scanner's thread: the end need not wait for the rest."""
-        if self._closing:
-            raise Conflict("cannot finish the scan: magid is shutting down; try again in a moment")
-
-    def _refuse(self, scan: Scan) -> None:
-        self.scans.note(None)
-        disk = replace(self._ledger.snapshot.disk, unreadable_roots=scan.unreadable_roots)
-        self._ledger.note_disk(disk)
-        first = scan.unreadable_roots[0]
-        raise RescanFailed(
-            f"cannot read any model folder: {first.path}: {first.reason}; create it, or "
-            "set model_paths in magid.yaml (MODEL_SCAN_PATH)"
-        )
+    @property
+    def scans(self) -> Scans:
+        """How reading the model folders went."""
+        return self._scanning.scans
 
     # -- what the user decides -------------------------------------------------------------
 
@@ -359,12 +339,14 @@ class Daemon:
         Those that failed count as stopped then.
         """
         known = self.known_id(model_id)
+        self._left.discard(known)
         plan = planner.stop_model(known, self.observed().values())
         queued = [p for p, spec in self._runner.queued.items() if spec.model_id == known]
         return self._runner.begin(plan, call_off=queued)
 
     def stop_all(self) -> Plan:
         """Begin to stop all servers; nothing that waits is started."""
+        self._left.clear()
         plan = planner.stop_all(self.observed().values(), "stop asked for")
         self._runner.begin(plan, call_off=self._runner.queued)
         return plan

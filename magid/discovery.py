@@ -6,32 +6,24 @@ nothing. All of it blocks and belongs in a thread; see `Scanner`.
 
 import hashlib
 import threading
+import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from math import floor
 from pathlib import Path
 from time import perf_counter, time_ns
-from typing import Final
+from typing import Any, Final
 
 from magid import projectors, shards
-from magid.errors import GgufError
-from magid.folders import File, Listing, walk
-from magid.gguf import read_head
-from magid.headercache import (
-    Entries,
-    Facts,
-    HeaderCache,
-    Reading,
-    Unusable,
-    kept_metadata,
-)
+from magid.errors import Conflict, RescanFailed
+from magid.folders import File, Listing, UnreadableRoot, printable, with_known
+from magid.headercache import Entries, Facts, HeaderCache, Reading, Unusable
 from magid.kinds import ModelKind as ModelKind
 from magid.kinds import companion_kind, foreign, model_kind
 from magid.naming import ModelName, identify, nominal_bits, number, text
-from magid.readers import read_all
+from magid.roots import Roots, why_no_process
 from magid.tiers import (
     ThinkingMode,
     Thresholds,
@@ -40,9 +32,7 @@ from magid.tiers import (
     effective_billions,
     thinking_of_name,
 )
-
-_READERS: Final = 2
-"""Threads that look at the beginnings of files: one parses while the other waits for the disk."""
+from magid.workers import LATE_S
 
 _SETTLED_NS: Final = 20_000_000
 """A file that changed less than this before it was looked at may change again within the same
@@ -110,9 +100,9 @@ class Scan:
     """What all roots hold."""
 
     models: tuple[FoundModel, ...] = ()  # in path order
-    broken: tuple[BrokenFile, ...] = ()  # in path order; unreadable folders too
+    broken: tuple[BrokenFile, ...] = ()  # in path order; unreadable and silent folders too
     companions: tuple[Companion, ...] = ()  # in path order, paired or not
-    unreadable_roots: tuple[BrokenFile, ...] = ()  # links in the path resolved
+    unreadable_roots: tuple[UnreadableRoot, ...] = ()
     duration_s: float = 0.0
 
 
@@ -130,52 +120,102 @@ class _Assembled:
 class Scanner:
     """Scans folders, again and again. Every method blocks, and may be called from any thread.
 
-    Reading headers takes the GIL for a millisecond or two at a time, so that an event loop in the
-    same process goes on answering. The cache is read with the first call.
+    What touches the folders happens in processes of their own, so that neither a folder that does
+    not answer nor the parsing of headers holds up whoever shares this process. The cache is read
+    with the first call.
     """
 
     def __init__(
-        self, roots: Sequence[Path], thresholds: Thresholds, cache_path: Path | None
+        self,
+        roots: Sequence[Path],
+        thresholds: Thresholds,
+        cache_path: Path | None,
+        *,
+        late_s: float = LATE_S,
     ) -> None:
-        self._roots = tuple(roots)
         self._thresholds = thresholds
         self._cache_path = cache_path
         self._lock = threading.Lock()
         self._cache: HeaderCache | None = None
         self._last: _Assembled | None = None
+        self._stopped = False
+        self._roots = Roots(roots, late_s)
+        self._end = weakref.finalize(self, self._roots.close)
 
     def first_listing(self) -> tuple[PendingFile, ...]:
         """The models that a scan will have to read, by the first 16 KiB of each, in path order.
 
         Takes milliseconds where a scan takes seconds. Files in the cache are left out (their scan
-        takes no time), and so is what turns out to be broken or a companion.
+        takes no time), and so is what turns out to be broken or a companion. Raises as `scan`.
         """
-        with self._lock:
+        with self._lock, _as_refusal():
+            self._go_on()
             cache = self._opened_cache()
-            files = [file for file in walk(self._roots).files if not cache.get(file.path, file.key)]
+            files = [file for file in self._listing().files if not cache.get(file)]
             parts = [one for one in shards.join(files) if one.numbers[0] == 1]
-            with ThreadPoolExecutor(_READERS, "magid-list") as readers:
-                listed = tuple(readers.map(_pending, parts))
-        return tuple(pending for pending in listed if pending)
+            firsts = {one.files[0].path: one for one in parts}
+            with closing(self._roots.begin([one.files[0] for one in parts])) as beginnings:
+                listed = [_pending(firsts[file.path], found) for file, found in beginnings if found]
+        return tuple(sorted(filter(None, listed), key=lambda pending: pending.path))
 
     def scan(self, progress: Callable[[int, int], None] | None = None) -> Scan:
         """Look at every file and read the new and the changed ones. Idempotent.
 
         `progress` is called in this thread with the files read so far and all to be read. Scans at
-        the same time come one after another.
+        the same time come one after another. Raises RescanFailed where no process can be made for
+        it, and Conflict once it is stopped.
         """
-        with self._lock:
+        with self._lock, _as_refusal():
+            self._go_on()
             start = perf_counter()
             before = time_ns()
-            listing = walk(self._roots)
+            listing = self._listing()
             if self._last is None or not self._last.is_lasting or self._last.files != listing.files:
                 self._last = self._read(listing, before, progress)
-            return replace(_report(self._last, listing), duration_s=perf_counter() - start)
+            self._go_on()
+            scan = _report(self._last, listing, self._roots.late)
+            return replace(scan, duration_s=perf_counter() - start)
+
+    @property
+    def has_news(self) -> bool:
+        """A folder that was late has answered since. Does not block."""
+        return self._roots.has_news
+
+    def stop(self) -> None:
+        """End the scan under way, which raises Conflict. From any thread; does not block."""
+        self._stopped = True
+        self._roots.stop()
+
+    def close(self) -> None:
+        """Stop, and end all processes. Idempotent."""
+        self.stop()
+        with self._lock:
+            self._end()
+
+    def tidy(self) -> None:
+        """End processes that are not needed at present; does nothing while a scan is under way."""
+        if self._lock.acquire(blocking=False):
+            try:
+                self._roots.tidy()
+            finally:
+                self._lock.release()
+
+    def _go_on(self) -> None:
+        if self._stopped:
+            raise Conflict("cannot finish the scan: magid is shutting down; try again in a moment")
 
     def _opened_cache(self) -> HeaderCache:
         if self._cache is None:
             self._cache = HeaderCache(self._cache_path)
+            self._roots.remember(self._cache.tops)
         return self._cache
+
+    def _listing(self) -> Listing:
+        """What is there; of folders that do not answer, what is known to have been there."""
+        known = self._opened_cache().files if self._last is None else self._last.files
+        listing = self._roots.listing()
+        self._go_on()
+        return with_known(listing, known)
 
     def _read(
         self, listing: Listing, looked_at: int, progress: Callable[[int, int], None] | None
@@ -185,22 +225,32 @@ class Scanner:
         lasting: Entries = {}
         unread: list[File] = []
         for file in listing.files:
-            if cached := cache.get(file.path, file.key):
+            if cached := cache.get(file):
                 readings[file.path] = cached
-                lasting[file.path] = (file.key, cached)
+                lasting[file.path] = (file, cached)
             else:
                 unread.append(file)
-        with closing(read_all([file.real for file in unread])) as fresh:
-            for done, (file, reading) in enumerate(zip(unread, fresh, strict=True), start=1):
+        with closing(self._roots.read(unread)) as fresh:
+            for done, (file, reading) in enumerate(fresh, start=1):
+                self._go_on()
                 readings[file.path] = reading
                 if _lasts(file, reading, looked_at):
-                    lasting[file.path] = (file.key, reading)
+                    lasting[file.path] = (file, reading)
                 if progress is not None:
                     progress(done, len(unread))
-        gone = tuple(f"{root.rstrip('/')}/" for root, _ in listing.unreadable_roots)
-        cache.replace(cache.below(gone) | lasting)
+        gone = tuple(f"{root.path.rstrip('/')}/" for root in listing.unreadable_roots)
+        cache.replace(cache.below(gone) | lasting, self._roots.tops)
         assembled = _assemble(listing.files, readings, self._thresholds)
         return replace(assembled, is_lasting=len(lasting) == len(listing.files))
+
+
+@contextmanager
+def _as_refusal() -> Iterator[None]:
+    """A process that cannot be made is told as a scan that failed."""
+    try:
+        yield
+    except OSError as error:
+        raise RescanFailed(f"cannot read the model folders: {why_no_process(error)}") from error
 
 
 def _lasts(file: File, reading: Reading, looked_at: int) -> bool:
@@ -210,26 +260,24 @@ def _lasts(file: File, reading: Reading, looked_at: int) -> bool:
     return file.key[4] < looked_at - _SETTLED_NS
 
 
-def _report(assembled: _Assembled, listing: Listing) -> Scan:
+def _report(assembled: _Assembled, listing: Listing, late: Sequence[tuple[str, str]]) -> Scan:
+    """`late` are also the roots that fell silent while their files were read."""
     walked = tuple(BrokenFile(path, reason) for path, reason in listing.broken)
-    broken = assembled.broken
-    if walked:
-        broken = tuple(sorted((*broken, *walked), key=lambda file: file.path))
+    silent = [UnreadableRoot(printable(top), why, is_late=True) for top, why in late]
+    mute = (BrokenFile(root.path, root.reason) for root in silent)
+    broken = sorted((*assembled.broken, *walked, *mute), key=lambda file: file.path)
+    unreadable = [root for root in listing.unreadable_roots if not root.is_late]
     return Scan(
         models=assembled.models,
-        broken=broken,
+        broken=tuple(broken),
         companions=assembled.companions,
-        unreadable_roots=tuple(BrokenFile(*root) for root in listing.unreadable_roots),
+        unreadable_roots=tuple({root.path: root for root in (*silent, *unreadable)}.values()),
     )
 
 
-def _pending(parts: shards.Parts) -> PendingFile | None:
+def _pending(parts: shards.Parts, beginning: Any) -> PendingFile | None:
     first = parts.files[0]
-    try:
-        head = read_head(first.real)
-    except GgufError:
-        return None
-    metadata = kept_metadata(head.metadata)
+    metadata, name = beginning
     if companion_kind(first.name, metadata):
         return None
     architecture = text(metadata, "general.architecture")
@@ -238,7 +286,7 @@ def _pending(parts: shards.Parts) -> PendingFile | None:
         filename=first.name,
         size_bytes=sum(file.key[2] for file in parts.files),
         architecture=architecture,
-        name=text(head.metadata, "general.name"),
+        name=name,
         context_length=number(metadata, f"{architecture}.context_length") or None,
     )
 

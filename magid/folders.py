@@ -1,6 +1,7 @@
 """Walk the model folders: which GGUF files are there, and what cannot be one.
 
-Decides by names and `stat` alone; no file is opened.
+Decides by names and `stat` alone; no file is opened. A root is walked by itself (see `readers`),
+because it may be a mount that does not answer; then all are joined.
 
 - Every folder below a root is entered, except hidden ones (`.cache`, `.git`, a trash) and links
   to folders: so there are no loops and nothing outside the roots is seen.
@@ -13,11 +14,13 @@ Decides by names and `stat` alone; no file is opened.
 
 import os
 import stat
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain
-from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
+
+NO_ANSWER: Final = "is a link to a file system that does not answer"
+_MAX_LINKS: Final = 40  # as Linux counts
 
 StatKey: TypeAlias = tuple[int, int, int, int, int]
 """dev, ino, size, mtime_ns, ctime_ns: who replaces a file can keep its mtime, but not its ctime."""
@@ -40,31 +43,94 @@ class File(NamedTuple):
 
 
 @dataclass(slots=True)
+class Look:
+    """What one root showed. Links are not followed yet: they may lead into another root."""
+
+    top: str  # the root's own links resolved
+    files: list[File] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
+    broken: list[tuple[str, str]] = field(default_factory=list)  # path, reason
+    reason: str = ""  # why the root cannot be read
+    is_absent: bool = False
+    is_late: bool = False  # it has not answered
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableRoot:
+    """A model folder of which nothing can be seen at present, and why."""
+
+    path: str  # links resolved, printable
+    reason: str
+    is_absent: bool = False
+    is_late: bool = False  # it has not answered: what was known of it still counts
+
+
+@dataclass(slots=True)
 class Listing:
-    """What one walk saw. Reasons are for a person and do not repeat the path."""
+    """What all roots showed. Reasons are for a person and do not repeat the path."""
 
     files: list[File] = field(default_factory=list)  # in path order
     broken: list[tuple[str, str]] = field(default_factory=list)  # path, reason
-    unreadable_roots: list[tuple[str, str]] = field(default_factory=list)
+    unreadable_roots: list[UnreadableRoot] = field(default_factory=list)
+    late: tuple[str, ...] = ()  # the tops of roots that have not answered
 
 
-def walk(roots: Sequence[Path]) -> Listing:
-    """List all GGUF files below the roots. Blocks. Never raises for what is on disk."""
-    found = Listing()
-    links: list[str] = []
-    tops = [os.path.realpath(root) for root in roots]
-    visited: set[str] = set()
-    for top in tops:
-        if reason := _walk_root(top, visited, found, links):
-            found.unreadable_roots.append((printable(top), reason))
-    within = tuple(top.rstrip("/") + "/" for top in tops)
+def look_at(root: str, others: Container[str], tell: Callable[[], None]) -> Look:
+    """Walk one root, but for the folders that are other roots. Blocks; never raises OSError.
+
+    `tell` is called while it goes on.
+    """
+    look = Look(os.path.realpath(root))
+    pending: list[str] = []
+    try:
+        _list_folder(look.top, pending, look, tell)
+    except OSError as error:
+        look.reason = _unreadable(error)
+        look.is_absent = isinstance(error, FileNotFoundError)
+    while pending:
+        folder = pending.pop()
+        if folder in others:
+            continue
+        try:
+            _list_folder(folder, pending, look, tell)
+        except OSError as error:
+            look.broken.append((printable(folder), _unreadable(error)))
+    return look
+
+
+def join(looks: Sequence[Look], linked: Iterable[File | tuple[str, str]]) -> Listing:
+    """All of it as one; `linked` is what became of the links. Pure."""
+    found = Listing(late=tuple(look.top for look in looks if look.is_late))
+    broken = {one for look in looks for one in look.broken}
+    real = sorted(file for look in looks for file in look.files)
+    behind = []
+    for one in linked:
+        if isinstance(one, File):
+            behind.append(one)
+        else:
+            broken.add(one)
+    found.files = _each_once(chain(real, sorted(behind)))
     found.files.sort()
-    linked = [file for link in sorted(links) if (file := _follow(link, within, found.broken))]
-    found.files = _each_once(chain(found.files, linked))
-    if linked:
-        found.files.sort()
-    found.broken.sort()
+    found.broken = sorted(broken)
+    unreadable = {
+        UnreadableRoot(printable(look.top), look.reason, look.is_absent, look.is_late): None
+        for look in looks
+        if look.reason
+    }
+    found.unreadable_roots = list(unreadable)
     return found
+
+
+def with_known(found: Listing, known: Iterable[File]) -> Listing:
+    """Of what does not answer, what was known before is taken to be there still. Pure."""
+    silent = {path for path, reason in found.broken if reason == NO_ANSWER}
+    if not (silent or found.late):
+        return found
+    kept = [file for file in known if file.path in silent or is_below(file.path, found.late)]
+    back = {file.path for file in kept}
+    files = _each_once(sorted(chain(found.files, kept)))
+    broken = [one for one in found.broken if one[0] not in back]
+    return replace(found, files=files, broken=broken)
 
 
 def printable(path: str) -> str:
@@ -72,39 +138,33 @@ def printable(path: str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _walk_root(top: str, visited: set[str], found: Listing, links: list[str]) -> str | None:
-    """Walk one root, without what was visited from another; the reason if it is unreadable."""
-    if top in visited:
-        return None
-    pending: list[str] = []
-    if reason := _list_folder(top, pending, found, links):
-        return reason
-    visited.add(top)
-    while pending:
-        folder = pending.pop()
-        if folder in visited:
-            continue
-        visited.add(folder)
-        if reason := _list_folder(folder, pending, found, links):
-            found.broken.append((printable(folder), reason))
-    return None
+def is_below(path: str, folders: Iterable[str]) -> bool:
+    return path.startswith(tuple(folder.rstrip("/") + "/" for folder in folders))
 
 
-def _list_folder(
-    folder: str, subfolders: list[str], found: Listing, links: list[str]
-) -> str | None:
+def why_unusable(path: str) -> tuple[str, str] | None:
+    """What cannot be done with a model's file (open, read), and why. Blocks."""
     try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                _sort_in(entry, subfolders, found, links)
+        regular = stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116 - pathlib would only wrap it
     except OSError as error:
-        return f"cannot be read: {error.strerror}"
+        return "open", error.strerror or str(error)
+    if not regular or not os.access(path, os.R_OK):
+        return "read", "check its permissions"
     return None
 
 
-def _sort_in(
-    entry: os.DirEntry[str], subfolders: list[str], found: Listing, links: list[str]
-) -> None:
+def _unreadable(error: OSError) -> str:
+    return f"cannot be read: {error.strerror}"
+
+
+def _list_folder(folder: str, subfolders: list[str], found: Look, tell: Callable[[], None]) -> None:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            tell()
+            _sort_in(entry, subfolders, found)
+
+
+def _sort_in(entry: os.DirEntry[str], subfolders: list[str], found: Look) -> None:
     name = entry.name
     if name[0] == ".":
         return
@@ -116,18 +176,18 @@ def _sort_in(
         reason = "has a name that is not valid UTF-8; rename the file or its folder"
         found.broken.append((printable(entry.path), reason))
     elif entry.is_symlink():
-        links.append(entry.path)
+        found.links.append(entry.path)
     else:
         _add_file(entry, found)
 
 
-def _add_file(entry: os.DirEntry[str], found: Listing) -> None:
+def _add_file(entry: os.DirEntry[str], found: Look) -> None:
     try:
         status = entry.stat(follow_symlinks=False)
     except FileNotFoundError:  # gone since the folder was listed
         return
     except OSError as error:
-        found.broken.append((entry.path, f"cannot be read: {error.strerror}"))
+        found.broken.append((entry.path, _unreadable(error)))
         return
     if stat.S_ISREG(status.st_mode):
         found.files.append(File(entry.path, entry.path, stat_key(status)))
@@ -145,27 +205,43 @@ def stat_key(status: os.stat_result) -> StatKey:
     )
 
 
-def _follow(link: str, within: tuple[str, ...], broken: list[tuple[str, str]]) -> File | None:
-    """The file behind a link. The target is looked at as it is: if it became a link, it is none."""
+def follow(link: str, within: Sequence[str], late: Sequence[str]) -> File | tuple[str, str]:
+    """The file behind a link, or the link and why there is none. Blocks; never raises OSError.
+
+    `within` are the tops of all roots, `late` those of roots that do not answer. The target is
+    looked at as it is: if it became a link, it is none.
+    """
+    if late and _leads_into(link, late):
+        return link, NO_ANSWER
     try:
         target = os.path.realpath(link, strict=True)
         status = os.lstat(target)
     except FileNotFoundError:
-        broken.append((link, "is a link to a file that is not there"))
+        return link, "is a link to a file that is not there"
     except OSError as error:  # among them ELOOP
-        broken.append((link, f"is a link that cannot be followed: {error.strerror}"))
-    else:
-        if reason := _refused(target, status, within):
-            broken.append((link, reason))
-        else:
-            return File(link, target, stat_key(status))
-    return None
+        return link, f"is a link that cannot be followed: {error.strerror}"
+    if reason := _refused(target, status, within):
+        return link, reason
+    return File(link, target, stat_key(status))
 
 
-def _refused(target: str, status: os.stat_result, within: tuple[str, ...]) -> str | None:
+def _leads_into(link: str, folders: Sequence[str]) -> bool:
+    """By the text of the links alone: nothing in these folders is touched."""
+    for _ in range(_MAX_LINKS):
+        try:
+            target = os.readlink(link)  # noqa: PTH115 - pathlib would only wrap it
+        except OSError:
+            return False
+        link = os.path.normpath(os.path.join(os.path.dirname(link), target))  # noqa: PTH118, PTH120
+        if is_below(link, folders):
+            return True
+    return False
+
+
+def _refused(target: str, status: os.stat_result, within: Sequence[str]) -> str | None:
     if not _is_utf8(target):
         return "is a link to a file whose name is not valid UTF-8"
-    if not target.startswith(within):
+    if not is_below(target, within):
         return "is a link to a file outside the model folders; add that folder to them"
     if not stat.S_ISREG(status.st_mode):
         return "is a link to something that is not a regular file"

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from magid.errors import GgufError
-from magid.folders import StatKey
+from magid.folders import File, StatKey
 from magid.gguf import GgufHeader, bits_per_weight, read_header
 from magid.naming import number, text
 from magid.tiers import ThinkingMode, thinking_of_template
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 
 _KEPT: Final = (
     "general.architecture",
@@ -68,7 +68,7 @@ class Unusable:
 
 
 Reading: TypeAlias = Facts | Unusable
-Entries: TypeAlias = dict[str, tuple[StatKey, Reading]]
+Entries: TypeAlias = dict[str, tuple[File, Reading]]  # by path
 
 
 def read_facts(path: str) -> Reading:
@@ -117,31 +117,52 @@ class HeaderCache:
     def __init__(self, path: Path | None) -> None:
         """Read what is kept at `path`; None keeps it in memory alone. Blocks."""
         self._path = path
-        self._entries: Entries = _load(path) if path else {}
+        self._kept = (_load(path) if path else None) or _Kept({}, {})
 
-    def get(self, path: str, key: StatKey) -> Reading | None:
-        entry = self._entries.get(path)
-        return entry[1] if entry is not None and entry[0] == key else None
+    def get(self, file: File) -> Reading | None:
+        entry = self._kept.entries.get(file.path)
+        return entry[1] if entry is not None and entry[0].key == file.key else None
+
+    @property
+    def tops(self) -> Mapping[str, str]:
+        """Model folders as configured -> links resolved, as they were last."""
+        return self._kept.tops
+
+    @property
+    def files(self) -> list[File]:
+        """The files of all entries."""
+        return [file for file, _ in self._kept.entries.values()]
 
     def below(self, folders: tuple[str, ...]) -> Entries:
         """The entries of files in these folders, which end in "/"."""
         if not folders:
             return {}
-        return {path: entry for path, entry in self._entries.items() if path.startswith(folders)}
+        entries = self._kept.entries
+        return {path: entry for path, entry in entries.items() if path.startswith(folders)}
 
-    def replace(self, entries: Entries) -> None:
+    def replace(self, entries: Entries, tops: dict[str, str]) -> None:
         """Keep these and no others. Writes only if that changes anything. Blocks."""
-        if entries == self._entries:
+        kept = _Kept(entries, tops)
+        if kept == self._kept:
             return
-        self._entries = entries
+        self._kept = kept
         if self._path is not None:
             with suppress(OSError):
-                _write(self._path, json.dumps(_document(entries), separators=(",", ":")))
+                _write(self._path, json.dumps(_document(kept), separators=(",", ":")))
 
 
-def _document(entries: Entries) -> dict[str, Any]:
-    files = {path: [list(key), packed(reading)] for path, (key, reading) in entries.items()}
-    return {"schema": SCHEMA, "files": files}
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    entries: Entries
+    tops: Mapping[str, str]
+
+
+def _document(kept: _Kept) -> dict[str, Any]:
+    files = {
+        path: [list(file.key), packed(reading), *([file.real] if file.real != path else [])]
+        for path, (file, reading) in kept.entries.items()
+    }
+    return {"schema": SCHEMA, "tops": dict(kept.tops), "files": files}
 
 
 def packed(reading: Reading) -> str | list[Any]:
@@ -159,16 +180,24 @@ def packed(reading: Reading) -> str | list[Any]:
     ]
 
 
-def _load(path: Path) -> Entries:
+def _load(path: Path) -> _Kept | None:
     """All or nothing: half a cache is not worth a rule of its own."""
     try:
         document = json.loads(path.read_bytes())
         if document["schema"] != SCHEMA:
-            return {}
+            return None
         files = document["files"].items()
-        return {path: (_stat_key(key), unpacked(packed)) for path, (key, packed) in files}
+        entries = {path: _entry(path, *packed_entry) for path, packed_entry in files}
+        tops = {str(one): str(top) for one, top in document["tops"].items()}
+        return _Kept(entries, tops)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return {}
+        return None
+
+
+def _entry(path: str, key: Any, reading: Any, real: Any = None) -> tuple[File, Reading]:
+    if real is not None and type(real) is not str:
+        raise TypeError
+    return File(path, real or path, _stat_key(key)), unpacked(reading)
 
 
 def _stat_key(values: Any) -> StatKey:

@@ -35,6 +35,7 @@ from magid.errors import (
 from magid.journald import JournalSocket
 from magid.keyring import KeyRing
 from magid.messages import Event
+from magid.modelfiles import Examiner
 from magid.orders import KEYS, order_of, read_config
 from magid.transient import Units
 from magid.wire import Forget, Ping, Reply, Request, Start, Stop
@@ -72,6 +73,7 @@ class Launcher:
         self._keys = keys
         self._settings = settings
         self._request_s = request_s
+        self._examine = Examiner()
         self._locks: dict[int, asyncio.Lock] = {}
         self._connections = 0
         self._changed = asyncio.Event()
@@ -97,6 +99,10 @@ class Launcher:
             except TimeoutError:
                 if not self._connections and not self._units.held:
                     return
+
+    def close(self) -> None:
+        """Let go of what waits for a file system that hangs."""
+        self._examine.close()
 
     async def drained(self) -> None:
         """Returns when no request is under way."""
@@ -140,7 +146,7 @@ class Launcher:
         return Reply()
 
     async def _start(self, start: Start) -> None:
-        order = await asyncio.to_thread(order_of, start, self._settings())
+        order = await asyncio.to_thread(order_of, start, self._settings(), self._examine)
         properties = sandbox.unit_properties(order, self._units.version)
         port = order.spec.port
         log.info("starting %s (%s)", order.spec.unit, order.spec.model_id)
@@ -294,6 +300,7 @@ async def _serve_over(
     server.close()
     with suppress(TimeoutError):
         await asyncio.wait_for(launcher.drained(), _DRAIN_S)
+    launcher.close()
     await units.close()
     return over
 

@@ -14,8 +14,6 @@ import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
-from stat import S_ISREG
 from typing import NoReturn
 
 from magid.argv import child_environment, server_argv
@@ -24,6 +22,7 @@ from magid.errors import InvalidInput, MagidError, ServerFailed, ServerUnreachab
 from magid.keys import KeyFiles
 from magid.llama import Endpoint, Health, LlamaProgram, check_health, why_foreign
 from magid.units import ObservedServer, ServerSpec, ServerState, first_sight
+from magid.workers import LATE_S, Silent, Worker, WorkerEnded
 
 log = logging.getLogger(__name__)
 
@@ -314,17 +313,34 @@ _LAST_SEEN = {
 }
 
 
-def check_files(spec: ServerSpec) -> None:
-    """Raises ServerFailed if a file of the spec is not there to be read. Blocks."""
-    for what, path in (("model", spec.model_path), ("projector", spec.mmproj_path)):
-        if path is None:
-            continue
-        try:
-            regular = S_ISREG(Path(path).stat().st_mode)
-        except OSError as error:
-            raise ServerFailed(f"cannot open the {what} file {path}: {error.strerror}") from error
-        if not regular or not os.access(path, os.R_OK):
-            raise ServerFailed(f"cannot read the {what} file {path}: check its permissions")
+def check_files(spec: ServerSpec, late_s: float = LATE_S) -> None:
+    """Raises ServerFailed if a file of the spec is not there to be read. Blocks, but no longer.
+
+    In a worker: a thread that waits for a mount would keep magid from ending.
+    """
+    named = (("model", spec.model_path), ("projector", spec.mmproj_path))
+    wanted = [(what, path) for what, path in named if path is not None]
+    try:
+        worker = Worker("magid.readers")
+    except OSError as error:
+        raise ServerFailed(f"cannot start a process: {error.strerror}") from error
+    try:
+        for what, path in wanted:
+            if problem := _problem_of(path, worker, late_s):
+                verb, why = problem
+                raise ServerFailed(f"cannot {verb} the {what} file {path}: {why}")
+    finally:
+        worker.end()
+
+
+def _problem_of(path: str, worker: Worker, late_s: float) -> tuple[str, str] | None:
+    worker.say([["usable", path]])
+    try:
+        return worker.hear(late_s) or None
+    except Silent:
+        return "open", "its file system does not answer"
+    except WorkerEnded:
+        return "open", "who looked at it was ended; try again"
 
 
 def _port_taken(endpoint: Endpoint, owners: Sequence[PortOwner]) -> str:

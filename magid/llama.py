@@ -120,7 +120,11 @@ def find_program(configured: str | None, search_path: str) -> Path:
 
 
 def _can_run(program: Path) -> bool:
-    return program.is_file() and os.access(program, os.X_OK)
+    """Not where a folder on the way may not be entered, for which `Path.is_file` raises."""
+    try:
+        return program.is_file() and os.access(program, os.X_OK)
+    except OSError:
+        return False
 
 
 RETRY_S = 10.0

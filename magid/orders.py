@@ -4,8 +4,10 @@ The configuration is root's alone, and read for each request, so that an edited 
 """
 
 import grp
+import re
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from magid import config, sandbox
@@ -13,17 +15,22 @@ from magid.argv import server_argv
 from magid.config import Config
 from magid.errors import InvalidConfig, NotAllowed
 from magid.llama import find_program
-from magid.modelfiles import check_files, real_roots, shards
+from magid.modelfiles import Examined, examine, shards
 from magid.sandbox import Patience, UnitOrder
 from magid.wire import Start
 
 KEYS: Final = Path("/run/magi-keys")
 _SCRIPTS: Final = Path(__file__).resolve().parent
 PROGRAM_PLACES: Final = "/usr/local/bin:/usr/bin:/bin"
+_SYSTEM: Final = ("/usr", "/etc", "/proc", "/sys", "/dev", "/run", "/tmp")
+_OCTAL: Final = re.compile(r"\\([0-7]{3})")
 _GROUPS: Final = ("render", "video", "magi-models")  # GPU devices, and models that not all may read
 
 
-def order_of(start: Start, settings: Config) -> UnitOrder:
+Examine = Callable[[Sequence[str], Sequence[Path]], Examined]
+
+
+def order_of(start: Start, settings: Config, examine: Examine = examine) -> UnitOrder:
     """The unit that a request asks for. Raises MagidError if it may not be, or cannot. Blocks."""
     spec = start.spec
     check_port(spec.port, settings)
@@ -36,20 +43,43 @@ def order_of(start: Start, settings: Config) -> UnitOrder:
     configured = settings.llama_server_path
     program = find_program(str(configured) if configured else None, PROGRAM_PLACES)
     argv = server_argv(spec, str(program), sandbox.credential_path(spec.port), start.flags)
-    roots = real_roots(settings.model_paths)
     projector = () if spec.mmproj_path is None else (spec.mmproj_path,)
+    found = examine((*shards(spec.model_path), *projector), settings.model_paths)
+    folders = program_folders(program)
     return UnitOrder(
         spec=spec,
         profile=start.profile,
         argv=tuple(argv),
-        files=check_files((*shards(spec.model_path), *projector), roots),
-        roots=roots,
-        program_folders=program_folders(program),
+        files=found.files,
+        roots=(*found.roots, *covers(found.unanswered, mount_points(), (*folders, str(_SCRIPTS)))),
+        program_folders=folders,
         scripts=str(_SCRIPTS),
         key_file=str(KEYS / f"{spec.port}.key"),
         groups=groups_here(),
         patience=patience_of(settings),
     )
+
+
+def covers(roots: Iterable[str], points: Iterable[str], needed: Iterable[str]) -> tuple[str, ...]:
+    """What to hide in the place of model folders that hang, because to touch them would hang too.
+
+    The folder that each one's mount is in, unless that holds parts of the system. Pure.
+    """
+    system = (*needed, *_SYSTEM)
+    above = set()
+    for root in roots:
+        path = PurePosixPath(root)
+        under = max((p for p in points if path.is_relative_to(p)), key=len, default="/")
+        folder = PurePosixPath(under).parent
+        if not any(PurePosixPath(part).is_relative_to(folder) for part in system):
+            above.add(str(folder))
+    return tuple(sorted(above))
+
+
+def mount_points() -> list[str]:
+    """As this process sees them; nothing is touched for it. In names, \\040 is a space."""
+    lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+    return [_OCTAL.sub(lambda match: chr(int(match[1], 8)), line.split()[4]) for line in lines]
 
 
 def check_port(port: int, settings: Config) -> None:

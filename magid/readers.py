@@ -1,88 +1,75 @@
-"""Reading many headers at once, in processes of their own.
+"""`python -m magid.readers`: looks at the files of one model folder, for `roots` and `lifecycle`.
 
-A thread that parses megabytes holds the interpreter for milliseconds at a time, and every request
-that is answered meanwhile waits for it more than once. Processes share nothing with the event
-loop; a lower priority keeps them behind it where cores are few. Started for many new files only,
-which is once in a model folder's life: the facts are cached.
-
-    python -m magid.readers < PATHS        one JSON text per line in, one reading per line out
+In a process of its own (see `workers`): the folder may be a mount that does not answer, and a
+thread that parses megabytes of headers holds the interpreter for milliseconds at a time, for which
+every request would wait. A lower priority while headers are read keeps it behind the event loop
+where cores are few.
 """
 
-import json
 import os
-import subprocess
-import sys
-import tempfile
-from collections.abc import Generator, Sequence
-from contextlib import ExitStack, suppress
-from typing import Final
+from contextlib import suppress
+from typing import Any, Final
 
-from magid.headercache import Reading, Unusable, packed, read_facts, unpacked
+from magid.errors import GgufError
+from magid.folders import File, follow, look_at, why_unusable
+from magid.gguf import read_head
+from magid.headercache import Unusable, kept_metadata, packed, read_facts
+from magid.naming import text
+from magid.workers import Life, answer, requests
 
-_MANY: Final = 16
-"""From this many files on processes are worth their 60 ms to start: 16 headers take about 50 ms."""
-
-_PROCESSES: Final = 2  # more gain nothing on one disk, and cost an event loop its core
 _NICENESS: Final = 10
 
 
-def read_all(paths: Sequence[str]) -> Generator[Reading, None, None]:
-    """The reading of each path, in order. Blocks. Closing the iterator ends the processes."""
-    if len(paths) < _MANY:
-        yield from map(read_facts, paths)
-        return
-    with ExitStack() as held:
-        readers = [
-            held.enter_context(_Reader(paths[first::_PROCESSES])) for first in range(_PROCESSES)
-        ]
-        for index in range(len(paths)):
-            yield readers[index % _PROCESSES].next_reading()
+def carried_out(request: Any) -> Any:
+    """What is asked, done. Blocks for as long as the folder does."""
+    match request:
+        case ["walk", root, others]:
+            return _walked(root, frozenset(others))
+        case ["follow", link, within, late]:
+            return follow(link, within, late)
+        case ["read", path]:
+            return _read(path)
+        case ["begin", path]:
+            return _begun(path)
+        case ["usable", path]:
+            return why_unusable(path) or []
+        case ["be nice"]:
+            with suppress(OSError):
+                os.nice(_NICENESS)
+            return None  # a sign of life
+        case _:
+            raise ValueError(request)
 
 
-class _Reader:
-    """One process with its share of the paths. They come from a file: no pipe can fill up."""
+def _walked(root: str, others: frozenset[str]) -> Any:
+    look = look_at(root, others, Life())
+    return [look.top, look.files, look.links, look.broken, look.reason, look.is_absent]
 
-    def __init__(self, paths: Sequence[str]) -> None:
-        with tempfile.TemporaryFile() as asked:
-            asked.write("".join(f"{json.dumps(path)}\n" for path in paths).encode())
-            asked.seek(0)
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "magid.readers"],
-                stdin=asked,
-                stdout=subprocess.PIPE,
-                env={"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-            )
 
-    def __enter__(self) -> "_Reader":
-        return self
+def _read(path: str) -> Any:
+    reading = read_facts(path)
+    return [reading.is_lasting if isinstance(reading, Unusable) else True, packed(reading)]
 
-    def __exit__(self, *_error: object) -> None:
-        self._process.kill()
-        self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
 
-    def next_reading(self) -> Reading:
-        """A process that ends too soon leaves its files unread: they are tried again next time."""
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line.endswith(b"\n"):
-            return Unusable("cannot be read: its reader ended", is_lasting=False)
-        is_lasting, content = json.loads(line)
-        reading = unpacked(content)
-        return Unusable(reading.reason, is_lasting) if isinstance(reading, Unusable) else reading
+def _begun(path: str) -> Any:
+    """The pairs of a first listing; [] for a file that has no usable beginning."""
+    try:
+        head = read_head(path)
+    except GgufError:
+        return []
+    return [kept_metadata(head.metadata), text(head.metadata, "general.name")]
+
+
+def as_file(packed_file: Any) -> File:
+    path, real, key = packed_file
+    return File(path, real, tuple(key))
 
 
 def main() -> None:
-    """Answer each path on stdin with a line on stdout."""
-    with suppress(OSError):
-        os.nice(_NICENESS)
+    """Answer each request on stdin with a line on stdout."""
     with suppress(BrokenPipeError):
-        for line in sys.stdin:
-            reading = read_facts(json.loads(line))
-            is_lasting = reading.is_lasting if isinstance(reading, Unusable) else True
-            sys.stdout.write(json.dumps([is_lasting, packed(reading)]) + "\n")
-            sys.stdout.flush()
+        for request in requests():
+            answer(carried_out(request))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from magid.config import Config
 from magid.discovery import BrokenFile, FoundModel, PendingFile
+from magid.folders import UnreadableRoot
 from magid.models import Model, effective_models
 from magid.planner import Wanted, want
 from magid.profiles import Profile
@@ -30,7 +31,7 @@ class Disk:
     found: Mapping[str, FoundModel] = field(default_factory=dict)
     broken: tuple[BrokenFile, ...] = ()
     pending: tuple[PendingFile, ...] = ()  # listed, not read yet
-    unreadable_roots: tuple[BrokenFile, ...] = ()
+    unreadable_roots: tuple[UnreadableRoot, ...] = ()
     listed: bool = False  # a first listing or a scan has succeeded
 
 
@@ -80,15 +81,18 @@ def build(
     wanted = want(models, config.llama_server_host, unserved, config.port_range)
     notes = [*problems, *([active.problem] if active.problem else [])]
     for root in disk.unreadable_roots:
-        if not (disk.listed and config.may_lack(root.path)):
+        if not (disk.listed and root.is_absent and config.may_lack_folders):
             notes.append(f"cannot read {root.path}: {root.reason}")
     return Snapshot(revision, with_ports, disk, active, models, wanted, tuple(notes))
 
 
 def unready_reasons(
-    phase: Phase, snapshot: Snapshot, observed: Mapping[int, ObservedServer]
+    phase: Phase,
+    snapshot: Snapshot,
+    observed: Mapping[int, ObservedServer],
+    scan_problem: str = "",
 ) -> list[str]:
-    """Why /readyz answers 503; empty means 200.
+    """Why /readyz answers 503; empty means 200. `scan_problem`: why nothing is known yet.
 
     A server that a person stopped is no reason: magid respects it.
     """
@@ -97,6 +101,11 @@ def unready_reasons(
         reasons.append(_PHASE_REASONS[phase])
     elif not snapshot.disk.listed:
         reasons.append("no model folder could be read; GET /api/models/status says why")
+    if scan_problem:
+        reasons.append(scan_problem)
+    for root in snapshot.disk.unreadable_roots:
+        if root.is_late:
+            reasons.append(f"the model folder {root.path} {root.reason}")
     if snapshot.active.problem and snapshot.active.profile is None:
         reasons.append(snapshot.active.problem)
     for spec in snapshot.wanted.specs:

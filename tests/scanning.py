@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from tests.deadlines import PATIENCE_S
 
 def scan(*roots: Path) -> Scan:
     """One scan by a new scanner that keeps nothing."""
-    return Scanner(roots, Thresholds(), None).scan()
+    with closing(Scanner(roots, Thresholds(), None)) as scanner:
+        return scanner.scan()
 
 
 def names(found: Scan) -> list[str]:

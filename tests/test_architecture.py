@@ -14,7 +14,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(row.split())
     for row in (
         "errors addresses folders gpus journald limits metrics naming ration scans tiers units "
-        "yamlfile",
+        "workers yamlfile",
         "options",
         "argv bus children durable handover journal keyring keys kinds listeners messages "
         "projectors sandbox tensors tls tokens values wire",
@@ -22,7 +22,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "transient",
         "headercache lifecycle offline orders tokenbook",
         "launcher readers",
-        "processes shards unitstate",
+        "processes roots shards unitstate",
         "discovery sockets watching",
         "registry systemd",
         "models",
@@ -30,6 +30,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "runner snapshot",
         "decisions statelog",
         "ledger",
+        "scanning",
         "daemon doctor launchers",
         "gateway",
         "api",

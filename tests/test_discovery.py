@@ -40,7 +40,8 @@ def test_one_scan_with_everything_in_it(tmp_path: Path) -> None:
 
     found = scan(tmp_path)
 
-    assert found.broken == found.unreadable_roots == ()
+    assert not found.broken
+    assert not found.unreadable_roots
     assert [model.path for model in found.models] == [
         str(path) for path in (chat, thinker, toggle, embedding, reranker, split[0], moe)
     ]

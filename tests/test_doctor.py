@@ -233,6 +233,8 @@ CASES: tuple[tuple[str, dict[str, Any], str, str], ...] = (
      "move the models"),
     ("folders", {"folders": (Folder("/mnt/nas/m", missing=True, mount="/mnt/nas"),)},
      "/mnt/nas is not mounted", "mount /mnt/nas"),
+    ("folders", {"folders": (Folder("/net/m", late="has not answered for 5 s"),)},
+     "the model folder /net/m does not answer", "umount -f"),
     ("folders", {"folders": (Folder("/no where", missing=True),)}, "there is no model folder",
      "install -d -m 2775 -g magi-models '/no where'"),
     ("folders", {"folders": (Folder("/home/a/m", (("/home/a", "Permission denied"),)),)},

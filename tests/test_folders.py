@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from magid.discovery import Scan
-from magid.folders import walk
+from magid.roots import Roots
 from tests import ggufs
 from tests.scanning import names, only, reasons, scan, timeless
 
@@ -75,7 +76,8 @@ def test_files_are_in_path_order_whether_links_or_not(tmp_path: Path) -> None:
     (tmp_path / "blob").touch()
     (tmp_path / "b.gguf").touch()
     (tmp_path / "a.gguf").symlink_to("blob")
-    assert [file.name for file in walk([tmp_path]).files] == ["a.gguf", "b.gguf"]
+    with closing(Roots([tmp_path])) as roots:
+        assert [file.name for file in roots.listing().files] == ["a.gguf", "b.gguf"]
 
 
 def test_a_root_may_be_a_link(tmp_path: Path) -> None:

@@ -8,12 +8,14 @@ import asyncio
 import json
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -30,13 +32,22 @@ from magid.errors import (
 )
 from magid.keyring import KeyRing
 from magid.launcher import MAX_CONNECTIONS, Launcher, refusal
-from magid.modelfiles import MAX_PATHS_BYTES, MAX_SHARDS, check_files, real_roots, shards
-from magid.orders import order_of, program_folders, read_config
+from magid.modelfiles import (
+    MAX_PATHS_BYTES,
+    MAX_SHARDS,
+    Examiner,
+    check_files,
+    examine,
+    real_roots,
+    shards,
+)
+from magid.orders import covers, order_of, program_folders, read_config
 from magid.sandbox import CheckedFile, unit_properties
 from magid.transient import Units, major, seen_in
 from magid.units import ServerSpec
 from magid.wire import MAX_LINE_BYTES, Reply, Start, parse_reply, reply_line, request_line
 from tests.deadlines import PATIENCE_S
+from tests.mounts import mounted
 
 FLAGS = frozenset(
     {
@@ -535,3 +546,62 @@ def test_mangled_requests(house: House, tmp_path: Path, at: float, noise: bytes)
 def test_details_that_are_not_plain_stay_here() -> None:
     reply = refusal(NotAllowed("cannot", path="/x", more=[1], error="no"))
     assert parse_reply(reply_line(reply)) == Reply("NotAllowed", "cannot", {"path": "/x"})
+
+
+# -- a model folder that hangs ---------------------------------------------------------------
+
+
+def test_only_the_folder_of_that_file_is_waited_for(house: House, tmp_path: Path) -> None:
+    net = tmp_path / "data" / "net"
+    net.mkdir(parents=True)
+    (net / "b.gguf").write_bytes(b"GGUF")
+    settings = house.settings.model_copy(update={"model_paths": (net, house.models)})
+    with mounted(net) as mount, closing(Examiner(late_s=1.0)) as examiner:
+        before = order_of(house.order(), settings, examiner)
+        assert before.roots == (str(house.models), str(net))
+        mount.hang()
+        during = order_of(house.order(), settings, examiner)
+        assert during.files == before.files
+        assert during.roots == (str(house.models), str(net.parent)), "hidden by what it is in"
+        with pytest.raises(ServerFailed, match=r"b\.gguf: /.*/net does not answer"):
+            order_of(house.order(model_path=f"{net}/b.gguf"), settings, examiner)
+        assert len(stuck()) == 1, "those behind it wait for the one that waits already"
+        mount.thaw()
+        deadline = time.monotonic() + 60
+        while order_of(house.order(), settings, examiner).roots != before.roots:
+            assert time.monotonic() < deadline
+
+
+def stuck() -> list[psutil.Process]:
+    waiting = (psutil.STATUS_DISK_SLEEP, psutil.STATUS_SLEEPING)
+    living = [child for child in psutil.Process().children() if child.status() in waiting]
+    return [child for child in living if "magid.modelfiles" in " ".join(child.cmdline())]
+
+
+@pytest.mark.parametrize(
+    ("points", "root", "hidden"),
+    [
+        (["/", "/data/nas"], "/data/nas/models", ("/data",)),
+        (["/", "/data", "/data/nas"], "/data/nas", ("/data",)),
+        (["/", "/nas"], "/nas/models", ()),  # the whole system is beside it
+        (["/", "/usr/nas"], "/usr/nas", ()),
+        (["/", "/opt/nas"], "/opt/nas", ()),  # llama-server is there
+    ],
+)
+def test_what_hides_a_folder_that_hangs(
+    points: list[str], root: str, hidden: tuple[str, ...]
+) -> None:
+    assert covers([root], points, ["/opt/llama.cpp"]) == hidden
+
+
+def test_examining_in_a_worker_says_the_same(house: House) -> None:
+    with closing(Examiner()) as examiner:
+        for name in ("a.gguf", "notes.txt", "link.gguf", "pipe.gguf", "none.gguf"):
+            path = str(house.models / name)
+            told = []
+            for look in (examine, examiner):
+                try:
+                    told.append(repr(look([path], house.settings.model_paths)))
+                except MagidError as error:
+                    told.append(repr((error.code, error.message)))
+            assert told[0] == told[1]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from magid.config import Config
-from magid.discovery import BrokenFile
+from magid.folders import UnreadableRoot
 from magid.profiles import Profile
 from magid.registry import Registry
 from magid.snapshot import ActiveProfile, Disk, Phase, Snapshot, build, status_line, unready_reasons
@@ -86,21 +86,33 @@ def test_a_profile_that_cannot_be_read_is_a_reason_unless_the_last_good_one_is_i
 
 
 def test_no_readable_folder_is_a_reason() -> None:
-    disk = Disk(unreadable_roots=(BrokenFile("/models", "does not exist"),))
+    disk = Disk(unreadable_roots=(UnreadableRoot("/models", "does not exist"),))
     snapshot = moment(disk=disk)
     (reason,) = unready_reasons(Phase.SERVING, snapshot, {})
     assert reason.startswith("no model folder could be read")
     assert snapshot.problems == ("cannot read /models: does not exist",)
 
 
-def test_of_the_default_folders_one_may_be_absent(tmp_path: Path) -> None:
-    absent = str(tmp_path / "models")
-    disk = Disk(unreadable_roots=(BrokenFile(absent, "is not there"),), listed=True)
+def test_of_the_default_folders_one_may_be_absent() -> None:
+    absent, reason = "/none/models", "is not there"
+    disk = Disk(unreadable_roots=(UnreadableRoot(absent, reason, is_absent=True),), listed=True)
     assert moment(disk=disk).problems == ()
     chosen = Config(port_range=(8080, 8081), model_paths=(Path(absent),))
     assert moment(disk=disk, config=chosen).problems == (f"cannot read {absent}: is not there",)
-    there = replace(disk, unreadable_roots=(BrokenFile(str(tmp_path), "is not there"),))
-    assert moment(disk=there).problems == (f"cannot read {tmp_path}: is not there",)
+    there = replace(disk, unreadable_roots=(UnreadableRoot("/there", "cannot be read: no"),))
+    assert moment(disk=there).problems == ("cannot read /there: cannot be read: no",)
+
+
+def test_a_folder_that_does_not_answer_is_a_reason() -> None:
+    root = UnreadableRoot("/net/models", "has not answered for 5 s", is_late=True)
+    snapshot = moment(disk=Disk(unreadable_roots=(root,), listed=True))
+    reasons = unready_reasons(Phase.SERVING, snapshot, {})
+    assert reasons == ["the model folder /net/models has not answered for 5 s"]
+
+
+def test_a_first_scan_that_failed_is_a_reason() -> None:
+    disk = Disk(listed=True)  # listed, and then not read
+    assert unready_reasons(Phase.SERVING, moment(disk=disk), {}, "no process") == ["no process"]
 
 
 def test_ports_are_part_of_the_snapshots_registry() -> None:

@@ -140,6 +140,7 @@ class Folder:
     refused: tuple[tuple[str, str], ...] = ()  # path -> why it cannot be entered or listed
     missing: bool = False
     mount: str = ""  # what fstab mounts on it or above it, and is not mounted
+    late: str = ""  # that it does not answer, in words
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,13 @@ def _of_folder(folder: Folder) -> Iterator[Finding]:
             "/etc/fstab has it; a network file system may have been down at boot",
             run=(f"mount {point}", "magictl rescan"),
         )
+    elif folder.late:
+        yield Finding(
+            f"the model folder {where} does not answer",
+            "its file system hangs; models of it that run go on, and none can be started",
+            do=f"see to the mount above {where}: `findmnt`, `dmesg`; where its server is gone for "
+            "good, `umount -f` it; magid takes the folder up again by itself",
+        )
     elif folder.missing:
         yield Finding(
             f"there is no model folder {where}",

@@ -15,7 +15,7 @@ import asyncio
 import json
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +26,7 @@ from magid.doctor.look.programs import PROBE, CannotLook
 from magid.doctor.look.units import TRIAL
 from magid.errors import LlamaServerMissing, MagidError
 from magid.llama import find_program, flags_in, version_in
-from magid.modelfiles import check_files, real_roots
+from magid.modelfiles import Examiner, check_files
 from magid.orders import PROGRAM_PLACES, groups_here, patience_of, program_folders
 from magid.sandbox import CheckedFile, Property, UnitOrder, command_property, unit_properties
 from magid.transient import major
@@ -50,7 +50,8 @@ LEFT_OUT: Final = frozenset(
 def trial(settings: Config, paths: Iterable[str]) -> Trial:
     """Try these model files, all GPU nodes and llama-server. For root. Raises CannotLook."""
     program, problem = _program(settings)
-    roots = real_roots(settings.model_paths)
+    with closing(Examiner()) as examiner:
+        roots = examiner.roots(settings.model_paths)
     with tempfile.TemporaryDirectory(prefix="magi-doctor-", dir="/run") as folder:
         output = Path(folder) / "output"
         try:

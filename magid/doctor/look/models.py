@@ -2,32 +2,43 @@
 
 import re
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from magid import folders as walking
 from magid.config import Config
 from magid.doctor.facts import Folder, ModelFile
 from magid.doctor.look.programs import ask_as_magi
-from magid.errors import MagidError
-from magid.modelfiles import check_files, real_roots
+from magid.folders import printable
+from magid.modelfiles import Examiner
+from magid.roots import Roots
 
 MAX_FILES: Final = 200  # that are tried; a folder with more of them has the same troubles
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 def folders(settings: Config) -> tuple[Folder, ...]:
-    """Each model folder that has to be there. For root. Raises CannotLook."""
-    wanted = [str(path) for path in settings.model_paths if not settings.may_lack(str(path))]
-    there = [path for path in wanted if Path(path).is_dir()]
+    """Each model folder that has to be there. For root. Raises CannotLook.
+
+    One that hangs is not reached for as the user magi: that would hang too.
+    """
+    with closing(Roots(settings.model_paths)) as roots:
+        unreadable = {root.path: root for root in roots.listing().unreadable_roots}
+        tops = roots.tops
+    seen = {path: unreadable.get(printable(top)) for path, top in tops.items()}
+    absent = {path for path, root in seen.items() if root and root.is_absent}
+    late = {path: root.reason for path, root in seen.items() if root and root.is_late}
+    wanted = [path for path in tops if not (path in absent and settings.may_lack_folders)]
+    there = [path for path in wanted if path not in absent and path not in late]
     refused = ask_as_magi("reach", *there) if there else {}
-    absent = unmounted(_lines("/etc/fstab"), _lines("/proc/self/mounts"))
+    points = unmounted(_lines("/etc/fstab"), _lines("/proc/self/mounts"))
     return tuple(
         Folder(
             path,
             refused=tuple((where, why) for where, why in refused.get(path, ())),
-            missing=path not in there,
-            mount=_mount_of(path, absent),
+            missing=path in absent,
+            mount=_mount_of(path, points),
+            late=late.get(path, ""),
         )
         for path in wanted
     )
@@ -58,16 +69,15 @@ def _mount_of(path: str, points: Iterable[str]) -> str:
 
 def files(settings: Config) -> tuple[ModelFile, ...]:
     """The model files that are there, as the launcher sees them. For root."""
-    listing = walking.walk(settings.model_paths)
-    roots = real_roots(settings.model_paths)
-    found = [ModelFile(file.real, _refusal(file.real, roots)) for file in listing.files]
-    links = [ModelFile(path, why) for path, why in listing.broken if Path(path).is_symlink()]
-    return (*found[:MAX_FILES], *links[:MAX_FILES])
+    with closing(Roots(settings.model_paths)) as roots:
+        listing = roots.listing()
+    paths = [file.real for file in listing.files[:MAX_FILES]]
+    with closing(Examiner()) as examiner:
+        refused = examiner.refusals(paths, settings.model_paths)
+    found = [ModelFile(path, refused.get(path, "")) for path in paths]
+    links = [ModelFile(path, why) for path, why in listing.broken if _is_about_a_link(why)]
+    return (*found, *links[:MAX_FILES])
 
 
-def _refusal(path: str, roots: Iterable[str]) -> str:
-    try:
-        check_files((path,), roots)
-    except MagidError as error:
-        return error.message
-    return ""
+def _is_about_a_link(reason: str) -> bool:
+    return reason.startswith("is a link")
