@@ -1,16 +1,22 @@
 """Models that start with their first request, with real servers."""
 
 import concurrent.futures
+import re
 from pathlib import Path
 
 import pytest
 
+from magid.api.openapi import make_route
+from magid.api.routes import ROUTES
+from magid.gateway.endpoints import ENDPOINTS
 from tests import fake_llama, fleets
 from tests.fleets import MEDIUM, SMALL, chat
 from tests.rest import Parts
 from tests.running import Running
 
 CHAT = "/v1/chat/completions"
+# For a machine that takes minutes for what takes seconds on a quiet one.
+PATIENT = "gateway: {max_loaded: 1, queue_timeout: 600}\n"
 pytestmark = pytest.mark.slow
 
 
@@ -78,9 +84,7 @@ def test_a_start_that_fails_tells_all_who_wait(parts: Parts, tmp_path: Path) -> 
 
 def test_room_is_made_by_the_idle_and_never_by_the_busy(parts: Parts, tmp_path: Path) -> None:
     with (
-        fleets.fleet(
-            parts, tmp_path / "x", defaults=defaults(), configuration="gateway: {max_loaded: 1}\n"
-        ) as magid,
+        fleets.fleet(parts, tmp_path / "x", defaults=defaults(), configuration=PATIENT) as magid,
         fleets.client(magid) as client,
     ):
         assert client.post(CHAT, json=chat(SMALL)).status_code == 200
@@ -108,3 +112,34 @@ def test_a_model_that_starts_with_magid_makes_no_room(parts: Parts, tmp_path: Pa
         magid.wait_state(SMALL, "ready")
         assert client.post(CHAT, json=chat(MEDIUM)).status_code == 200
         assert states(magid) == {SMALL: "ready", MEDIUM: "ready"}
+
+
+GETS = sorted(
+    {route.path for route in (*ROUTES, make_route(ROUTES)) if route.method == "GET"}
+    | {endpoint.path for endpoint in ENDPOINTS if endpoint.method == "GET"}
+)
+
+
+def test_no_get_starts_or_stops_a_model(parts: Parts, tmp_path: Path) -> None:
+    """Any page can have a browser send one, as for a picture."""
+    with (
+        fleets.fleet(
+            parts, tmp_path / "x", defaults=defaults(), configuration="gateway: {max_loaded: 1}\n"
+        ) as magid,
+        fleets.client(magid) as client,
+    ):
+        assert client.post(CHAT, json=chat(SMALL)).status_code == 200
+        (before,) = [s for s in magid.get("/api/models/servers")["servers"] if s["isReady"]]
+        for path in GETS:
+            for name in (MEDIUM, SMALL, "balanced", "test"):
+                url = re.sub(r"{\w+}", name, path)
+                with client.stream("GET", f"{url}?model={name}") as answer:
+                    assert answer.status_code != 500, url  # not read: some have no end
+        stopped, running = (client.get(f"/slots?model={name}") for name in (MEDIUM, SMALL))
+        assert (stopped.status_code, running.status_code) == (503, 200)
+        assert "a GET starts nothing" in stopped.json()["error"]["message"]
+        (after,) = [s for s in magid.get("/api/models/servers")["servers"] if s["isReady"]]
+        assert (after["modelId"], after["pid"]) == (SMALL, before["pid"])
+        log = magid.log.read_text()
+        assert log.count("runner: starting ") == 1
+        assert "stopping " not in log

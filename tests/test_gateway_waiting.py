@@ -270,7 +270,7 @@ async def test_who_waits_for_a_start_hears_of_a_mistake_too(
         await house.running(),
         lambda work: tasks.append(asyncio.create_task(work)),
         mistaken,
-        lambda model_id, error: failed.append((model_id, error)),
+        lambda model_id, error, _pause_s: failed.append((model_id, error)),
     )
     async with asyncio.timeout(PATIENCE_S):
         for model_id in (BETA, ALPHA):  # the second one needs the place of the first

@@ -31,6 +31,7 @@ from magid.gateway.tally import OTHER, Tally
 from magid.gateway.timeslices import TimeSlices
 from magid.gateway.upstream import MISTAKE
 from magid.gateway.waiting import Rooms
+from magid.planner import Wanted
 from magid.profiles import LoadBalancing
 from magid.units import ServerState
 
@@ -51,7 +52,8 @@ class Dispatcher:
         self._exchanges: dict[str, Exchange] = {}  # by the id of their record
         self._servers: dict[str, Server] = {}  # by process
         self._leaving: dict[str, Server] = {}  # that get no more, and have something under way
-        self._facts: dict[str, Facts] = {}
+        self._facts: dict[str, Facts] = {}  # by process
+        self._seen: dict[str, Facts] = {}  # by hash of a spec: of servers that may be gone
         self._rooms: Rooms[Exchange] = Rooms(self._settings.queue_limit)
         self._picker = Picker()
         self.slices = TimeSlices()  # for large requests, the API's too
@@ -129,8 +131,10 @@ class Dispatcher:
         observed = self._daemon.observed()
         ready = [s for s in observed.values() if s.state is ServerState.READY]
         keys = {s.port: self._daemon.launcher.api_key(s.port) for s in ready}
-        scans = not self._daemon.knows_models
-        self._fleet = fleet.build(snapshot, observed, keys, self._facts, is_scanning=scans)
+        self._fleet = fleet.build(
+            snapshot, observed, keys, self._facts, resting=self._on_demand.resting(),
+            seen=self._seen_of(snapshot.wanted), is_scanning=not self._daemon.knows_models,
+        )  # fmt: skip
         profile = self._fleet.profile
         self._picker.rules = profile.load_balancing if profile else LoadBalancing()
         present = {b.process: b for b in self._fleet.backends}
@@ -141,6 +145,12 @@ class Dispatcher:
             self._meet(process, backend)
         if self._rooms:
             asyncio.get_running_loop().call_soon(self._reroute_waiting)
+
+    def _seen_of(self, wanted: Wanted) -> dict[str, Facts]:
+        """By model, as it would run now; what would run in no way is forgotten."""
+        known = {spec.hash: spec.model_id for spec in wanted.specs if spec.hash in self._seen}
+        self._seen = {spec_hash: self._seen[spec_hash] for spec_hash in known}
+        return {model_id: self._seen[spec_hash] for spec_hash, model_id in known.items()}
 
     def _meet(self, process: str, backend: Backend) -> None:
         """It may have been taken out for a moment only, as by a profile without its model."""
@@ -164,6 +174,9 @@ class Dispatcher:
         facts = await probes.facts(server.backend)
         if facts is not None and server.backend.process in self._servers:
             self._facts[server.backend.process] = facts
+            observed = self._daemon.observed().get(server.backend.port)
+            if observed is not None and fleet.process_of(observed) == server.backend.process:
+                self._seen[observed.spec_hash] = facts
             self._is_stale = True
             self._admit()
 
@@ -266,18 +279,43 @@ class Dispatcher:
             return
         starts = exchange.route.starts
         if starts is not None:
-            self._on_demand.want(starts)
+            self._want(starts, exchange)
         pool = exchange.route.pool
         if not self._rooms.enter(pool, exchange.asked.client, exchange):
             raise QueueFull(
                 f"cannot take the request: {self._rooms.lengths()[pool]} requests wait for {pool} "
                 "already; try again later"
             )
-        if exchange.wait_timer is None:
-            patience_s = self._on_demand.patience_s if starts else self._settings.queue_timeout
-            exchange.wait_timer = asyncio.get_running_loop().call_later(
-                patience_s, self._waited_too_long, exchange
-            )
+        self._limit_wait(exchange)
+
+    def _limit_wait(self, exchange: Exchange) -> None:
+        """Patience counts from where the request came: whatever it waits for next begins none."""
+        starts = exchange.route.starts
+        patience_s = self._on_demand.patience_s if starts else self._settings.queue_timeout
+        if exchange.wait_timer is not None and patience_s <= exchange.patience_s:
+            return
+        exchange.stop_waiting()
+        exchange.patience_s = max(exchange.patience_s, patience_s)
+        left_s = exchange.record.began + exchange.patience_s - time.monotonic()
+        exchange.wait_timer = asyncio.get_running_loop().call_later(
+            max(0.0, left_s), self._waited_too_long, exchange
+        )
+
+    def _want(self, model_id: str, exchange: Exchange) -> None:
+        """Have the model started, unless that is under way. Raises NotReady, or why it failed."""
+        if not self._on_demand.is_coming(model_id):
+            if exchange.asked.endpoint.method == "GET":
+                raise NotReady(
+                    f"cannot answer yet: {model_id} does not run, and a GET starts nothing; "
+                    f"POST /api/models/servers/{model_id}/start starts it"
+                )
+            if model_id in exchange.started:
+                raise NotReady(
+                    f"cannot answer: {model_id} was started for this request, and does not run "
+                    "any more; try again later"
+                )
+        exchange.started.add(model_id)
+        self._on_demand.want(model_id)
 
     def _place(self, exchange: Exchange) -> bool:
         """Whether it is on its way; else all its servers are full.
@@ -355,10 +393,7 @@ class Dispatcher:
             self._or_answer(self._reroute, exchange)
 
     def _reroute(self, exchange: Exchange) -> bool:
-        route = self._route_or_hold(exchange.asked)
-        if route.awaits != exchange.route.awaits:
-            exchange.stop_waiting()  # each may take its own time
-        exchange.route = route
+        exchange.route = self._route_or_hold(exchange.asked)
         self._place_or_wait(exchange)
         return True
 
@@ -373,10 +408,22 @@ class Dispatcher:
             exchange.refuse(ServerLost(f"cannot answer: {MISTAKE}"), Outcome.FAILED)
         return True
 
-    def _on_failed_start(self, model_id: str, error: MagidError) -> None:
-        """Whoever waits for this model hears why it does not come."""
+    def _on_failed_start(self, model_id: str, error: MagidError, pause_s: float) -> None:
+        """Whoever waits for this model goes to another one, or hears why it does not come.
+
+        It is left out for so long; 0: it could not even be tried, for want of room.
+        """
+        self._become_stale()
+        if pause_s:
+            asyncio.get_running_loop().call_later(pause_s, self._become_stale)
         for exchange in self._rooms.drain(lambda e: e.route.starts == model_id):
-            exchange.refuse(error)
+            if pause_s:
+                self._or_answer(self._reroute, exchange)
+            else:
+                exchange.refuse(error)
+
+    def _become_stale(self) -> None:
+        self._is_stale = True
 
     def _servers_of(self, model_id: str) -> list[Server]:
         return [s for s in self._servers.values() if s.backend.model_id == model_id]

@@ -56,7 +56,7 @@ class Exchange:
     __slots__ = (
         "_has_begun", "_is_silent", "_left", "_line", "_losses", "_on_end", "_on_free",
         "_retry", "_start", "_tail", "_task", "_was_resent", "asked", "client", "is_over",
-        "last_byte", "record", "route", "server", "tried", "wait_timer",
+        "last_byte", "patience_s", "record", "route", "server", "started", "tried", "wait_timer",
     )  # fmt: skip
 
     def __init__(
@@ -67,7 +67,9 @@ class Exchange:
         self.record = records.of(asked)
         self.server: Server | None = None
         self.tried: set[str] = set()  # processes that it was sent to
+        self.started: set[str] = set()  # models that were started for it
         self.wait_timer: asyncio.TimerHandle | None = None
+        self.patience_s = 0.0  # how long it may wait, from where it came, whatever it waits for
         self.last_byte = 0.0  # on the monotonic clock; before any, when it was sent
         self._retry, self._on_free, self._on_end = retry, on_free, on_end
         self._line: Line | None = None
@@ -84,7 +86,7 @@ class Exchange:
     # -- to a server -----------------------------------------------------------------------
 
     def stop_waiting(self) -> None:
-        """The time that it may wait is over with what it waited for. Idempotent."""
+        """Idempotent."""
         if self.wait_timer is not None:
             self.wait_timer.cancel()
             self.wait_timer = None
@@ -320,7 +322,10 @@ class Exchange:
         if server is None or self not in server.exchanges:
             return
         server.exchanges.discard(self)
-        server.last_used = time.monotonic()
+        if (
+            not self.asked.endpoint.asks_by_query
+        ):  # to look is not to use: it keeps no model running
+            server.last_used = time.monotonic()
         status = self.record.status or 0
         if lost is not None:
             if lost != MISTAKE:

@@ -81,11 +81,19 @@ class Offer:
     context: int | None = None  # tokens that a request may have, on the roomiest server
     why_none: str = ""  # where there is no backend: the reason, for a person
     may_come: bool = False  # and whether it is worth trying again
+    resting: str = ""  # why it is not started at present, although it is on demand
+    is_failing: bool = False  # no server is ready, and one of them has failed
+    seen: Facts | None = None  # what a server with these settings said, when it ran
 
     @property
     def can_be_started(self) -> bool:
         """Whether a request may wait for a server of it, which it starts."""
-        return self.model.is_on_demand and not self.backends
+        return self.model.is_on_demand and not self.backends and not self.resting
+
+    @property
+    def facts(self) -> list[Facts]:
+        """Of its servers; where none is ready, of one that was."""
+        return [b.facts for b in self.backends] or ([self.seen] if self.seen else [])
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +122,15 @@ def build(
     keys: Mapping[int, str | None],
     facts: Mapping[str, Facts],
     *,
+    resting: Mapping[str, str] | None = None,
+    seen: Mapping[str, Facts] | None = None,
     is_scanning: bool = False,
 ) -> Fleet:
-    """`keys` by port, `facts` by `process_of`. `is_scanning`: for the first time."""
+    """`keys` by port, `facts` by `process_of`; `resting` and `seen` by model, as of `Offer`.
+
+    `is_scanning`: for the first time.
+    """
+    resting, seen = resting or {}, seen or {}
     profile = now.active.profile
     enabled = {i: m for i, m in now.models.items() if m.enabled}
     offers = {}
@@ -127,15 +141,23 @@ def build(
             for s in sorted(servers, key=lambda s: s.port)
             if s.state is ServerState.READY
         )
-        why, may_come = ("", False) if ready else _why_none(model_id, servers)
+        rests = "" if ready or not model.is_on_demand else resting.get(model_id, "")
+        why, may_come = (
+            ("", False) if ready else (rests, True) if rests else _why_none(model_id, servers)
+        )
+        is_failing = not ready and any(s.state in _FAILING for s in servers)
         known = [b.facts.context for b in ready if b.facts.context]
         context = max(known, default=model.found.context_length)
         offers[model_id] = Offer(
-            model, model_id, model.found.kind, model.tier, ready, context, why, may_come
-        )
+            model, model_id, model.found.kind, model.tier, ready, context, why, may_come,
+            rests, is_failing, seen.get(model_id),
+        )  # fmt: skip
     disabled = frozenset(now.models.keys() - enabled.keys())
     remembered = _remembered(now) if is_scanning else {}
     return Fleet(offers, _aliases(now.models, enabled, profile), profile, disabled, remembered)
+
+
+_FAILING = frozenset({ServerState.BACKOFF, ServerState.FAILED})
 
 
 def _remembered(now: Snapshot) -> dict[str, ModelEntry]:

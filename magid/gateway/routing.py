@@ -115,6 +115,9 @@ def to_tier(tier: Tier, asked: Asked, fleet: Fleet, why: str, floor: Tier | None
                 rejected.append(problem)
         if passing:
             note = "" if candidate is tier else f"; {tier} has no model for it"
+            note += "".join(
+                f"; {r.offer.model_id} could not be started" for r in rejected if r.offer.resting
+            )
             route = _route(candidate, passing, f"{why}{note}", candidate)
             route.wanted = tier
             return route
@@ -130,8 +133,8 @@ def _route(
     backends = tuple(b for offer in passing for b in offer.backends)
     if backends:
         return Route(pool, backends, why, tier, reason=reason)
-    smallest = min(passing, key=lambda offer: offer.model.found.size_bytes)
-    return Route(pool, (), why, tier, starts=smallest.model_id, reason=reason)
+    first = min(passing, key=lambda offer: (offer.is_failing, offer.model.found.size_bytes))
+    return Route(pool, (), why, tier, starts=first.model_id, reason=reason)
 
 
 def _offers_from(floor: Tier, asked: Asked, fleet: Fleet) -> bool:
@@ -198,7 +201,7 @@ _USES = {"chat": "conversations", "embedding": "embeddings", "reranker": "rankin
 
 
 def _missing_ability(offer: Offer, prompt: Prompt) -> str:
-    facts = [b.facts for b in offer.backends]
+    facts = offer.facts
     if prompt.images and facts and all(f.vision is False for f in facts):
         return "cannot see images: it has no projector"
     if prompt.audio and facts and all(f.audio is False for f in facts):
@@ -207,13 +210,13 @@ def _missing_ability(offer: Offer, prompt: Prompt) -> str:
 
 
 def _calls_tools(offer: Offer) -> bool:
-    """Whether its chat template has a place for them, by what its servers say.
+    """Whether its chat template may have a place for them, by what its servers say or have said.
 
     A choice only: llama-server makes up a form for other templates, which models were not taught.
     A model that is asked for by name, or is the best there is, gets tools all the same.
     """
-    facts = [b.facts for b in offer.backends]
-    return any(f.tools for f in facts) or (not facts and offer.can_be_started)
+    facts = offer.facts
+    return any(f.tools is not False for f in facts) or (not facts and offer.can_be_started)
 
 
 def _refusal(asked: Asked, rejected: Iterable[_Rejected]) -> Exception:
