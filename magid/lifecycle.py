@@ -267,7 +267,7 @@ class Server:
         if self.key is None or not await self._is_alone(child):
             return False
         try:
-            why = await why_foreign(self._endpoint, self.key, self.spec.model_id)
+            why = await why_foreign(self._endpoint, self.key, self.spec.model_id, uid=os.geteuid())
         except ServerUnreachable:
             return False
         if child.has_exited:

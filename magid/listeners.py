@@ -64,21 +64,6 @@ def listener_at(host: str, port: int) -> Listener | None:
         return _looked_up(host, port)
 
 
-def belongs_to(host: str, port: int, uid: int | None) -> bool:
-    """Whether this user's program listens there; True where nobody can tell.
-
-    That is: no `uid`, a kernel that does not say, or a host by name, which it may take long to
-    look up.
-    """
-    if uid is None:
-        return True
-    try:
-        found = listener_at(host, port)
-    except (OSError, ValueError):
-        return True
-    return found is not None and found.uid == uid
-
-
 def far_ends(here: Place, there: Place) -> tuple[End, ...]:
     """What is at the other end of a connection, seen from our end at `here`.
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from magid import dialing
 from magid.argv import child_environment
 from magid.errors import BadReply, LlamaServerMissing, ServerUnreachable
 from magid.limits import (
@@ -271,30 +272,33 @@ async def check_health(endpoint: Endpoint, *, timeout_s: float = 2.0) -> Health:
     return {200: Health.OK, 503: Health.LOADING}.get(status, Health.ERROR)
 
 
-async def is_ours(endpoint: Endpoint, key: str, alias: str, *, timeout_s: float = 5.0) -> bool:
+async def is_ours(
+    endpoint: Endpoint, key: str, alias: str, *, uid: int | None = None, timeout_s: float = 5.0
+) -> bool:
     """Whether the server there holds our key and runs our model. Raises ServerUnreachable."""
-    return await why_foreign(endpoint, key, alias, timeout_s=timeout_s) is None
+    return await why_foreign(endpoint, key, alias, uid=uid, timeout_s=timeout_s) is None
 
 
 async def why_foreign(
-    endpoint: Endpoint, key: str, alias: str, *, timeout_s: float = 5.0
+    endpoint: Endpoint, key: str, alias: str, *, uid: int | None = None, timeout_s: float = 5.0
 ) -> str | None:
     """Why the server there is not the one that was started with this key and alias; None: it is.
 
     Only our server can tell the right key from a wrong one: it must refuse a random key and accept
     ours, and then show our alias. /props is asked because /health is public in every version and
-    /v1/models in those before 2026. Raises ServerUnreachable if it does not answer.
+    /v1/models in those before 2026. Raises ServerUnreachable if it does not answer, or is not of
+    the user `uid`.
     """
     wrong = secrets.token_urlsafe(32)
-    status, _ = await get_json(endpoint, "/props", key=wrong, timeout_s=timeout_s)
+    status, _ = await get_json(endpoint, "/props", key=wrong, uid=uid, timeout_s=timeout_s)
     if status != 401:
         return f"it answers a request with a wrong key with {status} in place of 401"
-    status, props = await get_json(endpoint, "/props", key=key, timeout_s=timeout_s)
+    status, props = await get_json(endpoint, "/props", key=key, uid=uid, timeout_s=timeout_s)
     if status != 200:
         return f"it answers a request with our key with {status}"
     shown = _model_alias(props)
     if shown is None:
-        shown = await _first_model(endpoint, key, timeout_s)
+        shown = await _first_model(endpoint, key, uid, timeout_s)
     return None if shown == alias else f"it serves {shown!r} and not {alias!r}"
 
 
@@ -303,9 +307,11 @@ def _model_alias(props: object) -> str | None:
     return alias if isinstance(alias, str) else None
 
 
-async def _first_model(endpoint: Endpoint, key: str, timeout_s: float) -> str | None:
+async def _first_model(
+    endpoint: Endpoint, key: str, uid: int | None, timeout_s: float
+) -> str | None:
     """The alias as servers show it whose /props has none yet (before mid-2025)."""
-    status, models = await get_json(endpoint, "/v1/models", key=key, timeout_s=timeout_s)
+    status, models = await get_json(endpoint, "/v1/models", key=key, uid=uid, timeout_s=timeout_s)
     match models:
         case {"data": [{"id": str(shown)}, *_]} if status == 200:
             return shown
@@ -318,29 +324,33 @@ async def get_json(
     path: str,
     *,
     key: str | None,
+    uid: int | None = None,
     timeout_s: float,
     body: bytes | None = None,
 ) -> tuple[int, object]:
     """GET one path on a connection of its own: the status, and the JSON of the body or None.
 
-    With a `body`, which is JSON, it is POSTed.
+    With a `body`, which is JSON, it is POSTed. Nothing is sent to a program of another user than
+    `uid`; None: that is not known.
 
     `timeout_s` holds for all of it, `limits` for its size. Raises ServerUnreachable; the part of it
     that is BadReply means that something else than HTTP answers.
     """
-    status, answer = await _ask(endpoint, path, key, timeout_s, body)
+    status, answer = await _ask(endpoint, path, key, uid, timeout_s, body)
     try:
         return status, parsed(answer)
     except ValueError:
         return status, None
 
 
-async def get_metrics(endpoint: Endpoint, *, key: str | None, timeout_s: float) -> bytes:
+async def get_metrics(
+    endpoint: Endpoint, *, key: str | None, uid: int | None = None, timeout_s: float
+) -> bytes:
     """What the server's /metrics says, as it is; limits and errors as of `get_json`.
 
     It does not wake a sleeping model (0.7.0). Raises BadReply too where it has none.
     """
-    status, text = await _ask(endpoint, "/metrics", key, timeout_s, None)
+    status, text = await _ask(endpoint, "/metrics", key, uid, timeout_s, None)
     if status == 501:
         raise BadReply(
             f"cannot get metrics of the server at {endpoint}: it runs without --metrics; an older "
@@ -352,11 +362,16 @@ async def get_metrics(endpoint: Endpoint, *, key: str | None, timeout_s: float) 
 
 
 async def _ask(
-    endpoint: Endpoint, path: str, key: str | None, timeout_s: float, body: bytes | None
+    endpoint: Endpoint,
+    path: str,
+    key: str | None,
+    uid: int | None,
+    timeout_s: float,
+    body: bytes | None,
 ) -> tuple[int, bytes]:
     with _as_unreachable(endpoint):
         async with asyncio.timeout(timeout_s):
-            return await _get(endpoint, _request(endpoint, path, key, body))
+            return await _get(endpoint, uid, _request(endpoint, path, key, body))
 
 
 @contextmanager
@@ -394,7 +409,7 @@ def _request(endpoint: Endpoint, path: str, key: str | None, body: bytes | None)
         "Connection: close",
     ]
     if key is not None:
-        lines.append(f"Authorization: Bearer {key}")
+        lines.append(dialing.authorization(key))
     if body is not None:
         lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
     if not all(line.isascii() and line.isprintable() for line in lines):
@@ -402,9 +417,9 @@ def _request(endpoint: Endpoint, path: str, key: str | None, body: bytes | None)
     return ("\r\n".join(lines) + "\r\n\r\n").encode() + (body or b"")
 
 
-async def _get(endpoint: Endpoint, request: bytes) -> tuple[int, bytes]:
-    reader, writer = await asyncio.open_connection(
-        endpoint.connect_host, endpoint.port, limit=MAX_HEAD_BYTES
+async def _get(endpoint: Endpoint, uid: int | None, request: bytes) -> tuple[int, bytes]:
+    reader, writer = await dialing.connect(
+        endpoint.connect_host, endpoint.port, uid, limit=MAX_HEAD_BYTES
     )
     try:
         writer.write(request)

@@ -133,9 +133,6 @@ def _is_ours(server: Server) -> bool:
     only to a program of the unit's own user, which nobody else can be.
     """
     key = server.key_file.read_text().strip()
-    strangers = _listening(server.host, server.port) - {os.getuid()}
-    if strangers:
-        raise NotReady(f"another program has port {server.port}: it is of user {min(strangers)}")
     try:
         why = _why_foreign(server, key)
     except (OSError, HTTPException):
@@ -145,21 +142,37 @@ def _is_ours(server: Server) -> bool:
     return True
 
 
-def _listening(host: str, port: int) -> set[int]:
-    """The users whose programs listen there, by the kernel's own tables."""
-    host = _EVERY_ADDRESS.get(host, host)
+def _listening(host: str, port: int) -> set[tuple[int, int]]:
+    """User and inode of each socket that listens there, by the kernel's own tables."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = {*(_in_hex(family, str(at[0])) for family, _, _, _, at in found), "0" * 8, "0" * 32}
     places = {f"{address}:{port:04X}" for address in addresses}
-    users = set()
+    sockets = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:
             lines = Path(table).read_text().splitlines()[1:]
         except FileNotFoundError:  # no IPv6 here
             continue
         rows = (line.split() for line in lines)
-        users |= {int(row[7]) for row in rows if row[3] == _LISTEN and row[1] in places}
-    return users
+        sockets |= {(int(r[7]), int(r[9])) for r in rows if r[3] == _LISTEN and r[1] in places}
+    return sockets
+
+
+def _connect(connection: HTTPConnection) -> None:
+    """To a program of our own user, or raise NotReady before anything is sent.
+
+    The sockets that listen before and after are the same, so the connection is with one of them.
+    """
+    before = _listening(connection.host, connection.port)
+    connection.connect()
+    after = _listening(connection.host, connection.port)
+    strangers = {user for user, _ in before | after} - {os.getuid()}
+    if strangers:
+        raise NotReady(
+            f"another program has port {connection.port}: it is of user {min(strangers)}"
+        )
+    if before != after or not after:
+        raise ConnectionAbortedError("the server has just begun to listen, or has ended")
 
 
 def _in_hex(family: int, address: str) -> str:
@@ -196,7 +209,10 @@ def _get(server: Server, path: str, key: str | None, timeout_s: float) -> tuple[
     host = _EVERY_ADDRESS.get(server.host, server.host)
     connection = HTTPConnection(host, server.port, timeout=timeout_s)
     try:
-        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        headers = {}
+        if key is not None:
+            _connect(connection)
+            headers["Authorization"] = f"Bearer {key}"
         connection.request("GET", path, headers=headers)
         answer = connection.getresponse()
         body = answer.read(_MAX_BODY)

@@ -18,11 +18,11 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "options",
         "argv bus children durable handover journal keyring keys kinds listeners messages "
         "projectors sandbox tensors tls tokens values wire",
-        "asking config gguf llama logs modelfiles notify profiles references store tokenfile "
+        "asking config dialing gguf logs modelfiles notify profiles references store tokenfile "
         "transient",
-        "headercache lifecycle offline orders tokenbook",
-        "launcher readers",
-        "processes roots shards unitstate",
+        "headercache llama offline tokenbook",
+        "lifecycle orders readers",
+        "launcher processes roots shards unitstate",
         "discovery sockets watching",
         "registry systemd",
         "models",

@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 
 from magid import listeners
-from magid.listeners import Listener, belongs_to, listener_at, listeners_in
+from magid.listeners import Listener, listener_at, listeners_in
 from tests.strangers import NOBODY, Sly
 
 Ask = Callable[[str, int], Listener | None]
@@ -67,7 +67,6 @@ def test_another_user(ask: Ask, free_port: Callable[[], int]) -> None:
         found = ask("127.0.0.1", port)
         assert found is not None
         assert found.uid == NOBODY
-        assert not belongs_to("127.0.0.1", port, os.geteuid())
 
 
 def test_a_new_socket_is_another_one(ask: Ask, free_port: Callable[[], int]) -> None:
@@ -76,11 +75,6 @@ def test_a_new_socket_is_another_one(ask: Ask, free_port: Callable[[], int]) -> 
         with socket.create_server(("127.0.0.1", port)):
             seen.append(ask("127.0.0.1", port))
     assert seen[0] != seen[1]
-
-
-@pytest.mark.parametrize(("host", "uid"), [("127.0.0.1", None), ("localhost", 0)])
-def test_where_nobody_can_tell(host: str, uid: int | None, free_port: Callable[[], int]) -> None:
-    assert belongs_to(host, free_port(), uid)
 
 
 def test_a_table_of_the_kernel() -> None:

@@ -8,7 +8,6 @@ from magid.api import schemas, views
 from magid.api.context import Context
 from magid.api.replies import Call, Reply, reply
 from magid.errors import NotFound, ServerUnreachable
-from magid.listeners import belongs_to
 from magid.llama import Endpoint
 from magid.units import ObservedServer, ServerState
 
@@ -39,13 +38,8 @@ async def get_server_metrics(ctx: Context, call: Call) -> Reply:
             modelId=model_id,
         )
     endpoint = Endpoint(server.host, server.port)
-    if not belongs_to(endpoint.connect_host, endpoint.port, server.uid):
-        raise ServerUnreachable(
-            f"cannot get metrics of {model_id!r}: another program has port {server.port}",
-            modelId=model_id,
-        )
     key = ctx.daemon.launcher.api_key(server.port)
-    text = await llama.get_metrics(endpoint, key=key, timeout_s=TIMEOUT_S)
+    text = await llama.get_metrics(endpoint, key=key, uid=server.uid, timeout_s=TIMEOUT_S)
     return Reply(text, content_type=TEXT)
 
 

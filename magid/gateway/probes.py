@@ -5,7 +5,6 @@ from pydantic_core import to_json
 from magid.errors import BadReply, ServerUnreachable
 from magid.gateway.fleet import Backend, Facts, facts_of
 from magid.kinds import ModelKind
-from magid.listeners import belongs_to
 from magid.llama import Health, check_health, get_json
 
 LOOK_S = 1.0  # between two looks at all servers
@@ -76,6 +75,6 @@ async def _asked(
 ) -> tuple[int, object]:
     """With its key, which no other program gets to see. Raises ServerUnreachable."""
     address = backend.address
-    if not belongs_to(address.connect_host, address.port, backend.uid):
-        raise ServerUnreachable(f"cannot ask {address}: another program has its port")
-    return await get_json(address, path, key=backend.key, timeout_s=timeout_s, body=body)
+    return await get_json(
+        address, path, key=backend.key, uid=backend.uid, timeout_s=timeout_s, body=body
+    )

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from magid.dialing import authorization
 from magid.gateway import probes
 from magid.gateway.asked import Asked
 from magid.gateway.balancing import DEFAULT_PREFILL_RATE, DEFAULT_SERVICE_S, Load
@@ -120,7 +121,7 @@ class Server:
     def _head(self, endpoint: Endpoint) -> bytes:
         key = self.backend.key
         lines = [f"{endpoint.method} {endpoint.path} HTTP/1.1", f"Host: {self.backend.address}"]
-        lines += [f"Authorization: Bearer {key}"] if key else []
+        lines += [authorization(key)] if key else []
         lines += [] if endpoint.asks_by_query else ["Content-Type: application/json"]
         lines.append("")
         return "\r\n".join(lines).encode()

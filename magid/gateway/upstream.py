@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Protocol, cast
 
+from magid.dialing import TRIES, Watch
 from magid.gateway.fleet import Backend
 from magid.gateway.framing import ChunkReader, ReplyHead, reply_head
 from magid.gateway.outline import Body, Buffer
 from magid.limits import HEAD_S, MAX_CHUNKS, MAX_HEAD_BYTES, MAX_INTERIM, PAUSE_S
-from magid.listeners import Listener, listener_at
 from magid.llama import Garbled
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,6 @@ log = logging.getLogger(__name__)
 MAX_IDLE = 32
 IDLE_S = 4.0  # llama-server ends them after 5
 CONNECT_S = 5.0  # to a server of this machine
-_TRIES = 3  # connections, while the listener on the port changes
 MISTAKE = "magid made a mistake; its log has the trace"
 
 
@@ -282,8 +281,8 @@ class Pool:
     """The connections to one server. Everything happens on the event loop."""
 
     def __init__(self, backend: Backend) -> None:
-        self._host, self.port, self._uid = backend.address.connect_host, backend.port, backend.uid
-        self._listener: Listener | None = None  # the server's, as the kernel had it last
+        self._host, self.port = backend.address.connect_host, backend.port
+        self._watch = Watch(self._host, self.port, backend.uid)
         self._idle: deque[Line] = deque()
         self.loop = asyncio.get_running_loop()
         self._closed = False
@@ -303,41 +302,28 @@ class Pool:
     async def connect(self) -> Line:
         """A new one, to the server and to nobody who has taken its port. OSError, TimeoutError."""
         async with asyncio.timeout(CONNECT_S):
-            for _ in range(_TRIES):
+            for _ in range(TRIES):
+                self._watch.look()
                 _, line = await self.loop.create_connection(
                     lambda: Line(self), self._host, self.port
                 )
                 if self._reaches_server(line):
                     return line
                 line.drop()
-        raise ConnectionAbortedError(f"another program has port {self.port}")
+        raise self._watch.stranger
 
     def _reaches_server(self, line: Line) -> bool:
-        """Whether who took the connection is the server, before anything is sent.
-
-        OSError if it has ended it already, as a server does that is killed at this moment.
-        The listener has to be of the server's user now, and the one that was seen before the
-        connection was made: else somebody may have taken it and gone. The first one is not used.
-        """
+        """Before anything is sent. OSError if the server has ended the connection already."""
         # None too for a transport that has not heard yet of the end.
         peer = None if line.transport is None else line.transport.get_extra_info("peername")
-        if peer is None:
-            line.drop()
-            raise ConnectionResetError("it ended the connection at once")
-        if not line.is_silent:
+        if peer is not None and not line.is_silent:
             line.drop()
             raise ConnectionAbortedError("it ended the connection, or speaks before it is asked")
-        if self._uid is None:
-            return True
-        host, port, *_ = peer
         try:
-            found = listener_at(host, port)
-        except OSError as error:
-            log.warning("cannot see who listens on port %d: %s", port, error.strerror)
-            self._uid = None
-            return True
-        before, self._listener = self._listener, found
-        return found is not None and found.uid == self._uid and found == before
+            return self._watch.has_reached(peer and peer[:2])
+        except ConnectionResetError:
+            line.drop()
+            raise
 
     def prepare(self) -> asyncio.Task[None] | None:
         """Have one connection ready for the next request: a streamed one has used up its own."""
