@@ -395,6 +395,30 @@ def test_what_a_model_process_can_do(probing: Asker) -> None:
     assert {f"read {path}" for path in FORBIDDEN_READS} <= found.keys()
 
 
+@pytest.mark.parametrize("victim", ["/srv/victim", "/srv/victim/file"])
+def test_root_makes_folders_behind_no_link(asker: Asker, victim: str) -> None:
+    """The user magi puts a link in the place of a folder that root gives it at boot."""
+    container = asker.container
+    container.write("/srv/victim/file", "root's")
+    look = ["stat", "--format=%U:%G %a", victim]
+    before = container.run(look).stdout
+    script = f"rm -rf /var/lib/magi/models && ln -s {victim} /var/lib/magi/models"
+    container.run(["install", "-d", "-o", "magi", "-g", "magi", "/var/lib/magi"])
+    container.run(["sh", "-c", script], user="magi")
+    try:
+        container.run(["systemd-tmpfiles", "--create", "--prefix=/var/lib/magi"], check=False)
+        # Of another owner it is given to magi with all that is in it, where magid starts.
+        container.run(["chown", "nobody", "/var/lib/magi"])
+        own = ["systemd-run", "--wait", "--property=StateDirectory=magi", "--property=User=magi"]
+        container.run([*own, "true"], check=False)
+        assert container.run(["stat", "-c", "%U", "/var/lib/magi"]).stdout == "magi\n"
+        assert container.run(look).stdout == before
+        assert container.run(["find", victim, "-user", "magi"]).stdout == ""
+    finally:
+        container.run(["rm", "/var/lib/magi/models"])
+        container.run(["systemd-tmpfiles", "--create", "--prefix=/var/lib/magi"])
+
+
 # -- who may ask, and for what ---------------------------------------------------------------
 
 
