@@ -203,7 +203,26 @@ class Store:
         except BaseException:
             discard(temporary, self._files)
             raise
-        sync_directory(self.path.parent, self._files)
+        try:
+            sync_directory(self.path.parent, self._files)
+        except OSError:
+            self._put_back()
+            raise
+
+    def _put_back(self) -> None:
+        """A document that is refused must not be there after a restart; never raises.
+
+        Where the disk does not let it be put back either, what is there is not known to last.
+        """
+        spare = self.path.with_name(f".{self.path.name}.tmp")
+        with suppress(OSError):
+            if self._kept:
+                discard(spare, self._files)
+                self._copy(self._generations[0], spare)
+                self._files.rename(spare, self.path)
+            elif self._generations:  # there was none
+                self._files.unlink(self.path)
+            sync_directory(self.path.parent, self._files)
 
     def _keep_present(self) -> None:
         """Make the present document NAME.1, what that was NAME.2, and so on.
@@ -215,22 +234,22 @@ class Store:
             return
         spare = self.path.with_name(f".{self.path.name}.tmp")
         discard(spare, self._files)
-        self._copy_present(spare)
+        self._copy(self.path, spare)
         for older, newer in pairwise(reversed(self._generations)):
             with suppress(FileNotFoundError):
                 self._files.rename(newer, older)
         self._files.rename(spare, self._generations[0])
         self._kept = True
 
-    def _copy_present(self, target: Path) -> None:
+    def _copy(self, source: Path, target: Path) -> None:
         try:
-            self._files.link(self.path, target)
+            self._files.link(source, target)
         except OSError as error:
             # No hard links here (FAT, some network file systems), or none to another user's
             # file (fs.protected_hardlinks), which an administrator's editor may have left.
             if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
                 raise
-            content = self.path.read_bytes()
+            content = source.read_bytes()
             temporary = write_temporary(self.path, content, mode=0o640, files=self._files)
             self._files.rename(temporary, target)
 
