@@ -162,7 +162,10 @@ class Daemon:
 
     def unready_reasons(self) -> list[str]:
         return snapshot.unready_reasons(
-            self.phase, self.snapshot, self.observed(), self._scanning.problem
+            self.phase,
+            self.snapshot,
+            self.observed(),
+            [self._scanning.problem, self.launcher.problem],
         )
 
     def subscribe(self, listener: Callable[[Change], None]) -> Callable[[], None]:

@@ -131,6 +131,7 @@ class Server:
         self._task: asyncio.Task[None] | None = None
         self._running = False  # in `_outcome`, which is what a stop interrupts
         self._stop_asked = False
+        self._ready_since: float | None = None  # by the monotonic clock: the other one can jump
 
     def begin(self) -> None:
         self._show(ServerState.STARTING)
@@ -204,14 +205,16 @@ class Server:
             self._show(ServerState.STARTING)
 
     def _was_well(self) -> bool:
-        ready_at = self.observed.ready_at
-        return ready_at is not None and time.time() - ready_at >= self._around.restart.window_s
+        since = self._ready_since
+        return since is not None and time.monotonic() - since >= self._around.restart.window_s
 
     async def _run_once(self) -> str:
         """One process from start to exit; why it ended. Raises MagidError if it cannot run."""
+        self._ready_since = None
         child = await self._make_child()
         ready = await self._becomes_ready(child)
         if ready:
+            self._ready_since = time.monotonic()
             self.observed = replace(self.observed, ready_at=time.time())
             self._show(ServerState.READY)
         await child.wait()

@@ -60,6 +60,7 @@ class ProcessLauncher:
         self._listeners: list[Callable[[ObservedServer], None]] = []
         self._changed = asyncio.Event()
         self._closed = False
+        self.problem = ""  # changes are always seen: the servers are our children
 
     has_model_users = False
 

@@ -1,7 +1,7 @@
 """All that is known at one moment, but for what runs: a frozen value, so no reader waits."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -90,9 +90,9 @@ def unready_reasons(
     phase: Phase,
     snapshot: Snapshot,
     observed: Mapping[int, ObservedServer],
-    scan_problem: str = "",
+    problems: Iterable[str] = (),
 ) -> list[str]:
-    """Why /readyz answers 503; empty means 200. `scan_problem`: why nothing is known yet.
+    """Why /readyz answers 503; empty means 200. `problems`: what keeps magid from knowing.
 
     A server that a person stopped is no reason: magid respects it.
     """
@@ -101,8 +101,7 @@ def unready_reasons(
         reasons.append(_PHASE_REASONS[phase])
     elif not snapshot.disk.listed:
         reasons.append("no model folder could be read; GET /api/models/status says why")
-    if scan_problem:
-        reasons.append(scan_problem)
+    reasons += filter(None, problems)
     for root in snapshot.disk.unreadable_roots:
         if root.is_late:
             reasons.append(f"the model folder {root.path} {root.reason}")

@@ -25,15 +25,17 @@ from magid.processes import can_bind, owners_of, process_figures
 from magid.references import References
 from magid.sandbox import credential_path
 from magid.units import (
+    UNITS,
     LogLine,
     ObservedServer,
     ServerFigures,
     ServerSpec,
     ServerState,
     first_sight,
+    port_in,
     unit_name,
 )
-from magid.unitstate import PATTERN, figure, port_in, unit_path
+from magid.unitstate import figure, unit_path
 from magid.watching import Claim, UnitReader, Watched
 
 log = logging.getLogger(__name__)
@@ -79,6 +81,7 @@ class SystemdLauncher:
         self._references: References | None = None
         self._requests: set[asyncio.Task[None]] = set()
         self._closed = False
+        self.problem = ""
 
     has_model_users = True
 
@@ -136,7 +139,7 @@ class SystemdLauncher:
         except BusError as error:
             if error.name != "org.freedesktop.systemd1.AlreadySubscribed":
                 raise
-        call = self._bus.call(MANAGER_PATH, MANAGER, "ListUnitsByPatterns", "asas", [], [PATTERN])
+        call = self._bus.call(MANAGER_PATH, MANAGER, "ListUnitsByPatterns", "asas", [], [UNITS])
         for name, _, load, *_ in (await call)[0]:
             port = port_in(name)
             if port is not None and load != "not-found":  # somebody has only asked for it
@@ -148,28 +151,40 @@ class SystemdLauncher:
         self._mark_launcher()
 
     async def _keep_up(self) -> None:
-        """As long as we live: connect again when the bus is gone, list when systemd is new."""
+        """As long as we live: connect again when the bus is gone, list when systemd is new.
+
+        Whatever else goes wrong ends neither: it is told, and a new connection is made.
+        """
+        pause = _FIRST_PAUSE_S
         while True:
-            if self._bus.is_open:
-                await _first(self._stale.wait(), self._bus.wait_closed())
-            pause = _FIRST_PAUSE_S
-            before = self._bus
-            while True:
-                try:
-                    await (self._list() if self._bus.is_open else self._connect())
-                    break
-                except BusError as error:
-                    log.warning(
-                        "%s; trying again in %g s", error.message, pause,
-                        extra=about(Event.SYSTEMD_LOST, error=error.code),
-                    )  # fmt: skip
+            try:
+                if not self.problem and self._bus.is_open:
+                    await _first(self._stale.wait(), self._bus.wait_closed())
+                before = self._bus
+                await (self._list() if self._bus.is_open and not self.problem else self._connect())
+            except Exception as error:  # any: nobody would notice that the watch has ended
+                self._note_loss(error, pause)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE_S)
+                continue
+            pause = _FIRST_PAUSE_S
+            self.problem = ""
             if self._bus is not before:
                 log.info(
                     "systemd is watched again, over a new connection to the bus",
                     extra=about(Event.SYSTEMD_BACK),
                 )
+
+    def _note_loss(self, error: Exception, pause_s: float) -> None:
+        code, why = type(error).__name__, f"cannot watch systemd, by a mistake in magid: {error!r}"
+        if isinstance(error, MagidError):
+            code, why = error.code, error.message
+        self.problem = why
+        log.warning(
+            "%s; trying again in %g s", why, pause_s,
+            extra=about(Event.SYSTEMD_LOST, error=code),
+            exc_info=None if isinstance(error, MagidError) else error,
+        )  # fmt: skip
 
     def _hear(self, signal: Signal) -> None:
         match signal.member:
@@ -281,12 +296,13 @@ class SystemdLauncher:
         try:
             async with watched.turn:
                 await self._ask_to_start(spec, watched, claim)
-        except MagidError as error:
+        except Exception as error:  # any: it would be shown as starting for ever
+            reason = _why_failed(error, spec)
             await watched.fresh()
             if watched.is_running:
                 watched.drop(claim)
                 raise
-            watched.amend(claim, ServerState.FAILED, error.message)
+            watched.amend(claim, ServerState.FAILED, reason)
             return
         await watched.fresh()
         watched.drop(claim)
@@ -372,6 +388,13 @@ def _rule(path: str) -> str:
         f"type='signal',sender='{SYSTEMD}',path='{path}',"
         f"interface='{PROPERTIES}',member='PropertiesChanged'"
     )
+
+
+def _why_failed(error: Exception, spec: ServerSpec) -> str:
+    if isinstance(error, MagidError):
+        return error.message
+    log.exception("cannot start %s", spec.unit)
+    return f"cannot start it, by a mistake in magid: {error!r}"
 
 
 def _words(signal: Signal) -> list[str]:

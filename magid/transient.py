@@ -15,11 +15,9 @@ from typing import Any, Final
 from magid.bus import MANAGER, MANAGER_PATH, PROPERTIES, SYSTEMD, Bus, BusError, Signal, variant
 from magid.errors import Conflict, TimedOut
 from magid.sandbox import ORDER_FIELD, SPEC_FIELD, Property, field_of
-from magid.units import unit_name
+from magid.units import UNITS, port_in, unit_name
 
 _UNIT: Final = "org.freedesktop.systemd1.Unit"
-_PATTERN: Final = "llama-server@*.service"
-_NAME = re.compile(r"llama-server@([0-9]{1,5})\.service")
 _SIGNALS: Final = ("JobRemoved", "UnitRemoved")
 _EXISTS: Final = "org.freedesktop.systemd1.UnitExists"
 _GONE: Final = frozenset(
@@ -78,7 +76,7 @@ class Units:
         await self._manager("Subscribe")
         (version,) = await self._bus.call(MANAGER_PATH, PROPERTIES, "Get", "ss", MANAGER, "Version")
         self.version = major(version)
-        (listed,) = await self._manager("ListUnitsByPatterns", "asas", [], [_PATTERN])
+        (listed,) = await self._manager("ListUnitsByPatterns", "asas", [], [UNITS])
         for name, *_ in listed:
             await self._adopt(name)
 
@@ -127,7 +125,7 @@ class Units:
     # -- steps -------------------------------------------------------------------------------
 
     async def _adopt(self, name: str) -> None:
-        port = _port_in(name)
+        port = port_in(name)
         seen = await self._look(name)
         if port is not None and seen and seen.is_ours:
             await self._manager("RefUnit", "s", name)
@@ -225,10 +223,10 @@ class Units:
         self._news = asyncio.Event()
         match signal.member, signal.body:
             case "UnitRemoved", [str(name), *_]:
-                port = _port_in(name)
+                port = port_in(name)
                 if port is not None and port not in self.held:
                     self._hear_gone(port)
-            case "JobRemoved", [_, _, str(name), "done"] if _port_in(name) in self.held:
+            case "JobRemoved", [_, _, str(name), "done"] if port_in(name) in self.held:
                 task = asyncio.create_task(self._forgive(name))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
@@ -263,11 +261,6 @@ def seen_in(properties: Mapping[str, Any]) -> Seen:
         stop_s=min(int(properties.get("TimeoutStopUSec", 0)) / 1_000_000, _LONGEST_STOP_S),
         restarts=int(properties.get("NRestarts", 0)),
     )
-
-
-def _port_in(name: str) -> int | None:
-    match = _NAME.fullmatch(name)
-    return int(match[1]) if match else None
 
 
 def _not_ours(name: str, fragment: str) -> Conflict:

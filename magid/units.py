@@ -6,10 +6,11 @@ words, and so does the privileged helper, which trusts nothing else.
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 
 class ServerState(StrEnum):
@@ -77,6 +78,16 @@ def unit_name(port: int) -> str:
     return f"llama-server@{int(port)}.service"
 
 
+UNITS: Final = "llama-server@*.service"
+_UNIT = re.compile(r"llama-server@([1-9][0-9]{0,4})\.service")
+
+
+def port_in(name: str) -> int | None:
+    """The port of a unit of this name; None for every name that `unit_name` does not make."""
+    match = _UNIT.fullmatch(name)
+    return int(match[1]) if match and int(match[1]) < 65_536 else None
+
+
 @dataclass(frozen=True, slots=True)
 class ObservedServer:
     """What is known of one server at one moment. Replaced whole, never changed in place."""
@@ -141,6 +152,7 @@ class Launcher(Protocol):
     order, and must not block.
     """
 
+    problem: str  # why changes are not seen at present; "" while they are
     has_model_users: bool  # each server runs as a user of its own, which nobody else is
 
     async def open(self) -> None:

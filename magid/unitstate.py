@@ -12,10 +12,7 @@ from itertools import pairwise
 from typing import Any, Final
 
 from magid.lifecycle import error_text
-from magid.units import ObservedServer, ServerState
-
-PATTERN: Final = "llama-server@*.service"
-_NAME = re.compile(r"llama-server@([1-9][0-9]{0,4})\.service")
+from magid.units import ObservedServer, ServerState, port_in
 
 _EXITED, _KILLED, _DUMPED = 1, 2, 3  # CLD_EXITED and so on, as in ExecMainCode
 _NEVER: Final = 2**64 - 1  # "infinity", and figures that are not known
@@ -60,12 +57,6 @@ class Verdict:
 
 
 # -- names -----------------------------------------------------------------------------------
-
-
-def port_in(name: str) -> int | None:
-    """The port of a unit of this name; None if it is no name of ours."""
-    match = _NAME.fullmatch(name)
-    return int(match[1]) if match and int(match[1]) < 65_536 else None
 
 
 def unit_path(port: int) -> str:

@@ -79,6 +79,7 @@ class FakeSystemd:
     """org.freedesktop.systemd1, as far as magid uses it without privilege."""
 
     def __init__(self, address: str) -> None:
+        self.garbled = 0  # answers to come that no systemd gives
         self.units: dict[str, dict[str, Any]] = {}
         self.jobs: dict[str, str] = {}  # path -> type
         self.calls: list[str] = []
@@ -157,6 +158,9 @@ class FakeSystemd:
     def _on_ListUnitsByPatterns(  # noqa: N802 - the word on the bus
         self, message: Message, _states: list[str], patterns: list[str]
     ) -> Message:
+        if self.garbled:
+            self.garbled -= 1
+            return Message.new_method_return(message, "as", [["x"]])
         rows = [
             (
                 *(name, "", unit["LoadState"], unit["ActiveState"], unit["SubState"]),

@@ -28,6 +28,7 @@ class StillLauncher:
         self.specs: dict[int, ServerSpec] = {}
         self.refuse: dict[int, Exception] = {}
         self.is_open = False
+        self.problem = ""
         self.held: set[tuple[str, int]] = set()  # calls that do not return yet
         self._servers: dict[int, ObservedServer] = {}
         self._listeners: list[Callable[[ObservedServer], None]] = []

@@ -425,3 +425,10 @@ async def test_a_stranger_gets_no_key_of_ours() -> None:
     async with answering(HEAD + b"\r\n" + body) as (endpoint, requests):
         assert not await is_ours(endpoint, "s3cret", "demo_tiny")
     assert b"s3cret" not in b"".join(requests)
+
+
+def test_a_place_that_cannot_be_looked_at_is_no_program() -> None:
+    """As a folder that may not be entered, which root, who runs tests, never meets."""
+    unreachable = f"/{'a' * 300}"
+    with pytest.raises(LlamaServerMissing, match="is not a program that can be run"):
+        find_program(f"{unreachable}/llama-server", "")

@@ -112,7 +112,9 @@ def test_a_folder_that_does_not_answer_is_a_reason() -> None:
 
 def test_a_first_scan_that_failed_is_a_reason() -> None:
     disk = Disk(listed=True)  # listed, and then not read
-    assert unready_reasons(Phase.SERVING, moment(disk=disk), {}, "no process") == ["no process"]
+    assert unready_reasons(Phase.SERVING, moment(disk=disk), {}, ["no process", ""]) == [
+        "no process"
+    ]
 
 
 def test_ports_are_part_of_the_snapshots_registry() -> None:

@@ -60,6 +60,7 @@ class World:
     keys: Path
     port: Callable[[], int]
     answers: list[Callable[[Request], Any]] = field(default_factory=lambda: [_done])
+    programs: list[Callable[[], LlamaProgram]] = field(default_factory=lambda: [lambda: PROGRAM])
 
     def spec(self, **changes: Any) -> ServerSpec:
         spec = ServerSpec("demo_tiny", 0, self.port(), "127.0.0.1", "/models/demo.gguf")
@@ -90,7 +91,7 @@ async def a_world(folder: Path, address: str, port: Callable[[], int]) -> AsyncI
         return reply
 
     async def program() -> LlamaProgram:
-        return PROGRAM
+        return worlds[0].programs[-1]()
 
     async with (
         FakeSystemd(address) as systemd,
@@ -287,6 +288,39 @@ async def test_it_comes_back_when_the_bus_does(
             assert (await shown(world, spec.port, ServerState.READY)).pid == 7
             assert again.subscribers
         await stack.__aexit__(None, None, None)
+
+
+async def test_the_watch_goes_on_whatever_it_meets(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An answer that no systemd gives: the watch is told to be lost, and found again."""
+    spec = world.spec()
+    world.systemd.load(ready(spec))
+    await world.launcher.open()
+    world.systemd.garbled = 2
+    world.systemd.reloaded()
+    async with asyncio.timeout(PATIENCE_S):
+        while not (told := world.launcher.problem):  # noqa: ASYNC110 - nobody is told of it
+            await asyncio.sleep(0.01)
+        while world.launcher.problem:  # noqa: ASYNC110 - likewise
+            await asyncio.sleep(0.01)
+    assert told.startswith("cannot watch systemd, by a mistake in magid: ")
+    assert caplog.text.count("cannot watch systemd") == 2
+    world.systemd.change(spec.port, **STOPPED)
+    await shown(world, spec.port, ServerState.STOPPED)
+
+
+async def test_whatever_is_raised_in_a_start_ends_in_failed(world: World) -> None:
+    def unusable() -> LlamaProgram:
+        raise PermissionError(13, "Permission denied")
+
+    await world.launcher.open()
+    world.programs.append(unusable)
+    spec = world.spec()
+    await world.launcher.start(spec)
+    server = world.launcher.observed()[spec.port]
+    assert server.state is ServerState.FAILED
+    assert server.reason.startswith("cannot start it, by a mistake in magid: PermissionError")
 
 
 async def test_a_new_systemd_on_the_same_bus(world: World, address: str) -> None:

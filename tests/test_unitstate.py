@@ -4,14 +4,13 @@ from typing import Any
 
 import pytest
 
-from magid.units import ServerSpec, ServerState
+from magid.units import ServerSpec, ServerState, port_in
 from magid.unitstate import (
     Verdict,
     complaint,
     figure,
     is_ours,
     observed_from,
-    port_in,
     state_of,
     unit_path,
     verdict_on,
