@@ -5,6 +5,7 @@ It speaks real HTTP on a real port. `install` writes a program file whose behavi
 neither the arguments nor the environment of a server are the test's to choose.
 """
 
+import hashlib
 import json
 import os
 import shlex
@@ -26,6 +27,7 @@ HELP = """\
 --port PORT                             port to listen
 --api-key-file FNAME                    path to file containing API keys
                                         --not-an-option in the text of another
+--embedding, --embeddings               restrict to only support embedding use case
 --ui,  --webui, --no-ui, --no-webui     whether to enable the Web UI (default: enabled)
 """
 
@@ -84,7 +86,8 @@ class FakeLlama(BaseHTTPRequestHandler):
         elif self.behaviour.get("fails-once") == "now":
             self._answer(500, {"error": {"code": 500, "message": "Invalid device"}})
         else:
-            self._answer(200, {"choices": [], "model": self.alias})
+            received = hashlib.sha256(body).hexdigest()
+            self._answer(200, {"choices": [], "model": self.alias, "received": received})
 
     def _misbehave(self, how: str) -> None:
         if how.isdecimal():

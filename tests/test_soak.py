@@ -13,7 +13,7 @@ from tests.deadlines import SET_UP_S
 from tests.hostile import NAMES
 from tests.rest import Parts
 from tests.soak import __main__ as soak
-from tests.soak import crowds, headers, hostile, load
+from tests.soak import bodies, crowds, headers, hostile, load
 from tests.soak.figures import Figures, slope
 
 ROOT = Path(__file__).parent.parent
@@ -77,6 +77,10 @@ def test_streams_while_servers_are_killed(parts: Parts, tmp_path: Path) -> None:
 
 def test_servers_that_were_taken_over(parts: Parts, tmp_path: Path) -> None:
     expect_none(hostile.run(len(NAMES), SEED, tmp_path, parts))
+
+
+def test_bodies_that_would_hold_the_loop(parts: Parts, tmp_path: Path) -> None:
+    expect_none(bodies.run(0.05, SEED, tmp_path, parts))
 
 
 def test_mutated_headers() -> None:

@@ -117,14 +117,18 @@ def _endpoint(
     ctx: Context, route: Route, door: Door
 ) -> Callable[..., Coroutine[Any, Any, HTTPResponse | None]]:
     limit, deadline = ctx.daemon.config.max_body_bytes, ctx.daemon.config.request_timeout
+    if not route.takes_large:
+        limit = min(limit, incoming.MAX_BODY_BYTES)
 
     async def endpoint(request: Request, **raw: str) -> HTTPResponse | None:
         caller = incoming.admit(request, route.access, door)
         data = await incoming.read_body(request, limit, deadline)
+        body, outline = await incoming.parse_body(request, route.body, data, ctx.gateway.slices)
         call = Call(
             params={name: incoming.decode(text) for name, text in raw.items()},
             query=incoming.parse_query(request, route.query),
-            body=incoming.parse_body(request, route.body, data),
+            body=body,
+            outline=outline,
             if_match=request.headers.get("if-match"),
             if_none_match=request.headers.get("if-none-match"),
             last_event_id=request.headers.get("last-event-id"),

@@ -20,6 +20,13 @@ MAX_SMALL_CHUNKS = 16_384
 SMALL_CHUNK_BYTES = 64
 
 
+def too_many_chunks() -> InvalidInput:
+    return InvalidInput(
+        f"cannot read the request: it has over {MAX_SMALL_CHUNKS} chunks of a few bytes each; "
+        "collect what you send, or send its Content-Length"
+    )
+
+
 class Body:
     """Of the length that the head says, or chunked where it says none. Raises TooLarge.
 
@@ -69,10 +76,7 @@ class Body:
         if chunks.size > self._limit:
             raise self._too_large()
         if chunks.count > MAX_SMALL_CHUNKS + chunks.size // SMALL_CHUNK_BYTES:
-            raise InvalidInput(
-                f"cannot read the request: it has over {MAX_SMALL_CHUNKS} chunks of a few bytes "
-                "each; collect what you send, or send its Content-Length"
-            )
+            raise too_many_chunks()
         for part in chunks.payload or ():
             self._received += part
         chunks.payload = []

@@ -7,6 +7,7 @@ malformed heads. So every route is registered as a streaming one, and all of tha
 import asyncio
 import re
 import secrets
+import sys
 import time
 from collections.abc import Iterable
 from typing import Any, cast
@@ -18,7 +19,10 @@ from sanic.http import Http
 
 from magid import errors
 from magid.api import access, guard, sandboxed
+from magid.api.bodies import MAX_SMALL_CHUNKS, SMALL_CHUNK_BYTES, too_many_chunks
 from magid.api.routes import Access, Query
+from magid.gateway.outline import WHOLE_BYTES, Outline, outlined
+from magid.gateway.timeslices import TimeSlices
 from magid.tokenbook import Caller
 from magid.tokens import Presented, present
 
@@ -26,6 +30,9 @@ from magid.tokens import Presented, present
 LINGER_S = 2.0
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+MAX_BODY_BYTES = WHOLE_BYTES  # of a route that takes no request to a model
+MAX_VALUES = 4096
+_READS = 64
 _SHOWN = 200  # characters of a caller's own key that an error repeats
 
 
@@ -99,23 +106,27 @@ async def read_body(request: Request, limit: int, deadline_s: float) -> bytes:
     stream = _stream(request)
     if not stream.request_body:
         return b""
-    chunks: list[bytes] = []
-    received, size = 0, int(request.headers.get("content-length", 0))
+    received, count = bytearray(), 0
+    size = int(request.headers.get("content-length", 0))
     try:
         async with asyncio.timeout(deadline_s - (time.monotonic() - request.ctx.began)):
             while size <= limit and (chunk := await stream.read()):
-                chunks.append(chunk)
-                received += len(chunk)
-                size = max(size, received)
+                received += chunk
+                size, count = max(size, len(received)), count + 1
+                if not count % _READS:  # what has arrived is read without waiting for anything
+                    await asyncio.sleep(0)
+                if count > MAX_SMALL_CHUNKS + len(received) // SMALL_CHUNK_BYTES:
+                    raise too_many_chunks()
     except TimeoutError:
         raise errors.SlowRequest(
             f"cannot wait longer: the request did not arrive within {deadline_s:g} s"
         ) from None
     if size > limit:
         raise errors.TooLarge(
-            f"cannot take this body: it is over {limit} bytes (max_body_bytes in magid.yaml)"
+            f"cannot take this body: it is over {limit} bytes (max_body_bytes in magid.yaml; "
+            f"{MAX_BODY_BYTES} for what is not a request to a model)"
         )
-    return b"".join(chunks)
+    return bytes(received)
 
 
 def end_if_unread(request: Request) -> None:
@@ -132,29 +143,54 @@ def end_if_unread(request: Request) -> None:
         stream.expecting_continue = False
         stream.request_body = None
     else:
+        _discard(cast(Any, stream))
         transport = cast(asyncio.Transport, request.transport)
         asyncio.get_running_loop().call_later(LINGER_S, transport.abort)
+
+
+def _discard(stream: Any) -> None:
+    """What is left of a chunked body is thrown away as it comes, and not chunk by chunk."""
+    if stream.request_body == "chunked":
+        stream.request_body, stream.request_bytes_left = True, sys.maxsize
 
 
 def _is_empty(request: Request) -> bool:
     return request.headers.get("content-length", "chunked").strip().strip("0") == ""
 
 
-def parse_body(request: Request, model: type[BaseModel] | None, data: bytes) -> Any:
-    """The body as the route's model; of a route without one it only has to be JSON by type."""
+async def parse_body(
+    request: Request, model: type[BaseModel] | None, data: bytes, slices: TimeSlices
+) -> tuple[Any, Outline | None]:
+    """The body as the route's model; of a route without one it only has to be JSON by type.
+
+    A large one is read in outline, with marks in the place of long strings.
+    """
     if model is None and not data:
-        return None
+        return None, None
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise errors.UnsupportedMediaType(
             f"cannot read a body of type {kind or 'unknown'!r}; send Content-Type: application/json"
         )
     if model is None:
-        return None
+        return None, None
+    outline = None
     try:
-        return model.model_validate_json(data)
+        if len(data) > WHOLE_BYTES:
+            outline = await slices.run(outlined(data))
+            return model.model_validate(outline.fields), outline
+        _check_values(data)
+        return model.model_validate_json(data), None
     except ValidationError as error:
         raise _invalid(error) from None
+
+
+def _check_values(data: bytes) -> None:
+    """Each may be wrong, and be an error of its own."""
+    if data.count(b",") + data.count(b"[") + data.count(b"{") > MAX_VALUES:
+        raise errors.InvalidInput(
+            f"cannot use the request body: it has over {MAX_VALUES} values, commas and brackets"
+        )
 
 
 def _invalid(error: ValidationError) -> errors.InvalidInput:

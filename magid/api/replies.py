@@ -8,6 +8,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from magid import errors
+from magid.gateway.outline import Outline
 
 STATUS: Mapping[type[errors.MagidError], int] = {
     errors.InvalidInput: 400,
@@ -44,6 +45,7 @@ class Call:
     params: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, Any] = field(default_factory=dict)
     body: Any = None
+    outline: Outline | None = None  # of a large body
     if_match: str | None = None
     if_none_match: str | None = None
     last_event_id: str | None = None

@@ -24,9 +24,11 @@ async def explain(ctx: Context, call: Call) -> Reply:
             "a body",
             field="endpoint",
         )
-    body = to_json(given.request)
-    fields, model = asked.parse(endpoint, body)
-    route, verdicts, chosen = ctx.gateway.explain(asked.Asked(endpoint, body, fields, model))
+    outline = call.outline
+    fields, model = asked.checked(given.request, outline)
+    body = to_json(given.request) if outline is None else b""
+    wanted = asked.Asked(endpoint, body, fields, model, outline=outline)
+    route, verdicts, chosen = ctx.gateway.explain(wanted)
     candidates = [_candidate(ctx, server, why) for server, why in verdicts]
     answer: schemas.Explanation = {
         "model": model,

@@ -57,6 +57,7 @@ class Route:
     query: tuple[Query, ...] = ()
     errors: tuple[type[e.MagidError], ...] = ()
     media: tuple[str, ...] = ("application/json",)
+    takes_large: bool = False  # a body as large as the configuration lets it be
 
     @property
     def summary(self) -> str:
@@ -160,7 +161,8 @@ ROUTES: tuple[Route, ...] = (
          errors=_UPDATE),
     # Changes nothing: a dry run.
     replace(_post("/api/route/explain", requests.explain, s.Explanation, body=s.ExplainBody,
-                  errors=(e.ModelNotFound, e.NotReady, e.ServerFailed)), access=Access.READ),
+                  errors=(e.ModelNotFound, e.NotReady, e.ServerFailed)),
+            access=Access.READ, takes_large=True),
     _get("/api/requests", requests.list_requests, s.RequestsReply, query=(_LIMIT,)),
     _delete("/api/requests/{requestId}", requests.cancel_request, s.Message,
             errors=(e.NotFound,)),

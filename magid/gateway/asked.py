@@ -81,7 +81,7 @@ def parse(endpoint: Endpoint, body: Body) -> tuple[dict[str, Any], str]:
         fields = from_json(body, cache_strings="keys")
     except ValueError as error:
         raise InvalidInput(f"cannot read the request body: it is not JSON: {error}") from None
-    return _checked(fields)
+    return checked(fields)
 
 
 Parsed = tuple[dict[str, Any], str, Outline]
@@ -90,18 +90,20 @@ Parsed = tuple[dict[str, Any], str, Outline]
 def parse_large(endpoint: Endpoint, body: Body) -> Generator[None, None, Parsed]:
     """As `parse`, in steps that are short however large the body is."""
     outline = yield from outlined(body)
-    fields, model = _checked(outline.fields)
-    if model in outline.cuts:
-        raise _no_name()
-    return fields, model, outline
+    return *checked(outline.fields, outline), outline
 
 
-def _checked(fields: Any) -> tuple[dict[str, Any], str]:
+def checked(fields: Any, outline: Outline | None = None) -> tuple[dict[str, Any], str]:
+    """The fields, if a request can have them, and the model. Raises InvalidInput."""
     if not isinstance(fields, dict):
         raise InvalidInput("cannot read the request body: it is not a JSON object")
     model = fields.get("model", AUTO)
-    if not isinstance(model, str) or not model:
-        raise _no_name()
+    is_name = isinstance(model, str) and bool(model)
+    if not is_name or (outline is not None and outline.chars(model) > len(model)):
+        raise InvalidInput(
+            "cannot choose a model: `model` is not a name; GET /v1/models lists the names",
+            field="model",
+        )
     for name in ("messages", "input"):
         messages = fields.get(name)
         if (
@@ -115,10 +117,3 @@ def _checked(fields: Any) -> tuple[dict[str, Any], str]:
                 field=name,
             )
     return fields, model
-
-
-def _no_name() -> InvalidInput:
-    return InvalidInput(
-        "cannot choose a model: `model` is not a name; GET /v1/models lists the names",
-        field="model",
-    )

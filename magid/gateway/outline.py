@@ -25,6 +25,7 @@ MAX_BYTES = 4 * 2**20  # of a body without its long strings
 # it takes to make them.
 MAX_WEIGHT = 262_144
 HEAVY = 5
+HEAVY_CUT = 16
 MAX_DIGITS = 128  # of one number: what a longer one costs grows with its square
 
 Body = bytes | bytearray
@@ -66,11 +67,15 @@ class Outline:
 
     def chars(self, text: str) -> int:
         """How long this text from `fields` is in truth."""
+        if text in self.cuts:
+            return self.cuts[text].chars
         marks = _marks(text)
         return len(text) + sum(self.cuts[m].chars - len(m) for m in marks if m in self.cuts)
 
     def excerpt(self, text: str, chars: int) -> str:
-        """This text from `fields`, of each long string the first and last characters, at least."""
+        """This text from `fields`: its first and last characters, so many of either at least."""
+        if len(text) > 2 * chars:
+            text = f"{text[:chars]}\n{text[-chars:]}"
         for mark in [*_marks(text)][:_EXCERPTS]:
             cut = self.cuts.get(mark)
             if cut is not None:
@@ -89,7 +94,7 @@ class Outline:
         yield text[at:]
 
 
-_EXCERPTS = 8  # of a text with more long strings in it the first ones tell enough
+_EXCERPTS = 8  # long strings in an excerpt: the first ones tell enough
 
 
 def _marks(text: str) -> list[str]:
@@ -141,9 +146,9 @@ class _Scan:
         self._size += len(text)
         if self._weight > MAX_WEIGHT or self._size > MAX_BYTES:
             raise InvalidInput(
-                f"cannot take this request: it has too many parts; {MAX_WEIGHT} numbers, or "
-                f"{MAX_WEIGHT // HEAVY} lists, objects and keys, and {MAX_BYTES} bytes beside "
-                "long texts are the most; send several requests"
+                f"cannot take this request: it has too many parts; at most {MAX_WEIGHT} numbers, "
+                f"{MAX_WEIGHT // HEAVY} lists, objects and keys, or {MAX_WEIGHT // HEAVY_CUT} long "
+                f"texts, and {MAX_BYTES} bytes beside those; send several requests"
             )
 
     def _string(self, start: int) -> Generator[None, None, int]:
@@ -167,6 +172,7 @@ class _Scan:
             digest.update(head)  # with and without are two cuts
             mark = _mark(digest.hexdigest())
             self.cuts[mark] = Cut(start + skipped, at, chars - skipped)
+            self._weight += HEAVY_CUT
             self._add(b'"%b%b"' % (head, mark.encode()))
         return at + 1
 

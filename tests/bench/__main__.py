@@ -11,6 +11,7 @@ BENCHES = (
     "bench_start",
     "bench_magictl",
     "bench_gateway",
+    "bench_bodies",
     "bench_metrics",
 )
 

@@ -20,6 +20,7 @@ TOPICS: dict[str, Arguments] = {
     "disks": lambda _scale, seed: [str(seed), "FOLDER"],
     "headers": lambda scale, seed: [_count(10_000_000, scale), str(seed)],
     "crowds": lambda _scale, seed: ["5000", str(seed), "FOLDER"],
+    "bodies": lambda scale, seed: [str(min(1.0, scale)), str(seed), "FOLDER"],
     "load": lambda scale, seed: [_count(600, scale), "500", str(seed), "FOLDER"],
     "conformance": lambda scale, seed: [_count(2000, scale), str(seed), "FOLDER"],
     "hostile": lambda scale, seed: [_count(5000, scale), str(seed), "FOLDER"],
