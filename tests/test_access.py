@@ -16,6 +16,7 @@ import openai
 import pytest
 
 from magid import tokenfile, tokens
+from magid.api import shapes
 from magid.api.openapi import make_route
 from magid.api.routes import ROUTES, Access, Route
 from magid.cli import credentials
@@ -163,8 +164,10 @@ def test_every_endpoint_of_the_gateway_is_for_infer(
     anyone: httpx.Client, inside: httpx.Client, endpoint: Endpoint
 ) -> None:
     method, path = endpoint.method, endpoint.path.replace("{id}", "none")
-    assert refusals(anyone, method, path) == OUT | {"read": 403}
-    assert status(anyone, method, path, {"x-api-key": SECRETS["infer"]}) not in (401, 403)
+    others = {"infer": 403, "small": 403} if endpoint.tells_of_others else {}
+    assert refusals(anyone, method, path) == OUT | {"read": 403} | others
+    admitted = SECRETS["admin" if others else "infer"]
+    assert status(anyone, method, path, {"x-api-key": admitted}) not in (401, 403)
     assert status(anyone, method, path, {"x-api-key": UNKNOWN}) == 401
     assert status(inside, method, path, {}) not in (401, 403)
 
@@ -342,6 +345,37 @@ def test_a_limited_token_has_its_models_and_no_others(magid: Running) -> None:
             assert answer.status_code == 404
             assert answer.json()["error"]["code"] == "model_not_found"
         assert client.get(f"/props?model={THINKER}").status_code == 404
+        assert client.get(f"/slots?model={SMALL}").status_code == 403
+
+
+def test_what_others_ask_and_where_files_lie_is_not_shown(magid: Running) -> None:
+    """/slots has what every slot works on, and /props the path of the model's file."""
+    for who, slots in (("infer", 403), ("small", 403), ("admin", 200)):
+        with httpx.Client(base_url=magid.url, headers=bearer(who), timeout=DEADLINE_S) as client:
+            assert client.get(f"/slots?model={SMALL}").status_code == slots
+            props = client.get(f"/props?model={SMALL}")
+            assert props.status_code == 200
+            assert props.json()["model_path"].endswith(".gguf")
+            assert "/" not in props.json()["model_path"]
+            assert str(magid.models) not in props.text
+            assert props.json()["model_alias"] == SMALL
+    with local(magid) as client:
+        assert client.get(f"/slots?model={SMALL}").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b'{"model_path":"/a/b/X.gguf","n":1}', b'{"n":1,"model_path":"X.gguf"}'),
+        (b'{"model_path":"X.gguf"}', b'{"model_path":"X.gguf"}'),
+        (b'{"n":1}', b'{"n":1}'),
+        (b"[]", b"[]"),
+        (b"/a/b/X.gguf <html>", b"{}"),
+        (b'{"model_path":"\\/a\\/b\\/X.gguf"}', b'{"model_path":"X.gguf"}'),
+    ],
+)
+def test_paths_in_props(body: bytes, expected: bytes) -> None:
+    assert shapes.without_path(200, body) == expected
 
 
 def test_the_token_is_not_passed_on(magid: Running) -> None:

@@ -14,7 +14,7 @@ from magid.api.heads import Head, Parsed
 from magid.config import Config
 from magid.errors import MagidError, MethodNotAllowed, ModelNotFound, NotFound
 from magid.gateway.dispatch import Dispatcher
-from magid.gateway.endpoints import Endpoint, methods_of
+from magid.gateway.endpoints import TELL_OF_OTHERS, Endpoint, methods_of
 from magid.tokenbook import Caller
 from magid.tokens import Scope
 
@@ -39,7 +39,8 @@ class Desk:
         access.check_url(head.query)
         if head.method == "OPTIONS":  # a browser asks whether it may send credentials
             return access.LOCAL
-        return self.door.enter(head.presented, Scope.INFER, peer if self.is_tcp else None)
+        need = Scope.ADMIN if head.path in TELL_OF_OTHERS else Scope.INFER
+        return self.door.enter(head.presented, need, peer if self.is_tcp else None)
 
     def list_models(self, endpoint: Endpoint, path: str, caller: Caller) -> bytes:
         """What `caller` may ask for, as JSON, or the one that `path` names. Or ModelNotFound."""

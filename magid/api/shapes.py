@@ -52,6 +52,22 @@ def reshaped(status: int, body: bytes) -> bytes:
         return body
 
 
+def without_path(status: int, body: bytes) -> bytes:
+    """An answer of /props that names the model's file, and not where it lies."""
+    del status  # as of `reshaped`: whichever it is
+    try:
+        match parsed(body):
+            case {"model_path": str(path), **rest}:
+                return to_json({**rest, "model_path": path.rpartition("/")[2]})
+            case _:
+                return body
+    except ValueError:
+        return _NO_ANSWER
+
+
+_NO_ANSWER = b"{}"  # what cannot be read could name anything
+
+
 def _shape(style: Style, status: int, message: str, code: str, param: object) -> dict[str, Any]:
     if style is Style.ANTHROPIC:
         kind = _ANTHROPIC.get(status, _fallback(status, "api_error"))

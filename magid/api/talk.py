@@ -16,7 +16,7 @@ from magid.api.heads import Head, check_json, next_request_id
 from magid.api.replies import status_of
 from magid.errors import MagidError, SlowRequest, TooLarge
 from magid.gateway.asked import Asked
-from magid.gateway.endpoints import Endpoint, Style, find, methods_of, style_of
+from magid.gateway.endpoints import NAME_FILES, Endpoint, Style, find, methods_of, style_of
 from magid.gateway.framing import ChunkReader, ReplyHead
 from magid.gateway.outline import WHOLE_BYTES
 from magid.gateway.stages import Work
@@ -236,7 +236,7 @@ class Talk:
 
     def begins(self, head: ReplyHead, fields: bytes, data: bytes) -> None:
         self._reply, self._fields = head, fields
-        if self._is_misshapen(head):
+        if self._is_misshapen(head) or self._names_files:
             self._chunks = ChunkReader(keep=True) if head.is_chunked else None
             self._held = bytearray(self._unchunked(data))
             return
@@ -261,6 +261,10 @@ class Talk:
         return head.status >= 400 and self._style is Style.ANTHROPIC
 
     @property
+    def _names_files(self) -> bool:
+        return self._head is not None and self._head.path in NAME_FILES
+
+    @property
     def _style(self) -> Style:
         return self._shape if self._head is None else style_of(self._head.path)
 
@@ -276,7 +280,7 @@ class Talk:
 
     def goes_on(self, data: bytes) -> None:
         if self._held is not None:
-            self._held += self._unchunked(data)  # `exchange` bounds errors
+            self._held += self._unchunked(data)  # `exchange` bounds what is held
         else:
             self._send(self._unchunked(data) if self._chunks else data)
 
@@ -286,7 +290,8 @@ class Talk:
 
     def ends(self) -> None:
         if self._held is not None and self._reply is not None:
-            body = shapes.reshaped(self._reply.status, bytes(self._held))
+            make = shapes.reshaped if self._is_misshapen(self._reply) else shapes.without_path
+            body = make(self._reply.status, bytes(self._held))
             fields = b"Content-Type: application/json\r\n" + self._fields
             self._write(self._reply.status, fields, body)
         self._done()

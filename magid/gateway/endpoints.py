@@ -23,6 +23,8 @@ class Endpoint:
     style: Style = Style.OPENAI
     kinds: frozenset[ModelKind] = frozenset()  # empty: magid answers by itself
     generates: bool = False  # tokens, which take long; else one quick pass
+    tells_of_others: bool = False  # what other clients ask: for administrators
+    names_files: bool = False  # its answer has a path of this machine, which goes to nobody
 
     @property
     def asks_by_query(self) -> bool:
@@ -56,12 +58,26 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     _post("/v1/messages/count_tokens", "How many tokens such a conversation has", _CHAT, False),
     _post("/v1/embeddings", "Texts as vectors", _EMBED, False),
     _post("/v1/rerank", "Documents in the order of their relevance", _RANK, False),
-    Endpoint("GET", "/props", "What a server can do, for llama.cpp's own web client", kinds=_ANY),
-    Endpoint("GET", "/slots", "What the slots of a server work on", kinds=_ANY),
+    Endpoint(
+        "GET",
+        "/props",
+        "What a server can do, for llama.cpp's own web client",
+        kinds=_ANY,
+        names_files=True,
+    ),
+    Endpoint(
+        "GET",
+        "/slots",
+        "What the slots of a server work on; for administrators",
+        kinds=_ANY,
+        tells_of_others=True,
+    ),
     _post("/tokenize", "A text as tokens", _ANY, False),
     _post("/detokenize", "Tokens as a text", _ANY, False),
 )
 
+TELL_OF_OTHERS = frozenset(e.path for e in ENDPOINTS if e.tells_of_others)
+NAME_FILES = frozenset(e.path for e in ENDPOINTS if e.names_files)
 _BY_PATH = {(e.method, e.path): e for e in ENDPOINTS}
 _MODEL = _BY_PATH["GET", "/v1/models/{id}"]
 

@@ -142,7 +142,7 @@ class Exchange:
         self.last_byte = time.monotonic()
         record = self.record
         record.status, record.first_byte_s = head.status, self.last_byte - record.began
-        if head.status >= 400:
+        if head.status >= 400 or self.asked.endpoint.names_files:
             self._is_silent, self._left = False, MAX_COLLECTED_BYTES
             self._count_error(first)
         elif self._is_silent:
@@ -205,10 +205,10 @@ class Exchange:
             raise Garbled("its stream has no event")
 
     def _count_error(self, data: bytes) -> None:
-        """An error is short, unlike an answer. Raises Garbled."""
+        """Of an answer that is read whole: such a one is short. Raises Garbled."""
         self._left -= len(data)
         if self._left <= 0:
-            raise Garbled("its error has no end")
+            raise Garbled("it is too long for such an answer")
 
     def ended(self) -> None:
         status = self.record.status or 0
