@@ -1,12 +1,15 @@
 """One request between a client and its servers, on real sockets: each gets one answer."""
 
 import asyncio
+import os
+import resource
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 import pytest
 
 from magid.errors import MagidError
+from magid.gateway import probes
 from magid.gateway.asked import Asked
 from magid.gateway.endpoints import find
 from magid.gateway.exchange import Exchange
@@ -15,6 +18,7 @@ from magid.gateway.framing import ReplyHead
 from magid.gateway.records import Outcome
 from magid.gateway.routing import Route
 from magid.gateway.servers import Server
+from magid.kinds import ModelKind
 from magid.llama import Endpoint
 from tests.deadlines import PATIENCE_S
 
@@ -154,3 +158,26 @@ async def test_a_connection_that_cannot_even_be_tried_is_an_error_for_the_client
     (heard,) = await answer_to(client)
     assert "magid made a mistake" in str(heard)
     assert not server.exchanges
+
+
+async def test_a_magid_without_descriptors_leaves_no_server_out() -> None:
+    """Clients may have used them up."""
+    client, again, peer = Client(), Client(), Answering(FINE)
+    peer.goes_on.set()
+    async with listening(peer) as server:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+        try:
+            exchange_of(client, [server]).send(server)
+            (heard,) = await answer_to(client)
+            asked = [await probes.is_healthy(server.backend)]
+            asked.append(await probes.can_work(server.backend, ModelKind.CHAT))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert "Too many open files" in str(heard)
+        assert asked == [None, None]
+        assert server.why_not == ""
+        exchange_of(again, [server]).send(server)
+        assert await answer_to(again) == [200, b"fine", "ends"]

@@ -6,6 +6,7 @@ connected to, does not answer /health, or fails a request of magid's own. It com
 finds it well again, after a pause that doubles each time.
 """
 
+import errno
 from dataclasses import dataclass
 
 FAILURES = 3  # of requests, with none that went well between them: then magid asks by itself
@@ -25,6 +26,15 @@ _NOT_IMPLEMENTED = 501  # for a model of this kind, as embeddings of one without
 def blames_request(status: int, body: bytes) -> bool:
     """Whether an answer of status 5xx says that the request is at fault; `body` is its start."""
     return status == _NOT_IMPLEMENTED or any(words in body for words in _BLAMES)
+
+
+# Of magid when it connects, as where clients have used up its descriptors.
+_OWN_TROUBLE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+def is_own_trouble(error: BaseException | None) -> bool:
+    """Whether magid could not even try to connect: no fault of the server."""
+    return isinstance(error, OSError) and error.errno in _OWN_TROUBLE
 
 
 @dataclass(slots=True)

@@ -97,7 +97,10 @@ def _due_s(server: Server, now: float, interval_s: float) -> float:
 
 
 async def _probe(server: Server) -> None:
-    if await probes.is_healthy(server.backend):
+    is_healthy = await probes.is_healthy(server.backend)
+    if is_healthy is None:
+        return
+    if is_healthy:
         server.probe_failures, server.is_doubted = 0, False
         server.breaker.found_well(time.monotonic())
         return

@@ -6,7 +6,6 @@ client that goes away cancels the request at the server.
 """
 
 import asyncio
-import errno
 import logging
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import Protocol
 from magid.errors import MagidError, ServerLost
 from magid.gateway import records
 from magid.gateway.asked import Asked
+from magid.gateway.breaker import is_own_trouble
 from magid.gateway.framing import ReplyHead
 from magid.gateway.records import START_BYTES, TAIL_BYTES, TAIL_SEGMENTS, Outcome
 from magid.gateway.routing import Route
@@ -29,8 +29,6 @@ log = logging.getLogger(__name__)
 
 # Servers that may end while they work on one request: it could be the request that ends them.
 MAX_LOSSES = 2
-# Of magid when it connects, as where clients have used up its descriptors: no fault of the server.
-OWN_TROUBLE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class Client(Protocol):
@@ -114,7 +112,7 @@ class Exchange:
             self._ask(await server.pool.connect())
         except (OSError, TimeoutError) as error:
             why = f"it cannot be reached: {str(error) or 'no answer in time'}"
-            if error.errno not in OWN_TROUBLE:
+            if not is_own_trouble(error):
                 server.leave_out(why)
             self._cannot_ask(why)
         except Exception:

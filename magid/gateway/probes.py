@@ -3,9 +3,10 @@
 from pydantic_core import to_json
 
 from magid.errors import BadReply, ServerUnreachable
+from magid.gateway.breaker import is_own_trouble
 from magid.gateway.fleet import Backend, Facts, facts_of
 from magid.kinds import ModelKind
-from magid.llama import Health, check_health, get_json
+from magid.llama import get_json
 
 LOOK_S = 1.0  # between two looks at all servers
 TIMEOUT_S = 2.0
@@ -29,8 +30,13 @@ async def facts(backend: Backend) -> Facts | None:
     return facts_of(props)
 
 
-async def is_healthy(backend: Backend) -> bool:
-    return await check_health(backend.address, timeout_s=TIMEOUT_S) is Health.OK
+async def is_healthy(backend: Backend) -> bool | None:
+    """By /health, which needs no key. None: magid could not even ask."""
+    try:
+        status, _ = await get_json(backend.address, "/health", key=None, timeout_s=TIMEOUT_S)
+    except ServerUnreachable as error:
+        return None if is_own_trouble(error.__cause__) else False
+    return status == 200
 
 
 async def is_idle(backend: Backend) -> bool:
@@ -46,25 +52,30 @@ def _any_at_work(slots: list[object]) -> bool:
     return any(isinstance(slot, dict) and slot.get("is_processing") for slot in slots)
 
 
-async def can_work(backend: Backend, kind: ModelKind) -> bool | None:
+async def can_work(
+    backend: Backend, kind: ModelKind, *, timeout_s: float = WORK_TIMEOUT_S
+) -> bool | None:
     """Whether it answers the smallest request of its kind. A refusal (4xx, 501) counts as well.
 
-    None: it cannot be told, because it works on others' requests and had no time for this one.
+    None: it cannot be told. It works on others' requests and had no time for this one, or magid
+    could not even ask.
     """
     path, body = _WORK[kind]
     try:
-        status, _ = await _asked(backend, path, to_json(body), timeout_s=WORK_TIMEOUT_S)
+        status, _ = await _asked(backend, path, to_json(body), timeout_s=timeout_s)
     except BadReply:
         return False
-    except ServerUnreachable:
-        return await _is_merely_busy(backend)
+    except ServerUnreachable as error:
+        if is_own_trouble(error.__cause__):
+            return None
+        return await _is_merely_busy(backend, timeout_s)
     return status < 500 or status == 501
 
 
-async def _is_merely_busy(backend: Backend) -> bool | None:
+async def _is_merely_busy(backend: Backend, timeout_s: float) -> bool | None:
     """None: it is. False: it is idle, or its loop stands still, and yet it did not answer."""
     try:
-        _, slots = await _asked(backend, "/slots", timeout_s=WORK_TIMEOUT_S)
+        _, slots = await _asked(backend, "/slots", timeout_s=timeout_s)
     except ServerUnreachable:
         return False
     return False if isinstance(slots, list) and not _any_at_work(slots) else None
