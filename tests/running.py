@@ -10,16 +10,33 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import httpx
+import psutil
 
 from tests.conformance import Conformance
 from tests.deadlines import DEADLINE_S
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@contextmanager
+def frozen(pid: int) -> Iterator[None]:
+    """The process does nothing meanwhile, and goes on afterwards, however the block is left."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        deadline = time.monotonic() + DEADLINE_S
+        while psutil.Process(pid).status() != psutil.STATUS_STOPPED:
+            assert time.monotonic() < deadline, f"{pid} goes on"
+            os.sched_yield()
+        yield
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
 
 
 class Running:
@@ -150,8 +167,12 @@ class Running:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.stop()
+        try:
+            if self.process is not None and self.process.poll() is None:
+                self.stop()
+        finally:
+            if self.process is not None and self.process.poll() is None:
+                self.kill()  # nothing outlives its test, a daemon that does not end least of all
         if kind is not None:
             sys.stderr.write(self.log.read_text())
 

@@ -23,7 +23,7 @@ from tests.running import Running
 pytestmark = pytest.mark.slow
 
 LIMIT = 1024  # the least that can be configured
-CONFIGURATION = f"request_timeout: 1\nmax_body_bytes: {LIMIT}\n"
+CONFIGURATION = f"request_timeout: 3\nmax_body_bytes: {LIMIT}\n"
 WRITE = "POST /api/models/apply?dryRun=true HTTP/1.1"
 HOST = "Host: localhost"
 JSON = "Content-Type: application/json"

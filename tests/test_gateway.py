@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def magid(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    limits = "gateway: {max_body_bytes: 100000}\nrequest_timeout: 2\n"
+    limits = "gateway: {max_body_bytes: 100000}\nrequest_timeout: 5\n"
     folder = tmp_path_factory.mktemp("gateway")
     with fleets.fleet(parts, folder, configuration=limits) as running:
         yield running

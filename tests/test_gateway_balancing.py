@@ -15,7 +15,7 @@ import pytest
 from tests import fake_llama, fleets, ggufs
 from tests.fleets import LONG, MEDIUM, chat
 from tests.rest import Parts
-from tests.running import Running
+from tests.running import Running, frozen
 
 CHAT = "/v1/chat/completions"
 SERVERS = 3
@@ -104,13 +104,10 @@ def test_a_frozen_server_is_left_and_comes_back(parts: Parts, tmp_path: Path) ->
     with trio(parts, tmp_path / "x", "round_robin") as magid:
         before = ports(magid)
         victim = min(before)
-        os.kill(before[victim], signal.SIGSTOP)
-        try:
+        with frozen(before[victim]):
             answers = many(magid, 12, 6, chat(MEDIUM))
             assert {answer.status_code for answer in answers} == {200}
             assert victim not in set(map(port_of, answers))
-        finally:
-            os.kill(before[victim], signal.SIGCONT)
         with fleets.client(magid) as client:
             seen = (port_of(client.post(CHAT, json=chat(MEDIUM))) for _ in range(100_000))
             assert victim in seen
@@ -144,7 +141,9 @@ def test_the_queue_is_bounded_and_says_when_to_come_again(parts: Parts, tmp_path
             assert answer.json()["error"]["type"] == "rate_limit_error"
         for stream in held:
             stream.close()
-        assert client.post(CHAT, json=chat(MEDIUM)).status_code == 200
+        # As soon as a server has noticed.
+        statuses = (client.post(CHAT, json=chat(MEDIUM)).status_code for _ in range(100))
+        assert 200 in statuses
 
 
 def test_a_server_that_lost_its_mind_is_restarted(parts: Parts, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ JSON = b"Host: localhost\r\nContent-Type: application/json\r\n"
 
 @pytest.fixture(scope="module")
 def magid(parts: rest.Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    configuration = "request_timeout: 1\ngateway: {max_body_bytes: 1048576}\n"
+    configuration = "request_timeout: 5\ngateway: {max_body_bytes: 1048576}\n"
     running = parts.daemon(tmp_path_factory.mktemp("daemon"), configuration)
     with running, running.client:
         running.wait_ready()

@@ -17,7 +17,7 @@ from tests import fleets
 from tests.deadlines import DEADLINE_S
 from tests.fleets import SMALL, chat
 from tests.rest import Parts
-from tests.running import Running
+from tests.running import Running, frozen
 from tests.strangers import NOBODY, Sly
 
 CANARY = "the prompt that nobody else may read"
@@ -61,14 +61,11 @@ def test_a_thief_of_the_port_hears_nothing(magid: Running) -> None:
     clients = [fleets.client(magid) for _ in range(ASKERS)]
     assert {ask(client) for client in clients} == {200}  # their connections stay open
     with ThreadPoolExecutor(ASKERS) as askers:
-        os.kill(magid.process.pid, signal.SIGSTOP)
-        try:
+        with frozen(magid.process.pid):
             answers = [askers.submit(ask, client) for client in clients]
             wait_unread(magid.port, ASKERS)
             os.kill(server["pid"], signal.SIGKILL)
             bind_when_free(stranger)
-        finally:
-            os.kill(magid.process.pid, signal.SIGCONT)
         with stranger.bound():
             assert {answer.result(DEADLINE_S) for answer in answers} <= {502, 503}
             assert magid.wait_state(SMALL, "failed")["stateReason"].startswith("port ")

@@ -5,7 +5,6 @@ else. Of a malformed request they must never be answered; of a well-formed one a
 bytes are cut. test_api_framing has the fields and start lines that each path refuses alone.
 """
 
-import signal
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,7 +15,7 @@ import pytest
 from tests import rest
 from tests.deadlines import DEADLINE_S
 from tests.rest import Answer
-from tests.running import Running
+from tests.running import Running, frozen
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +35,7 @@ WHOLE = b"d\r\n" + BODY + b"\r\n0\r\n\r\n"
 @pytest.fixture(scope="module")
 def magid(parts: rest.Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """Without a model: what matters here is where a request ends."""
-    limits = "request_timeout: 1\nsend_timeout: 1\n"
+    limits = "request_timeout: 5\nsend_timeout: 1\n"
     running = parts.daemon(tmp_path_factory.mktemp("daemon"), limits)
     with running, running.client:
         running.wait_ready()
@@ -54,6 +53,16 @@ def bytewise(port: int, data: bytes) -> list[Answer]:
         except ConnectionError:
             pass  # refused before it was all there
         return rest.answers(rest.until_closed(connection))
+
+
+def first_answers(connection: socket.socket, count: int) -> bytes:
+    """What comes until the head of so many answers is there: the requests have been read then."""
+    received = b""
+    while received.count(b"HTTP/1.1 ") < count:
+        data = connection.recv(65_536)
+        assert data, f"ended before its answers: {received!r}"
+        received += data
+    return received
 
 
 def check_refused(found: list[Answer], statuses: tuple[int, ...] = (400,)) -> None:
@@ -274,12 +283,12 @@ def test_what_is_sent_at_once_is_read_in_its_order(magid: Running) -> None:
     pairs = 8
     with rest.connect(magid.port) as connection:
         connection.sendall(large * 4)  # the kernel's buffers grow
-        magid.process.send_signal(signal.SIGSTOP)
-        data = memoryview((short + large) * pairs + BEHIND)
-        sent = connection.send(data, socket.MSG_DONTWAIT)
-        magid.process.send_signal(signal.SIGCONT)
+        received = first_answers(connection, 4)  # and are empty
+        with frozen(magid.process.pid):
+            data = memoryview((short + large) * pairs + BEHIND)
+            sent = connection.send(data, socket.MSG_DONTWAIT)
         connection.sendall(data[sent:])
-        found = rest.answers(rest.until_closed(connection))
+        found = rest.answers(received + rest.until_closed(connection))
     assert [answer.status for answer in found] == [400] * 4 + [200, 400] * pairs + [200, 200]
 
 

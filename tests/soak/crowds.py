@@ -24,7 +24,7 @@ from tests.soak.parts import daemon
 LEFT = 20  # descriptors that the daemon may still open
 WATCHED_S = 2.0  # while nothing can be accepted
 MOST_CPU = 0.5  # of one processor meanwhile: a busy loop takes all of it
-RECOVERED_S = 30.0
+RECOVERED_S = 120.0
 
 
 @contextmanager
