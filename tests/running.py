@@ -137,7 +137,10 @@ class Running:
 
     def _check_conformance(self) -> None:
         document = httpx.get(
-            f"{self.url}/openapi.json", trust_env=False, verify=self.trusted
+            f"{self.url}/openapi.json",
+            timeout=DEADLINE_S,
+            trust_env=False,
+            verify=self.trusted,
         ).json()
         self.client.event_hooks = {"response": [Conformance(document)]}
 

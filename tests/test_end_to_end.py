@@ -117,6 +117,7 @@ def test_a_server_answers_nobody_without_its_key(magid: Running) -> None:
                     f"{server['endpoint']}/v1/completions",
                     json={"prompt": "x"},
                     headers=headers,
+                    timeout=DEADLINE_S,
                     trust_env=False,
                 )
                 assert answer.status_code == 401

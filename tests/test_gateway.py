@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from tests import fleets, ggufs, rest
+from tests.deadlines import DEADLINE_S
 from tests.fleets import MEDIUM, SMALL, THINKER, VECTORS, chat
 from tests.rest import Parts
 from tests.running import Running
@@ -135,7 +136,9 @@ def test_an_answer_comes_as_the_server_gave_it(magid: Running, client: httpx.Cli
     port = magid.servers()[SMALL]["port"]
     headers = {"Authorization": f"Bearer {magid.key(port)}"}
     body = chat(SMALL, seed=1, temperature=0)
-    direct = httpx.post(f"http://127.0.0.1:{port}{CHAT}", json=body, headers=headers).json()
+    direct = httpx.post(
+        f"http://127.0.0.1:{port}{CHAT}", json=body, headers=headers, timeout=DEADLINE_S
+    ).json()
     passed = client.post(CHAT, json=body, headers={"Authorization": "Bearer of-the-client"}).json()
     assert passed["choices"] == direct["choices"]
     assert passed.keys() == direct.keys()

@@ -220,7 +220,7 @@ def draining(magid: Running) -> None:
     for _ in events:
         pass  # the stream ends when the drain begins
     with pytest.raises(httpx.ConnectError):
-        httpx.get(f"{magid.url}/livez", trust_env=False)
+        httpx.get(f"{magid.url}/livez", timeout=DEADLINE_S, trust_env=False)
 
 
 def test_a_request_under_way_is_finished_and_no_new_one_is_taken(magid: Running) -> None:
@@ -350,7 +350,10 @@ def test_what_systemd_is_told(magid: Running) -> None:
             )
         try:
             assert notify.recv(4096) == b"READY=1"
-            assert httpx.get(f"{magid.url}/livez", trust_env=False).status_code == 200
+            assert (
+                httpx.get(f"{magid.url}/livez", timeout=DEADLINE_S, trust_env=False).status_code
+                == 200
+            )
             told = b""
             while told != b"STATUS=serving: 1 ready, profile test":
                 told = notify.recv(4096)

@@ -88,5 +88,7 @@ def test_two_at_once_are_told_apart(magid: Running) -> None:
         magid.ask("POST", f"/api/models/servers/{SMALL}/start")
         reason = magid.wait_state(SMALL, "failed")["stateReason"]
         assert f"port {port} is taken" in reason
-        assert httpx.get(f"{magid.url}/readyz", trust_env=False).status_code == 503
+        assert (
+            httpx.get(f"{magid.url}/readyz", timeout=DEADLINE_S, trust_env=False).status_code == 503
+        )
     assert stranger.heard == b""

@@ -129,7 +129,7 @@ def test_an_sdk_over_tls_with_a_token(magid: Running) -> None:
         (magid.state / "tokens.json").unlink()
         reload(magid)
     with pytest.raises(httpx.ConnectError, match="certificate"):
-        httpx.get(f"{magid.url}/livez", trust_env=False)
+        httpx.get(f"{magid.url}/livez", timeout=DEADLINE_S, trust_env=False)
 
 
 def reload(magid: Running) -> None:

@@ -2,15 +2,16 @@
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from tests.deadlines import DEADLINE_S
 from tests.lab.container import Container
 from tests.lab.launching import install_launcher
 
-SOON_S = 1.0  # in which what a person does has to show
 MODELS = {
     "alpha_1p0b_q4km_fast": 8080,
     "beta_8p0b_q4km_balanced": 8081,
@@ -69,11 +70,27 @@ class Daemon:
         for model_id in MODELS:
             self.wait_state("ready", model_id)
 
-    def wait_state(self, state: str, model_id: str) -> float:
-        """Seconds until it was so."""
-        began = time.monotonic()
+    def wait_state(self, state: str, model_id: str) -> None:
         self.container.wait_until(lambda: self.state(model_id) == state, f"{model_id} {state}")
-        return time.monotonic() - began
+
+    def told(self, state: str, model_id: str, act: Callable[[], object]) -> dict[str, Any]:
+        """What the events say of the server when it gets into the state after `act`.
+
+        For states that pass by themselves: between two looks they might be missed.
+        """
+        with self.client.stream("GET", "/api/events") as stream:
+            stream.raise_for_status()
+            lines = stream.iter_lines()
+            next(line for line in lines if line.startswith("data: "))  # how it is before
+            act()
+            end = time.monotonic() + DEADLINE_S
+            for line in lines:
+                assert time.monotonic() < end, f"{model_id} did not get {state}"
+                data = json.loads(line[6:]) if line.startswith("data: ") else {}
+                server: dict[str, Any] = data.get("server", {})
+                if (server.get("modelId"), server.get("state")) == (model_id, state):
+                    return server
+        raise AssertionError(f"the events ended before {model_id} was {state}")
 
     def wait_serving(self) -> None:
         """Until a magid that began anew has done all that it does at its start."""
@@ -82,11 +99,6 @@ class Daemon:
             return bool(self.client.get("/api/models/status").json()["phase"] == "serving")
 
         self.container.wait_until(serving, "magid serving")
-
-    def shows(self, state: str, model_id: str) -> None:
-        """It is so, within the time in which a person expects it."""
-        took = self.wait_state(state, model_id)
-        assert took < SOON_S, f"{state} showed after {took:.2f} s"
 
 
 def installed_in(container: Container, model: Path, settings: str = SETTINGS) -> Daemon:

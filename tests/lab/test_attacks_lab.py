@@ -151,8 +151,15 @@ def test_a_thief_of_the_port_hears_nothing(daemon: Daemon) -> None:
                 stranger.wait_bound()
             finally:
                 container.systemctl("kill", "--signal=CONT", "magid")
+            shown = set[str]()
+
+            def is_noticed() -> bool:
+                shown.add(daemon.state(ONE))
+                return bool(shown & {"failed", "backoff"})
+
+            container.wait_until(is_noticed, "a server that is known to have ended")
             end = time.monotonic() + HELD_S
-            shown = {daemon.state(ONE) for _ in iter(lambda: time.monotonic() < end, False)}
+            shown |= {daemon.state(ONE) for _ in iter(lambda: time.monotonic() < end, False)}
         asked = len(statuses)
     print(container.release.name, asked, "requests; it was shown", shown)  # noqa: T201 - a figure
     new_key = container.read(f"/run/magi-keys/{PORT}.key").decode().strip()

@@ -226,7 +226,7 @@ class Doctor:
 
     def sh(self, script: str) -> str:
         """As root types it; what takes longer than a person would wait is ended."""
-        return self.container.run(["timeout", "20", "sh", "-c", script], check=False).stdout
+        return self.container.run(["timeout", "60", "sh", "-c", script], check=False).stdout
 
     def look(self, *words: str, user: str | None = None) -> "subprocess.CompletedProcess[str]":
         return self.container.run(["magictl", "doctor", *words], check=False, user=user)

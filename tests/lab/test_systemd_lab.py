@@ -15,7 +15,7 @@ from magid.messages import Event
 from magid.units import unit_name
 from magid.wire import Ping
 from tests import ggufs
-from tests.deadlines import SET_UP_S
+from tests.deadlines import DEADLINE_S, SET_UP_S
 from tests.lab.container import Container
 from tests.lab.installing import LIBRARY
 from tests.lab.launching import Asker, install_launcher
@@ -161,19 +161,19 @@ def test_metrics_and_targets(daemon: Daemon) -> None:
 def test_what_a_person_does_shows(daemon: Daemon) -> None:
     systemctl = daemon.container.systemctl
     systemctl("stop", UNIT)
-    daemon.shows("stopped", ONE)
+    daemon.wait_state("stopped", ONE)
     systemctl("start", UNIT)
-    daemon.shows("ready", ONE)
+    daemon.wait_state("ready", ONE)
     before = daemon.pids()[ONE]
     systemctl("restart", UNIT)
-    daemon.shows("ready", ONE)
+    daemon.wait_state("ready", ONE)
     assert daemon.pids()[ONE] != before
     assert daemon.state(OTHER) == "ready"
 
 
 def test_a_model_stopped_by_hand_stays_stopped(daemon: Daemon) -> None:
     daemon.container.systemctl("stop", UNIT)
-    daemon.shows("stopped", ONE)
+    daemon.wait_state("stopped", ONE)
     daemon.client.post("/api/models/rescan").raise_for_status()
     daemon.container.systemctl("reload", "magid")
     daemon.container.systemctl("restart", "magid")
@@ -189,9 +189,9 @@ def test_a_model_stopped_by_hand_stays_stopped(daemon: Daemon) -> None:
 )
 def test_a_crash_is_made_good(daemon: Daemon, signal: str, reason: str) -> None:
     before = daemon.server(ONE)
-    daemon.container.systemctl("kill", f"--signal={signal}", UNIT)
-    daemon.shows("backoff", ONE)
-    assert daemon.server(ONE)["stateReason"] == f"{reason}; starting again in 0.5 s"
+    kill = ("kill", f"--signal={signal}", UNIT)
+    told = daemon.told("backoff", ONE, lambda: daemon.container.systemctl(*kill))
+    assert told["stateReason"] == f"{reason}; starting again in 0.5 s"
     daemon.wait_state("ready", ONE)
     after = daemon.server(ONE)
     assert (after["pid"] != before["pid"], after["stateReason"]) == (True, "")
@@ -201,7 +201,7 @@ def test_a_crash_is_made_good(daemon: Daemon, signal: str, reason: str) -> None:
 def test_stopping_all_models(daemon: Daemon) -> None:
     daemon.container.systemctl("stop", "magi-models.target")
     for model_id in MODELS:
-        daemon.shows("stopped", model_id)
+        daemon.wait_state("stopped", model_id)
     assert daemon.client.post("/api/models/servers/start-all").status_code in (200, 202)
     daemon.wait_ready()
 
@@ -211,9 +211,9 @@ def test_systemd_anew_changes_nothing(daemon: Daemon, verb: str) -> None:
     before = daemon.pids()
     daemon.container.systemctl(verb)
     daemon.container.systemctl("stop", UNIT)
-    daemon.shows("stopped", ONE)
+    daemon.wait_state("stopped", ONE)
     daemon.container.systemctl("start", UNIT)
-    daemon.shows("ready", ONE)
+    daemon.wait_state("ready", ONE)
     assert daemon.pids()[OTHER] == before[OTHER]
 
 
@@ -247,7 +247,7 @@ def test_models_outlive_magid_and_its_launcher(daemon: Daemon, how: str) -> None
     assert daemon.pids() == before
     if how != "launcher":
         daemon.container.systemctl("stop", UNIT)
-        daemon.shows("stopped", ONE)
+        daemon.wait_state("stopped", ONE)
 
 
 @pytest.mark.parametrize(
@@ -276,17 +276,17 @@ def test_a_launcher_that_ends_is_woken(daemon: Daemon, end: tuple[str, ...]) -> 
 
 def test_limits(daemon: Daemon) -> None:
     """The values; nothing enforces them in here: the container has no such controllers."""
-    before, url = daemon.pids(), f"/api/models/servers/{ONE}/restart"
+    before = daemon.pids()
     daemon.put(ONE, "runtime-settings", {"memoryMax": 2**31, "cpuQuota": 150})
     try:
-        assert daemon.client.post(url, params={"wait": 30}).status_code == 200
+        restarted(daemon, 200, wait=DEADLINE_S)
         shown = daemon.container.show(UNIT, "MemoryMax", "CPUQuotaPerSecUSec")
         assert shown == {"MemoryMax": str(2**31), "CPUQuotaPerSecUSec": "1.500000s"}
         assert daemon.server(ONE)["specCurrent"] is True
         assert daemon.pids()[OTHER] == before[OTHER]
     finally:
         daemon.put(ONE, "runtime-settings", {"memoryMax": None, "cpuQuota": None})
-        daemon.client.post(url, params={"wait": 30}).raise_for_status()
+        restarted(daemon, 200, wait=DEADLINE_S)
 
 
 def test_a_drop_in_by_hand(daemon: Daemon) -> None:
@@ -295,7 +295,7 @@ def test_a_drop_in_by_hand(daemon: Daemon) -> None:
         container.write(f"{folder}/nice.conf", "[Service]\nNice=7\n")
         container.systemctl("daemon-reload")
         container.systemctl("restart", UNIT)
-        daemon.shows("ready", ONE)
+        daemon.wait_state("ready", ONE)
         assert container.show(UNIT, "Nice")["Nice"] == "7"
         assert daemon.server(ONE)["specCurrent"] is True
     finally:
@@ -319,24 +319,35 @@ def test_a_drop_in_that_breaks_the_unit(daemon: Daemon) -> None:
         container.run(["rm", "-r", folder])
         container.systemctl("daemon-reload")
     container.systemctl("restart", UNIT)
-    daemon.shows("ready", ONE)
+    daemon.wait_state("ready", ONE)
+
+
+def restarted(daemon: Daemon, status: int, **query: float) -> None:
+    """Asked for until no change of it is under way any more: a server may be ready before that."""
+    url = f"/api/models/servers/{ONE}/restart"
+
+    def is_accepted() -> bool:
+        reply = daemon.client.post(url, params=query)
+        assert reply.status_code == status or reply.json()["error"] == "Busy", reply.text
+        return reply.status_code == status
+
+    daemon.container.wait_until(is_accepted, "restart")
 
 
 def test_a_launcher_killed_in_mid_request(daemon: Daemon) -> None:
     """Where it is hit is left to chance; what was asked for is done, or can be asked for again."""
-    container, url = daemon.container, f"/api/models/servers/{ONE}/restart"
+    container = daemon.container
     before = daemon.pids()
     for number, pause in enumerate((0.0, 0.01, 0.03, 0.1)):
         daemon.put(ONE, "runtime-settings", {"ctxSize": 256 + 64 * number})
-        assert daemon.client.post(url).status_code == 202
-        time.sleep(pause)
+        restarted(daemon, 202)
+        time.sleep(pause)  # where it is hit is left to chance
         container.systemctl("kill", "--signal=KILL", "magi-launcher")
         container.wait_until(
             lambda: daemon.state(ONE) in ("ready", "failed", "stopped"), "an end of it"
         )
     if daemon.state(ONE) != "ready" or not daemon.server(ONE)["specCurrent"]:
-        reply = daemon.client.post(url, params={"wait": 30})
-        assert reply.status_code == 200, reply.text
+        restarted(daemon, 200, wait=DEADLINE_S)
     daemon.wait_state("ready", ONE)
     server = daemon.server(ONE)
     assert (server["specCurrent"], server["pid"]) == (True, container.pid_of(UNIT))
@@ -470,9 +481,9 @@ def test_the_log_is_followed(daemon: Daemon) -> None:
 def test_a_bad_model_is_told_of_in_words(daemon: Daemon, model: Path) -> None:
     good = model.read_bytes()
     daemon.container.write(f"/models/{FILES[0]}", good[:-100])
-    daemon.container.systemctl("restart", UNIT, check=False)
-    daemon.shows("backoff", ONE)
-    reason = daemon.server(ONE)["stateReason"]
+    restart = ["systemctl", "restart", UNIT]
+    told = daemon.told("backoff", ONE, lambda: daemon.container.run(restart, check=False))
+    reason = told["stateReason"]
     assert reason.startswith("exited with status 1: ")
     assert "not within the file bounds" in reason
     daemon.container.write(f"/models/{FILES[0]}", good)

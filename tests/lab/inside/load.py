@@ -1,13 +1,16 @@
 """Run by Python within a container: so many requests a second, whatever becomes of them.
 
 Standard input has one line of JSON: {"targets": {NAME: {"port", "request", "rate": how often a
-second}}, "stream": {"port", "request"}}. At its end the load ends too, and standard
-output gets {NAME: {OUTCOME: how often}}. Every request has a connection of its own, and is sent
-when its time has come, however slow the others are. The stream is one request whose answer is read
-bit by bit, so that it is under way all the time.
+second, "again": whether}}, "stream": {"port", "request"}}. At its end the load ends too, and
+standard output gets {NAME: {OUTCOME: how often}}. Every request has a connection of its own, and is
+sent when its time has come, as long as no more than AT_ONCE are under way: a machine that is too
+busy for the rate is asked less often. With "again", one whose connection is ended before the first
+byte of an answer is sent once more, as every HTTP client does it; a server gives a connection up on
+which nothing comes for some seconds. The stream is one request whose answer is read bit by bit, so
+that it is under way all the time.
 
 An outcome is "200", another status, or what went wrong: "refused", "reset", "cut" (the connection
-ended before the answer did), "late".
+ended before the answer did), "cut before its answer", "late".
 """
 
 import asyncio
@@ -20,8 +23,9 @@ from typing import Any
 
 PATIENCE_S = 120.0
 SIP = 2048  # bytes of the stream that are read at a time
-SIP_S = 0.02
-SMALL = 4096  # the receive buffer of the stream: what is not read stays with the server
+SIP_S = 0.1
+AT_ONCE = 64  # of one target
+SMALL = 65_536  # the receive buffer of the stream: what is not read stays with the server
 
 
 def outcome_of(answer: bytes) -> str:
@@ -44,30 +48,37 @@ async def ask(port: int, request: bytes) -> str:
         return "refused"
     try:
         writer.write(request)
-        return outcome_of(await reader.read(-1))
+        answer = await reader.read(-1)
+        return outcome_of(answer) if answer else "cut before its answer"
     except OSError:
         return "reset"
     finally:
         writer.close()
 
 
-async def asked(port: int, request: bytes, tally: Counter[str]) -> None:
+async def asked(target: dict[str, Any], places: asyncio.Semaphore, tally: Counter[str]) -> None:
+    port, request = target["port"], target["request"].encode()
     try:
         async with asyncio.timeout(PATIENCE_S):
-            tally[await ask(port, request)] += 1
+            outcome = await ask(port, request)
+            if outcome == "cut before its answer" and target["again"]:
+                outcome = await ask(port, request)
+            tally[outcome] += 1
     except TimeoutError:
         tally["late"] += 1
+    finally:
+        places.release()
 
 
 async def load(target: dict[str, Any], over: asyncio.Event, tally: Counter[str]) -> None:
     loop = asyncio.get_running_loop()
     began, number = loop.time(), 0
-    request, rate = target["request"].encode(), target["rate"]
+    rate, places = target["rate"], asyncio.Semaphore(AT_ONCE)
     async with asyncio.TaskGroup() as tasks:
         while not over.is_set():
-            while began + number / rate <= loop.time():
-                tasks.create_task(asked(target["port"], request, tally))
-                number += 1
+            await places.acquire()
+            tasks.create_task(asked(target, places, tally))
+            number += 1
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(over.wait(), began + number / rate - loop.time())
 
@@ -78,15 +89,15 @@ async def sip(target: dict[str, Any], over: asyncio.Event, tally: Counter[str]) 
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL)
     sock.setblocking(False)
-    answer = b""
+    answer = bytearray()
     try:
         await loop.sock_connect(sock, ("127.0.0.1", target["port"]))
         await loop.sock_sendall(sock, target["request"].encode())
-        while data := await loop.sock_recv(sock, SIP):
+        while data := await loop.sock_recv(sock, SMALL if over.is_set() else SIP):
             answer += data
             if not over.is_set():
                 await asyncio.sleep(SIP_S)
-        tally[outcome_of(answer) if over.is_set() else "early"] += 1
+        tally[outcome_of(bytes(answer)) if over.is_set() else "early"] += 1
     except OSError:
         tally["reset"] += 1
     finally:
