@@ -44,6 +44,7 @@ class Stages:
         self._events: two_stage.Events | None = None
         fields = two_stage.first(asked.fields, rules.stage1_tier, rules.stage1_max_tokens)
         draft = self._variant(fields, f"{asked.request_id}.draft")
+        self._exchange: Exchange | None = None
         try:
             self._exchange = begin(draft, self)
         except MagidError:
@@ -56,11 +57,17 @@ class Stages:
     # -- Work --------------------------------------------------------------------------------
 
     def cancel(self) -> None:
-        self._exchange.cancel()
+        if self._exchange is not None:
+            self._exchange.cancel()
+        self._release()
 
     def pause(self, *, paused: bool) -> None:
-        if self._is_final:
+        if self._is_final and self._exchange is not None:
             self._exchange.pause(paused=paused)
+
+    def _release(self) -> None:
+        """It is over: without a circle of references its bodies are freed at once. Idempotent."""
+        self._exchange = None
 
     # -- exchange.Client ---------------------------------------------------------------------
 
@@ -108,29 +115,33 @@ class Stages:
             head = replace(self._head, length=len(body))
             self._client.begins(head, self._fields + self._drafted_by, body)
         self._client.ends()
+        self._release()
 
     def fails(self, error: MagidError, fields: bytes = b"") -> None:
-        if self._is_final or self._exchange.record.outcome is Outcome.KILLED:
+        if self._is_final or (self._exchange and self._exchange.record.outcome is Outcome.KILLED):
             self._client.fails(error, fields)
+            self._release()
         else:
             self._answer(None)
 
     def breaks_off(self, error: MagidError, *, is_inside_chunk: bool) -> None:
         if not self._is_final:
             self._answer(None)
-        elif self._events is not None or self._head is None:
+            return
+        if self._events is not None or self._head is None:
             # Events were put into chunks of ours: what was sent is whole.
             inside = is_inside_chunk and self._events is None
             self._client.breaks_off(error, is_inside_chunk=inside)
         else:
             self._client.fails(error, self._fields)
+        self._release()
 
     # -- the second stage --------------------------------------------------------------------
 
     def _final(self, draft: tuple[str, Mapping[str, Any]] | None) -> Asked:
         """The request for the second stage, with the draft if there is one."""
         tier = str(self._rules.stage2_tier)
-        if draft is None:
+        if draft is None or self._exchange is None:
             return self._variant({**self._asked.fields, "model": tier}, self._asked.request_id)
         text, self._usage = draft
         self._drafted_by = f"X-Magi-Draft-Model: {self._exchange.record.model_id}\r\n".encode()
@@ -146,6 +157,7 @@ class Stages:
             self._exchange = self._begin(final, self)
         except MagidError as error:
             self._client.fails(error)
+            self._release()
 
 
 def _can_be_kept(head: ReplyHead) -> bool:
