@@ -251,3 +251,27 @@ def _slug(part: str) -> str:
     ascii_text = unicodedata.normalize("NFKD", part).encode("ascii", "ignore").decode().lower()
     with_points = re.sub(r"(?<=[0-9])\.(?=[0-9])", "p", ascii_text)
     return re.sub(r"[^a-z0-9_]", "", with_points).strip("_")
+
+
+_MOST_SIZES: Final = 4  # words of an id that are taken for sizes: 16 spellings
+
+
+def spellings(model_id: str) -> list[str]:
+    """The id, then the same with its sizes spelled otherwise: `8b` and `8p0b` are both in use.
+
+    Each size for itself: `moe_8p0b_70b` is also `moe_8b_70b`, `moe_8p0b_70p0b` and `moe_8b_70p0b`.
+    """
+    words = model_id.split("_")
+    sizes = [index for index, word in enumerate(words) if _WHOLE_SIZE.fullmatch(word)]
+    found = [words]
+    for index in sizes[:_MOST_SIZES]:
+        other = _other_size(words[index])
+        found += [[*one[:index], other, *one[index + 1 :]] for one in found]
+    return ["_".join(one) for one in found]
+
+
+_WHOLE_SIZE: Final = re.compile(r"([0-9]+)(p0)?b")
+
+
+def _other_size(word: str) -> str:
+    return word[:-3] + "b" if word.endswith("p0b") else word[:-1] + "p0b"

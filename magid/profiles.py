@@ -51,6 +51,7 @@ from magid.errors import (
     StaleRevision,
     TooLarge,
 )
+from magid.naming import spellings
 from magid.tiers import Tier
 from magid.yamlfile import YamlError
 
@@ -200,13 +201,7 @@ def selects(selector: str, model_id: str, tier: Tier) -> bool:
     """Whether one entry of `enabled_models` means this model. Pure."""
     if selector.startswith(_TIER_PREFIX):
         return selector == _TIER_PREFIX + tier
-    return any(fnmatch.fnmatchcase(spelling, selector) for spelling in _spellings(model_id))
-
-
-def _spellings(model_id: str) -> Iterator[str]:
-    yield model_id
-    yield re.sub(r"(?<=_)([0-9]+)p0b(?=_|$)", r"\1b", model_id)
-    yield re.sub(r"(?<=_)([0-9]+)b(?=_|$)", r"\1p0b", model_id)
+    return any(fnmatch.fnmatchcase(spelling, selector) for spelling in spellings(model_id))
 
 
 # -- names ---------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from pydantic.alias_generators import to_camel
 
 from magid.discovery import FoundModel
 from magid.errors import InvalidInput, ModelGone, ModelNotFound, PortTaken
+from magid.naming import spellings
 from magid.tiers import Tier
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -179,37 +180,20 @@ def _expired(entry: ModelEntry, deadline: datetime, unreadable_roots: Sequence[s
 
 
 def resolve_id(model_id: str, known: Iterable[str]) -> str:
-    """The canonical id for what a caller wrote: exact, else with the size spelled the other way.
+    """The canonical id for what a caller wrote: exact, else with sizes spelled the other way.
 
     `8b` and `8p0b` are both in use for 8.0 billion. Raises ModelNotFound.
     """
     ids = known if isinstance(known, (set, dict)) else set(known)
     if model_id in ids:
         return model_id
-    for other in other_spellings(model_id):
+    for other in spellings(model_id):
         if other in ids:
             return other
     raise ModelNotFound(
         f"cannot find model {model_id!r}; GET /api/models/registry lists the {len(ids)} known ones",
         modelId=model_id,
     )
-
-
-def other_spellings(model_id: str) -> list[str]:
-    words = model_id.split("_")
-    spellings = []
-    for index, word in enumerate(words):
-        if not word.endswith("b"):
-            continue
-        whole, point, fraction = word[:-1].partition("p")
-        if whole.isdigit() and not point:
-            other = f"{whole}p0b"
-        elif whole.isdigit() and fraction == "0":
-            other = f"{whole}b"
-        else:
-            continue
-        spellings.append("_".join([*words[:index], other, *words[index + 1 :]]))
-    return spellings
 
 
 def entry_of(registry: Registry, model_id: str) -> ModelEntry:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from magid.naming import FILE_TYPES, ModelName, identify, nominal_bits, split_name
+from magid.naming import FILE_TYPES, ModelName, identify, nominal_bits, spellings, split_name
 from magid.tiers import Thresholds, assign_tier, detect_thinking, effective_billions
 
 _ROWS = [
@@ -237,3 +237,12 @@ def test_any_name_gives_an_id(
 @given(st.from_regex(r"[A-Za-z0-9._-]{0,200}", fullmatch=True))
 def test_a_name_is_taken_apart_the_same_in_capitals(name: str) -> None:
     assert split_name(name.upper()) == split_name(name.lower())
+
+
+def test_every_spelling_of_every_size() -> None:
+    others = {"moe_8b_70b", "moe_8p0b_70p0b", "moe_8b_70p0b"}
+    first, *rest = spellings("moe_8p0b_70b")
+    assert (first, set(rest)) == ("moe_8p0b_70b", others)
+    assert all(set(spellings(one)) == {first, *others} for one in rest)
+    assert spellings("qwen3_1p5b_q4km_fast") == ["qwen3_1p5b_q4km_fast"]
+    assert len(spellings("_".join(["8b"] * 1000))) == 16

@@ -123,6 +123,9 @@ def test_a_copy_beside_the_original_does_not_take_its_entry() -> None:
         ("a_8b_q4km", "a_8p0b_q4km", "a_8p0b_q4km"),
         ("a_8p0b_q4km", "a_8b_q4km", "a_8b_q4km"),
         ("a_0p5b_q4km", "a_0p5b_q4km", "a_0p5b_q4km"),
+        ("moe_8b_70b", "moe_8p0b_70b", "moe_8p0b_70b"),
+        ("moe_8b_70p0b", "moe_8p0b_70b", "moe_8p0b_70b"),
+        ("moe_8p0b_70p0b", "moe_8p0b_70b", "moe_8p0b_70b"),
     ],
 )
 def test_both_spellings_of_a_size_resolve(asked: str, known: str, answer: str) -> None:

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from magid.kinds import ModelKind
 from magid.llama import Endpoint as Address
 from magid.models import Model, effective_enabled, remembered_tier
+from magid.naming import spellings
 from magid.profiles import Profile, selects
-from magid.registry import ModelEntry, other_spellings
+from magid.registry import ModelEntry
 from magid.snapshot import Snapshot
 from magid.tiers import Tier
 from magid.units import ObservedServer, ServerState
@@ -248,7 +249,7 @@ def _aliases(
     own = dict(profile.aliases) if profile else {}
     found: dict[str, set[str]] = {}
     for model_id, model in enabled.items():
-        names = [model.found.filename.removesuffix(".gguf"), *other_spellings(model_id)]
+        names = [model.found.filename.removesuffix(".gguf"), *spellings(model_id)[1:]]
         for name in names:
             found.setdefault(name, set()).add(model_id)
     taken = {*models, *Tier, AUTO}
