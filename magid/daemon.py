@@ -56,7 +56,7 @@ class Daemon:
         self._runner = Runner(launcher)
         self._scanning = Scanning(config, scanner, self._ledger)
         self._boot_task: asyncio.Task[None] | None = None
-        self._left: set[str] = set()  # models that boot could not start, because their folder hung
+        self._left: tuple[str, ...] = ()  # folders that hung at boot, and whose models it left out
         self._is_boot_due = False  # boot knew of no model at all
 
     # -- life ----------------------------------------------------------------------------
@@ -90,9 +90,8 @@ class Daemon:
     def _start_all_but_late(self) -> asyncio.Task[None]:
         """A model whose folder does not answer would keep all behind it waiting."""
         plan = planner.at_boot(self.snapshot.wanted, self.observed())
-        late = [s for s in plan.start if is_below(s.spec.model_path, self._scanning.late)]
-        self._left = {start.spec.model_id for start in late}
-        starts = tuple(start for start in plan.start if start not in late)
+        self._left = self._scanning.late
+        starts = tuple(s for s in plan.start if not is_below(s.spec.model_path, self._left))
         return self._runner.begin(replace(plan, start=starts))
 
     async def _start_what_was_left(self) -> None:
@@ -105,10 +104,10 @@ class Daemon:
         due = tuple(
             start
             for start in plan.start
-            if (self._is_boot_due or start.spec.model_id in self._left)
+            if (self._is_boot_due or is_below(start.spec.model_path, self._left))
             and not is_below(start.spec.model_path, self._scanning.late)
         )
-        self._left -= {start.spec.model_id for start in due}
+        self._left = tuple(folder for folder in self._left if folder in self._scanning.late)
         self._is_boot_due = False
         if due and self.phase is not Phase.DRAINING:
             self._runner.begin(Plan(start=due))
@@ -342,14 +341,13 @@ class Daemon:
         Those that failed count as stopped then.
         """
         known = self.known_id(model_id)
-        self._left.discard(known)
         plan = planner.stop_model(known, self.observed().values())
         queued = [p for p, spec in self._runner.queued.items() if spec.model_id == known]
         return self._runner.begin(plan, call_off=queued)
 
     def stop_all(self) -> Plan:
         """Begin to stop all servers; nothing that waits is started."""
-        self._left.clear()
+        self._left = ()
         plan = planner.stop_all(self.observed().values(), "stop asked for")
         self._runner.begin(plan, call_off=self._runner.queued)
         return plan

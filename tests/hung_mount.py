@@ -1,12 +1,13 @@
 """A real mount that answers, or does not: a small file system of one folder of files, by FUSE.
 
-    python hung_mount.py FOLDER < COMMANDS        FOLDER's files, mounted over FOLDER itself
+    python hung_mount.py FOLDER [PID] < COMMANDS      FOLDER's files, mounted over FOLDER itself
+
+With PID, FOLDER is what that process sees under this name: a container has no /dev/fuse.
 
 Each line on stdin is a command: `hang` (requests are taken, which makes the waiting callers
 unkillable, and not answered), `mute` (so with what opens and reads files, not with folders),
 `thaw` (all of them are answered, and so are later ones). Each is acknowledged by a line on stdout.
 At the end of the input everything that waits is let go.
-Standard library only: the lab runs it inside a container with that machine's own Python.
 """
 
 import ctypes
@@ -27,6 +28,7 @@ EVERYTHING = frozenset(range(100)) - {INIT}
 HEADER = struct.Struct("<IIQQIIII")
 MS_NOSUID_NODEV_RDONLY = 2 | 4 | 1
 MNT_DETACH = 2
+CLONE_NEWNS = 0x20000
 ROOT = 1
 
 
@@ -92,9 +94,11 @@ def reply(files: Files, code: int, node: int, body: bytes) -> bytes:
 
 
 class Mount:
-    def __init__(self, folder: str) -> None:
-        self.files = Files(folder)
+    def __init__(self, folder: str, within: str | None) -> None:
         self.device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+        if within:
+            _enter(within)
+        self.files = Files(folder)
         self.folder = folder
         self.held: list[bytes] = []
         self.hangs: frozenset[int] = frozenset()
@@ -147,6 +151,14 @@ class Mount:
         _call("umount2", os.fsencode(self.folder), MNT_DETACH)
 
 
+def _enter(process: str) -> None:
+    root = os.open(f"/proc/{process}/root", os.O_PATH | os.O_CLOEXEC)
+    mounts = os.open(f"/proc/{process}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    _call("setns", mounts, CLONE_NEWNS)
+    os.fchdir(root)
+    os.chroot(".")
+
+
 def _call(name: str, *arguments: object) -> None:
     library = ctypes.CDLL(None, use_errno=True)
     if getattr(library, name)(*arguments) != 0:
@@ -159,7 +171,7 @@ def say(word: str) -> None:
 
 
 def main() -> None:
-    mount = Mount(sys.argv[1])
+    mount = Mount(sys.argv[1], sys.argv[2] if sys.argv[2:] else None)
     say("mounted")
     try:
         mount.serve()

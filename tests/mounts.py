@@ -43,10 +43,8 @@ def mounted(folder: Path, *, within: int | None = None) -> Iterator[Mounted]:
 
     `within`: a process whose mounts the folder is among, as a path seen by it.
     """
-    enter = [] if within is None else ["nsenter", f"--target={within}", "--mount", "--"]
-    python = sys.executable if within is None else "/usr/bin/python3"
     process = subprocess.Popen(
-        [*enter, python, "-I", "-c", SCRIPT.read_text(), str(folder)],
+        [sys.executable, "-I", str(SCRIPT), str(folder), *([str(within)] if within else [])],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     with process:  # its end: the input is closed and the process waited for

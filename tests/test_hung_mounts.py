@@ -255,6 +255,16 @@ def test_a_start_meanwhile_and_a_folder_that_comes_back(magid: tuple[Running, Mo
         running.wait_ready()
 
 
+def test_a_folder_that_was_never_seen_before(magid: tuple[Running, Mounted]) -> None:
+    running, mount = magid
+    mount.hang()
+    with running:
+        running.wait_state(ALPHA, "ready")
+        mount.thaw()
+        running.wait_for(BETA, lambda: BETA in running.servers())
+        running.wait_state(BETA, "ready")
+
+
 def test_a_first_start_meanwhile(magid: tuple[Running, Mounted]) -> None:
     running, mount = magid
     mount.hang()

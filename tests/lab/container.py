@@ -189,6 +189,11 @@ class Container:
     # -- clients -------------------------------------------------------------------------
 
     @property
+    def leader(self) -> int:
+        """Its PID 1, as the host counts."""
+        return self._running().leader
+
+    @property
     def network(self) -> Network:
         """For sockets of one's own, and for event loops."""
         assert self._network is not None, "it is not booted"
