@@ -78,7 +78,8 @@ class Exchange:
         self._losses = 0
         self._was_resent = False
         self._is_silent = asked.is_stream  # no event of its stream has come
-        self._left = 0  # bytes that may come yet of an error, or before the first event
+        # Bytes that may come yet of an error, or before the first event.
+        self._left = MAX_SILENT_BYTES if self._is_silent else 0
         self.is_over = False
 
     # -- to a server -----------------------------------------------------------------------
