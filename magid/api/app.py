@@ -123,10 +123,12 @@ def _endpoint(
     async def endpoint(request: Request, **raw: str) -> HTTPResponse | None:
         caller = incoming.admit(request, route.access, door)
         data = await incoming.read_body(request, limit, deadline)
+        params = {name: incoming.decode(text) for name, text in raw.items()}
+        query = incoming.parse_query(request, route.query)
         body, outline = await incoming.parse_body(request, route.body, data, ctx.gateway.slices)
         call = Call(
-            params={name: incoming.decode(text) for name, text in raw.items()},
-            query=incoming.parse_query(request, route.query),
+            params=params,
+            query=query,
             body=body,
             outline=outline,
             if_match=request.headers.get("if-match"),

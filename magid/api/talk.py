@@ -28,7 +28,6 @@ MAX_HEAD_BYTES = 16_384
 MAX_BEHIND = 65_536  # bytes that a client may send behind a request that is being answered
 LINGER_S = 2.0  # an early answer must not be lost to a reset: so long we go on reading
 BREATH_BYTES = 16_384  # of a body that is not whole, after which others have their turn
-BREATH_BYTES = 16_384  # of a body that is not whole, after which others have their turn
 BODY_S_PER_MIB = 4.0  # more time for larger bodies: 2 Mbit/s
 
 
