@@ -30,7 +30,11 @@ OURS = os.geteuid()
 
 
 class Churn:
-    """A port that is now the server's and now the thief's, as fast as they can take it."""
+    """A port that is now the server's and now the thief's, as fast as they can take it.
+
+    Not one that the kernel gives to clients: some other program's connection may take that one
+    between two turns.
+    """
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -52,7 +56,9 @@ class Churn:
         try:
             yield
         finally:
-            self._thread.join(60)
+            self._thread.join(600)
+            for _, listener in self._turns:
+                listener.close()
 
     def _run(self) -> None:
         for uid, listener in self._turns:
@@ -96,9 +102,9 @@ async def ask_whether_ours(port: int, uid: int) -> None:
 
 @pytest.mark.parametrize("ask", [ask_json, ask_metrics])
 async def test_under_churn_the_thief_hears_no_key(
-    ask: Callable[[int, int], asyncio.Future[None]], free_port: Callable[[], int]
+    ask: Callable[[int, int], asyncio.Future[None]], free_ports: Callable[[int], int]
 ) -> None:
-    churn = Churn(free_port())
+    churn = Churn(free_ports(1))
     with churn.under_way():
         while churn.goes_on:
             try:
@@ -123,11 +129,11 @@ async def test_a_thief_hears_nothing_at_all(
 
 
 def test_ready_tells_a_thief_under_churn_nothing(
-    free_port: Callable[[], int], tmp_path: Path
+    free_ports: Callable[[int], int], tmp_path: Path
 ) -> None:
     """In the unit: whoever has the port for a moment ends the start, and has no key."""
     (tmp_path / "key").write_text(KEY)
-    churn = Churn(free_port())
+    churn = Churn(free_ports(1))
     words = ["127.0.0.1", str(churn.port), "demo", str(tmp_path / "key"), "1", "0.01"]
     with churn.under_way():
         while churn.goes_on:
@@ -159,8 +165,8 @@ async def test_who_took_the_port_between_look_and_connection_is_seen(
         watch.has_reached(None)
 
 
-async def test_a_server_by_name_is_reached(free_port: Callable[[], int]) -> None:
-    churn = Churn(free_port())
+async def test_a_server_by_name_is_reached(free_ports: Callable[[int], int]) -> None:
+    churn = Churn(free_ports(1))
     with churn.under_way():
         while churn.goes_on:
             try:

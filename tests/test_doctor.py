@@ -234,7 +234,7 @@ CASES: tuple[tuple[str, dict[str, Any], str, str], ...] = (
     ("folders", {"folders": (Folder("/mnt/nas/m", missing=True, mount="/mnt/nas"),)},
      "/mnt/nas is not mounted", "mount /mnt/nas"),
     ("folders", {"folders": (Folder("/net/m", late="has not answered for 5 s"),)},
-     "the model folder /net/m does not answer", "umount -f"),
+     "the model folder /net/m does not answer", "see to the mount above /net/m: `findmnt`"),
     ("folders", {"folders": (Folder("/no where", missing=True),)}, "there is no model folder",
      "install -d -m 2775 -g magi-models '/no where'"),
     ("folders", {"folders": (Folder("/home/a/m", (("/home/a", "Permission denied"),)),)},

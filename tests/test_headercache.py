@@ -190,8 +190,9 @@ def test_a_file_that_changed_just_now_is_read_again(tmp_path: Path) -> None:
     """It might change again within the same tick of the clock and look as it does now."""
     path = ggufs.write_chat_model(tmp_path / "a.gguf")
     deadline = time.monotonic() + PATIENCE_S
+    scanner = Scanner([tmp_path], Thresholds(), None)
+    scanner.scan()  # its process is there from here on
     while time.monotonic() < deadline:
-        scanner = Scanner([tmp_path], Thresholds(), None)
         path.touch()
         scanner.scan()
         if time.time_ns() - path.stat().st_ctime_ns < 20_000_000:
