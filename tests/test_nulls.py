@@ -205,16 +205,6 @@ def test_looking_is_bounded_and_what_is_beyond_goes_on_as_it_came() -> None:
     assert b"null" not in nulls.without(endpoint, body, json.loads(body))
 
 
-@pytest.mark.parametrize("more", [None, {"metadata": {"name": None}}])
-def test_a_large_body_is_cut_or_left_but_not_written_anew(more: dict[str, Any] | None) -> None:
-    body = json.dumps(
-        {"messages": [{"name": None, "content": "A" * nulls.LARGE}], "é": 1, **(more or {})},
-        ensure_ascii=False,
-    ).encode()
-    left = nulls.without(endpoint_of("/v1/chat/completions"), body, json.loads(body))
-    assert left == (body if more else body.replace(b'"name": null,', b""))
-
-
 # -- with a real llama-server --------------------------------------------------------------------
 
 

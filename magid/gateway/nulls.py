@@ -15,9 +15,6 @@ from pydantic_core import to_json
 from magid.gateway.endpoints import Endpoint
 
 MOST_LOOKS = 10_000  # objects of one body that are looked at, and places where a key may stand
-LARGE = 2**20  # bytes; of a larger body less is done
-MOST_KEYS = 4  # different ones that are cut out of a large body
-_SMALL = 65_536  # up to here a search of the bytes costs less than a look at the fields
 
 _MESSAGE = ("name", "reasoning_content", "tool_call_id")
 # Of a JSON Schema. Not `default`, `const` and `examples`, where null is a value.
@@ -32,8 +29,12 @@ _NAMED = ("properties", "$defs", "definitions")  # those whose value holds schem
 
 
 def without(endpoint: Endpoint, body: bytes, fields: dict[str, Any]) -> bytes:
-    """The body without such nulls, which are taken out of its `fields` too."""
-    if len(body) < _SMALL and b"null" not in body:
+    """The body without such nulls, which are taken out of its `fields` too.
+
+    For a body that was parsed as a whole; one that is read in outline is written again from its
+    fields, which `dropped` leaves without them.
+    """
+    if b"null" not in body:
         return body
     keys = dropped(endpoint, fields)
     return _cut(body, keys, fields) if keys else body
@@ -147,15 +148,10 @@ def _cut(body: bytes, keys: list[str], fields: Mapping[str, Any]) -> bytes:
     """The body without the members of these names whose value is null, of which there are so many.
 
     Where its bytes have another number of them (in a `default`, a key twice or spelt with escapes),
-    they do not tell which are meant, and the body is written anew.
+    they do not tell which are meant, and the body is written again from its fields.
     """
-    names = set(keys)
-    if len(body) > LARGE and len(names) > MOST_KEYS:
-        return body
-    spans = sorted(span for name in names for span in _spans(body, name.encode()))
-    if len(spans) != len(keys):
-        return body if len(body) > LARGE else to_json(fields)
-    return _without_spans(body, spans)
+    spans = sorted(span for name in set(keys) for span in _spans(body, name.encode()))
+    return _without_spans(body, spans) if len(spans) == len(keys) else to_json(fields)
 
 
 def _spans(body: bytes, key: bytes) -> list[Span]:
