@@ -5,6 +5,9 @@ again when it bound them into the unit. Whoever may write to a model folder coul
 file, or a link, in between. Here, within the unit, only systemd can change what a path names: if
 these are the files that were looked at, the program is executed in our place.
 
+A program that is given a file with its key is not executed without a key in it: llama-server would
+be open to everybody then. systemd hands out an empty one where the maker of keys fails.
+
 Before that the process gives up, for itself and its children, all ways to begin a conversation: a
 server answers those who connect to it, and has nobody to call. Mounts and IPAddressDeny= keep it
 from most sockets; not from abstract ones, which are the host's, and not from what else listens on
@@ -13,7 +16,8 @@ ready.py, which runs beside the server, does connect.
 
 Stands alone: `python3 -I -S`, standard library only. Exit status 66 (EX_NOINPUT): a file is not the
 one that was checked, or cannot be read. 78 (EX_CONFIG): the arguments are wrong, or there is no
-filter for this machine. 1: the filter is refused, or the program cannot be executed.
+filter for this machine. 1: there is no key, the filter is refused, or the program cannot be
+executed.
 """
 
 import ctypes
@@ -29,6 +33,8 @@ from typing import Final
 
 NO_INPUT = 66
 BAD_USAGE = 78
+KEY_OPTION = "--api-key-file"
+_SHORTEST_KEY = 32
 _CHECKED = re.compile(r"([0-9]{1,20}):([0-9]{1,20}):(/.*)", re.DOTALL)
 
 
@@ -46,6 +52,8 @@ def main(arguments: Sequence[str]) -> int:
             return _refuse(BAD_USAGE, f"cannot start: {checked!r} is not DEV:INO:PATH")
         if why := why_not(match[3], int(match[1]), int(match[2])):
             return _refuse(NO_INPUT, f"cannot use the model file {match[3]}: {why}")
+    if why := why_keyless(arguments[end + 1 :]):
+        return _refuse(1, f"cannot start without a key: {why}; see `journalctl -t magi-key`")
     machine = os.uname().machine
     if machine not in _MACHINES:
         return _refuse(BAD_USAGE, f"cannot start: there is no system call filter for {machine}")
@@ -71,6 +79,22 @@ def why_not(path: str, device: int, inode: int) -> str:
     if not stat.S_ISREG(found.st_mode) or (found.st_dev, found.st_ino) != (device, inode):
         return "it was replaced since the server was ordered; ask magid to start the server again"
     return ""
+
+
+def why_keyless(argv: Sequence[str]) -> str:
+    """Why there is no key where the program will look for one; "" if there is, or it has none."""
+    if KEY_OPTION not in argv:
+        return ""
+    path = "".join(argv[argv.index(KEY_OPTION) + 1 :][:1])
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            key = os.read(file, 4096).strip()
+        finally:
+            os.close(file)
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+    return "" if len(key) >= _SHORTEST_KEY else f"{path} has none"
 
 
 def _execute(argv: Sequence[str]) -> int:

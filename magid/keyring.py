@@ -1,7 +1,8 @@
-"""The keys of the servers that systemd runs: made by root, read by magid, handed to each unit.
+"""The keys of the servers that systemd runs: made by root, read by magid.
 
 PORT.key, root:magi 0640, in a folder root:magi 0750: magid may read a key, and neither replace one
-nor put another file in its place. systemd copies it into the unit's own credentials.
+nor put another file in its place. `keymaker` writes them, the launcher drops those of servers that
+are gone.
 """
 
 import grp
@@ -10,8 +11,11 @@ import secrets
 from collections.abc import Container
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from magid.errors import CannotWrite
+
+KEYS: Final = Path("/run/magi-keys")
 
 
 class KeyRing:
@@ -24,7 +28,7 @@ class KeyRing:
     def prepare(self) -> None:
         """See that the folder hands its group on to the keys (set-group-id). Raises CannotWrite.
 
-        The launcher itself may not give files to a group: systemd-tmpfiles makes the folder.
+        Who writes a key may not give files to a group: systemd-tmpfiles makes the folder.
         """
         try:
             self._folder.mkdir(mode=0o750, exist_ok=True)
@@ -38,14 +42,15 @@ class KeyRing:
                 "`systemd-tmpfiles --create`"
             ) from error
 
-    def write_new(self, port: int) -> None:
+    def write_new(self, port: int) -> str:
         """A fresh 256-bit key in place of the old one, whole at every moment; CannotWrite."""
+        key = secrets.token_urlsafe(32)
         temporary = self._folder / f".{int(port)}.new"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             temporary.unlink(missing_ok=True)
             with os.fdopen(os.open(temporary, flags, 0o600), "w") as file:
-                file.write(secrets.token_urlsafe(32) + "\n")
+                file.write(key + "\n")
                 file.flush()
                 os.fchmod(file.fileno(), 0o640)
             temporary.replace(self.path(port))
@@ -54,6 +59,7 @@ class KeyRing:
                 f"cannot write the key of port {port} to {self._folder}: {error.strerror}; make "
                 "room or run `systemd-tmpfiles --create`, then start the server again"
             ) from error
+        return key
 
     def path(self, port: int) -> Path:
         return self._folder / f"{int(port)}.key"

@@ -1,8 +1,8 @@
-"""`magi-launcher`: the one part of magid with privilege. It makes, starts and ends model units.
+"""`magi-launcher`: the one part of magid that may ask systemd for units: makes, starts, ends them.
 
 It runs as root, started by its socket, and listens to magid alone. A request names a port, a model
 file, numbers and options; everything else of a unit is decided here, from the configuration, which
-is root's. Nothing is kept on disk but the servers' keys, in /run.
+is root's. Nothing is kept on disk.
 
 It holds a reference on each of its units for as long as it runs, because systemd forgets a
 transient unit that has stopped: so `systemctl start llama-server@8080` works after a stop.
@@ -33,10 +33,10 @@ from magid.errors import (
     TimedOut,
 )
 from magid.journald import JournalSocket
-from magid.keyring import KeyRing
+from magid.keyring import KEYS, KeyRing
 from magid.messages import Event
 from magid.modelfiles import Examiner
-from magid.orders import KEYS, order_of, read_config
+from magid.orders import order_of, read_config
 from magid.transient import Units
 from magid.wire import Forget, Ping, Reply, Request, Start, Stop
 
@@ -148,9 +148,8 @@ class Launcher:
     async def _start(self, start: Start) -> None:
         order = await asyncio.to_thread(order_of, start, self._settings(), self._examine)
         properties = sandbox.unit_properties(order, self._units.version)
-        port = order.spec.port
         log.info("starting %s (%s)", order.spec.unit, order.spec.model_id)
-        await self._units.start(port, properties, lambda: self._keys.write_new(port))
+        await self._units.start(order.spec.port, properties)
 
     async def _stop(self, port: int) -> None:
         log.info("stopping port %d", port)

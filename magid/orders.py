@@ -19,7 +19,7 @@ from magid.modelfiles import Examined, examine, shards
 from magid.sandbox import Patience, UnitOrder
 from magid.wire import Start
 
-KEYS: Final = Path("/run/magi-keys")
+KEY_SOCKET: Final = "/run/magi/key.sock"
 _SCRIPTS: Final = Path(__file__).resolve().parent
 PROGRAM_PLACES: Final = "/usr/local/bin:/usr/bin:/bin"
 _SYSTEM: Final = ("/usr", "/etc", "/proc", "/sys", "/dev", "/run", "/tmp")
@@ -54,7 +54,7 @@ def order_of(start: Start, settings: Config, examine: Examine = examine) -> Unit
         roots=(*found.roots, *covers(found.unanswered, mount_points(), (*folders, str(_SCRIPTS)))),
         program_folders=folders,
         scripts=str(_SCRIPTS),
-        key_file=str(KEYS / f"{spec.port}.key"),
+        key_source=KEY_SOCKET,
         groups=groups_here(),
         patience=patience_of(settings),
     )

@@ -20,6 +20,7 @@ from magid.units import ServerSpec
 
 PYTHON: Final = "/usr/bin/python3"
 CREDENTIAL: Final = "api-key"
+KEY_UNIT: Final = "magi-key.socket"
 SPEC_FIELD: Final = "MAGI_SPEC"
 ORDER_FIELD: Final = "MAGI_ORDER"
 NO_RESTART: Final = (66, 78)  # sysexits.h, as gate.py uses them: a restart would change nothing
@@ -101,7 +102,7 @@ class UnitOrder:
     roots: tuple[str, ...]  # the model folders, links resolved: hidden
     program_folders: tuple[str, ...]  # shown again where they are in something hidden
     scripts: str  # the folder of gate.py and ready.py
-    key_file: str  # outside the unit
+    key_source: str  # the socket that has a new key for every process
     groups: tuple[str, ...]  # that exist here and open GPU devices or model files
     patience: Patience
 
@@ -128,7 +129,7 @@ def unit_properties(order: UnitOrder, version: int) -> list[Property]:
         *_kernel(),
         *_network(order.spec),
         *_devices(),
-        Property("LoadCredential", "a(ss)", [(CREDENTIAL, order.key_file)]),
+        Property("LoadCredential", "a(ss)", [(CREDENTIAL, order.key_source)]),
     ]
     # The spec knows more of the files than their paths, and a unit names the one it was made of.
     spec = Property(SPEC_FIELD, "s", order.spec.hash)
@@ -159,8 +160,8 @@ def _description(order: UnitOrder) -> list[Property]:
         Property("Description", "s", f"LLM {spec.model_id} (instance {spec.instance}{profile})"),
         Property("Slice", "s", "magi.slice"),
         Property("PartOf", "as", ["magi-models.target"]),
-        Property("Wants", "as", ["magi-gpu.service", "magi-models.target"]),
-        Property("After", "as", ["network.target", "magi-gpu.service"]),
+        Property("Wants", "as", ["magi-gpu.service", KEY_UNIT, "magi-models.target"]),
+        Property("After", "as", ["network.target", "magi-gpu.service", KEY_UNIT]),
         Property("CollectMode", "s", "inactive"),
         Property("AddRef", "b", True),
     ]

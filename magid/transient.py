@@ -90,25 +90,20 @@ class Units:
         """`hear` is told the port of each unit of ours that systemd has forgotten."""
         self._hear_gone = hear
 
-    async def start(
-        self, port: int, properties: Sequence[Property], prepare: Callable[[], None]
-    ) -> None:
+    async def start(self, port: int, properties: Sequence[Property]) -> None:
         """Start the unit anew, as these properties describe it; returns once its job is queued.
 
-        One that is already so is restarted; another one is ended first. `prepare` is called right
-        before, when an earlier unit is no more. Raises BusError, TimedOut, and Conflict if the unit
-        is somebody else's.
+        One that is already so is restarted; another one is ended first. Raises BusError, TimedOut,
+        and Conflict if the unit is somebody else's.
         """
         name = unit_name(port)
         seen = await self._ours(name)
         if seen and seen.order == _order_in(properties) and port in self.held:
-            prepare()
             await self._manager("ResetFailedUnit", "s", name)
             await self._manager("RestartUnit", "ss", name, "replace")
             return
         if seen:
             await self._end(port)
-        prepare()
         await self._make(port, properties)
 
     async def stop(self, port: int) -> None:

@@ -36,6 +36,7 @@ PROGRAMS = {  # -> the module whose `main` it calls
     "/usr/bin/magid": "magid/__main__.py",
     "/usr/bin/magictl": "magid/cli/__init__.py",
     f"{LIBRARY}/magi-launcher": "magid/launcher.py",
+    f"{LIBRARY}/magi-key": "magid/keymaker.py",
 }
 # -I: neither the caller's environment nor its folder nor its home has a say in what is imported.
 PROGRAM = """\

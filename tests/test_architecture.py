@@ -20,7 +20,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "projectors sandbox tensors tls tokens values wire",
         "asking config dialing gguf logs modelfiles notify profiles references store tokenfile "
         "transient",
-        "headercache llama offline tokenbook",
+        "headercache keymaker llama offline tokenbook",
         "lifecycle orders readers",
         "launcher processes roots shards unitstate",
         "discovery sockets watching",

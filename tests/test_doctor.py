@@ -75,6 +75,7 @@ PLACES = {
     "/etc/magi": Place("/etc/magi", "root", "root", 0o755),
     "/var/lib/magi": Place("/var/lib/magi", "magi", "magi", 0o750),
     places.LAUNCHER: Place(places.LAUNCHER, "root", "magi", 0o660),
+    places.KEY_SOCKET: Place(places.KEY_SOCKET, "root", "root", 0o600),
     places.KEYS: Place(places.KEYS, "root", "magi", 0o750),
 }
 PROGRAM = Program("/usr/bin/llama-server", version="9000", flags=FLAGS)
@@ -164,6 +165,8 @@ CASES: tuple[tuple[str, dict[str, Any], str, str], ...] = (
      "chmod 0755 /etc/magi"),
     ("owners", {"places": place(places.LAUNCHER, mode=0o666)}, "launcher.sock is open",
      f"chmod 0660 {places.LAUNCHER}"),
+    ("owners", {"places": place(places.KEY_SOCKET, mode=0o660)}, "key.sock is open",
+     f"chmod 0600 {places.KEY_SOCKET}"),
     ("owners", {"places": place(places.KEYS, mode=0o755)}, "magi-keys is open",
      f"chmod 2750 {places.KEYS}"),
     ("units", {"units": with_unit("magid.service", load="masked", active="inactive")},
@@ -440,8 +443,8 @@ def test_the_trial_is_boxed_as_a_server_is() -> None:
     spec = ServerSpec("m", 0, 8080, "127.0.0.1", "/models/a.gguf", memory_max=2**30)
     order = UnitOrder(
         spec=spec, profile=None, argv=("/l",), files=(), roots=("/models",),
-        program_folders=("/usr",), scripts="/usr/lib/magi/magid", key_file="/k", groups=("render",),
-        patience=Patience(1, 1, 1, 1, 1, 1, 1),
+        program_folders=("/usr",), scripts="/usr/lib/magi/magid", key_source="/k",
+        groups=("render",), patience=Patience(1, 1, 1, 1, 1, 1, 1),
     )  # fmt: skip
     for version in (252, 257):
         trial = box.properties(order, version, ["/usr/bin/python3", "x"], Path("/run/out"))

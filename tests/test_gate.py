@@ -232,3 +232,25 @@ def test_the_filter_of_each_machine(machine: str) -> None:
     # Another numbering of the same machine.
     assert verdict(machine, 0x4000_0000 | number["connect"]) == errno.ENOSYS
     assert verdict(machine, number["read"], architecture=0x40000003) == errno.EPERM
+
+
+# -- the key -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("content", ["", "\n", " \n\n", "short", None])
+def test_no_program_without_its_key(model: Path, tmp_path: Path, content: str | None) -> None:
+    """An empty file would open llama-server to everybody."""
+    key = tmp_path / "key"
+    if content is not None:
+        key.write_text(content)
+    done = gate(checked(model), "--", "/bin/echo", "--api-key-file", str(key))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"error: cannot start without a key: {key}")
+
+
+def test_a_program_with_its_key(model: Path, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("k" * 43)
+    done = gate(checked(model), "--", "/bin/echo", "--api-key-file", str(key))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert gate(checked(model), "--", "/bin/echo", "--api-key-file").returncode == 1

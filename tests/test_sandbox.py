@@ -31,7 +31,7 @@ ORDER = UnitOrder(
     roots=("/models",),
     program_folders=("/usr",),
     scripts="/usr/lib/magi/magid",
-    key_file="/run/magi-keys/8080.key",
+    key_source="/run/magi/key.sock",
     groups=("render",),
     patience=PATIENCE,
 )
@@ -59,7 +59,7 @@ CLOSED: dict[str, Any] = {
     "AddRef": True,
     "OOMPolicy": "stop",
     "KillMode": "mixed",
-    "LoadCredential": [("api-key", "/run/magi-keys/8080.key")],
+    "LoadCredential": [("api-key", "/run/magi/key.sock")],
     "SocketBindDeny": [(0, 0, 0, 0)],
     "SocketBindAllow": [(0, 6, 1, 8080)],
     "IPAddressDeny": [(2, bytes(4), 0), (10, bytes(16), 0)],

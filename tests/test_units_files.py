@@ -15,7 +15,10 @@ FILES = sorted(
     p for p in SHIPPED.iterdir() if p.suffix in (".service", ".socket", ".target", ".slice")
 )
 SERVICES = [path for path in FILES if path.suffix == ".service"]
-PROGRAMS = ("/usr/bin/magid", "/usr/lib/magi/magi-launcher", "/bin/kill", "/usr/bin/nvidia-smi")
+PROGRAMS = (
+    *("/usr/bin/magid", "/usr/lib/magi/magi-launcher", "/usr/lib/magi/magi-key", "/bin/kill"),
+    "/usr/bin/nvidia-smi",
+)
 # Units that are part of systemd, or of what we only wish for.
 FOREIGN = (
     *("sysinit.target", "basic.target", "sockets.target", "multi-user.target", "network.target"),
@@ -94,6 +97,12 @@ def test_nothing_ties_models_to_magid() -> None:
         ("magi-launcher.socket", "SocketMode", ["0660"]),
         ("magi-launcher.socket", "SocketGroup", ["magi"]),
         ("magi-launcher.socket", "TriggerLimitIntervalSec", ["0"]),
+        ("magi-key.socket", "SocketMode", ["0600"]),
+        ("magi-key.socket", "SocketUser", ["root"]),
+        ("magi-key.socket", "TriggerLimitIntervalSec", ["0"]),
+        ("magi-key@.service", "StandardInput", ["socket"]),
+        ("magi-key@.service", "StandardOutput", ["journal"]),
+        ("magi-key@.service", "CapabilityBoundingSet", [""]),
         ("magid.service", "User", ["magi"]),
         ("magid.service", "LimitNOFILE", ["524288"]),
         ("magid.service", "Type", ["notify"]),

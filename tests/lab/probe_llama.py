@@ -71,7 +71,8 @@ def attempts() -> dict[str, Callable[[], None]]:
     reads += [option("--model"), option("--api-key-file")]
     writes = ["/etc", "/usr", "/var", "/var/lib", "/models", "/run", "/dev", "/home", "/root", "/"]
     writes += ["/tmp", "/var/tmp", "/dev/shm", "/sys/fs/cgroup"]
-    sockets = ["/run/magi/launcher.sock", "/run/dbus/system_bus_socket", "/run/systemd/private"]
+    sockets = ["/run/magi/launcher.sock", "/run/magi/key.sock"]
+    sockets += ["/run/dbus/system_bus_socket", "/run/systemd/private"]
     return {
         **{f"read {path}": lambda path=path: read(path) for path in reads},  # type: ignore[misc]  # a default binds it now
         **{f"write {path}": lambda path=path: write(f"{path}/probe") for path in writes},  # type: ignore[misc]  # likewise

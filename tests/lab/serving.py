@@ -25,7 +25,10 @@ server_defaults: {n_threads: 1, parallel: 1, ctx_size: 512}
 restart: {limit: 50, first_delay: 0.5, max_delay: 0.5}
 """
 PROFILE = "name: Everything\nenabled_models: ['*']\n"
-UNITS = ("magid.socket", "magid-local.socket", "magi-launcher.socket", "magid.service")
+UNITS = (
+    *("magid.socket", "magid-local.socket", "magi-launcher.socket", "magi-key.socket"),
+    "magid.service",
+)
 
 
 class Daemon:

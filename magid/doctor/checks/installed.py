@@ -5,14 +5,17 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from magid.doctor.facts import Facts, Finding, NotMade, Place, Severity, Unit, Unknown, known
-from magid.doctor.look.places import API, ETC, KEYS, LAUNCHER
+from magid.doctor.look.places import API, ETC, KEY_SOCKET, KEYS, LAUNCHER
 from magid.doctor.look.units import TRIAL
 
 OLDEST_SYSTEMD: Final = 252  # Debian 12's, and the oldest that the lab boots
 _GROWING: Final = 254  # RestartSteps=
 # Started by hand or at boot; the launcher's service is its socket's business.
 _ENABLED: Final = ("magid.service", "magid.socket", "magid-local.socket")
-_WANTED: Final = ("magi-launcher.socket", *_ENABLED[1:], "magid.service")  # in the order of starts
+_WANTED: Final = (  # in the order of starts
+    *("magi-key.socket", "magi-launcher.socket"),
+    *(*_ENABLED[1:], "magid.service"),
+)
 _SHIPPED: Final[Mapping[str, Mapping[str, str]]] = {
     "magid.service": {
         "User": "magi",
@@ -97,6 +100,7 @@ def owners(facts: Facts) -> Iterator[Finding]:
         )
     yield from _too_open(places, (ETC, str(settings.path)), 0o022, "0{kept:o}", "root")
     yield from _too_open(places, (API, LAUNCHER), 0o007, "0660", "the group magi")
+    yield from _too_open(places, (KEY_SOCKET,), 0o077, "0600", "root")
     yield from _too_open(places, (KEYS,), 0o027, "2750", "the group magi")
     yield from _too_open(places, (state,), 0o007, "0750", "magi")
 

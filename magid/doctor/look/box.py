@@ -175,7 +175,7 @@ def _order(
         roots=roots,
         program_folders=program_folders(program) if program else (),
         scripts=str(PROBE.parent.parent),
-        key_file="/dev/null",
+        key_source="/dev/null",
         groups=groups_here(),
         patience=patience_of(settings),
     )

@@ -16,6 +16,7 @@ RUN: Final = "/run/magi"
 KEYS: Final = "/run/magi-keys"
 API: Final = f"{RUN}/magid.sock"
 LAUNCHER: Final = f"{RUN}/launcher.sock"
+KEY_SOCKET: Final = f"{RUN}/key.sock"
 
 
 def accounts() -> Accounts:
@@ -43,7 +44,7 @@ def places(settings: Config, path: Path) -> dict[str, Place]:
     """What magid's own files look like, those that are there. A folder above may hide some."""
     state = settings.state_dir
     wanted = (
-        *(ETC, str(path), RUN, KEYS, API, LAUNCHER),
+        *(ETC, str(path), RUN, KEYS, API, LAUNCHER, KEY_SOCKET),
         *(str(settings.profiles_dir), str(state), str(settings.registry_path)),
         *(str(file) for file in sorted(_below(state))),
     )

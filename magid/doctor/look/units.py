@@ -9,7 +9,7 @@ from magid.doctor.look.programs import CannotLook, output_of
 
 OURS: Final = (
     *("magid.service", "magid.socket", "magid-local.socket"),
-    *("magi-launcher.service", "magi-launcher.socket", "magi-gpu.service"),
+    *("magi-launcher.service", "magi-launcher.socket", "magi-key.socket", "magi-gpu.service"),
 )
 TRIAL: Final = (
     "llama-server@doctor.service"  # the template: systemd would make it of a file on disk
