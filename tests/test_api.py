@@ -152,6 +152,7 @@ def test_one_model_can_be_looked_at_without_a_llama_server(
         assert shown["argv"] == []
         lacking = shown["argvProblem"]
         assert "install" in lacking
+        magid.wait_for("starts that failed", lambda: lacking in magid.client.get("/readyz").text)
         ready = magid.client.get("/readyz")
         assert ready.status_code == 503
         assert [reason for reason in ready.json()["reasons"] if lacking in reason]
