@@ -63,7 +63,8 @@ def test_runs_magid_of_the_checkout(container: Container) -> None:
 def test_systemd_knows_the_units_of_the_checkout(container: Container) -> None:
     install_magid(container)
     kinds = {".service", ".socket", ".slice", ".target"}
-    units = [path.name for path in (ROOT / "systemd").iterdir() if path.suffix in kinds]
+    files = [path.name for path in (ROOT / "systemd").iterdir() if path.suffix in kinds]
+    units = [name.replace("@.", "@an-instance.") for name in files]
     assert units
     loaded = {name: container.show(name, "LoadState")["LoadState"] for name in units}
     assert loaded == dict.fromkeys(units, "loaded")
