@@ -138,10 +138,12 @@ def test_decisions_survive_a_restart_and_a_kill(magid: Running) -> None:
         assert answer["restartRequired"]
         magid.ask("PUT", f"/api/models/{ids['delta']}/runtime-settings", {"ctxSize": 256})
         before = by_family(magid)
+        servers = {server["pid"] for server in magid.servers().values()}
+        assert len(servers) == 6
         orphans = processes_below(magid.process.pid)  # type: ignore[union-attr]  # it runs
         magid.kill()
     gone, alive = psutil.wait_procs(orphans, DEADLINE_S)
-    assert len(gone) == 6
+    assert servers <= {process.pid for process in gone}  # beside them the reader of headers
     assert not alive, "servers outlived a daemon that was killed"
     with magid:
         magid.wait_ready()
