@@ -88,8 +88,13 @@ class Daemon:
         await self._scanning.keep_looking(self._start_what_was_left)
 
     def _start_all_but_late(self) -> asyncio.Task[None]:
-        """A model whose folder does not answer would keep all behind it waiting."""
+        """A model whose folder does not answer would keep all behind it waiting.
+
+        Without a scan nothing is known to be wanted, and what runs goes on.
+        """
         plan = planner.at_boot(self.snapshot.wanted, self.observed())
+        if self._scanning.problem:
+            plan = replace(plan, stop=())
         self._left = self._scanning.late
         starts = tuple(s for s in plan.start if not is_below(s.spec.model_path, self._left))
         return self._runner.begin(replace(plan, start=starts))

@@ -28,6 +28,7 @@ _IDLE_S: Final = 30.0  # for which a worker is kept: scans often come in a row
 _MANY: Final = 16
 """From this many files on further processes are worth their 60 ms to start."""
 
+_TRIES: Final = 2  # of a walk whose process ends: an upgrade may exchange its files as it starts
 _PROCESSES: Final = 2  # more gain nothing on one disk, and cost an event loop its core
 
 
@@ -56,14 +57,17 @@ class Root:
         """What is below it, links not followed. Raises OSError where no process can be made."""
         if self.late_reason and not self._may_answer(others):
             return self._late_look()
-        try:
-            answer = self._ask([["walk", self.configured, others]]).hear(
-                self._late_s, self._is_over
-            )
-        except Silent:
-            return self._late_look()
-        except WorkerEnded:
-            self.close()
+        for _ in range(_TRIES):
+            try:
+                answer = self._ask([["walk", self.configured, others]]).hear(
+                    self._late_s, self._is_over
+                )
+                break
+            except Silent:
+                return self._late_look()
+            except WorkerEnded:
+                self.close()
+        else:
             return Look(self.top, reason="cannot be read: its reader ended")
         self.top, files, links, broken, reason, is_absent = answer
         found = [as_file(file) for file in files]

@@ -112,6 +112,20 @@ async def test_boot_with_no_readable_folder_serves_and_says_why(house: House) ->
     assert any(f"{house.folder}/none" in problem for problem in daemon.snapshot.problems)
 
 
+async def test_boot_with_no_readable_folder_stops_nothing_that_runs(house: House) -> None:
+    """Nothing is known to be wanted then: a disk that is not mounted yet, a reader that ended."""
+    await (await house.running()).close()  # its servers run on
+    house.launcher.calls.clear()
+    house.models.rename(house.folder / "unmounted")
+    daemon = await house.running()
+    assert daemon.unready_reasons()
+    (house.folder / "unmounted").rename(house.models)
+    await daemon.rescan()
+    await all_quiet()
+    assert states(daemon) == {ALPHA: S.READY, BETA: S.READY, GAMMA: S.READY}
+    assert house.launcher.calls == []
+
+
 async def test_boot_waits_for_a_user_who_was_quicker(house: House) -> None:
     """A model is changing when the plan of the boot is made: that must not be refused."""
     await (await house.running()).close()  # its servers run on
