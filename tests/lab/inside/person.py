@@ -44,8 +44,8 @@ def on_terminal(argv: list[str], keys: list[list[str]]) -> tuple[str, int]:
         os.kill(pid, signal.SIGKILL)
         raise
     finally:
+        _, status = os.waitpid(pid, 0)  # first: to close the terminal is to hang up on it
         os.close(terminal)
-        _, status = os.waitpid(pid, 0)
     return output.decode(errors="replace"), os.waitstatus_to_exitcode(status)
 
 
