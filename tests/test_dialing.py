@@ -64,6 +64,9 @@ class Churn:
         for uid, listener in self._turns:
             with listener:
                 self._serve(uid, listener)
+                # Not only closed: a child between fork and exec has it open for a moment longer,
+                # and while anybody listens there, the next one cannot.
+                listener.shutdown(socket.SHUT_RDWR)
 
     def _serve(self, uid: int, listener: socket.socket) -> None:
         """Two connections, or none for a moment, and away."""
