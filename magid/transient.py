@@ -6,6 +6,7 @@ exists for as long as somebody refers to it, and it goes away some time after th
 """
 
 import asyncio
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -17,6 +18,7 @@ from magid.errors import Conflict, TimedOut
 from magid.sandbox import ORDER_FIELD, SPEC_FIELD, Property, field_of
 from magid.units import UNITS, port_in, unit_name
 
+log = logging.getLogger("magi-launcher")
 _UNIT: Final = "org.freedesktop.systemd1.Unit"
 _SIGNALS: Final = ("JobRemoved", "UnitRemoved")
 _EXISTS: Final = "org.freedesktop.systemd1.UnitExists"
@@ -239,6 +241,7 @@ class Units:
             seen = await self._look(name)
             if seen and seen.is_ours and seen.active == "active" and not seen.restarts:
                 await self._tolerant("ResetFailedUnit", name)
+                log.info("%s started well: the start does not count towards its limit", name)
 
 
 # -- reading ---------------------------------------------------------------------------------
