@@ -14,24 +14,32 @@ from collections.abc import Awaitable, Callable, Sequence
 import sdnotify
 import uvloop
 
-from magid import __version__, config, launchers, logs, notify, sockets, store, tokenfile
+from magid import __version__
+from magid.api import sockets
 from magid.api.app import make_app
 from magid.api.context import Context
 from magid.api.events import Feed
 from magid.api.listen import Listening, listen
-from magid.config import Config
-from magid.daemon import Change, Daemon
-from magid.discovery import Scanner
+from magid.api.tls import Certificate
+from magid.auth import tokenfile
+from magid.auth.token_store import TokenBook
+from magid.catalog.profile import ProfileDir
+from magid.config import settings as config
+from magid.config.settings import Config
+from magid.control.daemon import Daemon
+from magid.control.snapshot import status_line
+from magid.control.state import Change
+from magid.discovery.scanner import Scanner
+from magid.discovery.tiers import Thresholds
 from magid.errors import InvalidConfig, MagidError, TokensUnusable
-from magid.gateway.dispatch import Dispatcher
-from magid.llama import InstalledProgram
-from magid.logs import OwnLog
-from magid.messages import Event, about
-from magid.profiles import ProfileDir
-from magid.snapshot import status_line
-from magid.tiers import Thresholds
-from magid.tls import Certificate
-from magid.tokenbook import TokenBook
+from magid.files import document
+from magid.gateway.dispatcher import Dispatcher
+from magid.llama.client import InstalledProgram
+from magid.log import setup
+from magid.log.events import Event, about
+from magid.log.setup import OwnLog
+from magid.servers import choose
+from magid.systemd import notify
 
 # Threads that read model files would otherwise keep the event loop waiting for 5 ms at a time.
 SWITCH_INTERVAL_S = 0.001
@@ -47,14 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         given = {key: text for key, text in flags.items() if text is not None}
         effective = config.load(given, os.environ)
-        launchers.check(effective.config)
+        choose.check(effective.config)
         if check or "LISTEN_FDS" not in os.environ:
             _check_exposure(effective.config)
         if check:
             _certificate(effective.config)
             sys.stdout.write(config.render(effective) + "\n")
             return 0
-        own_log = logs.set_up(effective.config.log_level)
+        own_log = setup.set_up(effective.config.log_level)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         _raise_descriptor_limit()
         return uvloop.run(serve(effective.config, own_log))
@@ -110,7 +118,7 @@ async def serve(settings: Config, own_log: OwnLog) -> int:
     """Run the daemon until SIGTERM or SIGINT. Servers are started behind the API's back."""
     stop, hurry, reload = _on_signals()
     async with contextlib.AsyncExitStack() as held:
-        held.callback(store.lock(settings.state_dir).release)
+        held.callback(document.lock(settings.state_dir).release)
         context = compose(settings, own_log)
         await context.book.load()
         taken = sockets.take(
@@ -185,14 +193,14 @@ def compose(settings: Config, own_log: OwnLog) -> Context:
     thresholds = settings.tier_thresholds
     daemon = Daemon(
         config=settings,
-        store=store.Store(settings.registry_path),
+        store=document.Store(settings.registry_path),
         profiles=ProfileDir(settings.profiles_dir, settings.shipped_profiles_dir),
         scanner=Scanner(
             settings.model_paths,
             Thresholds(thresholds.powerful_min, thresholds.fast_max),
             settings.state_dir / "header_cache.json",
         ),
-        launcher=launchers.build(settings, program, lambda: daemon.snapshot.active.name),
+        launcher=choose.build(settings, program, lambda: daemon.snapshot.active.name),
     )
     book = TokenBook(settings.state_dir / tokenfile.NAME)
     return Context(daemon, program, Dispatcher(daemon), book, own_log)

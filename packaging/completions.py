@@ -6,8 +6,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from magid import cli  # noqa: E402  # needs the line above
-from magid.cli import grammar, shells  # noqa: E402  # likewise
+from magid.cli import completion_grammar, completion_shells  # noqa: E402  # needs the line above
+from magid.cli import main as cli  # noqa: E402  # likewise
 
 PLACES = {
     "usr/share/bash-completion/completions/magictl": "bash",
@@ -17,11 +17,11 @@ PLACES = {
 
 
 def main(root: Path) -> None:
-    program = grammar.read(cli.parser())
+    program = completion_grammar.read(cli.parser())
     for name, shell in PLACES.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(shells.SHELLS[shell](program))
+        path.write_text(completion_shells.SHELLS[shell](program))
 
 
 if __name__ == "__main__":

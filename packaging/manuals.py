@@ -14,9 +14,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from magid import __main__, __version__, cli, config  # noqa: E402  # needs the line above
-from magid.cli import grammar  # noqa: E402  # likewise
-from magid.cli.verbs import ENVIRONMENT, EXITS  # noqa: E402  # likewise
+from magid import __main__, __version__  # noqa: E402  # needs the line above
+from magid.cli import completion_grammar  # noqa: E402  # likewise
+from magid.cli import main as cli  # noqa: E402  # likewise
+from magid.cli.parser import ENVIRONMENT, EXITS  # noqa: E402  # likewise
+from magid.config import settings as config  # noqa: E402  # likewise
 
 PROSE = Path(__file__).resolve().parent / "man"
 
@@ -27,11 +29,11 @@ def roff(text: str) -> str:
     return "\n".join(textwrap.wrap(safe, 90, break_on_hyphens=False, break_long_words=False))
 
 
-def options(arguments: Iterable[grammar.Argument]) -> str:
+def options(arguments: Iterable[completion_grammar.Argument]) -> str:
     return "\n".join(f".TP\n{_head(a)}\n{roff(_sentence(a.text))}" for a in arguments)
 
 
-def _head(argument: grammar.Argument) -> str:
+def _head(argument: completion_grammar.Argument) -> str:
     value = f" \\fI{roff(argument.value)}\\fR" if argument.value else ""
     return ", ".join(f"\\fB{roff(flag)}\\fR" for flag in argument.flags) + value
 
@@ -41,11 +43,11 @@ def _sentence(text: str) -> str:
     return (text[:1] if is_address else text[:1].upper()) + text[1:].rstrip(".") + "."
 
 
-def verbs(program: grammar.Command) -> str:
+def verbs(program: completion_grammar.Command) -> str:
     return "\n".join(_verb(verb, "") for verb in program.verbs)
 
 
-def _verb(verb: grammar.Command, before: str) -> str:
+def _verb(verb: completion_grammar.Command, before: str) -> str:
     """A verb; of a group each of its own."""
     name = f"{before}{verb.name}"
     if verb.verbs:
@@ -59,13 +61,13 @@ def _verb(verb: grammar.Command, before: str) -> str:
     return "\n".join(lines)
 
 
-def examples(program: grammar.Command) -> str:
+def examples(program: completion_grammar.Command) -> str:
     """Those of all verbs, as they are typed."""
     lines = [line for verb in program.verbs for line in _examples(verb)]
     return "\n".join([".EX", *(roff(line) for line in lines), ".EE"])
 
 
-def _examples(verb: grammar.Command) -> list[str]:
+def _examples(verb: completion_grammar.Command) -> list[str]:
     return [*verb.examples, *(line for action in verb.verbs for line in _examples(action))]
 
 
@@ -73,7 +75,7 @@ def explained(table: Mapping[str, str]) -> str:
     return "\n".join(f".TP\n\\fB{roff(k)}\\fR\n{roff(_sentence(v))}" for k, v in table.items())
 
 
-def _operand(operand: grammar.Argument) -> str:
+def _operand(operand: completion_grammar.Argument) -> str:
     words = "|".join(f"\\fB{roff(c)}\\fR" for c in operand.choices)
     text = words or f"\\fI{roff(operand.value)}\\fR"
     text += "..." if operand.repeats else ""
@@ -95,10 +97,10 @@ def _setting(setting: config.Setting) -> str:
 PARTS: dict[str, Callable[[], str]] = {
     "VERSION": lambda: __version__,
     "DATE": lambda: datetime.fromtimestamp(_epoch(), UTC).strftime("%Y-%m-%d"),
-    "MAGID_OPTIONS": lambda: options(grammar.read(__main__.parser()).options),
-    "MAGICTL_OPTIONS": lambda: options(grammar.read(cli.parser()).options),
-    "MAGICTL_VERBS": lambda: verbs(grammar.read(cli.parser())),
-    "MAGICTL_EXAMPLES": lambda: examples(grammar.read(cli.parser())),
+    "MAGID_OPTIONS": lambda: options(completion_grammar.read(__main__.parser()).options),
+    "MAGICTL_OPTIONS": lambda: options(completion_grammar.read(cli.parser()).options),
+    "MAGICTL_VERBS": lambda: verbs(completion_grammar.read(cli.parser())),
+    "MAGICTL_EXAMPLES": lambda: examples(completion_grammar.read(cli.parser())),
     "MAGICTL_EXITS": lambda: explained({str(k): v for k, v in EXITS.items()}),
     "MAGICTL_ENVIRONMENT": lambda: explained(ENVIRONMENT),
     "SETTINGS": lambda: settings(config.settings()),

@@ -8,16 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from magid import tokenfile
-from magid.config import Config
-from magid.daemon import Change, Daemon
-from magid.discovery import Scan, Scanner
-from magid.profiles import ProfileDir
-from magid.snapshot import Phase
-from magid.store import Store
-from magid.tiers import Thresholds
-from magid.tokenbook import TokenBook
-from magid.units import ServerState
+from magid.auth import tokenfile
+from magid.auth.token_store import TokenBook
+from magid.catalog.profile import ProfileDir
+from magid.config.settings import Config
+from magid.control.daemon import Daemon
+from magid.control.snapshot import Phase
+from magid.control.state import Change
+from magid.discovery.scanner import Scan, Scanner
+from magid.discovery.tiers import Thresholds
+from magid.files.document import Store
+from magid.servers.backend import ServerState
 from tests import ggufs
 from tests.deadlines import PATIENCE_S
 from tests.still_launcher import StillLauncher

@@ -13,11 +13,11 @@ from typing import Any
 from dbus_fast import BusType, Message, MessageType, Variant
 from dbus_fast.aio import MessageBus
 
-from magid import references, wire
-from magid.bus import MANAGER, MANAGER_PATH, PROPERTIES, SYSTEMD
-from magid.units import ServerSpec, unit_name
-from magid.unitstate import unit_path
-from magid.wire import Reply, Request
+from magid.launcher import protocol, references
+from magid.launcher.protocol import Reply, Request
+from magid.servers.backend import ServerSpec, unit_name
+from magid.servers.systemd.unit_state import unit_path
+from magid.systemd.bus import MANAGER, MANAGER_PATH, PROPERTIES, SYSTEMD
 
 SIGNATURES = {
     **dict.fromkeys(("Id", "ActiveState", "SubState", "LoadState", "Result", "StatusText"), "s"),
@@ -205,10 +205,10 @@ async def fake_launcher(path: Path, answer: Answer) -> AsyncIterator[list[Reques
     heard: list[Request] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        heard.append(wire.parse_request(await reader.readuntil(b"\n")))
+        heard.append(protocol.parse_request(await reader.readuntil(b"\n")))
         reply = await answer(heard[-1])
         if reply is not None:
-            writer.write(wire.reply_line(reply))
+            writer.write(protocol.reply_line(reply))
         writer.close()
 
     server = await asyncio.start_unix_server(serve, path)

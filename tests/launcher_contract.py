@@ -17,8 +17,8 @@ import psutil
 import pytest
 
 from magid.errors import InvalidInput, NotFound
-from magid.llama import Endpoint, Health, check_health, get_json, is_ours
-from magid.units import Launcher, ObservedServer, ServerSpec, ServerState
+from magid.llama.client import Endpoint, Health, check_health, get_json, is_ours
+from magid.servers.backend import Launcher, ObservedServer, ServerSpec, ServerState
 from tests.deadlines import PATIENCE_S
 
 RESTART_LIMIT = 2

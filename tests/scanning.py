@@ -6,8 +6,8 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from magid.discovery import FoundModel, Scan, Scanner
-from magid.tiers import Thresholds
+from magid.discovery.scanner import FoundModel, Scan, Scanner
+from magid.discovery.tiers import Thresholds
 from tests.deadlines import PATIENCE_S
 
 

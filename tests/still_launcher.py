@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from magid.errors import NotFound, NotReady
-from magid.units import LogLine, ObservedServer, ServerFigures, ServerSpec, ServerState
+from magid.servers.backend import LogLine, ObservedServer, ServerFigures, ServerSpec, ServerState
 from tests.deadlines import PATIENCE_S
 
 

@@ -15,13 +15,13 @@ import httpx
 import openai
 import pytest
 
-from magid import tokenfile, tokens
-from magid.api import shapes
 from magid.api.openapi import make_route
 from magid.api.routes import ROUTES, Access, Route
+from magid.auth import tokenfile, tokens
+from magid.auth.tokens import Scope
 from magid.cli import credentials
-from magid.gateway.endpoints import ENDPOINTS, Endpoint
-from magid.tokens import Scope
+from magid.gateway.frontend import shapes
+from magid.gateway.routing.endpoints import ENDPOINTS, Endpoint
 from tests import fleets, ggufs, rest
 from tests.deadlines import DEADLINE_S
 from tests.fleets import MEDIUM, SMALL, THINKER

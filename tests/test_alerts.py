@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from magid.metrics import FAMILIES, Kind
+from magid.api.metrics_families import FAMILIES, Kind
 from tests import prometheus
 from tests.prometheus import names_in, promtool
 

@@ -14,10 +14,10 @@ from magid.__main__ import compose
 from magid.api.app import make_app
 from magid.api.context import Context
 from magid.api.listen import listen
-from magid.api.replies import Call, Reply, Stream, reply
+from magid.api.reply import Call, Reply, Stream, reply
 from magid.api.routes import Access, Route
-from magid.config import Config
-from magid.logs import RingLog
+from magid.config.settings import Config
+from magid.log.setup import RingLog
 from tests.deadlines import PATIENCE_S
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from magid.api.logs import escaped
+from magid.api.handlers.logs import escaped
 from magid.api.sse import KEEP_ALIVE_S
-from magid.messages import Event
+from magid.log.events import Event
 from tests import fake_llama, ggufs, rest
 from tests.deadlines import DEADLINE_S
 from tests.running import Running

@@ -10,7 +10,7 @@ import pytest
 
 from magid.api.openapi import make_route
 from magid.api.routes import ROUTES
-from magid.gateway.endpoints import ENDPOINTS
+from magid.gateway.routing.endpoints import ENDPOINTS
 from tests import rest
 from tests.asking import Asker
 from tests.running import Running

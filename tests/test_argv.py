@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from magid.argv import child_environment, server_argv
 from magid.errors import InvalidInput, LlamaServerMissing
-from magid.llama import flags_in, version_in
-from magid.options import MAX_EXTRA_ARGS, allowed_options, check_extra_args
-from magid.units import ServerSpec
+from magid.llama.arguments import child_environment, server_argv
+from magid.llama.client import flags_in, version_in
+from magid.llama.options import MAX_EXTRA_ARGS, allowed_options, check_extra_args
+from magid.servers.backend import ServerSpec
 
 SPEC = ServerSpec("demo_tiny", 0, 8080, "127.0.0.1", "/models/demo.gguf")
 FIXED = ["--model", "/models/demo.gguf", "--alias", "demo_tiny", "--host", "127.0.0.1"]

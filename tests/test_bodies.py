@@ -6,14 +6,19 @@ import tracemalloc
 
 import pytest
 
-from magid.api import heads
-from magid.api.access import LOCAL
-from magid.api.bodies import MAX_SMALL_CHUNKS, SMALL_CHUNK_BYTES, Asker, Body
+from magid.auth.authenticator import LOCAL
 from magid.errors import InvalidInput, TooLarge
-from magid.gateway.conversations import KEPT_BETWEEN, KEPT_ENDS, KEPT_PROCESSES, Conversations
-from magid.gateway.endpoints import find
-from magid.gateway.outline import WHOLE_BYTES
-from magid.gateway.prompt import Prompt, read
+from magid.gateway.frontend import request_reader
+from magid.gateway.frontend.bodies import MAX_SMALL_CHUNKS, SMALL_CHUNK_BYTES, Asker, Body
+from magid.gateway.routing.conversations import (
+    KEPT_BETWEEN,
+    KEPT_ENDS,
+    KEPT_PROCESSES,
+    Conversations,
+)
+from magid.gateway.routing.endpoints import find
+from magid.gateway.routing.outline import WHOLE_BYTES
+from magid.gateway.routing.prompt import Prompt, read
 from tests.test_outline import finished
 
 LIMIT = 32 * 2**20
@@ -105,7 +110,7 @@ def test_a_body_over_the_limit_is_refused_at_once() -> None:
 def test_nulls_are_dropped_from_a_large_body_as_from_a_small_one() -> None:
     endpoint = find("POST", "/v1/chat/completions")
     assert endpoint is not None
-    head = heads.parse(
+    head = request_reader.parse(
         b"POST /v1/chat/completions HTTP/1.1\r\nContent-Type: application/json", None
     )
     asker = Asker(endpoint, head, "1", "client", LOCAL)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from magid.bus import MANAGER, MANAGER_PATH, PROPERTIES, SYSTEMD, Bus, BusError, Signal
-from magid.units import ServerSpec
-from magid.unitstate import unit_path
+from magid.servers.backend import ServerSpec
+from magid.servers.systemd.unit_state import unit_path
+from magid.systemd.bus import MANAGER, MANAGER_PATH, PROPERTIES, SYSTEMD, Bus, BusError, Signal
 from tests.deadlines import PATIENCE_S
 from tests.fake_systemd import FakeSystemd, ready
 from tests.private_bus import private_bus

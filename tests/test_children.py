@@ -7,9 +7,9 @@ from sys import getsizeof
 
 import pytest
 
-from magid.children import Child, LogRing
 from magid.errors import InvalidInput
-from magid.limits import MAX_LINE_BYTES, MAX_LINES
+from magid.http.limits import MAX_LINE_BYTES, MAX_LINES
+from magid.servers.processes.child import Child, LogRing
 from tests.deadlines import PATIENCE_S
 
 BOUND = MAX_LINE_BYTES

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from magid import __version__, cli
-from magid.cli import grammar, progress
+from magid import __version__
+from magid.cli import completion_grammar, main, progress
 from tests.deadlines import DEADLINE_S
 from tests.rest import (
     ALPHA,
@@ -885,8 +885,8 @@ def test_version_of_both(type_in: Type) -> None:
     assert json.loads(type_in("version --json").stdout)["server"]["magid"] == __version__
 
 
-def every_verb() -> Iterator[grammar.Command]:
-    for verb in grammar.read(cli.parser()).verbs:
+def every_verb() -> Iterator[completion_grammar.Command]:
+    for verb in completion_grammar.read(main.parser()).verbs:
         yield from verb.verbs or (verb,)
 
 
@@ -898,7 +898,7 @@ def test_every_verb_has_examples_that_can_be_typed() -> None:
             typed = words[words.index("magictl") + 1 :]
             if "|" in typed:
                 typed = typed[: typed.index("|")]
-            assert cli.parser().parse_args(typed).run, example
+            assert main.parser().parse_args(typed).run, example
 
 
 def test_help_has_the_examples() -> None:
@@ -951,7 +951,7 @@ def test_it_starts_without_the_daemons_code() -> None:
     loaded = set(done.stdout.split())
     assert not loaded & {"sanic", "pydantic", "asyncio", "yaml", "psutil", "inspect", "logging"}
     ours = {".".join(name.split(".")[:2]) for name in loaded if name.startswith("magid")}
-    assert ours == {"magid", "magid.cli", "magid.client"}
+    assert ours == {"magid", "magid.cli", "magid.cli.client"}
 
 
 # -- the last one: it restarts the daemon ----------------------------------------------------

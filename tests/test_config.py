@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from magid import config, profiles
-from magid.addresses import TcpAddress, UnixAddress, is_loopback, parse_address
-from magid.config import Config, load, render, settings
+from magid.catalog import profile
+from magid.config import settings as config
+from magid.config.addresses import TcpAddress, UnixAddress, is_loopback, parse_address
+from magid.config.settings import Config, load, render, settings
 from magid.errors import InvalidConfig, ProfileNotFound
 
 
@@ -255,7 +256,7 @@ def test_names_are_kept_in_lower_case(tmp_path: Path) -> None:
 def test_profile_names_are_those_of_profiles(tmp_path: Path, name: str) -> None:
     flags = {"profile": name}
     try:
-        profiles.check_slug(name)
+        profile.check_slug(name)
     except ProfileNotFound:
         assert "profile should be a profile's name" in _refusal(tmp_path, flags=flags)
     else:

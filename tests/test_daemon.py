@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from magid.daemon import Change, Daemon
+from magid.control.daemon import Daemon
+from magid.control.snapshot import Phase
+from magid.control.state import Change
+from magid.discovery.tiers import Tier
 from magid.errors import (
     CannotWrite,
     Conflict,
@@ -20,9 +23,7 @@ from magid.errors import (
     ServerFailed,
     TimedOut,
 )
-from magid.snapshot import Phase
-from magid.tiers import Tier
-from magid.units import ServerState
+from magid.servers.backend import ServerState
 from tests.daemons import (
     ALPHA,
     BETA,

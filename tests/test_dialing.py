@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from magid.dialing import Watch
 from magid.errors import ServerUnreachable
-from magid.gateway.fleet import Backend, Facts
-from magid.gateway.upstream import Pool
-from magid.llama import Endpoint, get_json, get_metrics, why_foreign
+from magid.gateway.proxy.upstream import Pool
+from magid.gateway.routing.fleet import Backend, Facts
+from magid.llama.client import Endpoint, get_json, get_metrics, why_foreign
+from magid.llama.connection import Watch
 from tests.strangers import NOBODY, Sly, as_user
 
 KEY = "the-key-of-this-server"
@@ -141,7 +141,7 @@ def test_ready_tells_a_thief_under_churn_nothing(
     with churn.under_way():
         while churn.goes_on:
             done = subprocess.run(
-                [sys.executable, "-I", "-S", str(PACKAGE / "ready.py"), *words],
+                [sys.executable, "-I", "-S", str(PACKAGE / "standalone" / "wait_ready.py"), *words],
                 capture_output=True, text=True, timeout=60, check=False,
             )  # fmt: skip
             assert done.returncode == 1, done.stderr
@@ -197,9 +197,9 @@ async def test_the_gateways_connections_go_the_same_way(free_port: Callable[[], 
 # -- nothing else does it ------------------------------------------------------------------------
 
 MAKERS = {
-    "dialing.py",  # for all of magid
-    "ready.py",  # alone in the unit; see above
-    "client.py",  # magictl, with a person's token, to magid
+    "llama/connection.py",  # for all of magid
+    "standalone/wait_ready.py",  # alone in the unit; see above
+    "cli/client.py",  # magictl, with a person's token, to magid
 }
 
 

@@ -11,11 +11,21 @@ from typing import Any
 
 import pytest
 
-from magid import tokenfile
-from magid.cli.doctor import as_json
-from magid.config import Config
-from magid.doctor import probe
-from magid.doctor.checks.table import CHECKS, results
+from magid.auth import tokenfile
+from magid.auth.tokens import Scope, make
+from magid.cli.verbs.doctor import as_json
+from magid.config.settings import Config
+from magid.doctor.checks.all import CHECKS, results
+from magid.doctor.collect import (
+    collector,
+    daemon,
+    files,
+    hardware,
+    kept,
+    models,
+    sandbox_trial,
+    services,
+)
 from magid.doctor.facts import (
     AS_ROOT,
     Accounts,
@@ -40,10 +50,9 @@ from magid.doctor.facts import (
     Unknown,
     Volume,
 )
-from magid.doctor.look import box, daemon, devices, everything, kept, models, places, units
-from magid.sandbox import Patience, UnitOrder, unit_properties
-from magid.tokens import Scope, make
-from magid.units import ServerSpec
+from magid.launcher.sandbox import Patience, UnitOrder, unit_properties
+from magid.servers.backend import ServerSpec
+from magid.standalone import probe_sandbox
 from tests.deadlines import DEADLINE_S
 
 GIB = 2**30
@@ -67,16 +76,18 @@ def unit(name: str, **changes: Any) -> Unit:
     return dataclasses.replace(healthy, **changes)
 
 
-UNITS = {name: unit(name) for name in units.OURS} | {units.TRIAL: unit(units.TRIAL, fragment="")}
+UNITS = {name: unit(name) for name in services.OURS} | {
+    services.TRIAL: unit(services.TRIAL, fragment="")
+}
 MACHINE = Machine(
     257, frozenset({"+BPF_FRAMEWORK"}), True, False, NOW, True, NOW, NOW, memory=64 * GIB
 )
 PLACES = {
     "/etc/magi": Place("/etc/magi", "root", "root", 0o755),
     "/var/lib/magi": Place("/var/lib/magi", "magi", "magi", 0o750),
-    places.LAUNCHER: Place(places.LAUNCHER, "root", "magi", 0o660),
-    places.KEY_SOCKET: Place(places.KEY_SOCKET, "root", "root", 0o600),
-    places.KEYS: Place(places.KEYS, "root", "magi", 0o750),
+    files.LAUNCHER: Place(files.LAUNCHER, "root", "magi", 0o660),
+    files.KEY_SOCKET: Place(files.KEY_SOCKET, "root", "root", 0o600),
+    files.KEYS: Place(files.KEYS, "root", "magi", 0o750),
 }
 PROGRAM = Program("/usr/bin/llama-server", version="9000", flags=FLAGS)
 NVIDIA = Gpus(
@@ -163,12 +174,12 @@ CASES: tuple[tuple[str, dict[str, Any], str, str], ...] = (
      "/var/lib/magi is open to others than magi", "chmod 0750 /var/lib/magi"),
     ("owners", {"places": place("/etc/magi", mode=0o777)}, "/etc/magi is open",
      "chmod 0755 /etc/magi"),
-    ("owners", {"places": place(places.LAUNCHER, mode=0o666)}, "launcher.sock is open",
-     f"chmod 0660 {places.LAUNCHER}"),
-    ("owners", {"places": place(places.KEY_SOCKET, mode=0o660)}, "key.sock is open",
-     f"chmod 0600 {places.KEY_SOCKET}"),
-    ("owners", {"places": place(places.KEYS, mode=0o755)}, "magi-keys is open",
-     f"chmod 2750 {places.KEYS}"),
+    ("owners", {"places": place(files.LAUNCHER, mode=0o666)}, "launcher.sock is open",
+     f"chmod 0660 {files.LAUNCHER}"),
+    ("owners", {"places": place(files.KEY_SOCKET, mode=0o660)}, "key.sock is open",
+     f"chmod 0600 {files.KEY_SOCKET}"),
+    ("owners", {"places": place(files.KEYS, mode=0o755)}, "magi-keys is open",
+     f"chmod 2750 {files.KEYS}"),
     ("units", {"units": with_unit("magid.service", load="masked", active="inactive")},
      "magid.service is masked", "systemctl unmask magid.service"),
     ("units", {"units": with_unit("magid.service", load="not-found", active="inactive")},
@@ -183,7 +194,7 @@ CASES: tuple[tuple[str, dict[str, Any], str, str], ...] = (
      "systemctl reset-failed magi-launcher.socket"),
     ("units", {"units": with_unit("llama-server@8080.service", stale=True)},
      "has not read the files of llama-server@8080.service", "systemctl daemon-reload"),
-    ("units", {"units": with_unit(units.TRIAL, fragment="/etc/systemd/system/x@.service")},
+    ("units", {"units": with_unit(services.TRIAL, fragment="/etc/systemd/system/x@.service")},
      "/etc/systemd/system/x@.service keeps every model", "mv /etc/systemd/system/x@.service"),
     ("drop-ins", {"units": with_unit("magid.service", drop_ins=("/etc/x.conf",),
                                      shown=ROOTED["magid.service"])},
@@ -401,7 +412,7 @@ def test_json() -> None:
 
 def test_what_systemctl_shows() -> None:
     text = "Id=a.socket\nListen=[::1]:1 (Stream)\nListen=127.0.0.1:1 (Stream)\n\nId=b.service\n"
-    assert list(units.blocks(text)) == [
+    assert list(services.blocks(text)) == [
         {"Id": "a.socket", "Listen": "[::1]:1 (Stream) 127.0.0.1:1 (Stream)"},
         {"Id": "b.service"},
     ]
@@ -423,7 +434,7 @@ def test_gpus_of_a_machine(tmp_path: Path) -> None:
         (tmp_path / path).write_text(text)
     (tmp_path / "dev/nvidia0").chmod(0o640)
     (tmp_path / "usr/lib/x86_64-linux-gnu/libcuda.so.1").symlink_to("libcuda.so.550.54.15")
-    seen = devices.gpus(tmp_path)
+    seen = hardware.gpus(tmp_path)
     assert (seen.vendors, seen.majors) == (frozenset({"10de"}), frozenset({"nvidia", "drm"}))
     assert [(node.path, node.mode) for node in seen.nodes] == [("/dev/nvidia0", 0o640)]
     assert (seen.driver, seen.libraries) == ("550.54.14", ("550.54.15",))
@@ -447,10 +458,12 @@ def test_the_trial_is_boxed_as_a_server_is() -> None:
         groups=("render",), patience=Patience(1, 1, 1, 1, 1, 1, 1),
     )  # fmt: skip
     for version in (252, 257):
-        trial = box.properties(order, version, ["/usr/bin/python3", "x"], Path("/run/out"))
+        trial = sandbox_trial.properties(
+            order, version, ["/usr/bin/python3", "x"], Path("/run/out")
+        )
         names = {p.name for p in trial}
         server = unit_properties(order, version)
-        assert {p.name for p in server} - names <= box.LEFT_OUT
+        assert {p.name for p in server} - names <= sandbox_trial.LEFT_OUT
         for needed in ("DynamicUser", "NoNewPrivileges", "DevicePolicy", "IPAddressDeny"):
             assert needed in names
         own = {"Description", "Type", "CollectMode", "TimeoutStartUSec", "StandardOutputFile"}
@@ -471,7 +484,7 @@ def test_the_trial_is_boxed_as_a_server_is() -> None:
 )
 def test_a_program_that_does_not_run(status: int | None, output: str, problem: str) -> None:
     runs = {"--version": {"status": status, "output": output}}
-    assert box.program_of("/l", runs).problem.startswith(problem)
+    assert sandbox_trial.program_of("/l", runs).problem.startswith(problem)
 
 
 def test_a_program_that_runs() -> None:
@@ -480,7 +493,9 @@ def test_a_program_that_runs() -> None:
         "--help": "-m, --model X\n--port N\n",
         "--list-devices": f"Available devices:\n  {DEVICE}\n",
     }
-    program = box.program_of("/l", {k: {"status": 0, "output": v} for k, v in texts.items()})
+    program = sandbox_trial.program_of(
+        "/l", {k: {"status": 0, "output": v} for k, v in texts.items()}
+    )
     assert (program.version, program.devices) == ("9000 (abc)", (DEVICE,))
     assert {"-m", "--model", "--port"} <= program.flags
 
@@ -488,7 +503,7 @@ def test_a_program_that_runs() -> None:
 def test_a_broken_configuration_is_a_fact(tmp_path: Path) -> None:
     path = tmp_path / "magid.yaml"
     path.write_text("no_such_key: 1\n")
-    settings = everything.read_settings(path)
+    settings = collector.read_settings(path)
     assert settings.problem.startswith(f"cannot use {path}: line 1: no_such_key is not known")
     assert settings.config == Config()
 
@@ -505,7 +520,7 @@ def test_a_daemon_that_says_no() -> None:
 
 
 def probed(*words: str) -> Any:
-    argv = [sys.executable, "-I", "-S", probe.__file__, *words]
+    argv = [sys.executable, "-I", "-S", probe_sandbox.__file__, *words]
     done = subprocess.run(argv, capture_output=True, timeout=DEADLINE_S, check=True)
     return json.loads(done.stdout)
 

@@ -8,18 +8,18 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
+from magid.discovery.kinds import ModelKind
 from magid.errors import MagidError
-from magid.gateway import probes
-from magid.gateway.asked import Asked
-from magid.gateway.endpoints import find
-from magid.gateway.exchange import Exchange
-from magid.gateway.fleet import Backend, Facts
-from magid.gateway.framing import ReplyHead
-from magid.gateway.records import Outcome
-from magid.gateway.routing import Route
-from magid.gateway.servers import Server
-from magid.kinds import ModelKind
-from magid.llama import Endpoint
+from magid.gateway.accounting.request_log import Outcome
+from magid.gateway.proxy import probes
+from magid.gateway.proxy.forward import Exchange
+from magid.gateway.proxy.server import Server
+from magid.gateway.routing.endpoints import find
+from magid.gateway.routing.fleet import Backend, Facts
+from magid.gateway.routing.request import Asked
+from magid.gateway.routing.resolver import Route
+from magid.http.framing import ReplyHead
+from magid.llama.client import Endpoint
 from tests.deadlines import PATIENCE_S
 
 BUSY = b"HTTP/1.1 503 -\r\nContent-Length: 4\r\n\r\n"

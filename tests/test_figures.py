@@ -8,7 +8,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from magid.gateway.records import START_BYTES, TAIL_BYTES, Usage, figures_in, usage_in
+from magid.gateway.accounting.request_log import (
+    START_BYTES,
+    TAIL_BYTES,
+    Usage,
+    figures_in,
+    usage_in,
+)
 
 COUNTS = st.integers(0, 10**9 - 1)
 MS = st.integers(0, 10**6) | st.floats(0, 10**8, exclude_max=True)

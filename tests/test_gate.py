@@ -1,4 +1,4 @@
-"""gate.py as the unit runs it: the files are the checked ones, and the program can call nobody."""
+"""exec_model.py in the unit: the files are the checked ones, and the program can call nobody."""
 
 import errno
 import json
@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from magid.gate import filter_for
+from magid.standalone.exec_model import filter_for
 from tests.deadlines import DEADLINE_S
 
-GATE = Path(__file__).parent.parent / "magid" / "gate.py"
+GATE = Path(__file__).parent.parent / "magid" / "standalone" / "exec_model.py"
 
 
 def gate(*arguments: str) -> subprocess.CompletedProcess[str]:

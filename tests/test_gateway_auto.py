@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from magid.gateway import automatic, complexity, prompt
-from magid.gateway.automatic import DEFAULT_TIER
-from magid.gateway.routing import STRENGTH
-from magid.profiles import DEFAULT_TIERS
-from magid.tiers import Tier
+from magid.catalog.profile import DEFAULT_TIERS
+from magid.discovery.tiers import Tier
+from magid.gateway.routing import automatic, complexity, prompt
+from magid.gateway.routing.automatic import DEFAULT_TIER
+from magid.gateway.routing.resolver import STRENGTH
 from tests.evaluation import report
 
 

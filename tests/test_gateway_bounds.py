@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from magid.config import Gateway, ServerDefaults
-from magid.daemon import Daemon
+from magid.config.settings import Gateway, ServerDefaults
+from magid.control.daemon import Daemon
 from magid.errors import MagidError, NotReady
-from magid.gateway.asked import Asked
-from magid.gateway.dispatch import Dispatcher
-from magid.gateway.endpoints import find
-from magid.gateway.exchange import Exchange
-from magid.gateway.failures import FIRST_S, MAX_S, Failures
-from magid.gateway.framing import ReplyHead
-from magid.units import ServerSpec, ServerState
+from magid.gateway.dispatcher import Dispatcher
+from magid.gateway.proxy.failures import FIRST_S, MAX_S, Failures
+from magid.gateway.proxy.forward import Exchange
+from magid.gateway.routing.endpoints import find
+from magid.gateway.routing.request import Asked
+from magid.http.framing import ReplyHead
+from magid.servers.backend import ServerSpec, ServerState
 from tests.daemons import ALPHA, BETA, GAMMA, House, states
 from tests.deadlines import PATIENCE_S
 from tests.still_launcher import StillLauncher, all_quiet, refusal

@@ -4,15 +4,16 @@ from typing import Any
 
 import pytest
 
-from magid.gateway import balancing, prompt
-from magid.gateway.balancing import Load
-from magid.gateway.breaker import FAILURES, FIRST_S, MAX_S, Breaker, blames_request
-from magid.gateway.conversations import Conversations
-from magid.gateway.waiting import Room, Rooms
-from magid.models import remembered_tier
-from magid.profiles import Strategy
-from magid.registry import ModelEntry
-from magid.tiers import Tier
+from magid.catalog.effective import remembered_tier
+from magid.catalog.profile import Strategy
+from magid.catalog.registry import ModelEntry
+from magid.discovery.tiers import Tier
+from magid.gateway.proxy import balancing
+from magid.gateway.proxy.balancing import Load
+from magid.gateway.proxy.breaker import FAILURES, FIRST_S, MAX_S, Breaker, blames_request
+from magid.gateway.proxy.queue import Room, Rooms
+from magid.gateway.routing import prompt
+from magid.gateway.routing.conversations import Conversations
 from tests import values
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from magid.gateway.endpoints import ENDPOINTS, Endpoint, Style
+from magid.gateway.routing.endpoints import ENDPOINTS, Endpoint, Style
 from tests import rest
 from tests.deadlines import DEADLINE_S
 from tests.running import Running

@@ -8,7 +8,7 @@ import pytest
 
 from magid.api.openapi import make_route
 from magid.api.routes import ROUTES
-from magid.gateway.endpoints import ENDPOINTS
+from magid.gateway.routing.endpoints import ENDPOINTS
 from tests import fake_llama, fleets
 from tests.fleets import MEDIUM, SMALL, chat
 from tests.rest import Parts

@@ -7,12 +7,12 @@ from typing import Any
 import httpx
 import pytest
 
-from magid.gateway import two_stage
-from magid.gateway.asked import Asked
-from magid.gateway.endpoints import find
-from magid.gateway.framing import ChunkReader
-from magid.limits import MAX_COLLECTED_BYTES, MAX_COUNTED_EVENTS
-from magid.llama import Garbled
+from magid.gateway.proxy import two_stage
+from magid.gateway.routing.endpoints import find
+from magid.gateway.routing.request import Asked
+from magid.http.framing import ChunkReader
+from magid.http.limits import MAX_COLLECTED_BYTES, MAX_COUNTED_EVENTS
+from magid.llama.client import Garbled
 from tests import fleets
 from tests.fleets import MEDIUM, SMALL, chat
 from tests.rest import Parts

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from magid import ration
-from magid.config import Gateway, ServerDefaults
-from magid.daemon import Daemon
+from magid.config.settings import Gateway, ServerDefaults
+from magid.control.daemon import Daemon
+from magid.control.snapshot import Phase
+from magid.discovery.tiers import Tier
 from magid.errors import (
     InvalidInput,
     MagidError,
@@ -21,16 +22,15 @@ from magid.errors import (
     ServerFailed,
     ServerLost,
 )
-from magid.gateway.asked import Asked
-from magid.gateway.dispatch import Dispatcher
-from magid.gateway.endpoints import find
-from magid.gateway.exchange import Exchange
-from magid.gateway.framing import ReplyHead
-from magid.gateway.on_demand import OnDemand
-from magid.gateway.servers import Server
-from magid.snapshot import Phase
-from magid.tiers import Tier
-from magid.units import ServerState
+from magid.gateway.dispatcher import Dispatcher
+from magid.gateway.proxy.forward import Exchange
+from magid.gateway.proxy.on_demand import OnDemand
+from magid.gateway.proxy.server import Server
+from magid.gateway.routing.endpoints import find
+from magid.gateway.routing.request import Asked
+from magid.http.framing import ReplyHead
+from magid.log import rate_limit
+from magid.servers.backend import ServerState
 from tests.daemons import ALPHA, BETA, GAMMA, ONLY_FAST, House, states, until
 from tests.deadlines import PATIENCE_S
 
@@ -293,5 +293,5 @@ async def test_a_server_that_is_left_out_fills_no_log(
             with pytest.raises(NotReady, match="does not answer /health"):
                 dispatcher.send(chat(ALPHA), Client())
         told = [r for r in caplog.records if "was refused" in r.getMessage()]
-        assert len(told) <= ration.MOST
+        assert len(told) <= rate_limit.MOST
         assert dispatcher.records.ended == 2000

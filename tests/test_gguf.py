@@ -16,8 +16,7 @@ from gguf.constants import GGML_QUANT_SIZES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from magid.errors import GgufError
-from magid.gguf import (
+from magid.discovery.gguf_format import (
     ARRAY_LIMIT,
     HEAD_BYTES,
     GgufHeader,
@@ -27,7 +26,8 @@ from magid.gguf import (
     read_head,
     read_header,
 )
-from magid.tensors import TYPE_SIZES
+from magid.discovery.gguf_tensors import TYPE_SIZES
+from magid.errors import GgufError
 from tests import gguf_bytes as raw
 
 Kind = gguf.GGUFValueType

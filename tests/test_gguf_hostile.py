@@ -13,8 +13,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from magid.discovery.gguf_format import (
+    HEADER_LIMIT,
+    GgufHead,
+    GgufHeader,
+    parse_header,
+    read_head,
+    read_header,
+)
 from magid.errors import GgufError
-from magid.gguf import HEADER_LIMIT, GgufHead, GgufHeader, parse_header, read_head, read_header
 from tests import gguf_bytes as raw
 
 MIB = 1 << 20

@@ -2,17 +2,17 @@
 
 import pytest
 
-from magid.addresses import TcpAddress, UnixAddress
-from magid.api import guard
+from magid.auth import origins
+from magid.config.addresses import TcpAddress, UnixAddress
 from magid.errors import HostNotAllowed, InvalidInput, MagidError, NotAllowed
 
-POLICY = guard.Policy(
+POLICY = origins.Policy(
     frozenset({"localhost", "gpu1", "magi.example"}), frozenset({"http://ui.example:5173"})
 )
 
 
 def test_own_names_are_the_addresses_bound_to_and_the_configured_ones() -> None:
-    policy = guard.make_policy(
+    policy = origins.make_policy(
         [TcpAddress("127.0.0.5", 80), TcpAddress("::1", 80), UnixAddress("/run/x")],
         ["Magi.Example"],
         ["https://UI.example/"],
@@ -29,7 +29,7 @@ def test_own_names_are_the_addresses_bound_to_and_the_configured_ones() -> None:
     ],
 )  # fmt: skip
 def test_hosts_of_ours(host: str) -> None:
-    guard.check_host(host, POLICY)
+    origins.check_host(host, POLICY)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_hosts_of_ours(host: str) -> None:
 )  # fmt: skip
 def test_foreign_hosts(host: str) -> None:
     with pytest.raises(HostNotAllowed, match="allowed_hosts"):
-        guard.check_host(host, POLICY)
+        origins.check_host(host, POLICY)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_foreign_hosts(host: str) -> None:
 )  # fmt: skip
 def test_malformed_hosts(host: str | None) -> None:
     with pytest.raises(InvalidInput, match="one valid Host"):
-        guard.check_host(host, POLICY)
+        origins.check_host(host, POLICY)
 
 
 SAME = {"host": "localhost:8000", "origin": "http://localhost:8000"}
@@ -73,7 +73,7 @@ SAME = {"host": "localhost:8000", "origin": "http://localhost:8000"}
 def test_pages_that_are_answered(
     headers: dict[str, str], changes: bool, answer: str | None
 ) -> None:
-    assert guard.check_origin(headers, POLICY, changes=changes) == answer
+    assert origins.check_origin(headers, POLICY, changes=changes) == answer
 
 
 @pytest.mark.parametrize("changes", [True, False])
@@ -88,13 +88,15 @@ def test_pages_that_are_answered(
 )  # fmt: skip
 def test_pages_of_others(origin: str, changes: bool) -> None:
     with pytest.raises(NotAllowed, match="allowed_origins"):
-        guard.check_origin({"host": "localhost:8000", "origin": origin}, POLICY, changes=changes)
+        origins.check_origin({"host": "localhost:8000", "origin": origin}, POLICY, changes=changes)
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site", "nonsense"])
 def test_a_change_from_another_site_without_origin(site: str) -> None:
     with pytest.raises(NotAllowed):
-        guard.check_origin({"host": "localhost:8000", "sec-fetch-site": site}, POLICY, changes=True)
+        origins.check_origin(
+            {"host": "localhost:8000", "sec-fetch-site": site}, POLICY, changes=True
+        )
 
 
 @pytest.mark.parametrize(
@@ -108,7 +110,7 @@ def test_a_change_from_another_site_without_origin(site: str) -> None:
     ],
 )
 def test_heads_that_can_be_read_in_one_way(raw: bytes) -> None:
-    guard.check_fields(raw)
+    origins.check_fields(raw)
 
 
 @pytest.mark.parametrize(
@@ -138,4 +140,4 @@ def test_heads_that_can_be_read_in_one_way(raw: bytes) -> None:
 )
 def test_heads_that_two_parsers_could_read_differently(raw: bytes) -> None:
     with pytest.raises(MagidError, match="cannot read the request"):
-        guard.check_fields(raw)
+        origins.check_fields(raw)

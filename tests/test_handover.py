@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from magid import handover
+from magid.systemd import handover
 from tests.deadlines import DEADLINE_S
 
 OURS = "magi-launcher.socket"

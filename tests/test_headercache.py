@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from magid.discovery import Scanner
-from magid.tiers import Thresholds, Tier
+from magid.discovery.scanner import Scanner
+from magid.discovery.tiers import Thresholds, Tier
 from tests import ggufs
 from tests.deadlines import PATIENCE_S
 from tests.scanning import names, only, reasons, settle, timeless

@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from magid.discovery import Scan, Scanner
+from magid.discovery.scanner import Scan, Scanner
+from magid.discovery.tiers import Thresholds
 from magid.errors import Conflict
-from magid.tiers import Thresholds
 from tests import ggufs
 from tests.mounts import Mounted, mounted
 from tests.rest import Parts
@@ -57,7 +57,11 @@ def until_news(one: Scanner) -> None:
 
 
 def readers() -> list[psutil.Process]:
-    return [c for c in psutil.Process().children() if "magid.readers" in " ".join(c.cmdline())]
+    return [
+        c
+        for c in psutil.Process().children()
+        if "magid.discovery.header_workers" in " ".join(c.cmdline())
+    ]
 
 
 def test_the_others_are_scanned_and_it_is_told_by_name(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from magid.errors import InvalidInput, NotReady
-from magid.journal import Journal, check_cursor, is_behind, matches_of, matches_of_run
+from magid.systemd.journal import Journal, check_cursor, is_behind, matches_of, matches_of_run
 from tests.deadlines import PATIENCE_S
 from tests.fake_journal import FakeJournal, cursor
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from magid.errors import CannotWrite, NotAllowed
-from magid.keymaker import answer
-from magid.keyring import KeyRing
+from magid.launcher.key_service import answer
+from magid.launcher.keys import KeyRing
 from tests.deadlines import DEADLINE_S
 
 OF_A_UNIT = "unit/llama-server@8080.service/api-key"
@@ -96,7 +96,7 @@ def test_a_key_that_magid_could_not_read_is_given_to_nobody(tmp_path: Path) -> N
 def test_the_program_says_why(tmp_path: Path) -> None:
     with asked(tmp_path, "unit/stranger.service/api-key") as (systemd, maker):
         done = subprocess.run(
-            [sys.executable, "-m", "magid.keymaker"],
+            [sys.executable, "-m", "magid.launcher.key_service"],
             stdin=maker.fileno(),
             capture_output=True,
             text=True,

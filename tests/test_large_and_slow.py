@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from magid.api.routes import ROUTES
-from magid.gateway.endpoints import ENDPOINTS
+from magid.gateway.routing.endpoints import ENDPOINTS
 from tests import rest
 from tests.deadlines import DEADLINE_S
 from tests.rest import Answer

@@ -10,9 +10,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from magid.api.bodies import MAX_SMALL_CHUNKS
-from magid.api.incoming import MAX_BODY_BYTES, MAX_VALUES
+from magid.api.request import MAX_BODY_BYTES, MAX_VALUES
 from magid.api.routes import ROUTES, Route
+from magid.gateway.frontend.bodies import MAX_SMALL_CHUNKS
 from tests import fake_llama, fleets, ggufs, rest
 from tests.deadlines import DEADLINE_S
 from tests.rest import Parts

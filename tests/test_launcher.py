@@ -20,8 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from magid.bus import Bus
-from magid.config import Config
+from magid.config.settings import Config
 from magid.errors import (
     CannotWrite,
     InvalidConfig,
@@ -30,9 +29,8 @@ from magid.errors import (
     NotAllowed,
     ServerFailed,
 )
-from magid.keyring import KeyRing
-from magid.launcher import MAX_CONNECTIONS, Launcher, refusal
-from magid.modelfiles import (
+from magid.launcher.keys import KeyRing
+from magid.launcher.model_files import (
     MAX_PATHS_BYTES,
     MAX_SHARDS,
     Examiner,
@@ -41,11 +39,20 @@ from magid.modelfiles import (
     real_roots,
     shards,
 )
-from magid.orders import covers, order_of, program_folders, read_config
-from magid.sandbox import CheckedFile, unit_properties
-from magid.transient import Units, major, seen_in
-from magid.units import ServerSpec
-from magid.wire import MAX_LINE_BYTES, Reply, Start, parse_reply, reply_line, request_line
+from magid.launcher.policy import covers, order_of, program_folders, read_config
+from magid.launcher.protocol import (
+    MAX_LINE_BYTES,
+    Reply,
+    Start,
+    parse_reply,
+    reply_line,
+    request_line,
+)
+from magid.launcher.sandbox import CheckedFile, unit_properties
+from magid.launcher.server import MAX_CONNECTIONS, Launcher, refusal
+from magid.launcher.transient_units import Units, major, seen_in
+from magid.servers.backend import ServerSpec
+from magid.systemd.bus import Bus
 from tests.deadlines import PATIENCE_S
 from tests.mounts import mounted
 
@@ -575,7 +582,7 @@ def test_only_the_folder_of_that_file_is_waited_for(house: House, tmp_path: Path
 def stuck() -> list[psutil.Process]:
     waiting = (psutil.STATUS_DISK_SLEEP, psutil.STATUS_SLEEPING)
     living = [child for child in psutil.Process().children() if child.status() in waiting]
-    return [child for child in living if "magid.modelfiles" in " ".join(child.cmdline())]
+    return [child for child in living if "magid.launcher.model_files" in " ".join(child.cmdline())]
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from magid import launchers
-from magid.config import Config
+from magid.config.settings import Config
 from magid.errors import InvalidConfig
-from magid.launchers import choose
-from magid.llama import InstalledProgram
-from magid.processes import ProcessLauncher
+from magid.llama.client import InstalledProgram
+from magid.servers import choose as launchers
+from magid.servers.choose import choose
+from magid.servers.processes.backend import ProcessLauncher
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from magid.daemon import Change
+from magid.catalog.profile import Profile
+from magid.catalog.registry import RuntimeSettings
+from magid.control.snapshot import Phase
+from magid.control.state import Change
+from magid.discovery.tiers import Tier
 from magid.errors import (
     CannotWrite,
     InvalidProfile,
@@ -16,11 +20,7 @@ from magid.errors import (
     ProfileNotFound,
     StaleRevision,
 )
-from magid.profiles import Profile
-from magid.registry import RuntimeSettings
-from magid.snapshot import Phase
-from magid.tiers import Tier
-from magid.units import ServerState
+from magid.servers.backend import ServerState
 from tests.daemons import (
     ALPHA,
     BETA,
@@ -361,7 +361,7 @@ async def test_listeners_hear_all_changes_in_one_order(
     daemon.subscribe(failing)
     end = daemon.subscribe(last.append)
     house.write_profile("test", ONLY_FAST)
-    with caplog.at_level(logging.CRITICAL, "magid.ledger"):
+    with caplog.at_level(logging.CRITICAL, "magid.control.state"):
         house.launcher.show(9000, S.READY)
         assert first == last == [Change("server", 9000), Change("registry"), Change("profile")]
         end()

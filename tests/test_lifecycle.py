@@ -3,8 +3,14 @@
 import pytest
 
 from magid.errors import ServerFailed
-from magid.lifecycle import LastWords, RestartPolicy, check_files, error_text, exit_reason
-from magid.units import ServerSpec
+from magid.servers.backend import ServerSpec
+from magid.servers.processes.supervisor import (
+    LastWords,
+    RestartPolicy,
+    check_files,
+    error_text,
+    exit_reason,
+)
 
 # As llama-server 0.7.0 prints them for a truncated file.
 TRUNCATED = """\

@@ -7,8 +7,8 @@ from typing import cast
 
 import pytest
 
-from magid import listeners
-from magid.listeners import Listener, listener_at, listeners_in
+from magid.host import listeners
+from magid.host.listeners import Listener, listener_at, listeners_in
 from tests.strangers import NOBODY, Sly
 
 Ask = Callable[[str, int], Listener | None]

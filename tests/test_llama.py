@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from magid.errors import BadReply, LlamaServerMissing, ServerUnreachable
-from magid.limits import MAX_COLLECTED_BYTES
-from magid.llama import (
+from magid.http.limits import MAX_COLLECTED_BYTES
+from magid.llama.client import (
     Endpoint,
     Health,
     InstalledProgram,
@@ -367,7 +367,7 @@ def test_where_a_server_is_reached(host: str, shown: str) -> None:
 
 @given(st.binary(max_size=200))
 def test_any_head_is_understood_or_refused(head: bytes) -> None:
-    from magid.llama import Garbled, parse_head
+    from magid.llama.client import Garbled, parse_head
 
     try:
         status, headers = parse_head(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n\r\n")

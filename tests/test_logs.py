@@ -12,10 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from magid.children import LogRing
-from magid.journal import Journal
-from magid.journald import JournalSocket, encoded
-from magid.logs import (
+from magid.log.events import Event, about
+from magid.log.setup import (
     JournalHandler,
     JournalLog,
     PrefixHandler,
@@ -25,7 +23,9 @@ from magid.logs import (
     harmless,
     unit_in,
 )
-from magid.messages import Event, about
+from magid.servers.processes.child import LogRing
+from magid.systemd.journal import Journal
+from magid.systemd.journal_socket import JournalSocket, encoded
 from tests.deadlines import PATIENCE_S
 from tests.fake_journal import FakeJournal
 

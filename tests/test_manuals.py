@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from magid import __main__, cli, config
-from magid.profiles import LoadBalancing, Profile, TierConfig, TwoStage
+from magid import __main__
+from magid.catalog.profile import LoadBalancing, Profile, TierConfig, TwoStage
+from magid.cli import main
+from magid.config import settings
 from tests.deadlines import DEADLINE_S
 
 PACKAGING = Path(__file__).resolve().parent.parent / "packaging"
@@ -63,7 +65,7 @@ def test_the_pages(pages: dict[str, str]) -> None:
 
 def test_every_setting_is_in_its_page(pages: dict[str, str]) -> None:
     page = plain(pages["magid.yaml.5"])
-    for setting in config.settings():
+    for setting in settings.settings():
         assert f"\\fB{setting.key}\\fR" in page
         assert f"Default: {setting.default}.".replace('"', "\\(dq") in page.replace("\n", " ")
         if setting.variable:
@@ -71,7 +73,7 @@ def test_every_setting_is_in_its_page(pages: dict[str, str]) -> None:
 
 
 def test_every_option_and_verb_is_in_its_page(pages: dict[str, str]) -> None:
-    for page, parser in (("magid.8", __main__.parser()), ("magictl.1", cli.parser())):
+    for page, parser in (("magid.8", __main__.parser()), ("magictl.1", main.parser())):
         for word in parser.format_help().replace(",", " ").split():
             if word.startswith("--") or word.strip("[]").startswith("--"):
                 assert word.strip("[]") in plain(pages[page])

@@ -13,26 +13,25 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as of_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as of_text
 
-from magid import metrics
-from magid.api import samples
+from magid.api import metrics_families, metrics_samples
 from magid.api.context import Context
-from magid.api.health import readyz
-from magid.api.metrics import discover, get_server_metrics
-from magid.api.replies import Call, Reply
-from magid.bus import BusError
-from magid.config import ServerDefaults
+from magid.api.handlers.health import readyz
+from magid.api.handlers.metrics import discover, get_server_metrics
+from magid.api.metrics_families import FAMILIES, Buckets, Kind
+from magid.api.reply import Call, Reply
+from magid.config.settings import ServerDefaults
+from magid.discovery.tiers import Tier
 from magid.errors import CannotWrite, LlamaServerMissing, MagidError, ServerUnreachable
-from magid.gateway.asked import Asked
-from magid.gateway.dispatch import Dispatcher
-from magid.gateway.endpoints import find
-from magid.gateway.exchange import Exchange
-from magid.gateway.framing import ReplyHead
-from magid.gateway.records import Outcome, Record
-from magid.gateway.routing import Reason, Route
-from magid.llama import LlamaProgram
-from magid.metrics import FAMILIES, Buckets, Kind
-from magid.tiers import Tier
-from magid.units import ServerState
+from magid.gateway.accounting.request_log import Outcome, Record
+from magid.gateway.dispatcher import Dispatcher
+from magid.gateway.proxy.forward import Exchange
+from magid.gateway.routing.endpoints import find
+from magid.gateway.routing.request import Asked
+from magid.gateway.routing.resolver import Reason, Route
+from magid.http.framing import ReplyHead
+from magid.llama.client import LlamaProgram
+from magid.servers.backend import ServerState
+from magid.systemd.bus import BusError
 from tests.daemons import ALPHA, BETA, EVERYTHING, GAMMA, House
 
 README = Path(__file__).resolve().parent.parent / "README.md"
@@ -57,7 +56,7 @@ async def context(house: House) -> Context:
 
 async def scrape(ctx: Context) -> dict[str, dict[frozenset[tuple[str, str]], float]]:
     """Name of a sample -> its labels -> its value."""
-    text, _ = metrics.render(await samples.gather(ctx), None)
+    text, _ = metrics_families.render(await metrics_samples.gather(ctx), None)
     found: dict[str, dict[frozenset[tuple[str, str]], float]] = {}
     for family in of_text(text.decode()):
         for sample in family.samples:
@@ -102,7 +101,7 @@ def made_up(kind: Kind) -> float | Buckets:
 )
 def test_both_formats_can_be_parsed(accept: str | None, parse: Callable[[str], Any]) -> None:
     given = {f.name: [([f'a "{n}"\n\\' for n in f.labels], made_up(f.kind))] for f in FAMILIES}
-    text, content_type = metrics.render(given, accept)
+    text, content_type = metrics_families.render(given, accept)
     assert content_type.startswith((accept or "text/plain").partition(";")[0])
     found = {s.name: s for family in parse(text.decode()) for s in family.samples}
     for family in FAMILIES:
@@ -115,7 +114,9 @@ def test_both_formats_can_be_parsed(accept: str | None, parse: Callable[[str], A
 
 def test_buckets_are_cumulative() -> None:
     name = "magi_gateway_queue_wait_seconds"
-    text, _ = metrics.render({name: [(("m", "fast"), Buckets((0.5, 1.0), (1, 0, 2), 9.0))]}, None)
+    text, _ = metrics_families.render(
+        {name: [(("m", "fast"), Buckets((0.5, 1.0), (1, 0, 2), 9.0))]}, None
+    )
     rows = re.findall(rf'{name}_bucket{{le="([^"]+)".*?}} (\S+)', text.decode())
     assert rows == [("0.5", "1.0"), ("1.0", "1.0"), ("+Inf", "3.0")]
     assert f'{name}_count{{model="m",tier="fast"}} 3.0' in text.decode()
@@ -123,7 +124,7 @@ def test_buckets_are_cumulative() -> None:
 
 def test_a_figure_that_is_not_in_the_table_is_a_mistake() -> None:
     with pytest.raises(KeyError, match="magi_unheard_of"):
-        metrics.render({"magi_unheard_of": [((), 1.0)]}, None)
+        metrics_families.render({"magi_unheard_of": [((), 1.0)]}, None)
 
 
 # -- a daemon ----------------------------------------------------------------------------------

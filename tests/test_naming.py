@@ -7,8 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from magid.naming import FILE_TYPES, ModelName, identify, nominal_bits, spellings, split_name
-from magid.tiers import Thresholds, assign_tier, detect_thinking, effective_billions
+from magid.discovery.naming import (
+    FILE_TYPES,
+    ModelName,
+    identify,
+    nominal_bits,
+    spellings,
+    split_name,
+)
+from magid.discovery.tiers import Thresholds, assign_tier, detect_thinking, effective_billions
 
 _ROWS = [
     line.split("\t")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import pytest
 
 from magid.errors import RescanFailed
-from magid.notify import beside, keep_alive, reload_on, watchdog_interval_s
+from magid.systemd.notify import beside, keep_alive, reload_on, watchdog_interval_s
 from tests.deadlines import PATIENCE_S
 
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from magid.gateway import nulls
-from magid.gateway.endpoints import Endpoint, find
+from magid.gateway.routing import nulls
+from magid.gateway.routing.endpoints import Endpoint, find
 from tests import fleets
 from tests.fleets import SMALL, VECTORS
 from tests.rest import Parts

@@ -11,10 +11,9 @@ import pytest
 from pydantic_core import from_json, to_json
 
 from magid.errors import InvalidInput
-from magid.gateway import prompt
-from magid.gateway.asked import MAX_MESSAGES, Asked, parse, parse_large
-from magid.gateway.endpoints import find
-from magid.gateway.outline import (
+from magid.gateway.routing import prompt
+from magid.gateway.routing.endpoints import find
+from magid.gateway.routing.outline import (
     CUT_BYTES,
     HEAVY,
     MAX_BYTES,
@@ -23,6 +22,7 @@ from magid.gateway.outline import (
     Outline,
     outlined,
 )
+from magid.gateway.routing.request import MAX_MESSAGES, Asked, parse, parse_large
 
 MIB = 2**20
 

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from magid import planner
-from magid.planner import Blocked, Wanted
-from magid.units import ObservedServer, ServerSpec, ServerState
+from magid.control import planner
+from magid.control.planner import Blocked, Wanted
+from magid.servers.backend import ObservedServer, ServerSpec, ServerState
 from tests.values import observed, spec
 
 S = ServerState

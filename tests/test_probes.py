@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from magid.gateway import probes
-from magid.gateway.fleet import Backend, Facts
-from magid.kinds import ModelKind
-from magid.llama import Endpoint
+from magid.discovery.kinds import ModelKind
+from magid.gateway.proxy import probes
+from magid.gateway.routing.fleet import Backend, Facts
+from magid.llama.client import Endpoint
 
 FINE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 BUSY, IDLE = b'[{"is_processing":true}]', b'[{"is_processing":false}]'

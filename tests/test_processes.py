@@ -18,15 +18,15 @@ import psutil
 import pytest
 
 from magid.errors import CannotWrite, Conflict, InvalidInput, LlamaServerMissing
-from magid.lifecycle import RestartPolicy
-from magid.llama import Endpoint, InstalledProgram, LlamaProgram, probe
-from magid.processes import (
+from magid.llama.client import Endpoint, InstalledProgram, LlamaProgram, probe
+from magid.servers.backend import Launcher, ServerFigures, ServerState
+from magid.servers.processes.backend import (
     ProcessLauncher,
     machine_memory,
     owners_of,
     process_figures,
 )
-from magid.units import Launcher, ServerFigures, ServerState
+from magid.servers.processes.supervisor import RestartPolicy
 from tests import fake_llama
 from tests.deadlines import PATIENCE_S
 from tests.launcher_contract import (
@@ -494,7 +494,7 @@ def test_no_orphan_when_magid_is_killed(
 
 def test_a_tether_without_its_parent_runs_nothing(tmp_path: Path) -> None:
     """The parent ended before the tie was made: its number is not our parent's."""
-    tether = Path(__file__).parent.parent / "magid" / "tether.py"
+    tether = Path(__file__).parent.parent / "magid" / "standalone" / "exec_child.py"
     done = subprocess.run(
         [sys.executable, "-I", "-S", tether, "1", "--", "/bin/touch", tmp_path / "ran"],
         capture_output=True,

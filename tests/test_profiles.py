@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from magid.durable import REAL
+from magid.catalog.profile import Profile, ProfileDir, check_slug, matches, parse, slug
+from magid.discovery.tiers import Tier
 from magid.errors import (
     CannotWrite,
     Conflict,
@@ -27,8 +28,7 @@ from magid.errors import (
     StaleRevision,
     TooLarge,
 )
-from magid.profiles import Profile, ProfileDir, check_slug, matches, parse, slug
-from magid.tiers import Tier
+from magid.files.atomic import REAL
 
 _EXAMPLE: dict[str, Any] = {
     "name": "Development",

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from magid.discovery import Scanner
-from magid.tiers import Thresholds
+from magid.discovery.scanner import Scanner
+from magid.discovery.tiers import Thresholds
 from tests import ggufs
 from tests.scanning import only, scan
 

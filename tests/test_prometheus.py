@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from magid.metrics import FAMILIES, Kind
+from magid.api.metrics_families import FAMILIES, Kind
 from tests import fleets, ggufs, prometheus
 from tests.fleets import SMALL, chat
 from tests.prometheus import Prometheus, names_in, promtool

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from magid.errors import MagidError
-from magid.modelfiles import check_files
+from magid.launcher.model_files import check_files
 
 LOOKS = 3000  # a look takes 30 us
 

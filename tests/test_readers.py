@@ -10,12 +10,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from magid.discovery import Scanner
+from magid.discovery.header_cache import Reading, Unusable, read_facts
+from magid.discovery.roots import Roots
+from magid.discovery.scanner import Scanner
+from magid.discovery.tiers import Thresholds
+from magid.discovery.walker import File
 from magid.errors import RescanFailed
-from magid.folders import File
-from magid.headercache import Reading, Unusable, read_facts
-from magid.roots import Roots
-from magid.tiers import Thresholds
 from tests import ggufs
 from tests.scanning import names
 
@@ -37,7 +37,7 @@ def readers_of_this_process() -> list[psutil.Process]:
 
 def is_reader(child: psutil.Process) -> bool:
     try:
-        return "magid.readers" in child.cmdline()
+        return "magid.discovery.header_workers" in child.cmdline()
     except psutil.ZombieProcess:
         return True
 

@@ -1,4 +1,4 @@
-"""ready.py as the unit runs it, beside a server that behaves or does not."""
+"""wait_ready.py as the unit runs it, beside a server that behaves or does not."""
 
 import signal
 import socket
@@ -15,7 +15,7 @@ from tests.strangers import NOBODY, Sly
 
 pytestmark = pytest.mark.slow
 
-READY = Path(__file__).parent.parent / "magid" / "ready.py"
+READY = Path(__file__).parent.parent / "magid" / "standalone" / "wait_ready.py"
 KEY = "the-key-of-this-server"
 
 

@@ -5,8 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from magid.errors import InvalidInput, ModelGone, ModelNotFound, PortTaken
-from magid.registry import (
+from magid.catalog.registry import (
     Merge,
     ModelEntry,
     Registry,
@@ -18,7 +17,8 @@ from magid.registry import (
     pin_port,
     resolve_id,
 )
-from magid.tiers import Tier
+from magid.discovery.tiers import Tier
+from magid.errors import InvalidInput, ModelGone, ModelNotFound, PortTaken
 from tests.values import NOW, found, merged
 
 KEEP = timedelta(days=90)

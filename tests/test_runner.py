@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 
+from magid.control.executor import Runner, devices_of
+from magid.control.planner import Plan, Start, Stop
 from magid.errors import Busy, Conflict, NotReady, ServerFailed, TimedOut
-from magid.planner import Plan, Start, Stop
-from magid.runner import Runner, devices_of
-from magid.units import ServerSpec, ServerState
+from magid.servers.backend import ServerSpec, ServerState
 from tests.deadlines import PATIENCE_S
 from tests.still_launcher import StillLauncher, all_quiet, refusal
 from tests.values import spec
@@ -385,7 +385,7 @@ async def test_an_error_that_nobody_waits_for_is_logged_once(
     await all_quiet()
     gc.collect()  # asyncio speaks up when an error is collected unseen
     assert [(r.name, r.message) for r in caplog.records if r.levelno >= logging.WARNING] == [
-        ("magid.runner", refusal().message)
+        ("magid.control.executor", refusal().message)
     ]
 
 

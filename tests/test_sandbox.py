@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from magid.errors import InvalidInput, MagidError, NotAllowed
-from magid.sandbox import (
+from magid.launcher.sandbox import (
     NOTIFY,
     CheckedFile,
     Patience,
@@ -19,7 +19,7 @@ from magid.sandbox import (
     field_of,
     unit_properties,
 )
-from magid.units import ServerSpec
+from magid.servers.backend import ServerSpec
 
 VERSIONS = (252, 254, 257, 262)
 PATIENCE = Patience(120, 2, 10, 5, 600, 1, 60)
@@ -91,7 +91,7 @@ def test_the_command(version: int) -> None:
     else:
         ((path, argv, flags),) = properties["ExecStartEx"]
         assert flags == ["no-env-expand"]
-    start = ["/usr/bin/python3", "-I", "-S", "/usr/lib/magi/magid/gate.py"]
+    start = ["/usr/bin/python3", "-I", "-S", "/usr/lib/magi/magid/standalone/exec_model.py"]
     assert path == argv[0]
     assert argv == [*start, "1:2:/models/a.gguf", "--", *ORDER.argv]
     assert ("ExecStartEx" in properties) == (version >= 254)
@@ -134,7 +134,7 @@ def test_run_is_hidden_and_one_place_is_writable(version: int) -> None:
     ],
 )
 def test_its_own_address_is_allowed(host: str, more: list[Any]) -> None:
-    """ready.py connects to it, in the unit."""
+    """wait_ready.py connects to it, in the unit."""
     spec = replace(ORDER.spec, host=host)
     allowed = made(replace(ORDER, spec=spec))["IPAddressAllow"]
     assert allowed == [*CLOSED["IPAddressAllow"], *more]

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from magid import listeners
-from magid.api.sandboxed import comes_from_model, is_models
-from magid.listeners import End, far_ends
+from magid.auth.sandboxed import comes_from_model, is_models
+from magid.host import listeners
+from magid.host.listeners import End, far_ends
 from tests.strangers import NOBODY, as_user
 
 MODEL = NOBODY

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import pytest
 
 from magid import errors
-from magid.api import shapes
-from magid.api.replies import status_of
-from magid.gateway.endpoints import Style
+from magid.api.reply import status_of
+from magid.gateway.frontend import shapes
+from magid.gateway.routing.endpoints import Style
 
 LOST = errors.ServerLost("cannot finish: it is gone")
 

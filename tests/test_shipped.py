@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from magid import config, yamlfile
-from magid.config import Config, settings
-from magid.profiles import ProfileDir, matches
-from magid.tiers import Tier
+from magid.catalog.profile import ProfileDir, matches
+from magid.config import settings as config
+from magid.config.settings import Config, settings
+from magid.discovery.tiers import Tier
+from magid.files import strict_yaml
 
 _ETC = Path(__file__).resolve().parent.parent / "etc"
 _SETTING = re.compile(r"#(?! |$)|#(?= {2,})")  # what to remove; prose is "# " and text
@@ -35,7 +36,7 @@ def test_every_setting_is_shown_with_its_default(tmp_path: Path) -> None:
 
 def test_every_setting_is_explained_as_in_the_program() -> None:
     lines = (_ETC / "magid.yaml").read_text(encoding="utf-8").splitlines()
-    shown = yamlfile.loads(_uncommented(), "etc/magid.yaml").lines
+    shown = strict_yaml.loads(_uncommented(), "etc/magid.yaml").lines
     for setting in settings():
         line = shown[tuple(setting.key.split("."))]
         variable = f" [{setting.variable}]" if setting.variable else ""

@@ -5,13 +5,21 @@ from pathlib import Path
 
 import pytest
 
-from magid.config import Config
-from magid.folders import UnreadableRoot
-from magid.profiles import Profile
-from magid.registry import Registry
-from magid.snapshot import ActiveProfile, Disk, Phase, Snapshot, build, status_line, unready_reasons
-from magid.tiers import Tier
-from magid.units import ObservedServer, ServerState
+from magid.catalog.profile import Profile
+from magid.catalog.registry import Registry
+from magid.config.settings import Config
+from magid.control.snapshot import (
+    ActiveProfile,
+    Disk,
+    Phase,
+    Snapshot,
+    build,
+    status_line,
+    unready_reasons,
+)
+from magid.discovery.tiers import Tier
+from magid.discovery.walker import UnreadableRoot
+from magid.servers.backend import ObservedServer, ServerState
 from tests.values import found, merged, observed
 
 S = ServerState

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from magid import sockets
-from magid.addresses import TcpAddress, parse_address
+from magid.api import sockets
+from magid.api.sockets import Taken
+from magid.config.addresses import TcpAddress, parse_address
 from magid.errors import InvalidConfig
-from magid.sockets import Taken
 from tests.deadlines import DEADLINE_S
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
+from magid.catalog.profile import TwoStage
 from magid.errors import MagidError, ServerLost
-from magid.gateway.asked import Asked, parse
-from magid.gateway.endpoints import find
-from magid.gateway.framing import ReplyHead
-from magid.gateway.records import Outcome
-from magid.gateway.stages import Stages
-from magid.profiles import TwoStage
+from magid.gateway.accounting.request_log import Outcome
+from magid.gateway.proxy.stages import Stages
+from magid.gateway.routing.endpoints import find
+from magid.gateway.routing.request import Asked, parse
+from magid.http.framing import ReplyHead
 
 DRAFT = json.dumps({"choices": [{"message": {"content": "A draft"}}]}).encode()
 

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from magid import __version__
-from magid.durable import REAL, FileSystem
 from magid.errors import AlreadyRunning, CannotWrite
-from magid.store import Loaded, Store, lock
+from magid.files.atomic import REAL, FileSystem
+from magid.files.document import Loaded, Store, lock
 from tests.deadlines import DEADLINE_S
 
 _REPOSITORY = Path(__file__).resolve().parent.parent

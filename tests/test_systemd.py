@@ -10,9 +10,6 @@ from typing import Any
 
 import pytest
 
-from magid import wire
-from magid.asking import LauncherSocket
-from magid.bus import BusError
 from magid.errors import (
     Conflict,
     InvalidInput,
@@ -21,13 +18,16 @@ from magid.errors import (
     NotFound,
     ServerFailed,
 )
-from magid.journal import Journal
-from magid.launcher import refusal
-from magid.llama import LlamaProgram
-from magid.modelfiles import shards
-from magid.systemd import SystemdLauncher
-from magid.units import ObservedServer, ServerSpec, ServerState
-from magid.wire import Ping, Reply, Request, Start, Stop
+from magid.launcher import protocol
+from magid.launcher.model_files import shards
+from magid.launcher.protocol import Ping, Reply, Request, Start, Stop
+from magid.launcher.server import refusal
+from magid.llama.client import LlamaProgram
+from magid.servers.backend import ObservedServer, ServerSpec, ServerState
+from magid.servers.systemd.backend import SystemdLauncher
+from magid.servers.systemd.launcher_client import LauncherSocket
+from magid.systemd.bus import BusError
+from magid.systemd.journal import Journal
 from tests.deadlines import PATIENCE_S
 from tests.fake_journal import FakeJournal
 from tests.fake_systemd import STOPPED, FakeSystemd, fake_launcher, ready
@@ -534,7 +534,7 @@ async def test_a_launcher_that_always_dies(world: World) -> None:
 
 async def test_no_launcher_at_all(tmp_path: Path) -> None:
     with pytest.raises(LauncherUnreachable, match=r"systemctl start magi-launcher\.socket"):
-        await LauncherSocket(tmp_path / "none.sock").ask(wire.Ping(), 1.0)
+        await LauncherSocket(tmp_path / "none.sock").ask(protocol.Ping(), 1.0)
 
 
 async def test_closed(world: World) -> None:

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from magid.gateway import tally
-from magid.gateway.records import Outcome, Record
-from magid.gateway.routing import Reason, Route
-from magid.gateway.tally import BATCH, MAX_MODELS, OTHER, Histogram, Tally
-from magid.tiers import Tier
+from magid.discovery.tiers import Tier
+from magid.gateway.accounting import statistics
+from magid.gateway.accounting.request_log import Outcome, Record
+from magid.gateway.accounting.statistics import BATCH, MAX_MODELS, OTHER, Histogram, Tally
+from magid.gateway.routing.resolver import Reason, Route
 
 PATH = "/v1/chat/completions"
 FIGURES = (
@@ -124,6 +124,10 @@ def test_a_bound_holds_what_is_equal_to_it() -> None:
 
 
 def test_bounds_rise() -> None:
-    for bounds in (tally.DURATION_BOUNDS, tally.FIRST_TOKEN_BOUNDS, tally.WAIT_BOUNDS,
-                   tally.SPEED_BOUNDS):  # fmt: skip
+    for bounds in (
+        statistics.DURATION_BOUNDS,
+        statistics.FIRST_TOKEN_BOUNDS,
+        statistics.WAIT_BOUNDS,
+        statistics.SPEED_BOUNDS,
+    ):
         assert list(bounds) == sorted(set(bounds))

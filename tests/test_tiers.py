@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from magid.tiers import (
+from magid.discovery.tiers import (
     ThinkingMode,
     Thresholds,
     Tier,

@@ -14,8 +14,8 @@ import httpx
 import openai
 import pytest
 
+from magid.api.tls import Certificate
 from magid.errors import InvalidConfig
-from magid.tls import Certificate
 from tests import fleets, ggufs, rest
 from tests.deadlines import DEADLINE_S
 from tests.rest import Parts

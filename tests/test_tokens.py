@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from magid import tokenfile, tokens
-from magid.api import access
-from magid.api.access import Door
+from magid.auth import authenticator, tokenfile, tokens
+from magid.auth.authenticator import Door
+from magid.auth.token_store import TokenBook
+from magid.auth.tokens import Presented, Scope
 from magid.errors import (
     InvalidInput,
     NotAllowed,
@@ -21,8 +22,6 @@ from magid.errors import (
     TokensUnusable,
     Unauthenticated,
 )
-from magid.tokenbook import TokenBook
-from magid.tokens import Presented, Scope
 
 NOW = datetime.now(UTC)
 PEER = "192.0.2.7"
@@ -151,7 +150,7 @@ async def test_a_broken_file_keeps_everybody_out_and_stays(tmp_path: Path, conte
         door.enter(shown(tokens.mint()[0]), Scope.READ, PEER)
     with pytest.raises(Unauthenticated):
         door.enter(None, Scope.READ, PEER)
-    assert door.enter(None, Scope.ADMIN, None) is access.LOCAL  # the unix socket
+    assert door.enter(None, Scope.ADMIN, None) is authenticator.LOCAL  # the unix socket
     for change in (book.create("x", [Scope.READ]), book.revoke("x")):
         with pytest.raises(TokensUnusable):
             await change
@@ -242,7 +241,7 @@ async def test_what_has_expired_or_is_revoked_is_out_at_once(tmp_path: Path) -> 
         door.enter(shown(expired), Scope.READ, PEER)
     caller = door.enter(shown(secret), Scope.READ, PEER)
     assert door.still_lets_in(caller)
-    assert door.still_lets_in(access.LOCAL)
+    assert door.still_lets_in(authenticator.LOCAL)
     await book.create("other", [Scope.READ])
     assert door.still_lets_in(caller)
     await book.revoke("ci")
@@ -273,10 +272,10 @@ async def test_failures_are_logged_once_a_minute_for_each_peer_without_the_token
 )
 def test_a_token_in_a_url_is_refused_and_not_repeated(query: str) -> None:
     with pytest.raises(InvalidInput, match="URLs end in logs") as caught:
-        access.check_url(query)
+        authenticator.check_url(query)
     assert "magi_" not in caught.value.message
 
 
 @pytest.mark.parametrize("query", ["", "wait=3", "beta=true", "grep=token", "monkey=1"])
 def test_other_queries_pass(query: str) -> None:
-    access.check_url(query)
+    authenticator.check_url(query)

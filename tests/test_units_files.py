@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from magid.messages import Event, about
+from magid.log.events import Event, about
 from tests.deadlines import DEADLINE_S
 
 SHIPPED = Path(__file__).parent.parent / "systemd"

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from magid.units import ServerSpec, ServerState, port_in
-from magid.unitstate import (
+from magid.servers.backend import ServerSpec, ServerState, port_in
+from magid.servers.systemd.unit_state import (
     Verdict,
     complaint,
     figure,
@@ -255,7 +255,7 @@ EXIT_1 = {"Result": "exit-code", "ExecMainCode": EXITED, "ExecMainStatus": 1}
         (CRASH, 77, False),
         ({"Result": "signal", "ExecMainCode": KILLED, "ExecMainStatus": 9}, None, False),
         ({"Result": "oom-kill"}, None, True),
-        # ready.py gave up first, or saw the server end
+        # wait_ready.py gave up first, or saw the server end
         (EXIT_1 | {"ExecStartPost": ready_run(250, 78, EXITED, 1)}, 78, False),
         (EXIT_1 | {"ExecStartPost": ready_run(350, 78, EXITED, 1)}, 77, False),
         (EXIT_1 | {"ExecStartPost": ready_run(250, 78, EXITED, 0)}, 77, False),

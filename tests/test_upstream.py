@@ -11,11 +11,11 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from magid.gateway.fleet import Backend, Facts
-from magid.gateway.framing import ReplyHead
-from magid.gateway.upstream import Line, Pool
-from magid.limits import MAX_CHUNKS, MAX_INTERIM
-from magid.llama import Endpoint
+from magid.gateway.proxy.upstream import Line, Pool
+from magid.gateway.routing.fleet import Backend, Facts
+from magid.http.framing import ReplyHead
+from magid.http.limits import MAX_CHUNKS, MAX_INTERIM
+from magid.llama.client import Endpoint
 from tests.deadlines import PATIENCE_S
 from tests.strangers import NOBODY, Sly
 

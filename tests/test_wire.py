@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from magid.errors import InvalidInput
-from magid.units import ServerSpec
-from magid.wire import (
+from magid.launcher.protocol import (
     MAX_LINE_BYTES,
     Forget,
     Ping,
@@ -23,6 +22,7 @@ from magid.wire import (
     reply_line,
     request_line,
 )
+from magid.servers.backend import ServerSpec
 
 SPEC = ServerSpec(
     model_id="demo_8p0b_q4km_balanced",

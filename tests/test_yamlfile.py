@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from magid.yamlfile import Document, Scalar, YamlError, dumps, load, loads, scalar
+from magid.files.strict_yaml import Document, Scalar, YamlError, dumps, load, loads, scalar
 
 
 @pytest.mark.parametrize(

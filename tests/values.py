@@ -4,11 +4,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from magid.discovery import FoundModel, ModelKind
-from magid.naming import ModelName
-from magid.registry import Merge, Registry, merge_scan
-from magid.tiers import ThinkingMode, Tier
-from magid.units import ObservedServer, ServerSpec, ServerState
+from magid.catalog.registry import Merge, Registry, merge_scan
+from magid.discovery.kinds import ModelKind
+from magid.discovery.naming import ModelName
+from magid.discovery.scanner import FoundModel
+from magid.discovery.tiers import ThinkingMode, Tier
+from magid.servers.backend import ObservedServer, ServerSpec, ServerState
 
 NOW = datetime(2026, 1, 2, 10, 30, tzinfo=UTC)
 

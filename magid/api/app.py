@@ -17,15 +17,18 @@ from sanic import exceptions as sanic_errors
 from sanic.handlers import ErrorHandler
 
 from magid import errors
-from magid.addresses import Address
-from magid.api import accesslog, guard, incoming, openapi
-from magid.api.access import Door
+from magid.api import openapi
+from magid.api import request as incoming
 from magid.api.context import Context
-from magid.api.desk import make_desk
 from magid.api.protocol import Response, WireRequest
-from magid.api.replies import Call, Reply, Stream, error_reply, unexpected
+from magid.api.reply import Call, Reply, Stream, error_reply, unexpected
 from magid.api.routes import ROUTES, Access, Route
-from magid.messages import Event, about
+from magid.auth import origins
+from magid.auth.authenticator import Door
+from magid.config.addresses import Address
+from magid.gateway.frontend.context import make_desk
+from magid.log import access_log
+from magid.log.events import Event, about
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +55,7 @@ def make_app(
     Any number may live in one process.
     """
     config = ctx.daemon.config
-    policy = guard.make_policy(
+    policy = origins.make_policy(
         (*config.addresses, *addresses), config.allowed_hosts, config.allowed_origins
     )
     table = tuple(table)
@@ -167,7 +170,7 @@ def _finished(
     if log.isEnabledFor(logging.DEBUG):
         log.debug("%s %s %d %.1f ms", request.method, request.path, status, took_s * 1000)
     if "wait" not in request.args:
-        accesslog.tell_slow(took_s, status=status, **_named(request))
+        access_log.tell_slow(took_s, status=status, **_named(request))
     return Response(body, status, headers)
 
 
@@ -255,7 +258,7 @@ class _Errors(ErrorHandler):
             )  # fmt: skip
             return _response(request, unexpected(request.ctx.request_id))
         answer = _response(request, error_reply(ours))
-        accesslog.tell_error(answer.status, ours.code, ours.message, **_named(request))
+        access_log.tell_error(answer.status, ours.code, ours.message, **_named(request))
         if isinstance(exception, sanic_errors.MethodNotAllowed):
             answer.headers["Allow"] = allowed_methods(request.path, self._routes)
         return answer

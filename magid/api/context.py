@@ -6,20 +6,21 @@ from dataclasses import dataclass, field
 
 from pydantic_core import to_json
 
-from magid import processes
-from magid.api import schemas, views
+from magid.api import views
 from magid.api.picture import Picture
-from magid.api.replies import etag_of
+from magid.api.reply import etag_of
+from magid.api.schemas import models as schemas
 from magid.api.sse import Fanout
-from magid.daemon import Daemon
+from magid.auth.token_store import TokenBook
+from magid.catalog.effective import Model
+from magid.control.daemon import Daemon
+from magid.control.snapshot import Snapshot
 from magid.errors import MagidError, NotReady
-from magid.gateway.dispatch import Dispatcher
-from magid.llama import LlamaProgram
-from magid.logs import OwnLog, RingLog
-from magid.models import Model
-from magid.snapshot import Snapshot
-from magid.tokenbook import TokenBook
-from magid.units import ObservedServer
+from magid.gateway.dispatcher import Dispatcher
+from magid.llama.client import LlamaProgram
+from magid.log.setup import OwnLog, RingLog
+from magid.servers.backend import ObservedServer
+from magid.servers.processes import backend
 
 
 @dataclass(slots=True)
@@ -125,4 +126,4 @@ class Context:
         return views.versions(found)
 
     def memory(self) -> schemas.Memory:
-        return views.memory(processes.machine_memory())
+        return views.memory(backend.machine_memory())

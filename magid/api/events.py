@@ -14,11 +14,11 @@ from pydantic_core import to_json
 from magid.api import views
 from magid.api.context import Context
 from magid.api.picture import FIGURES, Picture, changes
-from magid.api.replies import Call, Stream
+from magid.api.reply import Call, Stream
 from magid.api.sse import RETRY, event_of
-from magid.daemon import Change
+from magid.control.state import Change
 from magid.errors import MagidError
-from magid.units import ObservedServer
+from magid.servers.backend import ObservedServer
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from typing import Any, cast
 from sanic.http import Http as SanicHttp
 from sanic.http import Stage
 
-from magid.api import sandboxed
-from magid.api.desk import Desk
 from magid.api.protocol import Protocol
-from magid.api.talk import Talk
+from magid.auth import sandboxed
+from magid.gateway.frontend.connection import Talk
+from magid.gateway.frontend.context import Desk
 
 _GATEWAY = re.compile(rb"[A-Z]{1,16} /(?:v1(?=[/? ])|(?:(?:de)?tokenize|props|slots)(?=[? ]))")
 _DECIDED_BYTES = 64  # no gateway request is recognised later than in so many

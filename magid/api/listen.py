@@ -10,8 +10,8 @@ from sanic import Sanic
 from sanic.server import AsyncioServer
 
 from magid.api.front import Front
+from magid.api.sockets import BACKLOG
 from magid.errors import InvalidConfig
-from magid.sockets import BACKLOG
 
 
 async def listen(

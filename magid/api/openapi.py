@@ -9,10 +9,10 @@ from typing import Any, Literal
 from pydantic_core import to_json
 
 from magid import __version__
-from magid.api import schemas
-from magid.api.replies import STATUS, Call, Reply, cached, etag_of, status_of
+from magid.api.reply import STATUS, Call, Reply, cached, etag_of, status_of
 from magid.api.routes import Access, Query, Route
-from magid.gateway.endpoints import ENDPOINTS, Endpoint, Style
+from magid.api.schemas import models
+from magid.gateway.routing.endpoints import ENDPOINTS, Endpoint, Style
 
 _REF = "#/components/schemas/{model}"
 _NAMES = {bool: "boolean", int: "integer", float: "number", str: "string"}
@@ -50,7 +50,7 @@ def _shapes(routes: list[Route]) -> tuple[dict[Any, Any], dict[str, Any]]:
     kinds: set[tuple[Any, Literal["validation", "serialization"]]]
     kinds = {(route.body, "validation") for route in routes if route.body}
     kinds |= {(route.reply, "serialization") for route in routes if route.reply}
-    kinds.add((schemas.ErrorReply, "serialization"))
+    kinds.add((models.ErrorReply, "serialization"))
     ordered = sorted(kinds, key=repr)
     found, definitions = TypeAdapter.json_schemas(
         [(kind, mode, TypeAdapter(kind)) for kind, mode in ordered], ref_template=_REF
@@ -159,7 +159,7 @@ def _responses(route: Route, shapes: dict[Any, Any]) -> dict[str, Any]:
     answers: dict[str, Any] = {}
     for status in (route.status, *route.more):
         answers[str(status)] = _answer(route, status, shapes)
-    error = {"application/json": {"schema": shapes[schemas.ErrorReply]}}
+    error = {"application/json": {"schema": shapes[models.ErrorReply]}}
     known = {status_of(kind("")) for kind in route.errors} | set(_ALWAYS)
     for status in sorted(known - {route.status, *route.more}):
         answers[str(status)] = {"description": _describe(route, status), "content": error}

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from magid.api import schemas
+from magid.api.schemas import models
 
 # They change all the time: they are told by themselves, and not with the server's whole row.
 FIGURES = ("memoryBytes", "cpuSeconds", "uptimeSeconds")
@@ -15,11 +15,11 @@ _MEMORY_STEP = 0.01  # of the machine's memory: less is no news
 class Picture:
     """All that `GET` shows of servers, status, profiles and requests."""
 
-    servers: dict[int, schemas.Server]  # by port
+    servers: dict[int, models.Server]  # by port
     status: dict[str, Any]
     profiles: dict[str, str]  # name -> revision
     requests: dict[str, int]
-    memory: schemas.Memory
+    memory: models.Memory
 
 
 def changes(before: Picture, now: Picture) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -8,12 +8,13 @@ from typing import Any
 from pydantic import BaseModel
 
 from magid import errors as e
-from magid.api import events, health, logs, metrics, models, profiles, requests, servers, tokens
-from magid.api import schemas as s
+from magid.api import events
 from magid.api.context import Context
-from magid.api.replies import Call, Reply, Stream
-from magid.profiles import Profile
-from magid.tokens import Scope
+from magid.api.handlers import health, logs, metrics, models, profiles, requests, servers, tokens
+from magid.api.reply import Call, Reply, Stream
+from magid.api.schemas import models as s
+from magid.auth.tokens import Scope
+from magid.catalog.profile import Profile
 
 Handler = Callable[[Context, Call], Awaitable[Reply | Stream]]
 

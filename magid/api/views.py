@@ -6,17 +6,17 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 from magid import __version__
-from magid.api import schemas
-from magid.config import Config
-from magid.discovery import BrokenFile
-from magid.llama import LlamaProgram
-from magid.models import Model
-from magid.planner import Blocked, Keep, Plan, Start, Stop
-from magid.profiles import Profile, selects
-from magid.registry import ModelEntry, RuntimeSettings
-from magid.snapshot import Snapshot
-from magid.tiers import Tier
-from magid.units import ObservedServer, ServerFigures, ServerSpec, ServerState, unit_name
+from magid.api.schemas import models as schemas
+from magid.catalog.effective import Model
+from magid.catalog.profile import Profile, selects
+from magid.catalog.registry import ModelEntry, RuntimeSettings
+from magid.config.settings import Config
+from magid.control.planner import Blocked, Keep, Plan, Start, Stop
+from magid.control.snapshot import Snapshot
+from magid.discovery.scanner import BrokenFile
+from magid.discovery.tiers import Tier
+from magid.llama.client import LlamaProgram
+from magid.servers.backend import ObservedServer, ServerFigures, ServerSpec, ServerState, unit_name
 
 
 def when(moment: datetime | None) -> str | None:

@@ -1,25 +1,25 @@
 """All verbs, in the order of the manual."""
 
-from magid.cli import (
+from magid.cli.parser import Verbs
+from magid.cli.verbs import (
+    chat,
     completion,
     doctor,
-    following,
+    events,
     logs,
-    looking,
-    overrides,
-    planning,
-    profile,
-    run,
+    plan,
+    profiles,
     servers,
-    token,
+    settings,
+    status,
+    tokens,
     top,
     version,
 )
-from magid.cli.verbs import Verbs
 
 MODULES = (
-    looking, servers, overrides, planning, profile, logs, run, top, following, doctor,
-    token, version, completion,
+    status, servers, settings, plan, profiles, logs, chat, top, events, doctor,
+    tokens, version, completion,
 )  # fmt: skip
 
 

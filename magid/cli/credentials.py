@@ -5,8 +5,8 @@ import os
 import re
 import urllib.parse
 
+from magid.cli.client import Refused
 from magid.cli.output import note
-from magid.client import Refused
 
 
 def add(root: argparse.ArgumentParser) -> None:

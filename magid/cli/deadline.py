@@ -5,7 +5,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from magid.client import Refused
+from magid.cli.client import Refused
 
 TIMED_OUT = 124  # as timeout(1)
 LONGEST_S = 1e8  # three years: what the timer takes

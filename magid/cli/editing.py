@@ -5,9 +5,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from magid.cli.failures import report
-from magid.cli.questions import agrees
-from magid.client import Refused
+from magid.cli.client import Refused
+from magid.cli.errors import report
+from magid.cli.interaction import agrees
 
 EDITORS = ("editor", "nano", "vim", "vi")  # as systemctl edit looks for them
 

@@ -7,8 +7,8 @@ import time
 from types import TracebackType
 from typing import Any
 
+from magid.cli.client import Client, Refused
 from magid.cli.output import plain
-from magid.client import Client, Refused
 
 WIDTH = 24
 TICK_S = 0.1

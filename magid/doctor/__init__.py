@@ -1,0 +1,1 @@
+"""`magictl doctor`: facts are collected first, and then checked by pure functions."""

@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final, TypeVar
 
-from magid.config import Config
+from magid.config.settings import Config
 
 T = TypeVar("T")
 

@@ -18,9 +18,9 @@ from pathlib import Path
 from statistics import median, quantiles
 from time import perf_counter, sleep
 
-from magid.discovery import Scanner
-from magid.gguf import HEAD_BYTES
-from magid.tiers import Thresholds
+from magid.discovery.gguf_format import HEAD_BYTES
+from magid.discovery.scanner import Scanner
+from magid.discovery.tiers import Thresholds
 from tests import ggufs
 from tests.bench.bench_gguf import cpu, write_model
 

@@ -17,19 +17,18 @@ from time import perf_counter
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from magid import metrics
-from magid.api import samples
+from magid.api import metrics_families, metrics_samples
 from magid.api.context import Context
+from magid.api.metrics_families import Kind, Labelled
+from magid.discovery.tiers import Tier
 from magid.errors import LlamaServerMissing
-from magid.gateway.asked import Asked
-from magid.gateway.dispatch import Dispatcher
-from magid.gateway.endpoints import find
-from magid.gateway.records import Outcome, Record, Records, of
-from magid.gateway.routing import Reason, Route
-from magid.gateway.tally import Tally
-from magid.llama import LlamaProgram
-from magid.metrics import Kind, Labelled
-from magid.tiers import Tier
+from magid.gateway.accounting.request_log import Outcome, Record, Records, of
+from magid.gateway.accounting.statistics import Tally
+from magid.gateway.dispatcher import Dispatcher
+from magid.gateway.routing.endpoints import find
+from magid.gateway.routing.request import Asked
+from magid.gateway.routing.resolver import Reason, Route
+from magid.llama.client import LlamaProgram
 from tests import ggufs
 from tests.bench.bench_gguf import cpu
 from tests.daemons import House
@@ -128,15 +127,15 @@ def fill(ctx: Context) -> None:
 
 
 async def compare(ctx: Context) -> None:
-    found = await samples.gather(ctx)
+    found = await metrics_samples.gather(ctx)
     theirs = registry_of(found)
     ours_s, theirs_s, loop_s = [], [], []
     size = lines = 0
     for _ in range(SCRAPES):
         start = perf_counter()
-        found = await samples.gather(ctx)
+        found = await metrics_samples.gather(ctx)
         gathered = perf_counter()
-        text, _ = metrics.render(found, None)
+        text, _ = metrics_families.render(found, None)
         ours_s.append(perf_counter() - start)
         loop_s.append(gathered - start)
         size, lines = len(text), text.count(b"\n")
@@ -155,7 +154,7 @@ async def compare(ctx: Context) -> None:
 def registry_of(found: dict[str, list[Labelled]]) -> CollectorRegistry:
     """The same series in prometheus_client's metrics."""
     registry = CollectorRegistry()
-    for family in metrics.FAMILIES:
+    for family in metrics_families.FAMILIES:
         name, labels = family.name, family.labels
         for values, _ in found.get(family.name, ()):
             metric: Counter | Gauge | Histogram

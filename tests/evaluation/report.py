@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from magid.gateway.automatic import tier_for
-from magid.gateway.complexity import score
-from magid.gateway.prompt import read
-from magid.gateway.routing import STRENGTH
-from magid.profiles import DEFAULT_TIERS
-from magid.tiers import Tier
+from magid.catalog.profile import DEFAULT_TIERS
+from magid.discovery.tiers import Tier
+from magid.gateway.routing.automatic import tier_for
+from magid.gateway.routing.complexity import score
+from magid.gateway.routing.prompt import read
+from magid.gateway.routing.resolver import STRENGTH
 
 # Those whose words the score knows; in others only form counts, and mostly there is no evidence.
 LANGUAGES = (

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
-from magid.units import ServerSpec, unit_name
-from magid.wire import Forget, Reply, Request, Start, parse_reply, request_line
+from magid.launcher.protocol import Forget, Reply, Request, Start, parse_reply, request_line
+from magid.servers.backend import ServerSpec, unit_name
 from tests.deadlines import DEADLINE_S
 from tests.lab.container import Container
 from tests.lab.installing import install_magid

@@ -15,9 +15,9 @@ import httpx
 import pytest
 
 from magid.api.routes import ROUTES
-from magid.gateway.endpoints import ENDPOINTS
-from magid.units import unit_name
-from magid.wire import Ping, Start, request_line
+from magid.gateway.routing.endpoints import ENDPOINTS
+from magid.launcher.protocol import Ping, Start, request_line
+from magid.servers.backend import unit_name
 from tests.deadlines import DEADLINE_S, SET_UP_S
 from tests.lab.container import ENVIRONMENT, Container, booted
 from tests.lab.launching import FLAGS, Asker

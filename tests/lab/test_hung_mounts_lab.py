@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from magid.units import unit_name
+from magid.servers.backend import unit_name
 from tests.lab.container import Container
 from tests.lab.serving import MODELS, SETTINGS, Daemon, installed_in
 from tests.mounts import Mounted, mounted

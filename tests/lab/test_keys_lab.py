@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from magid.units import unit_name
+from magid.servers.backend import unit_name
 from tests.lab.container import Container
 from tests.lab.serving import MODELS, Daemon, installed_in
 

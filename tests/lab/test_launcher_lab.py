@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from magid.errors import InvalidInput
-from magid.launcher import REFUSED_ID
-from magid.wire import Forget, Ping, Start, Stop, parse_request, request_line
+from magid.launcher.protocol import Forget, Ping, Start, Stop, parse_request, request_line
+from magid.launcher.server import REFUSED_ID
 from tests import ggufs
 from tests.lab.container import Container
 from tests.lab.launching import FLAGS, MODEL, SETTINGS, Asker, install_launcher
@@ -264,7 +264,7 @@ def test_a_file_that_vanishes(asker: Asker, chat_model: Path) -> None:
 
 
 def test_a_file_that_is_replaced(asker: Asker, chat_model: Path) -> None:
-    """By another file, or by a link out of the folder: gate.py sees it; a new order is fine."""
+    """By another file, or by a link out of the folder: exec_model.py sees it."""
     path, container = "/models/Replaced.gguf", asker.container
     container.write(path, chat_model.read_bytes())
     spec = asker.spec(model_path=path)

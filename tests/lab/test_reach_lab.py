@@ -1,7 +1,7 @@
 """What a process within a model's unit can reach, against a short list; and what it leaves.
 
 Two walls, each for itself: the unit's mounts and rules, by a program that is run in the unit before
-the server; and behind gate.py, where the server is, also the filter of system calls.
+the server; and behind exec_model.py, where the server is, also the filter of system calls.
 """
 
 import json
@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from magid.sandbox import SCRATCH
-from magid.units import unit_name
+from magid.launcher.sandbox import SCRATCH
+from magid.servers.backend import unit_name
 from tests.lab.container import Container
 from tests.lab.inside.reach import MARK, OUTSIDE
 from tests.lab.launching import SETTINGS, Asker, install_launcher

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from magid.messages import Event
-from magid.units import unit_name
-from magid.wire import Ping
+from magid.launcher.protocol import Ping
+from magid.log.events import Event
+from magid.servers.backend import unit_name
 from tests import ggufs
 from tests.deadlines import DEADLINE_S, SET_UP_S
 from tests.lab.container import Container
@@ -432,7 +432,7 @@ def test_magids_own_entries_have_fields(daemon: Daemon) -> None:
     assert (entry["SYSLOG_IDENTIFIER"], entry["PRIORITY"]) == ("magid", "6")
     assert entry["_SYSTEMD_UNIT"] == "magid.service"
     assert entry["_TRANSPORT"] == "journal"
-    assert (entry["CODE_FUNC"], entry["LOGGER"]) == ("hear", "magid.statelog")
+    assert (entry["CODE_FUNC"], entry["LOGGER"]) == ("hear", "magid.control.audit_log")
     assert not entries(daemon, "MAGI_MODEL=nothing")
 
 

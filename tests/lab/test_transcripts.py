@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from magid.cli import parser
+from magid.cli.main import parser
 from tests import ggufs, transcript
 from tests.deadlines import SET_UP_S
 from tests.lab.container import Container, booted

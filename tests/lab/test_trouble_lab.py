@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from magid.units import unit_name
+from magid.servers.backend import unit_name
 from tests.lab.container import Container
 from tests.lab.serving import FILES, MODELS, Daemon, installed_in
 from tests.lab.trees import ROOT
@@ -144,7 +144,7 @@ def test_one_that_does_not_open_its_port(daemon: Daemon) -> None:
 
 
 def test_a_long_load_is_waited_for(daemon: Daemon) -> None:
-    """Longer than systemd would wait for a start by itself: ready.py asks for more time."""
+    """Longer than systemd would wait for a start by itself: wait_ready.py asks for more time."""
     container, folder = daemon.container, f"/etc/systemd/system/{UNIT}.d"
     container.write(TROUBLE, f"loading={LOADED}")
     container.write(f"{folder}/short.conf", "[Service]\nTimeoutStartSec=1\n")

@@ -20,7 +20,7 @@ from pathlib import Path
 import httpx
 
 from magid.api.routes import ROUTES
-from magid.gateway.endpoints import ENDPOINTS
+from magid.gateway.routing.endpoints import ENDPOINTS
 from tests import fleets
 from tests.deadlines import DEADLINE_S
 from tests.rest import Parts, until_closed

@@ -19,7 +19,7 @@ def main(seconds: int, seed: int) -> int:
     except ImportError:
         print("coverage: atheris is not installed for this Python; left out")
         return 0
-    for name in ("magid.gguf", "magid.tensors"):
+    for name in ("magid.discovery.gguf_format", "magid.discovery.gguf_tensors"):
         _instrument(atheris.instrument_func, import_module(name))
     with TemporaryDirectory() as corpus:
         for number, pieces in enumerate(headers.seeds(headers.Dice(seed))):

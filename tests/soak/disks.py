@@ -11,9 +11,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from magid.catalog.profile import Profile, ProfileDir
 from magid.errors import CannotWrite, MagidError
-from magid.profiles import Profile, ProfileDir
-from magid.store import Store
+from magid.files.document import Store
 from tests.soak.figures import Figures
 from tests.soak.kills import number_in
 

@@ -14,9 +14,9 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
+from magid.catalog.profile import ProfileDir
 from magid.errors import CannotWrite, MagidError
-from magid.profiles import ProfileDir
-from magid.store import Store
+from magid.files.document import Store
 from tests.soak.figures import Figures
 from tests.soak.kills import number_in, number_of, profile_of
 

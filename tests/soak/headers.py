@@ -15,8 +15,8 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 
+from magid.discovery.gguf_format import GgufHeader, parse_header
 from magid.errors import GgufError
-from magid.gguf import GgufHeader, parse_header
 from tests import gguf_bytes as raw
 from tests.soak.figures import Figures
 

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from magid.catalog.profile import Profile, ProfileDir
 from magid.errors import MagidError
-from magid.profiles import Profile, ProfileDir
-from magid.store import Store
+from magid.files.document import Store
 from tests.soak.figures import Figures
 
 LONGEST_S = 0.02  # from the fork to the kill; a save takes 1 ms to 6

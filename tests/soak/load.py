@@ -229,7 +229,9 @@ def run(
 
 def servers_of(process: psutil.Process) -> list[psutil.Process]:
     """Its children, but for the reader of headers, which stays a while after each scan."""
-    return [one for one in process.children() if "magid.readers" not in one.cmdline()]
+    return [
+        one for one in process.children() if "magid.discovery.header_workers" not in one.cmdline()
+    ]
 
 
 def recover(magid: Running, figures: Figures) -> None:

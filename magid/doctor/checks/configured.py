@@ -4,8 +4,8 @@ import shlex
 from collections.abc import Iterator
 from typing import Final
 
-from magid import tokenfile
-from magid.addresses import is_loopback
+from magid.auth import tokenfile
+from magid.config.addresses import is_loopback
 from magid.doctor.facts import Facts, Finding, Listener, Severity, known
 
 _API: Final = ("magid.socket", "magid.service")

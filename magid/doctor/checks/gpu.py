@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from magid.doctor.facts import Facts, Finding, Gpus, Unknown, known
-from magid.sandbox import DEVICES
+from magid.launcher.sandbox import DEVICES
 
 NVIDIA: Final = "10de"
 AMD: Final = "1002"

@@ -4,9 +4,9 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from magid.doctor.collect.files import API, ETC, KEY_SOCKET, KEYS, LAUNCHER
+from magid.doctor.collect.services import TRIAL
 from magid.doctor.facts import Facts, Finding, NotMade, Place, Severity, Unit, Unknown, known
-from magid.doctor.look.places import API, ETC, KEY_SOCKET, KEYS, LAUNCHER
-from magid.doctor.look.units import TRIAL
 
 OLDEST_SYSTEMD: Final = 252  # Debian 12's, and the oldest that the lab boots
 _GROWING: Final = 254  # RestartSteps=

@@ -4,10 +4,10 @@ import shlex
 from collections.abc import Iterator
 from typing import Final
 
-from magid.argv import server_argv
 from magid.doctor.facts import Facts, Finding, Listener, NotMade, Severity, Unknown, known
 from magid.errors import MagidError
-from magid.units import ServerSpec, unit_name
+from magid.llama.arguments import server_argv
+from magid.servers.backend import ServerSpec, unit_name
 
 # What magid leaves out where a program does not know it, and what is lost then.
 _PROTECTION: Final = {

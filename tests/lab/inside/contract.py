@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from magid import wire
-from magid.asking import LauncherSocket
-from magid.llama import InstalledProgram
-from magid.systemd import SystemdLauncher
-from magid.units import Launcher
+from magid.launcher import protocol
+from magid.llama.client import InstalledProgram
+from magid.servers.backend import Launcher
+from magid.servers.systemd.backend import SystemdLauncher
+from magid.servers.systemd.launcher_client import LauncherSocket
 from tests.deadlines import PATIENCE_S
 from tests.launcher_contract import (
     LauncherContract,
@@ -55,7 +55,7 @@ async def launcher(program: InstalledProgram) -> AsyncIterator[Launcher]:
     await made.open()
     yield made
     ask = LauncherSocket().ask
-    await asyncio.gather(*(ask(wire.Forget(port), PATIENCE_S) for port in made.observed()))
+    await asyncio.gather(*(ask(protocol.Forget(port), PATIENCE_S) for port in made.observed()))
     await made.close()
 
 

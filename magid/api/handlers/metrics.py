@@ -1,0 +1,90 @@
+"""Handlers for Prometheus: magid's own figures, those of each server, and where to scrape them."""
+
+import asyncio
+
+from magid.api import views
+from magid.api.context import Context
+from magid.api.reply import Call, Reply, reply
+from magid.api.schemas import models
+from magid.config.addresses import TcpAddress
+from magid.errors import NotFound, ServerUnreachable
+from magid.llama import client
+from magid.llama.client import Endpoint
+from magid.servers.backend import ObservedServer, ServerState
+
+# Prometheus gives up a scrape after 10 s, and would learn nothing of why.
+TIMEOUT_S = 8.0
+TEXT = "text/plain; version=0.0.4; charset=utf-8"  # as llama-server 0.7.0 writes
+
+
+async def get_metrics(ctx: Context, call: Call) -> Reply:
+    """Figures of magid and its servers for Prometheus; no server is asked for them."""
+    from magid.api import (
+        metrics_families,  # 4 ms that no start needs to take
+        metrics_samples,
+    )
+
+    found = await metrics_samples.gather(ctx)
+    # In a thread: text for sixteen servers takes milliseconds, and streams must not wait for it.
+    text, content_type = await asyncio.to_thread(metrics_families.render, found, call.accept)
+    return Reply(text, content_type=content_type)
+
+
+async def get_server_metrics(ctx: Context, call: Call) -> Reply:
+    """What one llama-server itself tells Prometheus."""
+    model_id = ctx.daemon.known_id(call.params["modelId"])
+    server = _server_of(ctx, model_id, call.query.get("instance", 0))
+    if server.state is not ServerState.READY:
+        why = f": {server.reason}" if server.reason else ""
+        raise ServerUnreachable(
+            f"cannot get metrics of {model_id!r}: {server.unit} is {server.state}{why}",
+            modelId=model_id,
+        )
+    endpoint = Endpoint(server.host, server.port)
+    key = ctx.daemon.launcher.api_key(server.port)
+    text = await client.get_metrics(endpoint, key=key, uid=server.uid, timeout_s=TIMEOUT_S)
+    return Reply(text, content_type=TEXT)
+
+
+def _server_of(ctx: Context, model_id: str, instance: int) -> ObservedServer:
+    for server in ctx.daemon.observed().values():
+        if server.model_id == model_id and server.instance == instance:
+            return server
+    raise NotFound(
+        f"cannot get metrics of {model_id!r}: it has no server {instance}; "
+        "GET /api/models/servers lists the servers there are",
+        modelId=model_id,
+    )
+
+
+async def discover(ctx: Context, call: Call) -> Reply:
+    """Every server as a target that is scraped through magid, for http_sd_configs."""
+    daemon = ctx.daemon
+    shown = views.server_list(daemon.snapshot, daemon.observed(), {}, 0.0)
+    target = call.host or _own_address(ctx)
+    return reply([_target(target, server) for server in shown if _is_worth_it(server)])
+
+
+def _own_address(ctx: Context) -> str:
+    """For who asks on the unix socket: where magid is bound to first, by its configuration."""
+    for address in ctx.daemon.config.addresses:
+        if isinstance(address, TcpAddress):
+            return str(Endpoint(address.host, address.port))
+    return "localhost"
+
+
+def _is_worth_it(server: models.Server) -> bool:
+    """One that a person has stopped, or that nobody has asked for yet, is no failure."""
+    return server["state"] != ServerState.STOPPED
+
+
+def _target(address: str, server: models.Server) -> models.ScrapeTarget:
+    labels = {
+        "__metrics_path__": f"/api/models/servers/{server['modelId']}/metrics",
+        "__param_instance": str(server["instance"]),
+        "model": server["modelId"],
+        "tier": str(server["tier"]),
+        "port": str(server["port"]),
+        "unit": server["unit"],
+    }
+    return {"targets": [address], "labels": labels}

@@ -1,0 +1,150 @@
+"""Handlers of the registry: what exists, and what the user decides about it."""
+
+from magid.api import views
+from magid.api.context import Context
+from magid.api.reply import Call, Reply, cached, reply
+from magid.api.schemas import models
+from magid.catalog.effective import Model, server_specs
+from magid.catalog.registry import utc_now
+from magid.control.snapshot import Snapshot
+from magid.discovery.tiers import Tier
+from magid.errors import InvalidInput, MagidError
+from magid.llama import options
+
+
+async def get_registry(ctx: Context, call: Call) -> Reply:
+    """All models, and what the last scan saw."""
+    return cached(*ctx.registry(), call)
+
+
+async def rescan(ctx: Context, call: Call) -> Reply:
+    """Read the model folders again; running servers are untouched."""
+    result = await ctx.daemon.rescan()
+    answer: models.RescanReply = {
+        "message": "Re-scan completed successfully",
+        "modelsFound": result.found,
+        "modelsAdded": len(result.added),
+        "modelsRemoved": len(result.removed),
+        "timestamp": views.when(utc_now()) or "",
+        "added": list(result.added),
+        "removed": list(result.removed),
+        "modelsBroken": views.broken_models(result.broken),
+        "durationMs": round(result.duration_s * 1000, 1),
+    }
+    return reply(answer)
+
+
+async def get_model(ctx: Context, call: Call) -> Reply:
+    """One model: effective values, where each comes from, and the argv it would run with."""
+    ctx.need_listing()
+    daemon = ctx.daemon
+    model = daemon.model(call.params["modelId"])
+    commands, problem = await _commands(ctx, model)
+    return reply(views.model_detail(model, commands, problem, daemon.snapshot))
+
+
+async def _commands(ctx: Context, model: Model) -> tuple[list[list[str]], str]:
+    """What the model's servers run as, or would; and why that cannot be told, if it cannot."""
+    config = ctx.daemon.config
+    ports = model.entry.ports or (config.port_range[0],)
+    try:
+        return [
+            await ctx.daemon.launcher.command(spec)
+            for spec in server_specs(model, config.llama_server_host, ports)
+        ], ""
+    except MagidError as error:
+        return [], error.message
+
+
+async def get_tier(ctx: Context, call: Call) -> Reply:
+    """The models of one effective tier."""
+    ctx.need_listing()
+    name = call.params["tier"]
+    if name not in set(Tier):
+        raise InvalidInput(
+            f"cannot list tier {name!r}: the tiers are {', '.join(Tier)}", field="tier"
+        )
+
+    def listed(now: Snapshot) -> bytes:
+        chosen = {model_id: model for model_id, model in now.models.items() if model.tier == name}
+        return b"[%s]" % b",".join(ctx.models_json(chosen).values())
+
+    return cached(*ctx.prepared(f"tier {name}", listed), call)
+
+
+async def put_tier(ctx: Context, call: Call) -> Reply:
+    """Override the tier; null clears the override."""
+    body: models.TierBody = call.body
+    ctx.need_listing()
+    model = await ctx.daemon.set_tier(call.params["modelId"], body.tier)
+    answer: models.TierReply = {
+        "message": f"Tier updated for {model.model_id}",
+        "modelId": model.model_id,
+        "tier": model.tier,
+        "override": model.entry.tier_override is not None,
+        "restartRequired": ctx.daemon.restart_required(model.model_id),
+    }
+    return reply(answer)
+
+
+async def put_thinking(ctx: Context, call: Call) -> Reply:
+    """Override the thinking capability; true without a tier override makes it powerful."""
+    body: models.ThinkingBody = call.body
+    ctx.need_listing()
+    model, tier_changed = await ctx.daemon.set_thinking(call.params["modelId"], body.thinking)
+    answer: models.ThinkingReply = {
+        "message": f"Thinking capability updated for {model.model_id}",
+        "modelId": model.model_id,
+        "thinking": model.is_thinking,
+        "override": model.entry.thinking_override is not None,
+        "tierChanged": tier_changed,
+        "tier": model.tier,
+        "restartRequired": ctx.daemon.restart_required(model.model_id),
+    }
+    return reply(answer)
+
+
+async def put_enabled(ctx: Context, call: Call) -> Reply:
+    """Enable or disable a model; null leaves it to the active profile."""
+    body: models.EnabledBody = call.body
+    ctx.need_listing()
+    model = await ctx.daemon.set_enabled(call.params["modelId"], body.enabled)
+    answer: models.EnabledReply = {
+        "message": f"Model {model.model_id} {'enabled' if model.enabled else 'disabled'}",
+        "modelId": model.model_id,
+        "enabled": model.enabled,
+        "override": model.entry.enabled_override is not None,
+        "restartRequired": ctx.daemon.restart_required(model.model_id),
+    }
+    return reply(answer)
+
+
+async def put_port(ctx: Context, call: Call) -> Reply:
+    """Choose the model's port; null leaves it to magid."""
+    body: models.PortBody = call.body
+    ctx.need_listing()
+    model = await ctx.daemon.set_port(call.params["modelId"], body.port)
+    answer: models.PortReply = {
+        "message": f"Port updated for {model.model_id}",
+        "modelId": model.model_id,
+        "port": model.port,
+        "override": model.entry.port_pinned,
+        "restartRequired": ctx.daemon.restart_required(model.model_id),
+    }
+    return reply(answer)
+
+
+async def put_settings(ctx: Context, call: Call) -> Reply:
+    """Change how the model runs; null puts a setting back to its default."""
+    body: models.SettingsBody = call.body
+    ctx.need_listing()
+    if body.extra_args is not None:
+        options.check_extra_args(body.extra_args)
+    model = await ctx.daemon.set_settings(call.params["modelId"], body.onto)
+    answer: models.SettingsReply = {
+        "message": f"Runtime settings updated for {model.model_id}",
+        "modelId": model.model_id,
+        "runtimeSettings": views.runtime_settings(model.entry.settings),
+        "restartRequired": ctx.daemon.restart_required(model.model_id),
+    }
+    return reply(answer)

@@ -1,0 +1,90 @@
+"""Handlers of profiles: named choices of what should run."""
+
+import asyncio
+
+from pydantic_core import to_json
+
+from magid.api import views
+from magid.api.context import Context
+from magid.api.reply import Call, Reply, cached, digest, etag_of, reply
+from magid.api.schemas import models
+from magid.catalog.profile import Profile, check_slug
+
+
+async def list_profiles(ctx: Context, call: Call) -> Reply:
+    """The names of all profiles."""
+    names = await asyncio.to_thread(ctx.daemon.profiles.list)
+    body = to_json(names)
+    return cached(body, etag_of(body), call)
+
+
+async def get_profile(ctx: Context, call: Call) -> Reply:
+    """One profile, whether it is active, and which of its models are not there."""
+    name = check_slug(call.params["name"])
+    store = ctx.daemon.profiles
+    profile, revision = await asyncio.to_thread(lambda: (store.get(name), store.revision(name)))
+    snapshot = ctx.daemon.snapshot
+    answer = views.profile_reply(
+        profile,
+        active=snapshot.active.name == name,
+        missing=views.missing_models(profile, snapshot.models),
+    )
+    body = to_json(answer)
+    # A tag of its own for each answer, since `active` is in it; If-Match looks at the file alone.
+    return cached(body, f'"{revision}.{digest(body)}"', call)
+
+
+async def create_profile(ctx: Context, call: Call) -> Reply:
+    """Create a profile."""
+    profile: Profile = call.body
+    name, path = await ctx.daemon.create_profile(profile)
+    answer: models.ProfileCreated = {
+        "message": f"Profile '{profile.name}' created successfully",
+        "profileName": name,
+        "path": path,
+    }
+    return reply(answer, 201)
+
+
+async def replace_profile(ctx: Context, call: Call) -> Reply:
+    """Replace a profile; If-Match is honoured."""
+    name = check_slug(call.params["name"])
+    present = await asyncio.to_thread(ctx.daemon.profiles.revision, name)
+    expected = _expected(call.if_match, present)
+    await ctx.daemon.replace_profile(name, call.body, expected)
+    answer: models.ProfileReplaced = {
+        "message": f"Profile '{name}' replaced successfully",
+        "profileName": name,
+        "active": ctx.daemon.snapshot.active.name == name,
+    }
+    return reply(answer)
+
+
+def _expected(if_match: str | None, present: str) -> str | None:
+    """The revision that the file must have: of several tags the right one, if it is among them."""
+    if if_match is None or if_match.strip() == "*":
+        return None
+    revisions = [tag.strip().strip('"').partition(".")[0] for tag in if_match.split(",")]
+    return present if present in revisions else revisions[0]
+
+
+async def delete_profile(ctx: Context, call: Call) -> Reply:
+    """Delete a profile; not the active one."""
+    name = check_slug(call.params["name"])
+    await ctx.daemon.delete_profile(name)
+    answer: models.Message = {"message": f"Profile '{name}' deleted successfully"}
+    return reply(answer)
+
+
+async def activate(ctx: Context, call: Call) -> Reply:
+    """Make a profile the active one, and apply it."""
+    name = check_slug(call.params["name"])
+    wants_apply = call.query.get("apply", True)
+    plan = await ctx.daemon.activate(name, apply=wants_apply)
+    applied = wants_apply and not plan.is_empty
+    answer: models.Activated = {
+        **views.plan_reply(f"Profile '{name}' activated", plan),
+        "profileName": name,
+        "applied": applied,
+    }
+    return reply(answer, 202 if applied else 200)

@@ -1,0 +1,112 @@
+"""Handlers about the gateway's requests: where one would go, what is under way, ending one."""
+
+from datetime import UTC, datetime
+
+from pydantic_core import to_json
+
+from magid.api.context import Context
+from magid.api.reply import Call, Reply, reply
+from magid.api.schemas import models
+from magid.errors import InvalidInput, NotFound
+from magid.gateway.accounting.request_log import Record, Usage
+from magid.gateway.proxy.server import Server
+from magid.gateway.routing import request
+from magid.gateway.routing.endpoints import find
+
+
+async def explain(ctx: Context, call: Call) -> Reply:
+    """Where a request to the gateway would go, and why, without sending it."""
+    given: models.ExplainBody = call.body
+    endpoint = find("POST", given.endpoint)
+    if endpoint is None:
+        raise InvalidInput(
+            f"cannot explain {given.endpoint[:200]!r}: it is no endpoint of the gateway that takes "
+            "a body",
+            field="endpoint",
+        )
+    outline = call.outline
+    fields, model = request.checked(given.request, outline)
+    body = to_json(given.request) if outline is None else b""
+    wanted = request.Asked(endpoint, body, fields, model, outline=outline)
+    route, verdicts, chosen = ctx.gateway.explain(wanted)
+    candidates = [_candidate(ctx, server, why) for server, why in verdicts]
+    answer: models.Explanation = {
+        "model": model,
+        "pool": route.pool,
+        "tier": route.tier,
+        "route": route.why,
+        "score": route.parts.get("score"),
+        "parts": route.parts.get("parts", {}),
+        "candidates": candidates,
+        "chosen": None if chosen is None else _candidate(ctx, chosen, ""),
+        "starts": route.starts,
+    }
+    return reply(answer)
+
+
+def _candidate(ctx: Context, server: Server, why_not: str) -> models.Candidate:
+    backend = server.backend
+    return {
+        "modelId": backend.model_id,
+        "port": backend.port,
+        "tier": ctx.gateway.fleet.offers[backend.model_id].tier,
+        "outstanding": server.outstanding,
+        "slots": backend.facts.slots,
+        "whyNot": why_not or None,
+    }
+
+
+async def list_requests(ctx: Context, call: Call) -> Reply:
+    """The gateway's requests: those under way, then the last ones that ended."""
+    records = ctx.gateway.records
+    answer: models.RequestsReply = {
+        "running": len(records.running),
+        "waiting": ctx.gateway.waiting,
+        "requests": [_shown(r) for r in records.newest(call.query.get("limit", 100))],
+    }
+    return reply(answer)
+
+
+def _shown(record: Record) -> models.GatewayRequest:
+    usage = record.usage or Usage()
+    moment = datetime.fromtimestamp(record.at, UTC).isoformat(timespec="milliseconds")
+    return {
+        "id": record.id,
+        "clientRequestId": record.client_request_id or None,
+        "at": moment.replace("+00:00", "Z"),
+        "path": record.path,
+        "token": record.token or None,
+        "model": record.asked_model,
+        "modelId": record.model_id,
+        "port": record.port,
+        "tier": record.tier,
+        "route": record.route,
+        "stream": record.is_stream,
+        "status": record.status,
+        "outcome": record.outcome,
+        "error": record.error or None,
+        "attempts": record.attempts,
+        "waitedSeconds": _rounded(record.sent_s),
+        "firstByteSeconds": _rounded(record.first_byte_s),
+        "firstTokenSeconds": _rounded(record.first_token_s),
+        "durationSeconds": _rounded(record.duration_s),
+        "promptTokens": usage.prompt_tokens,
+        "cachedTokens": usage.cached_tokens,
+        "answerTokens": usage.answer_tokens,
+        "tokensPerSecond": _rounded(record.tokens_per_second),
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)
+
+
+async def cancel_request(ctx: Context, call: Call) -> Reply:
+    """End a request that is under way; its client gets an error."""
+    request_id = call.params["requestId"]
+    if not ctx.gateway.kill(request_id):
+        raise NotFound(
+            f"cannot cancel request {request_id[:100]!r}: none of this id is under way; "
+            "GET /api/requests lists them"
+        )
+    return reply({"message": f"Request {request_id} cancelled"})

@@ -1,0 +1,48 @@
+"""Handlers for tokens: who may call over TCP."""
+
+from datetime import UTC, datetime
+
+from magid.api.context import Context
+from magid.api.reply import Call, Reply, reply
+from magid.api.schemas import models
+from magid.auth.tokens import shown
+from magid.errors import NotAllowed
+
+
+async def list_tokens(ctx: Context, call: Call) -> Reply:
+    """All tokens, by name; never a secret."""
+    book = ctx.book
+    answer: models.TokensReply = {
+        "required": not book.is_open,
+        "problem": book.problem.message if book.problem else None,
+        "tokens": [shown(token, datetime.now(UTC)) for token in book.all],
+    }
+    return reply(answer)
+
+
+async def create_token(ctx: Context, call: Call) -> Reply:
+    """Make a token; this answer alone has it. The first one is not made over TCP.
+
+    It shuts everybody else out, and over TCP nothing yet says who asks for it.
+    """
+    if call.is_tcp and ctx.book.is_open:
+        raise NotAllowed(
+            "cannot make the first token over TCP: it shuts out who has none; make it over the "
+            "unix socket, as root or in group magi (magictl token create), or while magid does "
+            "not run (magictl token create --offline)"
+        )
+    given: models.TokenBody = call.body
+    made, secret = await ctx.book.create(given.name, given.scopes, given.models, given.expires_at)
+    answer: models.TokenCreated = {
+        "message": f"Token {made.name!r} made; it is shown only here",
+        "token": secret,
+        "entry": shown(made, datetime.now(UTC)),
+    }
+    return reply(answer, 201)
+
+
+async def revoke_token(ctx: Context, call: Call) -> Reply:
+    """Revoke a token; over TCP a token is needed even when the last one is gone."""
+    name = call.params["name"]
+    await ctx.book.revoke(name)
+    return reply({"message": f"Token {name!r} revoked"})

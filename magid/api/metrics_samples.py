@@ -1,0 +1,234 @@
+"""What a scrape finds: from the parts that own the figures to the samples of `metrics.FAMILIES`.
+
+Numbers that are kept anyway, so a scrape changes nothing and asks no llama-server. How much memory
+servers use is asked of the kernel or of systemd, and left out where the answer takes too long.
+"""
+
+import asyncio
+import os
+import platform
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+from magid import __version__, errors
+from magid.api import views
+from magid.api.context import Context
+from magid.api.metrics_families import Buckets, Labelled, Value
+from magid.api.reply import status_for
+from magid.api.schemas import models
+from magid.control.daemon import Daemon
+from magid.control.planner import Wanted
+from magid.control.snapshot import Phase, Snapshot
+from magid.discovery.tiers import Tier
+from magid.gateway.accounting.statistics import Histogram, ModelCounts, Tally
+from magid.gateway.dispatcher import Dispatcher
+from magid.host import gpus
+from magid.host.gpus import GpuMemory
+from magid.servers.backend import ObservedServer, ServerFigures, ServerState
+
+FIGURES_TIMEOUT_S = 2.0  # Prometheus waits 10 s for a whole scrape
+
+Named = Iterator[tuple[str, tuple[str, ...], Value]]
+
+
+async def gather(ctx: Context) -> dict[str, list[Labelled]]:
+    """All samples of this moment, by family. Milliseconds at 1,000 models and sixteen servers."""
+    figures = await _figures(ctx)
+    await _look_for_program(ctx)
+    daemon, now = ctx.daemon, ctx.daemon.snapshot
+    observed = daemon.observed()
+    servers = views.server_list(now, observed, figures, time.time())
+    parts = (
+        _of_magid(ctx, now),
+        _of_what_is_known(daemon, now),
+        _of_state(daemon),
+        _of_servers(servers, observed, now),
+        _of_gateway_servers(ctx.gateway),
+        _of_gateway(ctx.gateway, daemon.config.gateway.queue_limit),
+        _of_requests(ctx.gateway.tally),
+        _of_gpus(gpus.memory()),
+        _of_events(ctx),
+    )
+    found: dict[str, list[Labelled]] = {}
+    for part in parts:
+        for name, labels, value in part:
+            found.setdefault(f"magi_{name}", []).append((labels, value))
+    return found
+
+
+async def _figures(ctx: Context) -> Mapping[int, ServerFigures]:
+    try:
+        async with asyncio.timeout(FIGURES_TIMEOUT_S):
+            return await ctx.daemon.launcher.figures()
+    except (TimeoutError, errors.MagidError):
+        return {}
+
+
+async def _look_for_program(ctx: Context) -> None:
+    """As /readyz does; it takes long only where the program was just exchanged."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(FIGURES_TIMEOUT_S):
+            await ctx.look_for_program()
+
+
+# -- magid -------------------------------------------------------------------------------------
+
+
+def _of_magid(ctx: Context, now: Snapshot) -> Named:
+    daemon = ctx.daemon
+    yield "build_info", (__version__, platform.python_version()), 1
+    reasons = ctx.unready_reasons()
+    yield "ready", (), not reasons
+    yield "problems", (), len(now.problems) + len(reasons)
+    for phase in Phase:
+        yield "phase", (phase,), daemon.phase is phase
+    yield "profile_info", (now.active.name or "none",), 1
+    usable = not (now.active.problem or daemon.scans.last_failed)
+    yield "config_last_reload_successful", (), usable
+
+
+def _of_what_is_known(daemon: Daemon, now: Snapshot) -> Named:
+    counts = Counter((model.tier, model.enabled) for model in now.models.values())
+    for tier in Tier:
+        for enabled in (True, False):
+            yield "models", (tier, str(enabled).lower()), counts[tier, enabled]
+    disk, scans = now.disk, daemon.scans
+    for result, files in (
+        ("model", len(disk.found)), ("broken", len(disk.broken)),
+        ("pending", len(disk.pending)), ("missing", len(now.missing)),
+    ):  # fmt: skip
+        yield "discovery_files", (result,), files
+    yield "discovery_scans_total", ("ok",), scans.done
+    yield "discovery_scans_total", ("error",), scans.failed
+    if scans.last_at is not None:
+        yield "discovery_last_scan_timestamp_seconds", (), scans.last_at
+        yield "discovery_last_scan_duration_seconds", (), scans.last_duration_s
+
+
+def _of_state(daemon: Daemon) -> Named:
+    writes = daemon.writes
+    yield "registry_writes_total", ("ok",), writes.done
+    yield "registry_writes_total", ("error",), writes.failed
+    if writes.last_at is not None:
+        yield "registry_last_write_timestamp_seconds", (), writes.last_at
+    yield from _of_filesystem(daemon.config.state_dir)
+
+
+def _of_filesystem(folder: Path) -> Named:
+    """The state lies on a local disk (it is locked and synced), so that this does not block."""
+    try:
+        seen = os.statvfs(folder)
+    except OSError:
+        return
+    yield "state_filesystem_avail_bytes", (), seen.f_bavail * seen.f_frsize
+    yield "state_filesystem_size_bytes", (), seen.f_blocks * seen.f_frsize
+
+
+def _of_gpus(found: Iterable[GpuMemory]) -> Named:
+    for gpu in found:
+        yield "gpu_memory_total_bytes", (gpu.address,), gpu.total
+        yield "gpu_memory_used_bytes", (gpu.address,), gpu.used
+
+
+def _of_events(ctx: Context) -> Named:
+    yield "events_listeners", (), ctx.fanout.listeners
+    yield "events_published_total", (), ctx.fanout.revision
+    yield "events_listeners_dropped_total", (), ctx.fanout.dropped
+
+
+# -- servers -----------------------------------------------------------------------------------
+
+
+def _of_servers(
+    servers: list[models.Server], observed: Mapping[int, ObservedServer], now: Snapshot
+) -> Named:
+    for shown in servers:
+        key = (shown["modelId"], str(shown["port"]))
+        about = (*key, shown["tier"], shown["unit"], str(shown["instance"]))
+        yield "server_info", about, 1
+        for state in ServerState:
+            yield "server_state", (*key, state), shown["state"] == state
+        yield "server_wanted", key, _is_wanted(shown, now.wanted)
+        yield "server_restarts_total", key, shown["restarts"]
+        if shown["memoryBytes"] is not None:
+            yield "server_memory_bytes", key, shown["memoryBytes"]
+        if shown["cpuSeconds"] is not None:
+            yield "server_cpu_seconds_total", key, shown["cpuSeconds"]
+        yield from _times(key, observed.get(shown["port"]))
+
+
+def _is_wanted(shown: models.Server, wanted: Wanted) -> bool:
+    """One on demand is wanted once it was asked for."""
+    spec = wanted.by_port.get(shown["port"])
+    is_its_own = spec is not None and spec.model_id == shown["modelId"]
+    return is_its_own and (shown["isRunning"] or shown["port"] not in wanted.on_demand)
+
+
+def _times(key: tuple[str, str], server: ObservedServer | None) -> Named:
+    if server is None or server.started_at is None or not server.state.is_running:
+        return
+    yield "server_start_time_seconds", key, server.started_at
+    if server.ready_at is not None:
+        yield "server_load_seconds", key, max(0.0, server.ready_at - server.started_at)
+
+
+def _of_gateway_servers(gateway: Dispatcher) -> Named:
+    for server in gateway.servers():
+        key = (server.backend.model_id, str(server.backend.port))
+        yield "server_slots", key, server.backend.facts.slots
+        yield "server_inflight_requests", key, server.outstanding
+        yield "server_available", key, not server.why_not
+
+
+# -- the gateway -------------------------------------------------------------------------------
+
+
+def _of_gateway(gateway: Dispatcher, queue_limit: int) -> Named:
+    yield "gateway_inflight_requests", (), len(gateway.records.running)
+    yield "gateway_queue_limit", (), queue_limit
+    for error, count in gateway.errors.items():
+        yield "gateway_errors_total", (error, _statuses().get(error, "none")), count
+    for queue, length in gateway.queues().items():
+        yield "gateway_queue_length", (queue,), length
+
+
+def _of_requests(tally: Tally) -> Named:
+    for (*labels, code), count in tally.requests.items():
+        status = str(code) if isinstance(code, int) else _statuses().get(code, "none")
+        yield "gateway_requests_total", (*map(str, labels), status), count
+    for decision, count in tally.decisions.items():
+        yield "route_decisions_total", decision, count
+    for whole, histogram in tally.durations_s.items():
+        yield "gateway_request_duration_seconds", whole, _buckets(histogram)
+    for key, counts in tally.models.items():
+        yield from _of_model(key, counts)
+
+
+def _of_model(key: tuple[str, str], counts: ModelCounts) -> Named:
+    yield "gateway_time_to_first_token_seconds", key, _buckets(counts.first_token_s)
+    yield "gateway_queue_wait_seconds", key, _buckets(counts.waited_s)
+    yield "gateway_tokens_per_second", key, _buckets(counts.speed)
+    yield "gateway_tokens_total", (*key, "prompt"), counts.prompt_tokens
+    yield "gateway_tokens_total", (*key, "answer"), counts.answer_tokens
+    yield "gateway_cached_prompt_tokens_total", key, counts.cached_tokens
+
+
+def _buckets(histogram: Histogram) -> Buckets:
+    """A copy: it is written down in another thread while requests go on."""
+    return Buckets(histogram.bounds, tuple(histogram.counts), histogram.total)
+
+
+@cache
+def _statuses() -> Mapping[str, str]:
+    """The status that clients get for an error of ours, by its code."""
+    return {kind.__name__: str(status_for(kind)) for kind in _tree(errors.MagidError)}
+
+
+def _tree(kind: type[errors.MagidError]) -> Iterator[type[errors.MagidError]]:
+    for below in kind.__subclasses__():
+        yield below
+        yield from _tree(below)

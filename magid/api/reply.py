@@ -1,0 +1,140 @@
+"""What a handler gets and gives, and the one table from errors to HTTP statuses."""
+
+import hashlib
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic_core import to_json
+
+from magid import errors
+from magid.gateway.routing.outline import Outline
+
+STATUS: Mapping[type[errors.MagidError], int] = {
+    errors.InvalidInput: 400,
+    errors.InvalidConfig: 500,
+    errors.GgufError: 500,
+    errors.Unauthenticated: 401,
+    errors.NotAllowed: 403,
+    errors.NotFound: 404,
+    errors.MethodNotAllowed: 405,
+    errors.SlowRequest: 408,
+    errors.Conflict: 409,
+    errors.StaleRevision: 412,
+    errors.TooLarge: 413,
+    errors.UnsupportedMediaType: 415,
+    errors.HostNotAllowed: 421,
+    errors.QueueFull: 429,
+    errors.RescanFailed: 500,
+    errors.AlreadyRunning: 500,
+    errors.NotReady: 503,
+    errors.ServerFailed: 503,
+    errors.ServerLost: 502,
+    errors.TimedOut: 504,
+    errors.CannotWrite: 507,
+}
+
+RETRY_AFTER_S = 2
+CHALLENGE = 'Bearer realm="magid"'  # RFC 9110 11.6.1: a 401 says how to do better
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request, checked and parsed. `params` are decoded; `body` is the route's model."""
+
+    params: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, Any] = field(default_factory=dict)
+    body: Any = None
+    outline: Outline | None = None  # of a large body
+    if_match: str | None = None
+    if_none_match: str | None = None
+    last_event_id: str | None = None
+    accept: str | None = None
+    host: str | None = None  # as the caller addresses us; None on a unix socket
+
+    @property
+    def is_tcp(self) -> bool:
+        """Not over the unix socket, whose mode says who may."""
+        return self.host is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole answer. `body` is bytes already, JSON if nothing else is said."""
+
+    body: bytes
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    content_type: str = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """An answer that goes on: text/event-stream."""
+
+    events: AsyncGenerator[bytes]
+
+    async def close(self) -> None:
+        """Let go of what feeds the stream. Idempotent; nobody may be waiting for an event."""
+        await self.events.aclose()
+
+
+def reply(payload: object, status: int = 200) -> Reply:
+    return Reply(to_json(payload), status, _retry(status))
+
+
+def _retry(status: int) -> dict[str, str]:
+    return {"Retry-After": str(RETRY_AFTER_S)} if status in (429, 503) else {}
+
+
+def digest(body: bytes) -> str:
+    return hashlib.blake2b(body, digest_size=12).hexdigest()
+
+
+def etag_of(body: bytes) -> str:
+    """A strong validator: equal bytes, equal tag."""
+    return f'"{digest(body)}"'
+
+
+def cached(body: bytes, etag: str, call: Call, headers: Mapping[str, str] | None = None) -> Reply:
+    """`body` with its tag, or 304 if the caller has it already."""
+    tagged = {"ETag": etag, "Cache-Control": "no-cache", **(headers or {})}
+    if call.if_none_match and _matches(call.if_none_match, etag):
+        return Reply(b"", 304, tagged)
+    return Reply(body, 200, tagged)
+
+
+def _matches(header: str, etag: str) -> bool:
+    # RFC 9110 13.1.2: If-None-Match compares weakly, so a proxy's W/ prefix does not count.
+    tags = [tag.strip().removeprefix("W/") for tag in header.split(",")]
+    return "*" in tags or etag in tags
+
+
+def status_of(error: errors.MagidError) -> int:
+    return status_for(type(error))
+
+
+def status_for(error: type[errors.MagidError]) -> int:
+    """The nearest class in the table decides, so a new subclass needs no entry of its own."""
+    for kind in error.__mro__:
+        if kind in STATUS:
+            return STATUS[kind]
+    return 500
+
+
+def error_reply(error: errors.MagidError) -> Reply:
+    status = status_of(error)
+    body = {"error": error.code, "message": error.message, "details": dict(error.details)}
+    headers = {"WWW-Authenticate": CHALLENGE} if status == 401 else _retry(status)
+    return Reply(to_json(body, fallback=str), status, headers)
+
+
+def unexpected(request_id: str) -> Reply:
+    """For a defect of ours: the trace is in the log under this id, never in the answer."""
+    body = {
+        "error": "InternalError",
+        "message": "cannot answer: an unexpected error; the log has its trace under this request "
+        f"id: journalctl -u magid --grep {request_id}",
+        "details": {"requestId": request_id},
+    }
+    return Reply(to_json(body), 500)

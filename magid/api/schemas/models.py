@@ -1,0 +1,501 @@
+"""The shapes of the REST contract: what comes in is validated, what goes out is typed.
+
+Answers are TypedDicts in the wire's own spelling, so that the type checker holds them, OpenAPI
+describes them, and no object is built twice. `tierThresholds` keeps the snake_case keys that the
+first clients were written against.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+from typing_extensions import TypedDict
+
+from magid.auth.tokens import ApiToken, Models, Name, Scopes
+from magid.catalog.registry import RuntimeSettings
+from magid.discovery.kinds import ModelKind
+from magid.discovery.tiers import ThinkingMode, Tier
+from magid.servers.backend import ServerState
+
+JSON_OBJECT = dict[str, Any]
+
+
+class Body(BaseModel):
+    """A request body: unknown keys and wrong types are refused."""
+
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        alias_generator=to_camel,
+        frozen=True,
+        populate_by_name=False,
+        defer_build=True,  # the first request of a kind pays for it, not the daemon's start
+    )
+
+
+class ExplainBody(Body):
+    """A request's body as the gateway takes it, and the endpoint that it is meant for."""
+
+    request: JSON_OBJECT
+    endpoint: str = "/v1/chat/completions"
+
+
+class TokenBody(Body):
+    """A token to make. `models` limits it to these ids, globs, aliases and tiers."""
+
+    name: Name
+    scopes: Annotated[Scopes, Field(strict=False)]
+    models: Annotated[Models, Field(strict=False)] | None = None
+    expires_at: Annotated[AwareDatetime, Field(strict=False)] | None = None
+
+
+class TierBody(Body):
+    tier: Annotated[Tier, Field(strict=False)] | None
+
+
+class ThinkingBody(Body):
+    thinking: bool | None
+
+
+class EnabledBody(Body):
+    enabled: bool | None
+
+
+class PortBody(Body):
+    port: Annotated[int, Field(ge=1, le=65535)] | None
+
+
+class SettingsBody(Body):
+    """Every key may be left out (unchanged) or null (back to the default)."""
+
+    n_gpu_layers: Annotated[int, Field(ge=-1, le=9999)] | None = None
+    ctx_size: Annotated[int, Field(ge=0, le=2**24)] | None = None
+    n_threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    batch_size: Annotated[int, Field(ge=1, le=2**20)] | None = None
+    parallel: Annotated[int, Field(ge=1, le=1024)] | None = None
+    instances: Annotated[int, Field(ge=1, le=16)] | None = None
+    extra_args: Annotated[list[str], Field(max_length=64)] | None = None
+    start: Literal["always", "on-demand"] | None = None
+    idle_stop_seconds: Annotated[int, Field(ge=1, le=2_592_000)] | None = None
+    memory_max: Annotated[int, Field(ge=2**26, le=2**50)] | None = None
+    cpu_quota: Annotated[int, Field(ge=1, le=102_400)] | None = None
+
+    def onto(self, settings: RuntimeSettings) -> RuntimeSettings:
+        given = self.model_dump(include=self.model_fields_set)
+        if given.get("extra_args") is not None:
+            given["extra_args"] = tuple(given["extra_args"])
+        return settings.model_copy(update=given)
+
+
+class ErrorReply(TypedDict):
+    error: str
+    message: str
+    details: JSON_OBJECT
+
+
+class Message(TypedDict):
+    message: str
+
+
+class Companion(TypedDict):
+    kind: str
+    filePath: str
+
+
+class DiscoveredModel(TypedDict):
+    filePath: str
+    filename: str
+    family: str
+    version: str | None
+    variant: str | None
+    sizeParams: float
+    quantization: str
+    isThinkingModel: bool
+    thinkingOverride: bool | None
+    assignedTier: Tier
+    tierOverride: Tier | None
+    port: int | None
+    enabled: bool
+    enabledOverride: bool | None
+    modelId: str
+    effectiveTier: Tier
+    effectiveThinking: bool
+    displayName: str
+    isInstruct: bool
+    isCoder: bool
+    kind: ModelKind
+    architecture: str
+    contextLength: int | None
+    parameterCount: int
+    activeParameterCount: int
+    sizeBytes: int
+    files: list[str]
+    companions: list[Companion]
+    thinkingMode: ThinkingMode
+    thinkingEvidence: str
+    nGpuLayers: int | None
+    ctxSize: int | None
+    nThreads: int | None
+    batchSize: int | None
+    parallel: int | None
+    instances: int
+    extraArgs: list[str]
+    start: Literal["always", "on-demand"]
+    idleStopSeconds: int | None
+    memoryMax: int | None
+    cpuQuota: int | None
+    discoveredAt: str
+
+
+class ModelDetail(DiscoveredModel):
+    """One model, with where each value comes from and what it would run as."""
+
+    sources: dict[str, str]
+    ports: list[int]
+    argv: list[list[str]]
+    argvProblem: str
+    wanted: bool
+    wantedReason: str
+
+
+class RemovedModel(TypedDict):
+    modelId: str
+    filePath: str
+    missingSince: str | None
+    tierOverride: Tier | None
+    thinkingOverride: bool | None
+    enabledOverride: bool | None
+
+
+class BrokenModel(TypedDict):
+    path: str
+    reason: str
+
+
+class PendingModel(TypedDict):
+    filePath: str
+    filename: str
+    sizeBytes: int
+    architecture: str | None
+    name: str | None
+    contextLength: int | None
+
+
+class TierThresholds(TypedDict):
+    powerful_min: float
+    fast_max: float
+
+
+class RegistryFrame(TypedDict):
+    """The registry without its models, which are kept as JSON one by one."""
+
+    scanPath: str
+    scanPaths: list[str]
+    lastScan: str | None
+    portRange: tuple[int, int]
+    tierThresholds: TierThresholds
+    modelsRemoved: list[RemovedModel]
+    modelsBroken: list[BrokenModel]
+    modelsPending: list[PendingModel]
+
+
+class RegistryReply(RegistryFrame):
+    models: dict[str, DiscoveredModel]
+
+
+class RescanReply(TypedDict):
+    message: str
+    modelsFound: int
+    modelsAdded: int
+    modelsRemoved: int
+    timestamp: str
+    added: list[str]
+    removed: list[str]
+    modelsBroken: list[BrokenModel]
+    durationMs: float
+
+
+class TierReply(TypedDict):
+    message: str
+    modelId: str
+    tier: Tier
+    override: bool
+    restartRequired: bool
+
+
+class ThinkingReply(TypedDict):
+    message: str
+    modelId: str
+    thinking: bool
+    override: bool
+    tierChanged: bool
+    tier: Tier
+    restartRequired: bool
+
+
+class EnabledReply(TypedDict):
+    message: str
+    modelId: str
+    enabled: bool
+    override: bool
+    restartRequired: bool
+
+
+class PortReply(TypedDict):
+    message: str
+    modelId: str
+    port: int | None
+    override: bool
+    restartRequired: bool
+
+
+class SettingsReply(TypedDict):
+    message: str
+    modelId: str
+    runtimeSettings: JSON_OBJECT
+    restartRequired: bool
+
+
+class Server(TypedDict):
+    modelId: str
+    displayName: str
+    port: int
+    pid: int | None
+    isReady: bool
+    isRunning: bool
+    uptimeSeconds: int
+    tier: Tier
+    isThinking: bool
+    unit: str
+    instance: int
+    state: ServerState
+    stateReason: str
+    restarts: int
+    memoryBytes: int | None
+    cpuSeconds: float | None
+    invocationId: str | None
+    endpoint: str
+    specCurrent: bool
+
+
+class ServersReply(TypedDict):
+    totalServers: int
+    readyServers: int
+    servers: list[Server]
+
+
+class ServerAction(TypedDict):
+    message: str
+    modelId: str
+    servers: list[Server]
+
+
+class PlanLine(TypedDict):
+    modelId: str
+    port: int | None
+    unit: str | None
+    reason: str
+
+
+class PlanReply(TypedDict):
+    message: str
+    stop: list[PlanLine]
+    start: list[PlanLine]
+    keep: list[PlanLine]
+    blocked: list[PlanLine]
+
+
+class LogEntry(TypedDict):
+    cursor: str
+    timestamp: str
+    port: int
+    message: str
+
+
+class ScrapeTarget(TypedDict):
+    """As Prometheus' http_sd_configs wants it."""
+
+    targets: list[str]
+    labels: dict[str, str]
+
+
+class LogsReply(TypedDict):
+    modelId: str
+    lines: list[LogEntry]
+
+
+LogLevel = Literal["critical", "error", "warning", "info", "debug"]
+
+
+class OwnLogEntry(TypedDict):
+    cursor: str
+    timestamp: str
+    level: LogLevel
+    message: str
+    event: str | None
+    messageId: str | None
+    modelId: str | None
+    unit: str | None
+    requestId: str | None
+    clientRequestId: str | None
+
+
+class OwnLogsReply(TypedDict):
+    lines: list[OwnLogEntry]
+
+
+class TierConfig(TypedDict):
+    name: str
+    maxScore: float
+    expectedTimeSeconds: float
+    description: str
+
+
+class TwoStage(TypedDict):
+    enabled: bool
+    stage1Tier: Tier
+    stage2Tier: Tier
+    stage1MaxTokens: int
+
+
+class LoadBalancing(TypedDict):
+    enabled: bool
+    strategy: str
+    healthCheckInterval: float
+
+
+class ProfileReply(TypedDict):
+    name: str
+    description: str
+    enabledModels: list[str]
+    tierConfig: list[TierConfig]
+    twoStage: TwoStage
+    loadBalancing: LoadBalancing
+    active: bool
+    missingModels: list[str]
+
+
+class ProfileCreated(TypedDict):
+    message: str
+    profileName: str
+    path: str
+
+
+class ProfileReplaced(TypedDict):
+    message: str
+    profileName: str
+    active: bool
+
+
+class Activated(PlanReply):
+    profileName: str
+    applied: bool
+
+
+class Memory(TypedDict):
+    totalBytes: int | None
+    availableBytes: int | None
+
+
+class Versions(TypedDict):
+    magid: str
+    python: str
+    llamaServer: str | None
+    llamaServerPath: str | None
+
+
+class Pending(TypedDict):
+    stop: int
+    start: int
+
+
+class StatusReply(TypedDict):
+    phase: str
+    ready: bool
+    activeProfile: str | None
+    totalModels: int
+    enabledModels: int
+    modelsByTier: dict[str, int]
+    serversByState: dict[str, int]
+    servers: list[Server]
+    problems: list[str]
+    pendingChanges: Pending
+    memory: Memory
+    versions: Versions
+    uptimeSeconds: int
+
+
+class HealthReply(TypedDict):
+    status: Literal["ok", "unavailable"]
+    phase: str
+    reasons: list[str]
+    warnings: list[str]
+
+
+class LiveReply(TypedDict):
+    status: Literal["ok"]
+
+
+class Candidate(TypedDict):
+    modelId: str
+    port: int
+    tier: Tier
+    outstanding: int
+    slots: int
+    whyNot: str | None
+
+
+class Explanation(TypedDict):
+    model: str
+    pool: str
+    tier: Tier | None
+    route: str
+    score: float | None
+    parts: dict[str, float]
+    candidates: list[Candidate]
+    chosen: Candidate | None
+    starts: str | None
+
+
+class GatewayRequest(TypedDict):
+    id: str
+    clientRequestId: str | None
+    at: str
+    path: str
+    token: str | None
+    model: str
+    modelId: str | None
+    port: int | None
+    tier: str | None
+    route: str
+    stream: bool
+    status: int | None
+    outcome: str
+    error: str | None
+    attempts: int
+    waitedSeconds: float | None
+    firstByteSeconds: float | None
+    firstTokenSeconds: float | None
+    durationSeconds: float | None
+    promptTokens: int | None
+    cachedTokens: int | None
+    answerTokens: int | None
+    tokensPerSecond: float | None
+
+
+class RequestsReply(TypedDict):
+    running: int
+    waiting: int
+    requests: list[GatewayRequest]
+
+
+class TokensReply(TypedDict):
+    required: bool
+    problem: str | None
+    tokens: list[ApiToken]
+
+
+class TokenCreated(TypedDict):
+    message: str
+    token: str
+    entry: ApiToken

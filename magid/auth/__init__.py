@@ -1,0 +1,1 @@
+"""Who may do what: tokens, scopes, origins, and whose connection it is."""

@@ -1,0 +1,1 @@
+"""What users decided about models: overrides in the registry, profiles, and what follows."""

@@ -1,0 +1,145 @@
+"""A model as it counts: what was found on disk, seen through what the user decided.
+
+Pure. Every value that a user can set has its source beside it, so that "why does it run like
+this" is answered by reading, not by guessing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from magid.catalog.profile import Profile, matches
+from magid.catalog.registry import ModelEntry, Registry
+from magid.config.settings import Config
+from magid.discovery.scanner import FoundModel
+from magid.discovery.tiers import Tier
+from magid.servers.backend import ServerSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Run-time settings in force, and for each where it comes from."""
+
+    n_gpu_layers: int | None
+    ctx_size: int | None
+    n_threads: int | None
+    batch_size: int | None
+    parallel: int | None
+    instances: int
+    extra_args: tuple[str, ...]
+    memory_max: int | None
+    cpu_quota: int | None
+    start: Literal["always", "on-demand"]
+    idle_stop_seconds: int | None
+    sources: Mapping[str, str]  # name -> "override" | "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One model with its effective values."""
+
+    entry: ModelEntry
+    found: FoundModel
+    tier: Tier
+    is_thinking: bool
+    enabled: bool
+    settings: Settings
+
+    @property
+    def model_id(self) -> str:
+        return self.entry.model_id
+
+    @property
+    def is_on_demand(self) -> bool:
+        """Whether its servers start with the first request, and not with magid."""
+        return self.settings.start == "on-demand"
+
+    @property
+    def port(self) -> int | None:
+        """The first port, while it is the model's: enabled, or pinned by the user."""
+        held = self.entry.ports and (self.enabled or self.entry.port_pinned)
+        return self.entry.ports[0] if held else None
+
+
+def effective_tier(entry: ModelEntry, found: FoundModel) -> Tier:
+    """The override; else powerful for a model that the user called thinking; else the assigned."""
+    if entry.tier_override is not None:
+        return entry.tier_override
+    return Tier.POWERFUL if entry.thinking_override else found.tier
+
+
+def remembered_tier(entry: ModelEntry) -> Tier:
+    """The same while the file is not read yet: the tier that was assigned is a word of the id."""
+    if entry.tier_override is not None:
+        return entry.tier_override
+    words = entry.model_id.split("_")[-2:]  # of two models with one id the later one gets a number
+    assigned = next((Tier(word) for word in words if word in set(Tier)), Tier.BALANCED)
+    return Tier.POWERFUL if entry.thinking_override else assigned
+
+
+def effective_thinking(entry: ModelEntry, found: FoundModel) -> bool:
+    return found.is_thinking if entry.thinking_override is None else entry.thinking_override
+
+
+def effective_enabled(entry: ModelEntry, tier: Tier, profile: Profile | None) -> bool:
+    """The override; else membership in the active profile; without a profile, nothing."""
+    if entry.enabled_override is not None:
+        return entry.enabled_override
+    return profile is not None and matches(profile, entry.model_id, tier)
+
+
+def effective_settings(entry: ModelEntry, config: Config) -> Settings:
+    values = config.server_defaults.model_dump()
+    overrides = entry.settings.model_dump(exclude_none=True)
+    sources = {name: "override" if name in overrides else "default" for name in values}
+    values |= overrides
+    values["extra_args"] = tuple(values["extra_args"])
+    return Settings(**values, sources=sources)
+
+
+def effective_models(
+    registry: Registry, found: Mapping[str, FoundModel], profile: Profile | None, config: Config
+) -> dict[str, Model]:
+    """Every model whose file is there, by id, in id order."""
+    models = {}
+    for model_id in sorted(found):
+        entry, disk = registry.models[model_id], found[model_id]
+        tier = effective_tier(entry, disk)
+        models[model_id] = Model(
+            entry=entry,
+            found=disk,
+            tier=tier,
+            is_thinking=effective_thinking(entry, disk),
+            enabled=effective_enabled(entry, tier, profile),
+            settings=effective_settings(entry, config),
+        )
+    return models
+
+
+def server_specs(
+    model: Model, host: str, ports: tuple[int, ...] | None = None
+) -> tuple[ServerSpec, ...]:
+    """The servers this model should have, one per instance that has a port, or on `ports`."""
+    mmproj = next((c.path for c in model.found.companions if c.kind == "mmproj"), None)
+    settings = model.settings
+    return tuple(
+        ServerSpec(
+            model_id=model.model_id,
+            instance=instance,
+            port=port,
+            host=host,
+            model_path=model.found.path,
+            mmproj_path=mmproj,
+            kind=str(model.found.kind),
+            n_gpu_layers=settings.n_gpu_layers,
+            ctx_size=settings.ctx_size,
+            n_threads=settings.n_threads,
+            batch_size=settings.batch_size,
+            parallel=settings.parallel,
+            extra_args=settings.extra_args,
+            memory_max=settings.memory_max,
+            cpu_quota=settings.cpu_quota,
+            stamp=model.found.stamp,
+        )
+        for instance, port in enumerate((ports or model.entry.ports)[: settings.instances])
+    )

@@ -1,0 +1,301 @@
+"""What the user decided, and what follows from it.
+
+`Registry` is the durable document (`store` writes it): per model its id, overrides, ports and
+run-time settings. Everything here is a pure function from one registry to the next; the daemon
+owns the present one and makes it durable before anyone hears of it.
+
+The document outlives the files: an entry whose file is gone waits with its overrides, because a
+disk that is not mounted must not wipe decisions.
+"""
+
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+
+from magid.discovery.naming import spellings
+from magid.discovery.scanner import FoundModel
+from magid.discovery.tiers import Tier
+from magid.errors import InvalidInput, ModelGone, ModelNotFound, PortTaken
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+MAX_INSTANCES = 16
+
+
+class _Document(BaseModel):
+    # `forbid`: a key that this version does not know would be lost at the next write. A version
+    # that adds one raises the store's format number, and the store refuses to touch newer files.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True
+    )
+
+
+class RuntimeSettings(_Document):
+    """How a model's servers are run; None means the configured default."""
+
+    n_gpu_layers: Annotated[int, Field(ge=-1, le=9999)] | None = None
+    ctx_size: Annotated[int, Field(ge=0, le=2**24)] | None = None
+    n_threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    batch_size: Annotated[int, Field(ge=1, le=2**20)] | None = None
+    parallel: Annotated[int, Field(ge=1, le=1024)] | None = None
+    instances: Annotated[int, Field(ge=1, le=MAX_INSTANCES)] | None = None
+    start: Literal["always", "on-demand"] | None = None
+    idle_stop_seconds: Annotated[int, Field(ge=1, le=2_592_000)] | None = None
+    extra_args: tuple[str, ...] | None = None
+    memory_max: Annotated[int, Field(ge=2**26, le=2**50)] | None = None
+    cpu_quota: Annotated[int, Field(ge=1, le=102_400)] | None = None
+
+
+class ModelEntry(_Document):
+    """One model as the registry remembers it, with or without its file."""
+
+    model_id: str
+    path: str
+    size_bytes: int
+    discovered_at: datetime
+    missing_since: datetime | None = None
+    tier_override: Tier | None = None
+    thinking_override: bool | None = None
+    enabled_override: bool | None = None
+    ports: tuple[Port, ...] = ()
+    port_pinned: bool = False  # the first port was chosen by the user
+    settings: RuntimeSettings = RuntimeSettings()
+
+
+class Registry(_Document):
+    """The whole document. `models` is keyed by model id."""
+
+    models: Mapping[str, ModelEntry] = {}
+    active_profile: str | None = None
+    last_scan: datetime | None = None
+
+    def with_entry(self, entry: ModelEntry) -> "Registry":
+        return self.model_copy(update={"models": {**self.models, entry.model_id: entry}})
+
+
+def parse(document: object) -> Registry:
+    """A registry from decoded JSON; ValueError says what does not fit (the store falls back)."""
+    try:
+        registry = Registry.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{where}: {first['msg']}") from None
+    for model_id, entry in registry.models.items():
+        if entry.model_id != model_id:
+            raise ValueError(f"models.{model_id}: carries the id {entry.model_id!r}")
+    return registry
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """A registry after a scan, and what the scan changed."""
+
+    registry: Registry
+    found: Mapping[str, FoundModel]  # by model id
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+
+
+def merge_scan(
+    registry: Registry,
+    found: Sequence[FoundModel],
+    *,
+    now: datetime,
+    keep: timedelta,
+    unreadable_roots: Sequence[str] = (),
+) -> Merge:
+    """Bring the registry in line with what is on disk. Every override survives.
+
+    A model keeps its id as long as its file stays. A new file takes over a missing entry that has
+    the id it would get anyway and the same size: that is a file that was moved. Entries are
+    forgotten `keep` after their file went, but never while their whole folder is unreadable.
+    """
+    entries = dict(registry.models)
+    by_path = {entry.path: entry for entry in entries.values()}
+    present = {model.path for model in found}
+    named: dict[str, FoundModel] = {}
+    added: list[str] = []
+    for model in found:
+        known = by_path.get(model.path)
+        if known is None:
+            known = _moved(model, entries, present) or _new_entry(model, entries, now)
+            added.append(known.model_id)
+        entries[known.model_id] = known.model_copy(
+            update={
+                "path": model.path,
+                "size_bytes": model.size_bytes,
+                "missing_since": None,
+            }
+        )
+        named[known.model_id] = model
+    gone = [model_id for model_id in entries if model_id not in named]
+    removed = [model_id for model_id in gone if entries[model_id].missing_since is None]
+    for model_id in gone:
+        entry = _as_missing(entries[model_id], now)
+        if _expired(entry, now - keep, unreadable_roots):
+            del entries[model_id]
+        else:
+            entries[model_id] = entry
+    merged = registry.model_copy(update={"models": entries, "last_scan": now})
+    return Merge(merged, named, tuple(added), tuple(removed))
+
+
+def _moved(
+    model: FoundModel, entries: Mapping[str, ModelEntry], present: set[str]
+) -> ModelEntry | None:
+    entry = entries.get(model.base_id)
+    if entry and entry.path not in present and entry.size_bytes == model.size_bytes:
+        return entry
+    return None
+
+
+def _new_entry(model: FoundModel, entries: Mapping[str, ModelEntry], now: datetime) -> ModelEntry:
+    model_id, count = model.base_id, 1
+    while model_id in entries:
+        count += 1
+        model_id = f"{model.base_id}_{count}"
+    return ModelEntry(
+        model_id=model_id, path=model.path, size_bytes=model.size_bytes, discovered_at=now
+    )
+
+
+def _as_missing(entry: ModelEntry, now: datetime) -> ModelEntry:
+    if entry.missing_since is not None:
+        return entry
+    return entry.model_copy(update={"missing_since": now})
+
+
+def _expired(entry: ModelEntry, deadline: datetime, unreadable_roots: Sequence[str]) -> bool:
+    if any(entry.path.startswith(root.rstrip("/") + "/") for root in unreadable_roots):
+        return False
+    return entry.missing_since is not None and entry.missing_since < deadline
+
+
+# -- looking up ------------------------------------------------------------------------------
+
+
+def resolve_id(model_id: str, known: Iterable[str]) -> str:
+    """The canonical id for what a caller wrote: exact, else with sizes spelled the other way.
+
+    `8b` and `8p0b` are both in use for 8.0 billion. Raises ModelNotFound.
+    """
+    ids = known if isinstance(known, (set, dict)) else set(known)
+    if model_id in ids:
+        return model_id
+    for other in spellings(model_id):
+        if other in ids:
+            return other
+    raise ModelNotFound(
+        f"cannot find model {model_id!r}; GET /api/models/registry lists the {len(ids)} known ones",
+        modelId=model_id,
+    )
+
+
+def entry_of(registry: Registry, model_id: str) -> ModelEntry:
+    """The entry of a model whose file is there. Raises ModelNotFound, or ModelGone if it is not."""
+    entry = registry.models[resolve_id(model_id, registry.models.keys())]
+    if entry.missing_since is not None:
+        raise ModelGone(
+            f"cannot use model {entry.model_id!r}: its file {entry.path!r} is not there since "
+            f"{entry.missing_since:%Y-%m-%d %H:%M}; put it back and POST /api/models/rescan",
+            modelId=entry.model_id,
+        )
+    return entry
+
+
+# -- ports -----------------------------------------------------------------------------------
+
+
+def allocate_ports(
+    registry: Registry, demand: Mapping[str, int], port_range: tuple[int, int]
+) -> tuple[Registry, tuple[str, ...]]:
+    """Give every demanded model its ports (id -> how many); also says which got none.
+
+    A port stays with its model for as long as it fits, so that a client's address book stays
+    right. A model that is not demanded keeps its ports in memory and loses them only when the
+    range is otherwise used up; a pinned port is never taken away.
+    """
+    low, high = port_range
+    entries = dict(registry.models)
+    taken: set[int] = {e.ports[0] for e in entries.values() if e.port_pinned and e.ports}
+    kept: dict[str, list[int]] = {}
+    for model_id, count in demand.items():
+        entry = entries[model_id]
+        mine = [p for p in entry.ports if _is_mine(p, entry, taken, low, high)][:count]
+        taken.update(mine)
+        kept[model_id] = mine
+    remembered = {p for e in entries.values() for p in e.ports}
+    free = [p for p in range(low, high + 1) if p not in taken]
+    free.sort(key=lambda port: (port in remembered, port))
+    unserved = []
+    for model_id, count in demand.items():
+        need = count - len(kept[model_id])
+        if need > len(free):
+            unserved.append(model_id)
+            continue
+        ports = kept[model_id] + free[:need]
+        del free[:need]
+        entries[model_id] = entries[model_id].model_copy(update={"ports": tuple(ports)})
+    owners = {p: m for m in demand if m not in unserved for p in entries[m].ports}
+    for model_id, entry in entries.items():
+        left = tuple(p for p in entry.ports if owners.get(p, model_id) == model_id)
+        if left != entry.ports:
+            entries[model_id] = entry.model_copy(update={"ports": left})
+    return registry.model_copy(update={"models": entries}), tuple(unserved)
+
+
+def _is_mine(port: int, entry: ModelEntry, taken: set[int], low: int, high: int) -> bool:
+    if entry.port_pinned and port == entry.ports[0]:
+        return True
+    return low <= port <= high and port not in taken
+
+
+def pin_port(
+    registry: Registry,
+    model_id: str,
+    port: int | None,
+    *,
+    enabled: Container[str],
+    port_range: tuple[int, int],
+) -> Registry:
+    """Make `port` the model's first port; None gives the choice back to magid.
+
+    Raises InvalidInput outside the range, PortTaken if another model has it pinned, or uses it
+    while enabled. A disabled model that only remembers the port loses it.
+    """
+    entry = registry.models[model_id]
+    if port is None:
+        return registry.with_entry(entry.model_copy(update={"port_pinned": False}))
+    low, high = port_range
+    if not low <= port <= high:
+        raise InvalidInput(
+            f"cannot use port {port}: it is outside portRange {low}-{high}; choose one inside it, "
+            "or widen port_range in magid.yaml",
+            field="port",
+        )
+    for other in registry.models.values():
+        if other.model_id == model_id or port not in other.ports:
+            continue
+        if other.model_id in enabled or (other.port_pinned and other.ports[0] == port):
+            raise PortTaken(
+                f"cannot give port {port} to {model_id!r}: it belongs to {other.model_id!r}; "
+                "choose another one, or move that model first",
+                port=port,
+                modelId=other.model_id,
+            )
+        left = tuple(p for p in other.ports if p != port)
+        registry = registry.with_entry(other.model_copy(update={"ports": left}))
+    rest = tuple(p for p in entry.ports[1:] if p != port)
+    return registry.with_entry(
+        entry.model_copy(update={"ports": (port, *rest), "port_pinned": True})
+    )
+
+
+def utc_now() -> datetime:
+    """The present moment, to the second: what the registry stores and the API prints."""
+    return datetime.now(UTC).replace(microsecond=0)

@@ -1,0 +1,111 @@
+"""What a person is told when something is refused: what, why, and the command to try."""
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+
+from magid.cli.client import MODELS, Client, Refused
+from magid.cli.output import RED, flush, note, paint, plain
+
+TRY = {  # error code of the API -> what helps
+    "ModelNotFound": "magictl ls",
+    "ProfileNotFound": "magictl profile ls",
+    "ModelDisabled": "magictl enable {modelId}",
+    "ModelGone": "magictl rescan",
+    "NotReady": "magictl status",
+    "ServerFailed": "magictl logs {modelId}",
+    "TimedOut": "magictl ps",
+    "Busy": "magictl ps",
+    "PortTaken": "magictl ls",
+    "ProfileExists": "magictl profile edit {profileName}",
+    "ProfileActive": "magictl profile activate OTHER",
+    "InvalidProfile": "magictl profile edit {profileName}",
+    "StaleRevision": "magictl profile show {profileName}",
+    "LlamaServerMissing": "magictl status",
+    "QueueFull": "magictl top",
+    "model_not_found": "magictl ls",  # the gateway's codes are OpenAI's
+    "Unauthenticated": "magictl --token-file FILE, or MAGI_TOKEN",
+    "NotAllowed": "magictl token create --scope {scope} --name NAME",
+    "TokenNotFound": "magictl token ls",
+    "TokenExists": "magictl token revoke {name}",
+}
+
+
+def report(client: Client | None, error: Refused) -> None:
+    """To stderr. Asks the daemon for names where one was mistyped; that may fail in silence."""
+    what, why, advice = _parts(error)
+    known = _known(client, error)
+    if known and not why:
+        why = f"magid knows {len(known)}, none of this name"
+    near = like(_asked(error), known)
+    flush()
+    print(paint(plain(f"magictl: {what}"), RED, sys.stderr), file=sys.stderr)
+    for line in (why, f"did you mean {near!r}?" if near else "", *advice):
+        if line:
+            note(line)
+
+
+def each(client: Client, models: Sequence[str], do: Callable[[str], None]) -> int:
+    """One that is refused does not keep the others from being done; its status counts."""
+    result = 0
+    for model in models:
+        try:
+            do(model)
+        except Refused as error:
+            report(client, error)
+            result = result or error.status
+    return result
+
+
+def like(word: str, known: Iterable[str]) -> str | None:
+    """The one of `known` that was meant, if any comes near."""
+    import difflib  # takes some milliseconds, and only mistakes need it
+
+    names = list(known)
+    begun = [name for name in names if word and name.startswith(word)]
+    near = begun or difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    near = near or [name for name in names if len(word) > 2 and word in name]
+    if not near:  # people type how a name begins
+        begins = {name[: len(word) + 2]: name for name in names}
+        near = [begins[b] for b in difflib.get_close_matches(word, begins, n=1, cutoff=0.7)]
+    return near[0] if near else None
+
+
+def _parts(error: Refused) -> tuple[str, str, list[str]]:
+    """What, why and what to try. magid's errors read "cannot ...: why; what to do"."""
+    first, *more = str(error).split("\n")
+    what, _, why = first.partition(": ") if first.startswith("cannot ") else (first, "", "")
+    hint = TRY.get(error.code, "")
+    try:
+        command = hint.format(**error.details)
+    except KeyError:
+        command = ""
+    if command:
+        why = why.rpartition("; ")[0] or why
+        return what.partition("; ")[0], why, [f"try: {command}", *more]
+    is_magids = bool(error.code) and not more
+    if not why:
+        what, _, told = what.partition("; ")
+        why, advice = ("", told) if is_magids else (told, "")
+    elif is_magids and "; " in why:
+        why, _, advice = why.rpartition("; ")
+    else:
+        advice = ""
+    return what, why, [f"try: {advice.removeprefix('try ')}"] if advice else more
+
+
+def _asked(error: Refused) -> str:
+    if error.code == "model_not_found":
+        return str(error).partition("'")[2].partition("'")[0]
+    return str(error.details.get("modelId") or error.details.get("profileName") or "")
+
+
+def _known(client: Client | None, error: Refused) -> list[str]:
+    """What there is instead of what was not found."""
+    try:
+        if client is not None and error.code in ("ModelNotFound", "model_not_found"):
+            return list(client.call("GET", f"{MODELS}/registry")["models"])
+        if client is not None and error.code == "ProfileNotFound":
+            return list(client.call("GET", f"{MODELS}/profiles"))
+    except Refused:
+        pass
+    return []

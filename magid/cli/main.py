@@ -1,0 +1,119 @@
+"""`magictl`: one function per verb, over the REST API.
+
+Imports nothing of the daemon but, late, what reads a profile or writes a token.
+Data goes to stdout, everything else to stderr. `verbs.EXITS` has what it exits with.
+"""
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Sequence
+from itertools import islice
+
+from magid import __version__
+from magid.cli import commands, credentials
+from magid.cli.client import Client, Refused
+from magid.cli.deadline import seconds, within
+from magid.cli.errors import report
+from magid.cli.output import flush, note
+from magid.cli.parser import ENVIRONMENT, EXITS, Parser, Verbs
+
+SOCKET = "/run/magi/magid.sock"
+URL = "http://127.0.0.1:8000"
+
+
+def parser() -> argparse.ArgumentParser:
+    """All verbs and options; the manual and the completions are made from it too."""
+    root = Parser(
+        prog="magictl",
+        description="Operates magid, the model manager.",
+        epilog=_epilog(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    root.add_argument("--version", action="version", version=f"magictl {__version__}")
+    root.add_argument("--url", help="https://HOST:PORT, http://HOST:PORT or unix:/PATH (MAGI_URL)")
+    root.add_argument(
+        "--request-timeout",
+        metavar="SECONDS",
+        type=seconds,
+        help="give up after so long (exit 124)",
+    )
+    root.add_argument("--no-color", action="store_true", help="no colours (NO_COLOR)")
+    credentials.add(root)
+    commands.add(Verbs(root))
+    return root
+
+
+def _epilog() -> str:
+    lines = ["exit status:", *(f"  {status:<4} {text}" for status, text in EXITS.items())]
+    lines += ["", "environment:", *(f"  {name:<15} {text}" for name, text in ENVIRONMENT.items())]
+    return "\n".join([*lines, "", "magictl VERB --help has examples; magictl(1) has it all"])
+
+
+def _own_first(root: argparse.ArgumentParser, words: Sequence[str]) -> list[str]:
+    """The options of magictl itself may stand behind the verb too, as those of docker and kubectl.
+
+    Behind `--` nothing is an option.
+    """
+    takes_value = {f: a.nargs != 0 for a in root._actions if a.default is not argparse.SUPPRESS
+                   for f in a.option_strings}  # fmt: skip
+    own: list[str] = []
+    rest: list[str] = []
+    left = iter(words)
+    for word in left:
+        flag, is_joined, _ = word.partition("=")
+        if flag in takes_value:
+            own.append(word)
+            own += islice(left, 1) if takes_value[flag] and not is_joined else ()
+        else:
+            rest.append(word)
+            rest += left if word == "--" else ()
+    return own + rest
+
+
+def _where(url: str | None) -> str:
+    asked = url or os.environ.get("MAGI_URL")
+    if asked:
+        return asked
+    return f"unix:{SOCKET}" if os.path.exists(SOCKET) else URL  # noqa: PTH110  # saves an import
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal need not know every letter
+    try:
+        root = parser()
+        words = sys.argv[1:] if arguments is None else arguments
+        return _run(root.parse_args(_own_first(root, words)))
+    except KeyboardInterrupt:
+        return 130
+    except OSError as error:
+        # Standard output is closed (`magictl ls | head`) or full. Python would try again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return 141
+        note(f"magictl: cannot write to standard output: {error.strerror}")
+        return 1
+
+
+def _run(args: argparse.Namespace) -> int:
+    if args.no_color:
+        os.environ["NO_COLOR"] = "1"
+    client = None
+    try:
+        where, token = _where(args.url), credentials.token(args)
+        client = Client(where, token, credentials.cacert(args))
+        credentials.warn(where, token)
+        with within(
+            args.request_timeout,
+            f"cannot {args.verb}: no answer in the time given\n"
+            "try: a longer --request-timeout, or magictl doctor",
+        ):
+            result = int(args.run(client, args))
+            flush()
+        return result
+    except Refused as error:
+        report(client, error)
+        return error.status

@@ -1,0 +1,100 @@
+"""How a module of verbs puts them on the command line."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from magid.cli.client import Client
+from magid.cli.errors import like
+from magid.cli.output import note
+
+Run = Callable[[Client, argparse.Namespace], int]
+
+EXITS = {
+    0: "done",
+    1: "refused or failed; the message says why",
+    2: "wrong usage",
+    3: "not ready: status",
+    4: "there is no such model, profile or token",
+    124: "the time was over: wait, --request-timeout",
+    130: "ended by Ctrl-C",
+    141: "who read the output went away",
+}
+ENVIRONMENT = {
+    "MAGI_URL": "where magid is, as with --url",
+    "MAGI_TOKEN": "the token, as with --token, which `ps` shows to everyone",
+    "MAGI_TOKEN_FILE": "the file with the token, as with --token-file",
+    "MAGI_CACERT": "the certificate to trust, as with --cacert",
+    "NO_COLOR": "no colours, whatever it is set to",
+    "FORCE_COLOR": "colours where the output is no terminal too",
+    "VISUAL, EDITOR": "what profile edit opens",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in the form that all errors of magictl have."""
+
+    examples: tuple[str, ...] = ()
+
+    def error(self, message: str) -> NoReturn:
+        note(f"{self.prog}: cannot read the command line\n{message}\ntry: {self.prog} --help")
+        raise SystemExit(2)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        what = (action.metavar or action.dest) if action.dest else "argument"
+        near = like(str(value), action.choices)
+        choice = f"did you mean {near!r}?" if near else f"choose from {', '.join(action.choices)}"
+        raise argparse.ArgumentError(None, f"there is no {str(what).lower()} {value!r}; {choice}")
+
+
+class Verbs:
+    """The verbs of one parser. Each module of verbs has `def add(verbs: Verbs) -> None`."""
+
+    def __init__(self, parser: argparse.ArgumentParser, dest: str = "verb") -> None:
+        self._dest = dest
+        self._parsers = parser.add_subparsers(
+            dest=dest, required=True, metavar=dest.upper(), parser_class=Parser
+        )
+
+    def add(
+        self,
+        name: str,
+        run: Run,
+        text: str,
+        *,
+        examples: Sequence[str] = (),
+        aliases: Sequence[str] = (),
+        json: str = "as the API has it",
+    ) -> argparse.ArgumentParser:
+        """A verb, which `run` carries out: it answers the exit status, or raises Refused.
+
+        `args.verb` (in a group `args.action`) is `name` even where an alias was typed. `examples`
+        are whole command lines, for --help and the manual. `json` says what --json prints;
+        a verb without that option has it empty. The parser is for its options and operands.
+        """
+        parser = self._parser(name, text, examples, aliases)
+        parser.set_defaults(run=run, **{self._dest: name})
+        if json:
+            parser.add_argument("--json", action="store_true", help=json)
+        return parser
+
+    def group(self, name: str, text: str, *, examples: Sequence[str] = ()) -> "Verbs":
+        """A verb that has verbs of its own: `magictl profile ls`."""
+        return Verbs(self._parser(name, text, examples, ()), "action")
+
+    def _parser(
+        self, name: str, text: str, examples: Sequence[str], aliases: Sequence[str]
+    ) -> Parser:
+        shown = "".join(f"  {line}\n" for line in examples)
+        parser: Parser = self._parsers.add_parser(
+            name,
+            help=text,
+            description=text[:1].upper() + text[1:] + ".",
+            aliases=list(aliases),
+            epilog=f"examples:\n{shown}" if examples else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        parser.examples = tuple(examples)
+        return parser

@@ -1,0 +1,180 @@
+"""run, route: a prompt to a model, and where one would go."""
+
+import argparse
+import sys
+from typing import Any
+
+from magid.cli import prompting
+from magid.cli.client import Client, Refused
+from magid.cli.errors import report
+from magid.cli.output import DIM, cell, json_line, note, paint, print_json, say, table
+from magid.cli.parser import Verbs
+
+CHAT = "/v1/chat/completions"
+EXAMPLE = "qwen3_4p0b_q4km_fast"
+MESSAGES = list[dict[str, str]]
+
+
+def add(verbs: Verbs) -> None:
+    sub = verbs.add(
+        "run", run, "ask a model; without a prompt a conversation",
+        examples=(
+            f'magictl run {EXAMPLE} "Why is the sky blue?"',
+            "magictl run auto 'Summarise this:' < report.txt",
+            "git diff | magictl run powerful 'Review this change:'",
+        ),
+        json="JSON lines: the pieces of the answer as the gateway sends them",
+    )  # fmt: skip
+    sub.add_argument("model", metavar="MODEL", help="a model, an alias, a tier, or auto")
+    sub.add_argument("prompt", nargs="?", metavar="PROMPT", help="standard input is added to it")
+    sub.add_argument("--system", metavar="TEXT", help="what the model is told before all else")
+    sub.add_argument("--max-tokens", type=int, metavar="N", help="no longer answer than this")
+    sub.add_argument("--temperature", type=float, metavar="T", help="0: always the likeliest word")
+    sub = verbs.add(
+        "route", route, "where the gateway would send a prompt, and why, without sending it",
+        examples=('magictl route "Prove that there are infinitely many primes."',
+                  "magictl route --model fast Hello"),
+    )  # fmt: skip
+    sub.add_argument("prompt", metavar="PROMPT")
+    sub.add_argument("--model", default="auto", help="what the request would name (auto)")
+
+
+# -- run -------------------------------------------------------------------------------------
+
+
+def run(client: Client, args: argparse.Namespace) -> int:
+    started: MESSAGES = [{"role": "system", "content": args.system}] if args.system else []
+    typed = "" if sys.stdin.isatty() else sys.stdin.read()
+    prompt = "\n\n".join(part for part in (args.prompt, typed.strip("\n")) if part)
+    if prompt:
+        _answer(client, args, [*started, {"role": "user", "content": prompt}])
+        return 0
+    if not sys.stdin.isatty():
+        raise Refused(
+            f"cannot ask {args.model}: standard input is empty\n"
+            f"try: magictl run {args.model} PROMPT",
+            2,
+        )
+    return _talk(client, args, started)
+
+
+def _talk(client: Client, args: argparse.Namespace, messages: MESSAGES) -> int:
+    """A conversation, line by line. Ctrl-C cancels an answer, Ctrl-D ends all."""
+    import readline  # noqa: F401  # input() edits and remembers lines by it
+
+    note("Ctrl-C cancels an answer, Ctrl-D ends")
+    while True:
+        try:
+            line = prompting.line(">>> ")
+        except EOFError:
+            print()
+            return 0
+        except KeyboardInterrupt:
+            print()
+            continue
+        if not line.strip():
+            continue
+        asked = [*messages, {"role": "user", "content": line}]
+        try:
+            said = _answer(client, args, asked)
+        except KeyboardInterrupt:
+            note("\ncancelled")
+            continue  # as if it had not been asked
+        except Refused as error:
+            report(client, error)
+            continue
+        messages = [*asked, {"role": "assistant", "content": said}]
+
+
+def _answer(client: Client, args: argparse.Namespace, messages: MESSAGES) -> str:
+    """Prints the answer as it comes; what the model thinks only on a terminal, dimmed."""
+    body: dict[str, Any] = {"model": args.model, "messages": messages, "stream": True}
+    for key in ("max_tokens", "temperature"):
+        if getattr(args, key) is not None:
+            body[key] = getattr(args, key)
+    printer = _Printer()
+    for _, piece, _ in client.stream(CHAT, body):
+        if "error" in piece:
+            printer.end()
+            raise Refused(str(piece["error"].get("message", piece["error"])))
+        if args.json:
+            json_line(piece)
+            continue
+        for choice in piece.get("choices", ()):
+            delta = choice.get("delta", {})
+            printer.think(delta.get("reasoning_content") or "")
+            printer.say(delta.get("content") or "")
+    if not args.json:
+        printer.end()
+    return printer.said
+
+
+class _Printer:
+    """Prints pieces at once. Control characters of a model do not reach the terminal."""
+
+    def __init__(self) -> None:
+        self.said = ""
+        self._thinks = False
+        self._shows_thoughts = sys.stdout.isatty()
+        self._at_start = True
+
+    def think(self, text: str) -> None:
+        if text and self._shows_thoughts:
+            self._thinks = True
+            self._put(paint(_shown(text), DIM), text)
+
+    def say(self, text: str) -> None:
+        if not text:
+            return
+        if self._thinks:
+            self._thinks = False
+            self._put("\n" if self._at_start else "\n\n", "\n")
+            text = text.lstrip("\n")
+        self.said += text
+        self._put(_shown(text), text)
+
+    def end(self) -> None:
+        """The shell's prompt begins on a line of its own."""
+        if not self._at_start:
+            self._put("\n", "\n")
+
+    def _put(self, text: str, raw: str) -> None:
+        self._at_start = raw.endswith("\n") if raw else self._at_start
+        print(text, end="", flush=True)
+
+
+def _shown(text: str) -> str:
+    return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)
+
+
+# -- route -----------------------------------------------------------------------------------
+
+
+def route(client: Client, args: argparse.Namespace) -> int:
+    request = {"model": args.model, "messages": [{"role": "user", "content": args.prompt}]}
+    answer = client.call("POST", "/api/route/explain", {"request": request})
+    if args.json:
+        print_json(answer)
+        return 0
+    chosen = answer["chosen"]
+    where = f"{chosen['modelId']} on port {chosen['port']}" if chosen else "nowhere"
+    starts = f"; starts {answer['starts']}" if answer["starts"] else ""
+    say(f"{args.model} -> {where}{starts}")
+    say(f"why: {answer['route']}")
+    if answer["score"] is not None:
+        say(f"score: {answer['score']:g}, tier {cell(answer['tier'])}")
+    if answer["parts"]:
+        print()
+        rows = [(name, f"{value:+.2f}") for name, value in answer["parts"].items()]
+        table(("PART", "POINTS"), rows, "")
+    print()
+    table(
+        ("MODEL", "PORT", "TIER", "BUSY", "SLOTS", "VERDICT"),
+        [
+            (c["modelId"], c["port"], c["tier"], c["outstanding"], c["slots"],
+             c["whyNot"] or ("chosen" if c == chosen else None))
+            for c in answer["candidates"]
+        ],
+        "no server could answer it",
+    )  # fmt: skip
+    return 0

@@ -1,0 +1,115 @@
+"""doctor: what is wrong with this machine, and what puts it right.
+
+Exit status 1 if anything of it is an error; warnings and notes leave it 0.
+"""
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from magid.cli.client import Client
+from magid.cli.output import note, print_json, say
+from magid.cli.parser import Verbs
+
+if TYPE_CHECKING:  # the checks are imported when they are made: other verbs start without them
+    from magid.doctor.checks.all import Result
+    from magid.doctor.facts import Finding
+
+_NOTE = "note"
+
+
+def add(verbs: Verbs) -> None:
+    parser = verbs.add(
+        "doctor", doctor, "find what is wrong with this machine, and say what puts it right",
+        examples=("sudo magictl doctor", "magictl doctor --all"),
+        json="every check, with its findings and the commands that mend them",
+    )  # fmt: skip
+    parser.add_argument("--all", action="store_true", help="every check and every note")
+
+
+def doctor(client: Client, args: argparse.Namespace) -> int:
+    from magid.doctor.checks.all import results
+    from magid.doctor.collect.collector import facts
+
+    def ask(path: str) -> Any:
+        return client.call("GET", path)
+
+    found = results(facts(ask))
+    if args.json:
+        print_json(as_json(found))
+    else:
+        _tell(found, every=args.all)
+    return 1 if any(result.severity == "error" for result in found) else 0
+
+
+def as_json(results: "list[Result]") -> dict[str, Any]:
+    return {
+        "healthy": all(result.severity in (None, _NOTE) for result in results),
+        "checks": [
+            {
+                "name": result.check.name,
+                "says": result.check.says,
+                "ok": not result.findings and result.not_made is None,
+                "notMade": result.not_made
+                and {
+                    "why": result.not_made.why,
+                    "run": result.not_made.run or None,
+                },
+                "findings": [
+                    {
+                        "severity": finding.severity,
+                        "what": finding.what,
+                        "why": finding.why,
+                        "do": finding.do,
+                        "run": list(finding.run),
+                    }
+                    for finding in result.findings
+                ],
+            }
+            for result in results
+        ],
+    }
+
+
+# -- for people ------------------------------------------------------------------------------
+
+
+def _tell(results: "list[Result]", *, every: bool) -> None:
+    """Nothing but one line where all is well; each check on a terminal where it is not."""
+    worst = [result for result in results if result.severity not in (None, _NOTE)]
+    shown = every or (bool(worst) and sys.stdout.isatty())
+    for result in results:
+        found = [f for f in result.findings if every or f.severity != _NOTE]
+        if not found and shown:
+            say(_line(result))
+        for finding in found:
+            _say_finding(result.check.name, finding)
+    _sum_up(results, sum(f.severity != _NOTE for r in worst for f in r.findings))
+
+
+def _line(result: "Result") -> str:
+    if result.not_made:
+        return f"--  {result.check.name:13} {result.not_made.why}"
+    return f"ok  {result.check.name:13} {result.check.says}"
+
+
+def _say_finding(name: str, finding: "Finding") -> None:
+    mark = {"error": "!!", "warning": "! ", "note": "i "}[finding.severity]
+    say(f"{mark}  {name:13} {finding.what}")
+    if finding.why:
+        say(f"{'':17} {finding.why}")
+    if finding.do:
+        say(f"{'':17} {finding.do}")
+    for command in finding.run:
+        say(f"{'':17}     {command}")
+
+
+def _sum_up(results: "list[Result]", problems: int) -> None:
+    """The last line; what could not be looked at goes to stderr."""
+    left = [r.not_made for r in results if r.not_made]
+    made = len(results) - len(left)
+    say(f"{problems or 'no'} problem{'' if problems == 1 else 's'} found ({made} checks)")
+    commands = dict.fromkeys(one.run for one in left if one.run)
+    if commands:
+        more = sum(bool(one.run) for one in left)
+        note(f"{more} more checks with: {', '.join(commands)}")

@@ -1,0 +1,61 @@
+"""logs: what a model's server has written, and magid itself."""
+
+import argparse
+import urllib.parse
+from typing import Any
+
+from magid.cli.client import MODELS, Client, quoted
+from magid.cli.output import flush, json_line, print_json, say
+from magid.cli.parser import Verbs
+from magid.cli.verbs.events import followed
+
+EXAMPLE = "qwen3_4p0b_q4km_fast"
+
+
+def add(verbs: Verbs) -> None:
+    sub = verbs.add(
+        "logs", logs, "the log of a model's server; without a model that of magid itself",
+        examples=(
+            f"magictl logs {EXAMPLE} -n 50", f"magictl logs -f {EXAMPLE} --grep error",
+            "magictl logs --since 1h",
+        ),
+        json="as the API has it; with -f JSON lines",
+    )  # fmt: skip
+    sub.add_argument("model", nargs="?", metavar="MODEL")
+    sub.add_argument("-f", "--follow", action="store_true", help="go on with new lines")
+    sub.add_argument("-n", "--lines", type=int, default=200, help="how many last lines (200)")
+    sub.add_argument("--since", help="an RFC 3339 time, or a span back: 90s, 10m, 2h")
+    sub.add_argument("--grep", help="only lines with this text")
+    sub.add_argument("--instance", type=int, help="which of its servers (0)")
+
+
+def logs(client: Client, args: argparse.Namespace) -> int:
+    query = {"lines": args.lines, "instance": args.instance, "grep": args.grep, "since": args.since}
+    text = urllib.parse.urlencode({k: v for k, v in query.items() if v is not None})
+    of = f"{MODELS}/servers/{quoted(args.model)}" if args.model else "/api"
+    path = f"{of}/logs?{text}"
+    if args.follow:
+        for _, line in followed(client, f"{path}&follow=true"):
+            json_line(line) if args.json else _say(line)
+            flush()
+        return 0
+    answer = client.call("GET", path)
+    if args.json:
+        print_json(answer)
+        return 0
+    for line in answer["lines"]:
+        _say(line)
+    return 0
+
+
+def _say(line: Any) -> None:
+    """As it was written; an entry of magid itself with its time and level.
+
+    An entry can have several lines. All but the first are moved in: whatever is in them, they
+    do not look like other entries.
+    """
+    first, *more = line["message"].split("\n")
+    level = line.get("level")
+    say(f"{line['timestamp']} {level}: {first}" if level else first)
+    for text in more:
+        say(f"  {text}")

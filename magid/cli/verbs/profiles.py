@@ -1,0 +1,170 @@
+"""profile: what should run."""
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from magid.cli.client import MODELS, Client, Refused, quoted
+from magid.cli.editing import edited
+from magid.cli.errors import each
+from magid.cli.interaction import confirmed
+from magid.cli.output import json_line, note, print_json, say
+from magid.cli.parser import Verbs
+from magid.cli.verbs.plan import say_plan
+
+PROFILES = f"{MODELS}/profiles"
+ANSWERED = ("active", "missingModels")  # in the API's answer, and not part of the profile
+
+
+def add(verbs: Verbs) -> None:
+    group = verbs.group("profile", "profiles: what should run")
+    group.add(
+        "ls", ls, "all profiles", aliases=("list",),
+        examples=("magictl profile ls", "magictl profile ls -q"), json="their names",
+    ).add_argument("-q", "--quiet", action="store_true", help="only names")  # fmt: skip
+    group.add(
+        "show", show, "one profile, as its file has it",
+        examples=("magictl profile show production", "magictl profile show production --json"),
+    ).add_argument("profile", metavar="PROFILE")  # fmt: skip
+    group.add(
+        "create", create, "create a profile from a file, or from standard input",
+        examples=("magictl profile create night.yaml", "magictl profile create - < night.json"),
+    ).add_argument("file", metavar="FILE", help="YAML or JSON; -: standard input")  # fmt: skip
+    sub = group.add(
+        "edit", edit, "edit a profile, which is checked before it is saved",
+        examples=("magictl profile edit production", "EDITOR=nano magictl profile edit production"),
+    )  # fmt: skip
+    sub.add_argument("profile", metavar="PROFILE")
+    sub = group.add(
+        "activate", activate, "make a profile the active one, and apply it",
+        examples=("magictl profile activate night", "magictl profile activate night --no-apply"),
+    )  # fmt: skip
+    sub.add_argument("profile", metavar="PROFILE")
+    sub.add_argument("--no-apply", action="store_true", help="only remember it: magictl apply")
+    sub = group.add(
+        "delete", delete, "delete a profile",
+        examples=("magictl profile delete night", "magictl profile delete night --yes"),
+    )  # fmt: skip
+    sub.add_argument("profile", metavar="PROFILE")
+    sub.add_argument("--yes", action="store_true", help="do not ask")
+    group.add(
+        "validate", validate, "check files of profiles without magid: line and key of a mistake",
+        examples=("magictl profile validate night.yaml", "magictl profile validate *.yaml"),
+        json="each profile as the API takes it, on a line of its own",
+    ).add_argument("file", nargs="+", metavar="FILE", help="YAML or JSON; -: stdin")  # fmt: skip
+
+
+def ls(client: Client, args: argparse.Namespace) -> int:
+    names = client.call("GET", PROFILES)
+    if args.json:
+        print_json(names)
+        return 0
+    active = "" if args.quiet else client.call("GET", f"{MODELS}/status")["activeProfile"]
+    for name in names:
+        say(f"{name} (active)" if name == active else name)
+    return 0
+
+
+def show(client: Client, args: argparse.Namespace) -> int:
+    answer = client.call("GET", _path(args.profile))
+    if args.json:
+        print_json(answer)
+        return 0
+    print(_yaml(answer), end="")
+    for model in answer["missingModels"]:
+        note(f"no model is meant by {model!r}")
+    return 0
+
+
+def create(client: Client, args: argparse.Namespace) -> int:
+    answer = client.call("POST", PROFILES, read(*_content(args.file)))
+    if args.json:
+        print_json(answer)
+        return 0
+    say(answer["message"])
+    note(f"try: magictl profile activate {answer['profileName']}")
+    return 0
+
+
+def edit(client: Client, args: argparse.Namespace) -> int:
+    """If-Match, so that what somebody else changes meanwhile is not lost."""
+    answer, tag = client.tagged("GET", _path(args.profile))
+
+    def save(text: str) -> Any:
+        wanted = read(text.encode(), f"profile {args.profile!r}")
+        return client.tagged("PUT", _path(args.profile), wanted, tag)[0]
+
+    saved = edited(_yaml(answer), f"{args.profile}.yaml", save)
+    if saved is None:
+        note("Nothing was changed")
+    elif args.json:
+        print_json(saved)
+    else:
+        say(saved["message"])
+        if saved["active"]:
+            note("it is the active one: magictl diff, magictl apply")
+    return 0
+
+
+def activate(client: Client, args: argparse.Namespace) -> int:
+    wish = "?apply=false" if args.no_apply else ""
+    answer = client.call("POST", f"{_path(args.profile)}/activate{wish}")
+    print_json(answer) if args.json else say_plan(answer)
+    return 0
+
+
+def delete(client: Client, args: argparse.Namespace) -> int:
+    client.call("GET", _path(args.profile))  # before anybody is asked about what is not there
+    confirmed(f"delete profile {args.profile!r}", yes=args.yes)
+    answer = client.call("DELETE", _path(args.profile))
+    print_json(answer) if args.json else say(answer["message"])
+    return 0
+
+
+def validate(client: Client, args: argparse.Namespace) -> int:
+    def one(file: str) -> None:
+        content, source = _content(file)
+        data = read(content, source)
+        json_line(data) if args.json else say(f"{source} is a valid profile, {data['name']!r}")
+
+    return each(client, args.file, one)
+
+
+def _path(name: str) -> str:
+    return f"{PROFILES}/{quoted(name)}"
+
+
+# -- its text --------------------------------------------------------------------------------
+
+
+def read(content: bytes, source: str) -> dict[str, Any]:
+    """The profile as the API takes it, from YAML or JSON. Raises Refused with line and key."""
+    from magid.catalog.profile import parse
+    from magid.errors import InvalidProfile  # late: pydantic takes longer than all the rest
+
+    try:
+        profile = parse(content, source)
+    except InvalidProfile as error:
+        raise Refused(f"{error.message}\ntry: man 5 magi-profile") from None
+    data: dict[str, Any] = profile.model_dump(mode="json", by_alias=True)
+    return data
+
+
+def _yaml(answer: dict[str, Any]) -> str:
+    """As a file has it: snake_case."""
+    from magid.catalog.profile import Profile
+    from magid.files.strict_yaml import dumps
+
+    given = {key: value for key, value in answer.items() if key not in ANSWERED}
+    return dumps(Profile.model_validate_json(json.dumps(given)).model_dump(mode="json"))
+
+
+def _content(file: str) -> tuple[bytes, str]:
+    if file == "-":
+        return sys.stdin.buffer.read(), "standard input"
+    try:
+        with open(file, "rb") as opened:  # noqa: PTH123  # saves an import
+            return opened.read(), file
+    except OSError as error:
+        raise Refused(f"cannot read {file}: {error.strerror}") from None

@@ -1,0 +1,123 @@
+"""start, stop, restart, wait: the servers of models."""
+
+import argparse
+from typing import Any
+
+from magid.cli.client import MODELS, Client, Refused, quoted
+from magid.cli.deadline import seconds, within
+from magid.cli.errors import each
+from magid.cli.interaction import confirmed
+from magid.cli.output import json_line, say
+from magid.cli.parser import Verbs
+from magid.cli.progress import Progress
+from magid.cli.verbs.events import changes
+from magid.cli.verbs.plan import say_plan
+
+ALIASES = {"start": ("load",), "stop": ("unload",), "restart": ()}
+EXAMPLE = "qwen3_4p0b_q4km_fast"
+LINES = "each answer of the API on a line of its own"
+
+
+def add(verbs: Verbs) -> None:
+    for name, aliases in ALIASES.items():
+        last = (
+            "magictl restart MODEL --timeout 60" if name == "restart" else f"magictl {name} --all"
+        )
+        sub = verbs.add(
+            name, act, f"{name} the servers of models, and wait for it",
+            aliases=aliases, json=LINES,
+            examples=(f"magictl {name} {EXAMPLE}", f"magictl {name} {EXAMPLE} --no-wait", last),
+        )  # fmt: skip
+        sub.add_argument("models", nargs="+" if name == "restart" else "*", metavar="MODEL")
+        sub.add_argument("--no-wait", action="store_true", help="return at once")
+        sub.add_argument("--timeout", type=float, default=600, help="seconds to wait (600)")
+        if name != "restart":
+            which = "those that should run" if name == "start" else "all that run"
+            sub.add_argument("--all", action="store_true", help=f"{which}, without waiting")
+        if name == "stop":
+            sub.add_argument("--yes", action="store_true", help="with --all: do not ask")
+    sub = verbs.add(
+        "wait", wait, "wait until a model is ready as it is wanted now, or stopped",
+        examples=(f"magictl wait {EXAMPLE}", f"magictl wait {EXAMPLE} --for=stopped --timeout 30"),
+        json="the servers, as the API has them",
+    )  # fmt: skip
+    sub.add_argument("model", metavar="MODEL")
+    sub.add_argument("--for", dest="state", choices=("ready", "stopped"), default="ready",
+                     help="what to wait for (ready)")  # fmt: skip
+    sub.add_argument(
+        "--timeout", type=seconds, help="seconds until it is given up with 124 (never)"
+    )
+
+
+# -- start, stop, restart --------------------------------------------------------------------
+
+
+def act(client: Client, args: argparse.Namespace) -> int:
+    """start, stop and restart; they wait for the end unless --no-wait."""
+    if getattr(args, "all", False):
+        return _act_on_all(client, args)
+    if not args.models:
+        raise Refused(
+            f"cannot {args.verb} without a model: none is named\ntry: magictl {args.verb} MODEL, "
+            f"or magictl {args.verb} --all", 2
+        )  # fmt: skip
+    wait = "" if args.no_wait else f"?wait={args.timeout:g}"
+
+    def one(model: str) -> None:
+        path = f"{MODELS}/servers/{quoted(model)}/{args.verb}{wait}"
+        with Progress(client, model, wanted=bool(wait) and args.verb != "stop"):
+            answer = client.call("POST", path)
+        json_line(answer) if args.json else say(answer["message"])
+
+    return each(client, args.models, one)
+
+
+def _act_on_all(client: Client, args: argparse.Namespace) -> int:
+    if args.models:
+        raise Refused(f"cannot {args.verb} some and all: give models or --all", 2)
+    if args.verb == "stop":
+        confirmed("stop all servers", yes=args.yes)
+    answer = client.call("POST", f"{MODELS}/servers/{args.verb}-all")
+    json_line(answer) if args.json else say_plan(answer)
+    return 0
+
+
+# -- wait ------------------------------------------------------------------------------------
+
+
+def wait(client: Client, args: argparse.Namespace) -> int:
+    model = client.call("GET", f"{MODELS}/{quoted(args.model)}")["modelId"]
+    late = f"cannot wait longer for {model}: it was not {args.state} after {args.timeout or 0:g} s"
+    with within(args.timeout, f"{late}\ntry: magictl diff, magictl ps -a"), Progress(client, model):
+        servers = _wait(client, model, args.state)
+    if args.json:
+        json_line({"modelId": model, "servers": servers})
+    else:
+        say(f"{model} is {args.state}")
+    return 0
+
+
+def _is_so(servers: list[Any], state: str) -> bool:
+    """A server that `apply` is about to replace is ready, but not what is waited for."""
+    if state == "ready":
+        return bool(servers) and all(s["isReady"] and s["specCurrent"] for s in servers)
+    return all(server["state"] == state for server in servers)
+
+
+def _wait(client: Client, model: str, state: str) -> list[Any]:
+    """Its servers, once all of them are as wanted. Raises Refused when one has failed for good."""
+    servers: dict[int, Any] = {}
+    for kind, data in changes(client):
+        if kind == "snapshot":
+            servers = {s["port"]: s for s in data["servers"]["servers"] if s["modelId"] == model}
+        elif kind == "server" and data["server"]["modelId"] == model:
+            servers[data["server"]["port"]] = data["server"]
+        if _is_so(list(servers.values()), state):
+            break
+        broken = [s for s in servers.values() if s["state"] == "failed"]
+        if state == "ready" and broken:
+            raise Refused(
+                f"cannot wait for {model}: its server has failed, {broken[0]['stateReason']}\n"
+                f"try: magictl logs {model}"
+            )
+    return list(servers.values())

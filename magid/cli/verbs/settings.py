@@ -1,0 +1,144 @@
+"""enable, disable, tier, thinking, set: what a person decides about a model."""
+
+import argparse
+from typing import Any
+
+from magid.cli.client import MODELS, Client, Refused, quoted
+from magid.cli.errors import each, like
+from magid.cli.output import json_line, note, say
+from magid.cli.parser import Verbs
+
+EXAMPLE = "qwen3_4p0b_q4km_fast"
+NUMBERS = ("nGpuLayers", "ctxSize", "nThreads", "batchSize", "parallel", "instances",
+           "idleStopSeconds", "memoryMax", "cpuQuota", "port")  # fmt: skip
+OF_ITS_OWN = ("port", "enabled")  # each has a route of its own
+KEYS = (*NUMBERS, "extraArgs", "start", "enabled")
+ANSWERS = {"yes": True, "true": True, "no": False, "false": False}
+UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+LINES = "each answer of the API on a line of its own"
+
+
+def add(verbs: Verbs) -> None:
+    for name in ("enable", "disable"):
+        verbs.add(
+            name, enable, f"{name} models, whatever the profile says", json=LINES,
+            examples=(
+                f"magictl {name} {EXAMPLE}", f"magictl ls -q --tier fast | xargs magictl {name}",
+            ),
+        ).add_argument("models", nargs="+", metavar="MODEL")  # fmt: skip
+    sub = verbs.add(
+        "tier", tier, "override the tier of a model; auto: as it was found",
+        examples=(f"magictl tier {EXAMPLE} balanced", f"magictl tier {EXAMPLE} auto"),
+    )  # fmt: skip
+    sub.add_argument("model", metavar="MODEL")
+    sub.add_argument("tier", choices=("fast", "balanced", "powerful", "auto"))
+    sub = verbs.add(
+        "thinking", thinking, "override whether a model thinks; auto: as it was found",
+        examples=(f"magictl thinking {EXAMPLE} on", f"magictl thinking {EXAMPLE} auto"),
+    )  # fmt: skip
+    sub.add_argument("model", metavar="MODEL")
+    sub.add_argument("thinking", choices=("on", "off", "auto"))
+    sub = verbs.add(
+        "set", set_, "change how a model runs; KEY= puts a key back to its default", json=LINES,
+        examples=(
+            f"magictl set {EXAMPLE} ctxSize=8192 parallel=4",
+            f"magictl set {EXAMPLE} extraArgs='--temp 0.2' memoryMax=24G port=8085",
+            f"magictl set {EXAMPLE} ctxSize= port= enabled=",
+        ),
+    )  # fmt: skip
+    sub.add_argument("model", metavar="MODEL")
+    sub.add_argument("settings", nargs="+", metavar="KEY=VALUE", help=f"of {', '.join(KEYS)}")
+
+
+def enable(client: Client, args: argparse.Namespace) -> int:
+    wanted = {"enabled": args.verb == "enable"}
+
+    def one(model: str) -> None:
+        _changed(args, client.call("PUT", f"{MODELS}/{quoted(model)}/enabled", wanted))
+
+    return each(client, args.models, one)
+
+
+def tier(client: Client, args: argparse.Namespace) -> int:
+    value = None if args.tier == "auto" else args.tier
+    _changed(args, client.call("PUT", f"{MODELS}/{quoted(args.model)}/tier", {"tier": value}))
+    return 0
+
+
+def thinking(client: Client, args: argparse.Namespace) -> int:
+    value = {"on": True, "off": False, "auto": None}[args.thinking]
+    path = f"{MODELS}/{quoted(args.model)}/thinking"
+    _changed(args, client.call("PUT", path, {"thinking": value}))
+    return 0
+
+
+def set_(client: Client, args: argparse.Namespace) -> int:
+    """The port first: it is what may be refused for reasons that nobody sees from here."""
+    wanted = dict(map(setting, args.settings))
+    path = f"{MODELS}/{quoted(args.model)}"
+    for key in OF_ITS_OWN:
+        if key in wanted:
+            _changed(args, client.call("PUT", f"{path}/{key}", {key: wanted.pop(key)}))
+    if wanted:
+        _changed(args, client.call("PUT", f"{path}/runtime-settings", wanted))
+    return 0
+
+
+def _changed(args: argparse.Namespace, answer: Any) -> None:
+    if args.json:
+        json_line(answer)
+        return
+    say(answer["message"])
+    if answer["restartRequired"]:
+        note("what runs differs now from what is wanted: magictl apply")
+
+
+# -- settings as a person writes them --------------------------------------------------------
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """Key and value of `ctxSize=8192`; keys in any spelling (ctx-size), sizes as 24G too. Pure.
+
+    Raises Refused for what magid would not understand.
+    """
+    word, sign, value = text.partition("=")
+    key = _key(word)
+    if not sign:
+        raise Refused(
+            f"cannot read {text!r}: give KEY=VALUE, or KEY= for the default\n"
+            "try: magictl set --help",
+            2,
+        )
+    if value == "":
+        return key, None
+    if key == "extraArgs":
+        import shlex  # late: it takes some milliseconds
+
+        try:
+            return key, shlex.split(value)
+        except ValueError as error:
+            raise Refused(f"cannot read {text!r}: {error}", 2) from None
+    if key == "enabled" and value in ANSWERS:
+        return key, ANSWERS[value]
+    return key, value if key == "start" else _number(text, value)
+
+
+def _key(word: str) -> str:
+    spelled = {key.lower(): key for key in KEYS}
+    found = spelled.get(word.replace("-", "").replace("_", "").lower())
+    if found:
+        return found
+    near = like(word, KEYS)
+    advice = f"\ndid you mean {near!r}?" if near else ""
+    raise Refused(
+        f"cannot set {word!r}: known are {', '.join(KEYS)}{advice}\ntry: magictl set --help", 2
+    )
+
+
+def _number(text: str, value: str) -> int:
+    unit = value.upper().removesuffix("B").removesuffix("I")
+    factor = UNITS.get(unit[-1:], 1)
+    digits = unit[:-1] if factor > 1 else value
+    if not digits.lstrip("-").isascii() or not digits.lstrip("-").isdigit():
+        raise Refused(f"cannot read {text!r}: give a whole number, such as 8192 or 24G", 2)
+    return int(digits) * factor

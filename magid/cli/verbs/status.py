@@ -1,0 +1,204 @@
+"""status, ls, ps, show, cat: what there is, what runs, and how."""
+
+import argparse
+from typing import Any
+
+from magid.cli.client import MODELS, Client, quoted
+from magid.cli.output import (
+    BOLD,
+    ago,
+    cell,
+    explained,
+    paint,
+    plain,
+    print_json,
+    say,
+    size,
+    span,
+    table,
+)
+from magid.cli.parser import Verbs
+
+# Setting of the API -> the options of llama-server that come from it.
+OPTIONS = {
+    "nGpuLayers": ("--n-gpu-layers", "--gpu-layers"), "ctxSize": ("--ctx-size",),
+    "nThreads": ("--threads",), "batchSize": ("--batch-size",), "parallel": ("--parallel",),
+    "port": ("--port",),
+}  # fmt: skip
+DISCOVERED = ("--model", "--alias", "--mmproj", "--embeddings", "--embedding", "--reranking")
+SETTINGS = ("nGpuLayers", "ctxSize", "nThreads", "batchSize", "parallel", "instances", "extraArgs",
+            "start", "idleStopSeconds", "memoryMax", "cpuQuota")  # fmt: skip
+
+
+def add(verbs: Verbs) -> None:
+    verbs.add(
+        "status", status, "one summary; exit status 3 when not ready",
+        examples=("magictl status", "magictl status --json"),
+    )  # fmt: skip
+    sub = verbs.add(
+        "ls", ls, "all models", aliases=("list",),
+        examples=("magictl ls", "magictl ls --tier fast", "magictl ls -q | xargs magictl enable"),
+    )  # fmt: skip
+    sub.add_argument("-q", "--quiet", action="store_true", help="only names, one on a line")
+    sub.add_argument("--tier", choices=("fast", "balanced", "powerful"), help="only of this tier")
+    sub = verbs.add(
+        "ps", ps, "servers that run; with -a all of them",
+        examples=("magictl ps", "magictl ps -a", "magictl ps -q"),
+    )  # fmt: skip
+    sub.add_argument("-a", "--all", action="store_true", help="those that do not run too")
+    sub.add_argument("-q", "--quiet", action="store_true", help="only names of models")
+    verbs.add(
+        "show", show, "one model: its values, and where each comes from",
+        examples=(f"magictl show {EXAMPLE}", f"magictl show {EXAMPLE} --json"),
+    ).add_argument("model", metavar="MODEL")  # fmt: skip
+    verbs.add(
+        "cat", cat, "the command line that a model runs with, and where each part comes from",
+        examples=(f"magictl cat {EXAMPLE}", f"magictl cat {EXAMPLE} --json"),
+        json="argv and sources, as the API has them",
+    ).add_argument("model", metavar="MODEL")  # fmt: skip
+
+
+EXAMPLE = "qwen3_4p0b_q4km_fast"
+
+
+def status(client: Client, args: argparse.Namespace) -> int:
+    answer = client.call("GET", f"{MODELS}/status")
+    if args.json:
+        print_json(answer)
+        return 0 if answer["ready"] else 3
+    ready = "ready" if answer["ready"] else "not ready"
+    states = ", ".join(f"{n} {state}" for state, n in answer["serversByState"].items() if n)
+    memory = answer["memory"]
+    say(f"magid {answer['versions']['magid']}: {answer['phase']}, {ready}")
+    say(f"profile:      {cell(answer['activeProfile'])}")
+    say(f"models:       {answer['totalModels']} known, {answer['enabledModels']} enabled")
+    say(f"servers:      {states or 'none'}")
+    say(f"llama-server: {cell(answer['versions']['llamaServer'])}")
+    say(f"memory:       {size(memory['availableBytes'])} of {size(memory['totalBytes'])} available")
+    pending = answer["pendingChanges"]
+    if pending["start"] or pending["stop"]:
+        say(f"pending:      {pending['start']} to start, {pending['stop']} to stop: magictl apply")
+    for problem in answer["problems"]:
+        say(f"problem:      {problem}")
+    return 0 if answer["ready"] else 3
+
+
+def ls(client: Client, args: argparse.Namespace) -> int:
+    answer = client.call("GET", f"{MODELS}/registry")
+    models = [m for m in answer["models"].values() if args.tier in (None, m["effectiveTier"])]
+    if args.json:
+        print_json({**answer, "models": {m["modelId"]: m for m in models}})
+    elif args.quiet:
+        _names(models)
+    else:
+        of = f" of tier {args.tier}" if args.tier else ""
+        table(
+            ("MODEL", "TIER", "THINKING", "SIZE", "PORT", "ENABLED", "FOUND"),
+            [
+                (m["modelId"], m["effectiveTier"], m["effectiveThinking"], size(m["sizeBytes"]),
+                 m["port"], m["enabled"], ago(m["discoveredAt"]))
+                for m in models
+            ],
+            f"no models{of} below {', '.join(answer['scanPaths'])}",
+        )  # fmt: skip
+    return 0
+
+
+def ps(client: Client, args: argparse.Namespace) -> int:
+    answer = client.call("GET", f"{MODELS}/servers")
+    shown = [s for s in answer["servers"] if args.all or s["state"] != "stopped"]
+    if args.json:
+        print_json({**answer, "servers": shown})
+    elif args.quiet:
+        _names(shown)
+    else:
+        rest = len(answer["servers"]) - len(shown)
+        table(
+            ("UNIT", "MODEL", "STATE", "PID", "MEMORY", "UPTIME", "RESTARTS", "REASON"),
+            [
+                (s["unit"], s["modelId"], s["state"], s["pid"], size(s["memoryBytes"]),
+                 span(s["uptimeSeconds"]) if s["isRunning"] else None, s["restarts"],
+                 s["stateReason"])
+                for s in shown
+            ],
+            f"no servers run; {rest} are stopped: magictl ps -a" if rest else "no servers",
+        )  # fmt: skip
+    return 0
+
+
+def _names(rows: list[Any]) -> None:
+    for name in dict.fromkeys(row["modelId"] for row in rows):
+        say(name)
+
+
+def show(client: Client, args: argparse.Namespace) -> int:
+    answer = client.call("GET", f"{MODELS}/{quoted(args.model)}")
+    if args.json:
+        print_json(answer)
+        return 0
+    sources = answer["sources"]
+    say(answer["modelId"])
+    rows: list[tuple[str, object, str]] = [
+        ("name", answer["displayName"], ""),
+        ("file", answer["filePath"], ""),
+        *(("with", c["filePath"], c["kind"]) for c in answer["companions"]),
+        ("size", f"{size(answer['sizeBytes'])}, {answer['sizeParams']:g} billion parameters", ""),
+        ("kind", f"{answer['kind']}, {answer['architecture']}", ""),
+        ("context", answer["contextLength"], "tokens at most"),
+        ("found", ago(answer["discoveredAt"]), ""),
+        ("tier", answer["effectiveTier"], sources["tier"]),
+        ("thinking", answer["effectiveThinking"], f"{sources['thinking']}: {_evidence(answer)}"),
+        ("enabled", answer["enabled"], answer["wantedReason"]),
+        ("port", ", ".join(map(str, answer["ports"])) or answer["port"], sources["port"]),
+        *((key, _value(answer[key]), sources.get(key, "")) for key in SETTINGS),
+    ]
+    explained([(name, cell(value), about) for name, value, about in rows])
+    if answer["argvProblem"]:
+        say(f"  cannot run: {answer['argvProblem']}")
+    return 0
+
+
+def _evidence(answer: Any) -> str:
+    return f"{answer['thinkingMode']}, {answer['thinkingEvidence']}"
+
+
+def _value(value: object) -> object:
+    return " ".join(map(str, value)) if isinstance(value, list) else value
+
+
+def cat(client: Client, args: argparse.Namespace) -> int:
+    answer = client.call("GET", f"{MODELS}/{quoted(args.model)}")
+    if args.json:
+        print_json({key: answer[key] for key in ("modelId", "argv", "argvProblem", "sources")})
+        return 0
+    for number, argv in enumerate(answer["argv"]):
+        if len(answer["argv"]) > 1:
+            say(f"# instance {number}")
+        print(paint(plain(argv[0]), BOLD))
+        explained([(" ".join(words), where) for words, where in _options(argv, answer)])
+    if answer["argvProblem"]:
+        say(f"# cannot run: {answer['argvProblem']}")
+        return 1
+    return 0
+
+
+def _options(argv: list[str], answer: Any) -> list[tuple[list[str], str]]:
+    """Each option with its values, and where it comes from."""
+    options: list[list[str]] = []
+    for word in argv[1:]:
+        if word.startswith("-") and not word[1:2].isdigit():
+            options.append([word])
+        elif options:
+            options[-1].append(word)
+    return [(words, _origin(words[0], answer)) for words in options]
+
+
+def _origin(option: str, answer: Any) -> str:
+    for setting, options in OPTIONS.items():
+        if option in options:
+            return str(answer["sources"].get(setting, ""))
+    if option in DISCOVERED:
+        return "discovery"
+    if option in {word.partition("=")[0] for word in answer["extraArgs"]}:
+        return f"extraArgs: {answer['sources'].get('extraArgs', '')}"
+    return "magid"

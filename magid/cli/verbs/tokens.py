@@ -1,0 +1,139 @@
+"""token: who may call over TCP."""
+
+import argparse
+import os
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+from magid.cli.client import Client, Refused, quoted
+from magid.cli.errors import each
+from magid.cli.output import note, print_json, say, table
+from magid.cli.parser import Verbs
+
+PATH = "/api/tokens"
+_UNITS = {"h": 3600, "d": 86_400, "w": 604_800}
+
+
+def add(verbs: Verbs) -> None:
+    group = verbs.group("token", "tokens: who may call over TCP")
+    _add_create(group)
+    _may_be_offline(group.add(
+        "ls", ls, "all tokens, and when they were last used", aliases=("list",),
+        examples=("magictl token ls", "magictl token ls --json"),
+    ))  # fmt: skip
+    _may_be_offline(group.add(
+        "revoke", revoke, "make tokens worthless, at once", aliases=("rm", "delete"),
+        examples=("magictl token revoke ci", "magictl token revoke ci --offline"), json="",
+    )).add_argument("tokens", nargs="+", metavar="NAME")  # fmt: skip
+
+
+def _may_be_offline(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser.add_argument(
+        "--offline", action="store_true", help="while magid does not run, as root or as its user"
+    )
+    return parser
+
+
+def _add_create(group: Verbs) -> None:
+    sub = group.add(
+        "create", create, "make a token, which is printed this once",
+        examples=(
+            "magictl token create --name prometheus --scope read",
+            "magictl token create --name ci --scope infer --models fast 'qwen*' --expires 90d",
+            "magictl token create --offline --name first --scope admin",
+        ),
+    )  # fmt: skip
+    sub.add_argument("--name", required=True, help="what it is called: letters, digits and ._-")
+    sub.add_argument(
+        "--scope", action="append", choices=("read", "infer", "admin"), required=True,
+        help="what it is for; may be repeated; admin has the others in it",
+    )  # fmt: skip
+    sub.add_argument(
+        "--models", nargs="+", metavar="MODEL",
+        help="all that it may use of the gateway: ids, globs, aliases, tiers",
+    )  # fmt: skip
+    sub.add_argument(
+        "--expires", metavar="WHEN", help="a span from now, 12h, 90d, 4w, or a date, 2030-12-31"
+    )
+    _may_be_offline(sub)
+
+
+def create(client: Client, args: argparse.Namespace) -> int:
+    body = {"name": args.name, "scopes": args.scope}
+    if args.models:
+        body["models"] = args.models
+    if args.expires:
+        body["expiresAt"] = moment(args.expires, time.time())
+    is_offline = args.offline
+    answer = _offline("create_token", body) if is_offline else client.call("POST", PATH, body)
+    if args.json:
+        print_json(answer)
+        return 0
+    say(answer["token"])
+    note("this is shown only here: keep it where nobody else reads it")
+    return 0
+
+
+def _offline(what: str, *given: Any) -> Any:
+    """Without the daemon, whose code is loaded here alone."""
+    from magid.auth import offline
+
+    do: Callable[..., Any] = getattr(offline, what)
+    try:
+        return do(os.environ, *given)
+    except offline.Impossible as error:
+        status = 4 if error.code == "TokenNotFound" else 1
+        raise Refused(str(error), status, error.code, error.details) from None
+
+
+def revoke(client: Client, args: argparse.Namespace) -> int:
+    def one(name: str) -> None:
+        if args.offline:
+            answer = _offline("revoke_token", name)
+        else:
+            answer = client.call("DELETE", f"{PATH}/{quoted(name)}")
+        say(answer["message"])
+
+    return each(client, args.tokens, one)
+
+
+def ls(client: Client, args: argparse.Namespace) -> int:
+    answer = _offline("list_tokens") if args.offline else client.call("GET", PATH)
+    if args.json:
+        print_json(answer)
+        return 0
+    if answer["problem"]:
+        note(answer["problem"])
+    closed = "no tokens; nobody gets in over TCP"
+    table(
+        ("NAME", "SCOPES", "MODELS", "CREATED", "EXPIRES", "LAST USED"),
+        [
+            (t["name"], ",".join(t["scopes"]), ",".join(t["models"] or ()), t["createdAt"],
+             f"{t['expiresAt']} (expired)" if t["expired"] else t["expiresAt"], t["lastUsedAt"])
+            for t in answer["tokens"]
+        ],
+        closed if answer["required"] else "no tokens; who is on this machine may do everything",
+    )  # fmt: skip
+    return 0
+
+
+def moment(text: str, now: float) -> str:
+    """`90d` from now, or the end of a day here, in RFC 3339. Raises Refused."""
+    span = re.fullmatch(r"([0-9]{1,5})([hdw])", text)
+    if span:
+        return _rfc3339(now + int(span[1]) * _UNITS[span[2]])
+    try:
+        day = time.strptime(text, "%Y-%m-%d")
+        return _rfc3339(time.mktime((*day[:3], 23, 59, 59, 0, 0, -1)))
+    except (ValueError, OverflowError):
+        raise Refused(
+            f"cannot read --expires {text}: it is no span from now, 12h, 90d or 4w, and no date, "
+            "2030-12-31\ntry: magictl token create --help",
+            2,
+        ) from None
+
+
+def _rfc3339(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

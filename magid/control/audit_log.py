@@ -1,0 +1,57 @@
+"""What becomes of servers, and what users decide, told to the log as one line each.
+
+The launchers and the REST layer stay free of this: whoever changes something, it is told the same.
+"""
+
+import logging
+
+from magid.catalog.effective import Model
+from magid.catalog.registry import ModelEntry
+from magid.log.events import Event, about
+from magid.servers.backend import ObservedServer, ServerState
+
+log = logging.getLogger(__name__)
+
+_TOLD = {
+    ServerState.READY: (logging.INFO, Event.SERVER_READY),
+    ServerState.STOPPED: (logging.INFO, Event.SERVER_STOPPED),
+    ServerState.BACKOFF: (logging.WARNING, Event.SERVER_BACKOFF),
+    ServerState.FAILED: (logging.ERROR, Event.SERVER_FAILED),
+}
+
+
+class StateLog:
+    """Hears of every change of a server (`units.Launcher.subscribe`)."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, ServerState] = {}
+
+    def hear(self, server: ObservedServer) -> None:
+        """Tell where a server has got to. One that ran or rested before magid began is no news."""
+        before = self._seen.get(server.port)
+        self._seen[server.port] = server.state
+        is_old = before is None and server.state in (ServerState.READY, ServerState.STOPPED)
+        if before is server.state or is_old or server.state not in _TOLD:
+            return
+        level, event = _TOLD[server.state]
+        log.log(
+            level, "%s (%s) is %s", server.unit, server.model_id, _how(server),
+            extra=about(event, model=server.model_id, port=server.port),
+        )  # fmt: skip
+
+
+def _how(server: ObservedServer) -> str:
+    if server.state is ServerState.READY and server.started_at and server.ready_at:
+        return f"ready after {server.ready_at - server.started_at:.1f} s"
+    return f"{server.state}: {server.reason}" if server.reason else str(server.state)
+
+
+def tell_decision(before: ModelEntry, model: Model) -> None:
+    """What a user has changed of a model."""
+    old, new = (entry.model_dump(mode="json", by_alias=True) for entry in (before, model.entry))
+    changed = {name: value for name, value in new.items() if old.get(name) != value}
+    words = ", ".join(f"{name}={value!r}" for name, value in changed.items()) or "nothing changed"
+    log.info(
+        "decided for %s: %s", model.model_id, words,
+        extra=about(Event.DECIDED, model=model.model_id),
+    )  # fmt: skip

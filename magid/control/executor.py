@@ -1,0 +1,261 @@
+"""Carries out plans: the only caller of the launcher's start and stop.
+
+Starts on one device go one after another, because llama-server fits itself to the memory that is
+free while it loads; different devices go side by side. A start that waits for its turn can be
+called off. A model whose process is being made or ended is changing: a second change of it is
+refused with Busy. Loading is a state and not a change, so a model can be stopped while it loads.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Container, Coroutine, Iterable
+from typing import Any
+
+from magid.control.planner import Plan, Start, Stop
+from magid.errors import Busy, Conflict, MagidError, ServerFailed, TimedOut
+from magid.log.events import Event, about
+from magid.servers.backend import Launcher, ObservedServer, ServerSpec, ServerState
+
+log = logging.getLogger(__name__)
+
+# In these states a server's share of the memory is not settled: the next one has to wait.
+_HOLDING = frozenset({ServerState.STARTING, ServerState.LOADING, ServerState.STOPPING})
+
+_Task = asyncio.Task[None]
+
+
+class Runner:
+    """Not thread-safe: everything happens on the event loop."""
+
+    def __init__(self, launcher: Launcher) -> None:
+        self._launcher = launcher
+        self._changing: Counter[str] = Counter()  # model id -> how many of its servers are changing
+        self._calm = asyncio.Event()
+        self._calm.set()
+        self._queued: dict[int, tuple[ServerSpec, _Task]] = {}  # by port
+        self._line: dict[_Task, frozenset[str]] = {}  # starts that have not ended, in order
+        self._tasks: set[_Task] = set()
+        self._plans: set[_Task] = set()
+        self._closed = False
+
+    @property
+    def queued(self) -> dict[int, ServerSpec]:
+        """Port -> the server whose start waits for its turn. A copy."""
+        return {port: spec for port, (spec, _) in self._queued.items()}
+
+    def begin(self, plan: Plan, *, call_off: Iterable[int] = ()) -> _Task:
+        """Start to carry out `plan`; the task ends when all is stopped and loaded, or failed.
+
+        Queued starts on the ports `call_off` are forgotten first. Raises Busy, before anything is
+        touched, if a model of the plan is changing. A start that is queued already is not queued
+        twice. The task raises the first error, and Conflict where a start was called off or ended
+        by a stop; nobody needs to await it, and cancelling it does not undo the plan.
+        """
+        self._check(plan)
+        self.call_off(call_off)
+        self.call_off(line.port for line in plan.stop)
+        stops = [self._begin_stop(line) for line in plan.stop]
+        starts = [self._enqueue(line, stops) for line in plan.start]
+        task = asyncio.create_task(_all(stops + starts))
+        self._plans.add(task)
+        task.add_done_callback(self._plan_ended)
+        return task
+
+    async def finished(
+        self, model_id: str, ports: Container[int], work: _Task, timeout_s: float
+    ) -> None:
+        """Wait until the work is done and the model's servers have settled.
+
+        Raises what the work raises, TimedOut (the work goes on), or ServerFailed with the reason
+        if a server on one of `ports` has failed: one on a port it had before does not count.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                await asyncio.shield(work)
+                for server in self._servers_of(model_id):
+                    await self._launcher.settled(server.port)
+        except TimeoutError:
+            raise TimedOut(
+                f"cannot say yet how {model_id!r} ends: still under way after {timeout_s:g} s; "
+                "GET /api/models/servers shows its state",
+                modelId=model_id,
+            ) from None
+        for server in self._servers_of(model_id):
+            if server.state is ServerState.FAILED and server.port in ports:
+                raise ServerFailed(
+                    f"cannot run {model_id!r}: {server.reason}; "
+                    f"GET /api/models/servers/{model_id}/logs shows more",
+                    modelId=model_id,
+                    port=server.port,
+                )
+
+    def _servers_of(self, model_id: str) -> list[ObservedServer]:
+        return [s for s in self._launcher.observed().values() if s.model_id == model_id]
+
+    async def quiet(self) -> None:
+        """Wait until no model is changing: a plan begun at once after it is not Busy."""
+        while self._changing:
+            await self._calm.wait()
+
+    def call_off(self, ports: Iterable[int]) -> None:
+        """Forget the starts on these ports that still wait for their turn. Idempotent."""
+        for port in list(ports):
+            if port in self._queued:
+                self._queued.pop(port)[1].cancel()
+
+    async def close(self) -> None:
+        """End all work that is under way; servers stay as they are. Idempotent."""
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+        # What waits for a plan learns that it was called off, so plans are not cancelled.
+        await asyncio.gather(*self._tasks, *self._plans, return_exceptions=True)
+
+    def _check(self, plan: Plan) -> None:
+        if self._closed:
+            raise Conflict("cannot change a server: magid is shutting down; try again in a moment")
+        busy = sorted(plan.model_ids & self._changing.keys())
+        if busy:
+            raise Busy(
+                f"cannot change {busy[0]!r}: another change of it is under way; try again when it "
+                "is done",
+                modelId=busy[0],
+            )
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> _Task:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: _Task) -> None:
+        self._tasks.discard(task)
+        self._line.pop(task, None)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, MagidError):
+            level = logging.WARNING if isinstance(error, Conflict) else logging.ERROR
+            extra = about(
+                Event.CHANGE_FAILED, error=error.code, model=error.details.get("modelId"),
+                port=error.details.get("port"),
+            )  # fmt: skip
+            log.log(level, "%s", error.message, extra=extra)
+        elif error is not None:
+            log.error("a start or stop ended by a mistake in magid", exc_info=error)
+
+    def _plan_ended(self, task: _Task) -> None:
+        self._plans.discard(task)
+        if not task.cancelled():
+            task.exception()  # logged where it came from; here it only counts as seen
+
+    # -- stops ---------------------------------------------------------------------------
+
+    def _begin_stop(self, line: Stop) -> _Task:
+        # Changing from now on, not from when the task first runs: two requests of the same
+        # instant must not both pass.
+        self._enter(line.model_id)
+        return self._spawn(self._stop(line))
+
+    async def _stop(self, line: Stop) -> None:
+        log.info(
+            "stopping the server on port %d (%s): %s", line.port, line.model_id, line.reason,
+            extra=about(Event.SERVER_STOPPING, model=line.model_id, port=line.port),
+        )  # fmt: skip
+        try:
+            await self._launcher.stop(line.port)
+        finally:
+            self._leave(line.model_id)
+
+    # -- starts --------------------------------------------------------------------------
+
+    def _enqueue(self, line: Start, stops: list[_Task]) -> _Task:
+        """The start waits for the stops, and for all starts before it that share a device."""
+        spec = line.spec
+        queued = self._queued.get(spec.port)
+        if queued and queued[0] == spec:
+            return queued[1]
+        self.call_off([spec.port])
+        mine = devices_of(spec)
+        ahead = [task for task, theirs in self._line.items() if _share(mine, theirs)]
+        task = self._spawn(self._start(line, stops + ahead))
+        self._queued[spec.port] = (spec, task)
+        self._line[task] = mine
+        return task
+
+    async def _start(self, line: Start, ahead: list[_Task]) -> None:
+        spec = line.spec
+        if ahead:
+            await asyncio.wait(ahead)
+        # From here on it is no longer queued but changing: calling it off is too late.
+        self._queued.pop(spec.port, None)
+        log.info(
+            "starting %s on port %d: %s", spec.model_id, spec.port, line.reason,
+            extra=about(Event.SERVER_STARTING, model=spec.model_id, port=spec.port),
+        )  # fmt: skip
+        self._enter(spec.model_id)
+        try:
+            await self._launcher.start(spec)
+        finally:
+            self._leave(spec.model_id)
+        server = await self._loaded(spec.port)
+        if server is not None and server.state is ServerState.STOPPED:
+            raise Conflict(
+                f"cannot finish the start of {spec.model_id!r}: it was stopped meanwhile; "
+                "start it again",
+                modelId=spec.model_id,
+            )
+
+    async def _loaded(self, port: int) -> ObservedServer | None:
+        """Wait until the server reads its model no more: ready, failed, stopped or in backoff."""
+        loaded: asyncio.Future[ObservedServer] = asyncio.get_running_loop().create_future()
+
+        def look(server: ObservedServer) -> None:
+            if server.port == port and server.state not in _HOLDING and not loaded.done():
+                loaded.set_result(server)
+
+        unsubscribe = self._launcher.subscribe(look)
+        try:
+            server = self._launcher.observed().get(port)
+            if server is None or server.state not in _HOLDING:
+                return server
+            return await loaded
+        finally:
+            unsubscribe()
+
+    # -- what is changing ----------------------------------------------------------------
+
+    def _enter(self, model_id: str) -> None:
+        self._changing[model_id] += 1
+        self._calm.clear()
+
+    def _leave(self, model_id: str) -> None:
+        self._changing[model_id] -= 1
+        if not self._changing[model_id]:
+            del self._changing[model_id]
+        if not self._changing:
+            self._calm.set()
+
+
+async def _all(tasks: list[_Task]) -> None:
+    if tasks:
+        await asyncio.wait(tasks)
+    for task in tasks:
+        if task.cancelled():
+            raise Conflict(
+                "cannot finish the change: it was called off, by a later one or because magid "
+                "ends; GET /api/models/servers shows what came of it"
+            )
+        if error := task.exception():
+            raise error
+
+
+def devices_of(spec: ServerSpec) -> frozenset[str]:
+    """The devices the server loads onto; empty: any of them, by llama-server's own choice."""
+    for flag, value in zip(spec.extra_args, spec.extra_args[1:], strict=False):
+        if flag in ("--device", "-dev"):
+            return frozenset(name.strip() for name in value.split(","))
+    return frozenset()
+
+
+def _share(some: frozenset[str], others: frozenset[str]) -> bool:
+    return not some or not others or not some.isdisjoint(others)

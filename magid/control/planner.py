@@ -1,0 +1,210 @@
+"""The core: what should change so that what runs equals what is wanted.
+
+Never awaits, never logs, never raises; its tests are tables. A server whose spec hash equals the
+wanted one is kept, whoever started it: that is adoption, and why a restart of magid touches
+nothing.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from magid.catalog.effective import Model, server_specs
+from magid.servers.backend import ObservedServer, ServerSpec, ServerState
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """A wanted model that cannot get a server, and why."""
+
+    model_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The servers that should run, in start order, and the models that cannot have one."""
+
+    specs: tuple[ServerSpec, ...]
+    blocked: tuple[Blocked, ...]
+    on_demand: frozenset[int] = frozenset()  # ports whose servers only run once they are asked for
+
+    @property
+    def by_port(self) -> dict[int, ServerSpec]:
+        return {spec.port: spec for spec in self.specs}
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End the server on this port."""
+
+    port: int
+    model_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Run this server."""
+
+    spec: ServerSpec
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Leave this server alone."""
+
+    port: int
+    model_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Stops come first, then starts in order. An empty plan changes nothing."""
+
+    stop: tuple[Stop, ...] = ()
+    start: tuple[Start, ...] = ()
+    keep: tuple[Keep, ...] = ()
+    blocked: tuple[Blocked, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.stop and not self.start
+
+    @property
+    def model_ids(self) -> frozenset[str]:
+        """The models whose servers this plan touches."""
+        starts = {line.spec.model_id for line in self.start}
+        return frozenset(starts | {line.model_id for line in self.stop})
+
+
+def want(
+    models: Mapping[str, Model], host: str, unserved: Iterable[str], port_range: tuple[int, int]
+) -> Wanted:
+    """The servers of all enabled models. Small models start first: they are ready soonest."""
+    low, high = port_range
+    no_port = frozenset(unserved)
+    specs: list[ServerSpec] = []
+    blocked = [
+        Blocked(model_id, f"no port of {low}-{high} is free; widen port_range in magid.yaml")
+        for model_id in sorted(no_port)
+    ]
+    enabled = [m for m in models.values() if m.enabled and m.model_id not in no_port]
+    for model in sorted(enabled, key=lambda m: (m.found.size_bytes, m.model_id)):
+        specs += server_specs(model, host)
+    on_demand = frozenset(s.port for s in specs if models[s.model_id].is_on_demand)
+    return Wanted(tuple(specs), tuple(blocked), on_demand)
+
+
+def plan(wanted: Wanted, observed: Mapping[int, ObservedServer]) -> Plan:
+    """The way from `observed` to `wanted`. Applying it twice does the second time nothing."""
+    specs = wanted.by_port
+    stops = [
+        Stop(server.port, server.model_id, reason)
+        for port, server in sorted(observed.items())
+        if (reason := _why_stop(server, specs.get(port)))
+    ]
+    starts: list[Start] = []
+    keeps: list[Keep] = []
+    for spec in wanted.specs:
+        server = observed.get(spec.port)
+        waits = spec.port in wanted.on_demand and not _runs(server)
+        reason = "" if waits else _why_start(spec, server)
+        if reason:
+            starts.append(Start(spec, reason))
+        elif server is not None:
+            keeps.append(Keep(spec.port, spec.model_id, f"runs as wanted ({server.state})"))
+    return Plan(tuple(stops), tuple(starts), tuple(keeps), wanted.blocked)
+
+
+def _why_stop(server: ObservedServer, spec: ServerSpec | None) -> str:
+    if not (server.state.is_running or server.state is ServerState.BACKOFF):
+        return ""
+    if spec is None:
+        return "not wanted: its model is disabled, gone, or has another port"
+    if spec.model_id != server.model_id:
+        return f"its port now belongs to {spec.model_id}"
+    if spec.hash != server.spec_hash:
+        return "its settings or its file changed"
+    return ""
+
+
+def _runs(server: ObservedServer | None) -> bool:
+    return server is not None and (server.state.is_running or server.state is ServerState.BACKOFF)
+
+
+def _why_start(spec: ServerSpec, server: ObservedServer | None) -> str:
+    if server is None:
+        return "wanted, and not running"
+    if spec.hash != server.spec_hash:
+        return "its settings or its file changed" if server.state.is_running else "wanted"
+    if server.state is ServerState.FAILED:
+        return "wanted; it failed before"
+    if server.state in (ServerState.STOPPED, ServerState.STOPPING):
+        return "wanted, and stopped"
+    return ""
+
+
+def at_boot(wanted: Wanted, observed: Mapping[int, ObservedServer]) -> Plan:
+    """The plan of a magid that has just begun: what a person stopped stays stopped.
+
+    Only a launcher whose servers outlive magid shows a stopped one so early. After a reboot there
+    is none, and all that is wanted starts.
+    """
+    full = plan(wanted, observed)
+    by_hand = {p for p, s in observed.items() if s.state is ServerState.STOPPED}
+    return replace(full, start=tuple(x for x in full.start if x.spec.port not in by_hand))
+
+
+def only(model_id: str, wanted: Wanted, observed: Mapping[int, ObservedServer]) -> Plan:
+    """The part of the plan that starts one model's servers (and moves its own ones)."""
+    mine = Wanted(tuple(s for s in wanted.specs if s.model_id == model_id), ())
+    return plan(mine, {p: s for p, s in observed.items() if s.model_id == model_id})
+
+
+def stop_all(observed: Iterable[ObservedServer], reason: str) -> Plan:
+    """Stop these servers, as far as they run."""
+    return Plan(
+        stop=tuple(
+            Stop(s.port, s.model_id, reason)
+            for s in observed
+            if s.state.is_running or s.state is ServerState.BACKOFF
+        )
+    )
+
+
+def stop_model(model_id: str, observed: Iterable[ObservedServer]) -> Plan:
+    """Stop a model's servers; those that failed count as stopped then."""
+    return Plan(
+        stop=tuple(
+            Stop(s.port, model_id, "stop asked for")
+            for s in observed
+            if s.model_id == model_id and s.state is not ServerState.STOPPED
+        )
+    )
+
+
+def start_all(wanted: Wanted, observed: Mapping[int, ObservedServer]) -> Plan:
+    """The plan without the stops that make room for nothing."""
+    full = plan(wanted, observed)
+    ports = {line.spec.port for line in full.start}
+    return replace(full, stop=tuple(line for line in full.stop if line.port in ports))
+
+
+def restart(wanted: Wanted, model_id: str, observed: Mapping[int, ObservedServer]) -> Plan:
+    """Stop what the model has, start what it should have."""
+    stops = stop_all([s for s in observed.values() if s.model_id == model_id], "restart asked for")
+    starts = tuple(
+        Start(spec, "restart asked for") for spec in wanted.specs if spec.model_id == model_id
+    )
+    return Plan(stop=stops.stop, start=starts)
+
+
+def restart_one(wanted: Wanted, port: int, observed: Mapping[int, ObservedServer]) -> Plan:
+    """Stop the server on this port and start it again, if it should run."""
+    spec, server = wanted.by_port.get(port), observed.get(port)
+    if spec is None or server is None:
+        return Plan()
+    stops = stop_all([server], "it fails its requests")
+    return Plan(stop=stops.stop, start=(Start(spec, "it failed its requests"),))

@@ -1,0 +1,166 @@
+"""Reading the model folders: at the start, when asked, and again where something is in the way.
+
+A scan that fails, and a folder that does not answer, are told for as long as that lasts and tried
+again by themselves. Lives on the event loop; the scanner is called in threads.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import replace
+from datetime import timedelta
+from typing import Final
+
+from magid.catalog import registry
+from magid.config.settings import Config
+from magid.control import transitions
+from magid.control.scans import Scans
+from magid.control.snapshot import Snapshot
+from magid.control.state import Change, Ledger
+from magid.control.transitions import Next, Rescan
+from magid.discovery.scanner import Scan, Scanner
+from magid.errors import CannotWrite, MagidError, RescanFailed
+from magid.log.events import Event, about
+
+log = logging.getLogger(__name__)
+
+_FIRST_PAUSE_S: Final = 5.0  # before a scan that failed is tried again
+_LONGEST_PAUSE_S: Final = 60.0
+_LOOK_S: Final = 0.5  # between two looks whether a folder has answered
+_TIDY_S: Final = 60.0
+
+
+class Scanning:
+    """One scan at a time; what it saw goes into the ledger."""
+
+    def __init__(self, config: Config, scanner: Scanner, ledger: Ledger) -> None:
+        self.scans = Scans()
+        self.problem = ""  # why nothing is known of the folders yet
+        self._known = False  # one scan has succeeded
+        self._failed = ""  # what the last one failed with
+        self._config = config
+        self._scanner = scanner
+        self._ledger = ledger
+        self._lock = asyncio.Lock()
+        self._ended = asyncio.Event()
+
+    async def first(self) -> None:
+        """A quick listing, then a scan. Whatever goes wrong is logged, told and tried again."""
+        try:
+            pending = await asyncio.to_thread(self._scanner.first_listing)
+        except Exception as error:  # any: nobody else would hear of it
+            self._note_failure(error)
+            return
+        if pending:
+            disk = self._ledger.snapshot.disk
+            self._ledger.note_disk(replace(disk, pending=pending, listed=True))
+        with suppress(Exception):  # noted by `rescan`
+            await self.rescan()
+
+    async def rescan(self) -> Rescan:
+        """Read the model folders again. Running servers are untouched.
+
+        Raises RescanFailed if no folder could be read, CannotWrite if the result cannot be kept:
+        what is on disk is so all the same, and a full disk must not keep models from starting.
+        """
+        async with self._lock:
+            try:
+                scan = await asyncio.to_thread(self._scanner.scan)
+                self._need_something(scan)
+                result = await self._take_in(scan)
+            except CannotWrite:
+                self._note_success(None)
+                raise
+            except Exception as error:  # any: it is told, and tried again
+                self._note_failure(error)
+                raise
+            finally:
+                self._ended.set()
+        self._note_success(result.duration_s)
+        log.info(
+            "scan: %d models, %d added, %d removed, %d broken files, %.0f ms",
+            result.found, len(result.added), len(result.removed), len(result.broken),
+            result.duration_s * 1000, extra=about(Event.SCANNED),
+        )  # fmt: skip
+        return result
+
+    def _note_success(self, took_s: float | None) -> None:
+        self.problem, self._failed, self._known = "", "", True
+        self.scans.note(took_s)
+
+    def _note_failure(self, error: Exception) -> None:
+        code = error.code if isinstance(error, MagidError) else type(error).__name__
+        why = f"cannot scan, by a mistake in magid: {error!r}"
+        if isinstance(error, MagidError):
+            why = error.message
+        self.scans.note(None)
+        if not self._known:
+            self.problem = f"{why} (tried again by itself)"
+        if why != self._failed:
+            trace = None if isinstance(error, MagidError) else error
+            log.error("%s", why, extra=about(Event.SCAN_FAILED, error=code), exc_info=trace)
+        self._failed = why
+        self._ledger.tell(Change("phase"))
+
+    def _need_something(self, scan: Scan) -> None:
+        """Raises RescanFailed if nothing can be said of any folder."""
+        if scan.models or len(scan.unreadable_roots) < len(self._config.model_paths):
+            return
+        disk = replace(self._ledger.snapshot.disk, unreadable_roots=scan.unreadable_roots)
+        self._ledger.note_disk(disk)
+        first = scan.unreadable_roots[0]
+        raise RescanFailed(
+            f"cannot read any model folder: {first.path}: {first.reason}; create it, or "
+            "set model_paths in magid.yaml (MODEL_SCAN_PATH)"
+        )
+
+    async def _take_in(self, scan: Scan) -> Rescan:
+        results: list[Rescan] = []
+
+        def take(now: Snapshot) -> Next:
+            keep = timedelta(days=self._config.removed_model_days)
+            after, result = transitions.scanned(now, scan, registry.utc_now(), keep)
+            results.append(result)
+            return after
+
+        await self._ledger.change(take)
+        return results[-1]
+
+    # -- what is in the way ----------------------------------------------------------------
+
+    @property
+    def late(self) -> tuple[str, ...]:
+        """The folders that do not answer."""
+        roots = self._ledger.snapshot.disk.unreadable_roots
+        return tuple(root.path for root in roots if root.is_late)
+
+    async def keep_looking(self, taken_in: Callable[[], Awaitable[None]]) -> None:
+        """For ever: try again what failed, and what does not answer; `taken_in` after each scan."""
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            if not (self._failed or self.late):
+                pause_s = _FIRST_PAUSE_S
+                if await self._until(lambda: False, _TIDY_S):
+                    await taken_in()
+                else:
+                    await asyncio.to_thread(self._scanner.tidy)
+            elif await self._until(lambda: self._scanner.has_news, pause_s):
+                await taken_in()
+            else:
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                with suppress(Exception):  # noted by `rescan`
+                    await self.rescan()
+
+    async def _until(self, is_due: Callable[[], bool], limit_s: float) -> bool:
+        """Whether a scan has ended since; returns when one has, when one is due, or in the end."""
+        deadline = asyncio.get_running_loop().time() + limit_s
+        while not self._ended.is_set():
+            left_s = deadline - asyncio.get_running_loop().time()
+            if left_s <= 0 or is_due():
+                return False
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(left_s, _LOOK_S)):
+                    await self._ended.wait()
+        self._ended.clear()
+        return True

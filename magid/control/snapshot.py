@@ -1,0 +1,134 @@
+"""All that is known at one moment, but for what runs: a frozen value, so no reader waits."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from magid.catalog.effective import Model, effective_models
+from magid.catalog.profile import Profile
+from magid.catalog.registry import ModelEntry, Registry, allocate_ports
+from magid.config.settings import Config
+from magid.control.planner import Wanted, want
+from magid.discovery.scanner import BrokenFile, FoundModel, PendingFile
+from magid.discovery.walker import UnreadableRoot
+from magid.servers.backend import ObservedServer, ServerState
+
+
+class Phase(StrEnum):
+    """The life of the daemon, as /readyz tells it."""
+
+    SCANNING = "scanning"
+    STARTING = "starting"
+    SERVING = "serving"
+    DRAINING = "draining"
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """What the last scan saw. `found` is by model id."""
+
+    found: Mapping[str, FoundModel] = field(default_factory=dict)
+    broken: tuple[BrokenFile, ...] = ()
+    pending: tuple[PendingFile, ...] = ()  # listed, not read yet
+    unreadable_roots: tuple[UnreadableRoot, ...] = ()
+    listed: bool = False  # a first listing or a scan has succeeded
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveProfile:
+    """The profile in force. A broken file leaves the last good `profile` with a `problem`."""
+
+    name: str | None = None
+    profile: Profile | None = None
+    revision: str = ""  # of the file's content
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One moment. `revision` counts the moments of this daemon's life."""
+
+    revision: int
+    registry: Registry
+    disk: Disk
+    active: ActiveProfile
+    models: Mapping[str, Model]
+    wanted: Wanted
+    problems: tuple[str, ...]  # what a person should know, most urgent first
+
+    @property
+    def missing(self) -> tuple[ModelEntry, ...]:
+        """Entries whose file is gone, in id order."""
+        entries = self.registry.models
+        return tuple(entries[i] for i in sorted(entries) if i not in self.models)
+
+
+def build(
+    revision: int,
+    registry: Registry,
+    disk: Disk,
+    active: ActiveProfile,
+    config: Config,
+    problems: tuple[str, ...],
+) -> Snapshot:
+    """A snapshot, with ports for all that is enabled: its `registry` may differ from the given."""
+    models = effective_models(registry, disk.found, active.profile, config)
+    demand = {m.model_id: m.settings.instances for m in models.values() if m.enabled}
+    with_ports, unserved = allocate_ports(registry, demand, config.port_range)
+    if with_ports != registry:
+        models = effective_models(with_ports, disk.found, active.profile, config)
+    wanted = want(models, config.llama_server_host, unserved, config.port_range)
+    notes = [*problems, *([active.problem] if active.problem else [])]
+    for root in disk.unreadable_roots:
+        if not (disk.listed and root.is_absent and config.may_lack_folders):
+            notes.append(f"cannot read {root.path}: {root.reason}")
+    return Snapshot(revision, with_ports, disk, active, models, wanted, tuple(notes))
+
+
+def unready_reasons(
+    phase: Phase,
+    snapshot: Snapshot,
+    observed: Mapping[int, ObservedServer],
+    problems: Iterable[str] = (),
+) -> list[str]:
+    """Why /readyz answers 503; empty means 200. `problems`: what keeps magid from knowing.
+
+    A server that a person stopped is no reason: magid respects it.
+    """
+    reasons = []
+    if phase is not Phase.SERVING:
+        reasons.append(_PHASE_REASONS[phase])
+    elif not snapshot.disk.listed:
+        reasons.append("no model folder could be read; GET /api/models/status says why")
+    reasons += filter(None, problems)
+    for root in snapshot.disk.unreadable_roots:
+        if root.is_late:
+            reasons.append(f"the model folder {root.path} {root.reason}")
+    if snapshot.active.problem and snapshot.active.profile is None:
+        reasons.append(snapshot.active.problem)
+    for spec in snapshot.wanted.specs:
+        server = observed.get(spec.port)
+        if server is None or server.model_id != spec.model_id:
+            continue
+        if server.state in (ServerState.FAILED, ServerState.BACKOFF) or (
+            phase is Phase.STARTING and server.state is not ServerState.READY
+        ):
+            why = f": {server.reason}" if server.reason else ""
+            reasons.append(f"{server.unit} ({spec.model_id}) is {server.state}{why}")
+    return reasons + [f"{b.model_id} has no server: {b.reason}" for b in snapshot.wanted.blocked]
+
+
+_PHASE_REASONS = {
+    Phase.SCANNING: "the model folders are being read",
+    Phase.STARTING: "the servers of the active profile are starting",
+    Phase.DRAINING: "magid is shutting down",
+}
+
+
+def status_line(phase: Phase, snapshot: Snapshot, observed: Mapping[int, ObservedServer]) -> str:
+    """One line for `systemctl status`: "3 ready, 1 loading, profile production"."""
+    counts = Counter(server.state for server in observed.values())
+    words = [f"{counts[state]} {state}" for state in ServerState if counts[state]]
+    profile = f"profile {snapshot.active.name}" if snapshot.active.name else "no profile"
+    return f"{phase}: " + ", ".join([*(words or ["no servers"]), profile])

@@ -1,0 +1,264 @@
+"""What is known and decided at present, and the one way to change it.
+
+A change is made under the one lock: from the present moment comes the next registry, which is
+made durable, then it is the present, then those who listen hear of it. Readers take the frozen
+snapshot and never wait. Lives on the event loop; the disk is waited for in threads.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from magid.catalog import registry
+from magid.catalog.profile import ProfileDir
+from magid.catalog.registry import Registry
+from magid.config.settings import Config
+from magid.control import snapshot
+from magid.control.snapshot import ActiveProfile, Disk, Snapshot
+from magid.control.transitions import Next
+from magid.errors import CannotWrite, Conflict, MagidError, PortTaken
+from magid.files.document import Store
+from magid.log.events import Event, about
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something that a watcher should look at again. `port` only for kind `server`."""
+
+    kind: str  # registry | profile | server | phase
+    port: int | None = None
+
+
+@dataclass(slots=True)
+class Writes:
+    """How writing the registry went, since the start."""
+
+    done: int = 0
+    failed: int = 0
+    last_at: float | None = None  # of the last that was done; seconds since the epoch
+
+
+class Ledger:
+    """Owns the store, the active profile and the present snapshot."""
+
+    def __init__(self, config: Config, store: Store, profiles: ProfileDir) -> None:
+        self._config = config
+        self._store = store
+        self._profiles = profiles
+        self._lock = asyncio.Lock()
+        self._work: set[asyncio.Task[Any]] = set()
+        self._closed = False
+        self._durable: Registry | None = None  # what the store holds
+        self._store_problems: tuple[str, ...] = ()
+        self._write_problem = ""  # of the last write, if it failed
+        self.writes = Writes()
+        self._listeners: list[Callable[[Change], None]] = []
+        self._news: deque[Change] = deque()
+        self._telling = False
+        self._present = snapshot.build(0, Registry(), Disk(), ActiveProfile(), config, ())
+
+    async def load(self) -> None:
+        """Begin with what was decided before. Raises CannotWrite where the store must be left."""
+        loaded = await asyncio.to_thread(self._store.load, registry.parse)
+        self._store_problems = tuple(loaded.problems)
+        for problem in loaded.problems:
+            log.error("%s", problem, extra=about(Event.STATE_PROBLEM))
+        self._durable = loaded.value
+        stored = loaded.value or Registry()
+        if stored.active_profile is None:
+            stored = stored.model_copy(update={"active_profile": self._config.profile})
+        self._swap(stored, active=self._as_it_is(stored.active_profile))
+
+    async def close(self) -> None:
+        """Refuse new changes and wait for those under way. Idempotent."""
+        self._closed = True
+        await asyncio.gather(*self._work, return_exceptions=True)
+
+    # -- reading -------------------------------------------------------------------------
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The present moment. Looks whether the active profile's file was edited by hand."""
+        active = self._present.active
+        if active.name is not None and self._profiles.revision(active.name) != active.revision:
+            log.info(
+                "the file of the active profile %r changed", active.name,
+                extra=about(Event.PROFILE_EDITED, profile=active.name),
+            )  # fmt: skip
+            self._swap(self._present.registry, active=self._as_it_is(active.name))
+            self.tell(Change("profile"))
+            if not self._closed:
+                self._spawn(self._keep_ports())
+        return self._present
+
+    async def _keep_ports(self) -> None:
+        """What an edited profile enables may have got ports: keep them over a restart."""
+        try:
+            async with self._lock:
+                await self._change(lambda now: Next(now.registry))
+        except CannotWrite as error:
+            log.error("%s", error.message, extra=about(Event.STATE_PROBLEM, error=error.code))
+
+    def profile(self, name: str) -> ActiveProfile:
+        """This profile as it is on disk. Raises ProfileNotFound, InvalidProfile."""
+        revision = self._profiles.revision(name)  # first: an edit in between shows as a new one
+        return ActiveProfile(name, self._profiles.get(name), revision)
+
+    def _as_it_is(self, name: str | None) -> ActiveProfile:
+        """The same for the active one, of which a broken file leaves the last good content."""
+        if name is None:
+            return ActiveProfile()
+        revision = self._profiles.revision(name)
+        try:
+            return ActiveProfile(name, self._profiles.get(name), revision)
+        except MagidError as error:
+            log.error(
+                "%s", error.message,
+                extra=about(Event.PROFILE_PROBLEM, profile=name, error=error.code),
+            )  # fmt: skip
+            last = self._present.active
+            good = last.profile if last.name == name else None
+            return ActiveProfile(name, good, revision, error.message)
+
+    # -- changing ------------------------------------------------------------------------
+
+    async def change(self, decide: Callable[[Snapshot], Next]) -> Snapshot:
+        """Carry out what `decide` makes of the present moment; the moment that comes of it.
+
+        An error, also one that `decide` raises, leaves all as it was. Raises CannotWrite, and
+        PortTaken for `ports_for`. Goes on to its end if the caller is cancelled.
+        """
+        return await self.alone(lambda: self._change(decide))
+
+    async def alone(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do this while nothing else changes. Goes on to its end if the caller is cancelled.
+
+        A cancelled caller would otherwise let go of the lock while its thread still writes.
+        """
+        if self._closed:
+            raise Conflict("cannot change anything: magid is shutting down; try again in a moment")
+
+        async def locked() -> T:
+            async with self._lock:
+                return await work()
+
+        return await asyncio.shield(self._spawn(locked()))
+
+    def note_disk(self, disk: Disk) -> None:
+        """What a look at the disk showed, when nothing has to be written down for it."""
+        self._swap(self._present.registry, disk=disk)
+
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
+        return task
+
+    async def _change(self, decide: Callable[[Snapshot], Next]) -> Snapshot:
+        """Under the lock."""
+        wish = decide(self.snapshot)
+        draft = self._build(wish.registry, wish.disk, wish.active)
+        if any(blocked.model_id == wish.ports_for for blocked in draft.wanted.blocked):
+            raise self._no_port(wish.ports_for or "")
+        if self._is_worth_writing(draft.registry):
+            try:
+                await self._save(draft.registry)
+            except CannotWrite as error:
+                log.error("%s", error.message, extra=about(Event.STATE_PROBLEM, error=error.code))
+                self._write_problem = error.message
+                self.writes.failed += 1
+                if wish.even_unwritten:
+                    self._swap(draft.registry, wish.disk, wish.active)
+                else:
+                    self._swap(self._present.registry)
+                raise
+        # Disk and profile may have been looked at while the write went on: theirs is the latest.
+        self._swap(draft.registry, wish.disk, wish.active)
+        return self._present
+
+    def _is_worth_writing(self, new: Registry) -> bool:
+        """That a scan changed nothing is no news: it would push a good generation out."""
+        if self._durable is None:
+            return True
+        return new.model_copy(update={"last_scan": self._durable.last_scan}) != self._durable
+
+    async def _save(self, new: Registry) -> None:
+        document = new.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        await asyncio.to_thread(self._store.save, document)
+        self._durable, self._write_problem = new, ""
+        self.writes.done += 1
+        self.writes.last_at = time.time()
+
+    def _no_port(self, model_id: str) -> PortTaken:
+        low, high = self._config.port_range
+        return PortTaken(
+            f"cannot give {model_id!r} the ports it needs: too few of {low}-{high} are free; "
+            "disable another model, or widen port_range in magid.yaml",
+            modelId=model_id,
+        )
+
+    def _build(self, new: Registry, disk: Disk | None, active: ActiveProfile | None) -> Snapshot:
+        present = self._present
+        problems = self._store_problems
+        if self._write_problem:
+            problems = (self._write_problem, *problems)
+        return snapshot.build(
+            present.revision + 1,
+            new,
+            present.disk if disk is None else disk,
+            present.active if active is None else active,
+            self._config,
+            problems,
+        )
+
+    def _swap(
+        self, new: Registry, disk: Disk | None = None, active: ActiveProfile | None = None
+    ) -> None:
+        self._present = self._build(new, disk, active)
+        self.tell(Change("registry"))
+
+    # -- telling -------------------------------------------------------------------------
+
+    def subscribe(self, listener: Callable[[Change], None]) -> Callable[[], None]:
+        """Hear of each change from now on (must not block); the result ends it. Idempotent."""
+        self._listeners.append(listener)
+
+        def unsubscribe() -> None:
+            with suppress(ValueError):
+                self._listeners.remove(listener)
+
+        return unsubscribe
+
+    def tell(self, change: Change) -> None:
+        """Tell all listeners, in the same order each.
+
+        A listener that looks may find out a further change: that is told after this one. One that
+        fails is logged and heard again; it must not undo what is done.
+        """
+        self._news.append(change)
+        if self._telling:
+            return
+        self._telling = True
+        try:
+            while self._news:
+                news = self._news.popleft()
+                for listener in tuple(self._listeners):
+                    _pass_on(listener, news)
+        finally:
+            self._telling = False
+
+
+def _pass_on(listener: Callable[[Change], None], change: Change) -> None:
+    try:
+        listener(change)
+    except Exception:
+        log.exception("a listener failed on %s", change)

@@ -1,0 +1,230 @@
+"""The facts that a scan needs of each file, and a cache of them that outlives the process.
+
+Reading a header takes milliseconds and megabytes, looking at a file takes microseconds: a file
+whose device, inode, size and times are as before is not opened again.
+
+The facts are as near to the file as possible. Names, tiers and thresholds are not among them, so
+that another rule or setting needs no second read. One thing is decided when the header is there
+and not later: what the chat template says of thinking, since a thousand templates are too big to
+keep. Whoever changes what is taken from a header must raise SCHEMA.
+"""
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from magid.discovery.gguf_format import GgufHeader, bits_per_weight, read_header
+from magid.discovery.naming import number, text
+from magid.discovery.tiers import ThinkingMode, thinking_of_template
+from magid.discovery.walker import File, StatKey
+from magid.errors import GgufError
+
+SCHEMA: Final = 2
+
+_KEPT: Final = (
+    "general.architecture",
+    "general.type",
+    "general.basename",
+    "general.finetune",
+    "general.version",
+    "general.size_label",
+    "general.file_type",
+    "split.no",
+    "split.count",
+    "split.tensors.count",
+    "clip.vision.projection_dim",
+)
+_KEPT_OF_ARCHITECTURE: Final = (
+    "context_length",
+    "embedding_length",
+    "expert_count",
+    "expert_used_count",
+    "pooling_type",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is kept of one file's header. Sums over shards are the reader's."""
+
+    metadata: Mapping[str, str | int]  # of the right types: texts bounded, numbers not negative
+    tensor_count: int
+    parameter_count: int
+    routed_parameter_count: int  # of these, in experts that the router chooses from
+    bits_per_weight: float
+    thinking: ThinkingMode | None  # what the chat template says; None: nothing
+    evidence: str  # what in the template says so
+
+
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """A file without a usable header."""
+
+    reason: str
+    is_lasting: bool  # False: the system failed, not the file, so it is tried again each time
+
+
+Reading: TypeAlias = Facts | Unusable
+Entries: TypeAlias = dict[str, tuple[File, Reading]]  # by path
+
+
+def read_facts(path: str) -> Reading:
+    """Open a file and keep what matters of its header. Blocks. Never raises for the file."""
+    try:
+        return facts_of(read_header(path))
+    except GgufError as error:
+        return Unusable(str(error), not isinstance(error.__cause__, OSError))
+
+
+def facts_of(header: GgufHeader) -> Facts:
+    """Choose from a header; what has the wrong type or an absurd value counts as absent."""
+    template = header.metadata.get("tokenizer.chat_template")
+    said = thinking_of_template(template) if isinstance(template, str) else None
+    mode, evidence = said or (None, "")
+    return Facts(
+        metadata=kept_metadata(header.metadata),
+        tensor_count=header.tensor_count,
+        parameter_count=header.parameter_count,
+        routed_parameter_count=header.routed_expert_parameter_count,
+        bits_per_weight=bits_per_weight(header),
+        thinking=mode,
+        evidence=evidence,
+    )
+
+
+def kept_metadata(metadata: Mapping[str, object]) -> dict[str, str | int]:
+    """The pairs that decide anything, as text or number."""
+    architecture = text(metadata, "general.architecture") or ""
+    keys = (*_KEPT, *(f"{architecture}.{key}" for key in _KEPT_OF_ARCHITECTURE))
+    kept: dict[str, str | int] = {}
+    for key in keys:
+        value = text(metadata, key) or number(metadata, key)
+        if value is not None:
+            kept[key] = value
+    return kept
+
+
+class HeaderCache:
+    """Path -> facts, of files that are as they were. Not locked: one thread at a time may write.
+
+    It is a cache: a file that cannot be read, or is not what this version writes, is as if it were
+    not there, and one that cannot be written is no error.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        """Read what is kept at `path`; None keeps it in memory alone. Blocks."""
+        self._path = path
+        self._kept = (_load(path) if path else None) or _Kept({}, {})
+
+    def get(self, file: File) -> Reading | None:
+        entry = self._kept.entries.get(file.path)
+        return entry[1] if entry is not None and entry[0].key == file.key else None
+
+    @property
+    def tops(self) -> Mapping[str, str]:
+        """Model folders as configured -> links resolved, as they were last."""
+        return self._kept.tops
+
+    @property
+    def files(self) -> list[File]:
+        """The files of all entries."""
+        return [file for file, _ in self._kept.entries.values()]
+
+    def below(self, folders: tuple[str, ...]) -> Entries:
+        """The entries of files in these folders, which end in "/"."""
+        if not folders:
+            return {}
+        entries = self._kept.entries
+        return {path: entry for path, entry in entries.items() if path.startswith(folders)}
+
+    def replace(self, entries: Entries, tops: dict[str, str]) -> None:
+        """Keep these and no others. Writes only if that changes anything. Blocks."""
+        kept = _Kept(entries, tops)
+        if kept == self._kept:
+            return
+        self._kept = kept
+        if self._path is not None:
+            with suppress(OSError):
+                _write(self._path, json.dumps(_document(kept), separators=(",", ":")))
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    entries: Entries
+    tops: Mapping[str, str]
+
+
+def _document(kept: _Kept) -> dict[str, Any]:
+    files = {
+        path: [list(file.key), packed(reading), *([file.real] if file.real != path else [])]
+        for path, (file, reading) in kept.entries.items()
+    }
+    return {"schema": SCHEMA, "tops": dict(kept.tops), "files": files}
+
+
+def packed(reading: Reading) -> str | list[Any]:
+    """A reading as JSON can carry it; `unpacked` reads it back, but for `is_lasting`."""
+    if isinstance(reading, Unusable):
+        return reading.reason
+    return [
+        reading.metadata,
+        reading.tensor_count,
+        reading.parameter_count,
+        reading.routed_parameter_count,
+        reading.bits_per_weight,
+        reading.thinking,
+        reading.evidence,
+    ]
+
+
+def _load(path: Path) -> _Kept | None:
+    """All or nothing: half a cache is not worth a rule of its own."""
+    try:
+        document = json.loads(path.read_bytes())
+        if document["schema"] != SCHEMA:
+            return None
+        files = document["files"].items()
+        entries = {path: _entry(path, *packed_entry) for path, packed_entry in files}
+        tops = {str(one): str(top) for one, top in document["tops"].items()}
+        return _Kept(entries, tops)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+
+
+def _entry(path: str, key: Any, reading: Any, real: Any = None) -> tuple[File, Reading]:
+    if real is not None and type(real) is not str:
+        raise TypeError
+    return File(path, real or path, _stat_key(key)), unpacked(reading)
+
+
+def _stat_key(values: Any) -> StatKey:
+    dev, ino, size, mtime, ctime = values
+    if not all(type(value) is int for value in values):
+        raise TypeError
+    return (dev, ino, size, mtime, ctime)
+
+
+def unpacked(packed: Any) -> Reading:
+    """Raises one of what `_load` catches unless every value has the type that was written."""
+    if isinstance(packed, str):
+        return Unusable(packed, is_lasting=True)
+    metadata, tensors, parameters, routed, bits, thinking, evidence = packed
+    if not (
+        type(tensors) is type(parameters) is type(routed) is int
+        and type(bits) is float
+        and type(evidence) is str
+        and all(type(value) in (str, int) for value in metadata.values())
+    ):
+        raise TypeError
+    mode = None if thinking is None else ThinkingMode(thinking)
+    return Facts(metadata, tensors, parameters, routed, bits, mode, evidence)
+
+
+def _write(path: Path, content: str) -> None:
+    """Replace the file in one step. No fsync: after a power cut an old cache, or none, will do."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(content, encoding="utf-8")
+    temporary.replace(path)

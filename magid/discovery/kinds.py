@@ -1,0 +1,100 @@
+"""What a GGUF file is good for: a model of some kind, a companion of one, or nothing of ours.
+
+Pure; by what the header says, and by the name where headers are known to be silent.
+"""
+
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Final
+
+from magid.discovery.naming import number, text
+
+_RANK_POOLING: Final = 4  # LLAMA_POOLING_TYPE_RANK
+_DRAFT_PREFIXES: Final = frozenset({"mtp", "dflash"})
+_EMBEDDING_WORDS: Final = frozenset({"embed", "embedding", "embeddings"})
+_EMBEDDING_ARCHITECTURES: Final = frozenset(
+    {
+        "bert",
+        "modern-bert",
+        "nomic-bert",
+        "nomic-bert-moe",
+        "neo-bert",
+        "jina-bert-v2",
+        "jina-bert-v3",
+        "eurobert",
+        "gemma-embedding",
+        "llama-embed",
+        "t5encoder",
+    }
+)
+_FOREIGN_ARCHITECTURES: Final = frozenset(
+    {
+        "aura",
+        "cosmos",
+        "flux",
+        "hidream",
+        "hyvid",
+        "ltxv",
+        "lumina2",
+        "qwen_image",
+        "sd1",
+        "sd3",
+        "sdxl",
+        "wan",
+        "wavtokenizer-dec",
+        "whisper",
+    }
+)
+"""In use in GGUF files for images, video and sound; nothing that llama-server answers with."""
+
+_WORD: Final = re.compile(r"[a-z0-9]+")
+
+
+class ModelKind(StrEnum):
+    """What a model answers with: text, a vector, or an order of documents."""
+
+    CHAT = "chat"
+    EMBEDDING = "embedding"
+    RERANKER = "reranker"
+
+
+def model_kind(filename: str, metadata: Mapping[str, object]) -> ModelKind:
+    """By the pooling that only such models have; else by architecture, else by name."""
+    architecture = text(metadata, "general.architecture") or ""
+    pooling = number(metadata, f"{architecture}.pooling_type")
+    names = f"{filename} {text(metadata, 'general.basename') or ''}".lower()
+    words = set(_WORD.findall(names))
+    if pooling == _RANK_POOLING or any(word.startswith("rerank") for word in words):
+        return ModelKind.RERANKER
+    if pooling is not None or architecture.lower() in _EMBEDDING_ARCHITECTURES:
+        return ModelKind.EMBEDDING
+    return ModelKind.CHAT if words.isdisjoint(_EMBEDDING_WORDS) else ModelKind.EMBEDDING
+
+
+def companion_kind(filename: str, metadata: Mapping[str, object]) -> str | None:
+    """`lora`, `imatrix`, `mmproj` or `draft`; None for a model, or a shard of one.
+
+    Models quantised with an importance matrix often have "imatrix" in their names, and merged
+    ones "lora": of these two only the header tells.
+    """
+    kind = text(metadata, "general.type")
+    if kind == "adapter":
+        return "lora"
+    if kind in ("imatrix", "mmproj"):
+        return kind
+    words = _WORD.findall(filename.lower())
+    if text(metadata, "general.architecture") == "clip" or "mmproj" in words:
+        return "mmproj"
+    is_draft = "draft" in words or not _DRAFT_PREFIXES.isdisjoint(words[:1])
+    return "draft" if is_draft else None
+
+
+def foreign(metadata: Mapping[str, object]) -> str | None:
+    """Why llama-server can do nothing with it, as a reason for a person; None if it may."""
+    architecture = text(metadata, "general.architecture")
+    if architecture is None:
+        return "does not say what it is: its header has no general.architecture"
+    if architecture.lower() in _FOREIGN_ARCHITECTURES:
+        return f"is a {architecture!r} model, which llama-server cannot run"
+    return None

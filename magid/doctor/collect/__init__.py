@@ -1,0 +1,1 @@
+"""Collects the facts about a machine that the checks need."""

@@ -1,0 +1,228 @@
+"""A trial: one short unit with a model's own sandbox, in which probe_sandbox.py looks around.
+
+Whether a server can open a file or a GPU is decided by a dozen settings together: user and groups,
+mounts, the device list, drop-ins of the administrator. To work that out again here would be a
+second sandbox, which is wrong one day; so the first one is asked. The unit has the properties that
+the launcher would give it, made by the same functions, but for what makes it a server; and as it is
+an instance of llama-server@, drop-ins for all models hold for it too.
+
+Only root may do this, by asking systemd itself. The launcher is not asked: it takes the spec of a
+server and nothing else, and that is worth more than a trial for everybody. It is also how doctor
+runs llama-server: never as root, wherever the configuration says that it is.
+"""
+
+import asyncio
+import json
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any, Final
+
+from magid.config.settings import Config
+from magid.doctor.collect.commands import PROBE, CannotLook
+from magid.doctor.collect.services import TRIAL
+from magid.doctor.facts import Program, Trial
+from magid.errors import LlamaServerMissing, MagidError
+from magid.launcher.model_files import Examiner, check_files
+from magid.launcher.policy import PROGRAM_PLACES, groups_here, patience_of, program_folders
+from magid.launcher.sandbox import (
+    CheckedFile,
+    Property,
+    UnitOrder,
+    command_property,
+    unit_properties,
+)
+from magid.launcher.transient_units import major
+from magid.llama.client import find_program, flags_in, version_in
+from magid.servers.backend import ServerSpec
+from magid.systemd.bus import MANAGER, MANAGER_PATH, PROPERTIES, Bus, BusError, variant
+
+TRIAL_S: Final = 45.0  # three runs of llama-server, each with its own limit
+_LOOK_S: Final = 0.05
+_SERVICE: Final = "org.freedesktop.systemd1.Service"
+# What makes a unit a server, which this one is not.
+LEFT_OUT: Final = frozenset(
+    {
+        *("Description", "PartOf", "Wants", "After", "CollectMode", "AddRef", "Type"),
+        *("NotifyAccess", "ExecStart", "ExecStartEx", "ExecStartPost", "ExecStartPostEx"),
+        *("TimeoutStartUSec", "Restart", "RestartUSec", "RestartPreventExitStatus"),
+        *("StartLimitIntervalUSec", "StartLimitBurst", "RestartSteps", "RestartMaxDelayUSec"),
+        *("LoadCredential", "LogExtraFields", "MemoryMax", "CPUQuotaPerSecUSec"),
+    }
+)
+
+
+def trial(settings: Config, paths: Iterable[str]) -> Trial:
+    """Try these model files, all GPU nodes and llama-server. For root. Raises CannotLook."""
+    program, problem = _program(settings)
+    with closing(Examiner()) as examiner:
+        roots = examiner.roots(settings.model_paths)
+    with tempfile.TemporaryDirectory(prefix="magi-doctor-", dir="/run") as folder:
+        output = Path(folder) / "output"
+        try:
+            answer = asyncio.run(_tried(settings, program, roots, list(paths), output))
+        except (BusError, TimeoutError) as error:
+            raise CannotLook(f"systemd made no unit for a trial: {error}") from None
+    return _trial_of(answer, program, problem)
+
+
+def _program(settings: Config) -> tuple[Path | None, str]:
+    configured = settings.llama_server_path
+    try:
+        return find_program(str(configured) if configured else None, PROGRAM_PLACES), ""
+    except LlamaServerMissing as error:
+        return None, error.message
+
+
+# -- deciding --------------------------------------------------------------------------------
+
+
+def properties(order: UnitOrder, version: int, argv: Sequence[str], output: Path) -> list[Property]:
+    """The unit of the trial: that of the order, without what makes it a server. Pure."""
+    kept = [p for p in unit_properties(order, version) if p.name not in LEFT_OUT]
+    return [
+        *kept,
+        Property("Description", "s", "magictl doctor tries the sandbox of models"),
+        Property("Type", "s", "oneshot"),
+        Property("CollectMode", "s", "inactive-or-failed"),
+        Property("TimeoutStartUSec", "t", int(TRIAL_S * 1e6)),
+        Property("StandardOutputFile", "s", str(output)),
+        command_property("ExecStart", argv, version),
+    ]
+
+
+def _trial_of(answer: Mapping[str, Any], program: Path | None, problem: str) -> Trial:
+    if "failed" in answer:
+        return Trial(failed=answer["failed"], program=Program(str(program or ""), problem))
+    return Trial(
+        files=answer["files"] | answer["unfit"],
+        nodes=answer["nodes"],
+        egress=answer["egress"],
+        program=(program_of(str(program), answer["runs"]) if program else Program("", problem)),
+    )
+
+
+def program_of(path: str, runs: Mapping[str, Mapping[str, Any]]) -> Program:
+    """llama-server, by what it printed for each option. Pure."""
+    for option in ("--version", "--help"):
+        status, output = runs[option]["status"], str(runs[option]["output"])
+        if status != 0:
+            lines = output.strip().splitlines() or ["it printed nothing"]
+            how = f"`{option}` ended with {status}: " if status is not None else ""
+            return Program(path, f"{how}{lines[-1][:300]}")
+    found = str(runs["--list-devices"]["output"]).partition("Available devices:")[2]
+    return Program(
+        path,
+        version=version_in(str(runs["--version"]["output"])),
+        flags=flags_in(str(runs["--help"]["output"])),
+        devices=tuple(line.strip() for line in found.splitlines() if ":" in line),
+    )
+
+
+# -- doing -----------------------------------------------------------------------------------
+
+
+async def _tried(
+    settings: Config, program: Path | None, roots: tuple[str, ...], paths: list[str], output: Path
+) -> dict[str, Any]:
+    bus = Bus()
+    await bus.open()
+    try:
+        (text,) = await bus.call(MANAGER_PATH, PROPERTIES, "Get", "ss", MANAGER, "Version")
+        version = major(text)
+        files, unfit = _fit(settings, program, roots, paths, version)
+        order = _order(settings, program, roots, files)
+        argv = [
+            *("/usr/bin/python3", "-I", "-S", str(PROBE), "box", str(program or "")),
+            *(file.path for file in files),
+        ]
+        unit = properties(order, version, argv, output)
+        result = await _run(bus, unit)
+    except MagidError as error:
+        if isinstance(error, BusError):
+            raise
+        return {"failed": error.message}
+    finally:
+        await bus.close()
+    answer = _answer(output)
+    return {**answer, "unfit": unfit} if answer else {"failed": result or "it gave no answer"}
+
+
+def _fit(
+    settings: Config,
+    program: Path | None,
+    roots: tuple[str, ...],
+    paths: Iterable[str],
+    version: int,
+) -> tuple[list[CheckedFile], dict[str, str]]:
+    """The files that can be handed to a unit, and why the others cannot."""
+    files, unfit = [], {}
+    for path in paths:
+        try:
+            (file,) = check_files((path,), roots)
+            unit_properties(_order(settings, program, (), [file]), version)
+        except MagidError as error:
+            unfit[path] = error.message
+        else:
+            files.append(file)
+    return files, unfit
+
+
+def _order(
+    settings: Config, program: Path | None, roots: tuple[str, ...], files: Iterable[CheckedFile]
+) -> UnitOrder:
+    port, host = settings.port_range[0], settings.llama_server_host
+    return UnitOrder(
+        spec=ServerSpec("doctor", 0, port, host, "/"),
+        profile=None,
+        argv=(),
+        files=tuple(files),
+        roots=roots,
+        program_folders=program_folders(program) if program else (),
+        scripts=str(PROBE.parent.parent),
+        key_source="/dev/null",
+        groups=groups_here(),
+        patience=patience_of(settings),
+    )
+
+
+async def _run(bus: Bus, unit: Sequence[Property]) -> str:
+    """Returns when the unit has ended: why it failed, if that was seen. BusError, TimeoutError."""
+    body = [[p.name, variant(p.signature, p.value)] for p in unit]
+    signature = "ssa(sv)a(sa(sv))"
+    await bus.call(
+        MANAGER_PATH, MANAGER, "StartTransientUnit", signature, TRIAL, "replace", body, []
+    )
+    result = ""
+    async with asyncio.timeout(TRIAL_S):
+        # It is gone as soon as it has ended, well or not: what it wrote tells.
+        while (path := await _loaded(bus)) is not None:
+            result = await _result(bus, path) or result
+            await asyncio.sleep(_LOOK_S)
+    return result
+
+
+def _answer(output: Path) -> dict[str, Any]:
+    """What probe_sandbox.py wrote; nothing where it could not."""
+    try:
+        return dict(json.loads(output.read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
+async def _loaded(bus: Bus) -> str | None:
+    try:
+        (path,) = await bus.call(MANAGER_PATH, MANAGER, "GetUnit", "s", TRIAL)
+    except BusError:
+        return None
+    return str(path)
+
+
+async def _result(bus: Bus, path: str) -> str:
+    with suppress(BusError):
+        (result,) = await bus.call(path, PROPERTIES, "Get", "ss", _SERVICE, "Result")
+        (status,) = await bus.call(path, PROPERTIES, "Get", "ss", _SERVICE, "ExecMainStatus")
+        if result != "success":
+            return f"its result is {result}, with status {status}"
+    return ""

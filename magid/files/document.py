@@ -1,0 +1,447 @@
+"""One JSON document on disk that survives crashes, full disks, bad files and hasty editors.
+
+A save is acknowledged only once it is durable: written to a temporary file, synced, renamed over
+the old one, and the directory synced. A crash at any instant leaves the old or the new document.
+The last few documents are kept beside it as NAME.1 (newest) to NAME.5, and a document that cannot
+be used is set aside as NAME.corrupt-TIME; both are whole files that can be copied back by hand.
+
+The file is for people too. One that was edited by hand no longer fits its checksum; it is accepted
+if it is whole and valid, with a note, because administrators edit files and a flipped bit that
+leaves valid JSON of valid content is far rarer.
+
+Everything here blocks for some milliseconds, and far longer on a busy disk: call it in a thread,
+one call at a time.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import stat
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Generic, NoReturn, TypeVar
+
+from magid import __version__
+from magid.errors import AlreadyRunning, CannotWrite, MagidError
+from magid.files.atomic import (
+    REAL,
+    FileSystem,
+    cannot_write,
+    discard,
+    sync_directory,
+    write_temporary,
+)
+
+FORMAT = 1  # raised by a version that writes what this one would lose
+MAX_BYTES = 64 * 2**20
+MAX_CORRUPT = 5
+BALLAST_BYTES = 64 * 1024
+_LOST = 1000  # more revisions than a lost document can be ahead of its newest copy
+
+T = TypeVar("T")
+
+
+# -- the document --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded(Generic[T]):
+    """What was found. `value` is None where there is nothing yet, or nothing that can be used."""
+
+    value: T | None
+    revision: int  # of the content, never that of another one (unless all copies were lost)
+    problems: tuple[str, ...]  # whole sentences for a person; empty when all is well
+
+
+@dataclass(frozen=True, slots=True)
+class _Envelope:
+    payload: Any
+    revision: int
+    edited: bool  # the checksum does not fit
+
+
+class _Unusable(Exception):
+    """This file cannot be the document; the text says why."""
+
+
+class Store:
+    """The document at `path`. The caller holds `lock`, so that there is one writer."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        generations: int = 5,
+        ballast_bytes: int = BALLAST_BYTES,
+        files: FileSystem = REAL,
+    ) -> None:
+        # A link stays a link: what it points to is replaced, on its own file system.
+        self.path = Path(os.path.realpath(path))
+        self._files = files
+        self._generations = [self._beside(f".{n}") for n in range(1, generations + 1)]
+        self._ballast = self._beside(".ballast")
+        self._ballast_bytes = ballast_bytes
+        self._revision = 0
+        self._kept = False  # the present document is in NAME.1 already
+
+    def _beside(self, suffix: str) -> Path:
+        return self.path.with_name(self.path.name + suffix)
+
+    # -- reading ---------------------------------------------------------------------------
+
+    def load(self, validate: Callable[[Any], T]) -> Loaded[T]:
+        """The newest document that is whole and that `validate` accepts.
+
+        `validate` makes the value from the decoded JSON and raises ValueError or MagidError if it
+        cannot. Unusable files are set aside; of those set aside earlier the newest are kept. Raises
+        CannotWrite where going on would lose something: the document is of a newer format, or it
+        is there and may not be read. The daemon must not start then.
+        """
+        self._remove_leftovers()
+        before = self._corrupt()
+        problems: list[str] = []
+        for path in (self.path, *self._generations):
+            try:
+                found = self._usable(path, validate)
+            except _Unusable as error:
+                problems.append(f"cannot use {path}: {error}; {self._set_aside(path)}")
+                continue
+            if found is not None:
+                value, envelope = found
+                break
+        else:
+            value, envelope = None, _Envelope(None, 0, edited=False)
+            path = self.path
+            if problems:
+                problems.append(f"cannot find a good copy of {self.path}; beginning with none")
+        self._remove_surplus(before)
+        problems += self._notes(path, envelope)
+        self._revision = envelope.revision
+        if path != self.path:
+            self._revision += _LOST
+        elif envelope.edited:
+            self._revision += 1
+        self._lay_ballast()
+        return Loaded(value, self._revision, tuple(problems))
+
+    def _usable(self, path: Path, validate: Callable[[Any], T]) -> tuple[T, _Envelope] | None:
+        """None if there is no such file. Raises _Unusable, CannotWrite."""
+        try:
+            envelope = _read(path)
+        except FileNotFoundError:
+            return None
+        try:
+            return validate(envelope.payload), envelope
+        except (ValueError, MagidError) as error:
+            raise _Unusable(str(error)) from None
+
+    def _notes(self, path: Path, envelope: _Envelope) -> list[str]:
+        notes = []
+        if path != self.path:
+            notes.append(f"the copy {path} of revision {envelope.revision} is used instead")
+        if envelope.edited:
+            notes.append(f"{path} was edited by hand: its checksum does not fit; it is used as is")
+        return notes
+
+    def _set_aside(self, path: Path) -> str:
+        """Rename a bad file out of the way; says what became of it."""
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        target = self._beside(f".corrupt-{stamp}-{secrets.token_hex(2)}")
+        try:
+            self._files.rename(path, target)
+        except OSError as error:
+            self._kept = self._kept or path == self.path  # never let it become a good copy
+            return f"it stays where it is ({error.strerror})"
+        return f"it is kept as {target.name}"
+
+    def _corrupt(self) -> list[Path]:
+        """What was set aside, the oldest first."""
+        return sorted(self.path.parent.glob(f"{_escaped(self.path.name)}.corrupt-*"))
+
+    def _remove_surplus(self, before: Sequence[Path]) -> None:
+        """Where new bad files came, old ones go; never one of those that we say are kept."""
+        count = len(self._corrupt())
+        if count > len(before):
+            for surplus in before[: max(0, count - MAX_CORRUPT)]:
+                discard(surplus, self._files)
+
+    def _remove_leftovers(self) -> None:
+        """Temporary files of a writer that was killed: nobody else writes while we hold `lock`."""
+        for path in self.path.parent.glob(f".{_escaped(self.path.name)}.*tmp"):
+            discard(path, self._files)
+
+    # -- writing ---------------------------------------------------------------------------
+
+    def save(self, payload: Mapping[str, Any]) -> int:
+        """Replace the document; returns its revision once it is durable.
+
+        Raises CannotWrite; then the old document is in force, and the number is never used again.
+        """
+        self._revision += 1
+        content = _serialise(self.path, payload, self._revision)
+        try:
+            self._replace(content)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not self._drop_ballast():
+                raise cannot_write(self.path, error) from None
+            self._replace_again(content)
+        self._kept = False
+        self._lay_ballast()
+        return self._revision
+
+    def _replace_again(self, content: bytes) -> None:
+        try:
+            self._replace(content)
+        except OSError as error:
+            raise cannot_write(self.path, error) from None
+
+    def _replace(self, content: bytes) -> None:
+        temporary = write_temporary(self.path, content, mode=0o640, files=self._files)
+        try:
+            self._keep_present()
+            self._files.rename(temporary, self.path)
+        except BaseException:
+            discard(temporary, self._files)
+            raise
+        try:
+            sync_directory(self.path.parent, self._files)
+        except OSError:
+            self._put_back()
+            raise
+
+    def _put_back(self) -> None:
+        """A document that is refused must not be there after a restart; never raises.
+
+        Where the disk does not let it be put back either, what is there is not known to last.
+        """
+        spare = self.path.with_name(f".{self.path.name}.tmp")
+        with suppress(OSError):
+            if self._kept:
+                discard(spare, self._files)
+                self._copy(self._generations[0], spare)
+                self._files.rename(spare, self.path)
+            elif self._generations:  # there was none
+                self._files.unlink(self.path)
+            sync_directory(self.path.parent, self._files)
+
+    def _keep_present(self) -> None:
+        """Make the present document NAME.1, what that was NAME.2, and so on.
+
+        At every instant the document itself stays where it is. Done once per document, so that
+        failing saves do not push the good copies out.
+        """
+        if self._kept or not self._generations or not self.path.is_file():
+            return
+        spare = self.path.with_name(f".{self.path.name}.tmp")
+        discard(spare, self._files)
+        self._copy(self.path, spare)
+        for older, newer in pairwise(reversed(self._generations)):
+            with suppress(FileNotFoundError):
+                self._files.rename(newer, older)
+        self._files.rename(spare, self._generations[0])
+        self._kept = True
+
+    def _copy(self, source: Path, target: Path) -> None:
+        try:
+            self._files.link(source, target)
+        except OSError as error:
+            # No hard links here (FAT, some network file systems), or none to another user's
+            # file (fs.protected_hardlinks), which an administrator's editor may have left.
+            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+                raise
+            content = source.read_bytes()
+            temporary = write_temporary(self.path, content, mode=0o640, files=self._files)
+            self._files.rename(temporary, target)
+
+    # -- reserve ---------------------------------------------------------------------------
+
+    def _lay_ballast(self) -> None:
+        """Hold some space back, so that on a full disk one more change can still be kept."""
+        if self._ballast_bytes == 0 or self._ballast.exists():
+            return
+        with suppress(OSError):
+            # Random, so that a file system that compresses holds as much back.
+            content = secrets.token_bytes(self._ballast_bytes)
+            temporary = write_temporary(self._ballast, content, mode=0o600, files=self._files)
+            self._files.rename(temporary, self._ballast)
+
+    def _drop_ballast(self) -> bool:
+        try:
+            self._files.unlink(self._ballast)
+        except OSError:
+            return False
+        return True
+
+
+def _escaped(name: str) -> str:
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+
+
+def _serialise(path: Path, payload: Mapping[str, Any], revision: int) -> bytes:
+    try:
+        document, content = _envelope(payload, revision)
+        if _decode(content) != document:  # what comes back is what counts
+            raise _Unusable("it would come back changed")
+    except (ValueError, TypeError, RecursionError, _Unusable) as error:
+        raise CannotWrite(f"cannot write {path}: it does not fit into JSON: {error}") from None
+    if len(content) > MAX_BYTES:
+        raise CannotWrite(f"cannot write {path}: it would be larger than {MAX_BYTES} bytes")
+    return content
+
+
+def _envelope(payload: Mapping[str, Any], revision: int) -> tuple[dict[str, Any], bytes]:
+    document = {
+        "format": FORMAT,
+        "revision": revision,
+        "writtenBy": f"magid {__version__}",
+        "sha256": _checksum(payload, revision),
+        "registry": payload,
+    }
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return document, text.encode()
+
+
+def _checksum(payload: Any, revision: int) -> str:
+    content = json.dumps([revision, payload], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _read(path: Path) -> _Envelope:
+    """Raises FileNotFoundError, _Unusable, or CannotWrite where magid has to keep off."""
+    document = _decode(_content(path))
+    if not isinstance(document, dict) or not isinstance(document.get("format"), int):
+        raise _Unusable("it has no format number")
+    if document["format"] > FORMAT:
+        raise CannotWrite(
+            f"cannot use {path}: it has format {document['format']}, written by "
+            f"{document.get('writtenBy', 'a newer magid')}, and this magid knows up to {FORMAT}; "
+            "install that version again, or move the file away",
+            path=str(path),
+        )
+    revision = document.get("revision")
+    if type(revision) is not int or not 0 <= revision < 2**53 or "registry" not in document:
+        raise _Unusable("its revision or content is missing")
+    payload = document["registry"]
+    edited = document.get("sha256") != _checksum(payload, revision)
+    return _Envelope(payload, revision, edited)
+
+
+def _content(path: Path) -> bytes:
+    """Raises as `_read`. Does not block on a FIFO, and does not open a device."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise _Unusable("it is not a regular file")
+        if status.st_size > MAX_BYTES:
+            raise _Unusable(f"it is larger than {MAX_BYTES} bytes")
+        return b"".join(iter(lambda: os.read(descriptor, 2**20), b""))
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    finally:
+        os.close(descriptor)
+
+
+def _unreadable(path: Path, error: OSError) -> Exception:
+    """What the file itself is to blame for makes it unusable; anything else may pass."""
+    if error.errno in (errno.EIO, errno.ELOOP, errno.ENXIO):
+        return _Unusable(error.strerror)
+    refused = error.errno in (errno.EACCES, errno.EPERM)
+    advice = "let the user that runs magid read it" if refused else "see to it, then start again"
+    return CannotWrite(f"cannot read {path}: {error.strerror}; {advice}", path=str(path))
+
+
+def _decode(content: bytes) -> Any:
+    """Strict JSON: no NaN, no key given twice, UTF-8 only. Raises _Unusable."""
+    try:
+        return json.loads(
+            content.decode(), parse_constant=_no_constant, object_pairs_hook=_distinct
+        )
+    except (ValueError, RecursionError) as error:
+        raise _Unusable(f"it is not valid JSON: {error}") from None
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number")
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) != len(pairs):
+        raise ValueError("a key is given twice")
+    return data
+
+
+def why_unusable(path: Path, validate: Callable[[Any], object]) -> str:
+    """Why the document at `path` cannot be loaded; "" if it can, or is not there.
+
+    Changes nothing and needs no lock: for those who only look. `validate` is as for `Store.load`.
+    """
+    try:
+        validate(_read(path).payload)
+    except FileNotFoundError:
+        return ""
+    except (ValueError, MagidError, _Unusable) as error:
+        return str(error)
+    return ""
+
+
+# -- one writer ----------------------------------------------------------------------------------
+
+
+class Lock:
+    """The right to write below a state directory. Ends with `release`, or with the process."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Idempotent."""
+        if self._descriptor >= 0:
+            # Not by closing alone: a child between fork and exec still has the file open.
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def lock(state_dir: Path) -> Lock:
+    """Become the one magid of this state directory, which is made if it is not there.
+
+    Raises AlreadyRunning with the pid of the one that is, CannotWrite if there is no way to tell.
+    The kernel ends the lock with the process, however that ends; children do not inherit it.
+    """
+    path = state_dir / "magid.lock"
+    try:
+        state_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(path, flags, 0o640)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+    except BlockingIOError:
+        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise AlreadyRunning(
+            f"cannot use {state_dir}: magid with pid {holder or 'unknown'} uses it already; stop "
+            "that one, or set another state_dir (MAGI_STATE_DIR)",
+            pid=int(holder) if holder.isascii() and holder.isdigit() else None,
+        ) from None
+    except OSError as error:
+        os.close(descriptor)
+        raise cannot_write(path, error) from None
+    return Lock(descriptor)

@@ -1,0 +1,1 @@
+"""What requests cost: the record of each, and statistics over all of them."""

@@ -1,0 +1,209 @@
+"""What is remembered of each request: who answered it, why, how fast, how it ended. Never the text.
+
+In memory and bounded. Times are seconds; `at` since the epoch, the others since the request came.
+"""
+
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from magid.gateway.routing.request import Asked
+
+KEPT = 1000  # of those that have ended
+
+
+class Outcome(StrEnum):
+    """How a request ended."""
+
+    RUNNING = "running"
+    OK = "ok"
+    REFUSED = "refused"  # by magid, or status 4xx of the server
+    FAILED = "failed"  # the server's fault
+    CANCELLED = "cancelled"  # the client left
+    KILLED = "killed"  # by DELETE /api/requests/{id}
+
+
+@dataclass(slots=True)
+class Usage:
+    """Tokens, as the server counted them; None where it did not say."""
+
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    answer_tokens: int | None = None
+    prompt_ms: float | None = None  # of reading what was not cached
+    answer_ms: float | None = None
+
+
+@dataclass(slots=True)
+class Record:
+    """One request."""
+
+    id: str
+    at: float
+    path: str
+    asked_model: str
+    is_stream: bool
+    token: str = ""  # the name of the caller's
+    client_request_id: str = ""  # by which the client knows it
+    model_id: str | None = None
+    port: int | None = None
+    tier: str | None = None
+    route: str = ""
+    status: int | None = None
+    outcome: Outcome = Outcome.RUNNING
+    error: str = ""
+    problem: str = ""  # the code of magid's own error, where that was the answer
+    attempts: int = 0
+    began: float = 0.0  # on the monotonic clock
+    sent_s: float | None = None  # when it left the queue
+    first_byte_s: float | None = None
+    first_token_s: float | None = None  # of a stream
+    duration_s: float | None = None
+    figures: bytes = b""  # the server's, as they came
+
+    @property
+    def usage(self) -> Usage | None:
+        return usage_in(self.figures)
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Of the answer, by the server's clock where it tells; else from its first token on."""
+        usage = self.usage
+        return None if usage is None else self.speed_of(usage)
+
+    def speed_of(self, usage: Usage) -> float | None:
+        """The same, where its usage was read already: that takes a few microseconds."""
+        if not usage.answer_tokens:
+            return None
+        if usage.answer_ms:
+            speed = 1000 * usage.answer_tokens / usage.answer_ms
+            return speed if speed < MAX_SPEED else None
+        if self.duration_s is None or self.first_token_s is None:
+            return None
+        took = self.duration_s - self.first_token_s
+        return usage.answer_tokens / took if took > 0 else None
+
+
+def of(asked: Asked) -> Record:
+    return Record(
+        id=asked.request_id,
+        at=time.time(),
+        path=asked.endpoint.path,
+        asked_model=asked.model[:200],
+        is_stream=asked.is_stream,
+        token=asked.token,
+        client_request_id=asked.client_request_id,
+        began=time.monotonic(),
+    )
+
+
+def refused(asked: Asked, problem: str) -> Record:
+    """One that led nowhere: it is counted and not kept, lest nonsense crowd out the rest."""
+    record = of(asked)
+    record.outcome, record.problem = Outcome.REFUSED, problem
+    return record
+
+
+class Records:
+    """Those that run, and the last KEPT that have ended."""
+
+    def __init__(self) -> None:
+        self.running: dict[str, Record] = {}
+        self.ended = 0  # all of them, also those that are no longer kept
+        self._ended: deque[Record] = deque(maxlen=KEPT)
+
+    def begin(self, record: Record) -> None:
+        """Ids are magid's own, so none comes twice."""
+        self.running[record.id] = record
+
+    def end(self, record: Record, outcome: Outcome, error: str = "") -> None:
+        record.outcome, record.error = outcome, error
+        record.duration_s = time.monotonic() - record.began
+        self.running.pop(record.id, None)
+        self._ended.append(record)
+        self.ended += 1
+
+    def newest(self, limit: int) -> Iterable[Record]:
+        """The running ones, then the ended ones, each the newest first."""
+        both = [*reversed(self.running.values()), *reversed(self._ended)]
+        return both[:limit]
+
+
+_COUNT, _MS = rb'":(\d{1,9})', rb'":(\d{1,9}(?:\.\d{1,20})?)'
+_FIGURE = re.compile(
+    rb'"(prompt_n|predicted_n|cache_n|prompt_ms|predicted_ms|prompt_tokens|completion_tokens|'
+    rb"cached_tokens|input_tokens|output_tokens|cache_read_input_tokens)"
+    rb'":(\d{1,9}(?:\.\d{1,20})?(?:e-\d{2,3})?)(?![\d.eE])'  # what is out of bounds is none
+)
+# As llama-server has them since it counts what is cached: all there is to know in one piece. A
+# figure that is written in another way is left to _FIGURE.
+_TIMINGS = re.compile(
+    rb'"timings":{"cache_n%b,"prompt_n%b,"prompt_ms%b,"prompt_per_token_ms":[^,"]{1,30},'
+    rb'"prompt_per_second":[^,"]{1,30},"predicted_n%b,"predicted_ms%b,'
+    % (_COUNT, _COUNT, _MS, _COUNT, _MS)
+)
+START_BYTES, TAIL_BYTES = 512, 4096  # of an answer, which hold its figures
+TAIL_SEGMENTS = 8  # a stream ends with figures, usage, [DONE] and the end, each on its own
+
+
+def figures_in(start: bytes, tail: bytes) -> bytes:
+    """The part with figures of an answer's first and last bytes: no text of the answer.
+
+    Anthropic counts the prompt at the start. In text that a model writes, quotes are escaped: these
+    keys are the server's.
+    """
+    at, timings = tail.rfind(b'"usage":'), tail.rfind(b'"timings":')
+    if at < 0 or 0 <= timings < at:
+        at = timings
+    found = tail[at:] if at >= 0 else b""
+    if b'"input_tokens"' not in start or b'"input_tokens"' in found:
+        return found
+    at = start.find(b'"usage":')
+    return (start[at : at + _PART_BYTES] if at >= 0 else b"") + found
+
+
+_PART_BYTES = 200  # Anthropic's are 80
+MAX_SPEED = 1e6  # tokens a second; more is no speed
+
+
+def usage_in(figures: bytes) -> Usage | None:
+    """Pure. The last figure of a name counts. Every request's are read: 1.3 us, or 3 one by one."""
+    match = _TIMINGS.match(figures, figures.rfind(b'"timings":'))
+    if match is None:
+        return _one_by_one(figures)
+    cached_n, prompt_n, prompt_ms, answer_n, answer_ms = match.groups()
+    cached = int(cached_n)
+    return Usage(cached + int(prompt_n), cached, int(answer_n), float(prompt_ms), float(answer_ms))
+
+
+def _one_by_one(figures: bytes) -> Usage | None:
+    found = dict(_FIGURE.findall(figures))
+    if not found:
+        return None
+    get = found.get
+    prompt_ms, answer_ms = get(b"prompt_ms"), get(b"predicted_ms")
+    return Usage(
+        _prompt_tokens(get),
+        _whole(get(b"cache_n") or get(b"cached_tokens") or get(b"cache_read_input_tokens")),
+        _whole(get(b"predicted_n") or get(b"completion_tokens") or get(b"output_tokens")),
+        None if prompt_ms is None else float(prompt_ms),
+        None if answer_ms is None else float(answer_ms),
+    )
+
+
+def _prompt_tokens(get: Callable[[bytes], bytes | None]) -> int | None:
+    """All of the prompt, cached or not."""
+    read = get(b"prompt_n")
+    if read is not None:
+        return int(float(read) + float(get(b"cache_n") or 0))
+    cached = get(b"cache_read_input_tokens")
+    if cached is not None:  # Anthropic counts the cached ones apart
+        return int(float(get(b"input_tokens") or 0) + float(cached))
+    return _whole(get(b"prompt_tokens") or get(b"input_tokens"))
+
+
+def _whole(text: bytes | None) -> int | None:
+    return None if text is None else int(float(text))

@@ -1,0 +1,459 @@
+"""The gateway's one owner of state: which servers there are, who waits, and what is under way.
+
+Lives on the event loop. Requests come in by `begin`, and everything about one happens in callbacks
+without a task of its own, unless it has to wait for a connection: that is what makes it fast.
+"""
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from pydantic_core import to_json
+
+from magid.catalog.profile import LoadBalancing
+from magid.control.daemon import Daemon
+from magid.control.planner import Wanted
+from magid.control.state import Change
+from magid.errors import MagidError, NotReady, QueueFull, ServerLost
+from magid.gateway.accounting import request_log
+from magid.gateway.accounting.request_log import Outcome, Records
+from magid.gateway.accounting.requestlog import tell_end
+from magid.gateway.accounting.statistics import OTHER, Tally
+from magid.gateway.frontend.time_slices import TimeSlices
+from magid.gateway.proxy import probes
+from magid.gateway.proxy.forward import Client, Exchange
+from magid.gateway.proxy.health import Care
+from magid.gateway.proxy.load_balancer import Picker
+from magid.gateway.proxy.on_demand import OnDemand
+from magid.gateway.proxy.queue import Rooms
+from magid.gateway.proxy.server import Server
+from magid.gateway.proxy.stages import Stages, Work
+from magid.gateway.proxy.upstream import MISTAKE
+from magid.gateway.routing import auto_tier, fleet, model_list
+from magid.gateway.routing.fleet import Backend, Facts, Fleet
+from magid.gateway.routing.request import Asked
+from magid.gateway.routing.resolver import Route
+from magid.servers.backend import ServerState
+
+log = logging.getLogger(__name__)
+
+_UNKNOWN = "a model"  # whose name says nothing yet
+
+
+class Dispatcher:
+    """`open` it within the event loop, after the daemon; `close` it before."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self._settings = daemon.config.gateway
+        self.records = Records()
+        self.tally = Tally(self._is_model)
+        self.errors: Counter[str] = Counter()  # that clients were answered with, by code
+        self._exchanges: dict[str, Exchange] = {}  # by the id of their record
+        self._servers: dict[str, Server] = {}  # by process
+        self._leaving: dict[str, Server] = {}  # that get no more, and have something under way
+        self._facts: dict[str, Facts] = {}  # by process
+        self._seen: dict[str, Facts] = {}  # by hash of a spec: of servers that may be gone
+        self._rooms: Rooms[Exchange] = Rooms(self._settings.queue_limit)
+        self._picker = Picker()
+        self.slices = TimeSlices()  # for large requests, the API's too
+        self._fleet = Fleet()
+        self._limited: dict[tuple[str, ...], Fleet] = {}  # what limited tokens may use of it
+        self._listed: bytes | None = None
+        self._is_stale = True
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._care = Care(daemon, self._spawn)
+        self._on_demand = OnDemand(daemon, self._spawn, self._servers_of, self._on_failed_start)
+        self._unsubscribe = daemon.subscribe(self._on_change)
+
+    def open(self) -> None:
+        """Begin to look after the servers."""
+        self._spawn(self._watch())
+
+    async def close(self) -> None:
+        """End what is under way. Idempotent."""
+        self._unsubscribe()
+        for exchange in list(self._exchanges.values()):
+            exchange.cancel(Outcome.KILLED)
+        for server in [*self._servers.values(), *self._leaving.values()]:
+            server.pool.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # -- what there is ---------------------------------------------------------------------
+
+    def _on_change(self, change: Change) -> None:
+        self._is_stale = True
+        if self._rooms:  # somebody may go on now
+            asyncio.get_running_loop().call_soon(self._catch_up)
+
+    def _catch_up(self) -> None:
+        if self._is_stale:
+            self._rebuild()
+
+    @property
+    def fleet(self) -> Fleet:
+        if self._is_stale:
+            self._rebuild()
+        return self._fleet
+
+    def _fleet_for(self, only: tuple[str, ...] | None) -> Fleet:
+        now = self.fleet
+        if only is None:
+            return now
+        if only not in self._limited:
+            self._limited[only] = fleet.limited(now, only)
+        return self._limited[only]
+
+    def models(self, only: tuple[str, ...] | None = None) -> list[dict[str, Any]]:
+        """What may be asked for by who is limited to `only`; None: by anybody."""
+        return model_list.entries(self._fleet_for(only))
+
+    def models_json(self, only: tuple[str, ...] | None) -> bytes:
+        """The list for GET /v1/models; built anew only when something has changed."""
+        now = self.fleet
+        if only is not None:
+            return to_json({"object": "list", "data": self.models(only)})
+        if self._listed is None:
+            self._listed = to_json({"object": "list", "data": model_list.entries(now)})
+        return self._listed
+
+    def _rebuild(self) -> None:
+        snapshot = self._daemon.snapshot  # may tell of a change, so first
+        self._is_stale, self._listed = False, None
+        self._limited.clear()
+        observed = self._daemon.observed()
+        ready = [s for s in observed.values() if s.state is ServerState.READY]
+        keys = {s.port: self._daemon.launcher.api_key(s.port) for s in ready}
+        self._fleet = fleet.build(
+            snapshot, observed, keys, self._facts, resting=self._on_demand.resting(),
+            seen=self._seen_of(snapshot.wanted), is_scanning=not self._daemon.knows_models,
+        )  # fmt: skip
+        profile = self._fleet.profile
+        self._picker.rules = profile.load_balancing if profile else LoadBalancing()
+        present = {b.process: b for b in self._fleet.backends}
+        for process in self._servers.keys() - present.keys():
+            server = self._leaving[process] = self._servers.pop(process)
+            self._part_from(server)
+        for process, backend in present.items():
+            self._meet(process, backend)
+        if self._rooms:
+            asyncio.get_running_loop().call_soon(self._reroute_waiting)
+
+    def _seen_of(self, wanted: Wanted) -> dict[str, Facts]:
+        """By model, as it would run now; what would run in no way is forgotten."""
+        known = {spec.hash: spec.model_id for spec in wanted.specs if spec.hash in self._seen}
+        self._seen = {spec_hash: self._seen[spec_hash] for spec_hash in known}
+        return {model_id: self._seen[spec_hash] for spec_hash, model_id in known.items()}
+
+    def _meet(self, process: str, backend: Backend) -> None:
+        """It may have been taken out for a moment only, as by a profile without its model."""
+        known = self._servers.get(process)
+        if known is None:
+            known = self._leaving.pop(process, None) or Server(backend)
+            self._servers[process] = known
+            if process not in self._facts:
+                self._spawn(self._learn_facts(known))
+        known.backend = backend
+
+    def _part_from(self, server: Server) -> None:
+        """Forget it, if it is leaving and done with all that it was sent. Idempotent."""
+        process = server.backend.process
+        if process in self._leaving and not server.exchanges:
+            del self._leaving[process]
+            self._facts.pop(process, None)
+            server.pool.close()
+
+    async def _learn_facts(self, server: Server) -> None:
+        facts = await probes.facts(server.backend)
+        if facts is not None and server.backend.process in self._servers:
+            self._facts[server.backend.process] = facts
+            observed = self._daemon.observed().get(server.backend.port)
+            if observed is not None and fleet.process_of(observed) == server.backend.process:
+                self._seen[observed.spec_hash] = facts
+            self._is_stale = True
+            self._admit()
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a free slot."""
+        return len(self._rooms)
+
+    def queues(self) -> dict[str, int]:
+        """The same by what they wait for: a model, a tier, or other while models are being found.
+
+        A queue that was used once stays, empty.
+        """
+        lengths = self._rooms.lengths().items()
+        return {pool if pool != _UNKNOWN else OTHER: length for pool, length in lengths}
+
+    def servers(self) -> list[Server]:
+        """Those that are ready. A copy."""
+        return list(self._servers.values())
+
+    def _is_model(self, name: str) -> bool:
+        return name in self._fleet.offers or name in self._fleet.disabled
+
+    # -- requests --------------------------------------------------------------------------
+
+    def begin(self, asked: Asked, client: Client) -> Work:
+        """Send it to where it belongs, in two stages where the profile wants that.
+
+        Raises as `send` does.
+        """
+        profile = self.fleet.profile
+        if profile is not None and profile.two_stage.enabled:
+            rules = profile.two_stage
+            if auto_tier.has_stages(asked, self._fleet_for(asked.only), rules):
+                return Stages(asked, client, rules, self.send)
+        return self.send(asked, client)
+
+    def send(self, asked: Asked, client: Client) -> Exchange:
+        """Send it to a server, or let it wait for one.
+
+        Raises what routing raises, NotReady without a sound server, QueueFull. The client may
+        hear of the answer before this returns only by `fails`.
+        """
+        try:
+            route = self._route_or_hold(asked)
+        except MagidError as error:
+            self.tally.add(request_log.refused(asked, error.code), None)
+            raise
+        exchange = Exchange(asked, client, route, self._retry, self._on_free, self._on_end)
+        self.records.begin(exchange.record)
+        self._exchanges[exchange.record.id] = exchange
+        try:
+            self._place_or_wait(exchange)
+        except MagidError as error:
+            exchange.is_over = True
+            exchange.record.problem = error.code
+            self._forget(exchange, Outcome.REFUSED, error.message)
+            raise
+        return exchange
+
+    def route(self, asked: Asked) -> Route:
+        """Where it would go now. Raises ModelNotFound, InvalidInput, NotReady, ServerFailed."""
+        return auto_tier.route(asked, self._fleet_for(asked.only), self._picker.conversations)
+
+    def _route_or_hold(self, asked: Asked) -> Route:
+        """As `route`; after a start, what cannot be answered waits until all models are known.
+
+        Their servers may have run all the time: who asks while magid is restarted gets an answer,
+        also if it is restarted again before the models are known.
+        """
+        try:
+            return self.route(asked)
+        except MagidError:
+            if self._daemon.knows_models:
+                raise
+            return Route(_UNKNOWN, (), "", is_open=True)
+
+    def explain(self, asked: Asked) -> tuple[Route, list[tuple[Server, str]], Server | None]:
+        """Where the request would go now, without sending it.
+
+        Its route, the servers of it with what keeps one from being taken, and the one that would
+        be taken. Raises as `route` does.
+        """
+        route = self.route(asked)
+        servers = [s for b in route.backends if (s := self._servers.get(b.process)) is not None]
+        verdicts = [(server, server.why_not) for server in servers]
+        sound = [server for server, why in verdicts if not why]
+        return route, verdicts, self._picker.pick(asked, route, sound) if sound else None
+
+    def kill(self, request_id: str) -> bool:
+        """End a running request; False if there is none of this id."""
+        exchange = self._exchanges.get(request_id)
+        if exchange is None:
+            return False
+        exchange.kill()
+        return True
+
+    def _place_or_wait(self, exchange: Exchange) -> None:
+        if self._place(exchange):
+            return
+        starts = exchange.route.starts
+        if starts is not None:
+            self._want(starts, exchange)
+        pool = exchange.route.pool
+        if not self._rooms.enter(pool, exchange.asked.client, exchange):
+            raise QueueFull(
+                f"cannot take the request: {self._rooms.lengths()[pool]} requests wait for {pool} "
+                "already; try again later"
+            )
+        self._limit_wait(exchange)
+
+    def _limit_wait(self, exchange: Exchange) -> None:
+        """Patience counts from where the request came: whatever it waits for next begins none."""
+        starts = exchange.route.starts
+        patience_s = self._on_demand.patience_s if starts else self._settings.queue_timeout
+        if exchange.wait_timer is not None and patience_s <= exchange.patience_s:
+            return
+        exchange.stop_waiting()
+        exchange.patience_s = max(exchange.patience_s, patience_s)
+        left_s = exchange.record.began + exchange.patience_s - time.monotonic()
+        exchange.wait_timer = asyncio.get_running_loop().call_later(
+            max(0.0, left_s), self._waited_too_long, exchange
+        )
+
+    def _want(self, model_id: str, exchange: Exchange) -> None:
+        """Have the model started, unless that is under way. Raises NotReady, or why it failed."""
+        if not self._on_demand.is_coming(model_id):
+            if exchange.asked.endpoint.method == "GET":
+                raise NotReady(
+                    f"cannot answer yet: {model_id} does not run, and a GET starts nothing; "
+                    f"POST /api/models/servers/{model_id}/start starts it"
+                )
+            if model_id in exchange.started:
+                raise NotReady(
+                    f"cannot answer: {model_id} was started for this request, and does not run "
+                    "any more; try again later"
+                )
+        exchange.started.add(model_id)
+        self._on_demand.want(model_id)
+
+    def _place(self, exchange: Exchange) -> bool:
+        """Whether it is on its way; else all its servers are full.
+
+        Raises NotReady if none is sound.
+        """
+        if exchange.route.waits:
+            return False
+        sound = [
+            server
+            for backend in exchange.route.backends
+            if (server := self._servers.get(backend.process)) is not None
+            and backend.process not in exchange.tried
+            and not server.why_not
+        ]
+        if not sound:
+            raise self._unsound(exchange)
+        sure = [server for server in sound if not server.is_doubted]
+        server = self._picker.pick(exchange.asked, exchange.route, sure or sound)
+        if server is None:
+            return False
+        self._picker.taken(exchange.asked, exchange.route, server)
+        exchange.stop_waiting()
+        exchange.send(server)
+        return True
+
+    def _unsound(self, exchange: Exchange) -> NotReady:
+        servers = [self._servers.get(b.process) for b in exchange.route.backends]
+        reasons = {s.breaker.reason for s in servers if s is not None and s.breaker.reason}
+        why = "; ".join(sorted(reasons)) or "none is left"
+        return NotReady(
+            f"cannot reach a sound server for {exchange.route.pool}: {why}; it is looked after, "
+            "try again in a moment"
+        )
+
+    # -- what exchanges tell ---------------------------------------------------------------
+
+    def _retry(self, exchange: Exchange) -> bool:
+        """Another server for it; False if there is none."""
+        try:
+            exchange.route = self.route(exchange.asked)
+            self._place_or_wait(exchange)
+        except MagidError:
+            return False
+        return True
+
+    def _on_free(self, exchange: Exchange, server: Server) -> None:
+        self._part_from(server)
+        if self._rooms:
+            self._admit()
+
+    def _on_end(self, exchange: Exchange) -> None:
+        self._rooms.leave(exchange.route.pool, exchange.asked.client, exchange)
+        self._forget(exchange, exchange.record.outcome, exchange.record.error)
+
+    def _forget(self, exchange: Exchange, outcome: Outcome, error: str) -> None:
+        self._exchanges.pop(exchange.record.id, None)
+        self.records.end(exchange.record, outcome, error)
+        self.tally.add(exchange.record, exchange.route)
+        tell_end(exchange.record)
+
+    # -- waiting ---------------------------------------------------------------------------
+
+    def _admit(self) -> None:
+        """Send on whoever can go now."""
+        self._rooms.serve(self._place_or_refuse)
+
+    def _place_or_refuse(self, exchange: Exchange) -> bool:
+        """Whether it need not wait any more."""
+        return self._or_answer(self._place, exchange)
+
+    def _reroute_waiting(self) -> None:
+        """Servers have come or gone: whoever waits may go elsewhere now, or nowhere."""
+        for exchange in self._rooms.drain(lambda _exchange: True):
+            self._or_answer(self._reroute, exchange)
+
+    def _reroute(self, exchange: Exchange) -> bool:
+        exchange.route = self._route_or_hold(exchange.asked)
+        self._place_or_wait(exchange)
+        return True
+
+    def _or_answer(self, place: Callable[[Exchange], bool], exchange: Exchange) -> bool:
+        """An error of it is this one's answer, and no harm to the others that wait."""
+        try:
+            return place(exchange)
+        except MagidError as error:
+            exchange.refuse(error)
+        except Exception:
+            log.exception("request %s cannot be placed", exchange.record.id)
+            exchange.refuse(ServerLost(f"cannot answer: {MISTAKE}"), Outcome.FAILED)
+        return True
+
+    def _on_failed_start(self, model_id: str, error: MagidError, pause_s: float) -> None:
+        """Whoever waits for this model goes to another one, or hears why it does not come.
+
+        It is left out for so long; 0: it could not even be tried, for want of room.
+        """
+        self._become_stale()
+        if pause_s:
+            asyncio.get_running_loop().call_later(pause_s, self._become_stale)
+        for exchange in self._rooms.drain(lambda e: e.route.starts == model_id):
+            if pause_s:
+                self._or_answer(self._reroute, exchange)
+            else:
+                exchange.refuse(error)
+
+    def _become_stale(self) -> None:
+        self._is_stale = True
+
+    def _servers_of(self, model_id: str) -> list[Server]:
+        return [s for s in self._servers.values() if s.backend.model_id == model_id]
+
+    def _waited_too_long(self, exchange: Exchange) -> None:
+        exchange.refuse(
+            QueueFull(
+                "cannot answer in time: the request waited too long for "
+                f"{exchange.route.pool}; try again later"
+            )
+        )
+
+    # -- looking after servers ---------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(probes.LOOK_S)
+            try:
+                self._look()
+            except Exception:
+                log.exception("the gateway's look at its servers failed")
+
+    def _look(self) -> None:
+        _ = self._daemon.snapshot  # tells of a change if the profile's file was edited
+        now = self.fleet
+        interval = self._picker.rules.health_check_interval
+        self._care.look([*self._servers.values(), *self._leaving.values()], now, interval)
+        self._on_demand.look(now, time.monotonic())
+        if self._rooms:
+            self._admit()

@@ -1,0 +1,72 @@
+"""What all of the gateway's connections share: the limits, the door, and what magid answers itself.
+
+`talk` asks here for each of its requests.
+"""
+
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from pydantic_core import to_json
+
+from magid.auth import authenticator, sandboxed
+from magid.auth.origins import Policy
+from magid.auth.token_store import Caller
+from magid.auth.tokens import Scope
+from magid.config.settings import Config
+from magid.errors import MagidError, MethodNotAllowed, ModelNotFound, NotFound
+from magid.gateway.dispatcher import Dispatcher
+from magid.gateway.frontend.request_reader import Head, Parsed
+from magid.gateway.routing.endpoints import TELL_OF_OTHERS, Endpoint, methods_of
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What all connections share: one for TCP, one for unix sockets, which ask for no Host."""
+
+    dispatcher: Dispatcher
+    parse: Parsed
+    max_body_bytes: int
+    timeout_s: float  # in which a whole request has to arrive
+    send_timeout_s: float  # in which the rest of a last answer has to be taken
+    door: authenticator.Door
+    is_tcp: bool
+    is_shut: bool = False  # for a model's own server
+
+    def admit(self, head: Head, peer: str) -> Caller:
+        """Raises as `Door.enter` does, and InvalidInput for a token in the URL."""
+        if self.is_shut:
+            raise sandboxed.refuse()
+        authenticator.check_url(head.query)
+        if head.method == "OPTIONS":  # a browser asks whether it may send credentials
+            return authenticator.LOCAL
+        need = Scope.ADMIN if head.path in TELL_OF_OTHERS else Scope.INFER
+        return self.door.enter(head.presented, need, peer if self.is_tcp else None)
+
+    def list_models(self, endpoint: Endpoint, path: str, caller: Caller) -> bytes:
+        """What `caller` may ask for, as JSON, or the one that `path` names. Or ModelNotFound."""
+        if "{" not in endpoint.path:
+            return self.dispatcher.models_json(caller.models)
+        name = unquote(path.removeprefix(endpoint.prefix), errors="replace")
+        for model in self.dispatcher.models(caller.models):
+            if model["id"] == name:
+                return to_json(model)
+        raise ModelNotFound(
+            f"cannot find model {name[:200]!r}; GET /v1/models lists the names that can be used",
+            modelId=name[:200],
+        )
+
+
+def make_desk(
+    dispatcher: Dispatcher, policy: Policy | None, config: Config, door: authenticator.Door
+) -> Desk:
+    return Desk(
+        dispatcher, Parsed(policy), config.gateway.max_body_bytes, config.request_timeout,
+        config.send_timeout, door, policy is not None,
+    )  # fmt: skip
+
+
+def unknown_path(head: Head) -> MagidError:
+    """For a path that is not the gateway's, or has other methods."""
+    if methods_of(head.path):
+        return MethodNotAllowed(f"cannot {head.method} {head.path}: it has other methods")
+    return NotFound(f"cannot find {head.path}: no such path; /openapi.json lists all of them")

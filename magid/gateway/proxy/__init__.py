@@ -1,0 +1,1 @@
+"""The servers' side: connections, load balancing, queues, health, starts on demand."""

@@ -1,0 +1,339 @@
+"""One request on its way: to a server, perhaps to another one, and the answer back.
+
+Bytes are passed on as they come, in both directions. Before the first byte of an answer a request
+may move to another server; after it, the client is told in its own protocol that it broke off. A
+client that goes away cancels the request at the server.
+"""
+
+import asyncio
+import logging
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from magid.errors import MagidError, ServerLost
+from magid.gateway.accounting import request_log
+from magid.gateway.accounting.request_log import START_BYTES, TAIL_BYTES, TAIL_SEGMENTS, Outcome
+from magid.gateway.proxy.breaker import is_own_trouble
+from magid.gateway.proxy.server import Server
+from magid.gateway.proxy.upstream import MISTAKE, Line
+from magid.gateway.routing.request import Asked
+from magid.gateway.routing.resolver import Route
+from magid.http.framing import ReplyHead
+from magid.http.limits import MAX_COLLECTED_BYTES, MAX_SILENT_BYTES
+from magid.llama.client import Garbled
+
+log = logging.getLogger(__name__)
+
+# Servers that may end while they work on one request: it could be the request that ends them.
+MAX_LOSSES = 2
+
+
+class Client(Protocol):
+    """Who asked. Each request ends with `ends`, `fails` or `breaks_off`."""
+
+    def begins(self, head: ReplyHead, fields: bytes, data: bytes) -> None:
+        """The answer's head, `fields` with it, and the first bytes of its body, as they came."""
+
+    def goes_on(self, data: bytes) -> None: ...
+
+    def ends(self) -> None: ...
+
+    def fails(self, error: MagidError, fields: bytes = b"") -> None:
+        """Nothing was sent yet."""
+
+    def breaks_off(self, error: MagidError, *, is_inside_chunk: bool) -> None:
+        """A part was sent."""
+
+
+class Exchange:
+    """Implements `upstream.Taker`. `on_free` hears when a server is done with it, well or not."""
+
+    __slots__ = (
+        "_has_begun", "_is_silent", "_left", "_line", "_losses", "_on_end", "_on_free",
+        "_retry", "_start", "_tail", "_task", "_was_resent", "asked", "client", "is_over",
+        "last_byte", "patience_s", "record", "route", "server", "started", "tried", "wait_timer",
+    )  # fmt: skip
+
+    def __init__(
+        self, asked: Asked, client: Client, route: Route, retry: "Callable[[Exchange], bool]",
+        on_free: "Callable[[Exchange, Server], None]", on_end: "Callable[[Exchange], None]",
+    ) -> None:  # fmt: skip
+        self.asked, self.client, self.route = asked, client, route
+        self.record = request_log.of(asked)
+        self.server: Server | None = None
+        self.tried: set[str] = set()  # processes that it was sent to
+        self.started: set[str] = set()  # models that were started for it
+        self.wait_timer: asyncio.TimerHandle | None = None
+        self.patience_s = 0.0  # how long it may wait, from where it came, whatever it waits for
+        self.last_byte = 0.0  # on the monotonic clock; before any, when it was sent
+        self._retry, self._on_free, self._on_end = retry, on_free, on_end
+        self._line: Line | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._start = b""
+        self._tail: deque[bytes] = deque(maxlen=TAIL_SEGMENTS)
+        self._has_begun = False
+        self._losses = 0
+        self._was_resent = False
+        self._is_silent = asked.is_stream  # no event of its stream has come
+        # Bytes that may come yet of an error, or before the first event.
+        self._left = MAX_SILENT_BYTES if self._is_silent else 0
+        self.is_over = False
+
+    # -- to a server -----------------------------------------------------------------------
+
+    def stop_waiting(self) -> None:
+        """Idempotent."""
+        if self.wait_timer is not None:
+            self.wait_timer.cancel()
+            self.wait_timer = None
+
+    def send(self, server: Server) -> None:
+        """The server has a free slot, which this takes."""
+        self.server = server
+        self.tried.add(server.backend.process)
+        server.exchanges.add(self)
+        record = self.record
+        self.last_byte = time.monotonic()
+        record.attempts += 1
+        record.sent_s = self.last_byte - record.began
+        record.model_id, record.port = server.backend.model_id, server.backend.port
+        record.tier, record.route = self.route.tier, self.route.why
+        line = server.pool.take()
+        if line is not None:
+            self._ask(line)
+        else:
+            self._task = asyncio.get_running_loop().create_task(self._connect(server))
+
+    async def _connect(self, server: Server) -> None:
+        """Whatever goes wrong here, who asked has to hear of it: nothing else ends the wait."""
+        try:
+            self._ask(await server.pool.connect())
+        except (OSError, TimeoutError) as error:
+            why = f"it cannot be reached: {str(error) or 'no answer in time'}"
+            if not is_own_trouble(error):
+                server.leave_out(why)
+            self._cannot_ask(why)
+        except Exception:
+            log.exception("request %s cannot be sent", self.record.id)
+            self._cannot_ask(MISTAKE)
+
+    def _cannot_ask(self, why: str) -> None:
+        self._task = None
+        if not self._move(why):
+            self.refuse(self._lost(why), Outcome.FAILED, lost=why)
+
+    def _ask(self, line: Line) -> None:
+        assert self.server is not None
+        self._task, self._line = None, line
+        request, pieces = self.server.request(self.asked)
+        line.ask(request, self, pieces)
+
+    # -- the answer (upstream.Taker) ---------------------------------------------------------
+
+    def begins(self, head: ReplyHead, first: bytes) -> None:
+        assert self.server is not None
+        if head.status == 503 and self._can_move and self._leaves("it answers 503"):
+            return
+        self._has_begun = True
+        self.last_byte = time.monotonic()
+        record = self.record
+        record.status, record.first_byte_s = head.status, self.last_byte - record.began
+        if head.status >= 400 or self.asked.endpoint.names_files:
+            self._is_silent, self._left = False, MAX_COLLECTED_BYTES
+            self._count_error(first)
+        elif self._is_silent:
+            is_events = head.content_type.startswith(b"text/event-stream")
+            self._left = MAX_SILENT_BYTES if is_events else sys.maxsize
+            self._look_for_event(first)
+        self._start = first[:START_BYTES]
+        self._tail.append(first[-TAIL_BYTES:])
+        pool = self.server.pool
+        self.client.begins(head, self._fields(), first)
+        if head.is_chunked:
+            pool.prepare()
+
+    @property
+    def _can_move(self) -> bool:
+        """Whether a server is left that has not seen this request."""
+        return any(b.process not in self.tried for b in self.route.backends)
+
+    def _leaves(self, why: str) -> bool:
+        """Move before its answer, of which nothing is wanted any more; else it is passed on."""
+        server, line = self.server, self._line
+        assert server is not None
+        assert line is not None
+        if self._move(why):
+            line.drop()
+            return True
+        self._line = line
+        server.exchanges.add(self)  # it is looked after until the answer is whole
+        return False
+
+    def _fields(self) -> bytes:
+        assert self.server is not None
+        return b"%bX-Magi-Route: %b\r\n" % (
+            self.server.shown, self.route.why.encode("ascii", "replace"),
+        )  # fmt: skip
+
+    def goes_on(self, data: bytes) -> None:
+        self.last_byte = time.monotonic()
+        if self._is_silent:
+            self._look_for_event(data)
+        elif self._left:
+            self._count_error(data)
+        if len(self._start) < START_BYTES:
+            self._start += data[:START_BYTES]
+        self._tail.append(data[-TAIL_BYTES:])
+        self.client.goes_on(data)
+
+    def _look_for_event(self, data: bytes) -> None:
+        """The first token comes with the first event.
+
+        llama-server 0.7.0 sends the head at once, and comments while it reads a long prompt: 54 s
+        lay between the first byte and the first event of 25,000 tokens. Raises Garbled where
+        nothing else comes.
+        """
+        self._left -= len(data)
+        if b"data:" in data:
+            self._is_silent, self._left = False, 0
+            self.record.first_token_s = self.last_byte - self.record.began
+        elif self._left <= 0:
+            raise Garbled("its stream has no event")
+
+    def _count_error(self, data: bytes) -> None:
+        """Of an answer that is read whole: such a one is short. Raises Garbled."""
+        self._left -= len(data)
+        if self._left <= 0:
+            raise Garbled("it is too long for such an answer")
+
+    def ended(self) -> None:
+        status = self.record.status or 0
+        self.record.figures = request_log.figures_in(
+            self._start, b"".join(self._tail)[-TAIL_BYTES:]
+        )
+        outcome = Outcome.OK if status < 400 else Outcome.REFUSED
+        if status >= 500:
+            outcome = Outcome.FAILED
+        self._finish(outcome, "")
+        self.client.ends()
+
+    def failed(self, why: str, *, is_stale: bool) -> None:
+        assert self.server is not None
+        if is_stale and not self._was_resent:
+            self._was_resent = True
+            self._line = None
+            self._task = asyncio.get_running_loop().create_task(self._connect(self.server))
+            return
+        if self._has_begun:
+            error = self._lost(why)
+            is_inside = self._line is not None and self._line.is_inside_chunk
+            self._finish(Outcome.FAILED, error.message, lost=why)
+            self.client.breaks_off(error, is_inside_chunk=is_inside)
+            return
+        self._losses += 1
+        if self._losses >= MAX_LOSSES or not self._move(why):
+            self.refuse(self._lost(why), Outcome.FAILED, lost=why)
+
+    def _lost(self, why: str) -> ServerLost:
+        assert self.server is not None
+        backend = self.server.backend
+        return ServerLost(
+            f"cannot finish: the server of {backend.model_id!r} on port {backend.port} failed: "
+            f"{why}; GET /api/models/servers/{backend.model_id}/logs may show the reason",
+            modelId=backend.model_id,
+        )
+
+    def _move(self, why: str) -> bool:
+        """To another server, if there is one; this one counts as having failed it."""
+        self._let_go(lost=why)
+        return self._retry(self)
+
+    def give_up_on_server(self, why: str) -> None:
+        """The server does not answer any more: move on, or break off. Idempotent."""
+        if self.is_over or self.server is None:
+            return
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        is_inside = self._line is not None and self._line.is_inside_chunk
+        if self._line is not None:
+            self._line.drop()
+        if self._has_begun:
+            error = self._lost(why)
+            self._finish(Outcome.FAILED, error.message, lost=why)
+            self.client.breaks_off(error, is_inside_chunk=is_inside)
+        elif not self._move(why):
+            self.refuse(self._lost(why), Outcome.FAILED, lost=why)
+
+    # -- the end -----------------------------------------------------------------------------
+
+    def pause(self, *, paused: bool) -> None:
+        """While the client takes no bytes."""
+        if self._line is not None and not self.is_over:
+            self._line.pause(paused=paused)
+
+    def cancel(self, outcome: Outcome = Outcome.CANCELLED) -> None:
+        """The client left, or somebody ended it: the server stops working on it. Idempotent."""
+        if self.is_over:
+            return
+        if self._task is not None:
+            self._task.cancel()
+        if self._line is not None:
+            self._line.drop()
+        self._finish(outcome, "")
+
+    def kill(self) -> None:
+        """Somebody else ended it: the client hears of it. Idempotent."""
+        if self.is_over:
+            return
+        is_inside = self._line is not None and self._line.is_inside_chunk
+        has_begun = self._has_begun
+        error = ServerLost("cannot finish: the request was cancelled by DELETE /api/requests")
+        self.record.problem = error.code
+        self.cancel(Outcome.KILLED)
+        if has_begun:
+            self.client.breaks_off(error, is_inside_chunk=is_inside)
+        else:
+            self.client.fails(error)
+
+    def refuse(
+        self, error: MagidError, outcome: Outcome = Outcome.REFUSED, lost: str | None = None
+    ) -> None:
+        """Answer with this error; nothing was sent yet."""
+        if self.is_over:
+            return
+        fields = self.server.shown if self.server else b""
+        self.record.problem = error.code
+        self._finish(outcome, error.message, lost=lost)
+        self.client.fails(error, fields)
+
+    def _finish(self, outcome: Outcome, error: str, *, lost: str | None = None) -> None:
+        self.is_over = True
+        self.stop_waiting()
+        self._let_go(outcome, lost)
+        self.record.outcome, self.record.error = outcome, error
+        self._on_end(self)
+
+    def _let_go(self, outcome: Outcome | None = None, lost: str | None = None) -> None:
+        """Free the slot, and let the server know how it went."""
+        server, self._line = self.server, None
+        if server is None or self not in server.exchanges:
+            return
+        server.exchanges.discard(self)
+        if (
+            not self.asked.endpoint.asks_by_query
+        ):  # to look is not to use: it keeps no model running
+            server.last_used = time.monotonic()
+        status = self.record.status or 0
+        if lost is not None:
+            if lost != MISTAKE:
+                server.lost_request()
+        elif outcome is Outcome.FAILED:
+            server.failed_request(status, self._start)
+        elif outcome in (Outcome.OK, Outcome.REFUSED) and status:
+            server.breaker.request_succeeded()
+            server.learn(self.record)
+        self._on_free(self, server)

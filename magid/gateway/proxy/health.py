@@ -1,0 +1,115 @@
+"""Looking after servers: which ones answer, and which ones only seem to.
+
+/health is asked at the profile's interval, and at once where a request got no byte for a while. A
+server that does not answer it gets no requests, and those that wait for it move on. One that
+answers /health and failed several requests is given one of magid's own, because those requests
+may be at fault: it is left out, and restarted, only if it fails that one too.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
+
+from magid.control.daemon import Daemon
+from magid.discovery.kinds import ModelKind
+from magid.errors import MagidError
+from magid.gateway.proxy import probes
+from magid.gateway.proxy.server import Server
+from magid.gateway.routing.fleet import Fleet, process_of
+from magid.log.events import Event, about
+
+log = logging.getLogger(__name__)
+
+# A request that got no byte for so long makes its server suspect: /health is asked at once.
+SUSPECT_S = 5.0
+# Between two requests of magid's own to one server, each of which takes a slot's cache: the pause
+# doubles while the server passes, because then requests are at fault.
+EXAMINE_S, MAX_EXAMINE_S = 2.0, 60.0
+
+
+class Care:
+    """`look` at all servers about once a second; what takes longer goes on in tasks of its own."""
+
+    def __init__(self, daemon: Daemon, spawn: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+        self._daemon, self._spawn = daemon, spawn
+
+    def look(self, servers: Iterable[Server], fleet: Fleet, interval_s: float) -> None:
+        now = time.monotonic()
+        for server in servers:
+            if now - server.probed_at >= _due_s(server, now, interval_s):
+                server.probed_at = now
+                self._spawn(_probe(server))
+            offer = fleet.offers.get(server.backend.model_id)
+            if offer is not None and server.backend in offer.backends and _is_due(server, now):
+                server.is_being_examined, server.is_suspect = True, False
+                self._spawn(self._examine(server, offer.kind))
+
+    async def _examine(self, server: Server, kind: ModelKind) -> None:
+        """Whether it is the server's own fault that requests fail."""
+        try:
+            works = await probes.can_work(server.backend, kind)
+        finally:
+            server.is_being_examined, server.examined_at = False, time.monotonic()
+        if works:
+            server.examinations += 1
+            server.breaker.found_well(time.monotonic(), by_work=True)
+        elif works is not None:
+            server.leave_out("it fails a request of magid's own", needs_work=True)
+            self._restart(server)
+        server.is_suspect = server.is_suspect or not works or server.breaker.is_open
+
+    def _restart(self, server: Server) -> None:
+        """Unless somebody still gets an answer of it: that is waited for."""
+        backend, now = server.backend, time.monotonic()
+        if any(now - exchange.last_byte < SUSPECT_S for exchange in server.exchanges):
+            return
+        observed = self._daemon.observed().get(backend.port)
+        if observed is None or process_of(observed) != backend.process:
+            return  # another process is there by now
+        log.error(
+            "restarting the server on port %d (%s): it answers /health and fails its requests",
+            backend.port, backend.model_id,
+            extra=about(Event.SERVER_MENDED, model=backend.model_id, port=backend.port),
+        )  # fmt: skip
+        try:
+            self._daemon.restart_server(backend.port)
+        except MagidError as error:
+            log.warning(
+                "%s", error.message, extra=about(Event.CHANGE_FAILED, model=backend.model_id)
+            )
+
+
+def _is_due(server: Server, now: float) -> bool:
+    """Whether to give it a request of magid's own. After a long time pauses begin small."""
+    since = now - server.examined_at
+    if since > 2 * MAX_EXAMINE_S:
+        server.examinations = 0
+    pause = min(MAX_EXAMINE_S, EXAMINE_S * 2.0 ** min(server.examinations, 10))
+    return server.is_suspect and not server.is_being_examined and since >= pause
+
+
+def _due_s(server: Server, now: float, interval_s: float) -> float:
+    """How long after the last /health the next one is asked."""
+    if server.probe_failures or any(now - e.last_byte > SUSPECT_S for e in server.exchanges):
+        return min(interval_s, probes.TIMEOUT_S)
+    return 0.0 if server.is_doubted or server.breaker.is_open else interval_s
+
+
+async def _probe(server: Server) -> None:
+    is_healthy = await probes.is_healthy(server.backend)
+    if is_healthy is None:
+        return
+    if is_healthy:
+        server.probe_failures, server.is_doubted = 0, False
+        server.breaker.found_well(time.monotonic())
+        return
+    server.probe_failures += 1
+    if server.probe_failures < probes.UNWELL:
+        return
+    why = "it does not answer /health"
+    server.leave_out(why)
+    now = time.monotonic()
+    for exchange in list(server.exchanges):
+        if exchange.last_byte < now - probes.UNWELL * probes.TIMEOUT_S:
+            exchange.give_up_on_server(why)

@@ -1,0 +1,230 @@
+"""Models that start with their first request, and stop when nobody has asked for a while.
+
+A model that answers or loads is never stopped, for room or for idleness; one that starts with magid
+(`start: always`) never for room. Room is made for one model after another; then each loads when its
+devices let it, which `runner` decides. A start that failed is not tried again before a pause that
+grows with each failure, and neither is a stop.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
+
+from magid.control.daemon import Daemon
+from magid.errors import Busy, MagidError, NotReady, ServerFailed
+from magid.gateway.proxy import probes
+from magid.gateway.proxy.failures import Failure, Failures
+from magid.gateway.proxy.server import Server
+from magid.gateway.proxy.upstream import MISTAKE
+from magid.gateway.routing.fleet import Fleet
+from magid.log.events import Event, about
+from magid.servers.backend import ServerState
+
+log = logging.getLogger(__name__)
+
+MARGIN_S = 30.0  # beside the time that a start may take: others may be loading before it
+MAX_LOOK_S = 8.0  # between two tries to stop what is not to be stopped; the first ones come sooner
+
+
+class OnDemand:
+    """`servers` gives those of a model that are ready.
+
+    `on_failed` hears of a start that failed, and for how many seconds it is not tried again: 0 for
+    want of room, where it was not tried.
+    """
+
+    def __init__(
+        self,
+        daemon: Daemon,
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        servers: Callable[[str], Iterable[Server]],
+        on_failed: Callable[[str, MagidError, float], None],
+    ) -> None:
+        self._daemon, self._spawn = daemon, spawn
+        self._servers, self._on_failed = servers, on_failed
+        self._coming: set[str] = set()
+        self._begun: set[str] = set()  # of those, the ones that have got their room
+        self._stopping: set[str] = set()
+        self._starts, self._stops = Failures(), Failures()
+        self._one_by_one = asyncio.Lock()
+
+    @property
+    def patience_s(self) -> float:
+        """How long a request waits for its model."""
+        config = self._daemon.config
+        return config.max_startup_time + config.gateway.queue_timeout + MARGIN_S
+
+    def is_coming(self, model_id: str) -> bool:
+        return model_id in self._coming
+
+    def resting(self) -> dict[str, str]:
+        """Why models are not started at present, by model: their last starts failed."""
+        now = time.monotonic()
+        found = {i: self._failure(i, now) for i in self._starts.models}
+        return {i: _told(failure) for i, failure in found.items() if failure is not None}
+
+    def _failure(self, model_id: str, now: float) -> Failure | None:
+        return self._starts.of(model_id, now, self._specs(model_id))
+
+    def _specs(self, model_id: str) -> frozenset[str]:
+        """What would be started: another file or setting deserves another try."""
+        specs = self._daemon.snapshot.wanted.specs
+        return frozenset(spec.hash for spec in specs if spec.model_id == model_id)
+
+    def want(self, model_id: str) -> None:
+        """Begin to start it, unless that is under way. Raises what ended the last start."""
+        if model_id in self._coming:
+            return
+        failure = self._failure(model_id, time.monotonic())
+        if failure is not None:
+            raise failure.error
+        self._coming.add(model_id)
+        self._spawn(self._bring_up(model_id))
+
+    async def _bring_up(self, model_id: str) -> None:
+        deadline = time.monotonic() + self._daemon.config.gateway.queue_timeout
+        try:
+            async with self._one_by_one:
+                try:
+                    await self._make_room(model_id, deadline)
+                except NotReady as error:  # no fault of this model
+                    self._coming.discard(model_id)
+                    self._on_failed(model_id, error, 0.0)
+                    return
+                work = await self._begin(model_id)
+                self._begun.add(model_id)
+            timeout_s = self._daemon.config.max_startup_time + MARGIN_S
+            await self._daemon.finished(model_id, work, timeout_s)
+            self._starts.succeeded(model_id)
+        except MagidError as error:
+            self._give_up(model_id, error)
+        except Exception:  # those who wait must hear of it, whatever it is
+            log.exception("cannot start %s", model_id)
+            self._give_up(model_id, ServerFailed(f"cannot start {model_id!r}: {MISTAKE}"))
+        finally:
+            self._coming.discard(model_id)
+            self._begun.discard(model_id)
+
+    def _give_up(self, model_id: str, error: MagidError) -> None:
+        specs = self._specs(model_id)
+        pause_s = self._starts.failed(model_id, error, time.monotonic(), specs)
+        log.warning(
+            "%s is not started again for %.0f s: %s", model_id, pause_s, error.message,
+            extra=about(Event.CHANGE_FAILED, model=model_id, error=error.code),
+        )  # fmt: skip
+        self._coming.discard(model_id)
+        self._on_failed(model_id, error, pause_s)
+
+    async def _begin(self, model_id: str) -> asyncio.Task[None]:
+        log.info(
+            "a request asks for %s", model_id, extra=about(Event.SERVER_STARTING, model=model_id)
+        )
+        try:
+            return self._daemon.start(model_id)
+        except Busy:  # it is being stopped
+            await self._daemon.quiet()
+            return self._daemon.start(model_id)
+
+    # -- room --------------------------------------------------------------------------------
+
+    async def _make_room(self, model_id: str, deadline: float) -> None:
+        """Stop the on-demand models that were idle longest. Raises NotReady if there is none."""
+        limit, pause_s, why = self._daemon.config.gateway.max_loaded, probes.LOOK_S, ""
+        while limit is not None:
+            loaded = self._loaded() - {model_id}
+            if len(loaded) < limit:
+                return
+            if time.monotonic() > deadline:
+                raise NotReady(
+                    f"cannot start {model_id!r}: {len(loaded)} on-demand models run and "
+                    f"{why or 'none of them is idle'} (gateway.max_loaded in magid.yaml); "
+                    "try again later"
+                )
+            victim = await self._idlest(loaded)
+            if victim is None:
+                await asyncio.sleep(probes.LOOK_S)
+                continue
+            why = await self._stop(victim, f"room is needed for {model_id}")
+            if victim in self._loaded():
+                await asyncio.sleep(pause_s)
+                pause_s = min(MAX_LOOK_S, 2 * pause_s)
+
+    def _loaded(self) -> set[str]:
+        models = self._daemon.snapshot.models
+        running = {
+            s.model_id
+            for s in self._daemon.observed().values()
+            if s.state.is_running or s.state is ServerState.BACKOFF
+        }
+        running |= self._begun  # also those that wait for their turn to load
+        return {i for i in running if i in models and models[i].is_on_demand}
+
+    async def _idlest(self, loaded: set[str]) -> str | None:
+        """The one that was used longest ago, of those that do nothing now and load nothing."""
+        order = sorted(loaded, key=self._last_used)
+        for model_id in order:
+            if await self._is_idle(model_id):
+                return model_id
+        return None
+
+    def _last_used(self, model_id: str) -> float:
+        return max((s.last_used for s in self._servers(model_id)), default=0.0)
+
+    async def _is_idle(self, model_id: str) -> bool:
+        """All its servers are ready and work for nobody, also not for clients of their own port."""
+        states = [s.state for s in self._daemon.observed().values() if s.model_id == model_id]
+        if not states or any(s in (ServerState.STARTING, ServerState.LOADING) for s in states):
+            return False
+        for server in list(self._servers(model_id)):
+            if server.exchanges or not await probes.is_idle(server.backend):
+                return False
+        return not any(server.exchanges for server in self._servers(model_id))
+
+    async def _stop(self, model_id: str, why: str) -> str:
+        """Why it could not be stopped; empty: it was."""
+        log.info(
+            "stopping %s: %s", model_id, why, extra=about(Event.SERVER_STOPPING, model=model_id)
+        )
+        try:
+            await self._daemon.finished(model_id, self._daemon.stop(model_id), MARGIN_S)
+        except MagidError as error:
+            self._stops.failed(model_id, error, time.monotonic())
+            log.warning("%s", error.message, extra=about(Event.CHANGE_FAILED, model=model_id))
+            return f"{model_id} could not be stopped: {error.message}"
+        self._stops.succeeded(model_id)
+        return ""
+
+    # -- idleness ----------------------------------------------------------------------------
+
+    def look(self, fleet: Fleet, now: float) -> None:
+        """Begin to stop what nobody has asked for."""
+        failed = self._starts.models
+        for model_id, offer in fleet.offers.items():
+            if offer.backends and model_id in failed:
+                self._starts.succeeded(model_id)  # a person has started it
+            limit = offer.model.settings.idle_stop_seconds
+            if limit is None or not offer.model.is_on_demand or not offer.backends:
+                continue
+            if model_id in self._coming | self._stopping or self._stops.of(model_id, now):
+                continue
+            if now - self._last_used(model_id) >= limit:
+                self._stopping.add(model_id)
+                self._spawn(self._stop_if_idle(model_id, limit))
+
+    async def _stop_if_idle(self, model_id: str, limit: float) -> None:
+        try:
+            if await self._is_idle(model_id):
+                await self._stop(model_id, f"nobody asked for it in {limit:g} s")
+        finally:
+            self._stopping.discard(model_id)
+
+
+def _told(failure: Failure) -> str:
+    """For a person, behind the model's name."""
+    reason = failure.error.message.removesuffix(".")
+    return (
+        f"could not be started ({reason}); it is left alone for {failure.pause_s:.0f} s after "
+        f"{failure.count} failed start{'s' if failure.count > 1 else ''}"
+    )

@@ -1,0 +1,104 @@
+"""The gateway's endpoints: one row each, for serving, for OpenAPI and for the README."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from magid.discovery.kinds import ModelKind
+
+
+class Style(StrEnum):
+    """Whose SDK talks to an endpoint: it decides the shape of errors."""
+
+    OPENAI = "openai"
+    ANTHROPIC = "anthropic"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One operation. llama-server has the same path; `kinds` are the models that can answer."""
+
+    method: str
+    path: str
+    summary: str
+    style: Style = Style.OPENAI
+    kinds: frozenset[ModelKind] = frozenset()  # empty: magid answers by itself
+    generates: bool = False  # tokens, which take long; else one quick pass
+    tells_of_others: bool = False  # what other clients ask: for administrators
+    names_files: bool = False  # its answer has a path of this machine, which goes to nobody
+
+    @property
+    def asks_by_query(self) -> bool:
+        """Its `model` is in the query; it has no body."""
+        return self.method == "GET" and bool(self.kinds)
+
+    @property
+    def prefix(self) -> str:
+        """The path up to its parameter."""
+        return self.path.partition("{")[0]
+
+
+_CHAT = frozenset({ModelKind.CHAT})
+_ANY = frozenset(ModelKind)
+_EMBED = frozenset({ModelKind.EMBEDDING})
+_RANK = frozenset({ModelKind.RERANKER})
+
+
+def _post(path: str, summary: str, kinds: frozenset[ModelKind], generates: bool) -> Endpoint:
+    style = Style.ANTHROPIC if path.startswith("/v1/messages") else Style.OPENAI
+    return Endpoint("POST", path, summary, style, kinds, generates)
+
+
+ENDPOINTS: tuple[Endpoint, ...] = (
+    Endpoint("GET", "/v1/models", "Models, aliases, tiers and auto; never waits for a server"),
+    Endpoint("GET", "/v1/models/{id}", "One of them"),
+    _post("/v1/chat/completions", "The next message of a conversation", _CHAT, True),
+    _post("/v1/completions", "How a text goes on", _CHAT, True),
+    _post("/v1/responses", "OpenAI's newer form of a conversation", _CHAT, True),
+    _post("/v1/messages", "Anthropic's form of a conversation", _CHAT, True),
+    _post("/v1/messages/count_tokens", "How many tokens such a conversation has", _CHAT, False),
+    _post("/v1/embeddings", "Texts as vectors", _EMBED, False),
+    _post("/v1/rerank", "Documents in the order of their relevance", _RANK, False),
+    Endpoint(
+        "GET",
+        "/props",
+        "What a server can do, for llama.cpp's own web client",
+        kinds=_ANY,
+        names_files=True,
+    ),
+    Endpoint(
+        "GET",
+        "/slots",
+        "What the slots of a server work on; for administrators",
+        kinds=_ANY,
+        tells_of_others=True,
+    ),
+    _post("/tokenize", "A text as tokens", _ANY, False),
+    _post("/detokenize", "Tokens as a text", _ANY, False),
+)
+
+TELL_OF_OTHERS = frozenset(e.path for e in ENDPOINTS if e.tells_of_others)
+NAME_FILES = frozenset(e.path for e in ENDPOINTS if e.names_files)
+_BY_PATH = {(e.method, e.path): e for e in ENDPOINTS}
+_MODEL = _BY_PATH["GET", "/v1/models/{id}"]
+
+
+def find(method: str, path: str) -> Endpoint | None:
+    """The endpoint of a request. Pure. Ids may hold a slash, so all below /v1/models/ is one."""
+    is_head = method == "HEAD"
+    method = "GET" if is_head else method
+    found = _BY_PATH.get((method, path))
+    if found is not None and is_head and found.kinds:
+        return None  # llama-server's answer has a body
+    if found is None and method == "GET" and path.startswith(_MODEL.prefix):
+        return _MODEL
+    return found
+
+
+def methods_of(path: str) -> frozenset[str]:
+    """The methods that this path has, for the header Allow; empty: no such path. Pure."""
+    return frozenset(m for m in ("GET", "POST") if find(m, path) is not None)
+
+
+def style_of(path: str) -> Style:
+    """Also of a path that does not exist: a client is known by where it goes. Pure."""
+    return Style.ANTHROPIC if path.startswith("/v1/messages") else Style.OPENAI

@@ -1,0 +1,257 @@
+"""What the gateway can choose from: models with their tiers and the servers that answer for them.
+
+Pure: made from the snapshot, from what runs, and from what each server says about itself.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from magid.catalog.effective import Model, effective_enabled, remembered_tier
+from magid.catalog.profile import Profile, selects
+from magid.catalog.registry import ModelEntry
+from magid.control.snapshot import Snapshot
+from magid.discovery.kinds import ModelKind
+from magid.discovery.naming import spellings
+from magid.discovery.tiers import Tier
+from magid.llama.client import Endpoint as Address
+from magid.servers.backend import ObservedServer, ServerState
+
+AUTO = "auto"
+# What llama-server 0.7.0 takes by itself where --parallel is not given.
+DEFAULT_SLOTS = 4
+MAX_SLOTS, MAX_CONTEXT = 1024, 2**31  # what a server that was taken over may claim
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a server's /props says. None: it does not say."""
+
+    slots: int
+    context: int | None = None  # tokens that one request may have
+    vision: bool | None = None
+    audio: bool | None = None
+    tools: bool | None = None
+
+
+def facts_of(props: object) -> Facts | None:
+    """From the JSON of /props; None if that is none. Keys as of llama-server 0.7.0."""
+    match props:
+        case {"total_slots": int(slots), **rest}:
+            settings = rest.get("default_generation_settings")
+            context = settings.get("n_ctx") if isinstance(settings, dict) else None
+            return Facts(
+                min(max(1, slots), MAX_SLOTS),
+                context if isinstance(context, int) and 0 < context < MAX_CONTEXT else None,
+                _flag(rest.get("modalities"), "vision"),
+                _flag(rest.get("modalities"), "audio"),
+                _flag(rest.get("chat_template_caps"), "supports_tools"),
+            )
+        case _:
+            return None
+
+
+def _flag(section: object, name: str) -> bool | None:
+    value = section.get(name) if isinstance(section, dict) else None
+    return value if isinstance(value, bool) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One server that is ready. A new process is another backend, also on the same port."""
+
+    port: int
+    model_id: str
+    instance: int
+    address: Address
+    key: str | None
+    process: str  # what tells this process from another one on its port
+    facts: Facts
+    weight: int = 1
+    uid: int | None = None  # whose socket its port has to be; None: not known
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One enabled model, with the servers that could answer now."""
+
+    model: Model
+    model_id: str
+    kind: ModelKind
+    tier: Tier
+    backends: tuple[Backend, ...]
+    context: int | None = None  # tokens that a request may have, on the roomiest server
+    why_none: str = ""  # where there is no backend: the reason, for a person
+    may_come: bool = False  # and whether it is worth trying again
+    resting: str = ""  # why it is not started at present, although it is on demand
+    is_failing: bool = False  # no server is ready, and one of them has failed
+    seen: Facts | None = None  # what a server with these settings said, when it ran
+
+    @property
+    def can_be_started(self) -> bool:
+        """Whether a request may wait for a server of it, which it starts."""
+        return self.model.is_on_demand and not self.backends and not self.resting
+
+    @property
+    def facts(self) -> list[Facts]:
+        """Of its servers; where none is ready, of one that was."""
+        return [b.facts for b in self.backends] or ([self.seen] if self.seen else [])
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """One moment. `aliases` leads to model ids, tiers or auto."""
+
+    offers: Mapping[str, Offer] = field(default_factory=dict)  # by model id
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    profile: Profile | None = None
+    disabled: frozenset[str] = frozenset()  # ids of models that are known and not enabled
+    # Enabled before this start, while their files are looked for. Only to be listed.
+    remembered: Mapping[str, ModelEntry] = field(default_factory=dict)
+
+    @property
+    def backends(self) -> tuple[Backend, ...]:
+        return tuple(b for offer in self.offers.values() for b in offer.backends)
+
+    def of_tier(self, tier: Tier, kinds: frozenset[ModelKind]) -> tuple[Offer, ...]:
+        """Offers of this tier that can answer such a request, ready or not."""
+        return tuple(o for o in self.offers.values() if o.tier is tier and o.kind in kinds)
+
+
+def build(
+    now: Snapshot,
+    observed: Mapping[int, ObservedServer],
+    keys: Mapping[int, str | None],
+    facts: Mapping[str, Facts],
+    *,
+    resting: Mapping[str, str] | None = None,
+    seen: Mapping[str, Facts] | None = None,
+    is_scanning: bool = False,
+) -> Fleet:
+    """`keys` by port, `facts` by `process_of`; `resting` and `seen` by model, as of `Offer`.
+
+    `is_scanning`: for the first time.
+    """
+    resting, seen = resting or {}, seen or {}
+    profile = now.active.profile
+    enabled = {i: m for i, m in now.models.items() if m.enabled}
+    offers = {}
+    for model_id, model in enabled.items():
+        servers = [s for s in observed.values() if s.model_id == model_id]
+        ready = tuple(
+            _backend(model, s, keys.get(s.port), facts.get(process_of(s)), profile)
+            for s in sorted(servers, key=lambda s: s.port)
+            if s.state is ServerState.READY
+        )
+        rests = "" if ready or not model.is_on_demand else resting.get(model_id, "")
+        why, may_come = (
+            ("", False) if ready else (rests, True) if rests else _why_none(model_id, servers)
+        )
+        is_failing = not ready and any(s.state in _FAILING for s in servers)
+        known = [b.facts.context for b in ready if b.facts.context]
+        context = max(known, default=model.found.context_length)
+        offers[model_id] = Offer(
+            model, model_id, model.found.kind, model.tier, ready, context, why, may_come,
+            rests, is_failing, seen.get(model_id),
+        )  # fmt: skip
+    disabled = frozenset(now.models.keys() - enabled.keys())
+    remembered = _remembered(now) if is_scanning else {}
+    return Fleet(offers, _aliases(now.models, enabled, profile), profile, disabled, remembered)
+
+
+_FAILING = frozenset({ServerState.BACKOFF, ServerState.FAILED})
+
+
+def _remembered(now: Snapshot) -> dict[str, ModelEntry]:
+    """In id order."""
+    return {
+        model_id: entry
+        for model_id, entry in sorted(now.registry.models.items())
+        if model_id not in now.models
+        and entry.missing_since is None
+        and effective_enabled(entry, remembered_tier(entry), now.active.profile)
+    }
+
+
+def limited(fleet: Fleet, names: Iterable[str]) -> Fleet:
+    """What of it may be used by who is limited to these ids, globs, `tier:NAME`, tiers and aliases.
+
+    Tiers, aliases and auto choose among what is left. Pure.
+    """
+    selectors = [_selector(fleet, name) for name in names]
+    offers = {
+        model_id: offer
+        for model_id, offer in fleet.offers.items()
+        if any(selects(selector, model_id, offer.tier) for selector in selectors)
+    }
+    targets = {*offers, *(offer.tier for offer in offers.values()), *([AUTO] if offers else [])}
+    aliases = {a: to for a, to in fleet.aliases.items() if fleet.aliases.get(to, to) in targets}
+    return Fleet(offers, aliases, fleet.profile)
+
+
+def _selector(fleet: Fleet, name: str) -> str:
+    for _ in range(2):  # an alias may lead to another one, as in `routing.by_name`
+        name = fleet.aliases.get(name, name)
+    return f"tier:{name}" if name in set(Tier) else name
+
+
+def process_of(server: ObservedServer) -> str:
+    """Differs for each process on a port. Pure."""
+    return f"{server.port}/{server.invocation_id or server.pid}/{server.started_at}"
+
+
+def _backend(
+    model: Model,
+    server: ObservedServer,
+    key: str | None,
+    facts: Facts | None,
+    profile: Profile | None,
+) -> Backend:
+    return Backend(
+        server.port,
+        model.model_id,
+        server.instance,
+        Address(server.host, server.port),
+        key,
+        process_of(server),
+        facts or Facts(model.settings.parallel or DEFAULT_SLOTS),
+        _weight(model, profile),
+        server.uid,
+    )
+
+
+def _weight(model: Model, profile: Profile | None) -> int:
+    """Of the first selector that means the model; 1 where none does."""
+    weights = profile.load_balancing.weights if profile else {}
+    fitting = (w for s, w in weights.items() if selects(s, model.model_id, model.tier))
+    return next(fitting, 1)
+
+
+def _why_none(model_id: str, servers: list[ObservedServer]) -> tuple[str, bool]:
+    for server in servers:
+        if server.state in (ServerState.STARTING, ServerState.LOADING):
+            return "is being loaded; try again in a moment", True
+    for server in servers:
+        if server.state is ServerState.BACKOFF:
+            return f"will be started again: {server.reason}", True
+    for server in servers:
+        if server.state is ServerState.FAILED:
+            return f"has failed: {server.reason}", False
+    return f"does not run; POST /api/models/servers/{model_id}/start starts it", False
+
+
+def _aliases(
+    models: Mapping[str, Model], enabled: Mapping[str, Model], profile: Profile | None
+) -> dict[str, str]:
+    """Names besides ids, tiers and auto: the profile's own, file names, other spellings of sizes.
+
+    The profile's come first; a name that two models could mean is nobody's.
+    """
+    own = dict(profile.aliases) if profile else {}
+    found: dict[str, set[str]] = {}
+    for model_id, model in enabled.items():
+        names = [model.found.filename.removesuffix(".gguf"), *spellings(model_id)[1:]]
+        for name in names:
+            found.setdefault(name, set()).add(model_id)
+    taken = {*models, *Tier, AUTO}
+    plain = {n: next(iter(ids)) for n, ids in found.items() if len(ids) == 1 and n not in taken}
+    return {**plain, **{name: to for name, to in own.items() if name not in taken}}

@@ -1,0 +1,241 @@
+"""From the name in a request to the servers that may answer it. Pure.
+
+Hard gates come first, whatever name was asked for: the kind of model, context, images, tools. Where
+nothing passes, the error says which gate it was.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from magid.discovery.tiers import Tier
+from magid.errors import InvalidInput, ModelNotFound, NotReady, ServerFailed
+from magid.gateway.routing.fleet import AUTO, Backend, Fleet, Offer
+from magid.gateway.routing.prompt import Prompt
+from magid.gateway.routing.request import Asked
+
+STRENGTH: tuple[Tier, ...] = (Tier.FAST, Tier.BALANCED, Tier.POWERFUL)
+
+
+class Reason(StrEnum):
+    """What led to a model or tier: `Route.why` in one word, for counting."""
+
+    MODEL = "model"  # it was asked for by name
+    TIER = "tier"  # likewise
+    SCORE = "score"  # auto: by how complex the request is
+    NO_EVIDENCE = "no_evidence"  # auto: nothing in it told how complex it is
+    CONVERSATION = "conversation"  # auto: a conversation never drops a tier
+    DEFAULT = "default"  # auto: nothing is generated, so nothing is judged
+
+
+@dataclass(slots=True)  # not frozen, which would make each one cost a microsecond more
+class Route:
+    """Not to be changed. `pool` is the model or tier whose servers may answer."""
+
+    pool: str
+    backends: tuple[Backend, ...]
+    why: str  # for a person
+    tier: Tier | None = None
+    parts: Mapping[str, Any] = field(default_factory=dict)  # of an automatic choice
+    process: str | None = None  # the server that a conversation was at
+    starts: str | None = None  # the model to start, where no server is ready
+    is_open: bool = False  # it cannot be told yet: models are still being found
+    reason: Reason = Reason.TIER
+    wanted: Tier | None = None  # the tier before it had to fall to another one
+
+    @property
+    def waits(self) -> bool:
+        """Whether nobody can answer now, and somebody may soon."""
+        return self.is_open or self.starts is not None
+
+    @property
+    def awaits(self) -> tuple[bool, str | None]:
+        """What a request of this route waits for: the first scan, a model's start, or a slot."""
+        return self.is_open, self.starts
+
+
+@dataclass(frozen=True, slots=True)
+class _Rejected:
+    """Why one model cannot answer this request."""
+
+    offer: Offer
+    why: str
+    may_come: bool = False
+
+
+def by_name(name: str, fleet: Fleet) -> str:
+    """The model id, tier or `auto` that a name leads to. Raises ModelNotFound."""
+    if name in fleet.offers or name in STRENGTH or name == AUTO:
+        return name
+    target = fleet.aliases.get(name)
+    if target is not None and target != name:
+        target = fleet.aliases.get(target, target)
+        if target in fleet.offers or target in STRENGTH or target == AUTO:
+            return target
+    if name in fleet.disabled:
+        raise ModelNotFound(
+            f"cannot use model {name!r}: it is disabled; PUT /api/models/{name}/enabled with "
+            '{"enabled": true}, then POST /api/models/apply',
+            modelId=name,
+        )
+    raise ModelNotFound(
+        f"cannot find model {name[:200]!r}; GET /v1/models lists the names that can be used",
+        modelId=name[:200],
+    )
+
+
+def to_model(model_id: str, asked: Asked, fleet: Fleet) -> Route:
+    """Raises InvalidInput for a gate, NotReady or ServerFailed without a server."""
+    offer = fleet.offers[model_id]
+    rejected = _gate(offer, asked)
+    if rejected is not None:
+        raise _refusal(asked, [rejected])
+    return _route(model_id, [offer], "model", offer.tier, Reason.MODEL)
+
+
+def to_tier(tier: Tier, asked: Asked, fleet: Fleet, why: str, floor: Tier | None = None) -> Route:
+    """An empty tier falls to the next stronger ones, then to weaker ones, not below `floor`.
+
+    Only where no model of the floor or above is enabled any more does that not hold.
+    """
+    if floor is not None and not _offers_from(floor, asked, fleet):
+        floor, why = None, f"{why}; nothing is left of its conversation's tier"
+    rejected: list[_Rejected] = []
+    needs_tools = asked.has_tools and any(map(_calls_tools, fleet.offers.values()))
+    for candidate in _order(tier, floor):
+        passing = []
+        for offer in fleet.of_tier(candidate, asked.endpoint.kinds):
+            problem = _gate(offer, asked)
+            if problem is None and needs_tools and not _calls_tools(offer):
+                problem = _Rejected(offer, "cannot call tools: its chat template has none")
+            if problem is None:
+                passing.append(offer)
+            else:
+                rejected.append(problem)
+        if passing:
+            note = "" if candidate is tier else f"; {tier} has no model for it"
+            note += "".join(
+                f"; {r.offer.model_id} could not be started" for r in rejected if r.offer.resting
+            )
+            route = _route(candidate, passing, f"{why}{note}", candidate)
+            route.wanted = tier
+            return route
+    raise _refusal(asked, rejected)
+
+
+def _route(
+    pool: str, passing: list[Offer], why: str, tier: Tier, reason: Reason = Reason.TIER
+) -> Route:
+    """Servers that are ready come first; where there is none, one model is started."""
+    if len(passing) == 1 and passing[0].backends:
+        return Route(pool, passing[0].backends, why, tier, reason=reason)
+    backends = tuple(b for offer in passing for b in offer.backends)
+    if backends:
+        return Route(pool, backends, why, tier, reason=reason)
+    first = min(passing, key=lambda offer: (offer.is_failing, offer.model.found.size_bytes))
+    return Route(pool, (), why, tier, starts=first.model_id, reason=reason)
+
+
+def _offers_from(floor: Tier, asked: Asked, fleet: Fleet) -> bool:
+    above = STRENGTH[STRENGTH.index(floor) :]
+    return any(fleet.of_tier(tier, asked.endpoint.kinds) for tier in above)
+
+
+def _order(tier: Tier, floor: Tier | None) -> tuple[Tier, ...]:
+    at = STRENGTH.index(tier)
+    weaker = STRENGTH[:at][::-1]
+    least = STRENGTH.index(floor) if floor else 0
+    return (*STRENGTH[at:], *(t for t in weaker if STRENGTH.index(t) >= least))
+
+
+def _gate(offer: Offer, asked: Asked) -> _Rejected | None:
+    """The first gate that this model does not pass, being ready last. Raises InvalidInput."""
+    if offer.kind not in asked.endpoint.kinds:
+        return _Rejected(offer, f"is a model for {_USES[offer.kind]}")
+    if asked.endpoint.generates and _may_fetch(offer) and asked.prompt.is_remote:
+        raise InvalidInput(_REMOTE)
+    if asked.endpoint.generates and not _is_plain(offer, asked):
+        missing = _missing_room(offer, asked.prompt) or _missing_ability(offer, asked.prompt)
+        if missing:
+            return _Rejected(offer, missing)
+    if not offer.backends and not offer.can_be_started:
+        return _Rejected(offer, offer.why_none, offer.may_come)
+    return None
+
+
+# A server that fetched what a client names would ask, for the client, what only this machine can
+# reach: services on loopback, a cloud's metadata. Under systemd it has no network beyond loopback.
+_REMOTE = (
+    "cannot pass on an image or sound by its address: neither magid nor its servers fetch anything "
+    "for a client; send it along, as data:image/png;base64,..."
+)
+
+
+def _may_fetch(offer: Offer) -> bool:
+    """A server without projector refuses all media unseen, and this is not looked at for it."""
+    for backend in offer.backends:
+        if backend.facts.vision is not False or backend.facts.audio is not False:
+            return True
+    return not offer.backends
+
+
+def _is_plain(offer: Offer, asked: Asked) -> bool:
+    """Whether it passes on sight, which most do: a token has at least one byte."""
+    room, body = offer.context, asked.body
+    if asked.outline is not None:
+        return False  # to search a large body takes longer than to look at its outline
+    return (room is None or len(body) < room / 2) and b"image" not in body and b"audio" not in body
+
+
+def _missing_room(offer: Offer, prompt: Prompt) -> str:
+    room = offer.context
+    if room is None or prompt.tokens <= room * _LENIENCE:
+        return ""
+    return f"has a context of {room} tokens, and the prompt alone has about {prompt.tokens}"
+
+
+# Estimates err: only what cannot fit by any reckoning is refused here. llama-server counts itself.
+_LENIENCE = 1.3
+_USES = {"chat": "conversations", "embedding": "embeddings", "reranker": "ranking"}
+
+
+def _missing_ability(offer: Offer, prompt: Prompt) -> str:
+    facts = offer.facts
+    if prompt.images and facts and all(f.vision is False for f in facts):
+        return "cannot see images: it has no projector"
+    if prompt.audio and facts and all(f.audio is False for f in facts):
+        return "cannot hear audio"
+    return ""
+
+
+def _calls_tools(offer: Offer) -> bool:
+    """Whether its chat template may have a place for them, by what its servers say or have said.
+
+    A choice only: llama-server makes up a form for other templates, which models were not taught.
+    A model that is asked for by name, or is the best there is, gets tools all the same.
+    """
+    facts = offer.facts
+    return any(f.tools is not False for f in facts) or (not facts and offer.can_be_started)
+
+
+def _refusal(asked: Asked, rejected: Iterable[_Rejected]) -> Exception:
+    problems = list(rejected)
+    if not problems:
+        kinds = " or ".join(sorted(asked.endpoint.kinds))
+        if asked.only is not None:
+            return ModelNotFound(
+                f"cannot answer for {asked.model!r}: no {kinds} model is enabled that this token "
+                "may use; GET /v1/models lists those that it may"
+            )
+        return ModelNotFound(
+            f"cannot answer for {asked.model!r}: no {kinds} model is enabled; "
+            "GET /api/models/registry lists all models"
+        )
+    said = "; ".join(f"{p.offer.model_id} {p.why}" for p in problems[:5])
+    waiting = [p for p in problems if p.why == p.offer.why_none]
+    if any(p.may_come for p in waiting):
+        return NotReady(f"cannot answer yet: {said}")
+    if waiting:
+        return ServerFailed(f"cannot answer: {said}")
+    return InvalidInput(f"cannot answer this request: {said}", field="model")

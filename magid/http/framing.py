@@ -1,0 +1,195 @@
+"""HTTP/1.1 framing without I/O: chunked bodies, and the heads of llama-server's answers. Strict."""
+
+import re
+import sys
+from dataclasses import dataclass
+from functools import lru_cache
+
+from magid.llama.client import Garbled, parse_head
+
+MAX_CHUNK_LINE = 256  # bytes of a chunk's size with its extensions
+
+_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n\x00]*)?")
+_WHOLE_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")  # without extensions
+_LENGTH = re.compile(rb"[0-9]{1,12}")
+
+
+class ChunkReader:
+    """Follows a chunked body, segment by segment, to its end. No trailers.
+
+    With `keep` the payload is collected in `payload`; else bytes are only counted, so that a relay
+    passes them on as they are.
+    """
+
+    __slots__ = ("_left", "_line", "count", "done", "payload", "size")
+
+    def __init__(self, *, keep: bool) -> None:
+        self._left = 0  # of the present chunk, with the CRLF behind it
+        self._line = b""  # a size line of which the end has not come
+        self.payload: list[bytes] | None = [] if keep else None
+        self.size = 0  # of the payload so far
+        self.count = 0  # of its chunks
+        self.done = False
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether the bytes so far end within a chunk, so that nothing can be put behind them."""
+        return bool(self._left or self._line)
+
+    def feed(self, data: bytes, most: int | None = None) -> int:
+        """How many of these bytes belong to the body. Raises Garbled.
+
+        With `most` at most about so many chunks are read; what is left is for the next call.
+        """
+        at, end = 0, len(data)
+        if not self._left and not self._line and self._is_one_chunk(data):
+            return end
+        last = sys.maxsize if most is None else self.count + most
+        while at < end and not self.done and self.count < last:
+            if self._left:
+                at = self._inside(data, at)
+            elif self._line or not (after := self._whole_chunks(data, at, last)) > at:
+                at = self._size_line(data, at)
+            else:
+                at = after
+        return at
+
+    def _whole_chunks(self, data: bytes, at: int, last: int) -> int:
+        """Past all chunks that are whole in `data`: a few times as fast as one part at a time."""
+        match_size, find, payload = _WHOLE_LINE.match, data.startswith, self.payload
+        while self.count < last and (line := match_size(data, at)) is not None:
+            size = int(line[1], 16)
+            stop = line.end() + size
+            if not size or not find(b"\r\n", stop):
+                break
+            if payload is not None:
+                payload.append(data[line.end() : stop])
+            self.size += size
+            self.count += 1
+            at = stop + 2
+        return at
+
+    def _is_one_chunk(self, data: bytes) -> bool:
+        """Whether this is one chunk, whole and not the last: as llama-server sends its events."""
+        found = data.find(b"\r\n", 0, MAX_CHUNK_LINE)
+        match = _SIZE.fullmatch(data, 0, found) if found > 0 else None
+        if match is None or not data.endswith(b"\r\n"):
+            return False
+        size = int(match[1], 16)
+        if not size or len(data) != found + size + 4:
+            return False
+        self.size += size
+        self.count += 1
+        if self.payload is not None:
+            self.payload.append(data[found + 2 : -2])
+        return True
+
+    def _inside(self, data: bytes, at: int) -> int:
+        step = min(self._left, len(data) - at)
+        content = min(step, max(0, self._left - 2))
+        if self.payload is not None and content:
+            self.payload.append(data[at : at + content])
+        tail = data[at + content : at + step]
+        if tail and tail != b"\r\n"[2 - self._left + content :][: len(tail)]:
+            raise Garbled("a chunk does not end where it should")
+        self._left -= step
+        return at + step
+
+    def _size_line(self, data: bytes, at: int) -> int:
+        found = data.find(b"\n", at)
+        line = self._line + data[at : len(data) if found < 0 else found + 1]
+        if len(line) > MAX_CHUNK_LINE:
+            raise Garbled("a chunk's size is too long")
+        if found < 0:
+            self._line = line
+            return len(data)
+        if line.startswith(b"0\r\n"):
+            return self._last(line, found + 1)
+        match = _SIZE.fullmatch(line[:-2]) if line.endswith(b"\r\n") else None
+        if match is None:
+            raise Garbled("a chunk's size is malformed")
+        size = int(match[1], 16)
+        self._line = b""
+        if not size:
+            self._line = b"0\r\n"
+            return found + 1
+        self.size += size
+        self.count += 1
+        self._left = size + 2
+        return found + 1
+
+    def _last(self, line: bytes, at: int) -> int:
+        """Behind the last chunk, of size 0, stands an empty line and no trailer."""
+        if line == b"0\r\n":
+            self._line = line
+        elif line == b"0\r\n\r\n":
+            self._line, self.done = b"", True
+        else:
+            raise Garbled("there is a trailer behind the last chunk")
+        return at
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyHead:
+    """What matters of an answer's head. Without length and chunks it goes on until the end."""
+
+    status: int
+    content_type: bytes
+    length: int | None
+    is_chunked: bool
+    keeps_alive: bool
+
+
+def reply_head(head: bytes) -> ReplyHead:
+    """Raises Garbled. Pure."""
+    return _known_head(head) if len(head) <= _KNOWN_BYTES else _reply_head(head)
+
+
+def _reply_head(head: bytes) -> ReplyHead:
+    status, fields = parse_head(head)
+    coding, length = fields.get(b"transfer-encoding"), fields.get(b"content-length")
+    if coding is not None and (coding.lower() != b"chunked" or length is not None):
+        raise Garbled("its transfer coding is not plainly chunked")
+    if length is not None and not _LENGTH.fullmatch(length):
+        raise Garbled("its length is not a number")
+    has_body = coding is not None or length not in (None, b"0")
+    _check_status(status, has_body=has_body)
+    return ReplyHead(
+        status,
+        _content_type(fields.get(b"content-type")),
+        0 if status == 204 else None if length is None else int(length),
+        coding is not None,
+        fields.get(b"connection", b"").lower() != b"close" and head.startswith(b"HTTP/1.1"),
+    )
+
+
+_KNOWN_BYTES = 1024  # those of llama-server are shorter, and of streams the same to the byte
+_known_head = lru_cache(maxsize=256)(_reply_head)
+
+
+def _check_status(status: int, *, has_body: bool) -> None:
+    """What magid never asks for is no answer: another protocol, another place, what is cached."""
+    if status == 101 or 300 <= status < 400:
+        raise Garbled(f"its status is {status}, which nobody asked for")
+    if has_body and (status < 200 or status == 204):
+        raise Garbled(f"an answer of status {status} has no body")
+
+
+_TYPES = re.compile(
+    rb"(application/json|text/event-stream|text/plain)[ \t]*"
+    rb'(;[ \t]*charset="?utf-8"?[ \t]*$)?(?:;|$)', re.IGNORECASE
+)  # fmt: skip
+_TEXT = b"text/plain; charset=utf-8"
+
+
+def _content_type(given: bytes | None) -> bytes:
+    """What a client is told: no type that a browser would run, and no parameter but UTF-8.
+
+    Without one an answer is told as text. Raises Garbled for any other type.
+    """
+    if given is None:
+        return _TEXT
+    match = _TYPES.match(given)
+    if match is None:
+        raise Garbled(f"its type {given[:60].decode('latin-1')!r} is none that is passed on")
+    return (given if match[2] else match[1]).lower()

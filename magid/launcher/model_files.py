@@ -1,0 +1,276 @@
+"""Finding a model's files as root, in folders that somebody else may write to.
+
+Every folder on the way is opened by its name within the one above, never through a link, so that
+nothing outside the model folders is ever reached, whatever is renamed meanwhile. What is found is
+written down as device and inode, for exec_model.py to compare. Blocks: a handful of system calls.
+
+A folder may be a mount that does not answer. So the launcher looks in a worker, `python -m
+magid.modelfiles`, and waits for no other folder than the one that the file is in.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from magid.errors import InvalidInput, MagidError, NotAllowed, ServerFailed
+from magid.host.workers import LATE_S, Silent, Unanswered, Worker, WorkerEnded, answer, requests
+from magid.launcher.sandbox import CheckedFile
+
+MAX_SHARDS: Final = 512
+# Of the paths of one model in all. Each is in its unit's file three times, and a line of that file
+# may have 1 MiB: at the next daemon-reload systemd would lose the command of a longer one.
+MAX_PATHS_BYTES: Final = 128 * 1024
+_MODULE: Final = "magid.launcher.model_files"
+_MAX_LINKS: Final = 40  # as Linux counts
+
+# As llama.cpp names them, and only so: it makes the other names out of the first one.
+_SHARD = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})\.gguf", re.DOTALL)
+_FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def real_roots(configured: Iterable[Path]) -> tuple[str, ...]:
+    """The model folders that are there, links resolved; only links of root's are followed.
+
+    Any other link could be put there by whoever may write to the folder it is in.
+    """
+    found = (_resolved(str(path)) for path in configured)
+    return tuple(dict.fromkeys(path for path in found if path is not None))
+
+
+def check_files(paths: Iterable[str], roots: Iterable[str]) -> tuple[CheckedFile, ...]:
+    """Each file as it is now.
+
+    Raises NotAllowed outside the roots and for anything but a regular file whose name ends in
+    .gguf; ServerFailed if it is not there.
+    """
+    return tuple(_check(path, tuple(roots)) for path in paths)
+
+
+def shards(path: str) -> tuple[str, ...]:
+    """All files of the model whose first one this is. Pure. Raises InvalidInput."""
+    match = _SHARD.fullmatch(path)
+    if not match:
+        return (path,)
+    count = int(match[3])
+    if int(match[2]) != 1 or not 1 <= count <= MAX_SHARDS:
+        raise InvalidInput(
+            f"cannot use {path}: it is not the first of at most {MAX_SHARDS} files of a model",
+            field="spec.model_path",
+        )
+    size = count * len(path.encode())
+    if size > MAX_PATHS_BYTES:
+        raise InvalidInput(
+            f"cannot use {path[:100]}...: the paths of its {count} files have {size} bytes in all, "
+            f"and {MAX_PATHS_BYTES} is the most; move the model to a folder with a shorter path",
+            field="spec.model_path",
+        )
+    return tuple(f"{match[1]}-{n:05}-of-{count:05}.gguf" for n in range(1, count + 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A model's files as they are now, and the model folders."""
+
+    files: tuple[CheckedFile, ...]
+    roots: tuple[str, ...]  # links resolved
+    unanswered: tuple[str, ...] = ()  # as configured: those that hang, none of them the files'
+
+
+def examine(paths: Sequence[str], configured: Sequence[Path]) -> Examined:
+    """All of it at once, for as long as the folders take. Raises as `check_files`."""
+    roots = real_roots(configured)
+    return Examined(check_files(paths, roots), roots)
+
+
+class Examiner:
+    """`examine` in workers, each waited for `late_s` at most. For several threads.
+
+    Every method blocks. Raises ServerFailed where a worker cannot be made, or dies.
+    """
+
+    def __init__(self, late_s: float = LATE_S) -> None:
+        self._late_s = late_s
+        self._hung = Unanswered()
+
+    def __call__(self, paths: Sequence[str], configured: Sequence[Path]) -> Examined:
+        """Raises as `check_files`, and ServerFailed where the files' folder hangs."""
+        with self._worker(paths[0], configured) as (worker, roots, late):
+            for root in late:
+                if _is_in(paths[0], root) and not any(_is_in(paths[0], one) for one in roots):
+                    raise _no_answer(paths[0], root)
+            worker.say([["check", paths, roots]])
+            try:
+                answer = worker.hear(self._late_s)
+            except Silent:
+                raise _no_answer(paths[0], "its folder") from None
+        if "refused" in answer:
+            kind = NotAllowed if answer["code"] == "NotAllowed" else ServerFailed
+            raise kind(answer["refused"], path=answer["path"])
+        return Examined(tuple(CheckedFile(*file) for file in answer["files"]), roots, late)
+
+    def refusals(self, paths: Sequence[str], configured: Sequence[Path]) -> dict[str, str]:
+        """Of these files each that could not be run, and why."""
+        found: dict[str, str] = {}
+        with self._worker("", configured) as (worker, roots, _late):
+            worker.say(["check", [path], roots] for path in paths)
+            for path in paths:
+                try:
+                    found[path] = worker.hear(self._late_s).get("refused", "")
+                except Silent:
+                    found[path] = _no_answer(path, "its folder").message
+                    break
+        return {path: why for path, why in found.items() if why}
+
+    def roots(self, configured: Sequence[Path]) -> tuple[str, ...]:
+        """As `real_roots`, without those that hang."""
+        with self._worker("", configured) as (_worker, roots, _late):
+            return roots
+
+    @contextmanager
+    def _worker(
+        self, path: str, configured: Sequence[Path]
+    ) -> Iterator[tuple[Worker, tuple[str, ...], tuple[str, ...]]]:
+        """A worker that can be asked, the roots that answer, and those that do not."""
+        found: dict[str, str | None] = {}
+        worker: Worker | None = None
+        try:
+            for root in _nearest_first(map(str, configured), path):
+                if root in self._hung:
+                    continue
+                worker = worker or Worker(_MODULE)
+                worker.say([["root", root]])
+                try:
+                    found[root] = worker.hear(self._late_s)["root"]
+                except Silent:
+                    self._hung.add(root, worker)
+                    worker = None
+            late = tuple(str(root) for root in configured if str(root) not in found)
+            worker = worker or Worker(_MODULE)
+            yield worker, tuple(dict.fromkeys(filter(None, found.values()))), late
+        except WorkerEnded:
+            raise ServerFailed("cannot look at the model's files: try again") from None
+        except OSError as error:
+            raise ServerFailed(
+                f"cannot look at the model's files: no process can be made: {error.strerror}"
+            ) from error
+        finally:
+            if worker is not None:
+                worker.end()
+
+    def close(self) -> None:
+        self._hung.close()
+
+
+def _nearest_first(roots: Iterable[str], path: str) -> list[str]:
+    """Those that the file is in by its name come first: they are looked at in any case. Pure."""
+    return sorted(roots, key=lambda root: not _is_in(path, root))
+
+
+def _is_in(path: str, root: str) -> bool:
+    return PurePosixPath(path).is_relative_to(root)
+
+
+def _no_answer(path: str, root: str) -> ServerFailed:
+    return ServerFailed(
+        f"cannot open the model file {path}: {root} does not answer; look after that file system, "
+        "then start the model again"
+    )
+
+
+def _carried_out(request: Any) -> Any:
+    match request:
+        case ["root", configured]:
+            return {"root": _resolved(configured)}
+        case ["check", paths, roots]:
+            try:
+                files = check_files(paths, roots)
+            except MagidError as error:
+                path = error.details.get("path", paths[0])
+                return {"refused": error.message, "code": error.code, "path": path}
+            return {"files": [(file.path, file.device, file.inode) for file in files]}
+        case _:
+            raise ValueError(request)
+
+
+def main() -> None:
+    """The worker."""
+    with suppress(BrokenPipeError):
+        for request in requests():
+            answer(_carried_out(request))
+
+
+# -- one file --------------------------------------------------------------------------------
+
+
+def _check(path: str, roots: tuple[str, ...]) -> CheckedFile:
+    root = next((r for r in roots if PurePosixPath(path).is_relative_to(r)), None)
+    if root is None or path == root:
+        raise NotAllowed(f"cannot use {path}: it is in none of the model folders", path=path)
+    if not path.lower().endswith(".gguf"):
+        raise NotAllowed(f"cannot use {path}: its name does not end in .gguf", path=path)
+    try:
+        status = _status_without_links(path)
+    except OSError as error:
+        raise ServerFailed(f"cannot open the model file {path}: {error.strerror}") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise NotAllowed(f"cannot use {path}: it is no regular file", path=path)
+    return CheckedFile(path, status.st_dev, status.st_ino)
+
+
+def _status_without_links(path: str) -> os.stat_result:
+    """Raises OSError, with ENOTDIR where a folder on the way is a link."""
+    *folders, name = path.strip("/").split("/")
+    with ExitStack() as held:
+        above: int | None = None
+        for folder in ("/", *folders):
+            above = os.open(folder, _FOLDER, dir_fd=above)
+            held.callback(os.close, above)
+        return os.stat(name, dir_fd=above, follow_symlinks=False)
+
+
+# -- a root ----------------------------------------------------------------------------------
+
+
+def _resolved(path: str) -> str | None:
+    """The path without links; None if it is not there, or is there by a link of somebody else's."""
+    todo, done, links = path.split("/"), "", 0
+    while todo:
+        name = todo.pop(0)
+        if name in ("", "."):
+            continue
+        if name == "..":
+            done = done.rpartition("/")[0]
+            continue
+        here = f"{done}/{name}"
+        try:
+            target = _target(here)
+        except OSError:
+            return None
+        if target is None:
+            done = here
+            continue
+        links += 1
+        if links > _MAX_LINKS:
+            return None
+        todo = [*target.split("/"), *todo]
+        done = "" if target.startswith("/") else done
+    return done or "/"
+
+
+def _target(path: str) -> str | None:
+    """Where a link of root's leads; None for anything but a link. OSError for another's link."""
+    status = os.lstat(path)
+    if not stat.S_ISLNK(status.st_mode):
+        return None
+    if status.st_uid != 0:
+        raise PermissionError(f"{path} is a link that root has not made")
+    return str(Path(path).readlink())
+
+
+if __name__ == "__main__":
+    main()

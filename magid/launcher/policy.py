@@ -1,0 +1,144 @@
+"""What the launcher makes of a request: an order for one unit, or a refusal.
+
+The configuration is root's alone, and read for each request, so that an edited one holds at once.
+"""
+
+import grp
+import re
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from magid.config import settings as config
+from magid.config.settings import Config
+from magid.errors import InvalidConfig, NotAllowed
+from magid.launcher import sandbox
+from magid.launcher.model_files import Examined, examine, shards
+from magid.launcher.protocol import Start
+from magid.launcher.sandbox import Patience, UnitOrder
+from magid.llama.arguments import server_argv
+from magid.llama.client import find_program
+from magid.standalone import SCRIPTS
+
+KEY_SOCKET: Final = "/run/magi/key.sock"
+PROGRAM_PLACES: Final = "/usr/local/bin:/usr/bin:/bin"
+_SYSTEM: Final = ("/usr", "/etc", "/proc", "/sys", "/dev", "/run", "/tmp")
+_OCTAL: Final = re.compile(r"\\([0-7]{3})")
+_GROUPS: Final = ("render", "video", "magi-models")  # GPU devices, and models that not all may read
+
+
+Examine = Callable[[Sequence[str], Sequence[Path]], Examined]
+
+
+def order_of(start: Start, settings: Config, examine: Examine = examine) -> UnitOrder:
+    """The unit that a request asks for. Raises MagidError if it may not be, or cannot. Blocks."""
+    spec = start.spec
+    check_port(spec.port, settings)
+    if spec.host != settings.llama_server_host:
+        raise NotAllowed(
+            f"cannot listen on {spec.host}: llama_server_host in magid.yaml is "
+            f"{settings.llama_server_host}",
+            field="spec.host",
+        )
+    configured = settings.llama_server_path
+    program = find_program(str(configured) if configured else None, PROGRAM_PLACES)
+    argv = server_argv(spec, str(program), sandbox.credential_path(spec.port), start.flags)
+    projector = () if spec.mmproj_path is None else (spec.mmproj_path,)
+    found = examine((*shards(spec.model_path), *projector), settings.model_paths)
+    folders = program_folders(program)
+    return UnitOrder(
+        spec=spec,
+        profile=start.profile,
+        argv=tuple(argv),
+        files=found.files,
+        roots=(*found.roots, *covers(found.unanswered, mount_points(), (*folders, str(SCRIPTS)))),
+        program_folders=folders,
+        scripts=str(SCRIPTS),
+        key_source=KEY_SOCKET,
+        groups=groups_here(),
+        patience=patience_of(settings),
+    )
+
+
+def covers(roots: Iterable[str], points: Iterable[str], needed: Iterable[str]) -> tuple[str, ...]:
+    """What to hide in the place of model folders that hang, because to touch them would hang too.
+
+    The folder that each one's mount is in, unless that holds parts of the system. Pure.
+    """
+    system = (*needed, *_SYSTEM)
+    above = set()
+    for root in roots:
+        path = PurePosixPath(root)
+        under = max((p for p in points if path.is_relative_to(p)), key=len, default="/")
+        folder = PurePosixPath(under).parent
+        if not any(PurePosixPath(part).is_relative_to(folder) for part in system):
+            above.add(str(folder))
+    return tuple(sorted(above))
+
+
+def mount_points() -> list[str]:
+    """As this process sees them; nothing is touched for it. In names, \\040 is a space."""
+    lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+    return [_OCTAL.sub(lambda match: chr(int(match[1], 8)), line.split()[4]) for line in lines]
+
+
+def check_port(port: int, settings: Config) -> None:
+    """Raises NotAllowed outside the configured range."""
+    low, high = settings.port_range
+    if not low <= port <= high:
+        raise NotAllowed(
+            f"cannot use port {port}: port_range in magid.yaml is [{low}, {high}]", field="port"
+        )
+
+
+def patience_of(settings: Config) -> Patience:
+    """The configuration's times."""
+    restart = settings.restart
+    return Patience(
+        max_startup_s=settings.max_startup_time,
+        check_interval_s=settings.readiness_check_interval,
+        stop_timeout_s=settings.stop_timeout,
+        restarts=restart.limit,
+        window_s=restart.window,
+        first_delay_s=restart.first_delay,
+        max_delay_s=restart.max_delay,
+    )
+
+
+def program_folders(program: Path) -> tuple[str, ...]:
+    """What has to be seen for the program to run: where it is, and where it is by its real name.
+
+    A program in PREFIX/bin finds its libraries in PREFIX/lib, another one beside itself.
+    """
+    folders = {folder.parent if folder.name == "bin" else folder for folder in _homes(program)}
+    return tuple(sorted(str(folder) for folder in folders))
+
+
+def _homes(program: Path) -> tuple[Path, Path]:
+    return program.parent, program.resolve().parent
+
+
+def groups_here() -> tuple[str, ...]:
+    """The groups of every server that this machine has: systemd fails a unit for a missing one."""
+    return tuple(filter(_group_exists, _GROUPS))
+
+
+def _group_exists(name: str) -> bool:
+    try:
+        grp.getgrnam(name)
+    except KeyError:
+        return False
+    return True
+
+
+def read_config(path: Path = config.DEFAULT_PATH) -> Config:
+    """The file alone, whatever the environment says; it has to be root's. Raises InvalidConfig."""
+    with suppress(FileNotFoundError):
+        status = path.stat()
+        if status.st_uid != 0 or status.st_mode & 0o022:
+            raise InvalidConfig(
+                f"cannot use {path}: others than root may write to it; chown root:root and "
+                "chmod go-w it"
+            )
+    return config.load({}, {}, path).config

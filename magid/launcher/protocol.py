@@ -1,0 +1,285 @@
+"""What magid and its privileged launcher say to each other over /run/magi/launcher.sock.
+
+One line of JSON each way, at most `MAX_LINE_BYTES` with its newline. Pure. The launcher trusts
+nothing of a request: `parse_request` gives either a value in which every field is of its type and
+within its bounds, or InvalidInput. What is right in itself but not allowed on this machine (a port
+outside the range, a file outside the model folders, an argument) is the launcher's to refuse.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Final
+
+from magid.errors import InvalidInput
+from magid.servers.backend import ServerSpec
+
+MAX_LINE_BYTES: Final = 64 * 1024
+MAX_FLAGS: Final = 1024  # llama-server 0.7.0 knows 500 options, with all spellings
+_MAX_DEPTH: Final = 8  # the deepest request has 3
+
+_MODEL_ID = re.compile(r"[a-z0-9_-]{1,128}")
+_PROFILE = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_HOST = re.compile(r"[0-9A-Za-z.:-]{1,253}")
+_PATH = re.compile(r"/[^\x00]{1,4094}")
+_STAMP = re.compile(r"[0-9A-Za-z.:,_-]{0,4096}")
+_FLAG = re.compile(r"--?[A-Za-z][A-Za-z0-9._-]{0,63}")
+_ARGUMENT = re.compile(r"[\x20-\x7e]{1,4096}")
+_KINDS: Final = ("chat", "embedding", "reranker")
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Run this server; one on the same port is replaced.
+
+    `flags` are the options that the installed llama-server knows: the launcher does not run it to
+    ask. They only decide which of magid's own options are left out.
+    """
+
+    spec: ServerSpec
+    profile: str | None
+    flags: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End the server; it can be started again with systemctl."""
+
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """End the server and let its unit disappear."""
+
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Ask whether the launcher answers."""
+
+
+Request = Start | Stop | Forget | Ping
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """`error` is a stable code, the name of a class of `errors`; empty if it went well."""
+
+    error: str = ""
+    message: str = ""  # for a person: begins with "cannot"
+    details: Mapping[str, str | int] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        return not self.error
+
+
+# -- writing ---------------------------------------------------------------------------------
+
+
+def request_line(request: Request) -> bytes:
+    """The request as it goes over the socket. Raises InvalidInput if it is too long to send."""
+    body: dict[str, Any] = {"verb": _VERBS[type(request)]}
+    match request:
+        case Start(spec, profile, flags):
+            body |= {"spec": asdict(spec), "profile": profile, "flags": sorted(flags)}
+        case Stop(port) | Forget(port):
+            body |= {"port": port}
+        case Ping():
+            pass
+    line = _line(body)
+    if len(line) > MAX_LINE_BYTES:
+        raise _bad("request", f"has {len(line)} bytes, and {MAX_LINE_BYTES} is the most")
+    return line
+
+
+def reply_line(reply: Reply) -> bytes:
+    """The reply as it goes over the socket."""
+    if reply.ok:
+        return _line({"ok": True, **reply.details})
+    return _line({"ok": False, "error": reply.error, "message": reply.message, **reply.details})
+
+
+def _line(body: Mapping[str, Any]) -> bytes:
+    return json.dumps(body, separators=(",", ":")).encode() + b"\n"
+
+
+_VERBS: Final[Mapping[type, str]] = {Start: "start", Stop: "stop", Forget: "forget", Ping: "ping"}
+
+
+# -- reading ---------------------------------------------------------------------------------
+
+
+def parse_request(line: bytes) -> Request:
+    """The request in this line. Raises InvalidInput, and nothing else, for any bytes."""
+    body = _object(line, "request")
+    verb = body.pop("verb", None)
+    match verb:
+        case "start":
+            _only(body, {"spec", "profile", "flags"}, "request")
+            return Start(
+                _spec(body["spec"]), _profile("profile", body["profile"]), _flags(body["flags"])
+            )
+        case "stop" | "forget":
+            _only(body, {"port"}, "request")
+            port = _port("port", body["port"])
+            return Stop(port) if verb == "stop" else Forget(port)
+        case "ping":
+            _only(body, set(), "request")
+            return Ping()
+        case _:
+            raise _bad("verb", f"should be one of {', '.join(_VERBS.values())}")
+
+
+def parse_reply(line: bytes) -> Reply:
+    """The reply in this line. Raises InvalidInput if it is none."""
+    body = _object(line, "reply")
+    match body:
+        case {"ok": True}:
+            return Reply(details=_details(body))
+        case {"ok": False, "error": str(error), "message": str(message)} if error:
+            return Reply(error, message, _details(body))
+        case _:
+            raise _bad("reply", 'should have "ok", and "error" and "message" if that is false')
+
+
+def _details(body: Mapping[str, object]) -> dict[str, str | int]:
+    known = ("ok", "error", "message")
+    return {k: v for k, v in body.items() if k not in known and isinstance(v, str | int)}
+
+
+def _object(line: bytes, what: str) -> dict[str, Any]:
+    """The one JSON object of the line, without duplicate keys, NaN or deep nesting."""
+    if len(line) > MAX_LINE_BYTES:
+        raise _bad(what, f"is longer than {MAX_LINE_BYTES} bytes")
+    if not line.endswith(b"\n"):
+        raise _bad(what, "does not end with a newline")
+    text = line.removesuffix(b"\n")
+    # A bracket within a string counts too: nothing that is meant has that many.
+    if text.count(b"[") + text.count(b"{") > _MAX_DEPTH * 8:
+        raise _bad(what, "is nested too deeply")
+    try:
+        body = json.loads(
+            text.decode("utf-8"), object_pairs_hook=_distinct, parse_constant=_no_constant
+        )
+    except (ValueError, RecursionError) as error:
+        raise _bad(what, f"is not strict JSON: {error}") from None
+    if not isinstance(body, dict):
+        raise _bad(what, "is not a JSON object")
+    return body
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    body = dict(pairs)
+    if len(body) != len(pairs):
+        raise ValueError("a key is given twice")
+    return body
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+def _only(body: Mapping[str, Any], expected: set[str], what: str) -> None:
+    if unknown := body.keys() - expected:
+        raise _bad(what, f"has {min(unknown)[:64]!r}, which is not known")
+    if missing := expected - body.keys():
+        raise _bad(what, f"lacks {min(missing)!r}")
+
+
+# -- values ----------------------------------------------------------------------------------
+
+_Check = Callable[[str, Any], Any]
+
+
+def _int(low: int, high: int) -> _Check:
+    def check(name: str, value: Any) -> int:
+        if type(value) is not int or not low <= value <= high:  # a bool is an int, elsewhere
+            raise _bad(name, f"should be a whole number from {low} to {high}")
+        return value
+
+    return check
+
+
+def _matching(pattern: re.Pattern[str], says: str) -> _Check:
+    def check(name: str, value: Any) -> str:
+        if not isinstance(value, str) or not pattern.fullmatch(value):
+            raise _bad(name, f"should be {says}")
+        return value
+
+    return check
+
+
+def _or_none(other: _Check) -> _Check:
+    return lambda name, value: None if value is None else other(name, value)
+
+
+def _many(item: _Check, most: int) -> _Check:
+    def check(name: str, value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, list) or len(value) > most:
+            raise _bad(name, f"should be a list of at most {most}")
+        return tuple(item(f"{name}[{at}]", part) for at, part in enumerate(value))
+
+    return check
+
+
+def _path(name: str, value: Any) -> str:
+    """An absolute path in its one shortest form, of printable characters."""
+    if (
+        not isinstance(value, str)
+        or not _PATH.fullmatch(value)
+        or not value.isprintable()
+        or {"", ".", ".."} & set(value[1:].split("/"))
+    ):
+        raise _bad(name, "should be an absolute path, without '..' and unprintable characters")
+    return value
+
+
+def _kind(name: str, value: Any) -> str:
+    if value not in _KINDS:
+        raise _bad(name, f"should be one of {', '.join(_KINDS)}")
+    return str(value)
+
+
+_port = _int(1024, 65_535)
+_profile = _or_none(_matching(_PROFILE, "a profile's name or null"))
+_flag_list = _many(_matching(_FLAG, "an option of llama-server"), MAX_FLAGS)
+
+# Bounds as in the configuration's server_defaults.
+_SPEC: Final[Mapping[str, _Check]] = {
+    "model_id": _matching(_MODEL_ID, "a model's id"),
+    "instance": _int(0, 15),
+    "port": _port,
+    "host": _matching(_HOST, "a host name or an IP address"),
+    "model_path": _path,
+    "mmproj_path": _or_none(_path),
+    "kind": _kind,
+    "n_gpu_layers": _or_none(_int(-1, 9999)),
+    "ctx_size": _or_none(_int(0, 2**24)),
+    "n_threads": _or_none(_int(1, 1024)),
+    "batch_size": _or_none(_int(1, 2**20)),
+    "parallel": _or_none(_int(1, 1024)),
+    "extra_args": _many(_matching(_ARGUMENT, "an argument of printable ASCII"), 64),
+    "memory_max": _or_none(_int(2**26, 2**50)),
+    "cpu_quota": _or_none(_int(1, 102_400)),
+    "stamp": _matching(_STAMP, "the identity of files"),
+}
+assert set(_SPEC) == {each.name for each in fields(ServerSpec)}
+
+
+def _spec(value: Any) -> ServerSpec:
+    if not isinstance(value, dict):
+        raise _bad("spec", "should be an object")
+    _only(value, set(_SPEC), "spec")
+    return ServerSpec(**{name: check(f"spec.{name}", value[name]) for name, check in _SPEC.items()})
+
+
+def _flags(value: Any) -> frozenset[str]:
+    return frozenset(_flag_list("flags", value))
+
+
+def _bad(name: str, why: str) -> InvalidInput:
+    return InvalidInput(f"cannot use {name}: it {why}", field=name)

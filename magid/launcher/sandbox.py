@@ -1,0 +1,414 @@
+"""The box that every model runs in: one order -> the properties of one transient unit.
+
+Pure. Nothing of the box comes from a request but the names and numbers of `UnitOrder`, all of them
+checked before. Names and signatures are those of org.freedesktop.systemd1 for StartTransientUnit;
+what a manager older than 254 does not know, or writes wrongly, depends on `version`.
+"""
+
+import hashlib
+import ipaddress
+import json
+import math
+import socket
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, Final
+
+from magid.errors import InvalidInput, NotAllowed
+from magid.servers.backend import ServerSpec
+
+PYTHON: Final = "/usr/bin/python3"
+CREDENTIAL: Final = "api-key"
+KEY_UNIT: Final = "magi-key.socket"
+SPEC_FIELD: Final = "MAGI_SPEC"
+ORDER_FIELD: Final = "MAGI_ORDER"
+NO_RESTART: Final = (
+    66,
+    78,
+)  # of exec_model.py (sysexits.h): a restart would change nothing
+
+NOTIFY: Final = "/run/systemd/notify"  # wait_ready.py reports to it
+# Systemd before 254 hides the unit's credentials from ExecStartPost=: they are bound here for it.
+_KEY_FOLDER: Final = "/run/magi-key"
+# The one place that a server can write to: in memory, its own, gone with its process. Drivers cache
+# what they compile in HOME, and exchange data between GPUs by /dev/shm (NCCL asks for 1 GB).
+SCRATCH: Final = "/dev/shm"
+_SCRATCH_OPTIONS: Final = "size=1G,nr_inodes=16384,mode=1777"
+_NO_LIMIT: Final = 2**64 - 1
+_START_STEP_S: Final = 60  # wait_ready.py asks for more again and again, while it lives
+# Allowed, though to use it takes a capability that no server has: systemd (257, 262) writes an
+# empty mask to the unit's file as "RestrictNamespaces=", which means "no restriction" when it is
+# read again at a daemon-reload.
+_CLONE_NEWUTS: Final = 0x0400_0000
+_MS_REC: Final = 0x4000
+_OOM_SCORE: Final = 200  # a model dies before sshd, and before magid
+
+# Read-only and empty within the unit; what the server needs of them is bound into it one by one.
+# Not /opt: it holds programs, among them the libraries of GPUs (/opt/rocm, /opt/intel). No driver
+# of a GPU needs anything of /run to compute: nvidia-persistenced is asked by administrators only.
+_HIDDEN: Final = ("/var", "/etc/magi", "/run", "/srv", "/mnt", "/media")
+DEVICES: Final = ("char-nvidia*", "char-drm", "char-kfd")  # beside those that everybody needs
+_HOMES: Final = ("/home", "/root", "/run/user")  # ProtectHome= hides these
+# DynamicUser= brings a /tmp and a /var/tmp on the machine's own disk, without a limit.
+_READ_ONLY: Final = ("/tmp", "/var/tmp")
+
+# The paths of mounts are written to the unit's file as they are (systemd 252, 257, 262). When it is
+# read again, at a daemon-reload, a space begins another mount, and a colon another part of one: a
+# folder with the right name would bind what it likes into the unit.
+_UNMOUNTABLE: Final = frozenset(": '\"\\")
+_UNWRITABLE: Final = frozenset("$;")  # in commands, before 254
+
+
+@dataclass(frozen=True, slots=True)
+class Property:
+    """One entry of StartTransientUnit's a(sv)."""
+
+    name: str
+    signature: str
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedFile:
+    """A model file as it was when the launcher looked: the same path may name another one later."""
+
+    path: str
+    device: int
+    inode: int
+
+    def __str__(self) -> str:
+        return f"{self.device}:{self.inode}:{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Times in seconds, and how often a server that ended by itself is started again."""
+
+    max_startup_s: float
+    check_interval_s: float
+    stop_timeout_s: float
+    restarts: int  # 0: none
+    window_s: float  # over which they are counted
+    first_delay_s: float
+    max_delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class UnitOrder:
+    """All that decides about one unit."""
+
+    spec: ServerSpec
+    profile: str | None
+    argv: tuple[str, ...]  # of llama-server, the program first
+    files: tuple[CheckedFile, ...]  # all shards, and the projector
+    roots: tuple[str, ...]  # the model folders, links resolved: hidden
+    program_folders: tuple[str, ...]  # shown again where they are in something hidden
+    scripts: str  # the folder of exec_model.py and wait_ready.py
+    key_source: str  # the socket that has a new key for every process
+    groups: tuple[str, ...]  # that exist here and open GPU devices or model files
+    patience: Patience
+
+
+def credential_path(port: int) -> str:
+    """Where the server finds its key: $CREDENTIALS_DIRECTORY is not expanded in arguments."""
+    return f"/run/credentials/llama-server@{int(port)}.service/{CREDENTIAL}"
+
+
+def unit_properties(order: UnitOrder, version: int) -> list[Property]:
+    """The whole unit, for systemd of this major version.
+
+    Raises InvalidInput for a path that this systemd would forget at a daemon-reload, and NotAllowed
+    for a model folder that cannot be hidden from the server.
+    """
+    _check_writable(order, version)
+    properties = [
+        *_description(order),
+        *_service(order, version),
+        *_restart(order.patience, version),
+        *_limits(order.spec),
+        *_identity(order),
+        *_file_system(order, version),
+        *_kernel(),
+        *_network(order.spec),
+        *_devices(),
+        Property("LoadCredential", "a(ss)", [(CREDENTIAL, order.key_source)]),
+    ]
+    # The spec knows more of the files than their paths, and a unit names the one it was made of.
+    spec = Property(SPEC_FIELD, "s", order.spec.hash)
+    return [*properties, _log_fields(order, digest([*properties, spec]))]
+
+
+def digest(properties: Iterable[Property]) -> str:
+    """16 hex digits. Two orders of the same digest are the same unit, restarts included."""
+    shown = [(p.name, p.signature, p.value) for p in properties]
+    text = json.dumps(shown, default=bytes.hex, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def field_of(fields: Iterable[bytes], name: str) -> str:
+    """The value of one of a unit's LogExtraFields; "" if it has none."""
+    prefix = name.encode() + b"="
+    found = (field for field in fields if field.startswith(prefix))
+    return next(found, prefix).removeprefix(prefix).decode(errors="replace")
+
+
+# -- groups of properties --------------------------------------------------------------------
+
+
+def _description(order: UnitOrder) -> list[Property]:
+    spec = order.spec
+    profile = f", profile {order.profile}" if order.profile else ""
+    return [
+        Property("Description", "s", f"LLM {spec.model_id} (instance {spec.instance}{profile})"),
+        Property("Slice", "s", "magi.slice"),
+        Property("PartOf", "as", ["magi-models.target"]),
+        Property("Wants", "as", ["magi-gpu.service", KEY_UNIT, "magi-models.target"]),
+        Property("After", "as", ["network.target", "magi-gpu.service", KEY_UNIT]),
+        Property("CollectMode", "s", "inactive"),
+        Property("AddRef", "b", True),
+    ]
+
+
+def _service(order: UnitOrder, version: int) -> list[Property]:
+    spec, patience = order.spec, order.patience
+    key = credential_path(spec.port)
+    gate = [PYTHON, "-I", "-S", f"{order.scripts}/exec_model.py", *map(str, order.files), "--"]
+    ready = [
+        *(PYTHON, "-I", "-S", f"{order.scripts}/wait_ready.py", spec.host, str(spec.port)),
+        *(spec.model_id, key if version >= 254 else f"{_KEY_FOLDER}/{CREDENTIAL}"),
+        *(f"{patience.max_startup_s:g}", f"{patience.check_interval_s:g}"),
+    ]
+    return [
+        Property("Type", "s", "exec"),
+        Property("NotifyAccess", "s", "exec"),  # wait_ready.py is a control process
+        command_property("ExecStart", [*gate, *order.argv], version),
+        command_property("ExecStartPost", ready, version),
+        Property("TimeoutStartUSec", "t", _usec(_START_STEP_S)),
+        Property("TimeoutStopUSec", "t", _usec(patience.stop_timeout_s)),
+        Property("KillMode", "s", "mixed"),
+        Property("OOMPolicy", "s", "stop"),
+        Property("OOMScoreAdjust", "i", _OOM_SCORE),
+        Property("SyslogIdentifier", "s", "llama-server"),
+        Property("Environment", "as", [f"HOME={SCRATCH}", f"TMPDIR={SCRATCH}"]),
+        Property("LimitMEMLOCK", "t", _NO_LIMIT),
+        Property("LimitCORE", "t", 0),  # it would be as large as the model
+    ]
+
+
+def command_property(name: str, argv: Sequence[str], version: int) -> Property:
+    """A command whose `$` mean nothing.
+
+    252 and 253 write ExecStartEx to a file from which they cannot read it (fixed in 254): there the
+    unit would lose its command at the next daemon-reload.
+    """
+    if version >= 254:
+        return Property(f"{name}Ex", "a(sasas)", [(argv[0], list(argv), ["no-env-expand"])])
+    return Property(name, "a(sasb)", [(argv[0], list(argv), False)])
+
+
+def _restart(patience: Patience, version: int) -> list[Property]:
+    """As the embedded launcher restarts, as far as systemd can: the pause grows from 254 on."""
+    first, longest = patience.first_delay_s, patience.max_delay_s
+    properties = [
+        Property("Restart", "s", "on-failure" if patience.restarts else "no"),
+        Property("RestartUSec", "t", _usec(first)),
+        Property("RestartPreventExitStatus", "(aiai)", (list(NO_RESTART), [])),
+        Property("StartLimitIntervalUSec", "t", _usec(_window_s(patience))),
+        Property("StartLimitBurst", "u", patience.restarts + 1),  # it counts the first start too
+    ]
+    if version >= 254 and longest > first:
+        properties += [
+            Property("RestartSteps", "u", max(1, math.ceil(math.log2(longest / first)))),
+            Property("RestartMaxDelayUSec", "t", _usec(longest)),
+        ]
+    return properties
+
+
+def _limits(spec: ServerSpec) -> list[Property]:
+    """What was set for this model; `systemctl set-property` and drop-ins know many more."""
+    limits = []
+    if spec.memory_max is not None:
+        limits.append(Property("MemoryMax", "t", spec.memory_max))
+    if spec.cpu_quota is not None:
+        limits.append(Property("CPUQuotaPerSecUSec", "t", spec.cpu_quota * 10_000))
+    return limits
+
+
+def _identity(order: UnitOrder) -> list[Property]:
+    return [
+        Property("DynamicUser", "b", True),
+        Property("User", "s", f"llama-{order.spec.port}"),
+        Property("SupplementaryGroups", "as", list(order.groups)),
+        Property("NoNewPrivileges", "b", True),
+        Property("CapabilityBoundingSet", "t", 0),
+        Property("AmbientCapabilities", "t", 0),
+        Property("KeyringMode", "s", "private"),
+        Property("UMask", "u", 0o077),
+    ]
+
+
+def _file_system(order: UnitOrder, version: int) -> list[Property]:
+    shown = _shown(order)
+    homely = any(_is_below(path, home) for path in (*shown, *order.roots) for home in _HOMES)
+    empty = [(path, "ro") for path in _hidden(order)]
+    # A file that is gone is exec_model.py's to report: it does so in words.
+    bound = [(path, path, True, _MS_REC) for path in (*shown, NOTIFY)]
+    if version < 254:
+        credentials = str(PurePosixPath(credential_path(order.spec.port)).parent)
+        bound.append((credentials, _KEY_FOLDER, True, _MS_REC))
+    return [
+        Property("ProtectSystem", "s", "strict"),
+        Property("ProtectHome", "s", "tmpfs" if homely else "yes"),
+        Property("PrivateTmp", "b", True),
+        Property("PrivateMounts", "b", True),
+        Property("TemporaryFileSystem", "a(ss)", [*empty, (SCRATCH, _SCRATCH_OPTIONS)]),
+        Property("BindReadOnlyPaths", "a(ssbt)", bound),
+        Property("ReadOnlyPaths", "as", list(_READ_ONLY)),
+    ]
+
+
+def _hidden(order: UnitOrder) -> list[str]:
+    """The fixed folders, and each model folder that is in none of them."""
+    needed = (PYTHON, order.scripts, *order.program_folders, "/usr/lib", "/etc/passwd", "/run")
+    outside = []
+    for root in map(_mountable, order.roots):
+        if any(_is_below(path, root) for path in needed):
+            raise NotAllowed(
+                f"cannot keep a server away from the rest of {root}: it holds parts of the system; "
+                "set model_paths in magid.yaml to folders that hold models only",
+                path=root,
+            )
+        if not any(_is_below(root, above) for above in (*_HIDDEN, *_HOMES)):
+            outside.append(root)
+    return [*_HIDDEN, *sorted(set(outside))]
+
+
+def _shown(order: UnitOrder) -> list[str]:
+    """What has to be seen of what is hidden: the model's files, and the programs."""
+    programs = {
+        folder
+        for folder in (*order.program_folders, order.scripts)
+        if any(_is_below(folder, above) for above in (*_HIDDEN, *_HOMES, *order.roots))
+    }
+    return [*sorted(programs), *dict.fromkeys(file.path for file in order.files)]
+
+
+def _kernel() -> list[Property]:
+    return [
+        *(Property(name, "b", True) for name in _SWITCHES),
+        Property("ProtectProc", "s", "invisible"),
+        Property("RestrictNamespaces", "t", _CLONE_NEWUTS),  # the mask of those allowed
+        Property("SystemCallArchitectures", "as", ["native"]),
+        Property("SystemCallFilter", "(bas)", (True, ["@system-service"])),
+        Property("SystemCallFilter", "(bas)", (False, ["@privileged", "@keyring"])),
+        Property("SystemCallErrorNumber", "i", 1),  # EPERM
+    ]
+
+
+_SWITCHES: Final = (
+    "PrivateIPC",
+    "PrivateUsers",
+    "ProtectClock",
+    "ProtectControlGroups",
+    "ProtectHostname",
+    "ProtectKernelLogs",
+    "ProtectKernelModules",
+    "ProtectKernelTunables",
+    "RestrictRealtime",
+    "RestrictSUIDSGID",
+    "LockPersonality",
+    "MemoryDenyWriteExecute",
+    "RemoveIPC",
+)
+
+
+def _network(spec: ServerSpec) -> list[Property]:
+    """Its own address alone: not all of 127.0.0.0/8, where a resolver is (127.0.0.53).
+
+    Binding is restricted where systemd is built with BPF: not in Debian 12.
+    """
+    inet, inet6 = int(socket.AF_INET), int(socket.AF_INET6)
+    everyone = [(inet, bytes(4), 0), (inet6, bytes(16), 0)]
+    allowed = [(inet, bytes([127, 0, 0, 1]), 32), (inet6, bytes(15) + b"\x01", 128)]
+    if (own := _loopback(spec.host)) is not None and own not in allowed:
+        allowed.append(own)
+    return [
+        Property("RestrictAddressFamilies", "(bas)", (True, ["AF_INET", "AF_INET6", "AF_UNIX"])),
+        Property("IPAddressDeny", "a(iayu)", everyone),
+        Property("IPAddressAllow", "a(iayu)", allowed),
+        Property("SocketBindDeny", "a(iiqq)", [(0, 0, 0, 0)]),
+        Property("SocketBindAllow", "a(iiqq)", [(0, int(socket.IPPROTO_TCP), 1, spec.port)]),
+    ]
+
+
+def _loopback(host: str) -> tuple[int, bytes, int] | None:
+    """The address that the server listens on, where it is one of the loopback interface."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:  # a name: `localhost` is one of the two that are allowed always
+        return None
+    if not address.is_loopback:
+        return None
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    return (int(family), address.packed, address.max_prefixlen)
+
+
+def _devices() -> list[Property]:
+    """GPUs by the names of their majors in /proc/devices, which drivers have changed: by glob."""
+    return [
+        Property("DevicePolicy", "s", "closed"),
+        Property("DeviceAllow", "a(ss)", [(name, "rw") for name in DEVICES]),
+    ]
+
+
+def _log_fields(order: UnitOrder, made_of: str) -> Property:
+    """What the unit says of itself, in every journal entry and to whoever asks systemd."""
+    spec = order.spec
+    fields = {
+        "MAGI_MODEL": spec.model_id,
+        "MAGI_INSTANCE": str(spec.instance),
+        "MAGI_PROFILE": order.profile or "",
+        SPEC_FIELD: spec.hash,
+        ORDER_FIELD: made_of,
+    }
+    return Property("LogExtraFields", "aay", [f"{k}={v}".encode() for k, v in fields.items()])
+
+
+# -- values ----------------------------------------------------------------------------------
+
+
+def _check_writable(order: UnitOrder, version: int) -> None:
+    refused = _UNMOUNTABLE if version >= 254 else _UNMOUNTABLE | _UNWRITABLE
+    for path in (*(file.path for file in order.files), *order.program_folders, order.scripts):
+        if bad := refused & set(path):
+            raise InvalidInput(
+                f"cannot run {path}: systemd {version} cannot hand a file to a unit that has "
+                f"{min(bad)!r} in its path; rename the file or its folder",
+                field="spec.model_path",
+            )
+
+
+def _mountable(path: str) -> str:
+    """The folder, or the nearest one above it that systemd can mount something on."""
+    while _UNMOUNTABLE & set(path):
+        path = str(PurePosixPath(path).parent)
+    return path
+
+
+def _is_below(path: str, folder: str) -> bool:
+    """Whether it is the folder itself or in it."""
+    return PurePosixPath(path).is_relative_to(folder)
+
+
+def _window_s(patience: Patience) -> float:
+    """Long enough to count to the limit: a server that hangs in loading takes all its time again.
+
+    A shorter window would forget the first start before the last one, and never give up.
+    """
+    longest = patience.max_startup_s + patience.stop_timeout_s + patience.max_delay_s
+    return max(patience.window_s, (patience.restarts + 1) * longest)
+
+
+def _usec(seconds: float) -> int:
+    return round(seconds * 1_000_000)

@@ -1,0 +1,322 @@
+"""`magi-launcher`: the one part of magid that may ask systemd for units: makes, starts, ends them.
+
+It runs as root, started by its socket, and listens to magid alone. A request names a port, a model
+file, numbers and options; everything else of a unit is decided here, from the configuration, which
+is root's. Nothing is kept on disk.
+
+It holds a reference on each of its units for as long as it runs, because systemd forgets a
+transient unit that has stopped: so `systemctl start llama-server@8080` works after a stop.
+"""
+
+import asyncio
+import logging
+import os
+import pwd
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Final
+
+from magid.config.settings import Config
+from magid.errors import (
+    Busy,
+    CannotWrite,
+    InvalidInput,
+    MagidError,
+    NotAllowed,
+    TimedOut,
+)
+from magid.launcher import protocol, sandbox
+from magid.launcher.keys import KEYS, KeyRing
+from magid.launcher.model_files import Examiner
+from magid.launcher.policy import order_of, read_config
+from magid.launcher.protocol import Forget, Ping, Reply, Request, Start, Stop
+from magid.launcher.transient_units import Units
+from magid.log.events import Event
+from magid.systemd import handover
+from magid.systemd.bus import Bus, BusError
+from magid.systemd.journal_socket import JournalSocket
+
+USER: Final = "magi"  # besides root, the one who may ask
+SOCKET: Final = "/run/magi/launcher.sock"
+REQUEST_S: Final = 10.0  # in which a whole request has to arrive
+MAX_CONNECTIONS: Final = 16
+IDLE_S: Final = 60.0
+_DRAIN_S: Final = 20.0
+_BUS_PAUSE_S: Final = 0.5
+REFUSED_ID: Final = Event.ORDER_REFUSED.value
+
+log = logging.getLogger("magi-launcher")
+
+
+# -- who asks, and how -----------------------------------------------------------------------
+
+
+class Launcher:
+    """Answers connections until it is asked to stop, or has nothing to do.
+
+    `settings` is asked for each request, so that an edited configuration holds at once.
+    """
+
+    def __init__(
+        self,
+        units: Units,
+        keys: KeyRing,
+        settings: Callable[[], Config],
+        *,
+        request_s: float = REQUEST_S,
+    ) -> None:
+        self._units = units
+        self._keys = keys
+        self._settings = settings
+        self._request_s = request_s
+        self._examine = Examiner()
+        self._locks: dict[int, asyncio.Lock] = {}
+        self._connections = 0
+        self._changed = asyncio.Event()
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection, one request. What was begun is finished also if the caller goes away."""
+        self._count(+1)
+        try:
+            reply = await self._reply(reader, writer)
+            writer.write(protocol.reply_line(reply))
+            with suppress(OSError, TimeoutError):
+                await asyncio.wait_for(writer.drain(), REQUEST_S)
+        finally:
+            writer.close()
+            self._count(-1)
+
+    async def idle(self, seconds: float) -> None:
+        """Returns when for so long nobody asked for anything, and there is no unit to hold."""
+        while True:
+            self._changed.clear()
+            try:
+                await asyncio.wait_for(self._changed.wait(), seconds)
+            except TimeoutError:
+                if not self._connections and not self._units.held:
+                    return
+
+    def close(self) -> None:
+        """Let go of what waits for a file system that hangs."""
+        self._examine.close()
+
+    async def drained(self) -> None:
+        """Returns when no request is under way."""
+        while self._connections:
+            self._changed.clear()
+            await self._changed.wait()
+
+    def _count(self, step: int) -> None:
+        self._connections += step
+        self._changed.set()
+
+    async def _reply(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Reply:
+        try:
+            if self._connections > MAX_CONNECTIONS:
+                raise Busy("cannot take more requests at once; try again")
+            # Read also from those who may not ask: they would not see the answer otherwise.
+            line = await _line(reader, self._request_s)
+            check_peer(writer.get_extra_info("socket"))
+            return await self._carry_out(protocol.parse_request(line))
+        except MagidError as error:
+            tell_refusal(error)
+            return refusal(error)
+        except Exception:
+            log.exception("a request failed")
+            return Reply("InternalError", "cannot do it: see the journal of magi-launcher")
+
+    async def _carry_out(self, request: Request) -> Reply:
+        match request:
+            case Ping():
+                return Reply(details={"units": len(self._units.held)})
+            case Start(spec):
+                return await self._alone(spec.port, lambda: self._start(request))
+            case Stop(port):
+                return await self._alone(port, lambda: self._stop(port))
+            case Forget(port):
+                return await self._alone(port, lambda: self._forget(port))
+
+    async def _alone(self, port: int, work: Callable[[], Awaitable[None]]) -> Reply:
+        async with self._locks.setdefault(port, asyncio.Lock()):
+            await work()
+        return Reply()
+
+    async def _start(self, start: Start) -> None:
+        order = await asyncio.to_thread(order_of, start, self._settings(), self._examine)
+        properties = sandbox.unit_properties(order, self._units.version)
+        log.info("starting %s (%s)", order.spec.unit, order.spec.model_id)
+        await self._units.start(order.spec.port, properties)
+
+    async def _stop(self, port: int) -> None:
+        log.info("stopping port %d", port)
+        await self._units.stop(port)
+
+    async def _forget(self, port: int) -> None:
+        log.info("forgetting port %d", port)
+        await self._units.forget(port)
+        self._keys.remove(port)
+
+
+async def _line(reader: asyncio.StreamReader, limit_s: float) -> bytes:
+    """The request's line. Raises InvalidInput, TimedOut."""
+    try:
+        async with asyncio.timeout(limit_s):
+            return await reader.readuntil(b"\n")
+    except TimeoutError:
+        raise TimedOut(f"cannot wait for the request any longer than {limit_s:g} s") from None
+    except asyncio.LimitOverrunError:
+        raise InvalidInput(
+            f"cannot use request: it is longer than {protocol.MAX_LINE_BYTES} bytes",
+            field="request",
+        ) from None
+    except (asyncio.IncompleteReadError, OSError):
+        raise InvalidInput(
+            "cannot use request: it does not end with a newline", field="request"
+        ) from None
+
+
+def check_peer(connection: socket.socket) -> None:
+    """Raises NotAllowed unless the other end, when it connected, was root or magid."""
+    size = struct.calcsize("3i")
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    _, uid, _ = struct.unpack("3i", credentials)
+    if uid not in (os.geteuid(), _uid_of(USER)):
+        raise NotAllowed(f"cannot serve user {uid}: only root and {USER} may ask")
+
+
+def _uid_of(name: str) -> int:
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        return os.geteuid()  # nobody else
+
+
+def refusal(error: MagidError) -> Reply:
+    """The error as a reply; of its details, those that are plain."""
+    plain = {
+        key: value
+        for key, value in error.details.items()
+        if isinstance(value, str | int) and key not in ("ok", "error", "message")
+    }
+    return Reply(error.code, error.message, plain)
+
+
+def tell_refusal(error: MagidError) -> None:
+    """To the journal, with an id that magi.catalog explains; to stderr where there is none."""
+    text = " ".join(f"refused: {error.message}".split())
+    fields = {
+        "MESSAGE": text,
+        "MESSAGE_ID": REFUSED_ID,
+        "PRIORITY": "4",
+        "SYSLOG_IDENTIFIER": "magi-launcher",
+        "MAGI_ERROR": error.code,
+    }
+    try:
+        with closing(JournalSocket()) as journal:
+            journal.send(fields)
+    except OSError:
+        log.warning("%s", text)
+
+
+# -- the program -----------------------------------------------------------------------------
+
+
+def main() -> int:
+    """The exit status: 0 when idle or asked to end, 1 for a failure.
+
+    A bad configuration is told to whoever asks for a server: it can be mended meanwhile.
+    """
+    logging.basicConfig(level="INFO", format="%(message)s", stream=sys.stderr)
+    try:
+        listening, left = handover.received(os.environ, os.getpid())
+        return asyncio.run(serve(listening, left))
+    except MagidError as error:
+        log.error("%s", error.message)
+        return 1
+
+
+async def serve(
+    listening: socket.socket,
+    left: dict[str, socket.socket],
+    *,
+    keys: Path = KEYS,
+    idle_s: float = IDLE_S,
+) -> int:
+    """Answer on this socket until asked to end, or idle. The exit status.
+
+    `left` are the connections of earlier launchers; they are closed when theirs are ours.
+
+    When the bus goes away, requests wait for it to come back: an exit would let systemd start the
+    launcher again and again for connections that nobody takes, until it closes the socket.
+    """
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    over = False
+    while not (over or stop.is_set()):
+        bus = Bus()
+        try:
+            await bus.open()
+            ring = KeyRing(keys, USER)
+            over = await _serve_over(bus, listening.dup(), left, ring, stop, idle_s)
+        except BusError as error:
+            log.warning("%s", error.message)
+        finally:
+            if not stop.is_set():  # else it is for the next launcher, or ends with the process
+                await bus.close()
+        if not over:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), _BUS_PAUSE_S)
+    return 0
+
+
+async def _serve_over(
+    bus: Bus,
+    listening: socket.socket,
+    left: dict[str, socket.socket],
+    ring: KeyRing,
+    stop: asyncio.Event,
+    idle_s: float,
+) -> bool:
+    """Answer for as long as this connection to the bus lasts. False: it is the bus that ended."""
+    try:
+        ring.prepare()
+    except CannotWrite as error:  # those who want a server will hear of it again
+        log.error("%s", error.message)
+    units = Units(bus)
+    await units.open()
+    handover.keep(bus.fileno())
+    handover.let_go(left)
+    ring.keep_only(units.held)
+    units.when_gone(ring.remove)
+    launcher = Launcher(units, ring, read_config)
+    # Not start_unix_server: from Python 3.13 on, its end removes the socket's file.
+    server = await asyncio.start_server(
+        launcher.answer, sock=listening, limit=protocol.MAX_LINE_BYTES
+    )
+    over = await _until_over(launcher, bus, stop, idle_s)
+    server.close()
+    with suppress(TimeoutError):
+        await asyncio.wait_for(launcher.drained(), _DRAIN_S)
+    launcher.close()
+    await units.close()
+    return over
+
+
+async def _until_over(launcher: Launcher, bus: Bus, stop: asyncio.Event, idle_s: float) -> bool:
+    """True when asked to end, or idle; False when the bus went away, and with it our references."""
+    ends = [asyncio.create_task(launcher.idle(idle_s)), asyncio.create_task(stop.wait())]
+    lost = asyncio.create_task(bus.wait_closed())
+    done, waiting = await asyncio.wait([*ends, lost], return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
+    return done != {lost}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

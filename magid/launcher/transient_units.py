@@ -1,0 +1,290 @@
+"""Making, starting and ending the transient units of models, by messages to systemd.
+
+Whoever calls this has decided what a unit is; here is only how systemd is brought to have it. Facts
+of systemd that the order of steps rests on: a unit that exists cannot be made again, a stopped one
+exists for as long as somebody refers to it, and it goes away some time after the last reference.
+"""
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+from magid.errors import Conflict, TimedOut
+from magid.launcher.sandbox import ORDER_FIELD, SPEC_FIELD, Property, field_of
+from magid.servers.backend import UNITS, port_in, unit_name
+from magid.systemd.bus import (
+    MANAGER,
+    MANAGER_PATH,
+    PROPERTIES,
+    SYSTEMD,
+    Bus,
+    BusError,
+    Signal,
+    variant,
+)
+
+log = logging.getLogger("magi-launcher")
+_UNIT: Final = "org.freedesktop.systemd1.Unit"
+_SIGNALS: Final = ("JobRemoved", "UnitRemoved")
+_EXISTS: Final = "org.freedesktop.systemd1.UnitExists"
+_GONE: Final = frozenset(
+    {
+        "org.freedesktop.systemd1.NoSuchUnit",
+        "org.freedesktop.systemd1.NotReferenced",
+        "org.freedesktop.DBus.Error.UnknownObject",
+    }
+)
+_REMOVAL_S: Final = 10.0  # systemd forgets a unit in a later turn of its loop: milliseconds
+_PROVEN_S: Final = 1.0  # after which a start has gone well
+_STOP_MARGIN_S: Final = 30.0
+_LONGEST_STOP_S: Final = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What systemd says of one unit that it has loaded."""
+
+    transient: bool
+    active: str  # ActiveState
+    spec: str
+    order: str
+    fragment: str
+    stop_s: float
+    restarts: int  # NRestarts: automatic ones since somebody asked for a start
+
+    @property
+    def is_ours(self) -> bool:
+        return self.transient and bool(self.spec)
+
+    @property
+    def is_down(self) -> bool:
+        return self.active in ("inactive", "failed")
+
+
+class Units:
+    """The units of all servers. Calls for one port must not overlap."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._news = asyncio.Event()  # replaced by a new one at each signal
+        self._hear_gone: Callable[[int], None] = lambda port: None
+        self.version = 0
+        self.held: set[int] = set()  # ports of the units that we refer to
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Refer to every unit that an earlier launcher made. Raises BusError."""
+        self._bus.listen(self._hear)
+        for member in _SIGNALS:
+            await self._bus.match(
+                f"type='signal',sender='{SYSTEMD}',path='{MANAGER_PATH}',"
+                f"interface='{MANAGER}',member='{member}'"
+            )
+        await self._manager("Subscribe")
+        (version,) = await self._bus.call(MANAGER_PATH, PROPERTIES, "Get", "ss", MANAGER, "Version")
+        self.version = major(version)
+        (listed,) = await self._manager("ListUnitsByPatterns", "asas", [], [UNITS])
+        for name, *_ in listed:
+            await self._adopt(name)
+
+    async def close(self) -> None:
+        """Nothing more is asked of systemd on our own account. Idempotent."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def when_gone(self, hear: Callable[[int], None]) -> None:
+        """`hear` is told the port of each unit of ours that systemd has forgotten."""
+        self._hear_gone = hear
+
+    async def start(self, port: int, properties: Sequence[Property]) -> None:
+        """Start the unit anew, as these properties describe it; returns once its job is queued.
+
+        One that is already so is restarted; another one is ended first. Raises BusError, TimedOut,
+        and Conflict if the unit is somebody else's.
+        """
+        name = unit_name(port)
+        seen = await self._ours(name)
+        if seen and seen.order == _order_in(properties) and port in self.held:
+            await self._manager("ResetFailedUnit", "s", name)
+            await self._manager("RestartUnit", "ss", name, "replace")
+            return
+        if seen:
+            await self._end(port)
+        await self._make(port, properties)
+
+    async def stop(self, port: int) -> None:
+        """Returns when no process is left. The unit stays, so that it can be started again."""
+        name = unit_name(port)
+        if await self._ours(name):
+            await self._stop(name)
+
+    async def forget(self, port: int) -> None:
+        """Stop the unit and let it go; returns when systemd has forgotten it."""
+        if await self._ours(unit_name(port)):
+            await self._end(port)
+
+    # -- steps -------------------------------------------------------------------------------
+
+    async def _adopt(self, name: str) -> None:
+        port = port_in(name)
+        seen = await self._look(name)
+        if port is not None and seen and seen.is_ours:
+            await self._manager("RefUnit", "s", name)
+            self.held.add(port)
+
+    async def _make(self, port: int, properties: Sequence[Property]) -> None:
+        body = [[p.name, variant(p.signature, p.value)] for p in properties]
+        signature = "ssa(sv)a(sa(sv))"
+        name = unit_name(port)
+        # Held from now on: news of the end of an earlier unit may still be on its way.
+        self.held.add(port)
+        try:
+            await self._manager("StartTransientUnit", signature, name, "replace", body, [])
+        except BusError as error:
+            self.held.discard(port)
+            if error.name == _EXISTS and (path := await self._fragment(name)):
+                raise _not_ours(name, path) from None
+            raise
+
+    async def _fragment(self, name: str) -> str:
+        """The file on disk that systemd would make this unit of, if there is one."""
+        (path,) = await self._manager("LoadUnit", "s", name)
+        (fragment,) = await self._bus.call(path, PROPERTIES, "Get", "ss", _UNIT, "FragmentPath")
+        return str(fragment)
+
+    async def _end(self, port: int) -> None:
+        """Stop the unit, drop the reference, and wait until systemd has forgotten it."""
+        await self._stop(unit_name(port))
+        if port in self.held:
+            self.held.discard(port)
+            await self._tolerant("UnrefUnit", unit_name(port))
+        await self._until(unit_name(port), lambda seen: not seen.transient, _REMOVAL_S)
+
+    async def _stop(self, name: str) -> None:
+        seen = await self._look(name)
+        await self._tolerant("StopUnit", name, "replace")
+        patience = (seen.stop_s if seen else 0) + _STOP_MARGIN_S
+        await self._until(name, lambda seen: seen.is_down, patience)
+        await self._tolerant("ResetFailedUnit", name)
+
+    async def _until(self, name: str, over: Callable[[Seen], bool], patience_s: float) -> None:
+        """Wait until it is so, or the unit is gone: look, and look again at each signal."""
+        try:
+            async with asyncio.timeout(patience_s):
+                while True:
+                    news = self._news  # before the look: nothing is missed between the two
+                    seen = await self._look(name)
+                    if seen is None or over(seen):
+                        return
+                    await news.wait()
+        except TimeoutError:
+            raise TimedOut(
+                f"cannot end {name} within {patience_s:g} s: somebody may have started it "
+                f"again, or refer to it; look at `systemctl status {name}`",
+                unit=name,
+            ) from None
+
+    async def _ours(self, name: str) -> Seen | None:
+        """The unit, if it is loaded. Raises Conflict if it is not of our making."""
+        seen = await self._look(name)
+        if seen is None or not (seen.transient or seen.fragment):
+            return None
+        if seen.is_ours:
+            return seen
+        raise _not_ours(name, seen.fragment)
+
+    async def _look(self, name: str) -> Seen | None:
+        """None if it is not loaded; to ask does not load it."""
+        try:
+            (path,) = await self._manager("GetUnit", "s", name)
+            (properties,) = await self._bus.call(path, PROPERTIES, "GetAll", "s", "")
+        except BusError as error:
+            if error.name in _GONE:
+                return None
+            raise
+        return seen_in(properties)
+
+    # -- messages ----------------------------------------------------------------------------
+
+    async def _manager(self, member: str, signature: str = "", *body: Any) -> list[Any]:
+        return await self._bus.call(MANAGER_PATH, MANAGER, member, signature, *body)
+
+    async def _tolerant(self, member: str, *body: str) -> None:
+        """A unit that is gone already is what was wanted."""
+        try:
+            await self._manager(member, "s" * len(body), *body)
+        except BusError as error:
+            if error.name not in _GONE:
+                raise
+
+    def _hear(self, signal: Signal) -> None:
+        if signal.interface != MANAGER or signal.member not in _SIGNALS:
+            return
+        self._news.set()
+        self._news = asyncio.Event()
+        match signal.member, signal.body:
+            case "UnitRemoved", [str(name), *_]:
+                port = port_in(name)
+                if port is not None and port not in self.held:
+                    self._hear_gone(port)
+            case "JobRemoved", [_, _, str(name), "done"] if port_in(name) in self.held:
+                task = asyncio.create_task(self._forgive(name))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def _forgive(self, name: str) -> None:
+        """Let a start by hand that went well not count towards systemd's limit of starts.
+
+        The limit spans the time that several failures take, many minutes; who restarts a model that
+        often, to try its settings, would find it down. Automatic restarts go on to count.
+
+        Only after a moment: systemd also forgets why a unit failed, if it has done so meanwhile.
+        """
+        await asyncio.sleep(_PROVEN_S)
+        with suppress(BusError):
+            seen = await self._look(name)
+            if seen and seen.is_ours and seen.active == "active" and not seen.restarts:
+                await self._tolerant("ResetFailedUnit", name)
+                log.info("%s started well: the start does not count towards its limit", name)
+
+
+# -- reading ---------------------------------------------------------------------------------
+
+
+def seen_in(properties: Mapping[str, Any]) -> Seen:
+    """What matters here of all the properties of a unit."""
+    fields = [bytes(field) for field in properties.get("LogExtraFields", ())]
+    return Seen(
+        transient=bool(properties.get("Transient", False)),
+        active=str(properties.get("ActiveState", "")),
+        spec=field_of(fields, SPEC_FIELD),
+        order=field_of(fields, ORDER_FIELD),
+        fragment=str(properties.get("FragmentPath", "")),
+        stop_s=min(int(properties.get("TimeoutStopUSec", 0)) / 1_000_000, _LONGEST_STOP_S),
+        restarts=int(properties.get("NRestarts", 0)),
+    )
+
+
+def _not_ours(name: str, fragment: str) -> Conflict:
+    where = fragment or "somebody else's"
+    return Conflict(
+        f"cannot use {name}: there is a unit of that name which magid has not made ({where}); "
+        "remove it, or give the model another port",
+        unit=name,
+    )
+
+
+def major(version: str) -> int:
+    """`252.39-1~deb12u2` -> 252; 0 if it cannot be told."""
+    match = re.match(r"[0-9]{1,6}", version)
+    return int(match[0]) if match else 0
+
+
+def _order_in(properties: Sequence[Property]) -> str:
+    fields = next((p.value for p in properties if p.name == "LogExtraFields"), ())
+    return field_of(fields, ORDER_FIELD)

@@ -1,0 +1,1 @@
+"""All that magid knows of llama-server: its program, its options, its HTTP API."""

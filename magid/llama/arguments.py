@@ -1,0 +1,125 @@
+"""What a llama-server is started with: its argument list and its environment.
+
+Pure: no I/O. The list goes to execve or to the service manager as it is; no shell ever reads it.
+Arguments from users pass through the table of `options`.
+
+Source of the option names: `llama-server --help` of llama.cpp 0.7.0 (build 11669), with the older
+spellings of options that were renamed.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from magid.errors import InvalidInput, LlamaServerMissing
+from magid.llama.options import check_extra_args, is_option
+from magid.servers.backend import ServerSpec
+
+# What a server may take over from magid's own environment: where programs and the home folder are,
+# language, time zone, and which GPUs it may use. Nothing that loads code (LD_*, GGML_BACKEND_PATH)
+# and none of llama-server's own variables (LLAMA_ARG_*, LLAMA_SERVER_ROUTER_PORT), each of which
+# stands for an option.
+_PASSED_ENVIRONMENT = frozenset(
+    {
+        "PATH",
+        "HOME",
+        "LANG",
+        "LC_ALL",
+        "LC_CTYPE",
+        "TZ",
+        "CUDA_VISIBLE_DEVICES",
+        "CUDA_DEVICE_ORDER",
+        "NVIDIA_VISIBLE_DEVICES",
+        "HIP_VISIBLE_DEVICES",
+        "ROCR_VISIBLE_DEVICES",
+        "HSA_OVERRIDE_GFX_VERSION",
+        "GGML_VK_VISIBLE_DEVICES",
+        "ONEAPI_DEVICE_SELECTOR",
+        "ZE_AFFINITY_MASK",
+    }
+)
+
+
+def server_argv(
+    spec: ServerSpec, program: str, api_key_file: str, flags: frozenset[str]
+) -> list[str]:
+    """The argument list that runs `spec`.
+
+    `flags` are the options that the installed program knows. What magid adds on its own and the
+    program does not know is left out, but for `--api-key-file`: without it anyone could use the
+    server, so LlamaServerMissing is raised. A setting that someone chose is never dropped silently:
+    InvalidInput if the program has no option for it.
+    """
+    if "--api-key-file" not in flags:
+        raise LlamaServerMissing(
+            f"cannot use {program}: it does not know --api-key-file, so anyone could use its "
+            "servers; install a llama-server from 2024 or later",
+            program=program,
+        )
+    return [
+        program,
+        *("--model", spec.model_path, "--alias", spec.model_id),
+        *("--host", spec.host, "--port", str(spec.port)),
+        *("--api-key-file", api_key_file),
+        *_when_known(flags, ("--metrics",)),
+        *_when_known(flags, ("--no-ui",), ("--no-webui",)),
+        *_when_known(flags, ("--offline",)),
+        *_when_known(flags, ("--cors-origins", "localhost")),
+        *_kind_argv(spec, flags),
+        *_settings_argv(spec, flags),
+        *_extra_argv(spec.extra_args, flags),
+    ]
+
+
+def _when_known(flags: frozenset[str], *choices: tuple[str, ...]) -> tuple[str, ...]:
+    """The first choice that the program knows."""
+    return next((choice for choice in choices if choice[0] in flags), ())
+
+
+def _required(setting: str, flags: frozenset[str], *names: str) -> str:
+    for name in names:
+        if name in flags:
+            return name
+    raise InvalidInput(
+        f"cannot use {setting}: this llama-server does not know {names[0]}; "
+        "install a newer llama-server or clear the setting",
+        field=setting,
+        argument=names[0],
+    )
+
+
+def _kind_argv(spec: ServerSpec, flags: frozenset[str]) -> list[str]:
+    match spec.kind:
+        case "embedding":
+            return [_required("kind embedding", flags, "--embeddings", "--embedding")]
+        case "reranker":
+            return [_required("kind reranker", flags, "--reranking", "--rerank")]
+        case _:
+            return []
+
+
+def _settings_argv(spec: ServerSpec, flags: frozenset[str]) -> list[str]:
+    chosen: tuple[tuple[str, str | int | None, tuple[str, ...]], ...] = (
+        ("mmproj", spec.mmproj_path, ("--mmproj",)),
+        ("nGpuLayers", spec.n_gpu_layers, ("--n-gpu-layers", "--gpu-layers")),
+        ("ctxSize", spec.ctx_size, ("--ctx-size",)),
+        ("nThreads", spec.n_threads, ("--threads",)),
+        ("batchSize", spec.batch_size, ("--batch-size",)),
+        ("parallel", spec.parallel, ("--parallel",)),
+    )
+    argv: list[str] = []
+    for setting, value, names in chosen:
+        if value is not None:
+            argv += [_required(setting, flags, *names), str(value)]
+    return argv
+
+
+def _extra_argv(args: Sequence[str], flags: frozenset[str]) -> tuple[str, ...]:
+    checked = check_extra_args(args)  # again: a spec may come from a file that was edited by hand
+    for name in checked:
+        if is_option(name):
+            _required("extraArgs", flags, name)
+    return checked
+
+
+def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """What a llama-server gets of magid's environment; see `_PASSED_ENVIRONMENT`."""
+    return {name: environ[name] for name in sorted(_PASSED_ENVIRONMENT & environ.keys())}

@@ -1,0 +1,59 @@
+"""Which requests are told to the log: those that are refused, that fail, and that take long.
+
+Who may not ask, asks too often or sends too much is told as well, because somebody may be trying
+doors; so that such a one cannot fill the log, no more than a few are told in a while.
+"""
+
+import logging
+import time
+
+from magid.log import rate_limit
+from magid.log.events import Event, about
+
+log = logging.getLogger(__name__)
+
+SLOW_S = 10.0
+# Of the client's own errors, those that an administrator can or should do something about.
+TOLD_REFUSALS = frozenset({401, 403, 408, 413, 421, 429})
+_SHOWN = 200  # characters of a path
+
+
+def tell_error(
+    status: int,
+    code: str,
+    message: str,
+    *,
+    request_id: str,
+    client_request_id: str = "",
+    method: str,
+    path: str,
+) -> None:
+    """An answer with an error. Those with 500 are told with their trace where they arise."""
+    if status not in TOLD_REFUSALS and status <= 500:
+        return
+    is_failure = status > 500
+    more = (rate_limit.FAILED if is_failure else rate_limit.REFUSED).take(time.monotonic())
+    if more is None:
+        return
+    event = Event.REQUEST_FAILED if is_failure else Event.REQUEST_REFUSED
+    log.warning(
+        "%s %s: %d: %s%s", method, path[:_SHOWN], status, message, more,
+        extra=about(event, request=request_id, client_request=client_request_id, error=code),
+    )  # fmt: skip
+
+
+def tell_slow(
+    took_s: float,
+    *,
+    request_id: str,
+    client_request_id: str = "",
+    method: str,
+    path: str,
+    status: int,
+) -> None:
+    """An answer, if it took long and nobody had asked to wait for something."""
+    if took_s >= SLOW_S:
+        log.warning(
+            "%s %s: %d after %.1f s", method, path[:_SHOWN], status, took_s,
+            extra=about(Event.REQUEST_SLOW, request=request_id, client_request=client_request_id),
+        )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Running llama-servers: one interface, `ServerBackend`, and what implements it."""

@@ -1,0 +1,77 @@
+"""Which launcher runs the servers: decided by the configuration, and by what the machine has."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+from magid.config.settings import Config
+from magid.errors import InvalidConfig
+from magid.llama.client import LlamaProgram
+from magid.servers.backend import Launcher
+from magid.servers.processes.backend import ProcessLauncher
+from magid.servers.processes.supervisor import RestartPolicy
+
+SOCKET: Final = Path("/run/magi/launcher.sock")
+_BOOTED: Final = Path("/run/systemd/system")  # sd_booted(3)
+
+Program = Callable[[], Awaitable[LlamaProgram]]
+
+
+def choose(setting: str, *, booted: bool, reachable: bool) -> str:
+    """`systemd` or `process`. Raises InvalidConfig if the setting wants what there is not.
+
+    `booted`: systemd is this machine's init. `reachable`: the launcher's socket is there; `auto`
+    takes it as the sign that magid was installed as a service.
+    """
+    if setting != "systemd":
+        return "systemd" if setting == "auto" and booted and reachable else "process"
+    if not booted:
+        raise InvalidConfig(
+            "cannot use launcher systemd: this machine does not run systemd; set launcher to "
+            "process or auto"
+        )
+    if not reachable:
+        raise InvalidConfig(
+            f"cannot use launcher systemd: there is no {SOCKET}; run `systemctl start "
+            "magi-launcher.socket`, or set launcher to process"
+        )
+    return "systemd"
+
+
+def check(settings: Config) -> str:
+    """The launcher that `build` makes. Looks at two paths. Raises InvalidConfig."""
+    return choose(settings.launcher, booted=_BOOTED.is_dir(), reachable=SOCKET.is_socket())
+
+
+def build(settings: Config, program: Program, profile: Callable[[], str | None]) -> Launcher:
+    """The launcher, not open yet; `profile` gives the active profile's name. InvalidConfig."""
+    if check(settings) == "systemd":
+        return _with_systemd(settings, program, profile)
+    restart = settings.restart
+    return ProcessLauncher(
+        settings.state_dir / "keys",
+        program,
+        max_startup_s=settings.max_startup_time,
+        check_interval_s=settings.readiness_check_interval,
+        stop_timeout_s=settings.stop_timeout,
+        restart=RestartPolicy(
+            limit=restart.limit,
+            window_s=restart.window,
+            first_delay_s=restart.first_delay,
+            max_delay_s=restart.max_delay,
+        ),
+    )
+
+
+def _with_systemd(
+    settings: Config, program: Program, profile: Callable[[], str | None]
+) -> Launcher:
+    # Only here: the D-Bus library costs time to import, and need not be there for the other one.
+    try:
+        from magid.servers.systemd.backend import SystemdLauncher
+    except ModuleNotFoundError as error:
+        raise InvalidConfig(
+            f"cannot use launcher systemd: Python's module {error.name} is not there; install "
+            "dbus-fast, or set launcher to process"
+        ) from error
+    return SystemdLauncher(program, profile=profile, stop_timeout_s=settings.stop_timeout)

@@ -1,0 +1,1 @@
+"""llama-servers as child processes, where there is no systemd."""

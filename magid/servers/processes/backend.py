@@ -1,0 +1,269 @@
+"""Servers as children of this process, where there is no systemd; and what processes use.
+
+psutil is imported at the first use, most often in a thread: it costs a tenth of the start-up time.
+"""
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from magid.errors import Conflict, NotFound, ServerFailed
+from magid.llama.client import Endpoint, LlamaProgram
+from magid.servers.backend import LogLine, ObservedServer, ServerFigures, ServerSpec
+from magid.servers.processes.child import LogRing
+from magid.servers.processes.keys import KeyFiles
+from magid.servers.processes.supervisor import (
+    PortOwner,
+    RestartPolicy,
+    Server,
+    Surroundings,
+    Timing,
+)
+
+if TYPE_CHECKING:
+    import psutil
+
+log = logging.getLogger(__name__)
+
+_EVERY_ADDRESS = frozenset({"", "0.0.0.0", "::"})
+_LOOKS = 3  # at all connections, before it cannot be told who has a port
+
+
+class ProcessLauncher:
+    """units.Launcher with child processes. `close` ends them all.
+
+    `program` is asked before every start of a process, so an upgraded llama-server is taken up.
+    `keys_dir` is made if need be. Times are in seconds; see `Timing` and `RestartPolicy`.
+    """
+
+    def __init__(
+        self,
+        keys_dir: Path,
+        program: Callable[[], Awaitable[LlamaProgram]],
+        *,
+        max_startup_s: float = 120.0,
+        check_interval_s: float = 2.0,
+        stop_timeout_s: float = 10.0,
+        restart: RestartPolicy | None = None,
+    ) -> None:
+        self._around = Surroundings(
+            keys=KeyFiles(keys_dir),
+            program=program,
+            owners_of=owners_of,
+            can_bind=can_bind,
+            timing=Timing(max_startup_s, check_interval_s, stop_timeout_s),
+            restart=restart or RestartPolicy(),
+            announce=self._announce,
+        )
+        self._servers: dict[int, Server] = {}
+        self._rings: dict[int, LogRing] = {}
+        self._listeners: list[Callable[[ObservedServer], None]] = []
+        self._changed = asyncio.Event()
+        self._closed = False
+        self.problem = ""  # changes are always seen: the servers are our children
+
+    has_model_users = False
+
+    async def open(self) -> None:
+        """Nothing runs yet: children of an earlier magid died with it. Raises CannotWrite."""
+        self._around.keys.prepare()
+
+    async def close(self) -> None:
+        """End all servers side by side; nothing can be started any more. Idempotent."""
+        self._closed = True
+        await asyncio.gather(*(self.stop(port) for port in self._servers))
+
+    def subscribe(self, listener: Callable[[ObservedServer], None]) -> Callable[[], None]:
+        """See units.Launcher. A listener that raises is logged and heard again."""
+        self._listeners.append(listener)
+
+        def unsubscribe() -> None:
+            with suppress(ValueError):
+                self._listeners.remove(listener)
+
+        return unsubscribe
+
+    def observed(self) -> dict[int, ObservedServer]:
+        """See units.Launcher."""
+        return {port: server.observed for port, server in self._servers.items()}
+
+    async def start(self, spec: ServerSpec) -> None:
+        """See units.Launcher. Of calls that overlap the last one wins.
+
+        Cancelling the call does not end the server. Raises Conflict once the launcher is closed.
+        """
+        if self._closed:
+            raise Conflict(
+                "cannot start a server: magid is shutting down; try again in a moment",
+                port=spec.port,
+            )
+        predecessor = self._servers.get(spec.port)
+        ring = self._rings.setdefault(spec.port, LogRing())
+        server = self._servers[spec.port] = Server(spec, ring, self._around, predecessor)
+        if predecessor:
+            predecessor.ask_to_stop()
+        server.begin()
+        await server.made.wait()
+
+    async def stop(self, port: int) -> None:
+        """See units.Launcher. Ends in `stopped`, also where the server had failed before."""
+        server = self._servers.get(port)
+        if server is None:
+            return
+        server.ask_to_stop()
+        await server.gone()
+        server.forget_failure()
+
+    async def settled(self, port: int) -> ObservedServer:
+        """See units.Launcher. Raises NotFound if no server was ever started on the port."""
+        while not (server := self._known(port).observed).state.is_settled:
+            await self._changed.wait()
+        return server
+
+    async def command(self, spec: ServerSpec) -> list[str]:
+        """See units.Launcher. Also raises InvalidInput if the program lacks what the spec wants."""
+        return await self._around.argv_of(spec)
+
+    def api_key(self, port: int) -> str | None:
+        """The key of the process that runs now; None while none does."""
+        server = self._servers.get(port)
+        return server.key if server else None
+
+    async def figures(self) -> dict[int, ServerFigures]:
+        """Port -> what its process uses, of those that run; read in a thread."""
+        seen = [(port, server.observed.pid) for port, server in self._servers.items()]
+        pids = {port: pid for port, pid in seen if pid is not None}
+        return await asyncio.to_thread(_figures_of, pids) if pids else {}
+
+    async def logs(self, port: int, *, lines: int, after: str | None = None) -> list[LogLine]:
+        """See units.Launcher. Raises NotFound, and InvalidInput if `after` is no cursor."""
+        self._known(port)
+        return self._rings[port].last(lines, after)
+
+    async def wait_logs(self, port: int, after: str | None) -> None:
+        """See units.Launcher. Raises as `logs` does."""
+        self._known(port)
+        await self._rings[port].wait(after)
+
+    def _known(self, port: int) -> Server:
+        if port not in self._servers:
+            raise NotFound(
+                f"cannot find a server on port {port}: none was started; start its model", port=port
+            )
+        return self._servers[port]
+
+    def _announce(self, server: Server) -> None:
+        """Tell of a change; one that was replaced on its port is no longer spoken of."""
+        if self._servers.get(server.spec.port) is not server:
+            return
+        self._changed.set()
+        self._changed = asyncio.Event()
+        for listener in tuple(self._listeners):
+            try:
+                listener(server.observed)
+            except Exception:
+                log.exception("a listener failed on %s", server.observed)
+
+
+def can_bind(endpoint: Endpoint) -> bool:
+    """Whether a server could listen there now. Blocks.
+
+    Raises ServerFailed if it never could: not an address of this machine, a privileged port.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            endpoint.host or None, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            # As llama-server does: what a past connection left behind (TIME_WAIT) is no hindrance.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return False
+        why = error.strerror or str(error)
+        raise ServerFailed(f"cannot listen on {endpoint.host}:{endpoint.port}: {why}") from error
+    return True
+
+
+def owners_of(endpoint: Endpoint) -> list[PortOwner]:
+    """Who listens there now; nobody, where it cannot be told. Walks all of /proc: in a thread."""
+    import psutil
+
+    pids = {
+        connection.pid
+        for connection in _connections()
+        if connection.status == psutil.CONN_LISTEN
+        and connection.laddr
+        and connection.laddr.port == endpoint.port
+        and _overlap(connection.laddr.ip, endpoint.host)
+    }
+    return [_owner(pid) for pid in sorted(pids, key=lambda pid: pid or 0)]
+
+
+def _connections() -> "list[psutil._ntuples.sconn]":
+    """All of TCP. Where a process ends just as its descriptors are listed, psutil fails (EBADF)."""
+    import psutil
+
+    for _ in range(_LOOKS):
+        with suppress(OSError, psutil.Error):
+            return psutil.net_connections("tcp")
+    return []
+
+
+def _overlap(one: str, other: str) -> bool:
+    return one == other or not _EVERY_ADDRESS.isdisjoint((one, other))
+
+
+def _owner(pid: int | None) -> PortOwner:
+    import psutil
+
+    if pid is None:
+        return PortOwner()
+    try:
+        return PortOwner(pid, psutil.Process(pid).name(), os.getsid(pid))
+    except (psutil.Error, OSError):
+        return PortOwner(pid, "gone or hidden")
+
+
+def _figures_of(pids: Mapping[int, int]) -> dict[int, ServerFigures]:
+    return {port: process_figures(pid) for port, pid in pids.items()}
+
+
+def process_figures(pid: int) -> ServerFigures:
+    """Memory and CPU time of one process. Blocks; never raises.
+
+    Memory is what would be free if the process ended (USS), which leaves out a model file that
+    another process maps too; where the kernel does not tell, what it holds in memory (RSS).
+    """
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        cpu = process.cpu_times()
+        return ServerFigures(_memory_of(process), cpu.user + cpu.system)
+    except psutil.Error:
+        return ServerFigures()
+
+
+def _memory_of(process: "psutil.Process") -> int:
+    import psutil
+
+    try:
+        return int(process.memory_full_info().uss)
+    except psutil.AccessDenied:
+        return int(process.memory_info().rss)
+
+
+def machine_memory() -> dict[str, int]:
+    """`total` and `available` memory of this machine, in bytes. Reads /proc/meminfo alone."""
+    import psutil
+
+    memory = psutil.virtual_memory()
+    return {"total": int(memory.total), "available": int(memory.available)}

@@ -1,0 +1,258 @@
+"""One child process: made tied to magid, its output kept line by line, ended with its group.
+
+A child is watched through a pidfd and collected here alone, so a signal never goes to a process
+number that the kernel has given to another process since. All of it belongs to the event loop.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from sys import getsizeof
+from typing import cast
+
+from magid.errors import InvalidInput
+from magid.http.limits import MAX_LINE_BYTES, MAX_LINES, MAX_LOG_BYTES, MAX_LOG_LINES, PAUSE_S
+from magid.servers.backend import LogLine
+from magid.standalone import SCRIPTS
+
+_DRAIN_SECONDS = 1.0  # how long a child's last output is waited for once it is gone
+
+_KILLED_SECONDS = 5.0  # in which a process ends that was killed, if it can
+
+log = logging.getLogger(__name__)
+
+_TETHER = SCRIPTS / "exec_child.py"
+
+
+class LogRing:
+    """The last lines of one server, across restarts of its process.
+
+    A cursor is the ring's epoch and a running number, so cursors grow with the lines. One of
+    another epoch (magid was restarted) is older than all lines here.
+    """
+
+    def __init__(self, capacity: int = MAX_LOG_LINES, most_bytes: int = MAX_LOG_BYTES) -> None:
+        self._epoch = f"{time.time_ns():016x}"
+        self._count = 0
+        self._lines: deque[LogLine] = deque()
+        self._capacity, self._most_bytes = capacity, most_bytes
+        self._bytes = 0  # of memory, for the texts
+        self._added = asyncio.Event()
+
+    def add(self, text: str, fields: Mapping[str, str] | None = None) -> None:
+        self._count += 1
+        cursor = f"{self._epoch}.{self._count:012d}"
+        self._lines.append(LogLine(cursor, time.time(), text, fields or {}))
+        self._bytes += getsizeof(text)  # up to four bytes for a character
+        while len(self._lines) > self._capacity or self._bytes > self._most_bytes:
+            self._bytes -= getsizeof(self._lines.popleft().text)
+        self._added.set()
+        self._added = asyncio.Event()
+
+    def last(self, lines: int, after: str | None = None) -> list[LogLine]:
+        """The last `lines` lines, oldest first; of those behind `after` if it is given."""
+        missed = min(self._behind(after), len(self._lines), max(lines, 0))
+        return list(self._lines)[len(self._lines) - missed :]
+
+    async def wait(self, after: str | None) -> None:
+        """Return when there is a line behind `after`."""
+        while not self._behind(after):
+            await self._added.wait()
+
+    def _behind(self, cursor: str | None) -> int:
+        """How many lines there have been behind `cursor`, those no longer kept among them."""
+        if cursor is None:
+            return self._count
+        epoch, _, number = cursor.partition(".")
+        if len(cursor) > 40 or not (number.isascii() and number.isdigit()):
+            raise InvalidInput(
+                f"cannot go on behind log line {cursor[:40]!r}: that is not a cursor of this log; "
+                "leave it out to begin with the last lines",
+                field="after",
+            )
+        return max(self._count - int(number), 0) if epoch == self._epoch else self._count
+
+
+class _Lines(asyncio.Protocol):
+    """Cuts the output of a child into lines; control characters are left as they are.
+
+    Of many lines at once some wait for a later turn of the loop, and so does the child.
+    """
+
+    def __init__(self, add: Callable[[str], None]) -> None:
+        self._add = add
+        self._rest = b""  # without an end yet
+        self._held: list[bytes] = []  # lines for a later turn, the next one last
+        self._transport: asyncio.ReadTransport | None = None
+        self.ended = asyncio.Event()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.ReadTransport, transport)  # uvloop's is none by class
+
+    def data_received(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        lines = [part for line in lines for part in _parts(line.removesuffix(b"\r"))]
+        if len(self._rest) > MAX_LINE_BYTES:
+            *more, self._rest = _parts(self._rest)
+            lines += more
+        self._held = lines[::-1] + self._held  # none, but for what a closed transport still gives
+        self._emit_some()
+        if self._held and self._transport is not None:
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_later(PAUSE_S, self._go_on)
+
+    def _go_on(self) -> None:
+        if self.ended.is_set():
+            return
+        self._emit_some()
+        if self._held:
+            asyncio.get_running_loop().call_later(PAUSE_S, self._go_on)
+        elif self._transport is not None:
+            self._transport.resume_reading()
+
+    def _emit_some(self) -> None:
+        for _ in range(min(MAX_LINES, len(self._held))):
+            self._add(self._held.pop().decode(errors="replace"))
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self._transport = None
+        while self._held:
+            self._emit_some()
+        if self._rest:
+            self._add(self._rest.decode(errors="replace"))
+        self.ended.set()
+
+
+def _parts(line: bytes) -> list[bytes]:
+    """A line that is too long, as several."""
+    size = MAX_LINE_BYTES
+    return [line[at : at + size] for at in range(0, max(len(line), 1), size)]
+
+
+class Child:
+    """A running program, the leader of a session and process group of its own.
+
+    A session of its own keeps the terminal's Ctrl-C with the daemon, which then ends its children
+    in order. Should the daemon be killed, the kernel kills the child: see `tether`.
+    """
+
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        self.pid = process.pid
+        self.started_at = time.time()
+        self.returncode: int | None = None  # negative: the signal that killed it
+        self._process = process
+        self._pidfd = os.pidfd_open(process.pid)
+        self._exited = asyncio.Event()
+        self._output: tuple[asyncio.ReadTransport, _Lines] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._pidfd, self._collect)
+
+    @classmethod
+    async def spawn(
+        cls, argv: Sequence[str], environment: Mapping[str, str], on_line: Callable[[str], None]
+    ) -> "Child":
+        """Run `argv`; blocks the loop for the few milliseconds of a fork. Raises OSError.
+
+        Must be called on a thread that lives as long as the daemon: the kernel ends the child with
+        the thread that made it. A program that cannot be run shows as a child that exits with 127.
+        """
+        reading, writing = os.pipe()
+        try:
+            child = cls._watching(_popen(argv, environment, writing))
+        except BaseException:
+            os.close(reading)
+            raise
+        finally:
+            os.close(writing)
+        try:
+            await child._read_from(reading, on_line)
+        except BaseException:
+            await child.end(0)
+            raise
+        return child
+
+    @classmethod
+    def _watching(cls, process: "subprocess.Popen[bytes]") -> "Child":
+        try:
+            return cls(process)
+        except OSError:  # out of file descriptors: it must not run on unwatched
+            process.kill()
+            process.wait()
+            raise
+
+    async def _read_from(self, reading: int, on_line: Callable[[str], None]) -> None:
+        self._output = await self._loop.connect_read_pipe(
+            lambda: _Lines(on_line), os.fdopen(reading, "rb", buffering=0)
+        )
+
+    def _collect(self) -> None:
+        """The leader is gone: end what it left in its group, then let go of its number."""
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        self._signal(signal.SIGKILL)
+        self.returncode = self._process.wait()  # a zombie by now: does not block
+        self._exited.set()
+
+    def _signal(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
+
+    @property
+    def has_exited(self) -> bool:
+        return self._exited.is_set()
+
+    async def wait(self, timeout_s: float | None = None) -> bool:
+        """Whether the child is gone, after at most `timeout_s` (None: as long as it takes)."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._exited.wait()
+        return self.has_exited
+
+    async def end(self, grace_s: float) -> None:
+        """SIGTERM, and SIGKILL after `grace_s`; returns when it is gone. Idempotent.
+
+        One that waits for a file system that hangs does not end even then, and is left behind.
+        May be cancelled and called again: the signals that were sent stay sent.
+        """
+        if not self.has_exited:
+            self._signal(signal.SIGTERM)
+            if not await self.wait(grace_s):
+                self._signal(signal.SIGKILL)
+                if not await self.wait(_KILLED_SECONDS):
+                    log.error(
+                        "process %d does not end, not even by SIGKILL: it waits for a disk or a "
+                        "mount that does not answer", self.pid,
+                    )  # fmt: skip
+        await self._finish_output()
+
+    async def _finish_output(self) -> None:
+        """Take in the last lines; a stranger that holds the pipe open is not waited for."""
+        if self._output is None:
+            return
+        transport, lines = self._output
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                await lines.ended.wait()
+        transport.close()
+
+
+def _popen(
+    argv: Sequence[str], environment: Mapping[str, str], output: int
+) -> "subprocess.Popen[bytes]":
+    tether = [sys.executable, "-I", "-S", str(_TETHER), str(os.getpid()), "--"]
+    return subprocess.Popen(
+        [*tether, *argv],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        env=environment,
+        cwd="/",
+        start_new_session=True,
+    )

@@ -1,0 +1,398 @@
+"""One server without systemd: its process after process, until it is stopped or given up.
+
+Each server is owned by one task that alone starts, watches and ends its process; everyone else
+only asks it to. So a caller that goes away in the middle of a start or stop changes nothing.
+"""
+
+import asyncio
+import logging
+import os
+import re
+import signal
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import NoReturn
+
+from magid.errors import InvalidInput, MagidError, ServerFailed, ServerUnreachable
+from magid.host.workers import LATE_S, Silent, Worker, WorkerEnded
+from magid.llama.arguments import child_environment, server_argv
+from magid.llama.client import Endpoint, Health, LlamaProgram, check_health, why_foreign
+from magid.servers.backend import ObservedServer, ServerSpec, ServerState, first_sight
+from magid.servers.processes.child import Child, LogRing
+from magid.servers.processes.keys import KeyFiles
+
+log = logging.getLogger(__name__)
+
+_FIRST_CHECK_S = 0.05  # a small model is ready within 0.1 s
+_CHECK_GROWTH = 1.5
+_MAX_QUOTE = 300  # characters of a log line that go into a reason
+
+# llama-server's own lines: "0.00.010.289 E text", the letter being the level.
+_LOG_PREFIX = re.compile(r"[0-9.]{5,20} (?P<level>[A-Z]) +(?P<text>.*)")
+_ERROR_TEXT = re.compile(r"^error\b|\berror: |terminate called|ASSERT|out of memory")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_CRASHES = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
+
+
+@dataclass(frozen=True, slots=True)
+class RestartPolicy:
+    """When a server that ended by itself is started again; delays in seconds.
+
+    The n-th restart in a row waits `first_delay_s * factor ** (n - 1)`, `max_delay_s` at most;
+    after `limit` of them it is given up. `window_s` of being ready ends the row.
+    """
+
+    first_delay_s: float = 1.0
+    factor: float = 2.0
+    max_delay_s: float = 60.0
+    limit: int = 5
+    window_s: float = 600.0
+
+    def delay_s(self, nth: int) -> float:
+        """The wait before the nth restart in a row; n begins with 1."""
+        return min(self.first_delay_s * self.factor ** min(nth - 1, 64), self.max_delay_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How patient the launcher is; seconds."""
+
+    max_startup_s: float  # from the start of a process to ready
+    check_interval_s: float  # the longest pause between two looks at /health
+    stop_timeout_s: float  # from SIGTERM to SIGKILL
+
+
+@dataclass(frozen=True, slots=True)
+class PortOwner:
+    """A process that listens on a port; None where another user's process cannot be looked into."""
+
+    pid: int | None = None
+    name: str | None = None
+    session: int | None = None  # its session id: the pid of our child for all that it made
+
+    def __str__(self) -> str:
+        if self.pid is None:
+            return "a process of another user (`ss -ltnp`, as root, names it)"
+        return f"pid {self.pid} ({self.name})"
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a server's life needs of the launcher."""
+
+    keys: KeyFiles
+    program: Callable[[], Awaitable[LlamaProgram]]
+    owners_of: Callable[[Endpoint], Sequence[PortOwner]]  # blocks: called in a thread
+    can_bind: Callable[[Endpoint], bool]  # likewise
+    timing: Timing
+    restart: RestartPolicy
+    announce: Callable[["Server"], None]
+
+    async def argv_of(self, spec: ServerSpec) -> list[str]:
+        """Raises LlamaServerMissing, and InvalidInput if what the spec wants cannot be had here."""
+        if spec.memory_max is not None or spec.cpu_quota is not None:
+            raise InvalidInput(
+                "cannot limit the memory or processor time of a child process: that takes systemd; "
+                "put memoryMax and cpuQuota back to null, or install magid as a service",
+                field="memoryMax" if spec.memory_max is not None else "cpuQuota",
+            )
+        program = await self.program()
+        key_file = self.keys.path(spec.port)
+        return server_argv(spec, str(program.path), str(key_file), program.flags)
+
+
+class Server:
+    """One spec on one port. `begin` once; then `ask_to_stop` and `gone` at any time, repeatedly.
+
+    A predecessor on the same port has been asked to stop; its end is waited for first.
+    """
+
+    def __init__(
+        self,
+        spec: ServerSpec,
+        ring: LogRing,
+        surroundings: Surroundings,
+        predecessor: "Server | None",
+    ) -> None:
+        self.spec = spec
+        self.key: str | None = None  # of the present process
+        self.made = asyncio.Event()  # the process exists, or it is certain that none will
+        self.observed = first_sight(spec)
+        self._announced: ObservedServer | None = None
+        self._around = surroundings
+        self._endpoint = Endpoint(spec.host, spec.port)
+        self._ring = ring
+        self._predecessor = predecessor
+        self._words = LastWords()
+        self._child: Child | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._running = False  # in `_outcome`, which is what a stop interrupts
+        self._stop_asked = False
+        self._ready_since: float | None = None  # by the monotonic clock: the other one can jump
+
+    def begin(self) -> None:
+        self._show(ServerState.STARTING)
+        self._task = asyncio.create_task(self._live(), name=self.spec.unit)
+
+    def ask_to_stop(self) -> None:
+        """Returns at once. The task is interrupted once, and never before or after its work."""
+        if self._running and not self._stop_asked and self._task:
+            self._task.cancel()
+        self._stop_asked = True
+
+    async def gone(self) -> None:
+        """Wait until the process is gone and will not come back."""
+        if self._task:
+            await asyncio.wait([self._task])
+
+    def forget_failure(self) -> None:
+        """After `gone`: a server that failed and was then stopped is stopped."""
+        self._show(ServerState.STOPPED)
+
+    async def _live(self) -> None:
+        try:
+            state, reason = await self._outcome()
+            if self._child:
+                self._show(ServerState.STOPPING, reason)
+                await self._child.end(self._around.timing.stop_timeout_s)
+            await self._predecessor_gone()
+            self._forget_process()
+            if self._stop_asked:
+                state, reason = ServerState.STOPPED, ""
+            self._show(state, reason)
+        finally:
+            self.made.set()
+
+    async def _outcome(self) -> tuple[ServerState, str]:
+        """Run until there is nothing more to do, or stopped; what came of it."""
+        if self._stop_asked:
+            return ServerState.STOPPED, ""
+        self._running = True
+        try:
+            await self._predecessor_gone()
+            await self._keep_running()
+        except asyncio.CancelledError:
+            return ServerState.STOPPED, ""
+        except MagidError as error:
+            return ServerState.FAILED, error.message
+        except Exception as error:
+            log.exception("cannot run %s", self.spec.unit)
+            return ServerState.FAILED, f"cannot run it, by a mistake in magid: {error!r}"
+        finally:
+            self._running = False
+
+    async def _predecessor_gone(self) -> None:
+        if self._predecessor:
+            await self._predecessor.gone()
+            self._predecessor = None
+
+    async def _keep_running(self) -> NoReturn:
+        """Start the process again and again; raises ServerFailed when that is given up."""
+        policy, in_a_row = self._around.restart, 0
+        while True:
+            reason = await self._run_once()
+            in_a_row = 1 if self._was_well() else in_a_row + 1
+            if in_a_row > policy.limit:
+                raise ServerFailed(f"{reason}; given up after {policy.limit} restarts")
+            delay_s = policy.delay_s(in_a_row)
+            self._forget_process()
+            self._show(ServerState.BACKOFF, f"{reason}; starting again in {delay_s:g} s")
+            await asyncio.sleep(delay_s)
+            self.observed = replace(self.observed, restarts=self.observed.restarts + 1)
+            self._show(ServerState.STARTING)
+
+    def _was_well(self) -> bool:
+        since = self._ready_since
+        return since is not None and time.monotonic() - since >= self._around.restart.window_s
+
+    async def _run_once(self) -> str:
+        """One process from start to exit; why it ended. Raises MagidError if it cannot run."""
+        self._ready_since = None
+        child = await self._make_child()
+        ready = await self._becomes_ready(child)
+        if ready:
+            self._ready_since = time.monotonic()
+            self.observed = replace(self.observed, ready_at=time.time())
+            self._show(ServerState.READY)
+        await child.wait()
+        await child.end(0)
+        return exit_reason(child.returncode or 0, self._words, was_ready=ready)
+
+    async def _make_child(self) -> Child:
+        await asyncio.to_thread(check_files, self.spec)
+        await self._check_free()
+        argv = await self._around.argv_of(self.spec)
+        self.key = self._around.keys.write_new(self.spec.port)
+        self._words = LastWords()
+        try:
+            self._child = await Child.spawn(argv, child_environment(os.environ), self._on_line)
+        except OSError as error:
+            raise ServerFailed(f"cannot start a process: {error.strerror}") from error
+        self.observed = replace(
+            self.observed,
+            pid=self._child.pid,
+            started_at=self._child.started_at,
+            invocation_id=uuid.uuid4().hex,
+            uid=os.geteuid(),
+        )
+        self._show(ServerState.STARTING)
+        self.made.set()
+        return self._child
+
+    def _on_line(self, text: str) -> None:
+        self._ring.add(text)
+        self._words.hear(text)
+
+    async def _becomes_ready(self, child: Child) -> bool:
+        """Wait for it; False if the process ended first.
+
+        Raises ServerFailed if it takes too long or if another program answers in its place.
+        """
+        timing = self._around.timing
+        deadline = time.monotonic() + timing.max_startup_s
+        pause, health = _FIRST_CHECK_S, Health.UNREACHABLE
+        while (left := deadline - time.monotonic()) > 0:
+            if await child.wait(min(pause, left)):
+                return False
+            health = await check_health(self._endpoint, timeout_s=max(min(left, 2.0), 0.1))
+            if health is Health.OK and await self._is_confirmed(child):
+                return True
+            if health is Health.LOADING:
+                self._show(ServerState.LOADING)
+            pause = min(pause * _CHECK_GROWTH, timing.check_interval_s)
+        raise ServerFailed(f"was not ready within {timing.max_startup_s:g} s: {_LAST_SEEN[health]}")
+
+    async def _is_confirmed(self, child: Child) -> bool:
+        """The one that answers is our child. False: look again, it went away meanwhile."""
+        if self.key is None or not await self._is_alone(child):
+            return False
+        try:
+            why = await why_foreign(self._endpoint, self.key, self.spec.model_id, uid=os.geteuid())
+        except ServerUnreachable:
+            return False
+        if child.has_exited:
+            return False
+        if why:
+            raise ServerFailed(f"another program answers on port {self.spec.port}: {why}")
+        return await self._is_alone(child) and not child.has_exited
+
+    async def _check_free(self) -> None:
+        """Raises ServerFailed if someone listens on our port before we do."""
+        if not await asyncio.to_thread(self._around.can_bind, self._endpoint):
+            owners = await asyncio.to_thread(self._around.owners_of, self._endpoint)
+            raise ServerFailed(_port_taken(self._endpoint, owners))
+
+    async def _is_alone(self, child: Child) -> bool:
+        """Our child holds the port. Asked before the key is shown to whoever answers there.
+
+        Raises ServerFailed if someone else has it, or shares it (SO_REUSEPORT lets the same user).
+        """
+        owners = await asyncio.to_thread(self._around.owners_of, self._endpoint)
+        strangers = [owner for owner in owners if owner.session != child.pid]
+        if strangers and not child.has_exited:
+            raise ServerFailed(_port_taken(self._endpoint, strangers))
+        return bool(owners) and not strangers
+
+    def _forget_process(self) -> None:
+        self.key = self._child = None
+        self._around.keys.remove(self.spec.port)
+        self.observed = replace(self.observed, pid=None, started_at=None, ready_at=None)
+
+    def _show(self, state: ServerState, reason: str = "") -> None:
+        self.observed = replace(self.observed, state=state, reason=reason)
+        if self.observed != self._announced:
+            self._announced = self.observed
+            self._around.announce(self)
+
+
+_LAST_SEEN = {
+    Health.UNREACHABLE: "its port does not answer",
+    Health.LOADING: "it was still loading the model; a larger MAX_STARTUP_TIME gives it more time",
+    Health.ERROR: "/health answers with an error",
+    Health.OK: "it went away while it was being checked",
+}
+
+
+def check_files(spec: ServerSpec, late_s: float = LATE_S) -> None:
+    """Raises ServerFailed if a file of the spec is not there to be read. Blocks, but no longer.
+
+    In a worker: a thread that waits for a mount would keep magid from ending.
+    """
+    named = (("model", spec.model_path), ("projector", spec.mmproj_path))
+    wanted = [(what, path) for what, path in named if path is not None]
+    try:
+        worker = Worker("magid.discovery.header_workers")
+    except OSError as error:
+        raise ServerFailed(f"cannot start a process: {error.strerror}") from error
+    try:
+        for what, path in wanted:
+            if problem := _problem_of(path, worker, late_s):
+                verb, why = problem
+                raise ServerFailed(f"cannot {verb} the {what} file {path}: {why}")
+    finally:
+        worker.end()
+
+
+def _problem_of(path: str, worker: Worker, late_s: float) -> tuple[str, str] | None:
+    worker.say([["usable", path]])
+    try:
+        return worker.hear(late_s) or None
+    except Silent:
+        return "open", "its file system does not answer"
+    except WorkerEnded:
+        return "open", "who looked at it was ended; try again"
+
+
+def _port_taken(endpoint: Endpoint, owners: Sequence[PortOwner]) -> str:
+    by = " and ".join(str(owner) for owner in owners) or "a connection that is still open"
+    return f"port {endpoint.port} is taken by {by}; end it or give the model another port"
+
+
+class LastWords:
+    """What a process said of its own end: the first and the last error line, in bounded memory."""
+
+    def __init__(self) -> None:
+        self.first_error = ""
+        self.last_error = ""
+
+    def hear(self, line: str) -> None:
+        if text := error_text(line):
+            self.first_error = self.first_error or text
+            self.last_error = text
+
+
+def error_text(line: str) -> str:
+    """The message of a log line that reports an error, without time and level; else "".
+
+    Lines of llama-server carry their level; those of the libraries below it do not.
+    """
+    line = _COLOUR.sub("", line)
+    marked = _LOG_PREFIX.fullmatch(line)
+    if marked and marked["level"] != "E":
+        return ""
+    text = marked["text"] if marked else line
+    if not marked and not _ERROR_TEXT.search(line):
+        return ""
+    printable = "".join(sign if sign.isprintable() else " " for sign in text)
+    return " ".join(printable.split())[:_MAX_QUOTE]
+
+
+def exit_reason(returncode: int, words: LastWords, *, was_ready: bool) -> str:
+    """Why a process ended that nobody had asked to, in words.
+
+    `returncode` is negative for a signal. A start that fails tells the cause first and what comes
+    of it afterwards; in a server that had been ready only the last error can belong to its end.
+    """
+    quote = words.last_error if was_ready else words.first_error
+    if returncode >= 0:
+        return f"exited with status {returncode}" + (f": {quote}" if quote else "")
+    with suppress(ValueError):
+        number = signal.Signals(-returncode)
+        said = f"was killed by signal {number.value} ({number.name})"
+        if number is signal.SIGKILL:
+            return said + ", by someone or by the kernel because memory ran out"
+        return said + (f": {quote}" if quote and number in _CRASHES else "")
+    return f"was killed by signal {-returncode}"

@@ -1,0 +1,1 @@
+"""llama-servers as transient units, made by the launcher and watched over D-Bus."""

@@ -1,0 +1,423 @@
+"""Servers as transient units of systemd: watched over the bus, made and ended by the launcher.
+
+What runs is systemd's to say. Signals only mark a unit as changed, and its properties are then read
+anew: so none can be misread, and a forged one costs a look. Only while a request of ours is under
+way, or was refused, something else is shown than what systemd says: see `Claim`.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from magid.errors import Conflict, MagidError, NotFound, ServerFailed
+from magid.launcher import protocol, references
+from magid.launcher.references import References
+from magid.launcher.sandbox import credential_path
+from magid.llama.arguments import server_argv
+from magid.llama.client import Endpoint, LlamaProgram
+from magid.log.events import Event, about
+from magid.servers.backend import (
+    UNITS,
+    LogLine,
+    ObservedServer,
+    ServerFigures,
+    ServerSpec,
+    ServerState,
+    first_sight,
+    port_in,
+    unit_name,
+)
+from magid.servers.processes.backend import can_bind, owners_of, process_figures
+from magid.servers.systemd.launcher_client import KEYS, LauncherSocket
+from magid.servers.systemd.unit_state import figure, unit_path
+from magid.servers.systemd.watcher import Claim, UnitReader, Watched
+from magid.systemd.bus import MANAGER, MANAGER_PATH, PROPERTIES, SYSTEMD, Bus, BusError, Signal
+from magid.systemd.journal import Journal, check_cursor, matches_of
+
+log = logging.getLogger(__name__)
+
+_FIRST_PAUSE_S: Final = 0.1  # before another try to reach the bus
+_LONGEST_PAUSE_S: Final = 5.0
+_QUEUE_S: Final = 120.0  # for a job that waits its turn: magi-gpu.service may take a minute
+_MARGIN_S: Final = 60.0  # what a launcher may take beyond the time that servers get to end
+_MEMBERS: Final = ("UnitNew", "UnitRemoved", "JobNew", "JobRemoved", "Reloading")
+
+
+class SystemdLauncher:
+    """units.Launcher with systemd and the privileged launcher. `close` leaves servers running.
+
+    `profile` names the active profile, for the units' own description. `stop_timeout_s` is what
+    servers get to end. `address` is that of a bus other than the system's.
+    """
+
+    def __init__(
+        self,
+        program: Callable[[], Awaitable[LlamaProgram]],
+        *,
+        profile: Callable[[], str | None] = lambda: None,
+        launcher: LauncherSocket | None = None,
+        keys: Path = KEYS,
+        journal: Journal | None = None,
+        stop_timeout_s: float = 10.0,
+        address: str | None = None,
+    ) -> None:
+        self._program = program
+        self._profile = profile
+        self._launcher = launcher or LauncherSocket()
+        self._keys = keys
+        self._journal = journal or Journal()
+        self._patience_s = stop_timeout_s + _MARGIN_S
+        self._address = address
+        self._bus = Bus(address)
+        self._watched: dict[int, Watched] = {}
+        self._listeners: list[Callable[[ObservedServer], None]] = []
+        self._changed = asyncio.Event()
+        self._stale = asyncio.Event()  # systemd may have other units than we think
+        self._keeper: asyncio.Task[None] | None = None
+        self._references: References | None = None
+        self._requests: set[asyncio.Task[None]] = set()
+        self._closed = False
+        self.problem = ""
+
+    has_model_users = True
+
+    # -- life ----------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Read all units there are. Raises BusError if systemd cannot be asked."""
+        await self._connect()
+        self._keeper = asyncio.create_task(self._keep_up())
+        self._references = References(
+            lambda: any(watched.may_exist for watched in self._watched.values()),
+            lambda: self._bus,
+            lambda: self._launcher.ask(protocol.Ping(), self._patience_s),
+        )
+        self._references.mark()
+
+    async def close(self) -> None:
+        """Stop watching. What was asked of the launcher is carried out all the same. Idempotent."""
+        self._closed = True
+        tasks = [*self._requests, *([self._keeper] if self._keeper else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._references is not None:
+            await self._references.end()
+        for watched in self._watched.values():
+            await watched.end()
+        await self._bus.close()
+        self._journal.close()
+
+    async def _connect(self) -> None:
+        """A new connection, on which everything is subscribed to and then read."""
+        await self._bus.close()
+        self._bus = bus = Bus(self._address)
+        await bus.open()
+        bus.listen(self._hear)
+        await bus.match(
+            "type='signal',sender='org.freedesktop.DBus',path='/org/freedesktop/DBus',"
+            f"interface='org.freedesktop.DBus',member='NameOwnerChanged',arg0='{SYSTEMD}'"
+        )
+        for member in _MEMBERS:
+            await bus.match(
+                f"type='signal',sender='{SYSTEMD}',path='{MANAGER_PATH}',"
+                f"interface='{MANAGER}',member='{member}'"
+            )
+        for path in (references.PATH, *map(unit_path, self._watched)):
+            await bus.match(_rule(path))
+        await self._list()
+
+    async def _list(self) -> None:
+        """Read every unit anew; returns when that is done. Raises BusError."""
+        self._stale.clear()
+        try:
+            await self._bus.call(MANAGER_PATH, MANAGER, "Subscribe")
+        except BusError as error:
+            if error.name != "org.freedesktop.systemd1.AlreadySubscribed":
+                raise
+        call = self._bus.call(MANAGER_PATH, MANAGER, "ListUnitsByPatterns", "asas", [], [UNITS])
+        for name, _, load, *_ in (await call)[0]:
+            port = port_in(name)
+            if port is not None and load != "not-found":  # somebody has only asked for it
+                await self._watch(port)
+        fresh = [watched.fresh() for watched in self._watched.values()]
+        await _first(asyncio.gather(*fresh), self._bus.wait_closed())
+        if not self._bus.is_open:
+            raise BusError("org.freedesktop.DBus.Error.Disconnected", "the bus has gone away")
+        self._mark_launcher()
+
+    async def _keep_up(self) -> None:
+        """As long as we live: connect again when the bus is gone, list when systemd is new.
+
+        Whatever else goes wrong ends neither: it is told, and a new connection is made.
+        """
+        pause = _FIRST_PAUSE_S
+        while True:
+            try:
+                if not self.problem and self._bus.is_open:
+                    await _first(self._stale.wait(), self._bus.wait_closed())
+                before = self._bus
+                await (self._list() if self._bus.is_open and not self.problem else self._connect())
+            except Exception as error:  # any: nobody would notice that the watch has ended
+                self._note_loss(error, pause)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _LONGEST_PAUSE_S)
+                continue
+            pause = _FIRST_PAUSE_S
+            self.problem = ""
+            if self._bus is not before:
+                log.info(
+                    "systemd is watched again, over a new connection to the bus",
+                    extra=about(Event.SYSTEMD_BACK),
+                )
+
+    def _note_loss(self, error: Exception, pause_s: float) -> None:
+        code, why = type(error).__name__, f"cannot watch systemd, by a mistake in magid: {error!r}"
+        if isinstance(error, MagidError):
+            code, why = error.code, error.message
+        self.problem = why
+        log.warning(
+            "%s; trying again in %g s", why, pause_s,
+            extra=about(Event.SYSTEMD_LOST, error=code),
+            exc_info=None if isinstance(error, MagidError) else error,
+        )  # fmt: skip
+
+    def _hear(self, signal: Signal) -> None:
+        match signal.member:
+            case "PropertiesChanged" if signal.path == references.PATH:
+                self._mark_launcher()
+            case "PropertiesChanged":
+                for port, watched in self._watched.items():
+                    if signal.path == unit_path(port):
+                        watched.mark()
+            case "NameOwnerChanged":
+                self._stale.set()
+            case "Reloading":
+                if signal.body and not signal.body[0]:
+                    self._stale.set()
+            case _:
+                self._hear_of_unit(next(filter(None, map(port_in, _words(signal))), None))
+
+    def _hear_of_unit(self, port: int | None) -> None:
+        if port in self._watched:
+            self._watched[port].mark()
+        elif port is not None:
+            self._stale.set()  # one that is new to us
+
+    def _mark_launcher(self) -> None:
+        if self._references is not None:
+            self._references.mark()
+
+    async def _watch(self, port: int) -> Watched:
+        """Begin to watch the unit of this port; idempotent."""
+        if port not in self._watched:
+            await self._bus.match(_rule(unit_path(port)))
+        if port not in self._watched:
+            reader = UnitReader(port, lambda: self._bus, self._journal)
+            self._watched[port] = Watched(port, reader, self._announce)
+        return self._watched[port]
+
+    # -- telling -------------------------------------------------------------------------
+
+    def subscribe(self, listener: Callable[[ObservedServer], None]) -> Callable[[], None]:
+        """See units.Launcher. A listener that raises is logged and heard again."""
+        self._listeners.append(listener)
+
+        def unsubscribe() -> None:
+            with suppress(ValueError):
+                self._listeners.remove(listener)
+
+        return unsubscribe
+
+    def observed(self) -> dict[int, ObservedServer]:
+        """See units.Launcher. While the bus is away: as it was last seen."""
+        shown = ((port, watched.shown) for port, watched in self._watched.items())
+        return {port: server for port, server in shown if server is not None}
+
+    def _announce(self, server: ObservedServer) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+        for listener in tuple(self._listeners):
+            try:
+                listener(server)
+            except Exception:
+                log.exception("a listener failed on %s", server)
+
+    async def settled(self, port: int) -> ObservedServer:
+        """See units.Launcher. Raises NotFound if there is no server on the port."""
+        while not (server := self._known(port)).state.is_settled:
+            await self._changed.wait()
+        return server
+
+    def _known(self, port: int) -> ObservedServer:
+        watched = self._watched.get(port)
+        if watched is None or watched.shown is None:
+            raise NotFound(
+                f"cannot find a server on port {port}: none was started; start its model", port=port
+            )
+        return watched.shown
+
+    # -- asking --------------------------------------------------------------------------
+
+    async def start(self, spec: ServerSpec) -> None:
+        """See units.Launcher. Of calls that overlap the last one wins.
+
+        Raises Conflict once it is closed, BusError while systemd cannot be watched, and what the
+        launcher refuses with where another server goes on to run on the port.
+        """
+        if self._closed:
+            raise Conflict(
+                "cannot start a server: magid is shutting down; try again in a moment",
+                port=spec.port,
+            )
+        watched = await self._watch(spec.port)
+        await self._finish(self._start(spec, watched))
+
+    async def stop(self, port: int) -> None:
+        """See units.Launcher. Raises what the launcher refuses with, and the server runs on."""
+        watched = self._watched.get(port)
+        if watched is not None and not watched.is_at_rest:
+            await self._finish(self._stop(port, watched))
+
+    async def _finish(self, work: Coroutine[Any, Any, None]) -> None:
+        """Carry it through, whether or not the caller waits for the end of it."""
+        task = asyncio.create_task(work)
+        self._requests.add(task)
+        task.add_done_callback(self._requests.discard)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.shield(task)
+
+    async def _start(self, spec: ServerSpec, watched: Watched) -> None:
+        claim = watched.claim_start(first_sight(spec))
+        try:
+            async with watched.turn:
+                await self._ask_to_start(spec, watched, claim)
+        except Exception as error:  # any: it would be shown as starting for ever
+            reason = _why_failed(error, spec)
+            await watched.fresh()
+            if watched.is_running:
+                watched.drop(claim)
+                raise
+            watched.amend(claim, ServerState.FAILED, reason)
+            return
+        await watched.fresh()
+        watched.drop(claim)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_QUEUE_S):
+                while not watched.has_been_made(claim):
+                    await self._changed.wait()
+
+    async def _ask_to_start(self, spec: ServerSpec, watched: Watched, claim: Claim) -> None:
+        program = await self._program()
+        if not watched.is_running:
+            await asyncio.to_thread(_check_free, Endpoint(spec.host, spec.port))
+        if watched.is_current(claim):  # else a later start or stop has taken over
+            request = protocol.Start(spec, self._profile(), program.flags)
+            await self._launcher.ask(request, self._patience_s, lambda: watched.runs_anew(claim))
+
+    async def _stop(self, port: int, watched: Watched) -> None:
+        may_exist = watched.may_exist or not self._bus.is_open
+        claim = watched.claim_stop()
+        try:
+            async with watched.turn:
+                if may_exist:
+                    await self._launcher.ask(protocol.Stop(port), self._patience_s)
+            await watched.fresh()
+        finally:
+            watched.drop(claim)
+
+    async def command(self, spec: ServerSpec) -> list[str]:
+        """See units.Launcher. Also raises InvalidInput if the program lacks what the spec wants."""
+        program = await self._program()
+        return server_argv(spec, str(program.path), credential_path(spec.port), program.flags)
+
+    def api_key(self, port: int) -> str | None:
+        """The key of the process that runs now; None while none does. Reads a tiny file in /run."""
+        watched = self._watched.get(port)
+        if watched is None or watched.shown is None or watched.shown.pid is None:
+            return None
+        try:
+            return (self._keys / f"{int(port)}.key").read_text().strip() or None
+        except OSError as error:
+            log.warning("cannot read the key of port %d: %s", port, error.strerror)
+            return None
+
+    # -- looking closer --------------------------------------------------------------------
+
+    async def figures(self) -> dict[int, ServerFigures]:
+        """Port -> what its unit uses, page cache for the model's file included."""
+        running = {port: s.pid for port, s in self.observed().items() if s.pid is not None}
+        found = await asyncio.gather(*(self._figures(*one) for one in running.items()))
+        return dict(zip(running, found, strict=True))
+
+    async def _figures(self, port: int, pid: int) -> ServerFigures:
+        memory = await self._figure(port, "MemoryCurrent")
+        cpu = await self._figure(port, "CPUUsageNSec")
+        if memory is not None and cpu is not None:
+            return ServerFigures(memory, cpu / 1e9)
+        # Without the memory controller: what can be seen of the process.
+        seen = await asyncio.to_thread(process_figures, pid)
+        return replace(seen, cpu_seconds=seen.cpu_seconds if cpu is None else cpu / 1e9)
+
+    async def _figure(self, port: int, name: str) -> int | None:
+        interface = "org.freedesktop.systemd1.Service"
+        with suppress(BusError):
+            found = await self._bus.call(unit_path(port), PROPERTIES, "Get", "ss", interface, name)
+            return figure(found[0])
+        return None
+
+    async def logs(self, port: int, *, lines: int, after: str | None = None) -> list[LogLine]:
+        """See units.Launcher. Raises NotFound, NotReady, and InvalidInput for what is no cursor."""
+        self._known(port)
+        entries = await self._journal.last(matches_of(unit_name(port)), lines, after)
+        return [LogLine(entry.cursor, entry.at, entry.text) for entry in entries]
+
+    async def wait_logs(self, port: int, after: str | None) -> None:
+        """See units.Launcher. Raises as `logs` does."""
+        self._known(port)
+        check_cursor(after)
+        await self._journal.wait(matches_of(unit_name(port)), after)
+
+
+def _rule(path: str) -> str:
+    return (
+        f"type='signal',sender='{SYSTEMD}',path='{path}',"
+        f"interface='{PROPERTIES}',member='PropertiesChanged'"
+    )
+
+
+def _why_failed(error: Exception, spec: ServerSpec) -> str:
+    if isinstance(error, MagidError):
+        return error.message
+    log.exception("cannot start %s", spec.unit)
+    return f"cannot start it, by a mistake in magid: {error!r}"
+
+
+def _words(signal: Signal) -> list[str]:
+    return [word for word in signal.body if isinstance(word, str)]
+
+
+def _check_free(endpoint: Endpoint) -> None:
+    """Raises ServerFailed if somebody listens there. Blocks. llama-server itself says it worse."""
+    if not can_bind(endpoint):
+        by = " and ".join(map(str, owners_of(endpoint))) or "a connection that is still open"
+        raise ServerFailed(
+            f"port {endpoint.port} is taken by {by}; end it or give the model another port"
+        )
+
+
+async def _first(*events: Awaitable[object]) -> None:
+    """Returns when the first of them is over; the others are cancelled. Raises what it raised."""
+    tasks = [asyncio.ensure_future(event) for event in events]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()

@@ -1,0 +1,88 @@
+"""Asking the privileged launcher: one line over its socket, one line back."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from magid import errors
+from magid.errors import LauncherUnreachable, MagidError, ServerFailed, TimedOut
+from magid.launcher import protocol
+from magid.launcher.protocol import Reply, Request
+
+SOCKET: Final = Path("/run/magi/launcher.sock")
+KEYS: Final = Path("/run/magi-keys")
+# The launcher answers 16 at once; some are left for a person at a terminal.
+_AT_ONCE: Final = 12
+_TRIES: Final = 3
+_PAUSE_S: Final = 0.2  # a launcher that was killed is back in a second; its socket stays open
+
+
+class LauncherSocket:
+    """Where the launcher listens. Any number of requests may be made side by side."""
+
+    def __init__(self, path: Path = SOCKET) -> None:
+        self._path = path
+        self._turn = asyncio.Semaphore(_AT_ONCE)
+
+    async def ask(
+        self,
+        request: Request,
+        patience_s: float,
+        is_done: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Returns when the launcher says that it is done. Raises what it refuses with; TimedOut.
+
+        If it ends without a reply it is asked again, unless `is_done` by now: every request may
+        be made twice. LauncherUnreachable if it is not there, or ends again and again.
+        """
+        line = protocol.request_line(request)
+        for _ in range(_TRIES):
+            async with self._turn:
+                answer = await self._exchange(line, patience_s)
+            if answer:
+                return _check(protocol.parse_reply(answer))
+            await asyncio.sleep(_PAUSE_S)
+            if is_done():
+                return None
+        raise LauncherUnreachable(
+            "cannot get an answer of magi-launcher: it ended in the middle of the request; see "
+            "`journalctl -u magi-launcher`"
+        )
+
+    async def _exchange(self, line: bytes, patience_s: float) -> bytes:
+        """The reply's line; empty if the launcher ended before it. Blocks nothing."""
+        try:
+            reader, writer = await asyncio.open_unix_connection(
+                self._path, limit=protocol.MAX_LINE_BYTES
+            )
+        except OSError as error:
+            raise LauncherUnreachable(
+                f"cannot reach magi-launcher at {self._path}: {os.strerror(error.errno or 0)}; "
+                "run `systemctl start magi-launcher.socket`"
+            ) from error
+        try:
+            async with asyncio.timeout(patience_s):
+                writer.write(line)
+                await writer.drain()
+                return await reader.readuntil(b"\n")
+        except TimeoutError:
+            raise TimedOut(
+                f"cannot wait for magi-launcher any longer than {patience_s:g} s; see "
+                "`journalctl -u magi-launcher`"
+            ) from None
+        except (asyncio.IncompleteReadError, OSError):
+            return b""
+        finally:
+            writer.close()
+
+
+def _check(reply: Reply) -> None:
+    """Raises the error that the reply tells of; ServerFailed for a code that is not known here."""
+    if reply.ok:
+        return
+    kind = getattr(errors, reply.error, ServerFailed)
+    if not (isinstance(kind, type) and issubclass(kind, MagidError)):
+        kind = ServerFailed
+    raise kind(reply.message, **reply.details)

@@ -1,0 +1,287 @@
+"""What systemd says of one unit -> what magid says of one server. Pure; its tests are tables.
+
+The names are those of org.freedesktop.systemd1's Unit and Service interfaces, as GetAll with an
+empty interface name gives them in one go. Where releases differ, from 252 to 262, it is said.
+"""
+
+import re
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Final
+
+from magid.servers.backend import ObservedServer, ServerState, port_in
+from magid.servers.processes.supervisor import error_text
+
+_EXITED, _KILLED, _DUMPED = 1, 2, 3  # CLD_EXITED and so on, as in ExecMainCode
+_NEVER: Final = 2**64 - 1  # "infinity", and figures that are not known
+_NO_UID: Final = 2**32 - 1
+_CRASHES = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
+_LOAD_FAILURES: Final = frozenset({"error", "bad-setting", "masked"})
+_ACTIVE: Final = frozenset({"active", "reloading", "refreshing"})
+_ENDING_JOBS: Final = frozenset({"stop", "restart", "try-restart"})
+_LAST_STEP: Final = "start-post"  # wait_ready.py is at work
+
+# systemd.exec(5), "Process Exit Codes": the program itself was never run.
+_STEPS: Final[Mapping[int, str]] = {
+    200: "CHDIR", 202: "FDS", 203: "EXEC", 205: "LIMITS", 206: "OOM_ADJUST", 208: "STDIN",
+    209: "STDOUT", 214: "SETSCHEDULER", 216: "GROUP", 217: "USER", 218: "CAPABILITIES",
+    219: "CGROUP", 220: "SETSID", 222: "STDERR", 224: "PAM", 225: "NETWORK", 226: "NAMESPACE",
+    227: "NO_NEW_PRIVILEGES", 228: "SECCOMP", 231: "APPARMOR", 232: "ADDRESS_FAMILIES",
+    233: "RUNTIME_DIRECTORY", 235: "CHOWN", 237: "KEYRING", 238: "STATE_DIRECTORY",
+    243: "CREDENTIALS", 245: "BPF",
+}  # fmt: skip
+_STEP_FAILED = re.compile(r"\S+\.service: (Failed (?!with result).*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Why a server is not running though nobody stopped it.
+
+    The reason is `said`, with the words of process `witness` behind it if there are any, and
+    `then`. The cause of a start that fails is its `first` complaint; of a later end, the last.
+    """
+
+    said: str
+    then: str = ""
+    witness: int | None = None  # a pid; 1 is systemd itself
+    first: bool = True
+    alone: bool = False  # the witness's words say it all
+
+    def with_quote(self, quote: str) -> str:
+        """The whole reason."""
+        if quote and self.alone:
+            return quote + self.then
+        return self.said + (f": {quote}" if quote else "") + self.then
+
+
+# -- names -----------------------------------------------------------------------------------
+
+
+def unit_path(port: int) -> str:
+    """The unit's object on the bus: every byte but letters and digits is escaped."""
+    return f"/org/freedesktop/systemd1/unit/llama_2dserver_40{int(port)}_2eservice"
+
+
+def fields_of(properties: Mapping[str, Any]) -> dict[str, str]:
+    """The unit's LogExtraFields by name; the first of each."""
+    fields: dict[str, str] = {}
+    for field in properties.get("LogExtraFields", ()):
+        name, _, value = bytes(field).decode(errors="replace").partition("=")
+        fields.setdefault(name, value)
+    return fields
+
+
+def is_ours(properties: Mapping[str, Any]) -> bool:
+    """Whether magid's launcher made it. Anything else of such a name is none of our servers."""
+    return bool(properties.get("Transient")) and bool(fields_of(properties).get("MAGI_SPEC"))
+
+
+# -- the server ------------------------------------------------------------------------------
+
+
+def observed_from(properties: Mapping[str, Any], quote: str = "") -> ObservedServer:
+    """The server that this unit of ours is; `quote` is what `verdict_on`'s witness said."""
+    fields = fields_of(properties)
+    state = state_of(properties)
+    verdict = verdict_on(properties)
+    return ObservedServer(
+        port=port_in(str(properties["Id"])) or 0,
+        model_id=fields.get("MAGI_MODEL", ""),
+        instance=_number(fields.get("MAGI_INSTANCE", "")),
+        spec_hash=fields.get("MAGI_SPEC", ""),
+        state=state,
+        reason=verdict.with_quote(quote) if verdict else "",
+        pid=int(properties.get("MainPID", 0)) or None,
+        host=_host(properties),
+        started_at=_seconds(properties, "ExecMainStartTimestamp") if state.is_running else None,
+        ready_at=(
+            _seconds(properties, "ActiveEnterTimestamp") if state is ServerState.READY else None
+        ),
+        restarts=_restarts(properties),
+        invocation_id=invocation_of(properties),
+        uid=_uid(properties),
+    )
+
+
+def _uid(properties: Mapping[str, Any]) -> int | None:
+    """The dynamic user of the moment; systemd writes "none" as the largest number."""
+    uid = int(properties.get("UID", _NO_UID))
+    return None if uid == _NO_UID else uid
+
+
+def invocation_of(properties: Mapping[str, Any]) -> str | None:
+    """Of the present process, or of the last one; None if there was none yet."""
+    return bytes(properties.get("InvocationID", b"")).hex() or None
+
+
+def state_of(properties: Mapping[str, Any]) -> ServerState:
+    """Where the server is. "JobType", if there is a job, is asked for besides the properties."""
+    active, step = str(properties.get("ActiveState", "")), str(properties.get("SubState", ""))
+    job = str(properties.get("JobType", ""))
+    if step.startswith("auto-restart") or step.endswith("-before-auto-restart"):
+        return ServerState.BACKOFF  # ("...-before-...": from 254 on, for a moment)
+    if active in _ACTIVE:
+        return ServerState.STOPPING if job in _ENDING_JOBS else ServerState.READY
+    if active == "activating":
+        loads = step == _LAST_STEP and str(properties.get("StatusText", "")).startswith("loading")
+        return ServerState.LOADING if loads else ServerState.STARTING
+    if active == "deactivating":
+        return ServerState.STOPPING
+    if job and job != "stop":
+        return ServerState.STARTING  # it waits for other units, or for its turn
+    broken = properties.get("LoadState") in _LOAD_FAILURES
+    return ServerState.STOPPED if active == "inactive" and not broken else ServerState.FAILED
+
+
+def _restarts(properties: Mapping[str, Any]) -> int:
+    """Those that happened: systemd has counted the one that it then refused."""
+    counted = int(properties.get("NRestarts", 0))
+    return counted - 1 if counted and _given_up(properties) else counted
+
+
+def _given_up(properties: Mapping[str, Any]) -> bool:
+    """The start limit was hit. 252 leaves the result of the last end in place."""
+    if properties.get("Result") == "start-limit-hit":
+        return True
+    burst = int(properties.get("StartLimitBurst", 0))
+    tried = 0 < burst <= int(properties.get("NRestarts", 0))
+    return tried and state_of(properties) is ServerState.FAILED
+
+
+# -- why -------------------------------------------------------------------------------------
+
+
+def verdict_on(properties: Mapping[str, Any]) -> Verdict | None:
+    """Why it failed or is about to be started again; None in every other state."""
+    state = state_of(properties)
+    if state not in (ServerState.FAILED, ServerState.BACKOFF):
+        return None
+    if properties.get("LoadState") in _LOAD_FAILURES:
+        return Verdict(f"systemd cannot use the unit: {_load_error(properties)}")
+    verdict = _of_ready(properties) or _of_result(properties)
+    return Verdict(
+        verdict.said, _what_follows(properties), verdict.witness, verdict.first, verdict.alone
+    )
+
+
+def _load_error(properties: Mapping[str, Any]) -> str:
+    error = properties.get("LoadError") or ("", "")
+    advice = f"see `systemctl status {properties.get('Id')}`"
+    return f"{error[1] or properties.get('LoadState')}; {advice}"
+
+
+def _what_follows(properties: Mapping[str, Any]) -> str:
+    if _given_up(properties):
+        restarts = _restarts(properties)
+        # People's starts count towards systemd's limit too.
+        return f"; given up after {restarts or 'too many'} {'restarts' if restarts else 'starts'}"
+    if state_of(properties) is not ServerState.BACKOFF:
+        return ""
+    # RestartUSecNext: from 254 on, where the pause grows.
+    pause = int(properties.get("RestartUSecNext", properties.get("RestartUSec", _NEVER)))
+    return f"; starting again in {pause / 1e6:g} s" if pause < _NEVER else "; starting again"
+
+
+def _of_ready(properties: Mapping[str, Any]) -> Verdict | None:
+    """If wait_ready.py gave up while the server was still there, that is the cause."""
+    runs = properties.get("ExecStartPost") or ()
+    # (path, argv, ignore, started, started monotonic, ended, ended monotonic, pid, code, status)
+    _, _, _, _, _, _, ended, pid, code, status = runs[-1] if runs else (0,) * 10
+    if code != _EXITED or not status:
+        return None
+    main_ended = int(properties.get("ExecMainExitTimestampMonotonic", 0))
+    if main_ended and main_ended <= ended:
+        return None
+    return Verdict("did not become ready", witness=int(pid), alone=True, first=False)
+
+
+def _of_result(properties: Mapping[str, Any]) -> Verdict:
+    pid = int(properties.get("ExecMainPID", 0)) or None
+    ready = _was_ready(properties)
+    match str(properties.get("Result", "")):
+        case "oom-kill":
+            return Verdict("was killed by the kernel because memory ran out (oom-kill)")
+        case "timeout" if ready:
+            return Verdict("did not end in time and was killed (timeout)")
+        case "timeout":
+            return Verdict(
+                "gave no sign of life while it started and was ended (timeout)",
+                witness=pid,
+                first=not ready,
+            )
+        case "watchdog":
+            return Verdict("gave no sign of life and was ended (watchdog)")
+        case "resources":
+            return Verdict("systemd could not start it (resources)", witness=1, first=False)
+        case "exit-code" | "signal" | "core-dump" | "start-limit-hit":
+            return _of_process(properties, pid, ready)
+        case result:
+            return Verdict(f"failed ({result or 'for a reason that systemd does not tell'})")
+
+
+def _was_ready(properties: Mapping[str, Any]) -> bool:
+    began = int(properties.get("ExecMainStartTimestampMonotonic", 0))
+    return int(properties.get("ActiveEnterTimestampMonotonic", 0)) >= began > 0
+
+
+def _of_process(properties: Mapping[str, Any], pid: int | None, ready: bool) -> Verdict:
+    code = int(properties.get("ExecMainCode", 0))
+    status = int(properties.get("ExecMainStatus", 0))
+    if code in (_KILLED, _DUMPED):
+        said, crashed = _killed_by(status)
+        if code == _DUMPED:
+            said += " and left a core dump"
+        return Verdict(said, witness=pid if crashed else None, first=not ready)
+    if code != _EXITED:
+        return Verdict("could not be started", witness=1, first=False)
+    if status in _STEPS:
+        said = f"systemd could not set it up (step {_STEPS[status]})"
+        return Verdict(said, witness=pid, first=False)
+    return Verdict(f"exited with status {status}", witness=pid, first=not ready)
+
+
+def _killed_by(number: int) -> tuple[str, bool]:
+    """The words, and whether the process may have said why."""
+    try:
+        known = signal.Signals(number)
+    except ValueError:
+        return f"was killed by signal {number}", False
+    return f"was killed by signal {number} ({known.name})", known in _CRASHES
+
+
+def complaint(lines: Sequence[tuple[int, str]], verdict: Verdict) -> str:
+    """Of log lines (pid, text), oldest first, the one that explains; "" if none does."""
+    said = (text for pid, text in lines if pid == verdict.witness)
+    errors = [quote for text in said if (quote := _error_in(text))]
+    return (errors[0] if verdict.first else errors[-1]) if errors else ""
+
+
+def _error_in(line: str) -> str:
+    step = _STEP_FAILED.fullmatch(line)
+    text = error_text(step[1]) or step[1] if step else error_text(line)
+    return text.removeprefix("error: ")
+
+
+# -- values ----------------------------------------------------------------------------------
+
+
+def figure(value: object) -> int | None:
+    """A number of the manager's; None where it says that it does not know."""
+    return value if isinstance(value, int) and 0 <= value < _NEVER else None
+
+
+def _host(properties: Mapping[str, Any]) -> str:
+    commands = properties.get("ExecStart") or ()
+    argv = list(commands[-1][1]) if commands else []
+    return next((str(b) for a, b in pairwise(argv) if a == "--host"), "")
+
+
+def _seconds(properties: Mapping[str, Any], name: str) -> float | None:
+    """A time of the manager's, in microseconds, as seconds since the epoch."""
+    return int(properties.get(name, 0)) / 1e6 or None
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0

@@ -1,0 +1,302 @@
+"""One unit under watch: read anew whenever it may have changed, and told of when it has."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from magid.errors import NotReady
+from magid.servers.backend import ObservedServer, ServerState, unit_name
+from magid.servers.systemd.unit_state import (
+    Verdict,
+    complaint,
+    invocation_of,
+    is_ours,
+    observed_from,
+    state_of,
+    verdict_on,
+)
+from magid.systemd.bus import MANAGER, MANAGER_PATH, PROPERTIES, Bus, BusError
+from magid.systemd.journal import Journal, matches_of_run
+
+log = logging.getLogger(__name__)
+
+_AGAIN_S: Final = 1.0  # after a look that failed
+_QUOTED_LINES: Final = 2000  # of one start; llama-server says 100 lines until it is ready
+# A process may have ended before the journal has its last words.
+_LOOKS_S: Final = (0.0, 0.05, 0.1, 0.2)
+_GONE: Final = frozenset(
+    {
+        "org.freedesktop.systemd1.NoSuchUnit",
+        "org.freedesktop.systemd1.NoSuchJob",
+        "org.freedesktop.DBus.Error.UnknownObject",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A unit of ours as systemd has it."""
+
+    server: ObservedServer
+    has_job: bool
+
+
+Reads = Callable[[], Awaitable[Seen | None]]
+
+
+@dataclass(slots=True, eq=False)
+class Claim:
+    """What is shown of a server in place of what systemd says, because we know better.
+
+    STARTING, while a start is asked for, and FAILED, when it was refused: until the unit has a
+    process that it did not have `before`. STOPPING, until its end, which was asked for, is done:
+    who sees it stopped may start it again at once.
+    """
+
+    server: ObservedServer
+    before: str | None  # invocation id
+
+    @property
+    def is_of_stop(self) -> bool:
+        return self.server.state is ServerState.STOPPING
+
+    def holds(self, seen: Seen | None) -> bool:
+        """Whether it stands against this."""
+        return self.is_of_stop or seen is None or seen.server.invocation_id == self.before
+
+
+class Watched:
+    """Owned by one task that alone reads; `announce` is told of every change, in order."""
+
+    def __init__(self, port: int, read: Reads, announce: Callable[[ObservedServer], None]) -> None:
+        self.port = port
+        self.shown: ObservedServer | None = None  # None: there is no server
+        self.turn = asyncio.Lock()  # for requests to the launcher, first come first served
+        self._read = read
+        self._announce = announce
+        self._seen: Seen | None = None
+        self._claim: Claim | None = None
+        self._marked = asyncio.Event()
+        self._asked = self._answered = 0  # reads, by number
+        self._news = asyncio.Event()
+        self._task = asyncio.create_task(self._follow(), name=f"watch {unit_name(port)}")
+
+    async def end(self) -> None:
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    # -- reading -------------------------------------------------------------------------
+
+    def mark(self) -> None:
+        """It may have changed: read it soon. Many marks make one read."""
+        self._marked.set()
+
+    async def fresh(self) -> None:
+        """Returns when a read that began after this call has been taken in."""
+        self._asked += 1
+        number = self._asked
+        self.mark()
+        while self._answered < number:
+            await self._news.wait()
+
+    async def _follow(self) -> None:
+        while True:
+            await self._marked.wait()
+            self._marked.clear()
+            number = self._asked
+            try:
+                self._seen = await self._read()
+            except NotReady as error:
+                # When the bus is back all are marked; this is for what is not its end.
+                log.debug("cannot look at %s: %s", unit_name(self.port), error.message)
+                asyncio.get_running_loop().call_later(_AGAIN_S, self.mark)
+                continue
+            except Exception:
+                log.exception("cannot make out %s", unit_name(self.port))
+            self._answered = number
+            self._show()
+            self._news.set()
+            self._news = asyncio.Event()
+
+    # -- what is known ---------------------------------------------------------------------
+
+    @property
+    def is_running(self) -> bool:
+        """By what systemd says it runs, or will again."""
+        return self._seen is not None and _runs(self._seen.server)
+
+    @property
+    def may_exist(self) -> bool:
+        """There is such a unit, or will be once what was asked for is done."""
+        asked = self._claim is not None and self._claim.server.state is ServerState.STARTING
+        return self._seen is not None or asked
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Stopped, by all that is known, and nobody is changing it."""
+        quiet = self._claim is None and not (self._seen and self._seen.has_job)
+        return quiet and (self.shown is None or self.shown.state is ServerState.STOPPED)
+
+    def has_been_made(self, claim: Claim) -> bool:
+        """What was asked for has a process, or none any more; or somebody changed his mind."""
+        if self._claim is not None or self._seen is None:
+            return True
+        server = self._seen.server
+        if server.invocation_id == claim.before:
+            return not self._seen.has_job
+        return server.pid is not None or not server.state.is_running
+
+    def runs_anew(self, claim: Claim) -> bool:
+        """The unit is the one that was asked for, with another process than it had before."""
+        if self._seen is None or self._seen.server.spec_hash != claim.server.spec_hash:
+            return False
+        return self._seen.server.invocation_id not in (None, claim.before)
+
+    # -- showing -------------------------------------------------------------------------
+
+    def claim_start(self, server: ObservedServer) -> Claim:
+        """Show this until it is dropped, or systemd has something newer to say."""
+        return self._claimed(server)
+
+    def claim_stop(self) -> Claim:
+        """Show that it stops, if there is anything to be stopped."""
+        assert self.shown is not None, "it was never there"
+        return self._claimed(replace(self.shown, state=ServerState.STOPPING, reason=""))
+
+    def _claimed(self, server: ObservedServer) -> Claim:
+        before = self._seen.server.invocation_id if self._seen else None
+        self._claim = claim = Claim(server, before)
+        self._show()
+        return claim
+
+    def is_current(self, claim: Claim) -> bool:
+        """No other one has taken over, and systemd has nothing newer to say."""
+        return self._claim is claim
+
+    def amend(self, claim: Claim, state: ServerState, reason: str) -> None:
+        """Let the claim say something else from now on; nothing happens if it is over."""
+        if self._claim is claim:
+            claim.server = replace(claim.server, state=state, reason=reason)
+            self._show()
+
+    def drop(self, claim: Claim) -> None:
+        """Show what systemd says again. Nothing happens if another claim has taken over."""
+        if self._claim is claim:
+            self._claim = None
+            self._show()
+
+    def _show(self) -> None:
+        if self._claim is not None and self._claim.holds(self._seen):
+            if not self._claim.is_of_stop or (self.shown and _runs(self.shown)):
+                self._put(self._claim.server)
+            return
+        self._claim = None
+        if self._seen is not None:
+            self._put(_onward(self.shown, self._seen.server))
+        elif self.shown is not None:
+            self._put(_ended(self.shown))
+
+    def _put(self, server: ObservedServer) -> None:
+        if server != self.shown:
+            self.shown = server
+            self._announce(server)
+
+
+def _runs(server: ObservedServer) -> bool:
+    return server.state.is_running or server.state is ServerState.BACKOFF
+
+
+def _onward(shown: ObservedServer | None, server: ObservedServer) -> ObservedServer:
+    """A process that has been loading does not go back to starting: it is too busy to answer."""
+    if shown is None or shown.invocation_id != server.invocation_id:
+        return server
+    if (shown.state, server.state) == (ServerState.LOADING, ServerState.STARTING):
+        return replace(server, state=ServerState.LOADING)
+    return server
+
+
+def _ended(server: ObservedServer) -> ObservedServer:
+    """A server whose unit is gone."""
+    return replace(
+        server, state=ServerState.STOPPED, reason="", pid=None, started_at=None, ready_at=None
+    )
+
+
+# -- one read --------------------------------------------------------------------------------
+
+
+class UnitReader:
+    """Reads the unit of one port: over the bus of the moment, with words from the journal."""
+
+    def __init__(self, port: int, bus: Callable[[], Bus], journal: Journal) -> None:
+        self._name = unit_name(port)
+        self._bus = bus
+        self._journal = journal
+        self._quoted: tuple[object, str] = (None, "")  # whose words, and the words
+
+    async def __call__(self) -> Seen | None:
+        """None if there is no such unit, or one that is not of our making. Raises BusError."""
+        properties = await _properties(self._bus(), self._name)
+        if properties is None or not is_ours(properties):
+            return None
+        verdict, run = verdict_on(properties), invocation_of(properties)
+        if verdict is None:
+            self._quoted = (None, "")
+        elif self._quoted[0] != (run, verdict.witness):
+            # Once for each end: the log of a unit that has failed says nothing new.
+            words = await _quote(self._journal, run, verdict)
+            self._quoted = ((run, verdict.witness), words)
+        number, _ = properties.get("Job", (0, "/"))
+        return Seen(observed_from(properties, self._quoted[1]), bool(number))
+
+
+async def _properties(bus: Bus, name: str) -> dict[str, Any] | None:
+    """All of the unit's, and its job's type as JobType; None if systemd does not have it.
+
+    To read an object of a unit that is not loaded would load it, so its path is asked for first.
+    """
+    try:
+        (path,) = await bus.call(MANAGER_PATH, MANAGER, "GetUnit", "s", name)
+        (properties,) = await bus.call(path, PROPERTIES, "GetAll", "s", "")
+    except BusError as error:
+        if error.name in _GONE:
+            return None
+        raise
+    if properties.get("LoadState") == "not-found":  # it went away between the two
+        return None
+    return {**properties, "JobType": await _job_type(bus, properties)}
+
+
+async def _job_type(bus: Bus, properties: dict[str, Any]) -> str:
+    """ "" where there is no job, or none any more. In the other states a job changes nothing."""
+    number, path = properties.get("Job", (0, "/"))
+    if not number or state_of(properties) not in _TELLING:
+        return ""
+    interface = "org.freedesktop.systemd1.Job"
+    try:
+        return str((await bus.call(path, PROPERTIES, "Get", "ss", interface, "JobType"))[0])
+    except BusError as error:
+        if error.name in _GONE:
+            return ""
+        raise
+
+
+_TELLING: Final = frozenset({ServerState.READY, ServerState.STOPPED, ServerState.FAILED})
+
+
+async def _quote(journal: Journal, run: str | None, verdict: Verdict) -> str:
+    """What the witness said, if it said anything within a moment; never raises."""
+    if run is None or verdict.witness is None:
+        return ""
+    for pause in _LOOKS_S:
+        await asyncio.sleep(pause)
+        try:
+            entries = await journal.last(matches_of_run(run), _QUOTED_LINES)
+        except NotReady as error:
+            log.warning("%s", error.message)
+            return ""
+        if found := complaint([(entry.pid, entry.text) for entry in entries], verdict):
+            return found
+    return ""

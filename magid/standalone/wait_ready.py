@@ -1,0 +1,247 @@
+"""Waits beside a model's server until it is ready.
+
+    wait_ready.py HOST PORT ALIAS KEY_FILE MAX_S EVERY_S
+
+It is the unit's ExecStartPost=, so `systemctl start` returns when the model answers. It asks
+/health, tells systemd what it sees (STATUS=) and that the start is alive (EXTEND_TIMEOUT_USEC=),
+and at the end makes sure that the one who answers is our server and no other program on its port.
+
+Stands alone: `python3 -I -S`, standard library only. Exit status 0: ready. 1, with a line that says
+why: the server ended, took longer than MAX_S seconds, or another program answers in its place.
+"""
+
+import json
+import os
+import secrets
+import select
+import socket
+import struct
+import sys
+import time
+from collections.abc import Sequence
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import NamedTuple
+
+ANSWER_S = 5.0  # for one answer of a server that has much to do
+ALIVE_S = 60.0  # silence of this program after which systemd ends the start
+_FIRST_PAUSE_S = 0.05  # a small model is ready within 0.1 s
+_GROWTH = 1.5
+_LISTEN = "0A"  # TCP_LISTEN in those tables
+_MAX_BODY = 1024 * 1024
+_EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+class NotReady(Exception):
+    """It will not become ready; the text says why."""
+
+
+class Server(NamedTuple):
+    """Whom to ask, and what shows that it is ours."""
+
+    host: str
+    port: int
+    alias: str
+    key_file: Path  # read only when it answers: it may not be there before
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The exit status."""
+    try:
+        host, port, alias, key_file, longest, every = arguments
+        server = Server(host, int(port), alias, Path(key_file))
+        took = wait(server, float(longest), float(every), _main_pid())
+    except (NotReady, OSError, ValueError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    _notify(f"STATUS=ready after {took:.1f} s")
+    return 0
+
+
+def wait(server: Server, longest_s: float, every_s: float, main_pid: int | None) -> float:
+    """Seconds until it was ready; the pause between two looks grows to `every_s`. NotReady."""
+    process = _handle(main_pid)
+    began, pause, status = time.monotonic(), _FIRST_PAUSE_S, 0
+    try:
+        while (left := longest_s - (time.monotonic() - began)) > 0:
+            _pause(process, min(pause, left))
+            status = _health(server, min(ANSWER_S, left + 0.1))
+            if status == 200 and _is_ours(server):
+                return time.monotonic() - began
+            _notify(
+                f"STATUS={_seen(status)} ({time.monotonic() - began:.0f} s)\n"
+                f"EXTEND_TIMEOUT_USEC={int(ALIVE_S * 1_000_000)}"
+            )
+            pause = min(pause * _GROWTH, every_s)
+    finally:
+        if process is not None:
+            os.close(process)
+    raise NotReady(f"the server was not ready within {longest_s:g} s: {_LATE[_seen(status)]}")
+
+
+_LATE = {
+    "starting": "its port does not answer",
+    "loading": "it was still loading the model; a larger max_startup_time gives it more time",
+    "failing": "/health answers with an error",
+}
+
+
+def _seen(status: int) -> str:
+    return {0: "starting", 200: "starting", 503: "loading"}.get(status, "failing")
+
+
+# -- the process -----------------------------------------------------------------------------
+
+
+def _main_pid() -> int | None:
+    text = os.environ.get("MAINPID", "")
+    return int(text) if text.isdigit() else None
+
+
+def _handle(pid: int | None) -> int | None:
+    """A descriptor that becomes readable when the process ends. Raises NotReady if it has."""
+    if pid is None:
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        raise NotReady("the server ended before it was ready") from None
+
+
+def _pause(process: int | None, seconds: float) -> None:
+    """Wait; NotReady if the server ends meanwhile: systemd does not end this program then."""
+    if process is None:
+        time.sleep(seconds)
+    elif select.select([process], [], [], seconds)[0]:
+        raise NotReady("the server ended before it was ready")
+
+
+# -- what the server answers -----------------------------------------------------------------
+
+
+def _health(server: Server, timeout_s: float) -> int:
+    """The status of /health; 0 if nothing answers."""
+    try:
+        return _get(server, "/health", None, timeout_s)[0]
+    except (OSError, HTTPException):
+        return 0
+
+
+def _is_ours(server: Server) -> bool:
+    """False: it went away meanwhile. Raises NotReady if another program answers.
+
+    Only our server tells the right key from a wrong one, and shows our alias. /props is asked:
+    /health is public in every version, and so is /v1/models in those before 2026. The key is shown
+    only to a program of the unit's own user, which nobody else can be.
+    """
+    key = server.key_file.read_text().strip()
+    try:
+        why = _why_foreign(server, key)
+    except (OSError, HTTPException):
+        return False
+    if why:
+        raise NotReady(f"another program answers on port {server.port}: {why}")
+    return True
+
+
+def _listening(host: str, port: int) -> set[tuple[int, int]]:
+    """User and inode of each socket that listens there, by the kernel's own tables."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    addresses = {*(_in_hex(family, str(at[0])) for family, _, _, _, at in found), "0" * 8, "0" * 32}
+    places = {f"{address}:{port:04X}" for address in addresses}
+    sockets = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            lines = Path(table).read_text().splitlines()[1:]
+        except FileNotFoundError:  # no IPv6 here
+            continue
+        rows = (line.split() for line in lines)
+        sockets |= {(int(r[7]), int(r[9])) for r in rows if r[3] == _LISTEN and r[1] in places}
+    return sockets
+
+
+def _connect(connection: HTTPConnection) -> None:
+    """To a program of our own user, or raise NotReady before anything is sent.
+
+    The sockets that listen before and after are the same, so the connection is with one of them.
+    """
+    before = _listening(connection.host, connection.port)
+    connection.connect()
+    after = _listening(connection.host, connection.port)
+    strangers = {user for user, _ in before | after} - {os.getuid()}
+    if strangers:
+        raise NotReady(
+            f"another program has port {connection.port}: it is of user {min(strangers)}"
+        )
+    if before != after or not after:
+        raise ConnectionAbortedError("the server has just begun to listen, or has ended")
+
+
+def _in_hex(family: int, address: str) -> str:
+    """An IP address as those tables have it: in words of the machine's own byte order."""
+    packed = socket.inet_pton(family, address.partition("%")[0])
+    return "".join(f"{word:08X}" for (word,) in struct.iter_unpack("=I", packed))
+
+
+def _why_foreign(server: Server, key: str) -> str:
+    status, _ = _get(server, "/props", secrets.token_urlsafe(32), ANSWER_S)
+    if status != 401:
+        return f"it answers a request with a wrong key with {status} in place of 401"
+    status, props = _get(server, "/props", key, ANSWER_S)
+    if status != 200:
+        return f"it answers a request with our key with {status}"
+    shown = props.get("model_alias") if isinstance(props, dict) else None
+    if not isinstance(shown, str):
+        shown = _first_model(server, key)
+    return "" if shown == server.alias else f"it serves {shown!r} and not {server.alias!r}"
+
+
+def _first_model(server: Server, key: str) -> str | None:
+    """The alias of servers whose /props has none yet (before mid-2025)."""
+    _, models = _get(server, "/v1/models", key, ANSWER_S)
+    match models:
+        case {"data": [{"id": str(shown)}, *_]}:
+            return shown
+        case _:
+            return None
+
+
+def _get(server: Server, path: str, key: str | None, timeout_s: float) -> tuple[int, object]:
+    """The status, and the JSON of the body or None. Raises OSError, HTTPException."""
+    host = _EVERY_ADDRESS.get(server.host, server.host)
+    connection = HTTPConnection(host, server.port, timeout=timeout_s)
+    try:
+        headers = {}
+        if key is not None:
+            _connect(connection)
+            headers["Authorization"] = f"Bearer {key}"
+        connection.request("GET", path, headers=headers)
+        answer = connection.getresponse()
+        body = answer.read(_MAX_BODY)
+    finally:
+        connection.close()
+    try:
+        return answer.status, json.loads(body)
+    except (ValueError, RecursionError):
+        return answer.status, None
+
+
+# -- what systemd hears ----------------------------------------------------------------------
+
+
+def _notify(message: str) -> None:
+    """Best effort, as sd_notify(3): a start does not fail because nobody listens."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            sock.sendto(message.encode(), address)
+    except OSError:
+        return
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
