@@ -9,7 +9,9 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 
 import sdnotify
 import uvloop
@@ -19,12 +21,12 @@ from magid.api import sockets
 from magid.api.app import make_app
 from magid.api.context import Context
 from magid.api.events import Feed
-from magid.api.listen import Listening, listen
+from magid.api.protocol import Listening, listen
 from magid.api.tls import Certificate
-from magid.auth import tokenfile
+from magid.auth import token_store
 from magid.auth.token_store import TokenBook
-from magid.catalog.profile import ProfileDir
-from magid.config import settings as config
+from magid.catalog.profile_store import ProfileDir
+from magid.config import loading as config
 from magid.config.settings import Config
 from magid.control.daemon import Daemon
 from magid.control.snapshot import status_line
@@ -32,18 +34,20 @@ from magid.control.state import Change
 from magid.discovery.scanner import Scanner
 from magid.discovery.tiers import Thresholds
 from magid.errors import InvalidConfig, MagidError, TokensUnusable
-from magid.files import document
+from magid.files import document, lock
 from magid.gateway.dispatcher import Dispatcher
-from magid.llama.client import InstalledProgram
+from magid.llama.program import InstalledProgram
 from magid.log import setup
 from magid.log.events import Event, about
 from magid.log.setup import OwnLog
 from magid.servers import choose
 from magid.systemd import notify
+from magid.systemd.notify import Notify
 
 # Threads that read model files would otherwise keep the event loop waiting for 5 ms at a time.
 SWITCH_INTERVAL_S = 0.001
 EX_CONFIG = 78  # sysexits.h: what systemd's RestartPreventExitStatus is set to
+
 
 log = logging.getLogger("magid")
 
@@ -77,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _check_exposure(settings: Config) -> None:
     """As a start would, where magid binds its addresses itself. Raises InvalidConfig."""
     try:
-        has_token = bool(tokenfile.read(settings.state_dir / tokenfile.NAME))
+        has_token = bool(token_store.read(settings.state_dir / token_store.NAME))
     except TokensUnusable:
         has_token = True  # it keeps everybody out, or is not ours to read
     sockets.check_exposure(settings.addresses, has_token=has_token)
@@ -118,7 +122,7 @@ async def serve(settings: Config, own_log: OwnLog) -> int:
     """Run the daemon until SIGTERM or SIGINT. Servers are started behind the API's back."""
     stop, hurry, reload = _on_signals()
     async with contextlib.AsyncExitStack() as held:
-        held.callback(document.lock(settings.state_dir).release)
+        held.callback(lock.lock(settings.state_dir).release)
         context = compose(settings, own_log)
         await context.book.load()
         taken = sockets.take(
@@ -145,9 +149,9 @@ async def serve(settings: Config, own_log: OwnLog) -> int:
         context.daemon.subscribe(lambda change: _report(notifier, context.daemon, change))
         interval_s = notify.watchdog_interval_s(os.environ, os.getpid())
         await held.enter_async_context(
-            notify.beside(
+            beside(
                 notify.keep_alive(notifier.notify, interval_s),
-                notify.reload_on(
+                reload_on(
                     reload, notifier.notify, context.book.load, *_reload(certificate),
                     context.daemon.rescan,
                 ),
@@ -202,7 +206,7 @@ def compose(settings: Config, own_log: OwnLog) -> Context:
         ),
         launcher=choose.build(settings, program, lambda: daemon.snapshot.active.name),
     )
-    book = TokenBook(settings.state_dir / tokenfile.NAME)
+    book = TokenBook(settings.state_dir / token_store.NAME)
     return Context(daemon, program, Dispatcher(daemon), book, own_log)
 
 
@@ -233,6 +237,46 @@ async def _drain(
         log.warning("ending with requests still under way")
     for task in ends:
         task.cancel()
+
+
+async def reload_on(
+    asked: asyncio.Event, notify: Notify, *work: Callable[[], Awaitable[object]]
+) -> None:
+    """Each time it is asked for: do the work, and tell when it begins and ends.
+
+    What fails is logged, and the next is done all the same.
+
+    systemd wants the time at which a reload began, to tell it from one that was asked for later.
+    """
+    while True:
+        await asked.wait()
+        asked.clear()
+        notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        log.info(
+            "reading models, profiles, tokens and the certificate anew; magid.yaml is read at a "
+            "start only",
+            extra=about(Event.RELOADING),
+        )
+        for each in work:
+            try:
+                await each()
+            except MagidError as error:
+                log.error("%s", error.message, extra=about(Event.RELOAD_FAILED, error=error.code))
+            except Exception:
+                log.exception("the reload ended by a mistake in magid")
+        notify("READY=1")
+
+
+@asynccontextmanager
+async def beside(*work: Coroutine[object, object, None]) -> AsyncIterator[None]:
+    """Runs all of it meanwhile; it has ended when the block has."""
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ FOR_OTHERS = {
 PROGRAMS = {  # -> the module whose `main` it calls
     "/usr/bin/magid": "magid/__main__.py",
     "/usr/bin/magictl": "magid/cli/main.py",
-    f"{LIBRARY}/magi-launcher": "magid/launcher/server.py",
+    f"{LIBRARY}/magi-launcher": "magid/launcher/__main__.py",
     f"{LIBRARY}/magi-key": "magid/launcher/key_service.py",
 }
 # -I: neither the caller's environment nor its folder nor its home has a say in what is imported.

@@ -18,7 +18,7 @@ from magid import __main__, __version__  # noqa: E402  # needs the line above
 from magid.cli import completion_grammar  # noqa: E402  # likewise
 from magid.cli import main as cli  # noqa: E402  # likewise
 from magid.cli.parser import ENVIRONMENT, EXITS  # noqa: E402  # likewise
-from magid.config import settings as config  # noqa: E402  # likewise
+from magid.config import loading as config  # noqa: E402  # likewise
 
 PROSE = Path(__file__).resolve().parent / "man"
 

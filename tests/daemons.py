@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from magid.auth import tokenfile
+from magid.auth import token_store
 from magid.auth.token_store import TokenBook
-from magid.catalog.profile import ProfileDir
+from magid.catalog.profile_store import ProfileDir
 from magid.config.settings import Config
 from magid.control.daemon import Daemon
 from magid.control.snapshot import Phase
 from magid.control.state import Change
-from magid.discovery.scanner import Scan, Scanner
+from magid.discovery.found import Scan
+from magid.discovery.scanner import Scanner
 from magid.discovery.tiers import Thresholds
 from magid.files.document import Store
 from magid.servers.backend import ServerState
@@ -156,7 +157,7 @@ class House:
 
     def book(self) -> TokenBook:
         """Of no tokens."""
-        return TokenBook(self.state / tokenfile.NAME)
+        return TokenBook(self.state / token_store.NAME)
 
     async def running(self) -> Daemon:
         """Booted."""

@@ -13,11 +13,12 @@ from typing import Any
 from dbus_fast import BusType, Message, MessageType, Variant
 from dbus_fast.aio import MessageBus
 
-from magid.launcher import protocol, references
+from magid.launcher import protocol
 from magid.launcher.protocol import Reply, Request
-from magid.servers.backend import ServerSpec, unit_name
-from magid.servers.systemd.unit_state import unit_path
+from magid.llama.spec import ServerSpec
+from magid.servers.systemd import references
 from magid.systemd.bus import MANAGER, MANAGER_PATH, PROPERTIES, SYSTEMD
+from magid.systemd.unit_names import unit_name, unit_path
 
 SIGNATURES = {
     **dict.fromkeys(("Id", "ActiveState", "SubState", "LoadState", "Result", "StatusText"), "s"),

@@ -17,8 +17,10 @@ import psutil
 import pytest
 
 from magid.errors import InvalidInput, NotFound
-from magid.llama.client import Endpoint, Health, check_health, get_json, is_ours
-from magid.servers.backend import Launcher, ObservedServer, ServerSpec, ServerState
+from magid.host.ports import Endpoint
+from magid.llama.client import Health, check_health, get_json, is_ours
+from magid.llama.spec import ServerSpec
+from magid.servers.backend import Launcher, ObservedServer, ServerState
 from tests.deadlines import PATIENCE_S
 
 RESTART_LIMIT = 2

@@ -6,7 +6,8 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from magid.discovery.scanner import FoundModel, Scan, Scanner
+from magid.discovery.found import FoundModel, Scan
+from magid.discovery.scanner import Scanner
 from magid.discovery.tiers import Thresholds
 from tests.deadlines import PATIENCE_S
 

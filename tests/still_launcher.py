@@ -9,7 +9,10 @@ from contextlib import suppress
 from dataclasses import replace
 
 from magid.errors import NotFound, NotReady
-from magid.servers.backend import LogLine, ObservedServer, ServerFigures, ServerSpec, ServerState
+from magid.host.usage import ServerFigures
+from magid.llama.spec import ServerSpec
+from magid.log.buffer import LogLine
+from magid.servers.backend import ObservedServer, ServerState
 from tests.deadlines import PATIENCE_S
 
 

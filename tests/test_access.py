@@ -17,10 +17,10 @@ import pytest
 
 from magid.api.openapi import make_route
 from magid.api.routes import ROUTES, Access, Route
-from magid.auth import tokenfile, tokens
+from magid.auth import token_store, tokens
 from magid.auth.tokens import Scope
-from magid.cli import credentials
-from magid.gateway.frontend import shapes
+from magid.cli import client as credentials
+from magid.gateway.frontend import responses
 from magid.gateway.routing.endpoints import ENDPOINTS, Endpoint
 from tests import fleets, ggufs, rest
 from tests.deadlines import DEADLINE_S
@@ -49,7 +49,7 @@ def with_tokens(parts: Parts, folder: Path, configuration: str = "") -> Running:
     """A daemon with all those tokens and a unix socket, not started; its client shows `admin`."""
     running = parts.daemon(folder, configuration)
     running.listen_locally()
-    tokenfile.write(running.state / tokenfile.NAME, tuple(token for token, _ in MADE.values()))
+    token_store.write(running.state / token_store.NAME, tuple(token for token, _ in MADE.values()))
     running.use_token(SECRETS["admin"])
     return running
 
@@ -263,7 +263,7 @@ def test_a_reload_reads_the_file_and_a_broken_one_closes(parts: Parts, tmp_path:
     """From open to closed, broken and open again, without a restart."""
     running = parts.daemon(tmp_path)
     running.listen_locally()
-    path = running.state / tokenfile.NAME
+    path = running.state / token_store.NAME
     with running, running.client, local(running) as client, fleets.client(running) as nobody:
         running.wait_ready()
         body = {"name": "first", "scopes": ["admin"]}
@@ -375,7 +375,7 @@ def test_what_others_ask_and_where_files_lie_is_not_shown(magid: Running) -> Non
     ],
 )
 def test_paths_in_props(body: bytes, expected: bytes) -> None:
-    assert shapes.without_path(200, body) == expected
+    assert responses.without_path(200, body) == expected
 
 
 def test_the_token_is_not_passed_on(magid: Running) -> None:
@@ -451,7 +451,7 @@ def test_magictl_says_what_is_missing(words: list[str], why: str) -> None:
 def test_the_first_token_is_made_while_magid_does_not_run(parts: Parts, tmp_path: Path) -> None:
     """By root, for the user whom the state directory belongs to."""
     running = parts.daemon(tmp_path)
-    path = running.state / tokenfile.NAME
+    path = running.state / token_store.NAME
     os.chown(running.state, 65534, 65534)
     words = ("token", "create", "--offline", "--name", "first", "--scope", "admin")
     environment = {"MAGI_CONFIG": str(running.configuration), "MAGI_STATE_DIR": str(running.state)}

@@ -13,7 +13,7 @@ import pytest
 from magid.__main__ import compose
 from magid.api.app import make_app
 from magid.api.context import Context
-from magid.api.listen import listen
+from magid.api.protocol import listen
 from magid.api.reply import Call, Reply, Stream, reply
 from magid.api.routes import Access, Route
 from magid.config.settings import Config

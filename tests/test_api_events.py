@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from magid.api.picture import lasting
+from magid.api.events import lasting
 from tests import fake_llama, ggufs, rest
 from tests.deadlines import DEADLINE_S
 from tests.running import Running

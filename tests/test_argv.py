@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from magid.errors import InvalidInput, LlamaServerMissing
 from magid.llama.arguments import child_environment, server_argv
-from magid.llama.client import flags_in, version_in
 from magid.llama.options import MAX_EXTRA_ARGS, allowed_options, check_extra_args
-from magid.servers.backend import ServerSpec
+from magid.llama.program import flags_in, version_in
+from magid.llama.spec import ServerSpec
 
 SPEC = ServerSpec("demo_tiny", 0, 8080, "127.0.0.1", "/models/demo.gguf")
 FIXED = ["--model", "/models/demo.gguf", "--alias", "demo_tiny", "--host", "127.0.0.1"]

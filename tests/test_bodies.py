@@ -9,7 +9,7 @@ import pytest
 from magid.auth.authenticator import LOCAL
 from magid.errors import InvalidInput, TooLarge
 from magid.gateway.frontend import request_reader
-from magid.gateway.frontend.bodies import MAX_SMALL_CHUNKS, SMALL_CHUNK_BYTES, Asker, Body
+from magid.gateway.frontend.request_reader import MAX_SMALL_CHUNKS, SMALL_CHUNK_BYTES, Asker, Body
 from magid.gateway.routing.conversations import (
     KEPT_BETWEEN,
     KEPT_ENDS,
@@ -18,7 +18,7 @@ from magid.gateway.routing.conversations import (
 )
 from magid.gateway.routing.endpoints import find
 from magid.gateway.routing.outline import WHOLE_BYTES
-from magid.gateway.routing.prompt import Prompt, read
+from magid.gateway.routing.request import Prompt, read
 from tests.test_outline import finished
 
 LIMIT = 32 * 2**20
@@ -110,7 +110,7 @@ def test_a_body_over_the_limit_is_refused_at_once() -> None:
 def test_nulls_are_dropped_from_a_large_body_as_from_a_small_one() -> None:
     endpoint = find("POST", "/v1/chat/completions")
     assert endpoint is not None
-    head = request_reader.parse(
+    head = request_reader.parse_request_head(
         b"POST /v1/chat/completions HTTP/1.1\r\nContent-Type: application/json", None
     )
     asker = Asker(endpoint, head, "1", "client", LOCAL)

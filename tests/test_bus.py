@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from magid.servers.backend import ServerSpec
-from magid.servers.systemd.unit_state import unit_path
+from magid.llama.spec import ServerSpec
 from magid.systemd.bus import MANAGER, MANAGER_PATH, PROPERTIES, SYSTEMD, Bus, BusError, Signal
+from magid.systemd.unit_names import unit_path
 from tests.deadlines import PATIENCE_S
 from tests.fake_systemd import FakeSystemd, ready
 from tests.private_bus import private_bus

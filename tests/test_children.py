@@ -8,8 +8,8 @@ from sys import getsizeof
 import pytest
 
 from magid.errors import InvalidInput
-from magid.http.limits import MAX_LINE_BYTES, MAX_LINES
-from magid.servers.processes.child import Child, LogRing
+from magid.log.buffer import MAX_LINE_BYTES, MAX_LINES, LogRing
+from magid.servers.processes.child import Child
 from tests.deadlines import PATIENCE_S
 
 BOUND = MAX_LINE_BYTES

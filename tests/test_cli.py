@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from magid import __version__
-from magid.cli import completion_grammar, main, progress
+from magid.cli import completion_grammar, interaction, main
 from tests.deadlines import DEADLINE_S
 from tests.rest import (
     ALPHA,
@@ -441,15 +441,15 @@ def test_an_event_for_a_person(kind: str, data: Any, line: str) -> None:
 
 def test_the_bar_of_a_load() -> None:
     server = {"state": "loading", "stateReason": ""}
-    lines = [progress.bar("m", [server], seconds) for seconds in (0.0, 20.0, 600.0)]
+    lines = [interaction.bar("m", [server], seconds) for seconds in (0.0, 20.0, 600.0)]
     assert [line.count("#") for line in lines] == sorted({line.count("#") for line in lines})
     assert all("." in line.partition("]")[0] for line in lines)  # it is not done before it is done
     assert lines[1].endswith("] m: loading, 20 s")
     ready = {"state": "ready", "stateReason": ""}
-    assert "." not in progress.bar("m", [ready], 1.0).partition("]")[0]
+    assert "." not in interaction.bar("m", [ready], 1.0).partition("]")[0]
     broken = {"state": "backoff", "stateReason": "it\x1b crashed"}
-    assert "m: backoff, it? crashed" in progress.bar("m", [ready, broken], 1.0)
-    assert progress.bar("m", [], 3.0) == "m: asked for, 3 s"
+    assert "m: backoff, it? crashed" in interaction.bar("m", [ready, broken], 1.0)
+    assert interaction.bar("m", [], 3.0) == "m: asked for, 3 s"
 
 
 def test_top_once(type_in: Type) -> None:

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from magid.catalog import profile
-from magid.config import settings as config
+from magid.config import loading as config
 from magid.config.addresses import TcpAddress, UnixAddress, is_loopback, parse_address
-from magid.config.settings import Config, load, render, settings
+from magid.config.loading import load, render, settings
+from magid.config.settings import Config
 from magid.errors import InvalidConfig, ProfileNotFound
 
 

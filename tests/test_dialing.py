@@ -16,7 +16,8 @@ import pytest
 from magid.errors import ServerUnreachable
 from magid.gateway.proxy.upstream import Pool
 from magid.gateway.routing.fleet import Backend, Facts
-from magid.llama.client import Endpoint, get_json, get_metrics, why_foreign
+from magid.host.ports import Endpoint
+from magid.llama.client import get_json, get_metrics, why_foreign
 from magid.llama.connection import Watch
 from tests.strangers import NOBODY, Sly, as_user
 

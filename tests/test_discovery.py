@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from magid.discovery.found import Companion, PendingFile
 from magid.discovery.kinds import ModelKind
-from magid.discovery.scanner import Companion, PendingFile, Scanner
+from magid.discovery.scanner import Scanner
 from magid.discovery.tiers import ThinkingMode, Thresholds, Tier
 from tests import ggufs
 from tests.scanning import names, only, reasons, scan

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from magid import __version__
 from magid.api.routes import ROUTES
-from magid.config import settings
+from magid.config import loading
 from magid.gateway.routing.endpoints import ENDPOINTS
 
 ROOT = Path(__file__).parent.parent
@@ -24,7 +24,7 @@ def test_every_route_is_in_the_readme_and_no_other() -> None:
 
 def test_every_setting_is_in_the_readme_with_its_default_and_variable() -> None:
     rows = re.findall(r"^\| `([a-z_.]+)` \| `([^`]*)` \| (?:`([A-Z_]+)`)?", readme(), re.M)
-    expected = [(s.key, s.default, s.variable or "") for s in settings.settings()]
+    expected = [(s.key, s.default, s.variable or "") for s in loading.settings()]
     assert rows == expected
 
 

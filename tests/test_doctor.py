@@ -11,21 +11,15 @@ from typing import Any
 
 import pytest
 
-from magid.auth import tokenfile
+from magid.auth import token_store
 from magid.auth.tokens import Scope, make
 from magid.cli.verbs.doctor import as_json
 from magid.config.settings import Config
 from magid.doctor.checks.all import CHECKS, results
-from magid.doctor.collect import (
-    collector,
-    daemon,
-    files,
-    hardware,
-    kept,
-    models,
-    sandbox_trial,
-    services,
-)
+from magid.doctor.collect import collector, files, hardware, sandbox_trial, services
+from magid.doctor.collect import files as kept
+from magid.doctor.collect import files as models
+from magid.doctor.collect import services as daemon
 from magid.doctor.facts import (
     AS_ROOT,
     Accounts,
@@ -51,7 +45,7 @@ from magid.doctor.facts import (
     Volume,
 )
 from magid.launcher.sandbox import Patience, UnitOrder, unit_properties
-from magid.servers.backend import ServerSpec
+from magid.llama.spec import ServerSpec
 from magid.standalone import probe_sandbox
 from tests.deadlines import DEADLINE_S
 
@@ -362,7 +356,7 @@ def test_tokens_on_disk(tmp_path: Path) -> None:
     settings, file = Config(state_dir=tmp_path), tmp_path / "tokens.json"
     assert kept.tokens(settings) == Tokens()
     token, _ = make("ci", [Scope.READ])
-    tokenfile.write(file, (token,))
+    token_store.write(file, (token,))
     assert kept.tokens(settings) == Tokens(1)
     file.write_text("{")
     assert kept.tokens(settings).problem.startswith(f"cannot use {file}: ")
@@ -454,7 +448,7 @@ def test_the_trial_is_boxed_as_a_server_is() -> None:
     spec = ServerSpec("m", 0, 8080, "127.0.0.1", "/models/a.gguf", memory_max=2**30)
     order = UnitOrder(
         spec=spec, profile=None, argv=("/l",), files=(), roots=("/models",),
-        program_folders=("/usr",), scripts="/usr/lib/magi/magid", key_source="/k",
+        program_folders=("/usr",), scripts="/usr/lib/magi/magid/standalone", key_source="/k",
         groups=("render",), patience=Patience(1, 1, 1, 1, 1, 1, 1),
     )  # fmt: skip
     for version in (252, 257):

@@ -5,21 +5,22 @@ import os
 import resource
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import cast
 
 import pytest
 
 from magid.discovery.kinds import ModelKind
 from magid.errors import MagidError
 from magid.gateway.accounting.request_log import Outcome
-from magid.gateway.proxy import probes
+from magid.gateway.proxy import health
 from magid.gateway.proxy.forward import Exchange
 from magid.gateway.proxy.server import Server
 from magid.gateway.routing.endpoints import find
 from magid.gateway.routing.fleet import Backend, Facts
 from magid.gateway.routing.request import Asked
 from magid.gateway.routing.resolver import Route
+from magid.host.ports import Endpoint
 from magid.http.framing import ReplyHead
-from magid.llama.client import Endpoint
 from tests.deadlines import PATIENCE_S
 
 BUSY = b"HTTP/1.1 503 -\r\nContent-Length: 4\r\n\r\n"
@@ -86,7 +87,7 @@ async def listening(peer: Answering) -> AsyncIterator[Server]:
         yield server
         server.pool.close()
         for exchange in list(server.exchanges):
-            exchange.cancel()
+            cast(Exchange, exchange).cancel()
         async with asyncio.timeout(PATIENCE_S):
             await peer.over.wait()
 
@@ -172,8 +173,8 @@ async def test_a_magid_without_descriptors_leaves_no_server_out() -> None:
         try:
             exchange_of(client, [server]).send(server)
             (heard,) = await answer_to(client)
-            asked = [await probes.is_healthy(server.backend)]
-            asked.append(await probes.can_work(server.backend, ModelKind.CHAT))
+            asked = [await health.is_healthy(server.backend)]
+            asked.append(await health.can_work(server.backend, ModelKind.CHAT))
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         assert "Too many open files" in str(heard)

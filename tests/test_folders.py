@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from magid.discovery.found import Scan
 from magid.discovery.roots import Roots
-from magid.discovery.scanner import Scan
 from tests import ggufs
 from tests.scanning import names, only, reasons, scan, timeless
 

@@ -2,9 +2,8 @@
 
 import pytest
 
-from magid.http.framing import ChunkReader, ReplyHead, reply_head
+from magid.http.framing import ChunkReader, Garbled, ReplyHead, reply_head
 from magid.http.limits import MAX_HEAD_LINES
-from magid.llama.client import Garbled
 
 BODY = b"5\r\nhello\r\nA;note=1\r\n0123456789\r\n0\r\n\r\n"
 

@@ -8,19 +8,19 @@ from hypothesis import strategies as st
 
 from magid.catalog.profile import DEFAULT_TIERS
 from magid.discovery.tiers import Tier
-from magid.gateway.routing import automatic, complexity, prompt
-from magid.gateway.routing.automatic import DEFAULT_TIER
+from magid.gateway.routing import auto_tier, complexity, request
+from magid.gateway.routing.auto_tier import DEFAULT_TIER
 from magid.gateway.routing.resolver import STRENGTH
 from tests.evaluation import report
 
 
 def score(text: str, **more: object) -> complexity.Score:
-    return complexity.score(prompt.read({"messages": [{"role": "user", "content": text}], **more}))
+    return complexity.score(request.read({"messages": [{"role": "user", "content": text}], **more}))
 
 
-def choose(text: str, before: Tier | None = None) -> automatic.Choice:
-    read = prompt.read({"messages": [{"role": "user", "content": text}]})
-    return automatic.choose(read, DEFAULT_TIERS, before)
+def choose(text: str, before: Tier | None = None) -> auto_tier.Choice:
+    read = request.read({"messages": [{"role": "user", "content": text}]})
+    return auto_tier.choose(read, DEFAULT_TIERS, before)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_any_text_gets_a_score_within_bounds(text: str) -> None:
 )
 def test_the_cost_does_not_grow_with_the_text(piece: str) -> None:
     """A quadratic step over 400,000 characters would take minutes."""
-    read = prompt.read({"messages": [{"role": "user", "content": piece * 400_000}]})
+    read = request.read({"messages": [{"role": "user", "content": piece * 400_000}]})
     began = time.process_time()
     complexity.score(read)
     assert time.process_time() - began < 5
@@ -82,10 +82,10 @@ def test_a_conversation_never_drops_a_tier() -> None:
 
 
 def test_a_score_at_a_bound_belongs_below_it() -> None:
-    tiers = [automatic.tier_for(value, DEFAULT_TIERS) for value in (0, 3, 3.01, 7, 7.01, 10, 99)]
+    tiers = [auto_tier.tier_for(value, DEFAULT_TIERS) for value in (0, 3, 3.01, 7, 7.01, 10, 99)]
     fast, balanced, powerful = STRENGTH
     assert tiers == [fast, fast, balanced, balanced, powerful, powerful, powerful]
-    assert automatic.tier_for(5, ()) is DEFAULT_TIER
+    assert auto_tier.tier_for(5, ()) is DEFAULT_TIER
 
 
 # -- the evaluation ------------------------------------------------------------------------------

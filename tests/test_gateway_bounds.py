@@ -18,7 +18,8 @@ from magid.gateway.proxy.forward import Exchange
 from magid.gateway.routing.endpoints import find
 from magid.gateway.routing.request import Asked
 from magid.http.framing import ReplyHead
-from magid.servers.backend import ServerSpec, ServerState
+from magid.llama.spec import ServerSpec
+from magid.servers.backend import ServerState
 from tests.daemons import ALPHA, BETA, GAMMA, House, states
 from tests.deadlines import PATIENCE_S
 from tests.still_launcher import StillLauncher, all_quiet, refusal

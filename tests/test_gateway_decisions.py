@@ -8,11 +8,11 @@ from magid.catalog.effective import remembered_tier
 from magid.catalog.profile import Strategy
 from magid.catalog.registry import ModelEntry
 from magid.discovery.tiers import Tier
-from magid.gateway.proxy import balancing
-from magid.gateway.proxy.balancing import Load
-from magid.gateway.proxy.breaker import FAILURES, FIRST_S, MAX_S, Breaker, blames_request
+from magid.gateway.proxy import load_balancer
+from magid.gateway.proxy.load_balancer import Load
 from magid.gateway.proxy.queue import Room, Rooms
-from magid.gateway.routing import prompt
+from magid.gateway.proxy.server import FAILURES, FIRST_S, MAX_S, Breaker, blames_request
+from magid.gateway.routing import request
 from magid.gateway.routing.conversations import Conversations
 from tests import values
 
@@ -22,7 +22,7 @@ def load(key: str, outstanding: int = 0, **more: Any) -> Load:
 
 
 def chosen(strategy: Strategy, *loads: Load) -> str | None:
-    found = balancing.choose(strategy, loads)
+    found = load_balancer.choose(strategy, loads)
     return found.key if found else None
 
 
@@ -212,43 +212,43 @@ def talk(*texts: str, system: str = "Be brief.") -> dict[str, Any]:
 
 def test_a_conversation_is_found_again_by_its_beginning() -> None:
     known = Conversations()
-    known.remember(prompt.read(talk("Hello", "Hi", "How?")), "one", Tier.POWERFUL)
-    longer = prompt.read(talk("Hello", "Hi", "How?", "So.", "And then?"))
+    known.remember(request.read(talk("Hello", "Hi", "How?")), "one", Tier.POWERFUL)
+    longer = request.read(talk("Hello", "Hi", "How?", "So.", "And then?"))
     assert known.before(longer) == (Tier.POWERFUL, "one")
     cached = known.cached_chars(longer)["one"]
     assert 0 < cached < longer.text_chars
-    assert known.before(prompt.read(talk("Other", "Hi", "How?"))) == (None, None)
-    assert known.before(prompt.read(talk("Hello"))) == (None, None)
+    assert known.before(request.read(talk("Other", "Hi", "How?"))) == (None, None)
+    assert known.before(request.read(talk("Hello"))) == (None, None)
 
 
 def test_a_shared_system_prompt_is_a_short_prefix() -> None:
     known = Conversations()
     system = "You help. " * 50
-    known.remember(prompt.read(talk("Hello", system=system)), "one", None)
-    other = prompt.read(talk("Something else entirely", system=system))
+    known.remember(request.read(talk("Hello", system=system)), "one", None)
+    other = request.read(talk("Something else entirely", system=system))
     assert known.cached_chars(other) == {"one": len(system)}
 
 
 def test_old_conversations_are_forgotten() -> None:
     known = Conversations(limit=4)
-    first = prompt.read(talk("first"))
+    first = request.read(talk("first"))
     known.remember(first, "one", None)
     for number in range(4):
-        known.remember(prompt.read(talk(str(number), system=str(number))), "two", None)
+        known.remember(request.read(talk(str(number), system=str(number))), "two", None)
     assert len(known) == 4
     assert known.cached_chars(first) == {}
 
 
 def test_prompts_of_all_apis_are_understood() -> None:
-    assert prompt.read({"prompt": "Hello"}).newest == "Hello"
-    assert prompt.read({"input": "Hello"}).newest == "Hello"
+    assert request.read({"prompt": "Hello"}).newest == "Hello"
+    assert request.read({"input": "Hello"}).newest == "Hello"
     parts = [{"type": "text", "text": "See"}, {"type": "image_url", "image_url": {"url": "x"}}]
-    seen = prompt.read({"messages": [{"role": "user", "content": parts}], "tools": [{"a": 1}]})
+    seen = request.read({"messages": [{"role": "user", "content": parts}], "tools": [{"a": 1}]})
     assert (seen.newest, seen.images, seen.has_tools, seen.turns) == ("See", 1, True, 1)
-    claude = prompt.read({"system": "Be brief.", "messages": [{"role": "user", "content": "Hi"}]})
+    claude = request.read({"system": "Be brief.", "messages": [{"role": "user", "content": "Hi"}]})
     assert len(claude.chain) == 2
-    assert prompt.read({"max_tokens": 5, "messages": 7, "tools": "x"}).answer_tokens == 5
-    assert prompt.read({"messages": [None, 3, {"role": "user"}, {"content": [1, "a", {}]}]}).chain
+    assert request.read({"max_tokens": 5, "messages": 7, "tools": "x"}).answer_tokens == 5
+    assert request.read({"messages": [None, 3, {"role": "user"}, {"content": [1, "a", {}]}]}).chain
 
 
 DATA = "data:image/png;base64,aGVsbG8="
@@ -283,4 +283,4 @@ def said(*parts: Any) -> dict[str, Any]:
     ],
 )  # fmt: skip
 def test_media_named_by_an_address_are_seen(fields: dict[str, Any], *, is_remote: bool) -> None:
-    assert prompt.read(fields).is_remote is is_remote
+    assert request.read(fields).is_remote is is_remote

@@ -8,11 +8,11 @@ import httpx
 import pytest
 
 from magid.gateway.proxy import two_stage
+from magid.gateway.routing import auto_tier
 from magid.gateway.routing.endpoints import find
 from magid.gateway.routing.request import Asked
-from magid.http.framing import ChunkReader
+from magid.http.framing import ChunkReader, Garbled
 from magid.http.limits import MAX_COLLECTED_BYTES, MAX_COUNTED_EVENTS
-from magid.llama.client import Garbled
 from tests import fleets
 from tests.fleets import MEDIUM, SMALL, chat
 from tests.rest import Parts
@@ -37,8 +37,8 @@ def asked(path: str = CHAT, **fields: Any) -> Asked:
 
 
 def test_plain_questions_have_stages() -> None:
-    assert two_stage.applies(asked())
-    assert two_stage.applies(asked(n=1, tools=[], stream=True))
+    assert auto_tier.applies(asked())
+    assert auto_tier.applies(asked(n=1, tools=[], stream=True))
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_plain_questions_have_stages() -> None:
     ],
 )  # fmt: skip
 def test_others_have_none(more: dict[str, Any]) -> None:
-    assert not two_stage.applies(asked(**more))
+    assert not auto_tier.applies(asked(**more))
 
 
 def test_the_first_stage_is_short_and_whole() -> None:

@@ -16,15 +16,13 @@ from gguf.constants import GGML_QUANT_SIZES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from magid.discovery.gguf_file import HEAD_BYTES, read_head, read_header
 from magid.discovery.gguf_format import (
     ARRAY_LIMIT,
-    HEAD_BYTES,
     GgufHeader,
     Value,
     bits_per_weight,
     parse_header,
-    read_head,
-    read_header,
 )
 from magid.discovery.gguf_tensors import TYPE_SIZES
 from magid.errors import GgufError

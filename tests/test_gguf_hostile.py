@@ -13,14 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from magid.discovery.gguf_format import (
-    HEADER_LIMIT,
-    GgufHead,
-    GgufHeader,
-    parse_header,
-    read_head,
-    read_header,
-)
+from magid.discovery.gguf_file import HEADER_LIMIT, read_head, read_header
+from magid.discovery.gguf_format import GgufHead, GgufHeader, parse_header
 from magid.errors import GgufError
 from tests import gguf_bytes as raw
 

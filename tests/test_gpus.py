@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from magid.host.gpus import GpuMemory, memory
+from magid.host.usage import GpuMemory, memory
 
 
 def sysfs(folder: Path) -> Path:

@@ -5,6 +5,7 @@ import pytest
 from magid.auth import origins
 from magid.config.addresses import TcpAddress, UnixAddress
 from magid.errors import HostNotAllowed, InvalidInput, MagidError, NotAllowed
+from magid.http import framing
 
 POLICY = origins.Policy(
     frozenset({"localhost", "gpu1", "magi.example"}), frozenset({"http://ui.example:5173"})
@@ -110,7 +111,7 @@ def test_a_change_from_another_site_without_origin(site: str) -> None:
     ],
 )
 def test_heads_that_can_be_read_in_one_way(raw: bytes) -> None:
-    origins.check_fields(raw)
+    framing.check_fields(raw)
 
 
 @pytest.mark.parametrize(
@@ -140,4 +141,4 @@ def test_heads_that_can_be_read_in_one_way(raw: bytes) -> None:
 )
 def test_heads_that_two_parsers_could_read_differently(raw: bytes) -> None:
     with pytest.raises(MagidError, match="cannot read the request"):
-        origins.check_fields(raw)
+        framing.check_fields(raw)

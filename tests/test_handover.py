@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from magid.systemd import handover
+from magid.systemd import notify
 from tests.deadlines import DEADLINE_S
 
 OURS = "magi-launcher.socket"
 # Takes the place of a shell that has put the descriptors where systemd puts them.
 STARTED = """\
 import os
-from magid import handover
+from magid.systemd import notify
 from magid.errors import InvalidConfig
 try:
-    listening, left = handover.received({**os.environ, "LISTEN_PID": str(os.getpid())}, os.getpid())
+    listening, left = notify.received({**os.environ, "LISTEN_PID": str(os.getpid())}, os.getpid())
     print(listening.getsockname()[1], *left)
 except InvalidConfig as error:
     print(error.message)
@@ -40,20 +40,20 @@ def test_a_connection_outlives_its_process(manager: socket.socket, tmp_path: Pat
     ours, theirs = socket.socketpair()
     with theirs:
         with ours:
-            handover.keep(ours.fileno(), env)
+            notify.keep(ours.fileno(), env)
         message, descriptors, _, _ = socket.recv_fds(manager, 1000, 4)
         assert message.decode() == f"FDSTORE=1\nFDNAME=bus-of-{os.getpid()}"
         (kept,) = (socket.socket(fileno=fd) for fd in descriptors)
         kept.sendall(b"still here")
         assert theirs.recv(100) == b"still here"
-        handover.let_go({"bus-of-7": kept}, env)
+        notify.let_go({"bus-of-7": kept}, env)
         assert manager.recv(100) == b"FDSTOREREMOVE=1\nFDNAME=bus-of-7"
         assert theirs.recv(100) == b""
 
 
 def test_nobody_listens(tmp_path: Path) -> None:
-    handover.keep(0, {})
-    handover.keep(0, {"NOTIFY_SOCKET": str(tmp_path / "absent")})
+    notify.keep(0, {})
+    notify.keep(0, {"NOTIFY_SOCKET": str(tmp_path / "absent")})
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ import pytest
 
 from magid.errors import ServerUnreachable
 from magid.gateway.routing.fleet import MAX_CONTEXT, MAX_SLOTS, facts_of
-from magid.llama.client import Endpoint, get_json, get_metrics
+from magid.host.ports import Endpoint
+from magid.llama.client import get_json, get_metrics
 from tests import hostile
 from tests.deadlines import DEADLINE_S
 from tests.hostile import SMALL, Answer, Taken, asked, misbehave, model, request

@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from magid.discovery.scanner import Scan, Scanner
+from magid.discovery.found import Scan
+from magid.discovery.scanner import Scanner
 from magid.discovery.tiers import Thresholds
 from magid.errors import Conflict
 from tests import ggufs

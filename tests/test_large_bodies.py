@@ -12,7 +12,7 @@ import pytest
 
 from magid.api.request import MAX_BODY_BYTES, MAX_VALUES
 from magid.api.routes import ROUTES, Route
-from magid.gateway.frontend.bodies import MAX_SMALL_CHUNKS
+from magid.gateway.frontend.request_reader import MAX_SMALL_CHUNKS
 from tests import fake_llama, fleets, ggufs, rest
 from tests.deadlines import DEADLINE_S
 from tests.rest import Parts

@@ -50,9 +50,9 @@ from magid.launcher.protocol import (
 )
 from magid.launcher.sandbox import CheckedFile, unit_properties
 from magid.launcher.server import MAX_CONNECTIONS, Launcher, refusal
-from magid.launcher.transient_units import Units, major, seen_in
-from magid.servers.backend import ServerSpec
-from magid.systemd.bus import Bus
+from magid.launcher.transient_units import Units, seen_in
+from magid.llama.spec import ServerSpec
+from magid.systemd.bus import Bus, major
 from tests.deadlines import PATIENCE_S
 from tests.mounts import mounted
 

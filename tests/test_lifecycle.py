@@ -3,14 +3,9 @@
 import pytest
 
 from magid.errors import ServerFailed
-from magid.servers.backend import ServerSpec
-from magid.servers.processes.supervisor import (
-    LastWords,
-    RestartPolicy,
-    check_files,
-    error_text,
-    exit_reason,
-)
+from magid.llama.log_errors import LastWords, error_text, exit_reason
+from magid.llama.spec import ServerSpec
+from magid.servers.processes.supervisor import RestartPolicy, check_files
 
 # As llama-server 0.7.0 prints them for a truncated file.
 TRUNCATED = """\

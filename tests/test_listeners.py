@@ -7,14 +7,14 @@ from typing import cast
 
 import pytest
 
-from magid.host import listeners
-from magid.host.listeners import Listener, listener_at, listeners_in
+from magid.host import ports
+from magid.host.ports import Listener, listener_at, listeners_in
 from tests.strangers import NOBODY, Sly
 
 Ask = Callable[[str, int], Listener | None]
 
 # Both ways are tried on their own: `listener_at` would hide that one of them is broken.
-WAYS: list[Ask] = [listener_at, listeners._asked, listeners._looked_up]
+WAYS: list[Ask] = [listener_at, ports._asked, ports._looked_up]
 
 
 @pytest.fixture(params=WAYS, ids=["listener_at", "inet_diag", "proc"])

@@ -13,22 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from magid.errors import BadReply, LlamaServerMissing, ServerUnreachable
+from magid.host.ports import Endpoint
 from magid.http.limits import MAX_COLLECTED_BYTES
-from magid.llama.client import (
-    Endpoint,
-    Health,
-    InstalledProgram,
-    advice,
-    check_health,
-    find_program,
-    flags_in,
-    get_json,
-    get_metrics,
-    is_ours,
-    probe,
-    version_in,
-    why_foreign,
-)
+from magid.llama.client import Health, check_health, get_json, get_metrics, is_ours, why_foreign
+from magid.llama.program import InstalledProgram, advice, find_program, flags_in, probe, version_in
 from tests import fake_llama
 from tests.deadlines import PATIENCE_S
 
@@ -367,7 +355,7 @@ def test_where_a_server_is_reached(host: str, shown: str) -> None:
 
 @given(st.binary(max_size=200))
 def test_any_head_is_understood_or_refused(head: bytes) -> None:
-    from magid.llama.client import Garbled, parse_head
+    from magid.http.framing import Garbled, parse_head
 
     try:
         status, headers = parse_head(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n\r\n")

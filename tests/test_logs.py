@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from magid.log.buffer import LogRing
 from magid.log.events import Event, about
 from magid.log.setup import (
     JournalHandler,
@@ -23,7 +24,6 @@ from magid.log.setup import (
     harmless,
     unit_in,
 )
-from magid.servers.processes.child import LogRing
 from magid.systemd.journal import Journal
 from magid.systemd.journal_socket import JournalSocket, encoded
 from tests.deadlines import PATIENCE_S

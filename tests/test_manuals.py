@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from magid import __main__
 from magid.catalog.profile import LoadBalancing, Profile, TierConfig, TwoStage
 from magid.cli import main
-from magid.config import settings
+from magid.config import loading
 from tests.deadlines import DEADLINE_S
 
 PACKAGING = Path(__file__).resolve().parent.parent / "packaging"
@@ -65,7 +65,7 @@ def test_the_pages(pages: dict[str, str]) -> None:
 
 def test_every_setting_is_in_its_page(pages: dict[str, str]) -> None:
     page = plain(pages["magid.yaml.5"])
-    for setting in settings.settings():
+    for setting in loading.settings():
         assert f"\\fB{setting.key}\\fR" in page
         assert f"Default: {setting.default}.".replace('"', "\\(dq") in page.replace("\n", " ")
         if setting.variable:

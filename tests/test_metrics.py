@@ -15,8 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families as of_text
 
 from magid.api import metrics_families, metrics_samples
 from magid.api.context import Context
-from magid.api.handlers.health import readyz
 from magid.api.handlers.metrics import discover, get_server_metrics
+from magid.api.handlers.servers import readyz
 from magid.api.metrics_families import FAMILIES, Buckets, Kind
 from magid.api.reply import Call, Reply
 from magid.config.settings import ServerDefaults
@@ -29,7 +29,7 @@ from magid.gateway.routing.endpoints import find
 from magid.gateway.routing.request import Asked
 from magid.gateway.routing.resolver import Reason, Route
 from magid.http.framing import ReplyHead
-from magid.llama.client import LlamaProgram
+from magid.llama.program import LlamaProgram
 from magid.servers.backend import ServerState
 from magid.systemd.bus import BusError
 from tests.daemons import ALPHA, BETA, EVERYTHING, GAMMA, House

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 
 import pytest
 
+from magid.__main__ import beside, reload_on
 from magid.errors import RescanFailed
-from magid.systemd.notify import beside, keep_alive, reload_on, watchdog_interval_s
+from magid.systemd.notify import keep_alive, watchdog_interval_s
 from tests.deadlines import PATIENCE_S
 
 

@@ -10,9 +10,10 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from magid import errors
 from magid.api.openapi import document, make_route
-from magid.api.reply import STATUS, Call, Reply, error_reply, status_of
+from magid.api.reply import Call, Reply, error_reply
 from magid.api.routes import ROUTES, Access, Route
 from magid.gateway.routing.endpoints import ENDPOINTS
+from magid.http.status import STATUS, status_of
 
 ALL = (*ROUTES, make_route(ROUTES))
 DOCUMENT = json.loads(json.dumps(document(ALL)))

@@ -11,7 +11,7 @@ import pytest
 from pydantic_core import from_json, to_json
 
 from magid.errors import InvalidInput
-from magid.gateway.routing import prompt
+from magid.gateway.routing import request
 from magid.gateway.routing.endpoints import find
 from magid.gateway.routing.outline import (
     CUT_BYTES,
@@ -137,7 +137,7 @@ def test_long_strings_are_cut_out() -> None:
     seen = read(json.dumps(data).encode())
     assert len(to_json(seen.fields)) < 500
     assert seen.fields["messages"][0]["content"][0]["image_url"]["url"].startswith("data:")
-    assert not prompt.read(seen.fields, seen).is_remote
+    assert not request.read(seen.fields, seen).is_remote
     assert restored(seen) == data
 
 
@@ -148,7 +148,7 @@ def test_a_prompt_is_seen_alike_however_it_came(letter: str, *, is_ascii: bool) 
     data = chat(text, system="Be brief. " * 300)
     body = json.dumps(data, ensure_ascii=is_ascii).encode()
     seen = read(body)
-    large, whole = prompt.read(seen.fields, seen), prompt.read(data)
+    large, whole = request.read(seen.fields, seen), request.read(data)
     assert large.text_chars == whole.text_chars
     assert (large.chain, large.chars) == (whole.chain, whole.chars)
     assert large.newest[:3000] == whole.newest[:3000]
@@ -161,7 +161,7 @@ def test_a_conversation_that_grows_is_known_again() -> None:
     before = chat(parts)
     after = {**before, "messages": [*before["messages"], {"role": "user", "content": "b" * MIB}]}
     seen = read(json.dumps(after).encode())
-    assert prompt.read(seen.fields, seen).chain[0] == prompt.read(before).chain[0]
+    assert request.read(seen.fields, seen).chain[0] == request.read(before).chain[0]
 
 
 def test_a_text_that_looks_like_a_mark_is_one_of_the_client() -> None:
@@ -169,7 +169,7 @@ def test_a_text_that_looks_like_a_mark_is_one_of_the_client() -> None:
     data = chat([mark, "x" * 5000, f"see {mark}"])
     seen = read(json.dumps(data).encode())
     assert restored(seen) == data
-    assert prompt.read(seen.fields, seen).text_chars == 5000 + 2 * len(mark) + 4
+    assert request.read(seen.fields, seen).text_chars == 5000 + 2 * len(mark) + 4
 
 
 def test_a_model_is_no_long_text() -> None:
@@ -208,7 +208,7 @@ def test_what_is_large_and_right_is_taken() -> None:
     assert len(read(json.dumps({"messages": talk}).encode()).fields["messages"]) == 2000
     long = [{"role": "user", "content": "x" * 10_000}] * 2000
     seen = read(json.dumps({"messages": long}).encode())
-    assert prompt.read(seen.fields, seen).text_chars == 20_000_000
+    assert request.read(seen.fields, seen).text_chars == 20_000_000
 
 
 HOSTILE = {
@@ -281,5 +281,5 @@ def test_no_message_too_many_is_hashed() -> None:
             finished(parse_large(endpoint, body))
     tokens = list(range(200_000))
     for name in ("input", "prompt"):
-        seen = prompt.read({name: tokens})
+        seen = request.read({name: tokens})
         assert len(seen.chain) == 1

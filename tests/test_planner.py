@@ -6,7 +6,8 @@ import pytest
 
 from magid.control import planner
 from magid.control.planner import Blocked, Wanted
-from magid.servers.backend import ObservedServer, ServerSpec, ServerState
+from magid.llama.spec import ServerSpec
+from magid.servers.backend import ObservedServer, ServerState
 from tests.values import observed, spec
 
 S = ServerState

@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from magid.discovery.kinds import ModelKind
-from magid.gateway.proxy import probes
+from magid.gateway.proxy import health
 from magid.gateway.routing.fleet import Backend, Facts
-from magid.llama.client import Endpoint
+from magid.host.ports import Endpoint
 
 FINE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 BUSY, IDLE = b'[{"is_processing":true}]', b'[{"is_processing":false}]'
@@ -65,7 +65,7 @@ async def serving(answers: dict[str, bytes | None]) -> AsyncIterator[Backend]:
 async def test_what_it_answers(kind: ModelKind, answer: bytes, works: bool) -> None:
     paths = dict.fromkeys(("/v1/completions", "/v1/embeddings", "/v1/rerank"), answer)
     async with serving(dict(paths)) as backend:
-        assert await probes.can_work(backend, kind, timeout_s=LONG_S) is works
+        assert await health.can_work(backend, kind, timeout_s=LONG_S) is works
 
 
 @pytest.mark.parametrize(
@@ -76,4 +76,4 @@ async def test_what_it_answers(kind: ModelKind, answer: bytes, works: bool) -> N
 async def test_one_that_says_nothing(slots: bytes | None, works: bool | None) -> None:
     """Others may have all its slots, for as long as they like."""
     async with serving({"/v1/completions": None, "/slots": slots}) as backend:
-        assert await probes.can_work(backend, ModelKind.CHAT, timeout_s=SHORT_S) is works
+        assert await health.can_work(backend, ModelKind.CHAT, timeout_s=SHORT_S) is works

@@ -18,14 +18,11 @@ import psutil
 import pytest
 
 from magid.errors import CannotWrite, Conflict, InvalidInput, LlamaServerMissing
-from magid.llama.client import Endpoint, InstalledProgram, LlamaProgram, probe
-from magid.servers.backend import Launcher, ServerFigures, ServerState
-from magid.servers.processes.backend import (
-    ProcessLauncher,
-    machine_memory,
-    owners_of,
-    process_figures,
-)
+from magid.host.ports import Endpoint, owners_of
+from magid.host.usage import ServerFigures, machine_memory, process_figures
+from magid.llama.program import InstalledProgram, LlamaProgram, probe
+from magid.servers.backend import Launcher, ServerState
+from magid.servers.processes.backend import ProcessLauncher
 from magid.servers.processes.supervisor import RestartPolicy
 from tests import fake_llama
 from tests.deadlines import PATIENCE_S
@@ -455,9 +452,9 @@ DAEMON = """
 import asyncio, sys
 from pathlib import Path
 from typing import Any
-from magid.llama import LlamaProgram
-from magid.processes import ProcessLauncher
-from magid.units import ServerSpec
+from magid.llama.program import LlamaProgram
+from magid.servers.processes.backend import ProcessLauncher
+from magid.llama.spec import ServerSpec
 
 async def main(keys, program, flags, model, port):
     async def ask():

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from magid.catalog.profile import Profile, ProfileDir, check_slug, matches, parse, slug
+from magid.catalog.profile import Profile, check_slug, matches, parse, slug
+from magid.catalog.profile_store import ProfileDir
 from magid.discovery.tiers import Tier
 from magid.errors import (
     CannotWrite,

@@ -11,7 +11,8 @@ import pytest
 from magid.control.executor import Runner, devices_of
 from magid.control.planner import Plan, Start, Stop
 from magid.errors import Busy, Conflict, NotReady, ServerFailed, TimedOut
-from magid.servers.backend import ServerSpec, ServerState
+from magid.llama.spec import ServerSpec
+from magid.servers.backend import ServerState
 from tests.deadlines import PATIENCE_S
 from tests.still_launcher import StillLauncher, all_quiet, refusal
 from tests.values import spec

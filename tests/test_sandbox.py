@@ -9,17 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from magid.errors import InvalidInput, MagidError, NotAllowed
+from magid.launcher.protocol import credential_path
 from magid.launcher.sandbox import (
     NOTIFY,
     CheckedFile,
     Patience,
     Property,
     UnitOrder,
-    credential_path,
     field_of,
     unit_properties,
 )
-from magid.servers.backend import ServerSpec
+from magid.llama.spec import ServerSpec
 
 VERSIONS = (252, 254, 257, 262)
 PATIENCE = Patience(120, 2, 10, 5, 600, 1, 60)
@@ -30,7 +30,7 @@ ORDER = UnitOrder(
     files=(CheckedFile("/models/a.gguf", 1, 2),),
     roots=("/models",),
     program_folders=("/usr",),
-    scripts="/usr/lib/magi/magid",
+    scripts="/usr/lib/magi/magid/standalone",
     key_source="/run/magi/key.sock",
     groups=("render",),
     patience=PATIENCE,

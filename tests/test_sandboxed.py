@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from magid.auth.sandboxed import comes_from_model, is_models
-from magid.host import listeners
-from magid.host.listeners import End, far_ends
+from magid.host import ports
+from magid.host.ports import End, far_ends
 from tests.strangers import NOBODY, as_user
 
 MODEL = NOBODY
@@ -109,8 +109,8 @@ def test_by_the_tables_of_the_kernel_too() -> None:
             inode = os.fstat(client.fileno()).st_ino
             here, there = ours.getsockname()[:2], ours.getpeername()[:2]
             assert far_ends(here, there) == (End(MODEL, inode),)
-            address = listeners._plain(there[0])
-            assert listeners._ends_looked_up(address, there[1]) == (End(MODEL, inode),)
+            address = ports._plain(there[0])
+            assert ports._ends_looked_up(address, there[1]) == (End(MODEL, inode),)
             redirected = (here[0], 1)  # the goal that the other end knows of is another one
             assert far_ends(redirected, there) == (End(MODEL, inode),)
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import pytest
 
 from magid import errors
-from magid.api.reply import status_of
-from magid.gateway.frontend import shapes
+from magid.gateway.frontend import responses
 from magid.gateway.routing.endpoints import Style
+from magid.http.status import status_of
 
 LOST = errors.ServerLost("cannot finish: it is gone")
 
@@ -26,11 +26,11 @@ PUBLIC = [kind for kind in tree(errors.MagidError) if kind.__module__ == errors.
 def test_every_error_has_both_shapes(kind: type[errors.MagidError]) -> None:
     error = kind("cannot do it", field="model")
     status = status_of(error)
-    openai = json.loads(shapes.error_body(Style.OPENAI, status, error))["error"]
+    openai = json.loads(responses.error_body(Style.OPENAI, status, error))["error"]
     assert openai.keys() == {"message", "type", "param", "code"}
     assert (openai["message"], openai["param"]) == ("cannot do it", "model")
     assert openai["code"] == openai["code"].lower()
-    anthropic = json.loads(shapes.error_body(Style.ANTHROPIC, status, error))
+    anthropic = json.loads(responses.error_body(Style.ANTHROPIC, status, error))
     assert anthropic["type"] == "error"
     assert anthropic["error"]["message"] == "cannot do it"
     blames_client = openai["type"] == "invalid_request_error"
@@ -38,9 +38,9 @@ def test_every_error_has_both_shapes(kind: type[errors.MagidError]) -> None:
 
 
 def test_within_a_stream_it_is_an_event() -> None:
-    openai = shapes.error_event(Style.OPENAI, 502, LOST)
+    openai = responses.error_event(Style.OPENAI, 502, LOST)
     assert openai.startswith(b'data: {"error":{')
-    anthropic = shapes.error_event(Style.ANTHROPIC, 502, LOST)
+    anthropic = responses.error_event(Style.ANTHROPIC, 502, LOST)
     assert anthropic.startswith(b'event: error\ndata: {"type":"error"')
     assert openai.endswith(b"\n\n")
     assert anthropic.count(b"\n\n") == 1
@@ -48,9 +48,9 @@ def test_within_a_stream_it_is_an_event() -> None:
 
 def test_llama_servers_errors_are_reshaped_and_other_things_left_alone() -> None:
     theirs = b'{"error":{"code":400,"message":"no","type":"invalid_request_error"}}'
-    assert json.loads(shapes.reshaped(400, theirs)) == {
+    assert json.loads(responses.reshaped(400, theirs)) == {
         "type": "error",
         "error": {"type": "invalid_request_error", "message": "no"},
     }
     for other in (b"", b"<html>", b"[]", b'{"error":"no"}'):
-        assert shapes.reshaped(500, other) == other
+        assert responses.reshaped(500, other) == other

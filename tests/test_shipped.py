@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from magid.catalog.profile import ProfileDir, matches
-from magid.config import settings as config
-from magid.config.settings import Config, settings
+from magid.catalog.profile import matches
+from magid.catalog.profile_store import ProfileDir
+from magid.config import loading as config
+from magid.config.loading import settings
+from magid.config.settings import Config
 from magid.discovery.tiers import Tier
 from magid.files import strict_yaml
 

@@ -156,7 +156,7 @@ for at, fd in enumerate(moved):
 env = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(moved)), "LISTEN_FDNAMES": "a:b"}
 env |= json.loads(sys.argv[2])
 os.environ.update(env)
-from magid import sockets
+from magid.api import sockets
 from magid.errors import InvalidConfig
 taken = sockets.Taken([])
 try:

@@ -11,7 +11,7 @@ import pytest
 from magid.catalog.profile import TwoStage
 from magid.errors import MagidError, ServerLost
 from magid.gateway.accounting.request_log import Outcome
-from magid.gateway.proxy.stages import Stages
+from magid.gateway.proxy.two_stage import Stages
 from magid.gateway.routing.endpoints import find
 from magid.gateway.routing.request import Asked, parse
 from magid.http.framing import ReplyHead

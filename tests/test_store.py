@@ -20,7 +20,8 @@ import pytest
 from magid import __version__
 from magid.errors import AlreadyRunning, CannotWrite
 from magid.files.atomic import REAL, FileSystem
-from magid.files.document import Loaded, Store, lock
+from magid.files.document import Loaded, Store
+from magid.files.lock import lock
 from tests.deadlines import DEADLINE_S
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
@@ -616,7 +617,7 @@ _LIMITED = """
 import resource, sys
 from pathlib import Path
 from magid.errors import CannotWrite
-from magid.store import Store
+from magid.files.document import Store
 store = Store(Path(sys.argv[1]), ballast_bytes=0)
 store.load(lambda document: document)
 store.save({"n": 1})
@@ -654,7 +655,7 @@ def test_a_place_that_takes_no_files(folder: str) -> None:
 _WRITER = """
 import sys
 from pathlib import Path
-from magid.store import Store, lock
+from magid.files.document import Store; from magid.files.lock import lock
 path = Path(sys.argv[1])
 held = lock(path.parent)
 store = Store(path, ballast_bytes=0)
@@ -712,7 +713,7 @@ def test_the_second_one_is_told_who_is_the_first(tmp_path: Path) -> None:
 _HOLDER = """
 import subprocess, sys
 from pathlib import Path
-from magid.store import lock
+from magid.files.lock import lock
 held = lock(Path(sys.argv[1]))
 child = "import sys; print('held', flush=True); sys.stdin.read()"
 subprocess.run([sys.executable, "-c", child], close_fds=False)

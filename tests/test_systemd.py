@@ -22,8 +22,9 @@ from magid.launcher import protocol
 from magid.launcher.model_files import shards
 from magid.launcher.protocol import Ping, Reply, Request, Start, Stop
 from magid.launcher.server import refusal
-from magid.llama.client import LlamaProgram
-from magid.servers.backend import ObservedServer, ServerSpec, ServerState
+from magid.llama.program import LlamaProgram
+from magid.llama.spec import ServerSpec
+from magid.servers.backend import ObservedServer, ServerState
 from magid.servers.systemd.backend import SystemdLauncher
 from magid.servers.systemd.launcher_client import LauncherSocket
 from magid.systemd.bus import BusError

@@ -8,7 +8,7 @@ from collections.abc import Generator
 import pytest
 
 from magid.errors import InvalidInput
-from magid.gateway.frontend.time_slices import SLICE_S, TimeSlices
+from magid.gateway.proxy.time_slices import SLICE_S, TimeSlices
 
 
 def steps(name: str, count: int, seen: list[str]) -> Generator[None, None, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from magid.auth import authenticator, tokenfile, tokens
+from magid.auth import authenticator, token_store, tokens
 from magid.auth.authenticator import Door
 from magid.auth.token_store import TokenBook
 from magid.auth.tokens import Presented, Scope
@@ -34,7 +34,7 @@ def shown(secret: str) -> Presented:
 
 
 async def book_of(folder: Path) -> TokenBook:
-    book = TokenBook(folder / tokenfile.NAME)
+    book = TokenBook(folder / token_store.NAME)
     await book.load()
     return book
 
@@ -104,7 +104,7 @@ async def test_a_token_survives_a_restart_and_a_revoked_one_does_not(tmp_path: P
     await book.revoke("gone")
     with pytest.raises(TokenNotFound):
         await book.revoke("gone")
-    path = tmp_path / tokenfile.NAME
+    path = tmp_path / token_store.NAME
     assert path.stat().st_mode & 0o777 == 0o600
     for secret in (kept, gone):
         assert secret[14:] not in path.read_text()
@@ -113,7 +113,7 @@ async def test_a_token_survives_a_restart_and_a_revoked_one_does_not(tmp_path: P
     assert later.find(shown(kept))
     assert later.find(shown(gone)) is None
     assert later.find(shown(kept[:-1] + ("a" if kept[-1] != "a" else "b"))) is None
-    assert os.listdir(tmp_path) == [tokenfile.NAME]  # noqa: PTH208  # this blocks nobody
+    assert os.listdir(tmp_path) == [token_store.NAME]  # noqa: PTH208  # this blocks nobody
 
 
 async def test_it_stays_closed_when_the_last_one_is_revoked(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ async def test_it_stays_closed_when_the_last_one_is_revoked(tmp_path: Path) -> N
     ],
 )
 async def test_a_broken_file_keeps_everybody_out_and_stays(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / tokenfile.NAME
+    path = tmp_path / token_store.NAME
     path.write_bytes(content)
     book = await book_of(tmp_path)
     assert book.problem
@@ -161,23 +161,23 @@ async def test_a_broken_file_keeps_everybody_out_and_stays(tmp_path: Path, conte
 
 
 async def test_two_of_one_name_or_id_and_dead_links_are_broken_files(tmp_path: Path) -> None:
-    path = tmp_path / tokenfile.NAME
+    path = tmp_path / token_store.NAME
     token = tokens.make("ci", [Scope.READ])[0]
     for twin in (tokens.make("ci", [Scope.READ])[0], token.model_copy(update={"name": "other"})):
         path.write_bytes(tokens.serialise([token, twin]))
         with pytest.raises(TokensUnusable, match="two tokens have one"):
-            tokenfile.read(path)
+            token_store.read(path)
     path.unlink()
     path.symlink_to(tmp_path / "nowhere")
     with pytest.raises(TokensUnusable, match="leads nowhere"):
-        tokenfile.read(path)
+        token_store.read(path)
 
 
 async def test_an_edit_by_hand_is_kept_by_the_next_change(tmp_path: Path) -> None:
     book = await book_of(tmp_path)
     _, first = await book.create("first", [Scope.READ])
     await book.create("second", [Scope.READ])
-    path = tmp_path / tokenfile.NAME
+    path = tmp_path / token_store.NAME
     document = json.loads(path.read_text())
     document["tokens"] = [t for t in document["tokens"] if t["name"] != "first"]
     path.with_name("new").write_text(json.dumps(document))
@@ -190,7 +190,7 @@ async def test_an_edit_by_hand_is_kept_by_the_next_change(tmp_path: Path) -> Non
 async def test_the_last_use_is_written_later_and_only_if_it_changed(tmp_path: Path) -> None:
     book = await book_of(tmp_path)
     _, secret = await book.create("ci", [Scope.READ])
-    path = tmp_path / tokenfile.NAME
+    path = tmp_path / token_store.NAME
     before = path.stat().st_ino
     Door(book).enter(shown(secret), Scope.READ, PEER)
     assert path.stat().st_ino == before  # no write for a request
@@ -229,11 +229,11 @@ async def test_admin_has_the_others_in_it_and_they_nothing_of_each_other(
 
 
 async def test_what_has_expired_or_is_revoked_is_out_at_once(tmp_path: Path) -> None:
-    path = tmp_path / tokenfile.NAME
+    path = tmp_path / token_store.NAME
     old, expired = tokens.make(
         "old", [Scope.READ], now=NOW - timedelta(days=2), expires_at=NOW - timedelta(days=1)
     )
-    tokenfile.write(path, (old,))
+    token_store.write(path, (old,))
     book = await book_of(tmp_path)
     _, secret = await book.create("ci", [Scope.READ])
     door = Door(book)

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from magid.servers.backend import ServerSpec, ServerState, port_in
+from magid.llama.spec import ServerSpec
+from magid.servers.backend import ServerState
 from magid.servers.systemd.unit_state import (
     Verdict,
     complaint,
@@ -12,9 +13,9 @@ from magid.servers.systemd.unit_state import (
     is_ours,
     observed_from,
     state_of,
-    unit_path,
     verdict_on,
 )
+from magid.systemd.unit_names import port_in, unit_path
 from tests.fake_systemd import ready
 
 SPEC = ServerSpec("demo_tiny", 2, 8080, "127.0.0.1", "/models/demo.gguf")

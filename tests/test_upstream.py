@@ -13,9 +13,9 @@ import pytest
 
 from magid.gateway.proxy.upstream import Line, Pool
 from magid.gateway.routing.fleet import Backend, Facts
+from magid.host.ports import Endpoint
 from magid.http.framing import ReplyHead
 from magid.http.limits import MAX_CHUNKS, MAX_INTERIM
-from magid.llama.client import Endpoint
 from tests.deadlines import PATIENCE_S
 from tests.strangers import NOBODY, Sly
 

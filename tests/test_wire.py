@@ -22,7 +22,7 @@ from magid.launcher.protocol import (
     reply_line,
     request_line,
 )
-from magid.servers.backend import ServerSpec
+from magid.llama.spec import ServerSpec
 
 SPEC = ServerSpec(
     model_id="demo_8p0b_q4km_balanced",

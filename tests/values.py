@@ -5,11 +5,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from magid.catalog.registry import Merge, Registry, merge_scan
+from magid.discovery.found import FoundModel
 from magid.discovery.kinds import ModelKind
 from magid.discovery.naming import ModelName
-from magid.discovery.scanner import FoundModel
 from magid.discovery.tiers import ThinkingMode, Tier
-from magid.servers.backend import ObservedServer, ServerSpec, ServerState
+from magid.llama.spec import ServerSpec
+from magid.servers.backend import ObservedServer, ServerState
 
 NOW = datetime(2026, 1, 2, 10, 30, tzinfo=UTC)
 

@@ -3,13 +3,13 @@
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from pydantic_core import to_json
 
 from magid.api import views
-from magid.api.picture import Picture
 from magid.api.reply import etag_of
-from magid.api.schemas import models as schemas
+from magid.api.schemas import servers as server_schemas
 from magid.api.sse import Fanout
 from magid.auth.token_store import TokenBook
 from magid.catalog.effective import Model
@@ -17,10 +17,21 @@ from magid.control.daemon import Daemon
 from magid.control.snapshot import Snapshot
 from magid.errors import MagidError, NotReady
 from magid.gateway.dispatcher import Dispatcher
-from magid.llama.client import LlamaProgram
+from magid.host import usage
+from magid.llama.program import LlamaProgram
 from magid.log.setup import OwnLog, RingLog
 from magid.servers.backend import ObservedServer
-from magid.servers.processes import backend
+
+
+@dataclass(slots=True)
+class Picture:
+    """All that `GET` shows of servers, status, profiles and requests."""
+
+    servers: dict[int, server_schemas.Server]  # by port
+    status: dict[str, Any]
+    profiles: dict[str, str]  # name -> revision
+    requests: dict[str, int]
+    memory: server_schemas.Memory
 
 
 @dataclass(slots=True)
@@ -82,7 +93,7 @@ class Context:
                 kept[model_id] = (model, to_json(views.discovered_model(model)))
         return {model_id: kept[model_id][1] for model_id in models}
 
-    async def servers(self) -> list[schemas.Server]:
+    async def servers(self) -> list[server_schemas.Server]:
         """All servers with their present figures."""
         figures = await self.daemon.launcher.figures()
         daemon = self.daemon
@@ -90,10 +101,10 @@ class Context:
             daemon.snapshot, daemon.observed(), figures, time.time(), daemon.queued_ports
         )
 
-    async def servers_of(self, model_id: str) -> list[schemas.Server]:
+    async def servers_of(self, model_id: str) -> list[server_schemas.Server]:
         return [s for s in await self.servers() if s["modelId"] == model_id]
 
-    def server_now(self, observed: ObservedServer) -> schemas.Server:
+    def server_now(self, observed: ObservedServer) -> server_schemas.Server:
         """One server without figures: cheap enough for every event."""
         return views.server(observed, self.daemon.snapshot, None, time.time())
 
@@ -117,7 +128,7 @@ class Context:
         found = list(self.daemon.snapshot.problems)
         return found if self.book.problem is None else [*found, self.book.problem.message]
 
-    async def versions(self) -> schemas.Versions:
+    async def versions(self) -> server_schemas.Versions:
         found: LlamaProgram | None
         try:
             found = await self.program()
@@ -125,5 +136,5 @@ class Context:
             found = None
         return views.versions(found)
 
-    def memory(self) -> schemas.Memory:
-        return views.memory(backend.machine_memory())
+    def memory(self) -> server_schemas.Memory:
+        return views.memory(usage.machine_memory())

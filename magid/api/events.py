@@ -1,26 +1,81 @@
-"""What `/api/events` tells: first everything, then each change, so that a WebUI never polls.
+"""`/api/events`: first everything, then each change, so that a WebUI never polls.
 
-What the daemon tells is told on at once. The rest (memory, files that somebody edits, how many
-requests there are) is looked at every few seconds, for as long as anybody watches.
+What the daemon announces is sent at once. The rest (memory, files that somebody edits, how many
+requests there are) is compared every few seconds, for as long as a client is connected.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from pydantic_core import to_json
 
 from magid.api import views
-from magid.api.context import Context
-from magid.api.picture import FIGURES, Picture, changes
+from magid.api.context import Context, Picture
 from magid.api.reply import Call, Stream
 from magid.api.sse import RETRY, event_of
 from magid.control.state import Change
 from magid.errors import MagidError
 from magid.servers.backend import ObservedServer
 
+# They change all the time: they are told by themselves, and not with the server's whole row.
+FIGURES = ("memoryBytes", "cpuSeconds", "uptimeSeconds")
+_MEMORY_STEP = 0.01  # of the machine's memory: less is no news
+
+
+def changes(before: Picture, now: Picture) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Kind and payload of each event that leads from one to the other."""
+    for port in before.servers.keys() - now.servers.keys():
+        gone = before.servers[port]
+        yield "serverRemoved", {"port": port, "unit": gone["unit"], "modelId": gone["modelId"]}
+    for port, server in now.servers.items():
+        old = before.servers.get(port)
+        if old is None or lasting(old) != lasting(server):
+            yield "server", {"server": server}
+    if before.status != now.status:
+        yield "status", now.status
+    if before.profiles != now.profiles:
+        yield "profiles", {"profiles": sorted(now.profiles), **_profile_changes(before, now)}
+    if before.requests != now.requests:
+        yield "requests", {"requests": now.requests}
+    if _figures_differ(before, now):
+        yield "figures", {"servers": [figures(s) for s in now.servers.values()],
+                          "memory": now.memory}  # fmt: skip
+
+
+def lasting(server: Mapping[str, Any]) -> dict[str, Any]:
+    """A server's row without what changes all the time."""
+    return {name: value for name, value in server.items() if name not in FIGURES}
+
+
+def figures(server: Mapping[str, Any]) -> dict[str, Any]:
+    """What changes all the time, and whose it is."""
+    return {name: server[name] for name in ("port", "modelId", *FIGURES)}
+
+
+def _profile_changes(before: Picture, now: Picture) -> dict[str, list[str]]:
+    changed = (name for name, text in now.profiles.items() if before.profiles.get(name) != text)
+    return {
+        "changed": sorted(changed),
+        "removed": sorted(before.profiles.keys() - now.profiles.keys()),
+    }
+
+
+def _figures_differ(before: Picture, now: Picture) -> bool:
+    """Time that only passes is no news: who shows it can count by itself."""
+    for port, server in now.servers.items():
+        old = before.servers.get(port)
+        if old is not None and any(
+            old[name] != server[name] for name in ("memoryBytes", "cpuSeconds")
+        ):
+            return True
+    free, old_free = now.memory["availableBytes"] or 0, before.memory["availableBytes"] or 0
+    return abs(free - old_free) > _MEMORY_STEP * (now.memory["totalBytes"] or 0)
+
+
 log = logging.getLogger(__name__)
+
 
 LOOK_S = 2.0
 SETTLE_S = 0.1  # several changes of one moment are looked at together

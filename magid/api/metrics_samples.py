@@ -18,17 +18,17 @@ from magid import __version__, errors
 from magid.api import views
 from magid.api.context import Context
 from magid.api.metrics_families import Buckets, Labelled, Value
-from magid.api.reply import status_for
-from magid.api.schemas import models
+from magid.api.schemas import servers as server_schemas
 from magid.control.daemon import Daemon
 from magid.control.planner import Wanted
 from magid.control.snapshot import Phase, Snapshot
 from magid.discovery.tiers import Tier
 from magid.gateway.accounting.statistics import Histogram, ModelCounts, Tally
 from magid.gateway.dispatcher import Dispatcher
-from magid.host import gpus
-from magid.host.gpus import GpuMemory
-from magid.servers.backend import ObservedServer, ServerFigures, ServerState
+from magid.host import usage
+from magid.host.usage import GpuMemory, ServerFigures
+from magid.http.status import status_for
+from magid.servers.backend import ObservedServer, ServerState
 
 FIGURES_TIMEOUT_S = 2.0  # Prometheus waits 10 s for a whole scrape
 
@@ -50,7 +50,7 @@ async def gather(ctx: Context) -> dict[str, list[Labelled]]:
         _of_gateway_servers(ctx.gateway),
         _of_gateway(ctx.gateway, daemon.config.gateway.queue_limit),
         _of_requests(ctx.gateway.tally),
-        _of_gpus(gpus.memory()),
+        _of_gpus(usage.memory()),
         _of_events(ctx),
     )
     found: dict[str, list[Labelled]] = {}
@@ -144,7 +144,7 @@ def _of_events(ctx: Context) -> Named:
 
 
 def _of_servers(
-    servers: list[models.Server], observed: Mapping[int, ObservedServer], now: Snapshot
+    servers: list[server_schemas.Server], observed: Mapping[int, ObservedServer], now: Snapshot
 ) -> Named:
     for shown in servers:
         key = (shown["modelId"], str(shown["port"]))
@@ -161,7 +161,7 @@ def _of_servers(
         yield from _times(key, observed.get(shown["port"]))
 
 
-def _is_wanted(shown: models.Server, wanted: Wanted) -> bool:
+def _is_wanted(shown: server_schemas.Server, wanted: Wanted) -> bool:
     """One on demand is wanted once it was asked for."""
     spec = wanted.by_port.get(shown["port"])
     is_its_own = spec is not None and spec.model_id == shown["modelId"]

@@ -9,10 +9,11 @@ from typing import Any, Literal
 from pydantic_core import to_json
 
 from magid import __version__
-from magid.api.reply import STATUS, Call, Reply, cached, etag_of, status_of
+from magid.api.reply import Call, Reply, cached, etag_of
 from magid.api.routes import Access, Query, Route
 from magid.api.schemas import models
 from magid.gateway.routing.endpoints import ENDPOINTS, Endpoint, Style
+from magid.http.status import STATUS, status_of
 
 _REF = "#/components/schemas/{model}"
 _NAMES = {bool: "boolean", int: "integer", float: "number", str: "string"}

@@ -9,33 +9,7 @@ from pydantic_core import to_json
 
 from magid import errors
 from magid.gateway.routing.outline import Outline
-
-STATUS: Mapping[type[errors.MagidError], int] = {
-    errors.InvalidInput: 400,
-    errors.InvalidConfig: 500,
-    errors.GgufError: 500,
-    errors.Unauthenticated: 401,
-    errors.NotAllowed: 403,
-    errors.NotFound: 404,
-    errors.MethodNotAllowed: 405,
-    errors.SlowRequest: 408,
-    errors.Conflict: 409,
-    errors.StaleRevision: 412,
-    errors.TooLarge: 413,
-    errors.UnsupportedMediaType: 415,
-    errors.HostNotAllowed: 421,
-    errors.QueueFull: 429,
-    errors.RescanFailed: 500,
-    errors.AlreadyRunning: 500,
-    errors.NotReady: 503,
-    errors.ServerFailed: 503,
-    errors.ServerLost: 502,
-    errors.TimedOut: 504,
-    errors.CannotWrite: 507,
-}
-
-RETRY_AFTER_S = 2
-CHALLENGE = 'Bearer realm="magid"'  # RFC 9110 11.6.1: a 401 says how to do better
+from magid.http.status import CHALLENGE, RETRY_AFTER_S, status_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,18 +82,6 @@ def _matches(header: str, etag: str) -> bool:
     # RFC 9110 13.1.2: If-None-Match compares weakly, so a proxy's W/ prefix does not count.
     tags = [tag.strip().removeprefix("W/") for tag in header.split(",")]
     return "*" in tags or etag in tags
-
-
-def status_of(error: errors.MagidError) -> int:
-    return status_for(type(error))
-
-
-def status_for(error: type[errors.MagidError]) -> int:
-    """The nearest class in the table decides, so a new subclass needs no entry of its own."""
-    for kind in error.__mro__:
-        if kind in STATUS:
-            return STATUS[kind]
-    return 500
 
 
 def error_reply(error: errors.MagidError) -> Reply:

@@ -22,9 +22,14 @@ from magid.api.routes import Access, Query
 from magid.auth import authenticator, origins, sandboxed
 from magid.auth.token_store import Caller
 from magid.auth.tokens import Presented, present
-from magid.gateway.frontend.bodies import MAX_SMALL_CHUNKS, SMALL_CHUNK_BYTES, too_many_chunks
-from magid.gateway.frontend.time_slices import TimeSlices
+from magid.gateway.frontend.request_reader import (
+    MAX_SMALL_CHUNKS,
+    SMALL_CHUNK_BYTES,
+    too_many_chunks,
+)
+from magid.gateway.proxy.time_slices import TimeSlices
 from magid.gateway.routing.outline import WHOLE_BYTES, Outline, outlined
+from magid.http import framing
 
 # An answer given before its body was read must not be lost to a reset: so long we go on reading.
 LINGER_S = 2.0
@@ -53,7 +58,7 @@ def check(request: Request, policy: origins.Policy) -> None:
     if cast(Any, stream.protocol).is_models:  # `front`, which knows this module, says so
         raise sandboxed.refuse()
     try:
-        origins.check_head(request.head)
+        framing.check_head(request.head)
     except errors.InvalidInput:
         stream.keep_alive = False  # where the next request begins is anyone's guess
         raise

@@ -15,8 +15,7 @@ from pathlib import Path
 
 from magid.config.addresses import Address, TcpAddress, UnixAddress, is_loopback
 from magid.errors import InvalidConfig
-from magid.llama.client import Endpoint
-from magid.servers.processes.backend import owners_of
+from magid.host.ports import Endpoint, owners_of
 
 _FIRST_FD = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
 BACKLOG = 1024

@@ -6,17 +6,22 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 from magid import __version__
+from magid.api.schemas import access as access_schemas
 from magid.api.schemas import models as schemas
+from magid.api.schemas import servers as server_schemas
 from magid.catalog.effective import Model
 from magid.catalog.profile import Profile, selects
 from magid.catalog.registry import ModelEntry, RuntimeSettings
 from magid.config.settings import Config
 from magid.control.planner import Blocked, Keep, Plan, Start, Stop
 from magid.control.snapshot import Snapshot
-from magid.discovery.scanner import BrokenFile
+from magid.discovery.found import BrokenFile
 from magid.discovery.tiers import Tier
-from magid.llama.client import LlamaProgram
-from magid.servers.backend import ObservedServer, ServerFigures, ServerSpec, ServerState, unit_name
+from magid.host.usage import ServerFigures
+from magid.llama.program import LlamaProgram
+from magid.llama.spec import ServerSpec
+from magid.servers.backend import ObservedServer, ServerState
+from magid.systemd.unit_names import unit_name
 
 
 def when(moment: datetime | None) -> str | None:
@@ -171,7 +176,7 @@ def server_list(
     figures: Mapping[int, ServerFigures],
     now: float,
     queued: frozenset[int] = frozenset(),
-) -> list[schemas.Server]:
+) -> list[server_schemas.Server]:
     """Every wanted server, and every other one that runs, in port order."""
     wanted = snapshot.wanted.by_port
     shown = {p: s for p, s in observed.items() if p in wanted or s.state.is_running}
@@ -197,7 +202,7 @@ def _not_started(spec: ServerSpec, *, waits: bool) -> ObservedServer:
 
 def server(
     observed: ObservedServer, snapshot: Snapshot, figures: ServerFigures | None, now: float
-) -> schemas.Server:
+) -> server_schemas.Server:
     model = snapshot.models.get(observed.model_id)
     spec = snapshot.wanted.by_port.get(observed.port)
     running = observed.state.is_running
@@ -239,7 +244,7 @@ def _in_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def servers_reply(servers: list[schemas.Server]) -> schemas.ServersReply:
+def servers_reply(servers: list[server_schemas.Server]) -> server_schemas.ServersReply:
     return {
         "totalServers": len(servers),
         "readyServers": sum(s["isReady"] for s in servers),
@@ -250,7 +255,7 @@ def servers_reply(servers: list[schemas.Server]) -> schemas.ServersReply:
 # -- plans and profiles ----------------------------------------------------------------------
 
 
-def plan_reply(message: str, plan: Plan) -> schemas.PlanReply:
+def plan_reply(message: str, plan: Plan) -> server_schemas.PlanReply:
     return {
         "message": message,
         "stop": [plan_line(line) for line in plan.stop],
@@ -260,7 +265,7 @@ def plan_reply(message: str, plan: Plan) -> schemas.PlanReply:
     }
 
 
-def plan_line(line: Stop | Start | Keep | Blocked) -> schemas.PlanLine:
+def plan_line(line: Stop | Start | Keep | Blocked) -> server_schemas.PlanLine:
     if isinstance(line, Blocked):
         return {"modelId": line.model_id, "port": None, "unit": None, "reason": line.reason}
     model_id, port = (
@@ -271,16 +276,18 @@ def plan_line(line: Stop | Start | Keep | Blocked) -> schemas.PlanLine:
     return {"modelId": model_id, "port": port, "unit": unit_name(port), "reason": line.reason}
 
 
-def profile_reply(profile: Profile, *, active: bool, missing: list[str]) -> schemas.ProfileReply:
+def profile_reply(
+    profile: Profile, *, active: bool, missing: list[str]
+) -> access_schemas.ProfileReply:
     # The aliases of Profile are the contract's names; a test holds the answer against the schema.
-    own = cast(schemas.ProfileReply, profile.model_dump(mode="json", by_alias=True))
+    own = cast(access_schemas.ProfileReply, profile.model_dump(mode="json", by_alias=True))
     return {**own, "active": active, "missingModels": missing}
 
 
 # -- the machine -----------------------------------------------------------------------------
 
 
-def memory(figures: Mapping[str, int]) -> schemas.Memory:
+def memory(figures: Mapping[str, int]) -> server_schemas.Memory:
     return {"totalBytes": figures.get("total"), "availableBytes": figures.get("available")}
 
 
@@ -294,7 +301,7 @@ def missing_models(profile: Profile, models: Mapping[str, Model]) -> list[str]:
     ]
 
 
-def versions(program: LlamaProgram | None) -> schemas.Versions:
+def versions(program: LlamaProgram | None) -> server_schemas.Versions:
     return {
         "magid": __version__,
         "python": platform.python_version(),

@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from magid.auth import tokenfile, tokens
+from magid.auth import token_store, tokens
 from magid.auth.tokens import Scope, Token
-from magid.config import settings
+from magid.config import loading
 from magid.errors import AlreadyRunning, CannotWrite, Conflict, MagidError
-from magid.files import document
+from magid.files import lock as document
 
 
 class Impossible(Exception):
@@ -46,9 +46,9 @@ def revoke_token(env: Mapping[str, str], name: str) -> dict[str, Any]:
 
 def _done(env: Mapping[str, str], do: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
     try:
-        folder = settings.load({}, env).config.state_dir
+        folder = loading.load({}, env).config.state_dir
         with _owned(folder):
-            return do(folder / tokenfile.NAME)
+            return do(folder / token_store.NAME)
     except MagidError as error:
         raise Impossible(error) from None
 
@@ -77,7 +77,7 @@ def _create(path: Path, body: Mapping[str, Any]) -> dict[str, Any]:
         models=body.get("models"),
         expires_at=datetime.fromisoformat(expires) if expires else None,
     )
-    tokenfile.write(path, tokens.added(_read(path), token))
+    token_store.write(path, tokens.added(_read(path), token))
     return {
         "message": f"Token {token.name!r} made; it is shown only here",
         "token": secret,
@@ -86,18 +86,18 @@ def _create(path: Path, body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _list(path: Path) -> dict[str, Any]:
-    found = tokenfile.read(path)
+    found = token_store.read(path)
     by_name = sorted(found or (), key=lambda token: token.name)
     return {"required": found is not None, "problem": None, "tokens": [*map(_shown, by_name)]}
 
 
 def _revoke(path: Path, name: str) -> dict[str, Any]:
-    tokenfile.write(path, tokens.without(_read(path), name))
+    token_store.write(path, tokens.without(_read(path), name))
     return {"message": f"Token {name!r} revoked"}
 
 
 def _read(path: Path) -> tuple[Token, ...]:
-    return tokenfile.read(path) or ()
+    return token_store.read(path) or ()
 
 
 def _shown(token: Token) -> tokens.ApiToken:

@@ -15,12 +15,7 @@ from dataclasses import dataclass
 from magid.config.addresses import Address, TcpAddress, is_ip
 from magid.errors import HostNotAllowed, InvalidInput, NotAllowed
 
-_START = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ /[\x21-\x7e]* HTTP/1\.([01])")
-_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
-_ONCE = frozenset(
-    b"host content-length transfer-encoding content-type origin authorization x-api-key".split()
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,52 +39,6 @@ def make_policy(
     names = {"localhost", socket.gethostname().lower(), *(h.lower() for h in allowed_hosts)}
     names |= {bind.host.lower() for bind in binds if isinstance(bind, TcpAddress)}
     return Policy(frozenset(names), frozenset(o.rstrip("/").lower() for o in allowed_origins))
-
-
-def check_head(head: bytes) -> None:
-    """Refuse a head, with its start line, that two parsers could read differently.
-
-    Raises InvalidInput for a target that is no path (a proxy would be asked by its whole URL, which
-    may name another host than Host does), a method that is no word, for Transfer-Encoding from a
-    client too old to know it, and as `check_fields` does.
-    """
-    line, _, fields = head.partition(b"\r\n")
-    start = _START.fullmatch(line)
-    if start is None:
-        raise InvalidInput(
-            "cannot read the request: malformed start line; send METHOD /PATH HTTP/1.1"
-        )
-    check_fields(fields)
-    if start[1] == b"0" and re.search(rb"(?mi)^transfer-encoding:", fields):
-        raise InvalidInput("cannot read the request: HTTP/1.0 has no transfer-encoding")
-
-
-def check_fields(raw: bytes) -> None:
-    """Refuse a header block that two parsers could read differently. `raw`: without start line.
-
-    Raises InvalidInput for a bare CR or LF, a folded line, space before the colon, control
-    characters, a repeated field that decides framing or trust, Content-Length that is not plain
-    digits or is beside Transfer-Encoding.
-    """
-    seen: set[bytes] = set()
-    for line in raw.split(b"\r\n"):
-        match = _FIELD.fullmatch(line)
-        if match is None:
-            raise InvalidInput(
-                "cannot read the request: malformed header line; send valid HTTP/1.1"
-            )
-        name = match[1].lower()
-        if name in seen and name in _ONCE:
-            raise InvalidInput(
-                f"cannot read the request: the header {name.decode()} is given twice; send it once"
-            )
-        seen.add(name)
-        if name == b"content-length" and not match[2].strip(b" \t").isdigit():
-            raise InvalidInput("cannot read the request: content-length is not a number")
-    if b"content-length" in seen and b"transfer-encoding" in seen:
-        raise InvalidInput(
-            "cannot read the request: content-length and transfer-encoding exclude each other"
-        )
 
 
 def check_host(host: str | None, policy: Policy) -> None:

@@ -13,7 +13,7 @@ from asyncio import BaseTransport
 from pathlib import Path
 
 from magid.errors import NotAllowed
-from magid.host.listeners import far_ends
+from magid.host.ports import far_ends
 
 USERS = Path("/run/systemd/dynamic-uid")  # of DynamicUser=; "direct:UID" names one
 _MODEL = re.compile(r"llama-[0-9]{1,5}")  # as `sandbox` names them

@@ -1,9 +1,10 @@
-"""The one owner of the tokens while magid runs: who is known, who is made, who is revoked.
+"""The one owner of the tokens while magid runs, and of their file.
 
 As long as no token was ever made, the file is not there and being local is enough. From the first
 one on TCP asks for a token, also when the last one is revoked: only removing the file opens it
-again. A file that cannot be used keeps everybody out. Lives on the event loop; the disk is waited
-for in threads.
+again. A file that cannot be used keeps everybody out. It holds no secret, only magid's user may
+read it, and no older copies are kept: they would bring back what was revoked. `TokenBook` lives on
+the event loop; the functions that read and write the file block.
 """
 
 import asyncio
@@ -16,11 +17,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from magid.auth import tokenfile, tokens
+from pydantic import ValidationError
+
+from magid.auth import tokens
 from magid.auth.tokens import Presented, Scope, Token
 from magid.errors import MagidError, TokensUnusable
+from magid.files.atomic import cannot_write, discard, sync_directory, write_temporary
 
 log = logging.getLogger(__name__)
+
 
 # What is lost of "last used" when magid is killed, and how coarse it is on disk.
 FLUSH_S = 600.0
@@ -158,7 +163,7 @@ class TokenBook:
             if self.problem is not None:
                 raise self.problem
             after = decide(self.all)
-            await asyncio.to_thread(tokenfile.write, self._path, after)
+            await asyncio.to_thread(write, self._path, after)
             self._take(after, await asyncio.to_thread(_identity, self._path))
 
     async def _load(self) -> None:
@@ -166,7 +171,7 @@ class TokenBook:
         found: tuple[Token, ...] | None = ()
         seen = await asyncio.to_thread(_identity, self._path)
         try:
-            found = await asyncio.to_thread(tokenfile.read, self._path)
+            found = await asyncio.to_thread(read, self._path)
         except TokensUnusable as error:
             self.problem = error
         self._take(found, seen)
@@ -206,3 +211,50 @@ def _identity(path: Path) -> tuple[int, ...] | None:
     except OSError:
         return None
     return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+NAME = "tokens.json"
+_MODE = 0o600
+_MAX_BYTES = 4 * 2**20
+
+
+def read(path: Path) -> tuple[Token, ...] | None:
+    """None where no token was ever made. Raises TokensUnusable; the file is left as it is."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)
+        if len(content) > _MAX_BYTES:
+            raise ValueError(f"it is larger than {_MAX_BYTES} bytes")
+        return tokens.parse(content)
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise _unusable(path, "it is a link that leads nowhere") from None
+        return None
+    except OSError as error:
+        raise _unusable(path, error.strerror or str(error)) from None
+    except ValidationError as error:
+        raise _unusable(path, tokens.first_fault(error)) from None
+    except ValueError as error:
+        raise _unusable(path, str(error)) from None
+
+
+def _unusable(path: Path, why: str) -> TokensUnusable:
+    return TokensUnusable(
+        f"cannot use {path}: {why}; nobody gets in over TCP until it is mended, or removed with "
+        "all tokens in it, and magid reloaded (systemctl reload magid)",
+        path=str(path),
+    )
+
+
+def write(path: Path, kept: tuple[Token, ...]) -> None:
+    """Replace the file; it is durable on return. Raises CannotWrite; then the old one stays."""
+    try:
+        temporary = write_temporary(path, tokens.serialise(kept), mode=_MODE)
+        try:
+            temporary.rename(path)
+        except BaseException:
+            discard(temporary)
+            raise
+        sync_directory(path.parent)
+    except OSError as error:
+        raise cannot_write(path, error) from None

@@ -11,9 +11,9 @@ from typing import Literal
 from magid.catalog.profile import Profile, matches
 from magid.catalog.registry import ModelEntry, Registry
 from magid.config.settings import Config
-from magid.discovery.scanner import FoundModel
+from magid.discovery.found import FoundModel
 from magid.discovery.tiers import Tier
-from magid.servers.backend import ServerSpec
+from magid.llama.spec import ServerSpec
 
 
 @dataclass(frozen=True, slots=True)

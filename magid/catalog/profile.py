@@ -5,18 +5,12 @@ trusted for longer than the file itself stays as it is. Its name is a slug: no p
 """
 
 import fnmatch
-import hashlib
-import os
 import re
-import time
 import unicodedata
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 from itertools import pairwise
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import (
     AfterValidator,
@@ -33,34 +27,13 @@ from pydantic_core import PydanticCustomError
 
 from magid.discovery.naming import spellings
 from magid.discovery.tiers import Tier
-from magid.errors import (
-    CannotWrite,
-    Conflict,
-    InvalidInput,
-    InvalidProfile,
-    ProfileExists,
-    ProfileNotFound,
-    StaleRevision,
-    TooLarge,
-)
+from magid.errors import InvalidInput, InvalidProfile, ProfileNotFound
 from magid.files import strict_yaml
-from magid.files.atomic import (
-    REAL,
-    FileSystem,
-    cannot_write,
-    discard,
-    discard_leftovers,
-    sync_directory,
-    write_temporary,
-)
 from magid.files.strict_yaml import YamlError
 
-_SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _SELECTOR = re.compile(r"[a-z0-9_*?\[\]!-]{1,200}")
 _TIER_PREFIX = "tier:"
-_SUFFIX = ".yaml"
-# A file that changed so short ago may change again within one tick of the clock that stamps it.
-_SETTLED_NS = 2_000_000_000
 
 
 # -- the profile ---------------------------------------------------------------------------------
@@ -224,7 +197,7 @@ def slug(name: str) -> str:
 
 def check_slug(text: str) -> str:
     """The same text if it can name a profile, else ProfileNotFound. Pure."""
-    if not _SLUG.fullmatch(text):
+    if not SLUG.fullmatch(text):
         raise ProfileNotFound(
             f"cannot find profile {text[:80]!r}: names consist of a-z, 0-9 and -; "
             "GET /api/models/profiles lists them",
@@ -233,232 +206,7 @@ def check_slug(text: str) -> str:
     return text
 
 
-# -- the folder ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """What a file held when it was last read."""
-
-    key: tuple[int, ...]  # device, inode, size and times
-    settled: bool  # the key says enough; otherwise the content has to be read again
-    revision: str
-    profile: Profile | None
-    problem: str  # why there is no profile
-
-
-class ProfileDir:
-    """The profiles in one folder. All of it blocks for the time of a few small file accesses.
-
-    Those in `shipped`, a folder that is never written to, are profiles too where `path` has none
-    of the same name: so a replaced one is kept when magid is upgraded, and the shipped one comes
-    back when it is deleted.
-
-    Reading never takes longer than a `stat` while a file stays as it is. Writing is for one
-    caller at a time; what is written meanwhile by an editor is found out by its revision.
-    """
-
-    def __init__(
-        self, path: Path, shipped: Path | None = None, *, files: FileSystem = REAL
-    ) -> None:
-        self.path = path
-        self._shipped = shipped
-        self._files = files
-        self._known: dict[str, _Known] = {}
-
-    def list(self) -> list[str]:
-        """The names of all profiles, broken ones too, sorted. Never fails: no folder, no names."""
-        folders = (self.path,) if self._shipped is None else (self.path, self._shipped)
-        return sorted({name for folder in folders for name in _names(folder)})
-
-    def get(self, name: str) -> Profile:
-        """Raises ProfileNotFound, or InvalidProfile with file, line and key."""
-        known = self._look(name)
-        if known.profile is None:
-            raise InvalidProfile(known.problem, profileName=name)
-        return known.profile
-
-    def revision(self, name: str) -> str:
-        """A text that changes with the content of the file; empty if there is no such profile."""
-        try:
-            return self._look(name).revision
-        except ProfileNotFound:
-            return ""
-
-    def create(self, profile: Profile) -> tuple[str, Path]:
-        """Write a new profile; its name and the path of its file.
-
-        Raises ProfileExists, InvalidInput if the name makes no file name, TooLarge, CannotWrite.
-        """
-        name = slug(profile.name)
-        path = self._path(name)
-        if self._is_shipped(name) and not os.path.lexists(path):
-            raise _exists(name, self._place(name))
-        content = _to_yaml(profile)
-        with self._writing(path):
-            temporary = write_temporary(path, content, mode=0o644, files=self._files)
-            try:
-                self._files.link(temporary, path)  # unlike a rename, it never replaces
-            except FileExistsError:
-                raise _exists(name, path) from None
-            finally:
-                discard(temporary, self._files)
-            sync_directory(self.path, self._files)
-        return name, path
-
-    def replace(self, name: str, profile: Profile, expected_revision: str | None) -> None:
-        """Write other content to an existing profile, broken or not; its file name stays.
-
-        Raises ProfileNotFound, StaleRevision if the present revision is not the expected one,
-        TooLarge, CannotWrite.
-        """
-        content = _to_yaml(profile)
-        present = self._look(name).revision
-        if expected_revision not in (None, present):
-            raise StaleRevision(
-                f"cannot replace profile {name!r}: it has changed since you read it; read it again",
-                profileName=name,
-            )
-        path = self._path(name)
-        if path.is_symlink():
-            raise CannotWrite(
-                f"cannot write {path}: it is a symbolic link; edit the file that it points to",
-                path=str(path),
-            )
-        with self._writing(path):
-            temporary = write_temporary(path, content, mode=0o644, files=self._files)
-            try:
-                self._files.rename(temporary, path)
-            except BaseException:
-                discard(temporary, self._files)
-                raise
-            sync_directory(self.path, self._files)
-
-    def delete(self, name: str) -> None:
-        """Remove the file; of a link only the link.
-
-        Raises ProfileNotFound, CannotWrite, Conflict for one that is only shipped.
-        """
-        path = self._path(name)
-        if self._is_shipped(name) and not os.path.lexists(path):
-            raise Conflict(
-                f"cannot delete profile {name!r}: it comes with magid; PUT "
-                f"/api/models/profiles/{name} to put another one in its place",
-                profileName=name,
-            )
-        with self._writing(path):
-            try:
-                self._files.unlink(path)
-            except FileNotFoundError:
-                raise _not_found(name) from None
-            sync_directory(self.path, self._files)
-
-    def _path(self, name: str) -> Path:
-        return self.path / (check_slug(name) + _SUFFIX)
-
-    def _place(self, name: str) -> Path:
-        """Where it is read from."""
-        path = self._path(name)
-        if self._is_shipped(name) and not os.path.lexists(path):
-            assert self._shipped is not None
-            return self._shipped / path.name
-        return path
-
-    def _is_shipped(self, name: str) -> bool:
-        return self._shipped is not None and (self._shipped / (name + _SUFFIX)).is_file()
-
-    @contextmanager
-    def _writing(self, path: Path) -> Iterator[None]:
-        discard_leftovers(self.path, _SUFFIX, self._files)
-        try:
-            yield
-        except OSError as error:
-            raise cannot_write(path, error) from None
-
-    def _look(self, name: str) -> _Known:
-        path = self._place(name)
-        known = self._known.get(name)
-        if known is not None and known.settled and _key_of(path) == known.key:
-            return known
-        known = _read(path, name, known)
-        self._known[name] = known
-        return known
-
-
-def _names(folder: Path) -> Iterator[str]:
-    """The profiles in this folder; none where it cannot be read."""
-    try:
-        with os.scandir(folder) as entries:
-            found = [entry.name for entry in entries if _is_file(entry)]
-    except OSError:
-        return
-    for name in found:
-        stem = name.removesuffix(_SUFFIX)
-        if name.endswith(_SUFFIX) and _SLUG.fullmatch(stem):
-            yield stem
-
-
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_file()
-    except OSError:
-        return False
-
-
-def _key_of(path: Path) -> tuple[int, ...] | None:
-    try:
-        return _key(path.stat())
-    except OSError:
-        return None
-
-
-def _key(status: os.stat_result) -> tuple[int, ...]:
-    return (
-        status.st_dev,
-        status.st_ino,
-        status.st_size,
-        status.st_mtime_ns,
-        status.st_ctime_ns,
-    )
-
-
-def _read(path: Path, name: str, before: _Known | None) -> _Known:
-    """Read the file; one whose content is as `before` is not parsed again."""
-    try:
-        content, status = strict_yaml.read_bytes(path)
-    except FileNotFoundError:
-        raise _not_found(name) from None
-    except OSError as error:
-        return _unread(f"cannot read {path}: {error.strerror}")
-    except YamlError as error:
-        return _unread(str(error))
-    settled = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _SETTLED_NS
-    revision = _hash(content)
-    if before is not None and before.revision == revision:
-        return replace(before, key=_key(status), settled=settled)
-    try:
-        return _Known(_key(status), settled, revision, parse(content, str(path)), "")
-    except InvalidProfile as error:
-        return _Known(_key(status), settled, revision, None, error.message)
-
-
-def _unread(reason: str) -> _Known:
-    return _Known((), False, _hash(reason.encode()), None, reason)  # a record
-
-
-def _hash(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:32]
-
-
-def _exists(name: str, path: Path) -> ProfileExists:
-    return ProfileExists(
-        f"cannot create profile {name!r}: {path} exists already; choose another name, "
-        f"or PUT /api/models/profiles/{name} to replace it",
-        profileName=name,
-    )
-
-
-def _not_found(name: str) -> ProfileNotFound:
+def profile_not_found(name: str) -> ProfileNotFound:
     return ProfileNotFound(
         f"cannot find profile {name!r}; GET /api/models/profiles lists them", profileName=name
     )
@@ -480,11 +228,3 @@ def parse(content: bytes, source: str) -> Profile:
         line = document.line(problem.path)
         where = f"line {line}: " if line else ""
         raise InvalidProfile(f"cannot use {source}: {where}{problem}") from None
-
-
-def _to_yaml(profile: Profile) -> bytes:
-    data: dict[str, Any] = profile.model_dump(mode="json")
-    try:
-        return strict_yaml.dumps(data).encode()
-    except YamlError as error:
-        raise TooLarge(f"cannot write profile {profile.name!r}: {error.reason}") from None

@@ -16,8 +16,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
+from magid.discovery.found import FoundModel
 from magid.discovery.naming import spellings
-from magid.discovery.scanner import FoundModel
 from magid.discovery.tiers import Tier
 from magid.errors import InvalidInput, ModelGone, ModelNotFound, PortTaken
 

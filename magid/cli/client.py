@@ -1,15 +1,21 @@
-"""How `magictl` talks to the daemon: HTTP over a socket. Imports no daemon code.
+"""How `magictl` talks to the daemon: HTTP over a socket, with the caller's token over TCP.
 
-Of the standard library it takes the small parts: the command has to start in no time.
+Imports no daemon code, and of the standard library the small parts: the command has to start in no
+time.
 """
 
+import argparse
 import http.client
 import json
+import os
+import re
 import socket
 import ssl
 import urllib.parse
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from magid.cli.output import note
 
 TIMEOUT_S = 3700.0  # above the longest ?wait=
 MODELS = "/api/models"
@@ -177,3 +183,57 @@ def _refusal(status: int, answer: Any, what: str) -> Refused:
 
 def _why(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def add(root: argparse.ArgumentParser) -> None:
+    root.add_argument(
+        "--token", help="the token; `ps` shows it to everyone, so rather in a file (MAGI_TOKEN)"
+    )
+    root.add_argument(
+        "--token-file", metavar="FILE", help="read the token from this file (MAGI_TOKEN_FILE)"
+    )
+    root.add_argument(
+        "--cacert", metavar="FILE", help="trust this certificate for https:// (MAGI_CACERT)"
+    )
+
+
+def token(args: argparse.Namespace) -> str | None:
+    """Flags go before the environment. Raises Refused for a file without one."""
+    if args.token:
+        return str(args.token)
+    if args.token_file:
+        return _read(args.token_file)
+    if given := os.environ.get("MAGI_TOKEN"):
+        return given
+    path = os.environ.get("MAGI_TOKEN_FILE")
+    return _read(path) if path else None
+
+
+_TRY = "try: magictl token create --name NAME --scope SCOPE >FILE"
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="ascii") as file:  # noqa: PTH123  # saves an import
+            found = file.read().strip()
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "it is no token"
+        raise Refused(f"cannot read the token in {path}: {why}\n{_TRY}", 2) from None
+    if not found or not found.isprintable() or " " in found:
+        raise Refused(f"cannot use {path}: there is no token in it\n{_TRY}", 2)
+    return found
+
+
+def warn(where: str, token: str | None) -> None:
+    """Once, on stderr, where the token can be read on its way to another machine."""
+    if token is None or not where.lower().startswith("http://"):
+        return
+    host = urllib.parse.urlsplit(where).hostname or ""
+    if host == "localhost" or host == "::1" or re.fullmatch(r"127(\.[0-9]{1,3}){3}", host):
+        return
+    note(f"magictl: the token goes to {host} in clear\nwhoever is on the way can read it\n"
+         "try: https:// with --cacert FILE, or ssh")  # fmt: skip
+
+
+def cacert(args: argparse.Namespace) -> str | None:
+    return args.cacert or os.environ.get("MAGI_CACERT")

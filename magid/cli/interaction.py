@@ -1,8 +1,27 @@
-"""What magictl asks a person before it does what cannot be taken back."""
+"""Questions to the person, an editor for a text, and progress on a terminal.
 
+`edited` saves a text only when it is good, as visudo and systemctl edit do; `within` bounds how
+long something may take.
+"""
+
+import argparse
+import os
+import shlex
+import shutil
+import signal
+import subprocess
 import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
 
-from magid.cli.client import Refused
+from magid.cli.client import Client, Refused
+from magid.cli.errors import report
+from magid.cli.output import plain
 
 
 def confirmed(what: str, *, yes: bool) -> None:
@@ -19,3 +38,174 @@ def agrees(question: str) -> bool:
     """Anything but a yes is a no; so is the end of the input."""
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+TIMED_OUT = 124  # as timeout(1)
+LONGEST_S = 1e8  # three years: what the timer takes
+
+
+def seconds(text: str) -> float:
+    """The value of an option. For argparse, which says it to the person."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value <= LONGEST_S:
+        raise argparse.ArgumentTypeError(f"{text!r} should be a number of seconds above 0")
+    return value
+
+
+@contextmanager
+def within(limit_s: float | None, message: str) -> Iterator[None]:
+    """Raises Refused with `message` when the time is over; None: no limit.
+
+    By a signal, since a read, a write and a connect all have to end; for the main thread only.
+    One inside of another one is fine: the outer one goes on behind it.
+    """
+    if limit_s is None:
+        yield
+        return
+
+    def over(*_: object) -> None:
+        raise Refused(message, TIMED_OUT)
+
+    before = signal.signal(signal.SIGALRM, over)
+    rest, _ = signal.setitimer(signal.ITIMER_REAL, limit_s)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, rest)
+        signal.signal(signal.SIGALRM, before)
+
+
+EDITORS = ("editor", "nano", "vim", "vi")  # as systemctl edit looks for them
+
+
+def edited(text: str, name: str, save: Callable[[str], Any]) -> Any:
+    """What `save` answers of the edited text; None if it was left as it is.
+
+    `save` raises Refused for a text that is not good: the person sees why and may edit on. Where
+    he does not want to, or nobody can be asked, his text stays in a file that the error names.
+    """
+
+    folder = tempfile.mkdtemp(prefix="magictl-")
+    path = os.path.join(folder, name)  # noqa: PTH118  # saves an import
+    _write(path, text)
+    keep = False
+    try:
+        while True:
+            _edit(path)
+            with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123
+                now = file.read()
+            if now == text:
+                return None
+            try:
+                return save(now)
+            except Refused as error:
+                report(None, error)
+                if not sys.stdin.isatty() or not agrees("Edit it again?"):
+                    keep = True
+                    raise Refused(f"cannot save it as it is: your text is in {path}") from None
+    finally:
+        if not keep:
+            os.unlink(path)  # noqa: PTH108
+            os.rmdir(folder)  # noqa: PTH106
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w", encoding="utf-8") as file:  # noqa: PTH123
+        file.write(text)
+
+
+def _edit(path: str) -> None:
+    """Returns when the editor ends. Raises Refused where there is none, or it failed."""
+
+    chosen = os.environ.get("VISUAL") or os.environ.get("EDITOR")
+    command = shlex.split(chosen) if chosen else [next(filter(shutil.which, EDITORS), "")]
+    if not command[0]:
+        raise Refused("cannot edit: there is no editor\ntry: EDITOR=PROGRAM, or apt install nano")
+    try:
+        status = subprocess.run([*command, path], check=False).returncode
+    except OSError as error:
+        raise Refused(f"cannot run the editor {command[0]!r}: {error.strerror}") from None
+    if status:
+        raise Refused(f"cannot save: {command[0]} ended with status {status}; nothing was changed")
+
+
+WIDTH = 24
+TICK_S = 0.1
+STEPS = {"stopped": 0.0, "backoff": 0.05, "starting": 0.15, "loading": 0.3, "ready": 1.0}
+HALF_S = 20.0  # the bar of a load goes half of the rest in this time: nobody knows its end
+
+
+class Progress:
+    """Shows the model's state as long as the block runs; nothing where stderr is no terminal."""
+
+    def __init__(self, client: Client, model: str, *, wanted: bool = True) -> None:
+        self._client = client
+        self._model = model
+        self._servers: dict[int, Any] = {}
+        self._done = threading.Event()
+        is_shown = wanted and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._threads = [
+            threading.Thread(target=target, daemon=True)
+            for target in (self._listen, self._paint)
+            if is_shown
+        ]
+
+    def __enter__(self) -> "Progress":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._done.set()
+        for thread in self._threads[1:]:  # the listener may wait for the network: it is a daemon
+            thread.join()
+
+    def _listen(self) -> None:
+        try:
+            for kind, data, _ in self._client.stream("/api/events"):
+                if self._done.is_set():
+                    return
+                servers = data["servers"]["servers"] if kind == "snapshot" else []
+                for server in [data["server"]] if kind == "server" else servers:
+                    if server["modelId"] == self._model:
+                        self._servers[server["port"]] = server
+        except Refused:
+            return  # who waits for the answer itself hears of it
+
+    def _paint(self) -> None:
+        began, erase = time.monotonic(), ""
+        while not self._done.wait(TICK_S):
+            erase = "\r\x1b[K"
+            line = bar(self._model, list(self._servers.values()), time.monotonic() - began)
+            sys.stderr.write(f"{erase}{line}")
+            sys.stderr.flush()
+        sys.stderr.write(erase)
+        sys.stderr.flush()
+
+
+def bar(model: str, servers: list[Any], seconds: float) -> str:
+    """The line to show after so many seconds. Pure."""
+    if not servers:
+        return f"{plain(model)}: asked for, {seconds:.0f} s"
+    share = sum(_share(server["state"], seconds) for server in servers) / len(servers)
+    filled = int(share * WIDTH)
+    slowest = min(servers, key=lambda server: STEPS.get(server["state"], 0.0))
+    reason = f", {slowest['stateReason']}" if slowest["stateReason"] else ""
+    drawn = "#" * filled + "." * (WIDTH - filled)
+    return f"[{drawn}] {plain(model)}: {slowest['state']}{plain(reason)}, {seconds:.0f} s"
+
+
+def _share(state: str, seconds: float) -> float:
+    done = STEPS.get(state, 0.0)
+    if state != "loading":
+        return done
+    rest: float = 0.5 ** (seconds / HALF_S)
+    return done + (0.95 - done) * (1 - rest)

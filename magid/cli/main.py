@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from itertools import islice
 
 from magid import __version__
-from magid.cli import commands, credentials
+from magid.cli import client as credentials
+from magid.cli import commands
 from magid.cli.client import Client, Refused
-from magid.cli.deadline import seconds, within
 from magid.cli.errors import report
+from magid.cli.interaction import seconds, within
 from magid.cli.output import flush, note
 from magid.cli.parser import ENVIRONMENT, EXITS, Parser, Verbs
 

@@ -5,12 +5,8 @@ knows for each value where it came from; every error is one line with file or va
 reason and what is allowed.
 """
 
-import json
-import os
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
@@ -19,7 +15,6 @@ from pydantic import (
     Field,
     StrictInt,
     StrictStr,
-    ValidationError,
     ValidationInfo,
     field_validator,
 )
@@ -40,18 +35,13 @@ from magid.config.values import (
     profile_name,
     refused,
 )
-from magid.errors import InvalidConfig
-from magid.files import strict_yaml
-from magid.files.strict_yaml import Scalar, YamlError
-
-DEFAULT_PATH = Path("/etc/magi/magid.yaml")
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
-class TierThresholds(_Section):
+class TierThresholds(Section):
     """Where tiers begin and end, in billions of parameters."""
 
     powerful_min: Billions = Field(14.0, description="From this size on a model is powerful")
@@ -68,7 +58,7 @@ class TierThresholds(_Section):
         return value
 
 
-class ServerDefaults(_Section):
+class ServerDefaults(Section):
     """How servers run where the user set nothing; null leaves it to llama-server."""
 
     n_gpu_layers: Annotated[StrictInt, Field(ge=-1, le=9999)] | None = Field(
@@ -107,7 +97,7 @@ class ServerDefaults(_Section):
     )
 
 
-class Restart(_Section):
+class Restart(Section):
     """What happens after a server has ended by itself."""
 
     limit: Annotated[StrictInt, Field(ge=0, le=1000)] = Field(
@@ -126,7 +116,7 @@ class Restart(_Section):
         return value
 
 
-class Gateway(_Section):
+class Gateway(Section):
     """How requests to models are taken."""
 
     max_body_bytes: Annotated[StrictInt, Field(ge=1024, le=2**30)] = Field(
@@ -141,7 +131,7 @@ class Gateway(_Section):
     )
 
 
-class Config(_Section):
+class Config(Section):
     """Every setting of the daemon. Times are in seconds, sizes in bytes."""
 
     model_paths: Annotated[
@@ -260,192 +250,3 @@ class Config(_Section):
     def addresses(self) -> tuple[Address, ...]:
         """`bind`, taken apart."""
         return tuple(map(parse_address, self.bind))
-
-
-# -- where values come from ----------------------------------------------------------------------
-
-
-def _text(text: str) -> Scalar:
-    return text
-
-
-def _path(text: str) -> str:
-    return str(Path(text).absolute())  # of a shell's user: relative to where he stands
-
-
-def _paths(text: str) -> list[str]:
-    return [_path(part) for part in text.split(os.pathsep) if part]
-
-
-def _words(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _range(text: str) -> list[Scalar]:
-    return [strict_yaml.scalar(part.strip()) for part in text.split("-")]
-
-
-# What can be given outside the file: how its text is read, and its variable if it has one.
-_OUTSIDE: Mapping[str, tuple[Callable[[str], Any], str | None]] = {
-    "model_paths": (_paths, "MODEL_SCAN_PATH"),
-    "state_dir": (_path, "MAGI_STATE_DIR"),
-    "registry_path": (_path, "REGISTRY_PATH"),
-    "profiles_dir": (_path, "MAGI_PROFILES_DIR"),
-    "shipped_profiles_dir": (_path, "MAGI_SHIPPED_PROFILES_DIR"),
-    "profile": (_text, "MAGI_PROFILE"),
-    "launcher": (_text, "MAGI_LAUNCHER"),
-    "llama_server_path": (_path, "LLAMA_SERVER_PATH"),
-    "llama_server_host": (_text, "LLAMA_SERVER_HOST"),
-    "max_startup_time": (strict_yaml.scalar, "MAX_STARTUP_TIME"),
-    "readiness_check_interval": (strict_yaml.scalar, "READINESS_CHECK_INTERVAL"),
-    "stop_timeout": (strict_yaml.scalar, None),
-    "port_range": (_range, None),
-    "bind": (_words, "MAGI_BIND"),
-    "allowed_hosts": (_words, None),
-    "allowed_origins": (_words, None),
-    "removed_model_days": (strict_yaml.scalar, None),
-    "max_body_bytes": (strict_yaml.scalar, None),
-    "request_timeout": (strict_yaml.scalar, None),
-    "send_timeout": (strict_yaml.scalar, None),
-    "drain_timeout": (strict_yaml.scalar, None),
-    "log_level": (_text, None),
-}
-
-FILE_VARIABLE = "MAGI_CONFIG"
-FILE_KEY = "config"  # its flag, --config, beside the settings' own
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One row of the table of settings; `key` of a nested one is `restart.limit`."""
-
-    key: str
-    variable: str | None
-    flag: str | None
-    default: str  # as it is written in the file
-    description: str
-
-
-def settings() -> tuple[Setting, ...]:
-    """Every setting, in the order of the shipped file."""
-    defaults = _flat(Config().model_dump(mode="json"))
-    return tuple(
-        Setting(
-            key=key,
-            variable=_OUTSIDE[key][1] if key in _OUTSIDE else None,
-            flag=_flag(key) if key in _OUTSIDE else None,
-            default=_shown(defaults[key]),
-            description=description,
-        )
-        for key, description in _descriptions(Config)
-    )
-
-
-def _descriptions(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for name, field in model.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, _Section):
-            yield from _descriptions(kind, f"{name}.")
-        else:
-            yield prefix + name, field.description or ""
-
-
-def _flat(data: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in data.items():
-        nested = value.items() if isinstance(value, dict) else None
-        flat |= {key: value} if nested is None else {f"{key}.{name}": v for name, v in nested}
-    return flat
-
-
-def _shown(value: Any) -> str:
-    whole = isinstance(value, float) and value.is_integer()
-    return json.dumps(int(value) if whole else value, ensure_ascii=False)
-
-
-def _flag(key: str) -> str:
-    return "--" + key.replace("_", "-")
-
-
-# -- loading -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Effective:
-    """The configuration in force."""
-
-    config: Config
-    sources: Mapping[str, str]  # key -> "default" | "FILE:LINE" | variable | flag
-    path: Path | None  # the file that was read, if any
-
-
-def load(
-    argv_overrides: Mapping[str, str], env: Mapping[str, str], default_path: Path = DEFAULT_PATH
-) -> Effective:
-    """Read and check everything. Blocks. Raises InvalidConfig with one line for a person.
-
-    `argv_overrides` has the texts of flags by key (`bind`, and `config` for another file). The
-    default file may be absent, one that was asked for may not. An empty variable is unset.
-    """
-    if unknown := argv_overrides.keys() - _OUTSIDE.keys() - {FILE_KEY}:
-        raise InvalidConfig(f"cannot use {_flag(min(unknown))}: it is not known; see magid --help")
-    document = _read(argv_overrides, env, default_path)
-    data, given = dict(document.data), {}
-    for key, (parse, variable) in _OUTSIDE.items():
-        if variable and (text := env.get(variable)):
-            data[key], given[key] = parse(text), variable
-        if key in argv_overrides:
-            data[key], given[key] = parse(argv_overrides[key]), _flag(key)
-    try:
-        config = Config.model_validate(data)
-    except ValidationError as error:
-        raise _invalid(strict_yaml.first_problem(error, Config), given, document) from None
-    sources = {key: given.get(key) or _position(key, document) for key, _ in _descriptions(Config)}
-    return Effective(config, sources, Path(document.name) if document.name else None)
-
-
-def render(effective: Effective) -> str:
-    """The configuration as `magid --check` prints it: `key = value  # source`, aligned. Pure."""
-    values = _flat(effective.config.model_dump(mode="json"))
-    left = {key: f"{key} = {_shown(values[key])}" for key in effective.sources}
-    width = max(map(len, left.values()))
-    return "\n".join(f"{left[k]:<{width}}  # {source}" for k, source in effective.sources.items())
-
-
-def _read(
-    argv_overrides: Mapping[str, str], env: Mapping[str, str], default_path: Path
-) -> strict_yaml.Document:
-    asked, source = argv_overrides.get(FILE_KEY), _flag(FILE_KEY)
-    if not asked:
-        asked, source = env.get(FILE_VARIABLE), FILE_VARIABLE
-    path = Path(asked).absolute() if asked else default_path
-    try:
-        return strict_yaml.load(path)
-    except FileNotFoundError:
-        if asked:
-            raise InvalidConfig(
-                f"cannot use {source}: {path} does not exist; name a file that does, or unset it"
-            ) from None
-        return strict_yaml.Document({}, {}, "")
-    except YamlError as error:
-        raise InvalidConfig(str(error)) from None
-
-
-def _position(key: str, document: strict_yaml.Document) -> str:
-    line = document.lines.get(tuple(key.split(".")))
-    return "default" if line is None else f"{document.name}:{line}"
-
-
-def _invalid(
-    problem: strict_yaml.Problem, given: Mapping[str, str], document: strict_yaml.Document
-) -> InvalidConfig:
-    source = given.get(str(problem.path[0])) if problem.path else None
-    if source is None:
-        line = document.line(problem.path)
-        file = document.name or "the configuration"
-        source = f"{file}: line {line}" if line else file
-    if problem.reason.startswith("cannot "):
-        text = f"{problem.reason} ({problem.key} is set by {source})"
-    else:
-        text = f"cannot use {source}: {problem}"
-    return InvalidConfig(text, key=problem.key, source=source)

@@ -11,15 +11,15 @@ from dataclasses import replace
 
 from magid.catalog import registry
 from magid.catalog.effective import Model
-from magid.catalog.profile import Profile, ProfileDir
+from magid.catalog.profile import Profile
+from magid.catalog.profile_store import ProfileDir
 from magid.catalog.registry import ModelEntry, RuntimeSettings
 from magid.config.settings import Config
 from magid.control import planner, snapshot, transitions
 from magid.control.audit_log import StateLog, tell_decision
 from magid.control.executor import Runner
 from magid.control.planner import Plan
-from magid.control.scanning import Scanning
-from magid.control.scans import Scans
+from magid.control.scanning import Scanning, Scans
 from magid.control.snapshot import Phase, Snapshot
 from magid.control.state import Change, Ledger, Writes
 from magid.control.transitions import Next, Rescan

@@ -14,8 +14,9 @@ from typing import Any
 
 from magid.control.planner import Plan, Start, Stop
 from magid.errors import Busy, Conflict, MagidError, ServerFailed, TimedOut
+from magid.llama.spec import ServerSpec
 from magid.log.events import Event, about
-from magid.servers.backend import Launcher, ObservedServer, ServerSpec, ServerState
+from magid.servers.backend import Launcher, ObservedServer, ServerState
 
 log = logging.getLogger(__name__)
 

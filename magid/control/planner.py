@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from magid.catalog.effective import Model, server_specs
-from magid.servers.backend import ObservedServer, ServerSpec, ServerState
+from magid.llama.spec import ServerSpec
+from magid.servers.backend import ObservedServer, ServerState
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,29 +1,31 @@
 """Reading the model folders: at the start, when asked, and again where something is in the way.
 
-A scan that fails, and a folder that does not answer, are told for as long as that lasts and tried
-again by themselves. Lives on the event loop; the scanner is called in threads.
+A scan that fails, and a folder that does not answer, are reported for as long as that lasts and
+tried again. `Scans` records how it went. Lives on the event loop; the scanner runs in threads.
 """
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
 
 from magid.catalog import registry
 from magid.config.settings import Config
 from magid.control import transitions
-from magid.control.scans import Scans
 from magid.control.snapshot import Snapshot
 from magid.control.state import Change, Ledger
 from magid.control.transitions import Next, Rescan
-from magid.discovery.scanner import Scan, Scanner
+from magid.discovery.found import Scan
+from magid.discovery.scanner import Scanner
 from magid.errors import CannotWrite, MagidError, RescanFailed
 from magid.log.events import Event, about
 
 log = logging.getLogger(__name__)
+
 
 _FIRST_PAUSE_S: Final = 5.0  # before a scan that failed is tried again
 _LONGEST_PAUSE_S: Final = 60.0
@@ -164,3 +166,23 @@ class Scanning:
                     await self._ended.wait()
         self._ended.clear()
         return True
+
+
+@dataclass(slots=True)
+class Scans:
+    """The count, and the last one."""
+
+    done: int = 0
+    failed: int = 0
+    last_failed: bool = False
+    last_at: float | None = None  # of the last that was done; seconds since the epoch
+    last_duration_s: float = 0.0
+
+    def note(self, took_s: float | None) -> None:
+        """One has ended just now, after so long; None: it failed."""
+        self.last_failed = took_s is None
+        if took_s is None:
+            self.failed += 1
+        else:
+            self.done += 1
+            self.last_at, self.last_duration_s = time.time(), took_s

@@ -10,7 +10,7 @@ from magid.catalog.profile import Profile
 from magid.catalog.registry import ModelEntry, Registry, allocate_ports
 from magid.config.settings import Config
 from magid.control.planner import Wanted, want
-from magid.discovery.scanner import BrokenFile, FoundModel, PendingFile
+from magid.discovery.found import BrokenFile, FoundModel, PendingFile
 from magid.discovery.walker import UnreadableRoot
 from magid.servers.backend import ObservedServer, ServerState
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from magid.catalog import registry
-from magid.catalog.profile import ProfileDir
+from magid.catalog.profile_store import ProfileDir
 from magid.catalog.registry import Registry
 from magid.config.settings import Config
 from magid.control import snapshot

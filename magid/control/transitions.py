@@ -11,7 +11,7 @@ from magid.catalog import registry
 from magid.catalog.effective import Model
 from magid.catalog.registry import ModelEntry, Registry
 from magid.control.snapshot import ActiveProfile, Disk, Snapshot
-from magid.discovery.scanner import BrokenFile, Scan
+from magid.discovery.found import BrokenFile, Scan
 from magid.errors import ModelDisabled, NotReady, PortTaken
 
 

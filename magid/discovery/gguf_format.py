@@ -19,67 +19,55 @@ show, which he could have written into the plain header too. So the labels serve
 models, and no argv, limit or sandbox may rest on them.
 """
 
-import os
-import re
-import stat
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import repeat
 from math import prod
 from struct import Struct
 from struct import error as struct_error
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
+from magid.discovery.gguf_strings import (
+    MAX_NAME,
+    NEEDLES,
+    TOKEN_BYTES,
+    U32,
+    U64,
+    Cursor,
+    Jump,
+    ShortError,
+    next_key,
+    skip_strings,
+)
 from magid.discovery.gguf_tensors import Tensor, add_up, data_size, pad, shown
 from magid.errors import GgufError
 
 Value: TypeAlias = "bool | int | float | str | tuple[Value, ...]"
 
+
 ARRAY_LIMIT: Final = 1024
 """Arrays of more elements are counted and not kept; per-layer settings have one per layer."""
 
-HEAD_BYTES: Final = 16 << 10
-"""What `read_head` reads: general.* and <architecture>.* come first and take 2 to 8 KiB."""
-
-HEADER_LIMIT: Final = 64 << 20
-"""Bytes. Vocabularies of 150,000 to 260,000 tokens with their merges make 7 to 20 MiB."""
-
-_FIRST_READ: Final = 256 << 10
-"""Bytes. Enough for shards but the first and for small models, and tells how big the rest is."""
-
-_TOKEN_BYTES: Final = 48
-"""Header bytes that one token makes, with its type, score and merges: a guess of what to read."""
 
 _MAX_KEYS: Final = 4096  # real files have 20 to 60
 _MAX_TENSORS: Final = 65_536  # the biggest real models have about 2,000
-_MAX_NAME: Final = 256  # keys and tensor names; GGUF allows 65,535; ggml's tensor names have 63
 _MAX_STRING: Final = 1 << 20  # one value; chat templates and licences have up to 100 KiB
 _MAX_TEXT: Final = 8 << 20  # all values together: decoded text can take 4 times its bytes
 _MAX_ELEMENTS: Final = 65_536  # kept array elements of one file: an int takes 36 bytes, not 1
 _MAX_DIMS: Final = 4  # GGML_MAX_DIMS
-_MAX_CANDIDATES: Final = 16  # keys looked at for one jump; a hostile file can offer millions
 _DEFAULT_ALIGNMENT: Final = 32
-
-_U32: Final = Struct("<I")
-_U64: Final = Struct("<Q")
 _COUNTS: Final = Struct("<QQ")
 _TENSOR_TAIL: Final = {n: Struct(f"<{n}QIQ") for n in range(1, _MAX_DIMS + 1)}
 _MIN_KEY: Final = 14  # length, one letter, type, one byte
 _MIN_TENSOR: Final = 33  # length, one letter, dimension count, one dimension, type, offset
 
+
 _UINT32, _STRING, _ARRAY = 4, 8, 9
-_LAST_VALUE_TYPE: Final = 12
 _SCALARS: Final = {
     0: "B", 1: "b", 2: "H", 3: "h", _UINT32: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"
 }  # fmt: skip
 _SCALAR_LAYOUT: Final = {kind: Struct("<" + code) for kind, code in _SCALARS.items()}
-
-_KEY: Final = re.compile(rb"[a-z0-9_.-]+")
-_BEGINNINGS: Final = (b"tokenizer.ggml.", b"general.")
 """How the keys begin that follow a vocabulary."""
-
-_NEEDLES: Final = tuple(bytes(7) + beginning for beginning in _BEGINNINGS)
 """The same with the upper 7 bytes of the key's length before it. Longer is faster to find."""
 
 
@@ -110,44 +98,6 @@ class GgufHead:
     tensor_count: int
 
 
-def read_header(path: str | os.PathLike[str]) -> GgufHeader:
-    """Read the whole header. Blocks: about 2 ms with a big vocabulary in the page cache.
-
-    Opens only what is a regular file, so a FIFO or a device cannot hold it up. Takes memory for
-    the header, at most HEADER_LIMIT, and for the values kept. Raises GgufError, also where the
-    file cannot be opened or read.
-    """
-    with _regular_file(path) as (fd, size):
-        wanted = _FIRST_READ
-        while wanted < HEADER_LIMIT:
-            try:
-                return parse_header(_pread(fd, min(wanted, size)), size)
-            except _ShortError as short:
-                wanted = max(2 * wanted, short.wanted)
-        return _read_to_limit(fd, size)
-
-
-def _read_to_limit(fd: int, size: int) -> GgufHeader:
-    data = _pread(fd, min(HEADER_LIMIT, size))
-    try:
-        return parse_header(data, size)
-    except _ShortError:
-        with suppress(_ShortError):  # what was not found may be there all the same
-            return parse_header(data, size, exact=True)
-    raise GgufError(f"has a header of more than {HEADER_LIMIT >> 20} MiB")
-
-
-def read_head(path: str | os.PathLike[str]) -> GgufHead:
-    """Read the beginning of a header: one pread of HEAD_BYTES. Blocks. Raises GgufError."""
-    with _regular_file(path) as (fd, size):
-        cursor = _Cursor(_pread(fd, min(HEAD_BYTES, size)), size)
-        version, tensor_count, key_count = _preamble(cursor)
-        found = _Metadata()
-        with suppress(_ShortError):
-            _key_values(cursor, key_count, found, None)
-        return GgufHead(version, found.values, tensor_count)
-
-
 def bits_per_weight(header: GgufHeader) -> float:
     """Tensor bits per parameter, over all tensors; 0.0 for a file without parameters."""
     if not header.parameter_count:
@@ -162,10 +112,10 @@ def parse_header(data: bytes, file_size: int, *, exact: bool = False) -> GgufHea
     docstring says, and the walk is what remains if that does not fit. Pure. Raises GgufError, a
     private subclass of it where `data` is not the whole file and does not hold the whole header.
     """
-    jump = None if exact else _Jump()
+    jump = None if exact else Jump()
     try:
-        header, sure = _parse(_Cursor(data, file_size), jump)
-    except _ShortError:
+        header, sure = _parse(Cursor(data, file_size), jump)
+    except ShortError:
         raise
     except GgufError:
         if jump is None or not jump.used:
@@ -174,58 +124,11 @@ def parse_header(data: bytes, file_size: int, *, exact: bool = False) -> GgufHea
     else:
         if jump is None or not jump.used or sure:
             return header
-    return _parse(_Cursor(data, file_size), None)[0]
-
-
-class _ShortError(GgufError):
-    """More of the file is needed than was read; `wanted` bytes of it could be enough."""
-
-    def __init__(self, wanted: int) -> None:
-        super().__init__("has a longer header than was read")
-        self.wanted = wanted
+    return _parse(Cursor(data, file_size), None)[0]
 
 
 @dataclass(slots=True)
-class _Cursor:
-    """A place in the bytes of a file; never moves beyond what was read."""
-
-    data: bytes
-    file_size: int
-    pos: int = 0
-
-    def need(self, end: int, guess: int = 0) -> None:
-        """Hold `end`, which may come from the file and be absurd, against what there is.
-
-        `guess`: how much of the file to read next, where that is known to be more than `end`.
-        """
-        if end > self.file_size:
-            missing = end - self.file_size
-            raise GgufError(f"is truncated: at least {missing} bytes are missing in its header")
-        if end > len(self.data):
-            raise _ShortError(max(end, guess))
-
-    def take(self, layout: Struct) -> tuple[Any, ...]:
-        end = self.pos + layout.size
-        if end > len(self.data):
-            self.need(end)
-        values = layout.unpack_from(self.data, self.pos)
-        self.pos = end
-        return values
-
-    def string(self, limit: int, what: str) -> bytes:
-        (length,) = self.take(_U64)
-        end = self.pos + length
-        if length > limit:
-            raise GgufError(f"is damaged: {what} of {length} bytes; the limit is {limit}")
-        if end > len(self.data):
-            self.need(end)
-        text = self.data[self.pos : end]
-        self.pos = end
-        return text
-
-
-@dataclass(slots=True)
-class _Metadata:
+class Metadata:
     """What was found so far, and how much of it is kept."""
 
     values: dict[str, Value] = field(default_factory=dict)
@@ -234,66 +137,14 @@ class _Metadata:
     elements: int = 0
 
 
-@dataclass(slots=True)
-class _Jump:
-    """Finds the key behind a long string array without walking it.
-
-    A needle that was missed once is not looked for again: the cost of all searches is linear.
-    """
-
-    needles: list[bytes] = field(default_factory=lambda: list(_NEEDLES))
-    used: bool = False
-
-    def target(self, data: bytes, start: int) -> int | None:
-        for needle in tuple(self.needles):
-            if (pos := _next_key(data, start, needle)) is not None:
-                self.used = True
-                return pos
-            self.needles.remove(needle)
-        return None
-
-
-@contextmanager
-def _regular_file(path: str | os.PathLike[str]) -> Iterator[tuple[int, int]]:
-    """Open for reading -> descriptor, size in bytes. O_NONBLOCK: opening a FIFO returns at once."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    except OSError as error:
-        raise GgufError(f"cannot be read: {error.strerror or error}") from error
-    except ValueError as error:  # a NUL, or a letter that the file system's encoding lacks
-        raise GgufError("cannot be read: no file can have this path") from error
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise GgufError("is not a regular file")
-        yield fd, status.st_size
-    except OSError as error:
-        raise GgufError(f"cannot be read: {error.strerror or error}") from error
-    except MemoryError:
-        raise GgufError("cannot be read: not enough memory for its header") from None
-    finally:
-        os.close(fd)
-
-
-def _pread(fd: int, size: int) -> bytes:
-    """The first `size` bytes. In one piece, but for file systems that give less at a time."""
-    data = os.pread(fd, size, 0)
-    while len(data) < size:
-        more = os.pread(fd, size - len(data), len(data))
-        if not more:
-            raise GgufError("became shorter while it was read; scan again when it is complete")
-        data += more
-    return data
-
-
-def _parse(cursor: _Cursor, jump: _Jump | None) -> tuple[GgufHeader, bool]:
+def _parse(cursor: Cursor, jump: Jump | None) -> tuple[GgufHeader, bool]:
     """The header, and whether all of it fits so that a jump in it must have gone right.
 
     Made for the purpose, a file can fit and mislead all the same; see the module's docstring.
     """
-    version, tensor_count, key_count = _preamble(cursor)
-    found = _Metadata()
-    _key_values(cursor, key_count, found, jump)
+    version, tensor_count, key_count = preamble(cursor)
+    found = Metadata()
+    key_values(cursor, key_count, found, jump)
     alignment = _alignment(found.values)
     tensors = add_up(_tensor_infos(cursor, tensor_count), alignment)
     start = pad(cursor.pos, alignment)
@@ -315,18 +166,18 @@ def _parse(cursor: _Cursor, jump: _Jump | None) -> tuple[GgufHeader, bool]:
     return header, fits and not _key_follows(cursor, jump)
 
 
-def _key_follows(cursor: _Cursor, jump: _Jump | None) -> bool:
+def _key_follows(cursor: Cursor, jump: Jump | None) -> bool:
     """Whether a jump left a key behind the end: what was taken for the end may be a token."""
     if jump is None or not jump.used:
         return False
-    return _next_key(cursor.data, cursor.pos, _NEEDLES[0]) is not None
+    return next_key(cursor.data, cursor.pos, NEEDLES[0]) is not None
 
 
-def _preamble(cursor: _Cursor) -> tuple[int, int, int]:
+def preamble(cursor: Cursor) -> tuple[int, int, int]:
     """Version, tensor count, key count; the counts are within their limits and could fit."""
     _check_magic(cursor.data)
     cursor.pos = 4
-    (version,) = cursor.take(_U32)
+    (version,) = cursor.take(U32)
     _check_version(version)
     tensor_count, key_count = cursor.take(_COUNTS)
     for count, limit, what in (
@@ -359,12 +210,12 @@ def _check_version(version: int) -> None:
     raise GgufError(f"is GGUF version {version}, and only 2 and 3 can be read; {hint}")
 
 
-def _key_values(cursor: _Cursor, count: int, found: _Metadata, jump: _Jump | None) -> None:
+def key_values(cursor: Cursor, count: int, found: Metadata, jump: Jump | None) -> None:
     for _ in range(count):
         key = _key(cursor)
         if key in found.values or key in found.lengths:
             raise GgufError(f"is damaged: it has the key {key!r} twice")
-        (kind,) = cursor.take(_U32)
+        (kind,) = cursor.take(U32)
         if key == "general.alignment" and kind != _UINT32:
             raise GgufError("is damaged: general.alignment is not a 32-bit number")
         if kind == _ARRAY:
@@ -377,8 +228,8 @@ def _key_values(cursor: _Cursor, count: int, found: _Metadata, jump: _Jump | Non
             raise GgufError(f"is damaged: the value of {key!r} has the unknown type {kind}")
 
 
-def _key(cursor: _Cursor) -> str:
-    raw = cursor.string(_MAX_NAME, "a key")
+def _key(cursor: Cursor) -> str:
+    raw = cursor.string(MAX_NAME, "a key")
     if not raw:
         raise GgufError("is damaged: a key is empty")
     try:
@@ -387,7 +238,7 @@ def _key(cursor: _Cursor) -> str:
         raise GgufError(f"is damaged: the key {shown(raw)} is not UTF-8") from None
 
 
-def _text(cursor: _Cursor, key: str, found: _Metadata) -> str:
+def _text(cursor: Cursor, key: str, found: Metadata) -> str:
     raw = cursor.string(_MAX_STRING, f"the text of {key!r}")
     found.text += len(raw)
     if found.text > _MAX_TEXT:
@@ -395,26 +246,26 @@ def _text(cursor: _Cursor, key: str, found: _Metadata) -> str:
     return raw.decode(errors="replace")
 
 
-def _array(cursor: _Cursor, key: str, found: _Metadata, jump: _Jump | None) -> None:
-    (kind,) = cursor.take(_U32)
-    (count,) = cursor.take(_U64)
+def _array(cursor: Cursor, key: str, found: Metadata, jump: Jump | None) -> None:
+    (kind,) = cursor.take(U32)
+    (count,) = cursor.take(U64)
     if kind != _STRING and kind not in _SCALARS:
         what = "holds arrays" if kind == _ARRAY else f"has elements of the unknown type {kind}"
         raise GgufError(f"is damaged: the array {key!r} {what}")
     least = 8 if kind == _STRING else _SCALAR_LAYOUT[kind].size
-    guess = cursor.pos + count * _TOKEN_BYTES if kind == _STRING else 0
+    guess = cursor.pos + count * TOKEN_BYTES if kind == _STRING else 0
     cursor.need(cursor.pos + count * least, guess)
     if count <= ARRAY_LIMIT:
         found.values[key] = _short_array(cursor, key, kind, count, found)
     elif kind == _STRING:
-        _skip_strings(cursor, count, jump)
+        skip_strings(cursor, count, jump)
     else:
         cursor.pos += count * least
     found.lengths[key] = count
 
 
 def _short_array(
-    cursor: _Cursor, key: str, kind: int, count: int, found: _Metadata
+    cursor: Cursor, key: str, kind: int, count: int, found: Metadata
 ) -> tuple[Value, ...]:
     found.elements += count
     if found.elements > _MAX_ELEMENTS:
@@ -424,51 +275,6 @@ def _short_array(
     return cursor.take(Struct(f"<{count}{_SCALARS[kind]}"))
 
 
-def _skip_strings(cursor: _Cursor, count: int, jump: _Jump | None) -> None:
-    """Go behind `count` strings, of which each takes 8 bytes at least."""
-    if jump is None:
-        return _walk_strings(cursor, count)
-    if (pos := jump.target(cursor.data, cursor.pos + 8 * count)) is not None:
-        cursor.pos = pos
-        return None
-    plenty = cursor.pos + 2 * count * _TOKEN_BYTES  # with no key in it, none is likely to come
-    if len(cursor.data) < min(plenty, cursor.file_size):
-        raise _ShortError(plenty)
-    return _walk_strings(cursor, count)
-
-
-def _walk_strings(cursor: _Cursor, count: int) -> None:
-    """Exact, about 0.1 us a string; `count` strings are known to fit if they are all empty."""
-    data, pos, length_at = cursor.data, cursor.pos, _U64.unpack_from
-    with suppress(struct_error, OverflowError):  # beyond the data, and beyond any memory
-        for _ in repeat(None, count):
-            pos += 8 + length_at(data, pos)[0]
-        cursor.need(pos)
-        cursor.pos = pos
-        return
-    cursor.need(pos + 8)
-
-
-def _next_key(data: bytes, start: int, needle: bytes) -> int | None:
-    """Where the length of a key stands that begins as the needle does, at or after `start`."""
-    at = data.find(needle, start + 1)
-    for _ in repeat(None, _MAX_CANDIDATES):
-        if at < 0:
-            return None
-        if _is_key(data, at - 1):
-            return at - 1
-        at = data.find(needle, at + 1)
-    return None
-
-
-def _is_key(data: bytes, pos: int) -> bool:
-    (length,) = _U64.unpack_from(data, pos)
-    end = pos + 8 + length
-    if length > _MAX_NAME or end + 4 > len(data) or not _KEY.fullmatch(data, pos + 8, end):
-        return False
-    return bool(_U32.unpack_from(data, end)[0] <= _LAST_VALUE_TYPE)
-
-
 def _alignment(values: Mapping[str, Value]) -> int:
     alignment = values.get("general.alignment", _DEFAULT_ALIGNMENT)
     if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
@@ -476,15 +282,15 @@ def _alignment(values: Mapping[str, Value]) -> int:
     return alignment
 
 
-def _tensor_infos(cursor: _Cursor, count: int) -> list[Tensor]:
+def _tensor_infos(cursor: Cursor, count: int) -> list[Tensor]:
     """Read `count` tensor infos; each is sound by itself."""
     data, pos = cursor.data, cursor.pos
-    length_at, dimensions_at = _U64.unpack_from, _U32.unpack_from
+    length_at, dimensions_at = U64.unpack_from, U32.unpack_from
     infos = []
     try:
         for _ in repeat(None, count):
             (length,) = length_at(data, pos)
-            if length > _MAX_NAME:
+            if length > MAX_NAME:
                 raise GgufError(f"is damaged: a tensor's name has {length} bytes")
             name = data[pos + 8 : pos + 8 + length]
             pos += 8 + length

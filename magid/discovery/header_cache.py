@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from magid.discovery.gguf_format import GgufHeader, bits_per_weight, read_header
+from magid.discovery.gguf_file import read_header
+from magid.discovery.gguf_format import GgufHeader, bits_per_weight
 from magid.discovery.naming import number, text
 from magid.discovery.tiers import ThinkingMode, thinking_of_template
 from magid.discovery.walker import File, StatKey

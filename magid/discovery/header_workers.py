@@ -1,4 +1,4 @@
-"""`python -m magid.readers`: looks at the files of one model folder, for `roots` and `lifecycle`.
+"""`python -m magid.discovery.header_workers`: looks at the files of one model folder.
 
 In a process of its own (see `workers`): the folder may be a mount that does not answer, and a
 thread that parses megabytes of headers holds the interpreter for milliseconds at a time, for which
@@ -10,7 +10,7 @@ import os
 from contextlib import suppress
 from typing import Any, Final
 
-from magid.discovery.gguf_format import read_head
+from magid.discovery.gguf_file import read_head
 from magid.discovery.header_cache import Unusable, kept_metadata, packed, read_facts
 from magid.discovery.naming import text
 from magid.discovery.walker import File, follow, look_at, why_unusable

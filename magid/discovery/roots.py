@@ -302,4 +302,5 @@ def why_no_process(error: OSError) -> str:
         errno.EAGAIN: "the limit of tasks is used up (TasksMax=, ulimit -u)",
         errno.EMFILE: "the limit of open files is used up (LimitNOFILE=, ulimit -n)",
     }.get(error.errno or 0, error.strerror or str(error))
-    return f"cannot start a process of magid.readers: {os.strerror(error.errno or 0)}: {why}"
+    failed = os.strerror(error.errno or 0)
+    return f"cannot start a process of magid.discovery.header_workers: {failed}: {why}"

@@ -4,31 +4,23 @@ Files are data, never errors: whatever is wrong with one is reported beside the 
 nothing. All of it blocks and belongs in a thread; see `Scanner`.
 """
 
-import hashlib
 import threading
 import weakref
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
-from math import floor
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter, time_ns
 from typing import Any, Final
 
-from magid.discovery import grouping, projectors
-from magid.discovery.header_cache import Entries, Facts, HeaderCache, Reading, Unusable
-from magid.discovery.kinds import ModelKind, companion_kind, foreign, model_kind
-from magid.discovery.naming import ModelName, identify, nominal_bits, number, text
+from magid.discovery import grouping
+from magid.discovery.assembly import Assembled, assemble, path_to_open
+from magid.discovery.found import BrokenFile, PendingFile, Scan
+from magid.discovery.header_cache import Entries, HeaderCache, Reading, Unusable
+from magid.discovery.kinds import companion_kind
+from magid.discovery.naming import number, text
 from magid.discovery.roots import Roots, why_no_process
-from magid.discovery.tiers import (
-    ThinkingMode,
-    Thresholds,
-    Tier,
-    assign_tier,
-    effective_billions,
-    thinking_of_name,
-)
+from magid.discovery.tiers import Thresholds
 from magid.discovery.walker import File, Listing, UnreadableRoot, printable, with_known
 from magid.errors import Conflict, RescanFailed
 from magid.host.workers import LATE_S
@@ -36,84 +28,6 @@ from magid.host.workers import LATE_S
 _SETTLED_NS: Final = 20_000_000
 """A file that changed less than this before it was looked at may change again within the same
 tick of the file system's clock (at most 10 ms) and look the same: it is not taken as unchanged."""
-
-
-@dataclass(frozen=True, slots=True)
-class Companion:
-    """A GGUF file that is no model by itself."""
-
-    kind: str  # mmproj | draft | lora | imatrix | vocab
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
-class FoundModel:
-    """One model on disk, with all its shards."""
-
-    path: str  # what llama-server gets: the first shard, absolute, links resolved
-    filename: str  # the name it has in its folder, which a link may have given it
-    files: tuple[str, ...]
-    companions: tuple[Companion, ...]  # the projector to start it with, if there is one
-    kind: ModelKind
-    name: ModelName
-    display_name: str
-    architecture: str
-    context_length: int | None  # tokens it was trained for
-    parameter_count: int
-    active_parameter_count: int  # per token; less than all in a mixture of experts
-    size_bytes: int  # without the projector
-    bits_per_weight: float  # measured over all tensors
-    thinking_mode: ThinkingMode
-    thinking_evidence: str
-    tier: Tier
-    base_id: str
-    stamp: str  # 16 hex digits: another value means other content, of the projector too
-
-    @property
-    def is_thinking(self) -> bool:
-        return self.thinking_mode is ThinkingMode.ALWAYS
-
-
-@dataclass(frozen=True, slots=True)
-class BrokenFile:
-    """A file or folder that cannot be used, and why; the reason does not repeat the path."""
-
-    path: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class PendingFile:
-    """A file of a first listing, whose whole header was not read yet."""
-
-    path: str
-    filename: str
-    size_bytes: int  # of all its shards
-    architecture: str | None
-    name: str | None  # general.name, printable
-    context_length: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Scan:
-    """What all roots hold."""
-
-    models: tuple[FoundModel, ...] = ()  # in path order
-    broken: tuple[BrokenFile, ...] = ()  # in path order; unreadable and silent folders too
-    companions: tuple[Companion, ...] = ()  # in path order, paired or not
-    unreadable_roots: tuple[UnreadableRoot, ...] = ()
-    duration_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Assembled:
-    """What a list of files makes; kept, because most scans see the same list again."""
-
-    files: list[File] = field(default_factory=list)
-    models: tuple[FoundModel, ...] = ()
-    broken: tuple[BrokenFile, ...] = ()
-    companions: tuple[Companion, ...] = ()
-    is_lasting: bool = True
 
 
 class Scanner:
@@ -136,7 +50,7 @@ class Scanner:
         self._cache_path = cache_path
         self._lock = threading.Lock()
         self._cache: HeaderCache | None = None
-        self._last: _Assembled | None = None
+        self._last: Assembled | None = None
         self._stopped = False
         self._roots = Roots(roots, late_s)
         self._end = weakref.finalize(self, self._roots.close)
@@ -218,7 +132,7 @@ class Scanner:
 
     def _read(
         self, listing: Listing, looked_at: int, progress: Callable[[int, int], None] | None
-    ) -> _Assembled:
+    ) -> Assembled:
         cache = self._opened_cache()
         readings: dict[str, Reading] = {}
         lasting: Entries = {}
@@ -239,7 +153,7 @@ class Scanner:
                     progress(done, len(unread))
         gone = tuple(f"{root.path.rstrip('/')}/" for root in listing.unreadable_roots)
         cache.replace(cache.below(gone) | lasting, self._roots.tops)
-        assembled = _assemble(listing.files, readings, self._thresholds)
+        assembled = assemble(listing.files, readings, self._thresholds)
         return replace(assembled, is_lasting=len(lasting) == len(listing.files))
 
 
@@ -259,7 +173,7 @@ def _lasts(file: File, reading: Reading, looked_at: int) -> bool:
     return file.key[4] < looked_at - _SETTLED_NS
 
 
-def _report(assembled: _Assembled, listing: Listing, late: Sequence[tuple[str, str]]) -> Scan:
+def _report(assembled: Assembled, listing: Listing, late: Sequence[tuple[str, str]]) -> Scan:
     """`late` are also the roots that fell silent while their files were read."""
     walked = tuple(BrokenFile(path, reason) for path, reason in listing.broken)
     silent = [UnreadableRoot(printable(top), why, is_late=True) for top, why in late]
@@ -281,149 +195,10 @@ def _pending(parts: grouping.Parts, beginning: Any) -> PendingFile | None:
         return None
     architecture = text(metadata, "general.architecture")
     return PendingFile(
-        path=_path_to_open(parts),
+        path=path_to_open(parts),
         filename=first.name,
         size_bytes=sum(file.key[2] for file in parts.files),
         architecture=architecture,
         name=name,
         context_length=number(metadata, f"{architecture}.context_length") or None,
     )
-
-
-# -- from files and facts to models; pure ----------------------------------------------------
-
-
-def _assemble(
-    files: list[File], readings: Mapping[str, Reading], thresholds: Thresholds
-) -> _Assembled:
-    companions: list[Companion] = []
-    projector_files: dict[str, list[File]] = defaultdict(list)
-    others: list[File] = []
-    for file in files:
-        kind = _companion_of(file, readings[file.path])
-        if kind is None:
-            others.append(file)
-            continue
-        companions.append(Companion(kind, file.real))
-        if kind == "mmproj":
-            projector_files[file.folder].append(file)
-    broken: list[BrokenFile] = []
-    usable: list[tuple[grouping.Parts, list[Facts]]] = []
-    for parts in grouping.join(others):
-        facts = [readings[file.path] for file in parts.files]
-        known = [one for one in facts if isinstance(one, Facts)]
-        if reason := grouping.problem(parts, facts) or foreign(known[0].metadata):
-            broken.append(BrokenFile(parts.files[0].path, reason))
-        else:
-            usable.append((parts, known))
-    pairs = _pair(usable, projector_files, readings)
-    models = [
-        _model(parts, facts, pairs.get(parts.files[0].path), thresholds) for parts, facts in usable
-    ]
-    return _Assembled(files, tuple(models), tuple(broken), tuple(companions))
-
-
-def _companion_of(file: File, reading: Reading) -> str | None:
-    if isinstance(reading, Unusable):
-        return None
-    if kind := companion_kind(file.name, reading.metadata):
-        return kind
-    is_split = (number(reading.metadata, "split.count") or 1) > 1
-    return "vocab" if reading.tensor_count == 0 and not is_split else None
-
-
-def _pair(
-    usable: Sequence[tuple[grouping.Parts, list[Facts]]],
-    projector_files: Mapping[str, Sequence[File]],
-    readings: Mapping[str, Reading],
-) -> dict[str, File]:
-    """Path of a model's first file -> its projector."""
-    neighbours: dict[str, list[tuple[str, projectors.Candidate]]] = defaultdict(list)
-    for parts, facts in usable:
-        first = parts.files[0]
-        if first.folder in projector_files:
-            described = projectors.candidate(first.name, facts[0].metadata)
-            neighbours[first.folder].append((first.path, described))
-    pairs = {}
-    for folder, models in neighbours.items():
-        offered = projector_files[folder]
-        candidates = [_candidate(file, readings[file.path]) for file in offered]
-        all_models = [described for _, described in models]
-        for path, described in models:
-            chosen = projectors.choose(described, all_models, candidates)
-            if chosen is not None:
-                pairs[path] = offered[chosen]
-    return pairs
-
-
-def _candidate(file: File, reading: Reading) -> projectors.Candidate:
-    return projectors.candidate(file.name, reading.metadata if isinstance(reading, Facts) else {})
-
-
-def _model(
-    parts: grouping.Parts, facts: Sequence[Facts], projector: File | None, thresholds: Thresholds
-) -> FoundModel:
-    first, metadata = parts.files[0], facts[0].metadata
-    total = sum(one.parameter_count for one in facts)
-    active = _active(total, sum(one.routed_parameter_count for one in facts), metadata)
-    bits = sum(one.bits_per_weight * one.parameter_count for one in facts) / max(total, 1)
-    name = identify(first.name, metadata, parameter_count=total, bits=bits)
-    kind = model_kind(first.name, metadata)
-    mode, evidence = _thinking(kind, facts[0], first.name)
-    nominal = nominal_bits(name.quantization)
-    tier = assign_tier(
-        billions=effective_billions(total, active) if active < total else name.size_params,
-        bits=floor(bits) if nominal is None else nominal,
-        thinking=mode,
-        thresholds=thresholds,
-    )
-    architecture = text(metadata, "general.architecture") or ""
-    return FoundModel(
-        path=_path_to_open(parts),
-        filename=first.name,
-        files=tuple(file.path if parts.count > 1 else file.real for file in parts.files),
-        companions=(Companion("mmproj", projector.real),) if projector else (),
-        kind=kind,
-        name=name,
-        display_name=name.display_name(),
-        architecture=architecture,
-        context_length=number(metadata, f"{architecture}.context_length") or None,
-        parameter_count=total,
-        active_parameter_count=active,
-        size_bytes=sum(file.key[2] for file in parts.files),
-        bits_per_weight=bits,
-        thinking_mode=mode,
-        thinking_evidence=evidence,
-        tier=tier,
-        base_id=name.base_id(tier),
-        stamp=_stamp((*parts.files, projector) if projector else parts.files),
-    )
-
-
-def _path_to_open(parts: grouping.Parts) -> str:
-    """Where a link leads; but shards are found by their names, which only the links have."""
-    return parts.files[0].path if parts.count > 1 else parts.files[0].real
-
-
-def _active(total: int, routed: int, metadata: Mapping[str, object]) -> int:
-    """Parameters that one token passes through: all but the experts that are not chosen for it."""
-    architecture = text(metadata, "general.architecture")
-    experts = number(metadata, f"{architecture}.expert_count")
-    used = number(metadata, f"{architecture}.expert_used_count")
-    if not experts or not used:
-        return total
-    return total - routed + routed * min(used, experts) // experts
-
-
-def _thinking(kind: ModelKind, facts: Facts, filename: str) -> tuple[ThinkingMode, str]:
-    """As `tiers.detect_thinking`, of which the template's part was done when it was read."""
-    if kind is not ModelKind.CHAT:
-        return ThinkingMode.NONE, f"a model of the kind {kind} writes no text"
-    if facts.thinking is not None:
-        return facts.thinking, facts.evidence
-    words = (text(facts.metadata, key) for key in ("general.basename", "general.finetune"))
-    return thinking_of_name(" ".join((filename, *filter(None, words))))
-
-
-def _stamp(files: Iterable[File]) -> str:
-    return hashlib.sha256(repr([file.key for file in files]).encode()).hexdigest()[:16]

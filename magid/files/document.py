@@ -14,7 +14,6 @@ one call at a time.
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -29,7 +28,7 @@ from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
 from magid import __version__
-from magid.errors import AlreadyRunning, CannotWrite, MagidError
+from magid.errors import CannotWrite, MagidError
 from magid.files.atomic import (
     REAL,
     FileSystem,
@@ -44,6 +43,7 @@ MAX_BYTES = 64 * 2**20
 MAX_CORRUPT = 5
 BALLAST_BYTES = 64 * 1024
 _LOST = 1000  # more revisions than a lost document can be ahead of its newest copy
+
 
 T = TypeVar("T")
 
@@ -396,52 +396,3 @@ def why_unusable(path: Path, validate: Callable[[Any], object]) -> str:
     except (ValueError, MagidError, _Unusable) as error:
         return str(error)
     return ""
-
-
-# -- one writer ----------------------------------------------------------------------------------
-
-
-class Lock:
-    """The right to write below a state directory. Ends with `release`, or with the process."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    def release(self) -> None:
-        """Idempotent."""
-        if self._descriptor >= 0:
-            # Not by closing alone: a child between fork and exec still has the file open.
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-
-def lock(state_dir: Path) -> Lock:
-    """Become the one magid of this state directory, which is made if it is not there.
-
-    Raises AlreadyRunning with the pid of the one that is, CannotWrite if there is no way to tell.
-    The kernel ends the lock with the process, however that ends; children do not inherit it.
-    """
-    path = state_dir / "magid.lock"
-    try:
-        state_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(path, flags, 0o640)
-    except OSError as error:
-        raise cannot_write(path, error) from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
-    except BlockingIOError:
-        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
-        os.close(descriptor)
-        raise AlreadyRunning(
-            f"cannot use {state_dir}: magid with pid {holder or 'unknown'} uses it already; stop "
-            "that one, or set another state_dir (MAGI_STATE_DIR)",
-            pid=int(holder) if holder.isascii() and holder.isdigit() else None,
-        ) from None
-    except OSError as error:
-        os.close(descriptor)
-        raise cannot_write(path, error) from None
-    return Lock(descriptor)

@@ -19,18 +19,17 @@ from magid.control.planner import Wanted
 from magid.control.state import Change
 from magid.errors import MagidError, NotReady, QueueFull, ServerLost
 from magid.gateway.accounting import request_log
-from magid.gateway.accounting.request_log import Outcome, Records
-from magid.gateway.accounting.requestlog import tell_end
+from magid.gateway.accounting.request_log import Outcome, Records, tell_end
 from magid.gateway.accounting.statistics import OTHER, Tally
-from magid.gateway.frontend.time_slices import TimeSlices
-from magid.gateway.proxy import probes
+from magid.gateway.proxy import health
 from magid.gateway.proxy.forward import Client, Exchange
 from magid.gateway.proxy.health import Care
 from magid.gateway.proxy.load_balancer import Picker
 from magid.gateway.proxy.on_demand import OnDemand
 from magid.gateway.proxy.queue import Rooms
 from magid.gateway.proxy.server import Server
-from magid.gateway.proxy.stages import Stages, Work
+from magid.gateway.proxy.time_slices import TimeSlices
+from magid.gateway.proxy.two_stage import Stages, Work
 from magid.gateway.proxy.upstream import MISTAKE
 from magid.gateway.routing import auto_tier, fleet, model_list
 from magid.gateway.routing.fleet import Backend, Facts, Fleet
@@ -174,7 +173,7 @@ class Dispatcher:
             server.pool.close()
 
     async def _learn_facts(self, server: Server) -> None:
-        facts = await probes.facts(server.backend)
+        facts = await health.facts(server.backend)
         if facts is not None and server.backend.process in self._servers:
             self._facts[server.backend.process] = facts
             observed = self._daemon.observed().get(server.backend.port)
@@ -443,7 +442,7 @@ class Dispatcher:
 
     async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(probes.LOOK_S)
+            await asyncio.sleep(health.LOOK_S)
             try:
                 self._look()
             except Exception:

@@ -5,9 +5,11 @@ import sys
 from dataclasses import dataclass
 from functools import lru_cache
 
-from magid.llama.client import Garbled, parse_head
+from magid.errors import InvalidInput
+from magid.http.limits import MAX_HEAD_LINES
 
 MAX_CHUNK_LINE = 256  # bytes of a chunk's size with its extensions
+
 
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n\x00]*)?")
 _WHOLE_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")  # without extensions
@@ -193,3 +195,92 @@ def _content_type(given: bytes | None) -> bytes:
     if match is None:
         raise Garbled(f"its type {given[:60].decode('latin-1')!r} is none that is passed on")
     return (given if match[2] else match[1]).lower()
+
+
+_START = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ /[\x21-\x7e]* HTTP/1\.([01])")
+_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
+_ONCE_IN_REQUEST = frozenset(
+    b"host content-length transfer-encoding content-type origin authorization x-api-key".split()
+)
+
+
+def check_head(head: bytes) -> None:
+    """Refuse a head, with its start line, that two parsers could read differently.
+
+    Raises InvalidInput for a target that is no path (a proxy would be asked by its whole URL, which
+    may name another host than Host does), a method that is no word, for Transfer-Encoding from a
+    client too old to know it, and as `check_fields` does.
+    """
+    line, _, fields = head.partition(b"\r\n")
+    start = _START.fullmatch(line)
+    if start is None:
+        raise InvalidInput(
+            "cannot read the request: malformed start line; send METHOD /PATH HTTP/1.1"
+        )
+    check_fields(fields)
+    if start[1] == b"0" and re.search(rb"(?mi)^transfer-encoding:", fields):
+        raise InvalidInput("cannot read the request: HTTP/1.0 has no transfer-encoding")
+
+
+def check_fields(raw: bytes) -> None:
+    """Refuse a header block that two parsers could read differently. `raw`: without start line.
+
+    Raises InvalidInput for a bare CR or LF, a folded line, space before the colon, control
+    characters, a repeated field that decides framing or trust, Content-Length that is not plain
+    digits or is beside Transfer-Encoding.
+    """
+    seen: set[bytes] = set()
+    for line in raw.split(b"\r\n"):
+        match = _FIELD.fullmatch(line)
+        if match is None:
+            raise InvalidInput(
+                "cannot read the request: malformed header line; send valid HTTP/1.1"
+            )
+        name = match[1].lower()
+        if name in seen and name in _ONCE_IN_REQUEST:
+            raise InvalidInput(
+                f"cannot read the request: the header {name.decode()} is given twice; send it once"
+            )
+        seen.add(name)
+        if name == b"content-length" and not match[2].strip(b" \t").isdigit():
+            raise InvalidInput("cannot read the request: content-length is not a number")
+    if b"content-length" in seen and b"transfer-encoding" in seen:
+        raise InvalidInput(
+            "cannot read the request: content-length and transfer-encoding exclude each other"
+        )
+
+
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])(?: [^\x00-\x08\x0a-\x1f\x7f]*)?")
+_HEADER_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
+
+
+class Garbled(Exception):
+    """Not HTTP/1.1; the text says what."""
+
+
+def parse_head(head: bytes) -> tuple[int, dict[bytes, bytes]]:
+    """Status and headers (names in lower case) of an answer; strict, as RFC 9112 is.
+
+    No folded lines, no space before a colon, no two lengths. Raises Garbled.
+    """
+    first, *lines = head.removesuffix(b"\r\n\r\n").split(b"\r\n", MAX_HEAD_LINES + 1)
+    if len(lines) > MAX_HEAD_LINES:
+        raise Garbled("its head has too many lines")
+    status_line = _STATUS_LINE.fullmatch(first)
+    if not status_line:
+        raise Garbled("it is not HTTP")
+    headers: dict[bytes, bytes] = {}
+    for line in lines:
+        header = _HEADER_LINE.fullmatch(line)
+        if not header:
+            raise Garbled("a header is malformed")
+        name, value = header[1].lower(), header[2].strip()
+        if name in headers and name in _ONCE:
+            raise Garbled(f"there are two {name.decode()} headers")
+        headers[name] = value
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise Garbled("it is compressed, which nobody asked for")
+    return int(status_line[1]), headers
+
+
+_ONCE = frozenset((b"content-length", b"transfer-encoding", b"content-type", b"content-encoding"))

@@ -12,6 +12,7 @@ MAX_HEAD_LINES = 100  # llama-server 0.7.0 sends 8
 MAX_INTERIM = 8  # answers of status 1xx before the one that counts
 HEAD_S = 10.0  # from a head's first byte to its last; how long the first one takes is no matter
 
+
 # -- its body
 MAX_COLLECTED_BYTES = 256 * 1024  # wherever one is kept whole; /props with a long template is 40 KB
 MAX_CONTAINERS = 16_384  # lists and objects of JSON that is parsed: each costs up to 240 bytes
@@ -19,15 +20,10 @@ MAX_SILENT_BYTES = 1024 * 1024  # of a stream before its first event; comments o
 MAX_COUNTED_EVENTS = 64  # whose usage is counted up; llama-server sends one in a stream
 MAX_USAGE_BYTES = 4096
 
+
 # -- one turn of the event loop
 MAX_CHUNKS = 512  # of one answer, less than 1 ms; then it waits
-MAX_LINES = 256  # of a server's output, likewise
 PAUSE_S = 0.005
-
-# -- a server's output
-MAX_LINE_BYTES = 8 * 1024  # a longer line is kept as several
-MAX_LOG_LINES = 2_000
-MAX_LOG_BYTES = 4 * 1024 * 1024  # of memory that the lines take
 
 
 def parsed(body: bytes) -> object:

@@ -5,7 +5,7 @@ nothing outside the model folders is ever reached, whatever is renamed meanwhile
 written down as device and inode, for exec_model.py to compare. Blocks: a handful of system calls.
 
 A folder may be a mount that does not answer. So the launcher looks in a worker, `python -m
-magid.modelfiles`, and waits for no other folder than the one that the file is in.
+magid.launcher.model_files`, and waits for no other folder than the one that the file is in.
 """
 
 import os

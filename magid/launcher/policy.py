@@ -10,15 +10,15 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from magid.config import settings as config
+from magid.config import loading as config
 from magid.config.settings import Config
 from magid.errors import InvalidConfig, NotAllowed
-from magid.launcher import sandbox
+from magid.launcher import protocol
 from magid.launcher.model_files import Examined, examine, shards
 from magid.launcher.protocol import Start
 from magid.launcher.sandbox import Patience, UnitOrder
 from magid.llama.arguments import server_argv
-from magid.llama.client import find_program
+from magid.llama.program import find_program
 from magid.standalone import SCRIPTS
 
 KEY_SOCKET: Final = "/run/magi/key.sock"
@@ -43,7 +43,7 @@ def order_of(start: Start, settings: Config, examine: Examine = examine) -> Unit
         )
     configured = settings.llama_server_path
     program = find_program(str(configured) if configured else None, PROGRAM_PLACES)
-    argv = server_argv(spec, str(program), sandbox.credential_path(spec.port), start.flags)
+    argv = server_argv(spec, str(program), protocol.credential_path(spec.port), start.flags)
     projector = () if spec.mmproj_path is None else (spec.mmproj_path,)
     found = examine((*shards(spec.model_path), *projector), settings.model_paths)
     folders = program_folders(program)

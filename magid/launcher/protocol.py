@@ -13,11 +13,12 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final
 
 from magid.errors import InvalidInput
-from magid.servers.backend import ServerSpec
+from magid.llama.spec import ServerSpec
 
 MAX_LINE_BYTES: Final = 64 * 1024
 MAX_FLAGS: Final = 1024  # llama-server 0.7.0 knows 500 options, with all spellings
 _MAX_DEPTH: Final = 8  # the deepest request has 3
+
 
 _MODEL_ID = re.compile(r"[a-z0-9_-]{1,128}")
 _PROFILE = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -248,6 +249,7 @@ _port = _int(1024, 65_535)
 _profile = _or_none(_matching(_PROFILE, "a profile's name or null"))
 _flag_list = _many(_matching(_FLAG, "an option of llama-server"), MAX_FLAGS)
 
+
 # Bounds as in the configuration's server_defaults.
 _SPEC: Final[Mapping[str, _Check]] = {
     "model_id": _matching(_MODEL_ID, "a model's id"),
@@ -283,3 +285,11 @@ def _flags(value: Any) -> frozenset[str]:
 
 def _bad(name: str, why: str) -> InvalidInput:
     return InvalidInput(f"cannot use {name}: it {why}", field=name)
+
+
+CREDENTIAL: Final = "api-key"
+
+
+def credential_path(port: int) -> str:
+    """Where the server finds its key: $CREDENTIALS_DIRECTORY is not expanded in arguments."""
+    return f"/run/credentials/llama-server@{int(port)}.service/{CREDENTIAL}"

@@ -16,10 +16,10 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 
 from magid.errors import InvalidInput, NotAllowed
-from magid.servers.backend import ServerSpec
+from magid.launcher.protocol import CREDENTIAL, credential_path
+from magid.llama.spec import ServerSpec
 
 PYTHON: Final = "/usr/bin/python3"
-CREDENTIAL: Final = "api-key"
 KEY_UNIT: Final = "magi-key.socket"
 SPEC_FIELD: Final = "MAGI_SPEC"
 ORDER_FIELD: Final = "MAGI_ORDER"
@@ -27,6 +27,7 @@ NO_RESTART: Final = (
     66,
     78,
 )  # of exec_model.py (sysexits.h): a restart would change nothing
+
 
 NOTIFY: Final = "/run/systemd/notify"  # wait_ready.py reports to it
 # Systemd before 254 hides the unit's credentials from ExecStartPost=: they are bound here for it.
@@ -44,6 +45,7 @@ _CLONE_NEWUTS: Final = 0x0400_0000
 _MS_REC: Final = 0x4000
 _OOM_SCORE: Final = 200  # a model dies before sshd, and before magid
 
+
 # Read-only and empty within the unit; what the server needs of them is bound into it one by one.
 # Not /opt: it holds programs, among them the libraries of GPUs (/opt/rocm, /opt/intel). No driver
 # of a GPU needs anything of /run to compute: nvidia-persistenced is asked by administrators only.
@@ -52,6 +54,7 @@ DEVICES: Final = ("char-nvidia*", "char-drm", "char-kfd")  # beside those that e
 _HOMES: Final = ("/home", "/root", "/run/user")  # ProtectHome= hides these
 # DynamicUser= brings a /tmp and a /var/tmp on the machine's own disk, without a limit.
 _READ_ONLY: Final = ("/tmp", "/var/tmp")
+
 
 # The paths of mounts are written to the unit's file as they are (systemd 252, 257, 262). When it is
 # read again, at a daemon-reload, a space begins another mount, and a colon another part of one: a
@@ -108,11 +111,6 @@ class UnitOrder:
     key_source: str  # the socket that has a new key for every process
     groups: tuple[str, ...]  # that exist here and open GPU devices or model files
     patience: Patience
-
-
-def credential_path(port: int) -> str:
-    """Where the server finds its key: $CREDENTIALS_DIRECTORY is not expanded in arguments."""
-    return f"/run/credentials/llama-server@{int(port)}.service/{CREDENTIAL}"
 
 
 def unit_properties(order: UnitOrder, version: int) -> list[Property]:

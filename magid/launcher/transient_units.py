@@ -7,7 +7,6 @@ exists for as long as somebody refers to it, and it goes away some time after th
 
 import asyncio
 import logging
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from typing import Any, Final
 
 from magid.errors import Conflict, TimedOut
 from magid.launcher.sandbox import ORDER_FIELD, SPEC_FIELD, Property, field_of
-from magid.servers.backend import UNITS, port_in, unit_name
 from magid.systemd.bus import (
     MANAGER,
     MANAGER_PATH,
@@ -24,8 +22,10 @@ from magid.systemd.bus import (
     Bus,
     BusError,
     Signal,
+    major,
     variant,
 )
+from magid.systemd.unit_names import UNITS, port_in, unit_name
 
 log = logging.getLogger("magi-launcher")
 _UNIT: Final = "org.freedesktop.systemd1.Unit"
@@ -277,12 +277,6 @@ def _not_ours(name: str, fragment: str) -> Conflict:
         "remove it, or give the model another port",
         unit=name,
     )
-
-
-def major(version: str) -> int:
-    """`252.39-1~deb12u2` -> 252; 0 if it cannot be told."""
-    match = re.match(r"[0-9]{1,6}", version)
-    return int(match[0]) if match else 0
 
 
 def _order_in(properties: Sequence[Property]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from magid.errors import InvalidInput, LlamaServerMissing
 from magid.llama.options import check_extra_args, is_option
-from magid.servers.backend import ServerSpec
+from magid.llama.spec import ServerSpec
 
 # What a server may take over from magid's own environment: where programs and the home folder are,
 # language, time zone, and which GPUs it may use. Nothing that loads code (LD_*, GGML_BACKEND_PATH)

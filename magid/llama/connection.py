@@ -8,7 +8,7 @@ listen there at the same time. What is sent then reaches the program of that soc
 import asyncio
 import logging
 
-from magid.host.listeners import Listener, listener_at
+from magid.host.ports import Listener, listener_at
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ An id never changes and is never used twice; systemd/magi.catalog explains each.
 
 from enum import Enum
 
-from magid.servers.backend import unit_name
+from magid.systemd.unit_names import unit_name
 
 
 class Event(Enum):

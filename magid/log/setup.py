@@ -13,9 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+from magid.log.buffer import LogLine, LogRing
 from magid.log.events import Event
-from magid.servers.backend import LogLine
-from magid.servers.processes.child import LogRing
 from magid.systemd.journal import Journal, check_cursor, matches_of
 from magid.systemd.journal_socket import JournalSocket
 

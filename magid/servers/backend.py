@@ -4,13 +4,15 @@ Pure data and pure functions: no I/O, no await. Both launchers (`processes`, `sy
 words, and so does the privileged helper, which trusts nothing else.
 """
 
-import hashlib
-import json
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import Protocol
+
+from magid.host.usage import ServerFigures
+from magid.llama.spec import ServerSpec
+from magid.log.buffer import LogLine
+from magid.systemd.unit_names import unit_name
 
 
 class ServerState(StrEnum):
@@ -38,54 +40,6 @@ class ServerState(StrEnum):
 _RUNNING = frozenset(
     {ServerState.STARTING, ServerState.LOADING, ServerState.READY, ServerState.STOPPING}
 )
-
-
-@dataclass(frozen=True, slots=True)
-class ServerSpec:
-    """All that decides how one server runs. Two equal specs are the same server."""
-
-    model_id: str
-    instance: int  # 0-based: a model with `instances: 2` has 0 and 1, each with its own port
-    port: int
-    host: str
-    model_path: str  # the first shard, absolute, links resolved
-    mmproj_path: str | None = None
-    kind: str = "chat"  # chat | embedding | reranker
-    n_gpu_layers: int | None = None  # None: llama-server's own default (it fits to free memory)
-    ctx_size: int | None = None
-    n_threads: int | None = None
-    batch_size: int | None = None
-    parallel: int | None = None
-    extra_args: tuple[str, ...] = ()
-    memory_max: int | None = None  # bytes; None: as much as there is
-    cpu_quota: int | None = None  # percent of one processor; None: all of them
-    stamp: str = ""  # identity of the files' content (inode, size, times): a replaced file differs
-
-    @property
-    def unit(self) -> str:
-        """The systemd name, also where there is no systemd: one server, one name."""
-        return unit_name(self.port)
-
-    @property
-    def hash(self) -> str:
-        """16 hex digits; what MAGI_SPEC carries, and what `specCurrent` compares."""
-        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def unit_name(port: int) -> str:
-    """The unit of the server on this port. Built from an integer, so nothing can be injected."""
-    return f"llama-server@{int(port)}.service"
-
-
-UNITS: Final = "llama-server@*.service"
-_UNIT = re.compile(r"llama-server@([1-9][0-9]{0,4})\.service")
-
-
-def port_in(name: str) -> int | None:
-    """The port of a unit of this name; None for every name that `unit_name` does not make."""
-    match = _UNIT.fullmatch(name)
-    return int(match[1]) if match and int(match[1]) < 65_536 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,24 +79,6 @@ def first_sight(spec: ServerSpec) -> ObservedServer:
         state=ServerState.STARTING,
         host=spec.host,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class ServerFigures:
-    """What one server uses now; None where it cannot be known."""
-
-    memory_bytes: int | None = None
-    cpu_seconds: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LogLine:
-    """One line of a server's log."""
-
-    cursor: str  # opaque; `logs(after=cursor)` goes on behind it
-    at: float  # seconds since the epoch
-    text: str  # of one entry: it may have several lines
-    fields: Mapping[str, str] = field(default_factory=dict)  # what the journal keeps beside it
 
 
 class Launcher(Protocol):

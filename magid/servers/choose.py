@@ -6,7 +6,7 @@ from typing import Final
 
 from magid.config.settings import Config
 from magid.errors import InvalidConfig
-from magid.llama.client import LlamaProgram
+from magid.llama.program import LlamaProgram
 from magid.servers.backend import Launcher
 from magid.servers.processes.backend import ProcessLauncher
 from magid.servers.processes.supervisor import RestartPolicy

@@ -1,6 +1,7 @@
 """The system bus, and on it systemd alone. Low level: messages, without introspection."""
 
 import asyncio
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ SYSTEMD: Final = "org.freedesktop.systemd1"
 MANAGER_PATH: Final = "/org/freedesktop/systemd1"
 MANAGER: Final = "org.freedesktop.systemd1.Manager"
 PROPERTIES: Final = "org.freedesktop.DBus.Properties"
+
 
 _DAEMON: Final = "org.freedesktop.DBus"
 _ANSWER_S: Final = 90.0  # systemd answers at once, but not while it reads all units anew
@@ -150,3 +152,9 @@ class Bus:
             )
             for handler in tuple(self._handlers):
                 handler(signal)
+
+
+def major(version: str) -> int:
+    """`252.39-1~deb12u2` -> 252; 0 if it cannot be told."""
+    match = re.match(r"[0-9]{1,6}", version)
+    return int(match[0]) if match else 0

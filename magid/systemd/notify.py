@@ -1,18 +1,24 @@
-"""What a service tells its manager while it lives: that it lives, and that it reads things anew.
+"""sd_notify(3): the watchdog of a service, and file descriptors that outlive its process.
 
-sd_notify(3); `notify` sends one message, and does nothing where nobody listens.
+A reference on a unit lasts as long as the connection that it was taken over. Were that closed with
+the process, every upgrade, restart or crash of the launcher would make systemd forget the models
+that a person has stopped: they could not be started again, and magid would take them for new ones.
+So systemd keeps the connection (FDSTORE=; sd_listen_fds(3)) until the next launcher has taken
+references of its own. It drops what it keeps when the service is stopped for good.
 """
 
 import asyncio
 import logging
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager
+import os
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Final
 
-from magid.errors import MagidError
-from magid.log.events import Event, about
+from magid.errors import InvalidConfig
 
 log = logging.getLogger(__name__)
+
 
 Notify = Callable[[str], object]
 
@@ -35,41 +41,49 @@ async def keep_alive(notify: Notify, interval_s: float | None) -> None:
         await asyncio.sleep(interval_s)
 
 
-async def reload_on(
-    asked: asyncio.Event, notify: Notify, *work: Callable[[], Awaitable[object]]
-) -> None:
-    """Each time it is asked for: do the work, and tell when it begins and ends.
+_FIRST_FD: Final = 3  # sd_listen_fds(3)
+_KEPT: Final = "bus-of-"  # and the process id of the launcher that it was
 
-    What fails is logged, and the next is done all the same.
 
-    systemd wants the time at which a reload began, to tell it from one that was asked for later.
+def received(env: Mapping[str, str], pid: int) -> tuple[socket.socket, dict[str, socket.socket]]:
+    """The listening socket, and by name the connections that earlier launchers have left.
+
+    Raises InvalidConfig if it is not systemd that started this process for its socket.
     """
-    while True:
-        await asked.wait()
-        asked.clear()
-        notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
-        log.info(
-            "reading models, profiles, tokens and the certificate anew; magid.yaml is read at a "
-            "start only",
-            extra=about(Event.RELOADING),
-        )
-        for each in work:
-            try:
-                await each()
-            except MagidError as error:
-                log.error("%s", error.message, extra=about(Event.RELOAD_FAILED, error=error.code))
-            except Exception:
-                log.exception("the reload ended by a mistake in magid")
-        notify("READY=1")
+    names = env.get("LISTEN_FDNAMES", "").split(":")
+    given = env.get("LISTEN_FDS", "")
+    if env.get("LISTEN_PID") == str(pid) and given == str(len(names)):
+        sockets = list(map(_taken, range(_FIRST_FD, _FIRST_FD + len(names))))
+        named = zip(names, sockets, strict=True)
+        left = {name: sock for name, sock in named if name.startswith(_KEPT)}
+        own = [sock for name, sock in zip(names, sockets, strict=True) if name not in left]
+        if len(own) == 1:
+            return own[0], left
+    raise InvalidConfig("cannot listen: it is started by magi-launcher.socket only")
 
 
-@asynccontextmanager
-async def beside(*work: Coroutine[object, object, None]) -> AsyncIterator[None]:
-    """Runs all of it meanwhile; it has ended when the block has."""
-    tasks = [asyncio.create_task(each) for each in work]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+def _taken(fd: int) -> socket.socket:
+    os.set_inheritable(fd, False)
+    return socket.socket(fileno=fd)
+
+
+def keep(connection: int, env: Mapping[str, str] = os.environ) -> None:
+    """Have systemd keep this descriptor. Nothing happens where nobody listens."""
+    _tell(f"FDSTORE=1\nFDNAME={_KEPT}{os.getpid()}", env, [connection])
+
+
+def let_go(left: dict[str, socket.socket], env: Mapping[str, str] = os.environ) -> None:
+    """Close what earlier launchers have left, and have systemd close it: its references lapse."""
+    for name, sock in left.items():
+        _tell(f"FDSTOREREMOVE=1\nFDNAME={name}", env)
+        sock.close()
+    left.clear()
+
+
+def _tell(message: str, env: Mapping[str, str], descriptors: Sequence[int] = ()) -> None:
+    address = env.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.connect(address.replace("@", "\0", 1) if address.startswith("@") else address)
+        socket.send_fds(sock, [message.encode()], descriptors)

@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median, quantiles
 from time import perf_counter, sleep
 
-from magid.discovery.gguf_format import HEAD_BYTES
+from magid.discovery.gguf_file import HEAD_BYTES
 from magid.discovery.scanner import Scanner
 from magid.discovery.tiers import Thresholds
 from tests import ggufs

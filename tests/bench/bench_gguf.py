@@ -18,7 +18,8 @@ from random import Random
 from statistics import median
 from time import process_time
 
-from magid.discovery.gguf_format import parse_header, read_head, read_header
+from magid.discovery.gguf_file import read_head, read_header
+from magid.discovery.gguf_format import parse_header
 from tests import gguf_bytes as raw
 
 ROUNDS = 25

@@ -28,7 +28,7 @@ from magid.gateway.dispatcher import Dispatcher
 from magid.gateway.routing.endpoints import find
 from magid.gateway.routing.request import Asked
 from magid.gateway.routing.resolver import Reason, Route
-from magid.llama.client import LlamaProgram
+from magid.llama.program import LlamaProgram
 from tests import ggufs
 from tests.bench.bench_gguf import cpu
 from tests.daemons import House

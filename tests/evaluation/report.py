@@ -12,9 +12,9 @@ from pathlib import Path
 
 from magid.catalog.profile import DEFAULT_TIERS
 from magid.discovery.tiers import Tier
-from magid.gateway.routing.automatic import tier_for
+from magid.gateway.routing.auto_tier import tier_for
 from magid.gateway.routing.complexity import score
-from magid.gateway.routing.prompt import read
+from magid.gateway.routing.request import read
 from magid.gateway.routing.resolver import STRENGTH
 
 # Those whose words the score knows; in others only form counts, and mostly there is no evidence.

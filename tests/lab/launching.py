@@ -8,7 +8,8 @@ from itertools import count
 from pathlib import Path
 
 from magid.launcher.protocol import Forget, Reply, Request, Start, parse_reply, request_line
-from magid.servers.backend import ServerSpec, unit_name
+from magid.llama.spec import ServerSpec
+from magid.systemd.unit_names import unit_name
 from tests.deadlines import DEADLINE_S
 from tests.lab.container import Container
 from tests.lab.installing import install_magid

@@ -17,7 +17,7 @@ import pytest
 from magid.api.routes import ROUTES
 from magid.gateway.routing.endpoints import ENDPOINTS
 from magid.launcher.protocol import Ping, Start, request_line
-from magid.servers.backend import unit_name
+from magid.systemd.unit_names import unit_name
 from tests.deadlines import DEADLINE_S, SET_UP_S
 from tests.lab.container import ENVIRONMENT, Container, booted
 from tests.lab.launching import FLAGS, Asker

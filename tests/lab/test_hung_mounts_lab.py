@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from magid.servers.backend import unit_name
+from magid.systemd.unit_names import unit_name
 from tests.lab.container import Container
 from tests.lab.serving import MODELS, SETTINGS, Daemon, installed_in
 from tests.mounts import Mounted, mounted

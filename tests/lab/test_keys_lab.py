@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from magid.servers.backend import unit_name
+from magid.systemd.unit_names import unit_name
 from tests.lab.container import Container
 from tests.lab.serving import MODELS, Daemon, installed_in
 

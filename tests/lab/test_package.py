@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from magid import __version__
-from magid.servers.backend import unit_name
+from magid.systemd.unit_names import unit_name
 from tests import ggufs
 from tests.deadlines import SET_UP_S
 from tests.lab import minimal, packages

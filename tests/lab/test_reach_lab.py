@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from magid.launcher.sandbox import SCRATCH
-from magid.servers.backend import unit_name
+from magid.systemd.unit_names import unit_name
 from tests.lab.container import Container
 from tests.lab.inside.reach import MARK, OUTSIDE
 from tests.lab.launching import SETTINGS, Asker, install_launcher

@@ -13,7 +13,7 @@ import pytest
 
 from magid.launcher.protocol import Ping
 from magid.log.events import Event
-from magid.servers.backend import unit_name
+from magid.systemd.unit_names import unit_name
 from tests import ggufs
 from tests.deadlines import DEADLINE_S, SET_UP_S
 from tests.lab.container import Container

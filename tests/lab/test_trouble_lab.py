@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from magid.servers.backend import unit_name
+from magid.systemd.unit_names import unit_name
 from tests.lab.container import Container
 from tests.lab.serving import FILES, MODELS, Daemon, installed_in
 from tests.lab.trees import ROOT

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from magid.catalog.profile import Profile, ProfileDir
+from magid.catalog.profile import Profile
+from magid.catalog.profile_store import ProfileDir
 from magid.errors import CannotWrite, MagidError
 from magid.files.document import Store
 from tests.soak.figures import Figures

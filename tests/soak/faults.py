@@ -14,7 +14,7 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
-from magid.catalog.profile import ProfileDir
+from magid.catalog.profile_store import ProfileDir
 from magid.errors import CannotWrite, MagidError
 from magid.files.document import Store
 from tests.soak.figures import Figures

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from magid.catalog.profile import Profile, ProfileDir
+from magid.catalog.profile import Profile
+from magid.catalog.profile_store import ProfileDir
 from magid.errors import MagidError
 from magid.files.document import Store
 from tests.soak.figures import Figures

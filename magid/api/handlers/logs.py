@@ -13,10 +13,12 @@ from pydantic_core import to_json
 
 from magid.api.context import Context
 from magid.api.reply import Call, Reply, Stream
-from magid.api.schemas import models
+from magid.api.schemas import servers as server_schemas
 from magid.api.sse import KEEP_ALIVE_S, RETRY, comment, event_of
 from magid.errors import InvalidInput, NotFound
-from magid.servers.backend import LogLine, ObservedServer, ServerSpec
+from magid.llama.spec import ServerSpec
+from magid.log.buffer import LogLine
+from magid.servers.backend import ObservedServer
 
 LINES = 200  # unless asked for others
 # So many of the newest lines are searched, and come at once to who follows.
@@ -24,7 +26,7 @@ DEPTH = 10_000
 
 _SPAN = re.compile(r"([0-9]{1,6})([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_LEVELS: tuple[models.LogLevel, ...] = (
+_LEVELS: tuple[server_schemas.LogLevel, ...] = (
     "critical", "critical", "critical", "error", "warning", "info", "info", "debug",
 )  # fmt: skip
 
@@ -152,7 +154,7 @@ def _since(text: str | None) -> float:
 # -- showing -----------------------------------------------------------------------------------
 
 
-def _server_entry(line: LogLine, port: int) -> models.LogEntry:
+def _server_entry(line: LogLine, port: int) -> server_schemas.LogEntry:
     return {
         "cursor": line.cursor,
         "timestamp": _when(line),
@@ -161,7 +163,7 @@ def _server_entry(line: LogLine, port: int) -> models.LogEntry:
     }
 
 
-def _own_entry(line: LogLine) -> models.OwnLogEntry:
+def _own_entry(line: LogLine) -> server_schemas.OwnLogEntry:
     fields = line.fields
     priority = fields.get("PRIORITY", "")
     return {

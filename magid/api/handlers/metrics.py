@@ -5,11 +5,11 @@ import asyncio
 from magid.api import views
 from magid.api.context import Context
 from magid.api.reply import Call, Reply, reply
-from magid.api.schemas import models
+from magid.api.schemas import servers as server_schemas
 from magid.config.addresses import TcpAddress
 from magid.errors import NotFound, ServerUnreachable
+from magid.host.ports import Endpoint
 from magid.llama import client
-from magid.llama.client import Endpoint
 from magid.servers.backend import ObservedServer, ServerState
 
 # Prometheus gives up a scrape after 10 s, and would learn nothing of why.
@@ -19,10 +19,7 @@ TEXT = "text/plain; version=0.0.4; charset=utf-8"  # as llama-server 0.7.0 write
 
 async def get_metrics(ctx: Context, call: Call) -> Reply:
     """Figures of magid and its servers for Prometheus; no server is asked for them."""
-    from magid.api import (
-        metrics_families,  # 4 ms that no start needs to take
-        metrics_samples,
-    )
+    from magid.api import metrics_families, metrics_samples
 
     found = await metrics_samples.gather(ctx)
     # In a thread: text for sixteen servers takes milliseconds, and streams must not wait for it.
@@ -73,12 +70,12 @@ def _own_address(ctx: Context) -> str:
     return "localhost"
 
 
-def _is_worth_it(server: models.Server) -> bool:
+def _is_worth_it(server: server_schemas.Server) -> bool:
     """One that a person has stopped, or that nobody has asked for yet, is no failure."""
     return server["state"] != ServerState.STOPPED
 
 
-def _target(address: str, server: models.Server) -> models.ScrapeTarget:
+def _target(address: str, server: server_schemas.Server) -> server_schemas.ScrapeTarget:
     labels = {
         "__metrics_path__": f"/api/models/servers/{server['modelId']}/metrics",
         "__param_instance": str(server["instance"]),

@@ -7,6 +7,7 @@ from pydantic_core import to_json
 from magid.api import views
 from magid.api.context import Context
 from magid.api.reply import Call, Reply, cached, digest, etag_of, reply
+from magid.api.schemas import access as access_schemas
 from magid.api.schemas import models
 from magid.catalog.profile import Profile, check_slug
 
@@ -38,7 +39,7 @@ async def create_profile(ctx: Context, call: Call) -> Reply:
     """Create a profile."""
     profile: Profile = call.body
     name, path = await ctx.daemon.create_profile(profile)
-    answer: models.ProfileCreated = {
+    answer: access_schemas.ProfileCreated = {
         "message": f"Profile '{profile.name}' created successfully",
         "profileName": name,
         "path": path,
@@ -52,7 +53,7 @@ async def replace_profile(ctx: Context, call: Call) -> Reply:
     present = await asyncio.to_thread(ctx.daemon.profiles.revision, name)
     expected = _expected(call.if_match, present)
     await ctx.daemon.replace_profile(name, call.body, expected)
-    answer: models.ProfileReplaced = {
+    answer: access_schemas.ProfileReplaced = {
         "message": f"Profile '{name}' replaced successfully",
         "profileName": name,
         "active": ctx.daemon.snapshot.active.name == name,
@@ -82,7 +83,7 @@ async def activate(ctx: Context, call: Call) -> Reply:
     wants_apply = call.query.get("apply", True)
     plan = await ctx.daemon.activate(name, apply=wants_apply)
     applied = wants_apply and not plan.is_empty
-    answer: models.Activated = {
+    answer: access_schemas.Activated = {
         **views.plan_reply(f"Profile '{name}' activated", plan),
         "profileName": name,
         "applied": applied,

@@ -6,7 +6,7 @@ from pydantic_core import to_json
 
 from magid.api.context import Context
 from magid.api.reply import Call, Reply, reply
-from magid.api.schemas import models
+from magid.api.schemas import gateway as gateway_schemas
 from magid.errors import InvalidInput, NotFound
 from magid.gateway.accounting.request_log import Record, Usage
 from magid.gateway.proxy.server import Server
@@ -16,7 +16,7 @@ from magid.gateway.routing.endpoints import find
 
 async def explain(ctx: Context, call: Call) -> Reply:
     """Where a request to the gateway would go, and why, without sending it."""
-    given: models.ExplainBody = call.body
+    given: gateway_schemas.ExplainBody = call.body
     endpoint = find("POST", given.endpoint)
     if endpoint is None:
         raise InvalidInput(
@@ -30,7 +30,7 @@ async def explain(ctx: Context, call: Call) -> Reply:
     wanted = request.Asked(endpoint, body, fields, model, outline=outline)
     route, verdicts, chosen = ctx.gateway.explain(wanted)
     candidates = [_candidate(ctx, server, why) for server, why in verdicts]
-    answer: models.Explanation = {
+    answer: gateway_schemas.Explanation = {
         "model": model,
         "pool": route.pool,
         "tier": route.tier,
@@ -44,7 +44,7 @@ async def explain(ctx: Context, call: Call) -> Reply:
     return reply(answer)
 
 
-def _candidate(ctx: Context, server: Server, why_not: str) -> models.Candidate:
+def _candidate(ctx: Context, server: Server, why_not: str) -> gateway_schemas.Candidate:
     backend = server.backend
     return {
         "modelId": backend.model_id,
@@ -59,7 +59,7 @@ def _candidate(ctx: Context, server: Server, why_not: str) -> models.Candidate:
 async def list_requests(ctx: Context, call: Call) -> Reply:
     """The gateway's requests: those under way, then the last ones that ended."""
     records = ctx.gateway.records
-    answer: models.RequestsReply = {
+    answer: gateway_schemas.RequestsReply = {
         "running": len(records.running),
         "waiting": ctx.gateway.waiting,
         "requests": [_shown(r) for r in records.newest(call.query.get("limit", 100))],
@@ -67,7 +67,7 @@ async def list_requests(ctx: Context, call: Call) -> Reply:
     return reply(answer)
 
 
-def _shown(record: Record) -> models.GatewayRequest:
+def _shown(record: Record) -> gateway_schemas.GatewayRequest:
     usage = record.usage or Usage()
     moment = datetime.fromtimestamp(record.at, UTC).isoformat(timespec="milliseconds")
     return {

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from magid.api.context import Context
 from magid.api.reply import Call, Reply, reply
-from magid.api.schemas import models
+from magid.api.schemas import access as access_schemas
 from magid.auth.tokens import shown
 from magid.errors import NotAllowed
 
@@ -12,7 +12,7 @@ from magid.errors import NotAllowed
 async def list_tokens(ctx: Context, call: Call) -> Reply:
     """All tokens, by name; never a secret."""
     book = ctx.book
-    answer: models.TokensReply = {
+    answer: access_schemas.TokensReply = {
         "required": not book.is_open,
         "problem": book.problem.message if book.problem else None,
         "tokens": [shown(token, datetime.now(UTC)) for token in book.all],
@@ -31,9 +31,9 @@ async def create_token(ctx: Context, call: Call) -> Reply:
             "unix socket, as root or in group magi (magictl token create), or while magid does "
             "not run (magictl token create --offline)"
         )
-    given: models.TokenBody = call.body
+    given: access_schemas.TokenBody = call.body
     made, secret = await ctx.book.create(given.name, given.scopes, given.models, given.expires_at)
-    answer: models.TokenCreated = {
+    answer: access_schemas.TokenCreated = {
         "message": f"Token {made.name!r} made; it is shown only here",
         "token": secret,
         "entry": shown(made, datetime.now(UTC)),

@@ -22,11 +22,7 @@ def add(verbs: Verbs) -> None:
 
 
 def completion(_client: Client, args: argparse.Namespace) -> int:
-    from magid.cli import (
-        completion_grammar,
-        completion_shells,
-        main,  # late: it has imported this module
-    )
+    from magid.cli import completion_grammar, completion_shells, main
 
     print(completion_shells.SHELLS[args.shell](completion_grammar.read(main.parser())), end="")
     return 0

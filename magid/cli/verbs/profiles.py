@@ -6,9 +6,8 @@ import sys
 from typing import Any
 
 from magid.cli.client import MODELS, Client, Refused, quoted
-from magid.cli.editing import edited
 from magid.cli.errors import each
-from magid.cli.interaction import confirmed
+from magid.cli.interaction import confirmed, edited
 from magid.cli.output import json_line, note, print_json, say
 from magid.cli.parser import Verbs
 from magid.cli.verbs.plan import say_plan

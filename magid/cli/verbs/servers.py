@@ -4,12 +4,10 @@ import argparse
 from typing import Any
 
 from magid.cli.client import MODELS, Client, Refused, quoted
-from magid.cli.deadline import seconds, within
 from magid.cli.errors import each
-from magid.cli.interaction import confirmed
+from magid.cli.interaction import Progress, confirmed, seconds, within
 from magid.cli.output import json_line, say
 from magid.cli.parser import Verbs
-from magid.cli.progress import Progress
 from magid.cli.verbs.events import changes
 from magid.cli.verbs.plan import say_plan
 

@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from magid.cli.client import MODELS, Client, Refused
-from magid.cli.deadline import TIMED_OUT, seconds
+from magid.cli.interaction import TIMED_OUT, seconds
 from magid.cli.output import lines_of, print_json, size, span
 from magid.cli.parser import Verbs
 from magid.cli.verbs.events import changes

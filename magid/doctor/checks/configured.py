@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Final
 
-from magid.auth import tokenfile
+from magid.auth import token_store
 from magid.config.addresses import is_loopback
 from magid.doctor.facts import Facts, Finding, Listener, Severity, known
 
@@ -67,7 +67,7 @@ def registry(facts: Facts) -> Iterator[Finding]:
 def tokens(facts: Facts) -> Iterator[Finding]:
     """The file of tokens, where there is one, can be used."""
     if problem := known(facts.tokens).problem:
-        path = shlex.quote(str(facts.settings.config.state_dir / tokenfile.NAME))
+        path = shlex.quote(str(facts.settings.config.state_dir / token_store.NAME))
         yield Finding(
             problem,
             do="put a copy of yours back; or make all tokens anew, behind:",

@@ -7,7 +7,8 @@ from typing import Final
 from magid.doctor.facts import Facts, Finding, Listener, NotMade, Severity, Unknown, known
 from magid.errors import MagidError
 from magid.llama.arguments import server_argv
-from magid.servers.backend import ServerSpec, unit_name
+from magid.llama.spec import ServerSpec
+from magid.systemd.unit_names import unit_name
 
 # What magid leaves out where a program does not know it, and what is lost then.
 _PROTECTION: Final = {

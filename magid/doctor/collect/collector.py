@@ -12,10 +12,14 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, Final, TypeVar
 
-from magid.config import settings as config
+from magid.config import loading as config
 from magid.config.settings import Config
-from magid.doctor.collect import daemon, hardware, kept, models, ports, sandbox_trial, services
+from magid.doctor.collect import files as kept
+from magid.doctor.collect import files as models
 from magid.doctor.collect import files as places
+from magid.doctor.collect import hardware, sandbox_trial, services
+from magid.doctor.collect import services as daemon
+from magid.doctor.collect import services as ports
 from magid.doctor.collect.commands import CannotLook, ask_as_magi, output_of
 from magid.doctor.facts import AS_ROOT, Daemon, Facts, Machine, Settings, Unit, Unknown
 from magid.errors import InvalidConfig, MagidError

@@ -33,10 +33,9 @@ from magid.launcher.sandbox import (
     command_property,
     unit_properties,
 )
-from magid.launcher.transient_units import major
-from magid.llama.client import find_program, flags_in, version_in
-from magid.servers.backend import ServerSpec
-from magid.systemd.bus import MANAGER, MANAGER_PATH, PROPERTIES, Bus, BusError, variant
+from magid.llama.program import find_program, flags_in, version_in
+from magid.llama.spec import ServerSpec
+from magid.systemd.bus import MANAGER, MANAGER_PATH, PROPERTIES, Bus, BusError, major, variant
 
 TRIAL_S: Final = 45.0  # three runs of llama-server, each with its own limit
 _LOOK_S: Final = 0.05

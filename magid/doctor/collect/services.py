@@ -1,11 +1,20 @@
-"""systemd: what it is, and what it says of magid's units and of the models'."""
+"""What systemd, magid and its launcher report about services, and who listens on which port.
+
+psutil reads /proc: without the right to look at a process its pid is missing.
+"""
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Final
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
 
 from magid.doctor.collect.commands import CannotLook, output_of
-from magid.doctor.facts import Unit
+from magid.doctor.collect.files import LAUNCHER
+from magid.doctor.facts import Daemon, Listener, Model, Server, Unit
+from magid.errors import InvalidInput
+from magid.host.ports import listening
+from magid.launcher.protocol import MAX_LINE_BYTES, Ping, parse_reply, request_line
 
 OURS: Final = (
     *("magid.service", "magid.socket", "magid-local.socket"),
@@ -101,3 +110,84 @@ def said_of_gpus(names: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
         text = output_of([*argv, "--lines=5", f"_SYSTEMD_INVOCATION_ID={invocation}"])
         said[unit] = tuple(line for line in text.splitlines() if GPU_WORDS.search(line))
     return said
+
+
+MODELS: Final = "/api/models"
+Ask = Callable[[str], Any]  # a path -> the parsed answer, or an exception that says why
+_LAUNCHER_S: Final = 10.0
+
+
+def daemon(ask: Ask) -> Daemon:
+    """Blocks for as long as magid does. Never raises."""
+    try:
+        status = ask(f"{MODELS}/status")
+        servers = ask(f"{MODELS}/servers")["servers"]
+        registry = ask(f"{MODELS}/registry")
+    except Exception as error:  # whatever it is, it is the finding
+        return Daemon(problem=": ".join(str(error).splitlines()[:2]) or type(error).__name__)
+    return Daemon(
+        profile=status["activeProfile"],
+        servers=tuple(
+            Server(s["unit"], s["modelId"], s["state"], s["stateReason"] or "") for s in servers
+        ),
+        models=tuple(_model(m) for m in registry["models"].values() if m["enabled"]),
+        broken=tuple((b["path"], b["reason"]) for b in registry["modelsBroken"]),
+    )
+
+
+def _model(shown: Mapping[str, Any]) -> Model:
+    return Model(
+        shown["modelId"],
+        shown["sizeBytes"] * shown["instances"],
+        shown["nGpuLayers"],
+        shown["port"],
+        shown["start"] == "always",
+    )
+
+
+def launcher(path: str = LAUNCHER) -> str:
+    """Why the launcher does not answer; "" if it does. Blocks for at most ten seconds.
+
+    Raises PermissionError for those whom it would not hear.
+    """
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            sock.settimeout(_LAUNCHER_S)
+            sock.connect(path)
+            sock.sendall(request_line(Ping()))
+            with sock.makefile("rb") as answer:
+                reply = parse_reply(answer.readline(MAX_LINE_BYTES))
+    except PermissionError as error:
+        raise PermissionError(error.errno, error.strerror, path) from None
+    except (OSError, InvalidInput) as error:
+        return getattr(error, "strerror", None) or str(error)
+    return reply.message
+
+
+def listeners() -> tuple[Listener, ...]:
+    """All of this machine, by port."""
+
+    found = {(address, port, pid or 0) for address, port, pid in listening()}
+    return tuple(
+        Listener(host, port, pid, _program(pid), _unit_of(pid))
+        for host, port, pid in sorted(found, key=lambda one: (one[1], one[0]))
+    )
+
+
+def _program(pid: int) -> str:
+    return _text(pid, "comm").strip()
+
+
+def _unit_of(pid: int) -> str:
+    """The last service or scope of its control group (v2): `0::/system.slice/x.service`."""
+    parts = _text(pid, "cgroup").strip().rpartition("::")[2].split("/")
+    return next((part for part in reversed(parts) if part.endswith((".service", ".scope"))), "")
+
+
+def _text(pid: int, name: str) -> str:
+    if not pid:
+        return ""
+    try:
+        return Path(f"/proc/{pid}/{name}").read_text(errors="replace")
+    except OSError:
+        return ""

@@ -9,18 +9,18 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from magid.api.reply import status_of
 from magid.auth import authenticator
 from magid.errors import MagidError, SlowRequest, TooLarge
-from magid.gateway.frontend import responses, shapes
-from magid.gateway.frontend.bodies import Asker, Body
+from magid.gateway.frontend import responses
+from magid.gateway.frontend import responses as shapes
 from magid.gateway.frontend.context import Desk, unknown_path
-from magid.gateway.frontend.request_reader import Head, check_json, next_request_id
-from magid.gateway.proxy.stages import Work
+from magid.gateway.frontend.request_reader import Asker, Body, Head, check_json, next_request_id
+from magid.gateway.proxy.two_stage import Work
 from magid.gateway.routing.endpoints import NAME_FILES, Endpoint, Style, find, methods_of, style_of
 from magid.gateway.routing.outline import WHOLE_BYTES
 from magid.gateway.routing.request import Asked
 from magid.http.framing import ChunkReader, ReplyHead
+from magid.http.status import status_of
 from magid.log import access_log
 from magid.log.events import Event, about
 

@@ -1,8 +1,19 @@
-"""The heads of the gateway's answers to its clients. Pure."""
+"""The heads of the gateway's answers, and errors in the shape each client's SDK expects. Pure.
 
-from magid.api.reply import CHALLENGE, RETRY_AFTER_S
+OpenAI: {"error": {"message", "type", "param", "code"}}, and the same as one event of a stream.
+Anthropic: {"type": "error", "error": {"type", "message"}}, as an event named `error`.
+"""
+
+import re
+from typing import Any
+
+from pydantic_core import to_json
+
+from magid import errors
 from magid.gateway.frontend.request_reader import Head
-from magid.gateway.routing.endpoints import methods_of
+from magid.gateway.routing.endpoints import Style, methods_of
+from magid.http.limits import parsed
+from magid.http.status import CHALLENGE, RETRY_AFTER_S
 
 _PHRASES = {200: b"OK", 204: b"No Content", 400: b"Bad Request", 404: b"Not Found"}
 # What a server says is data: whoever opens it in a browser gets no script, no frame, no origin.
@@ -47,3 +58,77 @@ def error_fields(status: int, asked: Head | None) -> bytes:
     if status == 405 and asked is not None:
         lines += f"Allow: {', '.join(sorted(methods_of(asked.path)))}\r\n".encode()
     return lines
+
+
+_CODES: dict[type[errors.MagidError], str] = {
+    errors.ModelNotFound: "model_not_found",
+    errors.Unauthenticated: "invalid_api_key",
+    errors.QueueFull: "rate_limit_exceeded",
+    errors.NotReady: "model_not_ready",
+    errors.ServerFailed: "server_failed",
+    errors.ServerLost: "server_lost",
+}
+# OpenAI's and Anthropic's words for classes of statuses.
+_OPENAI = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error",
+           404: "not_found_error", 429: "rate_limit_error"}  # fmt: skip
+_ANTHROPIC = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error",
+              404: "not_found_error", 413: "request_too_large", 429: "rate_limit_error",
+              503: "overloaded_error"}  # fmt: skip
+
+
+def error_body(style: Style, status: int, error: errors.MagidError) -> bytes:
+    return to_json(_shape(style, status, error.message, _code(error), error.details.get("field")))
+
+
+def error_event(style: Style, status: int, error: errors.MagidError) -> bytes:
+    """For a stream of server-sent events that cannot go on."""
+    body = error_body(style, status, error)
+    name = b"event: error\n" if style is Style.ANTHROPIC else b""
+    return b"%bdata: %b\n\n" % (name, body)
+
+
+def reshaped(status: int, body: bytes) -> bytes:
+    """An error of llama-server, which is of OpenAI's shape, in Anthropic's; others stay."""
+    try:
+        match parsed(body):
+            case {"error": {"message": str(message)}}:
+                return to_json(_shape(Style.ANTHROPIC, status, message, "", None))
+            case _:
+                return body
+    except ValueError:
+        return body
+
+
+def without_path(status: int, body: bytes) -> bytes:
+    """An answer of /props that names the model's file, and not where it lies."""
+    del status  # as of `reshaped`: whichever it is
+    try:
+        match parsed(body):
+            case {"model_path": str(path), **rest}:
+                return to_json({**rest, "model_path": path.rpartition("/")[2]})
+            case _:
+                return body
+    except ValueError:
+        return _NO_ANSWER
+
+
+_NO_ANSWER = b"{}"  # what cannot be read could name anything
+
+
+def _shape(style: Style, status: int, message: str, code: str, param: object) -> dict[str, Any]:
+    if style is Style.ANTHROPIC:
+        kind = _ANTHROPIC.get(status, _fallback(status, "api_error"))
+        return {"type": "error", "error": {"type": kind, "message": message}}
+    kind = _OPENAI.get(status, _fallback(status, "server_error"))
+    return {"error": {"message": message, "type": kind, "param": param, "code": code or None}}
+
+
+def _fallback(status: int, otherwise: str) -> str:
+    return "invalid_request_error" if status < 500 else otherwise
+
+
+def _code(error: errors.MagidError) -> str:
+    for kind in type(error).__mro__:
+        if kind in _CODES:
+            return _CODES[kind]
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__).lower()

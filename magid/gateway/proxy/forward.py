@@ -16,14 +16,12 @@ from typing import Protocol
 from magid.errors import MagidError, ServerLost
 from magid.gateway.accounting import request_log
 from magid.gateway.accounting.request_log import START_BYTES, TAIL_BYTES, TAIL_SEGMENTS, Outcome
-from magid.gateway.proxy.breaker import is_own_trouble
-from magid.gateway.proxy.server import Server
+from magid.gateway.proxy.server import Server, is_own_trouble
 from magid.gateway.proxy.upstream import MISTAKE, Line
 from magid.gateway.routing.request import Asked
 from magid.gateway.routing.resolver import Route
-from magid.http.framing import ReplyHead
+from magid.http.framing import Garbled, ReplyHead
 from magid.http.limits import MAX_COLLECTED_BYTES, MAX_SILENT_BYTES
-from magid.llama.client import Garbled
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Looking after servers: which ones answer, and which ones only seem to.
+"""Health checks: which servers answer, and which ones only seem to.
 
 /health is asked at the profile's interval, and at once where a request got no byte for a while. A
 server that does not answer it gets no requests, and those that wait for it move on. One that
@@ -11,15 +11,18 @@ import time
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
+from pydantic_core import to_json
+
 from magid.control.daemon import Daemon
 from magid.discovery.kinds import ModelKind
-from magid.errors import MagidError
-from magid.gateway.proxy import probes
-from magid.gateway.proxy.server import Server
-from magid.gateway.routing.fleet import Fleet, process_of
+from magid.errors import BadReply, MagidError, ServerUnreachable
+from magid.gateway.proxy.server import UNWELL, Server, is_own_trouble
+from magid.gateway.routing.fleet import Backend, Facts, Fleet, facts_of, process_of
+from magid.llama.client import get_json
 from magid.log.events import Event, about
 
 log = logging.getLogger(__name__)
+
 
 # A request that got no byte for so long makes its server suspect: /health is asked at once.
 SUSPECT_S = 5.0
@@ -48,7 +51,7 @@ class Care:
     async def _examine(self, server: Server, kind: ModelKind) -> None:
         """Whether it is the server's own fault that requests fail."""
         try:
-            works = await probes.can_work(server.backend, kind)
+            works = await can_work(server.backend, kind)
         finally:
             server.is_being_examined, server.examined_at = False, time.monotonic()
         if works:
@@ -92,24 +95,107 @@ def _is_due(server: Server, now: float) -> bool:
 def _due_s(server: Server, now: float, interval_s: float) -> float:
     """How long after the last /health the next one is asked."""
     if server.probe_failures or any(now - e.last_byte > SUSPECT_S for e in server.exchanges):
-        return min(interval_s, probes.TIMEOUT_S)
+        return min(interval_s, TIMEOUT_S)
     return 0.0 if server.is_doubted or server.breaker.is_open else interval_s
 
 
 async def _probe(server: Server) -> None:
-    is_healthy = await probes.is_healthy(server.backend)
-    if is_healthy is None:
+    answer = await is_healthy(server.backend)
+    if answer is None:
         return
-    if is_healthy:
+    if answer:
         server.probe_failures, server.is_doubted = 0, False
         server.breaker.found_well(time.monotonic())
         return
     server.probe_failures += 1
-    if server.probe_failures < probes.UNWELL:
+    if server.probe_failures < UNWELL:
         return
     why = "it does not answer /health"
     server.leave_out(why)
     now = time.monotonic()
     for exchange in list(server.exchanges):
-        if exchange.last_byte < now - probes.UNWELL * probes.TIMEOUT_S:
+        if exchange.last_byte < now - UNWELL * TIMEOUT_S:
             exchange.give_up_on_server(why)
+
+
+LOOK_S = 1.0  # between two looks at all servers
+TIMEOUT_S = 2.0
+# One token; a busy server may let it wait for its turn.
+WORK_TIMEOUT_S = 30.0
+
+
+_WORK: dict[ModelKind, tuple[str, dict[str, object]]] = {
+    ModelKind.CHAT: ("/v1/completions", {"prompt": "a", "max_tokens": 1}),
+    ModelKind.EMBEDDING: ("/v1/embeddings", {"input": "a"}),
+    ModelKind.RERANKER: ("/v1/rerank", {"query": "a", "documents": ["a"]}),
+}
+
+
+async def facts(backend: Backend) -> Facts | None:
+    """None if it does not tell."""
+    try:
+        _, props = await _asked(backend, "/props")
+    except ServerUnreachable:
+        return None
+    return facts_of(props)
+
+
+async def is_healthy(backend: Backend) -> bool | None:
+    """By /health, which needs no key. None: magid could not even ask."""
+    try:
+        status, _ = await get_json(backend.address, "/health", key=None, timeout_s=TIMEOUT_S)
+    except ServerUnreachable as error:
+        return None if is_own_trouble(error.__cause__) else False
+    return status == 200
+
+
+async def is_idle(backend: Backend) -> bool:
+    """Whether no slot is at work; a server that does not tell is not known to be."""
+    try:
+        _, slots = await _asked(backend, "/slots")
+    except ServerUnreachable:
+        return False
+    return isinstance(slots, list) and not _any_at_work(slots)
+
+
+def _any_at_work(slots: list[object]) -> bool:
+    return any(isinstance(slot, dict) and slot.get("is_processing") for slot in slots)
+
+
+async def can_work(
+    backend: Backend, kind: ModelKind, *, timeout_s: float = WORK_TIMEOUT_S
+) -> bool | None:
+    """Whether it answers the smallest request of its kind. A refusal (4xx, 501) counts as well.
+
+    None: it cannot be told. It works on others' requests and had no time for this one, or magid
+    could not even ask.
+    """
+    path, body = _WORK[kind]
+    try:
+        status, _ = await _asked(backend, path, to_json(body), timeout_s=timeout_s)
+    except BadReply:
+        return False
+    except ServerUnreachable as error:
+        if is_own_trouble(error.__cause__):
+            return None
+        return await _is_merely_busy(backend, timeout_s)
+    return status < 500 or status == 501
+
+
+async def _is_merely_busy(backend: Backend, timeout_s: float) -> bool | None:
+    """None: it is. False: it is idle, or its loop stands still, and yet it did not answer."""
+    try:
+        _, slots = await _asked(backend, "/slots", timeout_s=timeout_s)
+    except ServerUnreachable:
+        return False
+    return False if isinstance(slots, list) and not _any_at_work(slots) else None
+
+
+async def _asked(
+    backend: Backend, path: str, body: bytes | None = None, *, timeout_s: float = TIMEOUT_S
+) -> tuple[int, object]:
+    """With its key, which no other program gets to see. Raises ServerUnreachable."""
+    address = backend.address
+    return await get_json(
+        address, path, key=backend.key, uid=backend.uid, timeout_s=timeout_s, body=body
+    )

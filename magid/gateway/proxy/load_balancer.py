@@ -1,14 +1,16 @@
-"""Which of the sound servers takes a request: whose turn it is, and who knows the conversation.
+"""Which healthy server takes a request: whose turn it is, and which one knows the conversation.
 
-Lives on the event loop. The choice itself is `balancing`'s.
+A server with a free slot always comes before one without; equals take turns. Lives on the event
+loop; `choose` is pure.
 """
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
 from magid.catalog.profile import LoadBalancing, Strategy
-from magid.gateway.proxy.balancing import choose
-from magid.gateway.proxy.server import Server
+from magid.gateway.proxy.server import DEFAULT_PREFILL_RATE, DEFAULT_SERVICE_S, Server
 from magid.gateway.routing.conversations import Conversations
-from magid.gateway.routing.prompt import CHARS_PER_TOKEN
-from magid.gateway.routing.request import Asked
+from magid.gateway.routing.request import CHARS_PER_TOKEN, Asked
 from magid.gateway.routing.resolver import Route
 
 
@@ -34,7 +36,7 @@ class Picker:
         floor = self._floors.get(route.pool, 0.0)
         missing = self._missing_tokens(asked, sound)
         by_key = {server.backend.process: server for server in sound}
-        loads = [server.load(floor, missing.get(key, 0.0)) for key, server in by_key.items()]
+        loads = [load_of(one, floor, missing.get(key, 0.0)) for key, one in by_key.items()]
         chosen = choose(rules.strategy, loads)
         return None if chosen is None else by_key[chosen.key]
 
@@ -61,3 +63,71 @@ class Picker:
         total = asked.prompt.text_chars
         processes = (server.backend.process for server in sound)
         return {p: (total - cached.get(p, 0)) / CHARS_PER_TOKEN for p in processes}
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """One server at this moment."""
+
+    key: str
+    slots: int
+    outstanding: int  # requests that it works on for us
+    turns: float = 0.0  # taken so far, each the smaller the more weight it has
+    weight: int = 1
+    missing_tokens: float = 0.0  # of this prompt, that it does not have in its cache
+    prefill_rate: float = DEFAULT_PREFILL_RATE
+    service_s: float = DEFAULT_SERVICE_S
+
+    @property
+    def has_room(self) -> bool:
+        return self.outstanding < self.slots
+
+
+def load_of(server: Server, floor: float, missing_tokens: float) -> Load:
+    """`floor` is where turns count from."""
+    return Load(
+        server.backend.process,
+        server.backend.facts.slots,
+        server.outstanding,
+        max(server.turns, floor),
+        server.backend.weight,
+        missing_tokens,
+        server.prefill_rate,
+        server.service_s,
+    )
+
+
+def choose(strategy: Strategy, loads: Sequence[Load]) -> Load | None:
+    """The server to take; None if all are full."""
+    free = [load for load in loads if load.has_room]
+    return min(free, key=_KEYS[strategy]) if free else None
+
+
+def _in_turn(load: Load) -> tuple[float, ...]:
+    """Whoever has had the least of its share."""
+    return (load.turns, load.outstanding / load.slots)
+
+
+def _least_outstanding(load: Load) -> tuple[float, ...]:
+    return ((load.outstanding + 1) / (load.slots * load.weight), load.turns)
+
+
+def _affinity(load: Load) -> tuple[float, ...]:
+    return (cost(load), load.turns)
+
+
+def cost(load: Load) -> float:
+    """Seconds until the answer could begin: what must be read again, and what shares the server.
+
+    Slots share one device, so each request that is under way slows the next one down.
+    """
+    reading = load.missing_tokens / load.prefill_rate
+    queue = load.service_s * load.outstanding / (load.slots * load.weight)
+    return reading + queue
+
+
+_KEYS: dict[Strategy, Callable[[Load], tuple[float, ...]]] = {
+    Strategy.ROUND_ROBIN: _in_turn,
+    Strategy.LEAST_OUTSTANDING: _least_outstanding,
+    Strategy.PREFIX_AFFINITY: _affinity,
+}

@@ -14,7 +14,7 @@ from typing import Any
 
 from magid.control.daemon import Daemon
 from magid.errors import Busy, MagidError, NotReady, ServerFailed
-from magid.gateway.proxy import probes
+from magid.gateway.proxy import health
 from magid.gateway.proxy.failures import Failure, Failures
 from magid.gateway.proxy.server import Server
 from magid.gateway.proxy.upstream import MISTAKE
@@ -131,7 +131,7 @@ class OnDemand:
 
     async def _make_room(self, model_id: str, deadline: float) -> None:
         """Stop the on-demand models that were idle longest. Raises NotReady if there is none."""
-        limit, pause_s, why = self._daemon.config.gateway.max_loaded, probes.LOOK_S, ""
+        limit, pause_s, why = self._daemon.config.gateway.max_loaded, health.LOOK_S, ""
         while limit is not None:
             loaded = self._loaded() - {model_id}
             if len(loaded) < limit:
@@ -144,7 +144,7 @@ class OnDemand:
                 )
             victim = await self._idlest(loaded)
             if victim is None:
-                await asyncio.sleep(probes.LOOK_S)
+                await asyncio.sleep(health.LOOK_S)
                 continue
             why = await self._stop(victim, f"room is needed for {model_id}")
             if victim in self._loaded():
@@ -178,7 +178,7 @@ class OnDemand:
         if not states or any(s in (ServerState.STARTING, ServerState.LOADING) for s in states):
             return False
         for server in list(self._servers(model_id)):
-            if server.exchanges or not await probes.is_idle(server.backend):
+            if server.exchanges or not await health.is_idle(server.backend):
                 return False
         return not any(server.exchanges for server in self._servers(model_id))
 

@@ -16,9 +16,8 @@ from typing import Protocol, cast
 
 from magid.gateway.routing.fleet import Backend
 from magid.gateway.routing.outline import Body, Buffer
-from magid.http.framing import ChunkReader, ReplyHead, reply_head
+from magid.http.framing import ChunkReader, Garbled, ReplyHead, reply_head
 from magid.http.limits import HEAD_S, MAX_CHUNKS, MAX_HEAD_BYTES, MAX_INTERIM, PAUSE_S
-from magid.llama.client import Garbled
 from magid.llama.connection import TRIES, Watch
 
 log = logging.getLogger(__name__)

@@ -1,16 +1,20 @@
-"""Where a request would go now: by its model, by its tier, or by `auto`. Changes nothing."""
+"""Where a request goes: by its model, by its tier, or by `auto`. Changes nothing.
 
-from dataclasses import replace
+`auto` asks the conversation's own rule first and the complexity score second.
+"""
 
-from magid.catalog.profile import DEFAULT_TIERS, TwoStage
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from magid.catalog.profile import DEFAULT_TIERS, TierConfig, TwoStage
 from magid.discovery.tiers import Tier
 from magid.errors import MagidError
-from magid.gateway.proxy import two_stage
-from magid.gateway.routing import automatic, resolver
+from magid.gateway.routing import complexity, resolver
 from magid.gateway.routing.conversations import Conversations
 from magid.gateway.routing.fleet import AUTO, Fleet
-from magid.gateway.routing.request import Asked
-from magid.gateway.routing.resolver import Reason, Route
+from magid.gateway.routing.request import Asked, Prompt
+from magid.gateway.routing.resolver import STRENGTH, Reason, Route
 
 
 def route(asked: Asked, now: Fleet, conversations: Conversations) -> Route:
@@ -26,11 +30,11 @@ def route(asked: Asked, now: Fleet, conversations: Conversations) -> Route:
 def _automatic(asked: Asked, now: Fleet, conversations: Conversations) -> Route:
     """By the conversation so far, and by what the newest message shows."""
     if not asked.endpoint.generates:
-        plain = resolver.to_tier(automatic.DEFAULT_TIER, asked, now, "auto")
+        plain = resolver.to_tier(DEFAULT_TIER, asked, now, "auto")
         return replace(plain, reason=Reason.DEFAULT)
     tiers = now.profile.tier_config if now.profile else DEFAULT_TIERS
     before, process = conversations.before(asked.prompt)
-    choice = automatic.choose(asked.prompt, tiers, before)
+    choice = choose(asked.prompt, tiers, before)
     route = resolver.to_tier(choice.tier, asked, now, choice.why, choice.floor)
     return replace(route, parts=choice.parts, process=process, reason=choice.reason)
 
@@ -38,7 +42,7 @@ def _automatic(asked: Asked, now: Fleet, conversations: Conversations) -> Route:
 def has_stages(asked: Asked, now: Fleet, rules: TwoStage) -> bool:
     """Only for auto: who names a model or a tier gets that one. Both tiers must be there."""
     try:
-        if resolver.by_name(asked.model, now) != AUTO or not two_stage.applies(asked):
+        if resolver.by_name(asked.model, now) != AUTO or not applies(asked):
             return False
         tiers = [
             resolver.to_tier(tier, asked, now, "").tier
@@ -47,3 +51,64 @@ def has_stages(asked: Asked, now: Fleet, rules: TwoStage) -> bool:
     except MagidError:
         return False
     return tiers == [rules.stage1_tier, rules.stage2_tier] and tiers[0] is not tiers[1]
+
+
+PATH = "/v1/chat/completions"  # the one API whose answers are taken apart here
+
+
+# What makes an answer more than text, or several answers: a draft would be of no use, or harm.
+_NEVER = (
+    "tools", "functions", "logprobs", "top_logprobs", "n_probs", "grammar", "json_schema",
+    "response_format", "audio", "modalities",
+)  # fmt: skip
+
+
+def applies(asked: Asked) -> bool:
+    """Whether the request is a plain question for one text."""
+    fields = asked.fields
+    if asked.endpoint.path != PATH or any(fields.get(name) for name in _NEVER):
+        return False
+    return fields.get("n", 1) in (1, None) and _last_is_a_question(fields)
+
+
+def _last_is_a_question(fields: Mapping[str, Any]) -> bool:
+    match fields.get("messages"):
+        case [*_, {"role": "user", "content": str() | list()}]:
+            return True
+        case _:
+            return False
+
+
+DEFAULT_TIER = Tier.BALANCED  # where there is no evidence; not the weakest: it would disappoint
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """`why` is for a person, `floor` what the conversation may not fall below."""
+
+    tier: Tier
+    why: str
+    floor: Tier | None
+    parts: dict[str, Any]
+    reason: Reason
+
+
+def tier_for(score: float, tiers: Sequence[TierConfig]) -> Tier:
+    """The first whose max_score the score does not exceed; above all of them the last."""
+    fitting = (t.name for t in tiers if score <= t.max_score)
+    return next(fitting, tiers[-1].name if tiers else DEFAULT_TIER)
+
+
+def choose(prompt: Prompt, tiers: Sequence[TierConfig], before: Tier | None) -> Choice:
+    """`before` is the tier of the conversation's last request: it never drops a tier."""
+    score = complexity.score(prompt)
+    parts = {"score": score.value, "parts": dict(score.parts)}
+    if score.value is None:
+        tier, why, reason = DEFAULT_TIER, "auto: no evidence", Reason.NO_EVIDENCE
+    else:
+        tier, why = tier_for(score.value, tiers), f"auto: score {score.value:g}"
+        reason = Reason.SCORE
+    if before is not None and STRENGTH.index(before) > STRENGTH.index(tier):
+        why = f"{why}; kept on {before} by its conversation"
+        return Choice(before, why, before, parts, Reason.CONVERSATION)
+    return Choice(tier, why, before, parts, reason)

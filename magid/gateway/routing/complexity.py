@@ -21,7 +21,7 @@ from magid.gateway.routing.complexity_words import (
     SIMPLE_ANYWHERE,
     TECHNICAL,
 )
-from magid.gateway.routing.prompt import Prompt
+from magid.gateway.routing.request import Prompt
 
 MAX_CHARS = 4000  # of the newest text: three quarters from its beginning, the rest from its end
 HIGHEST = 10.0

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from magid.discovery.tiers import Tier
-from magid.gateway.routing.prompt import Prompt
+from magid.gateway.routing.request import Prompt
 
 KEPT = 20_000  # digests; some 10 MB
 # Of one request: where the others go on from is near its end, or near its beginning, as examples

@@ -13,7 +13,7 @@ from magid.control.snapshot import Snapshot
 from magid.discovery.kinds import ModelKind
 from magid.discovery.naming import spellings
 from magid.discovery.tiers import Tier
-from magid.llama.client import Endpoint as Address
+from magid.host.ports import Endpoint as Address
 from magid.servers.backend import ObservedServer, ServerState
 
 AUTO = "auto"

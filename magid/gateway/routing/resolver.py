@@ -12,8 +12,7 @@ from typing import Any
 from magid.discovery.tiers import Tier
 from magid.errors import InvalidInput, ModelNotFound, NotReady, ServerFailed
 from magid.gateway.routing.fleet import AUTO, Backend, Fleet, Offer
-from magid.gateway.routing.prompt import Prompt
-from magid.gateway.routing.request import Asked
+from magid.gateway.routing.request import Asked, Prompt
 
 STRENGTH: tuple[Tier, ...] = (Tier.FAST, Tier.BALANCED, Tier.POWERFUL)
 

@@ -4,35 +4,21 @@ psutil is imported at the first use, most often in a thread: it costs a tenth of
 """
 
 import asyncio
-import errno
 import logging
-import os
-import socket
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from magid.errors import Conflict, NotFound, ServerFailed
-from magid.llama.client import Endpoint, LlamaProgram
-from magid.servers.backend import LogLine, ObservedServer, ServerFigures, ServerSpec
-from magid.servers.processes.child import LogRing
-from magid.servers.processes.keys import KeyFiles
-from magid.servers.processes.supervisor import (
-    PortOwner,
-    RestartPolicy,
-    Server,
-    Surroundings,
-    Timing,
-)
-
-if TYPE_CHECKING:
-    import psutil
+from magid.errors import Conflict, NotFound
+from magid.host.ports import can_bind, owners_of
+from magid.host.usage import ServerFigures, process_figures
+from magid.llama.program import LlamaProgram
+from magid.llama.spec import ServerSpec
+from magid.log.buffer import LogLine, LogRing
+from magid.servers.backend import ObservedServer
+from magid.servers.processes.supervisor import KeyFiles, RestartPolicy, Server, Surroundings, Timing
 
 log = logging.getLogger(__name__)
-
-_EVERY_ADDRESS = frozenset({"", "0.0.0.0", "::"})
-_LOOKS = 3  # at all connections, before it cannot be told who has a port
 
 
 class ProcessLauncher:
@@ -171,99 +157,5 @@ class ProcessLauncher:
                 log.exception("a listener failed on %s", server.observed)
 
 
-def can_bind(endpoint: Endpoint) -> bool:
-    """Whether a server could listen there now. Blocks.
-
-    Raises ServerFailed if it never could: not an address of this machine, a privileged port.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            endpoint.host or None, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with socket.socket(family, kind, protocol) as probe:
-            # As llama-server does: what a past connection left behind (TIME_WAIT) is no hindrance.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            return False
-        why = error.strerror or str(error)
-        raise ServerFailed(f"cannot listen on {endpoint.host}:{endpoint.port}: {why}") from error
-    return True
-
-
-def owners_of(endpoint: Endpoint) -> list[PortOwner]:
-    """Who listens there now; nobody, where it cannot be told. Walks all of /proc: in a thread."""
-    import psutil
-
-    pids = {
-        connection.pid
-        for connection in _connections()
-        if connection.status == psutil.CONN_LISTEN
-        and connection.laddr
-        and connection.laddr.port == endpoint.port
-        and _overlap(connection.laddr.ip, endpoint.host)
-    }
-    return [_owner(pid) for pid in sorted(pids, key=lambda pid: pid or 0)]
-
-
-def _connections() -> "list[psutil._ntuples.sconn]":
-    """All of TCP. Where a process ends just as its descriptors are listed, psutil fails (EBADF)."""
-    import psutil
-
-    for _ in range(_LOOKS):
-        with suppress(OSError, psutil.Error):
-            return psutil.net_connections("tcp")
-    return []
-
-
-def _overlap(one: str, other: str) -> bool:
-    return one == other or not _EVERY_ADDRESS.isdisjoint((one, other))
-
-
-def _owner(pid: int | None) -> PortOwner:
-    import psutil
-
-    if pid is None:
-        return PortOwner()
-    try:
-        return PortOwner(pid, psutil.Process(pid).name(), os.getsid(pid))
-    except (psutil.Error, OSError):
-        return PortOwner(pid, "gone or hidden")
-
-
 def _figures_of(pids: Mapping[int, int]) -> dict[int, ServerFigures]:
     return {port: process_figures(pid) for port, pid in pids.items()}
-
-
-def process_figures(pid: int) -> ServerFigures:
-    """Memory and CPU time of one process. Blocks; never raises.
-
-    Memory is what would be free if the process ended (USS), which leaves out a model file that
-    another process maps too; where the kernel does not tell, what it holds in memory (RSS).
-    """
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        cpu = process.cpu_times()
-        return ServerFigures(_memory_of(process), cpu.user + cpu.system)
-    except psutil.Error:
-        return ServerFigures()
-
-
-def _memory_of(process: "psutil.Process") -> int:
-    import psutil
-
-    try:
-        return int(process.memory_full_info().uss)
-    except psutil.AccessDenied:
-        return int(process.memory_info().rss)
-
-
-def machine_memory() -> dict[str, int]:
-    """`total` and `available` memory of this machine, in bytes. Reads /proc/meminfo alone."""
-    import psutil
-
-    memory = psutil.virtual_memory()
-    return {"total": int(memory.total), "available": int(memory.available)}

@@ -11,73 +11,24 @@ import signal
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from sys import getsizeof
 from typing import cast
 
-from magid.errors import InvalidInput
-from magid.http.limits import MAX_LINE_BYTES, MAX_LINES, MAX_LOG_BYTES, MAX_LOG_LINES, PAUSE_S
-from magid.servers.backend import LogLine
+from magid.log.buffer import MAX_LINE_BYTES, MAX_LINES
 from magid.standalone import SCRIPTS
 
+_PAUSE_S = 0.005  # of one server, after so many lines at once
 _DRAIN_SECONDS = 1.0  # how long a child's last output is waited for once it is gone
+
 
 _KILLED_SECONDS = 5.0  # in which a process ends that was killed, if it can
 
+
 log = logging.getLogger(__name__)
 
+
 _TETHER = SCRIPTS / "exec_child.py"
-
-
-class LogRing:
-    """The last lines of one server, across restarts of its process.
-
-    A cursor is the ring's epoch and a running number, so cursors grow with the lines. One of
-    another epoch (magid was restarted) is older than all lines here.
-    """
-
-    def __init__(self, capacity: int = MAX_LOG_LINES, most_bytes: int = MAX_LOG_BYTES) -> None:
-        self._epoch = f"{time.time_ns():016x}"
-        self._count = 0
-        self._lines: deque[LogLine] = deque()
-        self._capacity, self._most_bytes = capacity, most_bytes
-        self._bytes = 0  # of memory, for the texts
-        self._added = asyncio.Event()
-
-    def add(self, text: str, fields: Mapping[str, str] | None = None) -> None:
-        self._count += 1
-        cursor = f"{self._epoch}.{self._count:012d}"
-        self._lines.append(LogLine(cursor, time.time(), text, fields or {}))
-        self._bytes += getsizeof(text)  # up to four bytes for a character
-        while len(self._lines) > self._capacity or self._bytes > self._most_bytes:
-            self._bytes -= getsizeof(self._lines.popleft().text)
-        self._added.set()
-        self._added = asyncio.Event()
-
-    def last(self, lines: int, after: str | None = None) -> list[LogLine]:
-        """The last `lines` lines, oldest first; of those behind `after` if it is given."""
-        missed = min(self._behind(after), len(self._lines), max(lines, 0))
-        return list(self._lines)[len(self._lines) - missed :]
-
-    async def wait(self, after: str | None) -> None:
-        """Return when there is a line behind `after`."""
-        while not self._behind(after):
-            await self._added.wait()
-
-    def _behind(self, cursor: str | None) -> int:
-        """How many lines there have been behind `cursor`, those no longer kept among them."""
-        if cursor is None:
-            return self._count
-        epoch, _, number = cursor.partition(".")
-        if len(cursor) > 40 or not (number.isascii() and number.isdigit()):
-            raise InvalidInput(
-                f"cannot go on behind log line {cursor[:40]!r}: that is not a cursor of this log; "
-                "leave it out to begin with the last lines",
-                field="after",
-            )
-        return max(self._count - int(number), 0) if epoch == self._epoch else self._count
 
 
 class _Lines(asyncio.Protocol):
@@ -106,14 +57,14 @@ class _Lines(asyncio.Protocol):
         self._emit_some()
         if self._held and self._transport is not None:
             self._transport.pause_reading()
-            asyncio.get_running_loop().call_later(PAUSE_S, self._go_on)
+            asyncio.get_running_loop().call_later(_PAUSE_S, self._go_on)
 
     def _go_on(self) -> None:
         if self.ended.is_set():
             return
         self._emit_some()
         if self._held:
-            asyncio.get_running_loop().call_later(PAUSE_S, self._go_on)
+            asyncio.get_running_loop().call_later(_PAUSE_S, self._go_on)
         elif self._transport is not None:
             self._transport.resume_reading()
 

@@ -2,39 +2,85 @@
 
 Each server is owned by one task that alone starts, watches and ends its process; everyone else
 only asks it to. So a caller that goes away in the middle of a start or stop changes nothing.
+`KeyFiles` are what servers read their API keys from, so that no key stands in an argv.
 """
 
 import asyncio
 import logging
 import os
-import re
-import signal
+import secrets
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NoReturn
 
-from magid.errors import InvalidInput, MagidError, ServerFailed, ServerUnreachable
+from magid.errors import CannotWrite, InvalidInput, MagidError, ServerFailed, ServerUnreachable
+from magid.host.ports import Endpoint, PortOwner, port_taken
 from magid.host.workers import LATE_S, Silent, Worker, WorkerEnded
 from magid.llama.arguments import child_environment, server_argv
-from magid.llama.client import Endpoint, Health, LlamaProgram, check_health, why_foreign
-from magid.servers.backend import ObservedServer, ServerSpec, ServerState, first_sight
-from magid.servers.processes.child import Child, LogRing
-from magid.servers.processes.keys import KeyFiles
+from magid.llama.client import Health, check_health, why_foreign
+from magid.llama.log_errors import LastWords, exit_reason
+from magid.llama.program import LlamaProgram
+from magid.llama.spec import ServerSpec
+from magid.log.buffer import LogRing
+from magid.servers.backend import ObservedServer, ServerState, first_sight
+from magid.servers.processes.child import Child
+
+
+class KeyFiles:
+    """PORT.key with mode 0600 in a folder with mode 0700; a new key for every process.
+
+    Files, and not pipes, because llama-server takes no other way. Tiny writes without fsync: a key
+    need not outlive the process that it is for.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder.absolute()
+
+    def path(self, port: int) -> Path:
+        return self._folder / f"{port}.key"
+
+    def prepare(self) -> None:
+        """Make the folder, and drop what an earlier magid left behind. Raises CannotWrite."""
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for left in self._folder.glob("*.key"):
+                left.unlink(missing_ok=True)
+        except OSError as error:
+            raise CannotWrite(
+                f"cannot keep server keys in {self._folder}: {error.strerror}; "
+                "give magid a state directory that it can write to"
+            ) from error
+
+    def write_new(self, port: int) -> str:
+        """A fresh 256-bit key, in its file. Raises CannotWrite."""
+        key = secrets.token_urlsafe(32)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            self.path(port).unlink(missing_ok=True)
+            with os.fdopen(os.open(self.path(port), flags, 0o600), "w") as file:
+                file.write(key + "\n")
+        except OSError as error:
+            raise CannotWrite(
+                f"cannot write the key of port {port} to {self._folder}: {error.strerror}; "
+                "make room or permit it, then start the server again"
+            ) from error
+        return key
+
+    def remove(self, port: int) -> None:
+        """Idempotent; a file that cannot be removed holds a key that opens nothing."""
+        with suppress(OSError):
+            self.path(port).unlink()
+
 
 log = logging.getLogger(__name__)
 
+
 _FIRST_CHECK_S = 0.05  # a small model is ready within 0.1 s
 _CHECK_GROWTH = 1.5
-_MAX_QUOTE = 300  # characters of a log line that go into a reason
-
-# llama-server's own lines: "0.00.010.289 E text", the letter being the level.
-_LOG_PREFIX = re.compile(r"[0-9.]{5,20} (?P<level>[A-Z]) +(?P<text>.*)")
-_ERROR_TEXT = re.compile(r"^error\b|\berror: |terminate called|ASSERT|out of memory")
-_COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-_CRASHES = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +109,6 @@ class Timing:
     max_startup_s: float  # from the start of a process to ready
     check_interval_s: float  # the longest pause between two looks at /health
     stop_timeout_s: float  # from SIGTERM to SIGKILL
-
-
-@dataclass(frozen=True, slots=True)
-class PortOwner:
-    """A process that listens on a port; None where another user's process cannot be looked into."""
-
-    pid: int | None = None
-    name: str | None = None
-    session: int | None = None  # its session id: the pid of our child for all that it made
-
-    def __str__(self) -> str:
-        if self.pid is None:
-            return "a process of another user (`ss -ltnp`, as root, names it)"
-        return f"pid {self.pid} ({self.name})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +315,7 @@ class Server:
         """Raises ServerFailed if someone listens on our port before we do."""
         if not await asyncio.to_thread(self._around.can_bind, self._endpoint):
             owners = await asyncio.to_thread(self._around.owners_of, self._endpoint)
-            raise ServerFailed(_port_taken(self._endpoint, owners))
+            raise ServerFailed(port_taken(self._endpoint, owners))
 
     async def _is_alone(self, child: Child) -> bool:
         """Our child holds the port. Asked before the key is shown to whoever answers there.
@@ -293,7 +325,7 @@ class Server:
         owners = await asyncio.to_thread(self._around.owners_of, self._endpoint)
         strangers = [owner for owner in owners if owner.session != child.pid]
         if strangers and not child.has_exited:
-            raise ServerFailed(_port_taken(self._endpoint, strangers))
+            raise ServerFailed(port_taken(self._endpoint, strangers))
         return bool(owners) and not strangers
 
     def _forget_process(self) -> None:
@@ -344,55 +376,3 @@ def _problem_of(path: str, worker: Worker, late_s: float) -> tuple[str, str] | N
         return "open", "its file system does not answer"
     except WorkerEnded:
         return "open", "who looked at it was ended; try again"
-
-
-def _port_taken(endpoint: Endpoint, owners: Sequence[PortOwner]) -> str:
-    by = " and ".join(str(owner) for owner in owners) or "a connection that is still open"
-    return f"port {endpoint.port} is taken by {by}; end it or give the model another port"
-
-
-class LastWords:
-    """What a process said of its own end: the first and the last error line, in bounded memory."""
-
-    def __init__(self) -> None:
-        self.first_error = ""
-        self.last_error = ""
-
-    def hear(self, line: str) -> None:
-        if text := error_text(line):
-            self.first_error = self.first_error or text
-            self.last_error = text
-
-
-def error_text(line: str) -> str:
-    """The message of a log line that reports an error, without time and level; else "".
-
-    Lines of llama-server carry their level; those of the libraries below it do not.
-    """
-    line = _COLOUR.sub("", line)
-    marked = _LOG_PREFIX.fullmatch(line)
-    if marked and marked["level"] != "E":
-        return ""
-    text = marked["text"] if marked else line
-    if not marked and not _ERROR_TEXT.search(line):
-        return ""
-    printable = "".join(sign if sign.isprintable() else " " for sign in text)
-    return " ".join(printable.split())[:_MAX_QUOTE]
-
-
-def exit_reason(returncode: int, words: LastWords, *, was_ready: bool) -> str:
-    """Why a process ended that nobody had asked to, in words.
-
-    `returncode` is negative for a signal. A start that fails tells the cause first and what comes
-    of it afterwards; in a server that had been ready only the last error can belong to its end.
-    """
-    quote = words.last_error if was_ready else words.first_error
-    if returncode >= 0:
-        return f"exited with status {returncode}" + (f": {quote}" if quote else "")
-    with suppress(ValueError):
-        number = signal.Signals(-returncode)
-        said = f"was killed by signal {number.value} ({number.name})"
-        if number is signal.SIGKILL:
-            return said + ", by someone or by the kernel because memory ran out"
-        return said + (f": {quote}" if quote and number in _CRASHES else "")
-    return f"was killed by signal {-returncode}"

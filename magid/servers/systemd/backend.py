@@ -14,29 +14,24 @@ from pathlib import Path
 from typing import Any, Final
 
 from magid.errors import Conflict, MagidError, NotFound, ServerFailed
-from magid.launcher import protocol, references
-from magid.launcher.references import References
-from magid.launcher.sandbox import credential_path
+from magid.host.ports import Endpoint, can_bind, owners_of
+from magid.host.usage import ServerFigures, process_figures
+from magid.launcher import protocol
+from magid.launcher.protocol import credential_path
 from magid.llama.arguments import server_argv
-from magid.llama.client import Endpoint, LlamaProgram
+from magid.llama.program import LlamaProgram
+from magid.llama.spec import ServerSpec
+from magid.log.buffer import LogLine
 from magid.log.events import Event, about
-from magid.servers.backend import (
-    UNITS,
-    LogLine,
-    ObservedServer,
-    ServerFigures,
-    ServerSpec,
-    ServerState,
-    first_sight,
-    port_in,
-    unit_name,
-)
-from magid.servers.processes.backend import can_bind, owners_of, process_figures
+from magid.servers.backend import ObservedServer, ServerState, first_sight
+from magid.servers.systemd import references
 from magid.servers.systemd.launcher_client import KEYS, LauncherSocket
-from magid.servers.systemd.unit_state import figure, unit_path
+from magid.servers.systemd.references import References
+from magid.servers.systemd.unit_state import figure
 from magid.servers.systemd.watcher import Claim, UnitReader, Watched
 from magid.systemd.bus import MANAGER, MANAGER_PATH, PROPERTIES, SYSTEMD, Bus, BusError, Signal
 from magid.systemd.journal import Journal, check_cursor, matches_of
+from magid.systemd.unit_names import UNITS, port_in, unit_name, unit_path
 
 log = logging.getLogger(__name__)
 

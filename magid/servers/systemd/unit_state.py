@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
 
-from magid.servers.backend import ObservedServer, ServerState, port_in
-from magid.servers.processes.supervisor import error_text
+from magid.llama.log_errors import error_text
+from magid.servers.backend import ObservedServer, ServerState
+from magid.systemd.unit_names import port_in
 
 _EXITED, _KILLED, _DUMPED = 1, 2, 3  # CLD_EXITED and so on, as in ExecMainCode
 _NEVER: Final = 2**64 - 1  # "infinity", and figures that are not known
@@ -22,6 +23,7 @@ _LOAD_FAILURES: Final = frozenset({"error", "bad-setting", "masked"})
 _ACTIVE: Final = frozenset({"active", "reloading", "refreshing"})
 _ENDING_JOBS: Final = frozenset({"stop", "restart", "try-restart"})
 _LAST_STEP: Final = "start-post"  # wait_ready.py is at work
+
 
 # systemd.exec(5), "Process Exit Codes": the program itself was never run.
 _STEPS: Final[Mapping[int, str]] = {
@@ -54,14 +56,6 @@ class Verdict:
         if quote and self.alone:
             return quote + self.then
         return self.said + (f": {quote}" if quote else "") + self.then
-
-
-# -- names -----------------------------------------------------------------------------------
-
-
-def unit_path(port: int) -> str:
-    """The unit's object on the bus: every byte but letters and digits is escaped."""
-    return f"/org/freedesktop/systemd1/unit/llama_2dserver_40{int(port)}_2eservice"
 
 
 def fields_of(properties: Mapping[str, Any]) -> dict[str, str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from magid.errors import NotReady
-from magid.servers.backend import ObservedServer, ServerState, unit_name
+from magid.servers.backend import ObservedServer, ServerState
 from magid.servers.systemd.unit_state import (
     Verdict,
     complaint,
@@ -19,6 +19,7 @@ from magid.servers.systemd.unit_state import (
 )
 from magid.systemd.bus import MANAGER, MANAGER_PATH, PROPERTIES, Bus, BusError
 from magid.systemd.journal import Journal, matches_of_run
+from magid.systemd.unit_names import unit_name
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from magid.launcher import protocol
-from magid.llama.client import InstalledProgram
+from magid.llama.program import InstalledProgram
 from magid.servers.backend import Launcher
 from magid.servers.systemd.backend import SystemdLauncher
 from magid.servers.systemd.launcher_client import LauncherSocket

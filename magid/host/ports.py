@@ -1,23 +1,131 @@
-"""Whose a socket of this machine is: the kernel's word, which no program can forge.
+"""Who has a TCP port of this machine: the kernel's word, which no program can forge.
 
-A key shows who one is only to somebody who has it already: whoever listens where a server of ours
-listened a moment ago would be handed key and prompt with the first request. So before anything is
-sent the kernel is asked whose socket it is. Servers run as a user of their own, or as magid itself;
-a program of another user cannot have theirs.
-
-A connection to us has its other end asked for in the same way: a model's server may reach loopback,
-and is no client.
+A key proves something only to a program that knows it already: another program on a server's port
+would be handed key and prompt with the first request. So before anything is sent the kernel is
+asked whose socket it is. Servers run as a user of their own, or as magid itself; a program of
+another user cannot have theirs. The other end of a client's connection is asked for in the same
+way: a model's server may reach loopback, and is no client.
 
 inet_diag answers for one socket in 12 us; /proc/net/tcp, where the kernel has no inet_diag, takes
 milliseconds (3.4 ms on 2 CPUs and 24 GiB: it walks the table of all connections).
 """
 
+import errno
 import ipaddress
+import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from magid.errors import ServerFailed
+
+
+@dataclass(frozen=True, slots=True)
+class PortOwner:
+    """A process that listens on a port; None where another user's process cannot be looked into."""
+
+    pid: int | None = None
+    name: str | None = None
+    session: int | None = None  # its session id: the pid of our child for all that it made
+
+    def __str__(self) -> str:
+        if self.pid is None:
+            return "a process of another user (`ss -ltnp`, as root, names it)"
+        return f"pid {self.pid} ({self.name})"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where one server listens."""
+
+    host: str
+    port: int
+
+    @property
+    def connect_host(self) -> str:
+        """The address to connect to: a server bound to every address is asked over loopback."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self.host, self.host)
+
+    def __str__(self) -> str:
+        host = self.connect_host
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+
+
+_EVERY_ADDRESS = frozenset({"", "0.0.0.0", "::"})
+_LOOKS = 3  # at all connections, before it cannot be told who has a port
+
+
+def can_bind(endpoint: Endpoint) -> bool:
+    """Whether a server could listen there now. Blocks.
+
+    Raises ServerFailed if it never could: not an address of this machine, a privileged port.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            endpoint.host or None, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            # As llama-server does: what a past connection left behind (TIME_WAIT) is no hindrance.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return False
+        why = error.strerror or str(error)
+        raise ServerFailed(f"cannot listen on {endpoint.host}:{endpoint.port}: {why}") from error
+    return True
+
+
+def owners_of(endpoint: Endpoint) -> list[PortOwner]:
+    """Who listens there now; nobody, where it cannot be told. Walks all of /proc: in a thread."""
+    pids = {
+        pid
+        for address, port, pid in listening()
+        if port == endpoint.port and _overlap(address, endpoint.host)
+    }
+    return [_owner(pid) for pid in sorted(pids, key=lambda pid: pid or 0)]
+
+
+def listening() -> set[tuple[str, int, int | None]]:
+    """Address, port and pid of all TCP listeners; without the right to see a process no pid.
+
+    Walks all of /proc. Where a process ends just as its descriptors are listed, psutil fails
+    (EBADF).
+    """
+    import psutil
+
+    for _ in range(_LOOKS):
+        with suppress(OSError, psutil.Error):
+            return {
+                (one.laddr.ip, one.laddr.port, one.pid)
+                for one in psutil.net_connections("tcp")
+                if one.status == psutil.CONN_LISTEN and one.laddr
+            }
+    return set()
+
+
+def _overlap(one: str, other: str) -> bool:
+    return one == other or not _EVERY_ADDRESS.isdisjoint((one, other))
+
+
+def _owner(pid: int | None) -> PortOwner:
+    import psutil
+
+    if pid is None:
+        return PortOwner()
+    try:
+        return PortOwner(pid, psutil.Process(pid).name(), os.getsid(pid))
+    except (psutil.Error, OSError):
+        return PortOwner(pid, "gone or hidden")
+
+
+def port_taken(endpoint: Endpoint, owners: Sequence[PortOwner]) -> str:
+    by = " and ".join(str(owner) for owner in owners) or "a connection that is still open"
+    return f"port {endpoint.port} is taken by {by}; end it or give the model another port"
+
 
 # linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h
 _NETLINK_SOCK_DIAG = 4

@@ -1,0 +1,80 @@
+"""Tokens and profiles in the REST API."""
+
+from typing import Annotated
+
+from pydantic import AwareDatetime, Field
+from typing_extensions import TypedDict
+
+from magid.api.schemas.models import Body
+from magid.api.schemas.servers import PlanReply
+from magid.auth.tokens import ApiToken, Models, Name, Scopes
+from magid.discovery.tiers import Tier
+
+
+class TokenBody(Body):
+    """A token to make. `models` limits it to these ids, globs, aliases and tiers."""
+
+    name: Name
+    scopes: Annotated[Scopes, Field(strict=False)]
+    models: Annotated[Models, Field(strict=False)] | None = None
+    expires_at: Annotated[AwareDatetime, Field(strict=False)] | None = None
+
+
+class TierConfig(TypedDict):
+    name: str
+    maxScore: float
+    expectedTimeSeconds: float
+    description: str
+
+
+class TwoStage(TypedDict):
+    enabled: bool
+    stage1Tier: Tier
+    stage2Tier: Tier
+    stage1MaxTokens: int
+
+
+class LoadBalancing(TypedDict):
+    enabled: bool
+    strategy: str
+    healthCheckInterval: float
+
+
+class ProfileReply(TypedDict):
+    name: str
+    description: str
+    enabledModels: list[str]
+    tierConfig: list[TierConfig]
+    twoStage: TwoStage
+    loadBalancing: LoadBalancing
+    active: bool
+    missingModels: list[str]
+
+
+class ProfileCreated(TypedDict):
+    message: str
+    profileName: str
+    path: str
+
+
+class ProfileReplaced(TypedDict):
+    message: str
+    profileName: str
+    active: bool
+
+
+class Activated(PlanReply):
+    profileName: str  # noqa: N815  # a TypedDict, though its base is in another module
+    applied: bool
+
+
+class TokensReply(TypedDict):
+    required: bool
+    problem: str | None
+    tokens: list[ApiToken]
+
+
+class TokenCreated(TypedDict):
+    message: str
+    token: str
+    entry: ApiToken

@@ -1,0 +1,66 @@
+"""What the gateway decides and has done, in the REST API."""
+
+from typing_extensions import TypedDict
+
+from magid.api.schemas.models import JSON_OBJECT, Body
+from magid.discovery.tiers import Tier
+
+
+class ExplainBody(Body):
+    """A request's body as the gateway takes it, and the endpoint that it is meant for."""
+
+    request: JSON_OBJECT
+    endpoint: str = "/v1/chat/completions"
+
+
+class Candidate(TypedDict):
+    modelId: str
+    port: int
+    tier: Tier
+    outstanding: int
+    slots: int
+    whyNot: str | None
+
+
+class Explanation(TypedDict):
+    model: str
+    pool: str
+    tier: Tier | None
+    route: str
+    score: float | None
+    parts: dict[str, float]
+    candidates: list[Candidate]
+    chosen: Candidate | None
+    starts: str | None
+
+
+class GatewayRequest(TypedDict):
+    id: str
+    clientRequestId: str | None
+    at: str
+    path: str
+    token: str | None
+    model: str
+    modelId: str | None
+    port: int | None
+    tier: str | None
+    route: str
+    stream: bool
+    status: int | None
+    outcome: str
+    error: str | None
+    attempts: int
+    waitedSeconds: float | None
+    firstByteSeconds: float | None
+    firstTokenSeconds: float | None
+    durationSeconds: float | None
+    promptTokens: int | None
+    cachedTokens: int | None
+    answerTokens: int | None
+    tokensPerSecond: float | None
+
+
+class RequestsReply(TypedDict):
+    running: int
+    waiting: int
+    requests: list[GatewayRequest]

@@ -1,0 +1,140 @@
+"""Servers, plans, logs and the state of the daemon in the REST API."""
+
+from typing import Literal
+
+from typing_extensions import TypedDict
+
+from magid.discovery.tiers import Tier
+from magid.servers.backend import ServerState
+
+
+class Server(TypedDict):
+    modelId: str
+    displayName: str
+    port: int
+    pid: int | None
+    isReady: bool
+    isRunning: bool
+    uptimeSeconds: int
+    tier: Tier
+    isThinking: bool
+    unit: str
+    instance: int
+    state: ServerState
+    stateReason: str
+    restarts: int
+    memoryBytes: int | None
+    cpuSeconds: float | None
+    invocationId: str | None
+    endpoint: str
+    specCurrent: bool
+
+
+class ServersReply(TypedDict):
+    totalServers: int
+    readyServers: int
+    servers: list[Server]
+
+
+class ServerAction(TypedDict):
+    message: str
+    modelId: str
+    servers: list[Server]
+
+
+class PlanLine(TypedDict):
+    modelId: str
+    port: int | None
+    unit: str | None
+    reason: str
+
+
+class PlanReply(TypedDict):
+    message: str
+    stop: list[PlanLine]
+    start: list[PlanLine]
+    keep: list[PlanLine]
+    blocked: list[PlanLine]
+
+
+class LogEntry(TypedDict):
+    cursor: str
+    timestamp: str
+    port: int
+    message: str
+
+
+class ScrapeTarget(TypedDict):
+    """As Prometheus' http_sd_configs wants it."""
+
+    targets: list[str]
+    labels: dict[str, str]
+
+
+class LogsReply(TypedDict):
+    modelId: str
+    lines: list[LogEntry]
+
+
+LogLevel = Literal["critical", "error", "warning", "info", "debug"]
+
+
+class OwnLogEntry(TypedDict):
+    cursor: str
+    timestamp: str
+    level: LogLevel
+    message: str
+    event: str | None
+    messageId: str | None
+    modelId: str | None
+    unit: str | None
+    requestId: str | None
+    clientRequestId: str | None
+
+
+class OwnLogsReply(TypedDict):
+    lines: list[OwnLogEntry]
+
+
+class Memory(TypedDict):
+    totalBytes: int | None
+    availableBytes: int | None
+
+
+class Versions(TypedDict):
+    magid: str
+    python: str
+    llamaServer: str | None
+    llamaServerPath: str | None
+
+
+class Pending(TypedDict):
+    stop: int
+    start: int
+
+
+class StatusReply(TypedDict):
+    phase: str
+    ready: bool
+    activeProfile: str | None
+    totalModels: int
+    enabledModels: int
+    modelsByTier: dict[str, int]
+    serversByState: dict[str, int]
+    servers: list[Server]
+    problems: list[str]
+    pendingChanges: Pending
+    memory: Memory
+    versions: Versions
+    uptimeSeconds: int
+
+
+class HealthReply(TypedDict):
+    status: Literal["ok", "unavailable"]
+    phase: str
+    reasons: list[str]
+    warnings: list[str]
+
+
+class LiveReply(TypedDict):
+    status: Literal["ok"]

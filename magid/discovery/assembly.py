@@ -1,0 +1,174 @@
+"""From files with headers to models: joined, paired with projectors, named, given a tier.
+
+Pure.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import floor
+
+from magid.discovery import grouping
+from magid.discovery.found import BrokenFile, Companion, FoundModel
+from magid.discovery.header_cache import Facts, Reading, Unusable
+from magid.discovery.kinds import ModelKind, companion_kind, foreign, model_kind
+from magid.discovery.naming import identify, nominal_bits, number, text
+from magid.discovery.tiers import (
+    ThinkingMode,
+    Thresholds,
+    assign_tier,
+    effective_billions,
+    thinking_of_name,
+)
+from magid.discovery.walker import File
+
+
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """What a list of files makes; kept, because most scans see the same list again."""
+
+    files: list[File] = field(default_factory=list)
+    models: tuple[FoundModel, ...] = ()
+    broken: tuple[BrokenFile, ...] = ()
+    companions: tuple[Companion, ...] = ()
+    is_lasting: bool = True
+
+
+# -- from files and facts to models; pure ----------------------------------------------------
+
+
+def assemble(
+    files: list[File], readings: Mapping[str, Reading], thresholds: Thresholds
+) -> Assembled:
+    companions: list[Companion] = []
+    projector_files: dict[str, list[File]] = defaultdict(list)
+    others: list[File] = []
+    for file in files:
+        kind = _companion_of(file, readings[file.path])
+        if kind is None:
+            others.append(file)
+            continue
+        companions.append(Companion(kind, file.real))
+        if kind == "mmproj":
+            projector_files[file.folder].append(file)
+    broken: list[BrokenFile] = []
+    usable: list[tuple[grouping.Parts, list[Facts]]] = []
+    for parts in grouping.join(others):
+        facts = [readings[file.path] for file in parts.files]
+        known = [one for one in facts if isinstance(one, Facts)]
+        if reason := grouping.problem(parts, facts) or foreign(known[0].metadata):
+            broken.append(BrokenFile(parts.files[0].path, reason))
+        else:
+            usable.append((parts, known))
+    pairs = _pair(usable, projector_files, readings)
+    models = [
+        _model(parts, facts, pairs.get(parts.files[0].path), thresholds) for parts, facts in usable
+    ]
+    return Assembled(files, tuple(models), tuple(broken), tuple(companions))
+
+
+def _companion_of(file: File, reading: Reading) -> str | None:
+    if isinstance(reading, Unusable):
+        return None
+    if kind := companion_kind(file.name, reading.metadata):
+        return kind
+    is_split = (number(reading.metadata, "split.count") or 1) > 1
+    return "vocab" if reading.tensor_count == 0 and not is_split else None
+
+
+def _pair(
+    usable: Sequence[tuple[grouping.Parts, list[Facts]]],
+    projector_files: Mapping[str, Sequence[File]],
+    readings: Mapping[str, Reading],
+) -> dict[str, File]:
+    """Path of a model's first file -> its projector."""
+    neighbours: dict[str, list[tuple[str, grouping.Candidate]]] = defaultdict(list)
+    for parts, facts in usable:
+        first = parts.files[0]
+        if first.folder in projector_files:
+            described = grouping.candidate(first.name, facts[0].metadata)
+            neighbours[first.folder].append((first.path, described))
+    pairs = {}
+    for folder, models in neighbours.items():
+        offered = projector_files[folder]
+        candidates = [_candidate(file, readings[file.path]) for file in offered]
+        all_models = [described for _, described in models]
+        for path, described in models:
+            chosen = grouping.choose_projector(described, all_models, candidates)
+            if chosen is not None:
+                pairs[path] = offered[chosen]
+    return pairs
+
+
+def _candidate(file: File, reading: Reading) -> grouping.Candidate:
+    return grouping.candidate(file.name, reading.metadata if isinstance(reading, Facts) else {})
+
+
+def _model(
+    parts: grouping.Parts, facts: Sequence[Facts], projector: File | None, thresholds: Thresholds
+) -> FoundModel:
+    first, metadata = parts.files[0], facts[0].metadata
+    total = sum(one.parameter_count for one in facts)
+    active = _active(total, sum(one.routed_parameter_count for one in facts), metadata)
+    bits = sum(one.bits_per_weight * one.parameter_count for one in facts) / max(total, 1)
+    name = identify(first.name, metadata, parameter_count=total, bits=bits)
+    kind = model_kind(first.name, metadata)
+    mode, evidence = _thinking(kind, facts[0], first.name)
+    nominal = nominal_bits(name.quantization)
+    tier = assign_tier(
+        billions=effective_billions(total, active) if active < total else name.size_params,
+        bits=floor(bits) if nominal is None else nominal,
+        thinking=mode,
+        thresholds=thresholds,
+    )
+    architecture = text(metadata, "general.architecture") or ""
+    return FoundModel(
+        path=path_to_open(parts),
+        filename=first.name,
+        files=tuple(file.path if parts.count > 1 else file.real for file in parts.files),
+        companions=(Companion("mmproj", projector.real),) if projector else (),
+        kind=kind,
+        name=name,
+        display_name=name.display_name(),
+        architecture=architecture,
+        context_length=number(metadata, f"{architecture}.context_length") or None,
+        parameter_count=total,
+        active_parameter_count=active,
+        size_bytes=sum(file.key[2] for file in parts.files),
+        bits_per_weight=bits,
+        thinking_mode=mode,
+        thinking_evidence=evidence,
+        tier=tier,
+        base_id=name.base_id(tier),
+        stamp=_stamp((*parts.files, projector) if projector else parts.files),
+    )
+
+
+def path_to_open(parts: grouping.Parts) -> str:
+    """Where a link leads; but shards are found by their names, which only the links have."""
+    return parts.files[0].path if parts.count > 1 else parts.files[0].real
+
+
+def _active(total: int, routed: int, metadata: Mapping[str, object]) -> int:
+    """Parameters that one token passes through: all but the experts that are not chosen for it."""
+    architecture = text(metadata, "general.architecture")
+    experts = number(metadata, f"{architecture}.expert_count")
+    used = number(metadata, f"{architecture}.expert_used_count")
+    if not experts or not used:
+        return total
+    return total - routed + routed * min(used, experts) // experts
+
+
+def _thinking(kind: ModelKind, facts: Facts, filename: str) -> tuple[ThinkingMode, str]:
+    """As `tiers.detect_thinking`, of which the template's part was done when it was read."""
+    if kind is not ModelKind.CHAT:
+        return ThinkingMode.NONE, f"a model of the kind {kind} writes no text"
+    if facts.thinking is not None:
+        return facts.thinking, facts.evidence
+    words = (text(facts.metadata, key) for key in ("general.basename", "general.finetune"))
+    return thinking_of_name(" ".join((filename, *filter(None, words))))
+
+
+def _stamp(files: Iterable[File]) -> str:
+    return hashlib.sha256(repr([file.key for file in files]).encode()).hexdigest()[:16]

@@ -1,0 +1,139 @@
+"""Skips long arrays of strings in a GGUF header without making a Python object of each. Pure."""
+
+import re
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import repeat
+from struct import Struct
+from struct import error as struct_error
+from typing import Any, Final
+
+from magid.errors import GgufError
+
+TOKEN_BYTES: Final = 48
+"""Header bytes that one token makes, with its type, score and merges: a guess of what to read."""
+MAX_NAME: Final = 256  # keys and tensor names; GGUF allows 65,535; ggml's tensor names have 63
+_MAX_CANDIDATES: Final = 16  # keys looked at for one jump; a hostile file can offer millions
+
+
+U32: Final = Struct("<I")
+U64: Final = Struct("<Q")
+_LAST_VALUE_TYPE: Final = 12
+
+
+_KEY: Final = re.compile(rb"[a-z0-9_.-]+")
+_BEGINNINGS: Final = (b"tokenizer.ggml.", b"general.")
+
+
+NEEDLES: Final = tuple(bytes(7) + beginning for beginning in _BEGINNINGS)
+
+
+class ShortError(GgufError):
+    """More of the file is needed than was read; `wanted` bytes of it could be enough."""
+
+    def __init__(self, wanted: int) -> None:
+        super().__init__("has a longer header than was read")
+        self.wanted = wanted
+
+
+@dataclass(slots=True)
+class Cursor:
+    """A place in the bytes of a file; never moves beyond what was read."""
+
+    data: bytes
+    file_size: int
+    pos: int = 0
+
+    def need(self, end: int, guess: int = 0) -> None:
+        """Hold `end`, which may come from the file and be absurd, against what there is.
+
+        `guess`: how much of the file to read next, where that is known to be more than `end`.
+        """
+        if end > self.file_size:
+            missing = end - self.file_size
+            raise GgufError(f"is truncated: at least {missing} bytes are missing in its header")
+        if end > len(self.data):
+            raise ShortError(max(end, guess))
+
+    def take(self, layout: Struct) -> tuple[Any, ...]:
+        end = self.pos + layout.size
+        if end > len(self.data):
+            self.need(end)
+        values = layout.unpack_from(self.data, self.pos)
+        self.pos = end
+        return values
+
+    def string(self, limit: int, what: str) -> bytes:
+        (length,) = self.take(U64)
+        end = self.pos + length
+        if length > limit:
+            raise GgufError(f"is damaged: {what} of {length} bytes; the limit is {limit}")
+        if end > len(self.data):
+            self.need(end)
+        text = self.data[self.pos : end]
+        self.pos = end
+        return text
+
+
+@dataclass(slots=True)
+class Jump:
+    """Finds the key behind a long string array without walking it.
+
+    A needle that was missed once is not looked for again: the cost of all searches is linear.
+    """
+
+    needles: list[bytes] = field(default_factory=lambda: list(NEEDLES))
+    used: bool = False
+
+    def target(self, data: bytes, start: int) -> int | None:
+        for needle in tuple(self.needles):
+            if (pos := next_key(data, start, needle)) is not None:
+                self.used = True
+                return pos
+            self.needles.remove(needle)
+        return None
+
+
+def skip_strings(cursor: Cursor, count: int, jump: Jump | None) -> None:
+    """Go behind `count` strings, of which each takes 8 bytes at least."""
+    if jump is None:
+        return _walk_strings(cursor, count)
+    if (pos := jump.target(cursor.data, cursor.pos + 8 * count)) is not None:
+        cursor.pos = pos
+        return None
+    plenty = cursor.pos + 2 * count * TOKEN_BYTES  # with no key in it, none is likely to come
+    if len(cursor.data) < min(plenty, cursor.file_size):
+        raise ShortError(plenty)
+    return _walk_strings(cursor, count)
+
+
+def _walk_strings(cursor: Cursor, count: int) -> None:
+    """Exact, about 0.1 us a string; `count` strings are known to fit if they are all empty."""
+    data, pos, length_at = cursor.data, cursor.pos, U64.unpack_from
+    with suppress(struct_error, OverflowError):  # beyond the data, and beyond any memory
+        for _ in repeat(None, count):
+            pos += 8 + length_at(data, pos)[0]
+        cursor.need(pos)
+        cursor.pos = pos
+        return
+    cursor.need(pos + 8)
+
+
+def next_key(data: bytes, start: int, needle: bytes) -> int | None:
+    """Where the length of a key stands that begins as the needle does, at or after `start`."""
+    at = data.find(needle, start + 1)
+    for _ in repeat(None, _MAX_CANDIDATES):
+        if at < 0:
+            return None
+        if _is_key(data, at - 1):
+            return at - 1
+        at = data.find(needle, at + 1)
+    return None
+
+
+def _is_key(data: bytes, pos: int) -> bool:
+    (length,) = U64.unpack_from(data, pos)
+    end = pos + 8 + length
+    if length > MAX_NAME or end + 4 > len(data) or not _KEY.fullmatch(data, pos + 8, end):
+        return False
+    return bool(U32.unpack_from(data, end)[0] <= _LAST_VALUE_TYPE)
