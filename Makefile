@@ -5,6 +5,9 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 PY := $(VENV)/bin/python
+# Two processes, a file of tests in either; in the order of the files, since those of the laboratory
+# take longest and come first.
+SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 export PYTHON
 
 .PHONY: help run deb test check bench soak demo-models lock clean
@@ -29,11 +32,11 @@ deb: $(READY)
 
 test: $(READY)
 	@packaging/test-tools
-	$(PY) -I -m pytest
+	$(PY) -I -m pytest $(SIDE_BY_SIDE)
 
 check: $(READY)
 	@packaging/test-tools check
-	$(PY) -I -m pytest -m 'not slow'
+	$(PY) -I -m pytest $(SIDE_BY_SIDE) -m 'not slow'
 
 bench: $(READY)
 	@packaging/bench-tools

@@ -4,7 +4,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from tests.rest import Parts
 _ROOT = Path(__file__).resolve().parent.parent
 _PROVISION = _ROOT / "packaging" / "provision-llama-server"
 _PROVISION_SECONDS = 600  # a first download on a slow line; an installed one answers at once
+_PORTS = range(10_000, 32_000)
 _given_ports: set[int] = set()
 
 
@@ -22,6 +23,16 @@ _given_ports: set[int] = set()
 # would inherit that: they could not be interrupted as a person does it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """pytest-xdist sends reports as UTF-8, and some tests write what cannot be encoded."""
+    report = yield
+    report.sections = [
+        (title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections
+    ]
+    return report
 
 
 @pytest.fixture(scope="session")
@@ -59,13 +70,7 @@ def free_port() -> Callable[[], int]:
 
 
 def _free_port() -> int:
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-        if port not in _given_ports:
-            _given_ports.add(port)
-            return port
+    return _free_range(1)
 
 
 @pytest.fixture
@@ -75,16 +80,24 @@ def free_ports() -> Callable[[int], int]:
 
 
 def _free_range(count: int) -> int:
-    # Two sessions at once must not look at the same ports: a free one is only seen to be free.
-    places = range(20_000, 32_000, count)
+    own = _own_ports()
+    places = own[::count]
+    # Another session, of another checkout, looks at the same ports: it begins somewhere else.
     first = os.getpid() * 31 % len(places)
     low: int
     for low in (*places[first:], *places[:first]):
         ports = range(low, low + count)
-        if _given_ports.isdisjoint(ports) and all(map(_is_free, ports)):
+        if ports[-1] in own and _given_ports.isdisjoint(ports) and all(map(_is_free, ports)):
             _given_ports.update(ports)
             return low
     raise AssertionError(f"no {count} consecutive ports are free")
+
+
+def _own_ports() -> range:
+    """Below those that the kernel gives to clients; each process of pytest-xdist has its share."""
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    share = len(_PORTS) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    return _PORTS[number * share : (number + 1) * share]
 
 
 def _is_free(port: int) -> bool:

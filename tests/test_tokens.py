@@ -268,7 +268,9 @@ async def test_failures_are_logged_once_a_minute_for_each_peer_without_the_token
 
 
 @pytest.mark.parametrize(
-    "query", ["token=x", "a=1&api_key=x", "TOKEN=x", f"q={tokens.mint()[0]}", "key=x"]
+    "query",
+    ["token=x", "a=1&api_key=x", "TOKEN=x", f"q={tokens.mint()[0]}", "key=x"],
+    ids=["token", "api_key", "TOKEN", "a real one", "key"],
 )
 def test_a_token_in_a_url_is_refused_and_not_repeated(query: str) -> None:
     with pytest.raises(InvalidInput, match="URLs end in logs") as caught:

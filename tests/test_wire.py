@@ -64,7 +64,7 @@ def line(value: Any) -> bytes:
     return json.dumps(value).encode() + b"\n"
 
 
-@pytest.mark.parametrize("request_", REQUESTS, ids=repr)
+@pytest.mark.parametrize("request_", REQUESTS, ids=lambda one: type(one).__name__)
 def test_requests_arrive(request_: Request) -> None:
     assert parse_request(request_line(request_)) == request_
 

@@ -11,9 +11,16 @@ import pytest
 from magid.systemd.unit_names import unit_name
 from tests.lab.container import Container
 from tests.lab.serving import MODELS, SETTINGS, Daemon, installed_in
+from tests.lab.trees import STABLE
 from tests.mounts import Mounted, mounted
 
-pytestmark = pytest.mark.slow
+# What is tested is magid's, and the same on each release.
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.parametrize(
+        "release", [STABLE], ids=lambda one: one.name, indirect=True, scope="session"
+    ),
+]
 
 NET = "/net/models"
 ALPHA = next(iter(MODELS))

@@ -13,8 +13,15 @@ from tests.deadlines import DEADLINE_S
 from tests.lab.container import ENVIRONMENT, Container
 from tests.lab.installing import install_magid
 from tests.lab.serving import MODELS, Daemon, installed_in
+from tests.lab.trees import STABLE
 
-pytestmark = pytest.mark.slow
+# What is tested is magid's, and the same on each release.
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.parametrize(
+        "release", [STABLE], ids=lambda one: one.name, indirect=True, scope="session"
+    ),
+]
 
 RATE = 200  # requests a second, at a model's port and at the API
 GATEWAY_RATE = 40  # what waits during a restart has to fit into the gateway's queue

@@ -20,9 +20,15 @@ from tests.lab.container import Container
 from tests.lab.installing import LIBRARY
 from tests.lab.launching import Asker, install_launcher
 from tests.lab.serving import FILES, MODELS, Daemon, installed_in
-from tests.lab.trees import ROOT, VENDOR
+from tests.lab.trees import NEWEST, OLDEST, ROOT, VENDOR
 
-pytestmark = pytest.mark.slow
+# Between these two systemd changed what it says of units; the others are like one of them.
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.parametrize(
+        "release", [OLDEST, NEWEST], ids=lambda one: one.name, indirect=True, scope="session"
+    ),
+]
 
 ONE, OTHER, THIRD = MODELS
 UNIT = unit_name(MODELS[ONE])

@@ -15,9 +15,15 @@ import pytest
 from magid.systemd.unit_names import unit_name
 from tests.lab.container import Container
 from tests.lab.serving import FILES, MODELS, Daemon, installed_in
-from tests.lab.trees import ROOT
+from tests.lab.trees import NEWEST, OLDEST, ROOT
 
-pytestmark = pytest.mark.slow
+# Between these two systemd changed what it says of units; the others are like one of them.
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.parametrize(
+        "release", [OLDEST, NEWEST], ids=lambda one: one.name, indirect=True, scope="session"
+    ),
+]
 
 ONE, OTHER, THIRD = MODELS
 PORT = MODELS[ONE]

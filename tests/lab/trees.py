@@ -66,6 +66,7 @@ RELEASES = (
     Release("trixie", 257, "3.13"),
     Release("forky", 262, "3.14"),
 )
+OLDEST, STABLE, NEWEST = RELEASES
 
 
 def load_program(name: str) -> ModuleType:
