@@ -24,7 +24,7 @@ from magid.api.events import Feed
 from magid.api.protocol import Listening, listen
 from magid.api.tls import Certificate
 from magid.auth import token_store
-from magid.auth.token_store import TokenBook
+from magid.auth.token_store import TokenStore
 from magid.catalog.profile_store import ProfileDir
 from magid.config import loading as config
 from magid.config.settings import Config
@@ -125,9 +125,7 @@ async def serve(settings: Config, own_log: OwnLog) -> int:
         held.callback(lock.lock(settings.state_dir).release)
         context = compose(settings, own_log)
         await context.book.load()
-        taken = sockets.take(
-            settings.addresses, os.environ, has_token=context.book.lets_nobody_unknown_in
-        )
+        taken = sockets.take(settings.addresses, os.environ, has_token=context.book.requires_token)
         held.callback(taken.close)
         certificate = _certificate(settings)
         held.push_async_callback(context.daemon.close)
@@ -206,7 +204,7 @@ def compose(settings: Config, own_log: OwnLog) -> Context:
         ),
         launcher=choose.build(settings, program, lambda: daemon.snapshot.active.name),
     )
-    book = TokenBook(settings.state_dir / token_store.NAME)
+    book = TokenStore(settings.state_dir / token_store.NAME)
     return Context(daemon, program, Dispatcher(daemon), book, own_log)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from magid.auth import token_store
-from magid.auth.token_store import TokenBook
+from magid.auth.token_store import TokenStore
 from magid.catalog.profile_store import ProfileDir
 from magid.config.settings import Config
 from magid.control.daemon import Daemon
@@ -155,9 +155,9 @@ class House:
         daemon.subscribe(self.changes.append)
         return daemon
 
-    def book(self) -> TokenBook:
+    def book(self) -> TokenStore:
         """Of no tokens."""
-        return TokenBook(self.state / token_store.NAME)
+        return TokenStore(self.state / token_store.NAME)
 
     async def running(self) -> Daemon:
         """Booted."""

@@ -20,7 +20,7 @@ from magid.errors import InvalidInput, NotFound
 from magid.host.ports import Endpoint
 from magid.llama.client import Health, check_health, get_json, is_ours
 from magid.llama.spec import ServerSpec
-from magid.servers.backend import Launcher, ObservedServer, ServerState
+from magid.servers.backend import ObservedServer, ServerBackend, ServerState
 from tests.deadlines import PATIENCE_S
 
 RESTART_LIMIT = 2
@@ -31,7 +31,7 @@ Specs = Callable[..., ServerSpec]
 class Witness:
     """Writes down every change that a launcher tells of."""
 
-    def __init__(self, launcher: Launcher) -> None:
+    def __init__(self, launcher: ServerBackend) -> None:
         self.seen: list[ObservedServer] = []
         self._more = asyncio.Event()
         self.leave = launcher.subscribe(self._hear)
@@ -56,12 +56,12 @@ class Witness:
                 await self._more.wait()
 
 
-async def settle(launcher: Launcher, port: int) -> ObservedServer:
+async def settle(launcher: ServerBackend, port: int) -> ObservedServer:
     async with asyncio.timeout(PATIENCE_S):
         return await launcher.settled(port)
 
 
-async def started(launcher: Launcher, spec: ServerSpec) -> ObservedServer:
+async def started(launcher: ServerBackend, spec: ServerSpec) -> ObservedServer:
     """Start it and wait; it must become ready."""
     await launcher.start(spec)
     server = await settle(launcher, spec.port)
@@ -69,7 +69,7 @@ async def started(launcher: Launcher, spec: ServerSpec) -> ObservedServer:
     return server
 
 
-def pid_of(launcher: Launcher, port: int) -> int:
+def pid_of(launcher: ServerBackend, port: int) -> int:
     pid = launcher.observed()[port].pid
     assert pid is not None
     return pid
@@ -120,7 +120,7 @@ def broken_model(chat_model: Path, tmp_path: Path) -> Path:
 class LauncherContract:
     """Inherit and give the fixtures `launcher` and `program`."""
 
-    async def test_a_good_start(self, launcher: Launcher, specs: Specs) -> None:
+    async def test_a_good_start(self, launcher: ServerBackend, specs: Specs) -> None:
         spec, witness = specs(), Witness(launcher)
         await launcher.start(spec)
         made = launcher.observed()[spec.port]
@@ -136,7 +136,7 @@ class LauncherContract:
         assert server.ready_at is not None
         assert server.started_at <= server.ready_at
 
-    async def test_only_the_key_opens_it(self, launcher: Launcher, specs: Specs) -> None:
+    async def test_only_the_key_opens_it(self, launcher: ServerBackend, specs: Specs) -> None:
         spec = specs()
         await started(launcher, spec)
         endpoint, key = Endpoint(spec.host, spec.port), launcher.api_key(spec.port)
@@ -148,7 +148,7 @@ class LauncherContract:
         assert key not in " ".join(command)
         assert command[-5:] == (await launcher.command(spec))[-5:]
 
-    async def test_stop(self, launcher: Launcher, specs: Specs) -> None:
+    async def test_stop(self, launcher: ServerBackend, specs: Specs) -> None:
         spec, witness = specs(), Witness(launcher)
         pid = (await started(launcher, spec)).pid
         assert pid
@@ -162,12 +162,12 @@ class LauncherContract:
         assert launcher.observed()[spec.port] == server
 
     async def test_stopping_what_never_was(
-        self, launcher: Launcher, free_port: Callable[[], int]
+        self, launcher: ServerBackend, free_port: Callable[[], int]
     ) -> None:
         await launcher.stop(free_port())
         assert launcher.observed() == {}
 
-    async def test_a_crash_is_made_good(self, launcher: Launcher, specs: Specs) -> None:
+    async def test_a_crash_is_made_good(self, launcher: ServerBackend, specs: Specs) -> None:
         spec, witness = specs(), Witness(launcher)
         first = await started(launcher, spec)
         since = len(witness.seen)
@@ -180,14 +180,16 @@ class LauncherContract:
         assert again.pid != first.pid
         assert again.invocation_id != first.invocation_id
 
-    async def test_a_start_by_hand_counts_from_zero(self, launcher: Launcher, specs: Specs) -> None:
+    async def test_a_start_by_hand_counts_from_zero(
+        self, launcher: ServerBackend, specs: Specs
+    ) -> None:
         spec, witness = specs(), Witness(launcher)
         await started(launcher, spec)
         os.kill(pid_of(launcher, spec.port), signal.SIGKILL)
         await witness.until(ServerState.BACKOFF)
         assert (await started(launcher, spec)).restarts == 0
 
-    async def test_stop_in_backoff(self, launcher: Launcher, specs: Specs) -> None:
+    async def test_stop_in_backoff(self, launcher: ServerBackend, specs: Specs) -> None:
         spec, witness = specs(), Witness(launcher)
         await started(launcher, spec)
         os.kill(pid_of(launcher, spec.port), signal.SIGKILL)
@@ -195,7 +197,9 @@ class LauncherContract:
         await launcher.stop(spec.port)
         assert launcher.observed()[spec.port].state is ServerState.STOPPED
 
-    async def test_no_model_file(self, launcher: Launcher, specs: Specs, tmp_path: Path) -> None:
+    async def test_no_model_file(
+        self, launcher: ServerBackend, specs: Specs, tmp_path: Path
+    ) -> None:
         spec = specs(model_path=str(tmp_path / "absent.gguf"))
         await launcher.start(spec)
         server = await settle(launcher, spec.port)
@@ -204,7 +208,7 @@ class LauncherContract:
         assert "No such file" in server.reason
 
     async def test_given_up_with_the_cause(
-        self, launcher: Launcher, specs: Specs, broken_model: Path
+        self, launcher: ServerBackend, specs: Specs, broken_model: Path
     ) -> None:
         spec, witness = specs(model_path=str(broken_model)), Witness(launcher)
         await launcher.start(spec)
@@ -218,7 +222,7 @@ class LauncherContract:
         assert waits in (RESTART_LIMIT, RESTART_LIMIT + 1)
 
     async def test_start_after_failure(
-        self, launcher: Launcher, specs: Specs, tmp_path: Path
+        self, launcher: ServerBackend, specs: Specs, tmp_path: Path
     ) -> None:
         spec = specs()
         await launcher.start(specs(port=spec.port, model_path=str(tmp_path / "absent.gguf")))
@@ -226,7 +230,7 @@ class LauncherContract:
         assert (await started(launcher, spec)).reason == ""
 
     async def test_stop_after_failure(
-        self, launcher: Launcher, specs: Specs, tmp_path: Path
+        self, launcher: ServerBackend, specs: Specs, tmp_path: Path
     ) -> None:
         spec = specs(model_path=str(tmp_path / "absent.gguf"))
         await launcher.start(spec)
@@ -234,7 +238,7 @@ class LauncherContract:
         await launcher.stop(spec.port)
         assert launcher.observed()[spec.port].state is ServerState.STOPPED
 
-    async def test_a_start_replaces(self, launcher: Launcher, specs: Specs) -> None:
+    async def test_a_start_replaces(self, launcher: ServerBackend, specs: Specs) -> None:
         old = specs()
         new = specs(port=old.port, model_id="demo_other", ctx_size=128)
         pid = (await started(launcher, old)).pid
@@ -243,7 +247,7 @@ class LauncherContract:
         assert not psutil.pid_exists(pid)
         assert (server.model_id, server.spec_hash) == ("demo_other", new.hash)
 
-    async def test_two_side_by_side(self, launcher: Launcher, specs: Specs) -> None:
+    async def test_two_side_by_side(self, launcher: ServerBackend, specs: Specs) -> None:
         one, two = specs(), specs(instance=1)
         await asyncio.gather(launcher.start(one), launcher.start(two))
         servers = await asyncio.gather(settle(launcher, one.port), settle(launcher, two.port))
@@ -253,7 +257,7 @@ class LauncherContract:
         await launcher.stop(one.port)
         assert launcher.observed()[two.port].state is ServerState.READY
 
-    async def test_a_taken_port(self, launcher: Launcher, specs: Specs) -> None:
+    async def test_a_taken_port(self, launcher: ServerBackend, specs: Specs) -> None:
         spec = specs()
         async with stranger_on(spec.port):
             await launcher.start(spec)
@@ -261,7 +265,7 @@ class LauncherContract:
         assert server.state is ServerState.FAILED
         assert f"port {spec.port} is taken by pid {os.getpid()}" in server.reason
 
-    async def test_the_freed_port_works(self, launcher: Launcher, specs: Specs) -> None:
+    async def test_the_freed_port_works(self, launcher: ServerBackend, specs: Specs) -> None:
         """Connections that were open when a server ended do not keep the next one away."""
         spec = specs()
         await started(launcher, spec)
@@ -271,7 +275,7 @@ class LauncherContract:
             await started(launcher, spec)
             assert idle.fileno() >= 0
 
-    async def test_logs(self, launcher: Launcher, specs: Specs) -> None:
+    async def test_logs(self, launcher: ServerBackend, specs: Specs) -> None:
         spec = specs()
         await started(launcher, spec)
         lines = await launcher.logs(spec.port, lines=500)
@@ -282,7 +286,7 @@ class LauncherContract:
         assert await launcher.logs(spec.port, lines=500, after=lines[2].cursor) == lines[3:]
         assert await launcher.logs(spec.port, lines=500, after=lines[-1].cursor) == []
 
-    async def test_logs_go_on_across_restarts(self, launcher: Launcher, specs: Specs) -> None:
+    async def test_logs_go_on_across_restarts(self, launcher: ServerBackend, specs: Specs) -> None:
         spec = specs()
         await started(launcher, spec)
         await launcher.stop(spec.port)
@@ -297,13 +301,15 @@ class LauncherContract:
         assert last not in {line.cursor for line in new}
         assert old[-len(new) :] == new
 
-    async def test_a_cursor_that_is_none(self, launcher: Launcher, specs: Specs) -> None:
+    async def test_a_cursor_that_is_none(self, launcher: ServerBackend, specs: Specs) -> None:
         spec = specs()
         await started(launcher, spec)
         with pytest.raises(InvalidInput, match="cursor"):
             await launcher.logs(spec.port, lines=5, after="x; rm -rf /")
 
-    async def test_an_unknown_port(self, launcher: Launcher, free_port: Callable[[], int]) -> None:
+    async def test_an_unknown_port(
+        self, launcher: ServerBackend, free_port: Callable[[], int]
+    ) -> None:
         port = free_port()
         assert launcher.api_key(port) is None
         with pytest.raises(NotFound):
@@ -311,7 +317,7 @@ class LauncherContract:
         with pytest.raises(NotFound):
             await launcher.logs(port, lines=1)
 
-    async def test_listeners(self, launcher: Launcher, specs: Specs) -> None:
+    async def test_listeners(self, launcher: ServerBackend, specs: Specs) -> None:
         spec = specs()
         one, two, gone = Witness(launcher), Witness(launcher), Witness(launcher)
         gone.leave()
@@ -322,7 +328,7 @@ class LauncherContract:
         assert gone.seen == []
         assert one.seen[-1] == launcher.observed()[spec.port]
 
-    async def test_figures(self, launcher: Launcher, specs: Specs) -> None:
+    async def test_figures(self, launcher: ServerBackend, specs: Specs) -> None:
         spec = specs()
         await started(launcher, spec)
         figures = (await launcher.figures())[spec.port]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from magid.errors import ServerUnreachable
-from magid.gateway.proxy.upstream import Pool
+from magid.gateway.proxy.upstream import ConnectionPool
 from magid.gateway.routing.fleet import Backend, Facts
 from magid.host.ports import Endpoint
 from magid.llama.client import get_json, get_metrics, why_foreign
@@ -188,7 +188,7 @@ async def test_the_gateways_connections_go_the_same_way(free_port: Callable[[], 
         backend = Backend(
             port, "demo", 0, Endpoint("127.0.0.1", port), KEY, "p", Facts(1), uid=OURS
         )
-        pool = Pool(backend)
+        pool = ConnectionPool(backend)
         with pytest.raises(ConnectionAbortedError, match="another program"):
             await pool.connect()
         pool.close()

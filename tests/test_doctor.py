@@ -28,23 +28,23 @@ from magid.doctor.facts import (
     Finding,
     Folder,
     Gpus,
-    Kept,
     Listener,
     Machine,
     Model,
     ModelFile,
+    NotCollected,
     Place,
     Program,
-    Server,
+    SandboxTrial,
+    ServerFacts,
     Settings,
     Severity,
+    StateFiles,
     Tokens,
-    Trial,
     Unit,
-    Unknown,
     Volume,
 )
-from magid.launcher.sandbox import Patience, UnitOrder, unit_properties
+from magid.launcher.sandbox import Timeouts, UnitRequest, unit_properties
 from magid.llama.spec import ServerSpec
 from magid.standalone import probe_sandbox
 from tests.deadlines import DEADLINE_S
@@ -102,10 +102,10 @@ HEALTHY = Facts(
     writing="",
     folders=(Folder("/models"),),
     files=(ModelFile("/models/a.gguf"),),
-    trial=Trial(files={"/models/a.gguf": ""}, nodes={}, program=PROGRAM),
+    trial=SandboxTrial(files={"/models/a.gguf": ""}, nodes={}, program=PROGRAM),
     listeners=(Listener("127.0.0.1", 8000, 1, "systemd", "init.scope"),),
     gpus=Gpus(frozenset(), frozenset(), (), "", ()),
-    kept=Kept("/var/lib/magi/model_registry.json", "", (), {}, frozenset({"development"})),
+    kept=StateFiles("/var/lib/magi/model_registry.json", "", (), {}, frozenset({"development"})),
     tokens=Tokens(),
     daemon=Daemon(profile="development"),
     launcher="",
@@ -132,7 +132,7 @@ def machine(**changes: Any) -> Machine:
 
 
 def volume(**changes: Any) -> tuple[Volume, ...]:
-    assert not isinstance(HEALTHY.volumes, Unknown)
+    assert not isinstance(HEALTHY.volumes, NotCollected)
     return (dataclasses.replace(HEALTHY.volumes[0], **changes),)
 
 
@@ -140,8 +140,8 @@ def gpus(**changes: Any) -> Gpus:
     return dataclasses.replace(NVIDIA, **changes)
 
 
-def tried(**changes: Any) -> Trial:
-    return dataclasses.replace(Trial(files={}, nodes={}, program=PROGRAM), **changes)
+def tried(**changes: Any) -> SandboxTrial:
+    return dataclasses.replace(SandboxTrial(files={}, nodes={}, program=PROGRAM), **changes)
 
 
 def with_models(*sizes: int, **changes: Any) -> Daemon:
@@ -198,14 +198,15 @@ CASES: tuple[tuple[str, dict[str, Any], str, str], ...] = (
      "DevicePolicy=auto", "rm /etc/x.conf"),
     ("settings", {"settings": Settings(Path("/c"), Config(), "cannot use /c: line 1")},
      "cannot use /c: line 1", "magid --check"),
-    ("profiles", {"kept": Kept("/r", "", (), {"mine": "cannot read it"},
+    ("profiles", {"kept": StateFiles("/r", "", (), {"mine": "cannot read it"},
                                frozenset({"mine", "development"}))},
      "cannot read it", "mv /etc/magi/profiles/mine.yaml /etc/magi/profiles/mine.yaml.off"),
-    ("profiles", {"kept": Kept("/r", "", (), {}, frozenset({"other"}))},
+    ("profiles", {"kept": StateFiles("/r", "", (), {}, frozenset({"other"}))},
      "there is no profile development", "name one of other"),
-    ("registry", {"kept": Kept("/r", "it is not valid JSON", (), {}, frozenset({"development"}))},
+    ("registry",
+     {"kept": StateFiles("/r", "it is not valid JSON", (), {}, frozenset({"development"}))},
      "cannot use /r: it is not valid JSON", "systemctl restart magid.service"),
-    ("registry", {"kept": Kept("/r", "", ("/r.corrupt-1",), {}, frozenset({"development"}))},
+    ("registry", {"kept": StateFiles("/r", "", ("/r.corrupt-1",), {}, frozenset({"development"}))},
      "was broken once", "rm /r.corrupt-1"),
     ("exposure", {"listeners": (OPEN,)},
      "port 8000 is open to other machines: it listens on 0.0.0.0",
@@ -222,7 +223,7 @@ CASES: tuple[tuple[str, dict[str, Any], str, str], ...] = (
      "systemctl reset-failed magi-launcher.service"),
     ("magid", {"daemon": Daemon("cannot reach magid")}, "cannot reach magid",
      "systemctl reset-failed magid.service"),
-    ("sandbox", {"trial": Trial(failed="its result is exit-code, with status 226")},
+    ("sandbox", {"trial": SandboxTrial(failed="its result is exit-code, with status 226")},
      "no unit with the sandbox of a model can be started: its result is exit-code",
      "systemctl cat llama-server@doctor.service"),
     ("sandbox", {"trial": tried(egress=True)}, "servers can send to other machines", "keep them"),
@@ -291,7 +292,7 @@ CASES: tuple[tuple[str, dict[str, Any], str, str], ...] = (
     ("ports", {"listeners": (Listener("::", 8085, 7, "python3", "session-1.scope"),)},
      "port 8085 is taken by python3", "kill 7"),
     ("ports", {"listeners": (Listener("::", 8085),)}, "a program that only root can name", "ss "),
-    ("servers", {"daemon": Daemon(servers=(Server("llama-server@8080.service", "m", "failed",
+    ("servers", {"daemon": Daemon(servers=(ServerFacts("llama-server@8080.service", "m", "failed",
                                                   "out of memory"),))},
      "llama-server@8080.service (m) is in state failed", "journalctl"),
     ("disks", {"volumes": volume(free=2**20)}, "the disk is full: 1 MiB are free", "du -xah"),
@@ -338,7 +339,7 @@ def test_a_gpu_counts_as_memory() -> None:
 def test_an_open_port_is_as_bad_as_what_is_missing() -> None:
     """A token and TLS: nothing. TLS alone does not ask anybody who he is."""
 
-    def worst(tokens: Tokens | Unknown, config: Config) -> list[Severity]:
+    def worst(tokens: Tokens | NotCollected, config: Config) -> list[Severity]:
         settings = Settings(Path("/etc/magi/magid.yaml"), config)
         seen = found(listeners=(OPEN,), tokens=tokens, settings=settings)
         return [finding.severity for name, finding in seen if name == "exposure"]
@@ -349,7 +350,7 @@ def test_an_open_port_is_as_bad_as_what_is_missing() -> None:
     for one in (Tokens(1), Tokens(problem="cannot use it")):  # a broken file keeps all out
         assert worst(one, Config()) == [Severity.WARNING]
         assert worst(one, tls) == []
-    assert worst(Unknown("only root can look", AS_ROOT), Config()) == []
+    assert worst(NotCollected("only root can look", AS_ROOT), Config()) == []
 
 
 def test_tokens_on_disk(tmp_path: Path) -> None:
@@ -377,7 +378,7 @@ def test_servers_are_no_strangers() -> None:
 
 def test_what_could_not_be_seen_is_no_finding() -> None:
     blind: dict[str, Any] = {
-        field.name: Unknown("only root can look", AS_ROOT)
+        field.name: NotCollected("only root can look", AS_ROOT)
         for field in dataclasses.fields(Facts)
         if field.name not in ("service", "settings")
     }
@@ -389,7 +390,9 @@ def test_what_could_not_be_seen_is_no_finding() -> None:
 
 
 def test_json() -> None:
-    seen = results(dataclasses.replace(HEALTHY, launcher="refused", trial=Unknown("why", "sudo x")))
+    seen = results(
+        dataclasses.replace(HEALTHY, launcher="refused", trial=NotCollected("why", "sudo x"))
+    )
     answer = json.loads(json.dumps(as_json(seen)))
     assert answer["healthy"] is False
     checks = {check["name"]: check for check in answer["checks"]}
@@ -446,10 +449,10 @@ def test_mounts_that_are_missing() -> None:
 
 def test_the_trial_is_boxed_as_a_server_is() -> None:
     spec = ServerSpec("m", 0, 8080, "127.0.0.1", "/models/a.gguf", memory_max=2**30)
-    order = UnitOrder(
+    order = UnitRequest(
         spec=spec, profile=None, argv=("/l",), files=(), roots=("/models",),
         program_folders=("/usr",), scripts="/usr/lib/magi/magid/standalone", key_source="/k",
-        groups=("render",), patience=Patience(1, 1, 1, 1, 1, 1, 1),
+        groups=("render",), patience=Timeouts(1, 1, 1, 1, 1, 1, 1),
     )  # fmt: skip
     for version in (252, 257):
         trial = sandbox_trial.properties(

@@ -13,11 +13,11 @@ from magid.discovery.kinds import ModelKind
 from magid.errors import MagidError
 from magid.gateway.accounting.request_log import Outcome
 from magid.gateway.proxy import health
-from magid.gateway.proxy.forward import Exchange
+from magid.gateway.proxy.forward import ForwardedRequest
 from magid.gateway.proxy.server import Server
 from magid.gateway.routing.endpoints import find
 from magid.gateway.routing.fleet import Backend, Facts
-from magid.gateway.routing.request import Asked
+from magid.gateway.routing.request import GatewayRequest
 from magid.gateway.routing.resolver import Route
 from magid.host.ports import Endpoint
 from magid.http.framing import ReplyHead
@@ -87,7 +87,7 @@ async def listening(peer: Answering) -> AsyncIterator[Server]:
         yield server
         server.pool.close()
         for exchange in list(server.exchanges):
-            cast(Exchange, exchange).cancel()
+            cast(ForwardedRequest, exchange).cancel()
         async with asyncio.timeout(PATIENCE_S):
             await peer.over.wait()
 
@@ -97,13 +97,15 @@ def server_at(host: str, port: int) -> Server:
 
 
 def exchange_of(
-    client: Client, servers: list[Server], retry: Callable[[Exchange], bool] = lambda _: False
-) -> Exchange:
+    client: Client,
+    servers: list[Server],
+    retry: Callable[[ForwardedRequest], bool] = lambda _: False,
+) -> ForwardedRequest:
     endpoint = find("POST", "/v1/chat/completions")
     assert endpoint is not None
     route = Route("m", tuple(server.backend for server in servers), "model")
-    asked = Asked(endpoint, b"{}", {"model": "m"}, "m")
-    return Exchange(asked, client, route, retry, lambda _e, _s: None, lambda _e: None)
+    asked = GatewayRequest(endpoint, b"{}", {"model": "m"}, "m")
+    return ForwardedRequest(asked, client, route, retry, lambda _e, _s: None, lambda _e: None)
 
 
 async def answer_to(client: Client) -> list[object]:
@@ -119,7 +121,7 @@ async def test_a_server_that_was_left_is_heard_no_more(segments: list[bytes]) ->
     busy.goes_on.set()
     async with listening(busy) as first, listening(fine) as second:
 
-        def retry(exchange: Exchange) -> bool:
+        def retry(exchange: ForwardedRequest) -> bool:
             exchange.send(second)
             return True
 
@@ -157,7 +159,7 @@ async def test_a_connection_that_cannot_even_be_tried_is_an_error_for_the_client
     server = server_at("x" * 64, 1)  # no label of a name is so long
     exchange_of(client, [server]).send(server)
     (heard,) = await answer_to(client)
-    assert "magid made a mistake" in str(heard)
+    assert "magid failed with an internal error" in str(heard)
     assert not server.exchanges
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from magid.http.framing import ChunkReader, Garbled, ReplyHead, reply_head
+from magid.http.framing import ChunkReader, ProtocolError, ReplyHead, reply_head
 from magid.http.limits import MAX_HEAD_LINES
 
 BODY = b"5\r\nhello\r\nA;note=1\r\n0123456789\r\n0\r\n\r\n"
@@ -46,7 +46,7 @@ def test_it_is_known_whether_something_may_be_put_behind() -> None:
     ],
 )  # fmt: skip
 def test_what_two_parsers_could_read_differently_is_refused(data: bytes, cut: int) -> None:
-    with pytest.raises(Garbled):
+    with pytest.raises(ProtocolError):
         read(data, cut, keep=True)
 
 
@@ -78,7 +78,7 @@ def test_heads_of_answers() -> None:
     ],
 )
 def test_malformed_heads_of_answers(lines: tuple[str, ...]) -> None:
-    with pytest.raises(Garbled):
+    with pytest.raises(ProtocolError):
         reply_head(head(*lines))
 
 
@@ -114,7 +114,7 @@ def test_types_that_are_passed_on(given: str | None, told: bytes) -> None:
     ],
 )
 def test_answers_that_nobody_asked_for(lines: tuple[str, ...]) -> None:
-    with pytest.raises(Garbled):
+    with pytest.raises(ProtocolError):
         reply_head(head(*lines))
 
 
@@ -131,7 +131,7 @@ def test_answers_that_nobody_asked_for(lines: tuple[str, ...]) -> None:
     ],
 )
 def test_statuses_that_nobody_asked_for(status: str, line: str) -> None:
-    with pytest.raises(Garbled):
+    with pytest.raises(ProtocolError):
         reply_head(head(line, status=f"HTTP/1.1 {status}"))
 
 

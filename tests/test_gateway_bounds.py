@@ -14,9 +14,9 @@ from magid.control.daemon import Daemon
 from magid.errors import MagidError, NotReady
 from magid.gateway.dispatcher import Dispatcher
 from magid.gateway.proxy.failures import FIRST_S, MAX_S, Failures
-from magid.gateway.proxy.forward import Exchange
+from magid.gateway.proxy.forward import ForwardedRequest
 from magid.gateway.routing.endpoints import find
-from magid.gateway.routing.request import Asked
+from magid.gateway.routing.request import GatewayRequest
 from magid.http.framing import ReplyHead
 from magid.llama.spec import ServerSpec
 from magid.servers.backend import ServerState
@@ -94,11 +94,11 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     writer.close()
 
 
-def asked(model: str, method: str = "POST", **fields: Any) -> Asked:
+def asked(model: str, method: str = "POST", **fields: Any) -> GatewayRequest:
     endpoint = find(method, "/v1/chat/completions" if method == "POST" else "/props")
     assert endpoint is not None
     told = {"model": model, "messages": [{"role": "user", "content": "Hello"}], **fields}
-    return Asked(endpoint, b'{"tools":[]}' if "tools" in fields else b"{}", told, model)
+    return GatewayRequest(endpoint, b'{"tools":[]}' if "tools" in fields else b"{}", told, model)
 
 
 class World:
@@ -113,7 +113,9 @@ class World:
         specs = self.daemon.snapshot.wanted.specs
         return next(spec.port for spec in specs if spec.model_id == model_id)
 
-    def send(self, model: str, method: str = "POST", **fields: Any) -> tuple[Exchange, Client]:
+    def send(
+        self, model: str, method: str = "POST", **fields: Any
+    ) -> tuple[ForwardedRequest, Client]:
         client = Client()
         return self.gateway.send(asked(model, method, **fields), client), client
 

@@ -10,7 +10,7 @@ from magid.catalog.registry import ModelEntry
 from magid.discovery.tiers import Tier
 from magid.gateway.proxy import load_balancer
 from magid.gateway.proxy.load_balancer import Load
-from magid.gateway.proxy.queue import Room, Rooms
+from magid.gateway.proxy.queue import FairQueue, FairQueues
 from magid.gateway.proxy.server import FAILURES, FIRST_S, MAX_S, Breaker, blames_request
 from magid.gateway.routing import request
 from magid.gateway.routing.conversations import Conversations
@@ -122,7 +122,7 @@ def test_what_an_answer_blames_on_its_request(status: int, message: str, blames:
 # -- waiting -----------------------------------------------------------------------------------
 
 
-def taken(room: Room[str]) -> list[str]:
+def taken(room: FairQueue[str]) -> list[str]:
     """All, in the order in which they would be served."""
     order = []
     while (found := room.next()) is not None:
@@ -131,7 +131,7 @@ def taken(room: Room[str]) -> list[str]:
 
 
 def test_clients_take_turns_and_each_keeps_its_order() -> None:
-    room: Room[str] = Room(limit=10)
+    room: FairQueue[str] = FairQueue(limit=10)
     for item in ("a1", "a2", "a3", "b1", "c1", "c2"):
         assert room.enter(item[0], item)
     assert taken(room) == ["a1", "b1", "c1", "a2", "c2", "a3"]
@@ -139,7 +139,7 @@ def test_clients_take_turns_and_each_keeps_its_order() -> None:
 
 
 def test_a_full_room_lets_nobody_in_until_somebody_leaves() -> None:
-    room: Room[str] = Room(limit=1)
+    room: FairQueue[str] = FairQueue(limit=1)
     assert room.enter("a", "x")
     assert not room.enter("b", "y")
     assert room.leave("a", "x")
@@ -149,7 +149,7 @@ def test_a_full_room_lets_nobody_in_until_somebody_leaves() -> None:
 
 
 def test_who_could_not_go_is_the_next_one_again() -> None:
-    room: Room[str] = Room(limit=5)
+    room: FairQueue[str] = FairQueue(limit=5)
     for item in ("a1", "a2", "b1"):
         room.enter(item[0], item)
     assert room.next() == ("a", "a1")
@@ -158,7 +158,7 @@ def test_who_could_not_go_is_the_next_one_again() -> None:
 
 
 def test_each_pool_has_a_room_and_a_full_pool_keeps_no_other_waiting() -> None:
-    rooms: Rooms[str] = Rooms(limit=2)
+    rooms: FairQueues[str] = FairQueues(limit=2)
     for pool, item in (("x", "a1"), ("x", "a2"), ("y", "b1"), ("y", "b2")):
         assert rooms.enter(pool, item[0], item)
     assert not rooms.enter("x", "c", "c1")

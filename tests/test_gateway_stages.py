@@ -10,8 +10,8 @@ import pytest
 from magid.gateway.proxy import two_stage
 from magid.gateway.routing import auto_tier
 from magid.gateway.routing.endpoints import find
-from magid.gateway.routing.request import Asked
-from magid.http.framing import ChunkReader, Garbled
+from magid.gateway.routing.request import GatewayRequest
+from magid.http.framing import ChunkReader, ProtocolError
 from magid.http.limits import MAX_COLLECTED_BYTES, MAX_COUNTED_EVENTS
 from tests import fleets
 from tests.fleets import MEDIUM, SMALL, chat
@@ -27,10 +27,10 @@ two_stage: {enabled: true, stage1_tier: fast, stage2_tier: balanced, stage1_max_
 """
 
 
-def asked(path: str = CHAT, **fields: Any) -> Asked:
+def asked(path: str = CHAT, **fields: Any) -> GatewayRequest:
     endpoint = find("POST", path)
     assert endpoint
-    return Asked(endpoint, b"", {**chat("auto"), **fields}, "auto")
+    return GatewayRequest(endpoint, b"", {**chat("auto"), **fields}, "auto")
 
 
 # -- what is composed ----------------------------------------------------------------------------
@@ -113,7 +113,7 @@ def test_an_event_without_end_is_not_kept() -> None:
     events, piece = two_stage.Events({}), b"data: " + b"x" * 8000
     for _ in range(MAX_COLLECTED_BYTES // len(piece)):
         assert events.feed(piece) == b""
-    with pytest.raises(Garbled, match="no end"):
+    with pytest.raises(ProtocolError, match="no end"):
         events.feed(piece)
 
 

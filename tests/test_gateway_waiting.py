@@ -23,11 +23,11 @@ from magid.errors import (
     ServerLost,
 )
 from magid.gateway.dispatcher import Dispatcher
-from magid.gateway.proxy.forward import Exchange
+from magid.gateway.proxy.forward import ForwardedRequest
 from magid.gateway.proxy.on_demand import OnDemand
 from magid.gateway.proxy.server import Server
 from magid.gateway.routing.endpoints import find
-from magid.gateway.routing.request import Asked
+from magid.gateway.routing.request import GatewayRequest
 from magid.http.framing import ReplyHead
 from magid.log import rate_limit
 from magid.servers.backend import ServerState
@@ -57,14 +57,14 @@ class Client:
         self.answer.set_result(error)
 
 
-def chat(model: str) -> Asked:
+def chat(model: str) -> GatewayRequest:
     endpoint = find("POST", "/v1/chat/completions")
     assert endpoint is not None
     fields: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": "Hello"}]}
-    return Asked(endpoint, b"{}", fields, model)
+    return GatewayRequest(endpoint, b"{}", fields, model)
 
 
-def patience_left(exchange: Exchange) -> float:
+def patience_left(exchange: ForwardedRequest) -> float:
     assert exchange.wait_timer is not None
     return exchange.wait_timer.when() - asyncio.get_running_loop().time()
 
@@ -188,7 +188,7 @@ async def test_a_request_that_cannot_be_placed_keeps_nobody_else_waiting(house: 
         async with asyncio.timeout(PATIENCE_S):
             errors = [await client.answer for client in clients]
         assert isinstance(errors[0], ServerLost)
-        assert "magid made a mistake" in errors[0].message
+        assert "magid failed with an internal error" in errors[0].message
         assert isinstance(errors[1], ModelNotFound)
         assert dispatcher.waiting == 0
 
@@ -277,7 +277,7 @@ async def test_who_waits_for_a_start_hears_of_a_mistake_too(
             on_demand.want(model_id)
             await tasks[-1]
     assert [model_id for model_id, _ in failed] == [ALPHA]
-    assert "magid made a mistake" in failed[0][1].message
+    assert "magid failed with an internal error" in failed[0][1].message
     assert "ZeroDivisionError" in caplog.text
 
 

@@ -37,7 +37,7 @@ def ready(parts: Parts, folder: Path, profile: str) -> Iterator[Taken]:
         yield taken
         log = taken.magid.log.read_text()
         assert "Traceback" not in log, log[-5000:]
-        assert "magid made a mistake" not in log
+        assert "magid failed with an internal error" not in log
 
 
 @pytest.fixture(scope="module")

@@ -39,17 +39,17 @@ from magid.launcher.model_files import (
     real_roots,
     shards,
 )
-from magid.launcher.policy import covers, order_of, program_folders, read_config
+from magid.launcher.policy import authorize, covers, program_folders, read_config
 from magid.launcher.protocol import (
     MAX_LINE_BYTES,
     Reply,
-    Start,
+    StartRequest,
     parse_reply,
     reply_line,
     request_line,
 )
 from magid.launcher.sandbox import CheckedFile, unit_properties
-from magid.launcher.server import MAX_CONNECTIONS, Launcher, refusal
+from magid.launcher.server import MAX_CONNECTIONS, LauncherServer, refusal
 from magid.launcher.transient_units import Units, seen_in
 from magid.llama.spec import ServerSpec
 from magid.systemd.bus import Bus, major
@@ -98,8 +98,8 @@ class House:
         spec = ServerSpec("demo", 0, 8080, "127.0.0.1", str(self.models / "a.gguf"))
         return replace(spec, **changes)
 
-    def order(self, **changes: Any) -> Start:
-        return Start(self.spec(**changes), None, FLAGS)
+    def order(self, **changes: Any) -> StartRequest:
+        return StartRequest(self.spec(**changes), None, FLAGS)
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def house(tmp_path: Path) -> House:
 
 
 def test_a_good_request(house: House) -> None:
-    order = order_of(house.order(extra_args=("--temp", "0.5")), house.settings)
+    order = authorize(house.order(extra_args=("--temp", "0.5")), house.settings)
     status = (house.models / "a.gguf").stat()
     assert [(f.path, f.device, f.inode) for f in order.files] == [
         (str(house.models / "a.gguf"), status.st_dev, status.st_ino)
@@ -133,7 +133,7 @@ def test_a_good_request(house: House) -> None:
     ],
 )
 def test_good_files(house: House, path: str, files: list[str]) -> None:
-    order = order_of(house.order(model_path=str(house.models / path)), house.settings)
+    order = authorize(house.order(model_path=str(house.models / path)), house.settings)
     assert [file.path for file in order.files] == [str(house.models / name) for name in files]
 
 
@@ -176,7 +176,7 @@ BAD_PROJECTORS = [(path, error) for path, error in BAD_PATHS if "-of-" not in pa
 def test_bad_files(house: House, field: str, path: str, error: type[MagidError]) -> None:
     full = path.format(models=house.models, outside=house.outside)
     with pytest.raises(error, match=r"^cannot "):
-        order_of(house.order(**{field: full}), house.settings)
+        authorize(house.order(**{field: full}), house.settings)
 
 
 BAD_SPECS: list[dict[str, Any]] = [
@@ -229,13 +229,13 @@ BAD_SPECS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("changes", BAD_SPECS, ids=repr)
 def test_bad_specs(house: House, changes: dict[str, Any]) -> None:
     with pytest.raises((NotAllowed, InvalidInput), match=r"^cannot "):
-        order_of(house.order(**changes), house.settings)
+        authorize(house.order(**changes), house.settings)
 
 
 def test_flags_cannot_open_the_server(house: House) -> None:
     """A program that knows no --api-key-file is not run, whatever magid says that it knows."""
     with pytest.raises(MagidError, match="--api-key-file"):
-        order_of(Start(house.spec(), None, frozenset()), house.settings)
+        authorize(StartRequest(house.spec(), None, frozenset()), house.settings)
 
 
 ANY_TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
@@ -249,12 +249,12 @@ def test_whatever_is_asked_the_box_is_the_same(
     path = f"{house.models}/{tail}".rstrip("/")
     start = house.order(extra_args=tuple(arguments), model_path=path)
     try:
-        order = order_of(start, house.settings)
+        order = authorize(start, house.settings)
     except (MagidError, ValueError):
         return
     for file in order.files:
         assert Path(file.path).resolve().is_relative_to(house.models)
-    good = order_of(house.order(), house.settings)
+    good = authorize(house.order(), house.settings)
     changing = ("ExecStart", "ExecStartEx", "BindReadOnlyPaths", "LogExtraFields")
     for version in VERSIONS:
         ours, theirs = unit_properties(order, version), unit_properties(good, version)
@@ -327,7 +327,7 @@ def test_the_largest_unit(house: House, version: int) -> None:
     name = f"x-00001-of-{MAX_SHARDS:05}.gguf"
     path = "/m/" + "m" * (MAX_PATHS_BYTES // MAX_SHARDS - len(name) - 4) + "/" + name
     files = tuple(CheckedFile(each, 2**32, 2**64 - 1) for each in shards(path))
-    order = order_of(house.order(), house.settings)
+    order = authorize(house.order(), house.settings)
     properties = unit_properties(replace(order, files=files), version)
     assert sum(len(repr(each)) for each in properties) < 512 * 1024
 
@@ -415,7 +415,7 @@ Ask = Callable[[bytes], Any]
 async def address(house: House, tmp_path: Path) -> AsyncIterator[Path]:
     """A launcher on a socket, its bus gone: nothing that is allowed can be carried out."""
     ring = KeyRing(tmp_path / "keys", "magi-absent")
-    launcher = Launcher(Units(Bus()), ring, lambda: house.settings, request_s=0.5)
+    launcher = LauncherServer(Units(Bus()), ring, lambda: house.settings, request_s=0.5)
     path = tmp_path / "launcher.sock"
     server = await asyncio.start_unix_server(launcher.answer, path, limit=MAX_LINE_BYTES)
     async with server:
@@ -456,13 +456,15 @@ async def test_ping(address: Path) -> None:
 async def test_it_ends_when_idle(house: House, tmp_path: Path) -> None:
     ring = KeyRing(tmp_path / "keys", "magi-absent")
     async with asyncio.timeout(PATIENCE_S):
-        await Launcher(Units(Bus()), ring, lambda: house.settings).idle(0.05)
+        await LauncherServer(Units(Bus()), ring, lambda: house.settings).idle(0.05)
 
 
 async def test_it_stays_for_its_units(house: House, tmp_path: Path) -> None:
     units = Units(Bus())
     units.held.add(8080)
-    launcher = Launcher(units, KeyRing(tmp_path / "keys", "magi-absent"), lambda: house.settings)
+    launcher = LauncherServer(
+        units, KeyRing(tmp_path / "keys", "magi-absent"), lambda: house.settings
+    )
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(launcher.idle(0.01), 0.2)
 
@@ -534,7 +536,7 @@ def test_mangled_requests(house: House, tmp_path: Path, at: float, noise: bytes)
 
     async def ask() -> Reply | None:
         ring = KeyRing(tmp_path, "magi-absent")
-        launcher = Launcher(Units(Bus()), ring, lambda: house.settings, request_s=0.5)
+        launcher = LauncherServer(Units(Bus()), ring, lambda: house.settings, request_s=0.5)
         ours, theirs = socket.socketpair()
         reader, writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE_BYTES)
         with theirs:
@@ -564,18 +566,18 @@ def test_only_the_folder_of_that_file_is_waited_for(house: House, tmp_path: Path
     (net / "b.gguf").write_bytes(b"GGUF")
     settings = house.settings.model_copy(update={"model_paths": (net, house.models)})
     with mounted(net) as mount, closing(Examiner(late_s=1.0)) as examiner:
-        before = order_of(house.order(), settings, examiner)
+        before = authorize(house.order(), settings, examiner)
         assert before.roots == (str(house.models), str(net))
         mount.hang()
-        during = order_of(house.order(), settings, examiner)
+        during = authorize(house.order(), settings, examiner)
         assert during.files == before.files
         assert during.roots == (str(house.models), str(net.parent)), "hidden by what it is in"
         with pytest.raises(ServerFailed, match=r"b\.gguf: /.*/net does not answer"):
-            order_of(house.order(model_path=f"{net}/b.gguf"), settings, examiner)
+            authorize(house.order(model_path=f"{net}/b.gguf"), settings, examiner)
         assert len(stuck()) == 1, "those behind it wait for the one that waits already"
         mount.thaw()
         deadline = time.monotonic() + 60
-        while order_of(house.order(), settings, examiner).roots != before.roots:
+        while authorize(house.order(), settings, examiner).roots != before.roots:
             assert time.monotonic() < deadline
 
 

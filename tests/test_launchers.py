@@ -9,7 +9,7 @@ from magid.errors import InvalidConfig
 from magid.llama.program import InstalledProgram
 from magid.servers import choose as launchers
 from magid.servers.choose import choose
-from magid.servers.processes.backend import ProcessLauncher
+from magid.servers.processes.backend import ProcessBackend
 
 
 @pytest.mark.parametrize(
@@ -44,4 +44,4 @@ def test_what_is_asked_for_and_not_there(booted: bool, reachable: bool, why: str
 def test_the_embedded_one_is_built(tmp_path: Path) -> None:
     settings = Config(launcher="process", state_dir=tmp_path)
     program = InstalledProgram(None, "")
-    assert isinstance(launchers.build(settings, program, lambda: None), ProcessLauncher)
+    assert isinstance(launchers.build(settings, program, lambda: None), ProcessBackend)

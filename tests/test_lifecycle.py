@@ -3,7 +3,7 @@
 import pytest
 
 from magid.errors import ServerFailed
-from magid.llama.log_errors import LastWords, error_text, exit_reason
+from magid.llama.log_errors import LastErrors, error_text, exit_reason
 from magid.llama.spec import ServerSpec
 from magid.servers.processes.supervisor import RestartPolicy, check_files
 
@@ -39,8 +39,8 @@ def test_error_text(line: str, text: str) -> None:
     assert error_text(line) == text
 
 
-def words_of(log: str) -> LastWords:
-    words = LastWords()
+def words_of(log: str) -> LastErrors:
+    words = LastErrors()
     for line in log.splitlines():
         words.hear(line)
     return words

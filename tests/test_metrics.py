@@ -24,9 +24,9 @@ from magid.discovery.tiers import Tier
 from magid.errors import CannotWrite, LlamaServerMissing, MagidError, ServerUnreachable
 from magid.gateway.accounting.request_log import Outcome, Record
 from magid.gateway.dispatcher import Dispatcher
-from magid.gateway.proxy.forward import Exchange
+from magid.gateway.proxy.forward import ForwardedRequest
 from magid.gateway.routing.endpoints import find
-from magid.gateway.routing.request import Asked
+from magid.gateway.routing.request import GatewayRequest
 from magid.gateway.routing.resolver import Reason, Route
 from magid.http.framing import ReplyHead
 from magid.llama.program import LlamaProgram
@@ -263,7 +263,7 @@ async def test_who_waits_is_counted(house: House) -> None:
     endpoint = find("POST", "/v1/chat/completions")
     assert endpoint is not None
     client = Deaf()
-    asked = Asked(endpoint, b"{}", {}, ALPHA, "1", "somebody")
+    asked = GatewayRequest(endpoint, b"{}", {}, ALPHA, "1", "somebody")
     exchange = ctx.gateway.send(asked, client)
     shown = await scrape(ctx)
     assert shown["magi_gateway_queue_length"] == {labels(queue="other"): 1}
@@ -296,9 +296,11 @@ class Deaf:
 def test_a_comment_of_a_stream_is_no_token() -> None:
     endpoint = find("POST", "/v1/chat/completions")
     assert endpoint is not None
-    asked = Asked(endpoint, b"{}", {"stream": True}, ALPHA)
+    asked = GatewayRequest(endpoint, b"{}", {"stream": True}, ALPHA)
     route = Route(ALPHA, (), "", Tier.FAST)
-    exchange = Exchange(asked, Deaf(), route, lambda _: False, lambda *_: None, lambda _: None)
+    exchange = ForwardedRequest(
+        asked, Deaf(), route, lambda _: False, lambda *_: None, lambda _: None
+    )
     seen = []
     for chunk in (b"3\r\n:\n\n\r\n", b"a\r\ndata: {}\n\n\r\n", b"a\r\ndata: {}\n\n\r\n"):
         exchange.goes_on(chunk)

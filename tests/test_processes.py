@@ -21,8 +21,8 @@ from magid.errors import CannotWrite, Conflict, InvalidInput, LlamaServerMissing
 from magid.host.ports import Endpoint, owners_of
 from magid.host.usage import ServerFigures, machine_memory, process_figures
 from magid.llama.program import InstalledProgram, LlamaProgram, probe
-from magid.servers.backend import Launcher, ServerState
-from magid.servers.processes.backend import ProcessLauncher
+from magid.servers.backend import ServerBackend, ServerState
+from magid.servers.processes.backend import ProcessBackend
 from magid.servers.processes.supervisor import RestartPolicy
 from tests import fake_llama
 from tests.deadlines import PATIENCE_S
@@ -46,7 +46,7 @@ __all__ = ["broken_model", "specs"]  # fixtures: pytest finds them here
 IMPATIENT = RestartPolicy(first_delay_s=0.05, factor=1, limit=RESTART_LIMIT)
 FLAGS = frozenset({"--model", "--port", "--api-key-file", "--ctx-size", "--threads", "--parallel"})
 
-MakeLauncher = Callable[..., ProcessLauncher]
+MakeLauncher = Callable[..., ProcessBackend]
 
 
 @pytest.fixture(scope="session")
@@ -57,9 +57,9 @@ def program(llama_server: Path) -> LlamaProgram:
 @pytest.fixture
 async def make_launcher(tmp_path: Path) -> AsyncIterator[MakeLauncher]:
     """Makes launchers of a program file; they are closed at the end."""
-    made: list[ProcessLauncher] = []
+    made: list[ProcessBackend] = []
 
-    def make(program: LlamaProgram | Path, **settings: float) -> ProcessLauncher:
+    def make(program: LlamaProgram | Path, **settings: float) -> ProcessBackend:
         asked = program if isinstance(program, LlamaProgram) else _fake_program(program)
 
         async def ask() -> LlamaProgram:
@@ -67,7 +67,7 @@ async def make_launcher(tmp_path: Path) -> AsyncIterator[MakeLauncher]:
 
         patience = {"max_startup_s": 20.0, "check_interval_s": 0.05, "stop_timeout_s": 10.0}
         made.append(
-            ProcessLauncher(tmp_path / "keys", ask, restart=IMPATIENT, **(patience | settings))
+            ProcessBackend(tmp_path / "keys", ask, restart=IMPATIENT, **(patience | settings))
         )
         return made[-1]
 
@@ -77,7 +77,7 @@ async def make_launcher(tmp_path: Path) -> AsyncIterator[MakeLauncher]:
 
 
 @pytest.fixture
-async def launcher(make_launcher: MakeLauncher, program: LlamaProgram) -> Launcher:
+async def launcher(make_launcher: MakeLauncher, program: LlamaProgram) -> ServerBackend:
     made = make_launcher(program)
     await made.open()
     return made
@@ -92,10 +92,10 @@ class TestProcessLauncher(LauncherContract):
 
 
 @pytest.fixture
-def faking(make_launcher: MakeLauncher, tmp_path: Path) -> Callable[..., ProcessLauncher]:
+def faking(make_launcher: MakeLauncher, tmp_path: Path) -> Callable[..., ProcessBackend]:
     """A launcher, open, of a program that behaves as the words say."""
 
-    def make(*behaviour: str, **settings: float) -> ProcessLauncher:
+    def make(*behaviour: str, **settings: float) -> ProcessBackend:
         made = make_launcher(fake_llama.install(tmp_path / "bin", *behaviour), **settings)
         (tmp_path / "keys").mkdir(mode=0o700, exist_ok=True)
         return made
@@ -103,7 +103,7 @@ def faking(make_launcher: MakeLauncher, tmp_path: Path) -> Callable[..., Process
     return make
 
 
-Faking = Callable[..., ProcessLauncher]
+Faking = Callable[..., ProcessBackend]
 
 
 async def test_loading_is_seen(faking: Faking, specs: Specs, tmp_path: Path) -> None:
@@ -311,12 +311,12 @@ async def test_keys_cannot_be_kept(tmp_path: Path, program: LlamaProgram) -> Non
         return program
 
     with pytest.raises(CannotWrite, match="cannot keep server keys"):
-        await ProcessLauncher(tmp_path / "file" / "keys", ask).open()
+        await ProcessBackend(tmp_path / "file" / "keys", ask).open()
 
 
 async def test_no_program(tmp_path: Path, specs: Specs) -> None:
     asked = InstalledProgram(str(tmp_path / "absent"), "")
-    launcher, spec = ProcessLauncher(tmp_path / "keys", asked), specs()
+    launcher, spec = ProcessBackend(tmp_path / "keys", asked), specs()
     await launcher.open()
     await launcher.start(spec)
     server = await settle(launcher, spec.port)
@@ -337,7 +337,7 @@ async def test_a_program_that_cannot_be_run(
     assert f"cannot run {tmp_path}/gone: No such file" in server.reason
 
 
-async def test_an_address_of_another_machine(launcher: Launcher, specs: Specs) -> None:
+async def test_an_address_of_another_machine(launcher: ServerBackend, specs: Specs) -> None:
     spec = specs(host="192.0.2.1")
     await launcher.start(spec)
     server = await settle(launcher, spec.port)

@@ -13,17 +13,17 @@ from magid.launcher.protocol import credential_path
 from magid.launcher.sandbox import (
     NOTIFY,
     CheckedFile,
-    Patience,
     Property,
-    UnitOrder,
+    Timeouts,
+    UnitRequest,
     field_of,
     unit_properties,
 )
 from magid.llama.spec import ServerSpec
 
 VERSIONS = (252, 254, 257, 262)
-PATIENCE = Patience(120, 2, 10, 5, 600, 1, 60)
-ORDER = UnitOrder(
+PATIENCE = Timeouts(120, 2, 10, 5, 600, 1, 60)
+ORDER = UnitRequest(
     spec=ServerSpec("demo", 0, 8080, "127.0.0.1", "/models/a.gguf"),
     profile="production",
     argv=("/usr/bin/llama-server", "--model", "/models/a.gguf"),
@@ -70,7 +70,7 @@ CLOSED: dict[str, Any] = {
 FORBIDDEN = {"BindsTo", "Requires", "Requisite", "Upholds", "OnFailure", "FailureAction"}
 
 
-def made(order: UnitOrder = ORDER, version: int = 257) -> dict[str, Any]:
+def made(order: UnitRequest = ORDER, version: int = 257) -> dict[str, Any]:
     return {p.name: p.value for p in unit_properties(order, version)}
 
 
@@ -183,7 +183,7 @@ def test_no_steps_without_growth() -> None:
     assert "RestartSteps" not in made(replace(ORDER, patience=patience))
 
 
-def order_of(*, model: str, root: str, program: str = "/usr") -> UnitOrder:
+def order_of(*, model: str, root: str, program: str = "/usr") -> UnitRequest:
     return replace(
         ORDER, files=(CheckedFile(model, 1, 2),), roots=(root,), program_folders=(program,)
     )
@@ -207,7 +207,7 @@ def order_of(*, model: str, root: str, program: str = "/usr") -> UnitOrder:
     ],
     ids=repr,
 )
-def test_what_is_seen(order: UnitOrder, hidden: str, shown: list[str], home: str) -> None:
+def test_what_is_seen(order: UnitRequest, hidden: str, shown: list[str], home: str) -> None:
     properties = made(order)
     assert (hidden, "ro") in properties["TemporaryFileSystem"]
     assert [source for source, *_ in properties["BindReadOnlyPaths"]] == [*shown, NOTIFY]
@@ -269,7 +269,7 @@ def test_what_it_says_of_itself() -> None:
     ids=repr,
 )
 def test_another_order_is_another_unit(changes: dict[str, Any]) -> None:
-    def digest(order: UnitOrder) -> str:
+    def digest(order: UnitRequest) -> str:
         return field_of(made(order)["LogExtraFields"], "MAGI_ORDER")
 
     assert digest(ORDER) == digest(replace(ORDER))

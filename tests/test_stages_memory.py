@@ -11,9 +11,9 @@ import pytest
 from magid.catalog.profile import TwoStage
 from magid.errors import MagidError, ServerLost
 from magid.gateway.accounting.request_log import Outcome
-from magid.gateway.proxy.two_stage import Stages
+from magid.gateway.proxy.two_stage import TwoStageRequest
 from magid.gateway.routing.endpoints import find
-from magid.gateway.routing.request import Asked, parse
+from magid.gateway.routing.request import GatewayRequest, parse
 from magid.http.framing import ReplyHead
 
 DRAFT = json.dumps({"choices": [{"message": {"content": "A draft"}}]}).encode()
@@ -22,7 +22,7 @@ DRAFT = json.dumps({"choices": [{"message": {"content": "A draft"}}]}).encode()
 class Sent:
     """A request on its way, as an `Exchange` is: it holds who asked."""
 
-    def __init__(self, asked: Asked, client: Any) -> None:
+    def __init__(self, asked: GatewayRequest, client: Any) -> None:
         self.asked, self.client = asked, client
         self.record = SimpleNamespace(model_id="m", outcome=Outcome.RUNNING)
 
@@ -55,17 +55,17 @@ def test_the_bodies_of_a_request_in_two_stages_are_freed_at_once(
     endpoint = find("POST", "/v1/chat/completions")
     assert endpoint is not None
     body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "x"}]}).encode()
-    asked = Asked(endpoint, body, *parse(endpoint, body))
+    asked = GatewayRequest(endpoint, body, *parse(endpoint, body))
     sent: list[Sent] = []
 
-    def begin(variant: Asked, client: Any) -> Any:
+    def begin(variant: GatewayRequest, client: Any) -> Any:
         sent.append(Sent(variant, client))
         return sent[-1]
 
     gc.collect()
     gc.disable()
     try:
-        stages = Stages(asked, Client(), TwoStage(enabled=True), begin)
+        stages = TwoStageRequest(asked, Client(), TwoStage(enabled=True), begin)
         if has_draft:
             answered(sent[0], DRAFT)
             sent[0].client.ends()

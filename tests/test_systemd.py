@@ -20,13 +20,13 @@ from magid.errors import (
 )
 from magid.launcher import protocol
 from magid.launcher.model_files import shards
-from magid.launcher.protocol import Ping, Reply, Request, Start, Stop
+from magid.launcher.protocol import Ping, Reply, Request, StartRequest, StopRequest
 from magid.launcher.server import refusal
 from magid.llama.program import LlamaProgram
 from magid.llama.spec import ServerSpec
 from magid.servers.backend import ObservedServer, ServerState
-from magid.servers.systemd.backend import SystemdLauncher
-from magid.servers.systemd.launcher_client import LauncherSocket
+from magid.servers.systemd.backend import SystemdBackend
+from magid.servers.systemd.launcher_client import LauncherClient
 from magid.systemd.bus import BusError
 from magid.systemd.journal import Journal
 from tests.deadlines import PATIENCE_S
@@ -55,7 +55,7 @@ class World:
     """All parts of a test. `answer` is what the launcher does with a request."""
 
     systemd: FakeSystemd
-    launcher: SystemdLauncher
+    launcher: SystemdBackend
     asked: list[Request]
     journal: FakeJournal
     keys: Path
@@ -71,10 +71,10 @@ class World:
         """From now on a start request makes a unit that is ready; a stop ends it."""
 
         async def answer(request: Request) -> Reply:
-            if isinstance(request, Start):
+            if isinstance(request, StartRequest):
                 properties = ready(request.spec, run=len(self.asked) + 1)
                 self.systemd.load(properties)
-            elif isinstance(request, Stop):
+            elif isinstance(request, StopRequest):
                 self.systemd.change(request.port, **STOPPED)
             return Reply()
 
@@ -98,10 +98,10 @@ async def a_world(folder: Path, address: str, port: Callable[[], int]) -> AsyncI
         FakeSystemd(address) as systemd,
         fake_launcher(folder / "launcher.sock", answer) as asked,
     ):
-        launcher = SystemdLauncher(
+        launcher = SystemdBackend(
             program,
             profile=lambda: "production",
-            launcher=LauncherSocket(folder / "launcher.sock"),
+            launcher=LauncherClient(folder / "launcher.sock"),
             keys=keys,
             journal=Journal(journal.open),
             address=address,
@@ -356,7 +356,7 @@ async def test_start(world: World) -> None:
     await world.launcher.start(spec)
     assert world.launcher.observed()[spec.port].pid == 4242
     assert witness.states(spec.port) == [ServerState.STARTING, ServerState.READY]
-    assert world.asked == [Start(spec, "production", PROGRAM.flags)]
+    assert world.asked == [StartRequest(spec, "production", PROGRAM.flags)]
 
 
 async def test_a_refusal_is_shown_until_the_unit_says_otherwise(world: World) -> None:
@@ -381,7 +381,7 @@ async def test_an_order_that_is_too_large_in_sum(world: World) -> None:
     await world.launcher.open()
 
     async def check(request: Request) -> Reply:
-        assert isinstance(request, Start)
+        assert isinstance(request, StartRequest)
         with pytest.raises(InvalidInput) as caught:
             shards(request.spec.model_path)
         return refusal(caught.value)
@@ -461,7 +461,7 @@ async def test_stop_is_seen_at_once_and_ends_when_it_is_done(world: World) -> No
     await stopping
     assert witness.states(spec.port) == [ServerState.STOPPING, ServerState.STOPPED]
     await world.launcher.stop(spec.port)
-    assert world.asked == [Stop(spec.port)]
+    assert world.asked == [StopRequest(spec.port)]
 
 
 async def test_a_stop_that_is_refused(world: World) -> None:
@@ -486,7 +486,7 @@ async def test_a_stop_calls_off_a_start_that_was_not_made_yet(world: World) -> N
     await witness.until(ServerState.STARTING)
     await world.launcher.stop(spec.port)
     await starting
-    assert not [r for r in world.asked if isinstance(r, Start)]
+    assert not [r for r in world.asked if isinstance(r, StartRequest)]
     assert world.launcher.observed()[spec.port].state is ServerState.STOPPED
     assert first.port not in world.launcher.observed()
 
@@ -535,7 +535,7 @@ async def test_a_launcher_that_always_dies(world: World) -> None:
 
 async def test_no_launcher_at_all(tmp_path: Path) -> None:
     with pytest.raises(LauncherUnreachable, match=r"systemctl start magi-launcher\.socket"):
-        await LauncherSocket(tmp_path / "none.sock").ask(protocol.Ping(), 1.0)
+        await LauncherClient(tmp_path / "none.sock").call(protocol.Ping(), 1.0)
 
 
 async def test_closed(world: World) -> None:

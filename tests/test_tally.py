@@ -8,7 +8,13 @@ import pytest
 from magid.discovery.tiers import Tier
 from magid.gateway.accounting import statistics
 from magid.gateway.accounting.request_log import Outcome, Record
-from magid.gateway.accounting.statistics import BATCH, MAX_MODELS, OTHER, Histogram, Tally
+from magid.gateway.accounting.statistics import (
+    BATCH,
+    MAX_MODELS,
+    OTHER,
+    Histogram,
+    RequestStatistics,
+)
 from magid.gateway.routing.resolver import Reason, Route
 
 PATH = "/v1/chat/completions"
@@ -34,17 +40,17 @@ def route(reason: Reason = Reason.SCORE, wanted: Tier | None = Tier.FAST) -> Rou
 
 
 @pytest.fixture
-def counts() -> Tally:
-    return Tally(lambda name: name.startswith("m"))
+def counts() -> RequestStatistics:
+    return RequestStatistics(lambda name: name.startswith("m"))
 
 
-def test_a_request_is_counted_by_all_that_is_known_of_it(counts: Tally) -> None:
+def test_a_request_is_counted_by_all_that_is_known_of_it(counts: RequestStatistics) -> None:
     counts.add(record(), route())
     assert counts.requests == {("m", "balanced", PATH, "score", "ok", 200): 1}
     assert counts.decisions == {("score", "fast", "balanced"): 1}
 
 
-def test_what_is_measured(counts: Tally) -> None:
+def test_what_is_measured(counts: RequestStatistics) -> None:
     counts.add(record(), route())
     ((key, of_model),) = counts.models.items()
     assert key == ("m", "balanced")
@@ -62,7 +68,7 @@ def test_what_is_measured(counts: Tally) -> None:
     ids=str,
 )
 def test_only_streams_that_went_well_have_a_time_to_the_first_token(
-    counts: Tally, changes: dict[str, Any]
+    counts: RequestStatistics, changes: dict[str, Any]
 ) -> None:
     counts.add(record(**changes), route())
     ((_, of_model),) = counts.models.items()
@@ -81,13 +87,13 @@ def test_only_streams_that_went_well_have_a_time_to_the_first_token(
     ],
 )
 def test_the_code_is_what_the_client_got(
-    counts: Tally, changes: dict[str, Any], code: int | str
+    counts: RequestStatistics, changes: dict[str, Any], code: int | str
 ) -> None:
     counts.add(record(**changes), route())
     assert [key[5] for key in counts.requests] == [code]
 
 
-def test_a_name_that_a_client_made_up_is_no_label(counts: Tally) -> None:
+def test_a_name_that_a_client_made_up_is_no_label(counts: RequestStatistics) -> None:
     for number in range(10):
         asked = record(model_id=None, asked_model=f"x{number}", sent_s=None, status=None)
         counts.add(asked, None)
@@ -97,7 +103,7 @@ def test_a_name_that_a_client_made_up_is_no_label(counts: Tally) -> None:
     assert not counts.models
 
 
-def test_models_are_told_apart_up_to_a_limit(counts: Tally) -> None:
+def test_models_are_told_apart_up_to_a_limit(counts: RequestStatistics) -> None:
     for number in range(MAX_MODELS + 20):
         counts.add(record(model_id=f"m{number}"), route())
     assert len({key[0] for key in counts.requests}) == MAX_MODELS + 1
@@ -106,7 +112,7 @@ def test_models_are_told_apart_up_to_a_limit(counts: Tally) -> None:
 
 @pytest.mark.parametrize("look", [lambda c: c.requests, lambda c: c.decisions], ids=["all", "some"])
 def test_nothing_is_lost_between_batches(
-    counts: Tally, look: Callable[[Tally], dict[object, int]]
+    counts: RequestStatistics, look: Callable[[RequestStatistics], dict[object, int]]
 ) -> None:
     for number in range(1, 2 * BATCH + 3):
         counts.add(record(), route())

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from magid.auth import authenticator, token_store, tokens
-from magid.auth.authenticator import Door
-from magid.auth.token_store import TokenBook
-from magid.auth.tokens import Presented, Scope
+from magid.auth.authenticator import Authenticator
+from magid.auth.token_store import TokenStore
+from magid.auth.tokens import Credential, Scope
 from magid.errors import (
     InvalidInput,
     NotAllowed,
@@ -27,14 +27,14 @@ NOW = datetime.now(UTC)
 PEER = "192.0.2.7"
 
 
-def shown(secret: str) -> Presented:
-    presented = tokens.present(f"Bearer {secret}".encode(), None)
+def shown(secret: str) -> Credential:
+    presented = tokens.credential_from_headers(f"Bearer {secret}".encode(), None)
     assert presented
     return presented
 
 
-async def book_of(folder: Path) -> TokenBook:
-    book = TokenBook(folder / token_store.NAME)
+async def book_of(folder: Path) -> TokenStore:
+    book = TokenStore(folder / token_store.NAME)
     await book.load()
     return book
 
@@ -71,8 +71,8 @@ def test_a_token_is_random_and_its_hash_tells_nothing() -> None:
 def test_what_headers_show(
     authorization: bytes | None, api_key: bytes | None, held: bytes | None
 ) -> None:
-    presented = tokens.present(authorization, api_key)
-    expected = None if held is None else tokens.present(None, held)
+    presented = tokens.credential_from_headers(authorization, api_key)
+    expected = None if held is None else tokens.credential_from_headers(None, held)
     assert presented == expected
     assert (presented is None) is (held is None)
 
@@ -122,9 +122,9 @@ async def test_it_stays_closed_when_the_last_one_is_revoked(tmp_path: Path) -> N
     await book.revoke("only")
     for each in (book, await book_of(tmp_path)):
         assert not each.is_open
-        assert not each.lets_nobody_unknown_in  # so that nothing listens to other machines
+        assert not each.requires_token  # so that nothing listens to other machines
         with pytest.raises(Unauthenticated):
-            Door(each).enter(None, Scope.READ, PEER)
+            Authenticator(each).enter(None, Scope.READ, PEER)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ async def test_a_broken_file_keeps_everybody_out_and_stays(tmp_path: Path, conte
     book = await book_of(tmp_path)
     assert book.problem
     assert str(path) in book.problem.message
-    door = Door(book)
+    door = Authenticator(book)
     with pytest.raises(NotReady, match="cannot tell who you are"):
         door.enter(shown(tokens.mint()[0]), Scope.READ, PEER)
     with pytest.raises(Unauthenticated):
@@ -192,7 +192,7 @@ async def test_the_last_use_is_written_later_and_only_if_it_changed(tmp_path: Pa
     _, secret = await book.create("ci", [Scope.READ])
     path = tmp_path / token_store.NAME
     before = path.stat().st_ino
-    Door(book).enter(shown(secret), Scope.READ, PEER)
+    Authenticator(book).enter(shown(secret), Scope.READ, PEER)
     assert path.stat().st_ino == before  # no write for a request
     assert book.all[0].last_used_at
     await book.flush()
@@ -220,7 +220,7 @@ async def test_admin_has_the_others_in_it_and_they_nothing_of_each_other(
 ) -> None:
     book = await book_of(tmp_path)
     _, secret = await book.create("ci", [given])
-    door = Door(book)
+    door = Authenticator(book)
     if given in (need, Scope.ADMIN):
         assert door.enter(shown(secret), need, PEER).name == "ci"
     else:
@@ -236,7 +236,7 @@ async def test_what_has_expired_or_is_revoked_is_out_at_once(tmp_path: Path) -> 
     token_store.write(path, (old,))
     book = await book_of(tmp_path)
     _, secret = await book.create("ci", [Scope.READ])
-    door = Door(book)
+    door = Authenticator(book)
     with pytest.raises(Unauthenticated):
         door.enter(shown(expired), Scope.READ, PEER)
     caller = door.enter(shown(secret), Scope.READ, PEER)
@@ -255,7 +255,7 @@ async def test_failures_are_logged_once_a_minute_for_each_peer_without_the_token
 ) -> None:
     book = await book_of(tmp_path)
     await book.create("ci", [Scope.READ])
-    door = Door(book)
+    door = Authenticator(book)
     guesses = [tokens.mint()[0] for _ in range(50)]
     with caplog.at_level(logging.WARNING):
         for guess in guesses:

@@ -7,7 +7,7 @@ import pytest
 from magid.llama.spec import ServerSpec
 from magid.servers.backend import ServerState
 from magid.servers.systemd.unit_state import (
-    Verdict,
+    FailureReason,
     complaint,
     figure,
     is_ours,
@@ -302,7 +302,7 @@ LINES = [
     ],
 )
 def test_complaint(witness: int | None, first: bool, found: str) -> None:
-    assert complaint(LINES, Verdict("", witness=witness, first=first)) == found
+    assert complaint(LINES, FailureReason("", witness=witness, first=first)) == found
 
 
 @pytest.mark.parametrize(

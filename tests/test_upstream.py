@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from magid.gateway.proxy.upstream import Line, Pool
+from magid.gateway.proxy.upstream import ConnectionPool, UpstreamConnection
 from magid.gateway.routing.fleet import Backend, Facts
 from magid.host.ports import Endpoint
 from magid.http.framing import ReplyHead
@@ -75,11 +75,11 @@ class Answering:
 
 
 @asynccontextmanager
-async def answering(uid: int | None = None) -> AsyncIterator[tuple[Answering, Pool]]:
+async def answering(uid: int | None = None) -> AsyncIterator[tuple[Answering, ConnectionPool]]:
     peer = Answering()
     server = await asyncio.start_server(peer.serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    pool = Pool(_backend(port, uid))
+    pool = ConnectionPool(_backend(port, uid))
     try:
         yield peer, pool
     finally:
@@ -96,7 +96,7 @@ def _backend(port: int, uid: int | None = None) -> Backend:
     return Backend(port, "m", 0, Endpoint("127.0.0.1", port), None, "p", Facts(1), uid=uid)
 
 
-async def ask(pool: Pool, line: Line | None = None) -> Taker:
+async def ask(pool: ConnectionPool, line: UpstreamConnection | None = None) -> Taker:
     """To the end of the answer."""
     taker = Taker()
     line = line or pool.take() or await pool.connect()
@@ -201,7 +201,7 @@ async def test_what_nobody_asked_for_is_not_taken_for_the_next_answer() -> None:
 
 async def test_a_server_that_speaks_first_is_asked_nothing() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        pool = Pool(_backend(listener.getsockname()[1]))
+        pool = ConnectionPool(_backend(listener.getsockname()[1]))
         waiting = asyncio.ensure_future(pool.connect())
         peer = await accepted(listener)
         peer.sendall(PLAIN)
@@ -223,7 +223,7 @@ async def test_many_small_chunks_take_turns() -> None:
     """Whatever comes at once, no more than so many chunks go on at once, and all of them in all."""
     count = 20 * MAX_CHUNKS
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        pool = Pool(_backend(listener.getsockname()[1]))
+        pool = ConnectionPool(_backend(listener.getsockname()[1]))
         waiting = asyncio.ensure_future(pool.connect())
         with await accepted(listener) as peer:
             line, taker = await waiting, Pieces()
@@ -289,7 +289,7 @@ async def test_no_connection_is_spent_on_whose_the_port_is() -> None:
 async def test_a_program_of_another_user_hears_nothing(free_port: Callable[[], int]) -> None:
     """It has the port of a server that has ended, and magid does not know yet."""
     port = free_port()
-    pool = Pool(_backend(port, os.geteuid()))
+    pool = ConnectionPool(_backend(port, os.geteuid()))
     with Sly(port, "m", NOBODY) as stranger:
         for _ in range(3):
             with pytest.raises(ConnectionAbortedError, match="another program"):
@@ -303,7 +303,7 @@ async def test_a_program_of_another_user_hears_nothing(free_port: Callable[[], i
 
 async def test_one_that_takes_the_port_later_hears_nothing(free_port: Callable[[], int]) -> None:
     port = free_port()
-    pool = Pool(_backend(port, os.geteuid()))
+    pool = ConnectionPool(_backend(port, os.geteuid()))
     peer = Answering()
     peer.answers = [CLOSING]
     server = await asyncio.start_server(peer.serve, "127.0.0.1", port)
@@ -326,7 +326,7 @@ async def reset_after(steps: int, uid: int | None) -> str:
     """How a request fares if each connection that there is after so many steps is reset."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
-        pool = Pool(_backend(listener.getsockname()[1], uid))
+        pool = ConnectionPool(_backend(listener.getsockname()[1], uid))
         asking = asyncio.ensure_future(ask(pool))
         for step in itertools.count():
             await asyncio.sleep(0)

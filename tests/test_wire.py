@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from magid.errors import InvalidInput
 from magid.launcher.protocol import (
     MAX_LINE_BYTES,
-    Forget,
+    ForgetRequest,
     Ping,
     Reply,
     Request,
-    Start,
-    Stop,
+    StartRequest,
+    StopRequest,
     parse_reply,
     parse_request,
     reply_line,
@@ -43,10 +43,10 @@ SPEC = ServerSpec(
     stamp="0123456789abcdef",
 )
 REQUESTS: list[Request] = [
-    Start(SPEC, "production", frozenset({"--metrics", "-ngl"})),
-    Start(ServerSpec("m", 0, 1024, "::1", "/m.gguf"), None, frozenset()),
-    Stop(8080),
-    Forget(65_535),
+    StartRequest(SPEC, "production", frozenset({"--metrics", "-ngl"})),
+    StartRequest(ServerSpec("m", 0, 1024, "::1", "/m.gguf"), None, frozenset()),
+    StopRequest(8080),
+    ForgetRequest(65_535),
     Ping(),
 ]
 
@@ -70,8 +70,8 @@ def test_requests_arrive(request_: Request) -> None:
 
 
 def test_the_hash_of_a_spec_arrives() -> None:
-    arrived = parse_request(request_line(Start(SPEC, None, frozenset())))
-    assert isinstance(arrived, Start)
+    arrived = parse_request(request_line(StartRequest(SPEC, None, frozenset())))
+    assert isinstance(arrived, StartRequest)
     assert arrived.spec.hash == SPEC.hash
 
 
@@ -91,7 +91,7 @@ def test_replies_arrive(reply: Reply) -> None:
 def test_a_request_that_is_too_long_is_not_sent() -> None:
     long = replace(SPEC, extra_args=("x" * MAX_LINE_BYTES,))
     with pytest.raises(InvalidInput, match="cannot use request"):
-        request_line(Start(long, None, frozenset()))
+        request_line(StartRequest(long, None, frozenset()))
 
 
 BAD_PORTS: tuple[object, ...] = (

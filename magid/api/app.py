@@ -24,7 +24,7 @@ from magid.api.protocol import Response, WireRequest
 from magid.api.reply import Call, Reply, Stream, error_reply, unexpected
 from magid.api.routes import ROUTES, Access, Route
 from magid.auth import origins
-from magid.auth.authenticator import Door
+from magid.auth.authenticator import Authenticator
 from magid.config.addresses import Address
 from magid.gateway.frontend.context import make_desk
 from magid.log import access_log
@@ -87,7 +87,7 @@ def make_app(
     )
 
     app.ctx.has_model_users = ctx.daemon.launcher.has_model_users
-    door = Door(ctx.book)
+    door = Authenticator(ctx.book)
     app.ctx.desks = {  # by whether the connection is TCP: browsers do not reach unix sockets
         True: make_desk(ctx.gateway, policy, config, door),
         False: make_desk(ctx.gateway, None, config, door),
@@ -103,7 +103,7 @@ def make_app(
     return app
 
 
-def _register(app: Sanic[Any, Any], ctx: Context, route: Route, door: Door) -> None:
+def _register(app: Sanic[Any, Any], ctx: Context, route: Route, door: Authenticator) -> None:
     methods = ["GET", "HEAD"] if route.method == "GET" else [route.method]
     app.add_route(
         _endpoint(ctx, route, door),
@@ -117,7 +117,7 @@ def _register(app: Sanic[Any, Any], ctx: Context, route: Route, door: Door) -> N
 
 
 def _endpoint(
-    ctx: Context, route: Route, door: Door
+    ctx: Context, route: Route, door: Authenticator
 ) -> Callable[..., Coroutine[Any, Any, HTTPResponse | None]]:
     limit, deadline = ctx.daemon.config.max_body_bytes, ctx.daemon.config.request_timeout
     if not route.takes_large:

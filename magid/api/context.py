@@ -11,7 +11,7 @@ from magid.api import views
 from magid.api.reply import etag_of
 from magid.api.schemas import servers as server_schemas
 from magid.api.sse import Fanout
-from magid.auth.token_store import TokenBook
+from magid.auth.token_store import TokenStore
 from magid.catalog.effective import Model
 from magid.control.daemon import Daemon
 from magid.control.snapshot import Snapshot
@@ -24,7 +24,7 @@ from magid.servers.backend import ObservedServer
 
 
 @dataclass(slots=True)
-class Picture:
+class DashboardState:
     """All that `GET` shows of servers, status, profiles and requests."""
 
     servers: dict[int, server_schemas.Server]  # by port
@@ -41,11 +41,11 @@ class Context:
     daemon: Daemon
     program: Callable[[], Awaitable[LlamaProgram]]
     gateway: Dispatcher
-    book: TokenBook
+    book: TokenStore
     log: OwnLog = field(default_factory=RingLog)  # what magid itself has written
     started_at: float = field(default_factory=time.time)
     fanout: Fanout = field(default_factory=Fanout)
-    told: Picture | None = None  # what the watchers of events know
+    told: DashboardState | None = None  # what the watchers of events know
     _lacking: str = ""  # why there is no llama-server
     _written: dict[str, tuple[Model, bytes]] = field(default_factory=dict)
     _ready_made: dict[str, tuple[int, bytes, str]] = field(default_factory=dict)

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from magid.api import views
-from magid.api.context import Context, Picture
+from magid.api.context import Context, DashboardState
 from magid.api.reply import Call, Stream
 from magid.api.sse import RETRY, event_of
 from magid.control.state import Change
@@ -24,7 +24,7 @@ FIGURES = ("memoryBytes", "cpuSeconds", "uptimeSeconds")
 _MEMORY_STEP = 0.01  # of the machine's memory: less is no news
 
 
-def changes(before: Picture, now: Picture) -> Iterator[tuple[str, dict[str, Any]]]:
+def changes(before: DashboardState, now: DashboardState) -> Iterator[tuple[str, dict[str, Any]]]:
     """Kind and payload of each event that leads from one to the other."""
     for port in before.servers.keys() - now.servers.keys():
         gone = before.servers[port]
@@ -54,7 +54,7 @@ def figures(server: Mapping[str, Any]) -> dict[str, Any]:
     return {name: server[name] for name in ("port", "modelId", *FIGURES)}
 
 
-def _profile_changes(before: Picture, now: Picture) -> dict[str, list[str]]:
+def _profile_changes(before: DashboardState, now: DashboardState) -> dict[str, list[str]]:
     changed = (name for name, text in now.profiles.items() if before.profiles.get(name) != text)
     return {
         "changed": sorted(changed),
@@ -62,7 +62,7 @@ def _profile_changes(before: Picture, now: Picture) -> dict[str, list[str]]:
     }
 
 
-def _figures_differ(before: Picture, now: Picture) -> bool:
+def _figures_differ(before: DashboardState, now: DashboardState) -> bool:
     """Time that only passes is no news: who shows it can count by itself."""
     for port, server in now.servers.items():
         old = before.servers.get(port)
@@ -200,14 +200,14 @@ def _everything(ctx: Context) -> Callable[[], Any]:
     return everything
 
 
-async def look(ctx: Context) -> Picture:
+async def look(ctx: Context) -> DashboardState:
     """All that is shown, at this moment."""
     await ctx.look_for_program()
     memory = ctx.memory()
     servers = await ctx.servers()
     # From here on without a pause: nothing changes between one part and another.
     profiles = ctx.daemon.profiles
-    return Picture(
+    return DashboardState(
         servers={server["port"]: server for server in servers},
         status=overall(ctx),
         profiles={name: profiles.revision(name) for name in profiles.list()},

@@ -23,7 +23,7 @@ from magid.control.daemon import Daemon
 from magid.control.planner import Wanted
 from magid.control.snapshot import Phase, Snapshot
 from magid.discovery.tiers import Tier
-from magid.gateway.accounting.statistics import Histogram, ModelCounts, Tally
+from magid.gateway.accounting.statistics import Histogram, ModelCounts, RequestStatistics
 from magid.gateway.dispatcher import Dispatcher
 from magid.host import usage
 from magid.host.usage import GpuMemory, ServerFigures
@@ -196,7 +196,7 @@ def _of_gateway(gateway: Dispatcher, queue_limit: int) -> Named:
         yield "gateway_queue_length", (queue,), length
 
 
-def _of_requests(tally: Tally) -> Named:
+def _of_requests(tally: RequestStatistics) -> Named:
     for (*labels, code), count in tally.requests.items():
         status = str(code) if isinstance(code, int) else _statuses().get(code, "none")
         yield "gateway_requests_total", (*map(str, labels), status), count

@@ -25,8 +25,8 @@ from sanic.server import AsyncioServer, HttpProtocol
 from magid.api.sockets import BACKLOG
 from magid.auth import sandboxed
 from magid.errors import InvalidConfig
-from magid.gateway.frontend.connection import Talk
-from magid.gateway.frontend.context import Desk
+from magid.gateway.frontend.connection import ClientConnection
+from magid.gateway.frontend.context import FrontendContext
 
 
 class Protocol(HttpProtocol):
@@ -114,11 +114,11 @@ class Http(SanicHttp):
     """Sanic's side of the connection lets the gateway's requests pass by."""
 
     async def http1_request_header(self) -> None:
-        await cast("Front", self.protocol).sanics_turn()
+        await cast("DispatchingProtocol", self.protocol).sanics_turn()
         await super().http1_request_header()
 
 
-class Front(Protocol):
+class DispatchingProtocol(Protocol):
     """One connection."""
 
     HTTP_CLASS = Http
@@ -126,7 +126,7 @@ class Front(Protocol):
 
     def __init__(self, **parts: Any) -> None:
         super().__init__(**parts)
-        self._talk: Talk | None = None
+        self._talk: ClientConnection | None = None
         self.is_models = False  # it comes out of a model's sandbox
 
     # -- asyncio.Protocol --------------------------------------------------------------------
@@ -211,15 +211,15 @@ class Front(Protocol):
         http = self.http
         return (http is None or http.stage is Stage.IDLE) and not self.recv_buffer
 
-    def _talking(self) -> Talk:
+    def _talking(self) -> ClientConnection:
         if self._talk is None:
             transport = cast(asyncio.Transport, self.transport)
             peer = transport.get_extra_info("peername")
-            desks: dict[bool, Desk] = self.app.ctx.desks
+            desks: dict[bool, FrontendContext] = self.app.ctx.desks
             is_tcp = isinstance(transport.get_extra_info("sockname"), tuple)
             host = str(peer[0]) if is_tcp and peer else "local"
             desk = replace(desks[is_tcp], is_shut=True) if self.is_models else desks[is_tcp]
-            self._talk = Talk(desk, transport, host, self.data_received)
+            self._talk = ClientConnection(desk, transport, host, self.data_received)
         return self._talk
 
 
@@ -236,7 +236,7 @@ async def listen(
         server = await app.create_server(
             sock=sock,
             ssl=tls if is_tcp else None,
-            protocol=Front,
+            protocol=DispatchingProtocol,
             backlog=BACKLOG,
             return_asyncio_server=True,
         )

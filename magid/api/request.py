@@ -21,7 +21,7 @@ from magid import errors
 from magid.api.routes import Access, Query
 from magid.auth import authenticator, origins, sandboxed
 from magid.auth.token_store import Caller
-from magid.auth.tokens import Presented, present
+from magid.auth.tokens import Credential, credential_from_headers
 from magid.gateway.frontend.request_reader import (
     MAX_SMALL_CHUNKS,
     SMALL_CHUNK_BYTES,
@@ -86,7 +86,7 @@ def _is_local_socket(request: Request) -> bool:
     return not isinstance(request.transport.get_extra_info("sockname"), tuple)
 
 
-def admit(request: Request, need: Access, door: authenticator.Door) -> Caller:
+def admit(request: Request, need: Access, door: authenticator.Authenticator) -> Caller:
     """Who asks, if it may. Before the body: who may not ask need not be listened to.
 
     Raises Unauthenticated, NotAllowed, NotReady.
@@ -97,10 +97,10 @@ def admit(request: Request, need: Access, door: authenticator.Door) -> Caller:
     return door.enter(_presented(request), need.scope, str(peer[0]) if peer else "unknown")
 
 
-def _presented(request: Request) -> Presented | None:
+def _presented(request: Request) -> Credential | None:
     held = [request.headers.get(name, "") for name in ("authorization", "x-api-key")]
     authorization, api_key = (text.encode(errors="surrogateescape") for text in held)
-    return present(authorization, api_key)
+    return credential_from_headers(authorization, api_key)
 
 
 # -- the body --------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ import re
 import time
 from collections import OrderedDict
 
-from magid.auth.token_store import Caller, Entry, TokenBook
-from magid.auth.tokens import Presented, Scope
+from magid.auth.token_store import Caller, Entry, TokenStore
+from magid.auth.tokens import Credential, Scope
 from magid.errors import InvalidInput, NotAllowed, NotReady, Unauthenticated
 
 log = logging.getLogger(__name__)
@@ -26,14 +26,14 @@ _LOOKS_LIKE_ONE = re.compile(r"magi_[0-9a-f]{8}_[0-9A-Za-z]{43}")
 LOCAL = Caller()
 
 
-class Door:
+class Authenticator:
     """Lets callers in. One for all connections."""
 
-    def __init__(self, book: TokenBook) -> None:
+    def __init__(self, book: TokenStore) -> None:
         self._book = book
         self._failures: OrderedDict[str, tuple[float, int]] = OrderedDict()
 
-    def enter(self, presented: Presented | None, need: Scope, peer: str | None) -> Caller:
+    def enter(self, presented: Credential | None, need: Scope, peer: str | None) -> Caller:
         """Who this is, if it may. `peer` is the address, None on a unix socket.
 
         Raises Unauthenticated, NotAllowed for another scope, NotReady where nobody can be told.

@@ -3,7 +3,7 @@
 As long as no token was ever made, the file is not there and being local is enough. From the first
 one on TCP asks for a token, also when the last one is revoked: only removing the file opens it
 again. A file that cannot be used keeps everybody out. It holds no secret, only magid's user may
-read it, and no older copies are kept: they would bring back what was revoked. `TokenBook` lives on
+read it, and no older copies are kept: they would bring back what was revoked. `TokenStore` lives on
 the event loop; the functions that read and write the file block.
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from magid.auth import tokens
-from magid.auth.tokens import Presented, Scope, Token
+from magid.auth.tokens import Credential, Scope, Token
 from magid.errors import MagidError, TokensUnusable
 from magid.files.atomic import cannot_write, discard, sync_directory, write_temporary
 
@@ -63,7 +63,7 @@ class Entry:
         self.caller = Caller(token.name, token.models, token.id)
 
 
-class TokenBook:
+class TokenStore:
     """The tokens of the file at `path`. The caller holds the lock of the state directory."""
 
     def __init__(self, path: Path) -> None:
@@ -83,7 +83,7 @@ class TokenBook:
         return not self.exists
 
     @property
-    def lets_nobody_unknown_in(self) -> bool:
+    def requires_token(self) -> bool:
         """Whether magid may be reachable from elsewhere: a token exists, or its file is broken."""
         return bool(self._by_id) or self.problem is not None
 
@@ -95,7 +95,7 @@ class TokenBook:
             for entry in sorted(self._by_id.values(), key=lambda entry: entry.token.name)
         )
 
-    def find(self, presented: Presented) -> Entry | None:
+    def find(self, presented: Credential) -> Entry | None:
         """The token that was shown, also if it has expired. As much work where there is none."""
         entry = self._by_id.get(presented.id)
         is_right = hmac.compare_digest(presented.digest, entry.digest if entry else _NOBODY)

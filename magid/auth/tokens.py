@@ -100,7 +100,7 @@ class _Document(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Presented:
+class Credential:
     """What a caller has shown, without the secret. `id` is empty for what is no token at all."""
 
     id: str
@@ -115,7 +115,9 @@ def mint() -> tuple[str, str, str]:
     return token, ident, hashlib.sha256(token.encode()).hexdigest()
 
 
-def present(authorization: bytes | None, api_key: bytes | None) -> Presented | None:
+def credential_from_headers(
+    authorization: bytes | None, api_key: bytes | None
+) -> Credential | None:
     """What the two headers show: `Bearer TOKEN` goes before `x-api-key`. None: nothing.
 
     The same work for whatever is in them.
@@ -127,7 +129,7 @@ def present(authorization: bytes | None, api_key: bytes | None) -> Presented | N
     if not held:
         return None
     match = _TOKEN.fullmatch(held)
-    return Presented(match[1].decode() if match else "", hashlib.sha256(held).digest())
+    return Credential(match[1].decode() if match else "", hashlib.sha256(held).digest())
 
 
 def has_expired(token: Token, now: datetime) -> bool:

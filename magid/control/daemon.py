@@ -17,19 +17,19 @@ from magid.catalog.registry import ModelEntry, RuntimeSettings
 from magid.config.settings import Config
 from magid.control import planner, snapshot, transitions
 from magid.control.audit_log import StateLog, tell_decision
-from magid.control.executor import Runner
+from magid.control.executor import PlanExecutor
 from magid.control.planner import Plan
 from magid.control.scanning import Scanning, Scans
 from magid.control.snapshot import Phase, Snapshot
-from magid.control.state import Change, Ledger, Writes
-from magid.control.transitions import Next, Rescan
+from magid.control.state import Change, StateStore, Writes
+from magid.control.transitions import Rescan, Transition
 from magid.discovery.scanner import Scanner
 from magid.discovery.tiers import Tier
 from magid.discovery.walker import is_below
 from magid.errors import ProfileActive
 from magid.files.document import Store
 from magid.log.events import Event, about
-from magid.servers.backend import Launcher, ObservedServer
+from magid.servers.backend import ObservedServer, ServerBackend
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Daemon:
         store: Store,
         profiles: ProfileDir,
         scanner: Scanner,
-        launcher: Launcher,
+        launcher: ServerBackend,
     ) -> None:
         self.config = config
         self.profiles = profiles
@@ -52,9 +52,9 @@ class Daemon:
         self.phase = Phase.SCANNING
         self.knows_models = False  # the first scan is over, however it ended
         self._scanner = scanner
-        self._ledger = Ledger(config, store, profiles)
-        self._runner = Runner(launcher)
-        self._scanning = Scanning(config, scanner, self._ledger)
+        self._store = StateStore(config, store, profiles)
+        self._executor = PlanExecutor(launcher)
+        self._scanning = Scanning(config, scanner, self._store)
         self._boot_task: asyncio.Task[None] | None = None
         self._left: tuple[str, ...] = ()  # folders that hung at boot, and whose models it left out
         self._is_boot_due = False  # boot knew of no model at all
@@ -66,9 +66,9 @@ class Daemon:
 
         Raises CannotWrite where going on would lose something.
         """
-        await self._ledger.load()
+        await self._store.load()
         self.launcher.subscribe(StateLog().hear)
-        self.launcher.subscribe(lambda server: self._ledger.tell(Change("server", server.port)))
+        self.launcher.subscribe(lambda server: self._store.notify(Change("server", server.port)))
         await self.launcher.open()
         self._boot_task = asyncio.create_task(self._boot())
 
@@ -76,9 +76,9 @@ class Daemon:
         """Scan, start what the active profile wants, and keep looking after the folders."""
         await self._scanning.first()
         self.knows_models = True
-        await self._runner.quiet()  # a user may have been quicker
+        await self._executor.wait_idle()  # a user may have been quicker
         if self.phase is Phase.DRAINING:
-            self._ledger.tell(Change("phase"))  # who waits for the models hears of them now
+            self._store.notify(Change("phase"))  # who waits for the models hears of them now
             return
         self._set_phase(Phase.STARTING)
         self._is_boot_due = bool(self._scanning.problem)
@@ -97,14 +97,14 @@ class Daemon:
             plan = replace(plan, stop=())
         self._left = self._scanning.late
         starts = tuple(s for s in plan.start if not is_below(s.spec.model_path, self._left))
-        return self._runner.begin(replace(plan, start=starts))
+        return self._executor.execute(replace(plan, start=starts))
 
     async def _start_what_was_left(self) -> None:
         """After a scan: what the boot could not start, as far as it can be started now."""
-        self._call_off_unwanted()
+        self._cancel_unwanted()
         if self._scanning.problem or not (self._left or self._is_boot_due):
             return
-        await self._runner.quiet()
+        await self._executor.wait_idle()
         plan = planner.at_boot(self.snapshot.wanted, self.observed())
         due = tuple(
             start
@@ -115,7 +115,7 @@ class Daemon:
         self._left = tuple(folder for folder in self._left if folder in self._scanning.late)
         self._is_boot_due = False
         if due and self.phase is not Phase.DRAINING:
-            self._runner.begin(Plan(start=due))
+            self._executor.execute(Plan(start=due))
 
     def drain(self) -> None:
         """Say that the end is near: /readyz answers 503 from here on, and boot starts no more."""
@@ -127,9 +127,9 @@ class Daemon:
         if self._boot_task is not None:
             self._boot_task.cancel()
             await asyncio.gather(self._boot_task, return_exceptions=True)
-        await self._runner.close()
+        await self._executor.close()
         await self.launcher.close()
-        await self._ledger.close()
+        await self._store.close()
         await asyncio.to_thread(self._scanner.close)
 
     # -- reading -------------------------------------------------------------------------
@@ -137,7 +137,7 @@ class Daemon:
     @property
     def snapshot(self) -> Snapshot:
         """The present moment. Looks whether the active profile's file was edited by hand."""
-        return self._ledger.snapshot
+        return self._store.snapshot
 
     def model(self, model_id: str) -> Model:
         """Raises ModelNotFound, ModelGone if its file is not there, NotReady before a scan."""
@@ -149,12 +149,12 @@ class Daemon:
     @property
     def writes(self) -> Writes:
         """How writing the registry went."""
-        return self._ledger.writes
+        return self._store.writes
 
     @property
     def queued_ports(self) -> frozenset[int]:
         """Ports of servers that wait for their turn to load."""
-        return frozenset(self._runner.queued)
+        return frozenset(self._executor.queued)
 
     def make_plan(self) -> Plan:
         """What `apply` would do now."""
@@ -174,7 +174,7 @@ class Daemon:
 
     def subscribe(self, listener: Callable[[Change], None]) -> Callable[[], None]:
         """Hear of each change from now on (must not block); the result ends it."""
-        return self._ledger.subscribe(listener)
+        return self._store.subscribe(listener)
 
     # -- the disk ------------------------------------------------------------------------
 
@@ -183,7 +183,7 @@ class Daemon:
         try:
             return await self._scanning.rescan()
         finally:
-            self._call_off_unwanted()
+            self._cancel_unwanted()
 
     @property
     def scans(self) -> Scans:
@@ -228,11 +228,11 @@ class Daemon:
 
         before: list[Model] = []
 
-        def decide(now: Snapshot) -> Next:
+        def decide(now: Snapshot) -> Transition:
             before.append(transitions.find(now, model_id))
             return transitions.pinned(now, model_id, port, self.config.port_range)
 
-        model = transitions.find(await self._ledger.change(decide), model_id)
+        model = transitions.find(await self._store.change(decide), model_id)
         tell_decision(before[-1].entry, model)
         return model
 
@@ -246,57 +246,59 @@ class Daemon:
         """The model before and after the change."""
         before: list[Model] = []
 
-        def decide(now: Snapshot) -> Next:
+        def decide(now: Snapshot) -> Transition:
             before.append(transitions.find(now, model_id))
             return transitions.edited(now, model_id, change, asks_for_ports=asks_for_ports)
 
-        after = await self._ledger.change(decide)
-        self._call_off_unwanted()
+        after = await self._store.change(decide)
+        self._cancel_unwanted()
         model = transitions.find(after, model_id)
         tell_decision(before[-1].entry, model)
         return before[-1], model
 
-    def _call_off_unwanted(self) -> None:
+    def _cancel_unwanted(self) -> None:
         """A start that waits for its turn must not happen once its model is disabled or gone."""
         wanted = {spec.model_id for spec in self.snapshot.wanted.specs}
-        queued = self._runner.queued.items()
-        self._runner.call_off(port for port, spec in queued if spec.model_id not in wanted)
+        queued = self._executor.queued.items()
+        self._executor.cancel_queued(port for port, spec in queued if spec.model_id not in wanted)
 
     # -- profiles --------------------------------------------------------------------------
 
     async def activate(self, name: str, *, apply: bool) -> Plan:
         """Make `name` the active profile, durably; answers the plan, and begins it if asked."""
 
-        def choose(now: Snapshot) -> Next:
-            active = self._ledger.profile(name)
-            return Next(now.registry.model_copy(update={"active_profile": name}), active=active)
+        def choose(now: Snapshot) -> Transition:
+            active = self._store.profile(name)
+            return Transition(
+                now.registry.model_copy(update={"active_profile": name}), active=active
+            )
 
-        await self._ledger.change(choose)
+        await self._store.change(choose)
         log.info("profile %r is active", name, extra=about(Event.PROFILE_ACTIVATED, profile=name))
-        self._ledger.tell(Change("profile"))
-        self._call_off_unwanted()
+        self._store.notify(Change("profile"))
+        self._cancel_unwanted()
         if not apply:
             return self.make_plan()
-        await self._runner.quiet()
+        await self._executor.wait_idle()
         return self.apply()
 
     async def delete_profile(self, name: str) -> None:
         """Raises ProfileActive, ProfileNotFound, CannotWrite."""
 
         async def delete() -> None:
-            if name == self._ledger.snapshot.active.name:
+            if name == self._store.snapshot.active.name:
                 raise ProfileActive(
                     f"cannot delete profile {name!r}: it is the active one; activate another first",
                     profileName=name,
                 )
             await asyncio.to_thread(self.profiles.delete, name)
 
-        await self._ledger.alone(delete)
+        await self._store.exclusive(delete)
         self._profile_written(name, "deleted")
 
     async def create_profile(self, profile: Profile) -> tuple[str, str]:
         """The new profile's slug and the path of its file."""
-        slug, path = await self._ledger.alone(
+        slug, path = await self._store.exclusive(
             lambda: asyncio.to_thread(self.profiles.create, profile)
         )
         self._profile_written(slug, "created")
@@ -304,14 +306,14 @@ class Daemon:
 
     async def replace_profile(self, name: str, profile: Profile, expected: str | None) -> None:
         """Raises StaleRevision if the file's revision is not the `expected` one."""
-        await self._ledger.alone(
+        await self._store.exclusive(
             lambda: asyncio.to_thread(self.profiles.replace, name, profile, expected)
         )
         self._profile_written(name, "replaced")
 
     def _profile_written(self, name: str, how: str) -> None:
         log.info("profile %r was %s", name, how, extra=about(Event.PROFILE_WRITTEN, profile=name))
-        self._ledger.tell(Change("profile"))
+        self._store.notify(Change("profile"))
 
     # -- servers ---------------------------------------------------------------------------
 
@@ -319,48 +321,50 @@ class Daemon:
         """Begin to make what runs equal what is wanted; answers what will be done."""
         plan = self.make_plan()
         wanted = {line.spec.port for line in plan.start} | self.snapshot.wanted.on_demand
-        self._runner.begin(plan, call_off=self._runner.queued.keys() - wanted)
+        self._executor.execute(plan, cancel=self._executor.queued.keys() - wanted)
         return plan
 
     def start(self, model_id: str) -> asyncio.Task[None]:
         """Begin to start the model's servers; those that run as wanted are left alone."""
         known = transitions.startable(self.snapshot, model_id).model_id
-        return self._runner.begin(planner.only(known, self.snapshot.wanted, self.observed()))
+        return self._executor.execute(planner.only(known, self.snapshot.wanted, self.observed()))
 
     def restart(self, model_id: str) -> asyncio.Task[None]:
         """Begin to stop what the model has and to start what it should have."""
         known = transitions.startable(self.snapshot, model_id).model_id
-        return self._runner.begin(planner.restart(self.snapshot.wanted, known, self.observed()))
+        return self._executor.execute(planner.restart(self.snapshot.wanted, known, self.observed()))
 
-    async def quiet(self) -> None:
+    async def wait_idle(self) -> None:
         """Wait until no server is being started or stopped: a change begun at once is not Busy."""
-        await self._runner.quiet()
+        await self._executor.wait_idle()
 
     def restart_server(self, port: int) -> asyncio.Task[None]:
         """Begin to restart one server, if it is wanted. Raises Busy."""
-        return self._runner.begin(planner.restart_one(self.snapshot.wanted, port, self.observed()))
+        return self._executor.execute(
+            planner.restart_one(self.snapshot.wanted, port, self.observed())
+        )
 
     def stop(self, model_id: str) -> asyncio.Task[None]:
         """Begin to stop the model's servers, enabled or not, also if its file is gone.
 
         Those that failed count as stopped then.
         """
-        known = self.known_id(model_id)
+        known = self.resolve_id(model_id)
         plan = planner.stop_model(known, self.observed().values())
-        queued = [p for p, spec in self._runner.queued.items() if spec.model_id == known]
-        return self._runner.begin(plan, call_off=queued)
+        queued = [p for p, spec in self._executor.queued.items() if spec.model_id == known]
+        return self._executor.execute(plan, cancel=queued)
 
     def stop_all(self) -> Plan:
         """Begin to stop all servers; nothing that waits is started."""
         self._left = ()
         plan = planner.stop_all(self.observed().values(), "stop asked for")
-        self._runner.begin(plan, call_off=self._runner.queued)
+        self._executor.execute(plan, cancel=self._executor.queued)
         return plan
 
     def start_all(self) -> Plan:
         """Begin to start every wanted server that does not run as wanted."""
         plan = planner.start_all(self.snapshot.wanted, self.observed())
-        self._runner.begin(plan)
+        self._executor.execute(plan)
         return plan
 
     async def finished(self, model_id: str, work: asyncio.Task[None], timeout_s: float) -> None:
@@ -369,11 +373,11 @@ class Daemon:
         Raises TimedOut (the work goes on), ServerFailed with the reason of the first failure, and
         Conflict if a later request or the shutdown ended what was begun.
         """
-        known = self.known_id(model_id)
+        known = self.resolve_id(model_id)
         ports = {spec.port for spec in self.snapshot.wanted.specs if spec.model_id == known}
-        await self._runner.finished(known, ports, work, timeout_s)
+        await self._executor.finished(known, ports, work, timeout_s)
 
-    def known_id(self, model_id: str) -> str:
+    def resolve_id(self, model_id: str) -> str:
         """The id of a model with or without its file, or of one that only still runs.
 
         Raises ModelNotFound.
@@ -386,4 +390,4 @@ class Daemon:
     def _set_phase(self, phase: Phase) -> None:
         self.phase = phase
         log.info("magid is %s", phase, extra=about(Event.PHASE))
-        self._ledger.tell(Change("phase"))
+        self._store.notify(Change("phase"))

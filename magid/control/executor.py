@@ -16,7 +16,7 @@ from magid.control.planner import Plan, Start, Stop
 from magid.errors import Busy, Conflict, MagidError, ServerFailed, TimedOut
 from magid.llama.spec import ServerSpec
 from magid.log.events import Event, about
-from magid.servers.backend import Launcher, ObservedServer, ServerState
+from magid.servers.backend import ObservedServer, ServerBackend, ServerState
 
 log = logging.getLogger(__name__)
 
@@ -26,10 +26,10 @@ _HOLDING = frozenset({ServerState.STARTING, ServerState.LOADING, ServerState.STO
 _Task = asyncio.Task[None]
 
 
-class Runner:
+class PlanExecutor:
     """Not thread-safe: everything happens on the event loop."""
 
-    def __init__(self, launcher: Launcher) -> None:
+    def __init__(self, launcher: ServerBackend) -> None:
         self._launcher = launcher
         self._changing: Counter[str] = Counter()  # model id -> how many of its servers are changing
         self._calm = asyncio.Event()
@@ -45,17 +45,17 @@ class Runner:
         """Port -> the server whose start waits for its turn. A copy."""
         return {port: spec for port, (spec, _) in self._queued.items()}
 
-    def begin(self, plan: Plan, *, call_off: Iterable[int] = ()) -> _Task:
+    def execute(self, plan: Plan, *, cancel: Iterable[int] = ()) -> _Task:
         """Start to carry out `plan`; the task ends when all is stopped and loaded, or failed.
 
-        Queued starts on the ports `call_off` are forgotten first. Raises Busy, before anything is
+        Queued starts on the ports `cancel` are forgotten first. Raises Busy, before anything is
         touched, if a model of the plan is changing. A start that is queued already is not queued
         twice. The task raises the first error, and Conflict where a start was called off or ended
         by a stop; nobody needs to await it, and cancelling it does not undo the plan.
         """
         self._check(plan)
-        self.call_off(call_off)
-        self.call_off(line.port for line in plan.stop)
+        self.cancel_queued(cancel)
+        self.cancel_queued(line.port for line in plan.stop)
         stops = [self._begin_stop(line) for line in plan.stop]
         starts = [self._enqueue(line, stops) for line in plan.start]
         task = asyncio.create_task(_all(stops + starts))
@@ -94,12 +94,12 @@ class Runner:
     def _servers_of(self, model_id: str) -> list[ObservedServer]:
         return [s for s in self._launcher.observed().values() if s.model_id == model_id]
 
-    async def quiet(self) -> None:
+    async def wait_idle(self) -> None:
         """Wait until no model is changing: a plan begun at once after it is not Busy."""
         while self._changing:
             await self._calm.wait()
 
-    def call_off(self, ports: Iterable[int]) -> None:
+    def cancel_queued(self, ports: Iterable[int]) -> None:
         """Forget the starts on these ports that still wait for their turn. Idempotent."""
         for port in list(ports):
             if port in self._queued:
@@ -175,7 +175,7 @@ class Runner:
         queued = self._queued.get(spec.port)
         if queued and queued[0] == spec:
             return queued[1]
-        self.call_off([spec.port])
+        self.cancel_queued([spec.port])
         mine = devices_of(spec)
         ahead = [task for task, theirs in self._line.items() if _share(mine, theirs)]
         task = self._spawn(self._start(line, stops + ahead))

@@ -17,8 +17,8 @@ from magid.catalog import registry
 from magid.config.settings import Config
 from magid.control import transitions
 from magid.control.snapshot import Snapshot
-from magid.control.state import Change, Ledger
-from magid.control.transitions import Next, Rescan
+from magid.control.state import Change, StateStore
+from magid.control.transitions import Rescan, Transition
 from magid.discovery.found import Scan
 from magid.discovery.scanner import Scanner
 from magid.errors import CannotWrite, MagidError, RescanFailed
@@ -36,14 +36,14 @@ _TIDY_S: Final = 60.0
 class Scanning:
     """One scan at a time; what it saw goes into the ledger."""
 
-    def __init__(self, config: Config, scanner: Scanner, ledger: Ledger) -> None:
+    def __init__(self, config: Config, scanner: Scanner, ledger: StateStore) -> None:
         self.scans = Scans()
         self.problem = ""  # why nothing is known of the folders yet
         self._known = False  # one scan has succeeded
         self._failed = ""  # what the last one failed with
         self._config = config
         self._scanner = scanner
-        self._ledger = ledger
+        self._store = ledger
         self._lock = asyncio.Lock()
         self._ended = asyncio.Event()
 
@@ -55,8 +55,8 @@ class Scanning:
             self._note_failure(error)
             return
         if pending:
-            disk = self._ledger.snapshot.disk
-            self._ledger.note_disk(replace(disk, pending=pending, listed=True))
+            disk = self._store.snapshot.disk
+            self._store.note_disk(replace(disk, pending=pending, listed=True))
         with suppress(Exception):  # noted by `rescan`
             await self.rescan()
 
@@ -103,14 +103,14 @@ class Scanning:
             trace = None if isinstance(error, MagidError) else error
             log.error("%s", why, extra=about(Event.SCAN_FAILED, error=code), exc_info=trace)
         self._failed = why
-        self._ledger.tell(Change("phase"))
+        self._store.notify(Change("phase"))
 
     def _need_something(self, scan: Scan) -> None:
         """Raises RescanFailed if nothing can be said of any folder."""
         if scan.models or len(scan.unreadable_roots) < len(self._config.model_paths):
             return
-        disk = replace(self._ledger.snapshot.disk, unreadable_roots=scan.unreadable_roots)
-        self._ledger.note_disk(disk)
+        disk = replace(self._store.snapshot.disk, unreadable_roots=scan.unreadable_roots)
+        self._store.note_disk(disk)
         first = scan.unreadable_roots[0]
         raise RescanFailed(
             f"cannot read any model folder: {first.path}: {first.reason}; create it, or "
@@ -120,13 +120,13 @@ class Scanning:
     async def _take_in(self, scan: Scan) -> Rescan:
         results: list[Rescan] = []
 
-        def take(now: Snapshot) -> Next:
+        def take(now: Snapshot) -> Transition:
             keep = timedelta(days=self._config.removed_model_days)
             after, result = transitions.scanned(now, scan, registry.utc_now(), keep)
             results.append(result)
             return after
 
-        await self._ledger.change(take)
+        await self._store.change(take)
         return results[-1]
 
     # -- what is in the way ----------------------------------------------------------------
@@ -134,7 +134,7 @@ class Scanning:
     @property
     def late(self) -> tuple[str, ...]:
         """The folders that do not answer."""
-        roots = self._ledger.snapshot.disk.unreadable_roots
+        roots = self._store.snapshot.disk.unreadable_roots
         return tuple(root.path for root in roots if root.is_late)
 
     async def keep_looking(self, taken_in: Callable[[], Awaitable[None]]) -> None:

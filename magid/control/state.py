@@ -20,7 +20,7 @@ from magid.catalog.registry import Registry
 from magid.config.settings import Config
 from magid.control import snapshot
 from magid.control.snapshot import ActiveProfile, Disk, Snapshot
-from magid.control.transitions import Next
+from magid.control.transitions import Transition
 from magid.errors import CannotWrite, Conflict, MagidError, PortTaken
 from magid.files.document import Store
 from magid.log.events import Event, about
@@ -47,7 +47,7 @@ class Writes:
     last_at: float | None = None  # of the last that was done; seconds since the epoch
 
 
-class Ledger:
+class StateStore:
     """Owns the store, the active profile and the present snapshot."""
 
     def __init__(self, config: Config, store: Store, profiles: ProfileDir) -> None:
@@ -95,7 +95,7 @@ class Ledger:
                 extra=about(Event.PROFILE_EDITED, profile=active.name),
             )  # fmt: skip
             self._swap(self._present.registry, active=self._as_it_is(active.name))
-            self.tell(Change("profile"))
+            self.notify(Change("profile"))
             if not self._closed:
                 self._spawn(self._keep_ports())
         return self._present
@@ -104,7 +104,7 @@ class Ledger:
         """What an edited profile enables may have got ports: keep them over a restart."""
         try:
             async with self._lock:
-                await self._change(lambda now: Next(now.registry))
+                await self._change(lambda now: Transition(now.registry))
         except CannotWrite as error:
             log.error("%s", error.message, extra=about(Event.STATE_PROBLEM, error=error.code))
 
@@ -131,15 +131,15 @@ class Ledger:
 
     # -- changing ------------------------------------------------------------------------
 
-    async def change(self, decide: Callable[[Snapshot], Next]) -> Snapshot:
+    async def change(self, decide: Callable[[Snapshot], Transition]) -> Snapshot:
         """Carry out what `decide` makes of the present moment; the moment that comes of it.
 
         An error, also one that `decide` raises, leaves all as it was. Raises CannotWrite, and
         PortTaken for `ports_for`. Goes on to its end if the caller is cancelled.
         """
-        return await self.alone(lambda: self._change(decide))
+        return await self.exclusive(lambda: self._change(decide))
 
-    async def alone(self, work: Callable[[], Awaitable[T]]) -> T:
+    async def exclusive(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do this while nothing else changes. Goes on to its end if the caller is cancelled.
 
         A cancelled caller would otherwise let go of the lock while its thread still writes.
@@ -163,7 +163,7 @@ class Ledger:
         task.add_done_callback(self._work.discard)
         return task
 
-    async def _change(self, decide: Callable[[Snapshot], Next]) -> Snapshot:
+    async def _change(self, decide: Callable[[Snapshot], Transition]) -> Snapshot:
         """Under the lock."""
         wish = decide(self.snapshot)
         draft = self._build(wish.registry, wish.disk, wish.active)
@@ -224,7 +224,7 @@ class Ledger:
         self, new: Registry, disk: Disk | None = None, active: ActiveProfile | None = None
     ) -> None:
         self._present = self._build(new, disk, active)
-        self.tell(Change("registry"))
+        self.notify(Change("registry"))
 
     # -- telling -------------------------------------------------------------------------
 
@@ -238,7 +238,7 @@ class Ledger:
 
         return unsubscribe
 
-    def tell(self, change: Change) -> None:
+    def notify(self, change: Change) -> None:
         """Tell all listeners, in the same order each.
 
         A listener that looks may find out a further change: that is told after this one. One that

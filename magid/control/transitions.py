@@ -16,7 +16,7 @@ from magid.errors import ModelDisabled, NotReady, PortTaken
 
 
 @dataclass(frozen=True, slots=True)
-class Next:
+class Transition:
     """What a change makes of the present moment; None leaves that part as it is."""
 
     registry: Registry
@@ -73,24 +73,26 @@ def edited(
     change: Callable[[ModelEntry], ModelEntry],
     *,
     asks_for_ports: bool = False,
-) -> Next:
+) -> Transition:
     """Change what is decided about one model.
 
     One that has no port anyway may stay so, unless this very change asks for its ports.
     """
     model = find(now, model_id)
     needs = model.model_id if asks_for_ports else _unless_blocked(now, model.model_id)
-    return Next(now.registry.with_entry(change(model.entry)), ports_for=needs)
+    return Transition(now.registry.with_entry(change(model.entry)), ports_for=needs)
 
 
-def pinned(now: Snapshot, model_id: str, port: int | None, port_range: tuple[int, int]) -> Next:
+def pinned(
+    now: Snapshot, model_id: str, port: int | None, port_range: tuple[int, int]
+) -> Transition:
     """Choose the model's port, or leave it to magid. Raises as `registry.pin_port`."""
     model = find(now, model_id)
     enabled = {m.model_id for m in now.models.values() if m.enabled}
     new = registry.pin_port(
         now.registry, model.model_id, port, enabled=enabled, port_range=port_range
     )
-    return Next(new, ports_for=_unless_blocked(now, model.model_id))
+    return Transition(new, ports_for=_unless_blocked(now, model.model_id))
 
 
 def _unless_blocked(now: Snapshot, model_id: str) -> str | None:
@@ -98,7 +100,7 @@ def _unless_blocked(now: Snapshot, model_id: str) -> str | None:
     return None if blocked else model_id
 
 
-def scanned(now: Snapshot, scan: Scan, at: datetime, keep: timedelta) -> tuple[Next, Rescan]:
+def scanned(now: Snapshot, scan: Scan, at: datetime, keep: timedelta) -> tuple[Transition, Rescan]:
     """Take in what a scan saw; `keep` is how long decisions outlive their model's file.
 
     It is so on disk, written down or not: a full disk must not keep models from starting.
@@ -112,4 +114,4 @@ def scanned(now: Snapshot, scan: Scan, at: datetime, keep: timedelta) -> tuple[N
     )
     disk = Disk(merge.found, scan.broken, (), scan.unreadable_roots, listed=True)
     result = Rescan(len(merge.found), merge.added, merge.removed, scan.broken, scan.duration_s)
-    return Next(merge.registry, disk, even_unwritten=True), result
+    return Transition(merge.registry, disk, even_unwritten=True), result

@@ -1,7 +1,7 @@
-"""What `magictl doctor` has seen of a machine, and what a check may make of it. Pure data.
+"""The facts about a machine that `magictl doctor` collects. Pure data.
 
-A look that could not be taken leaves an `Unknown` in its place, with the reason and the command
-that would take it; `known` ends a check that needs it. So no check has to ask who runs it.
+A fact that could not be collected is `NotCollected`, with the reason and the command that would
+get it; `known` ends a check that needs it. So no check has to ask who runs it.
 """
 
 from collections.abc import Mapping
@@ -37,25 +37,25 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Unknown:
+class NotCollected:
     """A look that was not taken. `run` is the command that takes it; empty: none does, here."""
 
     why: str
     run: str = ""
 
 
-class NotMade(Exception):
+class CheckSkipped(Exception):
     """A check that could not be made, for what `unknown` says."""
 
-    def __init__(self, unknown: Unknown) -> None:
+    def __init__(self, unknown: NotCollected) -> None:
         super().__init__(unknown.why)
         self.unknown = unknown
 
 
-def known(value: T | Unknown) -> T:
+def known(value: T | NotCollected) -> T:
     """The value. Raises NotMade where there is none."""
-    if isinstance(value, Unknown):
-        raise NotMade(value)
+    if isinstance(value, NotCollected):
+        raise CheckSkipped(value)
     return value
 
 
@@ -152,7 +152,7 @@ class ModelFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class SandboxTrial:
     """What a unit with a model's very sandbox could do; or why there was no such unit."""
 
     failed: str = ""  # the unit did not come up
@@ -196,7 +196,7 @@ class Gpus:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class StateFiles:
     """What magid keeps on disk, and what is wrong with it."""
 
     registry: str  # the path
@@ -215,7 +215,7 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class ServerFacts:
     """One server, as magid tells of it."""
 
     unit: str
@@ -241,7 +241,7 @@ class Daemon:
 
     problem: str = ""
     profile: str | None = None
-    servers: tuple[Server, ...] = ()
+    servers: tuple[ServerFacts, ...] = ()
     models: tuple[Model, ...] = ()
     broken: tuple[tuple[str, str], ...] = ()  # a model file's path, and the reason
 
@@ -252,19 +252,19 @@ class Facts:
 
     service: bool  # magid is installed as a service of this machine
     settings: Settings
-    machine: Machine | Unknown
-    accounts: Accounts | Unknown
-    units: Mapping[str, Unit] | Unknown
-    places: Mapping[str, Place] | Unknown  # those that are there
-    volumes: tuple[Volume, ...] | Unknown
-    writing: str | Unknown  # why the user magi cannot write its state; "" if it can
-    folders: tuple[Folder, ...] | Unknown
-    files: tuple[ModelFile, ...] | Unknown
-    trial: Trial | Unknown
-    listeners: tuple[Listener, ...] | Unknown
-    gpus: Gpus | Unknown
-    kept: Kept | Unknown
-    tokens: Tokens | Unknown
-    daemon: Daemon | Unknown
-    launcher: str | Unknown  # why the launcher does not answer; "" if it does
-    said: Mapping[str, tuple[str, ...]] | Unknown  # unit -> what its log says of GPUs
+    machine: Machine | NotCollected
+    accounts: Accounts | NotCollected
+    units: Mapping[str, Unit] | NotCollected
+    places: Mapping[str, Place] | NotCollected  # those that are there
+    volumes: tuple[Volume, ...] | NotCollected
+    writing: str | NotCollected  # why the user magi cannot write its state; "" if it can
+    folders: tuple[Folder, ...] | NotCollected
+    files: tuple[ModelFile, ...] | NotCollected
+    trial: SandboxTrial | NotCollected
+    listeners: tuple[Listener, ...] | NotCollected
+    gpus: Gpus | NotCollected
+    kept: StateFiles | NotCollected
+    tokens: Tokens | NotCollected
+    daemon: Daemon | NotCollected
+    launcher: str | NotCollected  # why the launcher does not answer; "" if it does
+    said: Mapping[str, tuple[str, ...]] | NotCollected  # unit -> what its log says of GPUs

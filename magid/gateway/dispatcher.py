@@ -20,20 +20,20 @@ from magid.control.state import Change
 from magid.errors import MagidError, NotReady, QueueFull, ServerLost
 from magid.gateway.accounting import request_log
 from magid.gateway.accounting.request_log import Outcome, Records, tell_end
-from magid.gateway.accounting.statistics import OTHER, Tally
+from magid.gateway.accounting.statistics import OTHER, RequestStatistics
 from magid.gateway.proxy import health
-from magid.gateway.proxy.forward import Client, Exchange
-from magid.gateway.proxy.health import Care
-from magid.gateway.proxy.load_balancer import Picker
+from magid.gateway.proxy.forward import ForwardedRequest, ResponseSink
+from magid.gateway.proxy.health import HealthChecker
+from magid.gateway.proxy.load_balancer import LoadBalancer
 from magid.gateway.proxy.on_demand import OnDemand
-from magid.gateway.proxy.queue import Rooms
+from magid.gateway.proxy.queue import FairQueues
 from magid.gateway.proxy.server import Server
 from magid.gateway.proxy.time_slices import TimeSlices
-from magid.gateway.proxy.two_stage import Stages, Work
-from magid.gateway.proxy.upstream import MISTAKE
+from magid.gateway.proxy.two_stage import ActiveRequest, TwoStageRequest
+from magid.gateway.proxy.upstream import INTERNAL_ERROR
 from magid.gateway.routing import auto_tier, fleet, model_list
 from magid.gateway.routing.fleet import Backend, Facts, Fleet
-from magid.gateway.routing.request import Asked
+from magid.gateway.routing.request import GatewayRequest
 from magid.gateway.routing.resolver import Route
 from magid.servers.backend import ServerState
 
@@ -49,22 +49,22 @@ class Dispatcher:
         self._daemon = daemon
         self._settings = daemon.config.gateway
         self.records = Records()
-        self.tally = Tally(self._is_model)
+        self.tally = RequestStatistics(self._is_model)
         self.errors: Counter[str] = Counter()  # that clients were answered with, by code
-        self._exchanges: dict[str, Exchange] = {}  # by the id of their record
+        self._exchanges: dict[str, ForwardedRequest] = {}  # by the id of their record
         self._servers: dict[str, Server] = {}  # by process
         self._leaving: dict[str, Server] = {}  # that get no more, and have something under way
         self._facts: dict[str, Facts] = {}  # by process
         self._seen: dict[str, Facts] = {}  # by hash of a spec: of servers that may be gone
-        self._rooms: Rooms[Exchange] = Rooms(self._settings.queue_limit)
-        self._picker = Picker()
+        self._rooms: FairQueues[ForwardedRequest] = FairQueues(self._settings.queue_limit)
+        self._picker = LoadBalancer()
         self.slices = TimeSlices()  # for large requests, the API's too
         self._fleet = Fleet()
         self._limited: dict[tuple[str, ...], Fleet] = {}  # what limited tokens may use of it
         self._listed: bytes | None = None
         self._is_stale = True
         self._tasks: set[asyncio.Task[None]] = set()
-        self._care = Care(daemon, self._spawn)
+        self._care = HealthChecker(daemon, self._spawn)
         self._on_demand = OnDemand(daemon, self._spawn, self._servers_of, self._on_failed_start)
         self._unsubscribe = daemon.subscribe(self._on_change)
 
@@ -204,7 +204,7 @@ class Dispatcher:
 
     # -- requests --------------------------------------------------------------------------
 
-    def begin(self, asked: Asked, client: Client) -> Work:
+    def begin(self, asked: GatewayRequest, client: ResponseSink) -> ActiveRequest:
         """Send it to where it belongs, in two stages where the profile wants that.
 
         Raises as `send` does.
@@ -213,10 +213,10 @@ class Dispatcher:
         if profile is not None and profile.two_stage.enabled:
             rules = profile.two_stage
             if auto_tier.has_stages(asked, self._fleet_for(asked.only), rules):
-                return Stages(asked, client, rules, self.send)
+                return TwoStageRequest(asked, client, rules, self.send)
         return self.send(asked, client)
 
-    def send(self, asked: Asked, client: Client) -> Exchange:
+    def send(self, asked: GatewayRequest, client: ResponseSink) -> ForwardedRequest:
         """Send it to a server, or let it wait for one.
 
         Raises what routing raises, NotReady without a sound server, QueueFull. The client may
@@ -227,7 +227,7 @@ class Dispatcher:
         except MagidError as error:
             self.tally.add(request_log.refused(asked, error.code), None)
             raise
-        exchange = Exchange(asked, client, route, self._retry, self._on_free, self._on_end)
+        exchange = ForwardedRequest(asked, client, route, self._retry, self._on_free, self._on_end)
         self.records.begin(exchange.record)
         self._exchanges[exchange.record.id] = exchange
         try:
@@ -239,11 +239,11 @@ class Dispatcher:
             raise
         return exchange
 
-    def route(self, asked: Asked) -> Route:
+    def route(self, asked: GatewayRequest) -> Route:
         """Where it would go now. Raises ModelNotFound, InvalidInput, NotReady, ServerFailed."""
         return auto_tier.route(asked, self._fleet_for(asked.only), self._picker.conversations)
 
-    def _route_or_hold(self, asked: Asked) -> Route:
+    def _route_or_hold(self, asked: GatewayRequest) -> Route:
         """As `route`; after a start, what cannot be answered waits until all models are known.
 
         Their servers may have run all the time: who asks while magid is restarted gets an answer,
@@ -256,7 +256,9 @@ class Dispatcher:
                 raise
             return Route(_UNKNOWN, (), "", is_open=True)
 
-    def explain(self, asked: Asked) -> tuple[Route, list[tuple[Server, str]], Server | None]:
+    def explain(
+        self, asked: GatewayRequest
+    ) -> tuple[Route, list[tuple[Server, str]], Server | None]:
         """Where the request would go now, without sending it.
 
         Its route, the servers of it with what keeps one from being taken, and the one that would
@@ -276,7 +278,7 @@ class Dispatcher:
         exchange.kill()
         return True
 
-    def _place_or_wait(self, exchange: Exchange) -> None:
+    def _place_or_wait(self, exchange: ForwardedRequest) -> None:
         if self._place(exchange):
             return
         starts = exchange.route.starts
@@ -290,7 +292,7 @@ class Dispatcher:
             )
         self._limit_wait(exchange)
 
-    def _limit_wait(self, exchange: Exchange) -> None:
+    def _limit_wait(self, exchange: ForwardedRequest) -> None:
         """Patience counts from where the request came: whatever it waits for next begins none."""
         starts = exchange.route.starts
         patience_s = self._on_demand.patience_s if starts else self._settings.queue_timeout
@@ -303,7 +305,7 @@ class Dispatcher:
             max(0.0, left_s), self._waited_too_long, exchange
         )
 
-    def _want(self, model_id: str, exchange: Exchange) -> None:
+    def _want(self, model_id: str, exchange: ForwardedRequest) -> None:
         """Have the model started, unless that is under way. Raises NotReady, or why it failed."""
         if not self._on_demand.is_coming(model_id):
             if exchange.asked.endpoint.method == "GET":
@@ -319,7 +321,7 @@ class Dispatcher:
         exchange.started.add(model_id)
         self._on_demand.want(model_id)
 
-    def _place(self, exchange: Exchange) -> bool:
+    def _place(self, exchange: ForwardedRequest) -> bool:
         """Whether it is on its way; else all its servers are full.
 
         Raises NotReady if none is sound.
@@ -344,7 +346,7 @@ class Dispatcher:
         exchange.send(server)
         return True
 
-    def _unsound(self, exchange: Exchange) -> NotReady:
+    def _unsound(self, exchange: ForwardedRequest) -> NotReady:
         servers = [self._servers.get(b.process) for b in exchange.route.backends]
         reasons = {s.breaker.reason for s in servers if s is not None and s.breaker.reason}
         why = "; ".join(sorted(reasons)) or "none is left"
@@ -355,7 +357,7 @@ class Dispatcher:
 
     # -- what exchanges tell ---------------------------------------------------------------
 
-    def _retry(self, exchange: Exchange) -> bool:
+    def _retry(self, exchange: ForwardedRequest) -> bool:
         """Another server for it; False if there is none."""
         try:
             exchange.route = self.route(exchange.asked)
@@ -364,16 +366,16 @@ class Dispatcher:
             return False
         return True
 
-    def _on_free(self, exchange: Exchange, server: Server) -> None:
+    def _on_free(self, exchange: ForwardedRequest, server: Server) -> None:
         self._part_from(server)
         if self._rooms:
             self._admit()
 
-    def _on_end(self, exchange: Exchange) -> None:
+    def _on_end(self, exchange: ForwardedRequest) -> None:
         self._rooms.leave(exchange.route.pool, exchange.asked.client, exchange)
         self._forget(exchange, exchange.record.outcome, exchange.record.error)
 
-    def _forget(self, exchange: Exchange, outcome: Outcome, error: str) -> None:
+    def _forget(self, exchange: ForwardedRequest, outcome: Outcome, error: str) -> None:
         self._exchanges.pop(exchange.record.id, None)
         self.records.end(exchange.record, outcome, error)
         self.tally.add(exchange.record, exchange.route)
@@ -385,7 +387,7 @@ class Dispatcher:
         """Send on whoever can go now."""
         self._rooms.serve(self._place_or_refuse)
 
-    def _place_or_refuse(self, exchange: Exchange) -> bool:
+    def _place_or_refuse(self, exchange: ForwardedRequest) -> bool:
         """Whether it need not wait any more."""
         return self._or_answer(self._place, exchange)
 
@@ -394,12 +396,14 @@ class Dispatcher:
         for exchange in self._rooms.drain(lambda _exchange: True):
             self._or_answer(self._reroute, exchange)
 
-    def _reroute(self, exchange: Exchange) -> bool:
+    def _reroute(self, exchange: ForwardedRequest) -> bool:
         exchange.route = self._route_or_hold(exchange.asked)
         self._place_or_wait(exchange)
         return True
 
-    def _or_answer(self, place: Callable[[Exchange], bool], exchange: Exchange) -> bool:
+    def _or_answer(
+        self, place: Callable[[ForwardedRequest], bool], exchange: ForwardedRequest
+    ) -> bool:
         """An error of it is this one's answer, and no harm to the others that wait."""
         try:
             return place(exchange)
@@ -407,7 +411,7 @@ class Dispatcher:
             exchange.refuse(error)
         except Exception:
             log.exception("request %s cannot be placed", exchange.record.id)
-            exchange.refuse(ServerLost(f"cannot answer: {MISTAKE}"), Outcome.FAILED)
+            exchange.refuse(ServerLost(f"cannot answer: {INTERNAL_ERROR}"), Outcome.FAILED)
         return True
 
     def _on_failed_start(self, model_id: str, error: MagidError, pause_s: float) -> None:
@@ -430,7 +434,7 @@ class Dispatcher:
     def _servers_of(self, model_id: str) -> list[Server]:
         return [s for s in self._servers.values() if s.backend.model_id == model_id]
 
-    def _waited_too_long(self, exchange: Exchange) -> None:
+    def _waited_too_long(self, exchange: ForwardedRequest) -> None:
         exchange.refuse(
             QueueFull(
                 "cannot answer in time: the request waited too long for "

@@ -93,7 +93,7 @@ class ChunkReader:
             self.payload.append(data[at : at + content])
         tail = data[at + content : at + step]
         if tail and tail != b"\r\n"[2 - self._left + content :][: len(tail)]:
-            raise Garbled("a chunk does not end where it should")
+            raise ProtocolError("a chunk does not end where it should")
         self._left -= step
         return at + step
 
@@ -101,7 +101,7 @@ class ChunkReader:
         found = data.find(b"\n", at)
         line = self._line + data[at : len(data) if found < 0 else found + 1]
         if len(line) > MAX_CHUNK_LINE:
-            raise Garbled("a chunk's size is too long")
+            raise ProtocolError("a chunk's size is too long")
         if found < 0:
             self._line = line
             return len(data)
@@ -109,7 +109,7 @@ class ChunkReader:
             return self._last(line, found + 1)
         match = _SIZE.fullmatch(line[:-2]) if line.endswith(b"\r\n") else None
         if match is None:
-            raise Garbled("a chunk's size is malformed")
+            raise ProtocolError("a chunk's size is malformed")
         size = int(match[1], 16)
         self._line = b""
         if not size:
@@ -127,7 +127,7 @@ class ChunkReader:
         elif line == b"0\r\n\r\n":
             self._line, self.done = b"", True
         else:
-            raise Garbled("there is a trailer behind the last chunk")
+            raise ProtocolError("there is a trailer behind the last chunk")
         return at
 
 
@@ -151,9 +151,9 @@ def _reply_head(head: bytes) -> ReplyHead:
     status, fields = parse_head(head)
     coding, length = fields.get(b"transfer-encoding"), fields.get(b"content-length")
     if coding is not None and (coding.lower() != b"chunked" or length is not None):
-        raise Garbled("its transfer coding is not plainly chunked")
+        raise ProtocolError("its transfer coding is not plainly chunked")
     if length is not None and not _LENGTH.fullmatch(length):
-        raise Garbled("its length is not a number")
+        raise ProtocolError("its length is not a number")
     has_body = coding is not None or length not in (None, b"0")
     _check_status(status, has_body=has_body)
     return ReplyHead(
@@ -172,9 +172,9 @@ _known_head = lru_cache(maxsize=256)(_reply_head)
 def _check_status(status: int, *, has_body: bool) -> None:
     """What magid never asks for is no answer: another protocol, another place, what is cached."""
     if status == 101 or 300 <= status < 400:
-        raise Garbled(f"its status is {status}, which nobody asked for")
+        raise ProtocolError(f"its status is {status}, which nobody asked for")
     if has_body and (status < 200 or status == 204):
-        raise Garbled(f"an answer of status {status} has no body")
+        raise ProtocolError(f"an answer of status {status} has no body")
 
 
 _TYPES = re.compile(
@@ -193,7 +193,7 @@ def _content_type(given: bytes | None) -> bytes:
         return _TEXT
     match = _TYPES.match(given)
     if match is None:
-        raise Garbled(f"its type {given[:60].decode('latin-1')!r} is none that is passed on")
+        raise ProtocolError(f"its type {given[:60].decode('latin-1')!r} is none that is passed on")
     return (given if match[2] else match[1]).lower()
 
 
@@ -254,7 +254,7 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])(?: [^\x00-\x08\x0a-\
 _HEADER_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
 
 
-class Garbled(Exception):
+class ProtocolError(Exception):
     """Not HTTP/1.1; the text says what."""
 
 
@@ -265,21 +265,21 @@ def parse_head(head: bytes) -> tuple[int, dict[bytes, bytes]]:
     """
     first, *lines = head.removesuffix(b"\r\n\r\n").split(b"\r\n", MAX_HEAD_LINES + 1)
     if len(lines) > MAX_HEAD_LINES:
-        raise Garbled("its head has too many lines")
+        raise ProtocolError("its head has too many lines")
     status_line = _STATUS_LINE.fullmatch(first)
     if not status_line:
-        raise Garbled("it is not HTTP")
+        raise ProtocolError("it is not HTTP")
     headers: dict[bytes, bytes] = {}
     for line in lines:
         header = _HEADER_LINE.fullmatch(line)
         if not header:
-            raise Garbled("a header is malformed")
+            raise ProtocolError("a header is malformed")
         name, value = header[1].lower(), header[2].strip()
         if name in headers and name in _ONCE:
-            raise Garbled(f"there are two {name.decode()} headers")
+            raise ProtocolError(f"there are two {name.decode()} headers")
         headers[name] = value
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-        raise Garbled("it is compressed, which nobody asked for")
+        raise ProtocolError("it is compressed, which nobody asked for")
     return int(status_line[1]), headers
 
 

@@ -14,7 +14,7 @@ from magid.errors import CannotWrite, MagidError
 from magid.launcher import protocol
 from magid.launcher.keys import KEYS, KeyRing
 from magid.launcher.policy import read_config
-from magid.launcher.server import USER, Launcher, log
+from magid.launcher.server import USER, LauncherServer, log
 from magid.launcher.transient_units import Units
 from magid.systemd import notify
 from magid.systemd.bus import Bus, BusError
@@ -92,7 +92,7 @@ async def _serve_over(
     notify.let_go(left)
     ring.keep_only(units.held)
     units.when_gone(ring.remove)
-    launcher = Launcher(units, ring, read_config)
+    launcher = LauncherServer(units, ring, read_config)
     # Not start_unix_server: from Python 3.13 on, its end removes the socket's file.
     server = await asyncio.start_server(
         launcher.answer, sock=listening, limit=protocol.MAX_LINE_BYTES
@@ -106,7 +106,9 @@ async def _serve_over(
     return over
 
 
-async def _until_over(launcher: Launcher, bus: Bus, stop: asyncio.Event, idle_s: float) -> bool:
+async def _until_over(
+    launcher: LauncherServer, bus: Bus, stop: asyncio.Event, idle_s: float
+) -> bool:
     """True when asked to end, or idle; False when the bus went away, and with it our references."""
     ends = [asyncio.create_task(launcher.idle(idle_s)), asyncio.create_task(stop.wait())]
     lost = asyncio.create_task(bus.wait_closed())

@@ -15,8 +15,8 @@ from magid.config.settings import Config
 from magid.errors import InvalidConfig, NotAllowed
 from magid.launcher import protocol
 from magid.launcher.model_files import Examined, examine, shards
-from magid.launcher.protocol import Start
-from magid.launcher.sandbox import Patience, UnitOrder
+from magid.launcher.protocol import StartRequest
+from magid.launcher.sandbox import Timeouts, UnitRequest
 from magid.llama.arguments import server_argv
 from magid.llama.program import find_program
 from magid.standalone import SCRIPTS
@@ -31,7 +31,7 @@ _GROUPS: Final = ("render", "video", "magi-models")  # GPU devices, and models t
 Examine = Callable[[Sequence[str], Sequence[Path]], Examined]
 
 
-def order_of(start: Start, settings: Config, examine: Examine = examine) -> UnitOrder:
+def authorize(start: StartRequest, settings: Config, examine: Examine = examine) -> UnitRequest:
     """The unit that a request asks for. Raises MagidError if it may not be, or cannot. Blocks."""
     spec = start.spec
     check_port(spec.port, settings)
@@ -47,7 +47,7 @@ def order_of(start: Start, settings: Config, examine: Examine = examine) -> Unit
     projector = () if spec.mmproj_path is None else (spec.mmproj_path,)
     found = examine((*shards(spec.model_path), *projector), settings.model_paths)
     folders = program_folders(program)
-    return UnitOrder(
+    return UnitRequest(
         spec=spec,
         profile=start.profile,
         argv=tuple(argv),
@@ -92,10 +92,10 @@ def check_port(port: int, settings: Config) -> None:
         )
 
 
-def patience_of(settings: Config) -> Patience:
+def patience_of(settings: Config) -> Timeouts:
     """The configuration's times."""
     restart = settings.restart
-    return Patience(
+    return Timeouts(
         max_startup_s=settings.max_startup_time,
         check_interval_s=settings.readiness_check_interval,
         stop_timeout_s=settings.stop_timeout,

@@ -31,7 +31,7 @@ _KINDS: Final = ("chat", "embedding", "reranker")
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class StartRequest:
     """Run this server; one on the same port is replaced.
 
     `flags` are the options that the installed llama-server knows: the launcher does not run it to
@@ -44,14 +44,14 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
+class StopRequest:
     """End the server; it can be started again with systemctl."""
 
     port: int
 
 
 @dataclass(frozen=True, slots=True)
-class Forget:
+class ForgetRequest:
     """End the server and let its unit disappear."""
 
     port: int
@@ -62,7 +62,7 @@ class Ping:
     """Ask whether the launcher answers."""
 
 
-Request = Start | Stop | Forget | Ping
+Request = StartRequest | StopRequest | ForgetRequest | Ping
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +85,9 @@ def request_line(request: Request) -> bytes:
     """The request as it goes over the socket. Raises InvalidInput if it is too long to send."""
     body: dict[str, Any] = {"verb": _VERBS[type(request)]}
     match request:
-        case Start(spec, profile, flags):
+        case StartRequest(spec, profile, flags):
             body |= {"spec": asdict(spec), "profile": profile, "flags": sorted(flags)}
-        case Stop(port) | Forget(port):
+        case StopRequest(port) | ForgetRequest(port):
             body |= {"port": port}
         case Ping():
             pass
@@ -108,7 +108,12 @@ def _line(body: Mapping[str, Any]) -> bytes:
     return json.dumps(body, separators=(",", ":")).encode() + b"\n"
 
 
-_VERBS: Final[Mapping[type, str]] = {Start: "start", Stop: "stop", Forget: "forget", Ping: "ping"}
+_VERBS: Final[Mapping[type, str]] = {
+    StartRequest: "start",
+    StopRequest: "stop",
+    ForgetRequest: "forget",
+    Ping: "ping",
+}
 
 
 # -- reading ---------------------------------------------------------------------------------
@@ -121,13 +126,13 @@ def parse_request(line: bytes) -> Request:
     match verb:
         case "start":
             _only(body, {"spec", "profile", "flags"}, "request")
-            return Start(
+            return StartRequest(
                 _spec(body["spec"]), _profile("profile", body["profile"]), _flags(body["flags"])
             )
         case "stop" | "forget":
             _only(body, {"port"}, "request")
             port = _port("port", body["port"])
-            return Stop(port) if verb == "stop" else Forget(port)
+            return StopRequest(port) if verb == "stop" else ForgetRequest(port)
         case "ping":
             _only(body, set(), "request")
             return Ping()

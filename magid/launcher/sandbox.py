@@ -1,6 +1,6 @@
-"""The box that every model runs in: one order -> the properties of one transient unit.
+"""The sandbox of every model: from one request to the properties of one transient unit.
 
-Pure. Nothing of the box comes from a request but the names and numbers of `UnitOrder`, all of them
+Pure. Nothing of it comes from a request but the names and numbers of `UnitRequest`, all of them
 checked before. Names and signatures are those of org.freedesktop.systemd1 for StartTransientUnit;
 what a manager older than 254 does not know, or writes wrongly, depends on `version`.
 """
@@ -85,7 +85,7 @@ class CheckedFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class Timeouts:
     """Times in seconds, and how often a server that ended by itself is started again."""
 
     max_startup_s: float
@@ -98,7 +98,7 @@ class Patience:
 
 
 @dataclass(frozen=True, slots=True)
-class UnitOrder:
+class UnitRequest:
     """All that decides about one unit."""
 
     spec: ServerSpec
@@ -110,10 +110,10 @@ class UnitOrder:
     scripts: str  # the folder of exec_model.py and wait_ready.py
     key_source: str  # the socket that has a new key for every process
     groups: tuple[str, ...]  # that exist here and open GPU devices or model files
-    patience: Patience
+    patience: Timeouts
 
 
-def unit_properties(order: UnitOrder, version: int) -> list[Property]:
+def unit_properties(order: UnitRequest, version: int) -> list[Property]:
     """The whole unit, for systemd of this major version.
 
     Raises InvalidInput for a path that this systemd would forget at a daemon-reload, and NotAllowed
@@ -154,7 +154,7 @@ def field_of(fields: Iterable[bytes], name: str) -> str:
 # -- groups of properties --------------------------------------------------------------------
 
 
-def _description(order: UnitOrder) -> list[Property]:
+def _description(order: UnitRequest) -> list[Property]:
     spec = order.spec
     profile = f", profile {order.profile}" if order.profile else ""
     return [
@@ -168,7 +168,7 @@ def _description(order: UnitOrder) -> list[Property]:
     ]
 
 
-def _service(order: UnitOrder, version: int) -> list[Property]:
+def _service(order: UnitRequest, version: int) -> list[Property]:
     spec, patience = order.spec, order.patience
     key = credential_path(spec.port)
     gate = [PYTHON, "-I", "-S", f"{order.scripts}/exec_model.py", *map(str, order.files), "--"]
@@ -205,7 +205,7 @@ def command_property(name: str, argv: Sequence[str], version: int) -> Property:
     return Property(name, "a(sasb)", [(argv[0], list(argv), False)])
 
 
-def _restart(patience: Patience, version: int) -> list[Property]:
+def _restart(patience: Timeouts, version: int) -> list[Property]:
     """As the embedded launcher restarts, as far as systemd can: the pause grows from 254 on."""
     first, longest = patience.first_delay_s, patience.max_delay_s
     properties = [
@@ -233,7 +233,7 @@ def _limits(spec: ServerSpec) -> list[Property]:
     return limits
 
 
-def _identity(order: UnitOrder) -> list[Property]:
+def _identity(order: UnitRequest) -> list[Property]:
     return [
         Property("DynamicUser", "b", True),
         Property("User", "s", f"llama-{order.spec.port}"),
@@ -246,7 +246,7 @@ def _identity(order: UnitOrder) -> list[Property]:
     ]
 
 
-def _file_system(order: UnitOrder, version: int) -> list[Property]:
+def _file_system(order: UnitRequest, version: int) -> list[Property]:
     shown = _shown(order)
     homely = any(_is_below(path, home) for path in (*shown, *order.roots) for home in _HOMES)
     empty = [(path, "ro") for path in _hidden(order)]
@@ -266,7 +266,7 @@ def _file_system(order: UnitOrder, version: int) -> list[Property]:
     ]
 
 
-def _hidden(order: UnitOrder) -> list[str]:
+def _hidden(order: UnitRequest) -> list[str]:
     """The fixed folders, and each model folder that is in none of them."""
     needed = (PYTHON, order.scripts, *order.program_folders, "/usr/lib", "/etc/passwd", "/run")
     outside = []
@@ -282,7 +282,7 @@ def _hidden(order: UnitOrder) -> list[str]:
     return [*_HIDDEN, *sorted(set(outside))]
 
 
-def _shown(order: UnitOrder) -> list[str]:
+def _shown(order: UnitRequest) -> list[str]:
     """What has to be seen of what is hidden: the model's files, and the programs."""
     programs = {
         folder
@@ -360,7 +360,7 @@ def _devices() -> list[Property]:
     ]
 
 
-def _log_fields(order: UnitOrder, made_of: str) -> Property:
+def _log_fields(order: UnitRequest, made_of: str) -> Property:
     """What the unit says of itself, in every journal entry and to whoever asks systemd."""
     spec = order.spec
     fields = {
@@ -376,7 +376,7 @@ def _log_fields(order: UnitOrder, made_of: str) -> Property:
 # -- values ----------------------------------------------------------------------------------
 
 
-def _check_writable(order: UnitOrder, version: int) -> None:
+def _check_writable(order: UnitRequest, version: int) -> None:
     refused = _UNMOUNTABLE if version >= 254 else _UNMOUNTABLE | _UNWRITABLE
     for path in (*(file.path for file in order.files), *order.program_folders, order.scripts):
         if bad := refused & set(path):
@@ -399,7 +399,7 @@ def _is_below(path: str, folder: str) -> bool:
     return PurePosixPath(path).is_relative_to(folder)
 
 
-def _window_s(patience: Patience) -> float:
+def _window_s(patience: Timeouts) -> float:
     """Long enough to count to the limit: a server that hangs in loading takes all its time again.
 
     A shorter window would forget the first start before the last one, and never give up.

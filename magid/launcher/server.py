@@ -23,8 +23,8 @@ from magid.errors import Busy, InvalidInput, MagidError, NotAllowed, TimedOut
 from magid.launcher import protocol, sandbox
 from magid.launcher.keys import KeyRing
 from magid.launcher.model_files import Examiner
-from magid.launcher.policy import order_of
-from magid.launcher.protocol import Forget, Ping, Reply, Request, Start, Stop
+from magid.launcher.policy import authorize
+from magid.launcher.protocol import ForgetRequest, Ping, Reply, Request, StartRequest, StopRequest
 from magid.launcher.transient_units import Units
 from magid.systemd.journal_socket import JournalSocket
 
@@ -41,7 +41,7 @@ log = logging.getLogger("magi-launcher")
 # -- who asks, and how -----------------------------------------------------------------------
 
 
-class Launcher:
+class LauncherServer:
     """Answers connections until it is asked to stop, or has nothing to do.
 
     `settings` is asked for each request, so that an edited configuration holds at once.
@@ -119,11 +119,11 @@ class Launcher:
         match request:
             case Ping():
                 return Reply(details={"units": len(self._units.held)})
-            case Start(spec):
+            case StartRequest(spec):
                 return await self._alone(spec.port, lambda: self._start(request))
-            case Stop(port):
+            case StopRequest(port):
                 return await self._alone(port, lambda: self._stop(port))
-            case Forget(port):
+            case ForgetRequest(port):
                 return await self._alone(port, lambda: self._forget(port))
 
     async def _alone(self, port: int, work: Callable[[], Awaitable[None]]) -> Reply:
@@ -131,8 +131,8 @@ class Launcher:
             await work()
         return Reply()
 
-    async def _start(self, start: Start) -> None:
-        order = await asyncio.to_thread(order_of, start, self._settings(), self._examine)
+    async def _start(self, start: StartRequest) -> None:
+        order = await asyncio.to_thread(authorize, start, self._settings(), self._examine)
         properties = sandbox.unit_properties(order, self._units.version)
         log.info("starting %s (%s)", order.spec.unit, order.spec.model_id)
         await self._units.start(order.spec.port, properties)

@@ -45,7 +45,7 @@ _LONGEST_STOP_S: Final = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class UnitFacts:
     """What systemd says of one unit that it has loaded."""
 
     transient: bool
@@ -172,7 +172,7 @@ class Units:
         await self._until(name, lambda seen: seen.is_down, patience)
         await self._tolerant("ResetFailedUnit", name)
 
-    async def _until(self, name: str, over: Callable[[Seen], bool], patience_s: float) -> None:
+    async def _until(self, name: str, over: Callable[[UnitFacts], bool], patience_s: float) -> None:
         """Wait until it is so, or the unit is gone: look, and look again at each signal."""
         try:
             async with asyncio.timeout(patience_s):
@@ -189,7 +189,7 @@ class Units:
                 unit=name,
             ) from None
 
-    async def _ours(self, name: str) -> Seen | None:
+    async def _ours(self, name: str) -> UnitFacts | None:
         """The unit, if it is loaded. Raises Conflict if it is not of our making."""
         seen = await self._look(name)
         if seen is None or not (seen.transient or seen.fragment):
@@ -198,7 +198,7 @@ class Units:
             return seen
         raise _not_ours(name, seen.fragment)
 
-    async def _look(self, name: str) -> Seen | None:
+    async def _look(self, name: str) -> UnitFacts | None:
         """None if it is not loaded; to ask does not load it."""
         try:
             (path,) = await self._manager("GetUnit", "s", name)
@@ -256,10 +256,10 @@ class Units:
 # -- reading ---------------------------------------------------------------------------------
 
 
-def seen_in(properties: Mapping[str, Any]) -> Seen:
+def seen_in(properties: Mapping[str, Any]) -> UnitFacts:
     """What matters here of all the properties of a unit."""
     fields = [bytes(field) for field in properties.get("LogExtraFields", ())]
-    return Seen(
+    return UnitFacts(
         transient=bool(properties.get("Transient", False)),
         active=str(properties.get("ActiveState", "")),
         spec=field_of(fields, SPEC_FIELD),

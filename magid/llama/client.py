@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from magid.errors import BadReply, ServerUnreachable
 from magid.host.ports import Endpoint
-from magid.http.framing import Garbled, parse_head
+from magid.http.framing import ProtocolError, parse_head
 from magid.http.limits import MAX_CHUNKS, MAX_COLLECTED_BYTES, MAX_HEAD_BYTES, parsed
 from magid.llama import connection
 
@@ -154,7 +154,7 @@ def _as_unreachable(endpoint: Endpoint) -> Iterator[None]:
         raise BadReply(f"cannot read the answer of {endpoint}: it is too long") from None
     except asyncio.IncompleteReadError:
         raise BadReply(f"cannot read the answer of {endpoint}: it ends too early") from None
-    except Garbled as error:
+    except ProtocolError as error:
         raise BadReply(f"cannot read the answer of {endpoint}: {error}") from None
     except OSError as error:
         why = error.strerror or str(error)
@@ -199,17 +199,17 @@ async def _read_body(
 ) -> bytes:
     length, coding = headers.get(b"content-length"), headers.get(b"transfer-encoding")
     if status < 200:
-        raise Garbled(f"its status is {status}")
+        raise ProtocolError(f"its status is {status}")
     if status in (204, 304):
         return b""
     if coding is not None:
         if coding.lower() != b"chunked" or length is not None:
-            raise Garbled("its transfer coding is not plainly chunked")
+            raise ProtocolError("its transfer coding is not plainly chunked")
         return await _read_chunks(reader)
     if length is None:
         return await read_at_most(reader, MAX_COLLECTED_BYTES)
     if not re.fullmatch(rb"[0-9]{1,12}", length):
-        raise Garbled("its length is not a number")
+        raise ProtocolError("its length is not a number")
     if int(length) > MAX_COLLECTED_BYTES:
         raise TooLong
     return await reader.readexactly(int(length))
@@ -224,14 +224,14 @@ async def _read_chunks(reader: asyncio.StreamReader) -> bytes:
             raise TooLong
         body += await reader.readexactly(size)
         if await reader.readexactly(2) != b"\r\n":
-            raise Garbled("a chunk does not end where it should")
+            raise ProtocolError("a chunk does not end where it should")
     return bytes(body)  # trailers mean nothing to us, and the connection ends here
 
 
 async def _chunk_size(reader: asyncio.StreamReader) -> int:
     line = _CHUNK_SIZE.fullmatch(await reader.readuntil(b"\r\n"))
     if not line:
-        raise Garbled("a chunk's size is malformed")
+        raise ProtocolError("a chunk's size is malformed")
     return int(line[1], 16)
 
 

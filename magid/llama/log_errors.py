@@ -14,7 +14,7 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _CRASHES = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 
 
-class LastWords:
+class LastErrors:
     """What a process said of its own end: the first and the last error line, in bounded memory."""
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ def error_text(line: str) -> str:
     return " ".join(printable.split())[:_MAX_QUOTE]
 
 
-def exit_reason(returncode: int, words: LastWords, *, was_ready: bool) -> str:
+def exit_reason(returncode: int, words: LastErrors, *, was_ready: bool) -> str:
     """Why a process ended that nobody had asked to, in words.
 
     `returncode` is negative for a signal. A start that fails tells the cause first and what comes

@@ -69,7 +69,7 @@ class ObservedServer:
         return (self.model_id, self.instance)
 
 
-def first_sight(spec: ServerSpec) -> ObservedServer:
+def initial_state(spec: ServerSpec) -> ObservedServer:
     """What is known of a server that was asked for and not looked at yet."""
     return ObservedServer(
         port=spec.port,
@@ -81,7 +81,7 @@ def first_sight(spec: ServerSpec) -> ObservedServer:
     )
 
 
-class Launcher(Protocol):
+class ServerBackend(Protocol):
     """Runs servers. `processes` does it with children, `systemd` with transient units.
 
     All of it is called from the event loop. A listener is called for each change of state, in

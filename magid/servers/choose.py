@@ -7,8 +7,8 @@ from typing import Final
 from magid.config.settings import Config
 from magid.errors import InvalidConfig
 from magid.llama.program import LlamaProgram
-from magid.servers.backend import Launcher
-from magid.servers.processes.backend import ProcessLauncher
+from magid.servers.backend import ServerBackend
+from magid.servers.processes.backend import ProcessBackend
 from magid.servers.processes.supervisor import RestartPolicy
 
 SOCKET: Final = Path("/run/magi/launcher.sock")
@@ -43,12 +43,12 @@ def check(settings: Config) -> str:
     return choose(settings.launcher, booted=_BOOTED.is_dir(), reachable=SOCKET.is_socket())
 
 
-def build(settings: Config, program: Program, profile: Callable[[], str | None]) -> Launcher:
+def build(settings: Config, program: Program, profile: Callable[[], str | None]) -> ServerBackend:
     """The launcher, not open yet; `profile` gives the active profile's name. InvalidConfig."""
     if check(settings) == "systemd":
         return _with_systemd(settings, program, profile)
     restart = settings.restart
-    return ProcessLauncher(
+    return ProcessBackend(
         settings.state_dir / "keys",
         program,
         max_startup_s=settings.max_startup_time,
@@ -65,13 +65,13 @@ def build(settings: Config, program: Program, profile: Callable[[], str | None])
 
 def _with_systemd(
     settings: Config, program: Program, profile: Callable[[], str | None]
-) -> Launcher:
+) -> ServerBackend:
     # Only here: the D-Bus library costs time to import, and need not be there for the other one.
     try:
-        from magid.servers.systemd.backend import SystemdLauncher
+        from magid.servers.systemd.backend import SystemdBackend
     except ModuleNotFoundError as error:
         raise InvalidConfig(
             f"cannot use launcher systemd: Python's module {error.name} is not there; install "
             "dbus-fast, or set launcher to process"
         ) from error
-    return SystemdLauncher(program, profile=profile, stop_timeout_s=settings.stop_timeout)
+    return SystemdBackend(program, profile=profile, stop_timeout_s=settings.stop_timeout)

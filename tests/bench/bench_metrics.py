@@ -23,10 +23,10 @@ from magid.api.metrics_families import Kind, Labelled
 from magid.discovery.tiers import Tier
 from magid.errors import LlamaServerMissing
 from magid.gateway.accounting.request_log import Outcome, Record, Records, of
-from magid.gateway.accounting.statistics import Tally
+from magid.gateway.accounting.statistics import RequestStatistics
 from magid.gateway.dispatcher import Dispatcher
 from magid.gateway.routing.endpoints import find
-from magid.gateway.routing.request import Asked
+from magid.gateway.routing.request import GatewayRequest
 from magid.gateway.routing.resolver import Reason, Route
 from magid.llama.program import LlamaProgram
 from tests import ggufs
@@ -43,7 +43,7 @@ FIGURES = (
 )
 
 
-def ended(asked: Asked, model: str) -> Record:
+def ended(asked: GatewayRequest, model: str) -> Record:
     record = of(asked)
     record.model_id, record.port, record.tier, record.status = model, 8080, "fast", 200
     record.outcome, record.sent_s, record.first_byte_s = Outcome.OK, 0.001, 0.2
@@ -54,9 +54,9 @@ def ended(asked: Asked, model: str) -> Record:
 def counting() -> None:
     endpoint = find("POST", "/v1/chat/completions")
     assert endpoint is not None
-    asked = Asked(endpoint, b"{}", {"stream": True}, "m", "1")
+    asked = GatewayRequest(endpoint, b"{}", {"stream": True}, "m", "1")
     route = Route("m", (), "model", Tier.FAST, reason=Reason.MODEL)
-    records, tally = Records(), Tally(lambda _: True)
+    records, tally = Records(), RequestStatistics(lambda _: True)
     given = [ended(asked, "m") for _ in range(REQUESTS)]
 
     def life() -> None:
@@ -114,7 +114,7 @@ async def scrapes() -> None:
 def fill(ctx: Context) -> None:
     endpoint = find("POST", "/v1/chat/completions")
     assert endpoint is not None
-    asked = Asked(endpoint, b"{}", {"stream": True}, "m", "1")
+    asked = GatewayRequest(endpoint, b"{}", {"stream": True}, "m", "1")
     for server in ctx.daemon.observed().values():
         for reason in Reason:
             for outcome in Outcome:

@@ -7,7 +7,14 @@ from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
-from magid.launcher.protocol import Forget, Reply, Request, Start, parse_reply, request_line
+from magid.launcher.protocol import (
+    ForgetRequest,
+    Reply,
+    Request,
+    StartRequest,
+    parse_reply,
+    request_line,
+)
 from magid.llama.spec import ServerSpec
 from magid.systemd.unit_names import unit_name
 from tests.deadlines import DEADLINE_S
@@ -76,7 +83,7 @@ class Asker:
         return done.stdout.encode()
 
     def start(self, spec: ServerSpec, profile: str | None = "production") -> Reply:
-        return self.ask(Start(spec, profile, FLAGS))
+        return self.ask(StartRequest(spec, profile, FLAGS))
 
     @contextmanager
     def running(self, spec: ServerSpec) -> Iterator[str]:
@@ -87,7 +94,7 @@ class Asker:
             self.wait_active(spec)
             yield spec.unit
         finally:
-            self.ask(Forget(spec.port))
+            self.ask(ForgetRequest(spec.port))
 
     def wait_active(self, spec: ServerSpec) -> None:
         self.wait_state(spec.port, "active")

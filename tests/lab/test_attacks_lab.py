@@ -16,7 +16,7 @@ import pytest
 
 from magid.api.routes import ROUTES
 from magid.gateway.routing.endpoints import ENDPOINTS
-from magid.launcher.protocol import Ping, Start, request_line
+from magid.launcher.protocol import Ping, StartRequest, request_line
 from magid.systemd.unit_names import unit_name
 from tests.deadlines import DEADLINE_S, SET_UP_S
 from tests.lab.container import ENVIRONMENT, Container, booted
@@ -311,7 +311,9 @@ PORTS = (22, 1024, 8000, 8079, *range(8083, 8090), FOREIGN, FOREIGN, 65_535, 65_
 
 def hostile(dice: random.Random, good: dict[str, Any]) -> bytes:
     """One request: of the right form most often, and asking for what it may not have."""
-    verb = dice.choice(("start", "start", "start", "stop", "forget", "ping", "exec", "Start"))
+    verb = dice.choice(
+        ("start", "start", "start", "stop", "forget", "ping", "exec", "StartRequest")
+    )
     port = dice.choice(PORTS)
     if verb in ("stop", "forget"):
         return json.dumps({"verb": verb, "port": port}).encode() + b"\n"
@@ -374,7 +376,7 @@ def test_a_hostile_magid_gets_no_more_than_models(daemon: Daemon) -> None:
     container, dice = daemon.container, random.Random(SEED)
     asker = Asker.of(container)
     spec = asker.spec(model_path=f"/models/{FILES[0]}", model_id="x")
-    good = json.loads(request_line(Start(spec, None, FLAGS)))
+    good = json.loads(request_line(StartRequest(spec, None, FLAGS)))
     lines = b"".join(hostile(dice, good) for _ in range(REQUESTS))
     ask = ["python3", "-I", "-c", ASK_MANY]
     with decoys(container) as pids:

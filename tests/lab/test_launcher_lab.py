@@ -10,7 +10,14 @@ import httpx
 import pytest
 
 from magid.errors import InvalidInput
-from magid.launcher.protocol import Forget, Ping, Start, Stop, parse_request, request_line
+from magid.launcher.protocol import (
+    ForgetRequest,
+    Ping,
+    StartRequest,
+    StopRequest,
+    parse_request,
+    request_line,
+)
 from magid.launcher.server import REFUSED_ID
 from tests import ggufs
 from tests.lab.container import Container
@@ -104,10 +111,10 @@ def test_a_stop_through_the_launcher(asker: Asker) -> None:
     spec, container = asker.spec(), asker.container
     with asker.running(spec) as unit:
         pid = container.pid_of(unit)
-        assert asker.ask(Stop(spec.port)).ok
+        assert asker.ask(StopRequest(spec.port)).ok
         assert not container.exists(f"/proc/{pid}")
         assert container.show(unit, "ActiveState")["ActiveState"] == "inactive"
-        assert asker.ask(Stop(spec.port)).ok
+        assert asker.ask(StopRequest(spec.port)).ok
         assert asker.start(spec).ok
         asker.wait_active(spec)
 
@@ -115,9 +122,9 @@ def test_a_stop_through_the_launcher(asker: Asker) -> None:
 def test_forgetting(asker: Asker) -> None:
     spec, container = asker.spec(), asker.container
     with asker.running(spec) as unit:
-        assert asker.ask(Forget(spec.port)).ok
+        assert asker.ask(ForgetRequest(spec.port)).ok
         assert container.show(unit, "LoadState")["LoadState"] == "not-found"
-        assert asker.ask(Forget(spec.port)).ok
+        assert asker.ask(ForgetRequest(spec.port)).ok
 
 
 def test_the_same_again_is_a_restart(asker: Asker) -> None:
@@ -218,7 +225,7 @@ def test_a_launcher_killed_within_a_request(asker: Asker) -> None:
     with asker.running(spec):
         for pause in (0.0, 0.02, 0.1, 0.25):
             with asker.connected() as sock:
-                sock.sendall(request_line(Start(other, None, FLAGS)))
+                sock.sendall(request_line(StartRequest(other, None, FLAGS)))
                 time.sleep(pause)  # where it is hit is left to chance
                 container.systemctl("kill", "--signal=KILL", "magi-launcher.service")
             assert asker.ask(Ping()).ok
@@ -259,7 +266,7 @@ def test_a_file_that_vanishes(asker: Asker, chat_model: Path) -> None:
         )
         again = asker.start(spec)
         assert (again.error, "No such file" in again.message) == ("ServerFailed", True)
-        assert asker.ask(Stop(spec.port)).ok
+        assert asker.ask(StopRequest(spec.port)).ok
         assert asker.is_in(spec.port, "inactive")()
 
 
@@ -292,7 +299,7 @@ def test_a_model_that_cannot_be_loaded(asker: Asker, chat_model: Path) -> None:
         assert shown["ExecMainStatus"] == "1"
         assert int(shown["NRestarts"]) in (2, 3)  # the last one is only tried
     finally:
-        asker.ask(Forget(spec.port))
+        asker.ask(ForgetRequest(spec.port))
 
 
 def test_another_program_on_the_port(asker: Asker) -> None:
@@ -308,14 +315,18 @@ def test_another_program_on_the_port(asker: Asker) -> None:
         asker.wait_state(spec.port, "failed")
     finally:
         container.systemctl("stop", "stranger.service")
-        asker.ask(Forget(spec.port))
+        asker.ask(ForgetRequest(spec.port))
 
 
 def test_a_unit_of_somebody_else(asker: Asker) -> None:
     spec, container = asker.spec(), asker.container
     container.run(["systemd-run", f"--unit={spec.unit}", "sleep", "1000"])
     try:
-        for request in (Start(spec, None, FLAGS), Stop(spec.port), Forget(spec.port)):
+        for request in (
+            StartRequest(spec, None, FLAGS),
+            StopRequest(spec.port),
+            ForgetRequest(spec.port),
+        ):
             assert asker.ask(request).error == "Conflict"
         assert container.show(spec.unit, "ActiveState")["ActiveState"] == "active"
     finally:
@@ -354,7 +365,7 @@ def test_names_of_files(asker: Asker, name: str, chat_model: Path) -> None:
         container.systemctl("daemon-reload")
         container.systemctl("restart", spec.unit)
     finally:
-        asker.ask(Forget(spec.port))
+        asker.ask(ForgetRequest(spec.port))
 
 
 def test_shards(asker: Asker, tmp_path: Path) -> None:
@@ -463,7 +474,7 @@ def is_request(data: bytes) -> bool:
 
 def test_noise_changes_nothing(asker: Asker) -> None:
     """Random bytes and mangled requests: an answer or a closed connection, and no unit."""
-    good = request_line(Start(asker.spec(), None, FLAGS))
+    good = request_line(StartRequest(asker.spec(), None, FLAGS))
     before = asker.container.systemctl("list-units", "--all", "--plain", "llama-server@*")
     for _ in range(100):
         at = secrets.randbelow(len(good) - 1)

@@ -42,7 +42,7 @@ class Source:
 
 async def server_logs(ctx: Context, call: Call) -> Reply | Stream:
     """The log of one of a model's servers, oldest line first."""
-    model_id = ctx.daemon.known_id(call.params["modelId"])
+    model_id = ctx.daemon.resolve_id(call.params["modelId"])
     port = _port_of(ctx, model_id, call.query.get("instance", 0))
     launcher = ctx.daemon.launcher
     source = Source(

@@ -29,7 +29,7 @@ async def get_metrics(ctx: Context, call: Call) -> Reply:
 
 async def get_server_metrics(ctx: Context, call: Call) -> Reply:
     """What one llama-server itself tells Prometheus."""
-    model_id = ctx.daemon.known_id(call.params["modelId"])
+    model_id = ctx.daemon.resolve_id(call.params["modelId"])
     server = _server_of(ctx, model_id, call.query.get("instance", 0))
     if server.state is not ServerState.READY:
         why = f": {server.reason}" if server.reason else ""

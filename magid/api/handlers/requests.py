@@ -27,7 +27,7 @@ async def explain(ctx: Context, call: Call) -> Reply:
     outline = call.outline
     fields, model = request.checked(given.request, outline)
     body = to_json(given.request) if outline is None else b""
-    wanted = request.Asked(endpoint, body, fields, model, outline=outline)
+    wanted = request.GatewayRequest(endpoint, body, fields, model, outline=outline)
     route, verdicts, chosen = ctx.gateway.explain(wanted)
     candidates = [_candidate(ctx, server, why) for server, why in verdicts]
     answer: gateway_schemas.Explanation = {

@@ -27,7 +27,7 @@ async def start(ctx: Context, call: Call) -> Reply:
 
 async def stop(ctx: Context, call: Call) -> Reply:
     """Stop a model's servers."""
-    model_id = ctx.daemon.known_id(call.params["modelId"])
+    model_id = ctx.daemon.resolve_id(call.params["modelId"])
     return await _act(ctx, call, model_id, "Stop", ctx.daemon.stop(model_id))
 
 
@@ -98,7 +98,7 @@ async def readyz(ctx: Context, call: Call) -> Reply:
 
 
 def _model_reasons(ctx: Context, name: str) -> list[str]:
-    model_id = ctx.daemon.known_id(name)
+    model_id = ctx.daemon.resolve_id(name)
     servers = [s for s in ctx.daemon.observed().values() if s.model_id == model_id]
     if any(s.state is ServerState.READY for s in servers):
         return []

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from magid.doctor.checks import configured, gpu, installed, machine, models, running
-from magid.doctor.facts import Facts, Finding, NotMade, Severity, Unknown
+from magid.doctor.facts import CheckSkipped, Facts, Finding, NotCollected, Severity
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Result:
 
     check: Check
     findings: tuple[Finding, ...] = ()
-    not_made: Unknown | None = None
+    not_made: NotCollected | None = None
 
     @property
     def severity(self) -> Severity | None:
@@ -73,6 +73,6 @@ def _result(check: Check, facts: Facts) -> Result:
     try:
         for finding in check.find(facts):
             findings.append(finding)
-    except NotMade as error:
+    except CheckSkipped as error:
         return Result(check, tuple(findings), error.unknown)
     return Result(check, tuple(findings))

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Final
 
-from magid.doctor.facts import Facts, Finding, Gpus, Unknown, known
+from magid.doctor.facts import Facts, Finding, Gpus, NotCollected, known
 from magid.launcher.sandbox import DEVICES
 
 NVIDIA: Final = "10de"
@@ -17,8 +17,8 @@ def nodes(facts: Facts) -> Iterator[Finding]:
     """Each GPU has its device nodes, and a server in its sandbox can open them."""
     gpus = known(facts.gpus)
     yield from _missing(gpus)
-    groups = frozenset() if isinstance(facts.accounts, Unknown) else facts.accounts.groups
-    tried = {} if isinstance(facts.trial, Unknown) else facts.trial.nodes or {}
+    groups = frozenset() if isinstance(facts.accounts, NotCollected) else facts.accounts.groups
+    tried = {} if isinstance(facts.trial, NotCollected) else facts.trial.nodes or {}
     for node in gpus.nodes:
         why = tried.get(node.path, "")
         others = bool(node.mode & 0o006 == 0o006)
@@ -94,7 +94,7 @@ def use(facts: Facts) -> Iterator[Finding]:
     """Models that should run on a GPU do: llama-server goes on without one, and says it is well."""
     if not _wants_gpu(facts):
         return
-    program = None if isinstance(facts.trial, Unknown) else facts.trial.program
+    program = None if isinstance(facts.trial, NotCollected) else facts.trial.program
     if program and program.version and not program.devices:
         yield Finding(f"{program.path} finds no GPU", _why_none(facts), do=_where_from(facts))
         return
@@ -120,7 +120,7 @@ def _where_from(facts: Facts) -> str:
 def _wants_gpu(facts: Facts) -> bool:
     """Somebody asked for layers on a GPU, or there is one that nobody has declined."""
     daemon = facts.daemon
-    models = () if isinstance(daemon, Unknown) else daemon.models
+    models = () if isinstance(daemon, NotCollected) else daemon.models
     asked = [facts.settings.config.server_defaults.n_gpu_layers, *(m.layers for m in models)]
     if any(layers is not None and layers > 0 for layers in asked):
         return True

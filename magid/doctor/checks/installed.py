@@ -6,7 +6,16 @@ from typing import Final
 
 from magid.doctor.collect.files import API, ETC, KEY_SOCKET, KEYS, LAUNCHER
 from magid.doctor.collect.services import TRIAL
-from magid.doctor.facts import Facts, Finding, NotMade, Place, Severity, Unit, Unknown, known
+from magid.doctor.facts import (
+    CheckSkipped,
+    Facts,
+    Finding,
+    NotCollected,
+    Place,
+    Severity,
+    Unit,
+    known,
+)
 
 OLDEST_SYSTEMD: Final = 252  # Debian 12's, and the oldest that the lab boots
 _GROWING: Final = 254  # RestartSteps=
@@ -39,7 +48,9 @@ def systemd(facts: Facts) -> Iterator[Finding]:
     """The init is systemd, new enough, and on cgroup v2."""
     machine = known(facts.machine)
     if not machine.systemd:
-        raise NotMade(Unknown("this machine does not run systemd: servers are magid's children"))
+        raise CheckSkipped(
+            NotCollected("this machine does not run systemd: servers are magid's children")
+        )
     if machine.systemd < OLDEST_SYSTEMD:
         yield Finding(
             f"systemd {machine.systemd} is too old",
@@ -234,4 +245,4 @@ def drop_ins(facts: Facts) -> Iterator[Finding]:
 def _service_only(facts: Facts) -> None:
     """Raises NotMade where magid is not a service."""
     if not facts.service:
-        raise NotMade(Unknown("magid is not installed as a service of this machine"))
+        raise CheckSkipped(NotCollected("magid is not installed as a service of this machine"))

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Final
 
-from magid.doctor.facts import Facts, Finding, Folder, Severity, Unknown, known
+from magid.doctor.facts import Facts, Finding, Folder, NotCollected, Severity, known
 
 _PRIVATE: Final = ("/tmp", "/var/tmp")  # magid's service has its own of these
 _READ_BY: Final = "servers run as users of their own, in the group magi-models"
@@ -89,13 +89,13 @@ def files(facts: Facts) -> Iterator[Finding]:
 
 def broken(facts: Facts) -> Iterator[Finding]:
     """Every model file is one that llama.cpp could load."""
-    files = () if isinstance(facts.files, Unknown) else facts.files
+    files = () if isinstance(facts.files, NotCollected) else facts.files
     told = {file.path for file in files if file.refused}
     for path, why in known(facts.daemon).broken:
         name = shlex.quote(path)
         if why.startswith("cannot be read"):
             # Who may look for himself has told this already, and in more detail.
-            if isinstance(facts.trial, Unknown):
+            if isinstance(facts.trial, NotCollected):
                 yield Finding(f"magid cannot read {path}", why, run=(f"chmod o+rX {name}",))
             continue
         if path in told:

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Final
 
-from magid.doctor.facts import Facts, Finding, Listener, NotMade, Severity, Unknown, known
+from magid.doctor.facts import CheckSkipped, Facts, Finding, Listener, NotCollected, Severity, known
 from magid.errors import MagidError
 from magid.llama.arguments import server_argv
 from magid.llama.spec import ServerSpec
@@ -118,7 +118,7 @@ def magid(facts: Facts) -> Iterator[Finding]:
     _runs(facts, "magid.service")
     refused = "Permission denied" in daemon.problem
     if refused:
-        raise NotMade(Unknown(daemon.problem, "sudo magictl doctor"))
+        raise CheckSkipped(NotCollected(daemon.problem, "sudo magictl doctor"))
     run = ("systemctl restart magid.socket magid-local.socket magid.service",)
     yield Finding(
         daemon.problem,
@@ -136,9 +136,9 @@ def magid(facts: Facts) -> Iterator[Finding]:
 
 def _runs(facts: Facts, name: str) -> None:
     """Raises NotMade where it does not: the check of the units has told that."""
-    unit = None if isinstance(facts.units, Unknown) else facts.units.get(name)
+    unit = None if isinstance(facts.units, NotCollected) else facts.units.get(name)
     if facts.service and unit and unit.active in ("inactive", "failed"):
-        raise NotMade(Unknown(f"{name} does not run"))
+        raise CheckSkipped(NotCollected(f"{name} does not run"))
 
 
 # -- ports -----------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ def ports(facts: Facts) -> Iterator[Finding]:
     """No other program listens on a port of a server, or in magid's place."""
     low, high = facts.settings.config.port_range
     daemon = facts.daemon
-    wanted = set() if isinstance(daemon, Unknown) else {model.port for model in daemon.models}
+    wanted = set() if isinstance(daemon, NotCollected) else {model.port for model in daemon.models}
     seen: set[tuple[int, int]] = set()
     for one in known(facts.listeners):
         if not low <= one.port <= high or (one.port, one.pid) in seen or _is_server(facts, one):
@@ -169,7 +169,7 @@ def _is_server(facts: Facts, one: Listener) -> bool:
     units = facts.units
     if one.pid:
         return one.unit == unit_name(one.port) or not facts.service
-    unit = None if isinstance(units, Unknown) else units.get(unit_name(one.port))
+    unit = None if isinstance(units, NotCollected) else units.get(unit_name(one.port))
     return unit is not None and unit.active in ("active", "activating", "reloading")
 
 

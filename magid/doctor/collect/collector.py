@@ -21,7 +21,7 @@ from magid.doctor.collect import hardware, sandbox_trial, services
 from magid.doctor.collect import services as daemon
 from magid.doctor.collect import services as ports
 from magid.doctor.collect.commands import CannotLook, ask_as_magi, output_of
-from magid.doctor.facts import AS_ROOT, Daemon, Facts, Machine, Settings, Unit, Unknown
+from magid.doctor.facts import AS_ROOT, Daemon, Facts, Machine, NotCollected, Settings, Unit
 from magid.errors import InvalidConfig, MagidError
 
 T = TypeVar("T")
@@ -29,8 +29,8 @@ Look = Callable[[], Any]
 
 LOOK_S: Final = 15.0
 LIBRARY: Final = Path("/usr/lib/magi")
-_NO_ROOT: Final = Unknown("only root can look", AS_ROOT)
-_NO_SERVICE: Final = Unknown("magid is not installed as a service of this machine")
+_NO_ROOT: Final = NotCollected("only root can look", AS_ROOT)
+_NO_SERVICE: Final = NotCollected("magid is not installed as a service of this machine")
 
 
 def facts(ask: daemon.Ask, path: Path = config.DEFAULT_PATH) -> Facts:
@@ -70,7 +70,7 @@ def _daemon_look(ask: daemon.Ask, seen: Any, *, service: bool) -> Look:
     return partial(daemon.daemon, ask)
 
 
-def _first_looks(settings: Settings, root: bool) -> dict[str, Look | Unknown]:
+def _first_looks(settings: Settings, root: bool) -> dict[str, Look | NotCollected]:
     state = settings.config.state_dir
     return {
         "machine": partial(machine, settings.config),
@@ -88,14 +88,14 @@ def _first_looks(settings: Settings, root: bool) -> dict[str, Look | Unknown]:
 
 def _later_looks(
     settings: Config, found: dict[str, Any], *, root: bool, service: bool
-) -> dict[str, Look | Unknown]:
+) -> dict[str, Look | NotCollected]:
     """Those that need another one, or a machine that has the service."""
     if not service:
         names = ("writing", "folders", "trial", "launcher", "said")
         return dict.fromkeys(names, _NO_SERVICE)
     files = found["files"]
-    paths = [] if isinstance(files, Unknown) else [f.path for f in files if not f.refused]
-    runs = [] if isinstance(found["units"], Unknown) else found["units"].values()
+    paths = [] if isinstance(files, NotCollected) else [f.path for f in files if not f.refused]
+    runs = [] if isinstance(found["units"], NotCollected) else found["units"].values()
     looks: dict[str, Look] = {
         "writing": partial(ask_as_magi, "write", str(settings.state_dir)),
         "folders": partial(models.folders, settings),
@@ -117,7 +117,7 @@ def _is_model(unit: Unit) -> bool:
     return unit.name.startswith("llama-server@") and unit.name != services.TRIAL
 
 
-def _taken(looks: dict[str, Look | Unknown]) -> dict[str, Any]:
+def _taken(looks: dict[str, Look | NotCollected]) -> dict[str, Any]:
     """All at once. What is not there in time, or cannot be looked at, is Unknown."""
     found: dict[str, Any] = {}
 
@@ -125,17 +125,17 @@ def _taken(looks: dict[str, Look | Unknown]) -> dict[str, Any]:
         try:
             found[name] = look()
         except CannotLook as error:
-            found[name] = Unknown(str(error))
+            found[name] = NotCollected(str(error))
         except MagidError as error:
-            found[name] = Unknown(error.message)
+            found[name] = NotCollected(error.message)
         except PermissionError as error:
-            found[name] = Unknown(f"{error.filename}: {error.strerror}", AS_ROOT)
+            found[name] = NotCollected(f"{error.filename}: {error.strerror}", AS_ROOT)
         except Exception as error:  # one broken look must not hide the others
-            found[name] = Unknown(f"{type(error).__name__}: {error}")
+            found[name] = NotCollected(f"{type(error).__name__}: {error}")
 
     threads = {}
     for name, look in looks.items():
-        if isinstance(look, Unknown):
+        if isinstance(look, NotCollected):
             found[name] = look
         else:
             threads[name] = Thread(target=take, args=(name, look), daemon=True)
@@ -154,7 +154,9 @@ def _late(name: str) -> Any:
     """In the place of a look that hangs."""
     if name == "daemon":
         return Daemon(problem=f"magid does not answer within {LOOK_S:g} s")
-    return Unknown(f"no answer within {_patience(name):g} s: does a file system or systemd hang?")
+    return NotCollected(
+        f"no answer within {_patience(name):g} s: does a file system or systemd hang?"
+    )
 
 
 # -- the machine -----------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from magid.config.settings import Config
 from magid.discovery.roots import Roots
 from magid.discovery.walker import printable
 from magid.doctor.collect.commands import ask_as_magi
-from magid.doctor.facts import Accounts, Folder, Kept, ModelFile, Place, Tokens, Volume
+from magid.doctor.facts import Accounts, Folder, ModelFile, Place, StateFiles, Tokens, Volume
 from magid.errors import MagidError, TokensUnusable
 from magid.files import document
 from magid.launcher.model_files import Examiner
@@ -123,13 +123,13 @@ def _nearest(path: Path) -> Path:
     return next((one for one in (path, *path.parents) if one.exists()), Path("/"))
 
 
-def kept(settings: Config) -> Kept:
+def kept(settings: Config) -> StateFiles:
     """Changes nothing. Raises OSError where a folder may not be looked into."""
     path = settings.registry_path
     path.parent.stat()
     profiles = ProfileDir(settings.profiles_dir, settings.shipped_profiles_dir)
     names = profiles.list()
-    return Kept(
+    return StateFiles(
         registry=str(path),
         problem=document.why_unusable(path, registry.parse),
         aside=tuple(map(str, sorted(path.parent.glob(f"{path.name}.corrupt-*")))),

@@ -22,14 +22,14 @@ from typing import Any, Final
 from magid.config.settings import Config
 from magid.doctor.collect.commands import PROBE, CannotLook
 from magid.doctor.collect.services import TRIAL
-from magid.doctor.facts import Program, Trial
+from magid.doctor.facts import Program, SandboxTrial
 from magid.errors import LlamaServerMissing, MagidError
 from magid.launcher.model_files import Examiner, check_files
 from magid.launcher.policy import PROGRAM_PLACES, groups_here, patience_of, program_folders
 from magid.launcher.sandbox import (
     CheckedFile,
     Property,
-    UnitOrder,
+    UnitRequest,
     command_property,
     unit_properties,
 )
@@ -52,7 +52,7 @@ LEFT_OUT: Final = frozenset(
 )
 
 
-def trial(settings: Config, paths: Iterable[str]) -> Trial:
+def trial(settings: Config, paths: Iterable[str]) -> SandboxTrial:
     """Try these model files, all GPU nodes and llama-server. For root. Raises CannotLook."""
     program, problem = _program(settings)
     with closing(Examiner()) as examiner:
@@ -77,7 +77,9 @@ def _program(settings: Config) -> tuple[Path | None, str]:
 # -- deciding --------------------------------------------------------------------------------
 
 
-def properties(order: UnitOrder, version: int, argv: Sequence[str], output: Path) -> list[Property]:
+def properties(
+    order: UnitRequest, version: int, argv: Sequence[str], output: Path
+) -> list[Property]:
     """The unit of the trial: that of the order, without what makes it a server. Pure."""
     kept = [p for p in unit_properties(order, version) if p.name not in LEFT_OUT]
     return [
@@ -91,10 +93,10 @@ def properties(order: UnitOrder, version: int, argv: Sequence[str], output: Path
     ]
 
 
-def _trial_of(answer: Mapping[str, Any], program: Path | None, problem: str) -> Trial:
+def _trial_of(answer: Mapping[str, Any], program: Path | None, problem: str) -> SandboxTrial:
     if "failed" in answer:
-        return Trial(failed=answer["failed"], program=Program(str(program or ""), problem))
-    return Trial(
+        return SandboxTrial(failed=answer["failed"], program=Program(str(program or ""), problem))
+    return SandboxTrial(
         files=answer["files"] | answer["unfit"],
         nodes=answer["nodes"],
         egress=answer["egress"],
@@ -170,9 +172,9 @@ def _fit(
 
 def _order(
     settings: Config, program: Path | None, roots: tuple[str, ...], files: Iterable[CheckedFile]
-) -> UnitOrder:
+) -> UnitRequest:
     port, host = settings.port_range[0], settings.llama_server_host
-    return UnitOrder(
+    return UnitRequest(
         spec=ServerSpec("doctor", 0, port, host, "/"),
         profile=None,
         argv=(),

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from magid.doctor.collect.commands import CannotLook, output_of
 from magid.doctor.collect.files import LAUNCHER
-from magid.doctor.facts import Daemon, Listener, Model, Server, Unit
+from magid.doctor.facts import Daemon, Listener, Model, ServerFacts, Unit
 from magid.errors import InvalidInput
 from magid.host.ports import listening
 from magid.launcher.protocol import MAX_LINE_BYTES, Ping, parse_reply, request_line
@@ -128,7 +128,8 @@ def daemon(ask: Ask) -> Daemon:
     return Daemon(
         profile=status["activeProfile"],
         servers=tuple(
-            Server(s["unit"], s["modelId"], s["state"], s["stateReason"] or "") for s in servers
+            ServerFacts(s["unit"], s["modelId"], s["state"], s["stateReason"] or "")
+            for s in servers
         ),
         models=tuple(_model(m) for m in registry["models"].values() if m["enabled"]),
         broken=tuple((b["path"], b["reason"]) for b in registry["modelsBroken"]),

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from magid.gateway.routing.request import Asked
+from magid.gateway.routing.request import GatewayRequest
 from magid.log import rate_limit
 from magid.log.events import Event, about
 
@@ -92,7 +92,7 @@ class Record:
         return usage.answer_tokens / took if took > 0 else None
 
 
-def of(asked: Asked) -> Record:
+def of(asked: GatewayRequest) -> Record:
     return Record(
         id=asked.request_id,
         at=time.time(),
@@ -105,7 +105,7 @@ def of(asked: Asked) -> Record:
     )
 
 
-def refused(asked: Asked, problem: str) -> Record:
+def refused(asked: GatewayRequest, problem: str) -> Record:
     """One that led nowhere: it is counted and not kept, lest nonsense crowd out the rest."""
     record = of(asked)
     record.outcome, record.problem = Outcome.REFUSED, problem

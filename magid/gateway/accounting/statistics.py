@@ -58,7 +58,7 @@ RequestKey = tuple[str, str, str, str, str, int | str]
 DecisionKey = tuple[str, str, str]  # reason, the tier that was wanted, the tier that was taken
 
 
-class Tally:
+class RequestStatistics:
     """Lives on the event loop. `is_known` tells a model's id from whatever a client has sent."""
 
     def __init__(self, is_known: Callable[[str], bool]) -> None:

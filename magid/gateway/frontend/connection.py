@@ -13,12 +13,18 @@ from magid.auth import authenticator
 from magid.errors import MagidError, SlowRequest, TooLarge
 from magid.gateway.frontend import responses
 from magid.gateway.frontend import responses as shapes
-from magid.gateway.frontend.context import Desk, unknown_path
-from magid.gateway.frontend.request_reader import Asker, Body, Head, check_json, next_request_id
-from magid.gateway.proxy.two_stage import Work
+from magid.gateway.frontend.context import FrontendContext, unknown_path
+from magid.gateway.frontend.request_reader import (
+    Asker,
+    Body,
+    RequestHead,
+    check_json,
+    next_request_id,
+)
+from magid.gateway.proxy.two_stage import ActiveRequest
 from magid.gateway.routing.endpoints import NAME_FILES, Endpoint, Style, find, methods_of, style_of
 from magid.gateway.routing.outline import WHOLE_BYTES
-from magid.gateway.routing.request import Asked
+from magid.gateway.routing.request import GatewayRequest
 from magid.http.framing import ChunkReader, ReplyHead
 from magid.http.status import status_of
 from magid.log import access_log
@@ -33,21 +39,25 @@ BREATH_BYTES = 16_384  # of a body that is not whole, after which others have th
 BODY_S_PER_MIB = 4.0  # more time for larger bodies: 2 Mbit/s
 
 
-class Talk:
+class ClientConnection:
     """Implements `exchange.Client`. `on_rest` gets what the client sent behind the last request."""
 
     def __init__(
-        self, desk: Desk, transport: asyncio.Transport, peer: str, on_rest: Callable[[bytes], None]
+        self,
+        desk: FrontendContext,
+        transport: asyncio.Transport,
+        peer: str,
+        on_rest: Callable[[bytes], None],
     ) -> None:
         self._desk, self._transport, self._peer, self._on_rest = desk, transport, peer, on_rest
         self._loop = asyncio.get_running_loop()
         self._buffer = b""
-        self._head: Head | None = None
+        self._head: RequestHead | None = None
         self._caller = authenticator.LOCAL
         self._body: Body | None = None
         self._chunks: ChunkReader | None = None  # of an answer to HTTP/1.0
         self._timer: asyncio.TimerHandle | None = None
-        self._exchange: Work | None = None
+        self._exchange: ActiveRequest | None = None
         self._reply: ReplyHead | None = None
         self._held: bytearray | None = None  # an error that has to be put in another shape
         self._fields = b""
@@ -136,7 +146,7 @@ class Talk:
         else:
             self._whole(whole, body.rest)
 
-    def _wait_for_body(self, head: Head) -> None:
+    def _wait_for_body(self, head: RequestHead) -> None:
         if self._timer is None:
             allowed = self._desk.timeout_s + BODY_S_PER_MIB * (head.length or 0) / 2**20
             self._timer = self._loop.call_later(allowed, self._is_slow)
@@ -210,12 +220,12 @@ class Talk:
             else:
                 self._send_on(self._asker(endpoint, head).asked(body))
 
-    def _send_on(self, asked: Asked) -> None:
+    def _send_on(self, asked: GatewayRequest) -> None:
         self._exchange = self._desk.dispatcher.begin(asked, self)
         if self._is_paused:  # by the answer before
             self._exchange.pause(paused=True)
 
-    def _asker(self, endpoint: Endpoint, head: Head) -> Asker:
+    def _asker(self, endpoint: Endpoint, head: RequestHead) -> Asker:
         return Asker(endpoint, head, self._request_id, self._who(head), self._caller)
 
     def _cannot_send(self, error: Exception) -> None:
@@ -224,7 +234,7 @@ class Talk:
         else:
             self._has_defect(error)
 
-    def _who(self, head: Head) -> str:
+    def _who(self, head: RequestHead) -> str:
         """For fairness: clients on one machine differ by what they hold."""
         return f"{self._peer} {head.presented.digest.hex() if head.presented else ''}"
 

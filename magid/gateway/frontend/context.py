@@ -15,24 +15,24 @@ from magid.auth.tokens import Scope
 from magid.config.settings import Config
 from magid.errors import MagidError, MethodNotAllowed, ModelNotFound, NotFound
 from magid.gateway.dispatcher import Dispatcher
-from magid.gateway.frontend.request_reader import Head, Parsed
+from magid.gateway.frontend.request_reader import RequestHead, RequestHeadCache
 from magid.gateway.routing.endpoints import TELL_OF_OTHERS, Endpoint, methods_of
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class FrontendContext:
     """What all connections share: one for TCP, one for unix sockets, which ask for no Host."""
 
     dispatcher: Dispatcher
-    parse: Parsed
+    parse: RequestHeadCache
     max_body_bytes: int
     timeout_s: float  # in which a whole request has to arrive
     send_timeout_s: float  # in which the rest of a last answer has to be taken
-    door: authenticator.Door
+    door: authenticator.Authenticator
     is_tcp: bool
     is_shut: bool = False  # for a model's own server
 
-    def admit(self, head: Head, peer: str) -> Caller:
+    def admit(self, head: RequestHead, peer: str) -> Caller:
         """Raises as `Door.enter` does, and InvalidInput for a token in the URL."""
         if self.is_shut:
             raise sandboxed.refuse()
@@ -57,15 +57,15 @@ class Desk:
 
 
 def make_desk(
-    dispatcher: Dispatcher, policy: Policy | None, config: Config, door: authenticator.Door
-) -> Desk:
-    return Desk(
-        dispatcher, Parsed(policy), config.gateway.max_body_bytes, config.request_timeout,
+    dispatcher: Dispatcher, policy: Policy | None, config: Config, door: authenticator.Authenticator
+) -> FrontendContext:
+    return FrontendContext(
+        dispatcher, RequestHeadCache(policy), config.gateway.max_body_bytes, config.request_timeout,
         config.send_timeout, door, policy is not None,
     )  # fmt: skip
 
 
-def unknown_path(head: Head) -> MagidError:
+def unknown_path(head: RequestHead) -> MagidError:
     """For a path that is not the gateway's, or has other methods."""
     if methods_of(head.path):
         return MethodNotAllowed(f"cannot {head.method} {head.path}: it has other methods")

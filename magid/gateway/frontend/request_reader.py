@@ -14,14 +14,14 @@ from typing import Any
 
 from magid.auth import origins
 from magid.auth.token_store import Caller
-from magid.auth.tokens import Presented, present
+from magid.auth.tokens import Credential, credential_from_headers
 from magid.errors import InvalidInput, TooLarge, UnsupportedMediaType
 from magid.gateway.routing import nulls
 from magid.gateway.routing.endpoints import Endpoint
 from magid.gateway.routing.outline import WHOLE_BYTES, Outline
-from magid.gateway.routing.request import Asked, parse, parse_large, parse_query
+from magid.gateway.routing.request import GatewayRequest, parse, parse_large, parse_query
 from magid.http import framing
-from magid.http.framing import ChunkReader, Garbled
+from magid.http.framing import ChunkReader, ProtocolError
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _PASSED = re.compile(
@@ -33,7 +33,7 @@ _PROCESS = secrets.token_hex(8)  # so that ids of two lives of the daemon differ
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class RequestHead:
     """What of a head decides what happens. `length` is None where the body is chunked."""
 
     method: str
@@ -44,13 +44,13 @@ class Head:
     is_1_0: bool
     expects: bool
     is_json: bool
-    presented: Presented | None  # a digest of the credential: not what they hold
+    presented: Credential | None  # a digest of the credential: not what they hold
     client_request_id: str  # the caller's own, beside magid's; empty: it has none
     passed: bytes
     origin: str | None = None
 
 
-def parse_request_head(raw: bytes, policy: origins.Policy | None) -> Head:
+def parse_request_head(raw: bytes, policy: origins.Policy | None) -> RequestHead:
     """`raw` without the empty line. Without a policy, on a unix socket, any Host will do.
 
     Raises as guard's checks do, and InvalidInput for an encoding or expectation it does not know.
@@ -71,7 +71,7 @@ def parse_request_head(raw: bytes, policy: origins.Policy | None) -> Head:
     path, _, query = target.decode("latin-1").partition("?")
     is_1_0 = version == b"HTTP/1.0"
     given = fields.get(b"x-request-id", b"")
-    return Head(
+    return RequestHead(
         method=method.decode(),
         path=path,
         query=query,
@@ -80,7 +80,7 @@ def parse_request_head(raw: bytes, policy: origins.Policy | None) -> Head:
         is_1_0=is_1_0,
         expects=_expects(fields),
         is_json=fields.get(b"content-type", b"").partition(b";")[0].strip().lower() == _JSON,
-        presented=present(fields.get(b"authorization"), fields.get(b"x-api-key")),
+        presented=credential_from_headers(fields.get(b"authorization"), fields.get(b"x-api-key")),
         client_request_id=given.decode() if _REQUEST_ID.fullmatch(given) else "",
         passed=b"".join(b"%b: %b\r\n" % (n, v) for n, v in fields.items() if _PASSED.fullmatch(n)),
         origin=origin,
@@ -115,7 +115,7 @@ def _expects(fields: dict[bytes, bytes]) -> bool:
     return expectation is not None
 
 
-def check_json(head: Head) -> None:
+def check_json(head: RequestHead) -> None:
     """Raises UnsupportedMediaType: a web form of another site could send any other type."""
     if not head.is_json:
         raise UnsupportedMediaType(
@@ -127,15 +127,15 @@ def next_request_id() -> str:
     return f"{_PROCESS}{next(_serial):x}"
 
 
-class Parsed:
+class RequestHeadCache:
     """Heads that were seen before: clients send the same one again and again. Bounded."""
 
     def __init__(self, policy: origins.Policy | None, limit: int = 256) -> None:
         self._policy = policy
         self._limit = limit
-        self._heads: OrderedDict[bytes, Head] = OrderedDict()
+        self._heads: OrderedDict[bytes, RequestHead] = OrderedDict()
 
-    def __call__(self, raw: bytes) -> Head:
+    def __call__(self, raw: bytes) -> RequestHead:
         head = self._heads.get(raw)
         if head is None:
             head = parse_request_head(raw, self._policy)
@@ -203,7 +203,7 @@ class Body:
     def _feed_step(self, data: bytes, chunks: ChunkReader) -> int:
         try:
             used = chunks.feed(data)
-        except Garbled as error:
+        except ProtocolError as error:
             raise InvalidInput(f"cannot read the request: {error}") from None
         if chunks.size > self._limit:
             raise self._too_large()
@@ -230,19 +230,19 @@ class Asker:
     """All of a request but its body."""
 
     endpoint: Endpoint
-    head: Head
+    head: RequestHead
     request_id: str
     client: str
     caller: Caller
 
-    def asked(self, body: bytes | bytearray) -> Asked:
+    def asked(self, body: bytes | bytearray) -> GatewayRequest:
         """Holds the event loop for as long as it takes to parse the body. Raises InvalidInput."""
         if self.endpoint.asks_by_query:
             return self._asked(b"", *parse_query(self.head.query))
         fields, model = parse(self.endpoint, body)
         return self._asked(nulls.without(self.endpoint, bytes(body), fields), fields, model)
 
-    def asked_in_steps(self, body: bytes | bytearray) -> Generator[None, None, Asked]:
+    def asked_in_steps(self, body: bytes | bytearray) -> Generator[None, None, GatewayRequest]:
         """The same for a large body, in steps between which others have their turn."""
         fields, model, outline = yield from parse_large(self.endpoint, body)
         yield
@@ -257,9 +257,9 @@ class Asker:
     def _asked(
         self, body: bytes | bytearray, fields: Mapping[str, Any], model: str,
         outline: Outline | None = None,
-    ) -> Asked:  # fmt: skip
+    ) -> GatewayRequest:  # fmt: skip
         head, caller = self.head, self.caller
-        return Asked(
+        return GatewayRequest(
             self.endpoint, body, fields, model, self.request_id, self.client, head.passed,
             not head.is_1_0, caller.name, caller.models, head.client_request_id, outline,
         )  # fmt: skip

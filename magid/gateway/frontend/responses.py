@@ -10,7 +10,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from magid import errors
-from magid.gateway.frontend.request_reader import Head
+from magid.gateway.frontend.request_reader import RequestHead
 from magid.gateway.routing.endpoints import Style, methods_of
 from magid.http.limits import parsed
 from magid.http.status import CHALLENGE, RETRY_AFTER_S
@@ -36,7 +36,7 @@ PREFLIGHT = (
 
 
 def head_bytes(
-    status: int, fields: bytes, asked: Head | None, request_id: str, *, closes: bool
+    status: int, fields: bytes, asked: RequestHead | None, request_id: str, *, closes: bool
 ) -> bytes:
     """The head, to its empty line. `fields` are whole lines; `asked` is the request's head."""
     origin = b""
@@ -48,7 +48,7 @@ def head_bytes(
     )  # fmt: skip
 
 
-def error_fields(status: int, asked: Head | None) -> bytes:
+def error_fields(status: int, asked: RequestHead | None) -> bytes:
     """The lines that an error of this status needs."""
     lines = b"Content-Type: application/json\r\n"
     if status in (429, 503):

@@ -17,10 +17,10 @@ from magid.errors import MagidError, ServerLost
 from magid.gateway.accounting import request_log
 from magid.gateway.accounting.request_log import START_BYTES, TAIL_BYTES, TAIL_SEGMENTS, Outcome
 from magid.gateway.proxy.server import Server, is_own_trouble
-from magid.gateway.proxy.upstream import MISTAKE, Line
-from magid.gateway.routing.request import Asked
+from magid.gateway.proxy.upstream import INTERNAL_ERROR, UpstreamConnection
+from magid.gateway.routing.request import GatewayRequest
 from magid.gateway.routing.resolver import Route
-from magid.http.framing import Garbled, ReplyHead
+from magid.http.framing import ProtocolError, ReplyHead
 from magid.http.limits import MAX_COLLECTED_BYTES, MAX_SILENT_BYTES
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 MAX_LOSSES = 2
 
 
-class Client(Protocol):
+class ResponseSink(Protocol):
     """Who asked. Each request ends with `ends`, `fails` or `breaks_off`."""
 
     def begins(self, head: ReplyHead, fields: bytes, data: bytes) -> None:
@@ -46,7 +46,7 @@ class Client(Protocol):
         """A part was sent."""
 
 
-class Exchange:
+class ForwardedRequest:
     """Implements `upstream.Taker`. `on_free` hears when a server is done with it, well or not."""
 
     __slots__ = (
@@ -56,9 +56,14 @@ class Exchange:
     )  # fmt: skip
 
     def __init__(
-        self, asked: Asked, client: Client, route: Route, retry: "Callable[[Exchange], bool]",
-        on_free: "Callable[[Exchange, Server], None]", on_end: "Callable[[Exchange], None]",
-    ) -> None:  # fmt: skip
+        self,
+        asked: GatewayRequest,
+        client: ResponseSink,
+        route: Route,
+        retry: "Callable[[ForwardedRequest], bool]",
+        on_free: "Callable[[ForwardedRequest, Server], None]",
+        on_end: "Callable[[ForwardedRequest], None]",
+    ) -> None:
         self.asked, self.client, self.route = asked, client, route
         self.record = request_log.of(asked)
         self.server: Server | None = None
@@ -68,7 +73,7 @@ class Exchange:
         self.patience_s = 0.0  # how long it may wait, from where it came, whatever it waits for
         self.last_byte = 0.0  # on the monotonic clock; before any, when it was sent
         self._retry, self._on_free, self._on_end = retry, on_free, on_end
-        self._line: Line | None = None
+        self._line: UpstreamConnection | None = None
         self._task: asyncio.Task[None] | None = None
         self._start = b""
         self._tail: deque[bytes] = deque(maxlen=TAIL_SEGMENTS)
@@ -116,14 +121,14 @@ class Exchange:
             self._cannot_ask(why)
         except Exception:
             log.exception("request %s cannot be sent", self.record.id)
-            self._cannot_ask(MISTAKE)
+            self._cannot_ask(INTERNAL_ERROR)
 
     def _cannot_ask(self, why: str) -> None:
         self._task = None
         if not self._move(why):
             self.refuse(self._lost(why), Outcome.FAILED, lost=why)
 
-    def _ask(self, line: Line) -> None:
+    def _ask(self, line: UpstreamConnection) -> None:
         assert self.server is not None
         self._task, self._line = None, line
         request, pieces = self.server.request(self.asked)
@@ -199,13 +204,13 @@ class Exchange:
             self._is_silent, self._left = False, 0
             self.record.first_token_s = self.last_byte - self.record.began
         elif self._left <= 0:
-            raise Garbled("its stream has no event")
+            raise ProtocolError("its stream has no event")
 
     def _count_error(self, data: bytes) -> None:
         """Of an answer that is read whole: such a one is short. Raises Garbled."""
         self._left -= len(data)
         if self._left <= 0:
-            raise Garbled("it is too long for such an answer")
+            raise ProtocolError("it is too long for such an answer")
 
     def ended(self) -> None:
         status = self.record.status or 0
@@ -327,7 +332,7 @@ class Exchange:
             server.last_used = time.monotonic()
         status = self.record.status or 0
         if lost is not None:
-            if lost != MISTAKE:
+            if lost != INTERNAL_ERROR:
                 server.lost_request()
         elif outcome is Outcome.FAILED:
             server.failed_request(status, self._start)

@@ -31,7 +31,7 @@ SUSPECT_S = 5.0
 EXAMINE_S, MAX_EXAMINE_S = 2.0, 60.0
 
 
-class Care:
+class HealthChecker:
     """`look` at all servers about once a second; what takes longer goes on in tasks of its own."""
 
     def __init__(self, daemon: Daemon, spawn: Callable[[Coroutine[Any, Any, None]], None]) -> None:

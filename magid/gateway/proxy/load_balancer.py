@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from magid.catalog.profile import LoadBalancing, Strategy
 from magid.gateway.proxy.server import DEFAULT_PREFILL_RATE, DEFAULT_SERVICE_S, Server
 from magid.gateway.routing.conversations import Conversations
-from magid.gateway.routing.request import CHARS_PER_TOKEN, Asked
+from magid.gateway.routing.request import CHARS_PER_TOKEN, GatewayRequest
 from magid.gateway.routing.resolver import Route
 
 
-class Picker:
+class LoadBalancer:
     """`rules` are the active profile's; whoever follows the profile sets them."""
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class Picker:
         self.conversations = Conversations()
         self._floors: dict[str, float] = {}  # by pool: where turns count from
 
-    def pick(self, asked: Asked, route: Route, sound: list[Server]) -> Server | None:
+    def pick(self, asked: GatewayRequest, route: Route, sound: list[Server]) -> Server | None:
         """The conversation's own server, else one by the rules; None if all are full.
 
         `sound` is not empty. Changes nothing.
@@ -40,7 +40,7 @@ class Picker:
         chosen = choose(rules.strategy, loads)
         return None if chosen is None else by_key[chosen.key]
 
-    def taken(self, asked: Asked, route: Route, server: Server) -> None:
+    def taken(self, asked: GatewayRequest, route: Route, server: Server) -> None:
         """The server has had its turn, and has read this prompt."""
         # Who was away meanwhile has not saved up turns: they count from the pool's floor on.
         floor = max(server.turns, self._floors.get(route.pool, 0.0))
@@ -55,7 +55,7 @@ class Picker:
     def _follows_prefixes(self) -> bool:
         return self.rules.enabled and self.rules.strategy is Strategy.PREFIX_AFFINITY
 
-    def _missing_tokens(self, asked: Asked, sound: list[Server]) -> dict[str, float]:
+    def _missing_tokens(self, asked: GatewayRequest, sound: list[Server]) -> dict[str, float]:
         """By process: how much of the prompt it would have to read."""
         if not asked.endpoint.generates or not self._follows_prefixes:
             return {}

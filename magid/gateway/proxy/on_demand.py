@@ -17,7 +17,7 @@ from magid.errors import Busy, MagidError, NotReady, ServerFailed
 from magid.gateway.proxy import health
 from magid.gateway.proxy.failures import Failure, Failures
 from magid.gateway.proxy.server import Server
-from magid.gateway.proxy.upstream import MISTAKE
+from magid.gateway.proxy.upstream import INTERNAL_ERROR
 from magid.gateway.routing.fleet import Fleet
 from magid.log.events import Event, about
 from magid.servers.backend import ServerState
@@ -102,7 +102,7 @@ class OnDemand:
             self._give_up(model_id, error)
         except Exception:  # those who wait must hear of it, whatever it is
             log.exception("cannot start %s", model_id)
-            self._give_up(model_id, ServerFailed(f"cannot start {model_id!r}: {MISTAKE}"))
+            self._give_up(model_id, ServerFailed(f"cannot start {model_id!r}: {INTERNAL_ERROR}"))
         finally:
             self._coming.discard(model_id)
             self._begun.discard(model_id)
@@ -124,7 +124,7 @@ class OnDemand:
         try:
             return self._daemon.start(model_id)
         except Busy:  # it is being stopped
-            await self._daemon.quiet()
+            await self._daemon.wait_idle()
             return self._daemon.start(model_id)
 
     # -- room --------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 @dataclass(slots=True)
-class Room(Generic[T]):
+class FairQueue(Generic[T]):
     """Those who wait for one pool. Clients take turns, each one's requests stay in order."""
 
     limit: int
@@ -63,12 +63,12 @@ class Room(Generic[T]):
         return [item for _, item in over]
 
 
-class Rooms(Generic[T]):
+class FairQueues(Generic[T]):
     """A room for each pool, made when it is first needed. `len` is how many wait in all."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._rooms: dict[str, Room[T]] = {}
+        self._rooms: dict[str, FairQueue[T]] = {}
         self._count = 0
 
     def __len__(self) -> int:
@@ -78,7 +78,7 @@ class Rooms(Generic[T]):
         """False if the pool's room is full."""
         room = self._rooms.get(pool)
         if room is None:
-            room = self._rooms[pool] = Room(self._limit)
+            room = self._rooms[pool] = FairQueue(self._limit)
         has_entered = room.enter(client, item)
         self._count += has_entered
         return has_entered

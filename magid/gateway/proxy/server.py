@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from magid.gateway.accounting.request_log import Record
-from magid.gateway.proxy.upstream import Pool
+from magid.gateway.proxy.upstream import ConnectionPool
 from magid.gateway.routing.endpoints import Endpoint
 from magid.gateway.routing.fleet import Backend
 from magid.gateway.routing.outline import Body, Buffer
-from magid.gateway.routing.request import Asked
+from magid.gateway.routing.request import GatewayRequest
 from magid.llama.connection import authorization
 from magid.log.events import Event, about
 from magid.systemd.unit_names import unit_name
@@ -118,7 +118,7 @@ class Server:
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
-        self.pool = Pool(backend)
+        self.pool = ConnectionPool(backend)
         self.breaker = Breaker()
         self.exchanges: set[InFlight] = set()
         self.turns = 0.0  # taken, each the smaller the more weight the server has
@@ -174,7 +174,7 @@ class Server:
         if not blames_request(status, body):
             self.is_suspect = self.breaker.request_failed() or self.is_suspect
 
-    def request(self, asked: Asked) -> tuple[bytes, Sequence[Body | Buffer]]:
+    def request(self, asked: GatewayRequest) -> tuple[bytes, Sequence[Body | Buffer]]:
         """The whole request as it goes to llama-server: with the server's key, not the client's.
 
         Of a large one the body comes apart, so that nothing is copied.

@@ -17,9 +17,9 @@ from pydantic_core import from_json, to_json
 from magid.catalog.profile import TwoStage
 from magid.errors import MagidError
 from magid.gateway.accounting.request_log import Outcome
-from magid.gateway.proxy.forward import Client, Exchange
-from magid.gateway.routing.request import Asked
-from magid.http.framing import ChunkReader, Garbled, ReplyHead
+from magid.gateway.proxy.forward import ForwardedRequest, ResponseSink
+from magid.gateway.routing.request import GatewayRequest
+from magid.http.framing import ChunkReader, ProtocolError, ReplyHead
 from magid.http.limits import MAX_COLLECTED_BYTES, MAX_COUNTED_EVENTS, MAX_USAGE_BYTES, parsed
 
 
@@ -117,7 +117,7 @@ class Events:
         end = rest.rfind(b"\n\n", seen)
         if end < 0:
             if len(rest) > MAX_COLLECTED_BYTES:
-                raise Garbled("an event has no end")
+                raise ProtocolError("an event has no end")
             return b""
         whole = bytes(rest[: end + 2])
         del rest[: end + 2]
@@ -140,10 +140,10 @@ def _chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-Begin = Callable[[Asked, Client], Exchange]
+Begin = Callable[[GatewayRequest, ResponseSink], ForwardedRequest]
 
 
-class Work(Protocol):
+class ActiveRequest(Protocol):
     """What a client's connection holds of a request under way."""
 
     def cancel(self) -> None: ...
@@ -151,10 +151,12 @@ class Work(Protocol):
     def pause(self, *, paused: bool) -> None: ...
 
 
-class Stages:
-    """One request in two stages. Implements `Work`, and `exchange.Client` for both."""
+class TwoStageRequest:
+    """One request in two stages. Implements `ActiveRequest`, and `exchange.Client` for both."""
 
-    def __init__(self, asked: Asked, client: Client, rules: TwoStage, begin: Begin) -> None:
+    def __init__(
+        self, asked: GatewayRequest, client: ResponseSink, rules: TwoStage, begin: Begin
+    ) -> None:
         """Begins the first stage, or at once the second; raises what that raises."""
         self._asked, self._client, self._rules, self._begin = asked, client, rules, begin
         self._body = bytearray()  # of a draft, or of an answer whose usage is to be counted up
@@ -167,14 +169,14 @@ class Stages:
         self._events: Events | None = None
         fields = first(asked.fields, rules.stage1_tier, rules.stage1_max_tokens)
         draft = self._variant(fields, f"{asked.request_id}.draft")
-        self._exchange: Exchange | None = None
+        self._exchange: ForwardedRequest | None = None
         try:
             self._exchange = begin(draft, self)
         except MagidError:
             self._is_final = True
             self._exchange = begin(self._final(None), self)
 
-    def _variant(self, fields: Mapping[str, Any], request_id: str) -> Asked:
+    def _variant(self, fields: Mapping[str, Any], request_id: str) -> GatewayRequest:
         return self._asked.changed(fields, model=str(fields["model"]), request_id=request_id)
 
     # -- Work --------------------------------------------------------------------------------
@@ -208,7 +210,7 @@ class Stages:
     def _keep(self, data: bytes) -> None:
         self._body += data
         if len(self._body) > MAX_COLLECTED_BYTES:
-            raise Garbled("it is too long")
+            raise ProtocolError("it is too long")
 
     def goes_on(self, data: bytes) -> None:
         if self._events is not None:
@@ -261,7 +263,7 @@ class Stages:
 
     # -- the second stage --------------------------------------------------------------------
 
-    def _final(self, draft: tuple[str, Mapping[str, Any]] | None) -> Asked:
+    def _final(self, draft: tuple[str, Mapping[str, Any]] | None) -> GatewayRequest:
         """The request for the second stage, with the draft if there is one."""
         tier = str(self._rules.stage2_tier)
         if draft is None or self._exchange is None:

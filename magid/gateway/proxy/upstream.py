@@ -16,7 +16,7 @@ from typing import Protocol, cast
 
 from magid.gateway.routing.fleet import Backend
 from magid.gateway.routing.outline import Body, Buffer
-from magid.http.framing import ChunkReader, Garbled, ReplyHead, reply_head
+from magid.http.framing import ChunkReader, ProtocolError, ReplyHead, reply_head
 from magid.http.limits import HEAD_S, MAX_CHUNKS, MAX_HEAD_BYTES, MAX_INTERIM, PAUSE_S
 from magid.llama.connection import TRIES, Watch
 
@@ -27,10 +27,10 @@ log = logging.getLogger(__name__)
 MAX_IDLE = 32
 IDLE_S = 4.0  # llama-server ends them after 5
 CONNECT_S = 5.0  # to a server of this machine
-MISTAKE = "magid made a mistake; its log has the trace"
+INTERNAL_ERROR = "magid failed with an internal error; its log has the trace"
 
 
-class Taker(Protocol):
+class ResponseHandler(Protocol):
     """Who waits for an answer. After `ended` or `failed` nothing more comes."""
 
     def begins(self, head: ReplyHead, first: bytes) -> None:
@@ -47,7 +47,7 @@ class Taker(Protocol):
 _START = b"HTTP/1."
 
 
-class Line(asyncio.Protocol):
+class UpstreamConnection(asyncio.Protocol):
     """One connection to one server: one request at a time."""
 
     __slots__ = (
@@ -56,10 +56,10 @@ class Line(asyncio.Protocol):
         "taker", "transport",
     )  # fmt: skip
 
-    def __init__(self, pool: "Pool") -> None:
+    def __init__(self, pool: "ConnectionPool") -> None:
         self._pool = pool
         self.transport: asyncio.Transport | None = None
-        self.taker: Taker | None = None
+        self.taker: ResponseHandler | None = None
         self.idle_since = 0.0
         self.is_paused = False  # by its client
         self._is_reading = True
@@ -75,7 +75,9 @@ class Line(asyncio.Protocol):
         self._left = 0
         self._keep = False
 
-    def ask(self, request: bytes, taker: Taker, pieces: Sequence[Body | Buffer] = ()) -> None:
+    def ask(
+        self, request: bytes, taker: ResponseHandler, pieces: Sequence[Body | Buffer] = ()
+    ) -> None:
         """Send a whole request, the last pieces of which may come apart. It must be idle."""
         self.taker, self._head, self._interim = taker, None, 0
         assert self.transport is not None
@@ -136,19 +138,19 @@ class Line(asyncio.Protocol):
         else:
             self._take(data, taker)
 
-    def _take(self, data: bytes, taker: Taker) -> None:
+    def _take(self, data: bytes, taker: ResponseHandler) -> None:
         try:
             if self._head is None:
                 self._begin(data, taker)
             else:
                 self._go_on(data, taker)
-        except Garbled as error:
+        except ProtocolError as error:
             self.drop()
             taker.failed(f"its answer is malformed: {error}", is_stale=False)
         except Exception:
             log.exception("passing on an answer of port %d failed", self._pool.port)
             self.drop()
-            taker.failed(MISTAKE, is_stale=False)
+            taker.failed(INTERNAL_ERROR, is_stale=False)
 
     def connection_lost(self, _error: Exception | None) -> None:
         taker, self.taker = self.taker, None
@@ -167,7 +169,7 @@ class Line(asyncio.Protocol):
 
     # -- the answer ------------------------------------------------------------------------
 
-    def _begin(self, data: bytes, taker: Taker) -> None:
+    def _begin(self, data: bytes, taker: ResponseHandler) -> None:
         if self._buffer:
             data = self._buffer + data
         while True:
@@ -180,7 +182,7 @@ class Line(asyncio.Protocol):
                 break
             self._interim += 1
             if self._interim > MAX_INTERIM:
-                raise Garbled("it has too many interim answers")
+                raise ProtocolError("it has too many interim answers")
         self._forget()
         self._head = head
         self._keep = head.keeps_alive and not head.is_chunked and head.length is not None
@@ -194,9 +196,9 @@ class Line(asyncio.Protocol):
     def _wait_for_head(self, data: bytes) -> None:
         """A part of one has come. Raises Garbled where it cannot become one."""
         if len(data) > MAX_HEAD_BYTES:
-            raise Garbled("its head is too long")
+            raise ProtocolError("its head is too long")
         if not _START.startswith(data[: len(_START)]) or b"\n\n" in data:
-            raise Garbled("it is not HTTP")
+            raise ProtocolError("it is not HTTP")
         self._buffer = data
         if data and self._timer is None:
             self._timer = self._pool.loop.call_later(HEAD_S, self._is_slow)
@@ -207,7 +209,7 @@ class Line(asyncio.Protocol):
             self.drop()
             taker.failed("its answer is malformed: its head takes too long", is_stale=False)
 
-    def _go_on(self, data: bytes, taker: Taker) -> None:
+    def _go_on(self, data: bytes, taker: ResponseHandler) -> None:
         data = self._count(data)
         taker.goes_on(data)
         if self._is_whole and self.taker is taker:
@@ -225,7 +227,7 @@ class Line(asyncio.Protocol):
             if used == len(data):
                 return data
             if chunks.done:
-                raise Garbled("there is more behind its end")
+                raise ProtocolError("there is more behind its end")
             self._hold(data[used:])
             return data[:used]
         assert self._head is not None
@@ -234,7 +236,7 @@ class Line(asyncio.Protocol):
             return data
         self._left -= len(data)
         if self._left < 0:
-            raise Garbled("it is longer than it said")
+            raise ProtocolError("it is longer than it said")
         self._is_whole = self._left == 0
         return data
 
@@ -264,7 +266,7 @@ class Line(asyncio.Protocol):
     def is_inside_chunk(self) -> bool:
         return self._chunks is not None and self._chunks.is_inside
 
-    def _end(self, taker: Taker) -> None:
+    def _end(self, taker: ResponseHandler) -> None:
         self.taker = None
         # A server that answers before it was asked in full still reads of this request.
         if self._keep and self.transport is not None and not self.transport.get_write_buffer_size():
@@ -276,18 +278,18 @@ class Line(asyncio.Protocol):
         taker.ended()
 
 
-class Pool:
+class ConnectionPool:
     """The connections to one server. Everything happens on the event loop."""
 
     def __init__(self, backend: Backend) -> None:
         self._host, self.port = backend.address.connect_host, backend.port
         self._watch = Watch(self._host, self.port, backend.uid)
-        self._idle: deque[Line] = deque()
+        self._idle: deque[UpstreamConnection] = deque()
         self.loop = asyncio.get_running_loop()
         self._closed = False
         self._connecting: asyncio.Task[None] | None = None
 
-    def take(self) -> Line | None:
+    def take(self) -> UpstreamConnection | None:
         """An idle connection, the youngest, if there is one that the server has not ended."""
         oldest = self.loop.time() - IDLE_S
         while self._idle:
@@ -298,20 +300,20 @@ class Pool:
                 line.drop()
         return None
 
-    async def connect(self) -> Line:
+    async def connect(self) -> UpstreamConnection:
         """A new one, to the server and to nobody who has taken its port. OSError, TimeoutError."""
         async with asyncio.timeout(CONNECT_S):
             for _ in range(TRIES):
                 self._watch.look()
                 _, line = await self.loop.create_connection(
-                    lambda: Line(self), self._host, self.port
+                    lambda: UpstreamConnection(self), self._host, self.port
                 )
                 if self._reaches_server(line):
                     return line
                 line.drop()
         raise self._watch.stranger
 
-    def _reaches_server(self, line: Line) -> bool:
+    def _reaches_server(self, line: UpstreamConnection) -> bool:
         """Before anything is sent. OSError if the server has ended the connection already."""
         # None too for a transport that has not heard yet of the end.
         peer = None if line.transport is None else line.transport.get_extra_info("peername")
@@ -335,14 +337,14 @@ class Pool:
             self.give_back(await self.connect())
         self._connecting = None
 
-    def give_back(self, line: Line) -> None:
+    def give_back(self, line: UpstreamConnection) -> None:
         if self._closed or len(self._idle) >= MAX_IDLE:
             line.drop()
             return
         line.idle_since = self.loop.time()
         self._idle.append(line)
 
-    def lost(self, line: Line) -> None:
+    def lost(self, line: UpstreamConnection) -> None:
         with suppress(ValueError):
             self._idle.remove(line)
 

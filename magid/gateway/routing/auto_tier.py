@@ -13,11 +13,11 @@ from magid.errors import MagidError
 from magid.gateway.routing import complexity, resolver
 from magid.gateway.routing.conversations import Conversations
 from magid.gateway.routing.fleet import AUTO, Fleet
-from magid.gateway.routing.request import Asked, Prompt
+from magid.gateway.routing.request import GatewayRequest, Prompt
 from magid.gateway.routing.resolver import STRENGTH, Reason, Route
 
 
-def route(asked: Asked, now: Fleet, conversations: Conversations) -> Route:
+def route(asked: GatewayRequest, now: Fleet, conversations: Conversations) -> Route:
     """Raises ModelNotFound, InvalidInput, NotReady, ServerFailed."""
     name = resolver.by_name(asked.model, now)
     if name in now.offers:
@@ -27,7 +27,7 @@ def route(asked: Asked, now: Fleet, conversations: Conversations) -> Route:
     return resolver.to_tier(Tier(name), asked, now, "tier")
 
 
-def _automatic(asked: Asked, now: Fleet, conversations: Conversations) -> Route:
+def _automatic(asked: GatewayRequest, now: Fleet, conversations: Conversations) -> Route:
     """By the conversation so far, and by what the newest message shows."""
     if not asked.endpoint.generates:
         plain = resolver.to_tier(DEFAULT_TIER, asked, now, "auto")
@@ -39,7 +39,7 @@ def _automatic(asked: Asked, now: Fleet, conversations: Conversations) -> Route:
     return replace(route, parts=choice.parts, process=process, reason=choice.reason)
 
 
-def has_stages(asked: Asked, now: Fleet, rules: TwoStage) -> bool:
+def has_stages(asked: GatewayRequest, now: Fleet, rules: TwoStage) -> bool:
     """Only for auto: who names a model or a tier gets that one. Both tiers must be there."""
     try:
         if resolver.by_name(asked.model, now) != AUTO or not applies(asked):
@@ -63,7 +63,7 @@ _NEVER = (
 )  # fmt: skip
 
 
-def applies(asked: Asked) -> bool:
+def applies(asked: GatewayRequest) -> bool:
     """Whether the request is a plain question for one text."""
     fields = asked.fields
     if asked.endpoint.path != PATH or any(fields.get(name) for name in _NEVER):

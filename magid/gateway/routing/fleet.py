@@ -71,7 +71,7 @@ class Backend:
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class AvailableModel:
     """One enabled model, with the servers that could answer now."""
 
     model: Model
@@ -101,7 +101,7 @@ class Offer:
 class Fleet:
     """One moment. `aliases` leads to model ids, tiers or auto."""
 
-    offers: Mapping[str, Offer] = field(default_factory=dict)  # by model id
+    offers: Mapping[str, AvailableModel] = field(default_factory=dict)  # by model id
     aliases: Mapping[str, str] = field(default_factory=dict)
     profile: Profile | None = None
     disabled: frozenset[str] = frozenset()  # ids of models that are known and not enabled
@@ -112,7 +112,7 @@ class Fleet:
     def backends(self) -> tuple[Backend, ...]:
         return tuple(b for offer in self.offers.values() for b in offer.backends)
 
-    def of_tier(self, tier: Tier, kinds: frozenset[ModelKind]) -> tuple[Offer, ...]:
+    def of_tier(self, tier: Tier, kinds: frozenset[ModelKind]) -> tuple[AvailableModel, ...]:
         """Offers of this tier that can answer such a request, ready or not."""
         return tuple(o for o in self.offers.values() if o.tier is tier and o.kind in kinds)
 
@@ -127,7 +127,7 @@ def build(
     seen: Mapping[str, Facts] | None = None,
     is_scanning: bool = False,
 ) -> Fleet:
-    """`keys` by port, `facts` by `process_of`; `resting` and `seen` by model, as of `Offer`.
+    """`keys` by port, `facts` by `process_of`; `resting` and `seen` by model.
 
     `is_scanning`: for the first time.
     """
@@ -149,7 +149,7 @@ def build(
         is_failing = not ready and any(s.state in _FAILING for s in servers)
         known = [b.facts.context for b in ready if b.facts.context]
         context = max(known, default=model.found.context_length)
-        offers[model_id] = Offer(
+        offers[model_id] = AvailableModel(
             model, model_id, model.found.kind, model.tier, ready, context, why, may_come,
             rests, is_failing, seen.get(model_id),
         )  # fmt: skip

@@ -4,7 +4,7 @@ from typing import Any
 
 from magid.catalog.effective import remembered_tier
 from magid.catalog.registry import ModelEntry
-from magid.gateway.routing.fleet import AUTO, Fleet, Offer
+from magid.gateway.routing.fleet import AUTO, AvailableModel, Fleet
 from magid.gateway.routing.resolver import STRENGTH
 
 
@@ -23,7 +23,7 @@ def entries(fleet: Fleet) -> list[dict[str, Any]]:
     return found + ([_name(AUTO, "auto", AUTO)] if tiers else [])
 
 
-def _model(offer: Offer) -> dict[str, Any]:
+def _model(offer: AvailableModel) -> dict[str, Any]:
     """OpenAI's four fields, llama.cpp's `meta` and `status`, and ours within `meta`."""
     found = offer.model.found
     return {

@@ -11,8 +11,8 @@ from typing import Any
 
 from magid.discovery.tiers import Tier
 from magid.errors import InvalidInput, ModelNotFound, NotReady, ServerFailed
-from magid.gateway.routing.fleet import AUTO, Backend, Fleet, Offer
-from magid.gateway.routing.request import Asked, Prompt
+from magid.gateway.routing.fleet import AUTO, AvailableModel, Backend, Fleet
+from magid.gateway.routing.request import GatewayRequest, Prompt
 
 STRENGTH: tuple[Tier, ...] = (Tier.FAST, Tier.BALANCED, Tier.POWERFUL)
 
@@ -58,7 +58,7 @@ class Route:
 class _Rejected:
     """Why one model cannot answer this request."""
 
-    offer: Offer
+    offer: AvailableModel
     why: str
     may_come: bool = False
 
@@ -84,7 +84,7 @@ def by_name(name: str, fleet: Fleet) -> str:
     )
 
 
-def to_model(model_id: str, asked: Asked, fleet: Fleet) -> Route:
+def to_model(model_id: str, asked: GatewayRequest, fleet: Fleet) -> Route:
     """Raises InvalidInput for a gate, NotReady or ServerFailed without a server."""
     offer = fleet.offers[model_id]
     rejected = _gate(offer, asked)
@@ -93,7 +93,9 @@ def to_model(model_id: str, asked: Asked, fleet: Fleet) -> Route:
     return _route(model_id, [offer], "model", offer.tier, Reason.MODEL)
 
 
-def to_tier(tier: Tier, asked: Asked, fleet: Fleet, why: str, floor: Tier | None = None) -> Route:
+def to_tier(
+    tier: Tier, asked: GatewayRequest, fleet: Fleet, why: str, floor: Tier | None = None
+) -> Route:
     """An empty tier falls to the next stronger ones, then to weaker ones, not below `floor`.
 
     Only where no model of the floor or above is enabled any more does that not hold.
@@ -124,7 +126,7 @@ def to_tier(tier: Tier, asked: Asked, fleet: Fleet, why: str, floor: Tier | None
 
 
 def _route(
-    pool: str, passing: list[Offer], why: str, tier: Tier, reason: Reason = Reason.TIER
+    pool: str, passing: list[AvailableModel], why: str, tier: Tier, reason: Reason = Reason.TIER
 ) -> Route:
     """Servers that are ready come first; where there is none, one model is started."""
     if len(passing) == 1 and passing[0].backends:
@@ -136,7 +138,7 @@ def _route(
     return Route(pool, (), why, tier, starts=first.model_id, reason=reason)
 
 
-def _offers_from(floor: Tier, asked: Asked, fleet: Fleet) -> bool:
+def _offers_from(floor: Tier, asked: GatewayRequest, fleet: Fleet) -> bool:
     above = STRENGTH[STRENGTH.index(floor) :]
     return any(fleet.of_tier(tier, asked.endpoint.kinds) for tier in above)
 
@@ -148,7 +150,7 @@ def _order(tier: Tier, floor: Tier | None) -> tuple[Tier, ...]:
     return (*STRENGTH[at:], *(t for t in weaker if STRENGTH.index(t) >= least))
 
 
-def _gate(offer: Offer, asked: Asked) -> _Rejected | None:
+def _gate(offer: AvailableModel, asked: GatewayRequest) -> _Rejected | None:
     """The first gate that this model does not pass, being ready last. Raises InvalidInput."""
     if offer.kind not in asked.endpoint.kinds:
         return _Rejected(offer, f"is a model for {_USES[offer.kind]}")
@@ -171,7 +173,7 @@ _REMOTE = (
 )
 
 
-def _may_fetch(offer: Offer) -> bool:
+def _may_fetch(offer: AvailableModel) -> bool:
     """A server without projector refuses all media unseen, and this is not looked at for it."""
     for backend in offer.backends:
         if backend.facts.vision is not False or backend.facts.audio is not False:
@@ -179,7 +181,7 @@ def _may_fetch(offer: Offer) -> bool:
     return not offer.backends
 
 
-def _is_plain(offer: Offer, asked: Asked) -> bool:
+def _is_plain(offer: AvailableModel, asked: GatewayRequest) -> bool:
     """Whether it passes on sight, which most do: a token has at least one byte."""
     room, body = offer.context, asked.body
     if asked.outline is not None:
@@ -187,7 +189,7 @@ def _is_plain(offer: Offer, asked: Asked) -> bool:
     return (room is None or len(body) < room / 2) and b"image" not in body and b"audio" not in body
 
 
-def _missing_room(offer: Offer, prompt: Prompt) -> str:
+def _missing_room(offer: AvailableModel, prompt: Prompt) -> str:
     room = offer.context
     if room is None or prompt.tokens <= room * _LENIENCE:
         return ""
@@ -199,7 +201,7 @@ _LENIENCE = 1.3
 _USES = {"chat": "conversations", "embedding": "embeddings", "reranker": "ranking"}
 
 
-def _missing_ability(offer: Offer, prompt: Prompt) -> str:
+def _missing_ability(offer: AvailableModel, prompt: Prompt) -> str:
     facts = offer.facts
     if prompt.images and facts and all(f.vision is False for f in facts):
         return "cannot see images: it has no projector"
@@ -208,7 +210,7 @@ def _missing_ability(offer: Offer, prompt: Prompt) -> str:
     return ""
 
 
-def _calls_tools(offer: Offer) -> bool:
+def _calls_tools(offer: AvailableModel) -> bool:
     """Whether its chat template may have a place for them, by what its servers say or have said.
 
     A choice only: llama-server makes up a form for other templates, which models were not taught.
@@ -218,7 +220,7 @@ def _calls_tools(offer: Offer) -> bool:
     return any(f.tools is not False for f in facts) or (not facts and offer.can_be_started)
 
 
-def _refusal(asked: Asked, rejected: Iterable[_Rejected]) -> Exception:
+def _refusal(asked: GatewayRequest, rejected: Iterable[_Rejected]) -> Exception:
     problems = list(rejected)
     if not problems:
         kinds = " or ".join(sorted(asked.endpoint.kinds))

@@ -16,12 +16,18 @@ from magid.llama.program import LlamaProgram
 from magid.llama.spec import ServerSpec
 from magid.log.buffer import LogLine, LogRing
 from magid.servers.backend import ObservedServer
-from magid.servers.processes.supervisor import KeyFiles, RestartPolicy, Server, Surroundings, Timing
+from magid.servers.processes.supervisor import (
+    Dependencies,
+    KeyFiles,
+    RestartPolicy,
+    ServerProcess,
+    Timing,
+)
 
 log = logging.getLogger(__name__)
 
 
-class ProcessLauncher:
+class ProcessBackend:
     """units.Launcher with child processes. `close` ends them all.
 
     `program` is asked before every start of a process, so an upgraded llama-server is taken up.
@@ -38,7 +44,7 @@ class ProcessLauncher:
         stop_timeout_s: float = 10.0,
         restart: RestartPolicy | None = None,
     ) -> None:
-        self._around = Surroundings(
+        self._around = Dependencies(
             keys=KeyFiles(keys_dir),
             program=program,
             owners_of=owners_of,
@@ -47,7 +53,7 @@ class ProcessLauncher:
             restart=restart or RestartPolicy(),
             announce=self._announce,
         )
-        self._servers: dict[int, Server] = {}
+        self._servers: dict[int, ServerProcess] = {}
         self._rings: dict[int, LogRing] = {}
         self._listeners: list[Callable[[ObservedServer], None]] = []
         self._changed = asyncio.Event()
@@ -91,7 +97,7 @@ class ProcessLauncher:
             )
         predecessor = self._servers.get(spec.port)
         ring = self._rings.setdefault(spec.port, LogRing())
-        server = self._servers[spec.port] = Server(spec, ring, self._around, predecessor)
+        server = self._servers[spec.port] = ServerProcess(spec, ring, self._around, predecessor)
         if predecessor:
             predecessor.ask_to_stop()
         server.begin()
@@ -137,14 +143,14 @@ class ProcessLauncher:
         self._known(port)
         await self._rings[port].wait(after)
 
-    def _known(self, port: int) -> Server:
+    def _known(self, port: int) -> ServerProcess:
         if port not in self._servers:
             raise NotFound(
                 f"cannot find a server on port {port}: none was started; start its model", port=port
             )
         return self._servers[port]
 
-    def _announce(self, server: Server) -> None:
+    def _announce(self, server: ServerProcess) -> None:
         """Tell of a change; one that was replaced on its port is no longer spoken of."""
         if self._servers.get(server.spec.port) is not server:
             return

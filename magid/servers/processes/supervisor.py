@@ -22,11 +22,11 @@ from magid.host.ports import Endpoint, PortOwner, port_taken
 from magid.host.workers import LATE_S, Silent, Worker, WorkerEnded
 from magid.llama.arguments import child_environment, server_argv
 from magid.llama.client import Health, check_health, why_foreign
-from magid.llama.log_errors import LastWords, exit_reason
+from magid.llama.log_errors import LastErrors, exit_reason
 from magid.llama.program import LlamaProgram
 from magid.llama.spec import ServerSpec
 from magid.log.buffer import LogRing
-from magid.servers.backend import ObservedServer, ServerState, first_sight
+from magid.servers.backend import ObservedServer, ServerState, initial_state
 from magid.servers.processes.child import Child
 
 
@@ -112,7 +112,7 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class Dependencies:
     """What a server's life needs of the launcher."""
 
     keys: KeyFiles
@@ -121,7 +121,7 @@ class Surroundings:
     can_bind: Callable[[Endpoint], bool]  # likewise
     timing: Timing
     restart: RestartPolicy
-    announce: Callable[["Server"], None]
+    announce: Callable[["ServerProcess"], None]
 
     async def argv_of(self, spec: ServerSpec) -> list[str]:
         """Raises LlamaServerMissing, and InvalidInput if what the spec wants cannot be had here."""
@@ -136,7 +136,7 @@ class Surroundings:
         return server_argv(spec, str(program.path), str(key_file), program.flags)
 
 
-class Server:
+class ServerProcess:
     """One spec on one port. `begin` once; then `ask_to_stop` and `gone` at any time, repeatedly.
 
     A predecessor on the same port has been asked to stop; its end is waited for first.
@@ -146,19 +146,19 @@ class Server:
         self,
         spec: ServerSpec,
         ring: LogRing,
-        surroundings: Surroundings,
-        predecessor: "Server | None",
+        surroundings: Dependencies,
+        predecessor: "ServerProcess | None",
     ) -> None:
         self.spec = spec
         self.key: str | None = None  # of the present process
         self.made = asyncio.Event()  # the process exists, or it is certain that none will
-        self.observed = first_sight(spec)
+        self.observed = initial_state(spec)
         self._announced: ObservedServer | None = None
         self._around = surroundings
         self._endpoint = Endpoint(spec.host, spec.port)
         self._ring = ring
         self._predecessor = predecessor
-        self._words = LastWords()
+        self._words = LastErrors()
         self._child: Child | None = None
         self._task: asyncio.Task[None] | None = None
         self._running = False  # in `_outcome`, which is what a stop interrupts
@@ -258,7 +258,7 @@ class Server:
         await self._check_free()
         argv = await self._around.argv_of(self.spec)
         self.key = self._around.keys.write_new(self.spec.port)
-        self._words = LastWords()
+        self._words = LastErrors()
         try:
             self._child = await Child.spawn(argv, child_environment(os.environ), self._on_line)
         except OSError as error:

@@ -2,7 +2,7 @@
 
 What runs is systemd's to say. Signals only mark a unit as changed, and its properties are then read
 anew: so none can be misread, and a forged one costs a look. Only while a request of ours is under
-way, or was refused, something else is shown than what systemd says: see `Claim`.
+way, or was refused, something else is shown than what systemd says: see `PendingState`.
 """
 
 import asyncio
@@ -23,12 +23,12 @@ from magid.llama.program import LlamaProgram
 from magid.llama.spec import ServerSpec
 from magid.log.buffer import LogLine
 from magid.log.events import Event, about
-from magid.servers.backend import ObservedServer, ServerState, first_sight
+from magid.servers.backend import ObservedServer, ServerState, initial_state
 from magid.servers.systemd import references
-from magid.servers.systemd.launcher_client import KEYS, LauncherSocket
+from magid.servers.systemd.launcher_client import KEYS, LauncherClient
 from magid.servers.systemd.references import References
 from magid.servers.systemd.unit_state import figure
-from magid.servers.systemd.watcher import Claim, UnitReader, Watched
+from magid.servers.systemd.watcher import PendingState, UnitReader, UnitWatcher
 from magid.systemd.bus import MANAGER, MANAGER_PATH, PROPERTIES, SYSTEMD, Bus, BusError, Signal
 from magid.systemd.journal import Journal, check_cursor, matches_of
 from magid.systemd.unit_names import UNITS, port_in, unit_name, unit_path
@@ -42,7 +42,7 @@ _MARGIN_S: Final = 60.0  # what a launcher may take beyond the time that servers
 _MEMBERS: Final = ("UnitNew", "UnitRemoved", "JobNew", "JobRemoved", "Reloading")
 
 
-class SystemdLauncher:
+class SystemdBackend:
     """units.Launcher with systemd and the privileged launcher. `close` leaves servers running.
 
     `profile` names the active profile, for the units' own description. `stop_timeout_s` is what
@@ -54,7 +54,7 @@ class SystemdLauncher:
         program: Callable[[], Awaitable[LlamaProgram]],
         *,
         profile: Callable[[], str | None] = lambda: None,
-        launcher: LauncherSocket | None = None,
+        launcher: LauncherClient | None = None,
         keys: Path = KEYS,
         journal: Journal | None = None,
         stop_timeout_s: float = 10.0,
@@ -62,13 +62,13 @@ class SystemdLauncher:
     ) -> None:
         self._program = program
         self._profile = profile
-        self._launcher = launcher or LauncherSocket()
+        self._launcher = launcher or LauncherClient()
         self._keys = keys
         self._journal = journal or Journal()
         self._patience_s = stop_timeout_s + _MARGIN_S
         self._address = address
         self._bus = Bus(address)
-        self._watched: dict[int, Watched] = {}
+        self._watched: dict[int, UnitWatcher] = {}
         self._listeners: list[Callable[[ObservedServer], None]] = []
         self._changed = asyncio.Event()
         self._stale = asyncio.Event()  # systemd may have other units than we think
@@ -89,7 +89,7 @@ class SystemdLauncher:
         self._references = References(
             lambda: any(watched.may_exist for watched in self._watched.values()),
             lambda: self._bus,
-            lambda: self._launcher.ask(protocol.Ping(), self._patience_s),
+            lambda: self._launcher.call(protocol.Ping(), self._patience_s),
         )
         self._references.mark()
 
@@ -139,7 +139,7 @@ class SystemdLauncher:
             port = port_in(name)
             if port is not None and load != "not-found":  # somebody has only asked for it
                 await self._watch(port)
-        fresh = [watched.fresh() for watched in self._watched.values()]
+        fresh = [watched.refresh() for watched in self._watched.values()]
         await _first(asyncio.gather(*fresh), self._bus.wait_closed())
         if not self._bus.is_open:
             raise BusError("org.freedesktop.DBus.Error.Disconnected", "the bus has gone away")
@@ -188,7 +188,7 @@ class SystemdLauncher:
             case "PropertiesChanged":
                 for port, watched in self._watched.items():
                     if signal.path == unit_path(port):
-                        watched.mark()
+                        watched.invalidate()
             case "NameOwnerChanged":
                 self._stale.set()
             case "Reloading":
@@ -199,7 +199,7 @@ class SystemdLauncher:
 
     def _hear_of_unit(self, port: int | None) -> None:
         if port in self._watched:
-            self._watched[port].mark()
+            self._watched[port].invalidate()
         elif port is not None:
             self._stale.set()  # one that is new to us
 
@@ -207,13 +207,13 @@ class SystemdLauncher:
         if self._references is not None:
             self._references.mark()
 
-    async def _watch(self, port: int) -> Watched:
+    async def _watch(self, port: int) -> UnitWatcher:
         """Begin to watch the unit of this port; idempotent."""
         if port not in self._watched:
             await self._bus.match(_rule(unit_path(port)))
         if port not in self._watched:
             reader = UnitReader(port, lambda: self._bus, self._journal)
-            self._watched[port] = Watched(port, reader, self._announce)
+            self._watched[port] = UnitWatcher(port, reader, self._announce)
         return self._watched[port]
 
     # -- telling -------------------------------------------------------------------------
@@ -286,42 +286,44 @@ class SystemdLauncher:
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         await asyncio.shield(task)
 
-    async def _start(self, spec: ServerSpec, watched: Watched) -> None:
-        claim = watched.claim_start(first_sight(spec))
+    async def _start(self, spec: ServerSpec, watched: UnitWatcher) -> None:
+        claim = watched.expect_start(initial_state(spec))
         try:
             async with watched.turn:
                 await self._ask_to_start(spec, watched, claim)
         except Exception as error:  # any: it would be shown as starting for ever
             reason = _why_failed(error, spec)
-            await watched.fresh()
+            await watched.refresh()
             if watched.is_running:
                 watched.drop(claim)
                 raise
             watched.amend(claim, ServerState.FAILED, reason)
             return
-        await watched.fresh()
+        await watched.refresh()
         watched.drop(claim)
         with suppress(TimeoutError):
             async with asyncio.timeout(_QUEUE_S):
                 while not watched.has_been_made(claim):
                     await self._changed.wait()
 
-    async def _ask_to_start(self, spec: ServerSpec, watched: Watched, claim: Claim) -> None:
+    async def _ask_to_start(
+        self, spec: ServerSpec, watched: UnitWatcher, claim: PendingState
+    ) -> None:
         program = await self._program()
         if not watched.is_running:
             await asyncio.to_thread(_check_free, Endpoint(spec.host, spec.port))
         if watched.is_current(claim):  # else a later start or stop has taken over
-            request = protocol.Start(spec, self._profile(), program.flags)
-            await self._launcher.ask(request, self._patience_s, lambda: watched.runs_anew(claim))
+            request = protocol.StartRequest(spec, self._profile(), program.flags)
+            await self._launcher.call(request, self._patience_s, lambda: watched.runs_anew(claim))
 
-    async def _stop(self, port: int, watched: Watched) -> None:
+    async def _stop(self, port: int, watched: UnitWatcher) -> None:
         may_exist = watched.may_exist or not self._bus.is_open
-        claim = watched.claim_stop()
+        claim = watched.expect_stop()
         try:
             async with watched.turn:
                 if may_exist:
-                    await self._launcher.ask(protocol.Stop(port), self._patience_s)
-            await watched.fresh()
+                    await self._launcher.call(protocol.StopRequest(port), self._patience_s)
+            await watched.refresh()
         finally:
             watched.drop(claim)
 

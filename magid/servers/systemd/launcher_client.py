@@ -19,14 +19,14 @@ _TRIES: Final = 3
 _PAUSE_S: Final = 0.2  # a launcher that was killed is back in a second; its socket stays open
 
 
-class LauncherSocket:
+class LauncherClient:
     """Where the launcher listens. Any number of requests may be made side by side."""
 
     def __init__(self, path: Path = SOCKET) -> None:
         self._path = path
         self._turn = asyncio.Semaphore(_AT_ONCE)
 
-    async def ask(
+    async def call(
         self,
         request: Request,
         patience_s: float,

@@ -38,7 +38,7 @@ _STEP_FAILED = re.compile(r"\S+\.service: (Failed (?!with result).*)")
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class FailureReason:
     """Why a server is not running though nobody stopped it.
 
     The reason is `said`, with the words of process `witness` behind it if there are any, and
@@ -147,15 +147,15 @@ def _given_up(properties: Mapping[str, Any]) -> bool:
 # -- why -------------------------------------------------------------------------------------
 
 
-def verdict_on(properties: Mapping[str, Any]) -> Verdict | None:
+def verdict_on(properties: Mapping[str, Any]) -> FailureReason | None:
     """Why it failed or is about to be started again; None in every other state."""
     state = state_of(properties)
     if state not in (ServerState.FAILED, ServerState.BACKOFF):
         return None
     if properties.get("LoadState") in _LOAD_FAILURES:
-        return Verdict(f"systemd cannot use the unit: {_load_error(properties)}")
+        return FailureReason(f"systemd cannot use the unit: {_load_error(properties)}")
     verdict = _of_ready(properties) or _of_result(properties)
-    return Verdict(
+    return FailureReason(
         verdict.said, _what_follows(properties), verdict.witness, verdict.first, verdict.alone
     )
 
@@ -178,7 +178,7 @@ def _what_follows(properties: Mapping[str, Any]) -> str:
     return f"; starting again in {pause / 1e6:g} s" if pause < _NEVER else "; starting again"
 
 
-def _of_ready(properties: Mapping[str, Any]) -> Verdict | None:
+def _of_ready(properties: Mapping[str, Any]) -> FailureReason | None:
     """If wait_ready.py gave up while the server was still there, that is the cause."""
     runs = properties.get("ExecStartPost") or ()
     # (path, argv, ignore, started, started monotonic, ended, ended monotonic, pid, code, status)
@@ -188,31 +188,31 @@ def _of_ready(properties: Mapping[str, Any]) -> Verdict | None:
     main_ended = int(properties.get("ExecMainExitTimestampMonotonic", 0))
     if main_ended and main_ended <= ended:
         return None
-    return Verdict("did not become ready", witness=int(pid), alone=True, first=False)
+    return FailureReason("did not become ready", witness=int(pid), alone=True, first=False)
 
 
-def _of_result(properties: Mapping[str, Any]) -> Verdict:
+def _of_result(properties: Mapping[str, Any]) -> FailureReason:
     pid = int(properties.get("ExecMainPID", 0)) or None
     ready = _was_ready(properties)
     match str(properties.get("Result", "")):
         case "oom-kill":
-            return Verdict("was killed by the kernel because memory ran out (oom-kill)")
+            return FailureReason("was killed by the kernel because memory ran out (oom-kill)")
         case "timeout" if ready:
-            return Verdict("did not end in time and was killed (timeout)")
+            return FailureReason("did not end in time and was killed (timeout)")
         case "timeout":
-            return Verdict(
+            return FailureReason(
                 "gave no sign of life while it started and was ended (timeout)",
                 witness=pid,
                 first=not ready,
             )
         case "watchdog":
-            return Verdict("gave no sign of life and was ended (watchdog)")
+            return FailureReason("gave no sign of life and was ended (watchdog)")
         case "resources":
-            return Verdict("systemd could not start it (resources)", witness=1, first=False)
+            return FailureReason("systemd could not start it (resources)", witness=1, first=False)
         case "exit-code" | "signal" | "core-dump" | "start-limit-hit":
             return _of_process(properties, pid, ready)
         case result:
-            return Verdict(f"failed ({result or 'for a reason that systemd does not tell'})")
+            return FailureReason(f"failed ({result or 'for a reason that systemd does not tell'})")
 
 
 def _was_ready(properties: Mapping[str, Any]) -> bool:
@@ -220,20 +220,20 @@ def _was_ready(properties: Mapping[str, Any]) -> bool:
     return int(properties.get("ActiveEnterTimestampMonotonic", 0)) >= began > 0
 
 
-def _of_process(properties: Mapping[str, Any], pid: int | None, ready: bool) -> Verdict:
+def _of_process(properties: Mapping[str, Any], pid: int | None, ready: bool) -> FailureReason:
     code = int(properties.get("ExecMainCode", 0))
     status = int(properties.get("ExecMainStatus", 0))
     if code in (_KILLED, _DUMPED):
         said, crashed = _killed_by(status)
         if code == _DUMPED:
             said += " and left a core dump"
-        return Verdict(said, witness=pid if crashed else None, first=not ready)
+        return FailureReason(said, witness=pid if crashed else None, first=not ready)
     if code != _EXITED:
-        return Verdict("could not be started", witness=1, first=False)
+        return FailureReason("could not be started", witness=1, first=False)
     if status in _STEPS:
         said = f"systemd could not set it up (step {_STEPS[status]})"
-        return Verdict(said, witness=pid, first=False)
-    return Verdict(f"exited with status {status}", witness=pid, first=not ready)
+        return FailureReason(said, witness=pid, first=False)
+    return FailureReason(f"exited with status {status}", witness=pid, first=not ready)
 
 
 def _killed_by(number: int) -> tuple[str, bool]:
@@ -245,7 +245,7 @@ def _killed_by(number: int) -> tuple[str, bool]:
     return f"was killed by signal {number} ({known.name})", known in _CRASHES
 
 
-def complaint(lines: Sequence[tuple[int, str]], verdict: Verdict) -> str:
+def complaint(lines: Sequence[tuple[int, str]], verdict: FailureReason) -> str:
     """Of log lines (pid, text), oldest first, the one that explains; "" if none does."""
     said = (text for pid, text in lines if pid == verdict.witness)
     errors = [quote for text in said if (quote := _error_in(text))]

@@ -9,7 +9,7 @@ from typing import Any, Final
 from magid.errors import NotReady
 from magid.servers.backend import ObservedServer, ServerState
 from magid.servers.systemd.unit_state import (
-    Verdict,
+    FailureReason,
     complaint,
     invocation_of,
     is_ours,
@@ -48,7 +48,7 @@ Reads = Callable[[], Awaitable[Seen | None]]
 
 
 @dataclass(slots=True, eq=False)
-class Claim:
+class PendingState:
     """What is shown of a server in place of what systemd says, because we know better.
 
     STARTING, while a start is asked for, and FAILED, when it was refused: until the unit has a
@@ -68,7 +68,7 @@ class Claim:
         return self.is_of_stop or seen is None or seen.server.invocation_id == self.before
 
 
-class Watched:
+class UnitWatcher:
     """Owned by one task that alone reads; `announce` is told of every change, in order."""
 
     def __init__(self, port: int, read: Reads, announce: Callable[[ObservedServer], None]) -> None:
@@ -78,7 +78,7 @@ class Watched:
         self._read = read
         self._announce = announce
         self._seen: Seen | None = None
-        self._claim: Claim | None = None
+        self._claim: PendingState | None = None
         self._marked = asyncio.Event()
         self._asked = self._answered = 0  # reads, by number
         self._news = asyncio.Event()
@@ -90,15 +90,15 @@ class Watched:
 
     # -- reading -------------------------------------------------------------------------
 
-    def mark(self) -> None:
+    def invalidate(self) -> None:
         """It may have changed: read it soon. Many marks make one read."""
         self._marked.set()
 
-    async def fresh(self) -> None:
+    async def refresh(self) -> None:
         """Returns when a read that began after this call has been taken in."""
         self._asked += 1
         number = self._asked
-        self.mark()
+        self.invalidate()
         while self._answered < number:
             await self._news.wait()
 
@@ -112,7 +112,7 @@ class Watched:
             except NotReady as error:
                 # When the bus is back all are marked; this is for what is not its end.
                 log.debug("cannot look at %s: %s", unit_name(self.port), error.message)
-                asyncio.get_running_loop().call_later(_AGAIN_S, self.mark)
+                asyncio.get_running_loop().call_later(_AGAIN_S, self.invalidate)
                 continue
             except Exception:
                 log.exception("cannot make out %s", unit_name(self.port))
@@ -140,7 +140,7 @@ class Watched:
         quiet = self._claim is None and not (self._seen and self._seen.has_job)
         return quiet and (self.shown is None or self.shown.state is ServerState.STOPPED)
 
-    def has_been_made(self, claim: Claim) -> bool:
+    def has_been_made(self, claim: PendingState) -> bool:
         """What was asked for has a process, or none any more; or somebody changed his mind."""
         if self._claim is not None or self._seen is None:
             return True
@@ -149,7 +149,7 @@ class Watched:
             return not self._seen.has_job
         return server.pid is not None or not server.state.is_running
 
-    def runs_anew(self, claim: Claim) -> bool:
+    def runs_anew(self, claim: PendingState) -> bool:
         """The unit is the one that was asked for, with another process than it had before."""
         if self._seen is None or self._seen.server.spec_hash != claim.server.spec_hash:
             return False
@@ -157,32 +157,32 @@ class Watched:
 
     # -- showing -------------------------------------------------------------------------
 
-    def claim_start(self, server: ObservedServer) -> Claim:
+    def expect_start(self, server: ObservedServer) -> PendingState:
         """Show this until it is dropped, or systemd has something newer to say."""
         return self._claimed(server)
 
-    def claim_stop(self) -> Claim:
+    def expect_stop(self) -> PendingState:
         """Show that it stops, if there is anything to be stopped."""
         assert self.shown is not None, "it was never there"
         return self._claimed(replace(self.shown, state=ServerState.STOPPING, reason=""))
 
-    def _claimed(self, server: ObservedServer) -> Claim:
+    def _claimed(self, server: ObservedServer) -> PendingState:
         before = self._seen.server.invocation_id if self._seen else None
-        self._claim = claim = Claim(server, before)
+        self._claim = claim = PendingState(server, before)
         self._show()
         return claim
 
-    def is_current(self, claim: Claim) -> bool:
+    def is_current(self, claim: PendingState) -> bool:
         """No other one has taken over, and systemd has nothing newer to say."""
         return self._claim is claim
 
-    def amend(self, claim: Claim, state: ServerState, reason: str) -> None:
+    def amend(self, claim: PendingState, state: ServerState, reason: str) -> None:
         """Let the claim say something else from now on; nothing happens if it is over."""
         if self._claim is claim:
             claim.server = replace(claim.server, state=state, reason=reason)
             self._show()
 
-    def drop(self, claim: Claim) -> None:
+    def drop(self, claim: PendingState) -> None:
         """Show what systemd says again. Nothing happens if another claim has taken over."""
         if self._claim is claim:
             self._claim = None
@@ -287,7 +287,7 @@ async def _job_type(bus: Bus, properties: dict[str, Any]) -> str:
 _TELLING: Final = frozenset({ServerState.READY, ServerState.STOPPED, ServerState.FAILED})
 
 
-async def _quote(journal: Journal, run: str | None, verdict: Verdict) -> str:
+async def _quote(journal: Journal, run: str | None, verdict: FailureReason) -> str:
     """What the witness said, if it said anything within a moment; never raises."""
     if run is None or verdict.witness is None:
         return ""

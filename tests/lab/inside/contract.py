@@ -13,9 +13,9 @@ import pytest
 
 from magid.launcher import protocol
 from magid.llama.program import InstalledProgram
-from magid.servers.backend import Launcher
-from magid.servers.systemd.backend import SystemdLauncher
-from magid.servers.systemd.launcher_client import LauncherSocket
+from magid.servers.backend import ServerBackend
+from magid.servers.systemd.backend import SystemdBackend
+from magid.servers.systemd.launcher_client import LauncherClient
 from tests.deadlines import PATIENCE_S
 from tests.launcher_contract import (
     LauncherContract,
@@ -50,12 +50,14 @@ def program() -> Callable[[], object]:
 
 
 @pytest.fixture
-async def launcher(program: InstalledProgram) -> AsyncIterator[Launcher]:
-    made = SystemdLauncher(program, profile=lambda: "contract")
+async def launcher(program: InstalledProgram) -> AsyncIterator[ServerBackend]:
+    made = SystemdBackend(program, profile=lambda: "contract")
     await made.open()
     yield made
-    ask = LauncherSocket().ask
-    await asyncio.gather(*(ask(protocol.Forget(port), PATIENCE_S) for port in made.observed()))
+    ask = LauncherClient().call
+    await asyncio.gather(
+        *(ask(protocol.ForgetRequest(port), PATIENCE_S) for port in made.observed())
+    )
     await made.close()
 
 
