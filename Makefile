@@ -5,8 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 PY := $(VENV)/bin/python
-# Two processes, a file of tests in either; in the order of the files, since those of the laboratory
-# take longest and come first.
+# Two processes, one file of tests in each, in the order of tests/conftest.py.
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 export PYTHON
 

@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # run as a program, only this folder is looked in
 
-from tests import ggufs  # noqa: E402  # needs the line above
+from tests.support import ggufs  # noqa: E402  # needs the line above
 
 FAST = "Fast demo model here: few bits per weight, one sentence, no thought."
 BALANCED = "Balanced demo model here: more bits, yet still only one sentence."

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import ggufs
-from tests.rest import Parts
+from tests.support import ggufs
+from tests.support.rest import Parts
 
 _ROOT = Path(__file__).resolve().parent.parent
 _PROVISION = _ROOT / "packaging" / "provision-llama-server"
@@ -23,6 +23,12 @@ _given_ports: set[int] = set()
 # would inherit that: they could not be interrupted as a person does it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The laboratory first: its files take longest, and two processes share all files."""
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/lab/"))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -22,10 +22,10 @@ from typing import Any
 import uvloop
 from sanic import HTTPResponse, Request, Sanic
 
-from tests import ggufs
 from tests.bench.bench_discovery import BIG_HEADERS, write_big
 from tests.bench.bench_gguf import cpu
-from tests.running import Running
+from tests.support import ggufs
+from tests.support.running import Running
 
 MODELS = 1000
 ROUNDS = 9

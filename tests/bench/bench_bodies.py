@@ -11,11 +11,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests import fleets
 from tests.bench.bench_gguf import cpu
-from tests.running import Running
 from tests.soak.bodies import BODIES, CRUMBS, LIMIT, MIB, MOST_CRUMBS, cost
 from tests.soak.parts import daemon
+from tests.support import fleets
+from tests.support.running import Running
 
 ROUNDS = 3
 PATH = "/v1/chat/completions"

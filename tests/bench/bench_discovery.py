@@ -21,8 +21,8 @@ from time import perf_counter, sleep
 from magid.discovery.gguf_file import HEAD_BYTES
 from magid.discovery.scanner import Scanner
 from magid.discovery.tiers import Thresholds
-from tests import ggufs
 from tests.bench.bench_gguf import cpu, write_model
+from tests.support import ggufs
 
 MODELS = 1000
 BIG_HEADERS = 300

@@ -18,9 +18,9 @@ from time import perf_counter
 
 import httpx
 
-from tests import fake_llama, ggufs
 from tests.bench.bench_gguf import cpu
-from tests.running import Running
+from tests.support import fake_llama, ggufs
+from tests.support.running import Running
 
 WATCHERS = 99
 ROUNDS = 5

@@ -26,12 +26,12 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-from tests import fleets, ggufs
 from tests.bench.bench_gguf import cpu
 from tests.conftest import _free_port, _free_range
-from tests.fleets import MEDIUM
-from tests.rest import Parts
-from tests.running import Running
+from tests.support import fleets, ggufs
+from tests.support.fleets import MEDIUM
+from tests.support.rest import Parts
+from tests.support.running import Running
 
 ROUNDS = 15
 REQUESTS = 60  # of each, in a round

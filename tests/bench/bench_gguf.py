@@ -20,7 +20,7 @@ from time import process_time
 
 from magid.discovery.gguf_file import read_head, read_header
 from magid.discovery.gguf_format import parse_header
-from tests import gguf_bytes as raw
+from tests.support import gguf_bytes as raw
 
 ROUNDS = 25
 Q4_K, F32 = 12, 0

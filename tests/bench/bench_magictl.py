@@ -9,11 +9,11 @@ import platform
 import tempfile
 from pathlib import Path
 
-from tests import ggufs
 from tests.bench.bench_gguf import cpu
 from tests.lab.container import booted
 from tests.lab.serving import installed_in
 from tests.lab.trees import RELEASES, build_all
+from tests.support import ggufs
 
 ROUNDS = 25
 TARGET_MS = 150

@@ -29,9 +29,9 @@ from magid.gateway.routing.endpoints import find
 from magid.gateway.routing.request import GatewayRequest
 from magid.gateway.routing.resolver import Reason, Route
 from magid.llama.program import LlamaProgram
-from tests import ggufs
 from tests.bench.bench_gguf import cpu
-from tests.daemons import House
+from tests.support import ggufs
+from tests.support.daemons import House
 
 MODELS, SERVERS = 1000, 16
 ROUNDS, REQUESTS, SCRAPES = 15, 6400, 15

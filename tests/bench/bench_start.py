@@ -9,11 +9,11 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-from tests import ggufs
 from tests.bench.bench_gguf import cpu
 from tests.lab.container import Container, booted
 from tests.lab.serving import installed_in
 from tests.lab.trees import RELEASES, VENDOR, build_all
+from tests.support import ggufs
 
 ROUNDS = 15
 TARGET = 1.3

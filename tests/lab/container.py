@@ -9,12 +9,12 @@ from typing import Any
 
 import httpx
 
-from tests.deadlines import DEADLINE_S
 from tests.lab.folders import Folder, overlay_works
 from tests.lab.layers import LabError
 from tests.lab.machine import PATH, REBOOT_STATUS, Machine
 from tests.lab.network import Network, Transport
 from tests.lab.trees import Tree
+from tests.support.deadlines import DEADLINE_S
 
 LOOK_S = 0.05
 ENVIRONMENT = {"PATH": PATH, "LANG": "C.UTF-8", "HOME": "/root", "SYSTEMD_PAGER": ""}

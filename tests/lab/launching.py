@@ -17,9 +17,9 @@ from magid.launcher.protocol import (
 )
 from magid.llama.spec import ServerSpec
 from magid.systemd.unit_names import unit_name
-from tests.deadlines import DEADLINE_S
 from tests.lab.container import Container
 from tests.lab.installing import install_magid
+from tests.support.deadlines import DEADLINE_S
 
 MODEL = "/models/Demo.gguf"
 FLAGS = frozenset(

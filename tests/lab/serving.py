@@ -8,9 +8,9 @@ from typing import Any
 
 import httpx
 
-from tests.deadlines import DEADLINE_S
 from tests.lab.container import Container
 from tests.lab.launching import install_launcher
+from tests.support.deadlines import DEADLINE_S
 
 MODELS = {
     "alpha_1p0b_q4km_fast": 8080,

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import ggufs
 from tests.lab.container import Container, booted
 from tests.lab.launching import install_launcher
 from tests.lab.trees import RELEASES, Release, Tree
+from tests.support import ggufs
 
 pytestmark = pytest.mark.slow
 

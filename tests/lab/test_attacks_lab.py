@@ -18,11 +18,11 @@ from magid.api.routes import ROUTES
 from magid.gateway.routing.endpoints import ENDPOINTS
 from magid.launcher.protocol import Ping, StartRequest, request_line
 from magid.systemd.unit_names import unit_name
-from tests.deadlines import DEADLINE_S, SET_UP_S
 from tests.lab.container import ENVIRONMENT, Container, booted
 from tests.lab.launching import FLAGS, Asker
 from tests.lab.serving import FILES, MODELS, Daemon, installed_in
 from tests.lab.trees import RELEASES, Release, Tree
+from tests.support.deadlines import DEADLINE_S, SET_UP_S
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ from magid.systemd.unit_names import unit_name
 from tests.lab.container import Container
 from tests.lab.serving import MODELS, SETTINGS, Daemon, installed_in
 from tests.lab.trees import STABLE
-from tests.mounts import Mounted, mounted
+from tests.support.mounts import Mounted, mounted
 
 # What is tested is magid's, and the same on each release.
 pytestmark = [

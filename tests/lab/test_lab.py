@@ -15,12 +15,12 @@ import httpx
 import pytest
 
 from magid import __version__
-from tests import ggufs
 from tests.lab import folders
 from tests.lab.container import CommandFailed, Container, booted
 from tests.lab.installing import install_magid
 from tests.lab.layers import home
 from tests.lab.trees import RELEASES, ROOT, VENDOR, Release, Tree
+from tests.support import ggufs
 
 pytestmark = pytest.mark.slow
 

@@ -19,10 +19,10 @@ from magid.launcher.protocol import (
     request_line,
 )
 from magid.launcher.server import REFUSED_ID
-from tests import ggufs
 from tests.lab.container import Container
 from tests.lab.launching import FLAGS, MODEL, SETTINGS, Asker, install_launcher
 from tests.lab.probe_llama import OTHER_MODEL, OUTSIDE
+from tests.support import ggufs
 
 pytestmark = pytest.mark.slow
 

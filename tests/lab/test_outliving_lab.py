@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from tests.deadlines import DEADLINE_S
 from tests.lab.container import ENVIRONMENT, Container
 from tests.lab.installing import install_magid
 from tests.lab.serving import MODELS, Daemon, installed_in
 from tests.lab.trees import STABLE
+from tests.support.deadlines import DEADLINE_S
 
 # What is tested is magid's, and the same on each release.
 pytestmark = [

@@ -15,12 +15,12 @@ import pytest
 
 from magid import __version__
 from magid.systemd.unit_names import unit_name
-from tests import ggufs
-from tests.deadlines import SET_UP_S
 from tests.lab import minimal, packages
 from tests.lab.container import Container, booted
 from tests.lab.layers import output
 from tests.lab.trees import LLAMA, RELEASES, ROOT, Release, Tree
+from tests.support import ggufs
+from tests.support.deadlines import SET_UP_S
 
 pytestmark = pytest.mark.slow
 

@@ -14,13 +14,13 @@ import pytest
 from magid.launcher.protocol import Ping
 from magid.log.events import Event
 from magid.systemd.unit_names import unit_name
-from tests import ggufs
-from tests.deadlines import DEADLINE_S, SET_UP_S
 from tests.lab.container import Container
 from tests.lab.installing import LIBRARY
 from tests.lab.launching import Asker, install_launcher
 from tests.lab.serving import FILES, MODELS, Daemon, installed_in
 from tests.lab.trees import NEWEST, OLDEST, ROOT, VENDOR
+from tests.support import ggufs
+from tests.support.deadlines import DEADLINE_S, SET_UP_S
 
 # Between these two systemd changed what it says of units; the others are like one of them.
 pytestmark = [
@@ -75,8 +75,9 @@ def test_the_contract_of_launchers(fresh_container: Container, model: Path) -> N
     fresh_container.write("/srv/models/Demo-Tiny-F16.gguf", model.read_bytes())
     sources = {
         "__init__.py": b"",
-        "deadlines.py": (ROOT / "tests/deadlines.py").read_bytes(),
-        "launcher_contract.py": (ROOT / "tests/launcher_contract.py").read_bytes(),
+        "support/__init__.py": b"",
+        "support/deadlines.py": (ROOT / "tests/support/deadlines.py").read_bytes(),
+        "support/launcher_contract.py": (ROOT / "tests/support/launcher_contract.py").read_bytes(),
         "test_contract.py": (ROOT / "tests/lab/inside/contract.py").read_bytes(),
     }
     for name, data in sources.items():

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from magid.cli.main import parser
-from tests import ggufs, transcript
-from tests.deadlines import SET_UP_S
 from tests.lab.container import Container, booted
 from tests.lab.launching import install_launcher
 from tests.lab.serving import UNITS, Daemon
 from tests.lab.trees import RELEASES, Release, Tree
-from tests.transcript import Step
+from tests.support import ggufs, transcript
+from tests.support.deadlines import SET_UP_S
+from tests.support.transcript import Step
 
 pytestmark = pytest.mark.slow
 

@@ -1,7 +1,7 @@
 """Servers that cannot run, each in its own way: what is said of it, and how often it is tried.
 
 The real llama-server runs the other models meanwhile, which must not notice; one model gets
-`tests.fake_llama` in its place, because the real one hangs or crashes when it likes.
+`tests.support.fake_llama` in its place, because the real one hangs or crashes when it likes.
 """
 
 import re
@@ -60,7 +60,7 @@ restart: {{limit: {LIMIT}, first_delay: {FIRST_S}, max_delay: 2}}
 
 @pytest.fixture(scope="module")
 def installed(container: Container, chat_model: Path) -> Iterator[Daemon]:
-    container.write(FAKE, (ROOT / "tests/fake_llama.py").read_bytes())
+    container.write(FAKE, (ROOT / "tests/support/fake_llama.py").read_bytes())
     container.write(PROGRAM, program(container), 0o755)
     one = installed_in(container, chat_model, settings(30))
     one.wait_ready()

@@ -21,13 +21,13 @@ import httpx
 
 from magid.api.routes import ROUTES
 from magid.gateway.routing.endpoints import ENDPOINTS
-from tests import fleets
-from tests.deadlines import DEADLINE_S
-from tests.rest import Parts, until_closed
-from tests.running import Running
 from tests.soak.crowds import pid_of
 from tests.soak.figures import Figures
 from tests.soak.parts import daemon
+from tests.support import fleets
+from tests.support.deadlines import DEADLINE_S
+from tests.support.rest import Parts, until_closed
+from tests.support.running import Running
 
 MIB = 2**20
 LIMIT = 32 * MIB  # gateway.max_body_bytes, as it is by itself

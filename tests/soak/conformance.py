@@ -1,4 +1,4 @@
-"""The requests of tests/test_api_schema.py, others in each run and many more of them.
+"""The requests of tests/api/test_schema.py, others in each run and many more of them.
 
 `python -m tests.soak.conformance EXAMPLES SEED FOLDER`: so many good and as many bad ones of each
 operation in /openapi.json.
@@ -7,11 +7,11 @@ operation in /openapi.json.
 import sys
 from pathlib import Path
 
-from tests import rest
-from tests.asking import Asker
-from tests.rest import Parts
 from tests.soak import parts
 from tests.soak.figures import Figures
+from tests.support import rest
+from tests.support.asking import Asker
+from tests.support.rest import Parts
 
 LONGEST = 2000  # characters of a failure
 

@@ -14,12 +14,12 @@ from pathlib import Path
 import httpx
 import psutil
 
-from tests import fleets
-from tests.fleets import SMALL
-from tests.rest import Parts
-from tests.running import Running
 from tests.soak.figures import Figures
 from tests.soak.parts import daemon
+from tests.support import fleets
+from tests.support.fleets import SMALL
+from tests.support.rest import Parts
+from tests.support.running import Running
 
 LEFT = 20  # descriptors that the daemon may still open
 WATCHED_S = 2.0  # while nothing can be accepted

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 
 from magid.discovery.gguf_format import GgufHeader, parse_header
 from magid.errors import GgufError
-from tests import gguf_bytes as raw
 from tests.soak.figures import Figures
+from tests.support import gguf_bytes as raw
 
 # For files of at most 100 KB: 50 us is usual; a machine may be busy.
 MOST_CPU_S = 1.0

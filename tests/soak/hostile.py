@@ -15,11 +15,11 @@ from pathlib import Path
 
 import httpx
 
-from tests import hostile
-from tests.hostile import COUNT, NAMES, SMALL, Taken, misbehave, model
-from tests.rest import Parts
 from tests.soak.figures import Figures
 from tests.soak.parts import parts
+from tests.support import hostile
+from tests.support.hostile import COUNT, NAMES, SMALL, Taken, misbehave, model
+from tests.support.rest import Parts
 
 CLIENTS = 2  # of each hostile server
 EVERY_S = 0.005

@@ -21,13 +21,13 @@ from pathlib import Path
 import httpx
 import psutil
 
-from tests import ggufs
-from tests.fleets import MEDIUM, SMALL, write_small
-from tests.rest import Parts
-from tests.running import Running
 from tests.soak.crowds import pid_of, wait_for
 from tests.soak.figures import Figures, slope
 from tests.soak.parts import daemon
+from tests.support import ggufs
+from tests.support.fleets import MEDIUM, SMALL, write_small
+from tests.support.rest import Parts
+from tests.support.running import Running
 
 HANGS_S = 120.0  # no request takes so long
 PAUSE_S = (0.3, 1.2)  # between two disturbances

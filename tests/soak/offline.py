@@ -9,10 +9,10 @@ import struct
 import sys
 from pathlib import Path
 
-from tests import fleets
 from tests.conftest import _free_port, _free_range
-from tests.fleets import SMALL, chat
-from tests.rest import Parts
+from tests.support import fleets
+from tests.support.fleets import SMALL, chat
+from tests.support.rest import Parts
 
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
 _REQUEST = struct.Struct("16sh22x")  # ifreq

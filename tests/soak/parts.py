@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests import fleets
 from tests.conftest import _free_port, _free_range
-from tests.rest import Parts
-from tests.running import ROOT, Running
+from tests.support import fleets
+from tests.support.rest import Parts
+from tests.support.running import ROOT, Running
 
 
 def parts() -> Parts:

@@ -1,7 +1,7 @@
 """Run by pytest within a container: what every launcher promises, kept by systemd.
 
-Stands alone there, beside `tests.launcher_contract`: of the fixtures of this repository it has its
-own kind, because a container has no tools to make models with.
+Stands alone there, beside `tests.support.launcher_contract`. It has fixtures of its own, because a
+container has no tools to make models with.
 """
 
 import asyncio
@@ -16,8 +16,8 @@ from magid.llama.program import InstalledProgram
 from magid.servers.backend import ServerBackend
 from magid.servers.systemd.backend import SystemdBackend
 from magid.servers.systemd.launcher_client import LauncherClient
-from tests.deadlines import PATIENCE_S
-from tests.launcher_contract import (
+from tests.support.deadlines import PATIENCE_S
+from tests.support.launcher_contract import (
     LauncherContract,
     broken_model,
     specs,

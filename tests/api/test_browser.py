@@ -1,0 +1,261 @@
+"""Pages in a real browser: one of another site may not read, change or use anything.
+
+Chromium opens a page that tries what pages can try and posts to its own server how each try ended:
+under another site's name; under a name that DNS rebinding has led to the daemon; and under one that
+allowed_origins has.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+import pytest
+
+from tests.support import fleets, hostile
+from tests.support.deadlines import DEADLINE_S
+from tests.support.fleets import SMALL
+from tests.support.hostile_llama import SCRIPT
+from tests.support.rest import Parts
+from tests.support.running import Running
+
+pytestmark = pytest.mark.slow
+
+BROWSERS = ("chromium-headless-shell", "chromium")  # Debian's
+PAGE = (Path(__file__).parents[1] / "support" / "attacks.html").read_bytes()
+EVIL, OWN = "evil.example", "ui.example"
+PLACE = "/attack"  # of the page; a rebound name leads there until the page has loaded
+REBOUND = "127.0.0.2"  # where EVIL was before
+
+
+class Site:
+    """Serves the page at any name, and takes what came of it."""
+
+    def __init__(self) -> None:
+        self.found: Queue[dict[str, str]] = Queue()
+        found = self.found
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.answer(PAGE)
+
+            def do_POST(self) -> None:
+                found.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                self.answer(b"")
+
+            def answer(self, body: bytes) -> None:
+                self.send_response(200)
+                self.send_header("Content-Type", "text/html; charset=utf-8")
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None:
+                """Not among the test's output."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.port = self._server.server_port
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+class Rebinding:
+    """The daemon's port at another address: the page comes from the site, all else from the daemon.
+
+    So it looks to a browser whose resolver is given another address once the page has loaded.
+    """
+
+    def __init__(self, daemon: int, site: int) -> None:
+        self._ports = {True: site, False: daemon}
+        self._listener = socket.create_server((REBOUND, daemon))
+        self._thread = threading.Thread(target=self._accept)
+        self._thread.start()
+
+    def _accept(self) -> None:
+        pumps = []
+        with suppress(OSError):  # closed
+            while True:
+                client, _ = self._listener.accept()
+                pumps.append(threading.Thread(target=self._relay, args=(client,)))
+                pumps[-1].start()
+        for pump in pumps:
+            pump.join()
+
+    def _relay(self, client: socket.socket) -> None:
+        with client, suppress(OSError):
+            client.settimeout(DEADLINE_S)
+            first = client.recv(65536)
+            port = self._ports[first.startswith(b"GET " + PLACE.encode())]
+            with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as server:
+                server.sendall(first)
+                back = threading.Thread(target=pump, args=(server, client))
+                back.start()
+                pump(client, server)
+                back.join()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
+
+
+def pump(source: socket.socket, sink: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+    with suppress(OSError):
+        sink.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    site = Site()
+    yield site
+    site.close()
+
+
+@pytest.fixture(scope="module")
+def magid(parts: Parts, site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    configuration = f"allowed_origins: ['http://{OWN}:{site.port}']\n"
+    folder = tmp_path_factory.mktemp("browser")
+    with fleets.fleet(
+        parts, folder, fleets.write_small, configuration=configuration, ports=2
+    ) as magid:
+        (magid.profiles / "other.yaml").write_text("name: Other\nenabled_models: []\n")
+        yield magid
+
+
+def command(folder: Path) -> list[str]:
+    program = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    assert program, "no Chromium: packaging/test-tools installs it"
+    return [
+        program, "--headless", "--disable-gpu", "--disable-background-networking",
+        "--no-proxy-server", f"--user-data-dir={folder / 'user'}",
+        *(["--no-sandbox"] if os.geteuid() == 0 else []),
+    ]  # fmt: skip
+
+
+@contextmanager
+def browser(url: str, folder: Path) -> Iterator[None]:
+    """Chromium with this page open. It and all its processes end behind the block."""
+    places = {EVIL: "127.0.0.1", OWN: "127.0.0.1", f"rebound.{EVIL}": REBOUND}
+    names = ",".join(f"MAP {name} {address}" for name, address in places.items())
+    words = [
+        *command(folder), f"--host-resolver-rules={names}",
+        "--remote-debugging-port=0",  # without it, it prints the page and ends
+        url,
+    ]  # fmt: skip
+    with (folder / "browser.log").open("wb") as log:
+        process = subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(DEADLINE_S)
+
+
+def attack(site: Site, page: str, target: str, folder: Path) -> dict[str, str]:
+    report = f"http://127.0.0.1:{site.port}/"
+    with browser(f"{page}{PLACE}?target={target}&model={SMALL}&report={report}", folder):
+        return site.found.get(timeout=DEADLINE_S)
+
+
+def state(magid: Running) -> object:
+    """All that a page could have changed or used."""
+    shown = magid.get(f"/api/models/{SMALL}")
+    return (
+        shown["tierOverride"], magid.servers()[SMALL]["pid"], magid.get("/api/models/profiles"),
+        magid.get("/api/models/status")["activeProfile"], magid.get("/api/requests")["requests"],
+    )  # fmt: skip
+
+
+# What a page can send without being asked whether it may, and cannot see the answer to.
+BLIND = {"read blindly", "stop blindly", "stop all blindly", "activate blindly", "generate blindly"}
+FRAMES = {"stop by a form", "generate by a form", "frame"}  # show a refusal, which nobody can read
+READ = {"read", "read with a header", "read the models", "generate", "decide", "delete"}
+LOADED = {"image", "script", "events", "socket"}
+
+
+def check(found: dict[str, str], expected: dict[str, set[str]]) -> None:
+    """Every attack ended as its kind should."""
+    ends = {name: end for end, names in expected.items() for name in names}
+    assert found == {**ends, **dict.fromkeys(FRAMES, "load"), "beacon": "sent"}
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
+def test_a_page_of_another_site(magid: Running, site: Site, tmp_path: Path, name: str) -> None:
+    before = state(magid)
+    found = attack(site, f"http://{EVIL}:{site.port}", f"http://{name}:{magid.port}", tmp_path)
+    check(found, {"failed": READ | LOADED, "opaque": BLIND})
+    assert state(magid) == before
+
+
+def test_a_rebound_name(magid: Running, site: Site, tmp_path: Path) -> None:
+    """To the browser it is the page's own site: all that it may read is the refusal."""
+    before = state(magid)
+    rebinding = Rebinding(magid.port, site.port)
+    try:
+        origin = f"http://rebound.{EVIL}:{magid.port}"
+        found = attack(site, origin, origin, tmp_path)
+    finally:
+        rebinding.close()
+    check(found, {"421": READ | BLIND, "failed": LOADED})
+    assert state(magid) == before
+
+
+def test_a_page_that_is_allowed(magid: Running, site: Site, tmp_path: Path) -> None:
+    """The same page can do all of it, so that it was not the browser that refused."""
+    found = attack(site, f"http://{OWN}:{site.port}", f"http://127.0.0.1:{magid.port}", tmp_path)
+    check(found, {"200": READ, "opaque": BLIND, "open": {"events"}, "failed": LOADED - {"events"}})
+    magid.wait_for("stop", lambda: magid.servers().get(SMALL, {}).get("pid") is None)
+    assert magid.get("/api/models/profiles") == ["test"]
+    assert magid.get(f"/api/models/{SMALL}")["tierOverride"] == "powerful"
+    assert len(magid.get("/api/requests")["requests"]) == 1
+
+
+# -- what a server answers -----------------------------------------------------------------------
+
+
+def shown(url: str, folder: Path) -> str:
+    """The page at this address, as the browser has it once all of it has run."""
+    done = subprocess.run(
+        [*command(folder), "--dump-dom", url],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=DEADLINE_S, check=True,
+    )  # fmt: skip
+    return done.stdout
+
+
+def test_a_page_of_a_model_server_does_not_run(parts: Parts, tmp_path: Path) -> None:
+    """One that was taken over, opened under magid's own address, whatever type it says."""
+    page = tmp_path / "page.html"
+    page.write_bytes(SCRIPT)
+    assert "<title>taken</title>" in shown(page.as_uri(), tmp_path)  # where nobody hinders it
+    with hostile.taken_over(parts, tmp_path) as taken:
+        for kind in (
+            "type text/html", "type text/html; charset=utf-7", "type application/xhtml+xml",
+            "type image/svg+xml", "type application/json, text/html", "two types", "no type",
+            "a page as application/json", "a page as text/plain",
+        ):  # fmt: skip
+            passed = kind.startswith(("no", "a page"))
+            for path, meant in (("/slots", "document.title"), ("/props", "{}")):
+                hostile.wait_sound(taken.magid, hostile.model(0))
+                taken.order(path, kind)
+                dom = shown(f"{taken.magid.url}{path}?model={hostile.model(0)}", tmp_path)
+                taken.forget()
+                assert "taken</title>" not in dom, kind
+                assert (meant if passed else "cannot finish") in dom, (path, kind)

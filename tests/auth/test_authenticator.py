@@ -1,0 +1,514 @@
+"""Tokens against a running daemon: each route and endpoint, asked by each kind of caller."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import anthropic
+import httpx
+import openai
+import pytest
+
+from magid.api.openapi import make_route
+from magid.api.routes import ROUTES, Access, Route
+from magid.auth import token_store, tokens
+from magid.auth.tokens import Scope
+from magid.cli import client as credentials
+from magid.gateway.frontend import responses
+from magid.gateway.routing.endpoints import ENDPOINTS, Endpoint
+from tests.support import fleets, ggufs, rest
+from tests.support.deadlines import DEADLINE_S
+from tests.support.fleets import MEDIUM, SMALL, THINKER
+from tests.support.rest import Parts
+from tests.support.running import Running
+
+pytestmark = pytest.mark.slow
+
+NOW = datetime.now(UTC)
+MADE = {
+    "admin": tokens.make("admin", [Scope.ADMIN]),
+    "read": tokens.make("read", [Scope.READ]),
+    "infer": tokens.make("infer", [Scope.INFER]),
+    "small": tokens.make("small", [Scope.INFER], models=["my-model", "tier:balanced"]),
+    "expired": tokens.make(
+        "expired", [Scope.ADMIN], now=NOW - timedelta(2), expires_at=NOW - timedelta(1)
+    ),
+    "revoked": tokens.make("revoked", [Scope.ADMIN]),
+}
+SECRETS = {name: secret for name, (_, secret) in MADE.items()}
+UNKNOWN = tokens.mint()[0]
+
+
+def with_tokens(parts: Parts, folder: Path, configuration: str = "") -> Running:
+    """A daemon with all those tokens and a unix socket, not started; its client shows `admin`."""
+    running = parts.daemon(folder, configuration)
+    running.listen_locally()
+    token_store.write(running.state / token_store.NAME, tuple(token for token, _ in MADE.values()))
+    running.use_token(SECRETS["admin"])
+    return running
+
+
+@pytest.fixture(scope="module")
+def bare(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Without a model: whatever is asked of it does nothing."""
+    running = with_tokens(parts, tmp_path_factory.mktemp("bare"))
+    with running, running.client:
+        running.wait_ready()
+        running.ask("DELETE", "/api/tokens/revoked")
+        yield running
+        log = running.log.read_text()
+        assert "ERROR" not in log
+        for secret in (*SECRETS.values(), UNKNOWN):
+            assert secret[14:] not in log
+
+
+@pytest.fixture(scope="module")
+def magid(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """With models of every tier, ready."""
+    running = with_tokens(parts, tmp_path_factory.mktemp("access"))
+    (running.profiles / "test.yaml").write_text(fleets.PROFILE)
+    fleets.write_conversations(running.models)
+    with running, running.client:
+        running.wait_ready()
+        yield running
+
+
+def local(running: Running) -> httpx.Client:
+    """A client on the unix socket."""
+    return running.local()
+
+
+def reload(running: Running) -> None:
+    """SIGHUP; returns when magid has read everything anew."""
+    assert running.process
+    with local(running) as client, client.stream("GET", "/api/events") as answer:
+        lines = answer.iter_lines()
+        assert "event: snapshot" in lines
+        something_new(running)
+        running.process.send_signal(signal.SIGHUP)
+        assert "event: registry" in lines  # of the scan, which comes last
+
+
+def something_new(running: Running) -> None:
+    """A model that the next scan finds, and tells of."""
+    name = f"New{len(list(running.models.iterdir()))}-4B-Q2_K.gguf"
+    ggufs.write_sparse_model(running.models / name, parameters_billions=4.0, quantization="Q2_K")
+
+
+def bearer(who: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {SECRETS[who]}"}
+
+
+# -- who is let in -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def anyone(bare: Running) -> Iterator[httpx.Client]:
+    """Shows nothing of its own."""
+    with fleets.client(bare) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def inside(bare: Running) -> Iterator[httpx.Client]:
+    with local(bare) as made:
+        yield made
+
+
+def status(client: httpx.Client, method: str, path: str, headers: dict[str, str]) -> int:
+    """What such a caller gets for a request without a body."""
+    with client.stream(method, path, headers=headers) as answer:
+        challenge = answer.headers.get("www-authenticate")
+        assert challenge == ('Bearer realm="magid"' if answer.status_code == 401 else None)
+        return answer.status_code
+
+
+def refusals(client: httpx.Client, method: str, path: str) -> dict[str, int]:
+    """Who is kept out, with which status."""
+    callers = {
+        "nobody": {},
+        "unknown": {"Authorization": f"Bearer {UNKNOWN}"},
+        "other scheme": {"Authorization": f"Basic {SECRETS['admin']}"},
+        **{who: bearer(who) for who in SECRETS},
+    }
+    found = {who: status(client, method, path, headers) for who, headers in callers.items()}
+    return {who: code for who, code in found.items() if code in (401, 403)}
+
+
+OUT = dict.fromkeys(("nobody", "unknown", "other scheme", "expired", "revoked"), 401)
+KEPT_OUT: dict[Access, dict[str, int]] = {
+    Access.PUBLIC: {},
+    Access.READ: OUT | {"infer": 403, "small": 403},
+    Access.CHANGE: OUT | {"infer": 403, "small": 403, "read": 403},
+}
+ALL = (*ROUTES, make_route(ROUTES))
+
+
+@pytest.mark.parametrize("route", ALL, ids=lambda route: f"{route.method} {route.path}")
+def test_every_route_lets_in_whom_it_should(
+    anyone: httpx.Client, inside: httpx.Client, route: Route
+) -> None:
+    path = re.sub(r"{\w+}", "none", route.path)
+    assert refusals(anyone, route.method, path) == KEPT_OUT[route.access]
+    assert status(inside, route.method, path, {}) not in (401, 403)
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda e: f"{e.method} {e.path}")
+def test_every_endpoint_of_the_gateway_is_for_infer(
+    anyone: httpx.Client, inside: httpx.Client, endpoint: Endpoint
+) -> None:
+    method, path = endpoint.method, endpoint.path.replace("{id}", "none")
+    others = {"infer": 403, "small": 403} if endpoint.tells_of_others else {}
+    assert refusals(anyone, method, path) == OUT | {"read": 403} | others
+    admitted = SECRETS["admin" if others else "infer"]
+    assert status(anyone, method, path, {"x-api-key": admitted}) not in (401, 403)
+    assert status(anyone, method, path, {"x-api-key": UNKNOWN}) == 401
+    assert status(inside, method, path, {}) not in (401, 403)
+
+
+def test_paths_that_do_not_exist_tell_nothing_below_v1(anyone: httpx.Client) -> None:
+    assert status(anyone, "GET", "/v1/nothing", {}) == 401
+    assert status(anyone, "GET", "/v1/nothing", bearer("infer")) == 404
+
+
+def test_a_browser_may_ask_whether_it_may_ask(anyone: httpx.Client) -> None:
+    for path in ("/api/models/registry", "/v1/chat/completions"):
+        assert status(anyone, "OPTIONS", path, {}) == 204
+
+
+def test_one_credential_a_request(anyone: httpx.Client) -> None:
+    for name in ("authorization", "x-api-key"):
+        twice = [(name, f"Bearer {SECRETS['admin']}"), (name, "Bearer other")]
+        for path in ("/api/models/status", "/v1/models"):
+            answer = anyone.get(path, headers=twice)
+            assert answer.status_code == 400
+            assert "given twice" in answer.text
+
+
+@pytest.mark.parametrize("path", ["/api/models/status", "/v1/models", "/livez"])
+def test_a_token_in_the_url_is_refused(anyone: httpx.Client, path: str) -> None:
+    answer = anyone.get(f"{path}?token={SECRETS['admin']}")
+    assert answer.status_code == 400
+    assert "URLs end in logs" in answer.text
+    assert SECRETS["admin"] not in answer.text
+
+
+def test_a_body_of_who_may_not_send_one_is_not_read(bare: Running) -> None:
+    """Refused on the head alone, which says that a large body will follow."""
+    for path in ("/v1/chat/completions", "/api/models/rescan"):
+        with rest.connect(bare.port) as connection:
+            connection.sendall(
+                f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n"
+                "Content-Type: application/json\r\n\r\n".encode()
+            )
+            assert connection.recv(4096).startswith(b"HTTP/1.1 401 ")
+
+
+# -- the life of a token -----------------------------------------------------------------------
+
+
+def test_a_token_is_made_listed_used_and_revoked(bare: Running, anyone: httpx.Client) -> None:
+    body = {"name": "ci", "scopes": ["read"], "expiresAt": "2999-01-01T00:00:00+01:00"}
+    made = bare.ask("POST", "/api/tokens", body, status=201)
+    assert made["entry"] | {"id": ""} == {
+        "name": "ci", "id": "", "scopes": ["read"], "models": None, "expired": False,
+        "createdAt": made["entry"]["createdAt"], "expiresAt": "2998-12-31T23:00:00Z",
+        "lastUsedAt": None,
+    }  # fmt: skip
+    mine = {"Authorization": f"Bearer {made['token']}"}
+    rest.refused(bare, "POST", "/api/tokens", body, 409)
+    with anyone.stream("GET", "/api/events", headers=mine) as events:
+        lines = events.iter_lines()
+        assert next(lines)
+        listed = bare.client.get("/api/tokens")
+        assert made["token"][14:] not in listed.text
+        entries = {entry["name"]: entry for entry in listed.json()["tokens"]}
+        assert entries["ci"]["lastUsedAt"]
+        assert entries["expired"]["expired"]
+        assert listed.json()["required"]
+        bare.ask("DELETE", "/api/tokens/ci")
+        assert status(anyone, "GET", "/api/models/status", mine) == 401
+        something_new(bare)
+        bare.ask("POST", "/api/models/rescan")  # news, at which the stream ends
+        for line in lines:
+            assert not line.startswith(("event: registry", ":")), "the stream goes on"
+    rest.refused(bare, "DELETE", "/api/tokens/ci", None, 404)
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"scopes": ["read"]}, "name"),
+        ({"name": "../x", "scopes": ["read"]}, "name"),
+        ({"name": "x", "scopes": []}, "scopes"),
+        ({"name": "x", "scopes": ["root"]}, "scopes[0]"),
+        ({"name": "x", "scopes": ["read"], "expiresAt": "2020-01-01T00:00:00Z"}, "expiresAt"),
+        ({"name": "x", "scopes": ["read"], "expiresAt": "2999-01-01T00:00:00"}, "expiresAt"),
+        ({"name": "x", "scopes": ["read"], "models": ["fast"]}, "models"),
+        ({"name": "x", "scopes": ["infer"], "models": []}, "models"),
+        ({"name": "x", "scopes": ["infer"], "secret": "mine"}, "secret"),
+    ],
+)
+def test_a_bad_request_for_a_token(bare: Running, body: object, field: str) -> None:
+    assert rest.refused(bare, "POST", "/api/tokens", body, 400)["details"]["field"] == field
+
+
+def test_a_reload_reads_the_file_and_a_broken_one_closes(parts: Parts, tmp_path: Path) -> None:
+    """From open to closed, broken and open again, without a restart."""
+    running = parts.daemon(tmp_path)
+    running.listen_locally()
+    path = running.state / token_store.NAME
+    with running, running.client, local(running) as client, fleets.client(running) as nobody:
+        running.wait_ready()
+        body = {"name": "first", "scopes": ["admin"]}
+        why = rest.refused(running, "POST", "/api/tokens", body, 403)["message"]
+        assert why.startswith("cannot make the first token over TCP: ")
+        assert not path.exists()
+        assert running.get("/api/tokens") == {"required": False, "problem": None, "tokens": []}
+        first = running.make_token("first", "admin")
+        assert status(nobody, "GET", "/api/models/status", {}) == 401
+        running.use_token(first)
+        good = path.read_bytes()
+        path.write_bytes(good[:-20])
+        reload(running)
+        for asked in ("/api/models/status", "/v1/models"):
+            mine = {"Authorization": f"Bearer {first}"}
+            assert status(nobody, "GET", asked, mine) == 503
+        said = client.get("/api/models/status").json()["problems"]
+        assert [p for p in said if p.startswith(f"cannot use {path}: ")]
+        assert running.client.get("/livez").status_code == 200
+        assert client.post("/api/tokens", json={"name": "x", "scopes": ["read"]}).status_code == 409
+        path.write_bytes(good)
+        reload(running)
+        assert running.ask("GET", "/api/models/status")
+        path.unlink()
+        reload(running)
+        assert status(nobody, "GET", "/api/models/status", {}) == 200
+
+
+# -- the gateway -------------------------------------------------------------------------------
+
+
+def test_sdks_show_their_key(magid: Running) -> None:
+    with openai.OpenAI(base_url=f"{magid.url}/v1", api_key=SECRETS["infer"]) as ai:
+        assert SMALL in [model.id for model in ai.models.list()]
+    with anthropic.Anthropic(base_url=magid.url, api_key=SECRETS["infer"]) as claude:
+        answer = claude.messages.create(
+            model="fast", max_tokens=4, messages=[{"role": "user", "content": "Hello"}]
+        )
+        assert answer.usage.output_tokens == 4
+    records = magid.get("/api/requests")["requests"]
+    assert records[0]["token"] == "infer"
+    assert SECRETS["infer"] not in json.dumps(records)
+
+
+def test_sdks_know_the_errors(magid: Running) -> None:
+    for who, kind in (
+        ("expired", openai.AuthenticationError),
+        ("read", openai.PermissionDeniedError),
+    ):
+        with (
+            openai.OpenAI(base_url=f"{magid.url}/v1", api_key=SECRETS[who], max_retries=0) as ai,
+            pytest.raises(kind) as caught,
+        ):
+            ai.models.list()
+        assert SECRETS[who] not in str(caught.value)
+    with (
+        anthropic.Anthropic(base_url=magid.url, api_key=UNKNOWN, max_retries=0) as claude,
+        pytest.raises(anthropic.AuthenticationError) as refused,
+    ):
+        claude.messages.create(model="fast", max_tokens=4, messages=[])
+    assert refused.value.body
+    assert refused.value.body["error"]["type"] == "authentication_error"  # type: ignore[index]  # JSON
+
+
+def test_a_limited_token_has_its_models_and_no_others(magid: Running) -> None:
+    """my-model is an alias of SMALL; THINKER is powerful, and so is gpt-4o."""
+    with httpx.Client(base_url=magid.url, headers=bearer("small"), timeout=DEADLINE_S) as client:
+        listed = [row["id"] for row in client.get("/v1/models").json()["data"]]
+        assert {SMALL, MEDIUM, "my-model", "fast", "balanced", "auto"} <= set(listed)
+        assert not {THINKER, "powerful", "gpt-4o"} & set(listed)
+        assert client.get(f"/v1/models/{THINKER}").status_code == 404
+        assert client.get(f"/v1/models/{SMALL}").status_code == 200
+        for name in (SMALL, "fast", "my-model", "auto", "powerful"):
+            answer = client.post("/v1/chat/completions", json=fleets.chat(name))
+            assert answer.status_code == 200, answer.text
+            assert answer.headers["x-magi-model"] in (SMALL, MEDIUM)
+        for name in (THINKER, "gpt-4o"):
+            answer = client.post("/v1/chat/completions", json=fleets.chat(name))
+            assert answer.status_code == 404
+            assert answer.json()["error"]["code"] == "model_not_found"
+        assert client.get(f"/props?model={THINKER}").status_code == 404
+        assert client.get(f"/slots?model={SMALL}").status_code == 403
+
+
+def test_what_others_ask_and_where_files_lie_is_not_shown(magid: Running) -> None:
+    """/slots has what every slot works on, and /props the path of the model's file."""
+    for who, slots in (("infer", 403), ("small", 403), ("admin", 200)):
+        with httpx.Client(base_url=magid.url, headers=bearer(who), timeout=DEADLINE_S) as client:
+            assert client.get(f"/slots?model={SMALL}").status_code == slots
+            props = client.get(f"/props?model={SMALL}")
+            assert props.status_code == 200
+            assert props.json()["model_path"].endswith(".gguf")
+            assert "/" not in props.json()["model_path"]
+            assert str(magid.models) not in props.text
+            assert props.json()["model_alias"] == SMALL
+    with local(magid) as client:
+        assert client.get(f"/slots?model={SMALL}").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b'{"model_path":"/a/b/X.gguf","n":1}', b'{"n":1,"model_path":"X.gguf"}'),
+        (b'{"model_path":"X.gguf"}', b'{"model_path":"X.gguf"}'),
+        (b'{"n":1}', b'{"n":1}'),
+        (b"[]", b"[]"),
+        (b"/a/b/X.gguf <html>", b"{}"),
+        (b'{"model_path":"\\/a\\/b\\/X.gguf"}', b'{"model_path":"X.gguf"}'),
+    ],
+)
+def test_paths_in_props(body: bytes, expected: bytes) -> None:
+    assert responses.without_path(200, body) == expected
+
+
+def test_the_token_is_not_passed_on(magid: Running) -> None:
+    """llama-server would refuse it: it knows its own key alone; and its log does not have it."""
+    headers = bearer("infer") | {"x-api-key": SECRETS["infer"]}
+    answer = httpx.post(
+        f"{magid.url}/v1/chat/completions", json=fleets.chat("fast"), headers=headers,
+        timeout=DEADLINE_S, trust_env=False,
+    )  # fmt: skip
+    assert answer.status_code == 200
+    logs = magid.get(f"/api/models/servers/{SMALL}/logs?lines=2000")
+    assert SECRETS["infer"][14:] not in json.dumps(logs)
+
+
+# -- magictl -----------------------------------------------------------------------------------
+
+
+def magictl(*words: str, url: str | None = None, **more: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": os.environ["PATH"], **({"MAGI_URL": url} if url else {}), **more}
+    return subprocess.run(
+        [str(Path(sys.executable).with_name("magictl")), *words],
+        env=environment, capture_output=True, text=True, timeout=DEADLINE_S, check=False,
+    )  # fmt: skip
+
+
+def test_magictl_makes_shows_and_revokes_tokens(bare: Running, tmp_path: Path) -> None:
+    socket = f"unix:{bare.folder}/magid.sock"
+    made = magictl(
+        "token", "create", "--name", "shell", "--scope", "read", "--scope", "infer",
+        "--models", "fast", "qwen*", "--expires", "90d", url=socket,
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    secret = made.stdout.strip()
+    assert re.fullmatch(r"magi_[0-9a-f]{8}_[0-9A-Za-z]{43}", secret)
+    assert made.stderr == "this is shown only here: keep it where nobody else reads it\n"
+    listed = magictl("token", "ls", url=socket).stdout
+    row = next(line.split() for line in listed.splitlines() if line.startswith("shell "))
+    assert row[1:3] == ["read,infer", "fast,qwen*"]
+    assert row[5] == "-"
+    assert secret[14:] not in listed
+    file = tmp_path / "token"
+    file.write_text(f"{secret}\n")
+    for shown in ({"MAGI_TOKEN": secret}, {"MAGI_TOKEN_FILE": str(file)}):
+        assert magictl("status", url=bare.url, **shown).returncode == 0
+    for words in (["--token", secret], ["--token-file", str(file)]):
+        assert magictl(*words, "status", url=bare.url).returncode == 0
+    refused = magictl("rescan", url=bare.url, MAGI_TOKEN=secret)
+    assert refused.returncode == 1
+    assert "it is for read, infer, and this needs admin" in refused.stderr
+    assert magictl("token", "revoke", "shell", url=socket).stdout == "Token 'shell' revoked\n"
+    gone = magictl("status", url=bare.url, MAGI_TOKEN=secret)
+    assert gone.returncode == 1
+    assert "was revoked or has expired" in gone.stderr
+    assert magictl("token", "revoke", "shell", url=socket).returncode == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["token", "create", "--name", "x"], "arguments are required: --scope"),
+        (["token", "create", "--scope", "read"], "arguments are required: --name"),
+        (["token", "create", "--name", "x", "--scope", "read", "--expires", "soon"], "90d"),
+        (["--token-file", "/nowhere", "status"], "cannot read the token in /nowhere\nNo such file"),
+        (["--token-file", "/dev/null", "status"], "there is no token in it"),
+    ],
+)
+def test_magictl_says_what_is_missing(words: list[str], why: str) -> None:
+    done = magictl(*words, url="unix:/nowhere")
+    assert done.returncode == 2
+    assert why in done.stderr
+
+
+def test_the_first_token_is_made_while_magid_does_not_run(parts: Parts, tmp_path: Path) -> None:
+    """By root, for the user whom the state directory belongs to."""
+    running = parts.daemon(tmp_path)
+    path = running.state / token_store.NAME
+    os.chown(running.state, 65534, 65534)
+    words = ("token", "create", "--offline", "--name", "first", "--scope", "admin")
+    environment = {"MAGI_CONFIG": str(running.configuration), "MAGI_STATE_DIR": str(running.state)}
+    for folder in (tmp_path, *tmp_path.parents[:-2]):  # so that the other user gets there
+        folder.chmod(folder.stat().st_mode | 0o011)
+    made = magictl(*words, **environment)
+    assert made.returncode == 0, made.stderr
+    assert path.stat().st_uid == 65534
+    assert path.stat().st_mode & 0o777 == 0o600
+    again = magictl(*words, **environment)
+    assert again.returncode == 1
+    assert "there is one of this name" in again.stderr
+    second = magictl(*words[:4], "second", "--scope", "read", **environment)
+    assert second.returncode == 0, second.stderr
+    revoked = magictl("token", "revoke", "--offline", "nobody", "second", **environment)
+    assert (revoked.returncode, revoked.stdout) == (4, "Token 'second' revoked\n")
+    assert "cannot find token 'nobody'\nnone has this name\ntry: magictl token ls" in revoked.stderr
+    offline = json.loads(magictl("token", "ls", "--offline", "--json", **environment).stdout)
+    with running, running.client:
+        assert running.client.get("/api/models/status").status_code == 401
+        running.use_token(made.stdout.strip())
+        listed = running.get("/api/tokens")
+        assert offline.keys() == listed.keys()
+        (before,), (now,) = offline["tokens"], listed["tokens"]
+        assert before == now | {"lastUsedAt": None}
+        assert running.get("/api/tokens")["tokens"][0]["name"] == "first"
+        busy = magictl(*words, **environment)
+        assert busy.returncode == 1
+        assert busy.stderr.endswith("magid is running\ntry: leave --offline out\n")
+
+
+@pytest.mark.parametrize(
+    ("url", "token", "host"),
+    [
+        ("http://192.0.2.1:8000", "t", "192.0.2.1"),
+        ("HTTP://[2001:db8::1]:8000", "t", "2001:db8::1"),
+        ("http://127.example:8000", "t", "127.example"),
+        ("http://192.0.2.1:8000", None, ""),
+        ("https://192.0.2.1:8000", "t", ""),
+        ("http://127.0.0.1:8000", "t", ""),
+        ("http://localhost", "t", ""),
+        ("http://[::1]:8000", "t", ""),
+        ("unix:/run/magi/magid.sock", "t", ""),
+    ],
+)
+def test_a_token_in_clear_to_another_machine_is_warned_of(
+    capsys: pytest.CaptureFixture[str], url: str, token: str | None, host: str
+) -> None:
+    credentials.warn(url, token)
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(f"magictl: the token goes to {host} in clear\n" if host else "")
+    assert bool(said.err) is bool(host)
+
+
+def test_magictl_warns_once() -> None:
+    words = ("--request-timeout", "0.5", "start", "a", "b")
+    done = magictl(*words, url="http://192.0.2.1:8000", MAGI_TOKEN="t")
+    assert done.stderr.count("in clear") == 1
+    assert done.returncode in (1, 124)

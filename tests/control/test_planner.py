@@ -1,0 +1,125 @@
+"""The core as tables: what is wanted and what runs -> what to stop, start, keep."""
+
+from dataclasses import replace
+
+import pytest
+
+from magid.control import planner
+from magid.control.planner import Blocked, Wanted
+from magid.llama.spec import ServerSpec
+from magid.servers.backend import ObservedServer, ServerState
+from tests.support.values import observed, spec
+
+S = ServerState
+A, B = spec("a", 8080), spec("b", 8081)
+CHANGED = replace(A, ctx_size=512)
+REPLACED_FILE = replace(A, stamp="s2")
+
+
+def seen(*servers: ObservedServer) -> dict[int, ObservedServer]:
+    return {server.port: server for server in servers}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "running", "stop", "start", "keep"),
+    [
+        ([], [], [], [], []),
+        ([A], [], [], [8080], []),
+        ([A], [observed(A, S.READY)], [], [], [8080]),
+        ([A], [observed(A, S.STARTING)], [], [], [8080]),
+        ([A], [observed(A, S.LOADING)], [], [], [8080]),
+        ([A], [observed(A, S.BACKOFF)], [], [], [8080]),
+        ([A], [observed(A, S.FAILED)], [], [8080], []),
+        ([A], [observed(A, S.STOPPED)], [], [8080], []),
+        ([A], [observed(A, S.STOPPING)], [], [8080], []),
+        ([], [observed(A, S.READY)], [8080], [], []),
+        ([], [observed(A, S.BACKOFF)], [8080], [], []),
+        ([], [observed(A, S.FAILED)], [], [], []),
+        ([], [observed(A, S.STOPPED)], [], [], []),
+        ([CHANGED], [observed(A, S.READY)], [8080], [8080], []),
+        ([CHANGED], [observed(A, S.FAILED)], [], [8080], []),
+        ([REPLACED_FILE], [observed(A, S.LOADING)], [8080], [8080], []),
+        ([A, B], [observed(A, S.READY)], [], [8081], [8080]),
+        ([A], [observed(A, S.READY), observed(B, S.READY)], [8081], [], [8080]),
+        ([replace(A, port=8081)], [observed(A, S.READY)], [8080], [8081], []),
+        ([replace(B, port=8080)], [observed(A, S.READY)], [8080], [8080], []),
+    ],
+)
+def test_plan(
+    wanted: list[ServerSpec],
+    running: list[ObservedServer],
+    stop: list[int],
+    start: list[int],
+    keep: list[int],
+) -> None:
+    plan = planner.plan(Wanted(tuple(wanted), ()), seen(*running))
+    assert [line.port for line in plan.stop] == stop
+    assert [line.spec.port for line in plan.start] == start
+    assert [line.port for line in plan.keep] == keep
+    reasons = [line.reason for line in plan.stop] + [line.reason for line in plan.start]
+    assert all(reasons)
+    assert plan.is_empty == (not stop and not start)
+
+
+def test_what_is_blocked_is_said_and_keeps_nothing_else_back() -> None:
+    blocked = Blocked("c", "no port is free")
+    plan = planner.plan(Wanted((A,), (blocked,)), {})
+    assert plan.blocked == (blocked,)
+    assert plan.model_ids == {"a"}
+
+
+def test_two_models_that_swap_their_ports_are_both_restarted() -> None:
+    swapped = (replace(A, port=8081), replace(B, port=8080))
+    plan = planner.plan(Wanted(swapped, ()), seen(observed(A, S.READY), observed(B, S.READY)))
+    assert [line.port for line in plan.stop] == [8080, 8081]
+    assert [line.spec.port for line in plan.start] == [8081, 8080]
+
+
+@pytest.mark.parametrize("state", list(S))
+def test_at_boot_what_a_person_stopped_stays_stopped(state: S) -> None:
+    running = seen(observed(A, state))
+    full, boot = (
+        planner.plan(Wanted((A, B), ()), running),
+        planner.at_boot(Wanted((A, B), ()), running),
+    )
+    expected = [x for x in full.start if state is not S.STOPPED or x.spec is not A]
+    assert list(boot.start) == expected
+    assert (boot.stop, boot.keep) == (full.stop, full.keep)
+
+
+def test_only_touches_one_model() -> None:
+    wanted = Wanted((A, B), ())
+    assert planner.only("a", wanted, seen(observed(B, S.READY))).model_ids == {"a"}
+    assert planner.only("a", wanted, seen(observed(A, S.READY))).is_empty
+
+
+def test_only_of_a_disabled_model_is_its_stop() -> None:
+    plan = planner.only("a", Wanted((B,), ()), seen(observed(A, S.READY)))
+    assert [line.port for line in plan.stop] == [8080]
+    assert not plan.start
+
+
+def test_restart_stops_what_runs_and_starts_what_is_wanted() -> None:
+    wanted = Wanted((CHANGED, B), ())
+    plan = planner.restart(wanted, "a", seen(observed(A, S.READY), observed(B, S.READY)))
+    assert [line.port for line in plan.stop] == [8080]
+    assert [line.spec for line in plan.start] == [CHANGED]
+    assert not planner.restart(wanted, "a", seen(observed(A, S.STOPPED))).stop
+
+
+def test_stop_all_leaves_out_what_does_not_run() -> None:
+    servers = [observed(replace(A, port=8080 + i), state) for i, state in enumerate(S)]
+    stopped = {line.port for line in planner.stop_all(servers, "asked").stop}
+    assert {s.state for s in servers if s.port not in stopped} == {S.STOPPED, S.FAILED}
+
+
+def test_the_hash_covers_every_field_that_decides_how_a_server_runs() -> None:
+    changes: dict[str, object] = {
+        "model_id": "z", "instance": 1, "port": 1, "host": "::1", "model_path": "/z",
+        "mmproj_path": "/p", "kind": "embedding", "n_gpu_layers": 0, "ctx_size": 1,
+        "n_threads": 1, "batch_size": 1, "parallel": 1, "extra_args": ("--x",), "stamp": "z",
+        "memory_max": 2**30, "cpu_quota": 50,
+    }  # fmt: skip
+    assert changes.keys() == set(ServerSpec.__dataclass_fields__)
+    hashes = {replace(A, **{name: value}).hash for name, value in changes.items()}  # type: ignore[arg-type]  # one field each
+    assert len(hashes | {A.hash}) == len(changes) + 1

@@ -1,0 +1,547 @@
+"""Each check of `magictl doctor`, from what was seen to what is said. Pure, but for the probe."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from magid.auth import token_store
+from magid.auth.tokens import Scope, make
+from magid.cli.verbs.doctor import as_json
+from magid.config.settings import Config
+from magid.doctor.checks.all import CHECKS, results
+from magid.doctor.collect import collector, files, hardware, sandbox_trial, services
+from magid.doctor.collect import files as kept
+from magid.doctor.collect import files as models
+from magid.doctor.collect import services as daemon
+from magid.doctor.facts import (
+    AS_ROOT,
+    Accounts,
+    Daemon,
+    Facts,
+    Finding,
+    Folder,
+    Gpus,
+    Listener,
+    Machine,
+    Model,
+    ModelFile,
+    NotCollected,
+    Place,
+    Program,
+    SandboxTrial,
+    ServerFacts,
+    Settings,
+    Severity,
+    StateFiles,
+    Tokens,
+    Unit,
+    Volume,
+)
+from magid.launcher.sandbox import Timeouts, UnitRequest, unit_properties
+from magid.llama.spec import ServerSpec
+from magid.standalone import probe_sandbox
+from tests.support.deadlines import DEADLINE_S
+
+GIB = 2**30
+NOW = 1_795_000_000.0
+FLAGS = frozenset(
+    [
+        "--model",
+        "--port",
+        "--api-key-file",
+        "--offline",
+        "--cors-origins",
+        "--metrics",
+        "--ctx-size",
+        "--threads",
+    ]
+)
+
+
+def unit(name: str, **changes: Any) -> Unit:
+    healthy = Unit(name, "loaded", "active", "enabled", "success", False, f"/{name}", (), "", {})
+    return dataclasses.replace(healthy, **changes)
+
+
+UNITS = {name: unit(name) for name in services.OURS} | {
+    services.TRIAL: unit(services.TRIAL, fragment="")
+}
+MACHINE = Machine(
+    257, frozenset({"+BPF_FRAMEWORK"}), True, False, NOW, True, NOW, NOW, memory=64 * GIB
+)
+PLACES = {
+    "/etc/magi": Place("/etc/magi", "root", "root", 0o755),
+    "/var/lib/magi": Place("/var/lib/magi", "magi", "magi", 0o750),
+    files.LAUNCHER: Place(files.LAUNCHER, "root", "magi", 0o660),
+    files.KEY_SOCKET: Place(files.KEY_SOCKET, "root", "root", 0o600),
+    files.KEYS: Place(files.KEYS, "root", "magi", 0o750),
+}
+PROGRAM = Program("/usr/bin/llama-server", version="9000", flags=FLAGS)
+NVIDIA = Gpus(
+    frozenset({"10de"}),
+    frozenset({"nvidia", "nvidia-uvm"}),
+    tuple(Place(p, "root", "root", 0o666) for p in ("/dev/nvidia0", "/dev/nvidia-uvm")),
+    "550.54",
+    ("550.54",),
+)
+HEALTHY = Facts(
+    service=True,
+    settings=Settings(Path("/etc/magi/magid.yaml"), Config()),
+    machine=MACHINE,
+    accounts=Accounts(frozenset({"magi"}), frozenset({"magi", "magi-models", "render"})),
+    units=UNITS,
+    places=PLACES,
+    volumes=(Volume("/var/lib/magi", 50 * GIB, 100 * GIB, 10**6, 10**7, False),),
+    writing="",
+    folders=(Folder("/models"),),
+    files=(ModelFile("/models/a.gguf"),),
+    trial=SandboxTrial(files={"/models/a.gguf": ""}, nodes={}, program=PROGRAM),
+    listeners=(Listener("127.0.0.1", 8000, 1, "systemd", "init.scope"),),
+    gpus=Gpus(frozenset(), frozenset(), (), "", ()),
+    kept=StateFiles("/var/lib/magi/model_registry.json", "", (), {}, frozenset({"development"})),
+    tokens=Tokens(),
+    daemon=Daemon(profile="development"),
+    launcher="",
+    said={},
+)
+
+
+def found(**changes: Any) -> list[tuple[str, Finding]]:
+    """What is found where this much is not as it should be."""
+    seen = results(dataclasses.replace(HEALTHY, **changes))
+    return [(result.check.name, finding) for result in seen for finding in result.findings]
+
+
+def with_unit(name: str, **changes: Any) -> Mapping[str, Unit]:
+    return {**UNITS, name: unit(name, **changes)}
+
+
+def place(path: str, **changes: Any) -> Mapping[str, Place]:
+    return {**PLACES, path: dataclasses.replace(PLACES[path], **changes)}
+
+
+def machine(**changes: Any) -> Machine:
+    return dataclasses.replace(MACHINE, **changes)
+
+
+def volume(**changes: Any) -> tuple[Volume, ...]:
+    assert not isinstance(HEALTHY.volumes, NotCollected)
+    return (dataclasses.replace(HEALTHY.volumes[0], **changes),)
+
+
+def gpus(**changes: Any) -> Gpus:
+    return dataclasses.replace(NVIDIA, **changes)
+
+
+def tried(**changes: Any) -> SandboxTrial:
+    return dataclasses.replace(SandboxTrial(files={}, nodes={}, program=PROGRAM), **changes)
+
+
+def with_models(*sizes: int, **changes: Any) -> Daemon:
+    each = [Model(f"m{n}", size, None, 8080 + n, True) for n, size in enumerate(sizes)]
+    return Daemon(models=tuple(dataclasses.replace(model, **changes) for model in each))
+
+
+DEVICE = "CUDA0: NVIDIA H100 (81920 MiB, 81000 MiB free)"
+WITH_GPU = dataclasses.replace(PROGRAM, devices=(DEVICE,))
+OPEN = Listener("0.0.0.0", 8000, 9, "magid", "magid.service")
+ROOTED = {"magid.service": {"User": "root", "NoNewPrivileges": "yes"}}
+
+# The check's name; what was seen; what is said; what is to be run (its first command), or done.
+CASES: tuple[tuple[str, dict[str, Any], str, str], ...] = (
+    ("systemd", {"machine": machine(systemd=249)}, "systemd 249 is too old", "upgrade to"),
+    ("systemd", {"machine": machine(systemd=252)}, "does not know RestartSteps=", ""),
+    ("systemd", {"machine": machine(unified=False)}, "are not version 2", "boot with"),
+    ("systemd", {"machine": machine(features=frozenset({"-BPF_FRAMEWORK"}))}, "without BPF", ""),
+    ("accounts", {"accounts": Accounts(frozenset(), frozenset({"magi"}))},
+     "there is no user magi and no group magi-models", "systemd-sysusers"),
+    ("owners", {"places": place("/var/lib/magi", user="root")},
+     "/var/lib/magi belongs to root", "chown -R magi:magi /var/lib/magi"),
+    ("owners", {"places": place("/var/lib/magi", mode=0o755)},
+     "/var/lib/magi is open to others than magi", "chmod 0750 /var/lib/magi"),
+    ("owners", {"places": place("/etc/magi", mode=0o777)}, "/etc/magi is open",
+     "chmod 0755 /etc/magi"),
+    ("owners", {"places": place(files.LAUNCHER, mode=0o666)}, "launcher.sock is open",
+     f"chmod 0660 {files.LAUNCHER}"),
+    ("owners", {"places": place(files.KEY_SOCKET, mode=0o660)}, "key.sock is open",
+     f"chmod 0600 {files.KEY_SOCKET}"),
+    ("owners", {"places": place(files.KEYS, mode=0o755)}, "magi-keys is open",
+     f"chmod 2750 {files.KEYS}"),
+    ("units", {"units": with_unit("magid.service", load="masked", active="inactive")},
+     "magid.service is masked", "systemctl unmask magid.service"),
+    ("units", {"units": with_unit("magid.service", load="not-found", active="inactive")},
+     "magid.service is not there", "apt install --reinstall magi"),
+    ("units", {"units": with_unit("magid.socket", load="bad-setting", active="inactive")},
+     "systemd cannot use magid.socket: bad-setting", "`systemd-analyze verify magid.socket`"),
+    ("units", {"units": with_unit("magid.service", enabled="disabled")}, "is not enabled",
+     "systemctl enable --now magid.service"),
+    ("units", {"units": with_unit("magid.socket", active="failed", result="start-limit-hit")},
+     "magid.socket has failed", "systemctl reset-failed magid.socket"),
+    ("units", {"units": with_unit("magi-launcher.socket", active="inactive")}, "does not run",
+     "systemctl reset-failed magi-launcher.socket"),
+    ("units", {"units": with_unit("llama-server@8080.service", stale=True)},
+     "has not read the files of llama-server@8080.service", "systemctl daemon-reload"),
+    ("units", {"units": with_unit(services.TRIAL, fragment="/etc/systemd/system/x@.service")},
+     "/etc/systemd/system/x@.service keeps every model", "mv /etc/systemd/system/x@.service"),
+    ("drop-ins", {"units": with_unit("magid.service", drop_ins=("/etc/x.conf",),
+                                     shown=ROOTED["magid.service"])},
+     "magid.service has less protection than it should: User=root", "rm /etc/x.conf"),
+    ("drop-ins", {"units": with_unit("llama-server@8080.service", drop_ins=("/etc/x.conf",),
+                                     shown={"DevicePolicy": "auto"})},
+     "DevicePolicy=auto", "rm /etc/x.conf"),
+    ("settings", {"settings": Settings(Path("/c"), Config(), "cannot use /c: line 1")},
+     "cannot use /c: line 1", "magid --check"),
+    ("profiles", {"kept": StateFiles("/r", "", (), {"mine": "cannot read it"},
+                               frozenset({"mine", "development"}))},
+     "cannot read it", "mv /etc/magi/profiles/mine.yaml /etc/magi/profiles/mine.yaml.off"),
+    ("profiles", {"kept": StateFiles("/r", "", (), {}, frozenset({"other"}))},
+     "there is no profile development", "name one of other"),
+    ("registry",
+     {"kept": StateFiles("/r", "it is not valid JSON", (), {}, frozenset({"development"}))},
+     "cannot use /r: it is not valid JSON", "systemctl restart magid.service"),
+    ("registry", {"kept": StateFiles("/r", "", ("/r.corrupt-1",), {}, frozenset({"development"}))},
+     "was broken once", "rm /r.corrupt-1"),
+    ("exposure", {"listeners": (OPEN,)},
+     "port 8000 is open to other machines: it listens on 0.0.0.0",
+     "systemctl revert magid.socket"),
+    ("exposure", {"listeners": (OPEN,), "tokens": Tokens(0)}, "port 8000 is open",
+     "for others to reach it: magictl token create --offline --scope admin --name NAME"),
+    ("exposure", {"listeners": (OPEN,), "tokens": Tokens(1)}, "port 8000 is open",
+     "set tls_cert and tls_key in /etc/magi/magid.yaml"),
+    ("tokens", {"tokens": Tokens(problem="cannot use /t.json: x")}, "cannot use /t.json: x",
+     "mv /var/lib/magi/tokens.json /var/lib/magi/tokens.json.broken"),
+    ("exposure", {"listeners": (Listener("::", 8080, 9, "llama", "llama-server@8080.service"),)},
+     "port 8080 is open", "systemctl restart magid.service"),
+    ("launcher", {"launcher": "Connection refused"}, "magi-launcher does not answer: Connection",
+     "systemctl reset-failed magi-launcher.service"),
+    ("magid", {"daemon": Daemon("cannot reach magid")}, "cannot reach magid",
+     "systemctl reset-failed magid.service"),
+    ("sandbox", {"trial": SandboxTrial(failed="its result is exit-code, with status 226")},
+     "no unit with the sandbox of a model can be started: its result is exit-code",
+     "systemctl cat llama-server@doctor.service"),
+    ("sandbox", {"trial": tried(egress=True)}, "servers can send to other machines", "keep them"),
+    ("llama-server", {"trial": tried(program=Program("", "cannot find llama-server; install"))},
+     "cannot find llama-server", ""),
+    ("llama-server", {"trial": tried(program=Program("/l", "Exec format error"))},
+     "/l does not run: Exec format error", "put a llama-server for this machine there"),
+    ("llama-server", {"trial": tried(program=Program("/l", "error while loading shared "
+                                                     "libraries: libggml.so: cannot open"))},
+     "loading shared libraries", "install the library"),
+    ("llama-server", {"trial": tried(program=dataclasses.replace(
+        PROGRAM, flags=FLAGS - {"--api-key-file"}))}, "does not know --api-key-file", "install"),
+    ("llama-server", {"trial": tried(program=dataclasses.replace(
+        PROGRAM, flags=FLAGS - {"--offline"}))}, "is old: it does not know --offline", "install"),
+    ("folders", {"folders": (Folder("/tmp/models"),)}, "cannot see the model folder /tmp/models",
+     "move the models"),
+    ("folders", {"folders": (Folder("/mnt/nas/m", missing=True, mount="/mnt/nas"),)},
+     "/mnt/nas is not mounted", "mount /mnt/nas"),
+    ("folders", {"folders": (Folder("/net/m", late="has not answered for 5 s"),)},
+     "the model folder /net/m does not answer", "see to the mount above /net/m: `findmnt`"),
+    ("folders", {"folders": (Folder("/no where", missing=True),)}, "there is no model folder",
+     "install -d -m 2775 -g magi-models '/no where'"),
+    ("folders", {"folders": (Folder("/home/a/m", (("/home/a", "Permission denied"),)),)},
+     "magid cannot enter /home/a: Permission denied", "chmod o+x /home/a"),
+    ("folders", {"folders": (Folder("/m", (("/m/b", "Permission denied"),)),)},
+     "magid cannot list /m/b: Permission denied", "chmod o+rx /m/b"),
+    ("folders", {"folders": (Folder("/m", (("/m", "Stale file handle"),)),)},
+     "magid cannot list /m: Stale file handle", "see to /m"),
+    ("files", {"files": (ModelFile("/m/a.gguf", "a link"),)}, "/m/a.gguf cannot be run", "put"),
+    ("files", {"trial": tried(files={"/m/a b.gguf": "Permission denied"})},
+     "a server cannot read /m/a b.gguf", "chmod o+r '/m/a b.gguf'"),
+    ("files", {"trial": tried(files={"/m/a:b.gguf": "cannot run it: it has ':'"})},
+     "a server cannot read /m/a:b.gguf", "rename or replace the file"),
+    ("broken", {"daemon": Daemon(broken=(("/m/a.gguf", "is truncated"),))},
+     "/m/a.gguf is broken: it is truncated", "mv /m/a.gguf /m/a.gguf.broken"),
+    ("gpu-nodes", {"gpus": gpus(driver="", nodes=())}, "its driver is not loaded",
+     "modprobe nvidia"),
+    ("gpu-nodes", {"gpus": gpus(nodes=NVIDIA.nodes[:1])}, "there is no /dev/nvidia-uvm",
+     "modprobe nvidia_uvm"),
+    ("gpu-nodes", {"gpus": gpus(nodes=(*NVIDIA.nodes, Place("/dev/nvidia1", "root", "root",
+                                                             0o600)))},
+     "cannot open /dev/nvidia1: it is root:root with mode 0600", "chmod 0666 /dev/nvidia1"),
+    ("gpu-nodes", {"gpus": Gpus(frozenset({"1002"}), frozenset({"kfd", "drm"}), (), "", ())},
+     "there is no /dev/kfd", "udevadm trigger /dev/kfd"),
+    ("gpu-nodes", {"gpus": Gpus(frozenset(), frozenset(), (
+        Place("/dev/dri/renderD128", "root", "root", 0o660),), "", ())},
+     "cannot open /dev/dri/renderD128", "chgrp render /dev/dri/renderD128"),
+    ("gpu-nodes", {"gpus": NVIDIA, "trial": tried(nodes={
+        "/dev/nvidia0": "Operation not permitted"}, program=WITH_GPU)},
+     "the sandbox of servers keeps /dev/nvidia0 from them", "modprobe nvidia"),
+    ("gpu-driver", {"gpus": gpus(libraries=("560.1",)), "trial": tried(program=WITH_GPU)},
+     "the NVIDIA driver that is loaded is 550.54, and its library is 560.1", "systemctl stop"),
+    ("gpu-use", {"gpus": NVIDIA}, "/usr/bin/llama-server finds no GPU", "install a llama-server"),
+    ("gpu-use", {"daemon": with_models(1, layers=99)}, "finds no GPU", "set n_gpu_layers to 0"),
+    ("gpu-use", {"gpus": NVIDIA, "trial": tried(program=WITH_GPU),
+                 "said": {"llama-server@8080.service": ("no usable GPU found",)}},
+     "llama-server@8080.service runs on the processor",
+     "systemctl restart llama-server@8080.service"),
+    ("memory", {"daemon": with_models(65 * GIB)}, "m0 does not fit: its files have 65.0 GiB",
+     "magictl disable m0"),
+    ("memory", {"daemon": with_models(40 * GIB, 50 * GIB)},
+     "the enabled models have 90.0 GiB together, and the machine has 64.0 GiB",
+     "magictl disable m1"),
+    ("ports", {"listeners": (Listener("127.0.0.1", 8085, 7, "nginx", "nginx.service"),)},
+     "port 8085 is taken by nginx (pid 7, nginx.service)", "systemctl stop nginx.service"),
+    ("ports", {"listeners": (Listener("::", 8085, 7, "python3", "session-1.scope"),)},
+     "port 8085 is taken by python3", "kill 7"),
+    ("ports", {"listeners": (Listener("::", 8085),)}, "a program that only root can name", "ss "),
+    ("servers", {"daemon": Daemon(servers=(ServerFacts("llama-server@8080.service", "m", "failed",
+                                                  "out of memory"),))},
+     "llama-server@8080.service (m) is in state failed", "journalctl"),
+    ("disks", {"volumes": volume(free=2**20)}, "the disk is full: 1 MiB are free", "du -xah"),
+    ("disks", {"volumes": volume(free=GIB // 2)}, "the disk is nearly full", "du -xah"),
+    ("disks", {"volumes": volume(read_only=True)}, "is read-only", "findmnt -T /var/lib/magi"),
+    ("disks", {"volumes": volume(free_inodes=3)}, "3 inodes are free", "du -x --inodes"),
+    ("writing", {"writing": "Read-only file system"}, "cannot write to /var/lib/magi: Read-only",
+     "chown magi:magi /var/lib/magi"),
+    ("clock", {"machine": machine(clock=0.0)}, "the clock is wrong: it is 1970-01-01", "touch"),
+    ("clock", {"machine": machine(synchronised=False)}, "is not synchronised", "timedatectl"),
+)  # fmt: skip
+
+
+def test_a_healthy_machine() -> None:
+    assert found() == []
+    assert all(result.not_made is None for result in results(HEALTHY))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]}: {case[2]}")
+def test_what_is_found(case: tuple[str, dict[str, Any], str, str]) -> None:
+    name, changes, says, remedy = case
+    matching = [finding for check, finding in found(**changes) if check == name]
+    assert [says in finding.what for finding in matching] == [True], matching
+    (finding,) = matching
+    if remedy:
+        assert (finding.do or finding.run[0]).startswith(remedy) or finding.run[0].startswith(
+            remedy
+        ), finding
+    for command in finding.run:
+        assert subprocess.run(["sh", "-n"], input=command.encode(), check=False).returncode == 0
+
+
+def test_each_check_has_a_case() -> None:
+    assert {case[0] for case in CASES} == {check.name for check in CHECKS}
+
+
+def test_a_gpu_counts_as_memory() -> None:
+    trial = tried(program=WITH_GPU)
+    assert found(gpus=NVIDIA, trial=trial, daemon=with_models(100 * GIB)) == []
+    (one,) = found(gpus=NVIDIA, trial=trial, daemon=with_models(200 * GIB))
+    assert "the machine has 144.0 GiB with its GPUs" in one[1].what
+
+
+def test_an_open_port_is_as_bad_as_what_is_missing() -> None:
+    """A token and TLS: nothing. TLS alone does not ask anybody who he is."""
+
+    def worst(tokens: Tokens | NotCollected, config: Config) -> list[Severity]:
+        settings = Settings(Path("/etc/magi/magid.yaml"), config)
+        seen = found(listeners=(OPEN,), tokens=tokens, settings=settings)
+        return [finding.severity for name, finding in seen if name == "exposure"]
+
+    tls = Config(tls_cert=Path("/c.pem"), tls_key=Path("/k.pem"))
+    for none in (Tokens(), Tokens(0)):
+        assert worst(none, Config()) == worst(none, tls) == [Severity.ERROR]
+    for one in (Tokens(1), Tokens(problem="cannot use it")):  # a broken file keeps all out
+        assert worst(one, Config()) == [Severity.WARNING]
+        assert worst(one, tls) == []
+    assert worst(NotCollected("only root can look", AS_ROOT), Config()) == []
+
+
+def test_tokens_on_disk(tmp_path: Path) -> None:
+    settings, file = Config(state_dir=tmp_path), tmp_path / "tokens.json"
+    assert kept.tokens(settings) == Tokens()
+    token, _ = make("ci", [Scope.READ])
+    token_store.write(file, (token,))
+    assert kept.tokens(settings) == Tokens(1)
+    file.write_text("{")
+    assert kept.tokens(settings).problem.startswith(f"cannot use {file}: ")
+
+
+def test_a_port_that_a_server_needs_is_an_error() -> None:
+    stranger = (Listener("127.0.0.1", 8080, 7, "nginx", "nginx.service"),)
+    (free,) = found(listeners=stranger)
+    (needed,) = found(listeners=stranger, daemon=with_models(1))
+    assert (free[1].severity, needed[1].severity) == (Severity.WARNING, Severity.ERROR)
+
+
+def test_servers_are_no_strangers() -> None:
+    name = "llama-server@8080.service"
+    assert found(listeners=(Listener("127.0.0.1", 8080, 7, "llama-server", name),)) == []
+    assert found(listeners=(Listener("127.0.0.1", 8080),), units=with_unit(name)) == []
+
+
+def test_what_could_not_be_seen_is_no_finding() -> None:
+    blind: dict[str, Any] = {
+        field.name: NotCollected("only root can look", AS_ROOT)
+        for field in dataclasses.fields(Facts)
+        if field.name not in ("service", "settings")
+    }
+    seen = results(dataclasses.replace(HEALTHY, **blind))
+    assert not [finding for result in seen for finding in result.findings]
+    left = {result.check.name for result in seen if result.not_made}
+    assert left == {check.name for check in CHECKS} - {"settings"}
+    assert as_json(seen)["healthy"] is True
+
+
+def test_json() -> None:
+    seen = results(
+        dataclasses.replace(HEALTHY, launcher="refused", trial=NotCollected("why", "sudo x"))
+    )
+    answer = json.loads(json.dumps(as_json(seen)))
+    assert answer["healthy"] is False
+    checks = {check["name"]: check for check in answer["checks"]}
+    assert checks["launcher"]["findings"][0]["severity"] == "error"
+    assert checks["files"]["notMade"] == {"why": "why", "run": "sudo x"}
+    assert checks["systemd"] == {
+        "name": "systemd", "says": "systemd can run models", "ok": True, "notMade": None,
+        "findings": [],
+    }  # fmt: skip
+
+
+# -- looks -----------------------------------------------------------------------------------
+
+
+def test_what_systemctl_shows() -> None:
+    text = "Id=a.socket\nListen=[::1]:1 (Stream)\nListen=127.0.0.1:1 (Stream)\n\nId=b.service\n"
+    assert list(services.blocks(text)) == [
+        {"Id": "a.socket", "Listen": "[::1]:1 (Stream) 127.0.0.1:1 (Stream)"},
+        {"Id": "b.service"},
+    ]
+
+
+def test_gpus_of_a_machine(tmp_path: Path) -> None:
+    for path, text in {
+        "sys/bus/pci/devices/0000:01:00.0/class": "0x030200\n",
+        "sys/bus/pci/devices/0000:01:00.0/vendor": "0x10de\n",
+        "sys/bus/pci/devices/0000:02:00.0/class": "0x020000\n",
+        "sys/bus/pci/devices/0000:02:00.0/vendor": "0x8086\n",
+        "proc/devices": "Character devices:\n195 nvidia\n226 drm\n\nBlock devices:\n  8 sd\n",
+        "proc/driver/nvidia/version": "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  "
+        "550.54.14  Release Build\nGCC version: 12\n",
+        "usr/lib/x86_64-linux-gnu/libcuda.so.550.54.15": "",
+        "dev/nvidia0": "",
+    }.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    (tmp_path / "dev/nvidia0").chmod(0o640)
+    (tmp_path / "usr/lib/x86_64-linux-gnu/libcuda.so.1").symlink_to("libcuda.so.550.54.15")
+    seen = hardware.gpus(tmp_path)
+    assert (seen.vendors, seen.majors) == (frozenset({"10de"}), frozenset({"nvidia", "drm"}))
+    assert [(node.path, node.mode) for node in seen.nodes] == [("/dev/nvidia0", 0o640)]
+    assert (seen.driver, seen.libraries) == ("550.54.14", ("550.54.15",))
+
+
+def test_mounts_that_are_missing() -> None:
+    fstab = [
+        "# x",
+        "nas:/m /mnt/my\\040nas nfs defaults 0 0",
+        "tmpfs /tmp tmpfs",
+        "UUID=1 none swap",
+    ]
+    assert models.unmounted(fstab, ["tmpfs /tmp tmpfs rw"]) == ["/mnt/my nas"]
+
+
+def test_the_trial_is_boxed_as_a_server_is() -> None:
+    spec = ServerSpec("m", 0, 8080, "127.0.0.1", "/models/a.gguf", memory_max=2**30)
+    order = UnitRequest(
+        spec=spec, profile=None, argv=("/l",), files=(), roots=("/models",),
+        program_folders=("/usr",), scripts="/usr/lib/magi/magid/standalone", key_source="/k",
+        groups=("render",), patience=Timeouts(1, 1, 1, 1, 1, 1, 1),
+    )  # fmt: skip
+    for version in (252, 257):
+        trial = sandbox_trial.properties(
+            order, version, ["/usr/bin/python3", "x"], Path("/run/out")
+        )
+        names = {p.name for p in trial}
+        server = unit_properties(order, version)
+        assert {p.name for p in server} - names <= sandbox_trial.LEFT_OUT
+        for needed in ("DynamicUser", "NoNewPrivileges", "DevicePolicy", "IPAddressDeny"):
+            assert needed in names
+        own = {"Description", "Type", "CollectMode", "TimeoutStartUSec", "StandardOutputFile"}
+        assert names - {p.name for p in server} <= own | {"ExecStart"}
+
+
+@pytest.mark.parametrize(
+    ("status", "output", "problem"),
+    [
+        (
+            127,
+            "l: error while loading shared libraries: x.so",
+            "`--version` ended with 127: l: err",
+        ),
+        (None, "Exec format error", "Exec format error"),
+        (1, "", "`--version` ended with 1: it printed nothing"),
+    ],
+)
+def test_a_program_that_does_not_run(status: int | None, output: str, problem: str) -> None:
+    runs = {"--version": {"status": status, "output": output}}
+    assert sandbox_trial.program_of("/l", runs).problem.startswith(problem)
+
+
+def test_a_program_that_runs() -> None:
+    texts = {
+        "--version": "version: 9000 (abc)\n",
+        "--help": "-m, --model X\n--port N\n",
+        "--list-devices": f"Available devices:\n  {DEVICE}\n",
+    }
+    program = sandbox_trial.program_of(
+        "/l", {k: {"status": 0, "output": v} for k, v in texts.items()}
+    )
+    assert (program.version, program.devices) == ("9000 (abc)", (DEVICE,))
+    assert {"-m", "--model", "--port"} <= program.flags
+
+
+def test_a_broken_configuration_is_a_fact(tmp_path: Path) -> None:
+    path = tmp_path / "magid.yaml"
+    path.write_text("no_such_key: 1\n")
+    settings = collector.read_settings(path)
+    assert settings.problem.startswith(f"cannot use {path}: line 1: no_such_key is not known")
+    assert settings.config == Config()
+
+
+def test_a_daemon_that_says_no() -> None:
+    def refuse(path: str) -> Any:
+        raise OSError("cannot reach it\nnobody is there\ntry: something")
+
+    assert daemon.daemon(refuse) == Daemon(problem="cannot reach it: nobody is there")
+    assert daemon.launcher("/nowhere/launcher.sock") == "No such file or directory"
+
+
+# -- the probe -------------------------------------------------------------------------------
+
+
+def probed(*words: str) -> Any:
+    argv = [sys.executable, "-I", "-S", probe_sandbox.__file__, *words]
+    done = subprocess.run(argv, capture_output=True, timeout=DEADLINE_S, check=True)
+    return json.loads(done.stdout)
+
+
+def test_the_probe_reaches_what_is_open(tmp_path: Path) -> None:
+    (tmp_path / "a/b").mkdir(parents=True)
+    missing = str(tmp_path / "none/x")
+    answer = probed("reach", str(tmp_path), missing)
+    assert answer[str(tmp_path)] == []
+    assert answer[missing] == [[str(tmp_path / "none"), "No such file or directory"]]
+
+
+def test_the_probe_leaves_nothing(tmp_path: Path) -> None:
+    assert probed("write", str(tmp_path)) == ""
+    assert os.listdir(tmp_path) == []  # noqa: PTH208
+    assert probed("write", str(tmp_path / "none")) == "No such file or directory"
+
+
+def test_the_probe_in_a_box(tmp_path: Path) -> None:
+    program, file = tmp_path / "program", tmp_path / "a.gguf"
+    program.write_text("#!/bin/sh\necho $1; exit 3\n")
+    program.chmod(0o755)
+    file.write_text("x")
+    answer = probed("box", str(program), str(file), str(tmp_path))
+    assert answer["files"] == {str(file): "", str(tmp_path): "it is no regular file"}
+    assert answer["runs"]["--version"] == {"status": 3, "output": "--version\n"}
+    assert probed("box", str(file))["runs"]["--help"]["output"] == "Permission denied"

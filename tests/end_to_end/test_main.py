@@ -1,0 +1,410 @@
+"""`magid` as a command: flags, exit statuses, signals, sockets of systemd, its log."""
+
+import json
+import os
+import re
+import resource
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from magid import __version__
+from tests.support import fake_llama, ggufs
+from tests.support.deadlines import DEADLINE_S
+from tests.support.running import ROOT, Running
+
+pytestmark = pytest.mark.slow
+
+PROFILE = "name: Test\nenabled_models: ['*']\n"
+ALPHA = "alpha_1p0b_q4km_fast"
+
+
+@pytest.fixture
+def magid(
+    tmp_path: Path, free_port: Callable[[], int], free_ports: Callable[[int], int]
+) -> Iterator[Running]:
+    """A daemon with one model, whose server loads until the file `loaded` is there."""
+    program = fake_llama.install(tmp_path / "bin", f"loading={tmp_path / 'loaded'}")
+    low = free_ports(2)
+    running = Running(tmp_path, port=free_port(), port_range=(low, low + 1), llama_server=program)
+    running.configuration.write_text(f"port_range: [{low}, {low + 1}]\n")
+    ggufs.write_sparse_model(running.models / "Alpha-1B-Q4_K_M.gguf", parameters_billions=1)
+    (running.profiles / "test.yaml").write_text(PROFILE)
+    with running.client:
+        yield running
+        if running.process is not None and running.process.poll() is None:
+            running.kill()
+
+
+def run(*arguments: str, environment: dict[str, str] | None = None) -> "Done":
+    return subprocess.run(
+        [sys.executable, "-m", "magid", *arguments],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], **(environment or {})},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+
+
+Done = subprocess.CompletedProcess[str]
+
+
+def test_the_limit_of_open_files_is_raised(magid: Running) -> None:
+    """A stream takes two, and 1024 is what systemd and shells give."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        magid.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert magid.process is not None
+    assert resource.prlimit(magid.process.pid, resource.RLIMIT_NOFILE) == (hard, hard)
+
+
+# -- without running -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "command", [[sys.executable, "-m", "magid"], [str(Path(sys.executable).with_name("magid"))]]
+)
+def test_both_ways_to_call_it(command: list[str], tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*command, "--version"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"magid {__version__}\n", "")
+
+
+def test_check_prints_every_value_with_its_source(tmp_path: Path) -> None:
+    file = tmp_path / "magid.yaml"
+    file.write_text("# a comment\nport_range: [9100, 9109]\nrestart: {limit: 3}\n")
+    done = run(
+        "--check", "--config", str(file), "--log-level", "debug",
+        environment={"MAX_STARTUP_TIME": "77", "MODEL_SCAN_PATH": "/one:/two"},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = dict(re.split(r" +# ", line, maxsplit=1) for line in done.stdout.splitlines())
+    for value, source in {
+        "port_range = [9100, 9109]": f"{file}:2",
+        "restart.limit = 3": f"{file}:3",
+        "max_startup_time = 77": "MAX_STARTUP_TIME",
+        'model_paths = ["/one", "/two"]': "MODEL_SCAN_PATH",
+        'log_level = "debug"': "--log-level",
+        "drain_timeout = 10": "default",
+    }.items():
+        assert rows[value] == source
+    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "said"),
+    [
+        ("port_rnage: [1, 2]\n", [], "magid.yaml: line 1"),
+        ("a: [\n", [], "magid.yaml"),
+        ("", ["--port-range", "9-1"], "--port-range"),
+        ("", ["--bind", "0.0.0.0:8000"], "there is no token"),
+        ("", ["--launcher", "systemd"], "cannot use launcher systemd"),
+    ],
+)
+@pytest.mark.parametrize("check", [["--check"], []])
+def test_a_bad_configuration_is_one_line_and_78(
+    tmp_path: Path, text: str, arguments: list[str], said: str, check: list[str]
+) -> None:
+    file = tmp_path / "magid.yaml"
+    file.write_text(text)
+    done = run(*check, *arguments, environment={"MAGI_CONFIG": str(file)})
+    assert (done.returncode, done.stdout) == (78, "")
+    assert re.fullmatch(r"magid: cannot [^\n]+\n", done.stderr)
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--nonsense"], ["serve"], ["--bind"]])
+def test_usage_errors_are_2(arguments: list[str]) -> None:
+    done = run(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("usage: magid")
+
+
+def test_a_port_in_use_is_78_and_a_state_that_cannot_be_written_1(magid: Running) -> None:
+    with socket.create_server(("127.0.0.1", magid.port)):
+        done = run(environment=magid.environment)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert f"cannot listen on 127.0.0.1:{magid.port}: pid {os.getpid()} (" in done.stderr
+    done = run("--state-dir", str(magid.configuration / "x"), environment=magid.environment)
+    assert done.returncode == 1
+    assert re.fullmatch(r"magid: cannot write [^\n]+\n", done.stderr)
+
+
+# -- the end ---------------------------------------------------------------------------------
+
+
+def children(magid: Running) -> list[psutil.Process]:
+    assert magid.process is not None
+    return psutil.Process(magid.process.pid).children(recursive=True)
+
+
+def has_server(magid: Running) -> bool:
+    server = magid.servers().get(ALPHA)
+    return server is not None and server["state"] == "loading"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_with_0_and_leaves_no_process(
+    magid: Running, number: signal.Signals
+) -> None:
+    path = magid.folder / "magid.sock"
+    magid.environment["MAGI_BIND"] += f",unix:{path}"
+    magid.start()
+    assert path.is_socket()
+    magid.wait_for("a server", lambda: has_server(magid))
+    servers = children(magid)
+    assert servers
+    assert magid.process is not None
+    magid.process.send_signal(number)
+    assert magid.process.wait(DEADLINE_S) == 0
+    gone, alive = psutil.wait_procs(servers, DEADLINE_S)
+    assert gone
+    assert not alive
+    assert "magid has ended" in magid.log.read_text()
+    assert "Traceback" not in magid.log.read_text()
+    assert not list((magid.state / "keys").glob("*"))
+    assert not path.exists()
+
+
+def test_a_signal_during_the_scan(magid: Running) -> None:
+    for at in range(60):
+        ggufs.write_sparse_model(magid.models / f"M{at}-1B-Q4_K_M.gguf", parameters_billions=1)
+    magid.start()
+    assert magid.stop() == 0
+    assert "Traceback" not in magid.log.read_text()
+
+
+class Restart:
+    """A request under way in a thread of its own: it waits until the model has loaded again."""
+
+    def __init__(self, magid: Running, wait_s: int) -> None:
+        before = magid.servers()[ALPHA]["invocationId"]
+        path = f"/api/models/servers/{ALPHA}/restart?wait={wait_s}"
+        self._response: httpx.Response | None = None
+        self._thread = threading.Thread(target=self._ask, args=(magid, path))
+        self._thread.start()
+        magid.wait_for(
+            "the restart", lambda: magid.servers()[ALPHA]["invocationId"] not in (None, before)
+        )
+
+    def _ask(self, magid: Running, path: str) -> None:
+        self._response = magid.client.request("POST", path)
+
+    def answer(self) -> httpx.Response:
+        self._thread.join(DEADLINE_S)
+        assert self._response is not None
+        return self._response
+
+
+def draining(magid: Running) -> None:
+    """SIGTERM, and wait until the port is closed."""
+    assert magid.process is not None
+    events = magid.events()
+    next(events)
+    magid.process.send_signal(signal.SIGTERM)
+    for _ in events:
+        pass  # the stream ends when the drain begins
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{magid.url}/livez", timeout=DEADLINE_S, trust_env=False)
+
+
+def test_a_request_under_way_is_finished_and_no_new_one_is_taken(magid: Running) -> None:
+    magid.start()
+    magid.wait_for("a server", lambda: has_server(magid))
+    asked = Restart(magid, 60)
+    draining(magid)
+    (magid.folder / "loaded").touch()
+    answer = asked.answer()
+    assert (answer.status_code, answer.json()["servers"][0]["state"]) == (200, "ready")
+    assert magid.process is not None
+    assert magid.process.wait(DEADLINE_S) == 0
+
+
+def test_a_request_that_is_still_being_sent_is_answered(magid: Running) -> None:
+    magid.start()
+    body = b'{"tier": "powerful"}'
+    head = (
+        f"PUT /api/models/{ALPHA}/tier HTTP/1.1\r\nHost: localhost\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        "Expect: 100-continue\r\n\r\n"
+    )
+    magid.wait_for("a server", lambda: has_server(magid))
+    with socket.create_connection(("127.0.0.1", magid.port), DEADLINE_S) as connection:
+        connection.sendall(head.encode())
+        assert connection.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(body[:5])
+        draining(magid)
+        connection.sendall(body[5:])
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+    assert magid.process is not None
+    assert magid.process.wait(DEADLINE_S) == 0
+
+
+def test_who_has_just_connected_is_answered(magid: Running) -> None:
+    """At a restart under load there is always somebody between connecting and asking."""
+    magid.start()
+    with socket.create_connection(("127.0.0.1", magid.port), DEADLINE_S) as connection:
+        draining(magid)
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+    assert magid.process is not None
+    assert magid.process.wait(DEADLINE_S) == 0
+
+
+def test_who_has_connected_and_does_not_ask_is_not_waited_for(magid: Running) -> None:
+    magid.configuration.write_text(magid.configuration.read_text() + "drain_timeout: 600\n")
+    magid.start()
+    with socket.create_connection(("127.0.0.1", magid.port), DEADLINE_S):
+        draining(magid)
+        assert magid.process is not None
+        assert magid.process.wait(DEADLINE_S) == 0
+
+
+def test_a_second_signal_does_not_wait_for_requests(magid: Running) -> None:
+    magid.configuration.write_text(magid.configuration.read_text() + "drain_timeout: 600\n")
+    magid.start()
+    magid.wait_for("a server", lambda: has_server(magid))
+    asked = Restart(magid, 600)
+    draining(magid)
+    assert magid.process is not None
+    magid.process.send_signal(signal.SIGTERM)
+    assert magid.process.wait(DEADLINE_S) == 0
+    assert "requests still under way" in magid.log.read_text()
+    answer = asked.answer()
+    assert (answer.status_code, answer.json()["error"]) == (409, "Conflict")
+
+
+# -- sockets of systemd ----------------------------------------------------------------------
+
+
+def test_sockets_of_systemd(magid: Running, free_port: Callable[[], int]) -> None:
+    """As a socket unit has it: TCP and unix, and the daemon begins with the first connection."""
+    port, path = free_port(), magid.folder / "magid.sock"
+    command = ["systemd-socket-activate", "-l", f"127.0.0.1:{port}", "-l", str(path)]
+    for name in magid.environment:
+        command += ["-E", name]
+    environment = {**magid.environment, "MAGI_BIND": "127.0.0.1:1"}  # would not work here
+    with magid.log.open("wb") as log:
+        process = subprocess.Popen(
+            [*command, sys.executable, "-m", "magid"],
+            cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+        )  # fmt: skip
+    try:
+        wait_listening(process, magid.log)
+        transport = httpx.HTTPTransport(uds=str(path))
+        with httpx.Client(transport=transport, timeout=DEADLINE_S) as local:
+            assert local.get("http://anything/livez").json() == {"status": "ok"}
+        url = f"http://127.0.0.1:{port}"
+        assert httpx.get(f"{url}/livez", timeout=DEADLINE_S, trust_env=False).status_code == 200
+        said = f"answers on 127.0.0.1:{port}, unix:{path}"
+        assert said in magid.log.read_text()
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE_S) == 0
+    assert path.exists()  # PID 1's to remove, not ours
+
+
+def wait_listening(process: "subprocess.Popen[bytes]", log: Path) -> None:
+    """systemd-socket-activate says so once the sockets are there."""
+    ended = os.pidfd_open(process.pid)
+    try:
+        while b"Listening on" not in log.read_bytes() or log.read_bytes().count(b"Listening") < 2:
+            over, _, _ = select.select([ended], [], [], 0.02)
+            assert not over, log.read_text()
+    finally:
+        os.close(ended)
+
+
+# -- notify and log --------------------------------------------------------------------------
+
+
+def test_what_systemd_is_told(magid: Running) -> None:
+    """READY=1 comes when the API answers, and STATUS says in one line what goes on."""
+    (magid.folder / "loaded").touch()
+    path = magid.folder / "told"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.bind(str(path))
+        notify.settimeout(DEADLINE_S)
+        with magid.log.open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "magid"],
+                cwd=ROOT,
+                env={**magid.environment, "NOTIFY_SOCKET": str(path)},
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            assert notify.recv(4096) == b"READY=1"
+            assert (
+                httpx.get(f"{magid.url}/livez", timeout=DEADLINE_S, trust_env=False).status_code
+                == 200
+            )
+            told = b""
+            while told != b"STATUS=serving: 1 ready, profile test":
+                told = notify.recv(4096)
+        finally:
+            process.terminate()
+            assert process.wait(DEADLINE_S) == 0
+        for last in (b"STOPPING=1", b"STATUS=draining: 1 stopped, profile test"):
+            while told != last:
+                told = notify.recv(4096)
+
+
+@pytest.mark.parametrize("of", ["stderr", "another"])
+def test_levels_for_the_journal(magid: Running, of: str) -> None:
+    """Only where stderr leads to the journal: JOURNAL_STREAM alone is inherited by anyone."""
+    reading, writing = os.pipe()
+    status = Path(f"/proc/self/fd/{writing}" if of == "stderr" else os.devnull).stat()
+    stream = f"{status.st_dev}:{status.st_ino}"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "magid"],
+        cwd=ROOT,
+        env={**magid.environment, "JOURNAL_STREAM": stream, "MAGI_PROFILE": "absent"},
+        stdin=subprocess.DEVNULL,
+        stderr=writing,
+    )
+    os.close(writing)
+    with os.fdopen(reading) as lines:
+        seen = [next(lines)]
+        while "answers on" not in seen[-1]:
+            seen.append(next(lines))
+        process.terminate()
+        seen += lines
+    assert process.wait(DEADLINE_S) == 0
+    if of == "stderr":
+        assert all(re.match(r"<[3-7]>\S", line) for line in seen)
+        assert any(line.startswith("<3>cannot find profile 'absent'") for line in seen)
+        assert any(re.match(r"<6>magid [0-9.]+ answers on", line) for line in seen)
+    else:
+        assert all(re.match(r"[0-9-]{10} .* (INFO|ERROR|WARNING) magid", line) for line in seen)
+
+
+def test_servers_get_nothing_of_what_is_for_the_daemon_alone(magid: Running) -> None:
+    record = magid.folder / "record.json"
+    program = fake_llama.install(magid.folder / "other", f"record={record}")
+    magid.environment |= {
+        "LLAMA_SERVER_PATH": str(program),
+        "LISTEN_PID": "1", "LISTEN_FDS": "1", "LISTEN_FDNAMES": "x",
+        "JOURNAL_STREAM": "1:2", "WATCHDOG_USEC": "1", "MY_TOKEN": "secret",
+    }  # fmt: skip
+    with magid:
+        magid.wait_ready()
+        given = json.loads(record.read_text())["environ"]
+        assert not given.keys() & {"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET",
+                                   "JOURNAL_STREAM", "WATCHDOG_USEC", "MY_TOKEN"}  # fmt: skip
+        assert given["PATH"] == magid.environment["PATH"]

@@ -1,0 +1,186 @@
+"""One request between a client and its servers, on real sockets: each gets one answer."""
+
+import asyncio
+import os
+import resource
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import cast
+
+import pytest
+
+from magid.discovery.kinds import ModelKind
+from magid.errors import MagidError
+from magid.gateway.accounting.request_log import Outcome
+from magid.gateway.proxy import health
+from magid.gateway.proxy.forward import ForwardedRequest
+from magid.gateway.proxy.server import Server
+from magid.gateway.routing.endpoints import find
+from magid.gateway.routing.fleet import Backend, Facts
+from magid.gateway.routing.request import GatewayRequest
+from magid.gateway.routing.resolver import Route
+from magid.host.ports import Endpoint
+from magid.http.framing import ReplyHead
+from tests.support.deadlines import PATIENCE_S
+
+BUSY = b"HTTP/1.1 503 -\r\nContent-Length: 4\r\n\r\n"
+FINE = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine"
+
+
+class Client:
+    """Implements `exchange.Client`; `heard` is all that it was told."""
+
+    def __init__(self) -> None:
+        self.heard: list[object] = []
+        self.began = asyncio.Event()
+        self.answered = asyncio.Event()
+
+    def begins(self, head: ReplyHead, fields: bytes, data: bytes) -> None:
+        self.heard += [head.status, data]
+        self.began.set()
+
+    def goes_on(self, data: bytes) -> None:
+        self.heard.append(data)
+
+    def ends(self) -> None:
+        self.heard.append("ends")
+        self.answered.set()
+
+    def fails(self, error: MagidError, fields: bytes = b"") -> None:
+        self.heard.append(error.message)
+        self.answered.set()
+
+    def breaks_off(self, error: MagidError, *, is_inside_chunk: bool) -> None:
+        self.fails(error)
+
+
+class Answering:
+    """A server that answers each request with these segments, and waits before the last one."""
+
+    def __init__(self, *segments: bytes) -> None:
+        self._segments = segments
+        self.goes_on = asyncio.Event()
+        self.left = asyncio.Event()  # its client has ended the connection
+        self.over = asyncio.Event()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await reader.readuntil(b"\r\n\r\n{}")
+            for segment in self._segments[:-1]:
+                writer.write(segment)
+            await self.goes_on.wait()
+            writer.write(self._segments[-1])
+            await reader.read()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        self.left.set()
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+        self.over.set()
+
+
+@asynccontextmanager
+async def listening(peer: Answering) -> AsyncIterator[Server]:
+    async with await asyncio.start_server(peer.serve, "127.0.0.1", 0) as listener:
+        server = server_at("127.0.0.1", listener.sockets[0].getsockname()[1])
+        yield server
+        server.pool.close()
+        for exchange in list(server.exchanges):
+            cast(ForwardedRequest, exchange).cancel()
+        async with asyncio.timeout(PATIENCE_S):
+            await peer.over.wait()
+
+
+def server_at(host: str, port: int) -> Server:
+    return Server(Backend(port, "m", 0, Endpoint(host, port), None, f"{host}/{port}", Facts(1)))
+
+
+def exchange_of(
+    client: Client,
+    servers: list[Server],
+    retry: Callable[[ForwardedRequest], bool] = lambda _: False,
+) -> ForwardedRequest:
+    endpoint = find("POST", "/v1/chat/completions")
+    assert endpoint is not None
+    route = Route("m", tuple(server.backend for server in servers), "model")
+    asked = GatewayRequest(endpoint, b"{}", {"model": "m"}, "m")
+    return ForwardedRequest(asked, client, route, retry, lambda _e, _s: None, lambda _e: None)
+
+
+async def answer_to(client: Client) -> list[object]:
+    async with asyncio.timeout(PATIENCE_S):
+        await client.answered.wait()
+    return client.heard
+
+
+@pytest.mark.parametrize("segments", [[BUSY + b"busy"], [BUSY, b"busy"]], ids=["one", "two"])
+async def test_a_server_that_was_left_is_heard_no_more(segments: list[bytes]) -> None:
+    """Its 503 would else be the answer's end, or its middle."""
+    client, busy, fine = Client(), Answering(*segments), Answering(FINE)
+    busy.goes_on.set()
+    async with listening(busy) as first, listening(fine) as second:
+
+        def retry(exchange: ForwardedRequest) -> bool:
+            exchange.send(second)
+            return True
+
+        exchange = exchange_of(client, [first, second], retry)
+        exchange.send(first)
+        async with asyncio.timeout(PATIENCE_S):
+            await busy.left.wait()
+        assert client.heard == []
+        fine.goes_on.set()
+        assert await answer_to(client) == [200, b"fine", "ends"]
+        assert exchange.record.outcome is Outcome.OK
+        assert not first.exchanges
+        assert not second.exchanges
+
+
+async def test_who_leaves_while_a_503_is_passed_on_leaves_its_server_too() -> None:
+    client, busy = Client(), Answering(BUSY, b"busy")
+    async with listening(busy) as server:
+        elsewhere = server_at("127.0.0.1", 1)
+        exchange = exchange_of(client, [server, elsewhere])
+        exchange.send(server)
+        async with asyncio.timeout(PATIENCE_S):
+            await client.began.wait()
+        assert exchange in server.exchanges
+        exchange.cancel()
+        busy.goes_on.set()
+        async with asyncio.timeout(PATIENCE_S):
+            await busy.left.wait()
+        assert client.heard == [503, b""]
+
+
+async def test_a_connection_that_cannot_even_be_tried_is_an_error_for_the_client() -> None:
+    """Of whatever kind: this one is a UnicodeError, which nobody thought of."""
+    client = Client()
+    server = server_at("x" * 64, 1)  # no label of a name is so long
+    exchange_of(client, [server]).send(server)
+    (heard,) = await answer_to(client)
+    assert "magid failed with an internal error" in str(heard)
+    assert not server.exchanges
+
+
+async def test_a_magid_without_descriptors_leaves_no_server_out() -> None:
+    """Clients may have used them up."""
+    client, again, peer = Client(), Client(), Answering(FINE)
+    peer.goes_on.set()
+    async with listening(peer) as server:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+        try:
+            exchange_of(client, [server]).send(server)
+            (heard,) = await answer_to(client)
+            asked = [await health.is_healthy(server.backend)]
+            asked.append(await health.can_work(server.backend, ModelKind.CHAT))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert "Too many open files" in str(heard)
+        assert asked == [None, None]
+        assert server.why_not == ""
+        exchange_of(again, [server]).send(server)
+        assert await answer_to(again) == [200, b"fine", "ends"]

@@ -1,0 +1,111 @@
+"""Every endpoint of the gateway against pages of other sites; made from its table, as REST's are.
+
+test_api_hostile does the same for the REST routes.
+"""
+
+import re
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from magid.gateway.routing.endpoints import ENDPOINTS, Endpoint, Style
+from tests.support import rest
+from tests.support.deadlines import DEADLINE_S
+from tests.support.running import Running
+
+pytestmark = pytest.mark.slow
+
+OWN_PAGE = "http://ui.example:5173"
+endpoints = pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda e: f"{e.method} {e.path}")
+posts = pytest.mark.parametrize(
+    "endpoint", [e for e in ENDPOINTS if e.method == "POST"], ids=lambda e: e.path
+)
+
+
+@pytest.fixture(scope="module")
+def magid(parts: rest.Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    configuration = f"allowed_origins: ['{OWN_PAGE}']\ngateway: {{max_body_bytes: 4096}}\n"
+    running = parts.daemon(tmp_path_factory.mktemp("daemon"), configuration)
+    with running, running.client:
+        running.wait_ready()
+        yield running
+        assert "Traceback" not in running.log.read_text()
+
+
+@pytest.fixture(scope="module")
+def client(magid: Running) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=magid.url, timeout=DEADLINE_S, trust_env=False) as client:
+        yield client
+
+
+def path_of(endpoint: Endpoint) -> str:
+    return re.sub(r"{\w+}", "nobody", endpoint.path)
+
+
+def check_refused(endpoint: Endpoint, answer: httpx.Response, status: int) -> None:
+    """In the shape that the endpoint's SDK reads, and with no leave for a page to read it."""
+    assert answer.status_code == status, answer.text
+    error = answer.json()
+    assert error["error"]["message"].startswith("cannot ")
+    assert (error.get("type") == "error") is (endpoint.style is Style.ANTHROPIC)
+    assert not [name for name in answer.headers if name.startswith("access-control-")]
+
+
+@endpoints
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.nip.io:80", "10.0.0.1", "localhost.x"])
+def test_a_foreign_host(client: httpx.Client, endpoint: Endpoint, host: str) -> None:
+    answer = client.request(endpoint.method, path_of(endpoint), headers={"Host": host})
+    check_refused(endpoint, answer, 421)
+
+
+@endpoints
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://localhost:1", "file://"])
+def test_a_foreign_page(client: httpx.Client, endpoint: Endpoint, origin: str) -> None:
+    answer = client.request(endpoint.method, path_of(endpoint), headers={"Origin": origin})
+    check_refused(endpoint, answer, 403)
+    asked = client.options(path_of(endpoint), headers={"Origin": origin})
+    check_refused(endpoint, asked, 403)
+
+
+@endpoints
+def test_a_browser_asks_first(client: httpx.Client, endpoint: Endpoint) -> None:
+    answer = client.options(path_of(endpoint), headers={"Origin": OWN_PAGE})
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert answer.headers["access-control-allow-origin"] == OWN_PAGE
+    assert endpoint.method in answer.headers["access-control-allow-methods"]
+
+
+@posts
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_a_request_from_another_site(client: httpx.Client, endpoint: Endpoint, site: str) -> None:
+    answer = client.post(path_of(endpoint), json={}, headers={"Sec-Fetch-Site": site})
+    check_refused(endpoint, answer, 403)
+
+
+@posts
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "", "\xff"]
+)
+def test_a_form(client: httpx.Client, endpoint: Endpoint, kind: str) -> None:
+    """Of these a page can send some to any site without being asked whether it may."""
+    headers = {b"content-type": kind.encode("latin-1")}
+    answer = client.post(path_of(endpoint), content=b'{"model":"fast"}', headers=headers)
+    check_refused(endpoint, answer, 415)
+
+
+@endpoints
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "TRACE", "PROPFIND"])
+def test_other_methods(client: httpx.Client, endpoint: Endpoint, method: str) -> None:
+    answer = client.request(method, path_of(endpoint), data={"_method": endpoint.method})
+    check_refused(endpoint, answer, 405)
+    assert endpoint.method in answer.headers["allow"]
+
+
+@posts
+def test_a_body_over_the_limit(client: httpx.Client, endpoint: Endpoint) -> None:
+    headers = {"Content-Type": "application/json"}
+    answer = client.post(path_of(endpoint), content=b" " * 4097, headers=headers)
+    check_refused(endpoint, answer, 413)
+    pieces = (b" " * 1000 for _ in range(5))
+    check_refused(endpoint, client.post(path_of(endpoint), content=pieces, headers=headers), 413)

@@ -1,0 +1,92 @@
+"""Whose socket a port is: by inet_diag and by /proc/net/tcp, which have to agree."""
+
+import os
+import socket
+from collections.abc import Callable
+from typing import cast
+
+import pytest
+
+from magid.host import ports
+from magid.host.ports import Listener, listener_at, listeners_in
+from tests.support.impostor_server import NOBODY, Sly
+
+Ask = Callable[[str, int], Listener | None]
+
+# Both ways are tried on their own: `listener_at` would hide that one of them is broken.
+WAYS: list[Ask] = [listener_at, ports._asked, ports._looked_up]
+
+
+@pytest.fixture(params=WAYS, ids=["listener_at", "inet_diag", "proc"])
+def ask(request: pytest.FixtureRequest) -> Ask:
+    return cast(Ask, request.param)
+
+
+@pytest.mark.parametrize(
+    ("bound", "asked"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("::1", "::1"),
+        ("::", "::1"),
+    ],
+)
+def test_a_socket_of_ours(ask: Ask, bound: str, asked: str) -> None:
+    family = socket.AF_INET6 if ":" in bound else socket.AF_INET
+    with socket.create_server((bound, 0), family=family) as server:
+        port = server.getsockname()[1]
+        expected = Listener(os.geteuid(), os.fstat(server.fileno()).st_ino)
+        assert ask(asked, port) == expected
+
+
+def test_one_that_serves_both_families(ask: Ask) -> None:
+    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as server:
+        assert ask("127.0.0.1", server.getsockname()[1]) == ask("::1", server.getsockname()[1])
+
+
+def test_nobody(ask: Ask, free_port: Callable[[], int]) -> None:
+    assert ask("127.0.0.1", free_port()) is None
+
+
+def test_another_address_is_not_ours(ask: Ask) -> None:
+    with socket.create_server(("127.0.0.2", 0)) as server:
+        assert ask("127.0.0.1", server.getsockname()[1]) is None
+
+
+def test_a_connection_is_no_listener(ask: Ask) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client_port = client.getsockname()[1]
+            assert ask("127.0.0.1", client_port) is None
+
+
+def test_another_user(ask: Ask, free_port: Callable[[], int]) -> None:
+    port = free_port()
+    with Sly(port, "demo", NOBODY):
+        found = ask("127.0.0.1", port)
+        assert found is not None
+        assert found.uid == NOBODY
+
+
+def test_a_new_socket_is_another_one(ask: Ask, free_port: Callable[[], int]) -> None:
+    port, seen = free_port(), []
+    for _ in range(2):
+        with socket.create_server(("127.0.0.1", port)):
+            seen.append(ask("127.0.0.1", port))
+    assert seen[0] != seen[1]
+
+
+def test_a_table_of_the_kernel() -> None:
+    """As on a little-endian machine; the second line is a connection, the third is cut off."""
+    row = "%s 00000000:0000 %s 00000000:00000000 00:00000000 00000000  %d        0 %d 1 0"
+    table = "\n".join(
+        [
+            "  sl  local_address ...",
+            "   0: " + row % ("0100007F:1F90", "0A", 61_184, 77),
+            "   1: " + row % ("0100007F:1F90", "01", 0, 78),
+            "   2: 0100007F:1F90 00000000:0000 0A",
+        ]
+    )
+    ((address, port, listener),) = listeners_in(table)
+    assert (str(address), port, listener) == ("127.0.0.1", 8080, Listener(61_184, 77))

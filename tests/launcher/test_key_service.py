@@ -1,0 +1,110 @@
+"""keymaker over a socket: who may ask, and where the key is before anybody has it."""
+
+import os
+import secrets
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from magid.errors import CannotWrite, NotAllowed
+from magid.launcher.key_service import answer
+from magid.launcher.keys import KeyRing
+from tests.support.deadlines import DEADLINE_S
+
+OF_A_UNIT = "unit/llama-server@8080.service/api-key"
+
+
+@pytest.fixture
+def ring(tmp_path: Path) -> KeyRing:
+    (tmp_path / "keys").mkdir()
+    return KeyRing(tmp_path / "keys", "magi-absent")
+
+
+@contextmanager
+def asked(tmp_path: Path, whose: str | None) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Both ends of a connection: systemd's, from an address that ends so, and the maker's."""
+    with socket.socket(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as systemd:
+        listening.bind(str(tmp_path / "key.sock"))
+        listening.listen()
+        if whose is not None:
+            systemd.bind(f"\0{secrets.token_hex(8)}/{whose}")
+        systemd.settimeout(DEADLINE_S)
+        systemd.connect(str(tmp_path / "key.sock"))
+        maker, _ = listening.accept()
+        with maker:
+            yield systemd, maker
+
+
+def keys_in(tmp_path: Path) -> list[str]:
+    return sorted(path.name for path in (tmp_path / "keys").iterdir())
+
+
+def test_each_process_has_a_key_of_its_own(tmp_path: Path, ring: KeyRing) -> None:
+    seen = set()
+    for number in range(3):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with asked(folder, OF_A_UNIT) as (systemd, maker):
+            answer(maker, ring)
+            maker.close()
+            key = systemd.makefile("rb").read()
+        assert len(key) >= 43
+        assert ring.path(8080).read_bytes().strip() == key
+        seen.add(key)
+    assert len(seen) == 3
+    assert keys_in(tmp_path) == ["8080.key"]
+
+
+@pytest.mark.parametrize(
+    "whose",
+    [
+        None,
+        "unit/ssh.service/api-key",
+        "unit/llama-server@8080.service/other",
+        "unit/llama-server@../x.service/api-key",
+        "unit/llama-server@808080.service/api-key",
+        "unit/llama-server@8080.service/api-key/more",
+        f"x/{OF_A_UNIT}",
+        f"{OF_A_UNIT}\n",
+    ],
+)
+def test_a_key_is_for_units_of_models_alone(
+    tmp_path: Path, ring: KeyRing, whose: str | None
+) -> None:
+    with asked(tmp_path, whose) as (systemd, maker):
+        with pytest.raises(NotAllowed, match="no credential of a model's unit"):
+            answer(maker, ring)
+        maker.close()
+        assert systemd.recv(1) == b""
+    assert keys_in(tmp_path) == []
+
+
+def test_a_key_that_magid_could_not_read_is_given_to_nobody(tmp_path: Path) -> None:
+    ring = KeyRing(tmp_path / "absent", "magi-absent")
+    with asked(tmp_path, OF_A_UNIT) as (systemd, maker):
+        with pytest.raises(CannotWrite, match="systemd-tmpfiles"):
+            answer(maker, ring)
+        maker.close()
+        assert systemd.recv(1) == b""
+
+
+def test_the_program_says_why(tmp_path: Path) -> None:
+    with asked(tmp_path, "unit/stranger.service/api-key") as (systemd, maker):
+        done = subprocess.run(
+            [sys.executable, "-m", "magid.launcher.key_service"],
+            stdin=maker.fileno(),
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[2])},
+        )
+        maker.close()
+        assert systemd.recv(1) == b""
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: cannot make a key for ")

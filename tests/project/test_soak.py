@@ -1,0 +1,119 @@
+"""The short forms of `make soak`, seeded: what they did is printed, and nothing may have failed."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.soak import __main__ as soak
+from tests.soak import bodies, crowds, headers, hostile, load
+from tests.soak.figures import Figures, slope
+from tests.support.deadlines import SET_UP_S
+from tests.support.rest import Parts
+
+ROOT = Path(__file__).parents[2]
+SEED = 20_260_101
+
+pytestmark = pytest.mark.slow
+
+
+def run_module(topic: str, *arguments: object, own: Sequence[str] = ()) -> str:
+    """The line of figures of a topic in a process of its own; fails with it."""
+    done = subprocess.run(
+        [*own, sys.executable, "-m", f"tests.soak.{topic}", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=SET_UP_S,
+        check=False,
+    )
+    print(done.stdout, end="")  # noqa: T201 - figures
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def expect_none(figures: Figures) -> None:
+    print(figures.line())  # noqa: T201 - figures
+    assert figures.rounds
+    assert figures.failures == []
+
+
+def test_kill_9_of_writers(tmp_path: Path) -> None:
+    line = run_module("kills", 200, SEED, tmp_path)
+    acknowledged = re.search(r"acknowledged writes (\d+)", line)
+    assert acknowledged
+    assert int(acknowledged[1]) >= 60, "the writer was killed before it wrote anything"
+
+
+def test_system_calls_that_fail(tmp_path: Path) -> None:
+    line = run_module("faults", "run", 16, SEED, tmp_path)
+    hits = re.search(r"refused or ended (\d+)", line)
+    assert hits
+    assert int(hits[1]) >= 4, "no fault was injected"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_disks(tmp_path: Path) -> None:
+    run_module("disks", SEED, tmp_path, own=["unshare", "--mount", "--propagation", "private"])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can take the network away")
+def test_no_network_is_needed(parts: Parts, tmp_path: Path) -> None:
+    run_module("offline", parts.llama_server, tmp_path, own=["unshare", "--net"])
+
+
+def test_connections_that_ask_nothing(parts: Parts, tmp_path: Path) -> None:
+    expect_none(crowds.run(500, SEED, tmp_path, parts))
+
+
+def test_streams_while_servers_are_killed(parts: Parts, tmp_path: Path) -> None:
+    expect_none(load.run(8, 50, SEED, tmp_path, parts))
+
+
+def test_servers_that_were_taken_over(parts: Parts, tmp_path: Path) -> None:
+    expect_none(hostile.run(32, SEED, tmp_path, parts))
+
+
+def test_bodies_that_would_hold_the_loop(parts: Parts, tmp_path: Path) -> None:
+    expect_none(bodies.run(0.05, SEED, tmp_path, parts))
+
+
+def test_mutated_headers() -> None:
+    expect_none(headers.run(50_000, SEED))
+
+
+def test_every_prefix_of_a_valid_file() -> None:
+    for pieces in headers.seeds(headers.Dice(SEED))[::3]:
+        expect_none(headers.run_every(headers.prefixes(b"".join(pieces)), "prefixes of a file"))
+
+
+def test_every_byte_flipped() -> None:
+    data = b"".join(headers.seeds(headers.Dice(SEED))[0])
+    expect_none(headers.run_every(headers.flips(data), "flipped bytes"))
+
+
+def test_a_failure_fails(tmp_path: Path) -> None:
+    """The judge itself: what a reader must not do is seen."""
+    assert headers.problem(b"GGUF", 4) == ""
+    without_tensors = b"GGUF\x03" + bytes(19)  # its padding need not be there: nothing is behind it
+    assert headers.problem(without_tensors, 24) == ""
+    figures = Figures("judge", 0)
+    figures.check(False, "as expected")
+    assert "1 failures" in figures.line()
+    assert "as expected" in figures.line()
+
+
+def test_every_topic_can_be_run(tmp_path: Path) -> None:
+    for topic in soak.TOPICS:
+        words = soak.command(topic, 0.001, SEED, str(tmp_path))
+        assert (ROOT / "tests" / "soak" / f"{topic}.py").exists()
+        assert words[-1] != "FOLDER"
+
+
+def test_slope() -> None:
+    assert slope([(0, 1), (1, 3), (2, 5)]) == pytest.approx(2)
+    assert slope([(1, 1)]) == 0

@@ -1,0 +1,531 @@
+"""The embedded launcher: what every launcher promises, and what children of ours can do to us."""
+
+import asyncio
+import errno
+import json
+import os
+import select
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from magid.errors import CannotWrite, Conflict, InvalidInput, LlamaServerMissing
+from magid.host.ports import Endpoint, owners_of
+from magid.host.usage import ServerFigures, machine_memory, process_figures
+from magid.llama.program import InstalledProgram, LlamaProgram, probe
+from magid.servers.backend import ServerBackend, ServerState
+from magid.servers.processes.backend import ProcessBackend
+from magid.servers.processes.supervisor import RestartPolicy
+from tests.support import fake_llama
+from tests.support.deadlines import PATIENCE_S
+from tests.support.impostor_server import NOBODY, Sly
+from tests.support.launcher_contract import (
+    RESTART_LIMIT,
+    LauncherContract,
+    Specs,
+    Witness,
+    broken_model,
+    settle,
+    specs,
+    started,
+    stranger_on,
+)
+
+pytestmark = pytest.mark.slow
+
+__all__ = ["broken_model", "specs"]  # fixtures: pytest finds them here
+
+IMPATIENT = RestartPolicy(first_delay_s=0.05, factor=1, limit=RESTART_LIMIT)
+FLAGS = frozenset({"--model", "--port", "--api-key-file", "--ctx-size", "--threads", "--parallel"})
+
+MakeLauncher = Callable[..., ProcessBackend]
+
+
+@pytest.fixture(scope="session")
+def program(llama_server: Path) -> LlamaProgram:
+    return asyncio.run(probe(llama_server))
+
+
+@pytest.fixture
+async def make_launcher(tmp_path: Path) -> AsyncIterator[MakeLauncher]:
+    """Makes launchers of a program file; they are closed at the end."""
+    made: list[ProcessBackend] = []
+
+    def make(program: LlamaProgram | Path, **settings: float) -> ProcessBackend:
+        asked = program if isinstance(program, LlamaProgram) else _fake_program(program)
+
+        async def ask() -> LlamaProgram:
+            return asked
+
+        patience = {"max_startup_s": 20.0, "check_interval_s": 0.05, "stop_timeout_s": 10.0}
+        made.append(
+            ProcessBackend(tmp_path / "keys", ask, restart=IMPATIENT, **(patience | settings))
+        )
+        return made[-1]
+
+    yield make
+    for launcher in made:
+        await launcher.close()
+
+
+@pytest.fixture
+async def launcher(make_launcher: MakeLauncher, program: LlamaProgram) -> ServerBackend:
+    made = make_launcher(program)
+    await made.open()
+    return made
+
+
+def _fake_program(path: Path) -> LlamaProgram:
+    return LlamaProgram(path, "fake", FLAGS)
+
+
+class TestProcessLauncher(LauncherContract):
+    """The contract, with child processes."""
+
+
+@pytest.fixture
+def faking(make_launcher: MakeLauncher, tmp_path: Path) -> Callable[..., ProcessBackend]:
+    """A launcher, open, of a program that behaves as the words say."""
+
+    def make(*behaviour: str, **settings: float) -> ProcessBackend:
+        made = make_launcher(fake_llama.install(tmp_path / "bin", *behaviour), **settings)
+        (tmp_path / "keys").mkdir(mode=0o700, exist_ok=True)
+        return made
+
+    return make
+
+
+Faking = Callable[..., ProcessBackend]
+
+
+async def test_loading_is_seen(faking: Faking, specs: Specs, tmp_path: Path) -> None:
+    launcher, spec = faking(f"loading={tmp_path}/loaded"), specs()
+    witness = Witness(launcher)
+    await launcher.start(spec)
+    await witness.until(ServerState.LOADING)
+    (tmp_path / "loaded").touch()
+    await settle(launcher, spec.port)
+    assert witness.states(spec.port) == [
+        ServerState.STARTING,
+        ServerState.LOADING,
+        ServerState.READY,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "why"),
+    [
+        ("never-binds", "its port does not answer"),
+        ("loading=/nonexistent", "it was still loading the model"),
+        ("health-error", "/health answers with an error"),
+    ],
+)
+async def test_not_ready_in_time(faking: Faking, specs: Specs, behaviour: str, why: str) -> None:
+    launcher, spec = faking(behaviour, max_startup_s=0.7), specs()
+    witness = Witness(launcher)
+    await launcher.start(spec)
+    server = await settle(launcher, spec.port)
+    assert server.state is ServerState.FAILED
+    assert f"was not ready within 0.7 s: {why}" in server.reason
+    pids = {server.pid for server in witness.seen if server.pid}
+    assert len(pids) == 1
+    assert not psutil.pid_exists(pids.pop())
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "why"),
+    [("any-key", "wrong key"), ("other-alias", "'stranger'")],
+)
+async def test_not_ours(faking: Faking, specs: Specs, behaviour: str, why: str) -> None:
+    launcher, spec = faking(behaviour), specs()
+    await launcher.start(spec)
+    server = await settle(launcher, spec.port)
+    assert server.state is ServerState.FAILED
+    assert f"another program answers on port {spec.port}" in server.reason
+    assert why in server.reason
+
+
+async def test_a_port_stolen_at_the_start(faking: Faking, specs: Specs) -> None:
+    """Our child holds no port, and a stranger who answers takes it meanwhile."""
+    launcher, spec = faking("never-binds"), specs()
+    await launcher.start(spec)
+    async with stranger_on(spec.port):
+        server = await settle(launcher, spec.port)
+    assert server.state is ServerState.FAILED
+    assert f"is taken by pid {os.getpid()}" in server.reason
+
+
+async def test_a_stranger_who_knows_what_he_is_asked(faking: Faking, specs: Specs) -> None:
+    """He would be shown the key, if who he is were asked only behind it."""
+    launcher, spec = faking("never-binds"), specs()
+    await launcher.start(spec)
+    key = launcher.api_key(spec.port)
+    assert key
+    with Sly(spec.port, spec.model_id, NOBODY) as stranger:
+        server = await settle(launcher, spec.port)
+    assert server.state is ServerState.FAILED
+    assert f"is taken by pid {os.getpid()}" in server.reason
+    assert b"/health" in stranger.heard
+    assert key.encode() not in stranger.heard
+
+
+async def test_a_port_stolen_in_backoff(
+    make_launcher: MakeLauncher, program: LlamaProgram, specs: Specs
+) -> None:
+    launcher, spec = make_launcher(program), specs()
+    await launcher.open()
+    witness = Witness(launcher)
+    server = await started(launcher, spec)
+    assert server.pid
+    os.kill(server.pid, signal.SIGKILL)
+    await witness.until(ServerState.BACKOFF)
+    assert launcher.api_key(spec.port) is None
+    async with stranger_on(spec.port):
+        server = await settle(launcher, spec.port)
+    assert server.state is ServerState.FAILED
+    assert f"is taken by pid {os.getpid()}" in server.reason
+
+
+async def test_a_shared_port(faking: Faking, specs: Specs, tmp_path: Path) -> None:
+    """Another process listens on it as well, and may get the next connection."""
+    launcher, spec = faking("shares-port", f"loading={tmp_path}/loaded"), specs()
+    witness = Witness(launcher)
+    await launcher.start(spec)
+    await witness.until(ServerState.LOADING)
+    with socket.socket() as stranger:
+        stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        stranger.bind(("0.0.0.0", spec.port))
+        stranger.listen()
+        (tmp_path / "loaded").touch()
+        server = await settle(launcher, spec.port)
+    assert server.state is ServerState.FAILED
+    assert f"is taken by pid {os.getpid()}" in server.reason
+
+
+async def test_old_versions_are_recognised(faking: Faking, specs: Specs) -> None:
+    await started(faking("no-alias"), specs())
+
+
+async def test_a_deaf_server_is_killed(faking: Faking, specs: Specs) -> None:
+    launcher, spec = faking("deaf", stop_timeout_s=0.2), specs()
+    pid = (await started(launcher, spec)).pid
+    assert pid
+    await launcher.stop(spec.port)
+    assert not psutil.pid_exists(pid)
+
+
+@pytest.mark.parametrize("by_itself", [True, False])
+async def test_nothing_is_left_of_its_group(
+    faking: Faking,
+    specs: Specs,
+    tmp_path: Path,
+    by_itself: bool,
+) -> None:
+    launcher, spec = faking(f"leaves-child={tmp_path}/left"), specs()
+    pid = (await started(launcher, spec)).pid
+    left = os.pidfd_open(int((tmp_path / "left").read_text()))
+    if by_itself:
+        assert pid
+        witness = Witness(launcher)
+        os.kill(pid, signal.SIGKILL)
+        await witness.until(ServerState.BACKOFF)
+    await launcher.stop(spec.port)
+    await asyncio.to_thread(wait_for_exit, left)
+
+
+async def test_what_a_server_is_given(
+    faking: Faking, specs: Specs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LLAMA_ARG_PORT", "LLAMA_SERVER_ROUTER_PORT", "GGML_BACKEND_PATH", "MAGI_TOKEN"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    launcher, spec = faking(f"record={tmp_path}/record"), specs()
+    await launcher.start(spec)
+    await settle(launcher, spec.port)
+    record = json.loads((tmp_path / "record").read_text())
+    assert record["environ"]["CUDA_VISIBLE_DEVICES"] == "0"
+    assert not [name for name in record["environ"] if name.startswith(("LLAMA", "GGML", "MAGI"))]
+
+
+async def test_odd_paths_arrive_as_they_are(
+    faking: Faking, specs: Specs, chat_model: Path, tmp_path: Path
+) -> None:
+    odd = tmp_path / "a model; $HOME %i `x` \n\u2013ü.gguf"
+    odd.hardlink_to(chat_model)
+    launcher, spec = faking(f"record={tmp_path}/record"), specs(model_path=str(odd))
+    server = await started(launcher, spec)
+    record = json.loads((tmp_path / "record").read_text())
+    assert record["argv"][:2] == ["--model", str(odd)]
+    assert record["pid"] == server.pid  # nothing stands between
+
+
+@pytest.mark.parametrize("limit", [{"memory_max": 2**30}, {"cpu_quota": 50}])
+async def test_a_limit_is_not_dropped_silently(
+    faking: Faking, specs: Specs, limit: dict[str, int]
+) -> None:
+    launcher, spec = faking("fine"), specs(**limit)
+    await launcher.start(spec)
+    server = await settle(launcher, spec.port)
+    assert server.state is ServerState.FAILED
+    assert "that takes systemd" in server.reason
+    with pytest.raises(InvalidInput, match="memoryMax and cpuQuota back to null"):
+        await launcher.command(spec)
+
+
+async def test_the_key_file(faking: Faking, specs: Specs, tmp_path: Path) -> None:
+    launcher, spec = faking("fine"), specs()
+    await started(launcher, spec)
+    file = tmp_path / "keys" / f"{spec.port}.key"
+    first = launcher.api_key(spec.port)
+    assert file.read_text().strip() == first
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    await launcher.start(spec)
+    assert launcher.api_key(spec.port) not in (None, first)
+    await launcher.stop(spec.port)
+    assert not file.exists()
+
+
+async def test_keys_of_an_earlier_magid_are_dropped(
+    make_launcher: MakeLauncher, program: LlamaProgram, tmp_path: Path
+) -> None:
+    launcher = make_launcher(program)
+    await launcher.open()
+    (tmp_path / "keys" / "8080.key").write_text("old")
+    await launcher.open()
+    assert list((tmp_path / "keys").iterdir()) == []
+    assert stat.S_IMODE((tmp_path / "keys").stat().st_mode) == 0o700
+
+
+async def test_keys_cannot_be_kept(tmp_path: Path, program: LlamaProgram) -> None:
+    (tmp_path / "file").touch()
+
+    async def ask() -> LlamaProgram:
+        return program
+
+    with pytest.raises(CannotWrite, match="cannot keep server keys"):
+        await ProcessBackend(tmp_path / "file" / "keys", ask).open()
+
+
+async def test_no_program(tmp_path: Path, specs: Specs) -> None:
+    asked = InstalledProgram(str(tmp_path / "absent"), "")
+    launcher, spec = ProcessBackend(tmp_path / "keys", asked), specs()
+    await launcher.open()
+    await launcher.start(spec)
+    server = await settle(launcher, spec.port)
+    assert server.state is ServerState.FAILED
+    assert "LLAMA_SERVER_PATH" in server.reason
+    with pytest.raises(LlamaServerMissing):
+        await asked()
+
+
+async def test_a_program_that_cannot_be_run(
+    make_launcher: MakeLauncher, specs: Specs, tmp_path: Path
+) -> None:
+    launcher, spec = make_launcher(tmp_path / "gone"), specs()
+    await launcher.open()
+    await launcher.start(spec)
+    server = await settle(launcher, spec.port)
+    assert server.state is ServerState.FAILED
+    assert f"cannot run {tmp_path}/gone: No such file" in server.reason
+
+
+async def test_an_address_of_another_machine(launcher: ServerBackend, specs: Specs) -> None:
+    spec = specs(host="192.0.2.1")
+    await launcher.start(spec)
+    server = await settle(launcher, spec.port)
+    assert server.state is ServerState.FAILED
+    assert f"cannot listen on 192.0.2.1:{spec.port}" in server.reason
+
+
+async def test_starts_at_the_same_time(faking: Faking, specs: Specs) -> None:
+    """The last one wins, and one process is left."""
+    launcher, spec = faking("fine"), specs()
+    witness = Witness(launcher)
+    others = [specs(port=spec.port, model_id=f"other_{number}") for number in range(4)]
+    async with asyncio.timeout(PATIENCE_S):
+        await asyncio.gather(*(launcher.start(each) for each in (*others, spec)))
+    server = await settle(launcher, spec.port)
+    assert (server.state, server.model_id) == (ServerState.READY, spec.model_id)
+    pids = {server.pid for server in witness.seen if server.pid}
+    assert [pid for pid in pids if psutil.pid_exists(pid)] == [server.pid]
+
+
+async def test_a_replaced_server_is_spoken_of_no_more(faking: Faking, specs: Specs) -> None:
+    launcher, old = faking("fine"), specs()
+    new, witness = specs(port=old.port, model_id="other"), Witness(launcher)
+    await started(launcher, old)
+    await started(launcher, new)
+    order = [server.model_id for server in witness.seen]
+    assert order == sorted(order, key=["demo_tiny", "other"].index)
+    assert witness.states(old.port) == [ServerState.STARTING, ServerState.READY] * 2
+
+
+async def test_stop_waits_for_the_replaced_server_too(faking: Faking, specs: Specs) -> None:
+    launcher, spec = faking("deaf", stop_timeout_s=0.3), specs()
+    old = (await started(launcher, spec)).pid
+    witness = Witness(launcher)
+    replacing = asyncio.create_task(launcher.start(spec))
+    await witness.until(ServerState.STARTING)
+    await launcher.stop(spec.port)
+    assert old
+    assert not psutil.pid_exists(old)
+    async with asyncio.timeout(PATIENCE_S):
+        await replacing
+    assert launcher.observed()[spec.port].state is ServerState.STOPPED
+
+
+async def test_start_and_stop_at_the_same_time(faking: Faking, specs: Specs) -> None:
+    launcher, spec = faking("fine"), specs()
+    for _ in range(5):
+        async with asyncio.timeout(PATIENCE_S):
+            await asyncio.gather(launcher.start(spec), launcher.stop(spec.port))
+        assert launcher.observed()[spec.port].state is ServerState.STOPPED
+        assert owners_of(Endpoint(spec.host, spec.port)) == []
+
+
+async def test_exit_and_stop_at_the_same_time(faking: Faking, specs: Specs) -> None:
+    launcher, spec = faking("fine"), specs()
+    for signals in ([signal.SIGKILL], [signal.SIGTERM, signal.SIGKILL]):
+        server = await started(launcher, spec)
+        assert server.pid
+        for number in signals:
+            os.kill(server.pid, number)
+        await launcher.stop(spec.port)
+        assert launcher.observed()[spec.port].state is ServerState.STOPPED
+
+
+async def test_a_caller_who_leaves_changes_nothing(faking: Faking, specs: Specs) -> None:
+    launcher, spec = faking("deaf", stop_timeout_s=0.2), specs()
+    witness = Witness(launcher)
+    start = asyncio.create_task(launcher.start(spec))
+    await witness.until(ServerState.STARTING)
+    start.cancel()
+    assert (await settle(launcher, spec.port)).state is ServerState.READY
+    stop = asyncio.create_task(launcher.stop(spec.port))
+    await witness.until(ServerState.STOPPING)
+    stop.cancel()
+    assert (await settle(launcher, spec.port)).state is ServerState.STOPPED
+
+
+async def test_close_in_the_middle(faking: Faking, specs: Specs) -> None:
+    launcher = faking("loading=/nonexistent")
+    all_specs = [specs(instance=number) for number in range(3)]
+    await asyncio.gather(*(launcher.start(spec) for spec in all_specs))
+    pids = [server.pid for server in launcher.observed().values()]
+    await launcher.close()
+    await launcher.close()
+    assert not [pid for pid in pids if pid and psutil.pid_exists(pid)]
+    with pytest.raises(Conflict, match="shutting down"):
+        await launcher.start(all_specs[0])
+
+
+async def test_a_listener_that_fails(faking: Faking, specs: Specs) -> None:
+    launcher, spec = faking("fine"), specs()
+
+    def fail(_: object) -> None:
+        raise RuntimeError("on purpose")
+
+    launcher.subscribe(fail)
+    witness = Witness(launcher)
+    await started(launcher, spec)
+    assert witness.seen[-1].state is ServerState.READY
+
+
+def wait_for_exit(pidfd: int) -> None:
+    """A process that is not our child has ended, whether or not anyone collected it."""
+    with os.fdopen(pidfd):
+        ended, _, _ = select.select([pidfd], [], [], PATIENCE_S)
+        if not ended:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)  # a failed test leaves nothing either
+    assert ended
+
+
+DAEMON = """
+import asyncio, sys
+from pathlib import Path
+from typing import Any
+from magid.llama.program import LlamaProgram
+from magid.servers.processes.backend import ProcessLauncher
+from magid.llama.spec import ServerSpec
+
+async def main(keys, program, flags, model, port):
+    async def ask():
+        return LlamaProgram(Path(program), "", frozenset(flags.split()))
+    launcher = ProcessLauncher(Path(keys), ask)
+    await launcher.open()
+    await launcher.start(ServerSpec("demo_tiny", 0, int(port), "127.0.0.1", model))
+    server = await launcher.settled(int(port))
+    print(server.state, server.pid, flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+def test_no_orphan_when_magid_is_killed(
+    program: LlamaProgram, specs: Specs, tmp_path: Path
+) -> None:
+    spec = specs()
+    words = [str(tmp_path / "keys"), str(program.path), " ".join(program.flags)]
+    with subprocess.Popen(
+        [sys.executable, "-c", DAEMON, *words, spec.model_path, str(spec.port)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    ) as daemon:
+        assert daemon.stdout
+        state, pid = daemon.stdout.readline().split()
+        child = os.pidfd_open(int(pid))
+        daemon.kill()
+    assert state == "ready"
+    wait_for_exit(child)
+
+
+def test_a_tether_without_its_parent_runs_nothing(tmp_path: Path) -> None:
+    """The parent ended before the tie was made: its number is not our parent's."""
+    tether = Path(__file__).parents[2] / "magid" / "standalone" / "exec_child.py"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", tether, "1", "--", "/bin/touch", tmp_path / "ran"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (127, "cannot start /bin/touch: magid has ended\n")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_figures_of_a_process_that_is_gone() -> None:
+    with subprocess.Popen(["/bin/true"]) as process:
+        process.wait()
+    assert process_figures(process.pid) == ServerFigures()
+
+
+def test_machine_memory() -> None:
+    memory = machine_memory()
+    assert 0 < memory["available"] <= memory["total"]
+    assert memory["total"] == psutil.virtual_memory().total
+
+
+def test_a_process_that_ends_while_it_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's moment, which psutil does not expect, cannot be had on demand."""
+    real, failures = psutil.net_connections, [OSError(errno.EBADF, "Bad file descriptor")] * 2
+
+    def unlucky(kind: str) -> Any:
+        if failures:
+            raise failures.pop()
+        return real(kind)
+
+    monkeypatch.setattr(psutil, "net_connections", unlucky)
+    with socket.create_server(("127.0.0.1", 0)) as ours:
+        endpoint = Endpoint("127.0.0.1", ours.getsockname()[1])
+        assert [owner.pid for owner in owners_of(endpoint)] == [os.getpid()]
+        failures += [OSError(errno.EBADF, "Bad file descriptor")] * 9
+        assert owners_of(endpoint) == []

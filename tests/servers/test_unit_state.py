@@ -1,0 +1,312 @@
+"""From a unit's properties to a server's state and reason: tables, as 252 to 262 fill them."""
+
+from typing import Any
+
+import pytest
+
+from magid.llama.spec import ServerSpec
+from magid.servers.backend import ServerState
+from magid.servers.systemd.unit_state import (
+    FailureReason,
+    complaint,
+    figure,
+    is_ours,
+    observed_from,
+    state_of,
+    verdict_on,
+)
+from magid.systemd.unit_names import port_in, unit_path
+from tests.support.fake_systemd import ready
+
+SPEC = ServerSpec("demo_tiny", 2, 8080, "127.0.0.1", "/models/demo.gguf")
+EXITED, KILLED, DUMPED = 1, 2, 3
+
+
+def unit(**changes: Any) -> dict[str, Any]:
+    return ready(SPEC) | changes
+
+
+def ended(**changes: Any) -> dict[str, Any]:
+    """One that failed for good, having been ready."""
+    failed = {"ActiveState": "failed", "SubState": "failed", "MainPID": 0, "ExecMainPID": 77}
+    return unit(**(failed | {"ExecMainExitTimestampMonotonic": 300} | changes))
+
+
+def ready_run(ended_at: int, pid: int, code: int, status: int) -> list[tuple[Any, ...]]:
+    return [("/usr/bin/python3", ["python3"], False, 1, 1, 2, ended_at, pid, code, status)]
+
+
+# -- names -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "port"),
+    [
+        ("llama-server@8080.service", 8080),
+        ("llama-server@65535.service", 65_535),
+        ("llama-server@65536.service", None),
+        ("llama-server@0.service", None),
+        ("llama-server@08080.service", None),
+        ("llama-server@x.service", None),
+        ("llama-server@8080.socket", None),
+        ("llama-server@8080.service.d", None),
+        ("other.service", None),
+        ("", None),
+    ],
+)
+def test_port_in(name: str, port: int | None) -> None:
+    assert port_in(name) == port
+
+
+@pytest.mark.parametrize(
+    ("properties", "uid"),
+    [({"UID": 61_184}, 61_184), ({"UID": 0}, 0), ({"UID": 2**32 - 1}, None), ({}, None)],
+)
+def test_the_user_of_the_moment(properties: dict[str, Any], uid: int | None) -> None:
+    assert observed_from(unit(**properties)).uid == uid
+
+
+def test_unit_path() -> None:
+    assert unit_path(8080) == "/org/freedesktop/systemd1/unit/llama_2dserver_408080_2eservice"
+
+
+@pytest.mark.parametrize(
+    ("properties", "ours"),
+    [
+        (unit(), True),
+        (unit(Transient=False), False),
+        (unit(LogExtraFields=[]), False),
+        (unit(LogExtraFields=[b"MAGI_SPEC="]), False),
+        (unit(LogExtraFields=[b"\xff=\xff", b"MAGI_SPEC=1"]), True),
+        ({}, False),
+    ],
+)
+def test_is_ours(properties: dict[str, Any], ours: bool) -> None:
+    assert is_ours(properties) is ours
+
+
+# -- the state -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("active", "step", "more", "state"),
+    [
+        ("active", "running", {}, "ready"),
+        ("active", "running", {"JobType": "restart"}, "stopping"),
+        ("active", "running", {"JobType": "stop"}, "stopping"),
+        ("active", "running", {"JobType": "reload"}, "ready"),
+        ("reloading", "reload", {}, "ready"),
+        ("refreshing", "refresh", {}, "ready"),
+        ("activating", "start", {}, "starting"),
+        ("activating", "start-post", {"StatusText": ""}, "starting"),
+        ("activating", "start-post", {"StatusText": "starting (0 s)"}, "starting"),
+        ("activating", "start-post", {"StatusText": "loading (3 s)"}, "loading"),
+        ("activating", "start", {"StatusText": "loading (3 s)"}, "starting"),
+        ("activating", "auto-restart", {}, "backoff"),
+        ("activating", "auto-restart-queued", {"JobType": "start"}, "backoff"),
+        ("failed", "failed-before-auto-restart", {}, "backoff"),
+        ("inactive", "dead-before-auto-restart", {}, "backoff"),
+        ("deactivating", "stop-sigterm", {}, "stopping"),
+        ("deactivating", "final-sigkill", {}, "stopping"),
+        ("inactive", "dead", {}, "stopped"),
+        ("inactive", "dead-resources-pinned", {}, "stopped"),
+        ("inactive", "dead", {"JobType": "start"}, "starting"),
+        ("inactive", "dead", {"JobType": "restart"}, "starting"),
+        ("inactive", "dead", {"JobType": "stop"}, "stopped"),
+        ("inactive", "dead", {"LoadState": "bad-setting"}, "failed"),
+        ("failed", "failed", {}, "failed"),
+        ("failed", "failed", {"JobType": "start"}, "starting"),
+        ("failed", "failed", {"JobType": "stop"}, "failed"),
+        ("maintenance", "", {}, "failed"),
+        ("", "", {}, "failed"),
+    ],
+)
+def test_state(active: str, step: str, more: dict[str, Any], state: str) -> None:
+    assert state_of(unit(ActiveState=active, SubState=step, **more)) == ServerState(state)
+
+
+def test_a_ready_server() -> None:
+    server = observed_from(unit(NRestarts=3))
+    assert (server.port, server.model_id, server.instance) == (8080, "demo_tiny", 2)
+    assert (server.spec_hash, server.state, server.reason) == (SPEC.hash, ServerState.READY, "")
+    assert (server.pid, server.host, server.restarts) == (4242, "127.0.0.1", 3)
+    assert (server.started_at, server.ready_at) == (1_700_000_000.0, 1_700_000_001.5)
+    assert server.invocation_id == "01" * 16
+
+
+def test_times_are_those_of_the_present_process() -> None:
+    loading = observed_from(unit(ActiveState="activating", SubState="start-post"))
+    assert (loading.started_at, loading.ready_at) == (1_700_000_000.0, None)
+    stopped = observed_from(unit(ActiveState="inactive", SubState="dead", MainPID=0))
+    assert (stopped.pid, stopped.started_at, stopped.ready_at) == (None, None, None)
+
+
+def test_what_can_be_missing() -> None:
+    server = observed_from({"Id": SPEC.unit, "LogExtraFields": [b"MAGI_INSTANCE=x"]})
+    assert (server.port, server.instance, server.pid) == (8080, 0, None)
+    assert server.invocation_id is None
+
+
+# -- the reason ------------------------------------------------------------------------------
+
+NO_WORDS, WORDS = "", "no space left"
+
+
+@pytest.mark.parametrize(
+    ("changes", "quote", "reason"),
+    [
+        ({"Result": "oom-kill"}, "", "was killed by the kernel because memory ran out (oom-kill)"),
+        ({"Result": "timeout"}, "", "did not end in time and was killed (timeout)"),
+        (
+            {"Result": "timeout", "ActiveEnterTimestampMonotonic": 50},
+            "",
+            "gave no sign of life while it started and was ended (timeout)",
+        ),
+        ({"Result": "watchdog"}, "", "gave no sign of life and was ended (watchdog)"),
+        ({"Result": "resources"}, "no room", "systemd could not start it (resources): no room"),
+        ({"Result": "protocol"}, "", "failed (protocol)"),
+        ({"Result": ""}, "", "failed (for a reason that systemd does not tell)"),
+        (
+            {"Result": "exit-code", "ExecMainCode": EXITED, "ExecMainStatus": 1},
+            WORDS,
+            "exited with status 1: no space left",
+        ),
+        (
+            {"Result": "exit-code", "ExecMainCode": EXITED, "ExecMainStatus": 226},
+            "Failed at step NAMESPACE",
+            "systemd could not set it up (step NAMESPACE): Failed at step NAMESPACE",
+        ),
+        (
+            {"Result": "signal", "ExecMainCode": KILLED, "ExecMainStatus": 9},
+            "",
+            "was killed by signal 9 (SIGKILL)",
+        ),
+        (
+            {"Result": "core-dump", "ExecMainCode": DUMPED, "ExecMainStatus": 11},
+            "",
+            "was killed by signal 11 (SIGSEGV) and left a core dump",
+        ),
+        (
+            {"Result": "signal", "ExecMainCode": KILLED, "ExecMainStatus": 63},
+            "",
+            "was killed by signal 63",
+        ),
+        ({"Result": "exit-code"}, "", "could not be started"),
+        (
+            {"LoadState": "bad-setting", "LoadError": ("x", "Invalid argument")},
+            "",
+            "systemd cannot use the unit: Invalid argument; see `systemctl status "
+            "llama-server@8080.service`",
+        ),
+    ],
+)
+def test_reason(changes: dict[str, Any], quote: str, reason: str) -> None:
+    assert observed_from(ended(**changes), quote).reason == reason
+
+
+CRASH = {"Result": "signal", "ExecMainCode": KILLED, "ExecMainStatus": 11}
+
+
+@pytest.mark.parametrize(
+    ("changes", "restarts", "tail"),
+    [
+        # from 254 on
+        ({"Result": "start-limit-hit", "NRestarts": 3}, 2, "given up after 2 restarts"),
+        ({"Result": "start-limit-hit", "NRestarts": 1}, 0, "given up after too many starts"),
+        # 252: the last result stays
+        ({"NRestarts": 6, "StartLimitBurst": 6}, 5, "given up after 5 restarts"),
+        ({"NRestarts": 5, "StartLimitBurst": 6}, 5, "(SIGSEGV)"),
+        ({"NRestarts": 9, "StartLimitBurst": 0}, 9, "(SIGSEGV)"),
+    ],
+)
+def test_given_up(changes: dict[str, Any], restarts: int, tail: str) -> None:
+    server = observed_from(ended(**(CRASH | changes)))
+    assert server.restarts == restarts
+    assert server.reason.startswith("was killed by signal 11 (SIGSEGV)")
+    assert server.reason.endswith(tail)
+
+
+@pytest.mark.parametrize(
+    ("pauses", "tail"),
+    [
+        ({"RestartUSec": 1_500_000}, "; starting again in 1.5 s"),
+        ({"RestartUSec": 1, "RestartUSecNext": 60_000_000}, "; starting again in 60 s"),
+        ({"RestartUSec": 2**64 - 1}, "; starting again"),
+    ],
+)
+def test_backoff_says_when(pauses: dict[str, int], tail: str) -> None:
+    waiting = {"ActiveState": "activating", "SubState": "auto-restart"}
+    reason = observed_from(ended(**(CRASH | waiting | pauses))).reason
+    assert reason == "was killed by signal 11 (SIGSEGV)" + tail
+
+
+@pytest.mark.parametrize("state", ["active", "inactive", "activating", "deactivating"])
+def test_no_reason_where_nothing_is_wrong(state: str) -> None:
+    assert observed_from(unit(ActiveState=state, SubState="", **CRASH)).reason == ""
+
+
+EXIT_1 = {"Result": "exit-code", "ExecMainCode": EXITED, "ExecMainStatus": 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "witness", "first"),
+    [
+        (EXIT_1, 77, False),
+        (EXIT_1 | {"ActiveEnterTimestampMonotonic": 50}, 77, True),
+        (CRASH, 77, False),
+        ({"Result": "signal", "ExecMainCode": KILLED, "ExecMainStatus": 9}, None, False),
+        ({"Result": "oom-kill"}, None, True),
+        # wait_ready.py gave up first, or saw the server end
+        (EXIT_1 | {"ExecStartPost": ready_run(250, 78, EXITED, 1)}, 78, False),
+        (EXIT_1 | {"ExecStartPost": ready_run(350, 78, EXITED, 1)}, 77, False),
+        (EXIT_1 | {"ExecStartPost": ready_run(250, 78, EXITED, 0)}, 77, False),
+        (EXIT_1 | {"ExecStartPost": ready_run(250, 78, KILLED, 15)}, 77, False),
+        (EXIT_1 | {"ExecStartPost": []}, 77, False),
+    ],
+)
+def test_who_is_asked(changes: dict[str, Any], witness: int | None, first: bool) -> None:
+    verdict = verdict_on(ended(**changes))
+    assert verdict is not None
+    assert verdict.witness == witness
+    assert witness is None or verdict.first is first
+
+
+def test_the_words_of_ready_say_it_all() -> None:
+    late = ended(**(EXIT_1 | {"ExecStartPost": ready_run(250, 78, EXITED, 1)}))
+    words = "the server was not ready within 9 s: its port does not answer"
+    assert observed_from(late, words).reason == words
+    assert observed_from(late).reason == "did not become ready"
+
+
+LINES = [
+    (77, "0.00.010.001 I srv  load_model: loading"),
+    (77, "0.00.010.289 E llama_model_load: data is not within the file bounds"),
+    (78, "error: the server ended before it was ready"),
+    (77, "0.00.010.300 E srv  exiting due to model loading error"),
+    (1, "llama-server@8080.service: Failed with result 'exit-code'."),
+    (1, "llama-server@8080.service: Failed to set up credentials: Permission denied"),
+    (79, "llama-server@8080.service: Failed at step EXEC spawning /x: No such file"),
+]
+
+
+@pytest.mark.parametrize(
+    ("witness", "first", "found"),
+    [
+        (77, True, "llama_model_load: data is not within the file bounds"),
+        (77, False, "srv exiting due to model loading error"),
+        (78, False, "the server ended before it was ready"),
+        (1, False, "Failed to set up credentials: Permission denied"),
+        (79, False, "Failed at step EXEC spawning /x: No such file"),
+        (80, True, ""),
+        (None, True, ""),
+    ],
+)
+def test_complaint(witness: int | None, first: bool, found: str) -> None:
+    assert complaint(LINES, FailureReason("", witness=witness, first=first)) == found
+
+
+@pytest.mark.parametrize(
+    ("value", "known"), [(5, 5), (0, 0), (2**64 - 1, None), (None, None), (-1, None)]
+)
+def test_figure(value: object, known: int | None) -> None:
+    assert figure(value) == known

@@ -1,0 +1,170 @@
+"""A launcher without processes: it does nothing until the test says so.
+
+It keeps `units.Launcher`'s promises, so what is built on launchers cannot tell the difference.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+
+from magid.errors import NotFound, NotReady
+from magid.host.usage import ServerFigures
+from magid.llama.spec import ServerSpec
+from magid.log.buffer import LogLine
+from magid.servers.backend import ObservedServer, ServerState
+from tests.support.deadlines import PATIENCE_S
+
+
+class StillLauncher:
+    """Each start and stop waits for the test, unless `prompt`: then all succeeds at once.
+
+    `calls` has every call in order: ("start", port) and ("stop", port). `refuse` makes the next
+    start or stop of a port raise.
+    """
+
+    has_model_users = False
+
+    def __init__(self, *, prompt: bool = False) -> None:
+        self.prompt = prompt
+        self.calls: list[tuple[str, int]] = []
+        self.specs: dict[int, ServerSpec] = {}
+        self.refuse: dict[int, Exception] = {}
+        self.is_open = False
+        self.problem = ""
+        self.held: set[tuple[str, int]] = set()  # calls that do not return yet
+        self._servers: dict[int, ObservedServer] = {}
+        self._listeners: list[Callable[[ObservedServer], None]] = []
+        self._moved = asyncio.Event()
+
+    # -- what the test does ----------------------------------------------------------------
+
+    def show(self, port: int, state: ServerState, reason: str = "", uid: int | None = None) -> None:
+        """Let the server on this port come into this state."""
+        self._put(replace(self._servers[port], state=state, reason=reason, uid=uid))
+
+    def adopt(self, spec: ServerSpec, state: ServerState) -> None:
+        """A server that ran before."""
+        self.specs[spec.port] = spec
+        self._put(_seen(spec, state))
+
+    def hold(self, verb: str, port: int) -> None:
+        """From now on this call does not return before `release`."""
+        self.held.add((verb, port))
+
+    def release(self, verb: str, port: int) -> None:
+        self.held.discard((verb, port))
+        self._wake()
+
+    async def until(self, *calls: tuple[str, int]) -> None:
+        """Wait until the calls so far are exactly these."""
+        await self.wait_for(lambda: self.calls == list(calls))
+
+    async def wait_for(self, is_so: Callable[[], bool]) -> None:
+        """Wait until it is so; looked at after everything that happens here."""
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while not is_so():
+                    await self._moved.wait()
+        except TimeoutError:
+            raise AssertionError(f"it did not come to that; calls: {self.calls}") from None
+
+    # -- units.Launcher --------------------------------------------------------------------
+
+    async def open(self) -> None:
+        self.is_open = True
+
+    async def close(self) -> None:
+        self.is_open = False
+
+    def subscribe(self, listener: Callable[[ObservedServer], None]) -> Callable[[], None]:
+        self._listeners.append(listener)
+
+        def unsubscribe() -> None:
+            with suppress(ValueError):
+                self._listeners.remove(listener)
+
+        return unsubscribe
+
+    @property
+    def listeners(self) -> int:
+        return len(self._listeners)
+
+    def observed(self) -> dict[int, ObservedServer]:
+        return dict(self._servers)
+
+    async def start(self, spec: ServerSpec) -> None:
+        self._called("start", spec.port)
+        self.specs[spec.port] = spec
+        self._put(_seen(spec, ServerState.STARTING))
+        await self._while_held("start", spec.port)
+        if self.prompt:
+            self.show(spec.port, ServerState.READY)
+
+    async def stop(self, port: int) -> None:
+        self._called("stop", port)
+        if port in self._servers:
+            self.show(port, ServerState.STOPPING)
+        await self._while_held("stop", port)
+        if port in self._servers:
+            self.show(port, ServerState.STOPPED)
+
+    async def settled(self, port: int) -> ObservedServer:
+        if port not in self._servers:
+            raise NotFound(f"cannot find a server on port {port}: none was started")
+        while not self._servers[port].state.is_settled:
+            await self._moved.wait()
+        return self._servers[port]
+
+    async def command(self, spec: ServerSpec) -> list[str]:
+        return ["llama-server", "--model", spec.model_path, "--port", str(spec.port)]
+
+    def api_key(self, port: int) -> str | None:
+        return None
+
+    async def figures(self) -> dict[int, ServerFigures]:
+        return {}
+
+    async def logs(self, port: int, *, lines: int, after: str | None = None) -> list[LogLine]:
+        return []
+
+    async def wait_logs(self, port: int, after: str | None) -> None:
+        await asyncio.Event().wait()
+
+    # -- inside ----------------------------------------------------------------------------
+
+    def _called(self, verb: str, port: int) -> None:
+        self.calls.append((verb, port))
+        self._wake()
+        error = self.refuse.pop(port, None)
+        if error is not None:
+            raise error
+
+    async def _while_held(self, verb: str, port: int) -> None:
+        while (verb, port) in self.held:
+            await self._moved.wait()
+
+    def _put(self, server: ObservedServer) -> None:
+        self._servers[server.port] = server
+        for listener in tuple(self._listeners):
+            listener(server)
+        self._wake()
+
+    def _wake(self) -> None:
+        self._moved.set()
+        self._moved = asyncio.Event()
+
+
+def _seen(spec: ServerSpec, state: ServerState) -> ObservedServer:
+    return ObservedServer(spec.port, spec.model_id, spec.instance, spec.hash, state)
+
+
+def refusal() -> NotReady:
+    """What a launcher that cannot even try raises."""
+    return NotReady("cannot reach the launcher: it is not there")
+
+
+async def all_quiet() -> None:
+    """Let everything run that can run without anything happening from outside."""
+    for _ in range(50):
+        await asyncio.sleep(0)
