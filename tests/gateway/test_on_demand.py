@@ -141,5 +141,5 @@ def test_no_get_starts_or_stops_a_model(parts: Parts, tmp_path: Path) -> None:
         (after,) = [s for s in magid.get("/api/models/servers")["servers"] if s["isReady"]]
         assert (after["modelId"], after["pid"]) == (SMALL, before["pid"])
         log = magid.log.read_text()
-        assert log.count("runner: starting ") == 1
+        assert log.count("executor: starting ") == 1
         assert "stopping " not in log
