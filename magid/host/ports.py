@@ -15,9 +15,11 @@ import ipaddress
 import os
 import socket
 import struct
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from magid.errors import ServerFailed
@@ -196,9 +198,14 @@ def far_ends(here: Place, there: Place) -> tuple[End, ...]:
 
 def _asked(host: str, port: int) -> Listener | None:
     """None too if the kernel has no inet_diag: both are ENOENT. Raises OSError."""
-    address = ipaddress.ip_address(host)
-    found = _socket_in(_answer_to(_question(address, _SOCKET.pack(port, 0, address.packed, b""))))
+    found = _socket_in(_answer_to(_question_of_listener(host, port)))
     return Listener(*found[1:]) if found and found[0] == _TCP_LISTEN else None
+
+
+@lru_cache(maxsize=256)
+def _question_of_listener(host: str, port: int) -> bytes:
+    address = ipaddress.ip_address(host)
+    return _question(address, _SOCKET.pack(port, 0, address.packed, b""))
 
 
 def _asked_for_end(local: Place, remote: Place) -> End | None:
@@ -209,12 +216,34 @@ def _asked_for_end(local: Place, remote: Place) -> End | None:
     return End(*found[1:]) if found and found[0] != _TCP_LISTEN else None
 
 
+class _Netlink:
+    """A socket to the kernel's socket diagnostics; closed with the thread that has it."""
+
+    def __init__(self) -> None:
+        flags = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        self._fd = socket.socket(socket.AF_NETLINK, flags, _NETLINK_SOCK_DIAG).detach()
+
+    def ask(self, question: bytes) -> bytes:
+        os.write(self._fd, question)
+        return os.read(self._fd, 4096)  # it was made while we wrote
+
+    def __del__(self) -> None:
+        os.close(self._fd)
+
+
+_kept = threading.local()  # each thread has its own: no answer is another question's
+
+
 def _answer_to(question: bytes) -> bytes:
-    with socket.socket(
-        socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG
-    ) as netlink:
-        netlink.send(question)
-        return netlink.recv(4096, socket.MSG_DONTWAIT)  # it was made while we sent
+    """Keeps its socket: to make one takes longer than to ask. After an error there is a new one."""
+    if not hasattr(_kept, "netlink"):
+        _kept.netlink = _Netlink()
+    try:
+        answer: bytes = _kept.netlink.ask(question)
+    except OSError:
+        del _kept.netlink
+        raise
+    return answer
 
 
 def _question(address: "Address", names: bytes) -> bytes:
