@@ -40,7 +40,7 @@ BODY_S_PER_MIB = 4.0  # more time for larger bodies: 2 Mbit/s
 
 
 class ClientConnection:
-    """Implements `exchange.Client`. `on_rest` gets what the client sent behind the last request."""
+    """Implements `ResponseSink`. `on_rest` gets what the client sent behind the last request."""
 
     def __init__(
         self,
@@ -243,7 +243,7 @@ class ClientConnection:
         self._write(200, b"Content-Type: application/json\r\n", body)
         self._done()
 
-    # -- what goes out (exchange.Client) -----------------------------------------------------
+    # -- what goes out (ResponseSink) --------------------------------------------------------
 
     def begins(self, head: ReplyHead, fields: bytes, data: bytes) -> None:
         self._reply, self._fields = head, fields

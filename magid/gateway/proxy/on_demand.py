@@ -1,9 +1,9 @@
-"""Models that start with their first request, and stop when nobody has asked for a while.
+"""Starts models with their first request and stops them when they are idle.
 
 A model that answers or loads is never stopped, for room or for idleness; one that starts with magid
 (`start: always`) never for room. Room is made for one model after another; then each loads when its
-devices let it, which `runner` decides. A start that failed is not tried again before a pause that
-grows with each failure, and neither is a stop.
+devices allow, which `PlanExecutor` decides. A failed start or stop is retried only after a pause
+that grows with each failure.
 """
 
 import asyncio
@@ -100,7 +100,7 @@ class OnDemand:
             self._starts.succeeded(model_id)
         except MagidError as error:
             self._give_up(model_id, error)
-        except Exception:  # those who wait must hear of it, whatever it is
+        except Exception:  # any: the waiting requests must get an answer
             log.exception("cannot start %s", model_id)
             self._give_up(model_id, ServerFailed(f"cannot start {model_id!r}: {INTERNAL_ERROR}"))
         finally:
@@ -199,7 +199,7 @@ class OnDemand:
     # -- idleness ----------------------------------------------------------------------------
 
     def look(self, fleet: Fleet, now: float) -> None:
-        """Begin to stop what nobody has asked for."""
+        """Begins to stop the models that have been idle too long."""
         failed = self._starts.models
         for model_id, offer in fleet.offers.items():
             if offer.backends and model_id in failed:

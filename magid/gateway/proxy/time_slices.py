@@ -22,7 +22,7 @@ Failed = Callable[[Exception], None]
 
 
 class Job:
-    """Work under way. Implements `stages.Work`."""
+    """Work in progress. Implements `ActiveRequest`."""
 
     __slots__ = ("_done", "_failed", "_steps")
 
@@ -94,7 +94,7 @@ class TimeSlices:
 
 
 def _settle(future: asyncio.Future[Any], result: Any) -> None:
-    if not future.done():  # who waited may have been cancelled in this very turn
+    if not future.done():  # the waiter may have been cancelled in this very turn
         future.set_result(result)
 
 

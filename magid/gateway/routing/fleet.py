@@ -173,7 +173,7 @@ def _remembered(now: Snapshot) -> dict[str, ModelEntry]:
 
 
 def limited(fleet: Fleet, names: Iterable[str]) -> Fleet:
-    """What of it may be used by who is limited to these ids, globs, `tier:NAME`, tiers and aliases.
+    """Returns the part a caller may use: ids, globs, `tier:NAME`, tiers and aliases.
 
     Tiers, aliases and auto choose among what is left. Pure.
     """
@@ -189,7 +189,7 @@ def limited(fleet: Fleet, names: Iterable[str]) -> Fleet:
 
 
 def _selector(fleet: Fleet, name: str) -> str:
-    for _ in range(2):  # an alias may lead to another one, as in `routing.by_name`
+    for _ in range(2):  # an alias may lead to another one, as in `resolver.by_name`
         name = fleet.aliases.get(name, name)
     return f"tier:{name}" if name in set(Tier) else name
 
