@@ -173,7 +173,7 @@ class OnDemand:
         return max((s.last_used for s in self._servers(model_id)), default=0.0)
 
     async def _is_idle(self, model_id: str) -> bool:
-        """All its servers are ready and work for nobody, also not for clients of their own port."""
+        """Returns whether all its servers are ready and idle, including for direct clients."""
         states = [s.state for s in self._daemon.observed().values() if s.model_id == model_id]
         if not states or any(s in (ServerState.STARTING, ServerState.LOADING) for s in states):
             return False
