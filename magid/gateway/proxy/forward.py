@@ -340,7 +340,7 @@ class ForwardedRequest:
         server.exchanges.discard(self)
         if (
             not self.asked.endpoint.asks_by_query
-        ):  # only generation counts as use: a query keeps no model running
+        ):  # a GET only looks at the model: it keeps no model running
             server.last_used = time.monotonic()
         status = self.record.status or 0
         if lost is not None:

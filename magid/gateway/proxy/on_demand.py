@@ -29,10 +29,10 @@ MAX_LOOK_S = 8.0  # between two tries to stop what is not to be stopped; the fir
 
 
 class OnDemand:
-    """`servers` gives those of a model that are ready.
+    """Starts and stops on-demand models. `servers` returns the ready servers of a model.
 
-    `on_failed` hears of a start that failed, and for how many seconds it is not tried again: 0 for
-    want of room, where it was not tried.
+    `on_failed` is called when a start fails, with the seconds until a retry: 0 if it was not tried
+    for lack of room.
     """
 
     def __init__(

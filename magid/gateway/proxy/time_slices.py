@@ -1,7 +1,7 @@
-"""Long work on the event loop in small steps, so that nothing else waits for it.
+"""Runs long work on the event loop in small steps, so that nothing else waits for it.
 
-All of it shares one slice of each turn of the loop, whoever it is for: many large requests at once
-take no more of a turn than one.
+All jobs share one slice of each turn of the loop: many large requests at once take no more of a
+turn than one.
 """
 
 import asyncio

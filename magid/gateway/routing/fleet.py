@@ -242,9 +242,9 @@ def _why_none(model_id: str, servers: list[ObservedServer]) -> tuple[str, bool]:
 def _aliases(
     models: Mapping[str, Model], enabled: Mapping[str, Model], profile: Profile | None
 ) -> dict[str, str]:
-    """Names besides ids, tiers and auto: the profile's own, file names, other spellings of sizes.
+    """Returns the names besides ids, tiers and auto: the profile's, file names, spellings of sizes.
 
-    The profile's come first; a name that two models could mean is nobody's.
+    The profile's come first; a name that could mean two models is dropped.
     """
     own = dict(profile.aliases) if profile else {}
     found: dict[str, set[str]] = {}
