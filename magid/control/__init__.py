@@ -1,1 +1,1 @@
-"""What runs and what should run: one snapshot, plans to get there, and what executes them."""
+"""Desired and observed state: one snapshot, the planner, and the executor of its plans."""

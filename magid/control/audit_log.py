@@ -1,6 +1,7 @@
-"""What becomes of servers, and what users decide, told to the log as one line each.
+"""Logs server state changes and user decisions, one line each.
 
-The launchers and the REST layer stay free of this: whoever changes something, it is told the same.
+The backends and the REST layer do not log these events, so each event reads the same whatever
+caused it.
 """
 
 import logging
@@ -21,13 +22,16 @@ _TOLD = {
 
 
 class StateLog:
-    """Hears of every change of a server (`units.Launcher.subscribe`)."""
+    """Logs the state changes of servers; its `hear` is a listener for `ServerBackend.subscribe`."""
 
     def __init__(self) -> None:
         self._seen: dict[int, ServerState] = {}
 
     def hear(self, server: ObservedServer) -> None:
-        """Tell where a server has got to. One that ran or rested before magid began is no news."""
+        """Logs the server's new state.
+
+        A server that was already ready or stopped when magid started is not logged.
+        """
         before = self._seen.get(server.port)
         self._seen[server.port] = server.state
         is_old = before is None and server.state in (ServerState.READY, ServerState.STOPPED)
@@ -47,7 +51,7 @@ def _how(server: ObservedServer) -> str:
 
 
 def tell_decision(before: ModelEntry, model: Model) -> None:
-    """What a user has changed of a model."""
+    """Logs which settings of a model a user has changed."""
     old, new = (entry.model_dump(mode="json", by_alias=True) for entry in (before, model.entry))
     changed = {name: value for name, value in new.items() if old.get(name) != value}
     words = ", ".join(f"{name}={value!r}" for name, value in changed.items()) or "nothing changed"

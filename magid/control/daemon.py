@@ -1,7 +1,7 @@
-"""The one owner of mutable state: what is known, what was decided, what is under way.
+"""Owns all mutable state: what is known, what was decided, and the work in progress.
 
-The ledger holds what is known and decided, the runner what is under way. What runs is not kept
-here: the launcher is asked.
+`StateStore` holds what is known and decided; `PlanExecutor` holds the work in progress. The state
+of running servers is not kept here: the server backend is asked for it.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 class Daemon:
-    """Lives on the event loop; blocking work goes to threads."""
+    """The daemon's core. Runs on the event loop; blocking work runs in threads."""
 
     def __init__(
         self,
@@ -50,21 +50,22 @@ class Daemon:
         self.profiles = profiles
         self.launcher = launcher
         self.phase = Phase.SCANNING
-        self.knows_models = False  # the first scan is over, however it ended
+        self.knows_models = False  # the first scan has ended, successfully or not
         self._scanner = scanner
         self._store = StateStore(config, store, profiles)
         self._executor = PlanExecutor(launcher)
         self._scanning = Scanning(config, scanner, self._store)
         self._boot_task: asyncio.Task[None] | None = None
-        self._left: tuple[str, ...] = ()  # folders that hung at boot, and whose models it left out
-        self._is_boot_due = False  # boot knew of no model at all
+        self._left: tuple[str, ...] = ()  # hung at boot: their models were not started
+        self._is_boot_due = False  # no model was known at boot
 
     # -- life ----------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Load what was decided and begin to observe; quick. Scanning and starting follow.
+        """Loads the stored decisions and begins to observe servers.
 
-        Raises CannotWrite where going on would lose something.
+        Quick: a task then scans the folders and starts servers. Raises CannotWrite where continuing
+        would lose data.
         """
         await self._store.load()
         self.launcher.subscribe(StateLog().hear)
@@ -73,12 +74,12 @@ class Daemon:
         self._boot_task = asyncio.create_task(self._boot())
 
     async def _boot(self) -> None:
-        """Scan, start what the active profile wants, and keep looking after the folders."""
+        """Scans, starts what the active profile wants, then keeps watching the model folders."""
         await self._scanning.first()
         self.knows_models = True
-        await self._executor.wait_idle()  # a user may have been quicker
+        await self._executor.wait_idle()  # a user may have begun a change first
         if self.phase is Phase.DRAINING:
-            self._store.notify(Change("phase"))  # who waits for the models hears of them now
+            self._store.notify(Change("phase"))  # wakes listeners that wait for the models
             return
         self._set_phase(Phase.STARTING)
         self._is_boot_due = bool(self._scanning.problem)
@@ -88,9 +89,10 @@ class Daemon:
         await self._scanning.keep_looking(self._start_what_was_left)
 
     def _start_all_but_late(self) -> asyncio.Task[None]:
-        """A model whose folder does not answer would keep all behind it waiting.
+        """Starts the wanted servers, except those whose model folder does not answer.
 
-        Without a scan nothing is known to be wanted, and what runs goes on.
+        Such a model would block every start behind it. If the scan failed, the set of wanted
+        servers is unknown, so running servers are not stopped.
         """
         plan = planner.at_boot(self.snapshot.wanted, self.observed())
         if self._scanning.problem:
@@ -100,7 +102,7 @@ class Daemon:
         return self._executor.execute(replace(plan, start=starts))
 
     async def _start_what_was_left(self) -> None:
-        """After a scan: what the boot could not start, as far as it can be started now."""
+        """Starts the servers that boot skipped, as far as possible now. Called after a scan."""
         self._cancel_unwanted()
         if self._scanning.problem or not (self._left or self._is_boot_due):
             return
@@ -118,11 +120,15 @@ class Daemon:
             self._executor.execute(Plan(start=due))
 
     def drain(self) -> None:
-        """Say that the end is near: /readyz answers 503 from here on, and boot starts no more."""
+        """Announces the shutdown: /readyz answers 503 from now on, and boot starts nothing more."""
         self._set_phase(Phase.DRAINING)
 
     async def close(self) -> None:
-        """End all tasks and let go of the launcher; what is being written is. Idempotent."""
+        """Ends all tasks and closes the server backend.
+
+        Writes in progress are completed. Idempotent.
+
+        """
         self._scanner.stop()
         if self._boot_task is not None:
             self._boot_task.cancel()
@@ -136,11 +142,14 @@ class Daemon:
 
     @property
     def snapshot(self) -> Snapshot:
-        """The present moment. Looks whether the active profile's file was edited by hand."""
+        """Returns the current snapshot. Reloads the active profile if its file has changed."""
         return self._store.snapshot
 
     def model(self, model_id: str) -> Model:
-        """Raises ModelNotFound, ModelGone if its file is not there, NotReady before a scan."""
+        """Returns the model.
+
+        Raises ModelNotFound, ModelGone if its file does not exist, NotReady before the first scan.
+        """
         return transitions.find(self.snapshot, model_id)
 
     def observed(self) -> dict[int, ObservedServer]:
@@ -148,20 +157,20 @@ class Daemon:
 
     @property
     def writes(self) -> Writes:
-        """How writing the registry went."""
+        """Returns the counts of registry writes."""
         return self._store.writes
 
     @property
     def queued_ports(self) -> frozenset[int]:
-        """Ports of servers that wait for their turn to load."""
+        """Returns the ports of servers whose start is queued."""
         return frozenset(self._executor.queued)
 
     def make_plan(self) -> Plan:
-        """What `apply` would do now."""
+        """Returns the plan that `apply` would carry out now."""
         return planner.plan(self.snapshot.wanted, self.observed())
 
     def restart_required(self, model_id: str) -> bool:
-        """Whether this model's running servers differ from what is wanted."""
+        """Returns whether this model's running servers differ from the wanted ones."""
         return not planner.only(model_id, self.snapshot.wanted, self.observed()).is_empty
 
     def unready_reasons(self) -> list[str]:
@@ -173,13 +182,17 @@ class Daemon:
         )
 
     def subscribe(self, listener: Callable[[Change], None]) -> Callable[[], None]:
-        """Hear of each change from now on (must not block); the result ends it."""
+        """Calls `listener` for each change from now on; it must not block.
+
+        The result unsubscribes.
+
+        """
         return self._store.subscribe(listener)
 
     # -- the disk ------------------------------------------------------------------------
 
     async def rescan(self) -> Rescan:
-        """Read the model folders again; see `Scanning.rescan`."""
+        """Reads the model folders again; see `Scanning.rescan`."""
         try:
             return await self._scanning.rescan()
         finally:
@@ -187,7 +200,7 @@ class Daemon:
 
     @property
     def scans(self) -> Scans:
-        """How reading the model folders went."""
+        """Returns the counts of scans."""
         return self._scanning.scans
 
     # -- what the user decides -------------------------------------------------------------
@@ -199,14 +212,17 @@ class Daemon:
         return model
 
     async def set_thinking(self, model_id: str, thinking: bool | None) -> tuple[Model, bool]:
-        """Also says whether the effective tier changed by it."""
+        """Sets the thinking override; returns the model and whether its effective tier changed."""
         before, model = await self._update(
             model_id, lambda e: e.model_copy(update={"thinking_override": thinking})
         )
         return model, model.tier is not before.tier
 
     async def set_enabled(self, model_id: str, enabled: bool | None) -> Model:
-        """Raises PortTaken, and changes nothing, if the model cannot get the ports it needs."""
+        """Enables or disables the model.
+
+        Raises PortTaken, and changes nothing, if the model cannot get the ports it needs.
+        """
         _, model = await self._update(
             model_id,
             lambda e: e.model_copy(update={"enabled_override": enabled}),
@@ -217,14 +233,20 @@ class Daemon:
     async def set_settings(
         self, model_id: str, change: Callable[[RuntimeSettings], RuntimeSettings]
     ) -> Model:
-        """Raises PortTaken, and changes nothing, if there are too few ports for its instances."""
+        """Changes the model's runtime settings.
+
+        Raises PortTaken, and changes nothing, if there are too few ports for its instances.
+        """
         _, model = await self._update(
             model_id, lambda e: e.model_copy(update={"settings": change(e.settings)})
         )
         return model
 
     async def set_port(self, model_id: str, port: int | None) -> Model:
-        """Raises InvalidInput outside the range, PortTaken if the port is another model's."""
+        """Pins the model's port.
+
+        Raises InvalidInput outside the range, PortTaken if the port belongs to another model.
+        """
 
         before: list[Model] = []
 
@@ -243,7 +265,7 @@ class Daemon:
         *,
         asks_for_ports: bool = False,
     ) -> tuple[Model, Model]:
-        """The model before and after the change."""
+        """Changes a model's registry entry; returns the model before and after the change."""
         before: list[Model] = []
 
         def decide(now: Snapshot) -> Transition:
@@ -257,7 +279,7 @@ class Daemon:
         return before[-1], model
 
     def _cancel_unwanted(self) -> None:
-        """A start that waits for its turn must not happen once its model is disabled or gone."""
+        """Cancels queued starts of models that are now disabled or gone."""
         wanted = {spec.model_id for spec in self.snapshot.wanted.specs}
         queued = self._executor.queued.items()
         self._executor.cancel_queued(port for port, spec in queued if spec.model_id not in wanted)
@@ -265,7 +287,10 @@ class Daemon:
     # -- profiles --------------------------------------------------------------------------
 
     async def activate(self, name: str, *, apply: bool) -> Plan:
-        """Make `name` the active profile, durably; answers the plan, and begins it if asked."""
+        """Makes `name` the active profile, durably; returns the plan.
+
+        Begins the plan if `apply` is set.
+        """
 
         def choose(now: Snapshot) -> Transition:
             active = self._store.profile(name)
@@ -283,7 +308,7 @@ class Daemon:
         return self.apply()
 
     async def delete_profile(self, name: str) -> None:
-        """Raises ProfileActive, ProfileNotFound, CannotWrite."""
+        """Deletes the profile. Raises ProfileActive, ProfileNotFound, CannotWrite."""
 
         async def delete() -> None:
             if name == self._store.snapshot.active.name:
@@ -297,7 +322,7 @@ class Daemon:
         self._profile_written(name, "deleted")
 
     async def create_profile(self, profile: Profile) -> tuple[str, str]:
-        """The new profile's slug and the path of its file."""
+        """Creates a profile; returns its slug and the path of its file."""
         slug, path = await self._store.exclusive(
             lambda: asyncio.to_thread(self.profiles.create, profile)
         )
@@ -305,7 +330,7 @@ class Daemon:
         return slug, str(path)
 
     async def replace_profile(self, name: str, profile: Profile, expected: str | None) -> None:
-        """Raises StaleRevision if the file's revision is not the `expected` one."""
+        """Replaces the profile. Raises StaleRevision if the file's revision is not `expected`."""
         await self._store.exclusive(
             lambda: asyncio.to_thread(self.profiles.replace, name, profile, expected)
         )
@@ -318,36 +343,43 @@ class Daemon:
     # -- servers ---------------------------------------------------------------------------
 
     def apply(self) -> Plan:
-        """Begin to make what runs equal what is wanted; answers what will be done."""
+        """Begins to bring the running servers to the wanted state; returns the plan."""
         plan = self.make_plan()
         wanted = {line.spec.port for line in plan.start} | self.snapshot.wanted.on_demand
         self._executor.execute(plan, cancel=self._executor.queued.keys() - wanted)
         return plan
 
     def start(self, model_id: str) -> asyncio.Task[None]:
-        """Begin to start the model's servers; those that run as wanted are left alone."""
+        """Begins to start the model's servers.
+
+        Servers that already run as wanted are left alone.
+
+        """
         known = transitions.startable(self.snapshot, model_id).model_id
         return self._executor.execute(planner.only(known, self.snapshot.wanted, self.observed()))
 
     def restart(self, model_id: str) -> asyncio.Task[None]:
-        """Begin to stop what the model has and to start what it should have."""
+        """Begins to stop the model's servers and to start the wanted ones."""
         known = transitions.startable(self.snapshot, model_id).model_id
         return self._executor.execute(planner.restart(self.snapshot.wanted, known, self.observed()))
 
     async def wait_idle(self) -> None:
-        """Wait until no server is being started or stopped: a change begun at once is not Busy."""
+        """Waits until no server is being started or stopped.
+
+        A change begun right afterwards is not refused with Busy.
+        """
         await self._executor.wait_idle()
 
     def restart_server(self, port: int) -> asyncio.Task[None]:
-        """Begin to restart one server, if it is wanted. Raises Busy."""
+        """Begins to restart one server, if it is wanted. Raises Busy."""
         return self._executor.execute(
             planner.restart_one(self.snapshot.wanted, port, self.observed())
         )
 
     def stop(self, model_id: str) -> asyncio.Task[None]:
-        """Begin to stop the model's servers, enabled or not, also if its file is gone.
+        """Begins to stop the model's servers, whether or not it is enabled or its file exists.
 
-        Those that failed count as stopped then.
+        Failed servers are reset to stopped.
         """
         known = self.resolve_id(model_id)
         plan = planner.stop_model(known, self.observed().values())
@@ -355,32 +387,33 @@ class Daemon:
         return self._executor.execute(plan, cancel=queued)
 
     def stop_all(self) -> Plan:
-        """Begin to stop all servers; nothing that waits is started."""
+        """Begins to stop all servers and cancels all queued starts."""
         self._left = ()
         plan = planner.stop_all(self.observed().values(), "stop asked for")
         self._executor.execute(plan, cancel=self._executor.queued)
         return plan
 
     def start_all(self) -> Plan:
-        """Begin to start every wanted server that does not run as wanted."""
+        """Begins to start every wanted server that does not run as wanted."""
         plan = planner.start_all(self.snapshot.wanted, self.observed())
         self._executor.execute(plan)
         return plan
 
     async def finished(self, model_id: str, work: asyncio.Task[None], timeout_s: float) -> None:
-        """Wait until the work is done and the model's servers have settled.
+        """Waits until `work` is done and the model's servers have settled.
 
-        Raises TimedOut (the work goes on), ServerFailed with the reason of the first failure, and
-        Conflict if a later request or the shutdown ended what was begun.
+        Raises TimedOut (the work continues), ServerFailed with the reason of the first failure, and
+        Conflict if a later request or the shutdown cancelled the work.
         """
         known = self.resolve_id(model_id)
         ports = {spec.port for spec in self.snapshot.wanted.specs if spec.model_id == known}
         await self._executor.finished(known, ports, work, timeout_s)
 
     def resolve_id(self, model_id: str) -> str:
-        """The id of a model with or without its file, or of one that only still runs.
+        """Returns the full model id.
 
-        Raises ModelNotFound.
+        The model's file may be missing; the model may also be one that is only known because its
+        server still runs. Raises ModelNotFound.
         """
         running = {server.model_id for server in self.observed().values()}
         return registry.resolve_id(model_id, running | self.snapshot.registry.models.keys())

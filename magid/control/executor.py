@@ -1,9 +1,9 @@
-"""Carries out plans: the only caller of the launcher's start and stop.
+"""Carries out plans: the only caller of `ServerBackend.start` and `stop`.
 
-Starts on one device go one after another, because llama-server fits itself to the memory that is
-free while it loads; different devices go side by side. A start that waits for its turn can be
-called off. A model whose process is being made or ended is changing: a second change of it is
-refused with Busy. Loading is a state and not a change, so a model can be stopped while it loads.
+Starts on one device run one after another, because llama-server fits itself to the memory that is
+free while it loads; starts on different devices run in parallel. A queued start can be cancelled. A
+model whose process is being created or ended is changing: a second change of it is refused with
+Busy. Loading is a state and not a change, so a model can be stopped while it loads.
 """
 
 import asyncio
@@ -20,38 +20,38 @@ from magid.servers.backend import ObservedServer, ServerBackend, ServerState
 
 log = logging.getLogger(__name__)
 
-# In these states a server's share of the memory is not settled: the next one has to wait.
+# A server in one of these states has not settled its memory use: the next start must wait.
 _HOLDING = frozenset({ServerState.STARTING, ServerState.LOADING, ServerState.STOPPING})
 
 _Task = asyncio.Task[None]
 
 
 class PlanExecutor:
-    """Not thread-safe: everything happens on the event loop."""
+    """Executes plans. Not thread-safe: everything happens on the event loop."""
 
     def __init__(self, launcher: ServerBackend) -> None:
         self._launcher = launcher
-        self._changing: Counter[str] = Counter()  # model id -> how many of its servers are changing
+        self._changing: Counter[str] = Counter()  # model id -> its changing servers
         self._calm = asyncio.Event()
         self._calm.set()
         self._queued: dict[int, tuple[ServerSpec, _Task]] = {}  # by port
-        self._line: dict[_Task, frozenset[str]] = {}  # starts that have not ended, in order
+        self._line: dict[_Task, frozenset[str]] = {}  # unfinished starts, in order
         self._tasks: set[_Task] = set()
         self._plans: set[_Task] = set()
         self._closed = False
 
     @property
     def queued(self) -> dict[int, ServerSpec]:
-        """Port -> the server whose start waits for its turn. A copy."""
+        """Returns port -> spec of the servers whose start is queued. A copy."""
         return {port: spec for port, (spec, _) in self._queued.items()}
 
     def execute(self, plan: Plan, *, cancel: Iterable[int] = ()) -> _Task:
-        """Start to carry out `plan`; the task ends when all is stopped and loaded, or failed.
+        """Begins to carry out `plan`; the task ends when each server has stopped, loaded or failed.
 
-        Queued starts on the ports `cancel` are forgotten first. Raises Busy, before anything is
-        touched, if a model of the plan is changing. A start that is queued already is not queued
-        twice. The task raises the first error, and Conflict where a start was called off or ended
-        by a stop; nobody needs to await it, and cancelling it does not undo the plan.
+        Queued starts on the ports `cancel` are dropped first. Raises Busy, before anything changes,
+        if a model of the plan is changing. A start that is already queued is not queued twice. The
+        task raises the first error, and Conflict where a start was cancelled or ended by a stop.
+        The task need not be awaited, and cancelling it does not undo the plan.
         """
         self._check(plan)
         self.cancel_queued(cancel)
@@ -66,10 +66,11 @@ class PlanExecutor:
     async def finished(
         self, model_id: str, ports: Container[int], work: _Task, timeout_s: float
     ) -> None:
-        """Wait until the work is done and the model's servers have settled.
+        """Waits until `work` is done and the model's servers have settled.
 
-        Raises what the work raises, TimedOut (the work goes on), or ServerFailed with the reason
-        if a server on one of `ports` has failed: one on a port it had before does not count.
+        Raises what `work` raises, TimedOut (the work continues), or ServerFailed with the reason if
+        a server on one of `ports` has failed. A failure on a port the model had before does not
+        count.
         """
         try:
             async with asyncio.timeout(timeout_s):
@@ -95,22 +96,26 @@ class PlanExecutor:
         return [s for s in self._launcher.observed().values() if s.model_id == model_id]
 
     async def wait_idle(self) -> None:
-        """Wait until no model is changing: a plan begun at once after it is not Busy."""
+        """Waits until no model is changing.
+
+        A plan begun right afterwards is not refused with Busy.
+
+        """
         while self._changing:
             await self._calm.wait()
 
     def cancel_queued(self, ports: Iterable[int]) -> None:
-        """Forget the starts on these ports that still wait for their turn. Idempotent."""
+        """Cancels the queued starts on these ports. Idempotent."""
         for port in list(ports):
             if port in self._queued:
                 self._queued.pop(port)[1].cancel()
 
     async def close(self) -> None:
-        """End all work that is under way; servers stay as they are. Idempotent."""
+        """Ends all work in progress; servers stay as they are. Idempotent."""
         self._closed = True
         for task in self._tasks:
             task.cancel()
-        # What waits for a plan learns that it was called off, so plans are not cancelled.
+        # Plans are not cancelled: they end with Conflict, which their waiters receive.
         await asyncio.gather(*self._tasks, *self._plans, return_exceptions=True)
 
     def _check(self, plan: Plan) -> None:
@@ -147,13 +152,13 @@ class PlanExecutor:
     def _plan_ended(self, task: _Task) -> None:
         self._plans.discard(task)
         if not task.cancelled():
-            task.exception()  # logged where it came from; here it only counts as seen
+            task.exception()  # logged where it was raised; this marks it as retrieved
 
     # -- stops ---------------------------------------------------------------------------
 
     def _begin_stop(self, line: Stop) -> _Task:
-        # Changing from now on, not from when the task first runs: two requests of the same
-        # instant must not both pass.
+        # Mark the model as changing now, not when the task first runs: of two concurrent requests
+        # only one may pass.
         self._enter(line.model_id)
         return self._spawn(self._stop(line))
 
@@ -170,7 +175,7 @@ class PlanExecutor:
     # -- starts --------------------------------------------------------------------------
 
     def _enqueue(self, line: Start, stops: list[_Task]) -> _Task:
-        """The start waits for the stops, and for all starts before it that share a device."""
+        """Queues the start behind the stops and behind all earlier starts that share a device."""
         spec = line.spec
         queued = self._queued.get(spec.port)
         if queued and queued[0] == spec:
@@ -187,7 +192,7 @@ class PlanExecutor:
         spec = line.spec
         if ahead:
             await asyncio.wait(ahead)
-        # From here on it is no longer queued but changing: calling it off is too late.
+        # No longer queued but changing: from here on it cannot be cancelled.
         self._queued.pop(spec.port, None)
         log.info(
             "starting %s on port %d: %s", spec.model_id, spec.port, line.reason,
@@ -207,7 +212,7 @@ class PlanExecutor:
             )
 
     async def _loaded(self, port: int) -> ObservedServer | None:
-        """Wait until the server reads its model no more: ready, failed, stopped or in backoff."""
+        """Waits until the server has finished loading: ready, failed, stopped or in backoff."""
         loaded: asyncio.Future[ObservedServer] = asyncio.get_running_loop().create_future()
 
         def look(server: ObservedServer) -> None:
@@ -251,7 +256,7 @@ async def _all(tasks: list[_Task]) -> None:
 
 
 def devices_of(spec: ServerSpec) -> frozenset[str]:
-    """The devices the server loads onto; empty: any of them, by llama-server's own choice."""
+    """Returns the devices the server loads onto. Empty: llama-server chooses among all of them."""
     for flag, value in zip(spec.extra_args, spec.extra_args[1:], strict=False):
         if flag in ("--device", "-dev"):
             return frozenset(name.strip() for name in value.split(","))

@@ -1,8 +1,8 @@
-"""The core: what should change so that what runs equals what is wanted.
+"""Computes the changes that bring the running servers to the wanted state.
 
-Never awaits, never logs, never raises; its tests are tables. A server whose spec hash equals the
-wanted one is kept, whoever started it: that is adoption, and why a restart of magid touches
-nothing.
+Pure: never awaits, logs or raises; its tests are tables. A server whose spec hash equals the wanted
+one is kept, regardless of what started it. So running servers are adopted, and a restart of magid
+leaves them alone.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,7 @@ from magid.servers.backend import ObservedServer, ServerState
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """A wanted model that cannot get a server, and why."""
+    """A wanted model that cannot get a server, with the reason."""
 
     model_id: str
     reason: str
@@ -27,7 +27,7 @@ class Wanted:
 
     specs: tuple[ServerSpec, ...]
     blocked: tuple[Blocked, ...]
-    on_demand: frozenset[int] = frozenset()  # ports whose servers only run once they are asked for
+    on_demand: frozenset[int] = frozenset()  # ports of servers that are started on demand only
 
     @property
     def by_port(self) -> dict[int, ServerSpec]:
@@ -36,7 +36,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """End the server on this port."""
+    """Stop the server on this port."""
 
     port: int
     model_id: str
@@ -45,7 +45,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Run this server."""
+    """Start this server."""
 
     spec: ServerSpec
     reason: str
@@ -62,7 +62,7 @@ class Keep:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Stops come first, then starts in order. An empty plan changes nothing."""
+    """A list of changes: stops first, then starts in order. An empty plan changes nothing."""
 
     stop: tuple[Stop, ...] = ()
     start: tuple[Start, ...] = ()
@@ -75,7 +75,7 @@ class Plan:
 
     @property
     def model_ids(self) -> frozenset[str]:
-        """The models whose servers this plan touches."""
+        """Returns the models whose servers this plan starts or stops."""
         starts = {line.spec.model_id for line in self.start}
         return frozenset(starts | {line.model_id for line in self.stop})
 
@@ -83,7 +83,11 @@ class Plan:
 def want(
     models: Mapping[str, Model], host: str, unserved: Iterable[str], port_range: tuple[int, int]
 ) -> Wanted:
-    """The servers of all enabled models. Small models start first: they are ready soonest."""
+    """Returns the servers of all enabled models.
+
+    Small models start first: they are ready soonest.
+
+    """
     low, high = port_range
     no_port = frozenset(unserved)
     specs: list[ServerSpec] = []
@@ -99,7 +103,7 @@ def want(
 
 
 def plan(wanted: Wanted, observed: Mapping[int, ObservedServer]) -> Plan:
-    """The way from `observed` to `wanted`. Applying it twice does the second time nothing."""
+    """Returns the changes that lead from `observed` to `wanted`. Idempotent."""
     specs = wanted.by_port
     stops = [
         Stop(server.port, server.model_id, reason)
@@ -148,10 +152,10 @@ def _why_start(spec: ServerSpec, server: ObservedServer | None) -> str:
 
 
 def at_boot(wanted: Wanted, observed: Mapping[int, ObservedServer]) -> Plan:
-    """The plan of a magid that has just begun: what a person stopped stays stopped.
+    """Returns the plan for the start of magid: servers that a person stopped stay stopped.
 
-    Only a launcher whose servers outlive magid shows a stopped one so early. After a reboot there
-    is none, and all that is wanted starts.
+    Only a backend whose servers outlive magid reports a stopped server this early. After a reboot
+    there is none, and all wanted servers start.
     """
     full = plan(wanted, observed)
     by_hand = {p for p, s in observed.items() if s.state is ServerState.STOPPED}
@@ -159,13 +163,13 @@ def at_boot(wanted: Wanted, observed: Mapping[int, ObservedServer]) -> Plan:
 
 
 def only(model_id: str, wanted: Wanted, observed: Mapping[int, ObservedServer]) -> Plan:
-    """The part of the plan that starts one model's servers (and moves its own ones)."""
+    """Returns the part of the plan that concerns the servers of one model."""
     mine = Wanted(tuple(s for s in wanted.specs if s.model_id == model_id), ())
     return plan(mine, {p: s for p, s in observed.items() if s.model_id == model_id})
 
 
 def stop_all(observed: Iterable[ObservedServer], reason: str) -> Plan:
-    """Stop these servers, as far as they run."""
+    """Returns a plan that stops those of the given servers that run."""
     return Plan(
         stop=tuple(
             Stop(s.port, s.model_id, reason)
@@ -176,7 +180,7 @@ def stop_all(observed: Iterable[ObservedServer], reason: str) -> Plan:
 
 
 def stop_model(model_id: str, observed: Iterable[ObservedServer]) -> Plan:
-    """Stop a model's servers; those that failed count as stopped then."""
+    """Returns a plan that stops a model's servers. Failed servers are reset to stopped."""
     return Plan(
         stop=tuple(
             Stop(s.port, model_id, "stop asked for")
@@ -187,14 +191,14 @@ def stop_model(model_id: str, observed: Iterable[ObservedServer]) -> Plan:
 
 
 def start_all(wanted: Wanted, observed: Mapping[int, ObservedServer]) -> Plan:
-    """The plan without the stops that make room for nothing."""
+    """Returns the plan without the stops whose port gets no new server."""
     full = plan(wanted, observed)
     ports = {line.spec.port for line in full.start}
     return replace(full, stop=tuple(line for line in full.stop if line.port in ports))
 
 
 def restart(wanted: Wanted, model_id: str, observed: Mapping[int, ObservedServer]) -> Plan:
-    """Stop what the model has, start what it should have."""
+    """Returns a plan that stops the model's servers and starts the wanted ones."""
     stops = stop_all([s for s in observed.values() if s.model_id == model_id], "restart asked for")
     starts = tuple(
         Start(spec, "restart asked for") for spec in wanted.specs if spec.model_id == model_id
@@ -203,7 +207,7 @@ def restart(wanted: Wanted, model_id: str, observed: Mapping[int, ObservedServer
 
 
 def restart_one(wanted: Wanted, port: int, observed: Mapping[int, ObservedServer]) -> Plan:
-    """Stop the server on this port and start it again, if it should run."""
+    """Returns a plan that restarts the server on this port, if it should run."""
     spec, server = wanted.by_port.get(port), observed.get(port)
     if spec is None or server is None:
         return Plan()

@@ -1,7 +1,7 @@
-"""Reading the model folders: at the start, when asked, and again where something is in the way.
+"""Scans the model folders: at start, on request, and again after a failure.
 
-A scan that fails, and a folder that does not answer, are reported for as long as that lasts and
-tried again. `Scans` records how it went. Lives on the event loop; the scanner runs in threads.
+A failed scan and a folder that does not answer are reported for as long as the problem lasts, and
+retried. `Scans` keeps the counts. Runs on the event loop; the scanner runs in threads.
 """
 
 import asyncio
@@ -27,20 +27,20 @@ from magid.log.events import Event, about
 log = logging.getLogger(__name__)
 
 
-_FIRST_PAUSE_S: Final = 5.0  # before a scan that failed is tried again
+_FIRST_PAUSE_S: Final = 5.0  # before a failed scan is retried
 _LONGEST_PAUSE_S: Final = 60.0
-_LOOK_S: Final = 0.5  # between two looks whether a folder has answered
+_LOOK_S: Final = 0.5  # between checks whether a folder has answered
 _TIDY_S: Final = 60.0
 
 
 class Scanning:
-    """One scan at a time; what it saw goes into the ledger."""
+    """Runs one scan at a time and stores the result in the StateStore."""
 
     def __init__(self, config: Config, scanner: Scanner, ledger: StateStore) -> None:
         self.scans = Scans()
-        self.problem = ""  # why nothing is known of the folders yet
+        self.problem = ""  # why the folders' content is still unknown
         self._known = False  # one scan has succeeded
-        self._failed = ""  # what the last one failed with
+        self._failed = ""  # error of the last scan
         self._config = config
         self._scanner = scanner
         self._store = ledger
@@ -48,23 +48,23 @@ class Scanning:
         self._ended = asyncio.Event()
 
     async def first(self) -> None:
-        """A quick listing, then a scan. Whatever goes wrong is logged, told and tried again."""
+        """Does a quick listing, then a scan. Errors are logged, reported and retried."""
         try:
             pending = await asyncio.to_thread(self._scanner.first_listing)
-        except Exception as error:  # any: nobody else would hear of it
+        except Exception as error:  # any: it would go unnoticed otherwise
             self._note_failure(error)
             return
         if pending:
             disk = self._store.snapshot.disk
             self._store.note_disk(replace(disk, pending=pending, listed=True))
-        with suppress(Exception):  # noted by `rescan`
+        with suppress(Exception):  # recorded by `rescan`
             await self.rescan()
 
     async def rescan(self) -> Rescan:
-        """Read the model folders again. Running servers are untouched.
+        """Reads the model folders again. Running servers are untouched.
 
-        Raises RescanFailed if no folder could be read, CannotWrite if the result cannot be kept:
-        what is on disk is so all the same, and a full disk must not keep models from starting.
+        Raises RescanFailed if no folder could be read, CannotWrite if the result cannot be saved.
+        The result takes effect even then: a full disk must not keep models from starting.
         """
         async with self._lock:
             try:
@@ -74,7 +74,7 @@ class Scanning:
             except CannotWrite:
                 self._note_success(None)
                 raise
-            except Exception as error:  # any: it is told, and tried again
+            except Exception as error:  # any: it is reported and retried
                 self._note_failure(error)
                 raise
             finally:
@@ -106,7 +106,7 @@ class Scanning:
         self._store.notify(Change("phase"))
 
     def _need_something(self, scan: Scan) -> None:
-        """Raises RescanFailed if nothing can be said of any folder."""
+        """Raises RescanFailed if no folder could be read."""
         if scan.models or len(scan.unreadable_roots) < len(self._config.model_paths):
             return
         disk = replace(self._store.snapshot.disk, unreadable_roots=scan.unreadable_roots)
@@ -138,7 +138,10 @@ class Scanning:
         return tuple(root.path for root in roots if root.is_late)
 
     async def keep_looking(self, taken_in: Callable[[], Awaitable[None]]) -> None:
-        """For ever: try again what failed, and what does not answer; `taken_in` after each scan."""
+        """Retries failed scans and unresponsive folders. Never returns.
+
+        Awaits `taken_in` after each scan.
+        """
         pause_s = _FIRST_PAUSE_S
         while True:
             if not (self._failed or self.late):
@@ -151,11 +154,14 @@ class Scanning:
                 await taken_in()
             else:
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-                with suppress(Exception):  # noted by `rescan`
+                with suppress(Exception):  # recorded by `rescan`
                     await self.rescan()
 
     async def _until(self, is_due: Callable[[], bool], limit_s: float) -> bool:
-        """Whether a scan has ended since; returns when one has, when one is due, or in the end."""
+        """Waits for the end of a scan, for `is_due`, or for `limit_s` seconds.
+
+        Returns whether a scan has ended.
+        """
         deadline = asyncio.get_running_loop().time() + limit_s
         while not self._ended.is_set():
             left_s = deadline - asyncio.get_running_loop().time()
@@ -170,16 +176,16 @@ class Scanning:
 
 @dataclass(slots=True)
 class Scans:
-    """The count, and the last one."""
+    """Counts of scans, and figures of the last one."""
 
     done: int = 0
     failed: int = 0
     last_failed: bool = False
-    last_at: float | None = None  # of the last that was done; seconds since the epoch
+    last_at: float | None = None  # end of the last successful scan; seconds since the epoch
     last_duration_s: float = 0.0
 
     def note(self, took_s: float | None) -> None:
-        """One has ended just now, after so long; None: it failed."""
+        """Records a scan that has just ended. `took_s` is its duration; None: it failed."""
         self.last_failed = took_s is None
         if took_s is None:
             self.failed += 1

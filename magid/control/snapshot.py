@@ -1,4 +1,4 @@
-"""All that is known at one moment, but for what runs: a frozen value, so no reader waits."""
+"""All that is known at one moment, except running servers. A frozen value: readers never wait."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -16,7 +16,7 @@ from magid.servers.backend import ObservedServer, ServerState
 
 
 class Phase(StrEnum):
-    """The life of the daemon, as /readyz tells it."""
+    """The daemon's phase, as reported by /readyz."""
 
     SCANNING = "scanning"
     STARTING = "starting"
@@ -26,7 +26,7 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """What the last scan saw. `found` is by model id."""
+    """The result of the last scan. `found` is keyed by model id."""
 
     found: Mapping[str, FoundModel] = field(default_factory=dict)
     broken: tuple[BrokenFile, ...] = ()
@@ -37,7 +37,11 @@ class Disk:
 
 @dataclass(frozen=True, slots=True)
 class ActiveProfile:
-    """The profile in force. A broken file leaves the last good `profile` with a `problem`."""
+    """The active profile.
+
+    If its file is broken, `profile` is the last good one, with a `problem`.
+
+    """
 
     name: str | None = None
     profile: Profile | None = None
@@ -47,7 +51,7 @@ class ActiveProfile:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One moment. `revision` counts the moments of this daemon's life."""
+    """The state at one moment. `revision` counts the snapshots since the daemon started."""
 
     revision: int
     registry: Registry
@@ -55,11 +59,11 @@ class Snapshot:
     active: ActiveProfile
     models: Mapping[str, Model]
     wanted: Wanted
-    problems: tuple[str, ...]  # what a person should know, most urgent first
+    problems: tuple[str, ...]  # for a person, most urgent first
 
     @property
     def missing(self) -> tuple[ModelEntry, ...]:
-        """Entries whose file is gone, in id order."""
+        """Returns the entries whose file is gone, in id order."""
         entries = self.registry.models
         return tuple(entries[i] for i in sorted(entries) if i not in self.models)
 
@@ -72,7 +76,10 @@ def build(
     config: Config,
     problems: tuple[str, ...],
 ) -> Snapshot:
-    """A snapshot, with ports for all that is enabled: its `registry` may differ from the given."""
+    """Returns a snapshot in which all enabled models have ports.
+
+    Its `registry` may therefore differ from the argument.
+    """
     models = effective_models(registry, disk.found, active.profile, config)
     demand = {m.model_id: m.settings.instances for m in models.values() if m.enabled}
     with_ports, unserved = allocate_ports(registry, demand, config.port_range)
@@ -92,9 +99,10 @@ def unready_reasons(
     observed: Mapping[int, ObservedServer],
     problems: Iterable[str] = (),
 ) -> list[str]:
-    """Why /readyz answers 503; empty means 200. `problems`: what keeps magid from knowing.
+    """Returns why /readyz answers 503; empty means 200.
 
-    A server that a person stopped is no reason: magid respects it.
+    `problems`: what keeps magid from knowing the state. A server that a person stopped is no
+    reason: magid respects the stop.
     """
     reasons = []
     if phase is not Phase.SERVING:
@@ -127,7 +135,7 @@ _PHASE_REASONS = {
 
 
 def status_line(phase: Phase, snapshot: Snapshot, observed: Mapping[int, ObservedServer]) -> str:
-    """One line for `systemctl status`: "3 ready, 1 loading, profile production"."""
+    """Returns one line for `systemctl status`: "3 ready, 1 loading, profile production"."""
     counts = Counter(server.state for server in observed.values())
     words = [f"{counts[state]} {state}" for state in ServerState if counts[state]]
     profile = f"profile {snapshot.active.name}" if snapshot.active.name else "no profile"

@@ -1,8 +1,8 @@
-"""What is known and decided at present, and the one way to change it.
+"""Holds what is known and decided at present, and the one way to change it.
 
-A change is made under the one lock: from the present moment comes the next registry, which is
-made durable, then it is the present, then those who listen hear of it. Readers take the frozen
-snapshot and never wait. Lives on the event loop; the disk is waited for in threads.
+A change runs under one lock: it computes the next registry from the current snapshot, saves it
+durably, swaps the snapshot, then notifies the listeners. Readers take the frozen snapshot and never
+wait. Runs on the event loop; disk access runs in threads.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Something that a watcher should look at again. `port` only for kind `server`."""
+    """A change that listeners should react to. `port` is set for kind `server` only."""
 
     kind: str  # registry | profile | server | phase
     port: int | None = None
@@ -40,15 +40,15 @@ class Change:
 
 @dataclass(slots=True)
 class Writes:
-    """How writing the registry went, since the start."""
+    """Counts of registry writes since the start."""
 
     done: int = 0
     failed: int = 0
-    last_at: float | None = None  # of the last that was done; seconds since the epoch
+    last_at: float | None = None  # end of the last successful write; seconds since the epoch
 
 
 class StateStore:
-    """Owns the store, the active profile and the present snapshot."""
+    """Owns the store, the active profile and the current snapshot."""
 
     def __init__(self, config: Config, store: Store, profiles: ProfileDir) -> None:
         self._config = config
@@ -57,7 +57,7 @@ class StateStore:
         self._lock = asyncio.Lock()
         self._work: set[asyncio.Task[Any]] = set()
         self._closed = False
-        self._durable: Registry | None = None  # what the store holds
+        self._durable: Registry | None = None  # content of the store
         self._store_problems: tuple[str, ...] = ()
         self._write_problem = ""  # of the last write, if it failed
         self.writes = Writes()
@@ -67,7 +67,7 @@ class StateStore:
         self._present = snapshot.build(0, Registry(), Disk(), ActiveProfile(), config, ())
 
     async def load(self) -> None:
-        """Begin with what was decided before. Raises CannotWrite where the store must be left."""
+        """Loads the stored decisions. Raises CannotWrite where the store must not be touched."""
         loaded = await asyncio.to_thread(self._store.load, registry.parse)
         self._store_problems = tuple(loaded.problems)
         for problem in loaded.problems:
@@ -79,7 +79,7 @@ class StateStore:
         self._swap(stored, active=self._as_it_is(stored.active_profile))
 
     async def close(self) -> None:
-        """Refuse new changes and wait for those under way. Idempotent."""
+        """Refuses new changes and waits for those in progress. Idempotent."""
         self._closed = True
         await asyncio.gather(*self._work, return_exceptions=True)
 
@@ -87,7 +87,7 @@ class StateStore:
 
     @property
     def snapshot(self) -> Snapshot:
-        """The present moment. Looks whether the active profile's file was edited by hand."""
+        """Returns the current snapshot. Reloads the active profile if its file has changed."""
         active = self._present.active
         if active.name is not None and self._profiles.revision(active.name) != active.revision:
             log.info(
@@ -101,7 +101,7 @@ class StateStore:
         return self._present
 
     async def _keep_ports(self) -> None:
-        """What an edited profile enables may have got ports: keep them over a restart."""
+        """Saves the ports that models of an edited profile may have got, for the next start."""
         try:
             async with self._lock:
                 await self._change(lambda now: Transition(now.registry))
@@ -109,12 +109,12 @@ class StateStore:
             log.error("%s", error.message, extra=about(Event.STATE_PROBLEM, error=error.code))
 
     def profile(self, name: str) -> ActiveProfile:
-        """This profile as it is on disk. Raises ProfileNotFound, InvalidProfile."""
-        revision = self._profiles.revision(name)  # first: an edit in between shows as a new one
+        """Returns this profile as it is on disk. Raises ProfileNotFound, InvalidProfile."""
+        revision = self._profiles.revision(name)  # first: a later edit shows as new
         return ActiveProfile(name, self._profiles.get(name), revision)
 
     def _as_it_is(self, name: str | None) -> ActiveProfile:
-        """The same for the active one, of which a broken file leaves the last good content."""
+        """Returns the active profile as on disk; if the file is broken, the last good content."""
         if name is None:
             return ActiveProfile()
         revision = self._profiles.revision(name)
@@ -132,17 +132,17 @@ class StateStore:
     # -- changing ------------------------------------------------------------------------
 
     async def change(self, decide: Callable[[Snapshot], Transition]) -> Snapshot:
-        """Carry out what `decide` makes of the present moment; the moment that comes of it.
+        """Applies the change that `decide` computes; returns the new snapshot.
 
-        An error, also one that `decide` raises, leaves all as it was. Raises CannotWrite, and
-        PortTaken for `ports_for`. Goes on to its end if the caller is cancelled.
+        An error, including one that `decide` raises, changes nothing. Raises CannotWrite, and
+        PortTaken for `ports_for`. Runs to its end even if the caller is cancelled.
         """
         return await self.exclusive(lambda: self._change(decide))
 
     async def exclusive(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Do this while nothing else changes. Goes on to its end if the caller is cancelled.
+        """Runs `work` under the lock. Runs to its end even if the caller is cancelled.
 
-        A cancelled caller would otherwise let go of the lock while its thread still writes.
+        Otherwise a cancelled caller would release the lock while its thread still writes.
         """
         if self._closed:
             raise Conflict("cannot change anything: magid is shutting down; try again in a moment")
@@ -154,7 +154,7 @@ class StateStore:
         return await asyncio.shield(self._spawn(locked()))
 
     def note_disk(self, disk: Disk) -> None:
-        """What a look at the disk showed, when nothing has to be written down for it."""
+        """Stores the state of the disk when there is nothing to save."""
         self._swap(self._present.registry, disk=disk)
 
     def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
@@ -164,7 +164,7 @@ class StateStore:
         return task
 
     async def _change(self, decide: Callable[[Snapshot], Transition]) -> Snapshot:
-        """Under the lock."""
+        """Applies a change. The lock must be held."""
         wish = decide(self.snapshot)
         draft = self._build(wish.registry, wish.disk, wish.active)
         if any(blocked.model_id == wish.ports_for for blocked in draft.wanted.blocked):
@@ -181,12 +181,16 @@ class StateStore:
                 else:
                     self._swap(self._present.registry)
                 raise
-        # Disk and profile may have been looked at while the write went on: theirs is the latest.
+        # Disk and profile may have been reloaded during the write: the latest ones count.
         self._swap(draft.registry, wish.disk, wish.active)
         return self._present
 
     def _is_worth_writing(self, new: Registry) -> bool:
-        """That a scan changed nothing is no news: it would push a good generation out."""
+        """Returns whether the registry must be written.
+
+        A scan that changed nothing is not written: it would push out a good generation of the
+        store.
+        """
         if self._durable is None:
             return True
         return new.model_copy(update={"last_scan": self._durable.last_scan}) != self._durable
@@ -229,7 +233,10 @@ class StateStore:
     # -- telling -------------------------------------------------------------------------
 
     def subscribe(self, listener: Callable[[Change], None]) -> Callable[[], None]:
-        """Hear of each change from now on (must not block); the result ends it. Idempotent."""
+        """Calls `listener` for each change from now on; it must not block.
+
+        The result unsubscribes; it is idempotent.
+        """
         self._listeners.append(listener)
 
         def unsubscribe() -> None:
@@ -239,10 +246,10 @@ class StateStore:
         return unsubscribe
 
     def notify(self, change: Change) -> None:
-        """Tell all listeners, in the same order each.
+        """Calls all listeners with the change, in the same order each time.
 
-        A listener that looks may find out a further change: that is told after this one. One that
-        fails is logged and heard again; it must not undo what is done.
+        A listener that reads the snapshot may cause a further change, which is delivered after this
+        one. A listener that raises is logged and stays subscribed; it must not undo the change.
         """
         self._news.append(change)
         if self._telling:

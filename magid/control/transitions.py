@@ -1,6 +1,6 @@
-"""What a request makes of the present moment. Pure: from one snapshot to the next registry.
+"""Computes the next registry from a snapshot and a request. Pure.
 
-The ledger carries them out. A function that refuses raises, and then nothing has changed.
+`StateStore` carries the transitions out. A function that refuses raises; nothing has changed then.
 """
 
 from collections.abc import Callable
@@ -17,18 +17,18 @@ from magid.errors import ModelDisabled, NotReady, PortTaken
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """What a change makes of the present moment; None leaves that part as it is."""
+    """The outcome of a change; None leaves that part as it is."""
 
     registry: Registry
     disk: Disk | None = None
     active: ActiveProfile | None = None
     ports_for: str | None = None  # refuse the change unless this model then has its ports
-    even_unwritten: bool = False  # in force even where it cannot be written down
+    even_unwritten: bool = False  # takes effect even if it cannot be saved
 
 
 @dataclass(frozen=True, slots=True)
 class Rescan:
-    """What one rescan found and changed."""
+    """The result of one rescan."""
 
     found: int
     added: tuple[str, ...]
@@ -38,7 +38,10 @@ class Rescan:
 
 
 def find(now: Snapshot, model_id: str) -> Model:
-    """Raises ModelNotFound, ModelGone if its file is not there, NotReady before a scan."""
+    """Returns the model.
+
+    Raises ModelNotFound, ModelGone if its file does not exist, NotReady before the first scan.
+    """
     entry = registry.entry_of(now.registry, model_id)
     try:
         return now.models[entry.model_id]
@@ -51,7 +54,10 @@ def find(now: Snapshot, model_id: str) -> Model:
 
 
 def startable(now: Snapshot, model_id: str) -> Model:
-    """Raises as `find` does, ModelDisabled, and PortTaken if there is no port for it."""
+    """Returns a model that can be started.
+
+    Raises as `find` does, ModelDisabled, and PortTaken if there is no port for it.
+    """
     model = find(now, model_id)
     if not model.enabled:
         raise ModelDisabled(
@@ -74,9 +80,9 @@ def edited(
     *,
     asks_for_ports: bool = False,
 ) -> Transition:
-    """Change what is decided about one model.
+    """Changes the decisions about one model.
 
-    One that has no port anyway may stay so, unless this very change asks for its ports.
+    A model without ports may stay so, unless this change asks for its ports.
     """
     model = find(now, model_id)
     needs = model.model_id if asks_for_ports else _unless_blocked(now, model.model_id)
@@ -86,7 +92,7 @@ def edited(
 def pinned(
     now: Snapshot, model_id: str, port: int | None, port_range: tuple[int, int]
 ) -> Transition:
-    """Choose the model's port, or leave it to magid. Raises as `registry.pin_port`."""
+    """Pins the model's port; None lets magid choose. Raises as `registry.pin_port` does."""
     model = find(now, model_id)
     enabled = {m.model_id for m in now.models.values() if m.enabled}
     new = registry.pin_port(
@@ -101,9 +107,10 @@ def _unless_blocked(now: Snapshot, model_id: str) -> str | None:
 
 
 def scanned(now: Snapshot, scan: Scan, at: datetime, keep: timedelta) -> tuple[Transition, Rescan]:
-    """Take in what a scan saw; `keep` is how long decisions outlive their model's file.
+    """Takes in the result of a scan; `keep` is how long decisions outlive their model's file.
 
-    It is so on disk, written down or not: a full disk must not keep models from starting.
+    The result takes effect even if it cannot be saved: a full disk must not keep models from
+    starting.
     """
     merge = registry.merge_scan(
         now.registry,

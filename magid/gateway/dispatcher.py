@@ -1,7 +1,7 @@
-"""The gateway's one owner of state: which servers there are, who waits, and what is under way.
+"""Owns the gateway's state: the servers, the waiting requests and the requests in progress.
 
-Lives on the event loop. Requests come in by `begin`, and everything about one happens in callbacks
-without a task of its own, unless it has to wait for a connection: that is what makes it fast.
+Runs on the event loop. Requests enter through `begin`, and everything about a request happens in
+callbacks without a task of its own, unless it has to wait for a connection: that makes it fast.
 """
 
 import asyncio
@@ -43,17 +43,17 @@ _UNKNOWN = "a model"  # whose name says nothing yet
 
 
 class Dispatcher:
-    """`open` it within the event loop, after the daemon; `close` it before."""
+    """The gateway's dispatcher. `open` it on the event loop, after the daemon; `close` it first."""
 
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
         self._settings = daemon.config.gateway
         self.records = Records()
         self.tally = RequestStatistics(self._is_model)
-        self.errors: Counter[str] = Counter()  # that clients were answered with, by code
+        self.errors: Counter[str] = Counter()  # sent to clients, by code
         self._exchanges: dict[str, ForwardedRequest] = {}  # by the id of their record
         self._servers: dict[str, Server] = {}  # by process
-        self._leaving: dict[str, Server] = {}  # that get no more, and have something under way
+        self._leaving: dict[str, Server] = {}  # get no new requests, but have some in progress
         self._facts: dict[str, Facts] = {}  # by process
         self._seen: dict[str, Facts] = {}  # by hash of a spec: of servers that may be gone
         self._rooms: FairQueues[ForwardedRequest] = FairQueues(self._settings.queue_limit)
@@ -69,11 +69,11 @@ class Dispatcher:
         self._unsubscribe = daemon.subscribe(self._on_change)
 
     def open(self) -> None:
-        """Begin to look after the servers."""
+        """Begins to watch the servers."""
         self._spawn(self._watch())
 
     async def close(self) -> None:
-        """End what is under way. Idempotent."""
+        """Ends all requests in progress. Idempotent."""
         self._unsubscribe()
         for exchange in list(self._exchanges.values()):
             exchange.cancel(Outcome.KILLED)
@@ -92,7 +92,7 @@ class Dispatcher:
 
     def _on_change(self, change: Change) -> None:
         self._is_stale = True
-        if self._rooms:  # somebody may go on now
+        if self._rooms:  # a waiting request may go on now
             asyncio.get_running_loop().call_soon(self._catch_up)
 
     def _catch_up(self) -> None:
@@ -114,11 +114,11 @@ class Dispatcher:
         return self._limited[only]
 
     def models(self, only: tuple[str, ...] | None = None) -> list[dict[str, Any]]:
-        """What may be asked for by who is limited to `only`; None: by anybody."""
+        """Returns the models available to a caller limited to `only`; None: no limit."""
         return model_list.entries(self._fleet_for(only))
 
     def models_json(self, only: tuple[str, ...] | None) -> bytes:
-        """The list for GET /v1/models; built anew only when something has changed."""
+        """Returns the list for GET /v1/models; rebuilt only when something has changed."""
         now = self.fleet
         if only is not None:
             return to_json({"object": "list", "data": self.models(only)})
@@ -127,7 +127,7 @@ class Dispatcher:
         return self._listed
 
     def _rebuild(self) -> None:
-        snapshot = self._daemon.snapshot  # may tell of a change, so first
+        snapshot = self._daemon.snapshot  # may announce a change, so first
         self._is_stale, self._listed = False, None
         self._limited.clear()
         observed = self._daemon.observed()
@@ -149,13 +149,16 @@ class Dispatcher:
             asyncio.get_running_loop().call_soon(self._reroute_waiting)
 
     def _seen_of(self, wanted: Wanted) -> dict[str, Facts]:
-        """By model, as it would run now; what would run in no way is forgotten."""
+        """Returns known facts by model; forgets those of specs that are no longer wanted."""
         known = {spec.hash: spec.model_id for spec in wanted.specs if spec.hash in self._seen}
         self._seen = {spec_hash: self._seen[spec_hash] for spec_hash in known}
         return {model_id: self._seen[spec_hash] for spec_hash, model_id in known.items()}
 
     def _meet(self, process: str, backend: Backend) -> None:
-        """It may have been taken out for a moment only, as by a profile without its model."""
+        """Adds the server, or takes it back if it was removed for a moment only.
+
+        A profile without its model removes a server.
+        """
         known = self._servers.get(process)
         if known is None:
             known = self._leaving.pop(process, None) or Server(backend)
@@ -165,7 +168,7 @@ class Dispatcher:
         known.backend = backend
 
     def _part_from(self, server: Server) -> None:
-        """Forget it, if it is leaving and done with all that it was sent. Idempotent."""
+        """Drops a leaving server once its last request has ended. Idempotent."""
         process = server.backend.process
         if process in self._leaving and not server.exchanges:
             del self._leaving[process]
@@ -184,11 +187,11 @@ class Dispatcher:
 
     @property
     def waiting(self) -> int:
-        """Requests that wait for a free slot."""
+        """Returns the number of requests that wait for a free slot."""
         return len(self._rooms)
 
     def queues(self) -> dict[str, int]:
-        """The same by what they wait for: a model, a tier, or other while models are being found.
+        """Returns queue lengths by model or tier; `other` while models are still being found.
 
         A queue that was used once stays, empty.
         """
@@ -196,7 +199,7 @@ class Dispatcher:
         return {pool if pool != _UNKNOWN else OTHER: length for pool, length in lengths}
 
     def servers(self) -> list[Server]:
-        """Those that are ready. A copy."""
+        """Returns the ready servers. A copy."""
         return list(self._servers.values())
 
     def _is_model(self, name: str) -> bool:
@@ -205,7 +208,7 @@ class Dispatcher:
     # -- requests --------------------------------------------------------------------------
 
     def begin(self, asked: GatewayRequest, client: ResponseSink) -> ActiveRequest:
-        """Send it to where it belongs, in two stages where the profile wants that.
+        """Sends the request to a server, in two stages if the profile says so.
 
         Raises as `send` does.
         """
@@ -217,10 +220,10 @@ class Dispatcher:
         return self.send(asked, client)
 
     def send(self, asked: GatewayRequest, client: ResponseSink) -> ForwardedRequest:
-        """Send it to a server, or let it wait for one.
+        """Sends the request to a server, or queues it.
 
-        Raises what routing raises, NotReady without a sound server, QueueFull. The client may
-        hear of the answer before this returns only by `fails`.
+        Raises what routing raises, NotReady without a healthy server, QueueFull. Before this
+        returns, the client can be called only through `fails`.
         """
         try:
             route = self._route_or_hold(asked)
@@ -240,14 +243,18 @@ class Dispatcher:
         return exchange
 
     def route(self, asked: GatewayRequest) -> Route:
-        """Where it would go now. Raises ModelNotFound, InvalidInput, NotReady, ServerFailed."""
+        """Returns the request's route.
+
+        Raises ModelNotFound, InvalidInput, NotReady, ServerFailed.
+
+        """
         return auto_tier.route(asked, self._fleet_for(asked.only), self._picker.conversations)
 
     def _route_or_hold(self, asked: GatewayRequest) -> Route:
-        """As `route`; after a start, what cannot be answered waits until all models are known.
+        """Routes the request, or holds it if routing fails before all models are known.
 
-        Their servers may have run all the time: who asks while magid is restarted gets an answer,
-        also if it is restarted again before the models are known.
+        Its server may have run all the time: a client that asks while magid is restarted gets an
+        answer, also if magid is restarted again before the models are known.
         """
         try:
             return self.route(asked)
@@ -259,10 +266,10 @@ class Dispatcher:
     def explain(
         self, asked: GatewayRequest
     ) -> tuple[Route, list[tuple[Server, str]], Server | None]:
-        """Where the request would go now, without sending it.
+        """Returns where the request would go now, without sending it.
 
-        Its route, the servers of it with what keeps one from being taken, and the one that would
-        be taken. Raises as `route` does.
+        Returns the route, its servers with the reason each cannot be taken, and the server that
+        would be taken. Raises as `route` does.
         """
         route = self.route(asked)
         servers = [s for b in route.backends if (s := self._servers.get(b.process)) is not None]
@@ -271,7 +278,7 @@ class Dispatcher:
         return route, verdicts, self._picker.pick(asked, route, sound) if sound else None
 
     def kill(self, request_id: str) -> bool:
-        """End a running request; False if there is none of this id."""
+        """Ends a running request; returns False if there is none of this id."""
         exchange = self._exchanges.get(request_id)
         if exchange is None:
             return False
@@ -293,7 +300,11 @@ class Dispatcher:
         self._limit_wait(exchange)
 
     def _limit_wait(self, exchange: ForwardedRequest) -> None:
-        """Patience counts from where the request came: whatever it waits for next begins none."""
+        """Limits the wait.
+
+        Patience counts from the arrival of the request; a later wait does not reset it.
+
+        """
         starts = exchange.route.starts
         patience_s = self._on_demand.patience_s if starts else self._settings.queue_timeout
         if exchange.wait_timer is not None and patience_s <= exchange.patience_s:
@@ -306,7 +317,7 @@ class Dispatcher:
         )
 
     def _want(self, model_id: str, exchange: ForwardedRequest) -> None:
-        """Have the model started, unless that is under way. Raises NotReady, or why it failed."""
+        """Has the model started, unless a start is pending. Raises NotReady, or why it failed."""
         if not self._on_demand.is_coming(model_id):
             if exchange.asked.endpoint.method == "GET":
                 raise NotReady(
@@ -322,9 +333,9 @@ class Dispatcher:
         self._on_demand.want(model_id)
 
     def _place(self, exchange: ForwardedRequest) -> bool:
-        """Whether it is on its way; else all its servers are full.
+        """Sends the request to a server; returns False if all its servers are full.
 
-        Raises NotReady if none is sound.
+        Raises NotReady if no server is healthy.
         """
         if exchange.route.waits:
             return False
@@ -358,7 +369,7 @@ class Dispatcher:
     # -- what exchanges tell ---------------------------------------------------------------
 
     def _retry(self, exchange: ForwardedRequest) -> bool:
-        """Another server for it; False if there is none."""
+        """Sends the request to another server; returns False if there is none."""
         try:
             exchange.route = self.route(exchange.asked)
             self._place_or_wait(exchange)
@@ -384,15 +395,15 @@ class Dispatcher:
     # -- waiting ---------------------------------------------------------------------------
 
     def _admit(self) -> None:
-        """Send on whoever can go now."""
+        """Sends every waiting request that can go now."""
         self._rooms.serve(self._place_or_refuse)
 
     def _place_or_refuse(self, exchange: ForwardedRequest) -> bool:
-        """Whether it need not wait any more."""
+        """Returns whether the request has left the queue."""
         return self._or_answer(self._place, exchange)
 
     def _reroute_waiting(self) -> None:
-        """Servers have come or gone: whoever waits may go elsewhere now, or nowhere."""
+        """Routes all waiting requests again, after servers have come or gone."""
         for exchange in self._rooms.drain(lambda _exchange: True):
             self._or_answer(self._reroute, exchange)
 
@@ -404,7 +415,7 @@ class Dispatcher:
     def _or_answer(
         self, place: Callable[[ForwardedRequest], bool], exchange: ForwardedRequest
     ) -> bool:
-        """An error of it is this one's answer, and no harm to the others that wait."""
+        """Places the request; an error answers only this one, not the others that wait."""
         try:
             return place(exchange)
         except MagidError as error:
@@ -415,9 +426,10 @@ class Dispatcher:
         return True
 
     def _on_failed_start(self, model_id: str, error: MagidError, pause_s: float) -> None:
-        """Whoever waits for this model goes to another one, or hears why it does not come.
+        """Routes the requests that wait for this model again, or answers them with the error.
 
-        It is left out for so long; 0: it could not even be tried, for want of room.
+        The model is left out for `pause_s` seconds; 0: the start could not be tried, for lack of
+        room.
         """
         self._become_stale()
         if pause_s:
@@ -442,7 +454,7 @@ class Dispatcher:
             )
         )
 
-    # -- looking after servers ---------------------------------------------------------------
+    # -- watching servers ---------------------------------------------------------------------
 
     async def _watch(self) -> None:
         while True:
@@ -453,7 +465,7 @@ class Dispatcher:
                 log.exception("the gateway's look at its servers failed")
 
     def _look(self) -> None:
-        _ = self._daemon.snapshot  # tells of a change if the profile's file was edited
+        _ = self._daemon.snapshot  # announces a change if the profile's file was edited
         now = self.fleet
         interval = self._picker.rules.health_check_interval
         self._care.look([*self._servers.values(), *self._leaving.values()], now, interval)

@@ -1,1 +1,1 @@
-"""Running llama-servers: one interface, `ServerBackend`, and what implements it."""
+"""Running llama-servers: the interface `ServerBackend` and its implementations."""

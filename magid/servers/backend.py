@@ -1,7 +1,7 @@
-"""What magid calls its servers: the values that cross the line between deciding and running.
+"""Server states, and the interface between deciding what runs and running it.
 
-Pure data and pure functions: no I/O, no await. Both launchers (`processes`, `systemd`) speak these
-words, and so does the privileged helper, which trusts nothing else.
+Pure data and pure functions: no I/O, no await. Both backends (`processes`, `systemd`) use these
+types, and so does the privileged helper, which trusts nothing else.
 """
 
 from collections.abc import Callable
@@ -16,24 +16,24 @@ from magid.systemd.unit_names import unit_name
 
 
 class ServerState(StrEnum):
-    """Where one server is; `ready` means that it answers /health with 200 and is ours."""
+    """State of one server; `ready` means that it answers /health with 200 and belongs to magid."""
 
     STOPPED = "stopped"
     STARTING = "starting"  # the process exists, its port does not answer yet
-    LOADING = "loading"  # /health answers 503: the model is being read
+    LOADING = "loading"  # /health answers 503: the model is being loaded
     READY = "ready"
     STOPPING = "stopping"
-    FAILED = "failed"  # gave up; stays so until someone asks again
+    FAILED = "failed"  # given up; stays so until a start is requested
     BACKOFF = "backoff"  # ended by itself; will be started again
 
     @property
     def is_running(self) -> bool:
-        """A process exists, or is about to."""
+        """Returns whether a process exists or is about to."""
         return self in _RUNNING
 
     @property
     def is_settled(self) -> bool:
-        """Nothing changes by itself any more."""
+        """Returns whether the state no longer changes by itself."""
         return self in (ServerState.STOPPED, ServerState.READY, ServerState.FAILED)
 
 
@@ -54,11 +54,11 @@ class ObservedServer:
     reason: str = ""  # why it is failed / in backoff / stopped, for a person
     pid: int | None = None
     host: str = "127.0.0.1"
-    started_at: float | None = None  # seconds since the epoch, of the present process
+    started_at: float | None = None  # start of the current process, seconds since the epoch
     ready_at: float | None = None
-    restarts: int = 0  # automatic ones since someone last asked for a start
+    restarts: int = 0  # automatic restarts since the last requested start
     invocation_id: str | None = None  # one per process start
-    uid: int | None = None  # of the user it runs as; None where that is not known
+    uid: int | None = None  # of the user it runs as; None if unknown
 
     @property
     def unit(self) -> str:
@@ -70,7 +70,7 @@ class ObservedServer:
 
 
 def initial_state(spec: ServerSpec) -> ObservedServer:
-    """What is known of a server that was asked for and not looked at yet."""
+    """Returns the state of a server that was requested but not observed yet."""
     return ObservedServer(
         port=spec.port,
         model_id=spec.model_id,
@@ -82,51 +82,58 @@ def initial_state(spec: ServerSpec) -> ObservedServer:
 
 
 class ServerBackend(Protocol):
-    """Runs servers. `processes` does it with children, `systemd` with transient units.
+    """Runs servers: `processes` as children, `systemd` as transient units.
 
-    All of it is called from the event loop. A listener is called for each change of state, in
+    All methods are called from the event loop. A listener is called for each change of state, in
     order, and must not block.
     """
 
-    problem: str  # why changes are not seen at present; "" while they are
-    has_model_users: bool  # each server runs as a user of its own, which nobody else is
+    problem: str  # why changes are not observed at present; "" while they are
+    has_model_users: bool  # each server runs as a user of its own, shared with nothing else
 
     async def open(self) -> None:
-        """Begin to observe. After it, `observed` is complete."""
+        """Begins to observe. When it returns, `observed` is complete."""
 
     async def close(self) -> None:
-        """Let go. The embedded launcher stops its children; with systemd they run on."""
+        """Stops observing.
+
+        The process backend stops its children; with systemd the servers run on.
+
+        """
 
     def subscribe(self, listener: Callable[[ObservedServer], None]) -> Callable[[], None]:
-        """Hear of each change from now on; the result ends it."""
+        """Calls `listener` for each change from now on; the result unsubscribes."""
 
     def observed(self) -> dict[int, ObservedServer]:
-        """Port -> server, of all it knows, stopped and failed ones too. A copy; does not block."""
+        """Returns port -> server, including stopped and failed ones. A copy; does not block."""
 
     async def start(self, spec: ServerSpec) -> None:
-        """Begin to run this server. Returns once the process is made, not when it is ready.
+        """Starts this server. Returns once the process exists, not when it is ready.
 
-        A server on the same port is replaced. What goes wrong shows as state `failed` with a
-        reason; raises MagidError only if it cannot even try.
+        Replaces a server on the same port. A failure shows as state `failed` with a reason; raises
+        MagidError only if the start cannot even be tried.
         """
 
     async def stop(self, port: int) -> None:
-        """End the server; returns when its process is gone. Idempotent."""
+        """Stops the server; returns when its process is gone. Idempotent."""
 
     async def settled(self, port: int) -> ObservedServer:
-        """Wait until the server is ready, failed or stopped."""
+        """Waits until the server is ready, failed or stopped."""
 
     async def command(self, spec: ServerSpec) -> list[str]:
-        """The argv this server would be run with; raises LlamaServerMissing."""
+        """Returns the argv this server would be run with. Raises LlamaServerMissing."""
 
     def api_key(self, port: int) -> str | None:
-        """The key this server wants, if it has one."""
+        """Returns the API key of this server, if it has one."""
 
     async def figures(self) -> dict[int, ServerFigures]:
-        """Port -> what it uses now. Must not block the event loop."""
+        """Returns port -> current resource usage. Must not block the event loop."""
 
     async def logs(self, port: int, *, lines: int, after: str | None = None) -> list[LogLine]:
-        """The last `lines` lines, oldest first; with `after`, only those behind that cursor."""
+        """Returns the last `lines` lines, oldest first.
+
+        With `after`, only lines behind that cursor.
+        """
 
     async def wait_logs(self, port: int, after: str | None) -> None:
-        """Return when there is a line behind `after`."""
+        """Returns when there is a line behind `after`."""

@@ -1,4 +1,4 @@
-"""Which launcher runs the servers: decided by the configuration, and by what the machine has."""
+"""Chooses the server backend from the configuration and what the machine has."""
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -18,9 +18,9 @@ Program = Callable[[], Awaitable[LlamaProgram]]
 
 
 def choose(setting: str, *, booted: bool, reachable: bool) -> str:
-    """`systemd` or `process`. Raises InvalidConfig if the setting wants what there is not.
+    """Returns `systemd` or `process`. Raises InvalidConfig if the configured one is unavailable.
 
-    `booted`: systemd is this machine's init. `reachable`: the launcher's socket is there; `auto`
+    `booted`: systemd is this machine's init. `reachable`: the launcher's socket exists; `auto`
     takes it as the sign that magid was installed as a service.
     """
     if setting != "systemd":
@@ -39,12 +39,15 @@ def choose(setting: str, *, booted: bool, reachable: bool) -> str:
 
 
 def check(settings: Config) -> str:
-    """The launcher that `build` makes. Looks at two paths. Raises InvalidConfig."""
+    """Returns which backend `build` creates. Checks two paths. Raises InvalidConfig."""
     return choose(settings.launcher, booted=_BOOTED.is_dir(), reachable=SOCKET.is_socket())
 
 
 def build(settings: Config, program: Program, profile: Callable[[], str | None]) -> ServerBackend:
-    """The launcher, not open yet; `profile` gives the active profile's name. InvalidConfig."""
+    """Creates the backend, not open yet. Raises InvalidConfig.
+
+    `profile` returns the active profile's name.
+    """
     if check(settings) == "systemd":
         return _with_systemd(settings, program, profile)
     restart = settings.restart
@@ -66,7 +69,7 @@ def build(settings: Config, program: Program, profile: Callable[[], str | None])
 def _with_systemd(
     settings: Config, program: Program, profile: Callable[[], str | None]
 ) -> ServerBackend:
-    # Only here: the D-Bus library costs time to import, and need not be there for the other one.
+    # Imported here: the D-Bus library is slow to import, and `process` does not need it installed.
     try:
         from magid.servers.systemd.backend import SystemdBackend
     except ModuleNotFoundError as error:

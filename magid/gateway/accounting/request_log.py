@@ -17,7 +17,7 @@ from magid.gateway.routing.request import GatewayRequest
 from magid.log import rate_limit
 from magid.log.events import Event, about
 
-KEPT = 1000  # of those that have ended
+KEPT = 1000  # of the ended ones
 
 
 class Outcome(StrEnum):
@@ -106,22 +106,26 @@ def of(asked: GatewayRequest) -> Record:
 
 
 def refused(asked: GatewayRequest, problem: str) -> Record:
-    """One that led nowhere: it is counted and not kept, lest nonsense crowd out the rest."""
+    """Returns the record of a request that was not routed.
+
+    Counted, not kept: it would crowd others out.
+
+    """
     record = of(asked)
     record.outcome, record.problem = Outcome.REFUSED, problem
     return record
 
 
 class Records:
-    """Those that run, and the last KEPT that have ended."""
+    """The running requests, and the last KEPT ended ones."""
 
     def __init__(self) -> None:
         self.running: dict[str, Record] = {}
-        self.ended = 0  # all of them, also those that are no longer kept
+        self.ended = 0  # all ended requests, including those no longer kept
         self._ended: deque[Record] = deque(maxlen=KEPT)
 
     def begin(self, record: Record) -> None:
-        """Ids are magid's own, so none comes twice."""
+        """Adds a running record. Ids are magid's own, so none comes twice."""
         self.running[record.id] = record
 
     def end(self, record: Record, outcome: Outcome, error: str = "") -> None:
@@ -132,7 +136,7 @@ class Records:
         self.ended += 1
 
     def newest(self, limit: int) -> Iterable[Record]:
-        """The running ones, then the ended ones, each the newest first."""
+        """Returns the running records, then the ended ones, newest first in each group."""
         both = [*reversed(self.running.values()), *reversed(self._ended)]
         return both[:limit]
 
@@ -222,7 +226,7 @@ SLOW_S = 30.0  # to the first byte, from where the request came
 
 
 def tell_end(record: Record) -> None:
-    """Called once for each request, when it has ended."""
+    """Logs the end of a request. Called once for each."""
     told = _told(record)
     if told is None:
         return

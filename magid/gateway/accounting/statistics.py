@@ -1,7 +1,7 @@
-"""Counts of the requests that have ended, for metrics. Bounded whatever clients send. Pure.
+"""Counts ended requests for metrics. Bounded, whatever clients send. Pure.
 
-`add` is called as a request ends and only keeps it: what its figures cost to read is paid for many
-at once, after their answers have gone out, or when the counts are looked at.
+`add` is called as a request ends and only stores it: its figures are read for many requests at
+once, after their answers have gone out, or when the counts are read.
 """
 
 from bisect import bisect_left

@@ -1,8 +1,8 @@
-"""The gateway's requests on one client connection, read strictly, answered as bytes come.
+"""Handles the gateway's requests on one client connection; parses strictly, streams answers.
 
 One request at a time; what a client sends behind it waits. Every phase has a limit: the head and
-the body of a request, the wait for a slot (`gateway.dispatch`), and how long a client may take no
-byte of its answer (`protocol`): until it does, no more of what it sends is read.
+the body of a request, the wait for a slot (`gateway.dispatcher`), and how long a client may take no
+byte of its answer (`api.protocol`): until it does, no more of its input is read.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ BODY_S_PER_MIB = 4.0  # more time for larger bodies: 2 Mbit/s
 
 
 class ClientConnection:
-    """Implements `exchange.Client`. `on_rest` gets what the client sent behind the last request."""
+    """Implements `ResponseSink`. `on_rest` gets what the client sent behind the last request."""
 
     def __init__(
         self,
@@ -154,7 +154,7 @@ class ClientConnection:
                 self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _breathe(self) -> None:
-        """Let others have their turn: uvloop reads 32 segments of one connection in a row."""
+        """Lets other connections run: uvloop reads 32 segments of one connection in a row."""
         self._transport.pause_reading()
         self._loop.call_soon(self._read_on)
 
@@ -180,7 +180,7 @@ class ClientConnection:
             )
 
     def _refuse_unread(self, error: MagidError) -> None:
-        """Answer, and end the connection: where a next request would begin is anyone's guess."""
+        """Answers and closes the connection: where a next request would begin is unknown."""
         self._stop_timer()
         self._is_answering = True
         self._request_id = self._request_id or next_request_id()
@@ -243,7 +243,7 @@ class ClientConnection:
         self._write(200, b"Content-Type: application/json\r\n", body)
         self._done()
 
-    # -- what goes out (exchange.Client) -----------------------------------------------------
+    # -- what goes out (ResponseSink) --------------------------------------------------------
 
     def begins(self, head: ReplyHead, fields: bytes, data: bytes) -> None:
         self._reply, self._fields = head, fields
@@ -351,7 +351,7 @@ class ClientConnection:
     # -- the connection ----------------------------------------------------------------------
 
     def lost(self) -> None:
-        """The client has gone: so has the reason to work for it. Idempotent."""
+        """Cancels the request, because the client has disconnected. Idempotent."""
         self._is_ending = True
         self._stop_timer()
         if self._exchange is not None:
@@ -373,7 +373,7 @@ class ClientConnection:
         self.is_busy = self._is_answering = self._is_held = True
 
     def _next(self) -> None:
-        """Go on with what came behind the last request. Not while the client takes no bytes."""
+        """Continues with the bytes behind the last request, unless the client takes no bytes."""
         if self._is_ending or self._is_paused or not self._is_held:
             return
         rest, self._buffer = self._buffer, b""

@@ -1,6 +1,6 @@
-"""What all of the gateway's connections share: the limits, the door, and what magid answers itself.
+"""State shared by all gateway connections: limits, authentication, and magid's own answers.
 
-`talk` asks here for each of its requests.
+`ClientConnection` uses it for each of its requests.
 """
 
 from dataclasses import dataclass
@@ -33,7 +33,10 @@ class FrontendContext:
     is_shut: bool = False  # for a model's own server
 
     def admit(self, head: RequestHead, peer: str) -> Caller:
-        """Raises as `Door.enter` does, and InvalidInput for a token in the URL."""
+        """Authenticates the request.
+
+        Raises as `Authenticator.enter` does, and InvalidInput for a token in the URL.
+        """
         if self.is_shut:
             raise sandboxed.refuse()
         authenticator.check_url(head.query)
@@ -43,7 +46,10 @@ class FrontendContext:
         return self.door.enter(head.presented, need, peer if self.is_tcp else None)
 
     def list_models(self, endpoint: Endpoint, path: str, caller: Caller) -> bytes:
-        """What `caller` may ask for, as JSON, or the one that `path` names. Or ModelNotFound."""
+        """Returns the models available to `caller`, or the one that `path` names, as JSON.
+
+        Raises ModelNotFound.
+        """
         if "{" not in endpoint.path:
             return self.dispatcher.models_json(caller.models)
         name = unquote(path.removeprefix(endpoint.prefix), errors="replace")
@@ -66,7 +72,7 @@ def make_desk(
 
 
 def unknown_path(head: RequestHead) -> MagidError:
-    """For a path that is not the gateway's, or has other methods."""
+    """Returns the error for a path that is not the gateway's, or has other methods."""
     if methods_of(head.path):
         return MethodNotAllowed(f"cannot {head.method} {head.path}: it has other methods")
     return NotFound(f"cannot find {head.path}: no such path; /openapi.json lists all of them")

@@ -34,7 +34,7 @@ _PROCESS = secrets.token_hex(8)  # so that ids of two lives of the daemon differ
 
 @dataclass(frozen=True, slots=True)
 class RequestHead:
-    """What of a head decides what happens. `length` is None where the body is chunked."""
+    """The parts of a head that decide what happens. `length` is None where the body is chunked."""
 
     method: str
     path: str

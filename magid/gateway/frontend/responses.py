@@ -16,7 +16,7 @@ from magid.http.limits import parsed
 from magid.http.status import CHALLENGE, RETRY_AFTER_S
 
 _PHRASES = {200: b"OK", 204: b"No Content", 400: b"Bad Request", 404: b"Not Found"}
-# What a server says is data: whoever opens it in a browser gets no script, no frame, no origin.
+# A server's answer is data: opened in a browser it gets no script, no frame, no origin.
 _PLAIN = (
     b"X-Content-Type-Options: nosniff\r\n"
     b"Content-Security-Policy: default-src 'none'; frame-ancestors 'none'; sandbox\r\n"

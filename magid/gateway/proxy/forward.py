@@ -1,8 +1,8 @@
-"""One request on its way: to a server, perhaps to another one, and the answer back.
+"""Forwards one request to a server, to another one if needed, and passes the answer back.
 
 Bytes are passed on as they come, in both directions. Before the first byte of an answer a request
-may move to another server; after it, the client is told in its own protocol that it broke off. A
-client that goes away cancels the request at the server.
+may move to another server; after it, the client is sent an error in its own protocol. A client that
+disconnects cancels the request at the server.
 """
 
 import asyncio
@@ -25,29 +25,33 @@ from magid.http.limits import MAX_COLLECTED_BYTES, MAX_SILENT_BYTES
 
 log = logging.getLogger(__name__)
 
-# Servers that may end while they work on one request: it could be the request that ends them.
+# Servers that may end while they work on one request: the request itself may end them.
 MAX_LOSSES = 2
 
 
 class ResponseSink(Protocol):
-    """Who asked. Each request ends with `ends`, `fails` or `breaks_off`."""
+    """Receives the answer. Each request ends with `ends`, `fails` or `breaks_off`."""
 
     def begins(self, head: ReplyHead, fields: bytes, data: bytes) -> None:
-        """The answer's head, `fields` with it, and the first bytes of its body, as they came."""
+        """Takes the answer's head, its header lines and the body's first bytes, as they came."""
 
     def goes_on(self, data: bytes) -> None: ...
 
     def ends(self) -> None: ...
 
     def fails(self, error: MagidError, fields: bytes = b"") -> None:
-        """Nothing was sent yet."""
+        """Ends the request with an error; nothing was sent yet."""
 
     def breaks_off(self, error: MagidError, *, is_inside_chunk: bool) -> None:
-        """A part was sent."""
+        """Ends the request with an error; a part of the answer was sent."""
 
 
 class ForwardedRequest:
-    """Implements `upstream.Taker`. `on_free` hears when a server is done with it, well or not."""
+    """Implements `ResponseHandler`.
+
+    `on_free` is called when a server is done with it, well or not.
+
+    """
 
     __slots__ = (
         "_has_begun", "_is_silent", "_left", "_line", "_losses", "_on_end", "_on_free",
@@ -67,11 +71,11 @@ class ForwardedRequest:
         self.asked, self.client, self.route = asked, client, route
         self.record = request_log.of(asked)
         self.server: Server | None = None
-        self.tried: set[str] = set()  # processes that it was sent to
+        self.tried: set[str] = set()  # processes it was sent to
         self.started: set[str] = set()  # models that were started for it
         self.wait_timer: asyncio.TimerHandle | None = None
-        self.patience_s = 0.0  # how long it may wait, from where it came, whatever it waits for
-        self.last_byte = 0.0  # on the monotonic clock; before any, when it was sent
+        self.patience_s = 0.0  # how long it may wait in all, counted from its arrival
+        self.last_byte = 0.0  # on the monotonic clock; before any byte: when it was sent
         self._retry, self._on_free, self._on_end = retry, on_free, on_end
         self._line: UpstreamConnection | None = None
         self._task: asyncio.Task[None] | None = None
@@ -88,13 +92,13 @@ class ForwardedRequest:
     # -- to a server -----------------------------------------------------------------------
 
     def stop_waiting(self) -> None:
-        """Idempotent."""
+        """Stops the wait timer. Idempotent."""
         if self.wait_timer is not None:
             self.wait_timer.cancel()
             self.wait_timer = None
 
     def send(self, server: Server) -> None:
-        """The server has a free slot, which this takes."""
+        """Sends the request to a server that has a free slot, and takes the slot."""
         self.server = server
         self.tried.add(server.backend.process)
         server.exchanges.add(self)
@@ -111,7 +115,11 @@ class ForwardedRequest:
             self._task = asyncio.get_running_loop().create_task(self._connect(server))
 
     async def _connect(self, server: Server) -> None:
-        """Whatever goes wrong here, who asked has to hear of it: nothing else ends the wait."""
+        """Connects, then sends the request.
+
+        On any error the client must get an answer: no timer ends it.
+
+        """
         try:
             self._ask(await server.pool.connect())
         except (OSError, TimeoutError) as error:
@@ -134,7 +142,7 @@ class ForwardedRequest:
         request, pieces = self.server.request(self.asked)
         line.ask(request, self, pieces)
 
-    # -- the answer (upstream.Taker) ---------------------------------------------------------
+    # -- the answer (ResponseHandler) ---------------------------------------------------------
 
     def begins(self, head: ReplyHead, first: bytes) -> None:
         assert self.server is not None
@@ -160,11 +168,11 @@ class ForwardedRequest:
 
     @property
     def _can_move(self) -> bool:
-        """Whether a server is left that has not seen this request."""
+        """Returns whether a server is left that has not been sent this request."""
         return any(b.process not in self.tried for b in self.route.backends)
 
     def _leaves(self, why: str) -> bool:
-        """Move before its answer, of which nothing is wanted any more; else it is passed on."""
+        """Moves to another server and drops this answer; returns False if there is none."""
         server, line = self.server, self._line
         assert server is not None
         assert line is not None
@@ -172,7 +180,7 @@ class ForwardedRequest:
             line.drop()
             return True
         self._line = line
-        server.exchanges.add(self)  # it is looked after until the answer is whole
+        server.exchanges.add(self)  # keeps its slot until the answer is complete
         return False
 
     def _fields(self) -> bytes:
@@ -193,10 +201,10 @@ class ForwardedRequest:
         self.client.goes_on(data)
 
     def _look_for_event(self, data: bytes) -> None:
-        """The first token comes with the first event.
+        """Looks for the first event of the stream, which carries the first token.
 
         llama-server 0.7.0 sends the head at once, and comments while it reads a long prompt: 54 s
-        lay between the first byte and the first event of 25,000 tokens. Raises Garbled where
+        lay between the first byte and the first event of 25,000 tokens. Raises ProtocolError if
         nothing else comes.
         """
         self._left -= len(data)
@@ -207,7 +215,7 @@ class ForwardedRequest:
             raise ProtocolError("its stream has no event")
 
     def _count_error(self, data: bytes) -> None:
-        """Of an answer that is read whole: such a one is short. Raises Garbled."""
+        """Bounds an answer that is read whole: it must be short. Raises ProtocolError."""
         self._left -= len(data)
         if self._left <= 0:
             raise ProtocolError("it is too long for such an answer")
@@ -250,12 +258,12 @@ class ForwardedRequest:
         )
 
     def _move(self, why: str) -> bool:
-        """To another server, if there is one; this one counts as having failed it."""
+        """Moves to another server, if there is one; the failure counts against this one."""
         self._let_go(lost=why)
         return self._retry(self)
 
     def give_up_on_server(self, why: str) -> None:
-        """The server does not answer any more: move on, or break off. Idempotent."""
+        """Moves on, or breaks off, because the server no longer answers. Idempotent."""
         if self.is_over or self.server is None:
             return
         if self._task is not None:
@@ -274,12 +282,16 @@ class ForwardedRequest:
     # -- the end -----------------------------------------------------------------------------
 
     def pause(self, *, paused: bool) -> None:
-        """While the client takes no bytes."""
+        """Pauses reading while the client takes no bytes."""
         if self._line is not None and not self.is_over:
             self._line.pause(paused=paused)
 
     def cancel(self, outcome: Outcome = Outcome.CANCELLED) -> None:
-        """The client left, or somebody ended it: the server stops working on it. Idempotent."""
+        """Ends the request because the client left or it was killed; the server stops.
+
+        Idempotent.
+
+        """
         if self.is_over:
             return
         if self._task is not None:
@@ -289,7 +301,7 @@ class ForwardedRequest:
         self._finish(outcome, "")
 
     def kill(self) -> None:
-        """Somebody else ended it: the client hears of it. Idempotent."""
+        """Ends the request on behalf of another client, and sends an error. Idempotent."""
         if self.is_over:
             return
         is_inside = self._line is not None and self._line.is_inside_chunk
@@ -305,7 +317,7 @@ class ForwardedRequest:
     def refuse(
         self, error: MagidError, outcome: Outcome = Outcome.REFUSED, lost: str | None = None
     ) -> None:
-        """Answer with this error; nothing was sent yet."""
+        """Answers with this error; nothing was sent yet."""
         if self.is_over:
             return
         fields = self.server.shown if self.server else b""
@@ -321,14 +333,14 @@ class ForwardedRequest:
         self._on_end(self)
 
     def _let_go(self, outcome: Outcome | None = None, lost: str | None = None) -> None:
-        """Free the slot, and let the server know how it went."""
+        """Frees the slot and records the outcome on the server."""
         server, self._line = self.server, None
         if server is None or self not in server.exchanges:
             return
         server.exchanges.discard(self)
         if (
             not self.asked.endpoint.asks_by_query
-        ):  # to look is not to use: it keeps no model running
+        ):  # a GET only looks at the model: it keeps no model running
             server.last_used = time.monotonic()
         status = self.record.status or 0
         if lost is not None:

@@ -63,7 +63,7 @@ class HealthChecker:
         server.is_suspect = server.is_suspect or not works or server.breaker.is_open
 
     def _restart(self, server: Server) -> None:
-        """Unless somebody still gets an answer of it: that is waited for."""
+        """Restarts the server, unless a client still receives an answer from it."""
         backend, now = server.backend, time.monotonic()
         if any(now - exchange.last_byte < SUSPECT_S for exchange in server.exchanges):
             return
@@ -118,7 +118,7 @@ async def _probe(server: Server) -> None:
             exchange.give_up_on_server(why)
 
 
-LOOK_S = 1.0  # between two looks at all servers
+LOOK_S = 1.0  # between checks of all servers
 TIMEOUT_S = 2.0
 # One token; a busy server may let it wait for its turn.
 WORK_TIMEOUT_S = 30.0

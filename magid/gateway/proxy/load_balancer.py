@@ -15,7 +15,7 @@ from magid.gateway.routing.resolver import Route
 
 
 class LoadBalancer:
-    """`rules` are the active profile's; whoever follows the profile sets them."""
+    """Chooses servers by `rules`, the active profile's; the dispatcher sets them."""
 
     def __init__(self) -> None:
         self.rules = LoadBalancing()
@@ -42,7 +42,7 @@ class LoadBalancer:
 
     def taken(self, asked: GatewayRequest, route: Route, server: Server) -> None:
         """The server has had its turn, and has read this prompt."""
-        # Who was away meanwhile has not saved up turns: they count from the pool's floor on.
+        # A server that was away has not saved up turns: they count from the pool's floor on.
         floor = max(server.turns, self._floors.get(route.pool, 0.0))
         self._floors[route.pool] = floor
         server.turns = floor + 1 / server.backend.weight
@@ -104,7 +104,7 @@ def choose(strategy: Strategy, loads: Sequence[Load]) -> Load | None:
 
 
 def _in_turn(load: Load) -> tuple[float, ...]:
-    """Whoever has had the least of its share."""
+    """Prefers the server that has had the least of its share."""
     return (load.turns, load.outstanding / load.slots)
 
 

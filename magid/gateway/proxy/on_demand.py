@@ -1,9 +1,9 @@
-"""Models that start with their first request, and stop when nobody has asked for a while.
+"""Starts models with their first request and stops them when they are idle.
 
 A model that answers or loads is never stopped, for room or for idleness; one that starts with magid
 (`start: always`) never for room. Room is made for one model after another; then each loads when its
-devices let it, which `runner` decides. A start that failed is not tried again before a pause that
-grows with each failure, and neither is a stop.
+devices allow, which `PlanExecutor` decides. A failed start or stop is retried only after a pause
+that grows with each failure.
 """
 
 import asyncio
@@ -29,10 +29,10 @@ MAX_LOOK_S = 8.0  # between two tries to stop what is not to be stopped; the fir
 
 
 class OnDemand:
-    """`servers` gives those of a model that are ready.
+    """Starts and stops on-demand models. `servers` returns the ready servers of a model.
 
-    `on_failed` hears of a start that failed, and for how many seconds it is not tried again: 0 for
-    want of room, where it was not tried.
+    `on_failed` is called when a start fails, with the seconds until a retry: 0 if it was not tried
+    for lack of room.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class OnDemand:
             self._starts.succeeded(model_id)
         except MagidError as error:
             self._give_up(model_id, error)
-        except Exception:  # those who wait must hear of it, whatever it is
+        except Exception:  # any: the waiting requests must get an answer
             log.exception("cannot start %s", model_id)
             self._give_up(model_id, ServerFailed(f"cannot start {model_id!r}: {INTERNAL_ERROR}"))
         finally:
@@ -173,7 +173,7 @@ class OnDemand:
         return max((s.last_used for s in self._servers(model_id)), default=0.0)
 
     async def _is_idle(self, model_id: str) -> bool:
-        """All its servers are ready and work for nobody, also not for clients of their own port."""
+        """Returns whether all its servers are ready and idle, including for direct clients."""
         states = [s.state for s in self._daemon.observed().values() if s.model_id == model_id]
         if not states or any(s in (ServerState.STARTING, ServerState.LOADING) for s in states):
             return False
@@ -199,7 +199,7 @@ class OnDemand:
     # -- idleness ----------------------------------------------------------------------------
 
     def look(self, fleet: Fleet, now: float) -> None:
-        """Begin to stop what nobody has asked for."""
+        """Begins to stop the models that have been idle too long."""
         failed = self._starts.models
         for model_id, offer in fleet.offers.items():
             if offer.backends and model_id in failed:

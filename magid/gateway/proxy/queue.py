@@ -1,4 +1,4 @@
-"""Requests that wait for a free slot: bounded, fair among clients, each with a deadline. Pure."""
+"""Queues of requests that wait for a slot: bounded, fair among clients. Pure."""
 
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -10,7 +10,11 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class FairQueue(Generic[T]):
-    """Those who wait for one pool. Clients take turns, each one's requests stay in order."""
+    """The requests that wait for one pool.
+
+    Clients take turns; each one's requests stay in order.
+
+    """
 
     limit: int
     _lines: "OrderedDict[str, deque[T]]" = field(default_factory=OrderedDict)
@@ -20,7 +24,7 @@ class FairQueue(Generic[T]):
         return self._count
 
     def enter(self, client: str, item: T) -> bool:
-        """False if the room is full."""
+        """Adds the request; returns False if the queue is full."""
         if self._count >= self.limit:
             return False
         self._lines.setdefault(client, deque()).append(item)
@@ -28,7 +32,7 @@ class FairQueue(Generic[T]):
         return True
 
     def leave(self, client: str, item: T) -> bool:
-        """Whether it was here."""
+        """Removes the request; returns whether it was queued."""
         line = self._lines.get(client)
         if line is None or item not in line:
             return False
@@ -39,7 +43,7 @@ class FairQueue(Generic[T]):
         return True
 
     def next(self) -> tuple[str, T] | None:
-        """Whose turn it is, and its client, who goes to the end of the round."""
+        """Removes and returns the next request and its client; the client goes last."""
         if not self._lines:
             return None
         client, line = self._lines.popitem(last=False)
@@ -50,13 +54,13 @@ class FairQueue(Generic[T]):
         return client, item
 
     def put_back(self, client: str, item: T) -> None:
-        """Undo `next`: it could not be served yet, and is the next one again."""
+        """Undoes `next`: the request could not be served yet and is next again."""
         self._lines.setdefault(client, deque()).appendleft(item)
         self._lines.move_to_end(client, last=False)
         self._count += 1
 
     def drain(self, is_over: Callable[[T], bool]) -> list[T]:
-        """Take out all of which it is so."""
+        """Removes and returns all requests for which `is_over` is true."""
         over = [(c, i) for c, line in self._lines.items() for i in line if is_over(i)]
         for client, item in over:
             self.leave(client, item)
@@ -64,7 +68,7 @@ class FairQueue(Generic[T]):
 
 
 class FairQueues(Generic[T]):
-    """A room for each pool, made when it is first needed. `len` is how many wait in all."""
+    """One queue per pool, created on first use. `len` is the number of waiting requests."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -75,7 +79,7 @@ class FairQueues(Generic[T]):
         return self._count
 
     def enter(self, pool: str, client: str, item: T) -> bool:
-        """False if the pool's room is full."""
+        """Adds the request; returns False if the pool's queue is full."""
         room = self._rooms.get(pool)
         if room is None:
             room = self._rooms[pool] = FairQueue(self._limit)
@@ -84,19 +88,19 @@ class FairQueues(Generic[T]):
         return has_entered
 
     def leave(self, pool: str, client: str, item: T) -> None:
-        """Idempotent."""
+        """Removes the request. Idempotent."""
         room = self._rooms.get(pool)
         if room is not None:
             self._count -= room.leave(client, item)
 
     def lengths(self) -> dict[str, int]:
-        """How many wait for each pool. One that was used once stays, at 0."""
+        """Returns the queue length of each pool. A pool that was used once stays, at 0."""
         return {pool: len(room) for pool, room in self._rooms.items()}
 
     def serve(self, place: Callable[[T], bool]) -> None:
-        """Take out in turn whomever `place` can send on; it says of whom it cannot.
+        """Removes each request for which `place` returns True, in turn.
 
-        `place` is called with one who is not in the room at that moment.
+        The request is not in the queue while `place` runs.
         """
         for room in list(self._rooms.values()):
             while (found := room.next()) is not None:
@@ -108,7 +112,7 @@ class FairQueues(Generic[T]):
                     break
 
     def drain(self, is_over: Callable[[T], bool]) -> list[T]:
-        """Take out all of which it is so."""
+        """Removes and returns all requests for which `is_over` is true."""
         over = [item for room in self._rooms.values() for item in room.drain(is_over)]
         self._count -= len(over)
         return over

@@ -1,7 +1,7 @@
-"""Long work on the event loop in small steps, so that nothing else waits for it.
+"""Runs long work on the event loop in small steps, so that nothing else waits for it.
 
-All of it shares one slice of each turn of the loop, whoever it is for: many large requests at once
-take no more of a turn than one.
+All jobs share one slice of each turn of the loop: many large requests at once take no more of a
+turn than one.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ Failed = Callable[[Exception], None]
 
 
 class Job:
-    """Work under way. Implements `stages.Work`."""
+    """Work in progress. Implements `ActiveRequest`."""
 
     __slots__ = ("_done", "_failed", "_steps")
 
@@ -94,7 +94,7 @@ class TimeSlices:
 
 
 def _settle(future: asyncio.Future[Any], result: Any) -> None:
-    if not future.done():  # who waited may have been cancelled in this very turn
+    if not future.done():  # the waiter may have been cancelled in this very turn
         future.set_result(result)
 
 

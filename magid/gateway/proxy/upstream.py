@@ -31,7 +31,7 @@ INTERNAL_ERROR = "magid failed with an internal error; its log has the trace"
 
 
 class ResponseHandler(Protocol):
-    """Who waits for an answer. After `ended` or `failed` nothing more comes."""
+    """Receives an answer. After `ended` or `failed` nothing more comes."""
 
     def begins(self, head: ReplyHead, first: bytes) -> None:
         """The head, with the bytes of the body that came in the same segment."""
@@ -194,7 +194,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._end(taker)
 
     def _wait_for_head(self, data: bytes) -> None:
-        """A part of one has come. Raises Garbled where it cannot become one."""
+        """Keeps a partial head. Raises ProtocolError if it cannot become one."""
         if len(data) > MAX_HEAD_BYTES:
             raise ProtocolError("its head is too long")
         if not _START.startswith(data[: len(_START)]) or b"\n\n" in data:
@@ -216,9 +216,9 @@ class UpstreamConnection(asyncio.Protocol):
             self._end(taker)
 
     def _count(self, data: bytes) -> bytes:
-        """What of it goes on now; notes whether the answer is whole with it.
+        """Returns the bytes to pass on now; notes whether the answer is complete.
 
-        Raises Garbled if it is more than whole. Of many small chunks some are held back.
+        Raises ProtocolError if bytes follow its end. Of many small chunks some are held back.
         """
         chunks = self._chunks
         if chunks is not None:
@@ -301,7 +301,11 @@ class ConnectionPool:
         return None
 
     async def connect(self) -> UpstreamConnection:
-        """A new one, to the server and to nobody who has taken its port. OSError, TimeoutError."""
+        """Opens a connection to the server, never to another program on its port.
+
+        OSError, TimeoutError.
+
+        """
         async with asyncio.timeout(CONNECT_S):
             for _ in range(TRIES):
                 self._watch.look()

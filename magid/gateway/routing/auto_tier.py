@@ -40,7 +40,7 @@ def _automatic(asked: GatewayRequest, now: Fleet, conversations: Conversations) 
 
 
 def has_stages(asked: GatewayRequest, now: Fleet, rules: TwoStage) -> bool:
-    """Only for auto: who names a model or a tier gets that one. Both tiers must be there."""
+    """Only for auto: a request for a model or a tier gets that one. Both tiers must exist."""
     try:
         if resolver.by_name(asked.model, now) != AUTO or not applies(asked):
             return False

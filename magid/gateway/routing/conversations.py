@@ -1,8 +1,8 @@
-"""Which conversation went where: by digests of its messages so far, bounded, oldest out first.
+"""Remembers which server a conversation went to, by digests of its messages. Bounded, oldest first.
 
 The next request of a conversation repeats all messages before it, so its chain of digests passes
-through the one that was remembered. Hashing the first message alone would send everybody with the
-same system prompt to one server.
+through the remembered one. Hashing only the first message would send all clients with the same
+system prompt to one server.
 """
 
 from collections import OrderedDict
@@ -51,7 +51,7 @@ class Conversations:
             self._seen.popitem(last=False)
 
     def cached_chars(self, prompt: Prompt) -> dict[str, int]:
-        """Process -> how much of the prompt it has read before, in characters."""
+        """Returns process -> how much of the prompt it has read before, in characters."""
         found: dict[str, int] = {}
         for digest, chars in zip(reversed(prompt.chain), reversed(prompt.chars), strict=True):
             seen = self._seen.get(digest)

@@ -24,7 +24,7 @@ class Endpoint:
     kinds: frozenset[ModelKind] = frozenset()  # empty: magid answers by itself
     generates: bool = False  # tokens, which take long; else one quick pass
     tells_of_others: bool = False  # what other clients ask: for administrators
-    names_files: bool = False  # its answer has a path of this machine, which goes to nobody
+    names_files: bool = False  # its answer has a path of this machine, which must not leave it
 
     @property
     def asks_by_query(self) -> bool:

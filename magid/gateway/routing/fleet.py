@@ -173,7 +173,7 @@ def _remembered(now: Snapshot) -> dict[str, ModelEntry]:
 
 
 def limited(fleet: Fleet, names: Iterable[str]) -> Fleet:
-    """What of it may be used by who is limited to these ids, globs, `tier:NAME`, tiers and aliases.
+    """Returns the part a caller may use: ids, globs, `tier:NAME`, tiers and aliases.
 
     Tiers, aliases and auto choose among what is left. Pure.
     """
@@ -189,7 +189,7 @@ def limited(fleet: Fleet, names: Iterable[str]) -> Fleet:
 
 
 def _selector(fleet: Fleet, name: str) -> str:
-    for _ in range(2):  # an alias may lead to another one, as in `routing.by_name`
+    for _ in range(2):  # an alias may lead to another one, as in `resolver.by_name`
         name = fleet.aliases.get(name, name)
     return f"tier:{name}" if name in set(Tier) else name
 
@@ -242,9 +242,9 @@ def _why_none(model_id: str, servers: list[ObservedServer]) -> tuple[str, bool]:
 def _aliases(
     models: Mapping[str, Model], enabled: Mapping[str, Model], profile: Profile | None
 ) -> dict[str, str]:
-    """Names besides ids, tiers and auto: the profile's own, file names, other spellings of sizes.
+    """Returns the names besides ids, tiers and auto: the profile's, file names, spellings of sizes.
 
-    The profile's come first; a name that two models could mean is nobody's.
+    The profile's come first; a name that could mean two models is dropped.
     """
     own = dict(profile.aliases) if profile else {}
     found: dict[str, set[str]] = {}

@@ -1,9 +1,9 @@
-"""Nulls that SDKs send where a field is optional, and that llama-server refuses. Pure.
+"""Removes nulls that SDKs send for optional fields and that llama-server refuses. Pure.
 
-A null there means the same as an absent field. llama-server 0.7.0 answers 500 or 400 to each of
-those listed here and accepts the others. Such members are cut out of the body; its other bytes stay
-as they came. The search is bounded, whatever a body holds: what it does not reach, the server
-refuses.
+A null there means the same as an absent field. llama-server 0.7.0 answers 500 or 400 to each of the
+fields listed here and accepts the others. Such members are cut out of the body; its other bytes
+stay as they came. The search is bounded, whatever the body: the server refuses nulls it does not
+reach.
 """
 
 import re

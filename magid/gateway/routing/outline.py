@@ -32,7 +32,7 @@ Body = bytes | bytearray
 Buffer = bytes | memoryview
 Steps = Generator[None, None, "Outline"]
 
-_KEY = secrets.token_bytes(32)  # nobody can write a text that looks like a mark
+_KEY = secrets.token_bytes(32)  # no client can forge a text that looks like a mark
 _MARK = re.compile(r"cut:[0-9a-f]{32}")
 _MARK_BYTES = re.compile(rb"cut:[0-9a-f]{32}")
 # What is outside of strings, and short strings: a long one ends the match at its quote.

@@ -45,7 +45,7 @@ class Route:
 
     @property
     def waits(self) -> bool:
-        """Whether nobody can answer now, and somebody may soon."""
+        """Returns whether no server can answer now, but one may soon."""
         return self.is_open or self.starts is not None
 
     @property
@@ -211,10 +211,10 @@ def _missing_ability(offer: AvailableModel, prompt: Prompt) -> str:
 
 
 def _calls_tools(offer: AvailableModel) -> bool:
-    """Whether its chat template may have a place for them, by what its servers say or have said.
+    """Returns whether its chat template may support tools, by what its servers report or reported.
 
-    A choice only: llama-server makes up a form for other templates, which models were not taught.
-    A model that is asked for by name, or is the best there is, gets tools all the same.
+    A preference only: llama-server makes up a form for other templates, which models were not
+    taught. A model that is requested by name, or is the best available, still gets tools.
     """
     facts = offer.facts
     return any(f.tools is not False for f in facts) or (not facts and offer.can_be_started)

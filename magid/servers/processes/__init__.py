@@ -1,1 +1,1 @@
-"""llama-servers as child processes, where there is no systemd."""
+"""llama-servers as child processes, for machines without systemd."""

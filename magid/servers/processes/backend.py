@@ -1,6 +1,6 @@
-"""Servers as children of this process, where there is no systemd; and what processes use.
+"""Runs servers as child processes, for machines without systemd; reads their resource usage.
 
-psutil is imported at the first use, most often in a thread: it costs a tenth of the start-up time.
+psutil is imported at first use, usually in a thread: the import takes a tenth of the start-up time.
 """
 
 import asyncio
@@ -28,10 +28,10 @@ log = logging.getLogger(__name__)
 
 
 class ProcessBackend:
-    """units.Launcher with child processes. `close` ends them all.
+    """A ServerBackend that uses child processes. `close` stops them all.
 
-    `program` is asked before every start of a process, so an upgraded llama-server is taken up.
-    `keys_dir` is made if need be. Times are in seconds; see `Timing` and `RestartPolicy`.
+    `program` is called before every start of a process, so an upgraded llama-server is used at
+    once. `keys_dir` is created if missing. Times are in seconds; see `Timing` and `RestartPolicy`.
     """
 
     def __init__(
@@ -58,21 +58,24 @@ class ProcessBackend:
         self._listeners: list[Callable[[ObservedServer], None]] = []
         self._changed = asyncio.Event()
         self._closed = False
-        self.problem = ""  # changes are always seen: the servers are our children
+        self.problem = ""  # changes are always observed: the servers are children
 
     has_model_users = False
 
     async def open(self) -> None:
-        """Nothing runs yet: children of an earlier magid died with it. Raises CannotWrite."""
+        """Prepares the key folder. Raises CannotWrite.
+
+        No server runs yet: children of an earlier magid died with it.
+        """
         self._around.keys.prepare()
 
     async def close(self) -> None:
-        """End all servers side by side; nothing can be started any more. Idempotent."""
+        """Stops all servers in parallel; no server can be started afterwards. Idempotent."""
         self._closed = True
         await asyncio.gather(*(self.stop(port) for port in self._servers))
 
     def subscribe(self, listener: Callable[[ObservedServer], None]) -> Callable[[], None]:
-        """See units.Launcher. A listener that raises is logged and heard again."""
+        """See ServerBackend. A listener that raises is logged and stays subscribed."""
         self._listeners.append(listener)
 
         def unsubscribe() -> None:
@@ -82,13 +85,13 @@ class ProcessBackend:
         return unsubscribe
 
     def observed(self) -> dict[int, ObservedServer]:
-        """See units.Launcher."""
+        """See ServerBackend."""
         return {port: server.observed for port, server in self._servers.items()}
 
     async def start(self, spec: ServerSpec) -> None:
-        """See units.Launcher. Of calls that overlap the last one wins.
+        """See ServerBackend. Of overlapping calls the last one wins.
 
-        Cancelling the call does not end the server. Raises Conflict once the launcher is closed.
+        Cancelling the call does not stop the server. Raises Conflict once the backend is closed.
         """
         if self._closed:
             raise Conflict(
@@ -104,7 +107,7 @@ class ProcessBackend:
         await server.made.wait()
 
     async def stop(self, port: int) -> None:
-        """See units.Launcher. Ends in `stopped`, also where the server had failed before."""
+        """See ServerBackend. The state is `stopped` afterwards, even if the server had failed."""
         server = self._servers.get(port)
         if server is None:
             return
@@ -113,33 +116,33 @@ class ProcessBackend:
         server.forget_failure()
 
     async def settled(self, port: int) -> ObservedServer:
-        """See units.Launcher. Raises NotFound if no server was ever started on the port."""
+        """See ServerBackend. Raises NotFound if no server was ever started on the port."""
         while not (server := self._known(port).observed).state.is_settled:
             await self._changed.wait()
         return server
 
     async def command(self, spec: ServerSpec) -> list[str]:
-        """See units.Launcher. Also raises InvalidInput if the program lacks what the spec wants."""
+        """See ServerBackend. Also raises InvalidInput if the program lacks what the spec needs."""
         return await self._around.argv_of(spec)
 
     def api_key(self, port: int) -> str | None:
-        """The key of the process that runs now; None while none does."""
+        """Returns the key of the current process; None if there is none."""
         server = self._servers.get(port)
         return server.key if server else None
 
     async def figures(self) -> dict[int, ServerFigures]:
-        """Port -> what its process uses, of those that run; read in a thread."""
+        """Returns port -> resource usage of the running processes; read in a thread."""
         seen = [(port, server.observed.pid) for port, server in self._servers.items()]
         pids = {port: pid for port, pid in seen if pid is not None}
         return await asyncio.to_thread(_figures_of, pids) if pids else {}
 
     async def logs(self, port: int, *, lines: int, after: str | None = None) -> list[LogLine]:
-        """See units.Launcher. Raises NotFound, and InvalidInput if `after` is no cursor."""
+        """See ServerBackend. Raises NotFound, and InvalidInput if `after` is no cursor."""
         self._known(port)
         return self._rings[port].last(lines, after)
 
     async def wait_logs(self, port: int, after: str | None) -> None:
-        """See units.Launcher. Raises as `logs` does."""
+        """See ServerBackend. Raises as `logs` does."""
         self._known(port)
         await self._rings[port].wait(after)
 
@@ -151,7 +154,7 @@ class ProcessBackend:
         return self._servers[port]
 
     def _announce(self, server: ServerProcess) -> None:
-        """Tell of a change; one that was replaced on its port is no longer spoken of."""
+        """Notifies the listeners, unless the server has been replaced on its port."""
         if self._servers.get(server.spec.port) is not server:
             return
         self._changed.set()

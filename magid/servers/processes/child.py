@@ -1,7 +1,7 @@
-"""One child process: made tied to magid, its output kept line by line, ended with its group.
+"""One child process: tied to magid, its output read line by line, stopped with its process group.
 
-A child is watched through a pidfd and collected here alone, so a signal never goes to a process
-number that the kernel has given to another process since. All of it belongs to the event loop.
+A child is watched through a pidfd and reaped only here, so a signal never reaches another process
+to which the kernel has since given the same number. Runs on the event loop.
 """
 
 import asyncio
@@ -18,11 +18,11 @@ from typing import cast
 from magid.log.buffer import MAX_LINE_BYTES, MAX_LINES
 from magid.standalone import SCRIPTS
 
-_PAUSE_S = 0.005  # of one server, after so many lines at once
-_DRAIN_SECONDS = 1.0  # how long a child's last output is waited for once it is gone
+_PAUSE_S = 0.005  # pause of one server after that many lines at once
+_DRAIN_SECONDS = 1.0  # how long to wait for the last output of a child that is gone
 
 
-_KILLED_SECONDS = 5.0  # in which a process ends that was killed, if it can
+_KILLED_SECONDS = 5.0  # how long a killed process may take to end
 
 
 log = logging.getLogger(__name__)
@@ -32,20 +32,20 @@ _TETHER = SCRIPTS / "exec_child.py"
 
 
 class _Lines(asyncio.Protocol):
-    """Cuts the output of a child into lines; control characters are left as they are.
+    """Splits the output of a child into lines. Control characters are left as they are.
 
     Of many lines at once some wait for a later turn of the loop, and so does the child.
     """
 
     def __init__(self, add: Callable[[str], None]) -> None:
         self._add = add
-        self._rest = b""  # without an end yet
+        self._rest = b""  # an unfinished line
         self._held: list[bytes] = []  # lines for a later turn, the next one last
         self._transport: asyncio.ReadTransport | None = None
         self.ended = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.ReadTransport, transport)  # uvloop's is none by class
+        self._transport = cast(asyncio.ReadTransport, transport)  # uvloop's is no subclass
 
     def data_received(self, data: bytes) -> None:
         *lines, self._rest = (self._rest + data).split(b"\n")
@@ -53,7 +53,7 @@ class _Lines(asyncio.Protocol):
         if len(self._rest) > MAX_LINE_BYTES:
             *more, self._rest = _parts(self._rest)
             lines += more
-        self._held = lines[::-1] + self._held  # none, but for what a closed transport still gives
+        self._held = lines[::-1] + self._held  # else empty, unless the transport is closed
         self._emit_some()
         if self._held and self._transport is not None:
             self._transport.pause_reading()
@@ -82,7 +82,7 @@ class _Lines(asyncio.Protocol):
 
 
 def _parts(line: bytes) -> list[bytes]:
-    """A line that is too long, as several."""
+    """Splits a line that is too long into several."""
     size = MAX_LINE_BYTES
     return [line[at : at + size] for at in range(0, max(len(line), 1), size)]
 
@@ -90,8 +90,8 @@ def _parts(line: bytes) -> list[bytes]:
 class Child:
     """A running program, the leader of a session and process group of its own.
 
-    A session of its own keeps the terminal's Ctrl-C with the daemon, which then ends its children
-    in order. Should the daemon be killed, the kernel kills the child: see `tether`.
+    The separate session keeps the terminal's Ctrl-C with the daemon, which then stops its children
+    in order. If the daemon is killed, the kernel kills the child: see `tether`.
     """
 
     def __init__(self, process: "subprocess.Popen[bytes]") -> None:
@@ -109,10 +109,11 @@ class Child:
     async def spawn(
         cls, argv: Sequence[str], environment: Mapping[str, str], on_line: Callable[[str], None]
     ) -> "Child":
-        """Run `argv`; blocks the loop for the few milliseconds of a fork. Raises OSError.
+        """Runs `argv`. Blocks the loop for the few milliseconds of a fork. Raises OSError.
 
-        Must be called on a thread that lives as long as the daemon: the kernel ends the child with
-        the thread that made it. A program that cannot be run shows as a child that exits with 127.
+        Must be called on a thread that lives as long as the daemon: the kernel kills the child
+        together with the thread that created it. A program that cannot be run shows as a child that
+        exits with 127.
         """
         reading, writing = os.pipe()
         try:
@@ -144,7 +145,7 @@ class Child:
         )
 
     def _collect(self) -> None:
-        """The leader is gone: end what it left in its group, then let go of its number."""
+        """Reaps the leader; kills what is left of its process group first."""
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
         self._signal(signal.SIGKILL)
@@ -160,17 +161,17 @@ class Child:
         return self._exited.is_set()
 
     async def wait(self, timeout_s: float | None = None) -> bool:
-        """Whether the child is gone, after at most `timeout_s` (None: as long as it takes)."""
+        """Waits for at most `timeout_s` (None: no limit); returns whether the child is gone."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._exited.wait()
         return self.has_exited
 
     async def end(self, grace_s: float) -> None:
-        """SIGTERM, and SIGKILL after `grace_s`; returns when it is gone. Idempotent.
+        """Sends SIGTERM, and SIGKILL after `grace_s`; returns when the child is gone. Idempotent.
 
-        One that waits for a file system that hangs does not end even then, and is left behind.
-        May be cancelled and called again: the signals that were sent stay sent.
+        A child that waits for a hung file system does not end even then, and is left behind. May be
+        cancelled and called again: signals already sent stay sent.
         """
         if not self.has_exited:
             self._signal(signal.SIGTERM)
@@ -184,7 +185,7 @@ class Child:
         await self._finish_output()
 
     async def _finish_output(self) -> None:
-        """Take in the last lines; a stranger that holds the pipe open is not waited for."""
+        """Reads the last lines; does not wait for a foreign process that holds the pipe open."""
         if self._output is None:
             return
         transport, lines = self._output

@@ -1,8 +1,8 @@
-"""One server without systemd: its process after process, until it is stopped or given up.
+"""Supervises one server without systemd: restarts its process until it is stopped or given up.
 
-Each server is owned by one task that alone starts, watches and ends its process; everyone else
-only asks it to. So a caller that goes away in the middle of a start or stop changes nothing.
-`KeyFiles` are what servers read their API keys from, so that no key stands in an argv.
+Each server is owned by one task that alone starts, watches and stops its process; other code only
+sends it requests. So a caller that goes away in the middle of a start or stop changes nothing.
+Servers read their API keys from `KeyFiles`, so that no key appears in an argv.
 """
 
 import asyncio
@@ -33,8 +33,8 @@ from magid.servers.processes.child import Child
 class KeyFiles:
     """PORT.key with mode 0600 in a folder with mode 0700; a new key for every process.
 
-    Files, and not pipes, because llama-server takes no other way. Tiny writes without fsync: a key
-    need not outlive the process that it is for.
+    Files, not pipes: llama-server accepts nothing else. Tiny writes without fsync: a key need not
+    outlive its process.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -44,7 +44,7 @@ class KeyFiles:
         return self._folder / f"{port}.key"
 
     def prepare(self) -> None:
-        """Make the folder, and drop what an earlier magid left behind. Raises CannotWrite."""
+        """Creates the folder and removes keys of an earlier magid. Raises CannotWrite."""
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for left in self._folder.glob("*.key"):
@@ -56,7 +56,7 @@ class KeyFiles:
             ) from error
 
     def write_new(self, port: int) -> str:
-        """A fresh 256-bit key, in its file. Raises CannotWrite."""
+        """Writes a new 256-bit key to its file and returns it. Raises CannotWrite."""
         key = secrets.token_urlsafe(32)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
@@ -71,7 +71,10 @@ class KeyFiles:
         return key
 
     def remove(self, port: int) -> None:
-        """Idempotent; a file that cannot be removed holds a key that opens nothing."""
+        """Removes the key. Idempotent.
+
+        A file that cannot be removed holds a key that opens nothing.
+        """
         with suppress(OSError):
             self.path(port).unlink()
 
@@ -85,10 +88,10 @@ _CHECK_GROWTH = 1.5
 
 @dataclass(frozen=True, slots=True)
 class RestartPolicy:
-    """When a server that ended by itself is started again; delays in seconds.
+    """When a server that ended by itself is restarted; delays in seconds.
 
     The n-th restart in a row waits `first_delay_s * factor ** (n - 1)`, `max_delay_s` at most;
-    after `limit` of them it is given up. `window_s` of being ready ends the row.
+    after `limit` restarts the server is given up. `window_s` of being ready ends the row.
     """
 
     first_delay_s: float = 1.0
@@ -98,33 +101,37 @@ class RestartPolicy:
     window_s: float = 600.0
 
     def delay_s(self, nth: int) -> float:
-        """The wait before the nth restart in a row; n begins with 1."""
+        """Returns the delay before the nth restart in a row; n begins with 1."""
         return min(self.first_delay_s * self.factor ** min(nth - 1, 64), self.max_delay_s)
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How patient the launcher is; seconds."""
+    """Timeouts and intervals of the process backend, in seconds."""
 
     max_startup_s: float  # from the start of a process to ready
-    check_interval_s: float  # the longest pause between two looks at /health
+    check_interval_s: float  # longest pause between readiness checks
     stop_timeout_s: float  # from SIGTERM to SIGKILL
 
 
 @dataclass(frozen=True, slots=True)
 class Dependencies:
-    """What a server's life needs of the launcher."""
+    """What a ServerProcess needs from its backend."""
 
     keys: KeyFiles
     program: Callable[[], Awaitable[LlamaProgram]]
     owners_of: Callable[[Endpoint], Sequence[PortOwner]]  # blocks: called in a thread
-    can_bind: Callable[[Endpoint], bool]  # likewise
+    can_bind: Callable[[Endpoint], bool]  # blocks: called in a thread
     timing: Timing
     restart: RestartPolicy
     announce: Callable[["ServerProcess"], None]
 
     async def argv_of(self, spec: ServerSpec) -> list[str]:
-        """Raises LlamaServerMissing, and InvalidInput if what the spec wants cannot be had here."""
+        """Returns the argv.
+
+        Raises LlamaServerMissing, and InvalidInput if the machine cannot provide what the spec
+        needs.
+        """
         if spec.memory_max is not None or spec.cpu_quota is not None:
             raise InvalidInput(
                 "cannot limit the memory or processor time of a child process: that takes systemd; "
@@ -137,9 +144,10 @@ class Dependencies:
 
 
 class ServerProcess:
-    """One spec on one port. `begin` once; then `ask_to_stop` and `gone` at any time, repeatedly.
+    """One spec on one port. Call `begin` once; `ask_to_stop` and `gone` at any time, repeatedly.
 
-    A predecessor on the same port has been asked to stop; its end is waited for first.
+    A predecessor on the same port must have been asked to stop; this server waits for its end
+    first.
     """
 
     def __init__(
@@ -150,8 +158,8 @@ class ServerProcess:
         predecessor: "ServerProcess | None",
     ) -> None:
         self.spec = spec
-        self.key: str | None = None  # of the present process
-        self.made = asyncio.Event()  # the process exists, or it is certain that none will
+        self.key: str | None = None  # of the current process
+        self.made = asyncio.Event()  # the process exists, or it is certain that it never will
         self.observed = initial_state(spec)
         self._announced: ObservedServer | None = None
         self._around = surroundings
@@ -161,27 +169,30 @@ class ServerProcess:
         self._words = LastErrors()
         self._child: Child | None = None
         self._task: asyncio.Task[None] | None = None
-        self._running = False  # in `_outcome`, which is what a stop interrupts
+        self._running = False  # in `_outcome`, which a stop interrupts
         self._stop_asked = False
-        self._ready_since: float | None = None  # by the monotonic clock: the other one can jump
+        self._ready_since: float | None = None  # monotonic: the wall clock can jump
 
     def begin(self) -> None:
         self._show(ServerState.STARTING)
         self._task = asyncio.create_task(self._live(), name=self.spec.unit)
 
     def ask_to_stop(self) -> None:
-        """Returns at once. The task is interrupted once, and never before or after its work."""
+        """Requests a stop; returns at once.
+
+        The task is interrupted once, and only while it works.
+        """
         if self._running and not self._stop_asked and self._task:
             self._task.cancel()
         self._stop_asked = True
 
     async def gone(self) -> None:
-        """Wait until the process is gone and will not come back."""
+        """Waits until the process is gone and will not be restarted."""
         if self._task:
             await asyncio.wait([self._task])
 
     def forget_failure(self) -> None:
-        """After `gone`: a server that failed and was then stopped is stopped."""
+        """Resets a failed server to stopped. Call after `gone`."""
         self._show(ServerState.STOPPED)
 
     async def _live(self) -> None:
@@ -199,7 +210,7 @@ class ServerProcess:
             self.made.set()
 
     async def _outcome(self) -> tuple[ServerState, str]:
-        """Run until there is nothing more to do, or stopped; what came of it."""
+        """Runs until the server is stopped or given up; returns the final state and reason."""
         if self._stop_asked:
             return ServerState.STOPPED, ""
         self._running = True
@@ -222,7 +233,7 @@ class ServerProcess:
             self._predecessor = None
 
     async def _keep_running(self) -> NoReturn:
-        """Start the process again and again; raises ServerFailed when that is given up."""
+        """Restarts the process whenever it ends; raises ServerFailed when that is given up."""
         policy, in_a_row = self._around.restart, 0
         while True:
             reason = await self._run_once()
@@ -241,7 +252,10 @@ class ServerProcess:
         return since is not None and time.monotonic() - since >= self._around.restart.window_s
 
     async def _run_once(self) -> str:
-        """One process from start to exit; why it ended. Raises MagidError if it cannot run."""
+        """Runs one process from start to exit; returns why it ended.
+
+        Raises MagidError if it cannot run.
+        """
         self._ready_since = None
         child = await self._make_child()
         ready = await self._becomes_ready(child)
@@ -279,7 +293,7 @@ class ServerProcess:
         self._words.hear(text)
 
     async def _becomes_ready(self, child: Child) -> bool:
-        """Wait for it; False if the process ended first.
+        """Waits until the child is ready; returns False if the process ended first.
 
         Raises ServerFailed if it takes too long or if another program answers in its place.
         """
@@ -298,7 +312,7 @@ class ServerProcess:
         raise ServerFailed(f"was not ready within {timing.max_startup_s:g} s: {_LAST_SEEN[health]}")
 
     async def _is_confirmed(self, child: Child) -> bool:
-        """The one that answers is our child. False: look again, it went away meanwhile."""
+        """Returns whether our child is the one that answers. False: it went away; check again."""
         if self.key is None or not await self._is_alone(child):
             return False
         try:
@@ -312,15 +326,16 @@ class ServerProcess:
         return await self._is_alone(child) and not child.has_exited
 
     async def _check_free(self) -> None:
-        """Raises ServerFailed if someone listens on our port before we do."""
+        """Raises ServerFailed if another process listens on our port before we do."""
         if not await asyncio.to_thread(self._around.can_bind, self._endpoint):
             owners = await asyncio.to_thread(self._around.owners_of, self._endpoint)
             raise ServerFailed(port_taken(self._endpoint, owners))
 
     async def _is_alone(self, child: Child) -> bool:
-        """Our child holds the port. Asked before the key is shown to whoever answers there.
+        """Returns whether our child alone holds the port.
 
-        Raises ServerFailed if someone else has it, or shares it (SO_REUSEPORT lets the same user).
+        Checked before the key is sent to the process that answers there. Raises ServerFailed if
+        another process holds the port or shares it (SO_REUSEPORT lets the same user).
         """
         owners = await asyncio.to_thread(self._around.owners_of, self._endpoint)
         strangers = [owner for owner in owners if owner.session != child.pid]
@@ -349,9 +364,9 @@ _LAST_SEEN = {
 
 
 def check_files(spec: ServerSpec, late_s: float = LATE_S) -> None:
-    """Raises ServerFailed if a file of the spec is not there to be read. Blocks, but no longer.
+    """Raises ServerFailed if a file of the spec cannot be read. Blocks for `late_s` at most.
 
-    In a worker: a thread that waits for a mount would keep magid from ending.
+    Uses a worker process: a thread that waits for a mount would keep magid from ending.
     """
     named = (("model", spec.model_path), ("projector", spec.mmproj_path))
     wanted = [(what, path) for what, path in named if path is not None]

@@ -1,1 +1,1 @@
-"""llama-servers as transient units, made by the launcher and watched over D-Bus."""
+"""llama-servers as transient units, created by the launcher and watched over D-Bus."""

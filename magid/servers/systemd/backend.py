@@ -1,8 +1,8 @@
-"""Servers as transient units of systemd: watched over the bus, made and ended by the launcher.
+"""Runs servers as transient units: watched over D-Bus, created and stopped by the launcher.
 
-What runs is systemd's to say. Signals only mark a unit as changed, and its properties are then read
-anew: so none can be misread, and a forged one costs a look. Only while a request of ours is under
-way, or was refused, something else is shown than what systemd says: see `PendingState`.
+systemd is the only source of state. Signals only mark a unit as changed, and its properties are
+then read again: so no signal can be misread, and a forged one costs one read. The state shown
+differs from systemd's only while a request of ours is pending or was refused: see `PendingState`.
 """
 
 import asyncio
@@ -35,18 +35,19 @@ from magid.systemd.unit_names import UNITS, port_in, unit_name, unit_path
 
 log = logging.getLogger(__name__)
 
-_FIRST_PAUSE_S: Final = 0.1  # before another try to reach the bus
+_FIRST_PAUSE_S: Final = 0.1  # before the bus is tried again
 _LONGEST_PAUSE_S: Final = 5.0
-_QUEUE_S: Final = 120.0  # for a job that waits its turn: magi-gpu.service may take a minute
-_MARGIN_S: Final = 60.0  # what a launcher may take beyond the time that servers get to end
+_QUEUE_S: Final = 120.0  # for a job in systemd's queue: magi-gpu.service may take a minute
+_MARGIN_S: Final = 60.0  # what the launcher may take beyond the servers' stop timeout
 _MEMBERS: Final = ("UnitNew", "UnitRemoved", "JobNew", "JobRemoved", "Reloading")
 
 
 class SystemdBackend:
-    """units.Launcher with systemd and the privileged launcher. `close` leaves servers running.
+    """A ServerBackend that uses systemd and the privileged launcher.
 
-    `profile` names the active profile, for the units' own description. `stop_timeout_s` is what
-    servers get to end. `address` is that of a bus other than the system's.
+    `close` leaves servers running. `profile` returns the active profile's name, for the units'
+    description. `stop_timeout_s` is how long servers may take to end. `address` is that of a bus
+    other than the system bus.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class SystemdBackend:
         self._watched: dict[int, UnitWatcher] = {}
         self._listeners: list[Callable[[ObservedServer], None]] = []
         self._changed = asyncio.Event()
-        self._stale = asyncio.Event()  # systemd may have other units than we think
+        self._stale = asyncio.Event()  # systemd may have units that are not watched yet
         self._keeper: asyncio.Task[None] | None = None
         self._references: References | None = None
         self._requests: set[asyncio.Task[None]] = set()
@@ -83,7 +84,7 @@ class SystemdBackend:
     # -- life ----------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Read all units there are. Raises BusError if systemd cannot be asked."""
+        """Reads all existing units. Raises BusError if systemd cannot be reached."""
         await self._connect()
         self._keeper = asyncio.create_task(self._keep_up())
         self._references = References(
@@ -94,7 +95,7 @@ class SystemdBackend:
         self._references.mark()
 
     async def close(self) -> None:
-        """Stop watching. What was asked of the launcher is carried out all the same. Idempotent."""
+        """Stops watching. Requests already sent to the launcher are carried out. Idempotent."""
         self._closed = True
         tasks = [*self._requests, *([self._keeper] if self._keeper else [])]
         for task in tasks:
@@ -108,7 +109,7 @@ class SystemdBackend:
         self._journal.close()
 
     async def _connect(self) -> None:
-        """A new connection, on which everything is subscribed to and then read."""
+        """Opens a new connection, subscribes to all signals, then reads the units."""
         await self._bus.close()
         self._bus = bus = Bus(self._address)
         await bus.open()
@@ -127,7 +128,7 @@ class SystemdBackend:
         await self._list()
 
     async def _list(self) -> None:
-        """Read every unit anew; returns when that is done. Raises BusError."""
+        """Reads every unit again; returns when that is done. Raises BusError."""
         self._stale.clear()
         try:
             await self._bus.call(MANAGER_PATH, MANAGER, "Subscribe")
@@ -137,7 +138,7 @@ class SystemdBackend:
         call = self._bus.call(MANAGER_PATH, MANAGER, "ListUnitsByPatterns", "asas", [], [UNITS])
         for name, _, load, *_ in (await call)[0]:
             port = port_in(name)
-            if port is not None and load != "not-found":  # somebody has only asked for it
+            if port is not None and load != "not-found":  # not-found: only queried by name
                 await self._watch(port)
         fresh = [watched.refresh() for watched in self._watched.values()]
         await _first(asyncio.gather(*fresh), self._bus.wait_closed())
@@ -146,9 +147,9 @@ class SystemdBackend:
         self._mark_launcher()
 
     async def _keep_up(self) -> None:
-        """As long as we live: connect again when the bus is gone, list when systemd is new.
+        """Reconnects when the bus is gone, lists the units when systemd is new. Never returns.
 
-        Whatever else goes wrong ends neither: it is told, and a new connection is made.
+        Any other error is reported, and a new connection is made.
         """
         pause = _FIRST_PAUSE_S
         while True:
@@ -157,7 +158,7 @@ class SystemdBackend:
                     await _first(self._stale.wait(), self._bus.wait_closed())
                 before = self._bus
                 await (self._list() if self._bus.is_open and not self.problem else self._connect())
-            except Exception as error:  # any: nobody would notice that the watch has ended
+            except Exception as error:  # any: an end of the watch would go unnoticed
                 self._note_loss(error, pause)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE_S)
@@ -201,14 +202,14 @@ class SystemdBackend:
         if port in self._watched:
             self._watched[port].invalidate()
         elif port is not None:
-            self._stale.set()  # one that is new to us
+            self._stale.set()  # a unit that is not watched yet
 
     def _mark_launcher(self) -> None:
         if self._references is not None:
             self._references.mark()
 
     async def _watch(self, port: int) -> UnitWatcher:
-        """Begin to watch the unit of this port; idempotent."""
+        """Begins to watch the unit of this port. Idempotent."""
         if port not in self._watched:
             await self._bus.match(_rule(unit_path(port)))
         if port not in self._watched:
@@ -219,7 +220,7 @@ class SystemdBackend:
     # -- telling -------------------------------------------------------------------------
 
     def subscribe(self, listener: Callable[[ObservedServer], None]) -> Callable[[], None]:
-        """See units.Launcher. A listener that raises is logged and heard again."""
+        """See ServerBackend. A listener that raises is logged and stays subscribed."""
         self._listeners.append(listener)
 
         def unsubscribe() -> None:
@@ -229,7 +230,7 @@ class SystemdBackend:
         return unsubscribe
 
     def observed(self) -> dict[int, ObservedServer]:
-        """See units.Launcher. While the bus is away: as it was last seen."""
+        """See ServerBackend. While the bus is away: the last known state."""
         shown = ((port, watched.shown) for port, watched in self._watched.items())
         return {port: server for port, server in shown if server is not None}
 
@@ -243,7 +244,7 @@ class SystemdBackend:
                 log.exception("a listener failed on %s", server)
 
     async def settled(self, port: int) -> ObservedServer:
-        """See units.Launcher. Raises NotFound if there is no server on the port."""
+        """See ServerBackend. Raises NotFound if there is no server on the port."""
         while not (server := self._known(port)).state.is_settled:
             await self._changed.wait()
         return server
@@ -259,10 +260,10 @@ class SystemdBackend:
     # -- asking --------------------------------------------------------------------------
 
     async def start(self, spec: ServerSpec) -> None:
-        """See units.Launcher. Of calls that overlap the last one wins.
+        """See ServerBackend. Of overlapping calls the last one wins.
 
-        Raises Conflict once it is closed, BusError while systemd cannot be watched, and what the
-        launcher refuses with where another server goes on to run on the port.
+        Raises Conflict once the backend is closed, BusError while systemd cannot be watched, and
+        the launcher's refusal if another server continues to run on the port.
         """
         if self._closed:
             raise Conflict(
@@ -273,13 +274,13 @@ class SystemdBackend:
         await self._finish(self._start(spec, watched))
 
     async def stop(self, port: int) -> None:
-        """See units.Launcher. Raises what the launcher refuses with, and the server runs on."""
+        """See ServerBackend. Raises the launcher's refusal; the server then runs on."""
         watched = self._watched.get(port)
         if watched is not None and not watched.is_at_rest:
             await self._finish(self._stop(port, watched))
 
     async def _finish(self, work: Coroutine[Any, Any, None]) -> None:
-        """Carry it through, whether or not the caller waits for the end of it."""
+        """Runs `work` to its end, even if the caller is cancelled."""
         task = asyncio.create_task(work)
         self._requests.add(task)
         task.add_done_callback(self._requests.discard)
@@ -291,7 +292,7 @@ class SystemdBackend:
         try:
             async with watched.turn:
                 await self._ask_to_start(spec, watched, claim)
-        except Exception as error:  # any: it would be shown as starting for ever
+        except Exception as error:  # any: the server would be shown as starting for ever
             reason = _why_failed(error, spec)
             await watched.refresh()
             if watched.is_running:
@@ -312,7 +313,7 @@ class SystemdBackend:
         program = await self._program()
         if not watched.is_running:
             await asyncio.to_thread(_check_free, Endpoint(spec.host, spec.port))
-        if watched.is_current(claim):  # else a later start or stop has taken over
+        if watched.is_current(claim):  # otherwise a later start or stop has taken over
             request = protocol.StartRequest(spec, self._profile(), program.flags)
             await self._launcher.call(request, self._patience_s, lambda: watched.runs_anew(claim))
 
@@ -328,12 +329,16 @@ class SystemdBackend:
             watched.drop(claim)
 
     async def command(self, spec: ServerSpec) -> list[str]:
-        """See units.Launcher. Also raises InvalidInput if the program lacks what the spec wants."""
+        """See ServerBackend. Also raises InvalidInput if the program lacks what the spec needs."""
         program = await self._program()
         return server_argv(spec, str(program.path), credential_path(spec.port), program.flags)
 
     def api_key(self, port: int) -> str | None:
-        """The key of the process that runs now; None while none does. Reads a tiny file in /run."""
+        """Returns the key of the current process; None if there is none.
+
+        Reads a tiny file in /run.
+
+        """
         watched = self._watched.get(port)
         if watched is None or watched.shown is None or watched.shown.pid is None:
             return None
@@ -343,10 +348,10 @@ class SystemdBackend:
             log.warning("cannot read the key of port %d: %s", port, error.strerror)
             return None
 
-    # -- looking closer --------------------------------------------------------------------
+    # -- figures and logs ------------------------------------------------------------------
 
     async def figures(self) -> dict[int, ServerFigures]:
-        """Port -> what its unit uses, page cache for the model's file included."""
+        """Returns port -> resource usage of its unit, page cache for the model's file included."""
         running = {port: s.pid for port, s in self.observed().items() if s.pid is not None}
         found = await asyncio.gather(*(self._figures(*one) for one in running.items()))
         return dict(zip(running, found, strict=True))
@@ -356,7 +361,7 @@ class SystemdBackend:
         cpu = await self._figure(port, "CPUUsageNSec")
         if memory is not None and cpu is not None:
             return ServerFigures(memory, cpu / 1e9)
-        # Without the memory controller: what can be seen of the process.
+        # Without the memory controller: fall back to what the process shows.
         seen = await asyncio.to_thread(process_figures, pid)
         return replace(seen, cpu_seconds=seen.cpu_seconds if cpu is None else cpu / 1e9)
 
@@ -368,13 +373,17 @@ class SystemdBackend:
         return None
 
     async def logs(self, port: int, *, lines: int, after: str | None = None) -> list[LogLine]:
-        """See units.Launcher. Raises NotFound, NotReady, and InvalidInput for what is no cursor."""
+        """See ServerBackend.
+
+        Raises NotFound, NotReady, and InvalidInput if `after` is no cursor.
+
+        """
         self._known(port)
         entries = await self._journal.last(matches_of(unit_name(port)), lines, after)
         return [LogLine(entry.cursor, entry.at, entry.text) for entry in entries]
 
     async def wait_logs(self, port: int, after: str | None) -> None:
-        """See units.Launcher. Raises as `logs` does."""
+        """See ServerBackend. Raises as `logs` does."""
         self._known(port)
         check_cursor(after)
         await self._journal.wait(matches_of(unit_name(port)), after)
@@ -399,7 +408,7 @@ def _words(signal: Signal) -> list[str]:
 
 
 def _check_free(endpoint: Endpoint) -> None:
-    """Raises ServerFailed if somebody listens there. Blocks. llama-server itself says it worse."""
+    """Raises ServerFailed if the port is taken. Blocks. llama-server's own error says less."""
     if not can_bind(endpoint):
         by = " and ".join(map(str, owners_of(endpoint))) or "a connection that is still open"
         raise ServerFailed(
@@ -408,7 +417,7 @@ def _check_free(endpoint: Endpoint) -> None:
 
 
 async def _first(*events: Awaitable[object]) -> None:
-    """Returns when the first of them is over; the others are cancelled. Raises what it raised."""
+    """Returns when the first event is over; cancels the others. Raises the first one's error."""
     tasks = [asyncio.ensure_future(event) for event in events]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

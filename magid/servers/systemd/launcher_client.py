@@ -1,4 +1,4 @@
-"""Asking the privileged launcher: one line over its socket, one line back."""
+"""Client of the privileged launcher: one line over its socket, one line back."""
 
 import asyncio
 import os
@@ -16,11 +16,11 @@ KEYS: Final = Path("/run/magi-keys")
 # The launcher answers 16 at once; some are left for a person at a terminal.
 _AT_ONCE: Final = 12
 _TRIES: Final = 3
-_PAUSE_S: Final = 0.2  # a launcher that was killed is back in a second; its socket stays open
+_PAUSE_S: Final = 0.2  # a killed launcher is back within a second; its socket stays open
 
 
 class LauncherClient:
-    """Where the launcher listens. Any number of requests may be made side by side."""
+    """Client of the launcher's socket. Any number of requests may be made in parallel."""
 
     def __init__(self, path: Path = SOCKET) -> None:
         self._path = path
@@ -32,10 +32,12 @@ class LauncherClient:
         patience_s: float,
         is_done: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Returns when the launcher says that it is done. Raises what it refuses with; TimedOut.
+        """Sends the request; returns when the launcher reports success.
 
-        If it ends without a reply it is asked again, unless `is_done` by now: every request may
-        be made twice. LauncherUnreachable if it is not there, or ends again and again.
+        Raises the launcher's refusal, and TimedOut. If the launcher closes the connection without
+        replying, the request is sent again unless `is_done` returns true by then: every request may
+        be made twice. Raises LauncherUnreachable if it is not running or closes the connection
+        again and again.
         """
         line = protocol.request_line(request)
         for _ in range(_TRIES):
@@ -52,7 +54,11 @@ class LauncherClient:
         )
 
     async def _exchange(self, line: bytes, patience_s: float) -> bytes:
-        """The reply's line; empty if the launcher ended before it. Blocks nothing."""
+        """Returns the reply's line; empty if the launcher ended before replying.
+
+        Does not block the loop.
+
+        """
         try:
             reader, writer = await asyncio.open_unix_connection(
                 self._path, limit=protocol.MAX_LINE_BYTES
@@ -79,7 +85,7 @@ class LauncherClient:
 
 
 def _check(reply: Reply) -> None:
-    """Raises the error that the reply tells of; ServerFailed for a code that is not known here."""
+    """Raises the error that the reply carries; ServerFailed for an unknown code."""
     if reply.ok:
         return
     kind = getattr(errors, reply.error, ServerFailed)

@@ -1,8 +1,8 @@
-"""Keeps the launcher running while there are units: it holds the references on them.
+"""Keeps the launcher running while there are units, because it holds the references on them.
 
-systemd forgets a transient unit that stops without a reference on it, and `systemctl start` knows
-it no more. The references are the launcher's; when it is stopped, killed for good, or fails, they
-are gone. It is started by its socket, and takes them again before it answers.
+systemd forgets a transient unit that stops without a reference on it, and `systemctl start` then no
+longer knows it. The launcher owns the references; they are lost when it is stopped, killed for
+good, or fails. Its socket starts it again, and it takes the references again before it answers.
 """
 
 import asyncio
@@ -15,19 +15,19 @@ from magid.systemd.bus import MANAGER_PATH, PROPERTIES, Bus
 
 PATH: Final = f"{MANAGER_PATH}/unit/magi_2dlauncher_2eservice"
 _UNIT: Final = "org.freedesktop.systemd1.Unit"
-_FIRST_PAUSE_S: Final = 0.5  # before another try
+_FIRST_PAUSE_S: Final = 0.5  # before the next try
 _LONGEST_PAUSE_S: Final = 30.0
-# A launcher that is ending is told again when it has ended.
+# A launcher that is still ending causes another signal once it has ended.
 _ENDED: Final = frozenset({"inactive", "failed"})
 
 log = logging.getLogger(__name__)
 
 
 class References:
-    """Wakes the launcher when it has ended while there is a unit; `mark` says that it may have.
+    """Wakes the launcher when it has ended while there is a unit. Call `mark` when it may have.
 
-    `wake` returns when it has answered. It may raise MagidError, as the bus may: then all is tried
-    again, with a pause that grows.
+    `wake` returns when the launcher has answered. If it or the bus raises MagidError, the attempt
+    is repeated after a growing pause.
     """
 
     def __init__(
@@ -43,11 +43,11 @@ class References:
         self._task = asyncio.create_task(self._follow(), name="keep the launcher running")
 
     def mark(self) -> None:
-        """The launcher, or the units that there are, may have changed."""
+        """Notes that the launcher or the set of units may have changed."""
         self._marked.set()
 
     async def end(self) -> None:
-        """Idempotent."""
+        """Stops the task. Idempotent."""
         self._task.cancel()
         await asyncio.wait([self._task])
 
@@ -69,7 +69,7 @@ class References:
                 pause, last = _FIRST_PAUSE_S, ""
 
     async def _restored(self) -> bool:
-        """Whether there was something to do. Raises MagidError where it cannot be done."""
+        """Wakes the launcher if needed; returns whether it was. Raises MagidError if that fails."""
         if not self._needed():
             return False
         (state,) = await self._bus().call(PATH, PROPERTIES, "Get", "ss", _UNIT, "ActiveState")

@@ -1,7 +1,7 @@
-"""What systemd says of one unit -> what magid says of one server. Pure; its tests are tables.
+"""Maps what systemd reports of a unit to the state of a server. Pure; its tests are tables.
 
 The names are those of org.freedesktop.systemd1's Unit and Service interfaces, as GetAll with an
-empty interface name gives them in one go. Where releases differ, from 252 to 262, it is said.
+empty interface name returns them in one call. Differences between releases, 252 to 262, are noted.
 """
 
 import re
@@ -16,13 +16,13 @@ from magid.servers.backend import ObservedServer, ServerState
 from magid.systemd.unit_names import port_in
 
 _EXITED, _KILLED, _DUMPED = 1, 2, 3  # CLD_EXITED and so on, as in ExecMainCode
-_NEVER: Final = 2**64 - 1  # "infinity", and figures that are not known
+_NEVER: Final = 2**64 - 1  # "infinity", and unknown figures
 _NO_UID: Final = 2**32 - 1
 _CRASHES = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 _LOAD_FAILURES: Final = frozenset({"error", "bad-setting", "masked"})
 _ACTIVE: Final = frozenset({"active", "reloading", "refreshing"})
 _ENDING_JOBS: Final = frozenset({"stop", "restart", "try-restart"})
-_LAST_STEP: Final = "start-post"  # wait_ready.py is at work
+_LAST_STEP: Final = "start-post"  # wait_ready.py is running
 
 
 # systemd.exec(5), "Process Exit Codes": the program itself was never run.
@@ -39,27 +39,27 @@ _STEP_FAILED = re.compile(r"\S+\.service: (Failed (?!with result).*)")
 
 @dataclass(frozen=True, slots=True)
 class FailureReason:
-    """Why a server is not running though nobody stopped it.
+    """Why a server is not running although it was not stopped.
 
-    The reason is `said`, with the words of process `witness` behind it if there are any, and
-    `then`. The cause of a start that fails is its `first` complaint; of a later end, the last.
+    The reason consists of `said`, the message of process `witness` if there is one, and `then`. The
+    cause of a failed start is its `first` error message; of a later end, the last.
     """
 
     said: str
     then: str = ""
     witness: int | None = None  # a pid; 1 is systemd itself
     first: bool = True
-    alone: bool = False  # the witness's words say it all
+    alone: bool = False  # the witness's message is the whole reason
 
     def with_quote(self, quote: str) -> str:
-        """The whole reason."""
+        """Returns the whole reason."""
         if quote and self.alone:
             return quote + self.then
         return self.said + (f": {quote}" if quote else "") + self.then
 
 
 def fields_of(properties: Mapping[str, Any]) -> dict[str, str]:
-    """The unit's LogExtraFields by name; the first of each."""
+    """Returns the unit's LogExtraFields by name; the first of each."""
     fields: dict[str, str] = {}
     for field in properties.get("LogExtraFields", ()):
         name, _, value = bytes(field).decode(errors="replace").partition("=")
@@ -68,7 +68,7 @@ def fields_of(properties: Mapping[str, Any]) -> dict[str, str]:
 
 
 def is_ours(properties: Mapping[str, Any]) -> bool:
-    """Whether magid's launcher made it. Anything else of such a name is none of our servers."""
+    """Returns whether magid's launcher created the unit. Other units of such a name are ignored."""
     return bool(properties.get("Transient")) and bool(fields_of(properties).get("MAGI_SPEC"))
 
 
@@ -76,7 +76,7 @@ def is_ours(properties: Mapping[str, Any]) -> bool:
 
 
 def observed_from(properties: Mapping[str, Any], quote: str = "") -> ObservedServer:
-    """The server that this unit of ours is; `quote` is what `verdict_on`'s witness said."""
+    """Returns the server that this unit runs; `quote` is the message of `verdict_on`'s witness."""
     fields = fields_of(properties)
     state = state_of(properties)
     verdict = verdict_on(properties)
@@ -100,18 +100,18 @@ def observed_from(properties: Mapping[str, Any], quote: str = "") -> ObservedSer
 
 
 def _uid(properties: Mapping[str, Any]) -> int | None:
-    """The dynamic user of the moment; systemd writes "none" as the largest number."""
+    """Returns the current dynamic user; systemd writes "none" as the largest number."""
     uid = int(properties.get("UID", _NO_UID))
     return None if uid == _NO_UID else uid
 
 
 def invocation_of(properties: Mapping[str, Any]) -> str | None:
-    """Of the present process, or of the last one; None if there was none yet."""
+    """Returns the id of the current process, or of the last one; None if there was none yet."""
     return bytes(properties.get("InvocationID", b"")).hex() or None
 
 
 def state_of(properties: Mapping[str, Any]) -> ServerState:
-    """Where the server is. "JobType", if there is a job, is asked for besides the properties."""
+    """Returns the server's state. "JobType", if there is a job, is added to the properties."""
     active, step = str(properties.get("ActiveState", "")), str(properties.get("SubState", ""))
     job = str(properties.get("JobType", ""))
     if step.startswith("auto-restart") or step.endswith("-before-auto-restart"):
@@ -124,19 +124,19 @@ def state_of(properties: Mapping[str, Any]) -> ServerState:
     if active == "deactivating":
         return ServerState.STOPPING
     if job and job != "stop":
-        return ServerState.STARTING  # it waits for other units, or for its turn
+        return ServerState.STARTING  # it waits for other units or in systemd's job queue
     broken = properties.get("LoadState") in _LOAD_FAILURES
     return ServerState.STOPPED if active == "inactive" and not broken else ServerState.FAILED
 
 
 def _restarts(properties: Mapping[str, Any]) -> int:
-    """Those that happened: systemd has counted the one that it then refused."""
+    """Returns the number of restarts. systemd also counts the one that it then refused."""
     counted = int(properties.get("NRestarts", 0))
     return counted - 1 if counted and _given_up(properties) else counted
 
 
 def _given_up(properties: Mapping[str, Any]) -> bool:
-    """The start limit was hit. 252 leaves the result of the last end in place."""
+    """Returns whether the start limit was hit. 252 leaves the result of the last end in place."""
     if properties.get("Result") == "start-limit-hit":
         return True
     burst = int(properties.get("StartLimitBurst", 0))
@@ -148,7 +148,7 @@ def _given_up(properties: Mapping[str, Any]) -> bool:
 
 
 def verdict_on(properties: Mapping[str, Any]) -> FailureReason | None:
-    """Why it failed or is about to be started again; None in every other state."""
+    """Returns why it failed or is about to be started again; None in every other state."""
     state = state_of(properties)
     if state not in (ServerState.FAILED, ServerState.BACKOFF):
         return None
@@ -169,7 +169,7 @@ def _load_error(properties: Mapping[str, Any]) -> str:
 def _what_follows(properties: Mapping[str, Any]) -> str:
     if _given_up(properties):
         restarts = _restarts(properties)
-        # People's starts count towards systemd's limit too.
+        # Manual starts count towards systemd's limit too.
         return f"; given up after {restarts or 'too many'} {'restarts' if restarts else 'starts'}"
     if state_of(properties) is not ServerState.BACKOFF:
         return ""
@@ -179,7 +179,7 @@ def _what_follows(properties: Mapping[str, Any]) -> str:
 
 
 def _of_ready(properties: Mapping[str, Any]) -> FailureReason | None:
-    """If wait_ready.py gave up while the server was still there, that is the cause."""
+    """Returns the failure of wait_ready.py if it gave up while the server was still running."""
     runs = properties.get("ExecStartPost") or ()
     # (path, argv, ignore, started, started monotonic, ended, ended monotonic, pid, code, status)
     _, _, _, _, _, _, ended, pid, code, status = runs[-1] if runs else (0,) * 10
@@ -237,7 +237,7 @@ def _of_process(properties: Mapping[str, Any], pid: int | None, ready: bool) -> 
 
 
 def _killed_by(number: int) -> tuple[str, bool]:
-    """The words, and whether the process may have said why."""
+    """Returns a description of the signal, and whether the process may have logged a cause."""
     try:
         known = signal.Signals(number)
     except ValueError:
@@ -246,7 +246,10 @@ def _killed_by(number: int) -> tuple[str, bool]:
 
 
 def complaint(lines: Sequence[tuple[int, str]], verdict: FailureReason) -> str:
-    """Of log lines (pid, text), oldest first, the one that explains; "" if none does."""
+    """Returns the log line that explains the failure; "" if none does.
+
+    `lines` are (pid, text), oldest first.
+    """
     said = (text for pid, text in lines if pid == verdict.witness)
     errors = [quote for text in said if (quote := _error_in(text))]
     return (errors[0] if verdict.first else errors[-1]) if errors else ""
@@ -262,7 +265,7 @@ def _error_in(line: str) -> str:
 
 
 def figure(value: object) -> int | None:
-    """A number of the manager's; None where it says that it does not know."""
+    """Returns a number from the manager; None if the manager does not know it."""
     return value if isinstance(value, int) and 0 <= value < _NEVER else None
 
 
@@ -273,7 +276,7 @@ def _host(properties: Mapping[str, Any]) -> str:
 
 
 def _seconds(properties: Mapping[str, Any], name: str) -> float | None:
-    """A time of the manager's, in microseconds, as seconds since the epoch."""
+    """Converts a time of the manager, in microseconds, to seconds since the epoch."""
     return int(properties.get(name, 0)) / 1e6 or None
 
 

@@ -1,4 +1,4 @@
-"""One unit under watch: read anew whenever it may have changed, and told of when it has."""
+"""Watches one unit: reads it again whenever it may have changed, and announces changes."""
 
 import asyncio
 import logging
@@ -23,9 +23,9 @@ from magid.systemd.unit_names import unit_name
 
 log = logging.getLogger(__name__)
 
-_AGAIN_S: Final = 1.0  # after a look that failed
-_QUOTED_LINES: Final = 2000  # of one start; llama-server says 100 lines until it is ready
-# A process may have ended before the journal has its last words.
+_AGAIN_S: Final = 1.0  # after a failed read
+_QUOTED_LINES: Final = 2000  # of one start; llama-server logs 100 lines until it is ready
+# A process may have ended before the journal has its last lines.
 _LOOKS_S: Final = (0.0, 0.05, 0.1, 0.2)
 _GONE: Final = frozenset(
     {
@@ -38,7 +38,7 @@ _GONE: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A unit of ours as systemd has it."""
+    """A unit of ours as systemd reports it."""
 
     server: ObservedServer
     has_job: bool
@@ -49,11 +49,11 @@ Reads = Callable[[], Awaitable[Seen | None]]
 
 @dataclass(slots=True, eq=False)
 class PendingState:
-    """What is shown of a server in place of what systemd says, because we know better.
+    """The state shown for a server while it overrides what systemd reports.
 
-    STARTING, while a start is asked for, and FAILED, when it was refused: until the unit has a
-    process that it did not have `before`. STOPPING, until its end, which was asked for, is done:
-    who sees it stopped may start it again at once.
+    STARTING while a start is pending, and FAILED if it was refused: both hold until the unit has a
+    process other than that of `before`. STOPPING holds until the requested stop is done, so a
+    client that sees the server stopped may start it again at once.
     """
 
     server: ObservedServer
@@ -64,23 +64,23 @@ class PendingState:
         return self.server.state is ServerState.STOPPING
 
     def holds(self, seen: Seen | None) -> bool:
-        """Whether it stands against this."""
+        """Returns whether the pending state overrides this one."""
         return self.is_of_stop or seen is None or seen.server.invocation_id == self.before
 
 
 class UnitWatcher:
-    """Owned by one task that alone reads; `announce` is told of every change, in order."""
+    """Watches one unit. A single task reads it; `announce` is called for every change, in order."""
 
     def __init__(self, port: int, read: Reads, announce: Callable[[ObservedServer], None]) -> None:
         self.port = port
         self.shown: ObservedServer | None = None  # None: there is no server
-        self.turn = asyncio.Lock()  # for requests to the launcher, first come first served
+        self.turn = asyncio.Lock()  # serialises requests to the launcher, first come first served
         self._read = read
         self._announce = announce
         self._seen: Seen | None = None
         self._claim: PendingState | None = None
         self._marked = asyncio.Event()
-        self._asked = self._answered = 0  # reads, by number
+        self._asked = self._answered = 0  # numbers of the latest read requested and completed
         self._news = asyncio.Event()
         self._task = asyncio.create_task(self._follow(), name=f"watch {unit_name(port)}")
 
@@ -91,11 +91,11 @@ class UnitWatcher:
     # -- reading -------------------------------------------------------------------------
 
     def invalidate(self) -> None:
-        """It may have changed: read it soon. Many marks make one read."""
+        """Marks the unit as possibly changed: it is read soon. Many marks cause one read."""
         self._marked.set()
 
     async def refresh(self) -> None:
-        """Returns when a read that began after this call has been taken in."""
+        """Returns when a read that began after this call has been applied."""
         self._asked += 1
         number = self._asked
         self.invalidate()
@@ -110,7 +110,7 @@ class UnitWatcher:
             try:
                 self._seen = await self._read()
             except NotReady as error:
-                # When the bus is back all are marked; this is for what is not its end.
+                # When the bus is back all units are marked; this covers other failures.
                 log.debug("cannot look at %s: %s", unit_name(self.port), error.message)
                 asyncio.get_running_loop().call_later(_AGAIN_S, self.invalidate)
                 continue
@@ -125,23 +125,23 @@ class UnitWatcher:
 
     @property
     def is_running(self) -> bool:
-        """By what systemd says it runs, or will again."""
+        """Returns whether systemd reports that it runs or will run again."""
         return self._seen is not None and _runs(self._seen.server)
 
     @property
     def may_exist(self) -> bool:
-        """There is such a unit, or will be once what was asked for is done."""
+        """Returns whether the unit exists, or will once the pending start is done."""
         asked = self._claim is not None and self._claim.server.state is ServerState.STARTING
         return self._seen is not None or asked
 
     @property
     def is_at_rest(self) -> bool:
-        """Stopped, by all that is known, and nobody is changing it."""
+        """Returns whether the server is stopped and no change is pending."""
         quiet = self._claim is None and not (self._seen and self._seen.has_job)
         return quiet and (self.shown is None or self.shown.state is ServerState.STOPPED)
 
     def has_been_made(self, claim: PendingState) -> bool:
-        """What was asked for has a process, or none any more; or somebody changed his mind."""
+        """Returns whether the requested process exists or has ended, or the claim was replaced."""
         if self._claim is not None or self._seen is None:
             return True
         server = self._seen.server
@@ -150,7 +150,7 @@ class UnitWatcher:
         return server.pid is not None or not server.state.is_running
 
     def runs_anew(self, claim: PendingState) -> bool:
-        """The unit is the one that was asked for, with another process than it had before."""
+        """Returns whether the unit is the requested one and has a new process."""
         if self._seen is None or self._seen.server.spec_hash != claim.server.spec_hash:
             return False
         return self._seen.server.invocation_id not in (None, claim.before)
@@ -158,11 +158,11 @@ class UnitWatcher:
     # -- showing -------------------------------------------------------------------------
 
     def expect_start(self, server: ObservedServer) -> PendingState:
-        """Show this until it is dropped, or systemd has something newer to say."""
+        """Shows this state until it is dropped or systemd reports something newer."""
         return self._claimed(server)
 
     def expect_stop(self) -> PendingState:
-        """Show that it stops, if there is anything to be stopped."""
+        """Shows the server as stopping, if it runs."""
         assert self.shown is not None, "it was never there"
         return self._claimed(replace(self.shown, state=ServerState.STOPPING, reason=""))
 
@@ -173,17 +173,17 @@ class UnitWatcher:
         return claim
 
     def is_current(self, claim: PendingState) -> bool:
-        """No other one has taken over, and systemd has nothing newer to say."""
+        """Returns whether no other claim has taken over and systemd reports nothing newer."""
         return self._claim is claim
 
     def amend(self, claim: PendingState, state: ServerState, reason: str) -> None:
-        """Let the claim say something else from now on; nothing happens if it is over."""
+        """Changes the pending state; does nothing if it is over."""
         if self._claim is claim:
             claim.server = replace(claim.server, state=state, reason=reason)
             self._show()
 
     def drop(self, claim: PendingState) -> None:
-        """Show what systemd says again. Nothing happens if another claim has taken over."""
+        """Shows systemd's state again. Does nothing if another pending state has taken over."""
         if self._claim is claim:
             self._claim = None
             self._show()
@@ -210,7 +210,7 @@ def _runs(server: ObservedServer) -> bool:
 
 
 def _onward(shown: ObservedServer | None, server: ObservedServer) -> ObservedServer:
-    """A process that has been loading does not go back to starting: it is too busy to answer."""
+    """Returns `server`; a loading process, too busy to answer, stays loading."""
     if shown is None or shown.invocation_id != server.invocation_id:
         return server
     if (shown.state, server.state) == (ServerState.LOADING, ServerState.STARTING):
@@ -219,7 +219,7 @@ def _onward(shown: ObservedServer | None, server: ObservedServer) -> ObservedSer
 
 
 def _ended(server: ObservedServer) -> ObservedServer:
-    """A server whose unit is gone."""
+    """Returns the state of a server whose unit is gone."""
     return replace(
         server, state=ServerState.STOPPED, reason="", pid=None, started_at=None, ready_at=None
     )
@@ -229,16 +229,16 @@ def _ended(server: ObservedServer) -> ObservedServer:
 
 
 class UnitReader:
-    """Reads the unit of one port: over the bus of the moment, with words from the journal."""
+    """Reads the unit of one port from the current bus, with error messages from the journal."""
 
     def __init__(self, port: int, bus: Callable[[], Bus], journal: Journal) -> None:
         self._name = unit_name(port)
         self._bus = bus
         self._journal = journal
-        self._quoted: tuple[object, str] = (None, "")  # whose words, and the words
+        self._quoted: tuple[object, str] = (None, "")  # key of the quoted failure, and the quote
 
     async def __call__(self) -> Seen | None:
-        """None if there is no such unit, or one that is not of our making. Raises BusError."""
+        """Returns the unit; None if it does not exist or is not ours. Raises BusError."""
         properties = await _properties(self._bus(), self._name)
         if properties is None or not is_ours(properties):
             return None
@@ -246,7 +246,7 @@ class UnitReader:
         if verdict is None:
             self._quoted = (None, "")
         elif self._quoted[0] != (run, verdict.witness):
-            # Once for each end: the log of a unit that has failed says nothing new.
+            # Once per failure: the log of a failed unit does not grow.
             words = await _quote(self._journal, run, verdict)
             self._quoted = ((run, verdict.witness), words)
         number, _ = properties.get("Job", (0, "/"))
@@ -254,9 +254,9 @@ class UnitReader:
 
 
 async def _properties(bus: Bus, name: str) -> dict[str, Any] | None:
-    """All of the unit's, and its job's type as JobType; None if systemd does not have it.
+    """Returns the unit's properties, and its job's type as JobType; None if it is not loaded.
 
-    To read an object of a unit that is not loaded would load it, so its path is asked for first.
+    Reading an object of a unit that is not loaded would load it, so its path is queried first.
     """
     try:
         (path,) = await bus.call(MANAGER_PATH, MANAGER, "GetUnit", "s", name)
@@ -265,13 +265,13 @@ async def _properties(bus: Bus, name: str) -> dict[str, Any] | None:
         if error.name in _GONE:
             return None
         raise
-    if properties.get("LoadState") == "not-found":  # it went away between the two
+    if properties.get("LoadState") == "not-found":  # it went away between the two calls
         return None
     return {**properties, "JobType": await _job_type(bus, properties)}
 
 
 async def _job_type(bus: Bus, properties: dict[str, Any]) -> str:
-    """ "" where there is no job, or none any more. In the other states a job changes nothing."""
+    """Returns the job's type; "" if there is no job. In the other states a job changes nothing."""
     number, path = properties.get("Job", (0, "/"))
     if not number or state_of(properties) not in _TELLING:
         return ""
@@ -288,7 +288,7 @@ _TELLING: Final = frozenset({ServerState.READY, ServerState.STOPPED, ServerState
 
 
 async def _quote(journal: Journal, run: str | None, verdict: FailureReason) -> str:
-    """What the witness said, if it said anything within a moment; never raises."""
+    """Returns the witness's message if it appears in the journal within a moment. Never raises."""
     if run is None or verdict.witness is None:
         return ""
     for pause in _LOOKS_S:
