@@ -38,7 +38,7 @@ class _Watcher:
         self._has_end = False
 
     def put(self, data: bytes) -> bool:
-        """Queues an event. Returns False if the queue is full; a single event is never too large."""
+        """Queues an event. Returns False if it is full; a single event is never too large."""
         size = self._queue.qsize()
         if size >= QUEUE_LIMIT or (size and self._bytes + len(data) > QUEUE_BYTES):
             return False
