@@ -119,7 +119,7 @@ def _of_state(daemon: Daemon) -> Named:
 
 
 def _of_filesystem(folder: Path) -> Named:
-    """Yields free and total bytes. Does not block: the state must be on a local disk."""
+    """Does not block: the state is on a local disk, because it is locked and synced."""
     try:
         seen = os.statvfs(folder)
     except OSError:
