@@ -92,7 +92,7 @@ def accounts(facts: Facts) -> Iterator[Finding]:
 
 
 def owners(facts: Facts) -> Iterator[Finding]:
-    """magid's folders and sockets have the right owners, and are closed to other users."""
+    """Folders and sockets of magid have the right owners, and are closed to other users."""
     _service_only(facts)
     places, settings = known(facts.places), facts.settings
     state = str(settings.config.state_dir)

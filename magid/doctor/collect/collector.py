@@ -64,7 +64,7 @@ def _is_service(found: Any) -> bool:
 
 
 def _daemon_look(ask: daemon.Ask, seen: Any, *, service: bool) -> Look:
-    """Returns the look at magid. A failed one is not queried: that would start it again and hang."""
+    """Returns the look at magid. A failed one is not queried: that would restart it and hang."""
     if service and isinstance(seen, dict) and seen["magid.service"].active == "failed":
         return lambda: Daemon(problem="magid.service has failed")
     return partial(daemon.daemon, ask)
