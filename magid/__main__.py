@@ -1,4 +1,4 @@
-"""`magid`: the composition root. Reads the configuration, makes the parts, runs them, ends them."""
+"""`magid`: the composition root. Reads the configuration; creates, runs and stops the parts."""
 
 import argparse
 import asyncio
@@ -44,7 +44,7 @@ from magid.servers import choose
 from magid.systemd import notify
 from magid.systemd.notify import Notify
 
-# Threads that read model files would otherwise keep the event loop waiting for 5 ms at a time.
+# With the default of 5 ms, threads that read model files would delay the event loop by 5 ms a turn.
 SWITCH_INTERVAL_S = 0.001
 EX_CONFIG = 78  # sysexits.h: what systemd's RestartPreventExitStatus is set to
 
@@ -53,7 +53,10 @@ log = logging.getLogger("magid")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 0, 1 for a failure, 2 for usage, 78 for the configuration."""
+    """Runs magid and returns its exit status.
+
+    0, 1 for a failure, 2 for wrong usage, 78 for an invalid configuration.
+    """
     flags = vars(parser().parse_args(arguments))
     check = flags.pop("check")
     try:
@@ -79,16 +82,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _check_exposure(settings: Config) -> None:
-    """As a start would, where magid binds its addresses itself. Raises InvalidConfig."""
+    """Checks exposure as a start without socket activation does. Raises InvalidConfig."""
     try:
         has_token = bool(token_store.read(settings.state_dir / token_store.NAME))
     except TokensUnusable:
-        has_token = True  # it keeps everybody out, or is not ours to read
+        has_token = True  # an unusable file admits no caller, or this user may not read it
     sockets.check_exposure(settings.addresses, has_token=has_token)
 
 
 def parser() -> argparse.ArgumentParser:
-    """All options; the manual is made from it too."""
+    """Returns the parser with all options; the manual is generated from it too."""
     root = argparse.ArgumentParser(
         prog="magid", description="Runs GGUF models as services and answers for them over REST."
     )
@@ -106,9 +109,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _raise_descriptor_limit() -> None:
-    """To what is allowed: the usual 1024 is for programs that use select(), and a stream takes two.
+    """Raises the soft limit on descriptors to the hard limit.
 
-    Where even that is not allowed, magid does with what it has.
+    The usual 1024 is for programs that use select(), and a stream takes two. If the limit cannot be
+    raised, magid keeps the present one.
     """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
@@ -119,7 +123,7 @@ def _raise_descriptor_limit() -> None:
 
 
 async def serve(settings: Config, own_log: OwnLog) -> int:
-    """Run the daemon until SIGTERM or SIGINT. Servers are started behind the API's back."""
+    """Runs the daemon until SIGTERM or SIGINT. The API does not wait for the starts of servers."""
     stop, hurry, reload = _on_signals()
     async with contextlib.AsyncExitStack() as held:
         held.callback(lock.lock(settings.state_dir).release)
@@ -140,8 +144,9 @@ async def serve(settings: Config, own_log: OwnLog) -> int:
         )
         notifier = sdnotify.SystemdNotifier()
         notifier.notify("READY=1")
-        # What is there now stays: the collector need not look at it again. The installed program
-        # keeps it off until here, because looking at all that is imported takes a tenth of a start.
+        # Everything allocated so far is permanent: keep it out of garbage collections. The
+        # installed program disables the collector until here, because scanning all imports takes a
+        # tenth of a start.
         gc.freeze()
         gc.enable()
         context.daemon.subscribe(lambda change: _report(notifier, context.daemon, change))
@@ -157,7 +162,7 @@ async def serve(settings: Config, own_log: OwnLog) -> int:
             )
         )  # fmt: skip
         _say_where(taken, certificate)
-        gc.freeze()  # what is there now stays: the collector need not look at it with every request
+        gc.freeze()  # what exists now is permanent: keep it out of collections that requests cause
         await stop.wait()
         notifier.notify("STOPPING=1")
         await _drain(context, feed, listening, settings.drain_timeout, hurry)
@@ -189,7 +194,7 @@ def _say_where(taken: sockets.Taken, certificate: Certificate | None) -> None:
 
 
 def compose(settings: Config, own_log: OwnLog) -> Context:
-    """All the parts, wired; nothing runs yet."""
+    """Creates and connects all parts; starts none."""
     configured = settings.llama_server_path
     program = InstalledProgram(str(configured) if configured else None, os.environ.get("PATH", ""))
     thresholds = settings.tier_thresholds
@@ -209,7 +214,10 @@ def compose(settings: Config, own_log: OwnLog) -> Context:
 
 
 def _on_signals() -> tuple[asyncio.Event, asyncio.Event, asyncio.Event]:
-    """Set by the first SIGTERM or SIGINT, by a second one, which asks not to wait, by SIGHUP."""
+    """Returns three events: stop, hurry, reload.
+
+    The first SIGTERM or SIGINT sets stop, a second one hurry (do not wait), SIGHUP reload.
+    """
     stop, hurry, reload = asyncio.Event(), asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, reload.set)
@@ -225,7 +233,7 @@ def _report(notifier: sdnotify.SystemdNotifier, daemon: Daemon, _change: Change)
 async def _drain(
     context: Context, feed: Feed, listening: Listening, limit_s: float, hurry: asyncio.Event
 ) -> None:
-    """Stop accepting, and let requests under way end: for `limit_s` at most, or until `hurry`."""
+    """Stops accepting and waits for open requests to end: at most `limit_s`, or until `hurry`."""
     context.daemon.drain()
     listening.close()
     feed.close()
@@ -240,11 +248,10 @@ async def _drain(
 async def reload_on(
     asked: asyncio.Event, notify: Notify, *work: Callable[[], Awaitable[object]]
 ) -> None:
-    """Each time it is asked for: do the work, and tell when it begins and ends.
+    """Does the work each time `asked` is set, and notifies systemd of its begin and end.
 
-    What fails is logged, and the next is done all the same.
-
-    systemd wants the time at which a reload began, to tell it from one that was asked for later.
+    A failure is logged, and the remaining work is still done. systemd needs the time at which a
+    reload began, to distinguish it from a later one.
     """
     while True:
         await asked.wait()
@@ -267,7 +274,7 @@ async def reload_on(
 
 @asynccontextmanager
 async def beside(*work: Coroutine[object, object, None]) -> AsyncIterator[None]:
-    """Runs all of it meanwhile; it has ended when the block has."""
+    """Runs the coroutines while the block runs; cancels them at its end and waits for them."""
     tasks = [asyncio.create_task(each) for each in work]
     try:
         yield

@@ -1,7 +1,7 @@
-"""The Sanic application: it carries the route table and knows no route itself.
+"""The Sanic application. It registers the route table and defines no route itself.
 
-Requests are read and checked by `incoming`; here each answer gets its headers, and every error,
-also one that Sanic raises, the one shape.
+`magid.api.request` reads and checks requests. This module adds the headers to each answer and
+gives every error, Sanic's own included, the same shape.
 """
 
 import asyncio
@@ -33,9 +33,9 @@ from magid.log.events import Event, about
 log = logging.getLogger(__name__)
 
 MAX_HEAD_BYTES = 16_384
-# A watcher that takes nothing for this long is gone, whatever its socket says.
+# A watcher that takes no bytes for this long counts as gone, whatever the state of its socket.
 SEND_TIMEOUT_S = 30.0
-# Above the longest `?wait=`: Sanic answers 503 by itself when a handler takes longer.
+# Longer than the longest `?wait=`: Sanic answers 503 by itself when a handler takes longer.
 RESPONSE_TIMEOUT_S = 3700
 
 _count = itertools.count()
@@ -50,9 +50,9 @@ _HEADERS = {
 def make_app(
     ctx: Context, table: Iterable[Route] = ROUTES, addresses: Sequence[Address] = ()
 ) -> Sanic[Any, Any]:
-    """An application over `ctx` that serves `table`, on `addresses` besides the configured ones.
+    """Returns an application over `ctx` that serves `table`.
 
-    Any number may live in one process.
+    It accepts `addresses` besides the configured ones. One process may have several applications.
     """
     config = ctx.daemon.config
     policy = origins.make_policy(
@@ -74,13 +74,13 @@ def make_app(
         RESPONSE_TIMEOUT=RESPONSE_TIMEOUT_S,
         KEEP_ALIVE_TIMEOUT=75,
         SEND_TIMEOUT=config.send_timeout,
-        # After 5 s, as it is by itself, a client on a slow line would lose the end of its answer.
+        # With Sanic's default of 5 s a client on a slow line would lose the end of its answer.
         GRACEFUL_TCP_CLOSE_TIMEOUT=config.send_timeout,
-        # Only for what Sanic reads by itself; below MAX_HEAD_BYTES it would limit heads as well.
+        # Bounds only bodies that Sanic itself reads; below MAX_HEAD_BYTES it would bound heads too.
         REQUEST_MAX_SIZE=max(config.max_body_bytes, MAX_HEAD_BYTES),
         REQUEST_MAX_HEADER_SIZE=MAX_HEAD_BYTES,
         GRACEFUL_SHUTDOWN_TIMEOUT=config.drain_timeout,
-        # Sanic rewrites its own classes, which makes it twice as fast and fails the second time.
+        # Touch-up rewrites Sanic's own classes: twice as fast, but it fails the second time.
         TOUCHUP=number == 0,
         ACCESS_LOG=False,
         MOTD=False,
@@ -88,7 +88,7 @@ def make_app(
 
     app.ctx.has_model_users = ctx.daemon.launcher.has_model_users
     door = Authenticator(ctx.book)
-    app.ctx.desks = {  # by whether the connection is TCP: browsers do not reach unix sockets
+    app.ctx.desks = {  # key: is the connection TCP? Browsers cannot reach unix sockets
         True: make_desk(ctx.gateway, policy, config, door),
         False: make_desk(ctx.gateway, None, config, door),
     }
@@ -111,7 +111,7 @@ def _register(app: Sanic[Any, Any], ctx: Context, route: Route, door: Authentica
         methods=methods,
         name=f"{route.method} {route.path}",
         stream=True,
-        # Given, lest Sanic read the handler's source to guess it: 1 ms a route.
+        # Without it Sanic guesses the format from the handler's source: 1 ms for each route.
         error_format="json",
     )
 
@@ -159,7 +159,7 @@ def _response(request: Request, answer: Reply) -> HTTPResponse:
 def _finished(
     request: Request, body: bytes | None, status: int, own: Mapping[str, str]
 ) -> HTTPResponse:
-    """An answer with the headers that every one has."""
+    """Returns an answer with the headers that all answers have."""
     incoming.end_if_unread(request)
     headers = {**_HEADERS, "X-Request-Id": request.ctx.request_id, **own}
     origin = getattr(request.ctx, "origin", None)
@@ -175,7 +175,7 @@ def _finished(
 
 
 def _named(request: Request) -> dict[str, str]:
-    """How the log names a request: without its query, which may hold what is nobody's business."""
+    """Returns the log fields of a request. Leaves out the query, which may hold private data."""
     return {
         "request_id": request.ctx.request_id,
         "client_request_id": request.ctx.client_request_id,
@@ -187,7 +187,7 @@ def _named(request: Request) -> dict[str, str]:
 async def _send_stream(
     request: Request, answer: Stream, may_go_on: Callable[[], bool]
 ) -> HTTPResponse | None:
-    """To the end of the stream, or until the caller's token is revoked or expires."""
+    """Sends the stream until it ends or the caller's token is revoked or expires."""
     headers = {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"}
     empty = _finished(request, None, 200, headers)
     if request.method == "HEAD":
@@ -206,7 +206,7 @@ async def _send_stream(
         await response.eof()
     except Exception as error:
         if not has_begun:
-            raise  # it can still be answered
+            raise  # nothing is sent yet, so the error can still be the answer
         if not isinstance(error, TimeoutError):
             log.error(
                 "stream %s failed", request.ctx.request_id, exc_info=error,
@@ -215,7 +215,7 @@ async def _send_stream(
                     client_request=request.ctx.client_request_id,
                 ),
             )  # fmt: skip
-        # Not a proper end: the caller must not think that it has got everything.
+        # Abort instead of a proper end: the caller must not take the stream for complete.
         cast(asyncio.Transport, request.transport).abort()
     finally:
         await answer.close()
@@ -223,7 +223,7 @@ async def _send_stream(
 
 
 async def _preflight(ctx: Context, call: Call) -> Reply:
-    """A browser asks whether a configured origin may send a request; others got 403 before."""
+    """Answers a preflight request from a configured origin; others have already got a 403."""
     return Reply(
         b"",
         204,
@@ -237,7 +237,7 @@ async def _preflight(ctx: Context, call: Call) -> Reply:
 
 
 class _Errors(ErrorHandler):
-    """Every error leaves in the one shape, also those that Sanic raises."""
+    """Gives every error the same shape, Sanic's own included."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
         super().__init__()
@@ -246,7 +246,7 @@ class _Errors(ErrorHandler):
     def default(self, request: Request, exception: BaseException) -> HTTPResponse:
         incoming.begin(request)
         if isinstance(exception, sanic_errors.RequestCancelled):
-            return Response(status=204)  # the caller has gone: nobody reads it
+            return Response(status=204)  # the caller has disconnected: the answer is not read
         ours = _translated(request, exception)
         if ours is None:
             log.error(
@@ -265,7 +265,7 @@ class _Errors(ErrorHandler):
 
 
 def allowed_methods(path: str, routes: Iterable[Route]) -> str:
-    """For the header Allow, which Sanic leaves out where a path has parameters. Pure."""
+    """Returns the Allow header, which Sanic omits when a path has parameters. Pure."""
     path = path.rstrip("/")
     fitting = [
         route for route in routes if re.fullmatch(re.sub(r"{\w+}", "[^/]+", route.path), path)
@@ -276,7 +276,7 @@ def allowed_methods(path: str, routes: Iterable[Route]) -> str:
 
 
 def _translated(request: Request, exception: BaseException) -> errors.MagidError | None:
-    """Our error, or Sanic's in our words; None for a defect."""
+    """Returns magid's error, or the one that corresponds to Sanic's; None for an internal error."""
     match exception:
         case errors.MagidError():
             return exception

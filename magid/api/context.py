@@ -1,4 +1,4 @@
-"""What handlers work with: the daemon, and the answers that are kept ready as bytes."""
+"""What handlers work with: the daemon, and answers that are cached as bytes."""
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -25,7 +25,7 @@ from magid.servers.backend import ObservedServer
 
 @dataclass(slots=True)
 class DashboardState:
-    """All that `GET` shows of servers, status, profiles and requests."""
+    """What `GET` requests show of servers, status, profiles and requests."""
 
     servers: dict[int, server_schemas.Server]  # by port
     status: dict[str, Any]
@@ -42,16 +42,16 @@ class Context:
     program: Callable[[], Awaitable[LlamaProgram]]
     gateway: Dispatcher
     book: TokenStore
-    log: OwnLog = field(default_factory=RingLog)  # what magid itself has written
+    log: OwnLog = field(default_factory=RingLog)  # magid's own log
     started_at: float = field(default_factory=time.time)
     fanout: Fanout = field(default_factory=Fanout)
-    told: DashboardState | None = None  # what the watchers of events know
+    told: DashboardState | None = None  # the state last sent to the watchers of events
     _lacking: str = ""  # why there is no llama-server
     _written: dict[str, tuple[Model, bytes]] = field(default_factory=dict)
     _ready_made: dict[str, tuple[int, bytes, str]] = field(default_factory=dict)
 
     def need_listing(self) -> Snapshot:
-        """The present moment. Raises NotReady until the models are known."""
+        """Returns the current snapshot. Raises NotReady until the models are known."""
         snapshot = self.daemon.snapshot
         if not snapshot.disk.listed:
             raise NotReady(
@@ -61,7 +61,7 @@ class Context:
         return snapshot
 
     def prepared(self, name: str, make: Callable[[Snapshot], bytes]) -> tuple[bytes, str]:
-        """`make(now)` with its ETag, built anew only when the snapshot has changed.
+        """Returns `make(now)` and its ETag; rebuilds them only when the snapshot has changed.
 
         Raises NotReady until the models are known.
         """
@@ -74,7 +74,7 @@ class Context:
         return kept[1], kept[2]
 
     def registry(self) -> tuple[bytes, str]:
-        """The whole registry as JSON, and its ETag. Raises NotReady until there is one."""
+        """Returns the whole registry as JSON, and its ETag. Raises NotReady until there is one."""
         return self.prepared("registry", self.registry_json)
 
     def registry_json(self, now: Snapshot) -> bytes:
@@ -86,7 +86,7 @@ class Context:
         return b'{"models":{%s},%s' % (rows, frame[1:])
 
     def models_json(self, models: Mapping[str, Model]) -> dict[str, bytes]:
-        """Each of these as JSON. Only one that changed is written anew: there may be thousands."""
+        """Returns each model as JSON. Encodes only changed ones: there may be thousands."""
         kept = self._written
         for model_id, model in models.items():
             if model_id not in kept or kept[model_id][0] != model:
@@ -94,7 +94,7 @@ class Context:
         return {model_id: kept[model_id][1] for model_id in models}
 
     async def servers(self) -> list[server_schemas.Server]:
-        """All servers with their present figures."""
+        """Returns all servers with their current figures."""
         figures = await self.daemon.launcher.figures()
         daemon = self.daemon
         return views.server_list(
@@ -105,11 +105,11 @@ class Context:
         return [s for s in await self.servers() if s["modelId"] == model_id]
 
     def server_now(self, observed: ObservedServer) -> server_schemas.Server:
-        """One server without figures: cheap enough for every event."""
+        """Returns one server without figures: cheap enough for every event."""
         return views.server(observed, self.daemon.snapshot, None, time.time())
 
     async def look_for_program(self) -> None:
-        """Find out whether llama-server is there, for `unready_reasons`. Costs one `stat`."""
+        """Checks that llama-server exists, for `unready_reasons`. Costs one `stat`."""
         try:
             await self.program()
         except MagidError as error:
@@ -118,13 +118,13 @@ class Context:
             self._lacking = ""
 
     def unready_reasons(self) -> list[str]:
-        """Why magid is not ready: the daemon's reasons, and a program that was not found."""
+        """Returns why magid is not ready: the daemon's reasons, and a missing llama-server."""
         reasons = self.daemon.unready_reasons()
         said = any(self._lacking in reason for reason in reasons)
         return reasons if said or not self._lacking else [*reasons, self._lacking]
 
     def problems(self) -> list[str]:
-        """What is wrong and keeps nothing from working."""
+        """Returns problems that do not keep magid from working."""
         found = list(self.daemon.snapshot.problems)
         return found if self.book.problem is None else [*found, self.book.problem.message]
 

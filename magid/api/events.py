@@ -1,7 +1,7 @@
-"""`/api/events`: first everything, then each change, so that a WebUI never polls.
+"""`/api/events`: first a snapshot, then each change, so that a WebUI never polls.
 
-What the daemon announces is sent at once. The rest (memory, files that somebody edits, how many
-requests there are) is compared every few seconds, for as long as a client is connected.
+Changes that the daemon announces are sent at once. The rest (memory, edited files, the number of
+requests) is compared every few seconds while a client is connected.
 """
 
 import asyncio
@@ -19,13 +19,13 @@ from magid.control.state import Change
 from magid.errors import MagidError
 from magid.servers.backend import ObservedServer
 
-# They change all the time: they are told by themselves, and not with the server's whole row.
+# They change all the time: they are sent alone, without the rest of the server's row.
 FIGURES = ("memoryBytes", "cpuSeconds", "uptimeSeconds")
-_MEMORY_STEP = 0.01  # of the machine's memory: less is no news
+_MEMORY_STEP = 0.01  # of the machine's memory: smaller changes are not sent
 
 
 def changes(before: DashboardState, now: DashboardState) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Kind and payload of each event that leads from one to the other."""
+    """Yields kind and payload of each event that leads from `before` to `now`."""
     for port in before.servers.keys() - now.servers.keys():
         gone = before.servers[port]
         yield "serverRemoved", {"port": port, "unit": gone["unit"], "modelId": gone["modelId"]}
@@ -45,12 +45,12 @@ def changes(before: DashboardState, now: DashboardState) -> Iterator[tuple[str, 
 
 
 def lasting(server: Mapping[str, Any]) -> dict[str, Any]:
-    """A server's row without what changes all the time."""
+    """Returns a server's row without the figures that change all the time."""
     return {name: value for name, value in server.items() if name not in FIGURES}
 
 
 def figures(server: Mapping[str, Any]) -> dict[str, Any]:
-    """What changes all the time, and whose it is."""
+    """Returns the figures that change all the time, with the server's port and model id."""
     return {name: server[name] for name in ("port", "modelId", *FIGURES)}
 
 
@@ -63,7 +63,7 @@ def _profile_changes(before: DashboardState, now: DashboardState) -> dict[str, l
 
 
 def _figures_differ(before: DashboardState, now: DashboardState) -> bool:
-    """Time that only passes is no news: who shows it can count by itself."""
+    """Compares figures but not uptime, which clients can count themselves."""
     for port, server in now.servers.items():
         old = before.servers.get(port)
         if old is not None and any(
@@ -78,7 +78,7 @@ log = logging.getLogger(__name__)
 
 
 LOOK_S = 2.0
-SETTLE_S = 0.1  # several changes of one moment are looked at together
+SETTLE_S = 0.1  # collects changes that come together into one comparison
 
 
 class Feed:
@@ -97,7 +97,7 @@ class Feed:
         self._looking.cancel()
         self._ctx.fanout.close()
 
-    # -- what the daemon tells ---------------------------------------------------------------
+    # -- changes that the daemon announces ----------------------------------------------------
 
     def _on_change(self, change: Change) -> None:
         if not self._ctx.fanout.is_heard:
@@ -118,7 +118,7 @@ class Feed:
         return overall(self._ctx)
 
     def _server(self, observed: ObservedServer) -> dict[str, Any]:
-        """Its row, with the last figures that are known of the same process."""
+        """Returns the server's row with the last known figures of the same process."""
         row: Any = self._ctx.server_now(observed)
         told = self._ctx.told
         if told is not None:
@@ -129,7 +129,7 @@ class Feed:
         return {"server": row}
 
     def _registry_changes(self) -> dict[str, Any] | None:
-        """Models that are new, other or gone, and what else of the registry is other."""
+        """Returns new, changed and removed models, and other changed parts of the registry."""
         snapshot = self._ctx.daemon.snapshot
         before, now = self._models, snapshot.models
         self._models = now
@@ -142,14 +142,14 @@ class Feed:
             return None
         return {"models": changed, "removed": gone, "registry": other}
 
-    # -- what nobody tells -------------------------------------------------------------------
+    # -- changes that are not announced -------------------------------------------------------
 
     async def _keep_looking(self) -> None:
         while True:
             await self._ctx.fanout.heard.wait()
             try:
                 await self._look()
-            except MagidError as error:  # the bus is away: the next look may have more to say
+            except MagidError as error:  # the bus is away: the next comparison may succeed
                 log.debug("cannot look at the servers: %s", error.message)
             except Exception:
                 log.exception("looking for changes ended by a mistake in magid")
@@ -172,7 +172,7 @@ class Feed:
 async def get_events(ctx: Context, call: Call) -> Stream:
     """Everything, then every change, as server-sent events.
 
-    Last-Event-ID needs no memory here: who comes back gets a fresh snapshot.
+    Last-Event-ID needs no history: a client that reconnects gets a fresh snapshot.
     """
     return Stream(ctx.fanout.watch(_everything(ctx)))
 
@@ -181,9 +181,9 @@ def _everything(ctx: Context) -> Callable[[], Any]:
     async def everything() -> bytes:
         versions = await ctx.versions()
         now = await look(ctx)
-        # From here on without a pause: the snapshot is of one moment, and so is its revision.
+        # No await from here on: snapshot and revision must be of the same moment.
         if ctx.fanout.listeners <= 1 or ctx.told is None:
-            ctx.told = now  # what is told from here on is what differs from this
+            ctx.told = now  # later events are differences from this state
         revision = ctx.fanout.revision
         rest = to_json({
             "revision": revision,
@@ -201,11 +201,11 @@ def _everything(ctx: Context) -> Callable[[], Any]:
 
 
 async def look(ctx: Context) -> DashboardState:
-    """All that is shown, at this moment."""
+    """Returns the current dashboard state."""
     await ctx.look_for_program()
     memory = ctx.memory()
     servers = await ctx.servers()
-    # From here on without a pause: nothing changes between one part and another.
+    # No await from here on: all parts must be of the same moment.
     profiles = ctx.daemon.profiles
     return DashboardState(
         servers={server["port"]: server for server in servers},
@@ -218,7 +218,7 @@ async def look(ctx: Context) -> DashboardState:
 
 
 def overall(ctx: Context) -> dict[str, Any]:
-    """What is said of magid as a whole."""
+    """Returns the status of magid as a whole."""
     reasons = ctx.unready_reasons()
     plan = ctx.daemon.make_plan()
     return {

@@ -1,10 +1,10 @@
-"""What /metrics tells, as a table, and how it is written; the only importer of prometheus_client.
+"""The table of metric families of /metrics, and its text; only importer of prometheus_client.
 
-The parts that own a figure keep it as a plain number, and `api.samples` reads them for a scrape: so
-the library is imported when somebody scrapes first, and nothing that was counted before is lost.
+Each part keeps its figures as plain numbers, and `api.metrics_samples` reads them for a scrape. So
+the library is imported at the first scrape, and no earlier count is lost.
 
-Names follow Prometheus' conventions: base units, `_total` for what only grows, and no label whose
-values a client could make up. The label `port` tells servers of one model apart.
+Names follow Prometheus' conventions: base units, `_total` for counters, and no label whose values
+a client could make up. The label `port` distinguishes servers of one model.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 
 class Kind(StrEnum):
-    """How a figure behaves."""
+    """Type of a metric family."""
 
     GAUGE = "gauge"
     COUNTER = "counter"
     HISTOGRAM = "histogram"
-    INFO = "info"  # always 1: its labels are what it tells
+    INFO = "info"  # always 1: its labels carry the information
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One metric. `help` ends up in the README too."""
+    """One metric family. `help` is shown in the README too."""
 
     name: str
     kind: Kind
@@ -137,9 +137,9 @@ FAMILIES: tuple[Family, ...] = (
 
 
 def render(samples: Samples, accept: str | None) -> tuple[bytes, str]:
-    """The text of a scrape and its content type, by what `Accept` asks for. Takes milliseconds.
+    """Returns the text of a scrape and its content type, chosen by `Accept`. Takes milliseconds.
 
-    May be called in any thread. Raises KeyError for a name that FAMILIES has not.
+    May be called in any thread. Raises KeyError for a name that is not in FAMILIES.
     """
     from prometheus_client.exposition import choose_encoder
 
@@ -151,7 +151,7 @@ def _collector(samples: Samples) -> "Collector":
     from prometheus_client.registry import Collector
 
     class Scrape(Collector):
-        """One scrape: ours, then what every process has."""
+        """One scrape: magid's own families, then those of every process."""
 
         def collect(self) -> "Iterator[Metric]":
             for name in samples.keys() - _BY_NAME.keys():
@@ -209,7 +209,7 @@ def _cumulative(value: Buckets) -> list[tuple[str, float]]:
 
 @cache
 def _of_any_process() -> "tuple[Collector, ...]":
-    """process_* and python_info."""
+    """Returns the collectors of process_* and python_info."""
     from prometheus_client import PlatformCollector, ProcessCollector
 
     return ProcessCollector(registry=None), PlatformCollector(registry=None)

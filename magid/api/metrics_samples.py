@@ -1,7 +1,7 @@
-"""What a scrape finds: from the parts that own the figures to the samples of `metrics.FAMILIES`.
+"""Collects the samples of `metrics_families.FAMILIES` from the parts that own the figures.
 
-Numbers that are kept anyway, so a scrape changes nothing and asks no llama-server. How much memory
-servers use is asked of the kernel or of systemd, and left out where the answer takes too long.
+The figures are kept anyway, so a scrape changes nothing and queries no llama-server. The memory use
+of servers comes from the kernel or systemd, and is left out when the answer takes too long.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ Named = Iterator[tuple[str, tuple[str, ...], Value]]
 
 
 async def gather(ctx: Context) -> dict[str, list[Labelled]]:
-    """All samples of this moment, by family. Milliseconds at 1,000 models and sixteen servers."""
+    """Returns the current samples by family. Milliseconds at 1,000 models and sixteen servers."""
     figures = await _figures(ctx)
     await _look_for_program(ctx)
     daemon, now = ctx.daemon, ctx.daemon.snapshot
@@ -69,7 +69,7 @@ async def _figures(ctx: Context) -> Mapping[int, ServerFigures]:
 
 
 async def _look_for_program(ctx: Context) -> None:
-    """As /readyz does; it takes long only where the program was just exchanged."""
+    """Checks llama-server as /readyz does; slow only when the program has just been replaced."""
     with suppress(TimeoutError):
         async with asyncio.timeout(FIGURES_TIMEOUT_S):
             await ctx.look_for_program()
@@ -119,7 +119,7 @@ def _of_state(daemon: Daemon) -> Named:
 
 
 def _of_filesystem(folder: Path) -> Named:
-    """The state lies on a local disk (it is locked and synced), so that this does not block."""
+    """Does not block: the state is on a local disk, because it is locked and synced."""
     try:
         seen = os.statvfs(folder)
     except OSError:
@@ -162,7 +162,7 @@ def _of_servers(
 
 
 def _is_wanted(shown: server_schemas.Server, wanted: Wanted) -> bool:
-    """One on demand is wanted once it was asked for."""
+    """Whether the server is wanted. One on demand counts as wanted while it runs."""
     spec = wanted.by_port.get(shown["port"])
     is_its_own = spec is not None and spec.model_id == shown["modelId"]
     return is_its_own and (shown["isRunning"] or shown["port"] not in wanted.on_demand)
@@ -218,13 +218,13 @@ def _of_model(key: tuple[str, str], counts: ModelCounts) -> Named:
 
 
 def _buckets(histogram: Histogram) -> Buckets:
-    """A copy: it is written down in another thread while requests go on."""
+    """Returns a copy, because another thread renders it while requests go on."""
     return Buckets(histogram.bounds, tuple(histogram.counts), histogram.total)
 
 
 @cache
 def _statuses() -> Mapping[str, str]:
-    """The status that clients get for an error of ours, by its code."""
+    """Returns the HTTP status of each of magid's errors, by its code."""
     return {kind.__name__: str(status_for(kind)) for kind in _tree(errors.MagidError)}
 
 

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, made from the table that serves the requests."""
+"""The OpenAPI 3.1 document, generated from the route table."""
 
 import asyncio
 import re
@@ -17,12 +17,12 @@ from magid.http.status import STATUS, status_of
 
 _REF = "#/components/schemas/{model}"
 _NAMES = {bool: "boolean", int: "integer", float: "number", str: "string"}
-# Any route can answer these: they come before the handler.
+# Any route can answer these: they are checked before the handler runs.
 _ALWAYS = (400, 401, 403, 404, 405, 408, 413, 415, 421, 500, 503)
 
 
 def document(routes: Iterable[Route]) -> dict[str, Any]:
-    """A valid OpenAPI 3.1 document of these routes."""
+    """Returns a valid OpenAPI 3.1 document of these routes."""
     table = list(routes)
     shapes, components = _shapes(table)
     paths: dict[str, Any] = {}
@@ -45,8 +45,8 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
 
 
 def _shapes(routes: list[Route]) -> tuple[dict[Any, Any], dict[str, Any]]:
-    """Type -> its schema, by reference where it has a name; and the named schemas."""
-    from pydantic import TypeAdapter  # brings what no other request needs
+    """Returns type -> schema (a reference if the schema has a name), and the named schemas."""
+    from pydantic import TypeAdapter  # late: it imports code that no other request needs
 
     kinds: set[tuple[Any, Literal["validation", "serialization"]]]
     kinds = {(route.body, "validation") for route in routes if route.body}
@@ -77,7 +77,7 @@ def _operation(route: Route, shapes: dict[Any, Any]) -> dict[str, Any]:
     return operation
 
 
-# Without a token in force nothing is asked for: the empty alternative.
+# The empty alternative: while no token exists, no credential is required.
 _ANY_SCHEME: list[dict[str, list[str]]] = [{"bearer": []}, {"apiKey": []}, {}]
 _SCHEMES = {
     "bearer": {
@@ -95,7 +95,7 @@ def _operation_id(route: Route) -> str:
     return "_".join([route.method.lower(), *(w for w in words if w not in ("api",))])
 
 
-# -- the gateway: llama-server's own shapes, of which only the frame is described ------------------
+# -- the gateway: llama-server's own schemas, described in outline only ----------------------------
 
 _OPEN: dict[str, Any] = {"type": "object", "additionalProperties": True}
 _LIST: dict[str, Any] = {"type": "array", "items": _OPEN}
@@ -186,9 +186,9 @@ def _describe(route: Route, status: int) -> str:
 
 
 def make_route(routes: Iterable[Route]) -> Route:
-    """The route that serves the document; it is in the document itself.
+    """Returns the route that serves the document; the document contains that route too.
 
-    It is made when it is first asked for: that takes as long as half of the daemon's start.
+    The document is generated at its first request, which takes half as long as a daemon's start.
     """
 
     @cache

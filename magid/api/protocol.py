@@ -1,9 +1,9 @@
-"""Each client connection: requests for the gateway go past Sanic, all others to it.
+"""Client connections: requests for the gateway bypass Sanic, Sanic gets all others.
 
-The gateway's are looked for where a request may begin: when Sanic is idle a segment that begins
-with one goes past Sanic altogether; when Sanic comes to one in its own buffer it hands it over.
-What Sanic 25.12 gets wrong between the socket and a request is mended here, once; everything above
-works with Sanic's own classes and does not know of this.
+A gateway request is recognised only where a request may begin. If Sanic is idle, a segment that
+begins with one bypasses Sanic altogether; if Sanic finds one in its own buffer, Sanic hands it
+over. This module also works around the defects of Sanic 25.12 between the socket and a request;
+all other code uses Sanic's own classes and does not depend on this one.
 """
 
 import asyncio
@@ -30,15 +30,16 @@ from magid.gateway.frontend.context import FrontendContext
 
 
 class Protocol(HttpProtocol):
-    """Sanic's clock for a request's head starts anew with every byte; this one does not.
+    """Sanic's protocol with two missing timeouts.
 
-    It has none for a client that takes no bytes: an answer to one would be kept for an hour.
+    Sanic restarts the timeout for a request's head with every byte; this class does not. Sanic has
+    no timeout for a client that takes no bytes, and would keep an answer to it for an hour.
     """
 
     __slots__ = ("_cut_off", "is_fresh")
 
     def connection_made(self, transport: BaseTransport) -> None:
-        self.is_fresh = True  # nothing has come over it yet
+        self.is_fresh = True  # no byte has arrived yet
         self._cut_off: asyncio.TimerHandle | None = None
         super().connection_made(transport)  # Sanic's
 
@@ -48,14 +49,14 @@ class Protocol(HttpProtocol):
         self._cut_off = self.loop.call_later(self.app.config.SEND_TIMEOUT, transport.abort)
 
     def resume_writing(self) -> None:
-        """Called for a lost connection too."""
+        """Cancels the timeout for sending. asyncio calls this for a lost connection too."""
         super().resume_writing()  # Sanic's
         if self._cut_off is not None:
             self._cut_off.cancel()
             self._cut_off = None
 
     def close_if_idle(self) -> bool:
-        """To Sanic a connection is idle also when a request lies unread in its buffer."""
+        """Closes an idle connection. Sanic alone would also close one with an unread request."""
         return not self.recv_buffer and super().close_if_idle()
 
     def data_received(self, data: bytes) -> None:
@@ -68,10 +69,10 @@ class Protocol(HttpProtocol):
 
 
 class WireRequest(Request[Any, Any]):
-    """A request whose target cannot be parsed is answered with 400, not with silence.
+    """Sanic's request, which gets a 400 if its target cannot be parsed.
 
-    To answer an unreadable head Sanic makes an empty request of method NONE with the same target,
-    which fails in the same way.
+    Sanic alone would send no answer: for an unreadable head it creates an empty request of method
+    NONE with the same target, which fails in the same way.
     """
 
     def __init__(self, url_bytes: bytes, *args: Any, **kwargs: Any) -> None:
@@ -84,10 +85,10 @@ class WireRequest(Request[Any, Any]):
 
 
 class Response(HTTPResponse):
-    """Sends the headers it was given.
+    """Sanic's response, which sends exactly the headers that it was given.
 
-    Sanic would take Content-Length from a 412, so that the caller waits for a body's end that never
-    comes, write `content-type: None` where there is no content, and add an empty `alt-svc`.
+    Sanic would remove Content-Length from a 412, so that the client waits for the end of the body
+    forever, write `content-type: None` for an empty body, and add an empty `alt-svc`.
     """
 
     @property
@@ -98,11 +99,11 @@ class Response(HTTPResponse):
 
 
 _GATEWAY = re.compile(rb"[A-Z]{1,16} /(?:v1(?=[/? ])|(?:(?:de)?tokenize|props|slots)(?=[? ]))")
-_DECIDED_BYTES = 64  # no gateway request is recognised later than in so many
+_DECIDED_BYTES = 64  # enough to recognise any gateway request
 
 
 def _is_gateways(data: bytes | bytearray) -> bool | None:
-    """Whether a request that begins so is the gateway's; None: too little has come. Pure."""
+    """Whether a request that begins with `data` is the gateway's; None: too few bytes yet. Pure."""
     if _GATEWAY.match(data):
         return True
     if len(data) >= _DECIDED_BYTES or b"\r\n" in data or data.count(b" ") > 1:
@@ -111,7 +112,7 @@ def _is_gateways(data: bytes | bytearray) -> bool | None:
 
 
 class Http(SanicHttp):
-    """Sanic's side of the connection lets the gateway's requests pass by."""
+    """Sanic's HTTP reader, which leaves the gateway's requests out."""
 
     async def http1_request_header(self) -> None:
         await cast("DispatchingProtocol", self.protocol).sanics_turn()
@@ -119,7 +120,7 @@ class Http(SanicHttp):
 
 
 class DispatchingProtocol(Protocol):
-    """One connection."""
+    """One client connection, shared by Sanic and the gateway."""
 
     HTTP_CLASS = Http
     __slots__ = ("_talk", "is_models")
@@ -127,7 +128,7 @@ class DispatchingProtocol(Protocol):
     def __init__(self, **parts: Any) -> None:
         super().__init__(**parts)
         self._talk: ClientConnection | None = None
-        self.is_models = False  # it comes out of a model's sandbox
+        self.is_models = False  # the connection comes from a model's sandbox
 
     # -- asyncio.Protocol --------------------------------------------------------------------
 
@@ -164,7 +165,7 @@ class DispatchingProtocol(Protocol):
     # -- Sanic's protocol --------------------------------------------------------------------
 
     def check_timeouts(self) -> None:
-        """Sanic's clock for idle connections does not run while the gateway answers."""
+        """Stops Sanic's timeout for idle connections while the gateway answers."""
         if self._talk is not None and self._talk.is_busy:
             self._time = monotonic()
         super().check_timeouts()
@@ -176,9 +177,9 @@ class DispatchingProtocol(Protocol):
         return closed
 
     async def sanics_turn(self) -> None:
-        """Return when the next request is Sanic's; those before it are the gateway's.
+        """Feeds the gateway's requests to it, and returns when the next request is Sanic's.
 
-        One empty line before a request is none of it (RFC 9112 2.2).
+        Ignores one empty line before a request (RFC 9112 2.2).
         """
         buffer, http = self.recv_buffer, self.http
         may_be_empty = True
@@ -207,7 +208,7 @@ class DispatchingProtocol(Protocol):
 
     @property
     def _is_between(self) -> bool:
-        """Whether a request may begin here: Sanic has nothing in hand."""
+        """Whether a request may begin here: Sanic is idle and its buffer is empty."""
         http = self.http
         return (http is None or http.stage is Stage.IDLE) and not self.recv_buffer
 
@@ -226,9 +227,9 @@ class DispatchingProtocol(Protocol):
 async def listen(
     app: Sanic[Any, Any], sockets: Sequence[socket.socket], tls: ssl.SSLContext | None = None
 ) -> "Listening":
-    """Begin to accept, with `tls` on TCP.
+    """Starts to accept connections, with `tls` on TCP.
 
-    An application starts once, however many sockets it has.
+    Starts the application once, however many sockets there are.
     """
     servers: list[AsyncioServer] = []
     for sock in sockets:
@@ -250,30 +251,30 @@ async def listen(
     return Listening(servers)
 
 
-_LOOK_S = 0.02  # between two looks whether a connection has become idle
-# Who has just connected is about to ask, and would take the end of the connection for a failure.
+_LOOK_S = 0.02  # between checks for idle connections
+# A client that has just connected is about to send a request, and would take a close for a failure.
 _FIRST_REQUEST_S = 1.0
 
 
 class Listening:
-    """What accepts connections now."""
+    """The servers that accept connections."""
 
     def __init__(self, servers: Sequence[AsyncioServer]) -> None:
         self._servers = servers
 
     def close(self) -> None:
-        """Accept no more; connections that exist go on."""
+        """Stops accepting; existing connections go on."""
         for server in self._servers:
             server.close()
 
     async def ended(self) -> None:
-        """Wait until every request has its whole answer; each connection is closed when idle.
+        """Waits until every request has its whole answer. Closes each connection when it is idle.
 
-        One on which nothing was asked yet is waited for a moment.
+        Waits up to one second for the first request of a new connection.
         """
         loop = asyncio.get_running_loop()
         patience_ends = loop.time() + _FIRST_REQUEST_S
-        await asyncio.sleep(_LOOK_S)  # what was accepted a moment ago is not among them yet
+        await asyncio.sleep(_LOOK_S)  # connections accepted just now are not yet in the list
         while connections := [c for server in self._servers for c in server.connections]:
             for connection in connections:
                 if not connection.is_fresh or loop.time() > patience_ends:

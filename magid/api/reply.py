@@ -1,4 +1,4 @@
-"""What a handler gets and gives, and the one table from errors to HTTP statuses."""
+"""The input and output of handlers: `Call`, `Reply`, `Stream`; and the replies for errors."""
 
 import hashlib
 from collections.abc import AsyncGenerator, Mapping
@@ -14,7 +14,7 @@ from magid.http.status import CHALLENGE, RETRY_AFTER_S, status_of
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request, checked and parsed. `params` are decoded; `body` is the route's model."""
+    """One checked and parsed request. `params` are decoded; `body` is the route's model."""
 
     params: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, Any] = field(default_factory=dict)
@@ -24,17 +24,17 @@ class Call:
     if_none_match: str | None = None
     last_event_id: str | None = None
     accept: str | None = None
-    host: str | None = None  # as the caller addresses us; None on a unix socket
+    host: str | None = None  # the Host header; None on a unix socket
 
     @property
     def is_tcp(self) -> bool:
-        """Not over the unix socket, whose mode says who may."""
+        """Whether the request came over TCP. The unix socket's mode controls access by itself."""
         return self.host is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole answer. `body` is bytes already, JSON if nothing else is said."""
+    """A complete answer. `body` is encoded already; JSON unless `content_type` says otherwise."""
 
     body: bytes
     status: int = 200
@@ -44,12 +44,12 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """An answer that goes on: text/event-stream."""
+    """A streamed answer: text/event-stream."""
 
     events: AsyncGenerator[bytes]
 
     async def close(self) -> None:
-        """Let go of what feeds the stream. Idempotent; nobody may be waiting for an event."""
+        """Closes the source of the events. Idempotent; no event may be awaited at the same time."""
         await self.events.aclose()
 
 
@@ -66,12 +66,12 @@ def digest(body: bytes) -> str:
 
 
 def etag_of(body: bytes) -> str:
-    """A strong validator: equal bytes, equal tag."""
+    """Returns a strong ETag: equal bytes have equal tags."""
     return f'"{digest(body)}"'
 
 
 def cached(body: bytes, etag: str, call: Call, headers: Mapping[str, str] | None = None) -> Reply:
-    """`body` with its tag, or 304 if the caller has it already."""
+    """Returns `body` with its ETag, or a 304 if the caller has it already."""
     tagged = {"ETag": etag, "Cache-Control": "no-cache", **(headers or {})}
     if call.if_none_match and _matches(call.if_none_match, etag):
         return Reply(b"", 304, tagged)
@@ -92,7 +92,7 @@ def error_reply(error: errors.MagidError) -> Reply:
 
 
 def unexpected(request_id: str) -> Reply:
-    """For a defect of ours: the trace is in the log under this id, never in the answer."""
+    """Returns the reply to an internal error. The trace is only in the log, under this id."""
     body = {
         "error": "InternalError",
         "message": "cannot answer: an unexpected error; the log has its trace under this request "

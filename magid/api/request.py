@@ -1,7 +1,7 @@
-"""From the wire to a checked request: who asks, the body within its limits, typed values.
+"""Checks and parses requests: the head, the caller, the body within its limits, typed values.
 
-Sanic 25.12 never cuts a slow request body, lifts the size limit for streamed ones and accepts
-malformed heads. So every route is registered as a streaming one, and all of that is done here.
+Sanic 25.12 never times out a slow request body, has no size limit for streamed ones and accepts
+malformed heads. So every route is registered as a streaming one, and this module does all of that.
 """
 
 import asyncio
@@ -31,18 +31,18 @@ from magid.gateway.proxy.time_slices import TimeSlices
 from magid.gateway.routing.outline import WHOLE_BYTES, Outline, outlined
 from magid.http import framing
 
-# An answer given before its body was read must not be lost to a reset: so long we go on reading.
+# An early answer must not be lost to a reset of the connection: reading goes on for this long.
 LINGER_S = 2.0
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-MAX_BODY_BYTES = WHOLE_BYTES  # of a route that takes no request to a model
+MAX_BODY_BYTES = WHOLE_BYTES  # for routes without `takes_large`
 MAX_VALUES = 4096
 _READS = 64
-_SHOWN = 200  # characters of a caller's own key that an error repeats
+_SHOWN = 200  # characters of a caller's key that an error quotes
 
 
 def begin(request: Request) -> None:
-    """Give the request an id of magid's own, and keep the caller's beside it. Idempotent."""
+    """Gives the request an id of magid's own, and keeps the caller's beside it. Idempotent."""
     if not hasattr(request.ctx, "request_id"):
         given = request.headers.get("x-request-id", "")
         request.ctx.client_request_id = given if _REQUEST_ID.fullmatch(given) else ""
@@ -51,23 +51,23 @@ def begin(request: Request) -> None:
 
 
 def check(request: Request, policy: origins.Policy) -> None:
-    """Refuse a head that is malformed, addressed to someone else, or sent by a foreign page."""
+    """Refuses a head that is malformed, has a foreign Host, or was sent by a foreign page."""
     if not request.head:
-        return  # Sanic's stand-in for a head that it could not parse: an error already
+        return  # Sanic's stand-in for a head that it could not parse: already an error
     stream = _stream(request)
-    if cast(Any, stream.protocol).is_models:  # `front`, which knows this module, says so
+    if cast(Any, stream.protocol).is_models:  # set by `protocol.DispatchingProtocol`
         raise sandboxed.refuse()
     try:
         framing.check_head(request.head)
     except errors.InvalidInput:
-        stream.keep_alive = False  # where the next request begins is anyone's guess
+        stream.keep_alive = False  # the beginning of the next request is unknown
         raise
     if "transfer-encoding" in request.headers:
-        stream.keep_alive = False  # Sanic does not check what stands between the chunks
-    stream.upgrade_websocket = False  # it would end all timeouts of the connection
+        stream.keep_alive = False  # Sanic does not check the bytes between chunks
+    stream.upgrade_websocket = False  # an upgrade would disable all timeouts of the connection
     authenticator.check_url(request.query_string)
     if _is_local_socket(request):
-        return  # no browser reaches it: file permissions decide
+        return  # browsers cannot reach it: file permissions decide
     origins.check_host(request.headers.get("host"), policy)
     changes = request.method not in ("GET", "HEAD", "OPTIONS")
     request.ctx.origin = origins.check_origin(request.headers, policy, changes=changes)
@@ -78,7 +78,7 @@ def _stream(request: Request) -> Http:
 
 
 def host_of(request: Request) -> str | None:
-    """What the caller calls us, which was checked; on a unix socket it means nothing."""
+    """Returns the checked Host header; None on a unix socket, where it has no meaning."""
     return None if _is_local_socket(request) else request.headers.get("host")
 
 
@@ -87,7 +87,7 @@ def _is_local_socket(request: Request) -> bool:
 
 
 def admit(request: Request, need: Access, door: authenticator.Authenticator) -> Caller:
-    """Who asks, if it may. Before the body: who may not ask need not be listened to.
+    """Returns the caller, if it has the needed access. Runs before the body is read.
 
     Raises Unauthenticated, NotAllowed, NotReady.
     """
@@ -107,7 +107,7 @@ def _presented(request: Request) -> Credential | None:
 
 
 async def read_body(request: Request, limit: int, deadline_s: float) -> bytes:
-    """The whole body. Raises TooLarge, and SlowRequest if it is not here in time."""
+    """Returns the whole body. Raises TooLarge, and SlowRequest after `deadline_s`."""
     stream = _stream(request)
     if not stream.request_body:
         return b""
@@ -118,7 +118,7 @@ async def read_body(request: Request, limit: int, deadline_s: float) -> bytes:
             while size <= limit and (chunk := await stream.read()):
                 received += chunk
                 size, count = max(size, len(received)), count + 1
-                if not count % _READS:  # what has arrived is read without waiting for anything
+                if not count % _READS:  # reading bytes that have arrived never yields to the loop
                     await asyncio.sleep(0)
                 if count > MAX_SMALL_CHUNKS + len(received) // SMALL_CHUNK_BYTES:
                     raise too_many_chunks()
@@ -135,10 +135,10 @@ async def read_body(request: Request, limit: int, deadline_s: float) -> bytes:
 
 
 def end_if_unread(request: Request) -> None:
-    """Before an answer goes out: a connection with an unread body in it cannot be used again.
+    """Ends the connection after the answer if the body is unread. Call before the answer is sent.
 
-    Sanic reads what is left of the body after the answer, up to the size limit but without a
-    deadline. Who still waits for "100 Continue" will not send any.
+    Sanic reads the rest of the body after the answer, up to the size limit but without a deadline.
+    A client that still waits for "100 Continue" will not send a body.
     """
     stream = cast("Http | None", request.stream)
     if stream is None or not stream.request_body or _is_empty(request):
@@ -154,7 +154,7 @@ def end_if_unread(request: Request) -> None:
 
 
 def _discard(stream: Any) -> None:
-    """What is left of a chunked body is thrown away as it comes, and not chunk by chunk."""
+    """Discards the rest of a chunked body as it arrives, without parsing the chunks."""
     if stream.request_body == "chunked":
         stream.request_body, stream.request_bytes_left = True, sys.maxsize
 
@@ -166,9 +166,9 @@ def _is_empty(request: Request) -> bool:
 async def parse_body(
     request: Request, model: type[BaseModel] | None, data: bytes, slices: TimeSlices
 ) -> tuple[Any, Outline | None]:
-    """The body as the route's model; of a route without one it only has to be JSON by type.
+    """Returns the body as the route's model. Without a model it only needs the JSON media type.
 
-    A large one is read in outline, with marks in the place of long strings.
+    A large body is parsed in outline, with marks in the place of long strings.
     """
     if model is None and not data:
         return None, None
@@ -191,7 +191,7 @@ async def parse_body(
 
 
 def _check_values(data: bytes) -> None:
-    """Each may be wrong, and be an error of its own."""
+    """Refuses a body with too many values: each could be an error of its own."""
     if data.count(b",") + data.count(b"[") + data.count(b"{") > MAX_VALUES:
         raise errors.InvalidInput(
             f"cannot use the request body: it has over {MAX_VALUES} values, commas and brackets"
@@ -211,7 +211,7 @@ def _invalid(error: ValidationError) -> errors.InvalidInput:
 
 
 def _field(path: Iterable[int | str]) -> str:
-    """`tierConfig[0].maxScore`."""
+    """Returns a path as `tierConfig[0].maxScore`."""
     words = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in path]
     return "".join(words).removeprefix(".")[:_SHOWN]
 
@@ -220,7 +220,7 @@ def _field(path: Iterable[int | str]) -> str:
 
 
 def decode(text: str) -> str:
-    """Percent-decoding, exactly once. What is not UTF-8 cannot be the name of anything."""
+    """Percent-decodes exactly once. Refuses bytes that are not UTF-8: no name has such."""
     try:
         return unquote(text, errors="strict")
     except UnicodeDecodeError:
@@ -230,7 +230,7 @@ def decode(text: str) -> str:
 
 
 def parse_query(request: Request, known: tuple[Query, ...]) -> dict[str, Any]:
-    """The known parameters that are given; others do not matter."""
+    """Returns the known parameters that are given; ignores others."""
     args = request.get_args(keep_blank_values=True)
     return {q.name: _query_value(q, args.get(q.name) or "") for q in known if q.name in args}
 

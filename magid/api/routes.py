@@ -1,4 +1,4 @@
-"""Every route and who may call it, on one screen. Sanic's routes and OpenAPI are made from this."""
+"""All routes and the access that each needs. Sanic's routes and OpenAPI are made from it."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -58,7 +58,7 @@ Handler = Callable[[Context, Call], Awaitable[Reply | Stream]]
 
 
 class Access(StrEnum):
-    """What a caller needs. Where no token is configured, being local is enough."""
+    """The access that a caller needs. While no token exists, being local is enough."""
 
     PUBLIC = "public"  # probes
     READ = "read"
@@ -66,7 +66,7 @@ class Access(StrEnum):
 
     @property
     def scope(self) -> Scope | None:
-        """What a token has to be for. None: nothing is asked."""
+        """The scope that a token needs; None: no token is required."""
         return {Access.READ: Scope.READ, Access.CHANGE: Scope.ADMIN}.get(self)
 
 
@@ -83,7 +83,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One operation. `reply` is None for an event stream; `more` are further good statuses."""
+    """One operation. `reply` is None for an event stream; `more` has further success statuses."""
 
     method: str
     path: str
@@ -96,11 +96,11 @@ class Route:
     query: tuple[Query, ...] = ()
     errors: tuple[type[e.MagidError], ...] = ()
     media: tuple[str, ...] = ("application/json",)
-    takes_large: bool = False  # a body as large as the configuration lets it be
+    takes_large: bool = False  # body size is bounded by the configuration only
 
     @property
     def summary(self) -> str:
-        """For OpenAPI: the first line of the handler's docstring."""
+        """The first line of the handler's docstring, for OpenAPI."""
         return (self.handler.__doc__ or "").strip().partition("\n")[0].rstrip(".")
 
 
@@ -116,7 +116,7 @@ _LOGS = (
     Query("grep", str, "only lines that contain this text, in any case"),
     Query("follow", bool, "go on as server-sent events; Last-Event-ID resumes"),
 )
-# The first is the usual one; the second is answered where Accept asks for it.
+# The first is the default; the second is sent if Accept asks for it.
 _TEXT = ("text/plain", "application/openmetrics-text")
 
 _Errors = tuple[type[e.MagidError], ...]
@@ -148,7 +148,7 @@ def _delete(path: str, handler: Handler, reply: Any, **more: Any) -> Route:
     return Route("DELETE", path, handler, reply, Access.CHANGE, **more)
 
 
-_TAG, _LATER = (304,), (202,)  # answered too: unchanged; begun and not done
+_TAG, _LATER = (304,), (202,)  # further statuses: unchanged; started, not finished
 M, S, P = "/api/models", "/api/models/servers", "/api/models/profiles"
 ID, SID, NAME = f"{M}/{{modelId}}", f"{S}/{{modelId}}", f"{P}/{{name}}"
 

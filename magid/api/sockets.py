@@ -1,8 +1,8 @@
-"""The listening sockets: handed over by systemd, or bound here.
+"""The listening sockets: passed by systemd, or bound here.
 
-With socket activation PID 1 holds the sockets, so that the port never closes while the daemon is
-restarted. What is handed over must be what a server can accept on, and what this daemon may serve
-on; anything else is refused before it is touched.
+With socket activation PID 1 holds the sockets, so that the port stays open while the daemon is
+restarted. A passed descriptor must be a listening stream socket on an address that the daemon may
+serve; any other one is refused before it is used.
 """
 
 import os
@@ -24,29 +24,29 @@ _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """Listening sockets, and the socket files that were made for them here (path, inode)."""
+    """Listening sockets, and the socket files that were created for them here (path, inode)."""
 
     sockets: list[socket.socket]
     files: tuple[tuple[Path, int], ...] = ()
 
     @property
     def names(self) -> list[str]:
-        """Where each listens, as a person writes it."""
+        """Returns the address of each socket in readable form."""
         return [_name(sock) for sock in self.sockets]
 
     @property
     def addresses(self) -> list[TcpAddress]:
-        """Of those on TCP."""
+        """The addresses of the TCP sockets."""
         names = (sock.getsockname() for sock in self.sockets if sock.family != socket.AF_UNIX)
         return [TcpAddress(name[0], name[1]) for name in names]
 
     @property
     def exposed(self) -> list[str]:
-        """Those that others than this machine can reach."""
+        """Returns the addresses that other machines can reach."""
         return [_written(a.host, a.port) for a in self.addresses if not is_loopback(a.host)]
 
     def close(self) -> None:
-        """Close all, and remove the files that are still those made here. Idempotent."""
+        """Closes all sockets, and removes their files unless they were replaced. Idempotent."""
         for sock in self.sockets:
             sock.close()
         for path, inode in self.files:
@@ -58,10 +58,10 @@ class Taken:
 def take(
     addresses: Sequence[Address], env: MutableMapping[str, str], *, has_token: bool = False
 ) -> Taken:
-    """The sockets to serve on, listening. Those of systemd win over the configured addresses.
+    """Returns the listening sockets. systemd's take precedence over the configured addresses.
 
-    Raises InvalidConfig, with nothing left open, if one cannot be had, or if others than this
-    machine can reach it and there is no token that would keep them out.
+    Raises InvalidConfig, with no socket left open, if a socket cannot be bound, or if other
+    machines can reach it and no token exists.
     """
     handed = handed_over(env, has_token=has_token)
     if handed:
@@ -83,7 +83,7 @@ def take(
 
 
 def check_exposure(addresses: Sequence[Address], *, has_token: bool) -> None:
-    """Raises InvalidConfig for an address that is reachable from elsewhere, without a token."""
+    """Raises InvalidConfig if other machines can reach an address and no token exists."""
     for address in addresses:
         if isinstance(address, TcpAddress) and not has_token and not is_loopback(address.host):
             raise InvalidConfig(
@@ -98,15 +98,15 @@ _EXPOSED = (
 )
 
 
-# -- handed over -----------------------------------------------------------------------------
+# -- passed by systemd -----------------------------------------------------------------------
 
 
 def handed_over(env: MutableMapping[str, str], *, has_token: bool = False) -> list[socket.socket]:
-    """LISTEN_FDS as sockets, if LISTEN_PID says that they are for this process.
+    """Returns LISTEN_FDS as sockets, if LISTEN_PID is this process.
 
-    The variables are taken out of `env`, so that no child mistakes its descriptors for these.
-    Raises InvalidConfig, with none left open that was good, for a descriptor that is no listening
-    stream socket, or one that others than this machine can reach where there is no token.
+    Removes the variables from `env`, so that no child mistakes its descriptors for these. Raises
+    InvalidConfig, with all good sockets closed, for a descriptor that is not a listening stream
+    socket, or that other machines can reach while no token exists.
     """
     given = {name: env.pop(name, "") for name in _VARIABLES}
     if given["LISTEN_PID"] != str(os.getpid()):
@@ -146,7 +146,7 @@ def _adopt(fd: int, *, has_token: bool) -> socket.socket:
 
 
 def _problem(sock: socket.socket, *, has_token: bool) -> str:
-    """Why this socket is not served on, and what would be; empty if it is."""
+    """Returns why this socket cannot be used, and which could; empty if it can."""
     stream = sock.type == socket.SOCK_STREAM and sock.family in (
         socket.AF_INET,
         socket.AF_INET6,
@@ -178,7 +178,7 @@ def _bind_tcp(address: TcpAddress) -> socket.socket:
     host = "127.0.0.1" if address.host == "localhost" else address.host
     sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
-        # What a past connection left behind (TIME_WAIT) is no hindrance.
+        # Binds even if an earlier connection is still in TIME_WAIT.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if sock.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -197,7 +197,7 @@ def _bind_tcp(address: TcpAddress) -> socket.socket:
 
 
 def _bind_unix(address: UnixAddress) -> socket.socket:
-    """A socket file that owner and group may use. A stale one is replaced, any other file not."""
+    """Binds a socket file for owner and group. Replaces a stale socket, but no other file."""
     path = Path(address.path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -219,7 +219,7 @@ def _bind_unix(address: UnixAddress) -> socket.socket:
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove a socket file that nobody listens on any more. Raises OSError."""
+    """Removes a socket file without a listener. Raises OSError."""
     with suppress(FileNotFoundError):
         if stat.S_ISSOCK(path.lstat().st_mode) and not _is_served(path):
             path.unlink()
@@ -233,7 +233,7 @@ def _is_served(path: Path) -> bool:
         except ConnectionRefusedError:
             return False
         except OSError:
-            return True  # it has a queue that is full, or is not ours to judge
+            return True  # its queue is full, or this user may not connect to it
         return True
 
 

@@ -1,7 +1,7 @@
 """Server-sent events: the wire form, and the fan-out to any number of watchers.
 
-An event is made into bytes once, whoever listens. A watcher that does not read is dropped with a
-`resync` event and costs the others nothing: its queue is bounded and never waited for.
+An event is encoded once for all watchers. A watcher that does not read is dropped with a `resync`
+event and does not slow the others: its queue is bounded, and `publish` never waits for it.
 """
 
 import asyncio
@@ -11,8 +11,8 @@ from pydantic_core import to_json
 
 KEEP_ALIVE_S = 15.0
 QUEUE_LIMIT = 256
-QUEUE_BYTES = 2 * 1024 * 1024  # of events that wait for one watcher
-RETRY = b"retry: 2000\n"  # in the first event: milliseconds until a browser comes back
+QUEUE_BYTES = 2 * 1024 * 1024  # of events queued for one watcher
+RETRY = b"retry: 2000\n"  # in the first event: milliseconds until a browser reconnects
 
 
 def event(kind: str, payload: object, event_id: str) -> bytes:
@@ -20,17 +20,17 @@ def event(kind: str, payload: object, event_id: str) -> bytes:
 
 
 def event_of(kind: str, data: bytes, event_id: str) -> bytes:
-    """`data` is JSON already: on one line, whatever text is in it."""
+    """Returns an event. `data` is JSON, which is always on one line."""
     return b"id: %s\nevent: %s\ndata: %s\n\n" % (event_id.encode(), kind.encode(), data)
 
 
 def comment() -> bytes:
-    """Keeps the connection alive through proxies; clients ignore it."""
+    """Returns a comment: it keeps the connection alive through proxies; clients ignore it."""
     return b": keep-alive\n\n"
 
 
 class _Watcher:
-    """What one watcher has still to read. Bounded, so that one who does not read costs little."""
+    """The queue of one watcher. Bounded, so that a watcher that does not read costs little."""
 
     def __init__(self) -> None:
         self._queue: asyncio.Queue[bytes | None] = asyncio.Queue()
@@ -38,7 +38,7 @@ class _Watcher:
         self._has_end = False
 
     def put(self, data: bytes) -> bool:
-        """False: it has not read for too long. One event alone is never too large."""
+        """Queues an event. Returns False if it is full; a single event is never too large."""
         size = self._queue.qsize()
         if size >= QUEUE_LIMIT or (size and self._bytes + len(data) > QUEUE_BYTES):
             return False
@@ -47,7 +47,7 @@ class _Watcher:
         return True
 
     async def get(self) -> bytes | None:
-        """All that waits, as one piece for the socket; None: there will be no more."""
+        """Returns all queued events as one piece for the socket; None: the stream has ended."""
         parts = [await self._queue.get()]
         while parts[-1] is not None and not self._queue.empty():
             parts.append(self._queue.get_nowait())
@@ -57,13 +57,13 @@ class _Watcher:
         return None if parts == [None] else b"".join(part or b"" for part in parts)
 
     def forget(self) -> None:
-        """Let go of what waits, unless it is the end."""
+        """Discards the queued events, unless the end is queued already."""
         while not self._has_end and not self._queue.empty():
             self._queue.get_nowait()
             self._bytes = 0
 
     def end(self, last: bytes, *, forget: bool) -> None:
-        """`last` is the last it gets, behind what waits for it or in its place."""
+        """Ends the stream with `last`, after the queued events or (`forget`) instead of them."""
         if forget:
             self.forget()
         self._has_end = True
@@ -78,12 +78,12 @@ class Fanout:
         self.revision = 0
         self.dropped = 0  # watchers that did not keep up
         self.closed = asyncio.Event()
-        self.heard = asyncio.Event()  # while anyone watches
+        self.heard = asyncio.Event()  # set while there are watchers
         self._watchers: set[_Watcher] = set()
 
     @property
     def is_heard(self) -> bool:
-        """Whether anyone watches."""
+        """Whether there are watchers."""
         return bool(self._watchers)
 
     @property
@@ -91,7 +91,7 @@ class Fanout:
         return len(self._watchers)
 
     def publish(self, kind: str, payload: dict[str, object]) -> None:
-        """Never blocks."""
+        """Queues an event for every watcher. Never blocks."""
         self.revision += 1
         data = event(kind, {"revision": self.revision, **payload}, str(self.revision))
         for watcher in list(self._watchers):
@@ -110,15 +110,15 @@ class Fanout:
             self.heard.clear()
 
     def close(self) -> None:
-        """End every stream, so that a drain does not wait for watchers. They still get the rest."""
+        """Ends every stream, so that a drain does not wait for it. Queued events are still sent."""
         self.closed.set()
         for watcher in list(self._watchers):
             self._end(watcher, forget=False)
 
     async def watch(self, first: Callable[[], Awaitable[bytes]]) -> AsyncGenerator[bytes]:
-        """`first`, then each event. It subscribes before it looks, so that nothing is missed.
+        """Yields `first`, then each event. Subscribes before calling `first`, so none is missed.
 
-        `first` holds everything up to its return; what was published before that is not repeated.
+        `first` covers every event up to its return; those published earlier are not repeated.
         """
         watcher = _Watcher()
         self._watchers.add(watcher)

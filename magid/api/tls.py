@@ -1,4 +1,4 @@
-"""The certificate of the API's TCP listeners, and its exchange while connections live.
+"""The certificate of the API's TCP listeners, which can be replaced while connections are open.
 
 TLS 1.2 or later with the ciphers of Python's default context.
 """
@@ -10,27 +10,27 @@ from magid.errors import InvalidConfig
 
 
 class Certificate:
-    """The pair of files, read at the start and at each reload."""
+    """A certificate and its key, read at the start and at each reload."""
 
     def __init__(self, certificate: Path, key: Path) -> None:
-        """Raises InvalidConfig for a pair that cannot be used. Blocks."""
+        """Reads the pair. Raises InvalidConfig if it cannot be used. Blocks."""
         self._certificate, self._key = certificate, key
         self._current = self._read()
-        # Whom the listeners know for ever; each handshake moves on to what was read last. Loading
-        # into a context in use would leave half a pair in it where the other half is bad.
+        # The listeners keep this context; each handshake switches to the newest one. Loading into a
+        # context in use would leave half of a new pair in force if the other half is bad.
         self.context = self._read()
         self.context.sni_callback = self._choose
 
     def _choose(
         self, connection: ssl.SSLObject | ssl.SSLSocket, _name: str | None, _at: ssl.SSLContext
     ) -> None:
-        """OpenSSL asks at each handshake, also where the client names no host."""
+        """Selects the newest context. OpenSSL calls it at each handshake, with or without SNI."""
         connection.context = self._current
 
     def reload(self) -> None:
-        """New connections get what the files hold now. Blocks.
+        """Reads the files again for new connections. Blocks.
 
-        Raises InvalidConfig; then they go on with the old pair.
+        Raises InvalidConfig if the new pair cannot be used; the old pair then stays in force.
         """
         self._current = self._read()
 
@@ -40,7 +40,7 @@ class Certificate:
         context.set_alpn_protocols(["http/1.1"])
         try:
             for path in (self._certificate, self._key):
-                with path.open("rb"):  # an error of OpenSSL does not say which file it means
+                with path.open("rb"):  # OpenSSL's errors do not name the file
                     pass
             context.load_cert_chain(self._certificate, self._key, _no_password)
         except _Encrypted:
@@ -63,7 +63,7 @@ class Certificate:
 
 
 class _Encrypted(Exception):
-    """OpenSSL asks for a password."""
+    """Raised when OpenSSL asks for a password."""
 
 
 def _no_password() -> str:

@@ -1,4 +1,4 @@
-"""From what the daemon knows to what the contract shows. Pure: the clock and figures come in."""
+"""Converts the daemon's state to the answers of the API. Pure: clock and figures are parameters."""
 
 import platform
 from collections.abc import Iterable, Mapping
@@ -25,7 +25,7 @@ from magid.systemd.unit_names import unit_name
 
 
 def when(moment: datetime | None) -> str | None:
-    """RFC 3339 in UTC with a Z, as the seed writes it."""
+    """Returns RFC 3339 in UTC with a Z, as the seed writes it."""
     return None if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -93,7 +93,7 @@ def model_detail(
 
 
 def sources_of(model: Model, profile: str | None) -> dict[str, str]:
-    """Effective value -> where it comes from: override, profile, default, discovery, magid."""
+    """Returns effective value -> its source: override, profile, default, discovery or magid."""
     entry = model.entry
     by_profile = f"profile {profile}" if profile else "default"
     tier = "override" if entry.tier_override else "discovery"
@@ -177,7 +177,7 @@ def server_list(
     now: float,
     queued: frozenset[int] = frozenset(),
 ) -> list[server_schemas.Server]:
-    """Every wanted server, and every other one that runs, in port order."""
+    """Returns every wanted server and every other running one, in port order."""
     wanted = snapshot.wanted.by_port
     shown = {p: s for p, s in observed.items() if p in wanted or s.state.is_running}
     ports = sorted(wanted.keys() | shown.keys())
@@ -231,7 +231,7 @@ def server(
 
 
 def _tier_in(model_id: str) -> Tier:
-    # The file of a running server is gone: its id still carries the tier it was found with.
+    # The file of a running server is gone; its id still contains the tier from discovery.
     for tier in Tier:
         if f"_{tier}" in model_id:
             return tier
@@ -279,7 +279,7 @@ def plan_line(line: Stop | Start | Keep | Blocked) -> server_schemas.PlanLine:
 def profile_reply(
     profile: Profile, *, active: bool, missing: list[str]
 ) -> access_schemas.ProfileReply:
-    # The aliases of Profile are the contract's names; a test holds the answer against the schema.
+    # The aliases of Profile are the API's names; a test checks the answer against the schema.
     own = cast(access_schemas.ProfileReply, profile.model_dump(mode="json", by_alias=True))
     return {**own, "active": active, "missingModels": missing}
 
@@ -292,7 +292,7 @@ def memory(figures: Mapping[str, int]) -> server_schemas.Memory:
 
 
 def missing_models(profile: Profile, models: Mapping[str, Model]) -> list[str]:
-    """The selectors of a profile that select no known model, but for tiers: those may be empty."""
+    """Returns a profile's selectors that match no known model; not tiers, which may be empty."""
     return [
         selector
         for selector in profile.enabled_models

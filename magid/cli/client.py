@@ -1,7 +1,6 @@
-"""How `magictl` talks to the daemon: HTTP over a socket, with the caller's token over TCP.
+"""magictl's HTTP client: over a unix socket, or over TCP with the caller's token.
 
-Imports no daemon code, and of the standard library the small parts: the command has to start in no
-time.
+Imports no daemon code and only small parts of the standard library: magictl must start fast.
 """
 
 import argparse
@@ -24,7 +23,7 @@ MODELS = "/api/models"
 class Refused(Exception):
     """The daemon answered with an error, or did not answer. `status` is the exit status.
 
-    `code` and `details` are what the daemon calls `error` and `details`; empty without an answer.
+    `code` and `details` are `error` and `details` of the daemon's answer; empty without an answer.
     """
 
     def __init__(self, message: str, status: int = 1, code: str = "", details: Any = None) -> None:
@@ -35,7 +34,7 @@ class Refused(Exception):
 
 
 def quoted(name: str) -> str:
-    """As one part of a path."""
+    """Returns the name percent-encoded, as one segment of a path."""
     return urllib.parse.quote(name, safe="", errors="surrogateescape")
 
 
@@ -51,9 +50,9 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 class Client:
-    """Talks to the daemon at `where`: a URL, or `unix:/path`. Raises Refused for a bad one.
+    """Sends requests to the daemon at `where`: a URL or `unix:/path`. Raises Refused for a bad one.
 
-    `cacert` is the file with the certificate to trust for https; None: the system's.
+    `cacert` is the file with the certificate to trust for https; None: those of the system.
     """
 
     def __init__(self, where: str, token: str | None = None, cacert: str | None = None) -> None:
@@ -62,11 +61,11 @@ class Client:
         self._shown = {"Authorization": f"Bearer {token}"} if token else {}
 
     def call(self, method: str, path: str, body: object = None) -> Any:
-        """The parsed answer. Raises Refused with the daemon's own words."""
+        """Returns the parsed answer. Raises Refused with the daemon's message."""
         return self.tagged(method, path, body)[0]
 
     def tagged(self, method: str, path: str, body: object = None, tag: str = "") -> tuple[Any, str]:
-        """The parsed answer and its ETag; `tag` is the one that a change expects (If-Match)."""
+        """Returns the parsed answer and its ETag; `tag` is sent as If-Match."""
         connection, response = self._ask(method, path, body, {"If-Match": tag} if tag else {})
         try:
             answer = self._parsed(response)
@@ -79,9 +78,9 @@ class Client:
     def stream(
         self, path: str, body: object = None, *, after: str = ""
     ) -> Iterator[tuple[str, Any, str]]:
-        """The events of a server-sent stream until it ends: kind, parsed data and id.
+        """Yields kind, parsed data and id of each server-sent event until the stream ends.
 
-        `after` is the id of the last one that the caller has. With a body it is POSTed: a
+        `after` is the id of the last event that the caller has. A request with a body is POSTed: a
         conversation, which ends with `[DONE]`.
         """
         method = "GET" if body is None else "POST"
@@ -172,7 +171,7 @@ def _trusting(cacert: str | None) -> ssl.SSLContext:
 
 
 def _refusal(status: int, answer: Any, what: str) -> Refused:
-    """What magid says; below /v1 that is in `error`, as OpenAI has it."""
+    """Returns magid's error as Refused; below /v1 it is in `error`, as in OpenAI's API."""
     said = answer if isinstance(answer, dict) else {}
     code = said.get("error", "")
     if isinstance(code, dict):
@@ -198,7 +197,7 @@ def add(root: argparse.ArgumentParser) -> None:
 
 
 def token(args: argparse.Namespace) -> str | None:
-    """Flags go before the environment. Raises Refused for a file without one."""
+    """Returns the token. Flags override the environment. Raises Refused for a file without one."""
     if args.token:
         return str(args.token)
     if args.token_file:
@@ -225,7 +224,7 @@ def _read(path: str) -> str:
 
 
 def warn(where: str, token: str | None) -> None:
-    """Once, on stderr, where the token can be read on its way to another machine."""
+    """Warns on stderr if the token goes to another machine unencrypted."""
     if token is None or not where.lower().startswith("http://"):
         return
     host = urllib.parse.urlsplit(where).hostname or ""

@@ -1,4 +1,4 @@
-"""What a command line understands, read from its parser: for manuals and completions."""
+"""The grammar of a command line, read from its argparse parser, for manuals and completions."""
 
 import argparse
 from collections.abc import Iterator
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """An option, or without `flags` what stands by itself."""
+    """An option; an operand if `flags` is empty."""
 
-    name: str  # as the program calls it: model, models, tier
+    name: str  # argparse's dest: model, models, tier
     flags: tuple[str, ...]
-    value: str  # what stands for its value in a usage line; empty for a switch
+    value: str  # the placeholder of its value in a usage line; empty for a switch
     choices: tuple[str, ...]
     text: str
     repeats: bool
@@ -20,7 +20,7 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A program, one verb of it, or one action of a verb."""
+    """A program, a verb of it, or an action of a verb."""
 
     name: str
     text: str
@@ -43,7 +43,7 @@ class Command:
 
 
 def read(parser: argparse.ArgumentParser) -> Command:
-    """The program that this is the parser of, without -h, which all have."""
+    """Returns the parser's program, without -h, which every program has."""
     return _command(parser, parser.prog, parser.description or "", ())
 
 
@@ -61,7 +61,7 @@ def _command(
 
 
 def _verbs(action: "argparse._SubParsersAction[argparse.ArgumentParser]") -> Iterator[Command]:
-    """One command for each parser: of its names the first one is its own."""
+    """Yields one command for each parser. The first of its names is its own, the others aliases."""
     texts = {choice.dest: choice.help or "" for choice in action._choices_actions}
     names: dict[int, list[str]] = {}
     for name, parser in action.choices.items():

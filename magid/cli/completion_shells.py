@@ -1,6 +1,6 @@
-"""Completions of magictl for bash, zsh and fish, made from its parser. Pure.
+"""Completions of magictl for bash, zsh and fish, generated from its parser. Pure.
 
-Models and profiles come from the daemon at the moment the key is pressed, within a second or not
+Names of models and profiles come from the daemon when the key is pressed, within a second or not
 at all.
 """
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from magid.cli.completion_grammar import Argument, Command
 
-# What a person names, and the command that lists it. Nothing is said where the daemon is not there.
+# What a user can name, and the command that lists it. Prints nothing if the daemon is not running.
 _ASK = "magictl --request-timeout 1"
 LISTS = {
     "models": f"{_ASK} ls -q 2>/dev/null",
@@ -23,7 +23,7 @@ def _flags(command: Command) -> str:
 
 
 def _all(program: Command) -> Iterator[tuple[tuple[str, ...], Command]]:
-    """Every verb and every action, by the words that lead to it."""
+    """Yields every verb and action with the words that select it."""
     for verb in program.verbs:
         for name in verb.names:
             yield (name,), verb

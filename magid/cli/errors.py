@@ -1,4 +1,4 @@
-"""What a person is told when something is refused: what, why, and the command to try."""
+"""Error messages of magictl: what failed, why, and the command to try."""
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from magid.cli.client import MODELS, Client, Refused
 from magid.cli.output import RED, flush, note, paint, plain
 
-TRY = {  # error code of the API -> what helps
+TRY = {  # error code of the API -> the command to try
     "ModelNotFound": "magictl ls",
     "ProfileNotFound": "magictl profile ls",
     "ModelDisabled": "magictl enable {modelId}",
@@ -22,7 +22,7 @@ TRY = {  # error code of the API -> what helps
     "StaleRevision": "magictl profile show {profileName}",
     "LlamaServerMissing": "magictl status",
     "QueueFull": "magictl top",
-    "model_not_found": "magictl ls",  # the gateway's codes are OpenAI's
+    "model_not_found": "magictl ls",  # the gateway uses OpenAI's codes
     "Unauthenticated": "magictl --token-file FILE, or MAGI_TOKEN",
     "NotAllowed": "magictl token create --scope {scope} --name NAME",
     "TokenNotFound": "magictl token ls",
@@ -31,7 +31,7 @@ TRY = {  # error code of the API -> what helps
 
 
 def report(client: Client | None, error: Refused) -> None:
-    """To stderr. Asks the daemon for names where one was mistyped; that may fail in silence."""
+    """Prints the error to stderr. Asks the daemon for similar names; ignores a failure of that."""
     what, why, advice = _parts(error)
     known = _known(client, error)
     if known and not why:
@@ -45,7 +45,7 @@ def report(client: Client | None, error: Refused) -> None:
 
 
 def each(client: Client, models: Sequence[str], do: Callable[[str], None]) -> int:
-    """One that is refused does not keep the others from being done; its status counts."""
+    """Calls `do` for each model, even after a refusal. Returns 0, or the first refusal's status."""
     result = 0
     for model in models:
         try:
@@ -57,21 +57,21 @@ def each(client: Client, models: Sequence[str], do: Callable[[str], None]) -> in
 
 
 def like(word: str, known: Iterable[str]) -> str | None:
-    """The one of `known` that was meant, if any comes near."""
-    import difflib  # takes some milliseconds, and only mistakes need it
+    """Returns the name in `known` that is closest to `word`, if any is close."""
+    import difflib  # late: it takes some milliseconds, and only mistyped names need it
 
     names = list(known)
     begun = [name for name in names if word and name.startswith(word)]
     near = begun or difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     near = near or [name for name in names if len(word) > 2 and word in name]
-    if not near:  # people type how a name begins
+    if not near:  # users often type the beginning of a name
         begins = {name[: len(word) + 2]: name for name in names}
         near = [begins[b] for b in difflib.get_close_matches(word, begins, n=1, cutoff=0.7)]
     return near[0] if near else None
 
 
 def _parts(error: Refused) -> tuple[str, str, list[str]]:
-    """What, why and what to try. magid's errors read "cannot ...: why; what to do"."""
+    """Returns what, why and what to try. magid's errors read "cannot ...: why; what to do"."""
     first, *more = str(error).split("\n")
     what, _, why = first.partition(": ") if first.startswith("cannot ") else (first, "", "")
     hint = TRY.get(error.code, "")
@@ -100,7 +100,7 @@ def _asked(error: Refused) -> str:
 
 
 def _known(client: Client | None, error: Refused) -> list[str]:
-    """What there is instead of what was not found."""
+    """Returns the existing names of the kind that was not found."""
     try:
         if client is not None and error.code in ("ModelNotFound", "model_not_found"):
             return list(client.call("GET", f"{MODELS}/registry")["models"])

@@ -1,7 +1,7 @@
-"""Questions to the person, an editor for a text, and progress on a terminal.
+"""Questions to the user, editing a text, deadlines, and progress on a terminal.
 
-`edited` saves a text only when it is good, as visudo and systemctl edit do; `within` bounds how
-long something may take.
+`edited` saves only a valid text, as visudo and systemctl edit do; `within` bounds the time that
+an action may take.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from magid.cli.output import plain
 
 
 def confirmed(what: str, *, yes: bool) -> None:
-    """Returns when it may be done. Raises Refused if the answer is no, or nobody can be asked."""
+    """Returns if the user confirms. Raises Refused if not, or if stdin is not a terminal."""
     if yes:
         return
     if not sys.stdin.isatty():
@@ -35,17 +35,17 @@ def confirmed(what: str, *, yes: bool) -> None:
 
 
 def agrees(question: str) -> bool:
-    """Anything but a yes is a no; so is the end of the input."""
+    """Asks the question. Anything but a yes is a no; so is the end of the input."""
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-TIMED_OUT = 124  # as timeout(1)
-LONGEST_S = 1e8  # three years: what the timer takes
+TIMED_OUT = 124  # the exit status of timeout(1)
+LONGEST_S = 1e8  # three years: the limit of the timer
 
 
 def seconds(text: str) -> float:
-    """The value of an option. For argparse, which says it to the person."""
+    """Parses an option's value. argparse shows the error to the user."""
     try:
         value = float(text)
     except ValueError:
@@ -57,10 +57,10 @@ def seconds(text: str) -> float:
 
 @contextmanager
 def within(limit_s: float | None, message: str) -> Iterator[None]:
-    """Raises Refused with `message` when the time is over; None: no limit.
+    """Raises Refused with `message` after `limit_s`; None: no limit.
 
-    By a signal, since a read, a write and a connect all have to end; for the main thread only.
-    One inside of another one is fine: the outer one goes on behind it.
+    Uses a signal, because it must end reads, writes and connects alike; main thread only. May be
+    nested: the outer limit continues after the inner one.
     """
     if limit_s is None:
         yield
@@ -78,14 +78,14 @@ def within(limit_s: float | None, message: str) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-EDITORS = ("editor", "nano", "vim", "vi")  # as systemctl edit looks for them
+EDITORS = ("editor", "nano", "vim", "vi")  # in the order of systemctl edit
 
 
 def edited(text: str, name: str, save: Callable[[str], Any]) -> Any:
-    """What `save` answers of the edited text; None if it was left as it is.
+    """Opens the text in an editor and returns the result of `save`; None if it is unchanged.
 
-    `save` raises Refused for a text that is not good: the person sees why and may edit on. Where
-    he does not want to, or nobody can be asked, his text stays in a file that the error names.
+    `save` raises Refused for an invalid text: the user sees why and may edit again. If the user
+    declines, or stdin is not a terminal, the text stays in a file that the error names.
     """
 
     folder = tempfile.mkdtemp(prefix="magictl-")
@@ -118,7 +118,7 @@ def _write(path: str, text: str) -> None:
 
 
 def _edit(path: str) -> None:
-    """Returns when the editor ends. Raises Refused where there is none, or it failed."""
+    """Runs the editor until it ends. Raises Refused if there is none, or it failed."""
 
     chosen = os.environ.get("VISUAL") or os.environ.get("EDITOR")
     command = shlex.split(chosen) if chosen else [next(filter(shutil.which, EDITORS), "")]
@@ -135,11 +135,11 @@ def _edit(path: str) -> None:
 WIDTH = 24
 TICK_S = 0.1
 STEPS = {"stopped": 0.0, "backoff": 0.05, "starting": 0.15, "loading": 0.3, "ready": 1.0}
-HALF_S = 20.0  # the bar of a load goes half of the rest in this time: nobody knows its end
+HALF_S = 20.0  # the bar of a load covers half of the rest in this time, as its end is unknown
 
 
 class Progress:
-    """Shows the model's state as long as the block runs; nothing where stderr is no terminal."""
+    """Shows the model's state while the block runs; shows nothing if stderr is no terminal."""
 
     def __init__(self, client: Client, model: str, *, wanted: bool = True) -> None:
         self._client = client
@@ -165,7 +165,7 @@ class Progress:
         trace: TracebackType | None,
     ) -> None:
         self._done.set()
-        for thread in self._threads[1:]:  # the listener may wait for the network: it is a daemon
+        for thread in self._threads[1:]:  # not the listener, which may block: it is a daemon thread
             thread.join()
 
     def _listen(self) -> None:
@@ -178,7 +178,7 @@ class Progress:
                     if server["modelId"] == self._model:
                         self._servers[server["port"]] = server
         except Refused:
-            return  # who waits for the answer itself hears of it
+            return  # the request that waits for the answer reports the error
 
     def _paint(self) -> None:
         began, erase = time.monotonic(), ""
@@ -192,7 +192,7 @@ class Progress:
 
 
 def bar(model: str, servers: list[Any], seconds: float) -> str:
-    """The line to show after so many seconds. Pure."""
+    """Returns the line to show after `seconds`. Pure."""
     if not servers:
         return f"{plain(model)}: asked for, {seconds:.0f} s"
     share = sum(_share(server["state"], seconds) for server in servers) / len(servers)

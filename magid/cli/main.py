@@ -1,7 +1,7 @@
 """`magictl`: one function per verb, over the REST API.
 
-Imports nothing of the daemon but, late, what reads a profile or writes a token.
-Data goes to stdout, everything else to stderr. `verbs.EXITS` has what it exits with.
+Imports no daemon code except, late, the modules that read a profile or write a token. Data goes to
+stdout, everything else to stderr. `parser.EXITS` lists the exit statuses.
 """
 
 import argparse
@@ -25,7 +25,7 @@ URL = "http://127.0.0.1:8000"
 
 
 def parser() -> argparse.ArgumentParser:
-    """All verbs and options; the manual and the completions are made from it too."""
+    """Returns the parser of all verbs and options; manual and completions are made from it too."""
     root = Parser(
         prog="magictl",
         description="Operates magid, the model manager.",
@@ -53,9 +53,9 @@ def _epilog() -> str:
 
 
 def _own_first(root: argparse.ArgumentParser, words: Sequence[str]) -> list[str]:
-    """The options of magictl itself may stand behind the verb too, as those of docker and kubectl.
+    """Moves magictl's own options to the front: they may follow the verb, as in docker and kubectl.
 
-    Behind `--` nothing is an option.
+    After `--` no word is an option.
     """
     takes_value = {f: a.nargs != 0 for a in root._actions if a.default is not argparse.SUPPRESS
                    for f in a.option_strings}  # fmt: skip
@@ -83,7 +83,7 @@ def _where(url: str | None) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal need not know every letter
+            stream.reconfigure(errors="backslashreplace")  # a terminal may not support every letter
     try:
         root = parser()
         words = sys.argv[1:] if arguments is None else arguments
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except OSError as error:
-        # Standard output is closed (`magictl ls | head`) or full. Python would try again at exit.
+        # Stdout is closed (`magictl ls | head`) or full. Python would try to flush again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             return 141

@@ -1,4 +1,4 @@
-"""What people and scripts read: data to stdout, everything else to stderr."""
+"""Output for users and scripts: data to stdout, everything else to stderr."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import IO
 
-COLOURS = {  # of the words that a table shows
+COLOURS = {  # by the word that a table shows
     "ready": "32", "starting": "33", "loading": "33", "stopping": "33", "backoff": "33",
     "failed": "31", "stop": "31", "start": "32", "blocked": "33",
 }  # fmt: skip
@@ -16,12 +16,12 @@ SPANS = (("day", 86_400), ("hour", 3_600), ("minute", 60), ("second", 1))
 
 
 def plain(text: str) -> str:
-    """Without terminal escapes, which a name from a file could carry."""
+    """Returns the text without terminal escapes, which a name from a file could contain."""
     return "".join(c if c.isprintable() else "?" for c in text.expandtabs())
 
 
 def is_coloured(stream: IO[str]) -> bool:
-    """NO_COLOR goes before FORCE_COLOR, and both before what the stream is (no-color.org)."""
+    """Whether to colour. NO_COLOR overrides FORCE_COLOR, both override isatty (no-color.org)."""
     asked = os.environ
     if asked.get("NO_COLOR"):
         return False
@@ -31,7 +31,7 @@ def is_coloured(stream: IO[str]) -> bool:
 
 
 def paint(text: str, colour: str, stream: IO[str] | None = None) -> str:
-    """The same text where the stream, stdout without another one, has no colours."""
+    """Returns the text in colour, or as it is if the stream (default stdout) has no colours."""
     return f"\x1b[{colour}m{text}\x1b[0m" if is_coloured(stream or sys.stdout) else text
 
 
@@ -40,7 +40,7 @@ def say(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """To stderr, line by line, behind what stdout has got before."""
+    """Prints the text to stderr, line by line, after flushing stdout."""
     flush()
     for line in text.split("\n"):
         print(plain(line), file=sys.stderr)
@@ -51,7 +51,7 @@ def print_json(value: object) -> None:
 
 
 def json_line(value: object) -> None:
-    """One of several documents: each on a line of its own, at once."""
+    """Prints one of several JSON documents on a line of its own, and flushes."""
     print(safe_json(json.dumps(value, ensure_ascii=False)), flush=True)
 
 
@@ -60,7 +60,7 @@ def safe_json(text: str) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]], nothing: str) -> None:
-    """Columns as wide as their widest cell; without rows only `nothing`, on stderr."""
+    """Prints columns as wide as their widest cell; without rows only `nothing`, to stderr."""
     if not rows:
         note(nothing)
         return
@@ -71,7 +71,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]], nothing: str) -
 def lines_of(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
     cells = [list(head), *([cell(value) for value in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
-    widths[-1] = 0  # no blanks behind the last one
+    widths[-1] = 0  # no trailing blanks after the last column
     return [
         "  ".join(_shown(text, width) for text, width in zip(row, widths, strict=True)).rstrip()
         for row in cells
@@ -79,7 +79,7 @@ def lines_of(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]
 
 
 def explained(rows: Sequence[Sequence[str]]) -> None:
-    """Indented columns, of which the last one, dimmed, is about those before it."""
+    """Prints indented columns; the last one, dimmed, explains the others."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
     for *columns, about in rows:
         text = "  ".join(plain(c).ljust(w) for c, w in zip(columns, widths, strict=True))
@@ -110,7 +110,7 @@ def size(count: float | None) -> str:
 
 
 def span(seconds: float) -> str:
-    """`3 minutes`: the largest unit alone, as people tell it."""
+    """Returns `3 minutes`: the largest unit only."""
     for name, length in SPANS:
         if seconds >= length:
             count = int(seconds // length)
@@ -119,15 +119,15 @@ def span(seconds: float) -> str:
 
 
 def ago(moment: str | None) -> str:
-    """`3 minutes ago`, of an RFC 3339 time in UTC."""
+    """Returns `3 minutes ago` for an RFC 3339 time in UTC."""
     if not moment:
         return "-"
-    import calendar  # late: for tables that have a time only
+    import calendar  # late: only tables with a time need it
 
     then = calendar.timegm(time.strptime(moment[:19], "%Y-%m-%dT%H:%M:%S"))
     return f"{span(max(0.0, time.time() - then))} ago"
 
 
 def flush() -> None:
-    """What cannot be written shows here, and not after the end."""
+    """Flushes stdout, so that a failed write raises here and not at exit."""
     print(end="", flush=True)

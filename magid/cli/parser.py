@@ -1,4 +1,4 @@
-"""How a module of verbs puts them on the command line."""
+"""The parser of magictl, and how a module of verbs adds to it."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ ENVIRONMENT = {
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in the form that all errors of magictl have."""
+    """Reports usage errors in the form of all magictl errors."""
 
     examples: tuple[str, ...] = ()
 
@@ -50,7 +50,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class Verbs:
-    """The verbs of one parser. Each module of verbs has `def add(verbs: Verbs) -> None`."""
+    """The verbs of one parser. Each module of verbs defines `def add(verbs: Verbs) -> None`."""
 
     def __init__(self, parser: argparse.ArgumentParser, dest: str = "verb") -> None:
         self._dest = dest
@@ -68,11 +68,12 @@ class Verbs:
         aliases: Sequence[str] = (),
         json: str = "as the API has it",
     ) -> argparse.ArgumentParser:
-        """A verb, which `run` carries out: it answers the exit status, or raises Refused.
+        """Adds a verb and returns its parser, to which the caller adds options and operands.
 
-        `args.verb` (in a group `args.action`) is `name` even where an alias was typed. `examples`
-        are whole command lines, for --help and the manual. `json` says what --json prints;
-        a verb without that option has it empty. The parser is for its options and operands.
+        `run` carries the verb out: it returns the exit status, or raises Refused. `args.verb` (in a
+        group `args.action`) is `name` even if an alias was typed. `examples` are whole command
+        lines, for --help and the manual. `json` says what --json prints; if it is empty, the verb
+        has no such option.
         """
         parser = self._parser(name, text, examples, aliases)
         parser.set_defaults(run=run, **{self._dest: name})
@@ -81,7 +82,7 @@ class Verbs:
         return parser
 
     def group(self, name: str, text: str, *, examples: Sequence[str] = ()) -> "Verbs":
-        """A verb that has verbs of its own: `magictl profile ls`."""
+        """Adds a verb that has verbs of its own: `magictl profile ls`."""
         return Verbs(self._parser(name, text, examples, ()), "action")
 
     def _parser(

@@ -1,4 +1,4 @@
-"""A line from a person at a terminal, with Ctrl-C that is heard at every moment of it."""
+"""Reads a line from a terminal; Ctrl-C takes effect at any moment."""
 
 import signal
 from collections.abc import Iterator
@@ -8,11 +8,11 @@ _LOOK_S = 0.1
 
 
 def line(prompt: str) -> str:
-    """As input(): raises EOFError and KeyboardInterrupt. For the main thread only.
+    """Reads a line. As input(), raises EOFError and KeyboardInterrupt. Main thread only.
 
-    Python's readline shows the prompt and only then begins to wait. A signal that comes between the
-    two is noted and not acted on until the next key: a Ctrl-C right behind a fresh prompt seemed to
-    be lost. Another signal, which comes again and again, ends the wait and lets it be acted on.
+    Python's readline shows the prompt and only then starts to wait. Python notes a signal between
+    the two, but does not handle it until the next key: a Ctrl-C just after a prompt seemed lost. A
+    periodic second signal ends the wait, so that the first one is handled.
     """
     with _ticking():
         return input(prompt)
@@ -20,7 +20,7 @@ def line(prompt: str) -> str:
 
 @contextmanager
 def _ticking() -> Iterator[None]:
-    """A deadline around it stands still meanwhile."""
+    """Sends the periodic signal while the block runs; an enclosing `within` is paused."""
     before = signal.signal(signal.SIGALRM, lambda *_: None)
     rest, again = signal.setitimer(signal.ITIMER_REAL, _LOOK_S, _LOOK_S)
     try:

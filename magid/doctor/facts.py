@@ -53,7 +53,7 @@ class CheckSkipped(Exception):
 
 
 def known(value: T | NotCollected) -> T:
-    """The value. Raises NotMade where there is none."""
+    """Returns the value. Raises CheckSkipped if it was not collected."""
     if isinstance(value, NotCollected):
         raise CheckSkipped(value)
     return value
@@ -80,7 +80,7 @@ class Machine:
     unified: bool  # cgroup v2 alone
     container: bool
     clock: float  # seconds since the epoch
-    synchronised: bool | None  # None: nobody knows
+    synchronised: bool | None  # None: unknown
     installed: float  # when magid's own files were put there, as their file system says
     written: float  # the newest time in magid's state; 0: there is none
     memory: int  # bytes of RAM
@@ -211,7 +211,7 @@ class Tokens:
     """Who may call over TCP. `count` None: no token was ever made, or the file is removed."""
 
     count: int | None = None
-    problem: str = ""  # why the file cannot be used; nobody gets in then
+    problem: str = ""  # why the file cannot be used; then no caller is admitted
 
 
 @dataclass(frozen=True, slots=True)

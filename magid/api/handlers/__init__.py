@@ -1,1 +1,1 @@
-"""One module for each group of routes."""
+"""The handlers: one module for each group of routes."""

@@ -1,4 +1,4 @@
-"""Handlers of logs: those of servers, and magid's own. Last lines, search, following, resuming."""
+"""Handlers of the logs of servers and of magid: last lines, search, following, resuming."""
 
 import asyncio
 import re
@@ -20,8 +20,8 @@ from magid.llama.spec import ServerSpec
 from magid.log.buffer import LogLine
 from magid.servers.backend import ObservedServer
 
-LINES = 200  # unless asked for others
-# So many of the newest lines are searched, and come at once to who follows.
+LINES = 200  # the default of `lines`
+# Number of newest lines that a search covers; also the most that a follower gets at once.
 DEPTH = 10_000
 
 _SPAN = re.compile(r"([0-9]{1,6})([smhd])")
@@ -33,7 +33,7 @@ _LEVELS: tuple[server_schemas.LogLevel, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One log: how to read it, to wait for more, and to show a line."""
+    """One log: how to read it, wait for more lines, and format a line."""
 
     last: Callable[[int, str | None], Awaitable[list[LogLine]]]
     wait: Callable[[str | None], Coroutine[Any, Any, None]]
@@ -61,7 +61,7 @@ async def own_logs(ctx: Context, call: Call) -> Reply | Stream:
 async def _answer(
     ctx: Context, call: Call, source: Source, head: Mapping[str, Any]
 ) -> Reply | Stream:
-    """What is searched is searched in DEPTH lines, and then the last of what was found."""
+    """Returns the last lines, or a stream. A search covers the newest DEPTH lines."""
     chosen, wanted = _chosen(call), call.query.get("lines", LINES)
     follow = call.query.get("follow", False)
     after = call.last_event_id if follow else None
@@ -94,9 +94,9 @@ async def _follow(
     cursor: str | None,
     chosen: Callable[[LogLine], bool],
 ) -> AsyncGenerator[bytes]:
-    """`lines`, then what comes. An error after the first byte can only end the stream."""
+    """Yields `lines`, then new ones. An error after the first byte can only end the stream."""
     head = RETRY
-    if not lines:  # the answer begins with its first bytes: nobody has to wait for a line
+    if not lines:  # the head is sent with the first bytes: clients need not wait for a line
         yield head + comment()
         head = b""
     while True:
@@ -113,7 +113,7 @@ async def _follow(
 
 
 async def _either(*events: Coroutine[Any, Any, object]) -> bool:
-    """Wait for the first of these; False if none came before it is time for a comment."""
+    """Waits for the first of `events`. Returns False when it is time for a comment instead."""
     tasks = [asyncio.create_task(wait) for wait in events]
     try:
         done, _ = await asyncio.wait(
@@ -123,7 +123,7 @@ async def _either(*events: Coroutine[Any, Any, object]) -> bool:
         for task in tasks:
             task.cancel()
     for task in done:
-        task.result()  # raises what the wait has raised
+        task.result()  # raises the error of the wait
     return bool(done)
 
 
@@ -134,7 +134,7 @@ def _chosen(call: Call) -> Callable[[LogLine], bool]:
 
 
 def _since(text: str | None) -> float:
-    """Seconds since the epoch, from an RFC 3339 time or a span back from now (90s, 10m, 2h, 1d)."""
+    """Returns epoch seconds of an RFC 3339 time or a span back from now (90s, 10m, 2h, 1d)."""
     if not text:
         return 0.0
     span = _SPAN.fullmatch(text)
@@ -151,7 +151,7 @@ def _since(text: str | None) -> float:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-# -- showing -----------------------------------------------------------------------------------
+# -- formatting --------------------------------------------------------------------------------
 
 
 def _server_entry(line: LogLine, port: int) -> server_schemas.LogEntry:
@@ -185,15 +185,15 @@ def _when(line: LogLine) -> str:
     return moment.replace("+00:00", "Z")
 
 
-# DEL and C1 controls, marks that turn the direction of reading or are not seen, line separators.
+# DEL and C1 controls, direction marks, invisible characters, line separators.
 _UNSEEN = re.compile(
     rb"\x7f|\xc2[\x80-\x9f]|\xd8\x9c|\xe2\x80[\x8b-\x8f\xa8-\xae]|\xe2\x81[\xa0-\xaf]|\xef\xbb\xbf"
 )
 
 
 def escaped(data: bytes) -> bytes:
-    """JSON that says the same and is safe to look at: `curl` shows it on a terminal. Pure.
+    """Returns equivalent JSON that is safe on a terminal, where `curl` shows it. Pure.
 
-    JSON itself asks for escapes below U+0020 alone.
+    JSON itself requires escapes only below U+0020.
     """
     return _UNSEEN.sub(lambda found: b"\\u%04x" % ord(found[0].decode()), data)

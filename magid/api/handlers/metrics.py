@@ -1,4 +1,4 @@
-"""Handlers for Prometheus: magid's own figures, those of each server, and where to scrape them."""
+"""Handlers for Prometheus: metrics of magid, metrics of each server, and scrape targets."""
 
 import asyncio
 
@@ -12,9 +12,9 @@ from magid.host.ports import Endpoint
 from magid.llama import client
 from magid.servers.backend import ObservedServer, ServerState
 
-# Prometheus gives up a scrape after 10 s, and would learn nothing of why.
+# Less than the 10 s after which Prometheus gives up a scrape: so it gets an error with a reason.
 TIMEOUT_S = 8.0
-TEXT = "text/plain; version=0.0.4; charset=utf-8"  # as llama-server 0.7.0 writes
+TEXT = "text/plain; version=0.0.4; charset=utf-8"  # the format of llama-server 0.7.0
 
 
 async def get_metrics(ctx: Context, call: Call) -> Reply:
@@ -22,7 +22,7 @@ async def get_metrics(ctx: Context, call: Call) -> Reply:
     from magid.api import metrics_families, metrics_samples
 
     found = await metrics_samples.gather(ctx)
-    # In a thread: text for sixteen servers takes milliseconds, and streams must not wait for it.
+    # In a thread: rendering sixteen servers takes milliseconds, which must not delay streams.
     text, content_type = await asyncio.to_thread(metrics_families.render, found, call.accept)
     return Reply(text, content_type=content_type)
 
@@ -63,7 +63,7 @@ async def discover(ctx: Context, call: Call) -> Reply:
 
 
 def _own_address(ctx: Context) -> str:
-    """For who asks on the unix socket: where magid is bound to first, by its configuration."""
+    """Returns the target for requests on the unix socket: the first configured TCP address."""
     for address in ctx.daemon.config.addresses:
         if isinstance(address, TcpAddress):
             return str(Endpoint(address.host, address.port))
@@ -71,7 +71,7 @@ def _own_address(ctx: Context) -> str:
 
 
 def _is_worth_it(server: server_schemas.Server) -> bool:
-    """One that a person has stopped, or that nobody has asked for yet, is no failure."""
+    """Whether to scrape the server. A stopped or not yet requested one is no failed target."""
     return server["state"] != ServerState.STOPPED
 
 

@@ -1,4 +1,4 @@
-"""Handlers of the registry: what exists, and what the user decides about it."""
+"""Handlers of the registry: the models that exist, and the user's decisions about them."""
 
 from magid.api import views
 from magid.api.context import Context
@@ -44,7 +44,7 @@ async def get_model(ctx: Context, call: Call) -> Reply:
 
 
 async def _commands(ctx: Context, model: Model) -> tuple[list[list[str]], str]:
-    """What the model's servers run as, or would; and why that cannot be told, if it cannot."""
+    """Returns the command line of each of the model's servers, and why there is none if so."""
     config = ctx.daemon.config
     ports = model.entry.ports or (config.port_range[0],)
     try:

@@ -1,4 +1,4 @@
-"""Handlers of profiles: named choices of what should run."""
+"""Handlers of profiles: named selections of models to run."""
 
 import asyncio
 
@@ -31,7 +31,8 @@ async def get_profile(ctx: Context, call: Call) -> Reply:
         missing=views.missing_models(profile, snapshot.models),
     )
     body = to_json(answer)
-    # A tag of its own for each answer, since `active` is in it; If-Match looks at the file alone.
+    # The answer has a tag of its own, because it contains `active`; If-Match compares only the
+    # file's revision.
     return cached(body, f'"{revision}.{digest(body)}"', call)
 
 
@@ -62,7 +63,7 @@ async def replace_profile(ctx: Context, call: Call) -> Reply:
 
 
 def _expected(if_match: str | None, present: str) -> str | None:
-    """The revision that the file must have: of several tags the right one, if it is among them."""
+    """Returns the revision that the file must have; of several tags the current one if present."""
     if if_match is None or if_match.strip() == "*":
         return None
     revisions = [tag.strip().strip('"').partition(".")[0] for tag in if_match.split(",")]

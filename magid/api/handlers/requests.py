@@ -1,4 +1,4 @@
-"""Handlers about the gateway's requests: where one would go, what is under way, ending one."""
+"""Handlers of the gateway's requests: explain the route of one, list them, cancel one."""
 
 from datetime import UTC, datetime
 

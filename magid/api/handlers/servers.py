@@ -1,4 +1,4 @@
-"""Handlers of running servers: state, start and stop, plans; probes and dashboards."""
+"""Handlers of servers: state, start and stop, plans; probes and the dashboard's status."""
 
 import asyncio
 import time
@@ -41,7 +41,7 @@ async def restart(ctx: Context, call: Call) -> Reply:
 async def _act(
     ctx: Context, call: Call, model_id: str, verb: str, work: asyncio.Task[None]
 ) -> Reply:
-    """202 at once; with ?wait=SECONDS 200 when the work is done, or the error that ended it."""
+    """Returns 202 at once; with ?wait=SECONDS 200 when the work is done, or raises its error."""
     wait_s = call.query.get("wait")
     if wait_s:
         await ctx.daemon.finished(model_id, work, wait_s)

@@ -1,4 +1,4 @@
-"""Handlers for tokens: who may call over TCP."""
+"""Handlers of tokens, which callers need over TCP."""
 
 from datetime import UTC, datetime
 
@@ -23,7 +23,7 @@ async def list_tokens(ctx: Context, call: Call) -> Reply:
 async def create_token(ctx: Context, call: Call) -> Reply:
     """Make a token; this answer alone has it. The first one is not made over TCP.
 
-    It shuts everybody else out, and over TCP nothing yet says who asks for it.
+    The first token shuts out all callers without one, and over TCP the caller is still unknown.
     """
     if call.is_tcp and ctx.book.is_open:
         raise NotAllowed(

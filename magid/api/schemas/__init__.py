@@ -1,1 +1,1 @@
-"""The bodies and answers of the REST API, from which OpenAPI is generated."""
+"""The request bodies and answers of the REST API; OpenAPI is generated from them."""

@@ -1,4 +1,4 @@
-"""Tokens and profiles in the REST API."""
+"""Schemas of tokens and profiles."""
 
 from typing import Annotated
 

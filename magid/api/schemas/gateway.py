@@ -1,4 +1,4 @@
-"""What the gateway decides and has done, in the REST API."""
+"""Schemas of the gateway's decisions and requests."""
 
 from typing_extensions import TypedDict
 

@@ -1,8 +1,8 @@
-"""The shapes of the REST contract: what comes in is validated, what goes out is typed.
+"""Schemas of models and the registry. Request bodies are validated, answers are typed.
 
-Answers are TypedDicts in the wire's own spelling, so that the type checker holds them, OpenAPI
-describes them, and no object is built twice. `tierThresholds` keeps the snake_case keys that the
-first clients were written against.
+Answers are TypedDicts with the names used on the wire, so that the type checker checks them,
+OpenAPI describes them, and no object is built twice. `tierThresholds` keeps the snake_case keys
+that the first clients were written against.
 """
 
 from typing import Annotated, Any, Literal
@@ -27,7 +27,7 @@ class Body(BaseModel):
         alias_generator=to_camel,
         frozen=True,
         populate_by_name=False,
-        defer_build=True,  # the first request of a kind pays for it, not the daemon's start
+        defer_build=True,  # build at the first request of a kind, not at the daemon's start
     )
 
 

@@ -1,4 +1,4 @@
-"""Servers, plans, logs and the state of the daemon in the REST API."""
+"""Schemas of servers, plans, logs and the daemon's state."""
 
 from typing import Literal
 

@@ -87,7 +87,7 @@ def create(client: Client, args: argparse.Namespace) -> int:
 
 
 def edit(client: Client, args: argparse.Namespace) -> int:
-    """If-Match, so that what somebody else changes meanwhile is not lost."""
+    """Edits a profile. Uses If-Match, so that a concurrent change is not lost."""
     answer, tag = client.tagged("GET", _path(args.profile))
 
     def save(text: str) -> Any:
@@ -114,7 +114,7 @@ def activate(client: Client, args: argparse.Namespace) -> int:
 
 
 def delete(client: Client, args: argparse.Namespace) -> int:
-    client.call("GET", _path(args.profile))  # before anybody is asked about what is not there
+    client.call("GET", _path(args.profile))  # fails before the question if it does not exist
     confirmed(f"delete profile {args.profile!r}", yes=args.yes)
     answer = client.call("DELETE", _path(args.profile))
     print_json(answer) if args.json else say(answer["message"])

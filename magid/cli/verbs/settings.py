@@ -73,7 +73,7 @@ def thinking(client: Client, args: argparse.Namespace) -> int:
 
 
 def set_(client: Client, args: argparse.Namespace) -> int:
-    """The port first: it is what may be refused for reasons that nobody sees from here."""
+    """Sets the port first: it may be refused for reasons that magictl cannot check."""
     wanted = dict(map(setting, args.settings))
     path = f"{MODELS}/{quoted(args.model)}"
     for key in OF_ITS_OWN:

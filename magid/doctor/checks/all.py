@@ -1,4 +1,4 @@
-"""All checks, causes before what they cause: who mends from the top has less to do."""
+"""All checks, causes before effects, so that fixing from the top takes the least work."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

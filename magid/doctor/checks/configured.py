@@ -76,7 +76,7 @@ def tokens(facts: Facts) -> Iterator[Finding]:
 
 
 def exposure(facts: Facts) -> Iterator[Finding]:
-    """Nobody beyond this machine can reach magid or a server without being asked who he is."""
+    """Other machines can reach neither magid nor a server without authentication."""
     low, high = facts.settings.config.port_range
     for one in known(facts.listeners):
         if is_loopback(one.host):

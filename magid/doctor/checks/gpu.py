@@ -118,7 +118,7 @@ def _where_from(facts: Facts) -> str:
 
 
 def _wants_gpu(facts: Facts) -> bool:
-    """Somebody asked for layers on a GPU, or there is one that nobody has declined."""
+    """Whether layers on a GPU are requested, or a GPU exists and is not declined."""
     daemon = facts.daemon
     models = () if isinstance(daemon, NotCollected) else daemon.models
     asked = [facts.settings.config.server_defaults.n_gpu_layers, *(m.layers for m in models)]

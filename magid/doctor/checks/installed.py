@@ -1,4 +1,4 @@
-"""What the package has put there: users, folders, units; and what somebody has changed of it."""
+"""What the package installs (users, folders, units), and local changes to it."""
 
 import shlex
 from collections.abc import Iterator, Mapping
@@ -92,7 +92,7 @@ def accounts(facts: Facts) -> Iterator[Finding]:
 
 
 def owners(facts: Facts) -> Iterator[Finding]:
-    """Folders and sockets of magid's are whose they should be, and open to nobody else."""
+    """Folders and sockets of magid have the right owners, and are closed to other users."""
     _service_only(facts)
     places, settings = known(facts.places), facts.settings
     state = str(settings.config.state_dir)
@@ -126,7 +126,7 @@ def _is_in(place: Place, folder: str) -> bool:
 def _too_open(
     places: Mapping[str, Place], paths: tuple[str, ...], bits: int, mode: str, whose: str
 ) -> Iterator[Finding]:
-    """Places that somebody else than `whose` can use, by any of these permission bits."""
+    """Yields a finding for each path that others than `whose` can use by these permission bits."""
     for path in paths:
         place = places.get(path)
         if place and place.mode & bits:
@@ -243,6 +243,6 @@ def drop_ins(facts: Facts) -> Iterator[Finding]:
 
 
 def _service_only(facts: Facts) -> None:
-    """Raises NotMade where magid is not a service."""
+    """Raises CheckSkipped if magid is not a service."""
     if not facts.service:
         raise CheckSkipped(NotCollected("magid is not installed as a service of this machine"))

@@ -107,7 +107,7 @@ def memory(facts: Facts) -> Iterator[Finding]:
 
 
 def video_memory(facts: Facts) -> int:
-    """Bytes on the GPUs that llama-server has found; 0 where nobody could ask it."""
+    """Returns the bytes on the GPUs that llama-server has found; 0 if it could not be run."""
     trial = facts.trial
     devices = getattr(getattr(trial, "program", None), "devices", ())
     return sum(_mib_in(line) for line in devices) * 2**20

@@ -94,7 +94,7 @@ def broken(facts: Facts) -> Iterator[Finding]:
     for path, why in known(facts.daemon).broken:
         name = shlex.quote(path)
         if why.startswith("cannot be read"):
-            # Who may look for himself has told this already, and in more detail.
+            # If the trial could run, it has reported this already, and in more detail.
             if isinstance(facts.trial, NotCollected):
                 yield Finding(f"magid cannot read {path}", why, run=(f"chmod o+rX {name}",))
             continue

@@ -135,7 +135,7 @@ def magid(facts: Facts) -> Iterator[Finding]:
 
 
 def _runs(facts: Facts, name: str) -> None:
-    """Raises NotMade where it does not: the check of the units has told that."""
+    """Raises CheckSkipped if the unit does not run: the check of the units reports that."""
     unit = None if isinstance(facts.units, NotCollected) else facts.units.get(name)
     if facts.service and unit and unit.active in ("inactive", "failed"):
         raise CheckSkipped(NotCollected(f"{name} does not run"))
@@ -165,7 +165,7 @@ def ports(facts: Facts) -> Iterator[Finding]:
 
 
 def _is_server(facts: Facts, one: Listener) -> bool:
-    """A server's own; or one that nobody but root can tell from it, while its unit runs."""
+    """Whether it is a server's own; without root, whether a server's unit runs on its port."""
     units = facts.units
     if one.pid:
         return one.unit == unit_name(one.port) or not facts.service

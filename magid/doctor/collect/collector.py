@@ -64,7 +64,7 @@ def _is_service(found: Any) -> bool:
 
 
 def _daemon_look(ask: daemon.Ask, seen: Any, *, service: bool) -> Look:
-    """Who asks a magid that has failed would start it again, and wait while it fails."""
+    """Returns the look at magid. A failed one is not queried: that would restart it and hang."""
     if service and isinstance(seen, dict) and seen["magid.service"].active == "failed":
         return lambda: Daemon(problem="magid.service has failed")
     return partial(daemon.daemon, ask)
@@ -118,7 +118,7 @@ def _is_model(unit: Unit) -> bool:
 
 
 def _taken(looks: dict[str, Look | NotCollected]) -> dict[str, Any]:
-    """All at once. What is not there in time, or cannot be looked at, is Unknown."""
+    """Takes all looks at once. A look that fails or is late gives NotCollected."""
     found: dict[str, Any] = {}
 
     def take(name: str, look: Look) -> None:

@@ -147,7 +147,7 @@ def _why_broken(profiles: ProfileDir, name: str) -> str:
 
 
 def tokens(settings: Config) -> Tokens:
-    """Raises PermissionError for whom the file is closed."""
+    """Returns the state of the token file. Raises PermissionError if the caller may not read it."""
     path = settings.state_dir / token_store.NAME
     with suppress(FileNotFoundError):
         path.open("rb").close()

@@ -149,7 +149,7 @@ def _model(shown: Mapping[str, Any]) -> Model:
 def launcher(path: str = LAUNCHER) -> str:
     """Why the launcher does not answer; "" if it does. Blocks for at most ten seconds.
 
-    Raises PermissionError for those whom it would not hear.
+    Raises PermissionError if the caller may not connect.
     """
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
