@@ -11,17 +11,15 @@ from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from pydantic_core import to_json
-
 from magid.catalog.profile import LoadBalancing
 from magid.control.daemon import Daemon
-from magid.control.planner import Wanted
 from magid.control.state import Change
 from magid.errors import MagidError, NotReady, QueueFull, ServerLost
 from magid.gateway.accounting import request_log
 from magid.gateway.accounting.request_log import Outcome, Records, tell_end
 from magid.gateway.accounting.statistics import OTHER, RequestStatistics
 from magid.gateway.proxy import health
+from magid.gateway.proxy.fleet_state import FleetState
 from magid.gateway.proxy.forward import ForwardedRequest, ResponseSink
 from magid.gateway.proxy.health import HealthChecker
 from magid.gateway.proxy.load_balancer import LoadBalancer
@@ -31,11 +29,10 @@ from magid.gateway.proxy.server import Server
 from magid.gateway.proxy.time_slices import TimeSlices
 from magid.gateway.proxy.two_stage import ActiveRequest, TwoStageRequest
 from magid.gateway.proxy.upstream import INTERNAL_ERROR
-from magid.gateway.routing import auto_tier, fleet, model_list
-from magid.gateway.routing.fleet import Backend, Facts, Fleet
+from magid.gateway.routing import auto_tier
+from magid.gateway.routing.fleet import Fleet
 from magid.gateway.routing.request import GatewayRequest
 from magid.gateway.routing.resolver import Route
-from magid.servers.backend import ServerState
 
 log = logging.getLogger(__name__)
 
@@ -49,23 +46,18 @@ class Dispatcher:
         self._daemon = daemon
         self._settings = daemon.config.gateway
         self.records = Records()
-        self.tally = RequestStatistics(self._is_model)
+        self.tally = RequestStatistics(self._knows)
         self.errors: Counter[str] = Counter()  # sent to clients, by code
         self._exchanges: dict[str, ForwardedRequest] = {}  # by the id of their record
-        self._servers: dict[str, Server] = {}  # by process
-        self._leaving: dict[str, Server] = {}  # get no new requests, but have some in progress
-        self._facts: dict[str, Facts] = {}  # by process
-        self._seen: dict[str, Facts] = {}  # by hash of a spec: of servers that may be gone
         self._rooms: FairQueues[ForwardedRequest] = FairQueues(self._settings.queue_limit)
         self._picker = LoadBalancer()
         self.slices = TimeSlices()  # for large requests, the API's too
-        self._fleet = Fleet()
-        self._limited: dict[tuple[str, ...], Fleet] = {}  # what limited tokens may use of it
-        self._listed: bytes | None = None
-        self._is_stale = True
         self._tasks: set[asyncio.Task[None]] = set()
         self._care = HealthChecker(daemon, self._spawn)
         self._on_demand = OnDemand(daemon, self._spawn, self._servers_of, self._on_failed_start)
+        self._state = FleetState(
+            daemon, self._spawn, self._on_demand.resting, self._on_rebuilt, self._admit
+        )
         self._unsubscribe = daemon.subscribe(self._on_change)
 
     def open(self) -> None:
@@ -77,8 +69,7 @@ class Dispatcher:
         self._unsubscribe()
         for exchange in list(self._exchanges.values()):
             exchange.cancel(Outcome.KILLED)
-        for server in [*self._servers.values(), *self._leaving.values()]:
-            server.pool.close()
+        self._state.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -91,99 +82,37 @@ class Dispatcher:
     # -- what there is ---------------------------------------------------------------------
 
     def _on_change(self, change: Change) -> None:
-        self._is_stale = True
+        self._state.invalidate()
         if self._rooms:  # a waiting request may go on now
-            asyncio.get_running_loop().call_soon(self._catch_up)
+            asyncio.get_running_loop().call_soon(self._state.rebuild_if_stale)
 
-    def _catch_up(self) -> None:
-        if self._is_stale:
-            self._rebuild()
-
-    @property
-    def fleet(self) -> Fleet:
-        if self._is_stale:
-            self._rebuild()
-        return self._fleet
-
-    def _fleet_for(self, only: tuple[str, ...] | None) -> Fleet:
-        now = self.fleet
-        if only is None:
-            return now
-        if only not in self._limited:
-            self._limited[only] = fleet.limited(now, only)
-        return self._limited[only]
-
-    def models(self, only: tuple[str, ...] | None = None) -> list[dict[str, Any]]:
-        """Returns the models available to a caller limited to `only`; None: no limit."""
-        return model_list.entries(self._fleet_for(only))
-
-    def models_json(self, only: tuple[str, ...] | None) -> bytes:
-        """Returns the list for GET /v1/models; rebuilt only when something has changed."""
-        now = self.fleet
-        if only is not None:
-            return to_json({"object": "list", "data": self.models(only)})
-        if self._listed is None:
-            self._listed = to_json({"object": "list", "data": model_list.entries(now)})
-        return self._listed
-
-    def _rebuild(self) -> None:
-        snapshot = self._daemon.snapshot  # may announce a change, so first
-        self._is_stale, self._listed = False, None
-        self._limited.clear()
-        observed = self._daemon.observed()
-        ready = [s for s in observed.values() if s.state is ServerState.READY]
-        keys = {s.port: self._daemon.launcher.api_key(s.port) for s in ready}
-        self._fleet = fleet.build(
-            snapshot, observed, keys, self._facts, resting=self._on_demand.resting(),
-            seen=self._seen_of(snapshot.wanted), is_scanning=not self._daemon.knows_models,
-        )  # fmt: skip
-        profile = self._fleet.profile
-        self._picker.rules = profile.load_balancing if profile else LoadBalancing()
-        present = {b.process: b for b in self._fleet.backends}
-        for process in self._servers.keys() - present.keys():
-            server = self._leaving[process] = self._servers.pop(process)
-            self._part_from(server)
-        for process, backend in present.items():
-            self._meet(process, backend)
+    def _on_rebuilt(self, now: Fleet) -> None:
+        self._picker.rules = now.profile.load_balancing if now.profile else LoadBalancing()
         if self._rooms:
             asyncio.get_running_loop().call_soon(self._reroute_waiting)
 
-    def _seen_of(self, wanted: Wanted) -> dict[str, Facts]:
-        """Returns known facts by model; forgets those of specs that are no longer wanted."""
-        known = {spec.hash: spec.model_id for spec in wanted.specs if spec.hash in self._seen}
-        self._seen = {spec_hash: self._seen[spec_hash] for spec_hash in known}
-        return {model_id: self._seen[spec_hash] for spec_hash, model_id in known.items()}
+    @property
+    def fleet(self) -> Fleet:
+        """The present fleet; builds it first if something has changed."""
+        return self._state.fleet
 
-    def _meet(self, process: str, backend: Backend) -> None:
-        """Adds the server, or takes it back if it was removed for a moment only.
+    def models(self, only: tuple[str, ...] | None = None) -> list[dict[str, Any]]:
+        """Returns the models available to a caller limited to `only`; None: no limit."""
+        return self._state.models(only)
 
-        A profile without its model removes a server.
-        """
-        known = self._servers.get(process)
-        if known is None:
-            known = self._leaving.pop(process, None) or Server(backend)
-            self._servers[process] = known
-            if process not in self._facts:
-                self._spawn(self._learn_facts(known))
-        known.backend = backend
+    def models_json(self, only: tuple[str, ...] | None) -> bytes:
+        """Returns the list for GET /v1/models; rebuilt only when something has changed."""
+        return self._state.models_json(only)
 
-    def _part_from(self, server: Server) -> None:
-        """Drops a leaving server once its last request has ended. Idempotent."""
-        process = server.backend.process
-        if process in self._leaving and not server.exchanges:
-            del self._leaving[process]
-            self._facts.pop(process, None)
-            server.pool.close()
+    def servers(self) -> list[Server]:
+        """Returns the ready servers. A copy."""
+        return self._state.servers()
 
-    async def _learn_facts(self, server: Server) -> None:
-        facts = await health.facts(server.backend)
-        if facts is not None and server.backend.process in self._servers:
-            self._facts[server.backend.process] = facts
-            observed = self._daemon.observed().get(server.backend.port)
-            if observed is not None and fleet.process_of(observed) == server.backend.process:
-                self._seen[observed.spec_hash] = facts
-            self._is_stale = True
-            self._admit()
+    def _servers_of(self, model_id: str) -> list[Server]:
+        return self._state.servers_of(model_id)
+
+    def _knows(self, name: str) -> bool:
+        return self._state.knows(name)
 
     @property
     def waiting(self) -> int:
@@ -198,13 +127,6 @@ class Dispatcher:
         lengths = self._rooms.lengths().items()
         return {pool if pool != _UNKNOWN else OTHER: length for pool, length in lengths}
 
-    def servers(self) -> list[Server]:
-        """Returns the ready servers. A copy."""
-        return list(self._servers.values())
-
-    def _is_model(self, name: str) -> bool:
-        return name in self._fleet.offers or name in self._fleet.disabled
-
     # -- requests --------------------------------------------------------------------------
 
     def begin(self, asked: GatewayRequest, client: ResponseSink) -> ActiveRequest:
@@ -215,7 +137,7 @@ class Dispatcher:
         profile = self.fleet.profile
         if profile is not None and profile.two_stage.enabled:
             rules = profile.two_stage
-            if auto_tier.has_stages(asked, self._fleet_for(asked.only), rules):
+            if auto_tier.has_stages(asked, self._state.limited(asked.only), rules):
                 return TwoStageRequest(asked, client, rules, self.send)
         return self.send(asked, client)
 
@@ -248,7 +170,7 @@ class Dispatcher:
         Raises ModelNotFound, InvalidInput, NotReady, ServerFailed.
 
         """
-        return auto_tier.route(asked, self._fleet_for(asked.only), self._picker.conversations)
+        return auto_tier.route(asked, self._state.limited(asked.only), self._picker.conversations)
 
     def _route_or_hold(self, asked: GatewayRequest) -> Route:
         """Routes the request, or holds it if routing fails before all models are known.
@@ -272,7 +194,7 @@ class Dispatcher:
         would be taken. Raises as `route` does.
         """
         route = self.route(asked)
-        servers = [s for b in route.backends if (s := self._servers.get(b.process)) is not None]
+        servers = [s for b in route.backends if (s := self._state.server(b.process)) is not None]
         verdicts = [(server, server.why_not) for server in servers]
         sound = [server for server, why in verdicts if not why]
         return route, verdicts, self._picker.pick(asked, route, sound) if sound else None
@@ -342,7 +264,7 @@ class Dispatcher:
         sound = [
             server
             for backend in exchange.route.backends
-            if (server := self._servers.get(backend.process)) is not None
+            if (server := self._state.server(backend.process)) is not None
             and backend.process not in exchange.tried
             and not server.why_not
         ]
@@ -358,7 +280,7 @@ class Dispatcher:
         return True
 
     def _unsound(self, exchange: ForwardedRequest) -> NotReady:
-        servers = [self._servers.get(b.process) for b in exchange.route.backends]
+        servers = [self._state.server(b.process) for b in exchange.route.backends]
         reasons = {s.breaker.reason for s in servers if s is not None and s.breaker.reason}
         why = "; ".join(sorted(reasons)) or "none is left"
         return NotReady(
@@ -378,7 +300,7 @@ class Dispatcher:
         return True
 
     def _on_free(self, exchange: ForwardedRequest, server: Server) -> None:
-        self._part_from(server)
+        self._state.drop_if_done(server)
         if self._rooms:
             self._admit()
 
@@ -431,20 +353,14 @@ class Dispatcher:
         The model is left out for `pause_s` seconds; 0: the start could not be tried, for lack of
         room.
         """
-        self._become_stale()
+        self._state.invalidate()
         if pause_s:
-            asyncio.get_running_loop().call_later(pause_s, self._become_stale)
+            asyncio.get_running_loop().call_later(pause_s, self._state.invalidate)
         for exchange in self._rooms.drain(lambda e: e.route.starts == model_id):
             if pause_s:
                 self._or_answer(self._reroute, exchange)
             else:
                 exchange.refuse(error)
-
-    def _become_stale(self) -> None:
-        self._is_stale = True
-
-    def _servers_of(self, model_id: str) -> list[Server]:
-        return [s for s in self._servers.values() if s.backend.model_id == model_id]
 
     def _waited_too_long(self, exchange: ForwardedRequest) -> None:
         exchange.refuse(
@@ -468,7 +384,7 @@ class Dispatcher:
         _ = self._daemon.snapshot  # announces a change if the profile's file was edited
         now = self.fleet
         interval = self._picker.rules.health_check_interval
-        self._care.look([*self._servers.values(), *self._leaving.values()], now, interval)
+        self._care.look(self._state.every_server(), now, interval)
         self._on_demand.look(now, time.monotonic())
         if self._rooms:
             self._admit()

@@ -1,0 +1,168 @@
+"""Which servers there are, what each can do, and which models a caller may ask for.
+
+Lives on the event loop. `Fleet` is the frozen value that routing works with; it is built again on
+the first use after a change.
+"""
+
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+from pydantic_core import to_json
+
+from magid.control.daemon import Daemon
+from magid.control.planner import Wanted
+from magid.gateway.proxy import health
+from magid.gateway.proxy.server import Server
+from magid.gateway.routing import fleet, model_list
+from magid.gateway.routing.fleet import Backend, Facts, Fleet
+from magid.servers.backend import ServerState
+
+
+class FleetState:
+    """`resting` says which models may not be started now, and why; `on_rebuilt` runs after a build.
+
+    `on_learned` runs when a server's facts have become known: more requests may fit.
+    """
+
+    def __init__(
+        self,
+        daemon: Daemon,
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        resting: Callable[[], Mapping[str, str]],
+        on_rebuilt: Callable[[Fleet], None],
+        on_learned: Callable[[], None],
+    ) -> None:
+        self._daemon, self._spawn = daemon, spawn
+        self._resting, self._on_rebuilt, self._on_learned = resting, on_rebuilt, on_learned
+        self._servers: dict[str, Server] = {}  # by process
+        self._leaving: dict[str, Server] = {}  # get no new requests, but have some in progress
+        self._facts: dict[str, Facts] = {}  # by process
+        self._seen: dict[str, Facts] = {}  # by hash of a spec: of servers that may be gone
+        self._fleet = Fleet()
+        self._limited: dict[tuple[str, ...], Fleet] = {}  # what limited tokens may use of it
+        self._listed: bytes | None = None
+        self._is_stale = True
+
+    def close(self) -> None:
+        """Ends the idle connections to all servers."""
+        for server in self.every_server():
+            server.pool.close()
+
+    def invalidate(self) -> None:
+        """Has the fleet built again before its next use."""
+        self._is_stale = True
+
+    def rebuild_if_stale(self) -> None:
+        if self._is_stale:
+            self._rebuild()
+
+    @property
+    def fleet(self) -> Fleet:
+        """The present fleet; builds it first if something has changed."""
+        self.rebuild_if_stale()
+        return self._fleet
+
+    def limited(self, only: tuple[str, ...] | None) -> Fleet:
+        """Returns the fleet for a caller limited to the models `only`; None: no limit."""
+        now = self.fleet
+        if only is None:
+            return now
+        if only not in self._limited:
+            self._limited[only] = fleet.limited(now, only)
+        return self._limited[only]
+
+    def models(self, only: tuple[str, ...] | None = None) -> list[dict[str, Any]]:
+        """Returns the models available to a caller limited to `only`; None: no limit."""
+        return model_list.entries(self.limited(only))
+
+    def models_json(self, only: tuple[str, ...] | None) -> bytes:
+        """Returns the list for GET /v1/models; rebuilt only when something has changed."""
+        now = self.fleet
+        if only is not None:
+            return to_json({"object": "list", "data": self.models(only)})
+        if self._listed is None:
+            self._listed = to_json({"object": "list", "data": model_list.entries(now)})
+        return self._listed
+
+    def knows(self, name: str) -> bool:
+        """Whether a model of this id was there when the fleet was built last."""
+        return name in self._fleet.offers or name in self._fleet.disabled
+
+    # -- servers ---------------------------------------------------------------------------
+
+    def server(self, process: str) -> Server | None:
+        return self._servers.get(process)
+
+    def servers(self) -> list[Server]:
+        """Returns the ready servers. A copy."""
+        return list(self._servers.values())
+
+    def every_server(self) -> list[Server]:
+        """Returns the ready servers, and those that finish their last requests. A copy."""
+        return [*self._servers.values(), *self._leaving.values()]
+
+    def servers_of(self, model_id: str) -> list[Server]:
+        return [s for s in self._servers.values() if s.backend.model_id == model_id]
+
+    def drop_if_done(self, server: Server) -> None:
+        """Drops a leaving server once its last request has ended. Idempotent."""
+        process = server.backend.process
+        if process in self._leaving and not server.exchanges:
+            del self._leaving[process]
+            self._facts.pop(process, None)
+            server.pool.close()
+
+    # -- building --------------------------------------------------------------------------
+
+    def _rebuild(self) -> None:
+        snapshot = self._daemon.snapshot  # may announce a change, so first
+        self._is_stale, self._listed = False, None
+        self._limited.clear()
+        observed = self._daemon.observed()
+        ready = [s for s in observed.values() if s.state is ServerState.READY]
+        keys = {s.port: self._daemon.launcher.api_key(s.port) for s in ready}
+        self._fleet = fleet.build(
+            snapshot,
+            observed,
+            keys,
+            self._facts,
+            resting=self._resting(),
+            seen=self._seen_of(snapshot.wanted),
+            is_scanning=not self._daemon.knows_models,
+        )
+        present = {b.process: b for b in self._fleet.backends}
+        for process in self._servers.keys() - present.keys():
+            server = self._leaving[process] = self._servers.pop(process)
+            self.drop_if_done(server)
+        for process, backend in present.items():
+            self._meet(process, backend)
+        self._on_rebuilt(self._fleet)
+
+    def _seen_of(self, wanted: Wanted) -> dict[str, Facts]:
+        """Returns known facts by model; forgets those of specs that are no longer wanted."""
+        known = {spec.hash: spec.model_id for spec in wanted.specs if spec.hash in self._seen}
+        self._seen = {spec_hash: self._seen[spec_hash] for spec_hash in known}
+        return {model_id: self._seen[spec_hash] for spec_hash, model_id in known.items()}
+
+    def _meet(self, process: str, backend: Backend) -> None:
+        """Adds the server, or takes it back if it was removed for a moment only.
+
+        A profile without its model removes a server.
+        """
+        known = self._servers.get(process)
+        if known is None:
+            known = self._leaving.pop(process, None) or Server(backend)
+            self._servers[process] = known
+            if process not in self._facts:
+                self._spawn(self._learn_facts(known))
+        known.backend = backend
+
+    async def _learn_facts(self, server: Server) -> None:
+        facts = await health.facts(server.backend)
+        if facts is not None and server.backend.process in self._servers:
+            self._facts[server.backend.process] = facts
+            observed = self._daemon.observed().get(server.backend.port)
+            if observed is not None and fleet.process_of(observed) == server.backend.process:
+                self._seen[observed.spec_hash] = facts
+            self.invalidate()
+            self._on_learned()
