@@ -88,7 +88,10 @@ class ServerBackend(Protocol):
     order, and must not block.
     """
 
-    problem: str  # why changes are not observed at present; "" while they are
+    @property
+    def problem(self) -> str:
+        """Why changes are not observed at present; empty while they are."""
+
     has_model_users: bool  # each server runs as a user of its own, shared with nothing else
 
     async def open(self) -> None:

@@ -87,7 +87,7 @@ def _fake_program(path: Path) -> LlamaProgram:
     return LlamaProgram(path, "fake", FLAGS)
 
 
-class TestProcessLauncher(LauncherContract):
+class TestProcessBackend(LauncherContract):
     """The contract, with child processes."""
 
 
@@ -453,13 +453,13 @@ import asyncio, sys
 from pathlib import Path
 from typing import Any
 from magid.llama.program import LlamaProgram
-from magid.servers.processes.backend import ProcessLauncher
+from magid.servers.processes.backend import ProcessBackend
 from magid.llama.spec import ServerSpec
 
 async def main(keys, program, flags, model, port):
     async def ask():
         return LlamaProgram(Path(program), "", frozenset(flags.split()))
-    launcher = ProcessLauncher(Path(keys), ask)
+    launcher = ProcessBackend(Path(keys), ask)
     await launcher.open()
     await launcher.start(ServerSpec("demo_tiny", 0, int(port), "127.0.0.1", model))
     server = await launcher.settled(int(port))

@@ -22,24 +22,20 @@ from magid.llama.arguments import server_argv
 from magid.llama.program import LlamaProgram
 from magid.llama.spec import ServerSpec
 from magid.log.buffer import LogLine
-from magid.log.events import Event, about
 from magid.servers.backend import ObservedServer, ServerState, initial_state
-from magid.servers.systemd import references
 from magid.servers.systemd.launcher_client import KEYS, LauncherClient
+from magid.servers.systemd.observer import UnitObserver
 from magid.servers.systemd.references import References
 from magid.servers.systemd.unit_state import figure
-from magid.servers.systemd.watcher import PendingState, UnitReader, UnitWatcher
-from magid.systemd.bus import MANAGER, MANAGER_PATH, PROPERTIES, SYSTEMD, Bus, BusError, Signal
+from magid.servers.systemd.watcher import PendingState, UnitWatcher
+from magid.systemd.bus import PROPERTIES, BusError
 from magid.systemd.journal import Journal, check_cursor, matches_of
-from magid.systemd.unit_names import UNITS, port_in, unit_name, unit_path
+from magid.systemd.unit_names import unit_name, unit_path
 
 log = logging.getLogger(__name__)
 
-_FIRST_PAUSE_S: Final = 0.1  # before the bus is tried again
-_LONGEST_PAUSE_S: Final = 5.0
 _QUEUE_S: Final = 120.0  # for a job in systemd's queue: magi-gpu.service may take a minute
 _MARGIN_S: Final = 60.0  # what the launcher may take beyond the servers' stop timeout
-_MEMBERS: Final = ("UnitNew", "UnitRemoved", "JobNew", "JobRemoved", "Reloading")
 
 
 class SystemdBackend:
@@ -67,29 +63,28 @@ class SystemdBackend:
         self._keys = keys
         self._journal = journal or Journal()
         self._patience_s = stop_timeout_s + _MARGIN_S
-        self._address = address
-        self._bus = Bus(address)
-        self._watched: dict[int, UnitWatcher] = {}
+        self._units = UnitObserver(address, self._journal, self._announce, self._mark_launcher)
         self._listeners: list[Callable[[ObservedServer], None]] = []
         self._changed = asyncio.Event()
-        self._stale = asyncio.Event()  # systemd may have units that are not watched yet
-        self._keeper: asyncio.Task[None] | None = None
         self._references: References | None = None
         self._requests: set[asyncio.Task[None]] = set()
         self._closed = False
-        self.problem = ""
 
     has_model_users = True
+
+    @property
+    def problem(self) -> str:
+        """See ServerBackend."""
+        return self._units.problem
 
     # -- life ----------------------------------------------------------------------------
 
     async def open(self) -> None:
         """Reads all existing units. Raises BusError if systemd cannot be reached."""
-        await self._connect()
-        self._keeper = asyncio.create_task(self._keep_up())
+        await self._units.open()
         self._references = References(
-            lambda: any(watched.may_exist for watched in self._watched.values()),
-            lambda: self._bus,
+            lambda: any(watched.may_exist for watched in self._units.watched.values()),
+            lambda: self._units.bus,
             lambda: self._launcher.call(protocol.Ping(), self._patience_s),
         )
         self._references.mark()
@@ -97,125 +92,18 @@ class SystemdBackend:
     async def close(self) -> None:
         """Stops watching. Requests already sent to the launcher are carried out. Idempotent."""
         self._closed = True
-        tasks = [*self._requests, *([self._keeper] if self._keeper else [])]
-        for task in tasks:
+        requests = list(self._requests)
+        for task in requests:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*requests, return_exceptions=True)
         if self._references is not None:
             await self._references.end()
-        for watched in self._watched.values():
-            await watched.end()
-        await self._bus.close()
+        await self._units.close()
         self._journal.close()
-
-    async def _connect(self) -> None:
-        """Opens a new connection, subscribes to all signals, then reads the units."""
-        await self._bus.close()
-        self._bus = bus = Bus(self._address)
-        await bus.open()
-        bus.listen(self._hear)
-        await bus.match(
-            "type='signal',sender='org.freedesktop.DBus',path='/org/freedesktop/DBus',"
-            f"interface='org.freedesktop.DBus',member='NameOwnerChanged',arg0='{SYSTEMD}'"
-        )
-        for member in _MEMBERS:
-            await bus.match(
-                f"type='signal',sender='{SYSTEMD}',path='{MANAGER_PATH}',"
-                f"interface='{MANAGER}',member='{member}'"
-            )
-        for path in (references.PATH, *map(unit_path, self._watched)):
-            await bus.match(_rule(path))
-        await self._list()
-
-    async def _list(self) -> None:
-        """Reads every unit again; returns when that is done. Raises BusError."""
-        self._stale.clear()
-        try:
-            await self._bus.call(MANAGER_PATH, MANAGER, "Subscribe")
-        except BusError as error:
-            if error.name != "org.freedesktop.systemd1.AlreadySubscribed":
-                raise
-        call = self._bus.call(MANAGER_PATH, MANAGER, "ListUnitsByPatterns", "asas", [], [UNITS])
-        for name, _, load, *_ in (await call)[0]:
-            port = port_in(name)
-            if port is not None and load != "not-found":  # not-found: only queried by name
-                await self._watch(port)
-        fresh = [watched.refresh() for watched in self._watched.values()]
-        await _first(asyncio.gather(*fresh), self._bus.wait_closed())
-        if not self._bus.is_open:
-            raise BusError("org.freedesktop.DBus.Error.Disconnected", "the bus has gone away")
-        self._mark_launcher()
-
-    async def _keep_up(self) -> None:
-        """Reconnects when the bus is gone, lists the units when systemd is new. Never returns.
-
-        Any other error is reported, and a new connection is made.
-        """
-        pause = _FIRST_PAUSE_S
-        while True:
-            try:
-                if not self.problem and self._bus.is_open:
-                    await _first(self._stale.wait(), self._bus.wait_closed())
-                before = self._bus
-                await (self._list() if self._bus.is_open and not self.problem else self._connect())
-            except Exception as error:  # any: an end of the watch would go unnoticed
-                self._note_loss(error, pause)
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, _LONGEST_PAUSE_S)
-                continue
-            pause = _FIRST_PAUSE_S
-            self.problem = ""
-            if self._bus is not before:
-                log.info(
-                    "systemd is watched again, over a new connection to the bus",
-                    extra=about(Event.SYSTEMD_BACK),
-                )
-
-    def _note_loss(self, error: Exception, pause_s: float) -> None:
-        code, why = type(error).__name__, f"cannot watch systemd, by a mistake in magid: {error!r}"
-        if isinstance(error, MagidError):
-            code, why = error.code, error.message
-        self.problem = why
-        log.warning(
-            "%s; trying again in %g s", why, pause_s,
-            extra=about(Event.SYSTEMD_LOST, error=code),
-            exc_info=None if isinstance(error, MagidError) else error,
-        )  # fmt: skip
-
-    def _hear(self, signal: Signal) -> None:
-        match signal.member:
-            case "PropertiesChanged" if signal.path == references.PATH:
-                self._mark_launcher()
-            case "PropertiesChanged":
-                for port, watched in self._watched.items():
-                    if signal.path == unit_path(port):
-                        watched.invalidate()
-            case "NameOwnerChanged":
-                self._stale.set()
-            case "Reloading":
-                if signal.body and not signal.body[0]:
-                    self._stale.set()
-            case _:
-                self._hear_of_unit(next(filter(None, map(port_in, _words(signal))), None))
-
-    def _hear_of_unit(self, port: int | None) -> None:
-        if port in self._watched:
-            self._watched[port].invalidate()
-        elif port is not None:
-            self._stale.set()  # a unit that is not watched yet
 
     def _mark_launcher(self) -> None:
         if self._references is not None:
             self._references.mark()
-
-    async def _watch(self, port: int) -> UnitWatcher:
-        """Begins to watch the unit of this port. Idempotent."""
-        if port not in self._watched:
-            await self._bus.match(_rule(unit_path(port)))
-        if port not in self._watched:
-            reader = UnitReader(port, lambda: self._bus, self._journal)
-            self._watched[port] = UnitWatcher(port, reader, self._announce)
-        return self._watched[port]
 
     # -- telling -------------------------------------------------------------------------
 
@@ -231,7 +119,7 @@ class SystemdBackend:
 
     def observed(self) -> dict[int, ObservedServer]:
         """See ServerBackend. While the bus is away: the last known state."""
-        shown = ((port, watched.shown) for port, watched in self._watched.items())
+        shown = ((port, watched.shown) for port, watched in self._units.watched.items())
         return {port: server for port, server in shown if server is not None}
 
     def _announce(self, server: ObservedServer) -> None:
@@ -250,7 +138,7 @@ class SystemdBackend:
         return server
 
     def _known(self, port: int) -> ObservedServer:
-        watched = self._watched.get(port)
+        watched = self._units.watched.get(port)
         if watched is None or watched.shown is None:
             raise NotFound(
                 f"cannot find a server on port {port}: none was started; start its model", port=port
@@ -270,12 +158,12 @@ class SystemdBackend:
                 "cannot start a server: magid is shutting down; try again in a moment",
                 port=spec.port,
             )
-        watched = await self._watch(spec.port)
+        watched = await self._units.watch(spec.port)
         await self._finish(self._start(spec, watched))
 
     async def stop(self, port: int) -> None:
         """See ServerBackend. Raises the launcher's refusal; the server then runs on."""
-        watched = self._watched.get(port)
+        watched = self._units.watched.get(port)
         if watched is not None and not watched.is_at_rest:
             await self._finish(self._stop(port, watched))
 
@@ -318,7 +206,7 @@ class SystemdBackend:
             await self._launcher.call(request, self._patience_s, lambda: watched.runs_anew(claim))
 
     async def _stop(self, port: int, watched: UnitWatcher) -> None:
-        may_exist = watched.may_exist or not self._bus.is_open
+        may_exist = watched.may_exist or not self._units.bus.is_open
         claim = watched.expect_stop()
         try:
             async with watched.turn:
@@ -339,7 +227,7 @@ class SystemdBackend:
         Reads a tiny file in /run.
 
         """
-        watched = self._watched.get(port)
+        watched = self._units.watched.get(port)
         if watched is None or watched.shown is None or watched.shown.pid is None:
             return None
         try:
@@ -368,7 +256,9 @@ class SystemdBackend:
     async def _figure(self, port: int, name: str) -> int | None:
         interface = "org.freedesktop.systemd1.Service"
         with suppress(BusError):
-            found = await self._bus.call(unit_path(port), PROPERTIES, "Get", "ss", interface, name)
+            found = await self._units.bus.call(
+                unit_path(port), PROPERTIES, "Get", "ss", interface, name
+            )
             return figure(found[0])
         return None
 
@@ -389,22 +279,11 @@ class SystemdBackend:
         await self._journal.wait(matches_of(unit_name(port)), after)
 
 
-def _rule(path: str) -> str:
-    return (
-        f"type='signal',sender='{SYSTEMD}',path='{path}',"
-        f"interface='{PROPERTIES}',member='PropertiesChanged'"
-    )
-
-
 def _why_failed(error: Exception, spec: ServerSpec) -> str:
     if isinstance(error, MagidError):
         return error.message
     log.exception("cannot start %s", spec.unit)
     return f"cannot start it, by a mistake in magid: {error!r}"
-
-
-def _words(signal: Signal) -> list[str]:
-    return [word for word in signal.body if isinstance(word, str)]
 
 
 def _check_free(endpoint: Endpoint) -> None:
@@ -414,16 +293,3 @@ def _check_free(endpoint: Endpoint) -> None:
         raise ServerFailed(
             f"port {endpoint.port} is taken by {by}; end it or give the model another port"
         )
-
-
-async def _first(*events: Awaitable[object]) -> None:
-    """Returns when the first event is over; cancels the others. Raises the first one's error."""
-    tasks = [asyncio.ensure_future(event) for event in events]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    for task in done:
-        task.result()
