@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from magid.errors import InvalidInput, MagidError, NotAllowed, ServerFailed
 from magid.host.workers import LATE_S, Silent, Unanswered, Worker, WorkerEnded, answer, requests
-from magid.launcher.sandbox import CheckedFile
+from magid.launcher.unit_request import CheckedFile
 
 MAX_SHARDS: Final = 512
 # Of the paths of one model in all. Each is in its unit's file three times, and a line of that file

@@ -16,7 +16,7 @@ from magid.errors import InvalidConfig, NotAllowed
 from magid.launcher import protocol
 from magid.launcher.model_files import Examined, examine, shards
 from magid.launcher.protocol import StartRequest
-from magid.launcher.sandbox import Timeouts, UnitRequest
+from magid.launcher.unit_request import Timeouts, UnitRequest
 from magid.llama.arguments import server_argv
 from magid.llama.program import find_program
 from magid.standalone import SCRIPTS

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from magid.errors import InvalidInput, NotAllowed
 from magid.launcher.protocol import CREDENTIAL, credential_path
+from magid.launcher.unit_request import Timeouts, UnitRequest
 from magid.llama.spec import ServerSpec
 
 PYTHON: Final = "/usr/bin/python3"
@@ -70,47 +71,6 @@ class Property:
     name: str
     signature: str
     value: Any
-
-
-@dataclass(frozen=True, slots=True)
-class CheckedFile:
-    """A model file as it was when the launcher looked: the same path may name another one later."""
-
-    path: str
-    device: int
-    inode: int
-
-    def __str__(self) -> str:
-        return f"{self.device}:{self.inode}:{self.path}"
-
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """Times in seconds, and how often a server that ended by itself is started again."""
-
-    max_startup_s: float
-    check_interval_s: float
-    stop_timeout_s: float
-    restarts: int  # 0: none
-    window_s: float  # over which they are counted
-    first_delay_s: float
-    max_delay_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class UnitRequest:
-    """All that decides about one unit."""
-
-    spec: ServerSpec
-    profile: str | None
-    argv: tuple[str, ...]  # of llama-server, the program first
-    files: tuple[CheckedFile, ...]  # all shards, and the projector
-    roots: tuple[str, ...]  # the model folders, links resolved: hidden
-    program_folders: tuple[str, ...]  # shown again where they are in something hidden
-    scripts: str  # the folder of exec_model.py and wait_ready.py
-    key_source: str  # the socket that has a new key for every process
-    groups: tuple[str, ...]  # that exist here and open GPU devices or model files
-    patience: Timeouts
 
 
 def unit_properties(order: UnitRequest, version: int) -> list[Property]:

@@ -44,7 +44,8 @@ from magid.doctor.facts import (
     Unit,
     Volume,
 )
-from magid.launcher.sandbox import Timeouts, UnitRequest, unit_properties
+from magid.launcher.sandbox import unit_properties
+from magid.launcher.unit_request import Timeouts, UnitRequest
 from magid.llama.spec import ServerSpec
 from magid.standalone import probe_sandbox
 from tests.support.deadlines import DEADLINE_S

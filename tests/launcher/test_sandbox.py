@@ -10,15 +10,8 @@ from hypothesis import strategies as st
 
 from magid.errors import InvalidInput, MagidError, NotAllowed
 from magid.launcher.protocol import credential_path
-from magid.launcher.sandbox import (
-    NOTIFY,
-    CheckedFile,
-    Property,
-    Timeouts,
-    UnitRequest,
-    field_of,
-    unit_properties,
-)
+from magid.launcher.sandbox import NOTIFY, Property, field_of, unit_properties
+from magid.launcher.unit_request import CheckedFile, Timeouts, UnitRequest
 from magid.llama.spec import ServerSpec
 
 VERSIONS = (252, 254, 257, 262)

@@ -48,9 +48,10 @@ from magid.launcher.protocol import (
     reply_line,
     request_line,
 )
-from magid.launcher.sandbox import CheckedFile, unit_properties
+from magid.launcher.sandbox import unit_properties
 from magid.launcher.server import MAX_CONNECTIONS, LauncherServer, refusal
 from magid.launcher.transient_units import Units, seen_in
+from magid.launcher.unit_request import CheckedFile
 from magid.llama.spec import ServerSpec
 from magid.systemd.bus import Bus, major
 from tests.support.deadlines import PATIENCE_S

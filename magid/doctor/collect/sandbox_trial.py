@@ -26,13 +26,8 @@ from magid.doctor.facts import Program, SandboxTrial
 from magid.errors import LlamaServerMissing, MagidError
 from magid.launcher.model_files import Examiner, check_files
 from magid.launcher.policy import PROGRAM_PLACES, groups_here, patience_of, program_folders
-from magid.launcher.sandbox import (
-    CheckedFile,
-    Property,
-    UnitRequest,
-    command_property,
-    unit_properties,
-)
+from magid.launcher.sandbox import Property, command_property, unit_properties
+from magid.launcher.unit_request import CheckedFile, UnitRequest
 from magid.llama.program import find_program, flags_in, version_in
 from magid.llama.spec import ServerSpec
 from magid.systemd.bus import MANAGER, MANAGER_PATH, PROPERTIES, Bus, BusError, major, variant
