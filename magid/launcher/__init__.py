@@ -1,1 +1,1 @@
-"""The only part that runs as root: makes the units of models, from orders that it checks."""
+"""The only part that runs as root: creates the units of models from requests that it checks."""

@@ -1,4 +1,4 @@
-"""`magi-launcher`: serves its socket until it is idle or told to stop."""
+"""`magi-launcher`: serves its socket until it is idle or receives SIGTERM or SIGINT."""
 
 import asyncio
 import logging
@@ -25,9 +25,9 @@ _BUS_PAUSE_S: Final = 0.5
 
 
 def main() -> int:
-    """The exit status: 0 when idle or asked to end, 1 for a failure.
+    """Returns the exit status: 0 when idle or stopped by a signal, 1 for a failure.
 
-    A bad configuration is told to whoever asks for a server: it can be mended meanwhile.
+    A bad configuration is not a failure: each start request is refused until the file is fixed.
     """
     logging.basicConfig(level="INFO", format="%(message)s", stream=sys.stderr)
     try:
@@ -45,12 +45,13 @@ async def serve(
     keys: Path = KEYS,
     idle_s: float = IDLE_S,
 ) -> int:
-    """Answer on this socket until asked to end, or idle. The exit status.
+    """Answers requests on this socket until a signal or idleness ends it; returns the exit status.
 
-    `left` are the connections of earlier launchers; they are closed when theirs are ours.
+    `left` are the bus connections of earlier launchers. They are closed once this launcher holds
+    the units that they held.
 
-    When the bus goes away, requests wait for it to come back: an exit would let systemd start the
-    launcher again and again for connections that nobody takes, until it closes the socket.
+    When the bus goes away, requests wait for it to come back. If the launcher exited instead,
+    systemd would start it again and again for the waiting connections, until it closes the socket.
     """
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -65,7 +66,9 @@ async def serve(
         except BusError as error:
             log.warning("%s", error.message)
         finally:
-            if not stop.is_set():  # else it is for the next launcher, or ends with the process
+            if (
+                not stop.is_set()
+            ):  # else the next launcher takes the bus, or it ends with the process
                 await bus.close()
         if not over:
             with suppress(TimeoutError):
@@ -81,10 +84,10 @@ async def _serve_over(
     stop: asyncio.Event,
     idle_s: float,
 ) -> bool:
-    """Answer for as long as this connection to the bus lasts. False: it is the bus that ended."""
+    """Answers requests for as long as this bus connection lasts. False: the bus connection ended."""
     try:
         ring.prepare()
-    except CannotWrite as error:  # those who want a server will hear of it again
+    except CannotWrite as error:  # every start that needs a key reports it again
         log.error("%s", error.message)
     units = Units(bus)
     await units.open()
@@ -109,7 +112,7 @@ async def _serve_over(
 async def _until_over(
     launcher: LauncherServer, bus: Bus, stop: asyncio.Event, idle_s: float
 ) -> bool:
-    """True when asked to end, or idle; False when the bus went away, and with it our references."""
+    """True after a signal or when idle; False when the bus went away, and our references with it."""
     ends = [asyncio.create_task(launcher.idle(idle_s)), asyncio.create_task(stop.wait())]
     lost = asyncio.create_task(bus.wait_closed())
     done, waiting = await asyncio.wait([*ends, lost], return_when=asyncio.FIRST_COMPLETED)

@@ -1,11 +1,11 @@
-"""A new key with every process of a model's server: `magi-key`, which systemd starts for each.
+"""`magi-key`: makes a new key for every process of a model's server. systemd starts it for each.
 
-A unit loads its key, as a credential, from a socket that PID 1 holds. So there is a new one whoever
-starts the server: magid, a person, or systemd itself; magid and the launcher need not run. One
-connection is one process to be: systemd connects as root before it, from an abstract address that
-names the unit, and hands what it reads to the server and to what runs beside it.
+A unit loads its key, as a credential, from a socket that PID 1 holds. So every start has a new key,
+whether magid, a person or systemd itself starts the server; magid and the launcher need not run.
+Each connection stands for one process: systemd connects as root before it starts the process, from
+an abstract address that names the unit, and passes the key to the server and to wait_ready.py.
 
-Exit status 1, with a line that says why: nothing was handed out, and `gate` refuses to go on.
+Exit status 1, with a line that says why: no key was sent, and exec_model.py refuses to go on.
 """
 
 import os
@@ -19,12 +19,12 @@ from magid.errors import MagidError, NotAllowed
 from magid.launcher.keys import KEYS, KeyRing
 
 _PATIENCE_S: Final = 10.0
-# systemd.exec(5), LoadCredential=: a random part, and for which credential of which unit.
+# systemd.exec(5), LoadCredential=: a random part, then the unit and its credential.
 _ASKER: Final = re.compile(rb"\0[0-9a-f]+/unit/llama-server@([0-9]{1,5})\.service/api-key")
 
 
 def main() -> int:
-    """Answer the connection that is the standard input."""
+    """Answers the connection on standard input; returns the exit status."""
     try:
         with socket.socket(fileno=os.dup(0)) as connection:
             connection.settimeout(_PATIENCE_S)
@@ -36,16 +36,17 @@ def main() -> int:
 
 
 def answer(connection: socket.socket, ring: KeyRing) -> None:
-    """A new key, first to where magid reads it, then to systemd. NotAllowed, CannotWrite, OSError.
+    """Writes a new key to the file that magid reads, then sends it to systemd.
 
-    So whoever sees the process finds the key of it, or that of a later one.
+    The file comes first: a running process's key, or that of a later process, is always in it.
+    Raises NotAllowed, CannotWrite, OSError.
     """
     port = port_of(connection)
     connection.sendall(ring.write_new(port).encode())
 
 
 def port_of(connection: socket.socket) -> int:
-    """The port of the server that it is for. Raises NotAllowed unless it is systemd that asks."""
+    """Returns the port of the server that the key is for; NotAllowed unless systemd asks."""
     size = struct.calcsize("3i")
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
     _, uid, _ = struct.unpack("3i", credentials)

@@ -1,8 +1,8 @@
 """The keys of the servers that systemd runs: made by root, read by magid.
 
-PORT.key, root:magi 0640, in a folder root:magi 0750: magid may read a key, and neither replace one
-nor put another file in its place. `keymaker` writes them, the launcher drops those of servers that
-are gone.
+PORT.key is root:magi 0640, in a folder root:magi 0750: magid may read a key, but neither replace it
+nor put another file in its place. `magi-key` writes the keys; the launcher removes the keys of
+servers that are gone.
 """
 
 import grp
@@ -19,16 +19,16 @@ KEYS: Final = Path("/run/magi-keys")
 
 
 class KeyRing:
-    """Where the keys are; `group` is the one that may read them. Tiny writes to memory: blocks."""
+    """The folder of the keys; `group` may read them. Methods block: tiny writes to memory."""
 
     def __init__(self, folder: Path, group: str) -> None:
         self._folder = folder
         self._group = group
 
     def prepare(self) -> None:
-        """See that the folder hands its group on to the keys (set-group-id). Raises CannotWrite.
+        """Ensures that the keys inherit the folder's group (set-group-id). Raises CannotWrite.
 
-        Who writes a key may not give files to a group: systemd-tmpfiles makes the folder.
+        `magi-key` may not change a file's group. systemd-tmpfiles makes the folder.
         """
         try:
             self._folder.mkdir(mode=0o750, exist_ok=True)
@@ -43,7 +43,7 @@ class KeyRing:
             ) from error
 
     def write_new(self, port: int) -> str:
-        """A fresh 256-bit key in place of the old one, whole at every moment; CannotWrite."""
+        """Replaces the key by a fresh one of 256 bits, atomically. Raises CannotWrite."""
         key = secrets.token_urlsafe(32)
         temporary = self._folder / f".{int(port)}.new"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -65,12 +65,12 @@ class KeyRing:
         return self._folder / f"{int(port)}.key"
 
     def remove(self, port: int) -> None:
-        """Idempotent; a file that cannot be removed holds a key that opens nothing."""
+        """Removes the key. Idempotent. Ignores errors: a key that stays opens nothing."""
         with suppress(OSError):
             self.path(port).unlink()
 
     def keep_only(self, ports: Container[int]) -> None:
-        """Drop the keys of servers that are gone."""
+        """Removes the keys of all other ports: their servers are gone."""
         for path in self._folder.glob("*.key"):
             if not (path.stem.isdigit() and int(path.stem) in ports):
                 path.unlink(missing_ok=True)

@@ -1,11 +1,11 @@
-"""Finding a model's files as root, in folders that somebody else may write to.
+"""Checks a model's files as root, in folders that other users may write to.
 
-Every folder on the way is opened by its name within the one above, never through a link, so that
-nothing outside the model folders is ever reached, whatever is renamed meanwhile. What is found is
-written down as device and inode, for exec_model.py to compare. Blocks: a handful of system calls.
+Every folder of a path is opened by its name within its parent, never through a link. So nothing
+outside the model folders is ever reached, whatever is renamed meanwhile. The device and inode of
+each file are recorded for exec_model.py to compare. Blocks: a handful of system calls.
 
-A folder may be a mount that does not answer. So the launcher looks in a worker, `python -m
-magid.launcher.model_files`, and waits for no other folder than the one that the file is in.
+A folder may be a mount that does not answer. So the launcher checks files in a worker, `python -m
+magid.launcher.model_files`, and waits for no folder other than the one that the file is in.
 """
 
 import os
@@ -22,37 +22,37 @@ from magid.host.workers import LATE_S, Silent, Unanswered, Worker, WorkerEnded, 
 from magid.launcher.unit_request import CheckedFile
 
 MAX_SHARDS: Final = 512
-# Of the paths of one model in all. Each is in its unit's file three times, and a line of that file
-# may have 1 MiB: at the next daemon-reload systemd would lose the command of a longer one.
+# Total size of the paths of one model. The unit's file contains each path three times, and a line
+# of that file may have 1 MiB: systemd loses the command of a longer line at a daemon-reload.
 MAX_PATHS_BYTES: Final = 128 * 1024
 _MODULE: Final = "magid.launcher.model_files"
 _MAX_LINKS: Final = 40  # as Linux counts
 
-# As llama.cpp names them, and only so: it makes the other names out of the first one.
+# Exactly as llama.cpp names shards: it derives the other names from the first one.
 _SHARD = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})\.gguf", re.DOTALL)
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def real_roots(configured: Iterable[Path]) -> tuple[str, ...]:
-    """The model folders that are there, links resolved; only links of root's are followed.
+    """Returns the model folders that exist, links resolved; follows only links that root owns.
 
-    Any other link could be put there by whoever may write to the folder it is in.
+    Any user who may write to a folder could put another link there.
     """
     found = (_resolved(str(path)) for path in configured)
     return tuple(dict.fromkeys(path for path in found if path is not None))
 
 
 def check_files(paths: Iterable[str], roots: Iterable[str]) -> tuple[CheckedFile, ...]:
-    """Each file as it is now.
+    """Returns each file with its current device and inode.
 
-    Raises NotAllowed outside the roots and for anything but a regular file whose name ends in
-    .gguf; ServerFailed if it is not there.
+    Raises NotAllowed for a path outside the roots, and for anything but a regular file whose name
+    ends in .gguf; ServerFailed for a file that cannot be opened.
     """
     return tuple(_check(path, tuple(roots)) for path in paths)
 
 
 def shards(path: str) -> tuple[str, ...]:
-    """All files of the model whose first one this is. Pure. Raises InvalidInput."""
+    """Returns the paths of all files of the model whose first file this is. Pure. InvalidInput."""
     match = _SHARD.fullmatch(path)
     if not match:
         return (path,)
@@ -74,23 +74,26 @@ def shards(path: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """A model's files as they are now, and the model folders."""
+    """A model's files as they were checked, and the model folders."""
 
     files: tuple[CheckedFile, ...]
     roots: tuple[str, ...]  # links resolved
-    unanswered: tuple[str, ...] = ()  # as configured: those that hang, none of them the files'
+    unanswered: tuple[str, ...] = ()  # folders that hang, as configured; the files are in none
 
 
 def examine(paths: Sequence[str], configured: Sequence[Path]) -> Examined:
-    """All of it at once, for as long as the folders take. Raises as `check_files`."""
+    """Resolves the roots and checks the files; blocks for as long as the folders take.
+
+    Raises as `check_files`.
+    """
     roots = real_roots(configured)
     return Examined(check_files(paths, roots), roots)
 
 
 class Examiner:
-    """`examine` in workers, each waited for `late_s` at most. For several threads.
+    """Runs `examine` in workers and waits at most `late_s` seconds for each answer. Thread-safe.
 
-    Every method blocks. Raises ServerFailed where a worker cannot be made, or dies.
+    Every method blocks, and raises ServerFailed if a worker cannot be started, or dies.
     """
 
     def __init__(self, late_s: float = LATE_S) -> None:
@@ -98,7 +101,7 @@ class Examiner:
         self._hung = Unanswered()
 
     def __call__(self, paths: Sequence[str], configured: Sequence[Path]) -> Examined:
-        """Raises as `check_files`, and ServerFailed where the files' folder hangs."""
+        """Checks the files. Raises as `check_files`, and ServerFailed if the files' folder hangs."""
         with self._worker(paths[0], configured) as (worker, roots, late):
             for root in late:
                 if _is_in(paths[0], root) and not any(_is_in(paths[0], one) for one in roots):
@@ -114,7 +117,7 @@ class Examiner:
         return Examined(tuple(CheckedFile(*file) for file in answer["files"]), roots, late)
 
     def refusals(self, paths: Sequence[str], configured: Sequence[Path]) -> dict[str, str]:
-        """Of these files each that could not be run, and why."""
+        """Returns the reason for each of these files that the launcher would refuse to run."""
         found: dict[str, str] = {}
         with self._worker("", configured) as (worker, roots, _late):
             worker.say(["check", [path], roots] for path in paths)
@@ -127,7 +130,7 @@ class Examiner:
         return {path: why for path, why in found.items() if why}
 
     def roots(self, configured: Sequence[Path]) -> tuple[str, ...]:
-        """As `real_roots`, without those that hang."""
+        """Returns the folders of `real_roots` without the folders that hang."""
         with self._worker("", configured) as (_worker, roots, _late):
             return roots
 
@@ -135,7 +138,7 @@ class Examiner:
     def _worker(
         self, path: str, configured: Sequence[Path]
     ) -> Iterator[tuple[Worker, tuple[str, ...], tuple[str, ...]]]:
-        """A worker that can be asked, the roots that answer, and those that do not."""
+        """Yields a worker that answers, the roots that answer, and the roots that do not."""
         found: dict[str, str | None] = {}
         worker: Worker | None = None
         try:
@@ -167,7 +170,7 @@ class Examiner:
 
 
 def _nearest_first(roots: Iterable[str], path: str) -> list[str]:
-    """Those that the file is in by its name come first: they are looked at in any case. Pure."""
+    """Sorts the roots that contain the path by name first: these are needed in any case. Pure."""
     return sorted(roots, key=lambda root: not _is_in(path, root))
 
 
@@ -198,7 +201,7 @@ def _carried_out(request: Any) -> Any:
 
 
 def main() -> None:
-    """The worker."""
+    """Runs the worker until its input ends."""
     with suppress(BrokenPipeError):
         for request in requests():
             answer(_carried_out(request))
@@ -223,7 +226,7 @@ def _check(path: str, roots: tuple[str, ...]) -> CheckedFile:
 
 
 def _status_without_links(path: str) -> os.stat_result:
-    """Raises OSError, with ENOTDIR where a folder on the way is a link."""
+    """Returns the file's status. Raises OSError; ENOTDIR if a folder of the path is a link."""
     *folders, name = path.strip("/").split("/")
     with ExitStack() as held:
         above: int | None = None
@@ -237,7 +240,7 @@ def _status_without_links(path: str) -> os.stat_result:
 
 
 def _resolved(path: str) -> str | None:
-    """The path without links; None if it is not there, or is there by a link of somebody else's."""
+    """Returns the path without links; None if it does not exist or a link is not owned by root."""
     todo, done, links = path.split("/"), "", 0
     while todo:
         name = todo.pop(0)
@@ -263,7 +266,7 @@ def _resolved(path: str) -> str | None:
 
 
 def _target(path: str) -> str | None:
-    """Where a link of root's leads; None for anything but a link. OSError for another's link."""
+    """Returns the target of root's link; None if it is no link. OSError for another user's link."""
     status = os.lstat(path)
     if not stat.S_ISLNK(status.st_mode):
         return None

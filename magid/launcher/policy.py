@@ -1,6 +1,6 @@
-"""What the launcher makes of a request: an order for one unit, or a refusal.
+"""Decides what the launcher does with a start request: it describes one unit, or refuses.
 
-The configuration is root's alone, and read for each request, so that an edited one holds at once.
+Only root may write the configuration. It is read for each request: an edit takes effect at once.
 """
 
 import grp
@@ -32,7 +32,10 @@ Examine = Callable[[Sequence[str], Sequence[Path]], Examined]
 
 
 def authorize(start: StartRequest, settings: Config, examine: Examine = examine) -> UnitRequest:
-    """The unit that a request asks for. Raises MagidError if it may not be, or cannot. Blocks."""
+    """Returns the unit that a request asks for. Blocks.
+
+    Raises MagidError if the unit is not allowed or cannot be made.
+    """
     spec = start.spec
     check_port(spec.port, settings)
     if spec.host != settings.llama_server_host:
@@ -62,9 +65,10 @@ def authorize(start: StartRequest, settings: Config, examine: Examine = examine)
 
 
 def covers(roots: Iterable[str], points: Iterable[str], needed: Iterable[str]) -> tuple[str, ...]:
-    """What to hide in the place of model folders that hang, because to touch them would hang too.
+    """Returns the folders to hide in place of model folders that hang. Pure.
 
-    The folder that each one's mount is in, unless that holds parts of the system. Pure.
+    systemd would hang too if it touched the model folder. So the parent folder of its mount is
+    hidden, unless that contains parts of the system.
     """
     system = (*needed, *_SYSTEM)
     above = set()
@@ -78,7 +82,10 @@ def covers(roots: Iterable[str], points: Iterable[str], needed: Iterable[str]) -
 
 
 def mount_points() -> list[str]:
-    """As this process sees them; nothing is touched for it. In names, \\040 is a space."""
+    """Returns the mount points that this process sees, without touching them.
+
+    In the kernel's table, \\040 is a space.
+    """
     lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
     return [_OCTAL.sub(lambda match: chr(int(match[1], 8)), line.split()[4]) for line in lines]
 
@@ -93,7 +100,7 @@ def check_port(port: int, settings: Config) -> None:
 
 
 def patience_of(settings: Config) -> Timeouts:
-    """The configuration's times."""
+    """Returns the timeouts and restart limits of the configuration."""
     restart = settings.restart
     return Timeouts(
         max_startup_s=settings.max_startup_time,
@@ -107,9 +114,9 @@ def patience_of(settings: Config) -> Timeouts:
 
 
 def program_folders(program: Path) -> tuple[str, ...]:
-    """What has to be seen for the program to run: where it is, and where it is by its real name.
+    """Returns the folders that the program needs to run: its own, and that of its real path.
 
-    A program in PREFIX/bin finds its libraries in PREFIX/lib, another one beside itself.
+    A program in PREFIX/bin finds its libraries in PREFIX/lib; any other finds them beside itself.
     """
     folders = {folder.parent if folder.name == "bin" else folder for folder in _homes(program)}
     return tuple(sorted(str(folder) for folder in folders))
@@ -120,7 +127,7 @@ def _homes(program: Path) -> tuple[Path, Path]:
 
 
 def groups_here() -> tuple[str, ...]:
-    """The groups of every server that this machine has: systemd fails a unit for a missing one."""
+    """Returns the servers' groups that exist here: systemd fails a unit with a missing group."""
     return tuple(filter(_group_exists, _GROUPS))
 
 
@@ -133,7 +140,10 @@ def _group_exists(name: str) -> bool:
 
 
 def read_config(path: Path = config.DEFAULT_PATH) -> Config:
-    """The file alone, whatever the environment says; it has to be root's. Raises InvalidConfig."""
+    """Reads the configuration file, and ignores the environment. Raises InvalidConfig.
+
+    Root must own the file, and no other user may write to it.
+    """
     with suppress(FileNotFoundError):
         status = path.stat()
         if status.st_uid != 0 or status.st_mode & 0o022:

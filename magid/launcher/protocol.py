@@ -1,9 +1,9 @@
-"""What magid and its privileged launcher say to each other over /run/magi/launcher.sock.
+"""The protocol between magid and its privileged launcher on /run/magi/launcher.sock.
 
 One line of JSON each way, at most `MAX_LINE_BYTES` with its newline. Pure. The launcher trusts
-nothing of a request: `parse_request` gives either a value in which every field is of its type and
-within its bounds, or InvalidInput. What is right in itself but not allowed on this machine (a port
-outside the range, a file outside the model folders, an argument) is the launcher's to refuse.
+nothing in a request: `parse_request` either returns a value in which every field has its type and
+is within its bounds, or raises InvalidInput. The launcher itself refuses a valid request that this
+machine does not allow (a port outside the range, a file outside the model folders, an argument).
 """
 
 import json
@@ -32,10 +32,10 @@ _KINDS: Final = ("chat", "embedding", "reranker")
 
 @dataclass(frozen=True, slots=True)
 class StartRequest:
-    """Run this server; one on the same port is replaced.
+    """Starts this server; it replaces any server on the same port.
 
     `flags` are the options that the installed llama-server knows: the launcher does not run it to
-    ask. They only decide which of magid's own options are left out.
+    find out. They only decide which of magid's own options are left out.
     """
 
     spec: ServerSpec
@@ -45,21 +45,21 @@ class StartRequest:
 
 @dataclass(frozen=True, slots=True)
 class StopRequest:
-    """End the server; it can be started again with systemctl."""
+    """Stops the server; systemctl can start it again."""
 
     port: int
 
 
 @dataclass(frozen=True, slots=True)
 class ForgetRequest:
-    """End the server and let its unit disappear."""
+    """Stops the server and removes its unit."""
 
     port: int
 
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """Ask whether the launcher answers."""
+    """Checks that the launcher answers."""
 
 
 Request = StartRequest | StopRequest | ForgetRequest | Ping
@@ -67,7 +67,7 @@ Request = StartRequest | StopRequest | ForgetRequest | Ping
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """`error` is a stable code, the name of a class of `errors`; empty if it went well."""
+    """`error` is a stable code, the name of a class of `errors`; empty after a success."""
 
     error: str = ""
     message: str = ""  # for a person: begins with "cannot"
@@ -82,7 +82,7 @@ class Reply:
 
 
 def request_line(request: Request) -> bytes:
-    """The request as it goes over the socket. Raises InvalidInput if it is too long to send."""
+    """Returns the line of the request. Raises InvalidInput if it is too long to send."""
     body: dict[str, Any] = {"verb": _VERBS[type(request)]}
     match request:
         case StartRequest(spec, profile, flags):
@@ -98,7 +98,7 @@ def request_line(request: Request) -> bytes:
 
 
 def reply_line(reply: Reply) -> bytes:
-    """The reply as it goes over the socket."""
+    """Returns the line of the reply."""
     if reply.ok:
         return _line({"ok": True, **reply.details})
     return _line({"ok": False, "error": reply.error, "message": reply.message, **reply.details})
@@ -120,7 +120,7 @@ _VERBS: Final[Mapping[type, str]] = {
 
 
 def parse_request(line: bytes) -> Request:
-    """The request in this line. Raises InvalidInput, and nothing else, for any bytes."""
+    """Returns the request in this line. For any bytes, raises nothing but InvalidInput."""
     body = _object(line, "request")
     verb = body.pop("verb", None)
     match verb:
@@ -141,7 +141,7 @@ def parse_request(line: bytes) -> Request:
 
 
 def parse_reply(line: bytes) -> Reply:
-    """The reply in this line. Raises InvalidInput if it is none."""
+    """Returns the reply in this line. Raises InvalidInput if the line is not a reply."""
     body = _object(line, "reply")
     match body:
         case {"ok": True}:
@@ -158,13 +158,13 @@ def _details(body: Mapping[str, object]) -> dict[str, str | int]:
 
 
 def _object(line: bytes, what: str) -> dict[str, Any]:
-    """The one JSON object of the line, without duplicate keys, NaN or deep nesting."""
+    """Returns the line's one JSON object; refuses duplicate keys, NaN and deep nesting."""
     if len(line) > MAX_LINE_BYTES:
         raise _bad(what, f"is longer than {MAX_LINE_BYTES} bytes")
     if not line.endswith(b"\n"):
         raise _bad(what, "does not end with a newline")
     text = line.removesuffix(b"\n")
-    # A bracket within a string counts too: nothing that is meant has that many.
+    # Brackets within strings count too: no genuine line has that many.
     if text.count(b"[") + text.count(b"{") > _MAX_DEPTH * 8:
         raise _bad(what, "is nested too deeply")
     try:
@@ -203,7 +203,7 @@ _Check = Callable[[str, Any], Any]
 
 def _int(low: int, high: int) -> _Check:
     def check(name: str, value: Any) -> int:
-        if type(value) is not int or not low <= value <= high:  # a bool is an int, elsewhere
+        if type(value) is not int or not low <= value <= high:  # to isinstance, a bool is an int
             raise _bad(name, f"should be a whole number from {low} to {high}")
         return value
 
@@ -233,7 +233,7 @@ def _many(item: _Check, most: int) -> _Check:
 
 
 def _path(name: str, value: Any) -> str:
-    """An absolute path in its one shortest form, of printable characters."""
+    """Checks for an absolute path in its one shortest form, of printable characters."""
     if (
         not isinstance(value, str)
         or not _PATH.fullmatch(value)
@@ -255,7 +255,7 @@ _profile = _or_none(_matching(_PROFILE, "a profile's name or null"))
 _flag_list = _many(_matching(_FLAG, "an option of llama-server"), MAX_FLAGS)
 
 
-# Bounds as in the configuration's server_defaults.
+# The bounds are those of the configuration's server_defaults.
 _SPEC: Final[Mapping[str, _Check]] = {
     "model_id": _matching(_MODEL_ID, "a model's id"),
     "instance": _int(0, 15),
@@ -296,5 +296,5 @@ CREDENTIAL: Final = "api-key"
 
 
 def credential_path(port: int) -> str:
-    """Where the server finds its key: $CREDENTIALS_DIRECTORY is not expanded in arguments."""
+    """Returns the path of the server's key: arguments do not expand $CREDENTIALS_DIRECTORY."""
     return f"/run/credentials/llama-server@{int(port)}.service/{CREDENTIAL}"

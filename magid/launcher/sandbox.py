@@ -1,8 +1,8 @@
-"""The sandbox of every model: from one request to the properties of one transient unit.
+"""The sandbox of every model: turns one request into the properties of one transient unit.
 
-Pure. Nothing of it comes from a request but the names and numbers of `UnitRequest`, all of them
-checked before. Names and signatures are those of org.freedesktop.systemd1 for StartTransientUnit;
-what a manager older than 254 does not know, or writes wrongly, depends on `version`.
+Pure. Only the names and numbers of `UnitRequest` come from a request, and all of them are checked
+before. Names and signatures are those of org.freedesktop.systemd1 for StartTransientUnit.
+Properties that systemd before 254 does not know, or writes wrongly, depend on `version`.
 """
 
 import hashlib
@@ -27,39 +27,39 @@ ORDER_FIELD: Final = "MAGI_ORDER"
 NO_RESTART: Final = (
     66,
     78,
-)  # of exec_model.py (sysexits.h): a restart would change nothing
+)  # exit statuses of exec_model.py (sysexits.h): a restart would change nothing
 
 
 NOTIFY: Final = "/run/systemd/notify"  # wait_ready.py reports to it
-# Systemd before 254 hides the unit's credentials from ExecStartPost=: they are bound here for it.
+# Before 254, systemd hides the unit's credentials from ExecStartPost=: they are bound here for it.
 _KEY_FOLDER: Final = "/run/magi-key"
-# The one place that a server can write to: in memory, its own, gone with its process. Drivers cache
-# what they compile in HOME, and exchange data between GPUs by /dev/shm (NCCL asks for 1 GB).
+# The one place that a server can write to: in memory, private, gone with its process. Drivers cache
+# compiled code in HOME, and exchange data between GPUs through /dev/shm (NCCL asks for 1 GB).
 SCRATCH: Final = "/dev/shm"
 _SCRATCH_OPTIONS: Final = "size=1G,nr_inodes=16384,mode=1777"
 _NO_LIMIT: Final = 2**64 - 1
-_START_STEP_S: Final = 60  # wait_ready.py asks for more again and again, while it lives
-# Allowed, though to use it takes a capability that no server has: systemd (257, 262) writes an
-# empty mask to the unit's file as "RestrictNamespaces=", which means "no restriction" when it is
-# read again at a daemon-reload.
+_START_STEP_S: Final = 60  # wait_ready.py keeps extending it while it lives
+# Allowed, though its use takes a capability that no server has: systemd (257, 262) writes an empty
+# mask to the unit's file as "RestrictNamespaces=", and a daemon-reload reads that as "no
+# restriction".
 _CLONE_NEWUTS: Final = 0x0400_0000
 _MS_REC: Final = 0x4000
-_OOM_SCORE: Final = 200  # a model dies before sshd, and before magid
+_OOM_SCORE: Final = 200  # the kernel kills a model before sshd and magid
 
 
-# Read-only and empty within the unit; what the server needs of them is bound into it one by one.
-# Not /opt: it holds programs, among them the libraries of GPUs (/opt/rocm, /opt/intel). No driver
-# of a GPU needs anything of /run to compute: nvidia-persistenced is asked by administrators only.
+# Read-only and empty within the unit; each path in them that the server needs is bound into it.
+# Not /opt: it holds programs, among them GPU libraries (/opt/rocm, /opt/intel). No GPU driver
+# needs anything in /run to compute: only administrators use nvidia-persistenced.
 _HIDDEN: Final = ("/var", "/etc/magi", "/run", "/srv", "/mnt", "/media")
-DEVICES: Final = ("char-nvidia*", "char-drm", "char-kfd")  # beside those that everybody needs
+DEVICES: Final = ("char-nvidia*", "char-drm", "char-kfd")  # besides the standard ones
 _HOMES: Final = ("/home", "/root", "/run/user")  # ProtectHome= hides these
-# DynamicUser= brings a /tmp and a /var/tmp on the machine's own disk, without a limit.
+# DynamicUser= gives the unit a /tmp and a /var/tmp on the machine's own disk, without a limit.
 _READ_ONLY: Final = ("/tmp", "/var/tmp")
 
 
-# The paths of mounts are written to the unit's file as they are (systemd 252, 257, 262). When it is
-# read again, at a daemon-reload, a space begins another mount, and a colon another part of one: a
-# folder with the right name would bind what it likes into the unit.
+# systemd (252, 257, 262) writes the paths of mounts to the unit's file without quoting. When a
+# daemon-reload reads the file, a space begins another mount, and a colon another part of one: a
+# folder with a crafted name could bind any path into the unit.
 _UNMOUNTABLE: Final = frozenset(": '\"\\")
 _UNWRITABLE: Final = frozenset("$;")  # in commands, before 254
 
@@ -74,9 +74,9 @@ class Property:
 
 
 def unit_properties(order: UnitRequest, version: int) -> list[Property]:
-    """The whole unit, for systemd of this major version.
+    """Returns all properties of the unit, for this major version of systemd.
 
-    Raises InvalidInput for a path that this systemd would forget at a daemon-reload, and NotAllowed
+    Raises InvalidInput for a path that this systemd would lose at a daemon-reload, and NotAllowed
     for a model folder that cannot be hidden from the server.
     """
     _check_writable(order, version)
@@ -92,20 +92,20 @@ def unit_properties(order: UnitRequest, version: int) -> list[Property]:
         *_devices(),
         Property("LoadCredential", "a(ss)", [(CREDENTIAL, order.key_source)]),
     ]
-    # The spec knows more of the files than their paths, and a unit names the one it was made of.
+    # The spec says more about the files than their paths, so the digest includes its hash.
     spec = Property(SPEC_FIELD, "s", order.spec.hash)
     return [*properties, _log_fields(order, digest([*properties, spec]))]
 
 
 def digest(properties: Iterable[Property]) -> str:
-    """16 hex digits. Two orders of the same digest are the same unit, restarts included."""
+    """Returns 16 hex digits; the same digest means the same unit, restart settings included."""
     shown = [(p.name, p.signature, p.value) for p in properties]
     text = json.dumps(shown, default=bytes.hex, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def field_of(fields: Iterable[bytes], name: str) -> str:
-    """The value of one of a unit's LogExtraFields; "" if it has none."""
+    """Returns the value of one of a unit's LogExtraFields; "" if the unit lacks it."""
     prefix = name.encode() + b"="
     found = (field for field in fields if field.startswith(prefix))
     return next(found, prefix).removeprefix(prefix).decode(errors="replace")
@@ -150,15 +150,15 @@ def _service(order: UnitRequest, version: int) -> list[Property]:
         Property("SyslogIdentifier", "s", "llama-server"),
         Property("Environment", "as", [f"HOME={SCRATCH}", f"TMPDIR={SCRATCH}"]),
         Property("LimitMEMLOCK", "t", _NO_LIMIT),
-        Property("LimitCORE", "t", 0),  # it would be as large as the model
+        Property("LimitCORE", "t", 0),  # a core dump would be as large as the model
     ]
 
 
 def command_property(name: str, argv: Sequence[str], version: int) -> Property:
-    """A command whose `$` mean nothing.
+    """Returns a command in which systemd does not expand `$`.
 
-    252 and 253 write ExecStartEx to a file from which they cannot read it (fixed in 254): there the
-    unit would lose its command at the next daemon-reload.
+    systemd 252 and 253 write ExecStartEx to the unit's file in a form that they cannot read (fixed
+    in 254): the unit would lose its command at the next daemon-reload.
     """
     if version >= 254:
         return Property(f"{name}Ex", "a(sasas)", [(argv[0], list(argv), ["no-env-expand"])])
@@ -166,7 +166,7 @@ def command_property(name: str, argv: Sequence[str], version: int) -> Property:
 
 
 def _restart(patience: Timeouts, version: int) -> list[Property]:
-    """As the embedded launcher restarts, as far as systemd can: the pause grows from 254 on."""
+    """Restarts as the processes backend does, as far as systemd can: pauses grow from 254 on."""
     first, longest = patience.first_delay_s, patience.max_delay_s
     properties = [
         Property("Restart", "s", "on-failure" if patience.restarts else "no"),
@@ -184,7 +184,7 @@ def _restart(patience: Timeouts, version: int) -> list[Property]:
 
 
 def _limits(spec: ServerSpec) -> list[Property]:
-    """What was set for this model; `systemctl set-property` and drop-ins know many more."""
+    """Returns the model's own limits; `systemctl set-property` and drop-ins offer many more."""
     limits = []
     if spec.memory_max is not None:
         limits.append(Property("MemoryMax", "t", spec.memory_max))
@@ -210,7 +210,7 @@ def _file_system(order: UnitRequest, version: int) -> list[Property]:
     shown = _shown(order)
     homely = any(_is_below(path, home) for path in (*shown, *order.roots) for home in _HOMES)
     empty = [(path, "ro") for path in _hidden(order)]
-    # A file that is gone is exec_model.py's to report: it does so in words.
+    # A missing file must not fail the mount: exec_model.py reports it in words.
     bound = [(path, path, True, _MS_REC) for path in (*shown, NOTIFY)]
     if version < 254:
         credentials = str(PurePosixPath(credential_path(order.spec.port)).parent)
@@ -227,7 +227,7 @@ def _file_system(order: UnitRequest, version: int) -> list[Property]:
 
 
 def _hidden(order: UnitRequest) -> list[str]:
-    """The fixed folders, and each model folder that is in none of them."""
+    """Returns the fixed folders, and each model folder that is in none of them."""
     needed = (PYTHON, order.scripts, *order.program_folders, "/usr/lib", "/etc/passwd", "/run")
     outside = []
     for root in map(_mountable, order.roots):
@@ -243,7 +243,7 @@ def _hidden(order: UnitRequest) -> list[str]:
 
 
 def _shown(order: UnitRequest) -> list[str]:
-    """What has to be seen of what is hidden: the model's files, and the programs."""
+    """Returns the paths to bind back into hidden folders: the programs and the model's files."""
     programs = {
         folder
         for folder in (*order.program_folders, order.scripts)
@@ -256,7 +256,7 @@ def _kernel() -> list[Property]:
     return [
         *(Property(name, "b", True) for name in _SWITCHES),
         Property("ProtectProc", "s", "invisible"),
-        Property("RestrictNamespaces", "t", _CLONE_NEWUTS),  # the mask of those allowed
+        Property("RestrictNamespaces", "t", _CLONE_NEWUTS),  # the mask of allowed ones
         Property("SystemCallArchitectures", "as", ["native"]),
         Property("SystemCallFilter", "(bas)", (True, ["@system-service"])),
         Property("SystemCallFilter", "(bas)", (False, ["@privileged", "@keyring"])),
@@ -282,9 +282,10 @@ _SWITCHES: Final = (
 
 
 def _network(spec: ServerSpec) -> list[Property]:
-    """Its own address alone: not all of 127.0.0.0/8, where a resolver is (127.0.0.53).
+    """Allows the server's own address, 127.0.0.1 and ::1, and its own port only.
 
-    Binding is restricted where systemd is built with BPF: not in Debian 12.
+    Not all of 127.0.0.0/8: a resolver listens there (127.0.0.53). systemd restricts binding only
+    where it is built with BPF: not in Debian 12.
     """
     inet, inet6 = int(socket.AF_INET), int(socket.AF_INET6)
     everyone = [(inet, bytes(4), 0), (inet6, bytes(16), 0)]
@@ -301,10 +302,10 @@ def _network(spec: ServerSpec) -> list[Property]:
 
 
 def _loopback(host: str) -> tuple[int, bytes, int] | None:
-    """The address that the server listens on, where it is one of the loopback interface."""
+    """Returns the server's address if it is one of the loopback interface, else None."""
     try:
         address = ipaddress.ip_address(host)
-    except ValueError:  # a name: `localhost` is one of the two that are allowed always
+    except ValueError:  # a name: `localhost` is one of the two addresses that are always allowed
         return None
     if not address.is_loopback:
         return None
@@ -313,7 +314,7 @@ def _loopback(host: str) -> tuple[int, bytes, int] | None:
 
 
 def _devices() -> list[Property]:
-    """GPUs by the names of their majors in /proc/devices, which drivers have changed: by glob."""
+    """Allows GPUs by globs of their names in /proc/devices, because drivers changed the names."""
     return [
         Property("DevicePolicy", "s", "closed"),
         Property("DeviceAllow", "a(ss)", [(name, "rw") for name in DEVICES]),
@@ -321,7 +322,7 @@ def _devices() -> list[Property]:
 
 
 def _log_fields(order: UnitRequest, made_of: str) -> Property:
-    """What the unit says of itself, in every journal entry and to whoever asks systemd."""
+    """Returns the fields that identify the unit in every journal entry and in its properties."""
     spec = order.spec
     fields = {
         "MAGI_MODEL": spec.model_id,
@@ -348,21 +349,22 @@ def _check_writable(order: UnitRequest, version: int) -> None:
 
 
 def _mountable(path: str) -> str:
-    """The folder, or the nearest one above it that systemd can mount something on."""
+    """Returns the folder, or its nearest parent that systemd can mount something on."""
     while _UNMOUNTABLE & set(path):
         path = str(PurePosixPath(path).parent)
     return path
 
 
 def _is_below(path: str, folder: str) -> bool:
-    """Whether it is the folder itself or in it."""
+    """Whether the path is the folder itself or in it."""
     return PurePosixPath(path).is_relative_to(folder)
 
 
 def _window_s(patience: Timeouts) -> float:
-    """Long enough to count to the limit: a server that hangs in loading takes all its time again.
+    """Returns a window that is long enough to count up to the limit.
 
-    A shorter window would forget the first start before the last one, and never give up.
+    A server that hangs while it loads uses its whole startup time at each start. With a shorter
+    window, systemd would forget the first start before the last one and never give up.
     """
     longest = patience.max_startup_s + patience.stop_timeout_s + patience.max_delay_s
     return max(patience.window_s, (patience.restarts + 1) * longest)

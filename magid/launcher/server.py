@@ -1,11 +1,11 @@
-"""`magi-launcher`: the one part of magid that may ask systemd for units: makes, starts, ends them.
+"""`magi-launcher`: the only part of magid that creates, starts and stops units of systemd.
 
-It runs as root, started by its socket, and listens to magid alone. A request names a port, a model
-file, numbers and options; everything else of a unit is decided here, from the configuration, which
-is root's. Nothing is kept on disk.
+It runs as root, started by its socket, and serves only magid and root. A request names a port, a
+model file, numbers and options; the launcher decides everything else about the unit from the
+configuration, which is root's. It keeps nothing on disk.
 
 It holds a reference on each of its units for as long as it runs, because systemd forgets a
-transient unit that has stopped: so `systemctl start llama-server@8080` works after a stop.
+transient unit that has stopped. So `systemctl start llama-server@8080` works after a stop.
 """
 
 import asyncio
@@ -28,9 +28,9 @@ from magid.launcher.protocol import ForgetRequest, Ping, Reply, Request, StartRe
 from magid.launcher.transient_units import Units
 from magid.systemd.journal_socket import JournalSocket
 
-USER: Final = "magi"  # besides root, the one who may ask
+USER: Final = "magi"  # the only user besides root that the launcher serves
 SOCKET: Final = "/run/magi/launcher.sock"
-REQUEST_S: Final = 10.0  # in which a whole request has to arrive
+REQUEST_S: Final = 10.0  # time limit for a whole request to arrive
 MAX_CONNECTIONS: Final = 16
 REFUSED_ID: Final = "c3a97e52d6b04b1f8e0d7f6429ab53e8"  # Event.ORDER_REFUSED; `log` is not for root
 
@@ -38,13 +38,13 @@ REFUSED_ID: Final = "c3a97e52d6b04b1f8e0d7f6429ab53e8"  # Event.ORDER_REFUSED; `
 log = logging.getLogger("magi-launcher")
 
 
-# -- who asks, and how -----------------------------------------------------------------------
+# -- connections and requests ----------------------------------------------------------------
 
 
 class LauncherServer:
-    """Answers connections until it is asked to stop, or has nothing to do.
+    """Answers connections.
 
-    `settings` is asked for each request, so that an edited configuration holds at once.
+    `settings` is called for each start: an edited configuration takes effect at once.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class LauncherServer:
         self._changed = asyncio.Event()
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection, one request. What was begun is finished also if the caller goes away."""
+        """Answers the one request of a connection; finishes it even if the caller disconnects."""
         self._count(+1)
         try:
             reply = await self._reply(reader, writer)
@@ -77,7 +77,7 @@ class LauncherServer:
             self._count(-1)
 
     async def idle(self, seconds: float) -> None:
-        """Returns when for so long nobody asked for anything, and there is no unit to hold."""
+        """Returns once no request came for this many seconds and no unit is held."""
         while True:
             self._changed.clear()
             try:
@@ -87,11 +87,11 @@ class LauncherServer:
                     return
 
     def close(self) -> None:
-        """Let go of what waits for a file system that hangs."""
+        """Ends the workers that wait for a file system that hangs."""
         self._examine.close()
 
     async def drained(self) -> None:
-        """Returns when no request is under way."""
+        """Returns when no request is in progress."""
         while self._connections:
             self._changed.clear()
             await self._changed.wait()
@@ -104,7 +104,7 @@ class LauncherServer:
         try:
             if self._connections > MAX_CONNECTIONS:
                 raise Busy("cannot take more requests at once; try again")
-            # Read also from those who may not ask: they would not see the answer otherwise.
+            # The request is read before the peer check: a refused peer would not see the reply.
             line = await _line(reader, self._request_s)
             check_peer(writer.get_extra_info("socket"))
             return await self._carry_out(protocol.parse_request(line))
@@ -148,7 +148,7 @@ class LauncherServer:
 
 
 async def _line(reader: asyncio.StreamReader, limit_s: float) -> bytes:
-    """The request's line. Raises InvalidInput, TimedOut."""
+    """Reads the request's line. Raises InvalidInput, TimedOut."""
     try:
         async with asyncio.timeout(limit_s):
             return await reader.readuntil(b"\n")
@@ -178,11 +178,11 @@ def _uid_of(name: str) -> int:
     try:
         return pwd.getpwnam(name).pw_uid
     except KeyError:
-        return os.geteuid()  # nobody else
+        return os.geteuid()  # no user but our own
 
 
 def refusal(error: MagidError) -> Reply:
-    """The error as a reply; of its details, those that are plain."""
+    """Returns the error as a reply, with those of its details that are strings or integers."""
     plain = {
         key: value
         for key, value in error.details.items()
@@ -192,7 +192,10 @@ def refusal(error: MagidError) -> Reply:
 
 
 def tell_refusal(error: MagidError) -> None:
-    """To the journal, with an id that magi.catalog explains; to stderr where there is none."""
+    """Logs a refusal to the journal with an id that magi.catalog explains.
+
+    Without a journal, logs it to stderr.
+    """
     text = " ".join(f"refused: {error.message}".split())
     fields = {
         "MESSAGE": text,

@@ -1,8 +1,8 @@
-"""Making, starting and ending the transient units of models, by messages to systemd.
+"""Creates, starts and stops the transient units of models, by messages to systemd.
 
-Whoever calls this has decided what a unit is; here is only how systemd is brought to have it. Facts
-of systemd that the order of steps rests on: a unit that exists cannot be made again, a stopped one
-exists for as long as somebody refers to it, and it goes away some time after the last reference.
+The caller decides what a unit contains. The order of the steps here rests on these facts about
+systemd: an existing unit cannot be created again, a stopped transient unit exists for as long as a
+client holds a reference, and it goes away some time after the last reference is dropped.
 """
 
 import asyncio
@@ -39,14 +39,14 @@ _GONE: Final = frozenset(
     }
 )
 _REMOVAL_S: Final = 10.0  # systemd forgets a unit in a later turn of its loop: milliseconds
-_PROVEN_S: Final = 1.0  # after which a start has gone well
+_PROVEN_S: Final = 1.0  # a unit that is active for this long has started well
 _STOP_MARGIN_S: Final = 30.0
 _LONGEST_STOP_S: Final = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
 class UnitFacts:
-    """What systemd says of one unit that it has loaded."""
+    """The properties of one loaded unit that matter here."""
 
     transient: bool
     active: str  # ActiveState
@@ -54,7 +54,7 @@ class UnitFacts:
     order: str
     fragment: str
     stop_s: float
-    restarts: int  # NRestarts: automatic ones since somebody asked for a start
+    restarts: int  # NRestarts: automatic restarts since the last explicit start
 
     @property
     def is_ours(self) -> bool:
@@ -70,14 +70,14 @@ class Units:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        self._news = asyncio.Event()  # replaced by a new one at each signal
+        self._news = asyncio.Event()  # set and replaced at each signal
         self._hear_gone: Callable[[int], None] = lambda port: None
         self.version = 0
-        self.held: set[int] = set()  # ports of the units that we refer to
+        self.held: set[int] = set()  # ports of the units that we hold a reference to
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
-        """Refer to every unit that an earlier launcher made. Raises BusError."""
+        """Takes a reference to every unit that an earlier launcher made. Raises BusError."""
         self._bus.listen(self._hear)
         for member in _SIGNALS:
             await self._bus.match(
@@ -92,20 +92,20 @@ class Units:
             await self._adopt(name)
 
     async def close(self) -> None:
-        """Nothing more is asked of systemd on our own account. Idempotent."""
+        """Cancels all background calls to systemd. Idempotent."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def when_gone(self, hear: Callable[[int], None]) -> None:
-        """`hear` is told the port of each unit of ours that systemd has forgotten."""
+        """Registers `hear`: called with the port of each unit that systemd has forgotten."""
         self._hear_gone = hear
 
     async def start(self, port: int, properties: Sequence[Property]) -> None:
-        """Start the unit anew, as these properties describe it; returns once its job is queued.
+        """Starts the unit that these properties describe; returns once its job is queued.
 
-        One that is already so is restarted; another one is ended first. Raises BusError, TimedOut,
-        and Conflict if the unit is somebody else's.
+        A unit with the same properties is restarted; a different one is stopped and removed first.
+        Raises BusError, TimedOut, and Conflict if magid did not make the existing unit.
         """
         name = unit_name(port)
         seen = await self._ours(name)
@@ -118,13 +118,13 @@ class Units:
         await self._make(port, properties)
 
     async def stop(self, port: int) -> None:
-        """Returns when no process is left. The unit stays, so that it can be started again."""
+        """Stops the unit; returns when no process is left. The unit can be started again."""
         name = unit_name(port)
         if await self._ours(name):
             await self._stop(name)
 
     async def forget(self, port: int) -> None:
-        """Stop the unit and let it go; returns when systemd has forgotten it."""
+        """Stops and releases the unit; returns when systemd has forgotten it."""
         if await self._ours(unit_name(port)):
             await self._end(port)
 
@@ -141,7 +141,7 @@ class Units:
         body = [[p.name, variant(p.signature, p.value)] for p in properties]
         signature = "ssa(sv)a(sa(sv))"
         name = unit_name(port)
-        # Held from now on: news of the end of an earlier unit may still be on its way.
+        # Held before the call: UnitRemoved of an earlier unit may still be on its way.
         self.held.add(port)
         try:
             await self._manager("StartTransientUnit", signature, name, "replace", body, [])
@@ -152,13 +152,13 @@ class Units:
             raise
 
     async def _fragment(self, name: str) -> str:
-        """The file on disk that systemd would make this unit of, if there is one."""
+        """Returns the file on disk that systemd would load this unit from; "" without one."""
         (path,) = await self._manager("LoadUnit", "s", name)
         (fragment,) = await self._bus.call(path, PROPERTIES, "Get", "ss", _UNIT, "FragmentPath")
         return str(fragment)
 
     async def _end(self, port: int) -> None:
-        """Stop the unit, drop the reference, and wait until systemd has forgotten it."""
+        """Stops the unit, drops the reference, and waits until systemd has forgotten the unit."""
         await self._stop(unit_name(port))
         if port in self.held:
             self.held.discard(port)
@@ -173,11 +173,11 @@ class Units:
         await self._tolerant("ResetFailedUnit", name)
 
     async def _until(self, name: str, over: Callable[[UnitFacts], bool], patience_s: float) -> None:
-        """Wait until it is so, or the unit is gone: look, and look again at each signal."""
+        """Waits until `over` is true or the unit is gone; checks at each signal. TimedOut."""
         try:
             async with asyncio.timeout(patience_s):
                 while True:
-                    news = self._news  # before the look: nothing is missed between the two
+                    news = self._news  # taken before the look, so that no signal is missed
                     seen = await self._look(name)
                     if seen is None or over(seen):
                         return
@@ -190,7 +190,7 @@ class Units:
             ) from None
 
     async def _ours(self, name: str) -> UnitFacts | None:
-        """The unit, if it is loaded. Raises Conflict if it is not of our making."""
+        """Returns the unit if it is loaded. Raises Conflict if magid did not make it."""
         seen = await self._look(name)
         if seen is None or not (seen.transient or seen.fragment):
             return None
@@ -199,7 +199,7 @@ class Units:
         raise _not_ours(name, seen.fragment)
 
     async def _look(self, name: str) -> UnitFacts | None:
-        """None if it is not loaded; to ask does not load it."""
+        """Returns the unit's facts; None if it is not loaded. Does not load the unit."""
         try:
             (path,) = await self._manager("GetUnit", "s", name)
             (properties,) = await self._bus.call(path, PROPERTIES, "GetAll", "s", "")
@@ -215,7 +215,7 @@ class Units:
         return await self._bus.call(MANAGER_PATH, MANAGER, member, signature, *body)
 
     async def _tolerant(self, member: str, *body: str) -> None:
-        """A unit that is gone already is what was wanted."""
+        """Calls the manager, and ignores the error of a unit that is already gone."""
         try:
             await self._manager(member, "s" * len(body), *body)
         except BusError as error:
@@ -238,12 +238,13 @@ class Units:
                 task.add_done_callback(self._tasks.discard)
 
     async def _forgive(self, name: str) -> None:
-        """Let a start by hand that went well not count towards systemd's limit of starts.
+        """Removes a successful manual start from systemd's count towards its start limit.
 
-        The limit spans the time that several failures take, many minutes; who restarts a model that
-        often, to try its settings, would find it down. Automatic restarts go on to count.
+        The limit spans the time of several failures, many minutes. A user who restarts a model that
+        often, to try its settings, would find it down. Automatic restarts still count.
 
-        Only after a moment: systemd also forgets why a unit failed, if it has done so meanwhile.
+        Waits a moment first: the reset also clears the failure reason of a unit that has failed
+        meanwhile.
         """
         await asyncio.sleep(_PROVEN_S)
         with suppress(BusError):
@@ -257,7 +258,7 @@ class Units:
 
 
 def seen_in(properties: Mapping[str, Any]) -> UnitFacts:
-    """What matters here of all the properties of a unit."""
+    """Picks the facts from all properties of a unit."""
     fields = [bytes(field) for field in properties.get("LogExtraFields", ())]
     return UnitFacts(
         transient=bool(properties.get("Transient", False)),
