@@ -84,7 +84,7 @@ async def _serve_over(
     stop: asyncio.Event,
     idle_s: float,
 ) -> bool:
-    """Answers requests for as long as this bus connection lasts. False: the bus connection ended."""
+    """Answers requests while this bus connection lasts. False: it ended."""
     try:
         ring.prepare()
     except CannotWrite as error:  # every start that needs a key reports it again
@@ -112,7 +112,7 @@ async def _serve_over(
 async def _until_over(
     launcher: LauncherServer, bus: Bus, stop: asyncio.Event, idle_s: float
 ) -> bool:
-    """True after a signal or when idle; False when the bus went away, and our references with it."""
+    """True after a signal or when idle; False when the bus, and our references, went away."""
     ends = [asyncio.create_task(launcher.idle(idle_s)), asyncio.create_task(stop.wait())]
     lost = asyncio.create_task(bus.wait_closed())
     done, waiting = await asyncio.wait([*ends, lost], return_when=asyncio.FIRST_COMPLETED)

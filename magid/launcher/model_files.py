@@ -101,7 +101,7 @@ class Examiner:
         self._hung = Unanswered()
 
     def __call__(self, paths: Sequence[str], configured: Sequence[Path]) -> Examined:
-        """Checks the files. Raises as `check_files`, and ServerFailed if the files' folder hangs."""
+        """Checks the files. Raises as `check_files`; ServerFailed if the folder hangs."""
         with self._worker(paths[0], configured) as (worker, roots, late):
             for root in late:
                 if _is_in(paths[0], root) and not any(_is_in(paths[0], one) for one in roots):
