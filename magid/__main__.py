@@ -258,7 +258,7 @@ async def reload_on(
         asked.clear()
         notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         log.info(
-            "reading models, profiles, tokens and the certificate anew; magid.yaml is read at a "
+            "reloading models, profiles, tokens and the certificate; magid.yaml is read at a "
             "start only",
             extra=about(Event.RELOADING),
         )
@@ -268,7 +268,7 @@ async def reload_on(
             except MagidError as error:
                 log.error("%s", error.message, extra=about(Event.RELOAD_FAILED, error=error.code))
             except Exception:
-                log.exception("the reload ended by a mistake in magid")
+                log.exception("the reload failed with an internal error")
         notify("READY=1")
 
 

@@ -64,7 +64,7 @@ class MethodNotAllowed(MagidError):
 
 
 class Conflict(MagidError):
-    """The request is sound, but the present state forbids it."""
+    """The request is valid, but the present state forbids it."""
 
 
 class Busy(Conflict):
@@ -100,7 +100,7 @@ class TokenExists(Conflict):
 
 
 class TokensUnusable(Conflict):
-    """The file of tokens is there but cannot be used: nobody gets in over TCP."""
+    """The file of tokens is there but cannot be used: TCP is closed."""
 
 
 class StaleRevision(MagidError):

@@ -152,7 +152,7 @@ class Feed:
             except MagidError as error:  # the bus is away: the next comparison may succeed
                 log.debug("cannot look at the servers: %s", error.message)
             except Exception:
-                log.exception("looking for changes ended by a mistake in magid")
+                log.exception("looking for changes failed with an internal error")
             try:
                 async with asyncio.timeout(LOOK_S):
                     await self._changed.wait()

@@ -96,7 +96,7 @@ FAMILIES: tuple[Family, ...] = (
     _gauge("server_wanted", "1 if the server should run; one on demand, once it was asked for",
            *_SERVER),
     _counter("server_restarts_total",
-             "Restarts after the server ended by itself; begins anew when a person starts it",
+             "Restarts after the server ended by itself; a start by hand sets it to 0",
              *_SERVER),
     _gauge("server_start_time_seconds", "When its process was started", *_SERVER),
     _gauge("server_load_seconds", "From the start of its process until it was ready", *_SERVER),

@@ -36,7 +36,8 @@ class Authenticator:
     def enter(self, presented: Credential | None, need: Scope, peer: str | None) -> Caller:
         """Who this is, if it may. `peer` is the address, None on a unix socket.
 
-        Raises Unauthenticated, NotAllowed for another scope, NotReady where nobody can be told.
+        Raises Unauthenticated, NotAllowed for another scope, NotReady while
+        the file of tokens cannot be used.
         """
         book = self._book
         if peer is None or book.is_open:

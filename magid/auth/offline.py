@@ -1,6 +1,6 @@
 """Tokens while magid does not run: it would not start where it needs one and there is none.
 
-Root becomes the user whom the state directory belongs to, before anything is touched in it.
+Root becomes the owner of the state directory before it touches anything in there.
 """
 
 import os
@@ -55,7 +55,7 @@ def _done(env: Mapping[str, str], do: Callable[[Path], dict[str, Any]]) -> dict[
 
 @contextmanager
 def _owned(folder: Path) -> Iterator[None]:
-    """As magid would have it: nobody else changes anything in it meanwhile."""
+    """Holds magid's own lock: no other process changes the state directory meanwhile."""
     _become_owner(folder)
     try:
         lock = document.lock(folder)

@@ -1,6 +1,6 @@
 """Who may be answered at all: Host, Origin and the form of a request's head. Pure.
 
-Sanic accepts a missing Host, two Hosts, `Host : x` and folded headers, and answers whoever asks.
+Sanic accepts a missing Host, two Hosts, `Host : x` and folded headers, and answers every caller.
 A daemon on a loopback address is reachable from every web page in a browser on that machine, by
 DNS rebinding (the page's own name then resolves to 127.0.0.1) or by a plain cross-site request;
 so each request must be addressed to a name of ours and come from a page of ours, or from none.
@@ -85,8 +85,8 @@ def check_origin(headers: Mapping[str, str], policy: Policy, *, changes: bool) -
     raise _foreign(repr(origin))
 
 
-def _foreign(whom: str) -> NotAllowed:
+def _foreign(site: str) -> NotAllowed:
     return NotAllowed(
-        f"cannot answer a page of {whom}: only pages of this daemon may call it; add the origin to "
+        f"cannot answer a page of {site}: only pages of this daemon may call it; add the origin to "
         "allowed_origins in magid.yaml if it is yours"
     )

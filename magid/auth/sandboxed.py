@@ -29,10 +29,10 @@ def is_models(uid: int, users: Path = USERS) -> bool:
 
 
 def comes_from_model(transport: BaseTransport, users: Path = USERS) -> bool:
-    """Whether a model's process made this connection, or nobody can tell any more who did.
+    """Whether a model's process made this connection, or it is too late to tell.
 
     To be asked when the connection is new: of one whose program has closed it meanwhile the kernel
-    does not know the user any more. Nobody would read the answer.
+    does not know the user any more. No program would read the answer.
     """
     here = transport.get_extra_info("sockname")
     if not isinstance(here, tuple):

@@ -132,7 +132,7 @@ class TokenStore:
         return token, secret
 
     async def revoke(self, name: str) -> None:
-        """From here on it lets nobody in. Raises TokenNotFound, CannotWrite, TokensUnusable."""
+        """Refuses it from here on. Raises TokenNotFound, CannotWrite, TokensUnusable."""
         await self._change(lambda present: tokens.without(present, name))
         log.info("token %s was revoked", name)
 
@@ -240,7 +240,7 @@ def read(path: Path) -> tuple[Token, ...] | None:
 
 def _unusable(path: Path, why: str) -> TokensUnusable:
     return TokensUnusable(
-        f"cannot use {path}: {why}; nobody gets in over TCP until it is mended, or removed with "
+        f"cannot use {path}: {why}; TCP is closed until it is repaired, or removed with "
         "all tokens in it, and magid reloaded (systemctl reload magid)",
         path=str(path),
     )

@@ -1,7 +1,7 @@
 """Tokens for callers of the API: what one looks like, what it may do, what is kept of it. Pure.
 
 A token is `magi_ID_SECRET`: ID finds its entry, SECRET are 43 letters and digits, 256 random bits.
-Kept is the SHA-256 of the whole. A slow hash, as passwords need it, would gain nothing: nobody
+Kept is the SHA-256 of the whole. A slow hash, as passwords need it, would gain nothing: no one
 tries 2^256 secrets, however fast; and it would cost each request milliseconds.
 """
 

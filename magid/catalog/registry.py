@@ -2,7 +2,7 @@
 
 `Registry` is the durable document (`store` writes it): per model its id, overrides, ports and
 run-time settings. Everything here is a pure function from one registry to the next; the daemon
-owns the present one and makes it durable before anyone hears of it.
+owns the present one and makes it durable before it is announced.
 
 The document outlives the files: an entry whose file is gone waits with its overrides, because a
 disk that is not mounted must not wipe decisions.

@@ -167,9 +167,7 @@ class Config(Section):
     max_startup_time: Seconds = Field(
         120, description="Seconds after which a server that is not ready has failed"
     )
-    readiness_check_interval: Seconds = Field(
-        2, description="Seconds between two looks whether a server is ready"
-    )
+    readiness_check_interval: Seconds = Field(2, description="Seconds between readiness checks")
     stop_timeout: Seconds = Field(
         10, description="Seconds that a server gets to end before it is killed"
     )
@@ -243,7 +241,7 @@ class Config(Section):
 
     @property
     def may_lack_folders(self) -> bool:
-        """Whether nothing is wrong if a model folder is not there: nobody has asked for it."""
+        """Whether a model folder may be missing without a warning: it is only a default."""
         return "model_paths" not in self.model_fields_set
 
     @property

@@ -147,7 +147,7 @@ class PlanExecutor:
             )  # fmt: skip
             log.log(level, "%s", error.message, extra=extra)
         elif error is not None:
-            log.error("a start or stop ended by a mistake in magid", exc_info=error)
+            log.error("a start or stop failed with an internal error", exc_info=error)
 
     def _plan_ended(self, task: _Task) -> None:
         self._plans.discard(task)

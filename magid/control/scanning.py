@@ -93,7 +93,7 @@ class Scanning:
 
     def _note_failure(self, error: Exception) -> None:
         code = error.code if isinstance(error, MagidError) else type(error).__name__
-        why = f"cannot scan, by a mistake in magid: {error!r}"
+        why = f"cannot scan, because of an internal error: {error!r}"
         if isinstance(error, MagidError):
             why = error.message
         self.scans.note(None)

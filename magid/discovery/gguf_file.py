@@ -51,7 +51,7 @@ def _read_to_limit(fd: int, size: int) -> GgufHeader:
     try:
         return parse_header(data, size)
     except ShortError:
-        with suppress(ShortError):  # what was not found may be there all the same
+        with suppress(ShortError):  # it may still be there
             return parse_header(data, size, exact=True)
     raise GgufError(f"has a header of more than {HEADER_LIMIT >> 20} MiB")
 

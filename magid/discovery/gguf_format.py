@@ -8,7 +8,7 @@ file before it is used. `GgufError` is all that is raised. Files are read with p
 a mapped file that someone truncates kills the process with SIGBUS.
 
 What can be trusted. Most of a header is the vocabulary, hundreds of thousands of strings that
-nobody here needs. Instead of walking them, the reader searches for the next key that looks like
+magid does not need. Instead of walking them, the reader searches for the next key that looks like
 one and accepts the result only if the whole header then fits: the exact number of keys, all of
 them well-formed and none twice, the exact number of tensors, their data without a gap from the end
 of the header to the end of the file, and no further key behind it. Anything else is walked string
@@ -140,7 +140,7 @@ class Metadata:
 def _parse(cursor: Cursor, jump: Jump | None) -> tuple[GgufHeader, bool]:
     """The header, and whether all of it fits so that a jump in it must have gone right.
 
-    Made for the purpose, a file can fit and mislead all the same; see the module's docstring.
+    Made for the purpose, a file can still fit and mislead; see the module's docstring.
     """
     version, tensor_count, key_count = preamble(cursor)
     found = Metadata()
@@ -283,7 +283,7 @@ def _alignment(values: Mapping[str, Value]) -> int:
 
 
 def _tensor_infos(cursor: Cursor, count: int) -> list[Tensor]:
-    """Read `count` tensor infos; each is sound by itself."""
+    """Reads `count` tensor infos; each is checked by itself."""
     data, pos = cursor.data, cursor.pos
     length_at, dimensions_at = U64.unpack_from, U32.unpack_from
     infos = []

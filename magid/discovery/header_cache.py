@@ -6,7 +6,7 @@ whose device, inode, size and times are as before is not opened again.
 The facts are as near to the file as possible. Names, tiers and thresholds are not among them, so
 that another rule or setting needs no second read. One thing is decided when the header is there
 and not later: what the chat template says of thinking, since a thousand templates are too big to
-keep. Whoever changes what is taken from a header must raise SCHEMA.
+keep. A change of what is taken from a header must raise SCHEMA.
 """
 
 import json

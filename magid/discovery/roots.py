@@ -285,7 +285,7 @@ class Roots:
         self._stopped = True
 
     def tidy(self) -> None:
-        """End the processes that nobody has needed for a while."""
+        """Ends the processes that have been idle for a while."""
         for root in self._roots:
             root.tidy()
 

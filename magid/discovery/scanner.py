@@ -34,7 +34,7 @@ class Scanner:
     """Scans folders, again and again. Every method blocks, and may be called from any thread.
 
     What touches the folders happens in processes of their own, so that neither a folder that does
-    not answer nor the parsing of headers holds up whoever shares this process. The cache is read
+    not answer nor the parsing of headers holds up the rest of this process. The cache is read
     with the first call.
     """
 
@@ -159,7 +159,7 @@ class Scanner:
 
 @contextmanager
 def _as_refusal() -> Iterator[None]:
-    """A process that cannot be made is told as a scan that failed."""
+    """A process that cannot be made is reported as a failed scan."""
     try:
         yield
     except OSError as error:

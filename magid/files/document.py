@@ -173,7 +173,7 @@ class Store:
                 discard(surplus, self._files)
 
     def _remove_leftovers(self) -> None:
-        """Temporary files of a writer that was killed: nobody else writes while we hold `lock`."""
+        """Removes files of a killed writer: no other process writes while we hold `lock`."""
         for path in self.path.parent.glob(f".{_escaped(self.path.name)}.*tmp"):
             discard(path, self._files)
 

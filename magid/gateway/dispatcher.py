@@ -196,8 +196,8 @@ class Dispatcher:
         route = self.route(asked)
         servers = [s for b in route.backends if (s := self._state.server(b.process)) is not None]
         verdicts = [(server, server.why_not) for server in servers]
-        sound = [server for server, why in verdicts if not why]
-        return route, verdicts, self._picker.pick(asked, route, sound) if sound else None
+        healthy = [server for server, why in verdicts if not why]
+        return route, verdicts, self._picker.pick(asked, route, healthy) if healthy else None
 
     def kill(self, request_id: str) -> bool:
         """Ends a running request; returns False if there is none of this id."""
@@ -261,17 +261,17 @@ class Dispatcher:
         """
         if exchange.route.waits:
             return False
-        sound = [
+        healthy = [
             server
             for backend in exchange.route.backends
             if (server := self._state.server(backend.process)) is not None
             and backend.process not in exchange.tried
             and not server.why_not
         ]
-        if not sound:
+        if not healthy:
             raise self._unsound(exchange)
-        sure = [server for server in sound if not server.is_doubted]
-        server = self._picker.pick(exchange.asked, exchange.route, sure or sound)
+        sure = [server for server in healthy if not server.is_doubted]
+        server = self._picker.pick(exchange.asked, exchange.route, sure or healthy)
         if server is None:
             return False
         self._picker.taken(exchange.asked, exchange.route, server)
@@ -284,7 +284,7 @@ class Dispatcher:
         reasons = {s.breaker.reason for s in servers if s is not None and s.breaker.reason}
         why = "; ".join(sorted(reasons)) or "none is left"
         return NotReady(
-            f"cannot reach a sound server for {exchange.route.pool}: {why}; it is looked after, "
+            f"cannot reach a healthy server for {exchange.route.pool}: {why}; it is being checked, "
             "try again in a moment"
         )
 

@@ -82,7 +82,7 @@ def can_bind(endpoint: Endpoint) -> bool:
 
 
 def owners_of(endpoint: Endpoint) -> list[PortOwner]:
-    """Who listens there now; nobody, where it cannot be told. Walks all of /proc: in a thread."""
+    """Who listens there now; empty if it cannot be told. Walks all of /proc: in a thread."""
     pids = {
         pid
         for address, port, pid in listening()
@@ -163,7 +163,7 @@ class Listener:
 
 
 def listener_at(host: str, port: int) -> Listener | None:
-    """Whom a connection to this IP address would reach now; None: nobody.
+    """The listener that a connection to this IP address would reach now; None: there is none.
 
     Raises OSError where the kernel tells by neither way, ValueError for what is no IP address.
     Does not wait for anything.
@@ -302,7 +302,7 @@ _LISTENS = "0A"
 
 
 def listeners_in(table: str) -> Iterator[tuple[Address, int, Listener]]:
-    """Address, port and socket of whoever listens, by /proc/net/tcp or /proc/net/tcp6. Pure."""
+    """Address, port and socket of all listeners, from /proc/net/tcp or /proc/net/tcp6. Pure."""
     for state, address, port, uid, inode in _rows(table):
         if state == _LISTENS:
             yield address, port, Listener(uid, inode)

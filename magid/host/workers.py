@@ -22,10 +22,10 @@ LATE_S: Final = 5.0
 """For so long a worker may say nothing before what it looks at counts as hung."""
 
 _START_S: Final = 60.0  # for Python itself, on a machine that is very busy
-_SLICE_S: Final = 0.1  # between two looks whether the wait was called off
+_SLICE_S: Final = 0.1  # between two checks if the wait was cancelled
 _GONE_S: Final = 2.0  # for a process that was killed and does not hang
 _CHUNK: Final = 1 << 16
-_AGAIN_S: Final = 60.0  # before what hangs is tried by somebody else
+_AGAIN_S: Final = 60.0  # before another worker tries what hangs
 _LIFE_S: Final = 0.2  # between two signs of life
 
 _left: "list[subprocess.Popen[bytes]]" = []  # killed, and stuck in the kernel when last seen
@@ -75,7 +75,7 @@ class Worker:
         self._to_say += b"".join(json.dumps(request).encode() + b"\n" for request in requests)
 
     def send(self) -> None:
-        """Send what the pipe takes now, for whoever does not wait for the answer."""
+        """Sends what the pipe takes now; for callers that do not wait for the answer."""
         self._exchange(0)
 
     def hear(self, patience_s: float, is_over: Callable[[], bool] = never) -> Any:
@@ -129,7 +129,7 @@ class Worker:
 
 
 class Unanswered:
-    """What hangs, and the worker that waits for it: nobody else need wait while that one does.
+    """What hangs, and the worker that waits for it, so that no other has to.
 
     For several threads.
     """
@@ -172,7 +172,7 @@ def _ready(wanted: Mapping[int, int], wait_s: float) -> set[int]:
 
 
 def _collect() -> None:
-    """Let go of those that were stuck and have ended."""
+    """Drops the workers that were stuck and have ended."""
     _left[:] = [process for process in _left if process.poll() is None]
 
 

@@ -172,7 +172,7 @@ _known_head = lru_cache(maxsize=256)(_reply_head)
 def _check_status(status: int, *, has_body: bool) -> None:
     """What magid never asks for is no answer: another protocol, another place, what is cached."""
     if status == 101 or 300 <= status < 400:
-        raise ProtocolError(f"its status is {status}, which nobody asked for")
+        raise ProtocolError(f"its status is {status}, which was not asked for")
     if has_body and (status < 200 or status == 204):
         raise ProtocolError(f"an answer of status {status} has no body")
 
@@ -185,9 +185,9 @@ _TEXT = b"text/plain; charset=utf-8"
 
 
 def _content_type(given: bytes | None) -> bytes:
-    """What a client is told: no type that a browser would run, and no parameter but UTF-8.
+    """The type that a client gets: none that a browser would run, and no parameter but UTF-8.
 
-    Without one an answer is told as text. Raises Garbled for any other type.
+    Without one an answer is text. Raises ProtocolError for any other type.
     """
     if given is None:
         return _TEXT
@@ -279,7 +279,7 @@ def parse_head(head: bytes) -> tuple[int, dict[bytes, bytes]]:
             raise ProtocolError(f"there are two {name.decode()} headers")
         headers[name] = value
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-        raise ProtocolError("it is compressed, which nobody asked for")
+        raise ProtocolError("it is compressed, which was not asked for")
     return int(status_line[1]), headers
 
 

@@ -184,7 +184,7 @@ class Units:
                     await news.wait()
         except TimeoutError:
             raise TimedOut(
-                f"cannot end {name} within {patience_s:g} s: somebody may have started it "
+                f"cannot end {name} within {patience_s:g} s: it may have been started "
                 f"again, or refer to it; look at `systemctl status {name}`",
                 unit=name,
             ) from None
@@ -272,7 +272,7 @@ def seen_in(properties: Mapping[str, Any]) -> UnitFacts:
 
 
 def _not_ours(name: str, fragment: str) -> Conflict:
-    where = fragment or "somebody else's"
+    where = fragment or "made elsewhere"
     return Conflict(
         f"cannot use {name}: there is a unit of that name which magid has not made ({where}); "
         "remove it, or give the model another port",

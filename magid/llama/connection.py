@@ -2,7 +2,7 @@
 
 Who listens on a port may change between a look and a connection: so the look comes after it. A
 socket that listens now, and did so before the connection was made, has taken it: no other one can
-listen there at the same time. What is sent then reaches the program of that socket, or nobody.
+listen there at the same time. What is sent then reaches the program of that socket, or none.
 """
 
 import asyncio
@@ -55,7 +55,7 @@ class Watch:
         return self._is_blind or (found is not None and found.uid == uid and found == before)
 
     def _listening(self, host: str, port: int) -> Listener | None:
-        """Where the kernel does not tell, nobody is kept from the server for that."""
+        """If the kernel does not tell, the connection is allowed."""
         try:
             return listener_at(host, port)
         except ValueError:  # a name

@@ -44,7 +44,7 @@ def error_text(line: str) -> str:
 
 
 def exit_reason(returncode: int, words: LastErrors, *, was_ready: bool) -> str:
-    """Why a process ended that nobody had asked to, in words.
+    """Why a process ended without being asked to, in words.
 
     `returncode` is negative for a signal. A start that fails tells the cause first and what comes
     of it afterwards; in a server that had been ready only the last error can belong to its end.

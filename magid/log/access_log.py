@@ -1,7 +1,7 @@
-"""Which requests are told to the log: those that are refused, that fail, and that take long.
+"""Which requests are logged: those that are refused, that fail, and that take long.
 
-Who may not ask, asks too often or sends too much is told as well, because somebody may be trying
-doors; so that such a one cannot fill the log, no more than a few are told in a while.
+Refused, too frequent and too large requests are logged too, because they may be an attack; at a
+limited rate, so that no client can fill the log.
 """
 
 import logging
@@ -28,7 +28,7 @@ def tell_error(
     method: str,
     path: str,
 ) -> None:
-    """An answer with an error. Those with 500 are told with their trace where they arise."""
+    """An answer with an error. Those with 500 are logged with their trace where they arise."""
     if status not in TOLD_REFUSALS and status <= 500:
         return
     is_failure = status > 500
@@ -51,7 +51,7 @@ def tell_slow(
     path: str,
     status: int,
 ) -> None:
-    """An answer, if it took long and nobody had asked to wait for something."""
+    """An answer, if it took long without having been asked to wait for something."""
     if took_s >= SLOW_S:
         log.warning(
             "%s %s: %d after %.1f s", method, path[:_SHOWN], status, took_s,

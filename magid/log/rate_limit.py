@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-MOST = 20  # entries that are told within WINDOW_S
+MOST = 20  # entries that are logged within WINDOW_S
 WINDOW_S = 10.0
 
 

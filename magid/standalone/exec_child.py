@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0) != 0:
         _leave(f"cannot tie {command[0]} to magid: {os.strerror(ctypes.get_errno())}")
-    # magid may have ended before the call above: then nobody would ever send the signal.
+    # magid may have ended before the call above: then the signal would never come.
     if os.getppid() != int(parent):
         _leave(f"cannot start {command[0]}: magid has ended")
     try:

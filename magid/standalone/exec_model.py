@@ -1,15 +1,15 @@
 """A model unit's first program: `exec_model.py DEV:INO:PATH... -- PROGRAM ARGUMENT...`.
 
 The launcher looked at the model's files before the unit was made; systemd looked at their paths
-again when it bound them into the unit. Whoever may write to a model folder could have put another
-file, or a link, in between. Here, within the unit, only systemd can change what a path names: if
+again when it bound them into the unit. A user who may write to a model folder could have put
+another file, or a link, in between. Within the unit only systemd can change what a path names: if
 these are the files that were looked at, the program is executed in our place.
 
 A program that is given a file with its key is not executed without a key in it: llama-server would
 be open to everybody then. systemd hands out an empty one where the maker of keys fails.
 
 Before that the process gives up, for itself and its children, all ways to begin a conversation: a
-server answers those who connect to it, and has nobody to call. Mounts and IPAddressDeny= keep it
+server answers those who connect to it, and can call none. Mounts and IPAddressDeny= keep it
 from most sockets; not from abstract ones, which are the host's, and not from what else listens on
 127.0.0.1: a resolver, databases, magid, other servers. The filter cannot be part of the unit:
 wait_ready.py, which runs beside the server, does connect.

@@ -27,7 +27,7 @@ _RUN_S = 10  # a driver that wakes a GPU takes some of them
 NODES = ("/dev/nvidia[0-9]*", "/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/dri/renderD*", "/dev/kfd")
 _OPTIONS = ("--version", "--help", "--list-devices")
 _NOT_EXECUTED = "error: cannot execute "  # as exec_model.py says it
-_ELSEWHERE = ("192.0.2.1", 9)  # TEST-NET-1 of RFC 5737: nobody has it, and routers drop it
+_ELSEWHERE = ("192.0.2.1", 9)  # TEST-NET-1 of RFC 5737: no machine has it, and routers drop it
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -37,7 +37,7 @@ class NotReady(Exception):
 
 
 class Server(NamedTuple):
-    """Whom to ask, and what shows that it is ours."""
+    """The server to ask, and what shows that it is ours."""
 
     host: str
     port: int
@@ -132,7 +132,7 @@ def _is_ours(server: Server) -> bool:
 
     Only our server tells the right key from a wrong one, and shows our alias. /props is asked:
     /health is public in every version, and so is /v1/models in those before 2026. The key is shown
-    only to a program of the unit's own user, which nobody else can be.
+    only to a program of the unit's own user, which no other program can be.
     """
     key = server.key_file.read_text().strip()
     try:
@@ -230,7 +230,7 @@ def _get(server: Server, path: str, key: str | None, timeout_s: float) -> tuple[
 
 
 def _notify(message: str) -> None:
-    """Best effort, as sd_notify(3): a start does not fail because nobody listens."""
+    """Best effort, as sd_notify(3): a start does not fail because there is no listener."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return

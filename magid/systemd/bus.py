@@ -21,7 +21,7 @@ PROPERTIES: Final = "org.freedesktop.DBus.Properties"
 
 
 _DAEMON: Final = "org.freedesktop.DBus"
-_ANSWER_S: Final = 90.0  # systemd answers at once, but not while it reads all units anew
+_ANSWER_S: Final = 90.0  # systemd answers at once, but not while it reads all units again
 _GONE: Final = "org.freedesktop.DBus.Error.Disconnected"
 _DAEMON_PATH: Final = "/org/freedesktop/DBus"
 
@@ -103,7 +103,7 @@ class Bus:
         await self._ask(_DAEMON, _DAEMON_PATH, _DAEMON, "RemoveMatch", "s", rule)
 
     def listen(self, handler: Callable[[Signal], None]) -> None:
-        """Hear of each signal that matches a rule; the handler must not block."""
+        """Receives each signal that matches a rule; the handler must not block."""
         self._handlers.append(handler)
 
     async def wait_closed(self) -> None:

@@ -38,7 +38,7 @@ class JournalSocket:
             self._send_as_file(data)
 
     def _send_as_file(self, data: bytes) -> None:
-        """Journald takes a file only if nobody can change it any more."""
+        """Journald takes a file only if it can no longer be changed."""
         file = os.memfd_create("journal-entry", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             with os.fdopen(os.dup(file), "wb") as writing:

@@ -24,7 +24,7 @@ Notify = Callable[[str], object]
 
 
 def watchdog_interval_s(env: Mapping[str, str], pid: int) -> float | None:
-    """How often to say WATCHDOG=1: twice in the time allowed. None: nobody wants to hear it.
+    """How often to say WATCHDOG=1: twice in the time allowed. None: systemd does not expect it.
 
     Source: sd_watchdog_enabled(3).
     """
@@ -68,7 +68,7 @@ def _taken(fd: int) -> socket.socket:
 
 
 def keep(connection: int, env: Mapping[str, str] = os.environ) -> None:
-    """Have systemd keep this descriptor. Nothing happens where nobody listens."""
+    """Has systemd keep this descriptor. Does nothing without a manager."""
     _tell(f"FDSTORE=1\nFDNAME={_KEPT}{os.getpid()}", env, [connection])
 
 

@@ -410,7 +410,7 @@ def test_magictl_makes_shows_and_revokes_tokens(bare: Running, tmp_path: Path) -
     assert made.returncode == 0, made.stderr
     secret = made.stdout.strip()
     assert re.fullmatch(r"magi_[0-9a-f]{8}_[0-9A-Za-z]{43}", secret)
-    assert made.stderr == "this is shown only here: keep it where nobody else reads it\n"
+    assert made.stderr == "this is shown only once: keep it secret\n"
     listed = magictl("token", "ls", url=socket).stdout
     row = next(line.split() for line in listed.splitlines() if line.startswith("shell "))
     assert row[1:3] == ["read,infer", "fast,qwen*"]

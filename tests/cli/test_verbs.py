@@ -261,7 +261,7 @@ def test_profiles(magid: Running, type_in: Type) -> None:
     type_in("profile activate test")
     assert type_in("profile delete other", 2).stderr.splitlines() == [
         "magictl: cannot delete profile 'other'",
-        "nobody can be asked",
+        "no terminal to ask on",
         "try: the same with --yes",
     ]
     assert type_in("profile delete other --yes").stdout == "Profile 'other' deleted successfully\n"
@@ -635,7 +635,7 @@ NEAR = (
             2,
             "magictl: cannot start without a model\nnone is named\ntry: magictl start MOD",
         ),
-        ("stop --all", 2, "magictl: cannot stop all servers\nnobody can be asked\ntry: the same"),
+        ("stop --all", 2, "magictl: cannot stop all servers\nno terminal to ask on\ntry: the same"),
         (f"stop --all --yes {ALPHA}", 2, "magictl: cannot stop some and all\ngive models or --all"),
         ("profile show", 2, f"magictl profile show: {USAGE}\nthe following arguments are requi"),
         ("", 2, f"magictl: {USAGE}\nthe following arguments are required: VERB\ntry: magictl --"),

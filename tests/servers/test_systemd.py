@@ -305,7 +305,7 @@ async def test_the_watch_goes_on_whatever_it_meets(
             await asyncio.sleep(0.01)
         while world.launcher.problem:  # noqa: ASYNC110 - likewise
             await asyncio.sleep(0.01)
-    assert told.startswith("cannot watch systemd, by a mistake in magid: ")
+    assert told.startswith("cannot watch systemd, because of an internal error: ")
     assert caplog.text.count("cannot watch systemd") == 2
     world.systemd.change(spec.port, **STOPPED)
     await shown(world, spec.port, ServerState.STOPPED)
@@ -321,7 +321,9 @@ async def test_whatever_is_raised_in_a_start_ends_in_failed(world: World) -> Non
     await world.launcher.start(spec)
     server = world.launcher.observed()[spec.port]
     assert server.state is ServerState.FAILED
-    assert server.reason.startswith("cannot start it, by a mistake in magid: PermissionError")
+    assert server.reason.startswith(
+        "cannot start it, because of an internal error: PermissionError"
+    )
 
 
 async def test_a_new_systemd_on_the_same_bus(world: World, address: str) -> None:

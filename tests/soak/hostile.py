@@ -86,7 +86,7 @@ def trouble(taken: Taken, names: list[str], number: int, figures: Figures) -> No
     """One client of one hostile server. That it is left out for a while is no answer to judge."""
     for name in names:
         wrong = misbehave(taken.magid, name, model(number))
-        while '"code":"not_ready"' in wrong or "cannot reach a sound server" in wrong:
+        while '"code":"not_ready"' in wrong or "cannot reach a healthy server" in wrong:
             time.sleep(0.2)  # as Retry-After says, though shorter
             wrong = misbehave(taken.magid, name, model(number))
         figures.check(not wrong, wrong)

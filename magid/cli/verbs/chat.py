@@ -27,7 +27,7 @@ def add(verbs: Verbs) -> None:
     )  # fmt: skip
     sub.add_argument("model", metavar="MODEL", help="a model, an alias, a tier, or auto")
     sub.add_argument("prompt", nargs="?", metavar="PROMPT", help="standard input is added to it")
-    sub.add_argument("--system", metavar="TEXT", help="what the model is told before all else")
+    sub.add_argument("--system", metavar="TEXT", help="a system prompt")
     sub.add_argument("--max-tokens", type=int, metavar="N", help="no longer answer than this")
     sub.add_argument("--temperature", type=float, metavar="T", help="0: always the likeliest word")
     sub = verbs.add(

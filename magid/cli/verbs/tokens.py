@@ -72,7 +72,7 @@ def create(client: Client, args: argparse.Namespace) -> int:
         print_json(answer)
         return 0
     say(answer["token"])
-    note("this is shown only here: keep it where nobody else reads it")
+    note("this is shown only once: keep it secret")
     return 0
 
 
@@ -106,7 +106,7 @@ def ls(client: Client, args: argparse.Namespace) -> int:
         return 0
     if answer["problem"]:
         note(answer["problem"])
-    closed = "no tokens; nobody gets in over TCP"
+    closed = "no tokens; TCP is closed"
     table(
         ("NAME", "SCOPES", "MODELS", "CREATED", "EXPIRES", "LAST USED"),
         [

@@ -28,7 +28,7 @@ CHECKS: Final = (
     Check("profiles", "all profiles can be read", configured.profiles),
     Check("registry", "the registry is whole", configured.registry),
     Check("tokens", "the tokens can be read", configured.tokens),
-    Check("exposure", "nobody beyond this machine gets in unasked", configured.exposure),
+    Check("exposure", "only this machine gets in without a token", configured.exposure),
     Check("units", "magid's units are up", installed.units),
     Check("drop-ins", "no drop-in takes protection away", installed.drop_ins),
     Check("launcher", "the launcher answers", running.launcher),

@@ -59,7 +59,7 @@ def registry(facts: Facts) -> Iterator[Finding]:
             f"the registry was broken once, and an older copy is in use: {kept.aside[-1]}",
             "the last changes before that may be missing",
             Severity.WARNING,
-            do="look whether overrides are missing (`magictl ls`), and then:",
+            do="see if overrides are missing (`magictl ls`), and then:",
             run=(f"rm {names}",),
         )
 
@@ -70,7 +70,7 @@ def tokens(facts: Facts) -> Iterator[Finding]:
         path = shlex.quote(str(facts.settings.config.state_dir / token_store.NAME))
         yield Finding(
             problem,
-            do="put a copy of yours back; or make all tokens anew, behind:",
+            do="put a copy of yours back; or make new tokens, after:",
             run=(f"mv {path} {path}.broken", "systemctl reload-or-restart magid.service"),
         )
 
@@ -87,7 +87,7 @@ def exposure(facts: Facts) -> Iterator[Finding]:
             yield Finding(
                 _open(one),
                 "its key is all that keeps others out, and it goes over the network in clear",
-                do="magid gives servers loopback addresses alone; start them anew:",
+                do="magid gives servers loopback addresses only; restart them:",
                 run=("systemctl restart magid.service", "magictl apply"),
             )
 

@@ -102,7 +102,7 @@ def use(facts: Facts) -> Iterator[Finding]:
     if said:
         yield Finding(
             f"{', '.join(said)} run{'' if len(said) > 1 else 's'} on the processor",
-            f"the log says: {next(iter(said.values()))}; /health says ok all the same",
+            f"the log says: {next(iter(said.values()))}; /health still says ok",
             run=(f"systemctl restart {' '.join(said)}",),
         )
     known(facts.trial)

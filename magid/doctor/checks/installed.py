@@ -133,7 +133,7 @@ def _too_open(
             right = mode.format(kept=place.mode & ~bits)
             yield Finding(
                 f"{path} is open to others than {whose}: its mode is {place.mode:04o}",
-                "whoever can use it can change or use what magid runs",
+                "who can use it can change or use what magid runs",
                 run=(f"chmod {right} {shlex.quote(path)}",),
             )
 

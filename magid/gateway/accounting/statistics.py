@@ -21,7 +21,7 @@ WAIT_BOUNDS = (0.001, 0.01, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 SPEED_BOUNDS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 50.0, 75.0, 100.0, 150.0, 250.0, 500.0, 1000.0)
 
 OTHER, NONE = "other", "none"  # a name that is no model's; nothing was chosen
-MAX_MODELS = 500  # that are told apart; models come and go while counts only grow
+MAX_MODELS = 500  # counted one by one; models come and go while counts only grow
 BATCH = 64  # about 0.2 ms
 
 

@@ -22,20 +22,20 @@ class LoadBalancer:
         self.conversations = Conversations()
         self._floors: dict[str, float] = {}  # by pool: where turns count from
 
-    def pick(self, asked: GatewayRequest, route: Route, sound: list[Server]) -> Server | None:
+    def pick(self, asked: GatewayRequest, route: Route, healthy: list[Server]) -> Server | None:
         """The conversation's own server, else one by the rules; None if all are full.
 
-        `sound` is not empty. Changes nothing.
+        `healthy` is not empty. Changes nothing.
         """
         rules = self.rules
-        if not rules.enabled or len(sound) == 1:
-            return sound[0] if sound[0].has_room else None
-        for server in sound:
+        if not rules.enabled or len(healthy) == 1:
+            return healthy[0] if healthy[0].has_room else None
+        for server in healthy:
             if server.backend.process == route.process and server.has_room:
                 return server
         floor = self._floors.get(route.pool, 0.0)
-        missing = self._missing_tokens(asked, sound)
-        by_key = {server.backend.process: server for server in sound}
+        missing = self._missing_tokens(asked, healthy)
+        by_key = {server.backend.process: server for server in healthy}
         loads = [load_of(one, floor, missing.get(key, 0.0)) for key, one in by_key.items()]
         chosen = choose(rules.strategy, loads)
         return None if chosen is None else by_key[chosen.key]
@@ -55,13 +55,13 @@ class LoadBalancer:
     def _follows_prefixes(self) -> bool:
         return self.rules.enabled and self.rules.strategy is Strategy.PREFIX_AFFINITY
 
-    def _missing_tokens(self, asked: GatewayRequest, sound: list[Server]) -> dict[str, float]:
+    def _missing_tokens(self, asked: GatewayRequest, healthy: list[Server]) -> dict[str, float]:
         """By process: how much of the prompt it would have to read."""
         if not asked.endpoint.generates or not self._follows_prefixes:
             return {}
         cached = self.conversations.cached_chars(asked.prompt)
         total = asked.prompt.text_chars
-        processes = (server.backend.process for server in sound)
+        processes = (server.backend.process for server in healthy)
         return {p: (total - cached.get(p, 0)) / CHARS_PER_TOKEN for p in processes}
 
 

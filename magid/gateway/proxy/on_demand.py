@@ -216,7 +216,7 @@ class OnDemand:
     async def _stop_if_idle(self, model_id: str, limit: float) -> None:
         try:
             if await self._is_idle(model_id):
-                await self._stop(model_id, f"nobody asked for it in {limit:g} s")
+                await self._stop(model_id, f"no request in {limit:g} s")
         finally:
             self._stopping.discard(model_id)
 

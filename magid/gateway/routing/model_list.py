@@ -11,8 +11,8 @@ from magid.gateway.routing.resolver import STRENGTH
 def entries(fleet: Fleet) -> list[dict[str, Any]]:
     """Models in id order, then aliases, tiers that have a model, and auto if there is any.
 
-    During the first scan after a start those of before it, of which less is known yet, so that
-    clients which ask once do not go without.
+    During the first scan after a start it holds the models of the last run, with less detail, so
+    that clients which ask once do not go without.
     """
     found = [_model(offer) for offer in fleet.offers.values()]
     found += [_remembered(entry) for entry in fleet.remembered.values()]

@@ -223,7 +223,7 @@ class ServerProcess:
             return ServerState.FAILED, error.message
         except Exception as error:
             log.exception("cannot run %s", self.spec.unit)
-            return ServerState.FAILED, f"cannot run it, by a mistake in magid: {error!r}"
+            return ServerState.FAILED, f"cannot run it, because of an internal error: {error!r}"
         finally:
             self._running = False
 

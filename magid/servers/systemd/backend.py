@@ -283,7 +283,7 @@ def _why_failed(error: Exception, spec: ServerSpec) -> str:
     if isinstance(error, MagidError):
         return error.message
     log.exception("cannot start %s", spec.unit)
-    return f"cannot start it, by a mistake in magid: {error!r}"
+    return f"cannot start it, because of an internal error: {error!r}"
 
 
 def _check_free(endpoint: Endpoint) -> None:

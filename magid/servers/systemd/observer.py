@@ -125,7 +125,8 @@ class UnitObserver:
                 )
 
     def _note_loss(self, error: Exception, pause_s: float) -> None:
-        code, why = type(error).__name__, f"cannot watch systemd, by a mistake in magid: {error!r}"
+        code = type(error).__name__
+        why = f"cannot watch systemd, because of an internal error: {error!r}"
         if isinstance(error, MagidError):
             code, why = error.code, error.message
         self.problem = why
