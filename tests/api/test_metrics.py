@@ -34,7 +34,7 @@ from magid.servers.backend import ServerState
 from magid.systemd.bus import BusError
 from tests.support.daemons import ALPHA, BETA, EVERYTHING, GAMMA, House
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs/metrics.md"
 OPENMETRICS = "application/openmetrics-text;version=1.0.0;q=0.5,*/*;q=0.1"  # as Prometheus asks
 
 
@@ -74,8 +74,9 @@ def labels(**wanted: str) -> frozenset[tuple[str, str]]:
 # -- the table ---------------------------------------------------------------------------------
 
 
-def test_the_table_in_the_readme_is_the_one_in_the_code() -> None:
-    rows = re.findall(r"^\| `(magi_\w+)` \| (\w+) \| (.*?) \| (.*) \|$", README.read_text(), re.M)
+def test_the_table_in_the_document_is_the_one_in_the_code() -> None:
+    text = DOCUMENT.read_text()
+    rows = re.findall(r"^\| `(magi_\w+)` \| (\w+) \| (.*?) \| (.*) \|$", text, re.M)
     shown = [(f.name, str(f.kind), ", ".join(f"`{n}`" for n in f.labels), f.help) for f in FAMILIES]
     assert rows == shown
 

@@ -98,8 +98,8 @@ def built(magid: Running, modules: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 def commands() -> list[list[str]]:
-    """Those of the README that make the client."""
-    text = (HERE.parent.parent / "README.md").read_text()
+    """Those of docs/webui.md that make the client."""
+    text = (HERE.parent.parent / "docs/webui.md").read_text()
     lines = re.findall(r"^npx openapi-ts .*$", text, re.MULTILINE)
     assert len(lines) == 1
     first, *words = lines[0].split()

@@ -1,4 +1,4 @@
-"""Machines with a bare Debian and what the README asks for, on which the set-up scripts have run.
+"""Machines with a bare Debian and what CONTRIBUTING.md asks for, where the set-up scripts have run.
 
 Debian's packages come from its archive, as for the other trees. Of the locked packages of Python
 only a few are installed, downloaded outside and handed in: a wheel, a source that has to be built,
@@ -17,7 +17,7 @@ from tests.lab.layers import LabError, home, layer, remove
 from tests.lab.requirements import Locked
 from tests.lab.trees import RELEASES, ROOT, Release
 
-ASKED_FOR = ("make", "git", "python3", "ca-certificates")  # as the README has it
+ASKED_FOR = ("make", "git", "python3", "ca-certificates")  # as CONTRIBUTING.md has it
 RELEASES_OF_TODAY = tuple(release for release in RELEASES if not release.has_package)
 # What decides on the outcome, and is copied into the machine with the rest of the checkout.
 SCRIPTS = ("install", "test-tools", "bench-tools", "deb")

@@ -1,4 +1,4 @@
-"""An address that other machines can reach, under systemd, as README.md's "Access" leads to it."""
+"""An address that other machines can reach, under systemd, as docs/access.md leads to it."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""On a fresh Debian, with what the README asks for: the set-up brings all that is called then."""
+"""On a fresh Debian, with what CONTRIBUTING.md asks for: the set-up brings all that is called."""
 
 import importlib.metadata
 import sys

@@ -204,10 +204,10 @@ class Machine:
         return unit_name(self.servers()[model_id]["port"])
 
 
-def readme(title: str) -> list[str]:
-    """The commands of the README's chapter "Install", below the line that has these words."""
-    chapter = (ROOT / "README.md").read_text().split("\n## Install\n")[1].split("\n## ")[0]
-    _, _, behind = chapter.partition(title)
+def readme(title: str, chapter: str = "Install") -> list[str]:
+    """The commands of this chapter of the README, below the line that has these words."""
+    text = (ROOT / "README.md").read_text().split(f"\n## {chapter}\n")[1].split("\n## ")[0]
+    _, _, behind = text.partition(title)
     block = re.search(r"^```\n(.*?)^```$", behind, re.DOTALL | re.MULTILINE)
     assert block, f"the README has no commands below {title!r}"
     return [line.partition("  #")[0].strip() for line in block[1].splitlines()]
@@ -281,7 +281,7 @@ def runs_models(machine: Machine, model: Path) -> None:
     name = PLACES[ALPHA].removeprefix(FOLDER + "/")
     machine.container.write(f"/root/{name}", model.read_bytes())
     machine.container.write(PLACES[BETA], model.read_bytes())
-    for command in readme("Models"):
+    for command in readme("Copy models", "First models"):
         machine.sh(command.replace("MODEL.gguf", name))
     machine.wait_ready()
     key = machine.container.read(f"/run/magi-keys/{machine.servers()[ALPHA]['port']}.key").decode()

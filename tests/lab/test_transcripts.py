@@ -1,4 +1,4 @@
-"""magictl as a person types it, in a booted machine: tests/transcripts, and README's chapter."""
+"""magictl as a person types it, in a booted machine: tests/transcripts, and the documents."""
 
 import argparse
 import json
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 PERSON = (Path(__file__).parent / "inside/person.py").read_text()
 PROGRAM = "/srv/person.py"
-README = Path(__file__).parent.parent.parent / "README.md"
+ROOT = Path(__file__).parents[2]
 SETTINGS = """\
 model_paths: [/var/lib/magi/models]
 profile: everything
@@ -126,15 +126,15 @@ def test_a_followed_log_goes_on_when_magid_is_back(machine: Container) -> None:
     assert lines() == before + 1
 
 
-def test_the_chapter_on_operating_is_true(machine: Container) -> None:
-    transcript.check_chapter(
-        README, "Operating", lambda script: typed(machine, script, terminal=False)
-    )
+@pytest.mark.parametrize("name", ["README.md", "docs/operating.md"])
+def test_what_the_documents_show_is_true(machine: Container, name: str) -> None:
+    transcript.check_document(ROOT / name, lambda s: typed(machine, s, terminal=False))
 
 
-def test_the_chapter_on_access_is_true(machine: Container) -> None:
+def test_what_the_document_on_access_shows_is_true(machine: Container) -> None:
+    path = ROOT / "docs/access.md"
     try:
-        transcript.check_chapter(README, "Access", lambda s: typed(machine, s, terminal=False))
+        transcript.check_document(path, lambda s: typed(machine, s, terminal=False))
     finally:
         machine.run(["rm", "-f", "/var/lib/magi/tokens.json"])
         machine.systemctl("reload", "magid")

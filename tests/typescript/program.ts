@@ -1,4 +1,4 @@
-// What README's chapter for WebUI authors shows, as a program: it prints one line of JSON.
+// What docs/webui.md shows to authors of a WebUI, as a program: it prints one line of JSON.
 import { getEvents, getModelsRegistry, putModelsByModelIdTier } from './client';
 import { client } from './client/client.gen';
 import type { DiscoveredModel } from './client';
