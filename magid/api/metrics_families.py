@@ -29,7 +29,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One metric family. `help` is shown in the README too."""
+    """One metric family. `help` is shown in docs/metrics.md too."""
 
     name: str
     kind: Kind

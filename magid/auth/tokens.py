@@ -76,7 +76,7 @@ class Token(BaseModel):
     models: Models | None = None
     created_at: AwareDatetime
     expires_at: AwareDatetime | None = None
-    last_used_at: AwareDatetime | None = None  # to ten minutes: see `tokenbook`
+    last_used_at: AwareDatetime | None = None  # to ten minutes: see `token_store`
 
 
 class ApiToken(TypedDict):

@@ -1,4 +1,4 @@
-"""llama-server: finding the program, asking what it can do, and talking to one that runs.
+"""The HTTP client for llama-server: what a running one says, and whether it is ours.
 
 The HTTP client is a small one of our own: one request per connection, bounded in every direction. A
 full client library would double the daemon's start-up time for the sake of these few requests.
@@ -236,7 +236,7 @@ async def _chunk_size(reader: asyncio.StreamReader) -> int:
 
 
 async def read_at_most(reader: asyncio.StreamReader, limit: int) -> bytes:
-    """All until the end of the stream; raises _TooLong."""
+    """All until the end of the stream; raises TooLong."""
     data = bytearray()
     while part := await reader.read(65_536):
         data += part

@@ -1,4 +1,4 @@
-"""The gateway's endpoints: one row each, for serving, for OpenAPI and for the README."""
+"""The gateway's endpoints: one row each, for serving, for OpenAPI and for docs/rest-api.md."""
 
 from dataclasses import dataclass
 from enum import StrEnum
