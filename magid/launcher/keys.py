@@ -1,7 +1,7 @@
 """The keys of the servers that systemd runs: made by root, read by magid.
 
-PORT.key is root:magi 0640, in a folder root:magi 02750: magid may read a key, but neither replace it
-nor put another file in its place. `magi-key` writes the keys; the launcher removes the keys of
+PORT.key is root:magi 0640, in a folder root:magi 02750: magid may read a key, but neither replace
+it nor put another file in its place. `magi-key` writes the keys; the launcher removes the keys of
 servers that are gone.
 """
 
