@@ -247,15 +247,9 @@ class Daemon:
 
         Raises InvalidInput outside the range, PortTaken if the port belongs to another model.
         """
-
-        before: list[Model] = []
-
-        def decide(now: Snapshot) -> Transition:
-            before.append(transitions.find(now, model_id))
-            return transitions.pinned(now, model_id, port, self.config.port_range)
-
-        model = transitions.find(await self._store.change(decide), model_id)
-        tell_decision(before[-1].entry, model)
+        _, model = await self._decide(
+            model_id, lambda now: transitions.pinned(now, model_id, port, self.config.port_range)
+        )
         return model
 
     async def _update(
@@ -266,17 +260,21 @@ class Daemon:
         asks_for_ports: bool = False,
     ) -> tuple[Model, Model]:
         """Changes a model's registry entry; returns the model before and after the change."""
-        before: list[Model] = []
-
-        def decide(now: Snapshot) -> Transition:
-            before.append(transitions.find(now, model_id))
-            return transitions.edited(now, model_id, change, asks_for_ports=asks_for_ports)
-
-        after = await self._store.change(decide)
+        found = await self._decide(
+            model_id,
+            lambda now: transitions.edited(now, model_id, change, asks_for_ports=asks_for_ports),
+        )
         self._cancel_unwanted()
-        model = transitions.find(after, model_id)
-        tell_decision(before[-1].entry, model)
-        return before[-1], model
+        return found
+
+    async def _decide(
+        self, model_id: str, decide: Callable[[Snapshot], Transition]
+    ) -> tuple[Model, Model]:
+        """Changes the registry and logs the decision; returns the model before and after it."""
+        before, after = await self._store.change(decide)
+        old, new = transitions.find(before, model_id), transitions.find(after, model_id)
+        tell_decision(old.entry, new)
+        return old, new
 
     def _cancel_unwanted(self) -> None:
         """Cancels queued starts of models that are now disabled or gone."""

@@ -131,8 +131,8 @@ class StateStore:
 
     # -- changing ------------------------------------------------------------------------
 
-    async def change(self, decide: Callable[[Snapshot], Transition]) -> Snapshot:
-        """Applies the change that `decide` computes; returns the new snapshot.
+    async def change(self, decide: Callable[[Snapshot], Transition]) -> tuple[Snapshot, Snapshot]:
+        """Applies the change that `decide` computes; returns the snapshots before and after it.
 
         An error, including one that `decide` raises, changes nothing. Raises CannotWrite, and
         PortTaken for `ports_for`. Runs to its end even if the caller is cancelled.
@@ -163,9 +163,10 @@ class StateStore:
         task.add_done_callback(self._work.discard)
         return task
 
-    async def _change(self, decide: Callable[[Snapshot], Transition]) -> Snapshot:
+    async def _change(self, decide: Callable[[Snapshot], Transition]) -> tuple[Snapshot, Snapshot]:
         """Applies a change. The lock must be held."""
-        wish = decide(self.snapshot)
+        before = self.snapshot
+        wish = decide(before)
         draft = self._build(wish.registry, wish.disk, wish.active)
         if any(blocked.model_id == wish.ports_for for blocked in draft.wanted.blocked):
             raise self._no_port(wish.ports_for or "")
@@ -183,7 +184,7 @@ class StateStore:
                 raise
         # Disk and profile may have been reloaded during the write: the latest ones count.
         self._swap(draft.registry, wish.disk, wish.active)
-        return self._present
+        return before, self._present
 
     def _is_worth_writing(self, new: Registry) -> bool:
         """Returns whether the registry must be written.
