@@ -41,12 +41,6 @@ class Parts:
     count: int = 1  # of the shards, by their names
 
 
-def shard_of(name: str) -> tuple[int, int] | None:
-    """`x-00002-of-00003.gguf` -> (2, 3); None for the name of a whole model."""
-    match = _SHARD.fullmatch(name)
-    return (int(match[2]), int(match[3])) if match else None
-
-
 def join(files: Sequence[File]) -> list[Parts]:
     """Put the files together that belong together; in path order of the first file of each."""
     whole: list[Parts] = []

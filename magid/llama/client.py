@@ -40,13 +40,6 @@ async def check_health(endpoint: Endpoint, *, timeout_s: float = 2.0) -> Health:
     return {200: Health.OK, 503: Health.LOADING}.get(status, Health.ERROR)
 
 
-async def is_ours(
-    endpoint: Endpoint, key: str, alias: str, *, uid: int | None = None, timeout_s: float = 5.0
-) -> bool:
-    """Whether the server there holds our key and runs our model. Raises ServerUnreachable."""
-    return await why_foreign(endpoint, key, alias, uid=uid, timeout_s=timeout_s) is None
-
-
 async def why_foreign(
     endpoint: Endpoint, key: str, alias: str, *, uid: int | None = None, timeout_s: float = 5.0
 ) -> str | None:

@@ -64,10 +64,6 @@ class ObservedServer:
     def unit(self) -> str:
         return unit_name(self.port)
 
-    @property
-    def key(self) -> tuple[str, int]:
-        return (self.model_id, self.instance)
-
 
 def initial_state(spec: ServerSpec) -> ObservedServer:
     """Returns the state of a server that was requested but not observed yet."""

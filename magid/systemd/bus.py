@@ -99,9 +99,6 @@ class Bus:
     async def match(self, rule: str) -> None:
         await self._ask(_DAEMON, _DAEMON_PATH, _DAEMON, "AddMatch", "s", rule)
 
-    async def unmatch(self, rule: str) -> None:
-        await self._ask(_DAEMON, _DAEMON_PATH, _DAEMON, "RemoveMatch", "s", rule)
-
     def listen(self, handler: Callable[[Signal], None]) -> None:
         """Receives each signal that matches a rule; the handler must not block."""
         self._handlers.append(handler)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from magid.errors import BadReply, LlamaServerMissing, ServerUnreachable
 from magid.host.ports import Endpoint
 from magid.http.limits import MAX_COLLECTED_BYTES
-from magid.llama.client import Health, check_health, get_json, get_metrics, is_ours, why_foreign
+from magid.llama.client import Health, check_health, get_json, get_metrics, why_foreign
 from magid.llama.program import InstalledProgram, advice, find_program, flags_in, probe, version_in
 from tests.support import fake_llama
 from tests.support.deadlines import PATIENCE_S
@@ -296,7 +296,7 @@ async def test_nobody_listens(free_port: Callable[[], int]) -> None:
     endpoint = Endpoint("127.0.0.1", free_port())
     assert await check_health(endpoint) is Health.UNREACHABLE
     with pytest.raises(ServerUnreachable, match=r"cannot reach 127\.0\.0\.1:"):
-        await is_ours(endpoint, "key", "alias")
+        await why_foreign(endpoint, "key", "alias")
 
 
 async def test_metrics_are_passed_on_as_they_are() -> None:
@@ -399,7 +399,8 @@ async def test_is_ours(
     words += [str(tmp_path / "key"), "--host", endpoint.host, "--port", str(endpoint.port)]
     async with running(program, *words):
         await healthy(endpoint)
-        assert await is_ours(endpoint, key, "demo_tiny") is (behaviour in _OURS)
+        why = await why_foreign(endpoint, key, "demo_tiny")
+        assert (why is None) is (behaviour in _OURS), why
         assert await why_foreign(endpoint, key, "another")
         assert await why_foreign(endpoint, "another", "demo_tiny")
 
@@ -411,7 +412,7 @@ async def test_a_stranger_gets_no_key_of_ours() -> None:
     """One that accepts everything is found out with a wrong key, before it sees the right one."""
     body = json.dumps({"model_alias": "demo_tiny"}).encode()
     async with answering(HEAD + b"\r\n" + body) as (endpoint, requests):
-        assert not await is_ours(endpoint, "s3cret", "demo_tiny")
+        assert await why_foreign(endpoint, "s3cret", "demo_tiny")
     assert b"s3cret" not in b"".join(requests)
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from magid.errors import InvalidInput, NotFound
 from magid.host.ports import Endpoint
-from magid.llama.client import Health, check_health, get_json, is_ours
+from magid.llama.client import Health, check_health, get_json, why_foreign
 from magid.llama.spec import ServerSpec
 from magid.servers.backend import ObservedServer, ServerBackend, ServerState
 from tests.support.deadlines import PATIENCE_S
@@ -141,7 +141,7 @@ class LauncherContract:
         await started(launcher, spec)
         endpoint, key = Endpoint(spec.host, spec.port), launcher.api_key(spec.port)
         assert key
-        assert await is_ours(endpoint, key, spec.model_id)
+        assert await why_foreign(endpoint, key, spec.model_id) is None
         status, _ = await get_json(endpoint, "/v1/models", key=None, timeout_s=5)
         assert status == 401
         command = psutil.Process(pid_of(launcher, spec.port)).cmdline()

@@ -261,5 +261,5 @@ class Asker:
         head, caller = self.head, self.caller
         return GatewayRequest(
             self.endpoint, body, fields, model, self.request_id, self.client, head.passed,
-            not head.is_1_0, caller.name, caller.models, head.client_request_id, outline,
+            caller.name, caller.models, head.client_request_id, outline,
         )  # fmt: skip

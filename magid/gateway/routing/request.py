@@ -191,7 +191,6 @@ class GatewayRequest:
     request_id: str = ""
     client: str = ""  # who asks, for fairness between clients
     passed: bytes = b""
-    takes_chunks: bool = True  # HTTP/1.1
     token: str = ""  # the name of the caller's
     only: tuple[str, ...] | None = None  # the models that it may use, as `fleet.limited` takes them
     client_request_id: str = ""  # the client's own word for it: shown, and good for nothing else
