@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -185,3 +186,43 @@ def test_what_differs_between_pythons_cannot_be_one(tmp_path: Path) -> None:
     vendor.merge(tree(tmp_path / "1", **{"a__b.py": "of 3.11"}), tmp_path / "target")
     with pytest.raises(LabError, match=r"cannot make one tree: Pythons want different a/b\.py"):
         vendor.merge(tree(tmp_path / "2", **{"a__b.py": "of 3.12"}), tmp_path / "target")
+
+
+# -- the copy that a package is built from ---------------------------------------------------------
+
+FOLDERS = ("debian", "etc", "magid", "packaging", "systemd", "tests")
+FILES = ("pyproject.toml", "CHANGELOG.md", "LICENSE", "README.md")
+
+
+def program(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("status", "is_built"),
+    [(0, True), (1, True), (2, False)],
+    ids=["as it was", "a folder changed meanwhile", "not all could be read"],
+)
+def test_a_checkout_in_use_can_be_packed(tmp_path: Path, status: int, is_built: bool) -> None:
+    """Tar ends with 1 where Python puts byte-code into a folder while it is copied."""
+    checkout, programs = tmp_path / "checkout", tmp_path / "bin"
+    for folder in FOLDERS:
+        (checkout / folder).mkdir(parents=True)
+    for name in FILES:
+        (checkout / name).write_text(name)
+    shutil.copy(ROOT / "packaging/deb", checkout / "packaging/deb")
+    program(checkout / ".venv/bin/python", "echo wheelhouse")
+    program(programs / "dpkg-buildpackage", "cp README.md ../magi_1_all.deb")
+    program(programs / "tar", f'/usr/bin/tar "$@" || exit\n[ "$1" != -c ] || exit {status}')
+    program(programs / "unshare", 'shift\n[ "$1" = true ] || exec "$@"')
+    done = subprocess.run(
+        [str(checkout / "packaging/deb"), str(tmp_path / "dist")],
+        env={"PATH": f"{programs}:{os.environ['PATH']}", "MAGI_DEB_WORK": str(tmp_path / "work")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode == 0) is is_built, done.stderr
+    assert (tmp_path / "dist/magi_1_all.deb").exists() is is_built
