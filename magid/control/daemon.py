@@ -127,7 +127,6 @@ class Daemon:
         """Ends all tasks and closes the server backend.
 
         Writes in progress are completed. Idempotent.
-
         """
         self._scanner.stop()
         if self._boot_task is not None:
@@ -185,7 +184,6 @@ class Daemon:
         """Calls `listener` for each change from now on; it must not block.
 
         The result unsubscribes.
-
         """
         return self._store.subscribe(listener)
 
@@ -351,7 +349,6 @@ class Daemon:
         """Begins to start the model's servers.
 
         Servers that already run as wanted are left alone.
-
         """
         known = transitions.startable(self.snapshot, model_id).model_id
         return self._executor.execute(planner.only(known, self.snapshot.wanted, self.observed()))

@@ -99,7 +99,6 @@ class PlanExecutor:
         """Waits until no model is changing.
 
         A plan begun right afterwards is not refused with Busy.
-
         """
         while self._changing:
             await self._calm.wait()

@@ -86,7 +86,6 @@ def want(
     """Returns the servers of all enabled models.
 
     Small models start first: they are ready soonest.
-
     """
     low, high = port_range
     no_port = frozenset(unserved)

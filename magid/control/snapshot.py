@@ -40,7 +40,6 @@ class ActiveProfile:
     """The active profile.
 
     If its file is broken, `profile` is the last good one, with a `problem`.
-
     """
 
     name: str | None = None

@@ -168,7 +168,6 @@ class Dispatcher:
         """Returns the request's route.
 
         Raises ModelNotFound, InvalidInput, NotReady, ServerFailed.
-
         """
         return auto_tier.route(asked, self._state.limited(asked.only), self._picker.conversations)
 
@@ -225,7 +224,6 @@ class Dispatcher:
         """Limits the wait.
 
         Patience counts from the arrival of the request; a later wait does not reset it.
-
         """
         starts = exchange.route.starts
         patience_s = self._on_demand.patience_s if starts else self._settings.queue_timeout

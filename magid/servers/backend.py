@@ -97,7 +97,6 @@ class ServerBackend(Protocol):
         """Stops observing.
 
         The process backend stops its children; with systemd the servers run on.
-
         """
 
     def subscribe(self, listener: Callable[[ObservedServer], None]) -> Callable[[], None]:

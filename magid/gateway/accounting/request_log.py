@@ -109,7 +109,6 @@ def refused(asked: GatewayRequest, problem: str) -> Record:
     """Returns the record of a request that was not routed.
 
     Counted, not kept: it would crowd others out.
-
     """
     record = of(asked)
     record.outcome, record.problem = Outcome.REFUSED, problem

@@ -50,7 +50,6 @@ class ForwardedRequest:
     """Implements `ResponseHandler`.
 
     `on_free` is called when a server is done with it, well or not.
-
     """
 
     __slots__ = (
@@ -118,7 +117,6 @@ class ForwardedRequest:
         """Connects, then sends the request.
 
         On any error the client must get an answer: no timer ends it.
-
         """
         try:
             self._ask(await server.pool.connect())
@@ -290,7 +288,6 @@ class ForwardedRequest:
         """Ends the request because the client left or it was killed; the server stops.
 
         Idempotent.
-
         """
         if self.is_over:
             return

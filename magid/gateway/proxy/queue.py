@@ -13,7 +13,6 @@ class FairQueue(Generic[T]):
     """The requests that wait for one pool.
 
     Clients take turns; each one's requests stay in order.
-
     """
 
     limit: int

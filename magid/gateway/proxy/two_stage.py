@@ -113,7 +113,6 @@ class Events:
         """Puts whole events in a chunk; the rest waits.
 
         Raises ProtocolError if an event never ends.
-
         """
         rest = self._rest
         seen = max(len(rest) - 1, 0)

@@ -304,7 +304,6 @@ class ConnectionPool:
         """Opens a connection to the server, never to another program on its port.
 
         OSError, TimeoutError.
-
         """
         async with asyncio.timeout(CONNECT_S):
             for _ in range(TRIES):

@@ -225,7 +225,6 @@ class SystemdBackend:
         """Returns the key of the current process; None if there is none.
 
         Reads a tiny file in /run.
-
         """
         watched = self._units.watched.get(port)
         if watched is None or watched.shown is None or watched.shown.pid is None:
@@ -266,7 +265,6 @@ class SystemdBackend:
         """See ServerBackend.
 
         Raises NotFound, NotReady, and InvalidInput if `after` is no cursor.
-
         """
         self._known(port)
         entries = await self._journal.last(matches_of(unit_name(port)), lines, after)

@@ -57,7 +57,6 @@ class LauncherClient:
         """Returns the reply's line; empty if the launcher ended before replying.
 
         Does not block the loop.
-
         """
         try:
             reader, writer = await asyncio.open_unix_connection(
