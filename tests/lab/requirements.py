@@ -102,8 +102,9 @@ def install(
     into = ("install", "--no-compile", "--target", str(target))
     _pip(*into, *offline, *_foreign(python), *_CHECKED, str(wheels))
     built = work / "built"
-    # Without isolation, which would fetch a setuptools that no lock file names.
-    unisolated = ("--no-build-isolation", "--use-pep517")
+    # Without isolation, which would fetch a setuptools that no lock file names. Without pip's cache:
+    # builds side by side meet there, and pip 23 fails on a file that another has half written.
+    unisolated = ("--no-cache-dir", "--no-build-isolation", "--use-pep517")
     _pip("wheel", *unisolated, *offline, "-w", str(built), *_CHECKED, str(sources))
     _pip(*into, "--no-deps", "--no-index", *map(str, built.glob("*.whl")))
 

@@ -41,7 +41,8 @@ EDIT = "server_defaults: {n_threads: 1, parallel: 1, ctx_size: 512}\n"
 
 @pytest.fixture(scope="session")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return packages.build(tmp_path_factory.mktemp("package"))
+    folder = tmp_path_factory.mktemp("package")
+    return packages.build(folder, XDG_CACHE_HOME=str(folder / "cache"))
 
 
 @pytest.fixture(scope="session")
@@ -58,6 +59,11 @@ def test_two_builds_are_equal(package: Path, tmp_path: Path) -> None:
 
 def _architecture() -> str:
     return output(["dpkg", "--print-architecture"]).strip()
+
+
+def test_builds_share_no_wheel(package: Path) -> None:
+    """Several at once on one machine met in pip's cache, and failed."""
+    assert not (package.parent.parent / "cache/pip/wheels").exists()
 
 
 def test_lintian_finds_nothing(package: Path) -> None:
