@@ -102,7 +102,7 @@ def install(
     into = ("install", "--no-compile", "--target", str(target))
     _pip(*into, *offline, *_foreign(python), *_CHECKED, str(wheels))
     built = work / "built"
-    # Without isolation, which would fetch a setuptools that no lock file names. Without pip's cache:
+    # Without isolation, which would fetch a setuptools that no lock file names. Without a cache:
     # builds side by side meet there, and pip 23 fails on a file that another has half written.
     unisolated = ("--no-cache-dir", "--no-build-isolation", "--use-pep517")
     _pip("wheel", *unisolated, *offline, "-w", str(built), *_CHECKED, str(sources))
