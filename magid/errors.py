@@ -1,6 +1,6 @@
 """Every error magid raises on purpose.
 
-An error knows a stable `code` (what clients match on) and `details`, and no HTTP: `api.replies`
+An error knows a stable `code` (what clients match on) and `details`, and no HTTP: `http.status`
 maps each class to a status, and a test walks this tree so that none is left out. The text starts
 with "cannot", gives the reason and says what to do next.
 """

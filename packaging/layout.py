@@ -67,7 +67,7 @@ def placed(checkout: Path = CHECKOUT) -> Iterator[Placed]:
         yield Placed(f"{LIBRARY}/{path.relative_to(checkout)}", path.read_bytes())
     for program, source in PROGRAMS.items():
         if (checkout / source).exists():
-            module = source.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+            module = source.removesuffix(".py").replace("/", ".")
             first = FIRST.get(program, "")
             text = PROGRAM.format(library=LIBRARY, vendor=VENDOR, module=module, first=first)
             yield Placed(program, text.encode(), 0o755)

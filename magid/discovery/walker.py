@@ -1,7 +1,7 @@
 """Walk the model folders: which GGUF files are there, and what cannot be one.
 
-Decides by names and `stat` alone; no file is opened. A root is walked by itself (see `readers`),
-because it may be a mount that does not answer; then all are joined.
+Decides by names and `stat` alone; no file is opened. Each root is walked on its own
+(see `header_workers`), because it may be a mount that does not answer; then all are joined.
 
 - Every folder below a root is entered, except hidden ones (`.cache`, `.git`, a trash) and links
   to folders: so there are no loops and nothing outside the roots is seen.

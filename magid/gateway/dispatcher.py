@@ -46,7 +46,6 @@ class Dispatcher:
         self._daemon = daemon
         self._settings = daemon.config.gateway
         self.records = Records()
-        self.tally = RequestStatistics(self._knows)
         self.errors: Counter[str] = Counter()  # sent to clients, by code
         self._exchanges: dict[str, ForwardedRequest] = {}  # by the id of their record
         self._rooms: FairQueues[ForwardedRequest] = FairQueues(self._settings.queue_limit)
@@ -54,9 +53,16 @@ class Dispatcher:
         self.slices = TimeSlices()  # for large requests, the API's too
         self._tasks: set[asyncio.Task[None]] = set()
         self._care = HealthChecker(daemon, self._spawn)
-        self._on_demand = OnDemand(daemon, self._spawn, self._servers_of, self._on_failed_start)
         self._state = FleetState(
-            daemon, self._spawn, self._on_demand.resting, self._on_rebuilt, self._admit
+            daemon,
+            self._spawn,
+            lambda: self._on_demand.resting(),
+            self._on_rebuilt,
+            self._admit,
+        )
+        self.tally = RequestStatistics(self._state.knows)
+        self._on_demand = OnDemand(
+            daemon, self._spawn, self._state.servers_of, self._on_failed_start
         )
         self._unsubscribe = daemon.subscribe(self._on_change)
 
@@ -107,12 +113,6 @@ class Dispatcher:
     def servers(self) -> list[Server]:
         """Returns the ready servers. A copy."""
         return self._state.servers()
-
-    def _servers_of(self, model_id: str) -> list[Server]:
-        return self._state.servers_of(model_id)
-
-    def _knows(self, name: str) -> bool:
-        return self._state.knows(name)
 
     @property
     def waiting(self) -> int:

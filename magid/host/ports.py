@@ -219,6 +219,8 @@ def _asked_for_end(local: Place, remote: Place) -> End | None:
 class _Netlink:
     """A socket to the kernel's socket diagnostics; closed with the thread that has it."""
 
+    _fd = -1  # where none can be made, as without free descriptors
+
     def __init__(self) -> None:
         flags = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
         self._fd = socket.socket(socket.AF_NETLINK, flags, _NETLINK_SOCK_DIAG).detach()
@@ -228,7 +230,8 @@ class _Netlink:
         return os.read(self._fd, 4096)  # it was made while we wrote
 
     def __del__(self) -> None:
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
 
 
 _kept = threading.local()  # each thread has its own: no answer is another question's

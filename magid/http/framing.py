@@ -39,7 +39,7 @@ class ChunkReader:
         return bool(self._left or self._line)
 
     def feed(self, data: bytes, most: int | None = None) -> int:
-        """How many of these bytes belong to the body. Raises Garbled.
+        """How many of these bytes belong to the body. Raises ProtocolError.
 
         With `most` at most about so many chunks are read; what is left is for the next call.
         """
@@ -143,7 +143,7 @@ class ReplyHead:
 
 
 def reply_head(head: bytes) -> ReplyHead:
-    """Raises Garbled. Pure."""
+    """Raises ProtocolError. Pure."""
     return _known_head(head) if len(head) <= _KNOWN_BYTES else _reply_head(head)
 
 
@@ -261,7 +261,7 @@ class ProtocolError(Exception):
 def parse_head(head: bytes) -> tuple[int, dict[bytes, bytes]]:
     """Status and headers (names in lower case) of an answer; strict, as RFC 9112 is.
 
-    No folded lines, no space before a colon, no two lengths. Raises Garbled.
+    No folded lines, no space before a colon, no two lengths. Raises ProtocolError.
     """
     first, *lines = head.removesuffix(b"\r\n\r\n").split(b"\r\n", MAX_HEAD_LINES + 1)
     if len(lines) > MAX_HEAD_LINES:

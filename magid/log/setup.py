@@ -33,7 +33,7 @@ _UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]+\.service")
 
 
 class OwnLog(Protocol):
-    """Reads what magid has written. Cursors as of `units.Launcher.logs`."""
+    """Reads what magid has written. Cursors as of `ServerBackend.logs`."""
 
     async def last(self, lines: int, after: str | None = None) -> list[LogLine]:
         """The last `lines` entries, oldest first; of those behind `after` if it is given."""

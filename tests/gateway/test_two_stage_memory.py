@@ -20,7 +20,7 @@ DRAFT = json.dumps({"choices": [{"message": {"content": "A draft"}}]}).encode()
 
 
 class Sent:
-    """A request on its way, as an `Exchange` is: it holds who asked."""
+    """A request on its way, as a `ForwardedRequest` is: it holds its client."""
 
     def __init__(self, asked: GatewayRequest, client: Any) -> None:
         self.asked, self.client = asked, client

@@ -2,6 +2,8 @@
 
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import cast
 
@@ -90,3 +92,22 @@ def test_a_table_of_the_kernel() -> None:
     )
     ((address, port, listener),) = listeners_in(table)
     assert (str(address), port, listener) == ("127.0.0.1", 8080, Listener(61_184, 77))
+
+
+STARVED = """
+import resource
+from magid.host.ports import listener_at
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+try:
+    listener_at("127.0.0.1", 9)
+except OSError as error:
+    print(error.strerror)
+"""
+
+
+def test_without_a_free_descriptor_it_says_so() -> None:
+    """And nothing else: what could not be made is not closed either."""
+    done = subprocess.run(
+        [sys.executable, "-c", STARVED], capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("Too many open files\n", "")

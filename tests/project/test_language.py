@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PLACES = ("magid", "packaging/man", "systemd", "etc", "debian/magi.*", "debian/rules")
+PLACES = (
+    *("magid", "docs", "packaging/man", "packaging/prometheus", "systemd", "etc", "debian/magi.*"),
+    *("debian/rules", "README.md", "ARCHITECTURE.md", "SECURITY.md", "CHANGELOG.md"),
+    "CONTRIBUTING.md",
+)
 BANNED = (
     r"anew",
     r"lest",
@@ -26,8 +30,8 @@ BANNED = (
     r"sound server",
 )
 PATTERN = re.compile(rf"\b({'|'.join(BANNED)})\b", re.IGNORECASE)
-# The user and group of NFS and of strangers, and what the launcher is told apart from.
-NAMES = re.compile(r"\"nobody\"|user nobody|65534")
+# The user of that name.
+NAMES = re.compile(r"\"nobody\"|user nobody|\bNOBODY\b")
 
 
 def documents() -> list[Path]:

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,12 @@ def test_one_version() -> None:
     first = re.match(r"magi \(([^)]+)\) ", (DEBIAN / "changelog").read_text())
     assert first
     assert first[1] == __version__
+
+
+def test_every_package_is_installed() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    there = {path.parent.relative_to(ROOT) for path in (ROOT / "magid").rglob("*.py")}
+    assert sorted(listed) == sorted(".".join(folder.parts) for folder in there)
 
 
 def test_the_pythons_are_those_that_are_vendored() -> None:

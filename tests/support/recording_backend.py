@@ -1,6 +1,6 @@
 """A launcher without processes: it does nothing until the test says so.
 
-It keeps `units.Launcher`'s promises, so what is built on launchers cannot tell the difference.
+It keeps `ServerBackend`'s promises, so what is built on launchers cannot tell the difference.
 """
 
 import asyncio
@@ -69,7 +69,7 @@ class StillLauncher:
         except TimeoutError:
             raise AssertionError(f"it did not come to that; calls: {self.calls}") from None
 
-    # -- units.Launcher --------------------------------------------------------------------
+    # -- ServerBackend ---------------------------------------------------------------------
 
     async def open(self) -> None:
         self.is_open = True

@@ -1,9 +1,9 @@
 """How demanding a request is, from 0 to 10, by what can be seen without a model. Pure and bounded.
 
-Three things count: words that ask for reasoning or for a trifle (`markers`), the form of the text
-(code, formulas, lists of demands), and length, a little. Length alone is a bad sign of difficulty
-(ecosystem studies agree), so it never decides. Where nothing speaks either way the answer is "no
-evidence", which is not the same as easy: `auto` then takes its default tier.
+Three things count: words that ask for reasoning or for a trifle (`complexity_words`), the form of
+the text (code, formulas, lists of demands), and length, a little. Length alone is a bad sign of
+difficulty (ecosystem studies agree), so it never decides. Where nothing speaks either way the
+answer is "no evidence", which is not the same as easy: `auto` then takes its default tier.
 
 Only the newest text of a person counts, and of it the first and last characters up to a limit. No
 regular expression here has nested repetition; the cost is linear in MAX_CHARS.
