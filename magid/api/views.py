@@ -34,6 +34,7 @@ def discovered_model(model: Model) -> schemas.DiscoveredModel:
     return {
         "filePath": found.path,
         "filename": found.filename,
+        "stem": found.stem,
         "family": found.name.family,
         "version": found.name.version,
         "variant": found.name.variant,

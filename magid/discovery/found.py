@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from magid.discovery.kinds import ModelKind
-from magid.discovery.naming import ModelName
+from magid.discovery.naming import ModelName, file_stem
 from magid.discovery.tiers import ThinkingMode, Tier
 from magid.discovery.walker import UnreadableRoot
 
@@ -42,6 +42,11 @@ class FoundModel:
     @property
     def is_thinking(self) -> bool:
         return self.thinking_mode is ThinkingMode.ALWAYS
+
+    @property
+    def stem(self) -> str:
+        """`X` of `X.gguf`, and of `X-00001-of-00003.gguf`."""
+        return file_stem(self.filename)
 
 
 @dataclass(frozen=True, slots=True)

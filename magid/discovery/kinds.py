@@ -11,7 +11,13 @@ from typing import Final
 from magid.discovery.naming import number, text
 
 _RANK_POOLING: Final = 4  # LLAMA_POOLING_TYPE_RANK
-_DRAFT_PREFIXES: Final = frozenset({"mtp", "dflash"})
+_DRAFT_NAME: Final = re.compile(r"(?:mtp|eagle3|dflash|dspark)[-_]", re.I)
+"""How llama.cpp's own downloader tells drafts by their files' names (common/download.cpp)."""
+
+_DRAFT_ARCHITECTURES: Final = frozenset({"dflash", "eagle3", "gemma4-assistant"})
+"""The architectures that llama.cpp runs only beside the model they draft for: the constructor of
+`llama_context` wants that one's context (`ctx_other`). DSpark drafts have headers of dflash."""
+
 _EMBEDDING_WORDS: Final = frozenset({"embed", "embedding", "embeddings"})
 _EMBEDDING_ARCHITECTURES: Final = frozenset(
     {
@@ -75,18 +81,18 @@ def model_kind(filename: str, metadata: Mapping[str, object]) -> ModelKind:
 def companion_kind(filename: str, metadata: Mapping[str, object]) -> str | None:
     """`lora`, `imatrix`, `mmproj` or `draft`; None for a model, or a shard of one.
 
-    Models quantised with an importance matrix often have "imatrix" in their names, and merged
-    ones "lora": of these two only the header tells.
+    Models quantised with an importance matrix often have "imatrix" in their names, merged ones
+    "lora", and models that write "draft": of these only the header tells.
     """
     kind = text(metadata, "general.type")
     if kind == "adapter":
         return "lora"
     if kind in ("imatrix", "mmproj"):
         return kind
-    words = _WORD.findall(filename.lower())
-    if text(metadata, "general.architecture") == "clip" or "mmproj" in words:
+    architecture = (text(metadata, "general.architecture") or "").lower()
+    if architecture == "clip" or "mmproj" in _WORD.findall(filename.lower()):
         return "mmproj"
-    is_draft = "draft" in words or not _DRAFT_PREFIXES.isdisjoint(words[:1])
+    is_draft = architecture in _DRAFT_ARCHITECTURES or _DRAFT_NAME.match(filename)
     return "draft" if is_draft else None
 
 

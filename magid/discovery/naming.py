@@ -164,6 +164,12 @@ def split_name(name: str) -> NameParts:
     return NameParts(tuple(tokens), size, encoding)
 
 
+def file_stem(filename: str) -> str:
+    """The file's name as people call the model: without `.gguf` and the number of a shard."""
+    rest = filename[:-5] if filename[-5:].lower() == ".gguf" else filename
+    return _SHARD.sub("", rest) or rest
+
+
 def nominal_bits(quantization: str) -> float | None:
     """The bits in an encoding's name: Q4_K_M and MXFP4 have 4, although blocks also hold scales."""
     match = _BITS.match(quantization)

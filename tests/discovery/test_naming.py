@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from magid.discovery.naming import (
     FILE_TYPES,
     ModelName,
+    file_stem,
     identify,
     nominal_bits,
     spellings,
@@ -253,3 +254,21 @@ def test_every_spelling_of_every_size() -> None:
     assert all(set(spellings(one)) == {first, *others} for one in rest)
     assert spellings("qwen3_1p5b_q4km_fast") == ["qwen3_1p5b_q4km_fast"]
     assert len(spellings("_".join(["8b"] * 1000))) == 16
+
+
+@pytest.mark.parametrize(
+    ("filename", "stem"),
+    [
+        ("Demo-1B-F32.gguf", "Demo-1B-F32"),
+        ("Demo-1B.GGUF", "Demo-1B"),
+        ("Demo-1B-00001-of-00003.gguf", "Demo-1B"),
+        ("Demo.00001-of-00003.gguf", "Demo"),
+        ("00001-of-00003.gguf", "00001-of-00003"),
+        ("one-of-many.gguf", "one-of-many"),
+        (".gguf", ""),
+    ],
+)
+def test_a_file_is_called_without_its_ending_and_the_number_of_a_shard(
+    filename: str, stem: str
+) -> None:
+    assert file_stem(filename) == stem

@@ -102,6 +102,42 @@ def test_kinds(tmp_path: Path, filename: str, metadata: dict[str, object], kind:
     assert only(scan(tmp_path)).kind is kind
 
 
+@pytest.mark.parametrize(
+    ("filename", "architecture"),
+    [
+        ("Qwen3-8B-speculator-Q8_0.gguf", "eagle3"),
+        ("Qwen3-8B-blocks-F16.gguf", "dflash"),
+        ("gemma-4-31B-it-assistant-Q8_0.gguf", "gemma4-assistant"),
+        ("mtp-GLM-4.6-Q4_0.gguf", "glm4moe"),
+        ("MTP-Demo-1B.gguf", "llama"),
+        ("dspark-Demo-4B-Q4_0.gguf", "llama"),
+        ("eagle3-Demo-4B-Q4_0.gguf", "llama"),
+    ],
+)
+def test_drafts_are_companions(tmp_path: Path, filename: str, architecture: str) -> None:
+    path = ggufs.write_chat_model(
+        tmp_path / filename, metadata={"general.architecture": architecture}
+    )
+    found = scan(tmp_path)
+    assert (found.models, found.broken) == ((), ())
+    assert found.companions == (Companion("draft", str(path)),)
+
+
+@pytest.mark.parametrize(
+    "filename",
+    [
+        "First-Draft-Writer-24B-Q4_K_M.gguf",
+        "Qwen3-0.6B-DRAFT-Q4_0.gguf",
+        "Qwen3.5-9B-MTP-Q4_K_M.gguf",
+        "eagle-7b.gguf",
+        "mtp.gguf",
+    ],
+)
+def test_models_with_the_word_for_a_draft_in_their_names(tmp_path: Path, filename: str) -> None:
+    ggufs.write_chat_model(tmp_path / filename)
+    assert names(scan(tmp_path)) == [filename]
+
+
 def test_counts_of_a_mixture_of_experts(tmp_path: Path) -> None:
     ggufs.write_sparse_model(tmp_path / "x.gguf", parameters_billions=10, experts=8, experts_used=2)
     model = only(scan(tmp_path))

@@ -87,6 +87,7 @@ class Companion(TypedDict):
 class DiscoveredModel(TypedDict):
     filePath: str
     filename: str
+    stem: str  # of a model in several files without the number of the shard
     family: str
     version: str | None
     variant: str | None

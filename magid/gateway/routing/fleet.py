@@ -249,7 +249,7 @@ def _aliases(
     own = dict(profile.aliases) if profile else {}
     found: dict[str, set[str]] = {}
     for model_id, model in enabled.items():
-        names = [model.found.filename.removesuffix(".gguf"), *spellings(model_id)[1:]]
+        names = [model.found.stem, *spellings(model_id)[1:]]
         for name in names:
             found.setdefault(name, set()).add(model_id)
     taken = {*models, *Tier, AUTO}
