@@ -22,11 +22,12 @@ from magid.api import request as incoming
 from magid.api.context import Context
 from magid.api.protocol import Response, WireRequest
 from magid.api.reply import Call, Reply, Stream, error_reply, unexpected
-from magid.api.routes import ROUTES, Access, Route
+from magid.api.routes import ROUTES, Access, Handler, Route
 from magid.auth import origins
 from magid.auth.authenticator import Authenticator
 from magid.config.addresses import Address
 from magid.gateway.frontend.context import make_desk
+from magid.http.response_headers import PLAIN_DATA
 from magid.log import access_log
 from magid.log.events import Event, about
 
@@ -39,12 +40,7 @@ SEND_TIMEOUT_S = 30.0
 RESPONSE_TIMEOUT_S = 3700
 
 _count = itertools.count()
-_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Cache-Control": "no-store",
-    "Vary": "Origin",
-}
+_HEADERS = {**PLAIN_DATA, "Vary": "Origin"}
 
 
 def make_app(
@@ -61,7 +57,9 @@ def make_app(
     table = tuple(table)
     routes = [*table, openapi.make_route(table)]
     paths = sorted({route.path for route in routes})
-    routes += [Route("OPTIONS", path, _preflight, None, Access.PUBLIC, 204) for path in paths]
+    routes += [
+        Route("OPTIONS", path, _preflight(routes, path), None, Access.PUBLIC, 204) for path in paths
+    ]
     number = next(_count)
     app: Sanic[Any, Any] = Sanic(
         f"magid-{number}",
@@ -139,6 +137,7 @@ def _endpoint(
             last_event_id=request.headers.get("last-event-id"),
             accept=request.headers.get("accept"),
             host=incoming.host_of(request),
+            requested_headers=request.headers.get("access-control-request-headers"),
         )
         answer = await route.handler(ctx, call)
         if isinstance(answer, Stream):
@@ -164,8 +163,7 @@ def _finished(
     headers = {**_HEADERS, "X-Request-Id": request.ctx.request_id, **own}
     origin = getattr(request.ctx, "origin", None)
     if origin:
-        headers["Access-Control-Allow-Origin"] = origin
-        headers["Access-Control-Expose-Headers"] = "ETag, X-Request-Id, Retry-After"
+        headers |= origins.reading_headers(origin)
     took_s = time.monotonic() - request.ctx.began
     if log.isEnabledFor(logging.DEBUG):
         log.debug("%s %s %d %.1f ms", request.method, request.path, status, took_s * 1000)
@@ -222,18 +220,14 @@ async def _send_stream(
     return None
 
 
-async def _preflight(ctx: Context, call: Call) -> Reply:
-    """Answers a preflight request from a configured origin; others have already got a 403."""
-    return Reply(
-        b"",
-        204,
-        {
-            "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE",
-            "Access-Control-Allow-Headers": "Content-Type, Authorization, If-Match, If-None-Match, "
-            "Last-Event-ID, X-Request-Id",
-            "Access-Control-Max-Age": "600",
-        },
-    )
+def _preflight(routes: Iterable[Route], path: str) -> Handler:
+    """Returns the handler for preflights from configured origins; others have already got a 403."""
+
+    async def preflight(ctx: Context, call: Call) -> Reply:
+        methods = allowed_methods(path, routes)
+        return Reply(b"", 204, origins.preflight_headers(methods, call.requested_headers))
+
+    return preflight
 
 
 class _Errors(ErrorHandler):
@@ -257,22 +251,22 @@ class _Errors(ErrorHandler):
                 ),
             )  # fmt: skip
             return _response(request, unexpected(request.ctx.request_id))
-        answer = _response(request, error_reply(ours))
+        is_405 = isinstance(ours, errors.MethodNotAllowed)
+        methods = allowed_methods(request.path, self._routes) if is_405 else ()
+        answer = _response(request, error_reply(ours, methods))
         access_log.tell_error(answer.status, ours.code, ours.message, **_named(request))
-        if isinstance(exception, sanic_errors.MethodNotAllowed):
-            answer.headers["Allow"] = allowed_methods(request.path, self._routes)
         return answer
 
 
-def allowed_methods(path: str, routes: Iterable[Route]) -> str:
-    """Returns the Allow header, which Sanic omits when a path has parameters. Pure."""
+def allowed_methods(path: str, routes: Iterable[Route]) -> set[str]:
+    """Returns the methods of a path. Sanic does not say them when a path has parameters. Pure."""
     path = path.rstrip("/")
     fitting = [
         route for route in routes if re.fullmatch(re.sub(r"{\w+}", "[^/]+", route.path), path)
     ]
     fewest = min((route.path.count("{") for route in fitting), default=0)
     methods = {route.method for route in fitting if route.path.count("{") == fewest}
-    return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
+    return methods | ({"HEAD"} if "GET" in methods else set())
 
 
 def _translated(request: Request, exception: BaseException) -> errors.MagidError | None:

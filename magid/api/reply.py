@@ -1,7 +1,7 @@
 """The input and output of handlers: `Call`, `Reply`, `Stream`; and the replies for errors."""
 
 import hashlib
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +9,8 @@ from pydantic_core import to_json
 
 from magid import errors
 from magid.gateway.routing.outline import Outline
-from magid.http.status import CHALLENGE, RETRY_AFTER_S, status_of
+from magid.http.response_headers import headers_for
+from magid.http.status import status_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class Call:
     last_event_id: str | None = None
     accept: str | None = None
     host: str | None = None  # the Host header; None on a unix socket
+    requested_headers: str | None = None  # by a browser's preflight
 
     @property
     def is_tcp(self) -> bool:
@@ -54,11 +56,7 @@ class Stream:
 
 
 def reply(payload: object, status: int = 200) -> Reply:
-    return Reply(to_json(payload), status, _retry(status))
-
-
-def _retry(status: int) -> dict[str, str]:
-    return {"Retry-After": str(RETRY_AFTER_S)} if status in (429, 503) else {}
+    return Reply(to_json(payload), status, headers_for(status))
 
 
 def digest(body: bytes) -> str:
@@ -84,11 +82,11 @@ def _matches(header: str, etag: str) -> bool:
     return "*" in tags or etag in tags
 
 
-def error_reply(error: errors.MagidError) -> Reply:
+def error_reply(error: errors.MagidError, methods: Iterable[str] = ()) -> Reply:
+    """Returns the reply to a request that failed. `methods`: those of the path, for a 405."""
     status = status_of(error)
     body = {"error": error.code, "message": error.message, "details": dict(error.details)}
-    headers = {"WWW-Authenticate": CHALLENGE} if status == 401 else _retry(status)
-    return Reply(to_json(body, fallback=str), status, headers)
+    return Reply(to_json(body, fallback=str), status, headers_for(status, methods))
 
 
 def unexpected(request_id: str) -> Reply:

@@ -85,6 +85,34 @@ def check_origin(headers: Mapping[str, str], policy: Policy, *, changes: bool) -
     raise _foreign(repr(origin))
 
 
+# What a page of another origin may read of an answer's head.
+_EXPOSED = (
+    "ETag, X-Request-Id, Retry-After, X-Magi-Model, X-Magi-Server, X-Magi-Route, X-Magi-Draft-Model"
+)
+_NAMES = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z, -]+")
+_PREFLIGHT_AGE_S = 600
+
+
+def reading_headers(origin: str) -> dict[str, str]:
+    """Returns the headers that let a page of `origin`, which `check_origin` has let in, read."""
+    return {"Access-Control-Allow-Origin": origin, "Access-Control-Expose-Headers": _EXPOSED}
+
+
+def preflight_headers(methods: Iterable[str], requested: str | None) -> dict[str, str]:
+    """Returns the answer to a browser that asks whether its page may send a request.
+
+    `check_origin` has let the page in, so each header in `requested` is allowed: the SDKs of model
+    vendors send a dozen of their own. No list would last, and a wildcard leaves Authorization out.
+    """
+    headers = {
+        "Access-Control-Allow-Methods": ", ".join(sorted(methods)),
+        "Access-Control-Max-Age": str(_PREFLIGHT_AGE_S),
+    }
+    if requested and _NAMES.fullmatch(requested):
+        headers["Access-Control-Allow-Headers"] = requested
+    return headers
+
+
 def _foreign(site: str) -> NotAllowed:
     return NotAllowed(
         f"cannot answer a page of {site}: only pages of this daemon may call it; add the origin to "

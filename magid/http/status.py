@@ -29,10 +29,6 @@ STATUS: Mapping[type[errors.MagidError], int] = {
 }
 
 
-RETRY_AFTER_S = 2
-CHALLENGE = 'Bearer realm="magid"'  # RFC 9110 11.6.1: a 401 says how to do better
-
-
 def status_of(error: errors.MagidError) -> int:
     return status_for(type(error))
 

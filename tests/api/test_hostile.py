@@ -103,12 +103,16 @@ def test_a_change_from_another_site(magid: Running, route: Route, site: str) -> 
 
 @routes
 def test_a_browser_asks_first(magid: Running, route: Route) -> None:
-    own = magid.client.options(path_of(route), headers={"Origin": OWN_PAGE})
+    asked = {"Access-Control-Request-Headers": "authorization,if-match,x-of-a-library"}
+    own = magid.client.options(path_of(route), headers={"Origin": OWN_PAGE, **asked})
     assert (own.status_code, own.content) == (204, b"")
     assert own.headers["access-control-allow-origin"] == OWN_PAGE
-    assert route.method in own.headers["access-control-allow-methods"]
-    assert "If-Match" in own.headers["access-control-allow-headers"]
-    foreign = magid.client.options(path_of(route), headers={"Origin": "http://evil.example"})
+    assert route.method in own.headers["access-control-allow-methods"].split(", ")
+    allowed = own.headers["access-control-allow-headers"]
+    assert allowed == asked["Access-Control-Request-Headers"]
+    foreign = magid.client.options(
+        path_of(route), headers={"Origin": "http://evil.example", **asked}
+    )
     assert foreign.status_code == 403
     assert not [name for name in foreign.headers if name.startswith("access-control-")]
 

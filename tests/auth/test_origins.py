@@ -142,3 +142,22 @@ def test_heads_that_can_be_read_in_one_way(raw: bytes) -> None:
 def test_heads_that_two_parsers_could_read_differently(raw: bytes) -> None:
     with pytest.raises(MagidError, match="cannot read the request"):
         framing.check_fields(raw)
+
+
+@pytest.mark.parametrize(
+    ("requested", "allowed"),
+    [
+        ("x-stainless-lang,authorization", "x-stainless-lang,authorization"),
+        ("X-A, x_b", "X-A, x_b"),
+        (None, None),
+        ("", None),
+        ("a: b", None),
+        ("caf\xe9", None),
+    ],
+)
+def test_a_preflight_allows_the_headers_that_were_requested(
+    requested: str | None, allowed: str | None
+) -> None:
+    headers = origins.preflight_headers({"POST", "GET"}, requested)
+    assert headers["Access-Control-Allow-Methods"] == "GET, POST"
+    assert headers.get("Access-Control-Allow-Headers") == allowed

@@ -54,3 +54,15 @@ def test_llama_servers_errors_are_reshaped_and_other_things_left_alone() -> None
     }
     for other in (b"", b"<html>", b"[]", b'{"error":"no"}'):
         assert responses.reshaped(500, other) == other
+
+
+@pytest.mark.parametrize(
+    ("status", "line"),
+    [
+        (503, b"HTTP/1.1 503 Service Unavailable\r\n"),
+        (429, b"HTTP/1.1 429 Too Many Requests\r\n"),
+        (599, b"HTTP/1.1 599 \r\n"),  # a server's own: a phrase may be empty, not the space
+    ],
+)
+def test_clients_show_the_phrase_of_a_status(status: int, line: bytes) -> None:
+    assert responses.head_bytes(status, b"", None, "1", closes=True).startswith(line)

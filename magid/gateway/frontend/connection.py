@@ -203,7 +203,7 @@ class ClientConnection:
         assert head is not None
         endpoint = find(head.method, head.path)
         if head.method == "OPTIONS" and methods_of(head.path):
-            self._write(204, responses.PREFLIGHT if head.origin else b"", b"")
+            self._write(204, responses.preflight_fields(head), b"")
             self._done()
         elif endpoint is None:
             raise unknown_path(head)

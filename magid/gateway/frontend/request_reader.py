@@ -48,6 +48,7 @@ class RequestHead:
     client_request_id: str  # the caller's own, beside magid's; empty: it has none
     passed: bytes
     origin: str | None = None
+    requested_headers: str | None = None  # by a browser's preflight
 
 
 def parse_request_head(raw: bytes, policy: origins.Policy | None) -> RequestHead:
@@ -84,10 +85,11 @@ def parse_request_head(raw: bytes, policy: origins.Policy | None) -> RequestHead
         client_request_id=given.decode() if _REQUEST_ID.fullmatch(given) else "",
         passed=b"".join(b"%b: %b\r\n" % (n, v) for n, v in fields.items() if _PASSED.fullmatch(n)),
         origin=origin,
+        requested_headers=text.get("access-control-request-headers"),
     )
 
 
-_CHECKED = (b"host", b"origin", b"sec-fetch-site")
+_CHECKED = (b"host", b"origin", b"sec-fetch-site", b"access-control-request-headers")
 _JSON = b"application/json"
 
 

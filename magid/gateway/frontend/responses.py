@@ -5,34 +5,26 @@ Anthropic: {"type": "error", "error": {"type", "message"}}, as an event named `e
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic_core import to_json
 
 from magid import errors
+from magid.auth import origins
 from magid.gateway.frontend.request_reader import RequestHead
 from magid.gateway.routing.endpoints import Style, methods_of
 from magid.http.limits import parsed
-from magid.http.status import CHALLENGE, RETRY_AFTER_S
+from magid.http.response_headers import PHRASES, PLAIN_DATA, headers_for
 
-_PHRASES = {200: b"OK", 204: b"No Content", 400: b"Bad Request", 404: b"Not Found"}
-# A server's answer is data: opened in a browser it gets no script, no frame, no origin.
-_PLAIN = (
-    b"X-Content-Type-Options: nosniff\r\n"
-    b"Content-Security-Policy: default-src 'none'; frame-ancestors 'none'; sandbox\r\n"
-    b"Cache-Control: no-store\r\nX-Accel-Buffering: no\r\n"
-)
-_EXPOSED = (
-    "Access-Control-Expose-Headers: X-Request-Id, Retry-After, X-Magi-Model, X-Magi-Server, "
-    "X-Magi-Route, X-Magi-Draft-Model\r\nVary: Origin\r\n"
-)
-# Of an answer to a browser that asks what it may send.
-PREFLIGHT = (
-    b"Access-Control-Allow-Methods: GET, POST\r\n"
-    b"Access-Control-Allow-Headers: Content-Type, Authorization, X-Api-Key, X-Request-Id, "
-    b"Anthropic-Version, Anthropic-Beta, OpenAI-Beta, X-Conversation-Id\r\n"
-    b"Access-Control-Max-Age: 600\r\n"
-)
+
+def _lines(headers: Mapping[str, str]) -> bytes:
+    return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("latin-1")
+
+
+# A server's answer may have been made by an attacker: a browser gives it no origin either.
+_SANDBOXED = {"Content-Security-Policy": f"{PLAIN_DATA['Content-Security-Policy']}; sandbox"}
+_PLAIN = _lines({**PLAIN_DATA, **_SANDBOXED, "X-Accel-Buffering": "no"})
 
 
 def head_bytes(
@@ -41,23 +33,24 @@ def head_bytes(
     """The head, to its empty line. `fields` are whole lines; `asked` is the request's head."""
     origin = b""
     if asked is not None and asked.origin:
-        origin = f"Access-Control-Allow-Origin: {asked.origin}\r\n{_EXPOSED}".encode()
+        origin = _lines({**origins.reading_headers(asked.origin), "Vary": "Origin"})
     return b"HTTP/1.1 %d %b\r\n%b%b%bX-Request-Id: %b\r\nConnection: %b\r\n\r\n" % (
-        status, _PHRASES.get(status, b"-"), fields, _PLAIN, origin,
+        status, PHRASES.get(status, b""), fields, _PLAIN, origin,
         request_id.encode(), b"close" if closes else b"keep-alive",
     )  # fmt: skip
 
 
 def error_fields(status: int, asked: RequestHead | None) -> bytes:
     """The lines that an error of this status needs."""
-    lines = b"Content-Type: application/json\r\n"
-    if status in (429, 503):
-        lines += b"Retry-After: %d\r\n" % RETRY_AFTER_S
-    if status == 401:
-        lines += f"WWW-Authenticate: {CHALLENGE}\r\n".encode()
-    if status == 405 and asked is not None:
-        lines += f"Allow: {', '.join(sorted(methods_of(asked.path)))}\r\n".encode()
-    return lines
+    methods = methods_of(asked.path) if asked is not None else ()
+    return _lines({"Content-Type": "application/json", **headers_for(status, methods)})
+
+
+def preflight_fields(asked: RequestHead) -> bytes:
+    """The lines that tell a browser what its page may send; empty for a page of magid's own."""
+    if asked.origin is None:
+        return b""
+    return _lines(origins.preflight_headers(methods_of(asked.path), asked.requested_headers))
 
 
 _CODES: dict[type[errors.MagidError], str] = {

@@ -96,7 +96,8 @@ def find(method: str, path: str) -> Endpoint | None:
 
 def methods_of(path: str) -> frozenset[str]:
     """The methods that this path has, for the header Allow; empty: no such path. Pure."""
-    return frozenset(m for m in ("GET", "POST") if find(m, path) is not None)
+    methods = frozenset(m for m in ("GET", "HEAD", "POST") if find(m, path) is not None)
+    return methods | {"OPTIONS"} if methods else methods
 
 
 def style_of(path: str) -> Style:
