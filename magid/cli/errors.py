@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
+from magid.cli import model_names
 from magid.cli.client import MODELS, Client, Refused
 from magid.cli.output import RED, flush, note, paint, plain
 
@@ -33,13 +34,11 @@ TRY = {  # error code of the API -> the command to try
 def report(client: Client | None, error: Refused) -> None:
     """Prints the error to stderr. Asks the daemon for similar names; ignores a failure of that."""
     what, why, advice = _parts(error)
-    known = _known(client, error)
-    if known and not why:
-        why = f"magid knows {len(known)}, none of this name"
-    near = like(_asked(error), known)
+    none, near = _similar(client, error)
+    why = why or none
     flush()
     print(paint(plain(f"magictl: {what}"), RED, sys.stderr), file=sys.stderr)
-    for line in (why, f"did you mean {near!r}?" if near else "", *advice):
+    for line in (why, f"did you mean {_or(near)}?" if near else "", *advice):
         if line:
             note(line)
 
@@ -75,6 +74,8 @@ def _parts(error: Refused) -> tuple[str, str, list[str]]:
     first, *more = str(error).split("\n")
     what, _, why = first.partition(": ") if first.startswith("cannot ") else (first, "", "")
     hint = TRY.get(error.code, "")
+    if error.code in model_names.UNKNOWN and why.startswith("it is disabled"):
+        hint = f"magictl enable {_asked(error)}"
     try:
         command = hint.format(**error.details)
     except KeyError:
@@ -99,13 +100,25 @@ def _asked(error: Refused) -> str:
     return str(error.details.get("modelId") or error.details.get("profileName") or "")
 
 
-def _known(client: Client | None, error: Refused) -> list[str]:
-    """Returns the existing names of the kind that was not found."""
+def _similar(client: Client | None, error: Refused) -> tuple[str, list[str]]:
+    """Returns that no name of the kind matches, and the similar ones; empty for other errors."""
+    word = _asked(error)
+    if client is not None and error.code in model_names.UNKNOWN:
+        models = model_names.present(client)
+        none = f"none of the {len(models)} models matches it" if models else ""
+        near = model_names.nearest(word, models)
+        return none, [] if word in (*near, *model_names.POOLS) else near
     try:
-        if client is not None and error.code in ("ModelNotFound", "model_not_found"):
-            return list(client.call("GET", f"{MODELS}/registry")["models"])
         if client is not None and error.code == "ProfileNotFound":
-            return list(client.call("GET", f"{MODELS}/profiles"))
+            names = list(client.call("GET", f"{MODELS}/profiles"))
+            name = like(word, names)
+            none = "no profile has this name" if names else ""
+            return none, [name] if name else []
     except Refused:
         pass
-    return []
+    return "", []
+
+
+def _or(names: Sequence[str]) -> str:
+    quoted = [repr(name) for name in names]
+    return " or ".join([", ".join(quoted[:-1]), quoted[-1]]) if len(quoted) > 1 else quoted[0]

@@ -37,7 +37,7 @@ def test_one_that_is_refused_does_not_keep_the_others_from_being_done(
         "it is disabled",
         f"try: magictl enable {DEEPSEEK}",
         "magictl: cannot find model 'nothing'",
-        "magid knows 5, none of this name",
+        "none of the 5 models matches it",
         "try: magictl ls",
     ]
 

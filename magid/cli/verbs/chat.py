@@ -7,6 +7,7 @@ from typing import Any
 from magid.cli import prompting
 from magid.cli.client import Client, Refused
 from magid.cli.errors import report
+from magid.cli.model_names import named
 from magid.cli.output import DIM, cell, json_line, note, paint, print_json, say, table
 from magid.cli.parser import Verbs
 
@@ -87,8 +88,19 @@ def _talk(client: Client, args: argparse.Namespace, messages: MESSAGES) -> int:
 
 
 def _answer(client: Client, args: argparse.Namespace, messages: MESSAGES) -> str:
-    """Prints the answer as it comes; what the model thinks only on a terminal, dimmed."""
-    body: dict[str, Any] = {"model": args.model, "messages": messages, "stream": True}
+    """Prints the answer as it comes. From now on the model is named as the gateway knows it."""
+
+    def answer(model: str) -> str:
+        said = _stream(client, args, model, messages)
+        args.model = model
+        return said
+
+    return named(client, answer)(args.model)
+
+
+def _stream(client: Client, args: argparse.Namespace, model: str, messages: MESSAGES) -> str:
+    """What the model thinks is shown only on a terminal, dimmed."""
+    body: dict[str, Any] = {"model": model, "messages": messages, "stream": True}
     for key in ("max_tokens", "temperature"):
         if getattr(args, key) is not None:
             body[key] = getattr(args, key)
@@ -151,15 +163,18 @@ def _shown(text: str) -> str:
 
 
 def route(client: Client, args: argparse.Namespace) -> int:
-    request = {"model": args.model, "messages": [{"role": "user", "content": args.prompt}]}
-    answer = client.call("POST", "/api/route/explain", {"request": request})
+    def explained(model: str) -> Any:
+        request = {"model": model, "messages": [{"role": "user", "content": args.prompt}]}
+        return client.call("POST", "/api/route/explain", {"request": request})
+
+    answer = named(client, explained)(args.model)
     if args.json:
         print_json(answer)
         return 0
     chosen = answer["chosen"]
     where = f"{chosen['modelId']} on port {chosen['port']}" if chosen else "nowhere"
     starts = f"; starts {answer['starts']}" if answer["starts"] else ""
-    say(f"{args.model} -> {where}{starts}")
+    say(f"{answer['model']} -> {where}{starts}")
     say(f"why: {answer['route']}")
     if answer["score"] is not None:
         say(f"score: {answer['score']:g}, tier {cell(answer['tier'])}")

@@ -5,6 +5,7 @@ import urllib.parse
 from typing import Any
 
 from magid.cli.client import MODELS, Client, quoted
+from magid.cli.model_names import named
 from magid.cli.output import flush, json_line, print_json, say
 from magid.cli.parser import Verbs
 from magid.cli.verbs.events import followed
@@ -32,8 +33,16 @@ def add(verbs: Verbs) -> None:
 def logs(client: Client, args: argparse.Namespace) -> int:
     query = {"lines": args.lines, "instance": args.instance, "grep": args.grep, "since": args.since}
     text = urllib.parse.urlencode({k: v for k, v in query.items() if v is not None})
-    of = f"{MODELS}/servers/{quoted(args.model)}" if args.model else "/api"
-    path = f"{of}/logs?{text}"
+
+    def of(model: str) -> int:
+        return _print(client, args, f"{MODELS}/servers/{quoted(model)}/logs?{text}")
+
+    return (
+        named(client, of)(args.model) if args.model else _print(client, args, f"/api/logs?{text}")
+    )
+
+
+def _print(client: Client, args: argparse.Namespace, path: str) -> int:
     if args.follow:
         for _, line in followed(client, f"{path}&follow=true"):
             json_line(line) if args.json else _say(line)

@@ -6,6 +6,7 @@ from typing import Any
 from magid.cli.client import MODELS, Client, Refused, quoted
 from magid.cli.errors import each
 from magid.cli.interaction import Progress, confirmed, seconds, within
+from magid.cli.model_names import named
 from magid.cli.output import json_line, say
 from magid.cli.parser import Verbs
 from magid.cli.verbs.events import changes
@@ -67,7 +68,7 @@ def act(client: Client, args: argparse.Namespace) -> int:
             answer = client.call("POST", path)
         json_line(answer) if args.json else say(answer["message"])
 
-    return each(client, args.models, one)
+    return each(client, args.models, named(client, one))
 
 
 def _act_on_all(client: Client, args: argparse.Namespace) -> int:
@@ -84,7 +85,8 @@ def _act_on_all(client: Client, args: argparse.Namespace) -> int:
 
 
 def wait(client: Client, args: argparse.Namespace) -> int:
-    model = client.call("GET", f"{MODELS}/{quoted(args.model)}")["modelId"]
+    detail = named(client, lambda word: client.call("GET", f"{MODELS}/{quoted(word)}"))
+    model = detail(args.model)["modelId"]
     late = f"cannot wait longer for {model}: it was not {args.state} after {args.timeout or 0:g} s"
     with within(args.timeout, f"{late}\ntry: magictl diff, magictl ps -a"), Progress(client, model):
         servers = _wait(client, model, args.state)

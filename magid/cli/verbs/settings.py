@@ -5,6 +5,7 @@ from typing import Any
 
 from magid.cli.client import MODELS, Client, Refused, quoted
 from magid.cli.errors import each, like
+from magid.cli.model_names import named
 from magid.cli.output import json_line, note, say
 from magid.cli.parser import Verbs
 
@@ -56,32 +57,37 @@ def enable(client: Client, args: argparse.Namespace) -> int:
     def one(model: str) -> None:
         _changed(args, client.call("PUT", f"{MODELS}/{quoted(model)}/enabled", wanted))
 
-    return each(client, args.models, one)
+    return each(client, args.models, named(client, one))
 
 
 def tier(client: Client, args: argparse.Namespace) -> int:
     value = None if args.tier == "auto" else args.tier
-    _changed(args, client.call("PUT", f"{MODELS}/{quoted(args.model)}/tier", {"tier": value}))
+    _put(client, args, "tier", {"tier": value})
     return 0
 
 
 def thinking(client: Client, args: argparse.Namespace) -> int:
     value = {"on": True, "off": False, "auto": None}[args.thinking]
-    path = f"{MODELS}/{quoted(args.model)}/thinking"
-    _changed(args, client.call("PUT", path, {"thinking": value}))
+    _put(client, args, "thinking", {"thinking": value})
     return 0
 
 
 def set_(client: Client, args: argparse.Namespace) -> int:
     """Sets the port first: it may be refused for reasons that magictl cannot check."""
     wanted = dict(map(setting, args.settings))
-    path = f"{MODELS}/{quoted(args.model)}"
     for key in OF_ITS_OWN:
         if key in wanted:
-            _changed(args, client.call("PUT", f"{path}/{key}", {key: wanted.pop(key)}))
+            _put(client, args, key, {key: wanted.pop(key)})
     if wanted:
-        _changed(args, client.call("PUT", f"{path}/runtime-settings", wanted))
+        _put(client, args, "runtime-settings", wanted)
     return 0
+
+
+def _put(client: Client, args: argparse.Namespace, what: str, body: Any) -> None:
+    def put(model: str) -> Any:
+        return client.call("PUT", f"{MODELS}/{quoted(model)}/{what}", body)
+
+    _changed(args, named(client, put)(args.model))
 
 
 def _changed(args: argparse.Namespace, answer: Any) -> None:

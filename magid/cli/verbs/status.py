@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from magid.cli.client import MODELS, Client, quoted
+from magid.cli.model_names import named
 from magid.cli.output import (
     BOLD,
     ago,
@@ -131,8 +132,12 @@ def _names(rows: list[Any]) -> None:
         say(name)
 
 
+def _detail(client: Client, word: str) -> Any:
+    return named(client, lambda model: client.call("GET", f"{MODELS}/{quoted(model)}"))(word)
+
+
 def show(client: Client, args: argparse.Namespace) -> int:
-    answer = client.call("GET", f"{MODELS}/{quoted(args.model)}")
+    answer = _detail(client, args.model)
     if args.json:
         print_json(answer)
         return 0
@@ -167,7 +172,7 @@ def _value(value: object) -> object:
 
 
 def cat(client: Client, args: argparse.Namespace) -> int:
-    answer = client.call("GET", f"{MODELS}/{quoted(args.model)}")
+    answer = _detail(client, args.model)
     if args.json:
         print_json({key: answer[key] for key in ("modelId", "argv", "argvProblem", "sources")})
         return 0
