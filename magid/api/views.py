@@ -63,6 +63,7 @@ def discovered_model(model: Model) -> schemas.DiscoveredModel:
         "companions": [{"kind": c.kind, "filePath": c.path} for c in found.companions],
         "thinkingMode": found.thinking_mode,
         "thinkingEvidence": found.thinking_evidence,
+        "abilities": abilities(model),
         "nGpuLayers": settings.n_gpu_layers,
         "ctxSize": settings.ctx_size,
         "nThreads": settings.n_threads,
@@ -75,6 +76,20 @@ def discovered_model(model: Model) -> schemas.DiscoveredModel:
         "memoryMax": settings.memory_max,
         "cpuQuota": settings.cpu_quota,
         "discoveredAt": when(entry.discovered_at) or "",
+    }
+
+
+def abilities(model: Model) -> schemas.Abilities:
+    found, able = model.found, model.abilities
+    return {
+        "kind": found.kind,
+        "contextLength": model.context_length,
+        "tools": able.tools,
+        "images": able.images,
+        "audio": able.audio,
+        "thinking": found.thinking_mode,
+        "infill": able.infill,
+        "embeddingLength": able.embedding_length,
     }
 
 

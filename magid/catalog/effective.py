@@ -5,15 +5,20 @@ this" is answered by reading, not by guessing.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Final, Literal
 
 from magid.catalog.profile import Profile, matches
 from magid.catalog.registry import ModelEntry, Registry
 from magid.config.settings import Config
+from magid.discovery.abilities import Abilities
 from magid.discovery.found import FoundModel
+from magid.discovery.kinds import ModelKind
 from magid.discovery.tiers import Tier
 from magid.llama.spec import ServerSpec
+
+_TEMPLATE_OPTIONS: Final = frozenset({"--chat-template", "--no-jinja"})
+"""With these a server does not use the template of its model's header."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,20 @@ class Model:
     def is_on_demand(self) -> bool:
         """Whether its servers start with the first request, and not with magid."""
         return self.settings.start == "on-demand"
+
+    @property
+    def abilities(self) -> Abilities:
+        """What it can do as it would be started, by its files: a running server may know better."""
+        options = {argument.partition("=")[0] for argument in self.settings.extra_args}
+        if self.found.kind is not ModelKind.CHAT or options.isdisjoint(_TEMPLATE_OPTIONS):
+            return self.found.abilities
+        return replace(self.found.abilities, tools=None)
+
+    @property
+    def context_length(self) -> int | None:
+        """Tokens that a request can have at most; a server may give it fewer."""
+        lengths = (self.settings.ctx_size or None, self.found.context_length)
+        return min((length for length in lengths if length), default=None)
 
     @property
     def port(self) -> int | None:

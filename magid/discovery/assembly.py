@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from math import floor
 
 from magid.discovery import grouping
+from magid.discovery.abilities import abilities_of
 from magid.discovery.found import BrokenFile, Companion, FoundModel
 from magid.discovery.header_cache import Facts, Reading, Unusable
 from magid.discovery.kinds import ModelKind, companion_kind, foreign, model_kind
@@ -62,9 +63,11 @@ def assemble(
         else:
             usable.append((parts, known))
     pairs = _pair(usable, projector_files, readings)
-    models = [
-        _model(parts, facts, pairs.get(parts.files[0].path), thresholds) for parts, facts in usable
-    ]
+    models = []
+    for parts, known in usable:
+        projector = pairs.get(parts.files[0].path)
+        seen = _metadata(readings[projector.path]) if projector else None
+        models.append(_model(parts, known, projector, seen, thresholds))
     return Assembled(files, tuple(models), tuple(broken), tuple(companions))
 
 
@@ -102,11 +105,19 @@ def _pair(
 
 
 def _candidate(file: File, reading: Reading) -> grouping.Candidate:
-    return grouping.candidate(file.name, reading.metadata if isinstance(reading, Facts) else {})
+    return grouping.candidate(file.name, _metadata(reading))
+
+
+def _metadata(reading: Reading) -> Mapping[str, object]:
+    return reading.metadata if isinstance(reading, Facts) else {}
 
 
 def _model(
-    parts: grouping.Parts, facts: Sequence[Facts], projector: File | None, thresholds: Thresholds
+    parts: grouping.Parts,
+    facts: Sequence[Facts],
+    projector: File | None,
+    projector_metadata: Mapping[str, object] | None,
+    thresholds: Thresholds,
 ) -> FoundModel:
     first, metadata = parts.files[0], facts[0].metadata
     total = sum(one.parameter_count for one in facts)
@@ -139,6 +150,9 @@ def _model(
         bits_per_weight=bits,
         thinking_mode=mode,
         thinking_evidence=evidence,
+        abilities=abilities_of(
+            kind, metadata, architecture, tools=facts[0].tools, projector=projector_metadata
+        ),
         tier=tier,
         base_id=name.base_id(tier),
         stamp=_stamp((*parts.files, projector) if projector else parts.files),

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from magid.discovery.abilities import Abilities
 from magid.discovery.kinds import ModelKind
 from magid.discovery.naming import ModelName, file_stem
 from magid.discovery.tiers import ThinkingMode, Tier
@@ -35,6 +36,7 @@ class FoundModel:
     bits_per_weight: float  # measured over all tensors
     thinking_mode: ThinkingMode
     thinking_evidence: str
+    abilities: Abilities
     tier: Tier
     base_id: str
     stamp: str  # 16 hex digits: another value means other content, of the projector too

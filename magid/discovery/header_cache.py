@@ -4,9 +4,9 @@ Reading a header takes milliseconds and megabytes, looking at a file takes micro
 whose device, inode, size and times are as before is not opened again.
 
 The facts are as near to the file as possible. Names, tiers and thresholds are not among them, so
-that another rule or setting needs no second read. One thing is decided when the header is there
-and not later: what the chat template says of thinking, since a thousand templates are too big to
-keep. A change of what is taken from a header must raise SCHEMA.
+that another rule or setting needs no second read. Two things are decided when the header is there
+and not later: what the chat template says of thinking and of tools, since a thousand templates are
+too big to keep. A change of what is taken from a header must raise SCHEMA.
 """
 
 import json
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+from magid.discovery.abilities import HEADER_FLAGS, HEADER_KEYS, has_place_for_tools
 from magid.discovery.gguf_file import read_header
 from magid.discovery.gguf_format import GgufHeader, bits_per_weight
 from magid.discovery.naming import number, text
@@ -23,7 +24,7 @@ from magid.discovery.tiers import ThinkingMode, thinking_of_template
 from magid.discovery.walker import File, StatKey
 from magid.errors import GgufError
 
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 
 _KEPT: Final = (
     "general.architecture",
@@ -37,10 +38,13 @@ _KEPT: Final = (
     "split.count",
     "split.tensors.count",
     "clip.vision.projection_dim",
+    "clip.audio.projection_dim",
+    *HEADER_KEYS,
 )
 _KEPT_OF_ARCHITECTURE: Final = (
     "context_length",
     "embedding_length",
+    "embedding_length_out",
     "expert_count",
     "expert_used_count",
     "pooling_type",
@@ -58,6 +62,7 @@ class Facts:
     bits_per_weight: float
     thinking: ThinkingMode | None  # what the chat template says; None: nothing
     evidence: str  # what in the template says so
+    tools: bool | None  # whether the chat template has a place for them; None: there is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +88,8 @@ def read_facts(path: str) -> Reading:
 def facts_of(header: GgufHeader) -> Facts:
     """Choose from a header; what has the wrong type or an absurd value counts as absent."""
     template = header.metadata.get("tokenizer.chat_template")
-    said = thinking_of_template(template) if isinstance(template, str) else None
+    written = template if isinstance(template, str) and template else None
+    said = thinking_of_template(written)
     mode, evidence = said or (None, "")
     return Facts(
         metadata=kept_metadata(header.metadata),
@@ -93,11 +99,12 @@ def facts_of(header: GgufHeader) -> Facts:
         bits_per_weight=bits_per_weight(header),
         thinking=mode,
         evidence=evidence,
+        tools=None if written is None else has_place_for_tools(written),
     )
 
 
 def kept_metadata(metadata: Mapping[str, object]) -> dict[str, str | int]:
-    """The pairs that decide anything, as text or number."""
+    """The pairs that decide anything, as text or number; what is true or false as 1 or 0."""
     architecture = text(metadata, "general.architecture") or ""
     keys = (*_KEPT, *(f"{architecture}.{key}" for key in _KEPT_OF_ARCHITECTURE))
     kept: dict[str, str | int] = {}
@@ -105,7 +112,8 @@ def kept_metadata(metadata: Mapping[str, object]) -> dict[str, str | int]:
         value = text(metadata, key) or number(metadata, key)
         if value is not None:
             kept[key] = value
-    return kept
+    flags = ((key, metadata.get(key)) for key in HEADER_FLAGS)
+    return kept | {key: int(value) for key, value in flags if isinstance(value, bool)}
 
 
 class HeaderCache:
@@ -178,6 +186,7 @@ def packed(reading: Reading) -> str | list[Any]:
         reading.bits_per_weight,
         reading.thinking,
         reading.evidence,
+        reading.tools,
     ]
 
 
@@ -212,16 +221,17 @@ def unpacked(packed: Any) -> Reading:
     """Raises one of what `_load` catches unless every value has the type that was written."""
     if isinstance(packed, str):
         return Unusable(packed, is_lasting=True)
-    metadata, tensors, parameters, routed, bits, thinking, evidence = packed
+    metadata, tensors, parameters, routed, bits, thinking, evidence, tools = packed
     if not (
         type(tensors) is type(parameters) is type(routed) is int
         and type(bits) is float
         and type(evidence) is str
+        and (tools is None or type(tools) is bool)
         and all(type(value) in (str, int) for value in metadata.values())
     ):
         raise TypeError
     mode = None if thinking is None else ThinkingMode(thinking)
-    return Facts(metadata, tensors, parameters, routed, bits, mode, evidence)
+    return Facts(metadata, tensors, parameters, routed, bits, mode, evidence, tools)
 
 
 def _write(path: Path, content: str) -> None:

@@ -143,6 +143,7 @@ def _with(document: object, *path: object, value: object) -> bytes:
         lambda document, name: _with(document, "files", name, 1, 4, value=None),
         lambda document, name: _with(document, "files", name, 1, 5, value="perhaps"),
         lambda document, name: _with(document, "files", name, 1, 6, value=0),
+        lambda document, name: _with(document, "files", name, 1, 7, value=1),
     ],
 )
 def test_a_spoilt_cache_is_thrown_away(

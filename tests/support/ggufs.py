@@ -146,7 +146,9 @@ def write_split_model(
     return paths
 
 
-def write_mmproj(path: Path, *, name: str = "Demo") -> Path:
+def write_mmproj(
+    path: Path, *, name: str = "Demo", metadata: Mapping[str, object] | None = None
+) -> Path:
     """A vision projector's header with one tensor: a companion of a model, not a model."""
     pairs = {
         "general.architecture": "clip",
@@ -156,9 +158,8 @@ def write_mmproj(path: Path, *, name: str = "Demo") -> Path:
         "clip.projector_type": "mlp",
         "clip.vision.embedding_length": tiny_llama.WIDTH,
     }
-    return _write(
-        path, pairs, _encoded({"v.patch_embd.weight": np.zeros((8, tiny_llama.WIDTH))}, "F16")
-    )
+    tensors = {"v.patch_embd.weight": np.zeros((8, tiny_llama.WIDTH))}
+    return _write(path, pairs | dict(metadata or {}), _encoded(tensors, "F16"))
 
 
 def write_lora(path: Path, *, name: str = "Demo", architecture: str = "llama") -> Path:

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from magid.catalog.registry import Merge, Registry, merge_scan
+from magid.discovery.abilities import Abilities
 from magid.discovery.found import FoundModel
 from magid.discovery.kinds import ModelKind
 from magid.discovery.naming import ModelName
@@ -34,6 +35,7 @@ def found(base_id: str, path: str = "", **changes: Any) -> FoundModel:
         bits_per_weight=4.5,
         thinking_mode=ThinkingMode.NONE,
         thinking_evidence="no thinking marker",
+        abilities=Abilities(),
         tier=Tier.FAST,
         base_id=base_id,
         stamp="s1",

@@ -84,6 +84,19 @@ class Companion(TypedDict):
     filePath: str
 
 
+class Abilities(TypedDict):
+    """Known before a model runs, from its header and its projector's. null: they do not tell."""
+
+    kind: ModelKind
+    contextLength: int | None
+    tools: bool | None
+    images: bool | None
+    audio: bool | None
+    thinking: ThinkingMode
+    infill: bool | None
+    embeddingLength: int | None
+
+
 class DiscoveredModel(TypedDict):
     filePath: str
     filename: str
@@ -116,6 +129,7 @@ class DiscoveredModel(TypedDict):
     companions: list[Companion]
     thinkingMode: ThinkingMode
     thinkingEvidence: str
+    abilities: Abilities
     nGpuLayers: int | None
     ctxSize: int | None
     nThreads: int | None
