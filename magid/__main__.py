@@ -8,16 +8,18 @@ import logging
 import os
 import resource
 import signal
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import sdnotify
 import uvloop
 
 from magid import __version__
-from magid.api import sockets
+from magid.api import sockets, start_failure
 from magid.api.app import make_app
 from magid.api.context import Context
 from magid.api.events import Feed
@@ -33,7 +35,7 @@ from magid.control.snapshot import status_line
 from magid.control.state import Change
 from magid.discovery.scanner import Scanner
 from magid.discovery.tiers import Thresholds
-from magid.errors import InvalidConfig, MagidError, TokensUnusable
+from magid.errors import CannotStart, CannotWrite, InvalidConfig, MagidError, TokensUnusable
 from magid.files import document, lock
 from magid.gateway.dispatcher import Dispatcher
 from magid.llama.program import InstalledProgram
@@ -55,15 +57,18 @@ log = logging.getLogger("magid")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs magid and returns its exit status.
 
-    0, 1 for a failure, 2 for wrong usage, 78 for an invalid configuration.
+    0, 1 for a failure that may pass, 2 for wrong usage, 78 for one that an administrator must mend.
     """
     flags = vars(parser().parse_args(arguments))
     check = flags.pop("check")
+    passed: list[socket.socket] = []
     try:
+        if not check:
+            passed = sockets.handed_over(os.environ)
         given = {key: text for key, text in flags.items() if text is not None}
         effective = config.load(given, os.environ)
         choose.check(effective.config)
-        if check or "LISTEN_FDS" not in os.environ:
+        if not passed:
             _check_exposure(effective.config)
         if check:
             _certificate(effective.config)
@@ -72,13 +77,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         own_log = setup.set_up(effective.config.log_level)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         _raise_descriptor_limit()
-        return uvloop.run(serve(effective.config, own_log))
-    except InvalidConfig as error:
-        sys.stderr.write(f"magid: {error.message}\n")
-        return EX_CONFIG
+        return uvloop.run(serve(effective.config, own_log, passed))
     except MagidError as error:
-        sys.stderr.write(f"magid: {error.message}\n")
-        return 1
+        return _fail(error, passed)
+
+
+def _fail(error: MagidError, passed: Sequence[socket.socket]) -> int:
+    """Says why magid cannot start, to systemd and to waiting clients too; the exit status."""
+    status = exit_status(error)
+    sys.stderr.write(f"magid: {error.message}\n")
+    sys.stderr.flush()
+    sdnotify.SystemdNotifier().notify(f"STATUS={error.message}")
+    told = CannotStart(error.message, cause=error.code)
+    asyncio.run(start_failure.answer(passed, told, will_retry=status != EX_CONFIG))
+    return status
+
+
+# Of a CannotWrite. None: the registry is of a newer format.
+_LASTING = (None, "EACCES", "EPERM", "EROFS", "ENOENT", "ENOTDIR", "EISDIR", "ELOOP")
+
+
+def exit_status(error: MagidError) -> int:
+    """Returns 78 for an error that another start would meet again, else 1. Pure."""
+    is_lasting = isinstance(error, CannotWrite) and error.details.get("errno") in _LASTING
+    return EX_CONFIG if isinstance(error, InvalidConfig) or is_lasting else 1
 
 
 def _check_exposure(settings: Config) -> None:
@@ -122,26 +144,26 @@ def _raise_descriptor_limit() -> None:
 # -- the daemon ------------------------------------------------------------------------------
 
 
-async def serve(settings: Config, own_log: OwnLog) -> int:
-    """Runs the daemon until SIGTERM or SIGINT. The API does not wait for the starts of servers."""
+@dataclass(frozen=True, slots=True)
+class _Started:
+    """A magid that answers requests."""
+
+    context: Context
+    taken: sockets.Taken
+    certificate: Certificate | None
+    feed: Feed
+    listening: Listening
+
+
+async def serve(settings: Config, own_log: OwnLog, passed: Sequence[socket.socket] = ()) -> int:
+    """Runs the daemon until SIGTERM or SIGINT. The API does not wait for the starts of servers.
+
+    `passed` are the sockets that systemd has passed.
+    """
     stop, hurry, reload = _on_signals()
     async with contextlib.AsyncExitStack() as held:
-        held.callback(lock.lock(settings.state_dir).release)
-        context = compose(settings, own_log)
-        await context.book.load()
-        taken = sockets.take(settings.addresses, os.environ, has_token=context.book.requires_token)
-        held.callback(taken.close)
-        certificate = _certificate(settings)
-        held.push_async_callback(context.daemon.close)
-        await context.daemon.open()
-        context.gateway.open()
-        held.push_async_callback(context.gateway.close)
-        feed = Feed(context)
-        listening = await listen(
-            make_app(context, addresses=taken.addresses),
-            taken.sockets,
-            certificate.context if certificate else None,
-        )
+        started = await _start(held, settings, own_log, passed)
+        context, certificate = started.context, started.certificate
         notifier = sdnotify.SystemdNotifier()
         notifier.notify("READY=1")
         # Everything allocated so far is permanent: keep it out of garbage collections. The
@@ -161,14 +183,50 @@ async def serve(settings: Config, own_log: OwnLog) -> int:
                 context.book.flush_now_and_then(),
             )
         )  # fmt: skip
-        _say_where(taken, certificate)
+        _say_where(started.taken, certificate)
         gc.freeze()  # what exists now is permanent: keep it out of collections that requests cause
         await stop.wait()
         notifier.notify("STOPPING=1")
-        await _drain(context, feed, listening, settings.drain_timeout, hurry)
+        await _drain(context, started.feed, started.listening, settings.drain_timeout, hurry)
         await context.book.flush()
     log.info("magid has ended", extra=about(Event.ENDED))
     return 0
+
+
+async def _start(
+    held: contextlib.AsyncExitStack,
+    settings: Config,
+    own_log: OwnLog,
+    passed: Sequence[socket.socket],
+) -> _Started:
+    """Returns when requests are answered. Raises MagidError, whatever it is that failed."""
+    try:
+        held.callback(lock.lock(settings.state_dir).release)
+        context = compose(settings, own_log)
+        await context.book.load()
+        taken = sockets.take(settings.addresses, passed, has_token=context.book.requires_token)
+        held.callback(taken.close)
+        context.not_listening = taken.missing
+        certificate = _certificate(settings)
+        held.push_async_callback(context.daemon.close)
+        await context.daemon.open()
+        context.gateway.open()
+        held.push_async_callback(context.gateway.close)
+        feed = Feed(context)
+        listening = await listen(
+            make_app(context, addresses=taken.addresses),
+            taken.sockets,
+            certificate.context if certificate else None,
+        )
+    except MagidError:
+        raise
+    except Exception as error:
+        log.exception("the start failed with an internal error")
+        raise CannotStart(
+            f"cannot start: {type(error).__name__}: {error}; the log has its trace: "
+            "journalctl -u magid"
+        ) from error
+    return _Started(context, taken, certificate, feed, listening)
 
 
 def _certificate(settings: Config) -> Certificate | None:
@@ -184,6 +242,8 @@ def _reload(certificate: Certificate | None) -> list[Callable[[], Awaitable[None
 def _say_where(taken: sockets.Taken, certificate: Certificate | None) -> None:
     how = " with TLS on TCP" if certificate else ""
     names = ", ".join(taken.names)
+    for problem in taken.missing:
+        log.error("%s", problem)
     log.info("magid %s answers on %s%s", __version__, names, how, extra=about(Event.STARTED))
     if taken.exposed and certificate is None:
         log.warning(

@@ -27,6 +27,10 @@ class InvalidConfig(MagidError):
     """The configuration cannot be used: the daemon exits with 78 (EX_CONFIG)."""
 
 
+class CannotStart(MagidError):
+    """What a daemon that cannot start answers: the text is the reason, `cause` an error's code."""
+
+
 class InvalidInput(MagidError):
     """The caller sent something that can never work; `details` names the field."""
 

@@ -46,6 +46,7 @@ class Context:
     started_at: float = field(default_factory=time.time)
     fanout: Fanout = field(default_factory=Fanout)
     told: DashboardState | None = None  # the state last sent to the watchers of events
+    not_listening: tuple[str, ...] = ()  # which addresses are not served, and why
     _lacking: str = ""  # why there is no llama-server
     _written: dict[str, tuple[Model, bytes]] = field(default_factory=dict)
     _ready_made: dict[str, tuple[int, bytes, str]] = field(default_factory=dict)
@@ -125,7 +126,7 @@ class Context:
 
     def problems(self) -> list[str]:
         """Returns problems that do not keep magid from working."""
-        found = list(self.daemon.snapshot.problems)
+        found = [*self.not_listening, *self.daemon.snapshot.problems]
         return found if self.book.problem is None else [*found, self.book.problem.message]
 
     async def versions(self) -> server_schemas.Versions:

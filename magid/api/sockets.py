@@ -8,7 +8,7 @@ serve; any other one is refused before it is used.
 import os
 import socket
 import stat
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +24,15 @@ _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """Listening sockets, and the socket files that were created for them here (path, inode)."""
+    """Listening sockets, and the socket files that were created for them here (path, inode).
+
+    `missing` says which addresses nothing listens on, and why: whole sentences for a person.
+    """
 
     sockets: list[socket.socket]
     files: tuple[tuple[Path, int], ...] = ()
+    missing: tuple[str, ...] = ()
+    are_passed: bool = False  # by systemd, which has them open too
 
     @property
     def names(self) -> list[str]:
@@ -46,8 +51,8 @@ class Taken:
         return [_written(a.host, a.port) for a in self.addresses if not is_loopback(a.host)]
 
     def close(self) -> None:
-        """Closes all sockets, and removes their files unless they were replaced. Idempotent."""
-        for sock in self.sockets:
+        """Closes what was bound here, and removes files unless they were replaced. Idempotent."""
+        for sock in [] if self.are_passed else self.sockets:
             sock.close()
         for path, inode in self.files:
             with suppress(OSError):
@@ -56,39 +61,44 @@ class Taken:
 
 
 def take(
-    addresses: Sequence[Address], env: MutableMapping[str, str], *, has_token: bool = False
+    addresses: Sequence[Address], passed: Sequence[socket.socket] = (), *, has_token: bool = False
 ) -> Taken:
-    """Returns the listening sockets. systemd's take precedence over the configured addresses.
+    """Returns the listening sockets: those that systemd passed, or else the configured addresses.
 
-    Raises InvalidConfig, with no socket left open, if a socket cannot be bound, or if other
-    machines can reach it and no token exists.
+    An address that cannot be bound keeps no other one from being served; it is in `missing`.
+    Raises InvalidConfig if none can be bound, or if other machines can reach one and no token
+    exists; then nothing is left open that was bound here.
     """
-    handed = handed_over(env, has_token=has_token)
-    if handed:
-        return Taken(handed)
+    if passed:
+        bound = [_address(sock) for sock in passed]
+        check_exposure(bound, has_token=has_token, advice=_PASSED_ADVICE)
+        return Taken(list(passed), missing=tuple(_not_passed(bound)), are_passed=True)
     check_exposure(addresses, has_token=has_token)
     sockets: list[socket.socket] = []
     files: list[tuple[Path, int]] = []
-    try:
-        for address in addresses:
+    missing: list[str] = []
+    for address in addresses:
+        try:
             if isinstance(address, TcpAddress):
                 sockets.append(_bind_tcp(address))
             else:
                 sockets.append(_bind_unix(address))
                 files.append((Path(address.path), Path(address.path).lstat().st_ino))
-    except InvalidConfig:
-        Taken(sockets, tuple(files)).close()
-        raise
-    return Taken(sockets, tuple(files))
+        except InvalidConfig as error:
+            missing.append(error.message)
+    if missing and not sockets:
+        raise InvalidConfig(missing[0])
+    return Taken(sockets, tuple(files), tuple(missing))
 
 
-def check_exposure(addresses: Sequence[Address], *, has_token: bool) -> None:
+def check_exposure(
+    addresses: Sequence[Address], *, has_token: bool, advice: str = "or bind a loopback address"
+) -> None:
     """Raises InvalidConfig if other machines can reach an address and no token exists."""
     for address in addresses:
         if isinstance(address, TcpAddress) and not has_token and not is_loopback(address.host):
             raise InvalidConfig(
-                f"cannot listen on {_written(address.host, address.port)}: {_EXPOSED}, or bind a "
-                "loopback address"
+                f"cannot listen on {_written(address.host, address.port)}: {_EXPOSED}, {advice}"
             )
 
 
@@ -98,15 +108,20 @@ _EXPOSED = (
 )
 
 
+_PASSED_ADVICE = "or name loopback addresses only in magid.socket"
+_TCP_UNIT = "magid.socket"
+_MASK = Path("/etc/systemd/system") / _TCP_UNIT  # a link to /dev/null, where a person wants no TCP
+
+
 # -- passed by systemd -----------------------------------------------------------------------
 
 
-def handed_over(env: MutableMapping[str, str], *, has_token: bool = False) -> list[socket.socket]:
+def handed_over(env: MutableMapping[str, str]) -> list[socket.socket]:
     """Returns LISTEN_FDS as sockets, if LISTEN_PID is this process.
 
     Removes the variables from `env`, so that no child mistakes its descriptors for these. Raises
     InvalidConfig, with all good sockets closed, for a descriptor that is not a listening stream
-    socket, or that other machines can reach while no token exists.
+    socket.
     """
     given = {name: env.pop(name, "") for name in _VARIABLES}
     if given["LISTEN_PID"] != str(os.getpid()):
@@ -114,7 +129,7 @@ def handed_over(env: MutableMapping[str, str], *, has_token: bool = False) -> li
     sockets: list[socket.socket] = []
     try:
         for fd in range(_FIRST_FD, _FIRST_FD + _count(given["LISTEN_FDS"])):
-            sockets.append(_adopt(fd, has_token=has_token))
+            sockets.append(_adopt(fd))
     except InvalidConfig:
         Taken(sockets).close()
         raise
@@ -127,37 +142,45 @@ def _count(text: str) -> int:
     raise InvalidConfig(f"cannot use LISTEN_FDS={text!r}: it is not a number of sockets; unset it")
 
 
-def _adopt(fd: int, *, has_token: bool) -> socket.socket:
+def _adopt(fd: int) -> socket.socket:
     try:
         sock = socket.socket(fileno=fd)
     except OSError as error:
         raise InvalidConfig(
             f"cannot use descriptor {fd} of LISTEN_FDS: {error.strerror}; check the socket unit"
         ) from None
-    problem = _problem(sock, has_token=has_token)
-    if problem:
+    if not _is_listening_stream(sock):
         sock.detach()
         raise InvalidConfig(
-            f"cannot use descriptor {fd} of LISTEN_FDS: {problem} in the socket unit"
+            f"cannot use descriptor {fd} of LISTEN_FDS: it is not a listening stream socket; use "
+            "ListenStream= in the socket unit"
         )
     sock.setblocking(False)
     os.set_inheritable(fd, False)
     return sock
 
 
-def _problem(sock: socket.socket, *, has_token: bool) -> str:
-    """Returns why this socket cannot be used, and which could; empty if it can."""
-    stream = sock.type == socket.SOCK_STREAM and sock.family in (
-        socket.AF_INET,
-        socket.AF_INET6,
-        socket.AF_UNIX,
-    )
-    if not stream or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-        return "it is not a listening stream socket; use ListenStream="
-    is_local = sock.family == socket.AF_UNIX or is_loopback(sock.getsockname()[0])
-    if not is_local and not has_token:
-        return f"it is {_name(sock)}: {_EXPOSED}, or use ListenStream=127.0.0.1:PORT"
-    return ""
+def _is_listening_stream(sock: socket.socket) -> bool:
+    families = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
+    is_stream = sock.type == socket.SOCK_STREAM and sock.family in families
+    return is_stream and bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
+def _not_passed(bound: Sequence[Address]) -> Iterator[str]:
+    """That there is no TCP, where only systemd can know why: its unit failed."""
+    is_wanted = os.path.realpath(_MASK) != os.devnull
+    if is_wanted and not any(isinstance(address, TcpAddress) for address in bound):
+        yield (
+            f"cannot listen on TCP: {_TCP_UNIT} did not start; `magid --check` says why, then: "
+            "systemctl restart magid"
+        )
+
+
+def _address(sock: socket.socket) -> Address:
+    name = sock.getsockname()
+    if not isinstance(name, tuple):
+        return UnixAddress(os.fsdecode(name))
+    return TcpAddress(name[0], name[1])
 
 
 def _name(sock: socket.socket) -> str:

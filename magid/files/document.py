@@ -360,7 +360,10 @@ def _unreadable(path: Path, error: OSError) -> Exception:
         return _Unusable(error.strerror)
     refused = error.errno in (errno.EACCES, errno.EPERM)
     advice = "let the user that runs magid read it" if refused else "see to it, then start again"
-    return CannotWrite(f"cannot read {path}: {error.strerror}; {advice}", path=str(path))
+    name = errno.errorcode.get(error.errno or 0, "")
+    return CannotWrite(
+        f"cannot read {path}: {error.strerror}; {advice}", path=str(path), errno=name
+    )
 
 
 def _decode(content: bytes) -> Any:

@@ -7,6 +7,7 @@ from magid import errors
 STATUS: Mapping[type[errors.MagidError], int] = {
     errors.InvalidInput: 400,
     errors.InvalidConfig: 500,
+    errors.CannotStart: 503,
     errors.GgufError: 500,
     errors.Unauthenticated: 401,
     errors.NotAllowed: 403,

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def take(*addresses: str) -> Taken:
-    return sockets.take([parse_address(text) for text in addresses], {})
+    return sockets.take([parse_address(text) for text in addresses])
 
 
 def answers(address: tuple[str, int] | str) -> bool:
@@ -59,18 +59,21 @@ def test_both_families_on_one_port(free_port: Callable[[], int]) -> None:
         assert answers(("::1", port))
 
 
-def test_a_port_in_use_says_by_whom_and_leaves_nothing_open(
+def test_a_port_in_use_says_by_whom_and_keeps_no_other_address_from_being_served(
     free_port: Callable[[], int], tmp_path: Path
 ) -> None:
     first, port = free_port(), free_port()
     path = tmp_path / "s"
     with socket.create_server(("127.0.0.1", port)):
+        with closing(take(f"127.0.0.1:{port}", f"127.0.0.1:{first}", f"unix:{path}")) as taken:
+            assert answers(("127.0.0.1", first))
+            assert answers(str(path))
+            (missing,) = taken.missing
+            assert missing.startswith(f"cannot listen on 127.0.0.1:{port}: pid {os.getpid()} (")
+            assert "MAGI_BIND" in missing
         with pytest.raises(InvalidConfig) as caught:
-            take(f"127.0.0.1:{first}", f"unix:{path}", f"127.0.0.1:{port}")
-        assert caught.value.message.startswith(
-            f"cannot listen on 127.0.0.1:{port}: pid {os.getpid()} ("
-        )
-        assert "MAGI_BIND" in caught.value.message
+            take(f"127.0.0.1:{port}")
+        assert caught.value.message == missing
     assert not answers(("127.0.0.1", first))
     assert not path.exists()
 
@@ -158,16 +161,18 @@ env |= json.loads(sys.argv[2])
 os.environ.update(env)
 from magid.api import sockets
 from magid.errors import InvalidConfig
-taken = sockets.Taken([])
+passed = []
 try:
-    taken = sockets.take([], os.environ)
+    passed = sockets.handed_over(os.environ)
+    taken = sockets.take([], passed)
     answer = {"names": taken.names, "inheritable": [s.get_inheritable() for s in taken.sockets]}
 except InvalidConfig as error:
     answer = {"error": error.message}
 open_fds = [fd for fd in range(3, 3 + len(moved)) if os.path.exists(f"/proc/self/fd/{fd}")]
 left = [name for name in os.environ if name.startswith("LISTEN_")]
 print(json.dumps({**answer, "left": left, "open": open_fds}))
-taken.close()
+for sock in passed:
+    sock.close()
 """
 
 
@@ -219,6 +224,28 @@ def test_tcp_and_unix_are_taken(held: ExitStack, tmp_path: Path) -> None:
     assert (tmp_path / "s").exists()  # it is not ours to remove
 
 
+def test_a_passed_address_that_others_can_reach_needs_a_token(held: ExitStack) -> None:
+    """It stays open: systemd has it, and clients that wait there are told why."""
+    good = listening(held, socket.AF_INET, ("127.0.0.1", 0))
+    open_to_all = listening(held, socket.AF_INET, ("0.0.0.0", 0))
+    answer = hand_over(good, open_to_all)
+    port = open_to_all.getsockname()[1]
+    assert str(answer["error"]).startswith(
+        f"cannot listen on 0.0.0.0:{port}: others than this machine can reach it, and there is no "
+        "token"
+    )
+    assert str(answer["error"]).endswith("or name loopback addresses only in magid.socket")
+    assert answer["open"] == [3, 4]
+
+
+def test_without_tcp_magid_says_so(held: ExitStack, tmp_path: Path) -> None:
+    local = listening(held, socket.AF_UNIX, str(tmp_path / "s"))
+    (missing,) = sockets.take([], [local]).missing
+    assert missing.startswith("cannot listen on TCP: magid.socket did not start")
+    tcp = listening(held, socket.AF_INET6, ("::1", 0))
+    assert sockets.take([], [local, tcp]).missing == ()
+
+
 @pytest.mark.parametrize(
     "env",
     [{"LISTEN_PID": "1"}, {"LISTEN_PID": ""}, {"LISTEN_PID": "x"}, {"LISTEN_FDS": "0"}],
@@ -258,10 +285,6 @@ def packets(held: ExitStack, folder: Path) -> socket.socket:
     return sock
 
 
-def everywhere(held: ExitStack, _: Path) -> socket.socket:
-    return listening(held, socket.AF_INET, ("0.0.0.0", 0))
-
-
 @pytest.mark.parametrize(
     ("make", "why"),
     [
@@ -270,7 +293,6 @@ def everywhere(held: ExitStack, _: Path) -> socket.socket:
         (not_listening, "it is not a listening stream socket"),
         (packets, "it is not a listening stream socket"),
         (plain_file, "Socket operation on non-socket"),
-        (everywhere, "others than this machine can reach it, and there is no token"),
     ],
 )
 def test_what_cannot_be_served_on_is_refused_untouched(

@@ -39,7 +39,7 @@ def test_from_a_refusal_to_a_token_and_back(exposed: Container) -> None:
     }  # fmt: skip
     said = [entry["MESSAGE"] for entry in exposed.journal("magid.service")]
     advice = "magictl token create --offline --scope admin --name NAME"
-    assert [line for line in said if "it is 0.0.0.0:8000" in line and advice in line]
+    assert [line for line in said if "listen on 0.0.0.0:8000" in line and advice in line]
 
     made = exposed.run(advice.replace("NAME", "first").split())
     secret = made.stdout.strip()

@@ -1,0 +1,140 @@
+"""A magid that cannot start, under systemd: it says why, and nothing is retried for ever."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.lab.container import Container
+from tests.lab.installing import install_magid
+from tests.lab.serving import UNITS
+from tests.lab.trees import NEWEST, OLDEST
+
+# What systemd does with a socket whose service fails again and again differs between these two.
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.parametrize(
+        "release", [OLDEST, NEWEST], ids=lambda one: one.name, indirect=True, scope="session"
+    ),
+]
+
+SOCKET = "/run/magi/magid.sock"
+SOCKETS = ("magid.socket", "magid-local.socket")
+SETTINGS = "/etc/magi/magid.yaml"
+# Returns when the socket is closed under it.
+CONNECT = f"""\
+import socket
+with socket.socket(socket.AF_UNIX) as sock:
+    sock.connect("{SOCKET}")
+    sock.sendall(b"GET / HTTP/1.1\\r\\n\\r\\n")
+    try:
+        assert sock.recv(1) == b""
+    except ConnectionResetError:
+        pass
+"""
+SOUND = "model_paths: [/var/lib/magi/models]\n"
+STATUS = "/api/models/status"
+
+
+@pytest.fixture(scope="module")
+def machine(container: Container) -> Container:
+    install_magid(container)
+    container.write(SETTINGS, SOUND)
+    container.systemctl("enable", *UNITS)
+    container.systemctl("start", *UNITS)
+    return container
+
+
+@contextmanager
+def broken(machine: Container, settings: str) -> Iterator[None]:
+    """magid.yaml cannot be used, and magid is restarted with it; sound again afterwards."""
+    machine.write(SETTINGS, settings)
+    machine.systemctl("restart", "magid.service", check=False)
+    try:
+        yield
+    finally:
+        machine.write(SETTINGS, SOUND)
+        machine.systemctl("restart", "magid.service")
+
+
+def starts(machine: Container) -> int:
+    said = machine.journal("magid.service")
+    return sum(entry["MESSAGE"].startswith("magid: cannot") for entry in said)
+
+
+def test_clients_get_the_reason_and_the_sockets_stay_open(machine: Container) -> None:
+    with broken(machine, "port_rnage: [1, 2]\n"):
+        assert machine.show("magid.service", "ActiveState", "ExecMainStatus") == {
+            "ActiveState": "failed", "ExecMainStatus": "78",
+        }  # fmt: skip
+        before = starts(machine)
+        for _ in range(30):
+            with machine.unix_client(SOCKET) as client:
+                answer = client.get(STATUS)
+            assert (answer.status_code, answer.json()["error"]) == (503, "CannotStart")
+            assert f"{SETTINGS}: line 1: port_rnage" in answer.json()["message"]
+        with machine.client("http://127.0.0.1:8000") as client:
+            assert client.get(STATUS).json()["error"] == "CannotStart"
+        assert starts(machine) - before <= 6  # one answers all that come within ten seconds
+        assert machine.systemctl("is-active", *SOCKETS).split() == ["active"] * 2
+        why = machine.show("magid.service", "StatusText")["StatusText"]
+        assert f"{SETTINGS}: line 1: port_rnage" in why  # for every user, without the journal
+        machine.wait_until(
+            lambda: machine.systemctl("is-active", "magid.service", check=False) == "failed",
+            "end of the last start",
+        )
+        settled = starts(machine)
+        assert machine.show("magid.service", "NRestarts") == {"NRestarts": "0"}
+        assert starts(machine) == settled
+    with machine.unix_client(SOCKET) as client:
+        assert client.get("/livez").status_code == 200
+
+
+def test_a_tcp_port_in_use_leaves_the_unix_socket(machine: Container) -> None:
+    machine.systemctl("stop", "magid.service", *SOCKETS)
+    thief = ["python3", "-m", "http.server", "--bind", "127.0.0.1", "8000"]
+    machine.run(["systemd-run", "--unit=thief", "--working-directory=/srv", *thief])
+    listening = ["ss", "--listening", "--tcp", "--numeric", "--no-header", "sport = 8000"]
+    machine.wait_until(lambda: bool(machine.run(listening).stdout), "thief")
+    try:
+        machine.systemctl("start", "magid-local.socket")
+        machine.systemctl("start", "magid.service")
+        with machine.unix_client(SOCKET) as client:
+            problems = client.get(STATUS).json()["problems"]
+        assert [p for p in problems if p.startswith("cannot listen on TCP: magid.socket")]
+        assert machine.systemctl("is-active", *SOCKETS, check=False).split() == [
+            "failed", "active",
+        ]  # fmt: skip
+    finally:
+        machine.systemctl("stop", "thief")
+    # The command of the message is enough.
+    machine.systemctl("restart", "magid")
+    assert machine.http("GET", "http://127.0.0.1:8000/livez").status_code == 200
+    with machine.unix_client(SOCKET) as client:
+        assert client.get(STATUS).json()["problems"] == []
+
+
+def test_where_it_cannot_even_be_run_systemd_gives_up(machine: Container) -> None:
+    """Nothing can answer then: systemd's limits close the sockets, and nothing is retried."""
+    folder = "/etc/systemd/system/magid.service.d"
+    machine.write(f"{folder}/broken.conf", "[Service]\nExecStart=\nExecStart=/usr/bin/none\n")
+    machine.systemctl("daemon-reload")
+    try:
+        machine.systemctl("restart", "magid.service", check=False)
+        assert machine.show("magid.service", "ActiveState", "ExecMainStatus") == {
+            "ActiveState": "failed", "ExecMainStatus": "203",
+        }  # fmt: skip
+        machine.run(["python3", "-I", "-c", CONNECT])
+        machine.wait_until(
+            lambda: (
+                machine.systemctl("is-active", *SOCKETS, "magid.service", check=False).split()
+                == ["failed"] * 3
+            ),
+            "end of the tries",
+        )
+    finally:
+        machine.run(["rm", "-r", folder])
+        machine.systemctl("daemon-reload")
+        machine.systemctl("reset-failed", "magid.service")
+        machine.systemctl("start", *SOCKETS, "magid.service")
+    assert machine.http("GET", "http://127.0.0.1:8000/livez").status_code == 200
