@@ -7,7 +7,6 @@ of running servers is not kept here: the server backend is asked for it.
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 
 from magid.catalog import registry
 from magid.catalog.effective import Model
@@ -15,8 +14,9 @@ from magid.catalog.profile import Profile
 from magid.catalog.profile_store import ProfileDir
 from magid.catalog.registry import ModelEntry, RuntimeSettings
 from magid.config.settings import Config
-from magid.control import planner, snapshot, transitions
+from magid.control import boot, planner, snapshot, transitions
 from magid.control.audit_log import StateLog, tell_decision
+from magid.control.boot import Boot
 from magid.control.executor import PlanExecutor
 from magid.control.planner import Plan
 from magid.control.scanning import Scanning, Scans
@@ -25,7 +25,6 @@ from magid.control.state import Change, StateStore, Writes
 from magid.control.transitions import Rescan, Transition
 from magid.discovery.scanner import Scanner
 from magid.discovery.tiers import Tier
-from magid.discovery.walker import is_below
 from magid.errors import ProfileActive
 from magid.files.document import Store
 from magid.log.events import Event, about
@@ -55,26 +54,28 @@ class Daemon:
         self._store = StateStore(config, store, profiles)
         self._executor = PlanExecutor(launcher)
         self._scanning = Scanning(config, scanner, self._store)
-        self._boot_task: asyncio.Task[None] | None = None
-        self._left: tuple[str, ...] = ()  # hung at boot: their models were not started
-        self._is_boot_due = False  # no model was known at boot
+        self._boot = Boot(
+            config.state_dir / boot.NAME, launcher, self._executor, self._scanning, self._store
+        )
+        self._task: asyncio.Task[None] | None = None
 
     # -- life ----------------------------------------------------------------------------
 
     async def open(self) -> None:
         """Loads the stored decisions and begins to observe servers.
 
-        Quick: a task then scans the folders and starts servers. Raises CannotWrite where continuing
-        would lose data.
+        Quick: a task then scans the folders and does what is left of the boot. Raises CannotWrite
+        where continuing would lose data.
         """
         await self._store.load()
         self.launcher.subscribe(StateLog().hear)
         self.launcher.subscribe(lambda server: self._store.notify(Change("server", server.port)))
         await self.launcher.open()
-        self._boot_task = asyncio.create_task(self._boot())
+        await self._boot.load()
+        self._task = asyncio.create_task(self._run())
 
-    async def _boot(self) -> None:
-        """Scans, starts what the active profile wants, then keeps watching the model folders."""
+    async def _run(self) -> None:
+        """Scans, does what is left of the boot, then keeps watching the model folders."""
         await self._scanning.first()
         self.knows_models = True
         await self._executor.wait_idle()  # a user may have begun a change first
@@ -82,45 +83,18 @@ class Daemon:
             self._store.notify(Change("phase"))  # wakes listeners that wait for the models
             return
         self._set_phase(Phase.STARTING)
-        self._is_boot_due = bool(self._scanning.problem)
-        await asyncio.wait([self._start_all_but_late()])
+        await self._boot.proceed()
         if self.phase is Phase.STARTING:
             self._set_phase(Phase.SERVING)
-        await self._scanning.keep_looking(self._start_what_was_left)
+        await self._scanning.keep_looking(self._after_scan)
 
-    def _start_all_but_late(self) -> asyncio.Task[None]:
-        """Starts the wanted servers, except those whose model folder does not answer.
-
-        Such a model would block every start behind it. If the scan failed, the set of wanted
-        servers is unknown, so running servers are not stopped.
-        """
-        plan = planner.at_boot(self.snapshot.wanted, self.observed())
-        if self._scanning.problem:
-            plan = replace(plan, stop=())
-        self._left = self._scanning.late
-        starts = tuple(s for s in plan.start if not is_below(s.spec.model_path, self._left))
-        return self._executor.execute(replace(plan, start=starts))
-
-    async def _start_what_was_left(self) -> None:
-        """Starts the servers that boot skipped, as far as possible now. Called after a scan."""
+    async def _after_scan(self) -> None:
         self._cancel_unwanted()
-        if self._scanning.problem or not (self._left or self._is_boot_due):
-            return
-        await self._executor.wait_idle()
-        plan = planner.at_boot(self.snapshot.wanted, self.observed())
-        due = tuple(
-            start
-            for start in plan.start
-            if (self._is_boot_due or is_below(start.spec.model_path, self._left))
-            and not is_below(start.spec.model_path, self._scanning.late)
-        )
-        self._left = tuple(folder for folder in self._left if folder in self._scanning.late)
-        self._is_boot_due = False
-        if due and self.phase is not Phase.DRAINING:
-            self._executor.execute(Plan(start=due))
+        self._boot.resume()
 
     def drain(self) -> None:
         """Announces the shutdown: /readyz answers 503 from now on, and boot starts nothing more."""
+        self._boot.end()
         self._set_phase(Phase.DRAINING)
 
     async def close(self) -> None:
@@ -129,9 +103,10 @@ class Daemon:
         Writes in progress are completed. Idempotent.
         """
         self._scanner.stop()
-        if self._boot_task is not None:
-            self._boot_task.cancel()
-            await asyncio.gather(self._boot_task, return_exceptions=True)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._boot.close()
         await self._executor.close()
         await self.launcher.close()
         await self._store.close()
@@ -377,13 +352,14 @@ class Daemon:
         Failed servers are reset to stopped.
         """
         known = self.resolve_id(model_id)
+        self._boot.decline([known])
         plan = planner.stop_model(known, self.observed().values())
         queued = [p for p, spec in self._executor.queued.items() if spec.model_id == known]
         return self._executor.execute(plan, cancel=queued)
 
     def stop_all(self) -> Plan:
         """Begins to stop all servers and cancels all queued starts."""
-        self._left = ()
+        self._boot.decline()
         plan = planner.stop_all(self.observed().values(), "stop asked for")
         self._executor.execute(plan, cancel=self._executor.queued)
         return plan

@@ -1,11 +1,11 @@
 """Computes the changes that bring the running servers to the wanted state.
 
 Pure: never awaits, logs or raises; its tests are tables. A server whose spec hash equals the wanted
-one is kept, regardless of what started it. So running servers are adopted, and a restart of magid
-leaves them alone.
+one is kept, regardless of what started it. A start of magid changes nothing, unless it is the first
+one after a boot or has to finish that boot: see `at_boot`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from magid.catalog.effective import Model, server_specs
@@ -150,15 +150,55 @@ def _why_start(spec: ServerSpec, server: ObservedServer | None) -> str:
     return ""
 
 
-def at_boot(wanted: Wanted, observed: Mapping[int, ObservedServer]) -> Plan:
-    """Returns the plan for the start of magid: servers that a person stopped stay stopped.
+# -- the start of magid ----------------------------------------------------------------------
 
-    Only a backend whose servers outlive magid reports a stopped server this early. After a reboot
-    there is none, and all wanted servers start.
+
+@dataclass(frozen=True, slots=True)
+class BootRecord:
+    """What an earlier magid has left of its boot. `boot` is that of `ServerBackend`."""
+
+    boot: str
+    due: frozenset[str]  # models that it had still to start
+
+
+def still_due(record: BootRecord | None, boot: str) -> frozenset[str] | None:
+    """Returns the models that this boot has still to start; None if it has not begun.
+
+    Empty after a boot that was finished: then a start of magid changes no server.
     """
-    full = plan(wanted, observed)
-    by_hand = {p for p, s in observed.items() if s.state is ServerState.STOPPED}
-    return replace(full, start=tuple(x for x in full.start if x.spec.port not in by_hand))
+    return record.due if record is not None and record.boot == boot else None
+
+
+def due_at_boot(wanted: Wanted, missing: Iterable[str]) -> frozenset[str]:
+    """Returns the models that a boot starts.
+
+    Those `missing` are among them: their disk may be mounted later in the same boot.
+    """
+    always = (spec for spec in wanted.specs if spec.port not in wanted.on_demand)
+    return frozenset(spec.model_id for spec in always) | frozenset(missing)
+
+
+def at_boot(wanted: Wanted, observed: Mapping[int, ObservedServer], due: Container[str]) -> Plan:
+    """Returns the starts of the due models. Nothing is stopped.
+
+    A server that exists stays as it is: it runs, it has failed, or a person has stopped it.
+    """
+    return Plan(
+        start=tuple(
+            Start(spec, "wanted at boot")
+            for spec in wanted.specs
+            if spec.model_id in due
+            and spec.port not in wanted.on_demand
+            and _is_free(spec, observed.get(spec.port))
+        )
+    )
+
+
+def _is_free(spec: ServerSpec, server: ObservedServer | None) -> bool:
+    return server is None or not (_runs(server) or server.model_id == spec.model_id)
+
+
+# -- what a user asks for --------------------------------------------------------------------
 
 
 def only(model_id: str, wanted: Wanted, observed: Mapping[int, ObservedServer]) -> Plan:

@@ -11,7 +11,7 @@ from magid.catalog.registry import ModelEntry, Registry, allocate_ports
 from magid.config.settings import Config
 from magid.control.planner import Wanted, want
 from magid.discovery.found import BrokenFile, FoundModel, PendingFile
-from magid.discovery.walker import UnreadableRoot
+from magid.discovery.walker import UnreadableRoot, is_below
 from magid.servers.backend import ObservedServer, ServerState
 
 
@@ -65,6 +65,13 @@ class Snapshot:
         """Returns the entries whose file is gone, in id order."""
         entries = self.registry.models
         return tuple(entries[i] for i in sorted(entries) if i not in self.models)
+
+    @property
+    def unanswered(self) -> frozenset[str]:
+        """Returns the models whose folder does not answer: what is known of them is old."""
+        late = [root.path for root in self.disk.unreadable_roots if root.is_late]
+        models = self.models.values()
+        return frozenset(m.model_id for m in models if is_below(m.found.path, late))
 
 
 def build(
@@ -128,7 +135,7 @@ def unready_reasons(
 
 _PHASE_REASONS = {
     Phase.SCANNING: "the model folders are being read",
-    Phase.STARTING: "the servers of the active profile are starting",
+    Phase.STARTING: "the boot is not finished: wanted servers are being started",
     Phase.DRAINING: "magid is shutting down",
 }
 

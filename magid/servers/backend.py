@@ -90,6 +90,13 @@ class ServerBackend(Protocol):
 
     has_model_users: bool  # each server runs as a user of its own, shared with nothing else
 
+    @property
+    def boot(self) -> str:
+        """Identifies the boot; known once the backend is open. Another boot's servers are gone.
+
+        With systemd it is the machine's. Child processes end with magid, so each start is a boot.
+        """
+
     async def open(self) -> None:
         """Begins to observe. When it returns, `observed` is complete."""
 

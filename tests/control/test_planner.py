@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from magid.control import planner
-from magid.control.planner import Blocked, Wanted
+from magid.control.planner import Blocked, BootRecord, Wanted
 from magid.llama.spec import ServerSpec
 from magid.servers.backend import ObservedServer, ServerState
 from tests.support.values import observed, spec
@@ -75,16 +75,64 @@ def test_two_models_that_swap_their_ports_are_both_restarted() -> None:
     assert [line.spec.port for line in plan.start] == [8081, 8080]
 
 
+# -- the start of magid ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("record", "due"),
+    [
+        (None, None),
+        (BootRecord("another", frozenset()), None),
+        (BootRecord("another", frozenset({"a"})), None),
+        (BootRecord("this", frozenset()), frozenset()),
+        (BootRecord("this", frozenset({"a"})), frozenset({"a"})),
+    ],
+)
+def test_what_an_earlier_magid_has_left_of_the_boot(
+    record: BootRecord | None, due: frozenset[str] | None
+) -> None:
+    assert planner.still_due(record, "this") == due
+
+
+def test_a_boot_starts_what_is_wanted_and_what_is_missing_when_it_comes_back() -> None:
+    wanted = Wanted((A, B), (), on_demand=frozenset({B.port}))
+    assert planner.due_at_boot(wanted, ["gone"]) == {"a", "gone"}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "running", "due", "start"),
+    [
+        ([A, B], [], {"a", "b"}, [8080, 8081]),
+        ([A, B], [], {"b", "gone"}, [8081]),
+        ([A, B], [], set(), []),  # a restart: nothing is due, whatever is pending
+        ([CHANGED], [observed(A, S.READY)], {"a"}, []),  # nothing that runs is changed
+        ([], [observed(A, S.READY)], {"a"}, []),
+        ([A], [observed(B, S.READY)], {"a"}, [8080]),
+        ([replace(B, port=8080)], [observed(A, S.READY)], {"b"}, []),  # pending: a has the port
+        ([replace(B, port=8080)], [observed(A, S.STOPPED)], {"b"}, [8080]),
+    ],
+)
+def test_at_boot(
+    wanted: list[ServerSpec], running: list[ObservedServer], due: set[str], start: list[int]
+) -> None:
+    plan = planner.at_boot(Wanted(tuple(wanted), ()), seen(*running), due)
+    assert [line.spec.port for line in plan.start] == start
+    assert not plan.stop
+
+
 @pytest.mark.parametrize("state", list(S))
-def test_at_boot_what_a_person_stopped_stays_stopped(state: S) -> None:
-    running = seen(observed(A, state))
-    full, boot = (
-        planner.plan(Wanted((A, B), ()), running),
-        planner.at_boot(Wanted((A, B), ()), running),
-    )
-    expected = [x for x in full.start if state is not S.STOPPED or x.spec is not A]
-    assert list(boot.start) == expected
-    assert (boot.stop, boot.keep) == (full.stop, full.keep)
+def test_at_boot_a_server_that_exists_stays_as_it_is(state: S) -> None:
+    wanted = Wanted((CHANGED, B), ())
+    plan = planner.at_boot(wanted, seen(observed(A, state)), {"a", "b"})
+    assert [line.spec for line in plan.start] == [B]
+
+
+def test_at_boot_what_starts_on_demand_waits() -> None:
+    wanted = Wanted((A, B), (), on_demand=frozenset({A.port}))
+    assert [line.spec for line in planner.at_boot(wanted, {}, {"a", "b"}).start] == [B]
+
+
+# -- what a user asks for --------------------------------------------------------------------
 
 
 def test_only_touches_one_model() -> None:

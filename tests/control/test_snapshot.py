@@ -53,7 +53,7 @@ def servers(snapshot: Snapshot, *states: ServerState) -> dict[int, ObservedServe
             Phase.STARTING,
             (S.READY, S.LOADING),
             [
-                "the servers of the active profile are starting",
+                "the boot is not finished: wanted servers are being started",
                 "llama-server@8081.service (b) is loading",
             ],
         ),

@@ -84,6 +84,7 @@ class FakeSystemd:
         self.units: dict[str, dict[str, Any]] = {}
         self.jobs: dict[str, str] = {}  # path -> type
         self.calls: list[str] = []
+        self.booted_at = 1_000_000  # us
         self.launcher = "active"  # ActiveState of magi-launcher.service
         self.subscribers = 0
         self.hangs = asyncio.Event()
@@ -191,6 +192,8 @@ class FakeSystemd:
             return Message.new_method_return(message, "v", [Variant("s", kind)])
         if message.path == references.PATH:
             return Message.new_method_return(message, "v", [Variant("s", self.launcher)])
+        if name == "UserspaceTimestampMonotonic":
+            return Message.new_method_return(message, "v", [Variant("t", self.booted_at)])
         properties = next(u for n, u in self.units.items() if _path(n) == message.path)
         value = Variant(SIGNATURES[name], properties[name])
         return Message.new_method_return(message, "v", [value])

@@ -32,6 +32,7 @@ class StillLauncher:
         self.refuse: dict[int, Exception] = {}
         self.is_open = False
         self.problem = ""
+        self.boot = "first boot"
         self.held: set[tuple[str, int]] = set()  # calls that do not return yet
         self._servers: dict[int, ObservedServer] = {}
         self._listeners: list[Callable[[ObservedServer], None]] = []
@@ -47,6 +48,12 @@ class StillLauncher:
         """A server that ran before."""
         self.specs[spec.port] = spec
         self._put(_seen(spec, state))
+
+    def reboot(self) -> None:
+        """The machine boots again: no server is left."""
+        self.boot = f"after {self.boot}"
+        self._servers.clear()
+        self.calls.clear()
 
     def hold(self, verb: str, port: int) -> None:
         """From now on this call does not return before `release`."""

@@ -5,6 +5,7 @@ psutil is imported at first use, usually in a thread: the import takes a tenth o
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -59,6 +60,7 @@ class ProcessBackend:
         self._changed = asyncio.Event()
         self._closed = False
         self.problem = ""  # changes are always observed: the servers are children
+        self.boot = secrets.token_hex(16)
 
     has_model_users = False
 

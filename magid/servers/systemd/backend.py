@@ -77,6 +77,11 @@ class SystemdBackend:
         """See ServerBackend."""
         return self._units.problem
 
+    @property
+    def boot(self) -> str:
+        """See ServerBackend."""
+        return self._units.boot
+
     # -- life ----------------------------------------------------------------------------
 
     async def open(self) -> None:

@@ -7,6 +7,7 @@ have some that are not watched yet.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Final
 
 from magid.errors import MagidError
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S: Final = 0.1  # before the bus is tried again
 _LONGEST_PAUSE_S: Final = 5.0
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _MEMBERS: Final = ("UnitNew", "UnitRemoved", "JobNew", "JobRemoved", "Reloading")
 
 
@@ -46,10 +48,12 @@ class UnitObserver:
         self._stale = asyncio.Event()  # systemd may have units that are not watched yet
         self._keeper: asyncio.Task[None] | None = None
         self.problem = ""
+        self.boot = ""
 
     async def open(self) -> None:
         """Reads all existing units. Raises BusError if systemd cannot be reached."""
         await self._connect()
+        self.boot = await self._current_boot()
         self._keeper = asyncio.create_task(self._keep_up())
 
     async def close(self) -> None:
@@ -60,6 +64,18 @@ class UnitObserver:
         for watched in self.watched.values():
             await watched.end()
         await self.bus.close()
+
+    async def _current_boot(self) -> str:
+        """Returns the kernel's boot id and when systemd began to start units.
+
+        The id alone stays the same over a soft-reboot, and in a container that boots again. The
+        time is kept over a daemon-reexec.
+        """
+        (began,) = await self.bus.call(
+            MANAGER_PATH, PROPERTIES, "Get", "ss", MANAGER, "UserspaceTimestampMonotonic"
+        )
+        kernel = await asyncio.to_thread(_BOOT_ID.read_text)
+        return f"{kernel.strip()} {began}"
 
     async def _connect(self) -> None:
         """Opens a new connection, subscribes to all signals, then reads the units."""

@@ -1,0 +1,172 @@
+"""Boot: the one time at which magid starts servers by itself.
+
+The models that a boot has still to start are written down before the first of them starts. So a
+boot that a crash of magid interrupts is finished by the next start, and any other start of magid
+changes no server. The record lies in the state directory: it is the one folder that magid may write
+to in every set-up, and the boot's id in it tells whether it still holds.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Coroutine, Iterable
+from pathlib import Path
+from typing import Final
+
+from magid.control import planner
+from magid.control.executor import PlanExecutor
+from magid.control.planner import BootRecord
+from magid.control.scanning import Scanning
+from magid.control.state import StateStore
+from magid.errors import CannotWrite
+from magid.files.atomic import cannot_write, discard, write_temporary
+from magid.log.events import Event, about
+from magid.servers.backend import ServerBackend
+
+log = logging.getLogger(__name__)
+
+NAME: Final = "boot.json"
+
+
+class Boot:
+    """Owns what this boot has still to start. Runs on the event loop; disk access in threads."""
+
+    def __init__(
+        self,
+        path: Path,
+        launcher: ServerBackend,
+        executor: PlanExecutor,
+        scanning: Scanning,
+        store: StateStore,
+    ) -> None:
+        self._path = path
+        self._launcher = launcher
+        self._executor = executor
+        self._scanning = scanning
+        self._store = store
+        self._due: frozenset[str] | None = None  # None: no scan has succeeded in this boot
+        self._declined: frozenset[str] = frozenset()  # stopped by a user before that
+        self._turn = asyncio.Lock()
+        self._saving = asyncio.Lock()
+        self._written: BootRecord | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_over = False
+
+    async def load(self) -> None:
+        """Reads the record. The backend must be open. An unreadable record counts as none."""
+        self._written = await asyncio.to_thread(read, self._path)
+        self._due = planner.still_due(self._written, self._launcher.boot)
+
+    async def proceed(self) -> None:
+        """Starts the due models whose files are there; returns when all are ready or have failed.
+
+        Models whose files are missing or do not answer stay due until a later call. Does nothing
+        while the content of the folders is unknown. Idempotent.
+        """
+        async with self._turn:
+            if self._scanning.problem:
+                return
+            if self._due is None:
+                snapshot = self._store.snapshot
+                due = planner.due_at_boot(snapshot.wanted, (e.model_id for e in snapshot.missing))
+                self._due = due - self._declined
+                await self._save()
+            await self._executor.wait_idle()
+            if not self._due or self._is_over:
+                return
+            snapshot = self._store.snapshot
+            now = self._due & snapshot.models.keys() - snapshot.unanswered
+            plan = planner.at_boot(snapshot.wanted, self._launcher.observed(), now)
+            await asyncio.wait([self._executor.execute(plan)])
+            self._due -= now
+            if now:
+                await self._save()
+
+    def resume(self) -> None:
+        """Begins `proceed`; called after each scan."""
+        if self._due != frozenset() and not self._is_over:
+            self._spawn(self.proceed())
+
+    def decline(self, model_ids: Iterable[str] | None = None) -> None:
+        """Takes these models off this boot's list: a user has stopped them. None: all."""
+        before = self._due
+        if model_ids is None:
+            self._due = frozenset()
+        elif before is None:
+            self._declined |= frozenset(model_ids)
+        else:
+            self._due = before - frozenset(model_ids)
+        if self._due != before:
+            self._spawn(self._save())
+
+    def end(self) -> None:
+        """Starts nothing more. Idempotent."""
+        self._is_over = True
+
+    async def close(self) -> None:
+        """Ends what is in progress; what has not been started stays due. Idempotent."""
+        self.end()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._save()
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._note_end)
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("the boot was interrupted by an internal error", exc_info=error)
+
+    async def _save(self) -> None:
+        """Writes the record if it has changed. A failure is logged.
+
+        What was not written is started once more if magid is restarted.
+        """
+        async with self._saving:
+            if self._due is None:
+                return
+            record = BootRecord(self._launcher.boot, self._due)
+            if record == self._written:
+                return
+            writing = asyncio.create_task(asyncio.to_thread(write, self._path, record))
+            try:
+                await _to_its_end(writing)
+                self._written = record
+            except CannotWrite as error:
+                log.error("%s", error.message, extra=about(Event.STATE_PROBLEM, error=error.code))
+
+
+async def _to_its_end(task: asyncio.Task[None]) -> None:
+    """Waits for the task also when the caller is cancelled: two writes must not overlap."""
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
+def read(path: Path) -> BootRecord | None:
+    """Returns the record; None if there is none or it cannot be used. Blocks."""
+    try:
+        content = json.loads(path.read_bytes())
+        return BootRecord(str(content["boot"]), frozenset(map(str, content["due"])))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write(path: Path, record: BootRecord) -> None:
+    """Replaces the record. Blocks. Raises CannotWrite."""
+    content = {"boot": record.boot, "due": sorted(record.due)}
+    try:
+        temporary = write_temporary(path, json.dumps(content).encode() + b"\n", mode=0o640)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    try:
+        temporary.replace(path)
+    except OSError as error:
+        discard(temporary)
+        raise cannot_write(path, error) from error

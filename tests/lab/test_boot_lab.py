@@ -1,0 +1,130 @@
+"""Which starts of magid start models: with a real systemd, a boot of the machine and no other."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from magid.systemd.unit_names import unit_name
+from tests.lab.container import Container
+from tests.lab.serving import FILES, MODELS, Daemon, installed_in
+from tests.lab.trees import NEWEST
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.parametrize(
+        "release", [NEWEST], ids=lambda one: one.name, indirect=True, scope="session"
+    ),
+]
+
+ONE, OTHER, THIRD = MODELS
+FRESH = "delta_2p0b_q4km_fast"
+HOLD = "/etc/hold"  # while this file exists, the server on the first port does not start
+DROP_IN = f"/etc/systemd/system/{unit_name(MODELS[ONE])}.d/hold.conf"
+HELD = f"[Service]\nExecStartPre=sh -c 'while test -e {HOLD}; do sleep 0.1; done'\n"
+
+
+@pytest.fixture(scope="module")
+def daemon(container: Container, chat_model: Path) -> Iterator[Daemon]:
+    """With a change of each kind pending: one of settings, one model too many, one too few."""
+    one = installed_in(container, chat_model)
+    one.wait_ready()
+    one.put(ONE, "runtime-settings", {"parallel": 3})
+    one.put(OTHER, "enabled", {"enabled": False})
+    container.write("/models/Delta-2B-Q4_K_M.gguf", chat_model.read_bytes())
+    one.client.post("/api/models/rescan").raise_for_status()
+    yield one
+    one.client.close()
+
+
+def pending(daemon: Daemon) -> tuple[list[str], list[str]]:
+    """The models that `apply` would stop, and those that it would start."""
+    plan = daemon.client.post("/api/models/apply?dryRun=true").json()
+    return tuple([line["modelId"] for line in plan[verb]] for verb in ("stop", "start"))  # type: ignore[return-value]  # two
+
+
+def reboot(daemon: Daemon) -> None:
+    daemon.client.close()
+    daemon.container.reboot()
+    daemon.client = daemon.container.client("http://127.0.0.1:8000")
+
+
+def replaced(container: Container, *how: str) -> None:
+    """Returns when another magid runs."""
+    before = container.pid_of("magid")
+    container.systemctl(*how)
+    container.wait_until(lambda: container.pid_of("magid") not in (0, before), "another magid")
+
+
+def is_in(daemon: Daemon, model_id: str, state: str) -> bool:
+    """Also of a magid that does not know its models yet."""
+    return bool(daemon.servers().get(model_id, {}).get("state") == state)
+
+
+def status(daemon: Daemon) -> dict[str, Any]:
+    found: dict[str, Any] = daemon.client.get("/api/models/status").json()
+    return found
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        ("restart", "magid"),
+        ("kill", "--signal=KILL", "magid"),
+        ("restart", "magi-launcher"),
+        ("daemon-reexec",),
+    ],
+    ids=" ".join,
+)
+def test_what_is_pending_stays_pending(daemon: Daemon, how: tuple[str, ...]) -> None:
+    container = daemon.container
+    before, units = daemon.pids(), daemon.units()
+    if "magid" in how:
+        replaced(container, *how)
+    else:
+        container.systemctl(*how)
+        replaced(container, "restart", "magid")  # the boot is still the same one
+    daemon.wait_serving()
+    daemon.client.post("/api/models/rescan").raise_for_status()
+    assert daemon.pids() == before
+    assert daemon.units() == units
+    assert pending(daemon) == ([ONE, OTHER], [ONE, FRESH])
+    assert status(daemon)["pendingChanges"] == {"stop": 2, "start": 2}
+
+
+def test_a_boot_starts_what_is_wanted_even_if_magid_is_killed_meanwhile(daemon: Daemon) -> None:
+    container = daemon.container
+    container.write(DROP_IN, HELD)
+    container.write(HOLD, "")
+    reboot(daemon)
+    container.wait_until(lambda: is_in(daemon, ONE, "starting"), "the first of them")
+    assert daemon.state(THIRD) == "stopped"  # it waits for its turn
+    due = json.loads(container.read("/var/lib/magi/boot.json"))["due"]
+    assert due == sorted([ONE, FRESH, THIRD])
+    replaced(container, "kill", "--signal=KILL", "magid")
+    container.run(["rm", HOLD])
+    for model_id in (ONE, FRESH, THIRD):
+        container.wait_until(lambda one=model_id: is_in(daemon, one, "ready"), model_id)  # type: ignore[misc]  # a default binds it now
+    daemon.wait_serving()
+    assert OTHER not in daemon.servers()
+    assert pending(daemon) == ([], [])
+    argv = container.read(f"/proc/{container.pid_of(unit_name(MODELS[ONE]))}/cmdline").decode()
+    assert "--parallel\0003\0" in argv
+    container.wait_until(
+        lambda: not json.loads(container.read("/var/lib/magi/boot.json"))["due"], "end of the boot"
+    )
+
+
+def test_a_model_whose_disk_is_mounted_later_is_started(daemon: Daemon) -> None:
+    container = daemon.container
+    container.run(["mkdir", "/away"])
+    container.run(["mv", f"/models/{FILES[2]}", "/away"])
+    reboot(daemon)
+    container.wait_until(lambda: is_in(daemon, ONE, "ready"), "the first of them")
+    daemon.wait_serving()
+    assert THIRD not in daemon.servers()
+    container.run(["mv", f"/away/{FILES[2]}", "/models"])
+    daemon.client.post("/api/models/rescan").raise_for_status()
+    daemon.wait_state("ready", THIRD)
