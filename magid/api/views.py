@@ -11,7 +11,7 @@ from magid.api.schemas import models as schemas
 from magid.api.schemas import servers as server_schemas
 from magid.catalog.effective import Model
 from magid.catalog.profile import Profile, selects
-from magid.catalog.registry import ModelEntry, RuntimeSettings
+from magid.catalog.registry import ModelEntry
 from magid.config.settings import Config
 from magid.control.planner import Blocked, Keep, Plan, Start, Stop
 from magid.control.snapshot import Snapshot
@@ -19,6 +19,7 @@ from magid.discovery.found import BrokenFile
 from magid.discovery.tiers import Tier
 from magid.host.usage import ServerFigures
 from magid.llama.program import LlamaProgram
+from magid.llama.runtime_settings import SETTINGS, RuntimeSettings
 from magid.llama.spec import ServerSpec
 from magid.servers.backend import ObservedServer, ServerState
 from magid.systemd.unit_names import unit_name
@@ -30,7 +31,7 @@ def when(moment: datetime | None) -> str | None:
 
 
 def discovered_model(model: Model) -> schemas.DiscoveredModel:
-    found, entry, settings = model.found, model.entry, model.settings
+    found, entry = model.found, model.entry
     return {
         "filePath": found.path,
         "filename": found.filename,
@@ -64,17 +65,7 @@ def discovered_model(model: Model) -> schemas.DiscoveredModel:
         "thinkingMode": found.thinking_mode,
         "thinkingEvidence": found.thinking_evidence,
         "abilities": abilities(model),
-        "nGpuLayers": settings.n_gpu_layers,
-        "ctxSize": settings.ctx_size,
-        "nThreads": settings.n_threads,
-        "batchSize": settings.batch_size,
-        "parallel": settings.parallel,
-        "instances": settings.instances,
-        "extraArgs": list(settings.extra_args),
-        "start": settings.start,
-        "idleStopSeconds": settings.idle_stop_seconds,
-        "memoryMax": settings.memory_max,
-        "cpuQuota": settings.cpu_quota,
+        **settings_in_force(model.settings),
         "discoveredAt": when(entry.discovered_at) or "",
     }
 
@@ -91,6 +82,11 @@ def abilities(model: Model) -> schemas.Abilities:
         "infill": able.infill,
         "embeddingLength": able.embedding_length,
     }
+
+
+def settings_in_force(settings: RuntimeSettings) -> schemas.SettingsInForce:
+    values = {setting.key: getattr(settings, setting.name) for setting in SETTINGS}
+    return cast(schemas.SettingsInForce, values)
 
 
 def model_detail(
@@ -115,17 +111,12 @@ def sources_of(model: Model, profile: str | None) -> dict[str, str]:
     tier = "override" if entry.tier_override else "discovery"
     if not entry.tier_override and entry.thinking_override:
         tier = "thinking override"
-    names = {
-        "n_gpu_layers": "nGpuLayers", "ctx_size": "ctxSize", "n_threads": "nThreads",
-        "batch_size": "batchSize", "extra_args": "extraArgs", "memory_max": "memoryMax",
-        "cpu_quota": "cpuQuota", "idle_stop_seconds": "idleStopSeconds",
-    }  # fmt: skip
     return {
         "tier": tier,
         "thinking": "discovery" if entry.thinking_override is None else "override",
         "enabled": by_profile if entry.enabled_override is None else "override",
         "port": "override" if entry.port_pinned else "magid",
-        **{names.get(name, name): where for name, where in model.settings.sources.items()},
+        **{s.key: "override" if s.name in entry.settings else "default" for s in SETTINGS},
     }
 
 
@@ -179,8 +170,9 @@ def broken_models(broken: Iterable[BrokenFile]) -> list[schemas.BrokenModel]:
     return [{"path": b.path, "reason": b.reason} for b in broken]
 
 
-def runtime_settings(settings: RuntimeSettings) -> dict[str, Any]:
-    return settings.model_dump(mode="json", by_alias=True)
+def chosen_settings(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns every setting that a model may have; null where the user chose nothing."""
+    return {setting.key: chosen.get(setting.name) for setting in SETTINGS}
 
 
 # -- servers ---------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ this" is answered by reading, not by guessing.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Final
 
 from magid.catalog.profile import Profile, matches
 from magid.catalog.registry import ModelEntry, Registry
@@ -15,28 +15,11 @@ from magid.discovery.abilities import Abilities
 from magid.discovery.found import FoundModel
 from magid.discovery.kinds import ModelKind
 from magid.discovery.tiers import Tier
+from magid.llama.runtime_settings import RuntimeSettings, server_settings
 from magid.llama.spec import ServerSpec
 
 _TEMPLATE_OPTIONS: Final = frozenset({"--chat-template", "--no-jinja"})
 """With these a server does not use the template of its model's header."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Run-time settings in force, and for each where it comes from."""
-
-    n_gpu_layers: int | None
-    ctx_size: int | None
-    n_threads: int | None
-    batch_size: int | None
-    parallel: int | None
-    instances: int
-    extra_args: tuple[str, ...]
-    memory_max: int | None
-    cpu_quota: int | None
-    start: Literal["always", "on-demand"]
-    idle_stop_seconds: int | None
-    sources: Mapping[str, str]  # name -> "override" | "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +31,7 @@ class Model:
     tier: Tier
     is_thinking: bool
     enabled: bool
-    settings: Settings
+    settings: RuntimeSettings  # in force: the user's choice, else the configuration's
 
     @property
     def model_id(self) -> str:
@@ -107,15 +90,6 @@ def effective_enabled(entry: ModelEntry, tier: Tier, profile: Profile | None) ->
     return profile is not None and matches(profile, entry.model_id, tier)
 
 
-def effective_settings(entry: ModelEntry, config: Config) -> Settings:
-    values = config.server_defaults.model_dump()
-    overrides = entry.settings.model_dump(exclude_none=True)
-    sources = {name: "override" if name in overrides else "default" for name in values}
-    values |= overrides
-    values["extra_args"] = tuple(values["extra_args"])
-    return Settings(**values, sources=sources)
-
-
 def effective_models(
     registry: Registry, found: Mapping[str, FoundModel], profile: Profile | None, config: Config
 ) -> dict[str, Model]:
@@ -130,7 +104,7 @@ def effective_models(
             tier=tier,
             is_thinking=effective_thinking(entry, disk),
             enabled=effective_enabled(entry, tier, profile),
-            settings=effective_settings(entry, config),
+            settings=replace(config.server_defaults, **entry.settings),
         )
     return models
 
@@ -140,7 +114,6 @@ def server_specs(
 ) -> tuple[ServerSpec, ...]:
     """The servers this model should have, one per instance that has a port, or on `ports`."""
     mmproj = next((c.path for c in model.found.companions if c.kind == "mmproj"), None)
-    settings = model.settings
     return tuple(
         ServerSpec(
             model_id=model.model_id,
@@ -150,15 +123,8 @@ def server_specs(
             model_path=model.found.path,
             mmproj_path=mmproj,
             kind=str(model.found.kind),
-            n_gpu_layers=settings.n_gpu_layers,
-            ctx_size=settings.ctx_size,
-            n_threads=settings.n_threads,
-            batch_size=settings.batch_size,
-            parallel=settings.parallel,
-            extra_args=settings.extra_args,
-            memory_max=settings.memory_max,
-            cpu_quota=settings.cpu_quota,
             stamp=model.found.stamp,
+            **server_settings(model.settings),
         )
-        for instance, port in enumerate((ports or model.entry.ports)[: settings.instances])
+        for instance, port in enumerate((ports or model.entry.ports)[: model.settings.instances])
     )

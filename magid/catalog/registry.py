@@ -11,19 +11,25 @@ disk that is not mounted must not wipe decisions.
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+)
 from pydantic.alias_generators import to_camel
 
 from magid.discovery.found import FoundModel
 from magid.discovery.naming import spellings
 from magid.discovery.tiers import Tier
 from magid.errors import InvalidInput, ModelGone, ModelNotFound, PortTaken
+from magid.llama.runtime_settings import BY_KEY, BY_NAME
 
 Port = Annotated[int, Field(ge=1, le=65535)]
-
-MAX_INSTANCES = 16
 
 
 class _Document(BaseModel):
@@ -34,20 +40,31 @@ class _Document(BaseModel):
     )
 
 
-class RuntimeSettings(_Document):
-    """How a model's servers are run; None means the configured default."""
+def _read_settings(value: object) -> Mapping[str, Any]:
+    """Settings by name, from their keys or names. Raises ValueError for what the table lacks."""
+    if not isinstance(value, Mapping):
+        raise ValueError("should be an object")
+    chosen = {}
+    for key, given in value.items():
+        setting = BY_KEY.get(key) or BY_NAME.get(key)
+        if setting is None:
+            raise ValueError(f"{key} is not known")
+        if given is not None:  # as it is written for "the default" where every key is written
+            try:
+                chosen[setting.name] = setting.values.check(given)
+            except ValueError as error:
+                raise ValueError(f"{key} {error}") from None
+    return chosen
 
-    n_gpu_layers: Annotated[int, Field(ge=-1, le=9999)] | None = None
-    ctx_size: Annotated[int, Field(ge=0, le=2**24)] | None = None
-    n_threads: Annotated[int, Field(ge=1, le=1024)] | None = None
-    batch_size: Annotated[int, Field(ge=1, le=2**20)] | None = None
-    parallel: Annotated[int, Field(ge=1, le=1024)] | None = None
-    instances: Annotated[int, Field(ge=1, le=MAX_INSTANCES)] | None = None
-    start: Literal["always", "on-demand"] | None = None
-    idle_stop_seconds: Annotated[int, Field(ge=1, le=2_592_000)] | None = None
-    extra_args: tuple[str, ...] | None = None
-    memory_max: Annotated[int, Field(ge=2**26, le=2**50)] | None = None
-    cpu_quota: Annotated[int, Field(ge=1, le=102_400)] | None = None
+
+def _write_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {BY_NAME[name].key: value for name, value in settings.items()}
+
+
+# How a model's servers are run: by name in the table of run-time settings, only what was chosen.
+ChosenSettings = Annotated[
+    Mapping[str, Any], PlainValidator(_read_settings), PlainSerializer(_write_settings)
+]
 
 
 class ModelEntry(_Document):
@@ -63,7 +80,7 @@ class ModelEntry(_Document):
     enabled_override: bool | None = None
     ports: tuple[Port, ...] = ()
     port_pinned: bool = False  # the first port was chosen by the user
-    settings: RuntimeSettings = RuntimeSettings()
+    settings: ChosenSettings = {}
 
 
 class Registry(_Document):
@@ -206,6 +223,12 @@ def entry_of(registry: Registry, model_id: str) -> ModelEntry:
             modelId=entry.model_id,
         )
     return entry
+
+
+def with_settings(entry: ModelEntry, given: Mapping[str, Any]) -> ModelEntry:
+    """The entry with these settings changed, by name; None puts one back to its default."""
+    chosen = {n: v for n, v in {**entry.settings, **given}.items() if v is not None}
+    return entry.model_copy(update={"settings": chosen})
 
 
 # -- ports -----------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from magid.config.settings import Config, Section
 from magid.errors import InvalidConfig
 from magid.files import strict_yaml
 from magid.files.strict_yaml import Scalar, YamlError
+from magid.llama.runtime_settings import SETTINGS, RuntimeSettings
 
 DEFAULT_PATH = Path("/etc/magi/magid.yaml")
 
@@ -102,6 +103,8 @@ def _descriptions(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[st
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, Section):
             yield from _descriptions(kind, f"{name}.")
+        elif kind is RuntimeSettings:
+            yield from ((f"{name}.{setting.name}", setting.description) for setting in SETTINGS)
         else:
             yield prefix + name, field.description or ""
 

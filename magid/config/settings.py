@@ -24,17 +24,19 @@ from magid.config.values import (
     AbsolutePath,
     Billions,
     Host,
-    Line,
     Port,
     Seconds,
-    allowed_arguments,
     distinct,
     listenable,
     ordered,
     origin,
     profile_name,
     refused,
+    refused_at,
 )
+from magid.errors import InvalidInput
+from magid.llama.options import check_extra_args
+from magid.llama.runtime_settings import RuntimeSettings
 
 
 class Section(BaseModel):
@@ -56,45 +58,6 @@ class TierThresholds(Section):
         if value > limit:
             raise refused(f"should be at most powerful_min ({limit:g}), not {value:g}")
         return value
-
-
-class ServerDefaults(Section):
-    """How servers run where the user set nothing; null leaves it to llama-server."""
-
-    n_gpu_layers: Annotated[StrictInt, Field(ge=-1, le=9999)] | None = Field(
-        None, description="Layers on the GPU; null: as many as fit"
-    )
-    ctx_size: Annotated[StrictInt, Field(ge=0, le=2**24)] | None = Field(
-        None, description="Context of a server in tokens, for all its slots; 0: the model's own"
-    )
-    n_threads: Annotated[StrictInt, Field(ge=1, le=1024)] | None = Field(
-        None, description="CPU threads of a server"
-    )
-    batch_size: Annotated[StrictInt, Field(ge=1, le=2**20)] | None = Field(
-        None, description="Tokens that are processed at once"
-    )
-    parallel: Annotated[StrictInt, Field(ge=1, le=1024)] | None = Field(
-        None, description="Requests that a server works on side by side"
-    )
-    instances: Annotated[StrictInt, Field(ge=1, le=16)] = Field(
-        1, description="Servers of each enabled model"
-    )
-    start: Literal["always", "on-demand"] = Field(
-        "always", description="When servers start: with magid, or with a model's first request"
-    )
-    idle_stop_seconds: Annotated[StrictInt, Field(ge=1, le=2_592_000)] | None = Field(
-        None,
-        description="Seconds without a request after which on-demand servers stop; null: never",
-    )
-    extra_args: Annotated[
-        tuple[Line, ...], Field(max_length=64), AfterValidator(allowed_arguments)
-    ] = Field((), description="More arguments for llama-server, one list item each")
-    memory_max: Annotated[StrictInt, Field(ge=2**26, le=2**50)] | None = Field(
-        None, description="Bytes of memory at which a server is ended; needs systemd"
-    )
-    cpu_quota: Annotated[StrictInt, Field(ge=1, le=102_400)] | None = Field(
-        None, description="Processor time of a server, in percent of one processor; needs systemd"
-    )
 
 
 class Restart(Section):
@@ -193,7 +156,7 @@ class Config(Section):
     )
     tls_key: AbsolutePath | None = Field(None, description="The private key of tls_cert")
     tier_thresholds: TierThresholds = TierThresholds()
-    server_defaults: ServerDefaults = ServerDefaults()
+    server_defaults: RuntimeSettings = RuntimeSettings()
     restart: Restart = Restart()
     gateway: Gateway = Gateway()
     removed_model_days: Annotated[StrictInt, Field(ge=0, le=36_500)] = Field(
@@ -219,6 +182,15 @@ class Config(Section):
     @classmethod
     def _emptied(cls, value: object) -> object:
         return {} if value is None else value  # a section whose keys are all commented out
+
+    @field_validator("server_defaults")
+    @classmethod
+    def _with_allowed_arguments(cls, value: RuntimeSettings) -> RuntimeSettings:
+        try:
+            check_extra_args(value.extra_args)
+        except InvalidInput as error:
+            raise refused_at("extra_args", value.extra_args, error.message) from None
+        return value
 
     @field_validator("tls_key")
     @classmethod

@@ -5,15 +5,19 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictStr
-from pydantic_core import PydanticCustomError
+from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
 
 from magid.config.addresses import is_host, is_origin, parse_address
-from magid.errors import InvalidInput
-from magid.llama.options import check_extra_args
 
 
 def refused(reason: str) -> PydanticCustomError:
     return PydanticCustomError("setting", "{reason}", {"reason": reason})
+
+
+def refused_at(key: str, value: object, reason: str) -> ValidationError:
+    """The same for one key of a section that is checked as a whole."""
+    details = InitErrorDetails(type=refused(reason), loc=(key,), input=value)
+    return ValidationError.from_exception_data("setting", [details])
 
 
 def absolute(value: object) -> object:
@@ -61,13 +65,6 @@ def ordered(values: tuple[int, int]) -> tuple[int, int]:
     if values[0] > values[1]:
         raise refused(f"should be [lowest, highest], not [{values[0]}, {values[1]}]")
     return values
-
-
-def allowed_arguments(arguments: tuple[str, ...]) -> tuple[str, ...]:
-    try:
-        return check_extra_args(arguments)
-    except InvalidInput as error:
-        raise refused(error.message) from None
 
 
 def one_line(text: str) -> str:

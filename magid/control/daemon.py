@@ -6,13 +6,14 @@ of running servers is not kept here: the server backend is asked for it.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from magid.catalog import registry
 from magid.catalog.effective import Model
 from magid.catalog.profile import Profile
 from magid.catalog.profile_store import ProfileDir
-from magid.catalog.registry import ModelEntry, RuntimeSettings
+from magid.catalog.registry import ModelEntry, with_settings
 from magid.config.settings import Config
 from magid.control import boot, planner, snapshot, transitions
 from magid.control.audit_log import StateLog, tell_decision
@@ -203,16 +204,12 @@ class Daemon:
         )
         return model
 
-    async def set_settings(
-        self, model_id: str, change: Callable[[RuntimeSettings], RuntimeSettings]
-    ) -> Model:
-        """Changes the model's runtime settings.
+    async def set_settings(self, model_id: str, given: Mapping[str, Any]) -> Model:
+        """Changes these runtime settings of the model, by name; None clears one.
 
         Raises PortTaken, and changes nothing, if there are too few ports for its instances.
         """
-        _, model = await self._update(
-            model_id, lambda e: e.model_copy(update={"settings": change(e.settings)})
-        )
+        _, model = await self._update(model_id, lambda e: with_settings(e, given))
         return model
 
     async def set_port(self, model_id: str, port: int | None) -> Model:

@@ -14,8 +14,8 @@ import math
 import os
 import re
 import stat
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn, get_args
@@ -291,8 +291,13 @@ class Problem:
 # Python's names for these mean nothing to who writes YAML or JSON.
 _WORDING = {
     "model_type": "should be a mapping of keys to values",
+    "dataclass_type": "should be a mapping of keys to values",
     "tuple_type": "should be a list",
 }
+
+
+# A key that a model, or a dataclass, does not have.
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
 
 def first_problem(error: ValidationError, model: type[BaseModel]) -> Problem:
@@ -301,9 +306,9 @@ def first_problem(error: ValidationError, model: type[BaseModel]) -> Problem:
     An unknown key before all else, because what is missing is often only misspelt.
     """
     found = error.errors(include_url=False)
-    chosen = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
+    chosen = next((e for e in found if e["type"] in _UNKNOWN), found[0])
     path, kind = chosen["loc"], chosen["type"]
-    if kind == "extra_forbidden":
+    if kind in _UNKNOWN:
         return Problem(path, _unknown_key(path, model))
     if kind == "missing":
         return Problem(path, "is missing; add it")
@@ -318,19 +323,22 @@ def first_problem(error: ValidationError, model: type[BaseModel]) -> Problem:
 
 
 def _unknown_key(path: Location, model: type[BaseModel]) -> str:
-    fields = sorted(_model_at(path[:-1], model).model_fields)
-    if path[-1] in fields:
+    known = sorted(_keys_at(path[:-1], model))
+    if path[-1] in known:
         return "is given in two spellings; remove one"
-    near = get_close_matches(str(path[-1]), fields, n=1)
+    near = get_close_matches(str(path[-1]), known, n=1)
     if near:
         return f"is not known; did you mean '{near[0]}'?"
-    return f"is not known; known are {', '.join(fields)}"
+    return f"is not known; known are {', '.join(known)}"
 
 
-def _model_at(path: Location, model: type[BaseModel]) -> type[BaseModel]:
+def _keys_at(path: Location, model: type[BaseModel]) -> Iterable[str]:
+    """Returns the keys of the model at this place in it, or of the dataclass."""
     for part in path:
         field = next((f for n, f in model.model_fields.items() if part in (n, f.alias)), None)
         for kind in () if field is None else (field.annotation, *get_args(field.annotation)):
             if isinstance(kind, type) and issubclass(kind, BaseModel):
                 model = kind
-    return model
+            elif isinstance(kind, type) and is_dataclass(kind):
+                return (each.name for each in fields(kind))
+    return model.model_fields

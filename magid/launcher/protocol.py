@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final
 
 from magid.errors import InvalidInput
+from magid.llama.runtime_settings import MAX_INSTANCES, SERVER_SETTINGS, RuntimeSetting
 from magid.llama.spec import ServerSpec
 
 MAX_LINE_BYTES: Final = 64 * 1024
@@ -26,7 +27,6 @@ _HOST = re.compile(r"[0-9A-Za-z.:-]{1,253}")
 _PATH = re.compile(r"/[^\x00]{1,4094}")
 _STAMP = re.compile(r"[0-9A-Za-z.:,_-]{0,4096}")
 _FLAG = re.compile(r"--?[A-Za-z][A-Za-z0-9._-]{0,63}")
-_ARGUMENT = re.compile(r"[\x20-\x7e]{1,4096}")
 _KINDS: Final = ("chat", "embedding", "reranker")
 
 
@@ -255,24 +255,28 @@ _profile = _or_none(_matching(_PROFILE, "a profile's name or null"))
 _flag_list = _many(_matching(_FLAG, "an option of llama-server"), MAX_FLAGS)
 
 
-# The bounds are those of the configuration's server_defaults.
+def _setting(setting: RuntimeSetting) -> _Check:
+    """The table's own check, as the configuration and the API have it too."""
+
+    def check(name: str, value: Any) -> Any:
+        try:
+            return setting.values.check(value)
+        except ValueError as error:
+            raise _bad(name, str(error)) from None
+
+    return _or_none(check) if setting.default is None else check
+
+
 _SPEC: Final[Mapping[str, _Check]] = {
     "model_id": _matching(_MODEL_ID, "a model's id"),
-    "instance": _int(0, 15),
+    "instance": _int(0, MAX_INSTANCES - 1),
     "port": _port,
     "host": _matching(_HOST, "a host name or an IP address"),
     "model_path": _path,
     "mmproj_path": _or_none(_path),
     "kind": _kind,
-    "n_gpu_layers": _or_none(_int(-1, 9999)),
-    "ctx_size": _or_none(_int(0, 2**24)),
-    "n_threads": _or_none(_int(1, 1024)),
-    "batch_size": _or_none(_int(1, 2**20)),
-    "parallel": _or_none(_int(1, 1024)),
-    "extra_args": _many(_matching(_ARGUMENT, "an argument of printable ASCII"), 64),
-    "memory_max": _or_none(_int(2**26, 2**50)),
-    "cpu_quota": _or_none(_int(1, 102_400)),
     "stamp": _matching(_STAMP, "the identity of files"),
+    **{setting.name: _setting(setting) for setting in SERVER_SETTINGS},
 }
 assert set(_SPEC) == {each.name for each in fields(ServerSpec)}
 

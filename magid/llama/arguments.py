@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from magid.errors import InvalidInput, LlamaServerMissing
 from magid.llama.options import check_extra_args, is_option
+from magid.llama.runtime_settings import SERVER_SETTINGS
 from magid.llama.spec import ServerSpec
 
 # What a server may take over from magid's own environment: where programs and the home folder are,
@@ -97,18 +98,13 @@ def _kind_argv(spec: ServerSpec, flags: frozenset[str]) -> list[str]:
 
 
 def _settings_argv(spec: ServerSpec, flags: frozenset[str]) -> list[str]:
-    chosen: tuple[tuple[str, str | int | None, tuple[str, ...]], ...] = (
-        ("mmproj", spec.mmproj_path, ("--mmproj",)),
-        ("nGpuLayers", spec.n_gpu_layers, ("--n-gpu-layers", "--gpu-layers")),
-        ("ctxSize", spec.ctx_size, ("--ctx-size",)),
-        ("nThreads", spec.n_threads, ("--threads",)),
-        ("batchSize", spec.batch_size, ("--batch-size",)),
-        ("parallel", spec.parallel, ("--parallel",)),
-    )
     argv: list[str] = []
-    for setting, value, names in chosen:
-        if value is not None:
-            argv += [_required(setting, flags, *names), str(value)]
+    if spec.mmproj_path is not None:
+        argv += [_required("mmproj", flags, "--mmproj"), spec.mmproj_path]
+    for setting in SERVER_SETTINGS:
+        value = getattr(spec, setting.name)
+        if setting.options and value is not None:
+            argv += [_required(setting.key, flags, *setting.options), str(value)]
     return argv
 
 

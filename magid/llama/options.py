@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from magid.errors import InvalidInput
-
-MAX_EXTRA_ARGS = 64
+from magid.llama.runtime_settings import MAX_EXTRA_ARGS, SETTINGS
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,11 +211,7 @@ _REFUSED: tuple[tuple[str, str], ...] = (
     ("--api-key|--api-key-file|--api-prefix|--cors-.*|--ssl-.*|--offline", _FIXED),
     ("--metrics|--props|--slots|--no-slots|(--|--no-)(ui|webui)", _FIXED),
     ("--embeddings?|--rerank(ing)?|-mm|--mmproj|--mmproj-auto|--no-mmproj(-auto)?", _FIXED),
-    ("-ngl|--gpu-layers|--n-gpu-layers", _SETTING.format("nGpuLayers")),
-    ("-c|--ctx-size", _SETTING.format("ctxSize")),
-    ("-t|--threads", _SETTING.format("nThreads")),
-    ("-b|--batch-size", _SETTING.format("batchSize")),
-    ("-np|--parallel", _SETTING.format("parallel")),
+    *(("|".join(each.options), _SETTING.format(each.key)) for each in SETTINGS if each.options),
     ("--tools.*|-ag|--agent|-no-ag|--no-agent|--mcp-.*|--(no-)?(ui|webui)-.*", _TOOLS),
     ("--rpc|-mu|--model-url|-mmu|--mmproj-url|-dr|--docker-repo|-hf.*|--hf-.*", _NETWORK),
     ("--spec-draft-hf|--.*-default|--fim-.*", _NETWORK),

@@ -3,12 +3,21 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from typing import Final
 
+from magid.llama.runtime_settings import BY_NAME, ServerSettings
 from magid.systemd.unit_names import unit_name
+
+# Hashed even while they are unset. A setting that came later counts only when it is set, so that
+# an upgrade that brings one changes the hash of no running server, which would restart it.
+_HASHED_UNSET: Final = frozenset(
+    {"n_gpu_layers", "ctx_size", "n_threads", "batch_size", "parallel", "extra_args"}
+    | {"memory_max", "cpu_quota"}
+)
 
 
 @dataclass(frozen=True, slots=True)
-class ServerSpec:
+class ServerSpec(ServerSettings):
     """All that decides how one server runs. Two equal specs are the same server."""
 
     model_id: str
@@ -18,14 +27,6 @@ class ServerSpec:
     model_path: str  # the first shard, absolute, links resolved
     mmproj_path: str | None = None
     kind: str = "chat"  # chat | embedding | reranker
-    n_gpu_layers: int | None = None  # None: llama-server's own default (it fits to free memory)
-    ctx_size: int | None = None
-    n_threads: int | None = None
-    batch_size: int | None = None
-    parallel: int | None = None
-    extra_args: tuple[str, ...] = ()
-    memory_max: int | None = None  # bytes; None: as much as there is
-    cpu_quota: int | None = None  # percent of one processor; None: all of them
     stamp: str = ""  # identity of the files' content (inode, size, times): a replaced file differs
 
     @property
@@ -36,5 +37,11 @@ class ServerSpec:
     @property
     def hash(self) -> str:
         """16 hex digits; what MAGI_SPEC carries, and what `specCurrent` compares."""
-        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        hashed = {name: value for name, value in asdict(self).items() if _is_hashed(name, value)}
+        text = json.dumps(hashed, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _is_hashed(name: str, value: object) -> bool:
+    setting = BY_NAME.get(name)
+    return setting is None or name in _HASHED_UNSET or value != setting.default

@@ -19,7 +19,6 @@ from magid.api.handlers.metrics import discover, get_server_metrics
 from magid.api.handlers.servers import readyz
 from magid.api.metrics_families import FAMILIES, Buckets, Kind
 from magid.api.reply import Call, Reply
-from magid.config.settings import ServerDefaults
 from magid.discovery.tiers import Tier
 from magid.errors import CannotWrite, LlamaServerMissing, MagidError, ServerUnreachable
 from magid.gateway.accounting.request_log import Outcome, Record
@@ -30,6 +29,7 @@ from magid.gateway.routing.request import GatewayRequest
 from magid.gateway.routing.resolver import Reason, Route
 from magid.http.framing import ReplyHead
 from magid.llama.program import LlamaProgram
+from magid.llama.runtime_settings import RuntimeSettings
 from magid.servers.backend import ServerState
 from magid.systemd.bus import BusError
 from tests.support.daemons import ALPHA, BETA, EVERYTHING, GAMMA, House
@@ -152,7 +152,7 @@ async def test_what_runs(house: House) -> None:
 
 
 async def test_a_model_on_demand_is_wanted_once_it_was_asked_for(house: House) -> None:
-    house.settings["server_defaults"] = ServerDefaults(start="on-demand")
+    house.settings["server_defaults"] = RuntimeSettings(start="on-demand")
     ctx = await context(house)
 
     async def wanted() -> dict[str, float]:

@@ -5,16 +5,16 @@ from typing import Any
 import pytest
 
 from magid.catalog.effective import Model, effective_models
-from magid.catalog.registry import RuntimeSettings
+from magid.catalog.registry import with_settings
 from magid.config.settings import Config
 from magid.discovery.abilities import Abilities
 from magid.discovery.kinds import ModelKind
 from tests.support.values import found, merged
 
 
-def model(settings: RuntimeSettings, **changes: Any) -> Model:
+def model(settings: dict[str, Any], **changes: Any) -> Model:
     merge = merged(found("a", abilities=Abilities(tools=False), **changes))
-    entry = merge.registry.models["a"].model_copy(update={"settings": settings})
+    entry = with_settings(merge.registry.models["a"], settings)
     return effective_models(merge.registry.with_entry(entry), merge.found, None, Config())["a"]
 
 
@@ -26,11 +26,11 @@ def model(settings: RuntimeSettings, **changes: Any) -> Model:
 def test_with_another_template_the_header_does_not_tell(
     arguments: tuple[str, ...], tools: bool | None
 ) -> None:
-    assert model(RuntimeSettings(extra_args=arguments)).abilities.tools is tools
+    assert model({"extra_args": arguments}).abilities.tools is tools
 
 
 def test_no_template_makes_an_embedding_model_call_tools() -> None:
-    settings = RuntimeSettings(extra_args=("--no-jinja",))
+    settings = {"extra_args": ("--no-jinja",)}
     assert model(settings, kind=ModelKind.EMBEDDING).abilities.tools is False
 
 
@@ -42,5 +42,5 @@ def test_no_template_makes_an_embedding_model_call_tools() -> None:
 def test_the_context_is_what_is_set_and_never_more_than_trained_for(
     size: int | None, trained: int | None, length: int | None
 ) -> None:
-    settings = RuntimeSettings(ctx_size=size)
+    settings = {"ctx_size": size}
     assert model(settings, context_length=trained).context_length == length

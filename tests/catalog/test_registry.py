@@ -9,13 +9,13 @@ from magid.catalog.registry import (
     Merge,
     ModelEntry,
     Registry,
-    RuntimeSettings,
     allocate_ports,
     entry_of,
     merge_scan,
     parse,
     pin_port,
     resolve_id,
+    with_settings,
 )
 from magid.discovery.tiers import Tier
 from magid.errors import InvalidInput, ModelGone, ModelNotFound, PortTaken
@@ -49,7 +49,7 @@ def test_an_id_stays_while_the_file_stays_whatever_the_file_becomes() -> None:
 
 def test_a_rescan_keeps_every_override() -> None:
     first = merged(found("x"), found("y"))
-    settings = RuntimeSettings(ctx_size=4096, extra_args=("--no-mmap",))
+    settings = {"ctx_size": 4096, "extra_args": ("--no-mmap",)}
     entry = first.registry.models["x"].model_copy(
         update={
             "tier_override": Tier.POWERFUL,
@@ -231,17 +231,13 @@ def test_a_pin_can_be_given_back() -> None:
 
 def test_the_document_reads_back_as_it_was_written() -> None:
     registry = with_override(merged(found("x"), found("y")), "x")
-    registry = replace_settings(registry, "y", RuntimeSettings(extra_args=("--seed", "1")))
+    entry = with_settings(registry.models["y"], {"extra_args": ("--seed", "1")})
+    registry = registry.with_entry(entry)
     for without_defaults in (False, True):
         document = registry.model_dump(
             mode="json", by_alias=True, exclude_defaults=without_defaults
         )
         assert parse(document) == registry
-
-
-def replace_settings(registry: Registry, model_id: str, settings: RuntimeSettings) -> Registry:
-    entry = registry.models[model_id].model_copy(update={"settings": settings})
-    return registry.with_entry(entry)
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,9 @@ def test_an_emptied_section_is_default(tmp_path: Path) -> None:
         ("tier_thresholds: {fast_max: 15}", "line 1: tier_thresholds.fast_max should be at most p"),
         ("tier_thresholds:\n  powerful_min: 2", "line 1: tier_thresholds.fast_max should be at"),
         ("server_defaults: {ctx_size: 1.5}", "line 1: server_defaults.ctx_size should be a valid"),
-        ("server_defaults: {extra_args: ['']}", "line 1: server_defaults.extra_args[0] should be"),
+        ("server_defaults: {extra_args: [1]}", "line 1: server_defaults.extra_args[0] should be"),
+        ("\nserver_defaults:\n  ctx_sise: 1", "line 3: server_defaults.ctx_sise is not known; did"),
+        ("server_defaults: [1]", "line 1: server_defaults should be a mapping of keys to values"),
     ],
 )
 def test_wrong_values_in_the_file(tmp_path: Path, text: str, message: str) -> None:

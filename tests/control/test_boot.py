@@ -58,7 +58,7 @@ async def interrupted(house: House) -> None:
 
 
 async def more_slots(daemon: Daemon, _: House) -> None:
-    await daemon.set_settings(ALPHA, lambda now: now.model_copy(update={"parallel": 3}))
+    await daemon.set_settings(ALPHA, {"parallel": 3})
 
 
 async def disable(daemon: Daemon, _: House) -> None:

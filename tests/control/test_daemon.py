@@ -272,7 +272,7 @@ async def test_no_port_left(house: House) -> None:
     before = daemon.snapshot.registry
     for change in (
         daemon.set_enabled(GAMMA, enabled=True),
-        daemon.set_settings(ALPHA, lambda s: s.model_copy(update={"instances": 2})),
+        daemon.set_settings(ALPHA, {"instances": 2}),
     ):
         with pytest.raises(PortTaken, match=r"cannot give '\w+' the ports it needs: .* 9000-9001"):
             await change

@@ -1,11 +1,12 @@
 """The core as tables: what is wanted and what runs -> what to stop, start, keep."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
 from magid.control import planner
 from magid.control.planner import Blocked, BootRecord, Wanted
+from magid.llama.runtime_settings import SERVER_SETTINGS
 from magid.llama.spec import ServerSpec
 from magid.servers.backend import ObservedServer, ServerState
 from tests.support.values import observed, spec
@@ -164,10 +165,9 @@ def test_stop_all_leaves_out_what_does_not_run() -> None:
 def test_the_hash_covers_every_field_that_decides_how_a_server_runs() -> None:
     changes: dict[str, object] = {
         "model_id": "z", "instance": 1, "port": 1, "host": "::1", "model_path": "/z",
-        "mmproj_path": "/p", "kind": "embedding", "n_gpu_layers": 0, "ctx_size": 1,
-        "n_threads": 1, "batch_size": 1, "parallel": 1, "extra_args": ("--x",), "stamp": "z",
-        "memory_max": 2**30, "cpu_quota": 50,
+        "mmproj_path": "/p", "kind": "embedding", "stamp": "z",
+        **{each.name: each.values.parse(each.example) for each in SERVER_SETTINGS},
     }  # fmt: skip
-    assert changes.keys() == set(ServerSpec.__dataclass_fields__)
+    assert changes.keys() == {each.name for each in fields(ServerSpec)}
     hashes = {replace(A, **{name: value}).hash for name, value in changes.items()}  # type: ignore[arg-type]  # one field each
     assert len(hashes | {A.hash}) == len(changes) + 1

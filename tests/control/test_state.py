@@ -2,13 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from magid.catalog.profile import Profile
-from magid.catalog.registry import RuntimeSettings
 from magid.control.snapshot import Phase
 from magid.control.state import Change
 from magid.discovery.tiers import Tier
@@ -67,8 +66,8 @@ async def test_concurrent_changes_are_all_kept(house: House) -> None:
         daemon.set_tier(ALPHA, Tier.POWERFUL),
         daemon.set_thinking(ALPHA, thinking=True),
         daemon.set_enabled(BETA, enabled=False),
-        daemon.set_settings(GAMMA, lambda s: s.model_copy(update={"ctx_size": 512})),
-        daemon.set_settings(GAMMA, lambda s: s.model_copy(update={"parallel": 2})),
+        daemon.set_settings(GAMMA, {"ctx_size": 512}),
+        daemon.set_settings(GAMMA, {"parallel": 2}),
         daemon.set_port(GAMMA, 9005),
         daemon.rescan(),
     )
@@ -154,7 +153,7 @@ async def test_nothing_changes_that_cannot_be_written(house: House) -> None:
         daemon.set_tier(ALPHA, Tier.POWERFUL),
         daemon.set_thinking(ALPHA, thinking=True),
         daemon.set_enabled(ALPHA, enabled=False),
-        daemon.set_settings(ALPHA, lambda _: RuntimeSettings(ctx_size=5)),
+        daemon.set_settings(ALPHA, {"ctx_size": 5}),
         daemon.set_port(ALPHA, 9005),
         daemon.activate("other", apply=True),
     ):
@@ -383,11 +382,7 @@ async def test_every_moment_has_its_own_revision(house: House) -> None:
     await daemon.open()
     await until(daemon, lambda: daemon.phase is Phase.SERVING)
     await asyncio.gather(
-        *(daemon.set_settings(ALPHA, with_context(size)) for size in range(5)),
+        *(daemon.set_settings(ALPHA, {"ctx_size": size}) for size in range(5)),
         daemon.rescan(),
     )
     assert len(seen) > 5
-
-
-def with_context(size: int) -> Callable[[RuntimeSettings], RuntimeSettings]:
-    return lambda settings: settings.model_copy(update={"ctx_size": size})

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from magid.config.settings import Gateway, ServerDefaults
+from magid.config.settings import Gateway
 from magid.control.daemon import Daemon
 from magid.errors import MagidError, NotReady
 from magid.gateway.dispatcher import Dispatcher
@@ -18,6 +18,7 @@ from magid.gateway.proxy.forward import ForwardedRequest
 from magid.gateway.routing.endpoints import find
 from magid.gateway.routing.request import GatewayRequest
 from magid.http.framing import ReplyHead
+from magid.llama.runtime_settings import RuntimeSettings
 from magid.llama.spec import ServerSpec
 from magid.servers.backend import ServerState
 from tests.support.daemons import ALPHA, BETA, GAMMA, House, states
@@ -144,7 +145,7 @@ def make(tmp_path: Path, free_ports: Callable[[int], int]) -> Callable[..., Any]
         low = free_ports(MODELS)
         house.settings |= {
             "port_range": (low, low + MODELS - 1),
-            "server_defaults": ServerDefaults(start="on-demand"),
+            "server_defaults": RuntimeSettings(start="on-demand"),
             "gateway": Gateway(max_loaded=max_loaded, queue_timeout=QUEUE_S),
         }
         servers = [await asyncio.start_server(serve, "127.0.0.1", low + n) for n in range(MODELS)]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from magid.config.settings import Gateway, ServerDefaults
+from magid.config.settings import Gateway
 from magid.control.daemon import Daemon
 from magid.control.snapshot import Phase
 from magid.discovery.tiers import Tier
@@ -29,6 +29,7 @@ from magid.gateway.proxy.server import Server
 from magid.gateway.routing.endpoints import find
 from magid.gateway.routing.request import GatewayRequest
 from magid.http.framing import ReplyHead
+from magid.llama.runtime_settings import RuntimeSettings
 from magid.log import rate_limit
 from magid.servers.backend import ServerState
 from tests.support.daemons import ALPHA, BETA, GAMMA, ONLY_FAST, House, states, until
@@ -93,7 +94,7 @@ async def gateway_of(house: House, daemon: Daemon | None = None) -> AsyncIterato
 async def test_who_asks_during_the_first_scan_waits_as_long_as_a_start_may_take(
     house: House,
 ) -> None:
-    house.settings["server_defaults"] = ServerDefaults(start="on-demand")
+    house.settings["server_defaults"] = RuntimeSettings(start="on-demand")
     house.launcher.hold("start", 9000)
     async with gateway_of(house) as dispatcher:
         exchange = dispatcher.send(chat(ALPHA), Client())
@@ -163,7 +164,7 @@ async def test_a_first_start_lists_nothing(house: House) -> None:
 
 async def test_a_model_that_may_have_eyes_is_sent_no_address_to_fetch(house: House) -> None:
     """What it can do is known once it runs."""
-    house.settings["server_defaults"] = ServerDefaults(start="on-demand")
+    house.settings["server_defaults"] = RuntimeSettings(start="on-demand")
     dispatcher = Dispatcher(await house.running())
     try:
         seen = {"type": "image_url", "image_url": {"url": "http://169.254.169.254/latest"}}
@@ -208,7 +209,7 @@ async def silence(house: House) -> AsyncIterator[tuple[Daemon, Dispatcher]]:
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     house.settings["port_range"] = (port, port)
-    house.settings["server_defaults"] = ServerDefaults(parallel=1)
+    house.settings["server_defaults"] = RuntimeSettings(parallel=1)
     house.write_profile("test", ONLY_FAST)
     daemon = await house.running()
     dispatcher = Dispatcher(daemon)
@@ -258,7 +259,7 @@ async def test_who_waits_for_a_start_hears_of_a_mistake_too(
     house: House, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Here of one that is made when room is needed."""
-    house.settings["server_defaults"] = ServerDefaults(start="on-demand")
+    house.settings["server_defaults"] = RuntimeSettings(start="on-demand")
     house.settings["gateway"] = Gateway(max_loaded=1)
     tasks: list[asyncio.Task[None]] = []
     failed: list[tuple[str, MagidError]] = []

@@ -2,7 +2,9 @@
 
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,8 +12,9 @@ from hypothesis import strategies as st
 
 from magid.errors import InvalidInput, LlamaServerMissing
 from magid.llama.arguments import child_environment, server_argv
-from magid.llama.options import MAX_EXTRA_ARGS, allowed_options, check_extra_args
+from magid.llama.options import allowed_options, check_extra_args
 from magid.llama.program import flags_in, version_in
+from magid.llama.runtime_settings import MAX_EXTRA_ARGS
 from magid.llama.spec import ServerSpec
 
 SPEC = ServerSpec("demo_tiny", 0, 8080, "127.0.0.1", "/models/demo.gguf")
@@ -213,10 +216,10 @@ def test_a_plain_server() -> None:
         ({"extra_args": ("--seed", "-1")}, ["--seed", "-1"]),
     ],
 )
-def test_settings(changes: dict[str, object], added: list[str]) -> None:
+def test_settings(changes: dict[str, Any], added: list[str]) -> None:
     plain = server_argv(SPEC, "p", "/run/key", FLAGS)
-    fields = {name: getattr(SPEC, name) for name in SPEC.__slots__} | changes
-    assert server_argv(ServerSpec(**fields), "p", "/run/key", FLAGS) == [*plain, *added]
+    spec = replace(SPEC, **changes)
+    assert server_argv(spec, "p", "/run/key", FLAGS) == [*plain, *added]
 
 
 def test_an_older_program() -> None:
@@ -237,16 +240,15 @@ def test_a_program_without_keys() -> None:
         ({"extra_args": ("--jinja",)}, "--jinja"),
     ],
 )
-def test_a_choice_is_never_dropped(changes: dict[str, object], missing: str) -> None:
-    fields = {name: getattr(SPEC, name) for name in SPEC.__slots__} | changes
+def test_a_choice_is_never_dropped(changes: dict[str, Any], missing: str) -> None:
+    spec = replace(SPEC, **changes)
     with pytest.raises(InvalidInput, match=f"does not know {missing}"):
-        server_argv(ServerSpec(**fields), "p", "/run/key", frozenset({"--api-key-file"}))
+        server_argv(spec, "p", "/run/key", frozenset({"--api-key-file"}))
 
 
 def test_extra_args_are_checked_again() -> None:
-    fields = {name: getattr(SPEC, name) for name in SPEC.__slots__}
     with pytest.raises(InvalidInput, match="--tools"):
-        server_argv(ServerSpec(**fields | {"extra_args": ("--tools", "all")}), "p", "k", FLAGS)
+        server_argv(replace(SPEC, extra_args=("--tools", "all")), "p", "k", FLAGS)
 
 
 def test_environment() -> None:

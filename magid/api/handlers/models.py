@@ -136,15 +136,15 @@ async def put_port(ctx: Context, call: Call) -> Reply:
 
 async def put_settings(ctx: Context, call: Call) -> Reply:
     """Change how the model runs; null puts a setting back to its default."""
-    body: models.SettingsBody = call.body
+    body: models.SettingsChange = call.body
     ctx.need_listing()
-    if body.extra_args is not None:
-        options.check_extra_args(body.extra_args)
-    model = await ctx.daemon.set_settings(call.params["modelId"], body.onto)
+    given = body.given()
+    options.check_extra_args(given.get("extra_args") or ())
+    model = await ctx.daemon.set_settings(call.params["modelId"], given)
     answer: models.SettingsReply = {
         "message": f"Runtime settings updated for {model.model_id}",
         "modelId": model.model_id,
-        "runtimeSettings": views.runtime_settings(model.entry.settings),
+        "runtimeSettings": views.chosen_settings(model.entry.settings),
         "restartRequired": ctx.daemon.restart_required(model.model_id),
     }
     return reply(answer)

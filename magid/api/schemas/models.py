@@ -5,15 +5,15 @@ OpenAPI describes them, and no object is built twice. `tierThresholds` keeps the
 that the first clients were written against.
 """
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.alias_generators import to_camel
 from typing_extensions import TypedDict
 
-from magid.catalog.registry import RuntimeSettings
 from magid.discovery.kinds import ModelKind
 from magid.discovery.tiers import ThinkingMode, Tier
+from magid.llama.runtime_settings import SETTINGS
 
 JSON_OBJECT = dict[str, Any]
 
@@ -47,26 +47,27 @@ class PortBody(Body):
     port: Annotated[int, Field(ge=1, le=65535)] | None
 
 
-class SettingsBody(Body):
-    """Every key may be left out (unchanged) or null (back to the default)."""
+class SettingsChange(Body):
+    """The body without its keys, which the table of run-time settings has."""
 
-    n_gpu_layers: Annotated[int, Field(ge=-1, le=9999)] | None = None
-    ctx_size: Annotated[int, Field(ge=0, le=2**24)] | None = None
-    n_threads: Annotated[int, Field(ge=1, le=1024)] | None = None
-    batch_size: Annotated[int, Field(ge=1, le=2**20)] | None = None
-    parallel: Annotated[int, Field(ge=1, le=1024)] | None = None
-    instances: Annotated[int, Field(ge=1, le=16)] | None = None
-    extra_args: Annotated[list[str], Field(max_length=64)] | None = None
-    start: Literal["always", "on-demand"] | None = None
-    idle_stop_seconds: Annotated[int, Field(ge=1, le=2_592_000)] | None = None
-    memory_max: Annotated[int, Field(ge=2**26, le=2**50)] | None = None
-    cpu_quota: Annotated[int, Field(ge=1, le=102_400)] | None = None
+    def given(self) -> dict[str, Any]:
+        """Returns the settings that are in the body, by name."""
+        return {name: getattr(self, name) for name in self.model_fields_set}
 
-    def onto(self, settings: RuntimeSettings) -> RuntimeSettings:
-        given = self.model_dump(include=self.model_fields_set)
-        if given.get("extra_args") is not None:
-            given["extra_args"] = tuple(given["extra_args"])
-        return settings.model_copy(update=given)
+
+_FIELDS: dict[str, Any] = {
+    each.name: (
+        each.annotation | None,
+        Field(None, description=each.meaning, **each.values.constraints),
+    )
+    for each in SETTINGS
+}
+SettingsBody: type[SettingsChange] = create_model(
+    "SettingsBody",
+    __base__=SettingsChange,
+    __doc__="Every key may be left out (unchanged) or null (back to the default).",
+    **_FIELDS,
+)
 
 
 class ErrorReply(TypedDict):
@@ -84,6 +85,14 @@ class Companion(TypedDict):
     filePath: str
 
 
+if TYPE_CHECKING:  # the type checker reads no table
+
+    class SettingsInForce(TypedDict): ...
+
+else:
+    SettingsInForce = TypedDict("SettingsInForce", {s.key: s.annotation for s in SETTINGS})
+
+
 class Abilities(TypedDict):
     """Known before a model runs, from its header and its projector's. null: they do not tell."""
 
@@ -97,7 +106,7 @@ class Abilities(TypedDict):
     embeddingLength: int | None
 
 
-class DiscoveredModel(TypedDict):
+class DiscoveredModel(SettingsInForce, TypedDict):
     filePath: str
     filename: str
     stem: str  # of a model in several files without the number of the shard
@@ -130,17 +139,6 @@ class DiscoveredModel(TypedDict):
     thinkingMode: ThinkingMode
     thinkingEvidence: str
     abilities: Abilities
-    nGpuLayers: int | None
-    ctxSize: int | None
-    nThreads: int | None
-    batchSize: int | None
-    parallel: int | None
-    instances: int
-    extraArgs: list[str]
-    start: Literal["always", "on-demand"]
-    idleStopSeconds: int | None
-    memoryMax: int | None
-    cpuQuota: int | None
     discoveredAt: str
 
 

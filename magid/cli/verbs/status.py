@@ -20,15 +20,7 @@ from magid.cli.output import (
 )
 from magid.cli.parser import Verbs
 
-# Setting of the API -> the options of llama-server that come from it.
-OPTIONS = {
-    "nGpuLayers": ("--n-gpu-layers", "--gpu-layers"), "ctxSize": ("--ctx-size",),
-    "nThreads": ("--threads",), "batchSize": ("--batch-size",), "parallel": ("--parallel",),
-    "port": ("--port",),
-}  # fmt: skip
 DISCOVERED = ("--model", "--alias", "--mmproj", "--embeddings", "--embedding", "--reranking")
-SETTINGS = ("nGpuLayers", "ctxSize", "nThreads", "batchSize", "parallel", "instances", "extraArgs",
-            "start", "idleStopSeconds", "memoryMax", "cpuQuota")  # fmt: skip
 
 
 def add(verbs: Verbs) -> None:
@@ -141,6 +133,8 @@ def show(client: Client, args: argparse.Namespace) -> int:
     if args.json:
         print_json(answer)
         return 0
+    from magid.llama.runtime_settings import SETTINGS  # late: it takes some milliseconds
+
     sources = answer["sources"]
     say(answer["modelId"])
     rows: list[tuple[str, object, str]] = [
@@ -155,7 +149,7 @@ def show(client: Client, args: argparse.Namespace) -> int:
         ("thinking", answer["effectiveThinking"], f"{sources['thinking']}: {_evidence(answer)}"),
         ("enabled", answer["enabled"], answer["wantedReason"]),
         ("port", ", ".join(map(str, answer["ports"])) or answer["port"], sources["port"]),
-        *((key, _value(answer[key]), sources.get(key, "")) for key in SETTINGS),
+        *((s.key, s.show(answer.get(s.key)), sources.get(s.key, "")) for s in SETTINGS),
     ]
     explained([(name, cell(value), about) for name, value, about in rows])
     if answer["argvProblem"]:
@@ -165,10 +159,6 @@ def show(client: Client, args: argparse.Namespace) -> int:
 
 def _evidence(answer: Any) -> str:
     return f"{answer['thinkingMode']}, {answer['thinkingEvidence']}"
-
-
-def _value(value: object) -> object:
-    return " ".join(map(str, value)) if isinstance(value, list) else value
 
 
 def cat(client: Client, args: argparse.Namespace) -> int:
@@ -199,9 +189,11 @@ def _options(argv: list[str], answer: Any) -> list[tuple[list[str], str]]:
 
 
 def _origin(option: str, answer: Any) -> str:
-    for setting, options in OPTIONS.items():
-        if option in options:
-            return str(answer["sources"].get(setting, ""))
+    from magid.llama.runtime_settings import SETTINGS  # late: it takes some milliseconds
+
+    owners = {name: setting.key for setting in SETTINGS for name in setting.options}
+    if setting := {"--port": "port", **owners}.get(option):
+        return str(answer["sources"].get(setting, ""))
     if option in DISCOVERED:
         return "discovery"
     if option in {word.partition("=")[0] for word in answer["extraArgs"]}:

@@ -1,0 +1,164 @@
+"""The table of run-time settings: how a model's servers run.
+
+Each field of `RuntimeSettings` is one row: its name in Python and in magid.yaml, its type, what it
+takes, and its words. `SETTINGS` has the rows. Everything else is made from them: the
+configuration's `server_defaults`, the registry's overrides, the API's bodies and answers, the
+launcher's checks, the arguments of llama-server, `magictl set`, `show` and `cat`, the manuals, the
+completions, and the tables in docs/. To add a setting, add a field.
+"""
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Final, Literal
+
+from magid.llama.setting_values import (
+    BYTES,
+    PERCENT,
+    SECONDS,
+    TOKENS,
+    Arguments,
+    Choice,
+    Integer,
+    Values,
+)
+
+MAX_INSTANCES: Final = 16
+MAX_EXTRA_ARGS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeSetting:
+    """One row of the table."""
+
+    values: Values
+    meaning: str
+    unset: str  # what counts if it is not set, in magid.yaml neither
+    example: str  # as a person types it
+    options: tuple[str, ...]  # of llama-server, the present spelling first; empty: magid's own
+    name: str = ""  # in Python and in magid.yaml
+    annotation: Any = None  # its type; a default of None is one of its values
+    default: Any = None
+
+    @property
+    def key(self) -> str:
+        """The name in REST, in the registry and for magictl: `ctxSize`."""
+        first, *rest = self.name.split("_")
+        return first + "".join(map(str.capitalize, rest))
+
+    def show(self, value: Any) -> str | None:
+        """Returns the value as a person may type it; None if it is not set."""
+        return None if value is None else self.values.show(value)
+
+    @property
+    def description(self) -> str:
+        """The meaning as the configuration has it."""
+        return f"{self.meaning}; null: {self.unset}" if self.default is None else self.meaning
+
+
+def _setting(
+    values: Values,
+    meaning: str,
+    *,
+    example: str,
+    unset: str = "",
+    options: tuple[str, ...] = (),
+    default: Any = None,
+) -> Any:
+    row = RuntimeSetting(values, meaning, unset, example, options, default=default)
+    about = {"setting": row, "description": row.description}
+    return field(default=default, metadata={**about, **values.constraints})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """The settings that decide how one llama-server runs; `ServerSpec` has them too."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}  # in the configuration
+
+    n_gpu_layers: int | None = _setting(
+        Integer(-1, 9999),
+        "Layers on the GPU; 0: none",
+        unset="as many as fit",
+        options=("--n-gpu-layers", "--gpu-layers", "-ngl"),
+        example="99",
+    )
+    ctx_size: int | None = _setting(
+        Integer(0, 2**24, TOKENS),
+        "Context of a server in tokens, for all its slots; 0: the model's own",
+        unset="llama-server chooses",
+        options=("--ctx-size", "-c"),
+        example="8192",
+    )
+    n_threads: int | None = _setting(
+        Integer(1, 1024),
+        "CPU threads of a server",
+        unset="llama-server chooses",
+        options=("--threads", "-t"),
+        example="8",
+    )
+    batch_size: int | None = _setting(
+        Integer(1, 2**20, TOKENS),
+        "Tokens that are processed at once",
+        unset="llama-server chooses",
+        options=("--batch-size", "-b"),
+        example="2048",
+    )
+    parallel: int | None = _setting(
+        Integer(1, 1024),
+        "Requests that a server works on side by side",
+        unset="llama-server chooses",
+        options=("--parallel", "-np"),
+        example="4",
+    )
+    extra_args: tuple[str, ...] = _setting(
+        Arguments(MAX_EXTRA_ARGS),
+        "More arguments for llama-server, one list item each",
+        default=(),
+        example="--temp 0.2 --flash-attn on",
+    )
+    memory_max: int | None = _setting(
+        Integer(2**26, 2**50, BYTES),
+        "Bytes of memory at which a server is ended; needs systemd",
+        unset="no limit",
+        example="24G",
+    )
+    cpu_quota: int | None = _setting(
+        Integer(1, 102_400, PERCENT),
+        "Processor time of a server, in percent of one processor; needs systemd",
+        unset="no limit",
+        example="150%",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeSettings(ServerSettings):
+    """All settings, with the values of magid's own defaults; None leaves it to llama-server."""
+
+    instances: int = _setting(
+        Integer(1, MAX_INSTANCES), "Servers of each enabled model", default=1, example="2"
+    )
+    start: Literal["always", "on-demand"] = _setting(
+        Choice(("always", "on-demand")),
+        "When servers start: with magid, or with a model's first request",
+        default="always",
+        example="on-demand",
+    )
+    idle_stop_seconds: int | None = _setting(
+        Integer(1, 2_592_000, SECONDS),
+        "Seconds without a request after which on-demand servers stop",
+        unset="never",
+        example="10m",
+    )
+
+
+SETTINGS: Final[tuple[RuntimeSetting, ...]] = tuple(
+    replace(each.metadata["setting"], name=each.name, annotation=each.type)
+    for each in fields(RuntimeSettings)
+)
+BY_NAME: Final = {setting.name: setting for setting in SETTINGS}
+BY_KEY: Final = {setting.key: setting for setting in SETTINGS}
+SERVER_SETTINGS: Final = tuple(BY_NAME[each.name] for each in fields(ServerSettings))
+
+
+def server_settings(settings: RuntimeSettings) -> dict[str, Any]:
+    """The values of `SERVER_SETTINGS`, by name."""
+    return {setting.name: getattr(settings, setting.name) for setting in SERVER_SETTINGS}
