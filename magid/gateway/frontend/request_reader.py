@@ -45,6 +45,7 @@ class RequestHead:
     expects: bool
     is_json: bool
     presented: Credential | None  # a digest of the credential: not what they hold
+    presented_id: str  # the digest in hex; empty: no credential
     client_request_id: str  # the caller's own, beside magid's; empty: it has none
     passed: bytes
     origin: str | None = None
@@ -71,6 +72,7 @@ def parse_request_head(raw: bytes, policy: origins.Policy | None) -> RequestHead
         origin = origins.check_origin(text, policy, changes=changes)
     path, _, query = target.decode("latin-1").partition("?")
     is_1_0 = version == b"HTTP/1.0"
+    presented = credential_from_headers(fields.get(b"authorization"), fields.get(b"x-api-key"))
     given = fields.get(b"x-request-id", b"")
     return RequestHead(
         method=method.decode(),
@@ -81,7 +83,8 @@ def parse_request_head(raw: bytes, policy: origins.Policy | None) -> RequestHead
         is_1_0=is_1_0,
         expects=_expects(fields),
         is_json=fields.get(b"content-type", b"").partition(b";")[0].strip().lower() == _JSON,
-        presented=credential_from_headers(fields.get(b"authorization"), fields.get(b"x-api-key")),
+        presented=presented,
+        presented_id=presented.digest.hex() if presented else "",
         client_request_id=given.decode() if _REQUEST_ID.fullmatch(given) else "",
         passed=b"".join(b"%b: %b\r\n" % (n, v) for n, v in fields.items() if _PASSED.fullmatch(n)),
         origin=origin,
