@@ -256,10 +256,7 @@ async def _all(tasks: list[_Task]) -> None:
 
 def devices_of(spec: ServerSpec) -> frozenset[str]:
     """Returns the devices the server loads onto. Empty: llama-server chooses among all of them."""
-    for flag, value in zip(spec.extra_args, spec.extra_args[1:], strict=False):
-        if flag in ("--device", "-dev"):
-            return frozenset(name.strip() for name in value.split(","))
-    return frozenset()
+    return frozenset(spec.device.split(",") if spec.device else ())
 
 
 def _share(some: frozenset[str], others: frozenset[str]) -> bool:

@@ -65,10 +65,6 @@ _COUNT_OR_MINUS_ONE = _int(-1, _MANY)
 _SHARE = _float(0, 1)
 _FACTOR = _float(-1, 1_000_000)
 _CACHE_TYPE = _one_of("f32 f16 bf16 q8_0 q4_0 q4_1 iq4_nl q5_0 q5_1")
-_DEVICES = _Value(
-    re.compile(r"none|[A-Za-z]{1,16}[0-9]{0,3}(?:,[A-Za-z]{1,16}[0-9]{0,3}){0,31}"),
-    "none, or device names as `llama-server --list-devices` gives them, with commas between",
-)
 # A name that is not built in would be taken as the text of a template.
 _CHAT_TEMPLATE = _one_of(
     """bailing bailing-think bailing2 chatglm3 chatglm4 chatml command-r deepseek deepseek-ocr
@@ -108,7 +104,6 @@ _ALLOWED: tuple[tuple[str, _Value | None], ...] = (
     ("-lzm --lazy-mode", _one_of("on auto off")),
     ("--mlock", None),
     ("--no-mmap", None),
-    ("-dev --device", _DEVICES),
     ("-sm --split-mode", _one_of("none layer row tensor")),
     ("-ts --tensor-split", _floats(0, 1_000_000)),
     ("-mg --main-gpu", _int(0, 127)),

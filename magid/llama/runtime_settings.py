@@ -18,11 +18,14 @@ from magid.llama.setting_values import (
     Arguments,
     Choice,
     Integer,
+    Text,
     Values,
 )
 
 MAX_INSTANCES: Final = 16
 MAX_EXTRA_ARGS: Final = 64
+_DEVICE: Final = "[A-Za-z]{1,16}[0-9]{0,3}"
+_DEVICES: Final = f"{_DEVICE}(?:,{_DEVICE}){{0,31}}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,13 @@ class ServerSettings:
         unset="as many as fit",
         options=("--n-gpu-layers", "--gpu-layers", "-ngl"),
         example="99",
+    )
+    device: str | None = _setting(
+        Text(_DEVICES, "none, or names from llama-server --list-devices with commas between"),
+        "GPUs that a server uses, such as CUDA0 or Vulkan1,Vulkan2; none: the processor alone",
+        unset="llama-server chooses",
+        options=("--device", "-dev"),
+        example="CUDA0",
     )
     ctx_size: int | None = _setting(
         Integer(0, 2**24, TOKENS),

@@ -22,7 +22,7 @@ A, B, C = spec("a", 8080), spec("b", 8081), spec("c", 8082)
 
 
 def on(device: str, of: ServerSpec) -> ServerSpec:
-    return replace(of, extra_args=("--device", device))
+    return replace(of, device=device)
 
 
 def starts(*specs: ServerSpec) -> Plan:
@@ -93,7 +93,6 @@ async def test_starts_on_one_device_go_one_after_another(
         (on("none", A), on("CUDA0", B), True),
         (A, on("CUDA0", B), False),  # llama-server takes every device by itself
         (on("CUDA0", A), B, False),
-        (replace(A, extra_args=("-dev", "CUDA0")), on("CUDA1", B), True),
     ],
 )
 async def test_devices(
@@ -469,14 +468,8 @@ async def test_finished_gives_up_and_the_work_goes_on(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "devices"),
-    [
-        ((), set()),
-        (("--device", "CUDA0"), {"CUDA0"}),
-        (("-ngl", "3", "-dev", "CUDA0, CUDA1"), {"CUDA0", "CUDA1"}),
-        (("--device",), set()),
-        (("--alias", "--device"), set()),
-    ],
+    ("device", "devices"),
+    [(None, set()), ("CUDA0", {"CUDA0"}), ("CUDA0,CUDA1", {"CUDA0", "CUDA1"}), ("none", {"none"})],
 )
-def test_devices_of(arguments: tuple[str, ...], devices: set[str]) -> None:
-    assert devices_of(replace(A, extra_args=arguments)) == devices
+def test_devices_of(device: str | None, devices: set[str]) -> None:
+    assert devices_of(replace(A, device=device)) == devices

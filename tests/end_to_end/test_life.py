@@ -307,6 +307,31 @@ def ready_of(magid: Running, model_id: str) -> list[Any]:
     return [s for s in servers if s["modelId"] == model_id and s["isReady"]]
 
 
+def test_a_model_runs_on_the_device_that_was_chosen(magid: Running) -> None:
+    with magid:
+        magid.wait_ready()
+        model_id = by_family(magid)["alpha"]["modelId"]
+        path = f"/api/models/{model_id}/runtime-settings"
+        refused = magid.ask("PUT", path, {"device": "/dev/nvidia0"}, status=400)
+        assert refused["details"]["field"] == "device"
+        before = magid.servers()
+        answer = magid.ask("PUT", path, {"device": "none"})  # every build has that one
+        assert answer["restartRequired"]
+        magid.ask("POST", "/api/models/apply")
+        magid.wait_for("another process", lambda: is_another(magid, model_id, before))
+        after = magid.servers()
+        assert [m for m in before if after[m]["pid"] != before[m]["pid"]] == [model_id]
+        argv = psutil.Process(after[model_id]["pid"]).cmdline()
+        assert argv[argv.index("--device") + 1] == "none"
+        assert magid.complete(after[model_id]["port"])
+        assert magid.get(f"/api/models/{model_id}")["sources"]["device"] == "override"
+
+
+def is_another(magid: Running, model_id: str, before: dict[str, Any]) -> bool:
+    now = magid.servers()[model_id]
+    return bool(now["isReady"] and now["pid"] != before[model_id]["pid"])
+
+
 def test_a_second_daemon_on_the_same_state_refuses_to_start(
     magid: Running, free_port: Callable[[], int]
 ) -> None:

@@ -194,9 +194,7 @@ async def test_a_model_that_cannot_be_stopped_for_idleness_is_left_alone_a_while
     async with make() as world:
         assert await world.ask(ALPHA) == 200
         world.launcher.sticky.add(world.port(ALPHA))
-        await world.daemon.set_settings(
-            ALPHA, lambda s: s.model_copy(update={"idle_stop_seconds": 1})
-        )
+        await world.daemon.set_settings(ALPHA, {"idle_stop_seconds": 1})
         await world.launcher.wait_for(lambda: world.launcher.count("stop").total() > 0)
         on_demand = world.gateway._on_demand
         for _ in range(100):  # the look of each of the next seconds
@@ -222,7 +220,7 @@ async def test_a_start_that_failed_is_remembered_with_its_reason(make: Any) -> N
             world.gateway.explain(asked(ALPHA))
         # Other settings deserve another try.
         world.launcher.broken.clear()
-        await world.daemon.set_settings(ALPHA, lambda s: s.model_copy(update={"parallel": 3}))
+        await world.daemon.set_settings(ALPHA, {"parallel": 3})
         assert await world.ask(ALPHA) == 200
 
 
@@ -275,10 +273,7 @@ async def test_a_model_that_crashes_while_it_loads_delays_no_other(make: Any) ->
 async def test_models_on_different_devices_load_side_by_side(make: Any) -> None:
     async with make() as world:
         for model_id, device in ((ALPHA, "CUDA0"), (BETA, "CUDA1")):
-            arguments = ("--device", device)
-            await world.daemon.set_settings(
-                model_id, lambda s, a=arguments: s.model_copy(update={"extra_args": a})
-            )
+            await world.daemon.set_settings(model_id, {"device": device})
         world.launcher.hold("start", world.port(ALPHA))
         waiting = world.send(ALPHA)[1]
         assert await world.ask(BETA) == 200

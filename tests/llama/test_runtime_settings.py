@@ -16,7 +16,13 @@ from magid.errors import InvalidInput
 from magid.launcher import protocol
 from magid.llama.arguments import server_argv
 from magid.llama.options import check_extra_args
-from magid.llama.runtime_settings import SERVER_SETTINGS, SETTINGS, RuntimeSetting, RuntimeSettings
+from magid.llama.runtime_settings import (
+    BY_NAME,
+    SERVER_SETTINGS,
+    SETTINGS,
+    RuntimeSetting,
+    RuntimeSettings,
+)
 from magid.llama.setting_values import BYTES, PERCENT, SECONDS, TOKENS, Choice, Integer
 from magid.llama.spec import ServerSpec
 from tests.support.values import NOW
@@ -54,6 +60,11 @@ def test_no_upgrade_restarts_a_server_that_runs() -> None:
     """The hashes as the first version had them: a changed one is a restart of every server."""
     assert SPEC.hash == "18866116730b8ba1"
     assert FULL.hash == "cf89890ad95eee74"
+
+
+def test_a_setting_that_came_later_is_in_the_hash_only_when_it_is_set() -> None:
+    assert "device" in asdict(SPEC)
+    assert replace(SPEC, device="CUDA0").hash == "4e4f99d085b48252"
 
 
 @pytest.mark.parametrize("setting", SERVER_SETTINGS, ids=lambda setting: setting.key)
@@ -112,6 +123,19 @@ def test_every_place_takes_what_the_table_allows(setting: RuntimeSetting) -> Non
                 continue
             with pytest.raises(REFUSALS):
                 place(setting, value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "CUDA0,", ",CUDA0", "CUDA0, CUDA1", "../CUDA0", "/dev/nvidia0", "--rpc", "RPC[a:1]",
+     "CUDA0\n", "CUDA0000", "x" * 17, "\u0661", "CUDA\u0661", ",".join(["CUDA0"] * 33)],
+)  # fmt: skip
+def test_a_device_is_a_name_and_nothing_else(text: str) -> None:
+    device = BY_NAME["device"]
+    for place in PLACES:
+        assert place(device, "Vulkan1,Vulkan2") == "Vulkan1,Vulkan2"
+        with pytest.raises(REFUSALS):
+            place(device, text)
 
 
 @by_key

@@ -140,7 +140,7 @@ def _model(shown: Mapping[str, Any]) -> Model:
     return Model(
         shown["modelId"],
         shown["sizeBytes"] * shown["instances"],
-        shown["nGpuLayers"],
+        0 if shown.get("device") == "none" else shown["nGpuLayers"],
         shown["port"],
         shown["start"] == "always",
     )
