@@ -29,7 +29,7 @@ from magid.gateway.proxy.server import Server
 from magid.gateway.proxy.time_slices import TimeSlices
 from magid.gateway.proxy.two_stage import ActiveRequest, TwoStageRequest
 from magid.gateway.proxy.upstream import INTERNAL_ERROR
-from magid.gateway.routing import auto_tier
+from magid.gateway.routing import auto_tier, resolver
 from magid.gateway.routing.fleet import Fleet
 from magid.gateway.routing.request import GatewayRequest
 from magid.gateway.routing.resolver import Route
@@ -328,7 +328,9 @@ class Dispatcher:
             self._or_answer(self._reroute, exchange)
 
     def _reroute(self, exchange: ForwardedRequest) -> bool:
-        exchange.route = self._route_or_hold(exchange.asked)
+        asked = exchange.asked
+        route, now = self._route_or_hold(asked), self._state.limited(asked.only)
+        exchange.route = resolver.without_second_start(route, exchange.started, asked, now)
         self._place_or_wait(exchange)
         return True
 

@@ -3,13 +3,14 @@
 import concurrent.futures
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from magid.api.openapi import make_route
 from magid.api.routes import ROUTES
 from magid.gateway.routing.endpoints import ENDPOINTS
-from tests.support import fake_llama, fleets
+from tests.support import fake_llama, fleets, ggufs
 from tests.support.fleets import MEDIUM, SMALL, chat
 from tests.support.rest import Parts
 from tests.support.running import Running
@@ -112,6 +113,45 @@ def test_a_model_that_starts_with_magid_makes_no_room(parts: Parts, tmp_path: Pa
         magid.wait_state(SMALL, "ready")
         assert client.post(CHAT, json=chat(MEDIUM)).status_code == 200
         assert states(magid) == {SMALL: "ready", MEDIUM: "ready"}
+
+
+TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+PICTURE = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]
+
+
+def _write_able(models: Path) -> None:
+    """One of each kind, one that was taught tools, and one with a projector: none ever ran."""
+    fleets.write_every_kind(models)
+    ggufs.write_chat_model(
+        models / "Caller-F16.gguf", template=ggufs.TOOL_TEMPLATE, quantization="F16", context=9999
+    )
+    ggufs.write_chat_model(models / "seer" / "Seer-F16.gguf", quantization="F16", context=99_999)
+    ggufs.write_mmproj(models / "seer" / "mmproj-F16.gguf")
+
+
+def test_one_request_starts_the_one_model_that_can(parts: Parts, tmp_path: Path) -> None:
+    with (
+        fleets.fleet(parts, tmp_path / "x", _write_able, defaults=defaults(), ports=8) as magid,
+        fleets.client(magid) as client,
+    ):
+
+        def explained(**more: Any) -> str:
+            body = {"request": chat("balanced", **more)}
+            return str(magid.ask("POST", "/api/route/explain", body)["starts"])
+
+        caller = explained(tools=TOOLS)
+        assert caller.startswith("caller")
+        assert explained(messages=[{"role": "user", "content": PICTURE}]).startswith("seer")
+        known = magid.get("/api/models/registry")["models"]
+        assert [i for i in known if known[i]["abilities"]["tools"]] == [caller]
+
+        answer = client.post(CHAT, json=chat("balanced", tools=TOOLS))
+        assert answer.status_code == 200, answer.text
+        assert states(magid) == {caller: "ready"}
+        hear = [{"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}]
+        deaf = client.post(CHAT, json=chat(SMALL, messages=[{"role": "user", "content": hear}]))
+        assert (deaf.status_code, "cannot hear audio" in deaf.text) == (400, True)
+        assert list(states(magid)) == [answer.headers["X-Magi-Model"]]
 
 
 GETS = sorted(

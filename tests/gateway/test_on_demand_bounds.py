@@ -16,12 +16,14 @@ from magid.gateway.dispatcher import Dispatcher
 from magid.gateway.proxy.failures import FIRST_S, MAX_S, Failures
 from magid.gateway.proxy.forward import ForwardedRequest
 from magid.gateway.routing.endpoints import find
+from magid.gateway.routing.fleet import Facts
 from magid.gateway.routing.request import GatewayRequest
 from magid.http.framing import ReplyHead
 from magid.llama.runtime_settings import RuntimeSettings
 from magid.llama.spec import ServerSpec
 from magid.servers.backend import ServerState
-from tests.support.daemons import ALPHA, BETA, GAMMA, House, states
+from tests.support import ggufs
+from tests.support.daemons import ALPHA, BETA, GAMMA, SIZES, House, states
 from tests.support.deadlines import PATIENCE_S
 from tests.support.recording_backend import StillLauncher, all_quiet, refusal
 
@@ -79,20 +81,29 @@ class Client:
         self.answer.set_result(error)
 
 
-async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """As an idle llama-server whose model knows no tools."""
-    answers = {
-        "/slots": b"[]",
-        "/props": b'{"total_slots":2,"chat_template_caps":{"supports_tools":false}}',
-    }
-    with suppress(ConnectionError, asyncio.IncompleteReadError):
-        while True:
-            head = (await reader.readuntil(b"\r\n\r\n")).decode()
-            length = head.partition("Content-Length: ")[2].partition("\r\n")[0]
-            await reader.readexactly(int(length or 0))
-            body = answers.get(head.split(" ")[1], b"{}")
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
-    writer.close()
+class Servers:
+    """Idle llama-servers whose models know no tools; the next `busy` calls of /props fail."""
+
+    def __init__(self) -> None:
+        self.busy = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answers = {
+            "/slots": b"[]",
+            "/props": b'{"total_slots":2,"chat_template_caps":{"supports_tools":false}}',
+        }
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                length = head.partition("Content-Length: ")[2].partition("\r\n")[0]
+                await reader.readexactly(int(length or 0))
+                path = head.split(" ")[1]
+                if path == "/props" and self.busy:
+                    self.busy -= 1
+                    break
+                body = answers.get(path, b"{}")
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        writer.close()
 
 
 def asked(model: str, method: str = "POST", **fields: Any) -> GatewayRequest:
@@ -105,8 +116,9 @@ def asked(model: str, method: str = "POST", **fields: Any) -> GatewayRequest:
 class World:
     """A daemon whose models are all on demand, and its gateway."""
 
-    def __init__(self, house: House, daemon: Daemon, launcher: Launcher) -> None:
+    def __init__(self, house: House, daemon: Daemon, launcher: Launcher, servers: Servers) -> None:
         self.house, self.daemon, self.launcher = house, daemon, launcher
+        self.servers = servers
         self.gateway = Dispatcher(daemon)
         self.gateway.open()
 
@@ -119,6 +131,15 @@ class World:
     ) -> tuple[ForwardedRequest, Client]:
         client = Client()
         return self.gateway.send(asked(model, method, **fields), client), client
+
+    async def learned(self, model_id: str) -> Facts:
+        """What its server says, as soon as the gateway knows it."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                (backend,) = self.gateway.fleet.offers[model_id].backends
+                if backend.facts.tools is not None:
+                    return backend.facts
+                await all_quiet()
 
     async def ask(self, model: str, **fields: Any) -> int | MagidError:
         """What becomes of it."""
@@ -135,21 +156,30 @@ async def ended(client: Client) -> int | MagidError:
 
 @pytest.fixture
 def make(tmp_path: Path, free_ports: Callable[[int], int]) -> Callable[..., Any]:
-    """A world with this `max_loaded` and the two models of a tier besides the house's three."""
+    """A world with this `max_loaded` and the two models of a tier besides the house's three.
+
+    `template` is in the headers of all.
+    """
 
     @asynccontextmanager
-    async def world(max_loaded: int | None = None) -> AsyncIterator[World]:
+    async def world(
+        max_loaded: int | None = None, template: str | None = None
+    ) -> AsyncIterator[World]:
         launcher = Launcher()
         house = House(tmp_path, launcher=launcher)
-        house.add("Delta", 9)
+        for name, size in {**SIZES, "Delta": 9}.items():
+            house.add(name, size, metadata={"tokenizer.chat_template": template})
         low = free_ports(MODELS)
         house.settings |= {
             "port_range": (low, low + MODELS - 1),
             "server_defaults": RuntimeSettings(start="on-demand"),
             "gateway": Gateway(max_loaded=max_loaded, queue_timeout=QUEUE_S),
         }
-        servers = [await asyncio.start_server(serve, "127.0.0.1", low + n) for n in range(MODELS)]
-        found = World(house, await house.running(), launcher)
+        answering = Servers()
+        servers = [
+            await asyncio.start_server(answering.serve, "127.0.0.1", low + n) for n in range(MODELS)
+        ]
+        found = World(house, await house.running(), launcher, answering)
         try:
             yield found
         finally:
@@ -285,15 +315,39 @@ async def test_models_on_different_devices_load_side_by_side(make: Any) -> None:
 # -- one request -------------------------------------------------------------------------------
 
 
-async def test_a_request_starts_each_model_once_at_most(make: Any) -> None:
-    """Whether a template knows tools is known once the model runs; here none of them does."""
-    tools = [{"type": "function", "function": {"name": "f"}}]
-    async with make(max_loaded=1) as world:
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
+
+
+@pytest.mark.parametrize("template", [None, ggufs.TOOL_TEMPLATE])
+async def test_a_request_starts_one_model_at_most(make: Any, template: str | None) -> None:
+    """Also where files promise what no server keeps."""
+    async with make(max_loaded=1, template=template) as world:
         for _ in range(2 * MODELS):
             before = len(world.launcher.calls)
-            assert await world.ask("balanced", tools=tools) == 200
+            assert await world.ask("balanced", tools=TOOLS) == 200
             starts = Counter(c for c in world.launcher.calls[before:] if c[0] == "start")
             assert starts.total() <= 1, starts
+
+
+async def test_a_server_that_says_otherwise_than_its_files_is_believed_and_logged_once(
+    make: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with make(template=ggufs.TOOL_TEMPLATE) as world:
+        assert world.gateway.fleet.offers[ALPHA].tools
+        for _ in range(2):
+            assert await world.ask(ALPHA) == 200
+            assert (await world.learned(ALPHA)).tools is False
+            assert world.gateway.fleet.offers[ALPHA].tools is False
+            await world.daemon.finished(ALPHA, world.daemon.stop(ALPHA), PATIENCE_S)
+        assert caplog.text.count("says otherwise than the model's files: cannot do tools") == 1
+
+
+async def test_a_server_that_was_too_busy_to_tell_is_asked_again(make: Any) -> None:
+    async with make() as world:
+        world.servers.busy = 1
+        assert await world.ask(ALPHA) == 200
+        assert world.servers.busy == 0
+        assert (await world.learned(ALPHA)).slots == 2
 
 
 async def test_patience_is_counted_once(make: Any) -> None:

@@ -197,7 +197,8 @@ def test_tools_go_to_a_model_that_was_taught_them(magid: Running) -> None:
 
         assert answered(model="fast") == (SMALL, "tier")
         model, why = answered(model="fast", tools=tools)
-        assert (model.startswith("caller"), why) == (True, "tier; fast has no model for it")
+        assert model.startswith("caller")
+        assert why.startswith(f"tier; fast has no model for it; {SMALL} cannot call tools")
         assert answered(model="auto", tools=tools)[0].startswith("caller")
         assert answered(model=SMALL, tools=tools)[0] == SMALL
 

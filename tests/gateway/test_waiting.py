@@ -32,6 +32,7 @@ from magid.http.framing import ReplyHead
 from magid.llama.runtime_settings import RuntimeSettings
 from magid.log import rate_limit
 from magid.servers.backend import ServerState
+from tests.support import ggufs
 from tests.support.daemons import ALPHA, BETA, GAMMA, ONLY_FAST, House, states, until
 from tests.support.deadlines import PATIENCE_S
 
@@ -163,7 +164,8 @@ async def test_a_first_start_lists_nothing(house: House) -> None:
 
 
 async def test_a_model_that_may_have_eyes_is_sent_no_address_to_fetch(house: House) -> None:
-    """What it can do is known once it runs."""
+    """It has a projector, and does not run yet."""
+    ggufs.write_mmproj(house.models / "mmproj-Alpha-1B.gguf")
     house.settings["server_defaults"] = RuntimeSettings(start="on-demand")
     dispatcher = Dispatcher(await house.running())
     try:

@@ -121,9 +121,9 @@ class House:
     def path_of(self, name: str) -> Path:
         return self.models / f"{name}-{SIZES[name]}B-Q4_K_M.gguf"
 
-    def add(self, name: str, billions: int) -> None:
+    def add(self, name: str, billions: int, **more: Any) -> None:
         path = self.models / f"{name}-{billions}B-Q4_K_M.gguf"
-        ggufs.write_sparse_model(path, parameters_billions=billions)
+        ggufs.write_sparse_model(path, parameters_billions=billions, **more)
 
     def write_profile(self, name: str, text: str) -> None:
         """As an editor does it: a new file in the place of the old one."""

@@ -4,11 +4,14 @@ Lives on the event loop. `Fleet` is the frozen value that routing works with; it
 the first use after a change.
 """
 
+import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from pydantic_core import to_json
 
+from magid.catalog.effective import Model
 from magid.control.daemon import Daemon
 from magid.control.planner import Wanted
 from magid.gateway.proxy import health
@@ -16,6 +19,10 @@ from magid.gateway.proxy.server import Server
 from magid.gateway.routing import fleet, model_list
 from magid.gateway.routing.fleet import Backend, Facts, Fleet
 from magid.servers.backend import ServerState
+
+log = logging.getLogger(__name__)
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0  # before /props is asked again
 
 
 class FleetState:
@@ -37,7 +44,9 @@ class FleetState:
         self._servers: dict[str, Server] = {}  # by process
         self._leaving: dict[str, Server] = {}  # get no new requests, but have some in progress
         self._facts: dict[str, Facts] = {}  # by process
+        self._asking: set[str] = set()  # processes that are being asked for theirs
         self._seen: dict[str, Facts] = {}  # by hash of a spec: of servers that may be gone
+        self._differences: dict[str, str] = {}  # by model: what was logged of them
         self._fleet = Fleet()
         self._limited: dict[tuple[str, ...], Fleet] = {}  # what limited tokens may use of it
         self._listed: bytes | None = None
@@ -153,16 +162,60 @@ class FleetState:
         if known is None:
             known = self._leaving.pop(process, None) or Server(backend)
             self._servers[process] = known
-            if process not in self._facts:
+            if process not in self._facts and process not in self._asking:
+                self._asking.add(process)
                 self._spawn(self._learn_facts(known))
         known.backend = backend
 
     async def _learn_facts(self, server: Server) -> None:
-        facts = await health.facts(server.backend)
-        if facts is not None and server.backend.process in self._servers:
-            self._facts[server.backend.process] = facts
-            observed = self._daemon.observed().get(server.backend.port)
-            if observed is not None and fleet.process_of(observed) == server.backend.process:
-                self._seen[observed.spec_hash] = facts
-            self.invalidate()
-            self._on_learned()
+        """Asks until the server tells, with growing pauses: one may be too busy to answer."""
+        process, pause_s = server.backend.process, _FIRST_PAUSE_S
+        try:
+            while process in self._servers:
+                facts = await health.facts(server.backend)
+                if facts is not None:
+                    self._learned(server, facts)
+                    return
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        finally:
+            self._asking.discard(process)
+
+    def _learned(self, server: Server, facts: Facts) -> None:
+        backend = server.backend
+        if backend.process not in self._servers:
+            return
+        self._facts[backend.process] = facts
+        observed = self._daemon.observed().get(backend.port)
+        if observed is not None and fleet.process_of(observed) == backend.process:
+            self._seen[observed.spec_hash] = facts
+        model = self._daemon.snapshot.models.get(backend.model_id)
+        if model is not None:
+            self._log_difference(model, facts)
+        self.invalidate()
+        self._on_learned()
+
+    def _log_difference(self, model: Model, facts: Facts) -> None:
+        """Once, where a server and its model's files disagree: the server counts."""
+        said = _difference(model, facts)
+        if said and self._differences.get(model.model_id) != said:
+            log.warning(
+                "the server of %s says otherwise than the model's files: %s; the server counts",
+                model.model_id, said,
+            )  # fmt: skip
+        self._differences[model.model_id] = said
+
+
+def _difference(model: Model, facts: Facts) -> str:
+    able = model.abilities
+    pairs = (
+        ("tools", able.tools, facts.tools),
+        ("images", able.images, facts.vision),
+        ("audio", able.audio, facts.audio),
+    )
+    told = [
+        f"{'can' if server else 'cannot'} do {name}"
+        for name, files, server in pairs
+        if server is not None and files is not None and server is not files
+    ]
+    return ", ".join(told)

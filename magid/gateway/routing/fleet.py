@@ -84,17 +84,16 @@ class AvailableModel:
     may_come: bool = False  # and whether it is worth trying again
     resting: str = ""  # why it is not started at present, although it is on demand
     is_failing: bool = False  # no server is ready, and one of them has failed
-    seen: Facts | None = None  # what a server with these settings said, when it ran
+    # What its servers say, or one of these settings said when it ran; else what its files tell.
+    # None: nothing tells.
+    tools: bool | None = None
+    images: bool | None = None
+    audio: bool | None = None
 
     @property
     def can_be_started(self) -> bool:
         """Whether a request may wait for a server of it, which it starts."""
         return self.model.is_on_demand and not self.backends and not self.resting
-
-    @property
-    def facts(self) -> list[Facts]:
-        """Of its servers; where none is ready, of one that was."""
-        return [b.facts for b in self.backends] or ([self.seen] if self.seen else [])
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +103,7 @@ class Fleet:
     offers: Mapping[str, AvailableModel] = field(default_factory=dict)  # by model id
     aliases: Mapping[str, str] = field(default_factory=dict)
     profile: Profile | None = None
-    disabled: frozenset[str] = frozenset()  # ids of models that are known and not enabled
+    disabled: Mapping[str, Model] = field(default_factory=dict)  # known and not enabled, by id
     # Enabled before this start, while their files are looked for. Only to be listed.
     remembered: Mapping[str, ModelEntry] = field(default_factory=dict)
 
@@ -147,15 +146,25 @@ def build(
             ("", False) if ready else (rests, True) if rests else _why_none(model_id, servers)
         )
         is_failing = not ready and any(s.state in _FAILING for s in servers)
-        known = [b.facts.context for b in ready if b.facts.context]
-        context = max(known, default=model.found.context_length)
+        told = [b.facts for b in ready] or list(filter(None, [seen.get(model_id)]))
+        context = max((f.context for f in told if f.context), default=model.context_length)
+        able = model.abilities
         offers[model_id] = AvailableModel(
             model, model_id, model.found.kind, model.tier, ready, context, why, may_come,
-            rests, is_failing, seen.get(model_id),
+            rests, is_failing,
+            tools=_joined([f.tools for f in told], able.tools),
+            images=_joined([f.vision for f in told], able.images),
+            audio=_joined([f.audio for f in told], able.audio),
         )  # fmt: skip
-    disabled = frozenset(now.models.keys() - enabled.keys())
+    disabled = {i: m for i, m in now.models.items() if not m.enabled}
     remembered = _remembered(now) if is_scanning else {}
     return Fleet(offers, _aliases(now.models, enabled, profile), profile, disabled, remembered)
+
+
+def _joined(told: list[bool | None], by_files: bool | None) -> bool | None:
+    """Whether any of the servers can; a server that says nothing leaves it to the files."""
+    said = [one for one in told if one is not None]
+    return any(said) if said else by_files
 
 
 _FAILING = frozenset({ServerState.BACKOFF, ServerState.FAILED})

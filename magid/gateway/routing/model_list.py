@@ -41,6 +41,14 @@ def _model(offer: AvailableModel) -> dict[str, Any]:
             "kind": offer.kind,
             "tier": offer.tier,
             "servers": len(offer.backends),
+            "abilities": {
+                "tools": offer.tools,
+                "images": offer.images,
+                "audio": offer.audio,
+                "thinking": found.thinking_mode,
+                "infill": offer.model.abilities.infill,
+                "embedding_length": offer.model.abilities.embedding_length,
+            },
         },
     }
 

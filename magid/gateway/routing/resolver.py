@@ -4,11 +4,12 @@ Hard gates come first, whatever name was asked for: the kind of model, context, 
 nothing passes, the error says which gate it was.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from magid.catalog.effective import Model
 from magid.discovery.tiers import Tier
 from magid.errors import InvalidInput, ModelNotFound, NotReady, ServerFailed
 from magid.gateway.routing.fleet import AUTO, AvailableModel, Backend, Fleet
@@ -61,6 +62,7 @@ class _Rejected:
     offer: AvailableModel
     why: str
     may_come: bool = False
+    is_unable: bool = False  # whether it runs or not
 
 
 def by_name(name: str, fleet: Fleet) -> str:
@@ -89,8 +91,22 @@ def to_model(model_id: str, asked: GatewayRequest, fleet: Fleet) -> Route:
     offer = fleet.offers[model_id]
     rejected = _gate(offer, asked)
     if rejected is not None:
-        raise _refusal(asked, [rejected])
+        raise _refusal(asked, [rejected], fleet)
     return _route(model_id, [offer], "model", offer.tier, Reason.MODEL)
+
+
+def without_second_start(
+    route: Route, started: Collection[str], asked: GatewayRequest, fleet: Fleet
+) -> Route:
+    """The route, or that to a model which came up for this request: it starts no second one.
+
+    What a server says of itself may be less than what its model's files promise. Raises as
+    `to_model` does.
+    """
+    ready = [i for i in started if i in fleet.offers and fleet.offers[i].backends]
+    if route.starts is None or route.starts in started or not ready:
+        return route
+    return to_model(ready[0], asked, fleet)
 
 
 def to_tier(
@@ -98,31 +114,48 @@ def to_tier(
 ) -> Route:
     """An empty tier falls to the next stronger ones, then to weaker ones, not below `floor`.
 
-    Only where no model of the floor or above is enabled any more does that not hold.
+    Only where no model of the floor or above is enabled any more does that not hold. Tools go to
+    models whose templates have a place for them, as long as any of them can answer: llama-server
+    makes up a form for other templates, which their models were not taught.
     """
     if floor is not None and not _offers_from(floor, asked, fleet):
         floor, why = None, f"{why}; nothing is left of its conversation's tier"
     rejected: list[_Rejected] = []
-    needs_tools = asked.has_tools and any(map(_calls_tools, fleet.offers.values()))
-    for candidate in _order(tier, floor):
+    order = _order(tier, floor)
+    needs_tools = asked.has_tools and any(
+        offer.tools is not False and _gate(offer, asked) is None
+        for candidate in order
+        for offer in fleet.of_tier(candidate, asked.endpoint.kinds)
+    )
+    for candidate in order:
         passing = []
         for offer in fleet.of_tier(candidate, asked.endpoint.kinds):
             problem = _gate(offer, asked)
-            if problem is None and needs_tools and not _calls_tools(offer):
-                problem = _Rejected(offer, "cannot call tools: its chat template has none")
+            if problem is None and needs_tools and offer.tools is False:
+                why_not = "cannot call tools: its chat template has no place for them"
+                problem = _Rejected(offer, why_not, is_unable=True)
             if problem is None:
                 passing.append(offer)
             else:
                 rejected.append(problem)
         if passing:
             note = "" if candidate is tier else f"; {tier} has no model for it"
-            note += "".join(
-                f"; {r.offer.model_id} could not be started" for r in rejected if r.offer.resting
-            )
-            route = _route(candidate, passing, f"{why}{note}", candidate)
+            route = _route(candidate, passing, f"{why}{note}{_passed_over(rejected)}", candidate)
             route.wanted = tier
             return route
-    raise _refusal(asked, rejected)
+    raise _refusal(asked, rejected, fleet)
+
+
+_MOST_NAMED = 3
+
+
+def _passed_over(rejected: list[_Rejected]) -> str:
+    """For the header of an answer: which models could not be started, or cannot do it."""
+    said = [f"; {r.offer.model_id} could not be started" for r in rejected if r.offer.resting]
+    unable = [r for r in rejected if r.is_unable]
+    said += [f"; {r.offer.model_id} {r.why.partition(':')[0]}" for r in unable[:_MOST_NAMED]]
+    more = len(unable) - _MOST_NAMED
+    return "".join(said) + (f"; nor can {more} more" if more > 0 else "")
 
 
 def _route(
@@ -159,7 +192,7 @@ def _gate(offer: AvailableModel, asked: GatewayRequest) -> _Rejected | None:
     if asked.endpoint.generates and not _is_plain(offer, asked):
         missing = _missing_room(offer, asked.prompt) or _missing_ability(offer, asked.prompt)
         if missing:
-            return _Rejected(offer, missing)
+            return _Rejected(offer, missing, is_unable=True)
     if not offer.backends and not offer.can_be_started:
         return _Rejected(offer, offer.why_none, offer.may_come)
     return None
@@ -175,10 +208,7 @@ _REMOTE = (
 
 def _may_fetch(offer: AvailableModel) -> bool:
     """A server without projector refuses all media unseen, and this is not looked at for it."""
-    for backend in offer.backends:
-        if backend.facts.vision is not False or backend.facts.audio is not False:
-            return True
-    return not offer.backends
+    return offer.images is not False or offer.audio is not False
 
 
 def _is_plain(offer: AvailableModel, asked: GatewayRequest) -> bool:
@@ -202,25 +232,14 @@ _USES = {"chat": "conversations", "embedding": "embeddings", "reranker": "rankin
 
 
 def _missing_ability(offer: AvailableModel, prompt: Prompt) -> str:
-    facts = offer.facts
-    if prompt.images and facts and all(f.vision is False for f in facts):
-        return "cannot see images: it has no projector"
-    if prompt.audio and facts and all(f.audio is False for f in facts):
-        return "cannot hear audio"
+    if prompt.images and offer.images is False:
+        return "cannot see images: it has no projector for them"
+    if prompt.audio and offer.audio is False:
+        return "cannot hear audio: it has no projector for it"
     return ""
 
 
-def _calls_tools(offer: AvailableModel) -> bool:
-    """Returns whether its chat template may support tools, by what its servers report or reported.
-
-    A preference only: llama-server makes up a form for other templates, which models were not
-    taught. A model that is requested by name, or is the best available, still gets tools.
-    """
-    facts = offer.facts
-    return any(f.tools is not False for f in facts) or (not facts and offer.can_be_started)
-
-
-def _refusal(asked: GatewayRequest, rejected: Iterable[_Rejected]) -> Exception:
+def _refusal(asked: GatewayRequest, rejected: Iterable[_Rejected], fleet: Fleet) -> Exception:
     problems = list(rejected)
     if not problems:
         kinds = " or ".join(sorted(asked.endpoint.kinds))
@@ -239,4 +258,29 @@ def _refusal(asked: GatewayRequest, rejected: Iterable[_Rejected]) -> Exception:
         return NotReady(f"cannot answer yet: {said}")
     if waiting:
         return ServerFailed(f"cannot answer: {said}")
-    return InvalidInput(f"cannot answer this request: {said}", field="model")
+    return InvalidInput(
+        f"cannot answer this request: {said}{_who_can(asked, fleet)}", field="model"
+    )
+
+
+def _who_can(asked: GatewayRequest, fleet: Fleet) -> str:
+    """Which model would do instead; empty where none would."""
+    if not asked.endpoint.generates:
+        return ""
+    prompt = asked.prompt
+    for offer in fleet.offers.values():
+        is_able = not (_missing_room(offer, prompt) or _missing_ability(offer, prompt))
+        if offer.kind in asked.endpoint.kinds and is_able:
+            return f"; {offer.model_id} can"
+    for model_id, model in fleet.disabled.items():
+        if model.found.kind in asked.endpoint.kinds and _would_do(model, prompt):
+            return f"; {model_id} can, which is disabled"
+    return ""
+
+
+def _would_do(model: Model, prompt: Prompt) -> bool:
+    """Whether it could if it were enabled. What nothing tells counts against it."""
+    able, room = model.abilities, model.context_length
+    has_room = room is None or prompt.tokens <= room * _LENIENCE
+    sees = able.images or not prompt.images
+    return bool(has_room and sees and (able.audio or not prompt.audio))

@@ -1,0 +1,149 @@
+"""Which model gets a request, by what each can do, whether it runs or not. Pure."""
+
+from typing import Any
+
+import pytest
+
+from magid.discovery.abilities import Abilities
+from magid.discovery.found import FoundModel
+from magid.discovery.kinds import ModelKind
+from magid.discovery.tiers import Tier
+from magid.errors import InvalidInput, MagidError
+from magid.gateway.routing import auto_tier, model_list, resolver
+from magid.gateway.routing.conversations import Conversations
+from magid.gateway.routing.endpoints import find
+from magid.gateway.routing.fleet import Facts, Fleet
+from magid.gateway.routing.request import GatewayRequest
+from magid.gateway.routing.resolver import Route
+from tests.gateway.test_fleet import made
+from tests.support import values
+
+TEXT = Abilities(tools=False, images=False, audio=False)
+CALLER = Abilities(tools=True, images=False, audio=False)
+SEER = Abilities(tools=False, images=True, audio=False)
+TOOLS = {"tools": [{"type": "function", "function": {"name": "f"}}]}
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+SOUND = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
+
+
+def model(name: str, able: Abilities = TEXT, **changes: Any) -> FoundModel:
+    return values.found(name, **{"abilities": able, "tier": Tier.BALANCED, **changes})
+
+
+def asked(name: str, content: object = "Hello", **more: object) -> GatewayRequest:
+    endpoint = find("POST", "/v1/chat/completions")
+    assert endpoint is not None
+    fields = {"model": name, "messages": [{"role": "user", "content": content}], **more}
+    return GatewayRequest(endpoint, repr(fields).encode(), fields, name)
+
+
+def route(request: GatewayRequest, now: Fleet) -> Route:
+    return auto_tier.route(request, now, Conversations())
+
+
+def test_an_embedding_model_has_no_say_in_who_gets_tools() -> None:
+    able = Abilities(tools=None)  # as if its server were not asked yet
+    now = made([model("a"), model("vectors", able, kind=ModelKind.EMBEDDING)])
+    assert route(asked("balanced", **TOOLS), now).starts == "a"
+
+
+def test_tools_start_the_one_model_that_was_taught_them() -> None:
+    now = made([model("a", size_bytes=1), model("b", CALLER, size_bytes=2), model("c")])
+    found = route(asked("balanced", **TOOLS), now)
+    assert found.starts == "b"
+    assert found.why == "tier; a cannot call tools; c cannot call tools"
+    assert route(asked("balanced"), now).starts == "a"
+    assert route(asked("a", **TOOLS), now).starts == "a"
+
+
+def test_tools_go_to_another_tier_before_they_go_to_a_model_without() -> None:
+    now = made([model("a"), model("b", CALLER, tier=Tier.POWERFUL)], ready=["a"])
+    assert route(asked("balanced", **TOOLS), now).starts == "b"
+
+
+def test_a_model_that_rests_is_passed_over_and_tools_go_on() -> None:
+    models = [model("a"), model("b", CALLER), model("c", CALLER, tier=Tier.POWERFUL)]
+    now = made(models, resting={"b": "could not be started (no memory)"})
+    found = route(asked("balanced", **TOOLS), now)
+    assert (found.tier, found.starts) == (Tier.POWERFUL, "c")
+    assert "b could not be started" in found.why
+    resting = dict.fromkeys("bc", "could not be started (no memory)")
+    assert route(asked("balanced", **TOOLS), made(models, resting=resting)).starts == "a"
+
+
+def test_an_image_goes_to_the_model_with_a_projector_for_it() -> None:
+    hearer = Abilities(tools=False, images=False, audio=True)
+    now = made([model("a", size_bytes=1), model("b", SEER), model("c", hearer)], ready=["a"])
+    found = route(asked("auto", [IMAGE]), now)
+    assert (found.backends, found.starts) == ((), "b")
+    assert "a cannot see images" in found.why
+    assert route(asked("balanced", [SOUND]), now).starts == "c"
+
+
+@pytest.mark.parametrize("is_running", [False, True])
+def test_a_model_that_cannot_is_refused_by_name_with_one_that_can(*, is_running: bool) -> None:
+    now = made([model("a"), model("b", SEER)], ready=["a"] * is_running)
+    with pytest.raises(InvalidInput) as refused:
+        route(asked("a", [IMAGE]), now)
+    assert refused.value.message == (
+        "cannot answer this request: a cannot see images: it has no projector for them; b can"
+    )
+
+
+def test_where_only_a_disabled_model_can_it_is_named() -> None:
+    now = made([model("a"), model("b", SEER)], disabled=["b"])
+    for name in ("a", "balanced", "auto"):
+        with pytest.raises(InvalidInput, match="; b can, which is disabled"):
+            route(asked(name, [IMAGE]), now)
+    with pytest.raises(InvalidInput, match=r"for it$"):
+        route(asked("a", [SOUND]), now)
+
+
+def test_what_a_server_says_counts_more_than_the_files() -> None:
+    models = [model("a", CALLER), model("b", CALLER, tier=Tier.POWERFUL)]
+    now = made(models, facts={"a": Facts(1, tools=False)})
+    assert route(asked("balanced", **TOOLS), now).starts == "b"
+    seen = made(models, seen={"a": Facts(1, tools=False)})
+    assert route(asked("balanced", **TOOLS), seen).starts == "b"
+    sees = made([model("a")], facts={"a": Facts(1, vision=True)})
+    assert route(asked("a", [IMAGE]), sees).backends
+
+
+def test_what_a_server_does_not_say_is_left_to_the_files() -> None:
+    now = made([model("a"), model("b", CALLER)], facts={"a": Facts(1), "b": Facts(1)})
+    (backend,) = route(asked("balanced", **TOOLS), now).backends
+    assert backend.model_id == "b"
+
+
+def test_a_request_that_brought_a_model_up_starts_no_second_one() -> None:
+    models = [model("a", CALLER), model("b", CALLER, tier=Tier.POWERFUL)]
+    now = made(models, facts={"a": Facts(1, tools=False)})
+    request = asked("balanced", **TOOLS)
+    first = route(request, now)
+    assert first.starts == "b"
+    second = resolver.without_second_start(first, {"a"}, request, now)
+    assert [backend.model_id for backend in second.backends] == ["a"]
+    assert resolver.without_second_start(first, {"b"}, request, now) is first
+    assert resolver.without_second_start(first, set(), request, now) is first
+
+
+def test_the_context_of_a_model_that_is_stopped() -> None:
+    """As set, as trained for, or as its server had it."""
+    now = made(
+        [model("a"), model("b"), model("c")],
+        settings={"b": {"ctx_size": 1024}},
+        seen={"c": Facts(1, context=512)},
+    )
+    assert [offer.context for offer in now.offers.values()] == [4096, 1024, 512]
+    with pytest.raises(MagidError, match="context of 1024 tokens"):
+        route(asked("b", "word " * 4000), now)
+
+
+def test_the_list_of_models_says_what_each_can_do() -> None:
+    now = made([model("a", SEER), model("b", CALLER)], facts={"b": Facts(1, tools=False)})
+    entries = {entry["id"]: entry["meta"].get("abilities") for entry in model_list.entries(now)}
+    assert entries["a"] == {
+        "tools": False, "images": True, "audio": False, "thinking": "none", "infill": None,
+        "embedding_length": None,
+    }  # fmt: skip
+    assert entries["b"]["tools"] is False
