@@ -11,12 +11,16 @@ import re
 import socket
 import ssl
 import urllib.parse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
+from magid.cli import reachability
 from magid.cli.output import note
+from magid.cli.reachability import Connect, Unreachable
 
 TIMEOUT_S = 3700.0  # above the longest ?wait=
+CONNECT_S = 10.0  # to another machine
+_LOCAL_CONNECT_S = 2.0
 MODELS = "/api/models"
 
 
@@ -40,7 +44,7 @@ def quoted(name: str) -> str:
 
 class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=TIMEOUT_S)
+        super().__init__("localhost", timeout=_LOCAL_CONNECT_S)
         self._path = path
 
     def connect(self) -> None:
@@ -112,14 +116,26 @@ class Client:
         if data is not None:
             headers["Content-Type"] = "application/json"
         try:
+            connection.connect()
+            connection.sock.settimeout(TIMEOUT_S)
             connection.request(method, path, data, headers)
+            reachability.wait_for_answer(connection, self.where, self._connect)
             return connection, connection.getresponse()
+        except Unreachable as error:
+            connection.close()
+            raise Refused(str(error)) from None
         except (OSError, http.client.HTTPException) as error:
             connection.close()
-            raise Refused(
-                f"cannot reach magid at {self.where}: {_why(error)}\ntry: {_hint(error)}, or give "
-                "--url"
-            ) from None
+            raise self._unreachable(error) from None
+
+    def _unreachable(self, error: Exception) -> Refused:
+        """Says why magid does not run, where systemd knows it."""
+        reason = "" if isinstance(error, PermissionError) else reachability.failure_at(self.where)
+        if reason:
+            return Refused(reachability.explained(reason))
+        return Refused(
+            f"cannot reach magid at {self.where}: {_why(error)}\ntry: {_hint(error)}, or give --url"
+        )
 
     def _parsed(self, response: http.client.HTTPResponse) -> Any:
         try:
@@ -140,7 +156,7 @@ def _hint(error: Exception) -> str:
     return "systemctl status magid"
 
 
-def _connector(where: str, cacert: str | None) -> Callable[[], http.client.HTTPConnection]:
+def _connector(where: str, cacert: str | None) -> Connect:
     if where.startswith("unix:"):
         return lambda: _UnixConnection(where.removeprefix("unix:"))
     try:
@@ -156,9 +172,9 @@ def _connector(where: str, cacert: str | None) -> Callable[[], http.client.HTTPC
             2,
         )
     if scheme == "http":
-        return lambda: http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
+        return lambda: http.client.HTTPConnection(host, port, timeout=CONNECT_S)
     context = _trusting(cacert)
-    return lambda: http.client.HTTPSConnection(host, port, timeout=TIMEOUT_S, context=context)
+    return lambda: http.client.HTTPSConnection(host, port, timeout=CONNECT_S, context=context)
 
 
 def _trusting(cacert: str | None) -> ssl.SSLContext:
@@ -177,7 +193,10 @@ def _refusal(status: int, answer: Any, what: str) -> Refused:
     if isinstance(code, dict):
         said, code = code, str(code.get("code") or "")
     message = said.get("message") or f"cannot {what}: status {status}"
-    return Refused(message, 4 if status == 404 else 1, code, said.get("details"))
+    details = said.get("details")
+    if code == "CannotStart" and details:  # else it is on another machine, and not said
+        return Refused(reachability.explained(message))
+    return Refused(message, 4 if status == 404 else 1, code, details)
 
 
 def _why(error: Exception) -> str:

@@ -19,9 +19,7 @@ from magid.cli.errors import report
 from magid.cli.interaction import seconds, within
 from magid.cli.output import flush, note
 from magid.cli.parser import ENVIRONMENT, EXITS, Parser, Verbs
-
-SOCKET = "/run/magi/magid.sock"
-URL = "http://127.0.0.1:8000"
+from magid.cli.reachability import SOCKET, URL
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,5 +1,6 @@
 """A magid that cannot start, under systemd: it says why, and nothing is retried for ever."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -62,6 +63,15 @@ def starts(machine: Container) -> int:
     return sum(entry["MESSAGE"].startswith("magid: cannot") for entry in said)
 
 
+def asked(machine: Container, user: str | None = None) -> str:
+    """What magictl says of a magid that does not run. It takes two seconds on an idle machine."""
+    began = time.monotonic()
+    done = machine.run(["magictl", "status"], user=user, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert time.monotonic() - began < 15  # and not for as long as it is tried again
+    return done.stderr
+
+
 def test_clients_get_the_reason_and_the_sockets_stay_open(machine: Container) -> None:
     with broken(machine, "port_rnage: [1, 2]\n"):
         assert machine.show("magid.service", "ActiveState", "ExecMainStatus") == {
@@ -75,6 +85,10 @@ def test_clients_get_the_reason_and_the_sockets_stay_open(machine: Container) ->
             assert f"{SETTINGS}: line 1: port_rnage" in answer.json()["message"]
         with machine.client("http://127.0.0.1:8000") as client:
             assert client.get(STATUS).json()["error"] == "CannotStart"
+        for user in (None, "magi"):  # with and without the right to read the journal
+            done = asked(machine, user)
+            assert done.startswith(f"magictl: cannot use {SETTINGS}\nline 1: port_rnage")
+            assert "systemctl restart magid\n" in done
         assert starts(machine) - before <= 6  # one answers all that come within ten seconds
         assert machine.systemctl("is-active", *SOCKETS).split() == ["active"] * 2
         why = machine.show("magid.service", "StatusText")["StatusText"]
@@ -86,8 +100,19 @@ def test_clients_get_the_reason_and_the_sockets_stay_open(machine: Container) ->
         settled = starts(machine)
         assert machine.show("magid.service", "NRestarts") == {"NRestarts": "0"}
         assert starts(machine) == settled
+        found = machine.run(["magictl", "doctor"], check=False).stdout
+        assert f"units         cannot use {SETTINGS}: line 1: port_rnage" in found
     with machine.unix_client(SOCKET) as client:
         assert client.get("/livez").status_code == 200
+
+
+def test_a_stopped_one_is_said_to_be_stopped(machine: Container) -> None:
+    machine.systemctl("stop", "magid.service", *SOCKETS)
+    assert (
+        asked(machine) == "magictl: cannot use magid\nit is stopped\ntry: systemctl start magid\n"
+    )
+    machine.systemctl("start", "magid")
+    machine.run(["magictl", "profile", "ls"])
 
 
 def test_a_tcp_port_in_use_leaves_the_unix_socket(machine: Container) -> None:
@@ -124,6 +149,11 @@ def test_where_it_cannot_even_be_run_systemd_gives_up(machine: Container) -> Non
         assert machine.show("magid.service", "ActiveState", "ExecMainStatus") == {
             "ActiveState": "failed", "ExecMainStatus": "203",
         }  # fmt: skip
+        said = asked(machine)
+        assert said.splitlines()[1] in (
+            "its program /usr/bin/magid is not there, or cannot be run",
+            "magid.service: Failed at step EXEC spawning /usr/bin/none: No such file or directory",
+        )
         machine.run(["python3", "-I", "-c", CONNECT])
         machine.wait_until(
             lambda: (
@@ -132,6 +162,7 @@ def test_where_it_cannot_even_be_run_systemd_gives_up(machine: Container) -> Non
             ),
             "end of the tries",
         )
+        assert asked(machine).startswith("magictl: cannot ")
     finally:
         machine.run(["rm", "-r", folder])
         machine.systemctl("daemon-reload")

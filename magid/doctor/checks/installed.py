@@ -204,6 +204,15 @@ def _of_loaded(unit: Unit) -> Iterator[Finding]:
 
 
 def _failed(unit: Unit) -> Iterator[Finding]:
+    said = unit.shown.get("StatusText", "")
+    if said.startswith("cannot "):  # magid has named the cause before it ended
+        yield Finding(
+            said,
+            f"so {unit.name} does not start",
+            do="when it is mended:",
+            run=("magid --check", *_started(unit.name)),
+        )
+        return
     why = {
         "start-limit-hit": "it was started too often in a short time; its log says why it ended",
         "exit-code": "it ended with an error; its log says which",

@@ -24,10 +24,11 @@ TRIAL: Final = (
     "llama-server@doctor.service"  # the template: systemd would make it of a file on disk
 )
 _MODELS: Final = "llama-server@*.service"
-# What a drop-in could take away, and where sockets listen.
+# What a drop-in could take away, where sockets listen, and what a service says of itself.
 SANDBOX: Final = (
     *("User", "DynamicUser", "NoNewPrivileges", "CapabilityBoundingSet", "ProtectSystem"),
     *("ProtectHome", "PrivateDevices", "DevicePolicy", "RestrictAddressFamilies", "Listen"),
+    "StatusText",
 )
 _PROPERTIES: Final = (
     *("Id", "LoadState", "ActiveState", "UnitFileState", "Result", "NeedDaemonReload"),
