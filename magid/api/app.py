@@ -139,6 +139,7 @@ def _endpoint(
             host=incoming.host_of(request),
             requested_headers=request.headers.get("access-control-request-headers"),
         )
+        ctx.daemon.refresh_profile()
         answer = await route.handler(ctx, call)
         if isinstance(answer, Stream):
             return await _send_stream(request, answer, lambda: door.still_lets_in(caller))

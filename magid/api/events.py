@@ -202,6 +202,7 @@ def _everything(ctx: Context) -> Callable[[], Any]:
 
 async def look(ctx: Context) -> DashboardState:
     """Returns the current dashboard state."""
+    ctx.daemon.refresh_profile()
     await ctx.look_for_program()
     memory = ctx.memory()
     servers = await ctx.servers()

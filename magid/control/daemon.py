@@ -11,7 +11,6 @@ from typing import Any
 
 from magid.catalog import registry
 from magid.catalog.effective import Model
-from magid.catalog.profile import Profile
 from magid.catalog.profile_store import ProfileDir
 from magid.catalog.registry import ModelEntry, with_settings
 from magid.config.settings import Config
@@ -20,13 +19,13 @@ from magid.control.audit_log import StateLog, tell_decision
 from magid.control.boot import Boot
 from magid.control.executor import PlanExecutor
 from magid.control.planner import Plan
+from magid.control.profiles import Profiles
 from magid.control.scanning import Scanning, Scans
 from magid.control.snapshot import Phase, Snapshot
 from magid.control.state import Change, StateStore, Writes
 from magid.control.transitions import Rescan, Transition
 from magid.discovery.scanner import Scanner
 from magid.discovery.tiers import Tier
-from magid.errors import ProfileActive
 from magid.files.document import Store
 from magid.log.events import Event, about
 from magid.servers.backend import ObservedServer, ServerBackend
@@ -47,12 +46,12 @@ class Daemon:
         launcher: ServerBackend,
     ) -> None:
         self.config = config
-        self.profiles = profiles
         self.launcher = launcher
         self.phase = Phase.SCANNING
         self.knows_models = False  # the first scan has ended, successfully or not
         self._scanner = scanner
         self._store = StateStore(config, store, profiles)
+        self.profiles = Profiles(profiles, self._store)
         self._executor = PlanExecutor(launcher)
         self._scanning = Scanning(config, scanner, self._store)
         self._boot = Boot(
@@ -117,8 +116,15 @@ class Daemon:
 
     @property
     def snapshot(self) -> Snapshot:
-        """Returns the current snapshot. Reloads the active profile if its file has changed."""
+        """Returns the current snapshot."""
         return self._store.snapshot
+
+    def refresh_profile(self) -> None:
+        """Reloads the active profile if its file has changed: call it before answering a request.
+
+        Costs one `stat`. Idempotent.
+        """
+        self._store.refresh_profile()
 
     def model(self, model_id: str) -> Model:
         """Returns the model.
@@ -274,39 +280,6 @@ class Daemon:
             return self.make_plan()
         await self._executor.wait_idle()
         return self.apply()
-
-    async def delete_profile(self, name: str) -> None:
-        """Deletes the profile. Raises ProfileActive, ProfileNotFound, CannotWrite."""
-
-        async def delete() -> None:
-            if name == self._store.snapshot.active.name:
-                raise ProfileActive(
-                    f"cannot delete profile {name!r}: it is the active one; activate another first",
-                    profileName=name,
-                )
-            await asyncio.to_thread(self.profiles.delete, name)
-
-        await self._store.exclusive(delete)
-        self._profile_written(name, "deleted")
-
-    async def create_profile(self, profile: Profile) -> tuple[str, str]:
-        """Creates a profile; returns its slug and the path of its file."""
-        slug, path = await self._store.exclusive(
-            lambda: asyncio.to_thread(self.profiles.create, profile)
-        )
-        self._profile_written(slug, "created")
-        return slug, str(path)
-
-    async def replace_profile(self, name: str, profile: Profile, expected: str | None) -> None:
-        """Replaces the profile. Raises StaleRevision if the file's revision is not `expected`."""
-        await self._store.exclusive(
-            lambda: asyncio.to_thread(self.profiles.replace, name, profile, expected)
-        )
-        self._profile_written(name, "replaced")
-
-    def _profile_written(self, name: str, how: str) -> None:
-        log.info("profile %r was %s", name, how, extra=about(Event.PROFILE_WRITTEN, profile=name))
-        self._store.notify(Change("profile"))
 
     # -- servers ---------------------------------------------------------------------------
 

@@ -87,18 +87,22 @@ class StateStore:
 
     @property
     def snapshot(self) -> Snapshot:
-        """Returns the current snapshot. Reloads the active profile if its file has changed."""
-        active = self._present.active
-        if active.name is not None and self._profiles.revision(active.name) != active.revision:
-            log.info(
-                "the file of the active profile %r changed", active.name,
-                extra=about(Event.PROFILE_EDITED, profile=active.name),
-            )  # fmt: skip
-            self._swap(self._present.registry, active=self._as_it_is(active.name))
-            self.notify(Change("profile"))
-            if not self._closed:
-                self._spawn(self._keep_ports())
+        """Returns the current snapshot."""
         return self._present
+
+    def refresh_profile(self) -> None:
+        """Reloads the active profile if its file has changed. Costs one `stat`. Idempotent."""
+        active = self._present.active
+        if active.name is None or self._profiles.revision(active.name) == active.revision:
+            return
+        log.info(
+            "the file of the active profile %r changed", active.name,
+            extra=about(Event.PROFILE_EDITED, profile=active.name),
+        )  # fmt: skip
+        self._swap(self._present.registry, active=self._as_it_is(active.name))
+        self.notify(Change("profile"))
+        if not self._closed:
+            self._spawn(self._keep_ports())
 
     async def _keep_ports(self) -> None:
         """Saves the ports that models of an edited profile may have got, for the next start."""
@@ -165,7 +169,8 @@ class StateStore:
 
     async def _change(self, decide: Callable[[Snapshot], Transition]) -> tuple[Snapshot, Snapshot]:
         """Applies a change. The lock must be held."""
-        before = self.snapshot
+        self.refresh_profile()
+        before = self._present
         wish = decide(before)
         draft = self._build(wish.registry, wish.disk, wish.active)
         if any(blocked.model_id == wish.ports_for for blocked in draft.wanted.blocked):

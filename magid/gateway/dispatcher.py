@@ -381,7 +381,7 @@ class Dispatcher:
                 log.exception("the gateway's look at its servers failed")
 
     def _look(self) -> None:
-        _ = self._daemon.snapshot  # announces a change if the profile's file was edited
+        self._daemon.refresh_profile()
         now = self.fleet
         interval = self._picker.rules.health_check_interval
         self._care.look(self._state.every_server(), now, interval)

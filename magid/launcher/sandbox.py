@@ -123,6 +123,8 @@ def _description(order: UnitRequest) -> list[Property]:
         Property("PartOf", "as", ["magi-models.target"]),
         Property("Wants", "as", ["magi-gpu.service", KEY_UNIT, "magi-models.target"]),
         Property("After", "as", ["network.target", "magi-gpu.service", KEY_UNIT]),
+        # `systemctl isolate` leaves models alone, unless it stops magi-models.target.
+        Property("IgnoreOnIsolate", "b", True),
         Property("CollectMode", "s", "inactive"),
         Property("AddRef", "b", True),
     ]

@@ -183,6 +183,7 @@ async def test_a_broken_profile_and_a_failed_scan_show_as_a_failed_reload(house:
     ctx = await context(house)
 
     async def is_good() -> float:
+        ctx.daemon.refresh_profile()
         return (await scrape(ctx))["magi_config_last_reload_successful"][labels()]
 
     assert await is_good() == 1

@@ -131,6 +131,7 @@ async def test_an_edited_profile_seen_while_a_change_is_written_is_not_forgotten
     change = asyncio.create_task(daemon.set_tier(BETA, Tier.POWERFUL))
     await house.saves.reached.wait()
     house.write_profile("test", ONLY_FAST)
+    daemon.refresh_profile()
     assert not daemon.model(GAMMA).enabled
     revision = daemon.snapshot.active.revision
     seen = len(house.changes)
@@ -220,6 +221,9 @@ async def test_a_profile_edited_by_hand_is_seen_and_its_ports_are_kept(house: Ho
     assert states(daemon) == {ALPHA: S.READY}
     seen = len(house.changes)
     house.write_profile("test", EVERYTHING)
+    before = daemon.snapshot
+    assert daemon.snapshot is before  # to read changes nothing
+    daemon.refresh_profile()
     assert daemon.model(GAMMA).enabled
     assert house.changes[seen:] == [Change("registry"), Change("profile")]
     port = daemon.model(GAMMA).port
@@ -230,13 +234,16 @@ async def test_a_profile_edited_by_hand_is_seen_and_its_ports_are_kept(house: Ho
 async def test_a_broken_profile_leaves_the_last_good_one(house: House) -> None:
     daemon = await house.running()
     house.write_profile("test", "name: [\n")
+    daemon.refresh_profile()
     assert daemon.model(GAMMA).enabled
     assert any("test.yaml" in problem for problem in daemon.snapshot.problems)
     revision = daemon.snapshot.revision
-    assert daemon.snapshot.revision == revision  # looked at again only when it changes
+    daemon.refresh_profile()
+    assert daemon.snapshot.revision == revision  # read again only when it changes
     with pytest.raises(InvalidProfile):
         await daemon.activate("test", apply=False)
     house.write_profile("test", ONLY_FAST)
+    daemon.refresh_profile()
     assert not daemon.model(GAMMA).enabled
     assert not daemon.snapshot.problems
 
@@ -247,6 +254,7 @@ async def test_a_profile_that_is_missing_at_boot(house: House) -> None:
     assert states(daemon) == {}
     assert any("cannot find profile 'test'" in reason for reason in daemon.unready_reasons())
     house.write_profile("test", ONLY_FAST)
+    daemon.refresh_profile()
     assert daemon.model(ALPHA).enabled
     assert not daemon.unready_reasons()
 
@@ -295,10 +303,10 @@ async def test_the_active_profile_cannot_be_deleted(house: House) -> None:
     house.write_profile("other", ONLY_FAST)
     daemon = await house.running()
     with pytest.raises(ProfileActive):
-        await daemon.delete_profile("test")
-    await daemon.delete_profile("other")
+        await daemon.profiles.delete("test")
+    await daemon.profiles.delete("other")
     with pytest.raises(ProfileNotFound):
-        await daemon.delete_profile("other")
+        await daemon.profiles.delete("other")
     assert daemon.profiles.list() == ["test"]
 
 
@@ -308,7 +316,7 @@ async def test_a_profile_that_is_being_activated_cannot_be_deleted(house: House)
     house.saves.shut()
     activate = asyncio.create_task(daemon.activate("other", apply=False))
     await house.saves.reached.wait()
-    delete = asyncio.create_task(daemon.delete_profile("other"))
+    delete = asyncio.create_task(daemon.profiles.delete("other"))
     await all_quiet()
     house.saves.open()
     await activate
@@ -321,7 +329,7 @@ async def test_of_two_edits_of_one_revision_the_second_is_refused(house: House) 
     revision = daemon.profiles.revision("test")
     results = await asyncio.gather(
         *(
-            daemon.replace_profile("test", Profile(name=name), revision)
+            daemon.profiles.replace("test", Profile(name=name), revision)
             for name in ("One", "Two", "Three")
         ),
         return_exceptions=True,
@@ -333,8 +341,8 @@ async def test_of_two_edits_of_one_revision_the_second_is_refused(house: House) 
 
 async def test_a_new_profile(house: House) -> None:
     daemon = await house.running()
-    created = await daemon.create_profile(Profile(name="Only Fast", enabled_models=("tier:fast",)))
-    assert created == ("only-fast", str(house.profiles / "only-fast.yaml"))
+    created = await daemon.profiles.create(Profile(name="Only Fast", enabled_models=("tier:fast",)))
+    assert created == ("only-fast", house.profiles / "only-fast.yaml")
     assert house.changes[-1] == Change("profile")
     assert (await daemon.activate("only-fast", apply=False)).stop
 
@@ -351,7 +359,7 @@ async def test_listeners_hear_all_changes_in_one_order(
 
     def curious(change: Change) -> None:
         first.append(change)
-        _ = daemon.snapshot  # finds out about the edited profile in the middle of telling
+        daemon.refresh_profile()  # finds the edited profile in the middle of telling
 
     def failing(change: Change) -> None:
         raise RuntimeError("a listener with a defect")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from magid.systemd.unit_names import unit_name
-from tests.lab.container import Container
+from tests.lab.container import CommandFailed, Container
 from tests.lab.serving import FILES, MODELS, Daemon, installed_in
 from tests.lab.trees import NEWEST
 
@@ -56,6 +56,14 @@ def replaced(container: Container, *how: str) -> None:
     before = container.pid_of("magid")
     container.systemctl(*how)
     container.wait_until(lambda: container.pid_of("magid") not in (0, before), "another magid")
+
+
+def pid_of(container: Container, unit: str) -> int:
+    """0 also while no systemd answers."""
+    try:
+        return container.pid_of(unit)
+    except CommandFailed:
+        return 0
 
 
 def is_in(daemon: Daemon, model_id: str, state: str) -> bool:
@@ -128,3 +136,35 @@ def test_a_model_whose_disk_is_mounted_later_is_started(daemon: Daemon) -> None:
     container.run(["mv", f"/away/{FILES[2]}", "/models"])
     daemon.client.post("/api/models/rescan").raise_for_status()
     daemon.wait_state("ready", THIRD)
+
+
+# -- what else ends or keeps services ----------------------------------------------------------
+
+
+def test_isolate_leaves_models_alone(daemon: Daemon) -> None:
+    before = daemon.pids()
+    daemon.container.systemctl("isolate", "multi-user.target")
+    daemon.wait_serving()
+    assert daemon.pids() == before
+
+
+@pytest.mark.parametrize("through", ["rescue.target", "soft-reboot"])
+def test_a_boot_without_a_new_kernel(daemon: Daemon, through: str) -> None:
+    """Both end all services, and the kernel's boot id stays the same."""
+    container = daemon.container
+    units = {*(unit_name(MODELS[model_id]) for model_id in (ONE, THIRD)), "magid.service"}
+    before = {unit: container.pid_of(unit) for unit in units}
+    how = (through,) if through == "soft-reboot" else ("isolate", through)
+    container.systemctl("--no-block", *how)
+    if through == "rescue.target":
+        container.wait_until(
+            lambda: container.show(through, "ActiveState")["ActiveState"] == "active", "rescue mode"
+        )
+        assert not any(map(container.pid_of, units))
+        container.systemctl("--no-block", "isolate", "multi-user.target")
+    container.wait_until(
+        lambda: all(pid_of(container, unit) not in (0, before[unit]) for unit in units),
+        "other processes",
+    )
+    for model_id in (ONE, THIRD):
+        container.wait_until(lambda one=model_id: is_in(daemon, one, "ready"), model_id)  # type: ignore[misc]  # a default binds it now

@@ -49,6 +49,7 @@ CLOSED: dict[str, Any] = {
     "Slice": "magi.slice",
     "PartOf": ["magi-models.target"],
     "CollectMode": "inactive",
+    "IgnoreOnIsolate": True,
     "AddRef": True,
     "OOMPolicy": "stop",
     "KillMode": "mixed",

@@ -16,7 +16,7 @@ from dbus_fast.aio import MessageBus
 from magid.launcher import protocol
 from magid.launcher.protocol import Reply, Request
 from magid.llama.spec import ServerSpec
-from magid.servers.systemd import references
+from magid.servers.systemd import observer, references
 from magid.systemd.bus import MANAGER, MANAGER_PATH, PROPERTIES, SYSTEMD
 from magid.systemd.unit_names import unit_name, unit_path
 
@@ -84,7 +84,7 @@ class FakeSystemd:
         self.units: dict[str, dict[str, Any]] = {}
         self.jobs: dict[str, str] = {}  # path -> type
         self.calls: list[str] = []
-        self.booted_at = 1_000_000  # us
+        self.boot = bytes(range(16))  # InvocationID of basic.target
         self.launcher = "active"  # ActiveState of magi-launcher.service
         self.subscribers = 0
         self.hangs = asyncio.Event()
@@ -192,8 +192,8 @@ class FakeSystemd:
             return Message.new_method_return(message, "v", [Variant("s", kind)])
         if message.path == references.PATH:
             return Message.new_method_return(message, "v", [Variant("s", self.launcher)])
-        if name == "UserspaceTimestampMonotonic":
-            return Message.new_method_return(message, "v", [Variant("t", self.booted_at)])
+        if message.path == observer.BASIC:
+            return Message.new_method_return(message, "v", [Variant("ay", self.boot)])
         properties = next(u for n, u in self.units.items() if _path(n) == message.path)
         value = Variant(SIGNATURES[name], properties[name])
         return Message.new_method_return(message, "v", [value])

@@ -39,11 +39,11 @@ async def get_profile(ctx: Context, call: Call) -> Reply:
 async def create_profile(ctx: Context, call: Call) -> Reply:
     """Create a profile."""
     profile: Profile = call.body
-    name, path = await ctx.daemon.create_profile(profile)
+    name, path = await ctx.daemon.profiles.create(profile)
     answer: access_schemas.ProfileCreated = {
         "message": f"Profile '{profile.name}' created successfully",
         "profileName": name,
-        "path": path,
+        "path": str(path),
     }
     return reply(answer, 201)
 
@@ -53,7 +53,7 @@ async def replace_profile(ctx: Context, call: Call) -> Reply:
     name = check_slug(call.params["name"])
     present = await asyncio.to_thread(ctx.daemon.profiles.revision, name)
     expected = _expected(call.if_match, present)
-    await ctx.daemon.replace_profile(name, call.body, expected)
+    await ctx.daemon.profiles.replace(name, call.body, expected)
     answer: access_schemas.ProfileReplaced = {
         "message": f"Profile '{name}' replaced successfully",
         "profileName": name,
@@ -73,7 +73,7 @@ def _expected(if_match: str | None, present: str) -> str | None:
 async def delete_profile(ctx: Context, call: Call) -> Reply:
     """Delete a profile; not the active one."""
     name = check_slug(call.params["name"])
-    await ctx.daemon.delete_profile(name)
+    await ctx.daemon.profiles.delete(name)
     answer: models.Message = {"message": f"Profile '{name}' deleted successfully"}
     return reply(answer)
 

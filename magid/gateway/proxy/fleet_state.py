@@ -124,7 +124,7 @@ class FleetState:
     # -- building --------------------------------------------------------------------------
 
     def _rebuild(self) -> None:
-        snapshot = self._daemon.snapshot  # may announce a change, so first
+        snapshot = self._daemon.snapshot
         self._is_stale, self._listed = False, None
         self._limited.clear()
         observed = self._daemon.observed()

@@ -7,7 +7,6 @@ have some that are not watched yet.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Final
 
 from magid.errors import MagidError
@@ -23,7 +22,8 @@ log = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S: Final = 0.1  # before the bus is tried again
 _LONGEST_PAUSE_S: Final = 5.0
-_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+BASIC: Final = "/org/freedesktop/systemd1/unit/basic_2etarget"
+_UNIT: Final = "org.freedesktop.systemd1.Unit"
 _MEMBERS: Final = ("UnitNew", "UnitRemoved", "JobNew", "JobRemoved", "Reloading")
 
 
@@ -66,16 +66,14 @@ class UnitObserver:
         await self.bus.close()
 
     async def _current_boot(self) -> str:
-        """Returns the kernel's boot id and when systemd began to start units.
+        """Returns the invocation of basic.target, which all services of a boot depend on.
 
-        The id alone stays the same over a soft-reboot, and in a container that boots again. The
-        time is kept over a daemon-reexec.
+        The kernel's boot id stays the same over a soft-reboot, and in most containers that boot
+        again. This one also changes where rescue mode has ended all services, and is kept over a
+        daemon-reexec.
         """
-        (began,) = await self.bus.call(
-            MANAGER_PATH, PROPERTIES, "Get", "ss", MANAGER, "UserspaceTimestampMonotonic"
-        )
-        kernel = await asyncio.to_thread(_BOOT_ID.read_text)
-        return f"{kernel.strip()} {began}"
+        (run,) = await self.bus.call(BASIC, PROPERTIES, "Get", "ss", _UNIT, "InvocationID")
+        return bytes(run).hex()
 
     async def _connect(self) -> None:
         """Opens a new connection, subscribes to all signals, then reads the units."""
