@@ -4,7 +4,6 @@ Pure.
 """
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import floor
@@ -15,6 +14,7 @@ from magid.discovery.found import BrokenFile, Companion, FoundModel
 from magid.discovery.header_cache import Facts, Reading, Unusable
 from magid.discovery.kinds import ModelKind, companion_kind, foreign, model_kind
 from magid.discovery.naming import identify, nominal_bits, number, text
+from magid.discovery.projectors import Pairing, candidate, pair
 from magid.discovery.tiers import (
     ThinkingMode,
     Thresholds,
@@ -43,7 +43,7 @@ def assemble(
     files: list[File], readings: Mapping[str, Reading], thresholds: Thresholds
 ) -> Assembled:
     companions: list[Companion] = []
-    projector_files: dict[str, list[File]] = defaultdict(list)
+    projectors: list[File] = []
     others: list[File] = []
     for file in files:
         kind = _companion_of(file, readings[file.path])
@@ -52,7 +52,7 @@ def assemble(
             continue
         companions.append(Companion(kind, file.real))
         if kind == "mmproj":
-            projector_files[file.folder].append(file)
+            projectors.append(file)
     broken: list[BrokenFile] = []
     usable: list[tuple[grouping.Parts, list[Facts]]] = []
     for parts in grouping.join(others):
@@ -62,10 +62,11 @@ def assemble(
             broken.append(BrokenFile(parts.files[0].path, reason))
         else:
             usable.append((parts, known))
-    pairs = _pair(usable, projector_files, readings)
+    pairing = _pairing(usable, projectors, readings)
+    broken += [BrokenFile(path, reason) for path, reason in pairing.unfit.items()]
     models = []
     for parts, known in usable:
-        projector = pairs.get(parts.files[0].path)
+        projector = pairing.chosen.get(parts.files[0].path)
         seen = _metadata(readings[projector.path]) if projector else None
         models.append(_model(parts, known, projector, seen, thresholds))
     return Assembled(files, tuple(models), tuple(broken), tuple(companions))
@@ -80,32 +81,15 @@ def _companion_of(file: File, reading: Reading) -> str | None:
     return "vocab" if reading.tensor_count == 0 and not is_split else None
 
 
-def _pair(
+def _pairing(
     usable: Sequence[tuple[grouping.Parts, list[Facts]]],
-    projector_files: Mapping[str, Sequence[File]],
+    offered: Sequence[File],
     readings: Mapping[str, Reading],
-) -> dict[str, File]:
-    """Path of a model's first file -> its projector."""
-    neighbours: dict[str, list[tuple[str, grouping.Candidate]]] = defaultdict(list)
-    for parts, facts in usable:
-        first = parts.files[0]
-        if first.folder in projector_files:
-            described = grouping.candidate(first.name, facts[0].metadata)
-            neighbours[first.folder].append((first.path, described))
-    pairs = {}
-    for folder, models in neighbours.items():
-        offered = projector_files[folder]
-        candidates = [_candidate(file, readings[file.path]) for file in offered]
-        all_models = [described for _, described in models]
-        for path, described in models:
-            chosen = grouping.choose_projector(described, all_models, candidates)
-            if chosen is not None:
-                pairs[path] = offered[chosen]
-    return pairs
-
-
-def _candidate(file: File, reading: Reading) -> grouping.Candidate:
-    return grouping.candidate(file.name, _metadata(reading))
+) -> Pairing:
+    if not offered:
+        return Pairing()
+    models = [candidate(parts.files[0], facts[0].metadata) for parts, facts in usable]
+    return pair(models, [candidate(file, _metadata(readings[file.path])) for file in offered])
 
 
 def _metadata(reading: Reading) -> Mapping[str, object]:

@@ -7,7 +7,7 @@ import pytest
 from magid.discovery.scanner import Scanner
 from magid.discovery.tiers import Thresholds
 from tests.support import ggufs
-from tests.support.scanning import only, scan
+from tests.support.scanning import only, reasons, scan
 
 _WIDE = {"llama.embedding_length": 128, "clip.vision.projection_dim": 128}
 
@@ -68,10 +68,105 @@ def test_projectors(
     assert len(found.companions) == len(projectors)
 
 
-def test_a_projector_in_another_folder_is_not_taken(tmp_path: Path) -> None:
+_SHARDED = "Q4_K_M/Demo-1B-Q4_K_M"
+
+
+@pytest.mark.parametrize(
+    ("models", "projectors", "pairs"),
+    [
+        # a repository: a folder for each encoding, the projector in the root or in a folder there
+        (
+            {"Q4_K_M/Demo-1B-Q4_K_M": {}, "UD-Q8_K_XL/Demo-1B-UD-Q8_K_XL": {}},
+            {"mmproj-BF16": {}, "mmproj-F16": {}},
+            {"Demo-1B-Q4_K_M": "mmproj-F16", "Demo-1B-UD-Q8_K_XL": "mmproj-F16"},
+        ),
+        ({_SHARDED: {}}, {"mmproj/mmproj-BF16": {}}, {"Demo-1B-Q4_K_M": "mmproj-BF16"}),
+        ({"Demo-1B-F16": {}}, {"MMPROJ/F16": {}}, {"Demo-1B-F16": "F16"}),
+        ({f"quants/{_SHARDED}": {}}, {"mmproj-F16": {}}, {"Demo-1B-Q4_K_M": "mmproj-F16"}),
+        # what is nearer wins, whatever it is called
+        (
+            {"a/Demo-1B": {}, "b/Demo-1B-Q8_0": {}},
+            {"mmproj-Demo-1B-F16": {}, "a/mmproj-BF16": {}},
+            {"Demo-1B": "mmproj-BF16", "Demo-1B-Q8_0": "mmproj-Demo-1B-F16"},
+        ),
+        # a parent that others share: by name, or by width with one model below it
+        (
+            {"a/Demo-1B": {}, "b/Other-1B": {}},
+            {"mmproj-Demo-1B": {}},
+            {"Demo-1B": "mmproj-Demo-1B"},
+        ),
+        ({"a/Demo-1B": {}, "b/Other-1B": {}}, {"mmproj-F16": {}}, {}),
+        ({"a/Demo-1B": _WIDE, "b/Other-1B": _WIDE}, {"mmproj-F16": _WIDE}, {}),
+        ({"a/Demo-1B": {}}, {"mmproj-F16": {}}, {}),
+        ({"a/Demo-1B": _WIDE}, {"mmproj-F16": _WIDE}, {"Demo-1B": "mmproj-F16"}),
+        ({"a/Demo-1B": {}}, {"mmproj-Other-1B": {}}, {}),
+        ({"a/Demo-1B": {}}, {"mmproj-Demo-4B": {}}, {}),
+        ({_SHARDED: {}}, {"mmproj-Demo-1B": _WIDE}, {}),
+        # the header's name before the file's
+        ({"Q8_0/Demo-1B": {}}, {"mmproj-F16": {"general.basename": "Other"}}, {}),
+        (
+            {"a/x": {"general.basename": "Demo"}, "b/Other-1B": {}},
+            {"mmproj-F16": {"general.basename": "Demo"}},
+            {"x": "mmproj-F16"},
+        ),
+        # too far, and beside
+        ({"a/b/c/Demo-1B": {}}, {"mmproj-Demo-1B": {}}, {}),
+        ({"a/Demo-1B": {}}, {"b/mmproj-Demo-1B": {}}, {}),
+    ],
+)
+def test_projectors_in_other_folders(
+    tmp_path: Path,
+    models: dict[str, dict[str, object]],
+    projectors: dict[str, dict[str, object]],
+    pairs: dict[str, str],
+) -> None:
+    for name, metadata in models.items():
+        if name.endswith(_SHARDED):
+            ggufs.write_split_model(tmp_path / name, 2, metadata=metadata)
+        else:
+            ggufs.write_chat_model(tmp_path / f"{name}.gguf", metadata=metadata)
+    for name, metadata in projectors.items():
+        ggufs.write_mmproj(tmp_path / f"{name}.gguf", metadata=metadata)
+    found = scan(tmp_path)
+    paired = {m.stem: Path(m.companions[0].path).stem for m in found.models if m.companions}
+    assert paired == pairs
+
+
+@pytest.mark.parametrize(
+    ("models", "projector", "why"),
+    [
+        (
+            {"a": {}},
+            ("mmproj-a", _WIDE),
+            "its vectors have 128 numbers, and those of a.gguf have 64",
+        ),
+        ({"a-1b": {}, "b-1b": {}}, ("mmproj-F16", {}), "nothing tells which of several models"),
+        ({"x/a-1b": {}}, ("mmproj-c-1b", {}), "belongs to another one than a-1b.gguf"),
+    ],
+)
+def test_a_projector_that_fits_nothing_near_it_is_named_with_the_reason(
+    tmp_path: Path,
+    models: dict[str, dict[str, object]],
+    projector: tuple[str, dict[str, object]],
+    why: str,
+) -> None:
+    for name, metadata in models.items():
+        ggufs.write_chat_model(tmp_path / f"{name}.gguf", metadata=metadata)
+    name, metadata = projector
+    ggufs.write_mmproj(tmp_path / f"{name}.gguf", metadata=metadata)
+    found = scan(tmp_path)
+    (reason,) = reasons(found).values()
+    assert "is a projector that fits no model near it: " in reason
+    assert why in reason
+    assert reason.endswith("; put it into the folder of its model")
+    assert (len(found.models), len(found.companions)) == (len(models), 1)
+
+
+def test_a_projector_alone_or_one_of_several_that_fit_is_nothing_to_tell(tmp_path: Path) -> None:
     ggufs.write_chat_model(tmp_path / "a" / "Demo-1B.gguf")
-    ggufs.write_mmproj(tmp_path / "mmproj-Demo-1B.gguf")
-    assert only(scan(tmp_path)).companions == ()
+    for name in ("a/mmproj-F16", "a/mmproj-BF16", "b/mmproj-Other-2B"):
+        ggufs.write_mmproj(tmp_path / f"{name}.gguf")
+    assert scan(tmp_path).broken == ()
 
 
 def test_the_stamp_covers_the_projector(tmp_path: Path) -> None:

@@ -263,6 +263,8 @@ CASES: tuple[tuple[str, dict[str, Any], str, str], ...] = (
      "a server cannot read /m/a:b.gguf", "rename or replace the file"),
     ("broken", {"daemon": Daemon(broken=(("/m/a.gguf", "is truncated"),))},
      "/m/a.gguf is broken: it is truncated", "mv /m/a.gguf /m/a.gguf.broken"),
+    ("broken", {"daemon": Daemon(broken=(("/m/a.gguf", "is a projector; put it elsewhere"),))},
+     "/m/a.gguf is not used: it is a projector", "put it elsewhere"),
     ("gpu-nodes", {"gpus": gpus(driver="", nodes=())}, "its driver is not loaded",
      "modprobe nvidia"),
     ("gpu-nodes", {"gpus": gpus(nodes=NVIDIA.nodes[:1])}, "there is no /dev/nvidia-uvm",

@@ -100,6 +100,10 @@ def broken(facts: Facts) -> Iterator[Finding]:
             continue
         if path in told:
             continue
+        what, _, remedy = why.partition("; ")
+        if remedy:
+            yield Finding(f"{path} is not used: it {what}", severity=Severity.WARNING, do=remedy)
+            continue
         yield Finding(
             f"{path} is broken: it {why}",
             "most often a download that was interrupted",

@@ -1,0 +1,183 @@
+"""Which projector (mmproj: images or sound) goes with which model. Pure.
+
+A projector lies in its model's folder or in a folder `mmproj` there, and so it does in one or two
+folders above, because repositories have a folder for each encoding, below the projector for all.
+The nearest place that has a fitting one wins. A projector whose output width is not the model's
+never fits.
+
+Folders hold one model in a Hugging Face repository, where whatever projector there is belongs to
+it, and many in a flat collection, where a wrong pair would keep llama-server from starting. So, in
+the model's own folder,
+
+- one whose name begins the model's name fits (`mmproj-gemma-3-4b-it` for `gemma-3-4b-it-Q4_0`),
+  if the sizes in both names are the same;
+- one with another name, or none (`mmproj-F16`), fits if all models of the folder are one model in
+  several encodings; without a name, the right width also will do.
+
+Above it, where other models may lie, one with another name never fits, and one without a name only
+if all models below are one model, and the widths are known to be the same or the model's folder is
+named by an encoding (`Q4_K_M`). A name in the header (`general.basename`) goes before the file's.
+
+Of several, the name that shares most words wins, then the encoding that every device computes
+(F16 before BF16), then path order.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from magid.discovery.naming import name_words, number, split_name, text
+from magid.discovery.walker import File
+
+SUBFOLDER: Final = "mmproj"
+
+_SOFT: Final = frozenset({"instruct", "it", "chat", "mmproj", "model", "vision"})
+"""Words that one of the two names often has and the other not."""
+
+_ENCODINGS: Final = ("f16", "bf16", "q8_0", "f32")
+_FOLDERS_ABOVE: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What is compared of a model, or of a projector."""
+
+    file: File  # a model's first
+    words: tuple[str, ...]
+    size: str | None
+    encoding: str
+    width: int | None  # of the vectors that pass from the projector to the model
+
+    @property
+    def names(self) -> tuple[tuple[str, ...], str | None]:
+        return self.words, self.size
+
+
+@dataclass(frozen=True, slots=True)
+class Pairing:
+    """`chosen`: path of a model's first file -> its projector. `unfit`: projector -> why none."""
+
+    chosen: dict[str, File] = field(default_factory=dict)
+    unfit: dict[str, str] = field(default_factory=dict)
+
+
+def candidate(file: File, metadata: Mapping[str, object]) -> Candidate:
+    """What a file says of itself; a model's width is its embedding length."""
+    own = split_name(file.name)
+    named = name_words(own, metadata)
+    label = (text(metadata, "general.size_label") or "").lower()
+    widths = (
+        "clip.vision.projection_dim",
+        "clip.audio.projection_dim",
+        f"{text(metadata, 'general.architecture')}.embedding_length",
+    )
+    return Candidate(
+        file=file,
+        words=tuple(word for word in named.tokens if word not in _SOFT),
+        size=named.size or own.size or label or None,
+        encoding=own.encoding or "",
+        width=next((n for key in widths if (n := number(metadata, key)) is not None), None),
+    )
+
+
+def pair(models: Sequence[Candidate], projectors: Sequence[Candidate]) -> Pairing:
+    """The projector of each model that has one, and the projectors that fit no model near them."""
+    pairing, names = Pairing(), _Names(models)
+    offered: dict[str, list[Candidate]] = defaultdict(list)
+    for projector in projectors:
+        offered[_place(projector.file.folder)].append(projector)
+    near: dict[str, list[Candidate]] = defaultdict(list)  # models, by the projector's path
+    fitting: set[str] = set()
+    for model in models:
+        for folder in _folders_of(model):
+            here = offered.get(folder, [])
+            fits = [one for one in here if _fits(model, one, folder, names)]
+            for projector in here:
+                near[projector.file.path].append(model)
+            fitting.update(one.file.path for one in fits)
+            if fits and model.file.path not in pairing.chosen:
+                best = max(fits, key=lambda one: _rank(model, one))
+                pairing.chosen[model.file.path] = best.file
+    for projector in projectors:
+        path = projector.file.path
+        if path in near and path not in fitting:
+            pairing.unfit[path] = _why_unfit(projector, near[path])
+    return pairing
+
+
+class _Names:
+    """The names of the models in each folder, and in and below it."""
+
+    def __init__(self, models: Sequence[Candidate]) -> None:
+        self.within: dict[str, set[object]] = defaultdict(set)
+        self.below: dict[str, set[object]] = defaultdict(set)
+        for model in models:
+            folder = _place(model.file.folder)
+            self.within[folder].add(model.names)
+            while folder:
+                self.below[folder].add(model.names)
+                folder = _above(folder)
+
+
+def _place(folder: str) -> str:
+    """The folder that a projector is for: one in a folder `mmproj` is for the folder above."""
+    above, _, name = folder.rpartition("/")
+    return above if name.lower() == SUBFOLDER else folder
+
+
+def _above(folder: str) -> str:
+    return folder.rpartition("/")[0]
+
+
+def _folders_of(model: Candidate) -> Iterator[str]:
+    """Where its projector may be, nearest first."""
+    folder = _place(model.file.folder)
+    for _ in range(1 + _FOLDERS_ABOVE):
+        if folder:
+            yield folder
+        folder = _above(folder)
+
+
+def _fits(model: Candidate, projector: Candidate, folder: str, names: _Names) -> bool:
+    is_known = model.width is not None and projector.width is not None
+    if is_known and model.width != projector.width:
+        return False
+    same_size = not (model.size and projector.size) or model.size == projector.size
+    is_named = same_size and model.words[: len(projector.words)] == projector.words
+    own = _place(model.file.folder)
+    if folder == own:
+        is_alone = len(names.within[folder]) == 1
+        return is_alone or (is_named if projector.words else is_known)
+    if projector.words:
+        return is_named
+    is_alone = len(names.below[folder]) == 1
+    return is_alone and (is_known or _is_encoding(own.rpartition("/")[2]))
+
+
+def _is_encoding(name: str) -> bool:
+    """Whether a folder has the name of an encoding alone."""
+    parts = split_name(name)
+    return parts.encoding is not None and not parts.tokens and parts.size is None
+
+
+def _rank(model: Candidate, projector: Candidate) -> tuple[int, int]:
+    shared = 0
+    for ours, theirs in zip(model.words, projector.words, strict=False):
+        if ours != theirs:
+            break
+        shared += 1
+    encodings = {encoding: -place for place, encoding in enumerate(_ENCODINGS)}
+    return shared, encodings.get(projector.encoding, -len(_ENCODINGS))
+
+
+def _why_unfit(projector: Candidate, models: Sequence[Candidate]) -> str:
+    first = models[0]
+    if all(None not in (m.width, projector.width) and m.width != projector.width for m in models):
+        why = f"its vectors have {projector.width} numbers, and those of {first.file.name} have "
+        why += str(first.width)
+    elif projector.words:
+        why = f"by its name it belongs to another one than {first.file.name}"
+    else:
+        why = "nothing tells which of several models it belongs to"
+    return f"is a projector that fits no model near it: {why}; put it into the folder of its model"
