@@ -27,13 +27,13 @@ from magid.auth import origins
 from magid.auth.authenticator import Authenticator
 from magid.config.addresses import Address
 from magid.gateway.frontend.context import make_desk
+from magid.http import request_rules
+from magid.http.request_rules import MAX_HEAD_BYTES
 from magid.http.response_headers import PLAIN_DATA
 from magid.log import access_log
-from magid.log.events import Event, about
 
 log = logging.getLogger(__name__)
 
-MAX_HEAD_BYTES = 16_384
 # A watcher that takes no bytes for this long counts as gone, whatever the state of its socket.
 SEND_TIMEOUT_S = 30.0
 # Longer than the longest `?wait=`: Sanic answers 503 by itself when a handler takes longer.
@@ -183,6 +183,13 @@ def _named(request: Request) -> dict[str, str]:
     }
 
 
+def _tell_defect(what: str, request: Request, error: BaseException) -> None:
+    ids = request.ctx
+    access_log.tell_defect(
+        what, error, request_id=ids.request_id, client_request_id=ids.client_request_id
+    )
+
+
 async def _send_stream(
     request: Request, answer: Stream, may_go_on: Callable[[], bool]
 ) -> HTTPResponse | None:
@@ -207,13 +214,7 @@ async def _send_stream(
         if not has_begun:
             raise  # nothing is sent yet, so the error can still be the answer
         if not isinstance(error, TimeoutError):
-            log.error(
-                "stream %s failed", request.ctx.request_id, exc_info=error,
-                extra=about(
-                    Event.DEFECT, request=request.ctx.request_id,
-                    client_request=request.ctx.client_request_id,
-                ),
-            )  # fmt: skip
+            _tell_defect("stream", request, error)
         # Abort instead of a proper end: the caller must not take the stream for complete.
         cast(asyncio.Transport, request.transport).abort()
     finally:
@@ -244,13 +245,7 @@ class _Errors(ErrorHandler):
             return Response(status=204)  # the caller has disconnected: the answer is not read
         ours = _translated(request, exception)
         if ours is None:
-            log.error(
-                "request %s failed", request.ctx.request_id, exc_info=exception,
-                extra=about(
-                    Event.DEFECT, request=request.ctx.request_id,
-                    client_request=request.ctx.client_request_id,
-                ),
-            )  # fmt: skip
+            _tell_defect("request", request, exception)
             return _response(request, unexpected(request.ctx.request_id))
         is_405 = isinstance(ours, errors.MethodNotAllowed)
         methods = allowed_methods(request.path, self._routes) if is_405 else ()
@@ -276,18 +271,13 @@ def _translated(request: Request, exception: BaseException) -> errors.MagidError
         case errors.MagidError():
             return exception
         case sanic_errors.MethodNotAllowed():
-            return errors.MethodNotAllowed(
-                f"cannot {request.method} {request.path}: the path has other methods; "
-                "/openapi.json lists them"
-            )
+            return request_rules.wrong_method(request.method, request.path)
         case sanic_errors.NotFound():
-            return errors.NotFound(
-                f"cannot find {request.path}: no such path; /openapi.json lists all of them"
-            )
+            return request_rules.unknown_path(request.path)
         case sanic_errors.PayloadTooLarge():
             return errors.TooLarge("cannot take this request: its head or body is too large")
         case sanic_errors.RequestTimeout():
-            return errors.SlowRequest("cannot wait longer: the request did not arrive in time")
+            return request_rules.too_slow()
         case sanic_errors.ServiceUnavailable():
             return errors.TimedOut("cannot answer in time: the operation takes too long")
         case sanic_errors.BadRequest() | sanic_errors.ExpectationFailed():

@@ -5,8 +5,6 @@ malformed heads. So every route is registered as a streaming one, and this modul
 """
 
 import asyncio
-import re
-import secrets
 import sys
 import time
 from collections.abc import Iterable
@@ -22,19 +20,10 @@ from magid.api.routes import Access, Query
 from magid.auth import authenticator, origins, sandboxed
 from magid.auth.token_store import Caller
 from magid.auth.tokens import Credential, credential_from_headers
-from magid.gateway.frontend.request_reader import (
-    MAX_SMALL_CHUNKS,
-    SMALL_CHUNK_BYTES,
-    too_many_chunks,
-)
 from magid.gateway.proxy.time_slices import TimeSlices
 from magid.gateway.routing.outline import WHOLE_BYTES, Outline, outlined
-from magid.http import framing
+from magid.http import framing, request_rules
 
-# An early answer must not be lost to a reset of the connection: reading goes on for this long.
-LINGER_S = 2.0
-
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 MAX_BODY_BYTES = WHOLE_BYTES  # for routes without `takes_large`
 MAX_VALUES = 4096
 _READS = 64
@@ -45,8 +34,8 @@ def begin(request: Request) -> None:
     """Gives the request an id of magid's own, and keeps the caller's beside it. Idempotent."""
     if not hasattr(request.ctx, "request_id"):
         given = request.headers.get("x-request-id", "")
-        request.ctx.client_request_id = given if _REQUEST_ID.fullmatch(given) else ""
-        request.ctx.request_id = secrets.token_hex(16)
+        request.ctx.client_request_id = request_rules.client_request_id(given)
+        request.ctx.request_id = request_rules.next_request_id()
         request.ctx.began = time.monotonic()
 
 
@@ -68,9 +57,8 @@ def check(request: Request, policy: origins.Policy) -> None:
     authenticator.check_url(request.query_string)
     if _is_local_socket(request):
         return  # browsers cannot reach it: file permissions decide
-    origins.check_host(request.headers.get("host"), policy)
-    changes = request.method not in ("GET", "HEAD", "OPTIONS")
-    request.ctx.origin = origins.check_origin(request.headers, policy, changes=changes)
+    changes = request.method not in request_rules.SAFE_METHODS
+    request.ctx.origin = origins.check(request.headers, policy, changes=changes)
 
 
 def _stream(request: Request) -> Http:
@@ -120,17 +108,12 @@ async def read_body(request: Request, limit: int, deadline_s: float) -> bytes:
                 size, count = max(size, len(received)), count + 1
                 if not count % _READS:  # reading bytes that have arrived never yields to the loop
                     await asyncio.sleep(0)
-                if count > MAX_SMALL_CHUNKS + len(received) // SMALL_CHUNK_BYTES:
-                    raise too_many_chunks()
+                request_rules.check_chunks(count, len(received))
     except TimeoutError:
-        raise errors.SlowRequest(
-            f"cannot wait longer: the request did not arrive within {deadline_s:g} s"
-        ) from None
+        raise request_rules.too_slow() from None
     if size > limit:
-        raise errors.TooLarge(
-            f"cannot take this body: it is over {limit} bytes (max_body_bytes in magid.yaml; "
-            f"{MAX_BODY_BYTES} for what is not a request to a model)"
-        )
+        others = f"{MAX_BODY_BYTES} for what is not a request to a model"
+        raise request_rules.body_too_large(limit, f"max_body_bytes in magid.yaml; {others}")
     return bytes(received)
 
 
@@ -150,7 +133,7 @@ def end_if_unread(request: Request) -> None:
     else:
         _discard(cast(Any, stream))
         transport = cast(asyncio.Transport, request.transport)
-        asyncio.get_running_loop().call_later(LINGER_S, transport.abort)
+        asyncio.get_running_loop().call_later(request_rules.LINGER_S, transport.abort)
 
 
 def _discard(stream: Any) -> None:
@@ -172,11 +155,9 @@ async def parse_body(
     """
     if model is None and not data:
         return None, None
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise errors.UnsupportedMediaType(
-            f"cannot read a body of type {kind or 'unknown'!r}; send Content-Type: application/json"
-        )
+    content_type = request.headers.get("content-type", "")
+    if not request_rules.is_json(content_type):
+        raise request_rules.not_json(content_type)
     if model is None:
         return None, None
     outline = None

@@ -41,6 +41,12 @@ def make_policy(
     return Policy(frozenset(names), frozenset(o.rstrip("/").lower() for o in allowed_origins))
 
 
+def check(headers: Mapping[str, str], policy: Policy, *, changes: bool) -> str | None:
+    """Raises as `check_host` and `check_origin` do; returns what the latter returns."""
+    check_host(headers.get("host"), policy)
+    return check_origin(headers, policy, changes=changes)
+
+
 def check_host(host: str | None, policy: Policy) -> None:
     """Raises InvalidInput without a well-formed Host, HostNotAllowed for a foreign one."""
     match = _HOST.fullmatch(host or "")

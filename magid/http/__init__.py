@@ -1,1 +1,1 @@
-"""HTTP/1.1 without I/O: strict framing, and how much of an answer is kept."""
+"""HTTP/1.1 without I/O: strict framing, limits, and the rules of requests and responses."""

@@ -42,6 +42,16 @@ def tell_error(
     )  # fmt: skip
 
 
+def tell_defect(
+    what: str, error: BaseException, *, request_id: str, client_request_id: str = ""
+) -> None:
+    """A request or a stream that a defect of magid has ended, with its trace."""
+    log.error(
+        "%s %s failed", what, request_id, exc_info=error,
+        extra=about(Event.DEFECT, request=request_id, client_request=client_request_id),
+    )  # fmt: skip
+
+
 def tell_slow(
     took_s: float,
     *,

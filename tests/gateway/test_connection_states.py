@@ -16,13 +16,14 @@ from magid.auth.authenticator import Authenticator
 from magid.auth.token_store import TokenStore
 from magid.errors import QueueFull, ServerLost
 from magid.gateway.dispatcher import Dispatcher
-from magid.gateway.frontend.connection import MAX_BEHIND, MAX_HEAD_BYTES, ClientConnection
+from magid.gateway.frontend.connection import MAX_BEHIND, ClientConnection
 from magid.gateway.frontend.connection_state import TRANSITIONS, ConnectionState
 from magid.gateway.frontend.context import FrontendContext
 from magid.gateway.frontend.request_reader import RequestHeadCache
 from magid.gateway.proxy.forward import ResponseSink
 from magid.gateway.routing.request import GatewayRequest
 from magid.http.framing import ReplyHead
+from magid.http.request_rules import MAX_HEAD_BYTES
 from tests.support.deadlines import PATIENCE_S
 
 IDLE, HEAD, BODY, RESPONDING, BLOCKED, LINGERING, CLOSED = ConnectionState

@@ -84,6 +84,16 @@ def test_a_browser_asks_first(client: httpx.Client, endpoint: Endpoint) -> None:
     assert not [name for name in own.headers if name.startswith("access-control-")]
 
 
+@endpoints
+def test_a_page_may_read_why_its_request_is_refused(
+    client: httpx.Client, endpoint: Endpoint
+) -> None:
+    path = f"{path_of(endpoint)}?api_key=x"
+    answer = client.request(endpoint.method, path, headers={"Origin": OWN_PAGE})
+    assert answer.status_code == 400
+    assert answer.headers["access-control-allow-origin"] == OWN_PAGE
+
+
 @posts
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
 def test_a_request_from_another_site(client: httpx.Client, endpoint: Endpoint, site: str) -> None:

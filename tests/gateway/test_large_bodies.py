@@ -12,7 +12,7 @@ import pytest
 
 from magid.api.request import MAX_BODY_BYTES, MAX_VALUES
 from magid.api.routes import ROUTES, Route
-from magid.gateway.frontend.request_reader import MAX_SMALL_CHUNKS
+from magid.http.request_rules import MAX_SMALL_CHUNKS
 from tests.soak import bodies
 from tests.soak.bodies import LIMIT, MIB
 from tests.support import fake_llama, fleets, ggufs, rest

@@ -9,7 +9,7 @@ import pytest
 from magid.auth.authenticator import LOCAL
 from magid.errors import InvalidInput, TooLarge
 from magid.gateway.frontend import request_reader
-from magid.gateway.frontend.request_reader import MAX_SMALL_CHUNKS, SMALL_CHUNK_BYTES, Asker, Body
+from magid.gateway.frontend.request_reader import Asker, Body
 from magid.gateway.routing.conversations import (
     KEPT_BETWEEN,
     KEPT_ENDS,
@@ -19,6 +19,7 @@ from magid.gateway.routing.conversations import (
 from magid.gateway.routing.endpoints import find
 from magid.gateway.routing.outline import WHOLE_BYTES
 from magid.gateway.routing.request import Prompt, read
+from magid.http.request_rules import MAX_SMALL_CHUNKS, SMALL_CHUNK_BYTES
 from tests.gateway.test_outline import finished
 
 LIMIT = 32 * 2**20

@@ -6,11 +6,10 @@ byte of its response (`api.protocol`): until it does, no more of its input is re
 """
 
 import asyncio
-import logging
 from collections.abc import Callable
 
 from magid.auth import authenticator
-from magid.errors import MagidError, SlowRequest, TooLarge
+from magid.errors import MagidError
 from magid.gateway.frontend import responses
 from magid.gateway.frontend.connection_state import ConnectionState
 from magid.gateway.frontend.context import FrontendContext, unknown_path
@@ -19,22 +18,18 @@ from magid.gateway.frontend.request_reader import (
     Body,
     RequestHead,
     check_json,
-    next_request_id,
 )
 from magid.gateway.frontend.response_writer import ResponseWriter
 from magid.gateway.proxy.two_stage import ActiveRequest
 from magid.gateway.routing.endpoints import find, methods_of
 from magid.gateway.routing.outline import WHOLE_BYTES
 from magid.gateway.routing.request import GatewayRequest
+from magid.http import request_rules
+from magid.http.request_rules import LINGER_S, MAX_HEAD_BYTES, next_request_id
 from magid.http.status import status_of
 from magid.log import access_log
-from magid.log.events import Event, about
 
-log = logging.getLogger(__name__)
-
-MAX_HEAD_BYTES = 16_384
 MAX_BEHIND = 65_536  # bytes that a client may send behind a request that is being answered
-LINGER_S = 2.0  # an early response must not be lost to a reset: so long we go on reading
 BREATH_BYTES = 16_384  # of a body that is not whole, after which others have their turn
 BODY_S_PER_MIB = 4.0  # more time for larger bodies: 2 Mbit/s
 
@@ -103,21 +98,24 @@ class ClientConnection:
             return
         self._buffer = b""
         try:
-            head = self._context.parse(data[:end])
-            self._caller = self._context.admit(head, self._peer)
+            head = self._head = self._context.parse(data[:end])
         except MagidError as error:
             self._refuse(error, _path_in(data))
             return
-        self._stop_timer()  # the body has a time of its own
-        self._head = head
         self._writer.start(head, next_request_id())
+        try:
+            self._caller = self._context.admit(head, self._peer)
+        except MagidError as error:
+            self._refuse(error)
+            return
+        self._stop_timer()  # the body has a time of its own
         self._enter(_BODY)
         self._take_body(data[end + 4 :])
 
     def _wait_for_head(self, data: bytes) -> None:
         self._buffer = data
         if len(data) > MAX_HEAD_BYTES:
-            self._refuse(TooLarge("cannot take this request: its head is too large"))
+            self._refuse(request_rules.head_too_large())
         elif self._state is _IDLE:
             self._enter(_HEAD)
             self._timer = self._loop.call_later(self._context.timeout_s, self._on_timeout)
@@ -168,12 +166,12 @@ class ClientConnection:
 
     def _on_timeout(self) -> None:
         self._timer = None
-        self._refuse(SlowRequest("cannot wait longer: the request did not arrive in time"))
+        self._refuse(request_rules.too_slow())
 
     def _refuse(self, error: MagidError, path: str | None = None) -> None:
         """Answers and closes the connection: where a next request would begin is unknown.
 
-        `path` is that of a head that could not be used.
+        `path` is that of a head that could not be read.
         """
         self._enter(_LINGERING)
         self._stop_timer()
@@ -242,10 +240,7 @@ class ClientConnection:
     def _abort(self, error: Exception) -> None:
         """Ends the connection after a defect of magid."""
         request_id = self._writer.request_id or next_request_id()
-        log.error(
-            "request %s failed", request_id, exc_info=error,
-            extra=about(Event.DEFECT, request=request_id),
-        )  # fmt: skip
+        access_log.tell_defect("request", error, request_id=request_id)
         self._transport.abort()
 
     # -- between two requests --------------------------------------------------------------

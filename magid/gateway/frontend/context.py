@@ -13,10 +13,11 @@ from magid.auth.origins import Policy
 from magid.auth.token_store import Caller
 from magid.auth.tokens import Scope
 from magid.config.settings import Config
-from magid.errors import MagidError, MethodNotAllowed, ModelNotFound, NotFound
+from magid.errors import MagidError, ModelNotFound
 from magid.gateway.dispatcher import Dispatcher
 from magid.gateway.frontend.request_reader import RequestHead, RequestHeadCache
 from magid.gateway.routing.endpoints import TELL_OF_OTHERS, Endpoint, methods_of
+from magid.http import request_rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,5 +75,5 @@ def make_desk(
 def unknown_path(head: RequestHead) -> MagidError:
     """Returns the error for a path that is not the gateway's, or has other methods."""
     if methods_of(head.path):
-        return MethodNotAllowed(f"cannot {head.method} {head.path}: it has other methods")
-    return NotFound(f"cannot find {head.path}: no such path; /openapi.json lists all of them")
+        return request_rules.wrong_method(head.method, head.path)
+    return request_rules.unknown_path(head.path)

@@ -5,31 +5,26 @@ something to llama-server are passed on: no credentials, nothing about the conne
 """
 
 import re
-import secrets
 from collections import OrderedDict
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
-from itertools import count
 from typing import Any
 
 from magid.auth import origins
 from magid.auth.token_store import Caller
 from magid.auth.tokens import Credential, credential_from_headers
-from magid.errors import InvalidInput, TooLarge, UnsupportedMediaType
+from magid.errors import InvalidInput, TooLarge
 from magid.gateway.routing import nulls
 from magid.gateway.routing.endpoints import Endpoint
 from magid.gateway.routing.outline import WHOLE_BYTES, Outline
 from magid.gateway.routing.request import GatewayRequest, parse, parse_large, parse_query
-from magid.http import framing
+from magid.http import framing, request_rules
 from magid.http.framing import ChunkReader, ProtocolError
 
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _PASSED = re.compile(
     rb"accept|anthropic-(?:beta|version)|openai-beta|traceparent|x-conversation-id"
 )
 _LENGTH = re.compile(rb"[0-9]{1,15}")
-_serial = count(1)
-_PROCESS = secrets.token_hex(8)  # so that ids of two lives of the daemon differ
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +38,7 @@ class RequestHead:
     keeps_alive: bool
     is_1_0: bool
     expects: bool
+    content_type: str
     is_json: bool
     presented: Credential | None  # a digest of the credential: not what they hold
     presented_id: str  # the digest in hex; empty: no credential
@@ -67,13 +63,11 @@ def parse_request_head(raw: bytes, policy: origins.Policy | None) -> RequestHead
     text = {n.decode("latin-1"): v.decode("latin-1") for n, v in fields.items() if n in _CHECKED}
     origin = None
     if policy is not None:
-        origins.check_host(text.get("host"), policy)
-        changes = method not in (b"GET", b"HEAD", b"OPTIONS")
-        origin = origins.check_origin(text, policy, changes=changes)
+        changes = method.decode() not in request_rules.SAFE_METHODS
+        origin = origins.check(text, policy, changes=changes)
     path, _, query = target.decode("latin-1").partition("?")
     is_1_0 = version == b"HTTP/1.0"
     presented = credential_from_headers(fields.get(b"authorization"), fields.get(b"x-api-key"))
-    given = fields.get(b"x-request-id", b"")
     return RequestHead(
         method=method.decode(),
         path=path,
@@ -82,18 +76,20 @@ def parse_request_head(raw: bytes, policy: origins.Policy | None) -> RequestHead
         keeps_alive=_keeps_alive(fields, is_1_0=is_1_0),
         is_1_0=is_1_0,
         expects=_expects(fields),
-        is_json=fields.get(b"content-type", b"").partition(b";")[0].strip().lower() == _JSON,
+        content_type=text.get("content-type", ""),
+        is_json=request_rules.is_json(text.get("content-type", "")),
         presented=presented,
         presented_id=presented.digest.hex() if presented else "",
-        client_request_id=given.decode() if _REQUEST_ID.fullmatch(given) else "",
+        client_request_id=request_rules.client_request_id(text.get("x-request-id", "")),
         passed=b"".join(b"%b: %b\r\n" % (n, v) for n, v in fields.items() if _PASSED.fullmatch(n)),
         origin=origin,
         requested_headers=text.get("access-control-request-headers"),
     )
 
 
-_CHECKED = (b"host", b"origin", b"sec-fetch-site", b"access-control-request-headers")
-_JSON = b"application/json"
+_CHECKED = frozenset(
+    b"access-control-request-headers content-type host origin sec-fetch-site x-request-id".split()
+)
 
 
 def _length(fields: dict[bytes, bytes]) -> int | None:
@@ -121,15 +117,9 @@ def _expects(fields: dict[bytes, bytes]) -> bool:
 
 
 def check_json(head: RequestHead) -> None:
-    """Raises UnsupportedMediaType: a web form of another site could send any other type."""
+    """Raises UnsupportedMediaType."""
     if not head.is_json:
-        raise UnsupportedMediaType(
-            "cannot read a body that is not JSON; send Content-Type: application/json"
-        )
-
-
-def next_request_id() -> str:
-    return f"{_PROCESS}{next(_serial):x}"
+        raise request_rules.not_json(head.content_type)
 
 
 class RequestHeadCache:
@@ -152,16 +142,6 @@ class RequestHeadCache:
 
 
 STEP_BYTES = 16_384  # of a chunked body, between two looks at how many chunks it has
-# A JSON encoder whose every word becomes a chunk is taken up to this many of them.
-MAX_SMALL_CHUNKS = 16_384
-SMALL_CHUNK_BYTES = 64
-
-
-def too_many_chunks() -> InvalidInput:
-    return InvalidInput(
-        f"cannot read the request: it has over {MAX_SMALL_CHUNKS} chunks of a few bytes each; "
-        "collect what you send, or send its Content-Length"
-    )
 
 
 class Body:
@@ -212,8 +192,7 @@ class Body:
             raise InvalidInput(f"cannot read the request: {error}") from None
         if chunks.size > self._limit:
             raise self._too_large()
-        if chunks.count > MAX_SMALL_CHUNKS + chunks.size // SMALL_CHUNK_BYTES:
-            raise too_many_chunks()
+        request_rules.check_chunks(chunks.count, chunks.size)
         for part in chunks.payload or ():
             self._received += part
         chunks.payload = []
@@ -224,10 +203,7 @@ class Body:
         return received if len(received) > WHOLE_BYTES else bytes(received)
 
     def _too_large(self) -> TooLarge:
-        return TooLarge(
-            f"cannot take this body: it is over {self._limit} bytes "
-            "(gateway.max_body_bytes in magid.yaml)"
-        )
+        return request_rules.body_too_large(self._limit, "gateway.max_body_bytes in magid.yaml")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,92 @@
+"""The rules of a client's request, which are the same for the API and for the gateway."""
+
+import re
+import secrets
+from itertools import count
+
+from magid.errors import (
+    InvalidInput,
+    MethodNotAllowed,
+    NotFound,
+    SlowRequest,
+    TooLarge,
+    UnsupportedMediaType,
+)
+
+MAX_HEAD_BYTES = 16_384
+# An early response must not be lost to a reset of the connection: reading goes on for this long.
+LINGER_S = 2.0
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110 9.2.1: they change nothing
+
+_CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_serial = count(1)
+_PROCESS = secrets.token_hex(8)  # so that ids of two lives of the daemon differ
+
+
+def next_request_id() -> str:
+    """Returns an id that no other request has."""
+    return f"{_PROCESS}{next(_serial):x}"
+
+
+def client_request_id(given: str) -> str:
+    """Returns the id that the client gave its request; empty if it is not fit for the log. Pure."""
+    return given if _CLIENT_ID.fullmatch(given) else ""
+
+
+def is_json(content_type: str) -> bool:
+    """Whether a body of this type may be read. A form of another site can have no such type."""
+    return _media_type(content_type) == "application/json"
+
+
+def _media_type(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
+
+
+# A JSON encoder whose every word becomes a chunk is taken up to this many of them.
+MAX_SMALL_CHUNKS = 16_384
+SMALL_CHUNK_BYTES = 64
+
+
+def check_chunks(chunks: int, size: int) -> None:
+    """Raises InvalidInput for a body of `size` bytes in far more chunks than it needs."""
+    if chunks > MAX_SMALL_CHUNKS + size // SMALL_CHUNK_BYTES:
+        raise InvalidInput(
+            f"cannot read the request: it has over {MAX_SMALL_CHUNKS} chunks of a few bytes each; "
+            "collect what you send, or send its Content-Length"
+        )
+
+
+# -- errors ----------------------------------------------------------------------------------
+
+
+def too_slow() -> SlowRequest:
+    return SlowRequest("cannot wait longer: the request did not arrive in time")
+
+
+def head_too_large() -> TooLarge:
+    return TooLarge(
+        f"cannot take this request: its head is over {MAX_HEAD_BYTES} bytes; send fewer or "
+        "shorter headers"
+    )
+
+
+def body_too_large(limit: int, setting: str) -> TooLarge:
+    """`setting` of magid.yaml decides, or it is a fixed limit."""
+    return TooLarge(f"cannot take this body: it is over {limit} bytes ({setting})")
+
+
+def not_json(content_type: str) -> UnsupportedMediaType:
+    return UnsupportedMediaType(
+        f"cannot read a body of type {_media_type(content_type)[:80] or 'unknown'!r}; send "
+        "Content-Type: application/json"
+    )
+
+
+def unknown_path(path: str) -> NotFound:
+    return NotFound(f"cannot find {path}: no such path; /openapi.json lists all of them")
+
+
+def wrong_method(method: str, path: str) -> MethodNotAllowed:
+    return MethodNotAllowed(
+        f"cannot {method} {path}: the path has other methods; /openapi.json lists them"
+    )
