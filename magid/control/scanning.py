@@ -31,6 +31,7 @@ _FIRST_PAUSE_S: Final = 5.0  # before a failed scan is retried
 _LONGEST_PAUSE_S: Final = 60.0
 _LOOK_S: Final = 0.5  # between checks whether a folder has answered
 _TIDY_S: Final = 60.0
+_DOWNLOADS_S: Final = 5.0  # between checks whether a download has ended
 
 
 class Scanning:
@@ -138,7 +139,9 @@ class Scanning:
         return tuple(root.path for root in roots if root.is_late)
 
     async def keep_looking(self, taken_in: Callable[[], Awaitable[None]]) -> None:
-        """Retries failed scans and unresponsive folders. Never returns.
+        """Retries failed scans and unresponsive folders; takes up what has been downloaded.
+
+        Never returns.
 
         Awaits `taken_in` after each scan.
         """
@@ -146,8 +149,11 @@ class Scanning:
         while True:
             if not (self._failed or self.late):
                 pause_s = _FIRST_PAUSE_S
-                if await self._until(lambda: False, _TIDY_S):
+                has_downloads = self._scanner.has_downloads
+                if await self._until(lambda: False, _DOWNLOADS_S if has_downloads else _TIDY_S):
                     await taken_in()
+                elif has_downloads:
+                    await self._take_up_downloads()
                 else:
                     await asyncio.to_thread(self._scanner.tidy)
             elif await self._until(lambda: self._scanner.has_news, pause_s):
@@ -156,6 +162,12 @@ class Scanning:
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
                 with suppress(Exception):  # recorded by `rescan`
                     await self.rescan()
+
+    async def _take_up_downloads(self) -> None:
+        """Scans if a download has ended since the last scan."""
+        with suppress(Exception):  # recorded by `rescan`
+            if await asyncio.to_thread(self._scanner.has_fewer_downloads):
+                await self.rescan()
 
     async def _until(self, is_due: Callable[[], bool], limit_s: float) -> bool:
         """Waits for the end of a scan, for `is_due`, or for `limit_s` seconds.

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from magid.discovery import grouping
 from magid.discovery.assembly import Assembled, assemble, path_to_open
+from magid.discovery.downloads import why_unfinished
 from magid.discovery.found import BrokenFile, PendingFile, Scan
 from magid.discovery.header_cache import Entries, HeaderCache, Reading, Unusable
 from magid.discovery.kinds import companion_kind
@@ -51,6 +52,7 @@ class Scanner:
         self._lock = threading.Lock()
         self._cache: HeaderCache | None = None
         self._last: Assembled | None = None
+        self._marks: frozenset[str] = frozenset()
         self._stopped = False
         self._roots = Roots(roots, late_s)
         self._end = weakref.finalize(self, self._roots.close)
@@ -64,7 +66,12 @@ class Scanner:
         with self._lock, _as_refusal():
             self._go_on()
             cache = self._opened_cache()
-            files = [file for file in self._listing().files if not cache.get(file)]
+            listing = self._listing()
+            files = [
+                file
+                for file in listing.files
+                if file.path not in listing.unfinished and not cache.get(file)
+            ]
             parts = [one for one in grouping.join(files) if one.numbers[0] == 1]
             firsts = {one.files[0].path: one for one in parts}
             with closing(self._roots.begin([one.files[0] for one in parts])) as beginnings:
@@ -83,11 +90,28 @@ class Scanner:
             start = perf_counter()
             before = time_ns()
             listing = self._listing()
-            if self._last is None or not self._last.is_lasting or self._last.files != listing.files:
-                self._last = self._read(listing, before, progress)
+            last = self._last
+            if last is None or not self._is_as_before(last, listing):
+                last = self._last = self._read(listing, before, progress)
+            self._marks = listing.marks
             self._go_on()
-            scan = _report(self._last, listing, self._roots.late)
+            scan = _report(last, listing, self._roots.late)
             return replace(scan, duration_s=perf_counter() - start)
+
+    def _is_as_before(self, last: Assembled, listing: Listing) -> bool:
+        is_same = last.is_lasting and last.files == listing.files
+        return is_same and self._marks == listing.marks
+
+    @property
+    def has_downloads(self) -> bool:
+        """Whether files were still being downloaded when it scanned last. Does not block."""
+        return bool(self._marks)
+
+    def has_fewer_downloads(self) -> bool:
+        """Whether one of these has ended since. Raises as `scan`."""
+        with self._lock, _as_refusal():
+            self._go_on()
+            return bool(self._marks - self._listing().marks)
 
     @property
     def has_news(self) -> bool:
@@ -138,7 +162,9 @@ class Scanner:
         lasting: Entries = {}
         unread: list[File] = []
         for file in listing.files:
-            if cached := cache.get(file):
+            if mark := listing.unfinished.get(file.path):
+                readings[file.path] = Unusable(why_unfinished(mark), is_lasting=False)
+            elif cached := cache.get(file):
                 readings[file.path] = cached
                 lasting[file.path] = (file, cached)
             else:

@@ -9,6 +9,7 @@ Decides by names and `stat` alone; no file is opened. Each root is walked on its
   macOS's leftovers do).
 - A link to a file is followed if the file is a regular one below a root, which is how a Hugging
   Face cache is laid out (`snapshots/` into `blobs/`). The link's name is the model's name.
+- A file with that of a downloader beside it is unfinished (see `downloads`).
 - Each file counts once, however many names lead to it: the first in path order, real names first.
 """
 
@@ -18,6 +19,8 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Final, NamedTuple, TypeAlias
+
+from magid.discovery import downloads
 
 NO_ANSWER: Final = "is a link to a file system that does not answer"
 _MAX_LINKS: Final = 40  # as Linux counts
@@ -49,6 +52,7 @@ class Look:
     top: str  # the root's own links resolved
     files: list[File] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
+    marks: list[str] = field(default_factory=list)  # files that downloaders keep beside theirs
     broken: list[tuple[str, str]] = field(default_factory=list)  # path, reason
     reason: str = ""  # why the root cannot be read
     is_absent: bool = False
@@ -73,6 +77,8 @@ class Listing:
     broken: list[tuple[str, str]] = field(default_factory=list)  # path, reason
     unreadable_roots: list[UnreadableRoot] = field(default_factory=list)
     late: tuple[str, ...] = ()  # the tops of roots that have not answered
+    unfinished: dict[str, str] = field(default_factory=dict)  # path of a file -> name of its mark
+    marks: frozenset[str] = frozenset()  # the paths of all marks
 
 
 def look_at(root: str, others: Container[str], tell: Callable[[], None]) -> Look:
@@ -111,6 +117,10 @@ def join(looks: Sequence[Look], linked: Iterable[File | tuple[str, str]]) -> Lis
             broken.add(one)
     found.files = _each_once(chain(real, sorted(behind)))
     found.files.sort()
+    found.marks = frozenset(mark for look in looks for mark in look.marks)
+    found.unfinished = _unfinished(found)
+    marked = {f"{file.rpartition('/')[0]}/{mark}" for file, mark in found.unfinished.items()}
+    broken.update((mark, downloads.ALONE) for mark in found.marks - marked)
     found.broken = sorted(broken)
     unreadable = {
         UnreadableRoot(printable(look.top), look.reason, look.is_absent, look.is_late): None
@@ -119,6 +129,18 @@ def join(looks: Sequence[Look], linked: Iterable[File | tuple[str, str]]) -> Lis
     }
     found.unreadable_roots = list(unreadable)
     return found
+
+
+def _unfinished(found: Listing) -> dict[str, str]:
+    """The files that are there and not complete, with the names of their marks."""
+    paths = {file.path for file in found.files}
+    marked = {}
+    for mark in sorted(found.marks):
+        folder, _, name = mark.rpartition("/")
+        file = f"{folder}/{downloads.file_of(name)}"
+        if file in paths:
+            marked[file] = name
+    return marked
 
 
 def with_known(found: Listing, known: Iterable[File]) -> Listing:
@@ -171,7 +193,8 @@ def _sort_in(entry: os.DirEntry[str], subfolders: list[str], found: Look) -> Non
     if entry.is_dir(follow_symlinks=False):
         subfolders.append(entry.path)
     elif name[-5:].lower() != ".gguf":
-        return
+        if downloads.file_of(name) and _is_utf8(entry.path):
+            found.marks.append(entry.path)
     elif not _is_utf8(entry.path):
         reason = "has a name that is not valid UTF-8; rename the file or its folder"
         found.broken.append((printable(entry.path), reason))
