@@ -94,7 +94,7 @@ def _fail(error: MagidError, passed: Sequence[socket.socket]) -> int:
 
 
 # Of a CannotWrite. None: the registry is of a newer format.
-_LASTING = (None, "EACCES", "EPERM", "EROFS", "ENOENT", "ENOTDIR", "EISDIR", "ELOOP")
+_LASTING = (None, "EACCES", "EPERM", "EROFS", "ENOENT", "EEXIST", "ENOTDIR", "EISDIR", "ELOOP")
 
 
 def exit_status(error: MagidError) -> int:

@@ -37,6 +37,7 @@ PROGRAMS = {  # -> the module whose `main` it calls
     "/usr/bin/magictl": "magid/cli/main.py",
     f"{LIBRARY}/magi-launcher": "magid/launcher/__main__.py",
     f"{LIBRARY}/magi-key": "magid/launcher/key_service.py",
+    f"{LIBRARY}/magi-owners": "magid/standalone/state_owners.py",
 }
 # -I: neither the caller's environment nor its folder nor its home has a say in what is imported.
 PROGRAM = """\

@@ -102,7 +102,7 @@ _ADVICE: Mapping[int, str] = {
     errno.EIO: "check the disk: the kernel log says more",
     errno.ENOENT: "create its folder",
     errno.ENOTDIR: "a folder is needed where a file is",
-    errno.EISDIR: "a folder is in its place; move that away",
+    errno.EISDIR: "move the folder that is in its place away",
     errno.EFBIG: "raise the limit of file sizes of this process",
 }
 

@@ -21,7 +21,7 @@ FAILED = {"active": "failed", "sub": "failed", "result": "exit-code"}
         ({**FAILED, "status": 78, "said": SAID}, SAID),
         ({"active": "activating", "sub": "start", "said": SAID}, SAID),  # it pauses before a retry
         ({**FAILED, "status": 217, "said": ""}, "cannot run magid: there is no user magi; "),
-        ({**FAILED, "status": 238, "said": ""}, "cannot run magid: systemd cannot use its state"),
+        ({**FAILED, "status": 226, "said": ""}, "cannot run magid: systemd cannot make its sand"),
         (
             {"active": "activating", "sub": "auto-restart", "result": "exit-code", "status": 1},
             "cannot start magid: it ended with exit-code, status 1; journalctl",

@@ -214,7 +214,7 @@ def test_a_folder_that_comes_later_is_not_written_over(path: Path) -> None:
     store = _saved(path, 1)
     path.unlink()
     (path / "kept").mkdir(parents=True)
-    with pytest.raises(CannotWrite, match="a folder is in its place; move that away"):
+    with pytest.raises(CannotWrite, match="move the folder that is in its place away"):
         store.save({"n": 2})
     assert _names(path) == [""]
 

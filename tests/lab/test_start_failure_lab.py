@@ -169,3 +169,76 @@ def test_where_it_cannot_even_be_run_systemd_gives_up(machine: Container) -> Non
         machine.systemctl("reset-failed", "magid.service")
         machine.systemctl("start", *SOCKETS, "magid.service")
     assert machine.http("GET", "http://127.0.0.1:8000/livez").status_code == 200
+
+
+# -- owners --------------------------------------------------------------------------------------
+
+OTHER = 4711  # no user of this machine
+STATE = "/var/lib/magi"
+MODEL = f"{STATE}/models/A-1B-Q4_K_M.gguf"
+
+
+def owner(machine: Container, path: str) -> str:
+    return machine.run(["stat", "--dereference", "--format=%u:%g", path]).stdout.strip()
+
+
+def test_a_backup_from_a_machine_with_other_user_ids(machine: Container) -> None:
+    """It is put right by the next start, but for models, and no model's group is lost."""
+    machine.systemctl("restart", "magid.service")
+    machine.run(["magictl", "token", "create", "--name", "a", "--scope", "read"])
+    magi = machine.run(["sh", "-c", "echo $(id -u magi):$(id -g magi)"]).stdout.strip()
+    machine.write(f"{STATE}/models/A-1B-Q4_K_M.gguf", b"GGUF")
+    machine.write("/etc/magi/profiles/mine.yaml", "name: Mine\nenabled_models: []\n", 0o640)
+    files = [f"{STATE}/model_registry.json", f"{STATE}/tokens.json", "/etc/magi/profiles/mine.yaml"]
+    try:
+        machine.systemctl("stop", "magid.service")
+        machine.run(["chown", "-R", f"{OTHER}:{OTHER}", STATE, "/etc/magi/profiles"])
+        machine.systemctl("start", "magid.service")
+        assert [owner(machine, path) for path in (STATE, *files)] == [magi] * 4
+        assert owner(machine, MODEL) == f"{OTHER}:{OTHER}"
+        shown = machine.run(["magictl", "profile", "ls"]).stdout
+        assert "mine" in shown.split()
+        assert machine.run(["magictl", "token", "ls"]).stdout.split("\n")[1].startswith("a ")
+        with machine.unix_client(SOCKET) as client:
+            assert client.get(STATUS).json()["problems"] == []
+        said = [entry["MESSAGE"] for entry in machine.journal("magid.service")]
+        assert f"gave {STATE}/tokens.json to magi: it belonged to user {OTHER}" in said
+    finally:
+        machine.run(["rm", "-f", MODEL, files[-1], f"{STATE}/tokens.json"])
+        machine.systemctl("restart", "magid.service")
+
+
+def test_the_state_on_another_disk_by_a_link(machine: Container) -> None:
+    machine.systemctl("stop", "magid.service")
+    machine.run(["mv", STATE, "/srv/magi"])
+    machine.run(["ln", "-s", "/srv/magi", STATE])
+    try:
+        machine.systemctl("start", "magid.service")
+        with machine.unix_client(SOCKET) as client:
+            assert client.get("/livez").status_code == 200
+        assert machine.exists("/srv/magi/magid.lock")
+    finally:
+        machine.systemctl("stop", "magid.service")
+        machine.run(["rm", STATE])
+        machine.run(["mv", "/srv/magi", STATE])
+        machine.systemctl("start", "magid.service")
+
+
+def test_a_state_that_cannot_be_written_is_said_once(machine: Container) -> None:
+    """No owner is wrong here: no other start would help, so there is none."""
+    lock = f"{STATE}/magid.lock"
+    machine.systemctl("stop", "magid.service")
+    machine.run(["sh", "-c", f"rm {lock} && mkdir {lock}"])
+    try:
+        before = starts(machine)
+        machine.systemctl("start", "magid.service", check=False)
+        assert machine.show("magid.service", "ActiveState", "ExecMainStatus") == {
+            "ActiveState": "failed", "ExecMainStatus": "78",
+        }  # fmt: skip
+        assert starts(machine) == before + 1
+        assert asked(machine).startswith(
+            f"magictl: cannot write {lock}\nIs a directory\nmagid does"
+        )
+    finally:
+        machine.run(["rmdir", lock])
+        machine.systemctl("restart", "magid.service")

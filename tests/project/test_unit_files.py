@@ -17,7 +17,7 @@ FILES = sorted(
 SERVICES = [path for path in FILES if path.suffix == ".service"]
 PROGRAMS = (
     *("/usr/bin/magid", "/usr/lib/magi/magi-launcher", "/usr/lib/magi/magi-key", "/bin/kill"),
-    "/usr/bin/nvidia-smi",
+    *("/usr/lib/magi/magi-owners", "/usr/bin/nvidia-smi"),
 )
 # Units that are part of systemd, or of what we only wish for.
 FOREIGN = (
@@ -107,8 +107,10 @@ def test_nothing_ties_models_to_magid() -> None:
         ("magid.service", "LimitNOFILE", ["524288"]),
         ("magid.service", "Type", ["notify"]),
         ("magid.service", "CapabilityBoundingSet", [""]),
-        ("magid.service", "RestartPreventExitStatus", ["78 200 203 216 217 226 238"]),
+        ("magid.service", "RestartPreventExitStatus", ["78 200 203 216 217 226"]),
         ("magid.service", "Requires", []),
+        ("magid.service", "ExecStartPre", ["-+/usr/lib/magi/magi-owners"]),
+        ("magid.service", "StateDirectory", []),
         ("magi-launcher.service", "PrivateNetwork", ["yes"]),
         ("magi-launcher.service", "RestrictAddressFamilies", ["AF_UNIX"]),
     ],

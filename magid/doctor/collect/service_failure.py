@@ -32,7 +32,6 @@ _NOT_RUN: Final[Mapping[int, str]] = {
     216: "cannot run magid: there is no group magi; systemd-sysusers",
     217: "cannot run magid: there is no user magi; systemd-sysusers",
     226: "cannot run magid: systemd cannot make its sandbox",
-    238: "cannot run magid: systemd cannot use its state folder; ls -ld /var/lib/magi",
 }
 
 

@@ -1,0 +1,105 @@
+"""Gives magid's own files back to the user magi, after a backup with other user ids was restored.
+
+Root runs it before each start of magid, outside of its sandbox, and without arguments. The folders
+are magi's: a name in them may be a link, or lead elsewhere by the time it is used. So each file is
+opened without following a link, and changed by its descriptor. Model files are left as they are:
+who put them there, and in which group, is their owners' business.
+
+Never fails: what stays wrong magid finds itself, and says.
+"""
+
+import os
+import pwd
+import re
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+STATE = "/var/lib/magi"
+PROFILES = "/etc/magi/profiles"
+STATE_FILES = re.compile(r"model_registry\.json.*|tokens\.json|header_cache\.json|magid\.lock")
+PROFILE_FILES = re.compile(r"[^.].*\.ya?ml")
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NONBLOCK
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def main() -> int:
+    try:
+        magi = pwd.getpwnam("magi")
+    except KeyError:
+        return 0  # systemd says so itself
+    with suppress(OSError):
+        os.mkdir(STATE, 0o750)  # noqa: PTH102
+    for folder, names in ((STATE, STATE_FILES), (PROFILES, PROFILE_FILES)):
+        for told in adopt(folder, names, magi.pw_uid, magi.pw_gid):
+            sys.stderr.write(f"{told}\n")
+    return 0
+
+
+def adopt(folder: str, names: re.Pattern[str], uid: int, gid: int) -> Iterator[str]:
+    """Gives the folder and the files of these names in it to the user. Yields what was changed."""
+    try:
+        descriptor = os.open(folder, _FOLDER | _no_follow(folder))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        yield f"cannot look into {folder}: {error.strerror}"
+        return
+    try:
+        yield from _given(descriptor, folder, uid, gid)
+        for name in sorted(filter(names.fullmatch, os.listdir(descriptor))):  # noqa: PTH208
+            yield from _adopt_file(descriptor, name, f"{folder}/{name}", uid, gid)
+    finally:
+        os.close(descriptor)
+
+
+def _no_follow(folder: str) -> int:
+    """Where the folder itself may be a link: where only root can have made it."""
+    above = os.stat(os.path.dirname(folder))  # noqa: PTH116, PTH120
+    is_roots = above.st_uid == 0 and not above.st_mode & 0o022
+    return 0 if is_roots else os.O_NOFOLLOW
+
+
+def _adopt_file(folder: int, name: str, path: str, uid: int, gid: int) -> Iterator[str]:
+    try:
+        # Looked at before it is opened: to open a device can do something.
+        seen = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if not stat.S_ISREG(seen.st_mode) or seen.st_uid == uid:
+            return
+        descriptor = os.open(name, _FILE, dir_fd=folder)
+    except OSError as error:
+        yield f"cannot look at {path}: {error.strerror}"
+        return
+    try:
+        yield from _given(descriptor, path, uid, gid)
+    finally:
+        os.close(descriptor)
+
+
+def _given(descriptor: int, path: str, uid: int, gid: int) -> Iterator[str]:
+    status = os.fstat(descriptor)
+    if status.st_uid == uid:
+        return
+    if stat.S_ISREG(status.st_mode) and status.st_nlink > 1 and not _are_links_protected():
+        yield f"cannot give {path} to magi: it has another name, which may be another user's"
+        return
+    try:
+        os.fchown(descriptor, uid, gid)
+    except OSError as error:
+        yield f"cannot give {path} to magi: {error.strerror}"
+    else:
+        yield f"gave {path} to magi: it belonged to user {status.st_uid}"
+
+
+def _are_links_protected() -> bool:
+    """Whether the kernel lets users make hard links to files of their own only."""
+    try:
+        return Path("/proc/sys/fs/protected_hardlinks").read_text().strip() == "1"
+    except OSError:
+        return False
+
+
+if __name__ == "__main__":
+    sys.exit(main())
