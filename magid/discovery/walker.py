@@ -23,6 +23,7 @@ from typing import Final, NamedTuple, TypeAlias
 from magid.discovery import downloads
 
 NO_ANSWER: Final = "is a link to a file system that does not answer"
+OUTSIDE: Final = "is a link to a file outside the model folders; add that folder to them"
 _MAX_LINKS: Final = 40  # as Linux counts
 
 StatKey: TypeAlias = tuple[int, int, int, int, int]
@@ -265,7 +266,7 @@ def _refused(target: str, status: os.stat_result, within: Sequence[str]) -> str 
     if not _is_utf8(target):
         return "is a link to a file whose name is not valid UTF-8"
     if not is_below(target, within):
-        return "is a link to a file outside the model folders; add that folder to them"
+        return OUTSIDE
     if not stat.S_ISREG(status.st_mode):
         return "is a link to something that is not a regular file"
     return None

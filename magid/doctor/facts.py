@@ -27,8 +27,12 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong, and what puts it right."""
+    """One thing that is wrong, and what puts it right.
 
+    `name` is the same on every machine, and its check's alone: "registry-broken".
+    """
+
+    name: str
     what: str
     why: str = ""
     severity: Severity = Severity.ERROR
@@ -64,11 +68,20 @@ def known(value: T | NotCollected) -> T:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The configuration that the service reads. With a `problem`, `config` is the default one."""
+    """The configuration that the service reads.
+
+    With a `problem`, or where the caller may not read it (`unread`), `config` is the default one.
+    """
 
     path: Path
     config: Config
     problem: str = ""
+    unread: NotCollected | None = None
+
+    @property
+    def unknown(self) -> NotCollected | None:
+        """Why what is configured is unknown; None if `config` is what the file says."""
+        return NotCollected(f"{self.path} cannot be used") if self.problem else self.unread
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +97,8 @@ class Machine:
     installed: float  # when magid's own files were put there, as their file system says
     written: float  # the newest time in magid's state; 0: there is none
     memory: int  # bytes of RAM
+    controllers: frozenset[str]  # of control groups, that the kernel has
+    storage: str  # journald's: "none" keeps no logs
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +124,18 @@ class Unit:
     invocation: str
     shown: Mapping[str, str]  # the properties of its sandbox, and what it listens on
 
+    @property
+    def said(self) -> str:
+        """Why it cannot start, as magid itself has told systemd; "" if it has not."""
+        text = self.shown.get("StatusText", "")
+        return text if text.startswith("cannot ") and self.active != "active" else ""
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it does not run because it failed, or is started again since it failed."""
+        again = self.result not in ("", "success") or bool(self.said)
+        return self.active == "failed" or (self.active == "activating" and again)
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -118,6 +145,7 @@ class Place:
     user: str
     group: str
     mode: int  # permission bits
+    target: str = ""  # where it leads, if it is a symbolic link
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +177,7 @@ class ModelFile:
 
     path: str
     refused: str = ""
+    target: str = ""  # of a link that leads out of the model folders, to a file
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +186,7 @@ class SandboxTrial:
 
     failed: str = ""  # the unit did not come up
     files: Mapping[str, str] | None = None  # path -> why it cannot be read; "" if it can
+    ways: Mapping[str, str] | None = None  # path -> the folder because of which it cannot
     nodes: Mapping[str, str] | None = None  # the same of each GPU device node
     egress: bool = False  # it can send to another machine
     program: "Program | None" = None
@@ -196,14 +226,20 @@ class Gpus:
 
 
 @dataclass(frozen=True, slots=True)
-class StateFiles:
-    """What magid keeps on disk, and what is wrong with it."""
+class RegistryFiles:
+    """The registry on disk, and what is wrong with it."""
 
-    registry: str  # the path
-    problem: str  # why it cannot be used; "" if it can
-    aside: tuple[str, ...]  # broken ones that were set aside
-    profiles: Mapping[str, str]  # name -> why it cannot be used
-    all_profiles: frozenset[str]
+    path: str
+    problem: str = ""  # why it cannot be used; "" if it can
+    aside: tuple[str, ...] = ()  # broken ones that were set aside
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileFiles:
+    """All profiles that there are, and those that cannot be used."""
+
+    names: frozenset[str]
+    broken: Mapping[str, str]  # name -> why
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +269,7 @@ class Model:
     layers: int | None  # that were asked onto the GPU
     port: int | None
     always: bool  # it starts with magid
+    limits: frozenset[str] = frozenset()  # the names of those that are set: "memoryMax"
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,11 +297,29 @@ class Facts:
     writing: str | NotCollected  # why the user magi cannot write its state; "" if it can
     folders: tuple[Folder, ...] | NotCollected
     files: tuple[ModelFile, ...] | NotCollected
+    linked: tuple[tuple[str, str], ...] | NotCollected  # links to folders, and where they lead
+    unread: Mapping[str, tuple[str, str]] | NotCollected  # path -> why magi cannot read it, where
     trial: SandboxTrial | NotCollected
     listeners: tuple[Listener, ...] | NotCollected
     gpus: Gpus | NotCollected
-    kept: StateFiles | NotCollected
+    registry: RegistryFiles | NotCollected
+    profiles: ProfileFiles | NotCollected
     tokens: Tokens | NotCollected
     daemon: Daemon | NotCollected
     launcher: str | NotCollected  # why the launcher does not answer; "" if it does
     said: Mapping[str, tuple[str, ...]] | NotCollected  # unit -> what its log says of GPUs
+
+
+def configured(facts: Facts) -> Config:
+    """Returns what is configured. Raises CheckSkipped if the file cannot be used or read."""
+    if facts.settings.unknown:
+        raise CheckSkipped(facts.settings.unknown)
+    return facts.settings.config
+
+
+def answering(facts: Facts) -> Daemon:
+    """Returns what magid says of itself. Raises CheckSkipped if it says nothing."""
+    daemon = known(facts.daemon)
+    if daemon.problem:
+        raise CheckSkipped(NotCollected("magid does not answer"))
+    return daemon

@@ -7,7 +7,6 @@ they can be read over the API in the same way.
 import asyncio
 import logging
 import os
-import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from magid.log.buffer import LogLine, LogRing
 from magid.log.events import Event
 from magid.systemd.journal import Journal, check_cursor, matches_of
 from magid.systemd.journal_socket import JournalSocket
+from magid.systemd.unit_names import unit_of_process
 
 # Of an entry, what the API shows beside its text.
 SHOWN_FIELDS = (
@@ -28,8 +28,6 @@ SHOWN_FIELDS = (
     "MAGI_REQUEST_ID",
     "MAGI_CLIENT_REQUEST_ID",
 )
-
-_UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]+\.service")
 
 
 class OwnLog(Protocol):
@@ -81,8 +79,8 @@ def set_up(level: str) -> OwnLog:
         root.addHandler(RingHandler(ring))
         return RingLog(ring)
     root.addHandler(JournalHandler(JournalSocket(), PrefixHandler(sys.stderr)))
-    unit = unit_in(Path("/proc/self/cgroup").read_text())
-    if unit is not None:
+    unit = unit_of_process(Path("/proc/self/cgroup").read_text(), ".service")
+    if unit:
         return JournalLog(unit)
     ring = LogRing()  # someone else's stream into the journal: none of the entries is ours alone
     root.addHandler(RingHandler(ring))
@@ -93,13 +91,6 @@ def _is_journal(descriptor: int, stream: str) -> bool:
     """Whether it leads to the journal: JOURNAL_STREAM is inherited, but descriptors change."""
     status = os.fstat(descriptor)
     return stream == f"{status.st_dev}:{status.st_ino}"
-
-
-def unit_in(cgroup: str) -> str | None:
-    """The service that a process is in, by its /proc/PID/cgroup. Pure."""
-    path = next((line[3:] for line in cgroup.splitlines() if line.startswith("0::")), "")
-    units = [part for part in path.split("/") if _UNIT.fullmatch(part)]
-    return units[-1] if units else None
 
 
 # -- writing -----------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
     probe_sandbox.py reach FOLDER...    which folders below these cannot be listed, and because of
                                         which folders on the way
+    probe_sandbox.py links FOLDER...    which links below these lead to folders, and to which
+    probe_sandbox.py read FILE...       which files cannot be read, and because of what on the way
     probe_sandbox.py write FOLDER       whether a file can be made, synced and removed
     probe_sandbox.py box PROGRAM FILE...    within a model's sandbox: which files and GPU nodes can
                                         be opened, whether another machine can be sent to, and what
@@ -34,6 +36,13 @@ def main(arguments: Sequence[str]) -> int:
     match list(arguments):
         case ["reach", *folders] if folders:
             answer: object = {folder: _reach(folder) for folder in folders}
+        case ["links", *folders] if folders:
+            answer = {folder: list(_links_below(folder)) for folder in folders}
+        case ["read", *files] if files:
+            answer = {
+                file: (_why_not_opened(file, os.O_RDONLY), _closed_way(file) or file)
+                for file in files
+            }
         case ["write", folder]:
             answer = _write(folder)
         case ["box", program, *files]:
@@ -52,17 +61,41 @@ def _reach(top: str) -> list[tuple[str, str]]:
     for folder in _ways(top):
         if why := _why_not_entered(folder):
             return [(folder, why)]
-    refused: list[tuple[str, str]] = []
+    return [(folder, why) for folder, found in _walk(top) if (why := _strerror(found))]
+
+
+def _strerror(found: "list[os.DirEntry[str]] | OSError") -> str:
+    return os.strerror(found.errno or 0) if isinstance(found, OSError) else ""
+
+
+def _walk(top: str) -> "Iterator[tuple[str, list[os.DirEntry[str]] | OSError]]":
+    """Each folder from here on, as magid enters them, with its entries or why there are none."""
     pending, seen = [top], 0
     while pending and seen < MAX_FOLDERS:
         folder = pending.pop()
         seen += 1
         try:
             with os.scandir(folder) as entries:
-                pending += [e.path for e in entries if _is_folder(e)]
+                found = list(entries)
         except OSError as error:
-            refused.append((folder, os.strerror(error.errno or 0)))
-    return refused
+            yield folder, error
+            continue
+        pending += [entry.path for entry in found if _is_folder(entry)]
+        yield folder, found
+
+
+def _links_below(top: str) -> Iterator[tuple[str, str]]:
+    for _, found in _walk(top):
+        for entry in found if isinstance(found, list) else ():
+            if entry.name[0] != "." and entry.is_symlink() and _leads_to_folder(entry):
+                yield entry.path, os.path.realpath(entry.path)
+
+
+def _leads_to_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _ways(path: str) -> Iterator[str]:
@@ -101,6 +134,7 @@ def _box(program: str, files: Sequence[str]) -> dict[str, object]:
     nodes = sorted(path for pattern in NODES for path in glob.glob(pattern))  # noqa: PTH207
     return {
         "files": {path: _why_not_read(path) for path in files},
+        "ways": {path: folder for path in files if (folder := _closed_way(path))},
         "nodes": {path: _why_not_opened(path) for path in nodes},
         "egress": _can_send(),
         "runs": _runs(program) if program else {},
@@ -118,10 +152,15 @@ def _why_not_read(path: str) -> str:
         os.close(file)
 
 
-def _why_not_opened(path: str) -> str:
-    """EPERM is the sandbox's device list, EACCES the node's mode; ENXIO that no driver is there."""
+def _closed_way(path: str) -> str:
+    """The first folder on the way that cannot be entered; "" if the file can be reached."""
+    return next((folder for folder in _ways(path) if _why_not_entered(folder)), "")
+
+
+def _why_not_opened(path: str, how: int = os.O_RDWR) -> str:
+    """Of GPUs EPERM is the sandbox's device list, EACCES a node's mode, ENXIO a missing driver."""
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+        os.close(os.open(path, how | os.O_NONBLOCK | os.O_CLOEXEC))
     except OSError as error:
         return os.strerror(error.errno or 0)
     return ""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
 
 from magid.errors import InvalidInput, NotReady
+from magid.systemd import journald_conf
 
 MAX_LINES: Final = 10_000
 _MAX_LINE_BYTES: Final = 8 * 1024  # of a longer one the beginning is shown
@@ -107,10 +108,18 @@ def is_behind(cursor: str, after: str | None) -> bool:
 
 
 class Journal:
-    """Readers of the system's journal. Methods raise NotReady where it cannot be read."""
+    """Readers of the system's journal.
 
-    def __init__(self, open_reader: Callable[[], Any] | None = None) -> None:
+    Methods raise NotReady where it cannot be read, or keeps nothing that could be read.
+    """
+
+    def __init__(
+        self,
+        open_reader: Callable[[], Any] | None = None,
+        storage: Callable[[], str] = journald_conf.storage,
+    ) -> None:
         self._open = open_reader or _open_system_journal
+        self._storage = storage
         self._thread = ThreadPoolExecutor(1, "journal")
 
     def close(self) -> None:
@@ -151,6 +160,12 @@ class Journal:
         return entries[::-1]
 
     def _reader(self, matches: Matches) -> Any:
+        if self._storage() == journald_conf.NONE:
+            # Without a word there would be no lines, and none to wait for.
+            raise NotReady(
+                "cannot show logs: systemd's journal keeps none (Storage=none in journald.conf); "
+                "`magictl doctor` has the commands that change it"
+            )
         reader: _Reader = self._open()
         reader.data_threshold = _MAX_LINE_BYTES
         for number, group in enumerate(matches):

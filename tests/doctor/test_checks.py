@@ -34,12 +34,13 @@ from magid.doctor.facts import (
     ModelFile,
     NotCollected,
     Place,
+    ProfileFiles,
     Program,
+    RegistryFiles,
     SandboxTrial,
     ServerFacts,
     Settings,
     Severity,
-    StateFiles,
     Tokens,
     Unit,
     Volume,
@@ -48,6 +49,9 @@ from magid.launcher.sandbox import unit_properties
 from magid.launcher.unit_request import Timeouts, UnitRequest
 from magid.llama.spec import ServerSpec
 from magid.standalone import probe_sandbox
+from tests.lab import faults
+from tests.lab.faults_alone import ALONE
+from tests.support import findings
 from tests.support.deadlines import DEADLINE_S
 
 GIB = 2**30
@@ -75,7 +79,8 @@ UNITS = {name: unit(name) for name in services.OURS} | {
     services.TRIAL: unit(services.TRIAL, fragment="")
 }
 MACHINE = Machine(
-    257, frozenset({"+BPF_FRAMEWORK"}), True, False, NOW, True, NOW, NOW, memory=64 * GIB
+    *(257, frozenset({"+BPF_FRAMEWORK"}), True, False, NOW, True, NOW, NOW, 64 * GIB),
+    *(frozenset({"cpu", "memory"}), "auto"),
 )
 PLACES = {
     "/etc/magi": Place("/etc/magi", "root", "root", 0o755),
@@ -84,6 +89,8 @@ PLACES = {
     files.KEY_SOCKET: Place(files.KEY_SOCKET, "root", "root", 0o600),
     files.KEYS: Place(files.KEYS, "root", "magi", 0o750),
 }
+PROFILES, MODELS = "/etc/magi/profiles", "/var/lib/magi/models"
+REGISTRY = "/var/lib/magi/model_registry.json"
 PROGRAM = Program("/usr/bin/llama-server", version="9000", flags=FLAGS)
 NVIDIA = Gpus(
     frozenset({"10de"}),
@@ -102,11 +109,14 @@ HEALTHY = Facts(
     volumes=(Volume("/var/lib/magi", 50 * GIB, 100 * GIB, 10**6, 10**7, False),),
     writing="",
     folders=(Folder("/models"),),
+    linked=(),
+    unread={},
     files=(ModelFile("/models/a.gguf"),),
     trial=SandboxTrial(files={"/models/a.gguf": ""}, nodes={}, program=PROGRAM),
     listeners=(Listener("127.0.0.1", 8000, 1, "systemd", "init.scope"),),
     gpus=Gpus(frozenset(), frozenset(), (), "", ()),
-    kept=StateFiles("/var/lib/magi/model_registry.json", "", (), {}, frozenset({"development"})),
+    registry=RegistryFiles(REGISTRY),
+    profiles=ProfileFiles(frozenset({"development"}), {}),
     tokens=Tokens(),
     daemon=Daemon(profile="development"),
     launcher="",
@@ -155,6 +165,10 @@ WITH_GPU = dataclasses.replace(PROGRAM, devices=(DEVICE,))
 OPEN = Listener("0.0.0.0", 8000, 9, "magid", "magid.service")
 ROOTED = {"magid.service": {"User": "root", "NoNewPrivileges": "yes"}}
 
+LISTENS = {"Listen": "127.0.0.1:8000 (Stream) [::1]:8000 (Stream)"}
+NO_SOCKET = with_unit("magid.socket", active="failed", result="resources", shown=LISTENS)
+BOXED = "/m/a b.gguf"
+
 # The check's name; what was seen; what is said; what is to be run (its first command), or done.
 CASES: tuple[tuple[str, dict[str, Any], str, str], ...] = (
     ("systemd", {"machine": machine(systemd=249)}, "systemd 249 is too old", "upgrade to"),
@@ -164,7 +178,7 @@ CASES: tuple[tuple[str, dict[str, Any], str, str], ...] = (
     ("accounts", {"accounts": Accounts(frozenset(), frozenset({"magi"}))},
      "there is no user magi and no group magi-models", "systemd-sysusers"),
     ("owners", {"places": place("/var/lib/magi", user="root")},
-     "/var/lib/magi belongs to root", "chown -R magi:magi /var/lib/magi"),
+     "/var/lib/magi belongs to root", "systemd-tmpfiles --create /usr/lib/tmpfiles.d/magi.conf"),
     ("owners", {"places": place("/var/lib/magi", mode=0o755)},
      "/var/lib/magi is open to others than magi", "chmod 0750 /var/lib/magi"),
     ("owners", {"places": place("/etc/magi", mode=0o777)}, "/etc/magi is open",
@@ -175,6 +189,14 @@ CASES: tuple[tuple[str, dict[str, Any], str, str], ...] = (
      f"chmod 0600 {files.KEY_SOCKET}"),
     ("owners", {"places": place(files.KEYS, mode=0o755)}, "magi-keys is open",
      f"chmod 2750 {files.KEYS}"),
+    ("owners", {"places": place("/var/lib/magi", user="root", mode=0o777, target="/srv/a b")},
+     "/var/lib/magi is a symbolic link", "systemctl stop magid.service"),
+    ("owners", {"places": {**PLACES, REGISTRY: Place(REGISTRY, "root", "root", 0o640)}},
+     f"{REGISTRY} belongs to root", f"chown magi:magi {REGISTRY}"),
+    ("owners", {"places": {**PLACES, PROFILES: Place(PROFILES, "4711", "magi", 0o755)}},
+     f"{PROFILES} belongs to 4711", "systemd-tmpfiles --create"),
+    ("owners", {"places": {**PLACES, MODELS: Place(MODELS, "magi", "magi", 0o2775)}},
+     f"{MODELS} belongs to the group magi", "systemd-tmpfiles --create"),
     ("units", {"units": with_unit("magid.service", load="masked", active="inactive")},
      "magid.service is masked", "systemctl unmask magid.service"),
     ("units", {"units": with_unit("magid.service", load="not-found", active="inactive")},
@@ -188,6 +210,13 @@ CASES: tuple[tuple[str, dict[str, Any], str, str], ...] = (
     ("units", {"units": with_unit("magid.service", active="failed", result="exit-code",
                                   shown={"StatusText": "cannot listen on 0.0.0.0:8000: open"})},
      "cannot listen on 0.0.0.0:8000: open", "magid --check"),
+    ("units", {"units": with_unit("magid.service", active="activating", result="exit-code")},
+     "magid.service fails again and again", "journalctl -n 20"),
+    ("ports", {"units": NO_SOCKET, "listeners": (Listener("0.0.0.0", 8000, 7, "nginx", ""),)},
+     "port 8000 is taken by nginx (pid 7), so magid.socket cannot listen on 127.0.0.1:8000",
+     "kill 7"),
+    ("ports", {"units": NO_SOCKET, "listeners": (Listener("::1", 8000),)},
+     "a program that only root can name", AS_ROOT),
     ("units", {"units": with_unit("magi-launcher.socket", active="inactive")}, "does not run",
      "systemctl reset-failed magi-launcher.socket"),
     ("units", {"units": with_unit("llama-server@8080.service", stale=True)},
@@ -196,21 +225,22 @@ CASES: tuple[tuple[str, dict[str, Any], str, str], ...] = (
      "/etc/systemd/system/x@.service keeps every model", "mv /etc/systemd/system/x@.service"),
     ("drop-ins", {"units": with_unit("magid.service", drop_ins=("/etc/x.conf",),
                                      shown=ROOTED["magid.service"])},
-     "magid.service has less protection than it should: User=root", "rm /etc/x.conf"),
+     "magid.service has less protection than it should: User=root",
+     "mv /etc/x.conf /etc/x.conf.off"),
     ("drop-ins", {"units": with_unit("llama-server@8080.service", drop_ins=("/etc/x.conf",),
                                      shown={"DevicePolicy": "auto"})},
-     "DevicePolicy=auto", "rm /etc/x.conf"),
+     "DevicePolicy=auto", "mv /etc/x.conf /etc/x.conf.off"),
     ("settings", {"settings": Settings(Path("/c"), Config(), "cannot use /c: line 1")},
      "cannot use /c: line 1", "magid --check"),
-    ("profiles", {"kept": StateFiles("/r", "", (), {"mine": "cannot read it"},
-                               frozenset({"mine", "development"}))},
+    ("profiles", {"profiles": ProfileFiles(frozenset({"mine", "development"}),
+                                           {"mine": "cannot read it"})},
      "cannot read it", "mv /etc/magi/profiles/mine.yaml /etc/magi/profiles/mine.yaml.off"),
-    ("profiles", {"kept": StateFiles("/r", "", (), {}, frozenset({"other"}))},
+    ("profiles", {"profiles": ProfileFiles(frozenset({"other"}), {})},
      "there is no profile development", "name one of other"),
     ("registry",
-     {"kept": StateFiles("/r", "it is not valid JSON", (), {}, frozenset({"development"}))},
-     "cannot use /r: it is not valid JSON", "systemctl restart magid.service"),
-    ("registry", {"kept": StateFiles("/r", "", ("/r.corrupt-1",), {}, frozenset({"development"}))},
+     {"registry": RegistryFiles("/r", "it is not valid JSON")},
+     "cannot use /r: it is not valid JSON", "mv /r /r.broken"),
+    ("registry", {"registry": RegistryFiles("/r", "", ("/r.corrupt-1",))},
      "was broken once", "rm /r.corrupt-1"),
     ("exposure", {"listeners": (OPEN,)},
      "port 8000 is open to other machines: it listens on 0.0.0.0",
@@ -222,14 +252,17 @@ CASES: tuple[tuple[str, dict[str, Any], str, str], ...] = (
     ("tokens", {"tokens": Tokens(problem="cannot use /t.json: x")}, "cannot use /t.json: x",
      "mv /var/lib/magi/tokens.json /var/lib/magi/tokens.json.broken"),
     ("exposure", {"listeners": (Listener("::", 8080, 9, "llama", "llama-server@8080.service"),)},
-     "port 8080 is open", "systemctl restart magid.service"),
+     "port 8080 is open", "systemctl stop llama-server@8080.service"),
     ("launcher", {"launcher": "Connection refused"}, "magi-launcher does not answer: Connection",
      "systemctl reset-failed magi-launcher.service"),
     ("magid", {"daemon": Daemon("cannot reach magid")}, "cannot reach magid",
-     "systemctl reset-failed magid.service"),
+     "systemctl reset-failed magid.socket"),
     ("sandbox", {"trial": SandboxTrial(failed="its result is exit-code, with status 226")},
      "no unit with the sandbox of a model can be started: its result is exit-code",
-     "systemctl cat llama-server@doctor.service"),
+     "journalctl -n 20 --no-pager -u llama-server@doctor.service"),
+    ("sandbox", {"trial": SandboxTrial(failed="x"), "units": with_unit(
+        services.TRIAL, fragment="", drop_ins=("/etc/a.conf",))},
+     "no unit with the sandbox", "mv /etc/a.conf /etc/a.conf.off"),
     ("sandbox", {"trial": tried(egress=True)}, "servers can send to other machines", "keep them"),
     ("llama-server", {"trial": tried(program=Program("", "cannot find llama-server; install"))},
      "cannot find llama-server", ""),
@@ -256,15 +289,40 @@ CASES: tuple[tuple[str, dict[str, Any], str, str], ...] = (
      "magid cannot list /m/b: Permission denied", "chmod o+rx /m/b"),
     ("folders", {"folders": (Folder("/m", (("/m", "Stale file handle"),)),)},
      "magid cannot list /m: Stale file handle", "see to /m"),
-    ("files", {"files": (ModelFile("/m/a.gguf", "a link"),)}, "/m/a.gguf cannot be run", "put"),
+    ("files", {"files": (ModelFile("/m/a.gguf", "is a link to nothing"),)},
+     "/m/a.gguf cannot be run", "mv /m/a.gguf /m/a.gguf.off"),
+    ("files", {"files": (ModelFile("/m/a.gguf", "is a link", "/srv/b.gguf"),)},
+     "/m/a.gguf cannot be run", "cp --remove-destination --reflink=auto /srv/b.gguf /m/a.gguf"),
+    ("folders", {"linked": (("/m/more", "/srv/more"),)}, "magid does not follow /m/more",
+     "add /srv/more to model_paths in /etc/magi/magid.yaml"),
+    ("journal", {"machine": machine(storage="none")}, "systemd's journal keeps no logs",
+     "mkdir -p /etc/systemd/journald.conf.d"),
+    ("limits", {"machine": machine(controllers=frozenset({"cpu"})),
+                "daemon": with_models(1, limits=frozenset({"memoryMax", "cpuQuota"}))},
+     "memoryMax of m0 is not in force: this kernel has no memory controller", "boot with"),
+    ("owners", {"unread": {"/etc/magi/profiles/a.yaml": ("Permission denied",
+                                                        "/etc/magi/profiles/a.yaml")}},
+     "magid cannot read /etc/magi/profiles/a.yaml: Permission denied",
+     "chown magi:magi /etc/magi/profiles/a.yaml && chmod u+rw /etc/magi/profiles/a.yaml"),
+    ("owners", {"unread": {"/tls/key.pem": ("Permission denied", "/tls/key.pem")}},
+     "magid cannot read /tls/key.pem", "chgrp magi /tls/key.pem && chmod g+r /tls/key.pem"),
+    ("owners", {"unread": {"/tls/key.pem": ("Permission denied", "/tls")}},
+     "magid cannot read /tls/key.pem", "chmod o+x /tls"),
     ("files", {"trial": tried(files={"/m/a b.gguf": "Permission denied"})},
      "a server cannot read /m/a b.gguf", "chmod o+r '/m/a b.gguf'"),
+    ("files", {"trial": tried(files={BOXED: "Permission denied"}, ways={BOXED: "/m"})},
+     "a server cannot read /m/a b.gguf", "chmod o+x /m"),
     ("files", {"trial": tried(files={"/m/a:b.gguf": "cannot run it: it has ':'"})},
      "a server cannot read /m/a:b.gguf", "rename or replace the file"),
+    ("files", {"trial": tried(files={"/models/x y/a:b.gguf": "it has ' '"})},
+     "a server cannot read /models/x y/a:b.gguf", "mv '/models/x y' /models/x_y"),
     ("broken", {"daemon": Daemon(broken=(("/m/a.gguf", "is truncated"),))},
      "/m/a.gguf is broken: it is truncated", "mv /m/a.gguf /m/a.gguf.broken"),
     ("broken", {"daemon": Daemon(broken=(("/m/a.gguf", "is a projector; put it elsewhere"),))},
      "/m/a.gguf is not used: it is a projector", "put it elsewhere"),
+    ("broken", {"daemon": Daemon(broken=(("/m/a.gguf", "cannot be read: Permission denied"),)),
+                "trial": NotCollected("only root can look", AS_ROOT)},
+     "magid cannot read /m/a.gguf", AS_ROOT),
     ("gpu-nodes", {"gpus": gpus(driver="", nodes=())}, "its driver is not loaded",
      "modprobe nvidia"),
     ("gpu-nodes", {"gpus": gpus(nodes=NVIDIA.nodes[:1])}, "there is no /dev/nvidia-uvm",
@@ -297,7 +355,7 @@ CASES: tuple[tuple[str, dict[str, Any], str, str], ...] = (
      "port 8085 is taken by nginx (pid 7, nginx.service)", "systemctl stop nginx.service"),
     ("ports", {"listeners": (Listener("::", 8085, 7, "python3", "session-1.scope"),)},
      "port 8085 is taken by python3", "kill 7"),
-    ("ports", {"listeners": (Listener("::", 8085),)}, "a program that only root can name", "ss "),
+    ("ports", {"listeners": (Listener("::", 8085),)}, "a program that only root can name", AS_ROOT),
     ("servers", {"daemon": Daemon(servers=(ServerFacts("llama-server@8080.service", "m", "failed",
                                                   "out of memory"),))},
      "llama-server@8080.service (m) is in state failed", "journalctl"),
@@ -327,12 +385,26 @@ def test_what_is_found(case: tuple[str, dict[str, Any], str, str]) -> None:
         assert (finding.do or finding.run[0]).startswith(remedy) or finding.run[0].startswith(
             remedy
         ), finding
+    assert finding.name in findings.names()
     for command in finding.run:
         assert subprocess.run(["sh", "-n"], input=command.encode(), check=False).returncode == 0
 
 
 def test_each_check_has_a_case() -> None:
     assert {case[0] for case in CASES} == {check.name for check in CHECKS}
+
+
+def test_each_finding_has_a_case() -> None:
+    seen = {finding.name for _, changes, *_ in CASES for _, finding in found(**changes)}
+    assert seen == findings.names()
+
+
+def test_each_finding_is_planted_or_nothing_could_mend_it() -> None:
+    """tests/lab/test_doctor_lab.py plants them, runs what doctor prints, and looks again."""
+    planted = {fault.finding for fault in (*faults.TOGETHER, *ALONE)}
+    mended = {fault.finding for fault in (*faults.TOGETHER, *ALONE) if not fault.by_hand}
+    assert findings.names() == planted | faults.NO_COMMAND.keys()
+    assert not mended & faults.NO_COMMAND.keys()
 
 
 def test_a_gpu_counts_as_memory() -> None:
@@ -382,6 +454,13 @@ def test_servers_are_no_strangers() -> None:
     assert found(listeners=(Listener("127.0.0.1", 8080),), units=with_unit(name)) == []
 
 
+def test_what_the_ports_explain_is_told_once() -> None:
+    seen = found(
+        units=NO_SOCKET, listeners=(Listener("127.0.0.1", 8000, 7, "nginx", "nginx.service"),)
+    )
+    assert [(check, finding.name) for check, finding in seen] == [("ports", "api-port-taken")]
+
+
 def test_what_could_not_be_seen_is_no_finding() -> None:
     blind: dict[str, Any] = {
         field.name: NotCollected("only root can look", AS_ROOT)
@@ -393,6 +472,29 @@ def test_what_could_not_be_seen_is_no_finding() -> None:
     left = {result.check.name for result in seen if result.not_made}
     assert left == {check.name for check in CHECKS} - {"settings"}
     assert as_json(seen)["healthy"] is True
+
+
+def test_a_magid_that_says_nothing_is_no_sign_of_health() -> None:
+    silent = results(dataclasses.replace(HEALTHY, daemon=Daemon("it hangs")))
+    left = {result.check.name for result in silent if result.not_made}
+    assert left == {"broken", "gpu-use", "limits", "memory", "servers"}
+
+
+@pytest.mark.parametrize("unread", [None, NotCollected("/c: Permission denied", AS_ROOT)])
+def test_what_rests_on_settings_that_nobody_knows_is_not_claimed(
+    unread: NotCollected | None,
+) -> None:
+    """The addresses, ports and folders of the default may not be those of the machine."""
+    settings = Settings(Path("/c"), Config(), "" if unread else "cannot use /c: line 1", unread)
+    seen = results(
+        dataclasses.replace(
+            HEALTHY, settings=settings, listeners=(OPEN, Listener("::", 8085, 7, "nginx"))
+        )
+    )
+    told = [finding.name for result in seen for finding in result.findings]
+    assert told == ([] if unread else ["configuration-broken"])
+    left = {result.check.name for result in seen if result.not_made}
+    assert {"exposure", "ports", "gpu-use"} <= left
 
 
 def test_json() -> None:
@@ -511,12 +613,28 @@ def test_a_broken_configuration_is_a_fact(tmp_path: Path) -> None:
     assert settings.config == Config()
 
 
+def test_a_link_shows_where_it_leads(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    found = files.place(tmp_path / "link")
+    assert found is not None
+    assert found.target == str((tmp_path / "real").resolve())
+
+
 def test_a_daemon_that_says_no() -> None:
     def refuse(path: str) -> Any:
         raise OSError("cannot reach it\nnobody is there\ntry: something")
 
     assert daemon.daemon(refuse) == Daemon(problem="cannot reach it: nobody is there")
     assert daemon.launcher("/nowhere/launcher.sock") == "No such file or directory"
+
+
+def test_a_daemon_that_refuses_this_user() -> None:
+    def refuse(path: str) -> Any:
+        raise OSError("cannot reach magid at unix:/x: Permission denied\ntry: sudo")
+
+    assert daemon.daemon(refuse) == NotCollected(
+        "cannot reach magid at unix:/x: Permission denied: try: sudo", AS_ROOT
+    )
 
 
 # -- the probe -------------------------------------------------------------------------------

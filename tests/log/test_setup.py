@@ -22,7 +22,6 @@ from magid.log.setup import (
     RingLog,
     TerminalHandler,
     harmless,
-    unit_in,
 )
 from magid.systemd.journal import Journal
 from magid.systemd.journal_socket import JournalSocket, encoded
@@ -224,21 +223,6 @@ def test_nothing_hostile_reaches_a_terminal_or_the_journal(
 def test_encoding() -> None:
     assert encoded({"A": "b", "C": "d\ne"}) == b"A=b\nC\n\x03\0\0\0\0\0\0\0d\ne\n"
     assert encoded({"A": "\ud800"}) == b"A=\\ud800\n"
-
-
-@pytest.mark.parametrize(
-    ("cgroup", "unit"),
-    [
-        ("0::/system.slice/magid.service\n", "magid.service"),
-        ("1:name=systemd:/x.service\n0::/user.slice/user@0.service/app.slice/magid-2.service\n",
-         "magid-2.service"),
-        ("0::/user.slice/user-0.slice/session-3.scope\n", None),
-        ("0::/\n", None),
-        ("", None),
-    ],
-)  # fmt: skip
-def test_whose_service_a_process_is(cgroup: str, unit: str | None) -> None:
-    assert unit_in(cgroup) == unit
 
 
 # -- reading -----------------------------------------------------------------------------------

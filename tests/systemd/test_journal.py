@@ -85,6 +85,15 @@ async def test_the_last_lines(journal: Journal, fake: FakeJournal) -> None:
     assert not any(reader.is_open for reader in fake.readers)
 
 
+async def test_a_journal_that_keeps_nothing_says_so(fake: FakeJournal) -> None:
+    """Where it would be silent: its last lines, and news of further ones."""
+    journal = Journal(fake.open, storage=lambda: "none")
+    for asked in (journal.last(matches_of(UNIT), 10), journal.wait(matches_of(UNIT), None)):
+        with pytest.raises(NotReady, match="Storage=none in "):
+            await asked
+    journal.close()
+
+
 async def test_one_run_of_a_unit(journal: Journal, fake: FakeJournal) -> None:
     fake.add("before", _SYSTEMD_UNIT=UNIT, _SYSTEMD_INVOCATION_ID="a1")
     fake.add("now", _SYSTEMD_UNIT=UNIT, _SYSTEMD_INVOCATION_ID="b2")

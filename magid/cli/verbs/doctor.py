@@ -57,6 +57,7 @@ def as_json(results: "list[Result]") -> dict[str, Any]:
                 },
                 "findings": [
                     {
+                        "name": finding.name,
                         "severity": finding.severity,
                         "what": finding.what,
                         "why": finding.why,

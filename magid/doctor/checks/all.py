@@ -4,7 +4,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from magid.doctor.checks import configured, gpu, installed, machine, models, running
+from magid.doctor.checks import (
+    configured,
+    gpu,
+    installed,
+    machine,
+    models,
+    ports,
+    running,
+    units,
+)
 from magid.doctor.facts import CheckSkipped, Facts, Finding, NotCollected, Severity
 
 
@@ -22,6 +31,7 @@ CHECKS: Final = (
     Check("accounts", "the users and groups are there", installed.accounts),
     Check("disks", "there is room on the disks", machine.disks),
     Check("clock", "the clock is right", machine.clock),
+    Check("journal", "systemd keeps the logs", machine.journal),
     Check("owners", "magid's files are its own", installed.owners),
     Check("writing", "magid can write its state", machine.writing),
     Check("settings", "the configuration can be used", configured.settings),
@@ -29,8 +39,9 @@ CHECKS: Final = (
     Check("registry", "the registry is whole", configured.registry),
     Check("tokens", "the tokens can be read", configured.tokens),
     Check("exposure", "only this machine gets in without a token", configured.exposure),
-    Check("units", "magid's units are up", installed.units),
-    Check("drop-ins", "no drop-in takes protection away", installed.drop_ins),
+    Check("ports", "no other program has a port of magid's", ports.ports),
+    Check("units", "magid's units are up", units.units),
+    Check("drop-ins", "no drop-in takes protection away", units.drop_ins),
     Check("launcher", "the launcher answers", running.launcher),
     Check("magid", "magid answers", running.magid),
     Check("sandbox", "the sandbox of servers can be made, and holds", running.sandbox),
@@ -41,8 +52,8 @@ CHECKS: Final = (
     Check("gpu-nodes", "servers can open the GPUs", gpu.nodes),
     Check("gpu-driver", "the GPU driver fits its library", gpu.driver),
     Check("gpu-use", "models use the GPUs they should", gpu.use),
+    Check("limits", "the models' limits are in force", machine.limits),
     Check("memory", "the models fit into memory", machine.memory),
-    Check("ports", "no other program has a server's port", running.ports),
     Check("servers", "every server is up", running.servers),
 )
 

@@ -6,57 +6,73 @@ from typing import Final
 
 from magid.auth import token_store
 from magid.config.addresses import is_loopback
-from magid.doctor.facts import Facts, Finding, Listener, Severity, known
+from magid.doctor.facts import (
+    CheckSkipped,
+    Facts,
+    Finding,
+    Listener,
+    Severity,
+    configured,
+    known,
+)
 
 _API: Final = ("magid.socket", "magid.service")
 
 
 def settings(facts: Facts) -> Iterator[Finding]:
     """The configuration can be used."""
+    if facts.settings.unread:
+        raise CheckSkipped(facts.settings.unread)
     if facts.settings.problem:
         yield Finding(
+            "configuration-broken",
             facts.settings.problem,
             "magid does not start with it, and keeps what it had at a reload",
             do=f"correct {facts.settings.path}; `magid --check` says when it is right, then:",
-            run=("magid --check", "systemctl restart magid.service"),
+            run=("magid --check && systemctl restart magid.service",),
         )
 
 
 def profiles(facts: Facts) -> Iterator[Finding]:
     """Every profile can be read, and the active one is there."""
-    kept = known(facts.kept)
+    found = known(facts.profiles)
     folder = facts.settings.config.profiles_dir
-    for name, why in kept.profiles.items():
+    for name, why in found.broken.items():
         path = shlex.quote(str(folder / f"{name}.yaml"))
         yield Finding(
+            "profile-broken",
             why,
             "the profile cannot be activated; where it is active, the models stay as they are",
             do="correct it; or set it aside:",
             run=(f"mv {path} {path}.off",),
         )
-    first = facts.settings.config.profile
-    if first and first not in kept.all_profiles:
+    first = configured(facts).profile
+    if first and first not in found.names:
         yield Finding(
+            "first-profile-missing",
             f"there is no profile {first}, which `profile` in {facts.settings.path} names",
             severity=Severity.WARNING,
-            do=f"name one of {', '.join(sorted(kept.all_profiles)) or 'none: make one first'}",
+            do=f"name one of {', '.join(sorted(found.names)) or 'none: make one first'}",
         )
 
 
 def registry(facts: Facts) -> Iterator[Finding]:
     """The registry on disk is whole, and never was broken."""
-    kept = known(facts.kept)
-    if kept.problem:
+    found = known(facts.registry)
+    if found.problem:
+        path = shlex.quote(found.path)
         yield Finding(
-            f"cannot use {kept.registry}: {kept.problem}",
+            "registry-broken",
+            f"cannot use {found.path}: {found.problem}",
             "what was decided about models is in it; the last five versions are kept beside it",
-            do="a restart takes the newest copy that is whole, and keeps the broken file:",
-            run=("systemctl restart magid.service",),
+            do="set it aside; a restart takes the newest copy that is whole:",
+            run=(f"mv {path} {path}.broken", "systemctl restart magid.service"),
         )
-    if kept.aside:
-        names = " ".join(map(shlex.quote, kept.aside))
+    if found.aside:
+        names = " ".join(map(shlex.quote, found.aside))
         yield Finding(
-            f"the registry was broken once, and an older copy is in use: {kept.aside[-1]}",
+            "registry-was-broken",
+            f"the registry was broken once, and an older copy is in use: {found.aside[-1]}",
             "the last changes before that may be missing",
             Severity.WARNING,
             do="see if overrides are missing (`magictl ls`), and then:",
@@ -69,6 +85,7 @@ def tokens(facts: Facts) -> Iterator[Finding]:
     if problem := known(facts.tokens).problem:
         path = shlex.quote(str(facts.settings.config.state_dir / token_store.NAME))
         yield Finding(
+            "tokens-broken",
             problem,
             do="put a copy of yours back; or make new tokens, after:",
             run=(f"mv {path} {path}.broken", "systemctl reload-or-restart magid.service"),
@@ -77,7 +94,7 @@ def tokens(facts: Facts) -> Iterator[Finding]:
 
 def exposure(facts: Facts) -> Iterator[Finding]:
     """Other machines can reach neither magid nor a server without authentication."""
-    low, high = facts.settings.config.port_range
+    low, high = configured(facts).port_range
     for one in known(facts.listeners):
         if is_loopback(one.host):
             continue
@@ -85,10 +102,11 @@ def exposure(facts: Facts) -> Iterator[Finding]:
             yield from _api_exposure(facts, one)
         elif one.unit.startswith("llama-server@") and low <= one.port <= high:
             yield Finding(
+                "server-exposed",
                 _open(one),
                 "its key is all that keeps others out, and it goes over the network in clear",
-                do="magid gives servers loopback addresses only; restart them:",
-                run=("systemctl restart magid.service", "magictl apply"),
+                do="magid gives servers loopback addresses only; start it again:",
+                run=(f"systemctl stop {shlex.quote(one.unit)}", "magictl apply"),
             )
 
 
@@ -101,6 +119,7 @@ def _api_exposure(facts: Facts, one: Listener) -> Iterator[Finding]:
     tokens, config, path = known(facts.tokens), facts.settings.config, facts.settings.path
     if not tokens.count and not tokens.problem:
         yield Finding(
+            "open-without-token",
             _open(one),
             "there is no token that would keep others out, so magid does not start",
             do="for others to reach it: magictl token create --offline --scope admin --name NAME, "
@@ -113,12 +132,12 @@ def _api_exposure(facts: Facts, one: Listener) -> Iterator[Finding]:
         )
     elif config.tls_cert is None:
         yield Finding(
+            "open-without-tls",
             _open(one),
             "what goes over it, tokens too, can be read on the way",
             Severity.WARNING,
-            do=f"set tls_cert and tls_key in {path}, or put a proxy with TLS before a loopback "
-            "address; then:",
-            run=("magid --check", "systemctl restart magid.service"),
+            do=f"set tls_cert and tls_key in {path} and restart magid.service, or put a proxy with "
+            "TLS before a loopback address",
         )
 
 

@@ -1,11 +1,18 @@
 """GPUs: there, usable by a server in its sandbox, and used."""
 
-import fnmatch
 import shlex
 from collections.abc import Iterator
 from typing import Final
 
-from magid.doctor.facts import Facts, Finding, Gpus, NotCollected, known
+from magid.doctor.facts import (
+    Facts,
+    Finding,
+    Gpus,
+    NotCollected,
+    answering,
+    configured,
+    known,
+)
 from magid.launcher.sandbox import DEVICES
 
 NVIDIA: Final = "10de"
@@ -27,31 +34,38 @@ def nodes(facts: Facts) -> Iterator[Finding]:
             why == "Permission denied" and (others or by_group)
         ):
             yield Finding(
+                "gpu-kept-out",
                 f"the sandbox of servers keeps {node.path} from them: {why}",
                 f"its driver is not registered as one of {', '.join(DEVICES)} in /proc/devices",
                 run=("modprobe nvidia", "systemctl restart magi-gpu.service", "magictl apply"),
             )
         elif not others and not (by_group and node.group in groups):
             yield Finding(
+                "gpu-node-closed",
                 f"a server cannot open {node.path}: it is {node.user}:{node.group} with mode "
                 f"{node.mode:04o}",
                 "servers are in the groups render and video, and no others",
-                run=(_opened(node.path), "magictl apply"),
+                run=(_opened(node.path, groups), "magictl apply"),
             )
 
 
-def _opened(path: str) -> str:
-    """NVIDIA's nodes are for all; those of the kernel's own drivers are the group render's."""
+def _opened(path: str, groups: frozenset[str]) -> str:
+    """NVIDIA's nodes are for all; those of the kernel's own drivers are the group render's.
+
+    The package udev makes that group: a system without it has the group video alone.
+    """
     name = shlex.quote(path)
     if path.startswith("/dev/nvidia"):
         return f"chmod 0666 {name}"
-    return f"chgrp render {name} && chmod 0660 {name}"
+    group = "render" if "render" in groups else "video"
+    return f"chgrp {group} {name} && chmod 0660 {name}"
 
 
 def _missing(gpus: Gpus) -> Iterator[Finding]:
     there = {node.path for node in gpus.nodes}
     if NVIDIA in gpus.vendors and not gpus.driver:
         yield Finding(
+            "nvidia-driver-missing",
             "there is an NVIDIA GPU, and its driver is not loaded",
             "models run on the processor, or on the other GPUs",
             do="install the driver (Debian: nvidia-driver, of non-free), then:",
@@ -59,20 +73,19 @@ def _missing(gpus: Gpus) -> Iterator[Finding]:
         )
     elif gpus.driver and _UVM not in there:
         yield Finding(
+            "nvidia-uvm-missing",
             f"there is no {_UVM}",
             "without it CUDA finds no GPU, and models run on the processor without a word; a "
             "server may not make it itself",
             run=("modprobe nvidia_uvm", "nvidia-modprobe -c 0 -u", "magictl apply"),
         )
     if AMD in gpus.vendors and "kfd" in gpus.majors and "/dev/kfd" not in there:
-        yield Finding("there is no /dev/kfd", "ROCm needs it", run=("udevadm trigger /dev/kfd",))
-    unnamed = [name for name in gpus.majors if name.startswith("nvidia") and not _allowed(name)]
-    for name in sorted(unnamed):
-        yield Finding(f"the driver {name} is not on the sandbox's list of devices")
-
-
-def _allowed(name: str) -> bool:
-    return any(fnmatch.fnmatch(f"char-{name}", pattern) for pattern in DEVICES)
+        yield Finding(
+            "kfd-missing",
+            "there is no /dev/kfd",
+            "ROCm needs it",
+            run=("udevadm trigger /dev/kfd",),
+        )
 
 
 def driver(facts: Facts) -> Iterator[Finding]:
@@ -80,6 +93,7 @@ def driver(facts: Facts) -> Iterator[Finding]:
     gpus = known(facts.gpus)
     if gpus.driver and gpus.libraries and gpus.driver not in gpus.libraries:
         yield Finding(
+            "nvidia-driver-mismatch",
             f"the NVIDIA driver that is loaded is {gpus.driver}, and its library is "
             f"{', '.join(gpus.libraries)}",
             "it was upgraded under the running kernel: CUDA says 'driver/library version mismatch'",
@@ -93,14 +107,18 @@ def driver(facts: Facts) -> Iterator[Finding]:
 def use(facts: Facts) -> Iterator[Finding]:
     """Models that should run on a GPU do: llama-server goes on without one, and says it is well."""
     if not _wants_gpu(facts):
+        answering(facts)  # a model's settings may ask for one
         return
     program = None if isinstance(facts.trial, NotCollected) else facts.trial.program
     if program and program.version and not program.devices:
-        yield Finding(f"{program.path} finds no GPU", _why_none(facts), do=_where_from(facts))
+        yield Finding(
+            "no-gpu-found", f"{program.path} finds no GPU", _why_none(facts), do=_where_from(facts)
+        )
         return
     said = {unit: lines[0] for unit, lines in known(facts.said).items() if lines}
     if said:
         yield Finding(
+            "server-without-gpu",
             f"{', '.join(said)} run{'' if len(said) > 1 else 's'} on the processor",
             f"the log says: {next(iter(said.values()))}; /health still says ok",
             run=(f"systemctl restart {' '.join(said)}",),
@@ -121,7 +139,7 @@ def _wants_gpu(facts: Facts) -> bool:
     """Whether layers on a GPU are requested, or a GPU exists and is not declined."""
     daemon = facts.daemon
     models = () if isinstance(daemon, NotCollected) else daemon.models
-    asked = [facts.settings.config.server_defaults.n_gpu_layers, *(m.layers for m in models)]
+    asked = [configured(facts).server_defaults.n_gpu_layers, *(m.layers for m in models)]
     if any(layers is not None and layers > 0 for layers in asked):
         return True
     there = bool(known(facts.gpus).vendors & {NVIDIA, AMD})

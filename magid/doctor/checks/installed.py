@@ -1,11 +1,11 @@
-"""What the package installs (users, folders, units), and local changes to it."""
+"""What the package needs and installs: systemd, users and groups, folders and their owners."""
 
 import shlex
 from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
 from typing import Final
 
-from magid.doctor.collect.files import API, ETC, KEY_SOCKET, KEYS, LAUNCHER
-from magid.doctor.collect.services import TRIAL
+from magid.doctor.collect.files import API, ETC, KEY_SOCKET, KEYS, LAUNCHER, MODELS
 from magid.doctor.facts import (
     CheckSkipped,
     Facts,
@@ -13,35 +13,35 @@ from magid.doctor.facts import (
     NotCollected,
     Place,
     Severity,
-    Unit,
     known,
 )
 
+TMPFILES: Final = "/usr/lib/tmpfiles.d/magi.conf"
 OLDEST_SYSTEMD: Final = 252  # Debian 12's, and the oldest that the lab boots
 _GROWING: Final = 254  # RestartSteps=
-# Started by hand or at boot; the launcher's service is its socket's business.
-_ENABLED: Final = ("magid.service", "magid.socket", "magid-local.socket")
-_WANTED: Final = (  # in the order of starts
-    *("magi-key.socket", "magi-launcher.socket"),
-    *(*_ENABLED[1:], "magid.service"),
-)
-_SHIPPED: Final[Mapping[str, Mapping[str, str]]] = {
-    "magid.service": {
-        "User": "magi",
-        "NoNewPrivileges": "yes",
-        "CapabilityBoundingSet": "",
-        "ProtectSystem": "strict",
-        "PrivateDevices": "yes",
-    },
-    "magi-launcher.service": {"User": "root", "NoNewPrivileges": "yes", "ProtectSystem": "strict"},
-}
-_MODELS: Final = {
-    "DynamicUser": "yes",
-    "NoNewPrivileges": "yes",
-    "CapabilityBoundingSet": "",
-    "ProtectSystem": "strict",
-    "DevicePolicy": "closed",
-}
+
+
+def restarted(*names: str) -> tuple[str, ...]:
+    """Commands that start units whatever became of them before, the start limit included.
+
+    All of magid's, where none is named: a socket cannot be started while its service runs, and a
+    client that waits at it starts the service.
+    """
+    if names:
+        chosen = " ".join(names)
+        return (f"systemctl reset-failed {chosen}", f"systemctl restart {chosen}")
+    sockets = "magid.socket magid-local.socket"
+    return (
+        f"systemctl reset-failed {sockets} magid.service",
+        f"systemctl stop {sockets} magid.service",
+        f"systemctl start {sockets} magid.service",
+    )
+
+
+def service_only(facts: Facts) -> None:
+    """Raises CheckSkipped if magid is not a service."""
+    if not facts.service:
+        raise CheckSkipped(NotCollected("magid is not installed as a service of this machine"))
 
 
 def systemd(facts: Facts) -> Iterator[Finding]:
@@ -53,24 +53,30 @@ def systemd(facts: Facts) -> Iterator[Finding]:
         )
     if machine.systemd < OLDEST_SYSTEMD:
         yield Finding(
+            "systemd-too-old",
             f"systemd {machine.systemd} is too old",
             f"the units of models are made for {OLDEST_SYSTEMD} and newer",
             do="upgrade to Debian 12, Ubuntu 24.04 or newer",
         )
     elif machine.systemd < _GROWING:
         yield Finding(
+            "pauses-do-not-grow",
             f"systemd {machine.systemd} does not know RestartSteps=",
             f"pauses between restarts of a server do not grow; from {_GROWING} on they do",
             Severity.NOTE,
         )
     if not machine.unified:
         yield Finding(
+            "control-groups-1",
             "the kernel's control groups are not version 2",
-            "limits of memory and the sandbox's rules for devices and addresses need it",
+            "servers run, but the sandbox's rules for addresses need it: servers can send to "
+            "other machines",
+            Severity.WARNING,
             do="boot with systemd.unified_cgroup_hierarchy=1 on the kernel's command line",
         )
     if "-BPF_FRAMEWORK" in machine.features:
         yield Finding(
+            "bpf-missing",
             f"this systemd {machine.systemd} is built without BPF_FRAMEWORK",
             "SocketBindDeny= does nothing: a server could listen on other free ports of loopback",
             Severity.NOTE,
@@ -79,41 +85,133 @@ def systemd(facts: Facts) -> Iterator[Finding]:
 
 def accounts(facts: Facts) -> Iterator[Finding]:
     """The users and groups that systemd-sysusers makes."""
-    _service_only(facts)
+    service_only(facts)
     found = known(facts.accounts)
     missing = [f"user {name}" for name in ("magi",) if name not in found.users]
     missing += [f"group {n}" for n in ("magi", "magi-models") if n not in found.groups]
     if missing:
         yield Finding(
+            "account-missing",
             f"there is no {' and no '.join(missing)}",
             "magid runs as magi, and magi-models may put models into its folder",
-            run=("systemd-sysusers", "systemd-tmpfiles --create", *_started("magid.service")),
+            run=("systemd-sysusers", *_given_back(facts), *restarted()),
         )
+
+
+def _given_back(facts: Facts) -> tuple[str, ...]:
+    """Commands that make magid the owner of its files, and of nothing else: models keep theirs."""
+    config = facts.settings.config
+    state, profiles = shlex.quote(str(config.state_dir)), shlex.quote(str(config.profiles_dir))
+    models = shlex.quote(str(config.state_dir / MODELS))
+    return (
+        f"systemd-tmpfiles --create {TMPFILES}",
+        f"find {state} {profiles} -xdev -path {models} -prune -o -exec chown -h magi:magi {{}} +",
+        f"chgrp -R magi-models {models}",
+    )
 
 
 def owners(facts: Facts) -> Iterator[Finding]:
     """Folders and sockets of magid have the right owners, and are closed to other users."""
-    _service_only(facts)
+    service_only(facts)
     places, settings = known(facts.places), facts.settings
     state = str(settings.config.state_dir)
-    if state in places and places[state].user != "magi":
-        yield Finding(
-            f"{state} belongs to {places[state].user}",
-            "magid, which runs as magi, cannot write to it",
-            run=(f"chown -R magi:magi {shlex.quote(state)}", *_started("magid.service")),
-        )
-    elif others := [p for p in places.values() if _is_in(p, state) and p.user != "magi"]:
-        names = " ".join(shlex.quote(p.path) for p in others)
-        yield Finding(
-            f"{others[0].path} belongs to {others[0].user}",
-            "magid, which runs as magi, may not be able to read it or to replace it",
-            run=(f"chown magi:magi {names}",),
-        )
+    yield from _of_state(facts, places, state)
+    yield from _of_folders(facts, places)
     yield from _too_open(places, (ETC, str(settings.path)), 0o022, "0{kept:o}", "root")
     yield from _too_open(places, (API, LAUNCHER), 0o007, "0660", "the group magi")
     yield from _too_open(places, (KEY_SOCKET,), 0o077, "0600", "root")
     yield from _too_open(places, (KEYS,), 0o027, "2750", "the group magi")
     yield from _too_open(places, (state,), 0o007, "0750", "magi")
+    yield from _unread(facts, state)
+    known(facts.registry)  # who may not look into the state folder has not seen all owners
+
+
+def _of_state(facts: Facts, places: Mapping[str, Place], state: str) -> Iterator[Finding]:
+    """Yields what keeps magid from its state folder, or from files in it."""
+    folder = places.get(state)
+    others = [place for place in places.values() if _is_in(place, state) and place.user != "magi"]
+    if folder and folder.target:
+        yield Finding(
+            "state-folder-is-a-link",
+            f"{state} is a symbolic link, and systemd takes none for the folder of a service",
+            "magid.service does not start (238/STATE_DIRECTORY)",
+            do=f"mount {folder.target} there instead:",
+            run=(*_mounted(state, folder.target), *restarted()),
+        )
+    elif folder and folder.user != "magi":
+        yield Finding(
+            "state-folder-of-another-user",
+            f"{state} belongs to {folder.user}",
+            "magid, which runs as magi, cannot write to it",
+            run=(*_given_back(facts), *restarted()),
+        )
+    elif others:
+        yield Finding(
+            "state-file-of-another-user",
+            f"{others[0].path} belongs to {others[0].user}",
+            "magid, which runs as magi, may not be able to read it or to replace it",
+            run=(f"chown magi:magi {' '.join(shlex.quote(one.path) for one in others)}",),
+        )
+
+
+def _of_folders(facts: Facts, places: Mapping[str, Place]) -> Iterator[Finding]:
+    """Yields the folders that a backup of another machine, or a chown, took from magid."""
+    config = facts.settings.config
+    profiles = places.get(str(config.profiles_dir))
+    if profiles and profiles.user != "magi":
+        yield Finding(
+            "profile-folder-of-another-user",
+            f"{profiles.path} belongs to {profiles.user}",
+            "magid, which runs as magi, cannot make or change a profile",
+            run=_given_back(facts),
+        )
+    models = places.get(str(config.state_dir / MODELS))
+    if models and models.group != "magi-models":
+        yield Finding(
+            "model-folder-of-another-group",
+            f"{models.path} belongs to the group {models.group}",
+            "those in the group magi-models cannot put models there, and servers may not read them",
+            run=_given_back(facts),
+        )
+
+
+def _unread(facts: Facts, state: str) -> Iterator[Finding]:
+    """Yields the files that the user magi cannot read. Those of the check before are told once."""
+    places = known(facts.places)
+    own = (state, str(facts.settings.config.profiles_dir))
+    for path, (why, where) in known(facts.unread).items():
+        if path in places and places[path].user != "magi" and _is_in(places[path], state):
+            continue
+        name = shlex.quote(path)
+        if where != path:
+            run: tuple[str, ...] = (f"chmod o+x {shlex.quote(where)}",)
+        elif PurePosixPath(path).parent in map(PurePosixPath, own):
+            run = (f"chown magi:magi {name} && chmod u+rw {name}",)
+        else:
+            run = (f"chgrp magi {name} && chmod g+r {name}",)
+        yield Finding(
+            "file-unread",
+            f"magid cannot read {path}: {why}",
+            f"it runs as the user magi{f', which cannot enter {where}' if where != path else ''}",
+            run=(*run, "systemctl reload-or-restart magid.service"),
+        )
+
+
+def _mounted(state: str, target: str) -> tuple[str, ...]:
+    """Commands that put a bind mount in the place of a link, from now on and after each boot."""
+    here, there = shlex.quote(state), shlex.quote(target)
+    entry = f"{_in_fstab(target)} {_in_fstab(state)} none bind 0 0"
+    return (
+        "systemctl stop magid.service",
+        f"rm {here} && mkdir {here} && echo {shlex.quote(entry)} >>/etc/fstab",
+        f"systemctl daemon-reload && mount {here}",
+        f"chown magi:magi {there} && chmod 0750 {there}",
+    )
+
+
+def _in_fstab(path: str) -> str:
+    """fstab(5) writes spaces and tabs in octal."""
+    return path.replace("\\", "\\134").replace(" ", "\\040").replace("\t", "\\011")
 
 
 def _is_in(place: Place, folder: str) -> bool:
@@ -129,129 +227,11 @@ def _too_open(
     """Yields a finding for each path that others than `whose` can use by these permission bits."""
     for path in paths:
         place = places.get(path)
-        if place and place.mode & bits:
+        if place and place.mode & bits and not place.target:
             right = mode.format(kept=place.mode & ~bits)
             yield Finding(
+                "open-to-others",
                 f"{path} is open to others than {whose}: its mode is {place.mode:04o}",
                 "who can use it can change or use what magid runs",
                 run=(f"chmod {right} {shlex.quote(path)}",),
             )
-
-
-# -- units -----------------------------------------------------------------------------------
-
-
-def units(facts: Facts) -> Iterator[Finding]:
-    """The units are there, enabled, and none has failed."""
-    _service_only(facts)
-    found = known(facts.units)
-    for name in _WANTED:
-        yield from _of_unit(found[name])
-    stale = sorted(unit.name for unit in found.values() if unit.stale)
-    if stale:
-        yield Finding(
-            f"systemd has not read the files of {', '.join(stale)} again since they changed",
-            "what runs is not what the files say",
-            Severity.WARNING,
-            run=("systemctl daemon-reload",),
-        )
-    template = found[TRIAL].fragment
-    if template and not template.startswith("/run/systemd/transient/"):
-        yield Finding(
-            f"{template} keeps every model from being started",
-            "systemd refuses a transient unit of a name that has a file; drop-ins are fine",
-            run=(f"mv {shlex.quote(template)} {shlex.quote(template)}.off",
-                 "systemctl daemon-reload", "magictl apply"),
-        )  # fmt: skip
-
-
-def _of_unit(unit: Unit) -> Iterator[Finding]:
-    if unit.load == "masked":
-        yield Finding(
-            f"{unit.name} is masked", "it cannot be started",
-            run=(f"systemctl unmask {unit.name}", *_started(unit.name)),
-        )  # fmt: skip
-    elif unit.load == "not-found":
-        yield Finding(
-            f"{unit.name} is not there",
-            "a part of the package is missing",
-            run=("apt install --reinstall magi",),
-        )
-    elif unit.load != "loaded":
-        yield Finding(
-            f"systemd cannot use {unit.name}: {unit.load}",
-            f"most often a drop-in is wrong: {' '.join(unit.drop_ins) or unit.fragment}",
-            do=f"`systemd-analyze verify {unit.name}` names the line; correct it, "
-            "then run `systemctl daemon-reload`",
-        )
-    else:
-        yield from _of_loaded(unit)
-
-
-def _of_loaded(unit: Unit) -> Iterator[Finding]:
-    disabled = unit.name in _ENABLED and unit.enabled == "disabled"
-    if disabled:
-        yield Finding(
-            f"{unit.name} is not enabled",
-            "it will not be there after the next boot",
-            Severity.WARNING,
-            run=(f"systemctl enable --now {unit.name}",),
-        )
-    if unit.active == "failed":
-        yield from _failed(unit)
-    elif unit.active == "inactive" and not disabled:
-        yield Finding(f"{unit.name} does not run", run=_started(unit.name))
-
-
-def _failed(unit: Unit) -> Iterator[Finding]:
-    said = unit.shown.get("StatusText", "")
-    if said.startswith("cannot "):  # magid has named the cause before it ended
-        yield Finding(
-            said,
-            f"so {unit.name} does not start",
-            do="when it is mended:",
-            run=("magid --check", *_started(unit.name)),
-        )
-        return
-    why = {
-        "start-limit-hit": "it was started too often in a short time; its log says why it ended",
-        "exit-code": "it ended with an error; its log says which",
-        "watchdog": "it did not answer systemd's watchdog",
-    }.get(unit.result, f"its result is {unit.result}")
-    log = () if unit.name.endswith(".socket") else (f"journalctl -n 20 --no-pager -u {unit.name}",)
-    yield Finding(f"{unit.name} has failed", why, run=(*log, *_started(unit.name)))
-
-
-def _started(name: str) -> tuple[str, ...]:
-    """Whatever it was before. A socket whose service runs cannot be started by itself."""
-    return (f"systemctl reset-failed {name}", f"systemctl restart {name}")
-
-
-def drop_ins(facts: Facts) -> Iterator[Finding]:
-    """No drop-in takes away what keeps magid and the models in their boxes."""
-    _service_only(facts)
-    for unit in known(facts.units).values():
-        model = unit.name.startswith("llama-server@") and unit.name != TRIAL
-        shipped = _MODELS if model else _SHIPPED.get(unit.name, {})
-        if unit.load != "loaded" or not unit.drop_ins:
-            continue
-        changed = [
-            f"{name}={unit.shown[name]}"
-            for name, value in shipped.items()
-            if name in unit.shown and unit.shown[name] != value
-        ]
-        if changed:
-            names = " ".join(shlex.quote(path) for path in unit.drop_ins)
-            yield Finding(
-                f"{unit.name} has less protection than it should: {', '.join(changed)}",
-                f"by a drop-in: {' '.join(unit.drop_ins)}",
-                Severity.WARNING,
-                do="take these lines out of it; or take it away:",
-                run=(f"rm {names}", "systemctl daemon-reload", f"systemctl restart {unit.name}"),
-            )
-
-
-def _service_only(facts: Facts) -> None:
-    """Raises CheckSkipped if magid is not a service."""
-    if not facts.service:
-        raise CheckSkipped(NotCollected("magid is not installed as a service of this machine"))

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final
 
-from magid.doctor.facts import Facts, Finding, Severity, known
+from magid.doctor.facts import Facts, Finding, Severity, answering, known
+from magid.systemd import journald_conf
 
 FULL: Final = 16 * 2**20  # bytes: a registry of a thousand models, and what systemd writes
 NEARLY: Final = 0.02  # of a file system, and at most _NEARLY_MOST
@@ -21,12 +22,14 @@ def disks(facts: Facts) -> Iterator[Finding]:
         biggest = (f"du -xah {where} | sort -h | tail",)
         if volume.read_only:
             yield Finding(
+                "disk-read-only",
                 f"the file system of {volume.path} is read-only",
                 "the kernel does that after errors of a disk: `dmesg` tells",
                 run=(f"findmnt -T {where}", f"mount -o remount,rw {where}"),
             )
         elif volume.free < FULL:
             yield Finding(
+                "disk-full",
                 f"the disk is full: {_mib(volume.free)} are free on {volume.path}",
                 "decisions about models are refused with status 507 until there is room",
                 do="make room; the largest files are named by:",
@@ -34,6 +37,7 @@ def disks(facts: Facts) -> Iterator[Finding]:
             )
         elif volume.free < min(volume.size * NEARLY, _NEARLY_MOST):
             yield Finding(
+                "disk-nearly-full",
                 f"the disk is nearly full: {_mib(volume.free)} are free on {volume.path}",
                 severity=Severity.WARNING,
                 do="make room; the largest files are named by:",
@@ -41,6 +45,7 @@ def disks(facts: Facts) -> Iterator[Finding]:
             )
         if volume.inodes and volume.free_inodes < _FEW_INODES:
             yield Finding(
+                "inodes-used-up",
                 f"no more files can be made on {volume.path}: {volume.free_inodes} inodes are free",
                 "there are too many small files",
                 do="find the folder with the most files, and tidy it up:",
@@ -53,6 +58,7 @@ def writing(facts: Facts) -> Iterator[Finding]:
     state = facts.settings.config.state_dir
     if why := known(facts.writing):
         yield Finding(
+            "state-not-writable",
             f"the user magi cannot write to {state}: {why}",
             "no decision about a model can be kept",
             run=(f"chown magi:magi {shlex.quote(str(state))}",
@@ -66,6 +72,7 @@ def clock(facts: Facts) -> Iterator[Finding]:
     latest = max(machine.installed, machine.written)
     if machine.clock < latest - 60:
         yield Finding(
+            "clock-wrong",
             f"the clock is wrong: it is {_when(machine.clock)}, and magid's files are of "
             f"{_when(latest)}",
             "it was set back, or has lost its battery; logs, restarts and certificates need it",
@@ -74,6 +81,7 @@ def clock(facts: Facts) -> Iterator[Finding]:
         )
     if machine.synchronised is False and not machine.container:
         yield Finding(
+            "clock-not-synchronised",
             "the clock is not synchronised with the network",
             "it drifts; what happened when cannot be compared with other machines",
             Severity.NOTE,
@@ -81,13 +89,58 @@ def clock(facts: Facts) -> Iterator[Finding]:
         )
 
 
+def journal(facts: Facts) -> Iterator[Finding]:
+    """Systemd keeps the logs of magid and of the models."""
+    machine = known(facts.machine)
+    if machine.systemd and machine.storage == journald_conf.NONE:
+        folder = "/etc/systemd/journald.conf.d"
+        yield Finding(
+            "journal-keeps-nothing",
+            "systemd's journal keeps no logs: Storage=none in journald.conf",
+            "`magictl logs` has nothing to show, and why a server failed cannot be said",
+            Severity.WARNING,
+            run=(
+                f"mkdir -p {folder} && printf '[Journal]\\nStorage=auto\\n' >{folder}/zz-magi.conf",
+                "systemctl restart systemd-journald.service",
+            ),
+        )
+
+
+_CONTROLLERS: Final = {"memoryMax": "memory", "cpuQuota": "cpu"}
+_KERNEL: Final = {
+    "memory": "boot with cgroup_enable=memory on the kernel's command line, or use a kernel that "
+    "has it",
+}
+
+
+def limits(facts: Facts) -> Iterator[Finding]:
+    """The limits of the models are in force."""
+    machine = known(facts.machine)
+    asked: dict[str, list[str]] = {}
+    for model in answering(facts).models:
+        for limit in sorted(model.limits):
+            asked.setdefault(limit, []).append(model.model_id)
+    for limit, models in asked.items():
+        controller = _CONTROLLERS[limit]
+        if machine.systemd and controller not in machine.controllers:
+            yield Finding(
+                "limit-not-in-force",
+                f"{limit} of {', '.join(models)} is not in force: this kernel has no {controller} "
+                "controller for control groups",
+                "the servers run without it",
+                Severity.WARNING,
+                do=_KERNEL.get(controller, "use a kernel that has it"),
+            )
+
+
 def memory(facts: Facts) -> Iterator[Finding]:
     """The models that start with magid fit into the memory of the machine and its GPUs."""
-    daemon, machine = known(facts.daemon), known(facts.machine)
+    daemon, machine = answering(facts), known(facts.machine)
     total = machine.memory + video_memory(facts)
     for model in daemon.models:
         if model.size > total:
             yield Finding(
+                "model-does-not-fit",
                 f"{model.model_id} does not fit: its files have {_gib(model.size)}, and the "
                 f"machine has {_gib(total)} with its GPUs",
                 run=(f"magictl disable {model.model_id}", "magictl apply"),
@@ -97,6 +150,7 @@ def memory(facts: Facts) -> Iterator[Finding]:
     if wanted > total:
         largest = max(starting, key=lambda model: model.size).model_id
         yield Finding(
+            "models-do-not-fit",
             f"the enabled models have {_gib(wanted)} together, and the machine has "
             f"{_gib(total)} with its GPUs",
             "they start one after another, and the last ones fail or push the others out",

@@ -1,14 +1,23 @@
-"""What runs, or should: llama-server, the launcher, magid, its ports and its servers."""
+"""What runs, or should: llama-server, the launcher, magid and its servers."""
 
-import shlex
 from collections.abc import Iterator
 from typing import Final
 
-from magid.doctor.facts import CheckSkipped, Facts, Finding, Listener, NotCollected, Severity, known
+from magid.doctor.checks.installed import restarted
+from magid.doctor.checks.units import set_aside
+from magid.doctor.collect.services import TRIAL
+from magid.doctor.facts import (
+    CheckSkipped,
+    Facts,
+    Finding,
+    NotCollected,
+    Severity,
+    answering,
+    known,
+)
 from magid.errors import MagidError
 from magid.llama.arguments import server_argv
 from magid.llama.spec import ServerSpec
-from magid.systemd.unit_names import unit_name
 
 # What magid leaves out where a program does not know it, and what is lost then.
 _PROTECTION: Final = {
@@ -23,14 +32,20 @@ def sandbox(facts: Facts) -> Iterator[Finding]:
     """A unit with the sandbox of a model can be started, and cannot send to other machines."""
     trial = known(facts.trial)
     if trial.failed:
+        files = () if isinstance(facts.units, NotCollected) else facts.units[TRIAL].drop_ins
+        changes = f"; the units of models have local changes: {' '.join(files)}" if files else ""
         yield Finding(
+            "sandbox-fails",
             f"no unit with the sandbox of a model can be started: {trial.failed}",
-            "so no model can be; a drop-in for llama-server@ may be wrong",
-            run=("systemctl cat llama-server@doctor.service",
-                 "journalctl -n 20 --no-pager -u llama-server@doctor.service"),
-        )  # fmt: skip
+            f"so no model can be{changes}",
+            do="set them aside:" if files else "its log says why:",
+            run=(*set_aside(files), "magictl apply")
+            if files
+            else ("journalctl -n 20 --no-pager -u llama-server@doctor.service",),
+        )
     if trial.egress:
         yield Finding(
+            "servers-can-send",
             "servers can send to other machines: IPAddressDeny= has no effect here",
             "systemd needs the kernel's BPF for control groups (v2) for it, which some containers "
             "and old kernels do not give",
@@ -47,6 +62,7 @@ def llama_server(facts: Facts) -> Iterator[Finding]:
         return
     if program.problem:
         yield Finding(
+            "llama-server-does-not-run",
             program.problem
             if program.problem.startswith("cannot ")
             else f"{program.path} does not run: {program.problem}",
@@ -64,11 +80,14 @@ def _too_old(path: str, flags: frozenset[str], version: str) -> Iterator[Finding
     try:
         server_argv(spec, path, "/key", flags)
     except MagidError as error:
-        yield Finding(error.message, f"it is version {version}", do=_INSTALL)
+        yield Finding(
+            "llama-server-too-old", error.message, f"it is version {version}", do=_INSTALL
+        )
         return
     lost = [f"{flag} ({why})" for flag, why in _PROTECTION.items() if flag not in flags]
     if lost:
         yield Finding(
+            "llama-server-old",
             f"{path} is old: it does not know {', '.join(lost)}",
             f"it is version {version}",
             Severity.WARNING,
@@ -100,6 +119,7 @@ def launcher(facts: Facts) -> Iterator[Finding]:
     _runs(facts, "magi-launcher.socket")
     if why := known(facts.launcher):
         yield Finding(
+            "launcher-silent",
             f"magi-launcher does not answer: {why}",
             "no server can be started or stopped by magid",
             run=(
@@ -116,20 +136,11 @@ def magid(facts: Facts) -> Iterator[Finding]:
     if not daemon.problem:
         return
     _runs(facts, "magid.service")
-    refused = "Permission denied" in daemon.problem
-    if refused:
-        raise CheckSkipped(NotCollected(daemon.problem, "sudo magictl doctor"))
-    run = ("systemctl restart magid.socket magid-local.socket magid.service",)
     yield Finding(
+        "magid-silent",
         daemon.problem,
         "models that run go on, but nothing can be asked or changed",
-        run=(
-            "systemctl reset-failed magid.service magid.socket magid-local.socket",
-            "systemctl stop magid.service",
-            *run,
-        )
-        if facts.service
-        else (),
+        run=restarted() if facts.service else (),
         do="" if facts.service else "start it: `magid`, or `make run`",
     )
 
@@ -137,54 +148,8 @@ def magid(facts: Facts) -> Iterator[Finding]:
 def _runs(facts: Facts, name: str) -> None:
     """Raises CheckSkipped if the unit does not run: the check of the units reports that."""
     unit = None if isinstance(facts.units, NotCollected) else facts.units.get(name)
-    if facts.service and unit and unit.active in ("inactive", "failed"):
+    if facts.service and unit and (unit.active == "inactive" or unit.has_failed):
         raise CheckSkipped(NotCollected(f"{name} does not run"))
-
-
-# -- ports -----------------------------------------------------------------------------------
-
-
-def ports(facts: Facts) -> Iterator[Finding]:
-    """No other program listens on a port of a server, or in magid's place."""
-    low, high = facts.settings.config.port_range
-    daemon = facts.daemon
-    wanted = set() if isinstance(daemon, NotCollected) else {model.port for model in daemon.models}
-    seen: set[tuple[int, int]] = set()
-    for one in known(facts.listeners):
-        if not low <= one.port <= high or (one.port, one.pid) in seen or _is_server(facts, one):
-            continue
-        seen.add((one.port, one.pid))
-        yield Finding(
-            f"port {one.port} is taken by {_who(one)}",
-            f"it is in port_range [{low}, {high}]"
-            + (f", and {unit_name(one.port)} needs it" if one.port in wanted else ""),
-            Severity.ERROR if one.port in wanted else Severity.WARNING,
-            do="end it, or choose another port_range in /etc/magi/magid.yaml:",
-            run=_ended(one),
-        )
-
-
-def _is_server(facts: Facts, one: Listener) -> bool:
-    """Whether it is a server's own; without root, whether a server's unit runs on its port."""
-    units = facts.units
-    if one.pid:
-        return one.unit == unit_name(one.port) or not facts.service
-    unit = None if isinstance(units, NotCollected) else units.get(unit_name(one.port))
-    return unit is not None and unit.active in ("active", "activating", "reloading")
-
-
-def _who(one: Listener) -> str:
-    if not one.pid:
-        return "a program that only root can name"
-    return f"{one.program} (pid {one.pid}{f', {one.unit}' if one.unit else ''})"
-
-
-def _ended(one: Listener) -> tuple[str, ...]:
-    if not one.pid:
-        return (f"ss --listening --tcp --processes 'sport = {one.port}'",)
-    if one.unit.endswith(".service"):
-        return (f"systemctl stop {shlex.quote(one.unit)}",)
-    return (f"kill {one.pid}",)
 
 
 # -- servers ---------------------------------------------------------------------------------
@@ -192,9 +157,10 @@ def _ended(one: Listener) -> tuple[str, ...]:
 
 def servers(facts: Facts) -> Iterator[Finding]:
     """Every server that magid wants has come up."""
-    for server in known(facts.daemon).servers:
+    for server in answering(facts).servers:
         if server.state in ("failed", "backoff"):
             yield Finding(
+                "server-failed",
                 f"{server.unit} ({server.model_id}) is in state {server.state}",
                 server.reason,
                 run=(

@@ -23,6 +23,8 @@ from magid.doctor.collect import services as ports
 from magid.doctor.collect.commands import CannotLook, ask_as_magi, output_of
 from magid.doctor.facts import AS_ROOT, Daemon, Facts, Machine, NotCollected, Settings, Unit
 from magid.errors import InvalidConfig, MagidError
+from magid.host.control_groups import controllers
+from magid.systemd import journald_conf
 
 T = TypeVar("T")
 Look = Callable[[], Any]
@@ -42,7 +44,7 @@ def facts(ask: daemon.Ask, path: Path = config.DEFAULT_PATH) -> Facts:
     found |= _taken(
         {
             "daemon": _daemon_look(ask, found["units"], service=service),
-            **_later_looks(settings.config, found, root=root, service=service),
+            **_later_looks(settings, found, root=root, service=service),
         }
     )
     return Facts(service=service, settings=settings, **found)
@@ -51,11 +53,18 @@ def facts(ask: daemon.Ask, path: Path = config.DEFAULT_PATH) -> Facts:
 def read_settings(path: Path) -> Settings:
     """The file alone, as the launcher reads it: a service has no one's environment."""
     try:
+        path.open("rb").close()
+    except FileNotFoundError:
+        pass  # all settings have defaults
+    except OSError as error:
+        if isinstance(error, PermissionError) and os.geteuid() != 0:
+            unread = NotCollected(f"{path}: {error.strerror}", AS_ROOT)
+            return Settings(path, Config(), unread=unread)
+        return Settings(path, Config(), f"cannot read {path}: {error.strerror}")
+    try:
         return Settings(path, config.load({}, {}, path).config)
     except InvalidConfig as error:
         return Settings(path, Config(), error.message)
-    except OSError as error:
-        return Settings(path, Config(), f"cannot read {path}: {error.strerror}")
 
 
 def _is_service(found: Any) -> bool:
@@ -65,7 +74,7 @@ def _is_service(found: Any) -> bool:
 
 def _daemon_look(ask: daemon.Ask, seen: Any, *, service: bool) -> Look:
     """Returns the look at magid. A failed one is not queried: that would restart it and hang."""
-    if service and isinstance(seen, dict) and seen["magid.service"].active == "failed":
+    if service and isinstance(seen, dict) and seen["magid.service"].has_failed:
         return lambda: Daemon(problem="magid.service has failed")
     return partial(daemon.daemon, ask)
 
@@ -78,28 +87,31 @@ def _first_looks(settings: Settings, root: bool) -> dict[str, Look | NotCollecte
         "units": services.units,
         "places": partial(places.places, settings.config, settings.path),
         "volumes": partial(places.volumes, (state, Path("/run"), Path("/var/log"))),
-        "files": partial(models.files, settings.config) if root else _NO_ROOT,
+        "files": settings.unknown or (partial(models.files, settings.config) if root else _NO_ROOT),
         "listeners": ports.listeners,
         "gpus": hardware.gpus,
-        "kept": partial(kept.kept, settings.config),
+        "registry": partial(kept.registry, settings.config),
+        "profiles": partial(kept.profiles, settings.config),
         "tokens": partial(kept.tokens, settings.config),
     }
 
 
 def _later_looks(
-    settings: Config, found: dict[str, Any], *, root: bool, service: bool
+    settings: Settings, found: dict[str, Any], *, root: bool, service: bool
 ) -> dict[str, Look | NotCollected]:
     """Those that need another one, or a machine that has the service."""
     if not service:
-        names = ("writing", "folders", "trial", "launcher", "said")
+        names = ("writing", "folders", "linked", "unread", "trial", "launcher", "said")
         return dict.fromkeys(names, _NO_SERVICE)
-    files = found["files"]
+    config, files = settings.config, found["files"]
     paths = [] if isinstance(files, NotCollected) else [f.path for f in files if not f.refused]
     runs = [] if isinstance(found["units"], NotCollected) else found["units"].values()
-    looks: dict[str, Look] = {
-        "writing": partial(ask_as_magi, "write", str(settings.state_dir)),
-        "folders": partial(models.folders, settings),
-        "trial": partial(sandbox_trial.trial, settings, paths),
+    looks: dict[str, Look | NotCollected] = {
+        "writing": partial(ask_as_magi, "write", str(config.state_dir)),
+        "folders": settings.unknown or partial(models.folders, config),
+        "linked": settings.unknown or partial(models.linked, config),
+        "unread": partial(kept.unread, config, settings.path),
+        "trial": settings.unknown or partial(sandbox_trial.trial, config, paths),
     }
     return {
         "launcher": daemon.launcher,
@@ -176,6 +188,8 @@ def machine(settings: Config) -> Machine:
         installed=Path(__file__).stat().st_ctime,
         written=_newest(settings.state_dir),
         memory=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        controllers=controllers(),
+        storage=journald_conf.storage(),
     )
 
 

@@ -15,13 +15,22 @@ from pathlib import Path
 from typing import Final
 
 from magid.auth import token_store
-from magid.catalog import registry
+from magid.catalog import registry as catalog_registry
 from magid.catalog.profile_store import ProfileDir
 from magid.config.settings import Config
 from magid.discovery.roots import Roots
-from magid.discovery.walker import printable
+from magid.discovery.walker import OUTSIDE, printable
 from magid.doctor.collect.commands import ask_as_magi
-from magid.doctor.facts import Accounts, Folder, ModelFile, Place, StateFiles, Tokens, Volume
+from magid.doctor.facts import (
+    Accounts,
+    Folder,
+    ModelFile,
+    Place,
+    ProfileFiles,
+    RegistryFiles,
+    Tokens,
+    Volume,
+)
 from magid.errors import MagidError, TokensUnusable
 from magid.files import document
 from magid.launcher.model_files import Examiner
@@ -32,6 +41,7 @@ KEYS: Final = "/run/magi-keys"
 API: Final = f"{RUN}/magid.sock"
 LAUNCHER: Final = f"{RUN}/launcher.sock"
 KEY_SOCKET: Final = f"{RUN}/key.sock"
+MODELS: Final = "models"  # in the state folder, where there are no other model folders
 
 
 def accounts() -> Accounts:
@@ -60,7 +70,8 @@ def places(settings: Config, path: Path) -> dict[str, Place]:
     state = settings.state_dir
     wanted = (
         *(ETC, str(path), RUN, KEYS, API, LAUNCHER, KEY_SOCKET),
-        *(str(settings.profiles_dir), str(state), str(settings.registry_path)),
+        *(str(settings.profiles_dir), str(state), str(state / MODELS)),
+        str(settings.registry_path),
         *(str(file) for file in sorted(_below(state))),
     )
     found = (place(Path(path)) for path in dict.fromkeys(wanted))
@@ -82,7 +93,9 @@ def place(path: Path, root: Path = Path("/")) -> Place | None:
     except OSError:
         return None
     name = "/" + str(path.relative_to(root))
-    return Place(name, _user(status.st_uid), _group(status.st_gid), stat.S_IMODE(status.st_mode))
+    user, group, mode = _user(status.st_uid), _group(status.st_gid), stat.S_IMODE(status.st_mode)
+    target = os.path.realpath(path) if stat.S_ISLNK(status.st_mode) else ""
+    return Place(name, user, group, mode, target)
 
 
 def _user(number: int) -> str:
@@ -123,19 +136,27 @@ def _nearest(path: Path) -> Path:
     return next((one for one in (path, *path.parents) if one.exists()), Path("/"))
 
 
-def kept(settings: Config) -> StateFiles:
-    """Changes nothing. Raises OSError where a folder may not be looked into."""
+def registry(settings: Config) -> RegistryFiles:
+    """Changes nothing. Raises PermissionError where the caller may not read it."""
     path = settings.registry_path
-    path.parent.stat()
-    profiles = ProfileDir(settings.profiles_dir, settings.shipped_profiles_dir)
-    names = profiles.list()
-    return StateFiles(
-        registry=str(path),
-        problem=document.why_unusable(path, registry.parse),
-        aside=tuple(map(str, sorted(path.parent.glob(f"{path.name}.corrupt-*")))),
-        profiles={name: why for name in names if (why := _why_broken(profiles, name))},
-        all_profiles=frozenset(names),
+    with suppress(FileNotFoundError):
+        path.open("rb").close()
+    return RegistryFiles(
+        str(path),
+        document.why_unusable(path, catalog_registry.parse),
+        tuple(map(str, sorted(path.parent.glob(f"{path.name}.corrupt-*")))),
     )
+
+
+def profiles(settings: Config) -> ProfileFiles:
+    """Changes nothing. Raises PermissionError where the caller may not read one of them."""
+    found = ProfileDir(settings.profiles_dir, settings.shipped_profiles_dir)
+    names = found.list()
+    for name in names:
+        with suppress(FileNotFoundError):
+            (settings.profiles_dir / f"{name}.yaml").open("rb").close()
+    broken = {name: why for name in names if (why := _why_broken(found, name))}
+    return ProfileFiles(frozenset(names), broken)
 
 
 def _why_broken(profiles: ProfileDir, name: str) -> str:
@@ -189,6 +210,33 @@ def folders(settings: Config) -> tuple[Folder, ...]:
     )
 
 
+def linked(settings: Config) -> tuple[tuple[str, str], ...]:
+    """The links to folders outside all model folders: magid follows none. For root. CannotLook."""
+    tops = [os.path.realpath(path) for path in settings.model_paths]
+    there = [top for top in tops if os.path.isdir(top)]  # noqa: PTH112
+    found: dict[str, list[list[str]]] = ask_as_magi("links", *there) if there else {}
+    return tuple(
+        (link, target)
+        for top in there
+        for link, target in found[top]
+        if not any(Path(target).is_relative_to(one) for one in tops)
+    )
+
+
+def unread(settings: Config, path: Path) -> dict[str, tuple[str, str]]:
+    """The files that the user magi should be able to read and cannot: why, and where on the way.
+
+    For root. Raises CannotLook.
+    """
+    wanted = (
+        *(path, settings.tls_cert, settings.tls_key, settings.registry_path),
+        *(settings.state_dir / token_store.NAME, *sorted(settings.profiles_dir.glob("*.yaml"))),
+    )
+    there = [str(one) for one in wanted if one and one.exists()]
+    found: dict[str, list[str]] = ask_as_magi("read", *there) if there else {}
+    return {one: (why, where) for one, (why, where) in found.items() if why}
+
+
 def _lines(path: str) -> list[str]:
     try:
         return Path(path).read_text(errors="replace").splitlines()
@@ -220,9 +268,11 @@ def files(settings: Config) -> tuple[ModelFile, ...]:
     with closing(Examiner()) as examiner:
         refused = examiner.refusals(paths, settings.model_paths)
     found = [ModelFile(path, refused.get(path, "")) for path in paths]
-    links = [ModelFile(path, why) for path, why in listing.broken if _is_about_a_link(why)]
-    return (*found, *links[:MAX_FILES])
+    links = [(path, why) for path, why in listing.broken if why.startswith("is a link")]
+    return (*found, *(ModelFile(path, why, _outside(path, why)) for path, why in links[:MAX_FILES]))
 
 
-def _is_about_a_link(reason: str) -> bool:
-    return reason.startswith("is a link")
+def _outside(link: str, why: str) -> str:
+    """Where a link leads, if a file is there that could be a model."""
+    target = os.path.realpath(link) if why == OUTSIDE else ""
+    return target if os.path.isfile(target) else ""  # noqa: PTH113

@@ -93,6 +93,7 @@ def _trial_of(answer: Mapping[str, Any], program: Path | None, problem: str) -> 
         return SandboxTrial(failed=answer["failed"], program=Program(str(program or ""), problem))
     return SandboxTrial(
         files=answer["files"] | answer["unfit"],
+        ways=answer["ways"],
         nodes=answer["nodes"],
         egress=answer["egress"],
         program=(program_of(str(program), answer["runs"]) if program else Program("", problem)),

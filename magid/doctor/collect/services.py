@@ -6,15 +6,18 @@ psutil reads /proc: without the right to look at a process its pid is missing.
 import re
 import socket
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
 from magid.doctor.collect.commands import CannotLook, output_of
 from magid.doctor.collect.files import LAUNCHER
-from magid.doctor.facts import Daemon, Listener, Model, ServerFacts, Unit
-from magid.errors import InvalidInput
+from magid.doctor.facts import AS_ROOT, Daemon, Listener, Model, NotCollected, ServerFacts, Unit
+from magid.errors import InvalidInput, NotAllowed
 from magid.host.ports import listening
 from magid.launcher.protocol import MAX_LINE_BYTES, Ping, parse_reply, request_line
+from magid.systemd.unit_names import unit_of_process
 
 OURS: Final = (
     *("magid.service", "magid.socket", "magid-local.socket"),
@@ -44,7 +47,15 @@ def units() -> dict[str, Unit]:
     found = {unit.name: unit for unit in map(_unit, blocks(text))}
     if not found:
         raise CannotLook("systemd does not answer")
+    # systemd names no drop-ins for a unit that it could only make of a file.
+    found[TRIAL] = replace(found[TRIAL], drop_ins=tuple(map(str, _drop_ins_of_models())))
     return found
+
+
+def _drop_ins_of_models() -> list[Path]:
+    folders = (f"{place}/systemd/system" for place in ("/etc", "/run", "/usr/lib"))
+    found = [Path(folder).glob("llama-server@.service.d/*.conf") for folder in folders]
+    return sorted(chain.from_iterable(found))
 
 
 def blocks(text: str) -> Iterator[dict[str, str]]:
@@ -116,16 +127,19 @@ def said_of_gpus(names: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
 MODELS: Final = "/api/models"
 Ask = Callable[[str], Any]  # a path -> the parsed answer, or an exception that says why
 _LAUNCHER_S: Final = 10.0
+_REFUSED: Final = "Permission denied"
 
 
-def daemon(ask: Ask) -> Daemon:
+def daemon(ask: Ask) -> Daemon | NotCollected:
     """Blocks for as long as magid does. Never raises."""
     try:
         status = ask(f"{MODELS}/status")
         servers = ask(f"{MODELS}/servers")["servers"]
         registry = ask(f"{MODELS}/registry")
     except Exception as error:  # whatever it is, it is the finding
-        return Daemon(problem=": ".join(str(error).splitlines()[:2]) or type(error).__name__)
+        problem = ": ".join(str(error).splitlines()[:2]) or type(error).__name__
+        refused = _REFUSED in problem
+        return NotCollected(problem, AS_ROOT) if refused else Daemon(problem=problem)
     return Daemon(
         profile=status["activeProfile"],
         servers=tuple(
@@ -144,13 +158,14 @@ def _model(shown: Mapping[str, Any]) -> Model:
         0 if shown.get("device") == "none" else shown["nGpuLayers"],
         shown["port"],
         shown["start"] == "always",
+        frozenset(name for name in ("memoryMax", "cpuQuota") if shown[name] is not None),
     )
 
 
-def launcher(path: str = LAUNCHER) -> str:
+def launcher(path: str = LAUNCHER) -> str | NotCollected:
     """Why the launcher does not answer; "" if it does. Blocks for at most ten seconds.
 
-    Raises PermissionError if the caller may not connect.
+    It answers root and magi alone. Raises PermissionError if the caller may not even connect.
     """
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
@@ -163,6 +178,8 @@ def launcher(path: str = LAUNCHER) -> str:
         raise PermissionError(error.errno, error.strerror, path) from None
     except (OSError, InvalidInput) as error:
         return getattr(error, "strerror", None) or str(error)
+    if reply.error == NotAllowed.__name__:
+        return NotCollected("it answers only root and magi", AS_ROOT)
     return reply.message
 
 
@@ -181,9 +198,7 @@ def _program(pid: int) -> str:
 
 
 def _unit_of(pid: int) -> str:
-    """The last service or scope of its control group (v2): `0::/system.slice/x.service`."""
-    parts = _text(pid, "cgroup").strip().rpartition("::")[2].split("/")
-    return next((part for part in reversed(parts) if part.endswith((".service", ".scope"))), "")
+    return unit_of_process(_text(pid, "cgroup"), ".service", ".scope")
 
 
 def _text(pid: int, name: str) -> str:
