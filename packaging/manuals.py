@@ -15,10 +15,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from magid import __main__, __version__  # noqa: E402  # needs the line above
-from magid.cli import completion_grammar  # noqa: E402  # likewise
+from magid.cli import completion_grammar, setting_keys  # noqa: E402  # likewise
 from magid.cli import main as cli  # noqa: E402  # likewise
 from magid.cli.parser import ENVIRONMENT, EXITS  # noqa: E402  # likewise
 from magid.config import loading as config  # noqa: E402  # likewise
+from magid.llama.options import REFUSED, allowed_options  # noqa: E402  # likewise
+from magid.llama.runtime_settings import RuntimeSetting  # noqa: E402  # likewise
 
 PROSE = Path(__file__).resolve().parent / "man"
 
@@ -94,6 +96,28 @@ def _setting(setting: config.Setting) -> str:
     return "\n".join(lines)
 
 
+def keys() -> str:
+    return "\n".join(_key(setting) for setting in setting_keys.KEYS)
+
+
+def _key(setting: RuntimeSetting) -> str:
+    lines = [".TP", f"\\fB{roff(setting.key)}\\fR", roff(_sentence(setting.meaning))]
+    lines.append(f"Allowed: {roff(setting_keys.range_of(setting))}.")
+    lines.append(f"Default: {roff(setting_keys.default_of(setting))}.")
+    lines.append(f"Example: {roff(setting_keys.like(setting))}.")
+    if setting.options:
+        lines.append(f"Option of llama\\-server: {roff(setting.options[0])}.")
+    return "\n".join(lines)
+
+
+def arguments() -> str:
+    """What extraArgs may have: each option with its spellings, and what it takes."""
+    return "\n".join(
+        f".TP\n\\fB{roff(names)}\\fR\n{roff(_sentence(says or 'a switch'))}"
+        for names, says in allowed_options().items()
+    )
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "VERSION": lambda: __version__,
     "DATE": lambda: datetime.fromtimestamp(_epoch(), UTC).strftime("%Y-%m-%d"),
@@ -103,6 +127,10 @@ PARTS: dict[str, Callable[[], str]] = {
     "MAGICTL_EXAMPLES": lambda: examples(completion_grammar.read(cli.parser())),
     "MAGICTL_EXITS": lambda: explained({str(k): v for k, v in EXITS.items()}),
     "MAGICTL_ENVIRONMENT": lambda: explained(ENVIRONMENT),
+    "MAGICTL_KEYS": keys,
+    "QUOTING": lambda: roff(setting_keys.QUOTING),
+    "REFUSED": lambda: roff(REFUSED),
+    "ARGUMENTS": arguments,
     "SETTINGS": lambda: settings(config.settings()),
 }
 

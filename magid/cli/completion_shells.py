@@ -7,6 +7,7 @@ at all.
 from collections.abc import Callable, Iterator
 
 from magid.cli.completion_grammar import Argument, Command
+from magid.cli.setting_keys import NAMES
 
 # What a user can name, and the command that lists it. Prints nothing if the daemon is not running.
 _ASK = "magictl --request-timeout 1"
@@ -16,6 +17,7 @@ LISTS = {
 }
 KINDS = {"model": "models", "models": "models", "profile": "profiles"}  # by an operand's name
 FILES = {"file"}
+BEGINNINGS = {"settings": " ".join(f"{key}=" for key in NAMES)}  # words to which more is added
 
 
 def _flags(command: Command) -> str:
@@ -89,6 +91,9 @@ def _bash_case(words: tuple[str, ...], command: Command) -> str:
         if operand.name in FILES:
             files = 'mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return'
             lines.append(f"            [[ $cur == -* ]] || ! {test} || {{ {files}; }}")
+        elif operand.name in BEGINNINGS:
+            more = f"words='{BEGINNINGS[operand.name]}'; compopt -o nospace 2>/dev/null"
+            lines.append(f"            ! {test} || {{ {more}; }}")
         elif found := _bash_words(operand):
             lines.append(f"            {test} && words+={found}")
     return "\n".join([*lines, "            ;;"])
@@ -113,6 +118,9 @@ _magictl_models() {
 _magictl_profiles() {
     local -a found=(${(f)"$(%(profiles)s)"})
     compadd -a found
+}
+_magictl_settings() {
+    compadd -S '' -- %(settings)s
 }
 %(functions)s
 _magictl "$@"
@@ -140,7 +148,11 @@ ZSH_FUNCTION = """\
 def zsh(program: Command) -> str:
     groups = [verb for verb in program.verbs if verb.verbs]
     functions = [_zsh_function(f"_magictl_{group.name}", group) for group in groups]
-    return ZSH % {**LISTS, "functions": "\n".join([*functions, _zsh_function("_magictl", program)])}
+    return ZSH % {
+        **LISTS,
+        **BEGINNINGS,
+        "functions": "\n".join([*functions, _zsh_function("_magictl", program)]),
+    }
 
 
 def _zsh_function(name: str, command: Command) -> str:
@@ -170,6 +182,7 @@ def _zsh_options(command: Command) -> list[str]:
 def _zsh_operand(operand: Argument) -> str:
     words = f"({' '.join(operand.choices)})" if operand.choices else ""
     kind = KINDS.get(operand.name)
+    kind = operand.name if operand.name in BEGINNINGS else kind
     action = words or (f"_magictl_{kind}" if kind else "")
     action = "_files" if operand.name in FILES else action
     optional = "" if operand.required else ":"
@@ -209,6 +222,7 @@ def fish(program: Command) -> str:
         for operand in command.operands:
             kind = KINDS.get(operand.name)
             offered = " ".join(operand.choices) or (f"({LISTS[kind]})" if kind else "")
+            offered = BEGINNINGS.get(operand.name, offered)
             if operand.name in FILES:
                 lines.append(f"complete -c magictl{where} -F")
             elif offered:

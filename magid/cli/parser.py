@@ -35,6 +35,11 @@ class Parser(argparse.ArgumentParser):
     """Reports usage errors in the form of all magictl errors."""
 
     examples: tuple[str, ...] = ()
+    details: Callable[[], str] | None = None  # more of --help, made when it is asked for
+
+    def format_help(self) -> str:
+        details = f"\n{self.details()}" if self.details else ""
+        return super().format_help() + details
 
     def error(self, message: str) -> NoReturn:
         note(f"{self.prog}: cannot read the command line\n{message}\ntry: {self.prog} --help")
@@ -67,7 +72,7 @@ class Verbs:
         examples: Sequence[str] = (),
         aliases: Sequence[str] = (),
         json: str = "as the API has it",
-    ) -> argparse.ArgumentParser:
+    ) -> Parser:
         """Adds a verb and returns its parser, to which the caller adds options and operands.
 
         `run` carries the verb out: it returns the exit status, or raises Refused. `args.verb` (in a

@@ -192,6 +192,12 @@ _OPTIONS: Mapping[str, tuple[str, _Value | None]] = {
     name: (names.split()[0], value) for names, value in _ALLOWED for name in names.split()
 }
 
+# What is refused, for a person.
+REFUSED = (
+    "Refused is what names a file or folder, fetches from the network or listens to it, lets a "
+    "model run commands or read files, writes prompts to the log, or is set by magid itself. "
+    "An option and its value are two words, never --option=value."
+)
 _PORT = "is set by magid; PUT /api/models/{modelId}/port changes it"
 _SETTING = "is set by magid; give it as {} in the run-time settings"
 _FIXED = "is set by magid and cannot be changed for one model"

@@ -85,8 +85,8 @@ class ServerSettings:
         example="99",
     )
     device: str | None = _setting(
-        Text(_DEVICES, "none, or names from llama-server --list-devices with commas between"),
-        "GPUs that a server uses, such as CUDA0 or Vulkan1,Vulkan2; none: the processor alone",
+        Text(_DEVICES, "none, or names of llama-server --list-devices with commas between"),
+        "GPUs that a server uses; none: the processor alone",
         unset="llama-server chooses",
         options=("--device", "-dev"),
         example="CUDA0",
@@ -121,13 +121,13 @@ class ServerSettings:
     )
     extra_args: tuple[str, ...] = _setting(
         Arguments(MAX_EXTRA_ARGS),
-        "More arguments for llama-server, one list item each",
+        "More arguments for llama-server",
         default=(),
         example="--temp 0.2 --flash-attn on",
     )
     memory_max: int | None = _setting(
         Integer(2**26, 2**50, BYTES),
-        "Bytes of memory at which a server is ended; needs systemd",
+        "Memory at which a server is ended, in bytes; needs systemd",
         unset="no limit",
         example="24G",
     )

@@ -16,7 +16,7 @@ class Values(Protocol):
 
     @property
     def unit(self) -> str:
-        """`bytes`; empty where there is none."""
+        """What it counts, and how that may be written; empty where it is nothing special."""
 
     @property
     def range(self) -> str:
@@ -41,6 +41,12 @@ class Unit:
     suffixes: tuple[tuple[str, int], ...] = ()  # rising
     is_shown: bool = False  # numbers are shown with the largest suffix that leaves them whole
 
+    @property
+    def either(self) -> str:
+        """The suffixes for a person: `K, M, G or T`."""
+        *others, last = (suffix for suffix, _ in self.suffixes)
+        return f"{', '.join(others)} or {last}" if others else last
+
 
 COUNT: Final = Unit()
 TOKENS: Final = Unit("tokens", (("K", 2**10), ("M", 2**20)))
@@ -62,7 +68,8 @@ class Integer:
 
     @property
     def unit(self) -> str:
-        return self.of.name
+        also = f", also with {self.of.either}" if self.of.suffixes else ""
+        return self.of.name + also
 
     @property
     def range(self) -> str:
@@ -82,7 +89,8 @@ class Integer:
         found = _NUMBER.fullmatch(text)
         factor = self._factor(found[2]) if found else None
         if found is None or factor is None:
-            raise ValueError(f"must be a whole number{self._of_what()}")
+            suffixes = f", also with {self.of.either}" if self.of.suffixes else ""
+            raise ValueError(f"must be a whole number{suffixes}")
         value = int(found[1]) * factor
         if value < self.low:
             raise ValueError(f"must be at least {self.show(self.low)}")
@@ -102,13 +110,6 @@ class Integer:
             suffix = suffix[:-1].rstrip("iI") if len(suffix) > 1 else ""
         known = {name.upper(): factor for name, factor in self.of.suffixes}
         return known.get(suffix.upper()) if suffix else 1
-
-    def _of_what(self) -> str:
-        names = [suffix for suffix, _ in self.of.suffixes]
-        if not names:
-            return ""
-        *most, last = names
-        return f" of {self.unit}, or one with {', '.join(most)}{' or ' * bool(most)}{last}"
 
 
 @dataclass(frozen=True, slots=True)

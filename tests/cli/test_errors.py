@@ -53,9 +53,17 @@ NEAR = (
             4,
             "magictl: cannot find profile 'tset'\nno profile has this",
         ),
-        (f"set {ALPHA} ctxsizes=1", 2, "magictl: cannot set 'ctxsizes'\nknown are nGpuLayers, ctx"),
-        (f"set {ALPHA} ctxSize", 2, "magictl: cannot read 'ctxSize'\ngive KEY=VALUE, or KEY= for "),
-        (f"set {ALPHA} ctxSize=big", 2, "magictl: cannot read 'ctxSize=big'\ngive a whole number"),
+        (f"set {ALPHA} ctxsizes=1", 2, "magictl: cannot set 'ctxsizes'\nknown are nGpuLayers, dev"),
+        (
+            f"set {ALPHA} ctxSize",
+            2,
+            "magictl: cannot set ctxSize\nit has no value; give ctxSize=",
+        ),
+        (
+            f"set {ALPHA} ctxSize=big",
+            2,
+            "magictl: cannot set ctxSize=big\nit must be a whole number",
+        ),
         (
             f"set {ALPHA} extraArgs=--rpc",
             1,

@@ -1,5 +1,6 @@
 """The documents say what the code does: routes, settings, modules, version; their links work."""
 
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -8,8 +9,11 @@ import pytest
 
 from magid import __version__
 from magid.api.routes import ROUTES
+from magid.cli.setting_keys import KEYS, default_of, like, range_of
 from magid.config import loading
 from magid.gateway.routing.endpoints import ENDPOINTS
+from magid.llama.options import allowed_options
+from magid.llama.runtime_settings import SETTINGS
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -30,11 +34,64 @@ def test_every_route_is_in_its_document_and_no_other() -> None:
     }
 
 
-def test_every_setting_is_in_its_document_with_its_default_and_variable() -> None:
-    text = document("docs/configuration.md")
-    rows = re.findall(r"^\| `([a-z_.]+)` \| `([^`]*)` \| (?:`([A-Z_]+)`)?", text, re.M)
-    expected = [(s.key, s.default, s.variable or "") for s in loading.settings()]
-    assert rows == expected
+def settings_of_the_file() -> list[tuple[str, ...]]:
+    return [
+        (f"`{s.key}`", f"`{s.default}`", f"`{s.variable}`" if s.variable else "", s.description)
+        for s in loading.settings()
+    ]
+
+
+def keys_of_set() -> list[tuple[str, ...]]:
+    return [
+        (f"`{s.key}`", f"{s.meaning}", range_of(s), default_of(s), f"`{like(s)}`",
+         f"`{s.options[0]}`" if s.options else "")
+        for s in KEYS
+    ]  # fmt: skip
+
+
+def extra_arguments() -> list[tuple[str, ...]]:
+    return [
+        (", ".join(f"`{name}`" for name in names.split(", ")), says or "a switch")
+        for names, says in allowed_options().items()
+    ]
+
+
+def server_defaults() -> list[str]:
+    """The section of etc/magid.yaml."""
+    shown = {s.key: s.default.strip('"') for s in loading.settings()}
+    return [
+        line
+        for s in SETTINGS
+        for line in (f"#  # {s.description}", f"#  {s.name}: {shown[f'server_defaults.{s.name}']}")
+    ]
+
+
+def rows(cells: list[tuple[str, ...]]) -> list[str]:
+    return ["| --- " * len(cells[0]) + "|", *(f"| {' | '.join(row)} |" for row in cells)]
+
+
+# File -> the line before each part of it that is made -> the lines of that part.
+MADE: dict[str, dict[str, list[str]]] = {
+    "docs/configuration.md": {
+        "| Setting | Default | Variable | |": rows(settings_of_the_file()),
+        "| Key | | Range | Default | Example | Option of llama-server |": rows(keys_of_set()),
+        "| Argument | Takes |": rows(extra_arguments()),
+    },
+    "etc/magid.yaml": {"#server_defaults:": server_defaults()},
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_what_is_made_from_tables_is_as_it_would_be_made_now(name: str) -> None:
+    """`UPDATE_DOCUMENTS=1` writes it."""
+    text = document(name)
+    for head, lines in MADE[name].items():
+        before, _, rest = text.partition(f"\n{head}\n")
+        after = rest.partition("\n\n")[2]
+        text = "\n".join([before, head, *lines, *([""] if after else []), after])
+    if os.environ.get("UPDATE_DOCUMENTS"):
+        (ROOT / name).write_text(text)
+    assert document(name) == text
 
 
 def test_the_changelog_begins_with_the_present_version() -> None:

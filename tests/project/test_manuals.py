@@ -1,6 +1,7 @@
 """Manuals and completions: that they say all that the programs know, and that they work."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -12,8 +13,9 @@ from pydantic import BaseModel
 
 from magid import __main__
 from magid.catalog.profile import LoadBalancing, Profile, TierConfig, TwoStage
-from magid.cli import main
+from magid.cli import main, setting_keys
 from magid.config import loading
+from magid.llama.options import allowed_options
 from tests.support.deadlines import DEADLINE_S
 
 PACKAGING = Path(__file__).resolve().parents[2] / "packaging"
@@ -72,6 +74,19 @@ def test_every_setting_is_in_its_page(pages: dict[str, str]) -> None:
             assert setting.variable in page
 
 
+def test_every_key_of_set_is_in_its_page_with_all_that_there_is_to_know(
+    pages: dict[str, str],
+) -> None:
+    page = re.sub(r"\s+", " ", plain(pages["magictl.1"])).partition("KEYS OF SET")[2]
+    for setting in setting_keys.KEYS:
+        row = page.partition(f"\\fB{setting.key}\\fR")[2].partition(".TP")[0]
+        told = (setting.meaning, setting_keys.range_of(setting), setting_keys.default_of(setting))
+        for text in (*told, setting_keys.like(setting), *setting.options[:1]):
+            assert text in row
+    for names in allowed_options():
+        assert f"\\fB{names}\\fR" in page
+
+
 def test_every_option_and_verb_is_in_its_page(pages: dict[str, str]) -> None:
     for page, parser in (("magid.8", __main__.parser()), ("magictl.1", main.parser())):
         for word in parser.format_help().replace(",", " ").split():
@@ -116,6 +131,9 @@ CASES = [
     ("magictl show al", {"alpha_8b_fast"}),
     ("magictl profile show fa", {"fast-only"}),
     ("magictl profile validate Apa", {"Apache-2.0"}),
+    ("magictl set al", {"alpha_8b_fast"}),
+    ("magictl set alpha_8b_fast ctx", {"ctxSize="}),
+    ("magictl set alpha_8b_fast device=none mem", {"memoryMax="}),
 ]
 ZSH = str(Path(__file__).parents[1] / "support" / "zsh_complete.zsh")
 BASH = """\

@@ -3,19 +3,14 @@
 import argparse
 from typing import Any
 
-from magid.cli.client import MODELS, Client, Refused, quoted
-from magid.cli.errors import each, like
+from magid.cli.client import MODELS, Client, quoted
+from magid.cli.errors import each
 from magid.cli.model_names import named
 from magid.cli.output import json_line, note, say
 from magid.cli.parser import Verbs
 
 EXAMPLE = "qwen3_4p0b_q4km_fast"
-NUMBERS = ("nGpuLayers", "ctxSize", "nThreads", "batchSize", "parallel", "instances",
-           "idleStopSeconds", "memoryMax", "cpuQuota", "port")  # fmt: skip
 OF_ITS_OWN = ("port", "enabled")  # each has a route of its own
-KEYS = (*NUMBERS, "extraArgs", "start", "enabled")
-ANSWERS = {"yes": True, "true": True, "no": False, "false": False}
-UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 LINES = "each answer of the API on a line of its own"
 
 
@@ -48,7 +43,14 @@ def add(verbs: Verbs) -> None:
         ),
     )  # fmt: skip
     sub.add_argument("model", metavar="MODEL")
-    sub.add_argument("settings", nargs="+", metavar="KEY=VALUE", help=f"of {', '.join(KEYS)}")
+    sub.add_argument("settings", nargs="+", metavar="KEY=VALUE", help="KEY= for the default")
+    sub.details = _explain_keys
+
+
+def _explain_keys() -> str:
+    from magid.cli import setting_keys  # late: it takes some milliseconds
+
+    return setting_keys.explain()
 
 
 def enable(client: Client, args: argparse.Namespace) -> int:
@@ -74,7 +76,9 @@ def thinking(client: Client, args: argparse.Namespace) -> int:
 
 def set_(client: Client, args: argparse.Namespace) -> int:
     """Sets the port first: it may be refused for reasons that magictl cannot check."""
-    wanted = dict(map(setting, args.settings))
+    from magid.cli import setting_keys  # late: it takes some milliseconds
+
+    wanted = dict(map(setting_keys.parse, args.settings))
     for key in OF_ITS_OWN:
         if key in wanted:
             _put(client, args, key, {key: wanted.pop(key)})
@@ -97,54 +101,3 @@ def _changed(args: argparse.Namespace, answer: Any) -> None:
     say(answer["message"])
     if answer["restartRequired"]:
         note("what runs differs now from what is wanted: magictl apply")
-
-
-# -- settings as a person writes them --------------------------------------------------------
-
-
-def setting(text: str) -> tuple[str, Any]:
-    """Key and value of `ctxSize=8192`; keys in any spelling (ctx-size), sizes as 24G too. Pure.
-
-    Raises Refused for what magid would not understand.
-    """
-    word, sign, value = text.partition("=")
-    key = _key(word)
-    if not sign:
-        raise Refused(
-            f"cannot read {text!r}: give KEY=VALUE, or KEY= for the default\n"
-            "try: magictl set --help",
-            2,
-        )
-    if value == "":
-        return key, None
-    if key == "extraArgs":
-        import shlex  # late: it takes some milliseconds
-
-        try:
-            return key, shlex.split(value)
-        except ValueError as error:
-            raise Refused(f"cannot read {text!r}: {error}", 2) from None
-    if key == "enabled" and value in ANSWERS:
-        return key, ANSWERS[value]
-    return key, value if key == "start" else _number(text, value)
-
-
-def _key(word: str) -> str:
-    spelled = {key.lower(): key for key in KEYS}
-    found = spelled.get(word.replace("-", "").replace("_", "").lower())
-    if found:
-        return found
-    near = like(word, KEYS)
-    advice = f"\ndid you mean {near!r}?" if near else ""
-    raise Refused(
-        f"cannot set {word!r}: known are {', '.join(KEYS)}{advice}\ntry: magictl set --help", 2
-    )
-
-
-def _number(text: str, value: str) -> int:
-    unit = value.upper().removesuffix("B").removesuffix("I")
-    factor = UNITS.get(unit[-1:], 1)
-    digits = unit[:-1] if factor > 1 else value
-    if not digits.lstrip("-").isascii() or not digits.lstrip("-").isdigit():
-        raise Refused(f"cannot read {text!r}: give a whole number, such as 8192 or 24G", 2)
-    return int(digits) * factor
