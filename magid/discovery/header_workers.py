@@ -12,8 +12,9 @@ from typing import Any, Final
 
 from magid.discovery.gguf_file import read_head
 from magid.discovery.header_cache import Unusable, kept_metadata, packed, read_facts
+from magid.discovery.links import follow
 from magid.discovery.naming import text
-from magid.discovery.walker import File, follow, look_at, why_unusable
+from magid.discovery.walker import File, look_at, why_unusable
 from magid.errors import GgufError
 from magid.host.workers import Life, answer, requests
 

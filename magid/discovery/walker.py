@@ -4,7 +4,8 @@ Decides by names and `stat` alone; no file is opened. Each root is walked on its
 (see `header_workers`), because it may be a mount that does not answer; then all are joined.
 
 - Every folder below a root is entered, except hidden ones (`.cache`, `.git`, a trash) and links
-  to folders: so there are no loops and nothing outside the roots is seen.
+  to folders: so there are no loops and nothing outside the roots is seen. A link to a folder with
+  models elsewhere is told (see `links`).
 - A file counts if its name ends in `.gguf` in any case and does not begin with a dot (rsync's and
   macOS's leftovers do).
 - A link to a file is followed if the file is a regular one below a root, which is how a Hugging
@@ -23,8 +24,6 @@ from typing import Final, NamedTuple, TypeAlias
 from magid.discovery import downloads
 
 NO_ANSWER: Final = "is a link to a file system that does not answer"
-OUTSIDE: Final = "is a link to a file outside the model folders; add that folder to them"
-_MAX_LINKS: Final = 40  # as Linux counts
 
 StatKey: TypeAlias = tuple[int, int, int, int, int]
 """dev, ino, size, mtime_ns, ctime_ns: who replaces a file can keep its mtime, but not its ctime."""
@@ -114,7 +113,7 @@ def join(looks: Sequence[Look], linked: Iterable[File | tuple[str, str]]) -> Lis
     for one in linked:
         if isinstance(one, File):
             behind.append(one)
-        else:
+        elif one[1]:
             broken.add(one)
     found.files = _each_once(chain(real, sorted(behind)))
     found.files.sort()
@@ -194,9 +193,13 @@ def _sort_in(entry: os.DirEntry[str], subfolders: list[str], found: Look) -> Non
     if entry.is_dir(follow_symlinks=False):
         subfolders.append(entry.path)
     elif name[-5:].lower() != ".gguf":
-        if downloads.file_of(name) and _is_utf8(entry.path):
+        if not is_utf8(entry.path):
+            return
+        if downloads.file_of(name):
             found.marks.append(entry.path)
-    elif not _is_utf8(entry.path):
+        elif entry.is_symlink():
+            found.links.append(entry.path)
+    elif not is_utf8(entry.path):
         reason = "has a name that is not valid UTF-8; rename the file or its folder"
         found.broken.append((printable(entry.path), reason))
     elif entry.is_symlink():
@@ -229,49 +232,6 @@ def stat_key(status: os.stat_result) -> StatKey:
     )
 
 
-def follow(link: str, within: Sequence[str], late: Sequence[str]) -> File | tuple[str, str]:
-    """The file behind a link, or the link and why there is none. Blocks; never raises OSError.
-
-    `within` are the tops of all roots, `late` those of roots that do not answer. The target is
-    looked at as it is: if it became a link, it is none.
-    """
-    if late and _leads_into(link, late):
-        return link, NO_ANSWER
-    try:
-        target = os.path.realpath(link, strict=True)
-        status = os.lstat(target)
-    except FileNotFoundError:
-        return link, "is a link to a file that is not there"
-    except OSError as error:  # among them ELOOP
-        return link, f"is a link that cannot be followed: {error.strerror}"
-    if reason := _refused(target, status, within):
-        return link, reason
-    return File(link, target, stat_key(status))
-
-
-def _leads_into(link: str, folders: Sequence[str]) -> bool:
-    """By the text of the links alone: nothing in these folders is touched."""
-    for _ in range(_MAX_LINKS):
-        try:
-            target = os.readlink(link)  # noqa: PTH115 - pathlib would only wrap it
-        except OSError:
-            return False
-        link = os.path.normpath(os.path.join(os.path.dirname(link), target))  # noqa: PTH118, PTH120
-        if is_below(link, folders):
-            return True
-    return False
-
-
-def _refused(target: str, status: os.stat_result, within: Sequence[str]) -> str | None:
-    if not _is_utf8(target):
-        return "is a link to a file whose name is not valid UTF-8"
-    if not is_below(target, within):
-        return OUTSIDE
-    if not stat.S_ISREG(status.st_mode):
-        return "is a link to something that is not a regular file"
-    return None
-
-
 def _each_once(files: Iterable[File]) -> list[File]:
     seen: set[tuple[int, ...]] = set()
     once = []
@@ -283,7 +243,7 @@ def _each_once(files: Iterable[File]) -> list[File]:
     return once
 
 
-def _is_utf8(path: str) -> bool:
+def is_utf8(path: str) -> bool:
     if path.isascii():
         return True
     try:

@@ -63,6 +63,35 @@ def test_links_that_are_not_followed(tmp_path: Path) -> None:
     assert all(part in why[name] for name, part in expected.items())
 
 
+def test_a_linked_folder_that_leads_out_is_told_with_the_remedy(tmp_path: Path) -> None:
+    root, outside = tmp_path / "models", tmp_path / "elsewhere" / "pub"
+    ggufs.write_chat_model(root / "a-1B.gguf")
+    ggufs.write_chat_model(outside / "org" / "b-1B.gguf")
+    ggufs.write_chat_model(tmp_path / "far" / "1" / "2" / "3" / "c.gguf")
+    (root / "pub").symlink_to(outside)
+    (root / "again.gguf").symlink_to(outside / "org" / "b-1B.gguf")
+    (root / "within").symlink_to(root)
+    (root / "above").symlink_to(tmp_path)
+    (root / "far").symlink_to(tmp_path / "far")
+    (root / "README.md").symlink_to("nowhere")
+    (root / "old").symlink_to("gone")
+    (root / "unmounted").symlink_to(tmp_path / "disk")
+    found = scan(root)
+    assert names(found) == ["a-1B.gguf"]
+    assert reasons(found) == {
+        "pub": f"is a link to a folder outside the model folders: {outside}; "
+        f"add {outside} to model_paths in magid.yaml",
+        "again.gguf": "is a link to a file outside the model folders: "
+        f"{outside}/org/b-1B.gguf; add {outside}/org to model_paths in magid.yaml",
+        "unmounted": f"is a link to {tmp_path}/disk, which magid cannot see: No such file or "
+        "directory; if that is a folder with models, let user magi enter it and add it to "
+        "model_paths in magid.yaml",
+    }
+    both = scan(root, outside)
+    assert names(both) == ["b-1B.gguf", "a-1B.gguf"]
+    assert list(reasons(both)) == ["unmounted"]
+
+
 def test_every_file_counts_once(tmp_path: Path) -> None:
     path = ggufs.write_chat_model(tmp_path / "b" / "b.gguf")
     (tmp_path / "b" / "c.gguf").hardlink_to(path)

@@ -148,7 +148,8 @@ def _renamed(path: str, roots: Iterable[Path]) -> tuple[str, ...]:
 def broken(facts: Facts) -> Iterator[Finding]:
     """Every model file is one that llama.cpp could load."""
     files = () if isinstance(facts.files, NotCollected) else facts.files
-    told = {file.path for file in files if file.refused}
+    linked = () if isinstance(facts.linked, NotCollected) else facts.linked
+    told = {file.path for file in files if file.refused} | {link for link, _ in linked}
     for path, why in answering(facts).broken:
         name = shlex.quote(path)
         if why.startswith("cannot be read"):

@@ -18,8 +18,9 @@ from magid.auth import token_store
 from magid.catalog import registry as catalog_registry
 from magid.catalog.profile_store import ProfileDir
 from magid.config.settings import Config
+from magid.discovery.links import OUTSIDE
 from magid.discovery.roots import Roots
-from magid.discovery.walker import OUTSIDE, printable
+from magid.discovery.walker import printable
 from magid.doctor.collect.commands import ask_as_magi
 from magid.doctor.facts import (
     Accounts,
@@ -268,11 +269,16 @@ def files(settings: Config) -> tuple[ModelFile, ...]:
     with closing(Examiner()) as examiner:
         refused = examiner.refusals(paths, settings.model_paths)
     found = [ModelFile(path, refused.get(path, "")) for path in paths]
-    links = [(path, why) for path, why in listing.broken if why.startswith("is a link")]
+    links = [(path, why) for path, why in listing.broken if _is_about_a_model(why)]
     return (*found, *(ModelFile(path, why, _outside(path, why)) for path, why in links[:MAX_FILES]))
+
+
+def _is_about_a_model(reason: str) -> bool:
+    """Whether a model's name leads to a file that is not one of a model folder."""
+    return reason.startswith(("is a link to a file", "is a link to something", "is a link that"))
 
 
 def _outside(link: str, why: str) -> str:
     """Where a link leads, if a file is there that could be a model."""
-    target = os.path.realpath(link) if why == OUTSIDE else ""
+    target = os.path.realpath(link) if why.startswith(OUTSIDE) else ""
     return target if os.path.isfile(target) else ""  # noqa: PTH113
