@@ -171,7 +171,8 @@ def _restart(patience: Timeouts, version: int) -> list[Property]:
     """Restarts as the processes backend does, as far as systemd can: pauses grow from 254 on."""
     first, longest = patience.first_delay_s, patience.max_delay_s
     properties = [
-        Property("Restart", "s", "on-failure" if patience.restarts else "no"),
+        # Not "on-failure": a signal that a person sends to the process ends llama-server with 0.
+        Property("Restart", "s", "always" if patience.restarts else "no"),
         Property("RestartUSec", "t", _usec(first)),
         Property("RestartPreventExitStatus", "(aiai)", (list(NO_RESTART), [])),
         Property("StartLimitIntervalUSec", "t", _usec(_window_s(patience))),

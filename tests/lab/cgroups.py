@@ -35,6 +35,11 @@ def homes(mountinfo: str, own: str) -> Iterator[tuple[bool, Path]]:
             yield kind == "cgroup2", Path(point) / paths[name].removeprefix(root).lstrip("/")
 
 
+def are_of_both_versions() -> bool:
+    """Whether containers with control groups of version 1 can be booted on this machine."""
+    return any(not is_second for is_second, _ in _homes())
+
+
 def make(name: str) -> Path:
     """A new group of this name below the caller's own."""
     for is_second, home in _homes():

@@ -30,8 +30,12 @@ class CommandFailed(AssertionError):
 class Container:
     """A throw-away copy of a tree. Made by `booted`; for one thread, but for its clients."""
 
-    def __init__(self, tree: Tree, *, copied: bool | None = None) -> None:
-        """`copied` says whether the tree is copied or overlaid; else what works is done."""
+    def __init__(self, tree: Tree, *, copied: bool | None = None, unified: bool = True) -> None:
+        """`copied` says whether the tree is copied or overlaid; else what works is done.
+
+        `unified`: control groups of version 2. Of version 1 only where the host has those too.
+        """
+        self._unified = unified
         self.tree = tree
         self.release = tree.release
         if copied is None:
@@ -50,7 +54,7 @@ class Container:
     def boot(self) -> None:
         """Returns when every unit of the boot is up or has failed."""
         assert self._machine is None, "it is running"
-        self._machine = Machine(self._folder)
+        self._machine = Machine(self._folder, unified=self._unified)
         self._network = Network(self._machine.leader)
 
     def poweroff(self) -> None:
@@ -255,9 +259,9 @@ def _both(done: Completed) -> tuple[bytes, bytes]:
 
 
 @contextmanager
-def booted(tree: Tree, *, copied: bool | None = None) -> Iterator[Container]:
+def booted(tree: Tree, *, copied: bool | None = None, unified: bool = True) -> Iterator[Container]:
     """A container that runs, and of which nothing is left afterwards, however the test ends."""
-    container = Container(tree, copied=copied)
+    container = Container(tree, copied=copied, unified=unified)
     try:
         container.boot()
         yield container

@@ -56,8 +56,12 @@ def nspawn_arguments(name: str, root: Path) -> list[str]:
 class Machine:
     """A booted container, until it ends by itself or `kill`. Made and ended by one thread."""
 
-    def __init__(self, folder: Folder) -> None:
-        """Returns once systemd in there says that its boot has finished, in whatever state."""
+    def __init__(self, folder: Folder, *, unified: bool = True) -> None:
+        """Returns once systemd in there says that its boot has finished, in whatever state.
+
+        `unified` says whether it has control groups of version 2 or of version 1.
+        """
+        self._unified = unified
         self._console = folder.path / "console.log"
         self.leader = 0  # its PID 1, as the host counts
         self._leader_fd = -1
@@ -85,7 +89,7 @@ class Machine:
         environment = {
             "PATH": PATH,
             "NOTIFY_SOCKET": str(notify),
-            "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1",
+            "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": str(int(self._unified)),
         }
         with self._console.open("ab") as log:
             return subprocess.Popen(

@@ -143,7 +143,7 @@ def test_what_an_old_systemd_does_not_know(version: int) -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({}, {"Restart": "on-failure", "StartLimitBurst": 6, "RestartSteps": 6}),
+        ({}, {"Restart": "always", "StartLimitBurst": 6, "RestartSteps": 6}),
         ({"restarts": 0}, {"Restart": "no", "StartLimitBurst": 1}),
         ({"first_delay_s": 0.2}, {"RestartUSec": 200_000}),
         ({"max_delay_s": 1.5}, {"RestartSteps": 1, "RestartMaxDelayUSec": 1_500_000}),

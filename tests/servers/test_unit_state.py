@@ -171,6 +171,12 @@ NO_WORDS, WORDS = "", "no space left"
             WORDS,
             "exited with status 1: no space left",
         ),
+        ({"Result": "success", "ExecMainCode": EXITED}, NO_WORDS, "exited with status 0"),
+        (
+            {"Result": "success", "ExecMainCode": KILLED, "ExecMainStatus": 15},
+            "",
+            "was killed by signal 15 (SIGTERM)",
+        ),
         (
             {"Result": "exit-code", "ExecMainCode": EXITED, "ExecMainStatus": 226},
             "Failed at step NAMESPACE",

@@ -209,7 +209,7 @@ def _of_result(properties: Mapping[str, Any]) -> FailureReason:
             return FailureReason("gave no sign of life and was ended (watchdog)")
         case "resources":
             return FailureReason("systemd could not start it (resources)", witness=1, first=False)
-        case "exit-code" | "signal" | "core-dump" | "start-limit-hit":
+        case "success" | "exit-code" | "signal" | "core-dump" | "start-limit-hit":
             return _of_process(properties, pid, ready)
         case result:
             return FailureReason(f"failed ({result or 'for a reason that systemd does not tell'})")
@@ -230,6 +230,8 @@ def _of_process(properties: Mapping[str, Any], pid: int | None, ready: bool) -> 
         return FailureReason(said, witness=pid if crashed else None, first=not ready)
     if code != _EXITED:
         return FailureReason("could not be started", witness=1, first=False)
+    if not status:  # ended by a signal from outside: its log has no cause
+        return FailureReason("exited with status 0")
     if status in _STEPS:
         said = f"systemd could not set it up (step {_STEPS[status]})"
         return FailureReason(said, witness=pid, first=False)
