@@ -145,7 +145,6 @@ class Place:
     user: str
     group: str
     mode: int  # permission bits
-    target: str = ""  # where it leads, if it is a symbolic link
 
 
 @dataclass(frozen=True, slots=True)

@@ -189,10 +189,8 @@ CASES: tuple[tuple[str, dict[str, Any], str, str], ...] = (
      f"chmod 0600 {files.KEY_SOCKET}"),
     ("owners", {"places": place(files.KEYS, mode=0o755)}, "magi-keys is open",
      f"chmod 2750 {files.KEYS}"),
-    ("owners", {"places": place("/var/lib/magi", user="root", mode=0o777, target="/srv/a b")},
-     "/var/lib/magi is a symbolic link", "systemctl stop magid.service"),
     ("owners", {"places": {**PLACES, REGISTRY: Place(REGISTRY, "root", "root", 0o640)}},
-     f"{REGISTRY} belongs to root", f"chown magi:magi {REGISTRY}"),
+     f"{REGISTRY} belongs to root", "systemd-tmpfiles --create"),
     ("owners", {"places": {**PLACES, PROFILES: Place(PROFILES, "4711", "magi", 0o755)}},
      f"{PROFILES} belongs to 4711", "systemd-tmpfiles --create"),
     ("owners", {"places": {**PLACES, MODELS: Place(MODELS, "magi", "magi", 0o2775)}},
@@ -613,11 +611,21 @@ def test_a_broken_configuration_is_a_fact(tmp_path: Path) -> None:
     assert settings.config == Config()
 
 
-def test_a_link_shows_where_it_leads(tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to(tmp_path / "real")
+def test_a_folder_behind_a_link_counts_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir(mode=0o750)
+    (tmp_path / "link").symlink_to("real")
     found = files.place(tmp_path / "link")
     assert found is not None
-    assert found.target == str((tmp_path / "real").resolve())
+    assert found.mode == 0o750
+    (tmp_path / "real").rmdir()
+    assert files.place(tmp_path / "link") is None
+
+
+def test_a_folder_of_one_s_own_is_given_back_without_the_package_s_program() -> None:
+    settings = Settings(Path("/c"), Config(state_dir=Path("/srv/state")))
+    places = {"/srv/state": Place("/srv/state", "4711", "magi", 0o750)}
+    ((_, finding),) = found(settings=settings, places=places)
+    assert finding.run[1].startswith("find /srv/state/ /etc/magi/profiles -xdev")
 
 
 def test_a_daemon_that_says_no() -> None:

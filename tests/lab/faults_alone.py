@@ -39,16 +39,6 @@ ALONE: Final = (
         "chown -R 4711:4711 /var/lib/magi",
         "/var/lib/magi belongs to 4711",
     ),
-    Fault(
-        "state-folder-is-a-link",
-        "systemctl stop magid.service magid.socket magid-local.socket; "
-        "mv /var/lib/magi '/srv/my state'; ln -s '/srv/my state' /var/lib/magi; "
-        "systemctl start --no-block magid.socket magid-local.socket magid.service",
-        "/var/lib/magi is a symbolic link",
-        after="systemctl stop magid.service magid.socket magid-local.socket; umount /var/lib/magi; "
-        "rmdir /var/lib/magi; mv '/srv/my state' /var/lib/magi; sed -i '/040state/d' /etc/fstab; "
-        "systemctl daemon-reload; systemctl start magid.socket magid-local.socket magid.service",
-    ),
     Fault("state-not-writable", "chmod 0500 /var/lib/magi", "the user magi cannot write to"),
     Fault(
         "disk-read-only",
@@ -86,9 +76,9 @@ ALONE: Final = (
     ),
     Fault(
         "magid-cannot-start",
-        f"systemctl stop magid.service; chown root {REGISTRY}; chmod 0600 {REGISTRY}; "
-        "systemctl start magid.service 2>/dev/null || :",
-        "cannot read",
+        f"chmod 0600 {CONFIG}; systemctl restart magid.service 2>/dev/null || :",
+        f"cannot use {CONFIG}",
+        after=f"chmod 0644 {CONFIG}",
     ),
     Fault(
         "unit-unusable",
@@ -146,7 +136,7 @@ ALONE: Final = (
     Fault(
         "magid-silent",
         "kill -STOP $(systemctl show -P MainPID magid.service)",
-        "magid does not answer within 15 s",
+        "cannot get an answer from magid",
     ),
     Fault(
         "model-folder-missing",

@@ -109,6 +109,18 @@ def test_a_fault_alone(doctor: Doctor, fault: Fault) -> None:
         doctor.sh(fault.after)
 
 
+def test_a_state_folder_behind_a_link_is_sound(doctor: Doctor) -> None:
+    """Its owner and mode are those of the folder that it leads to."""
+    units = "magid.service magid.socket magid-local.socket"
+    doctor.sh(
+        f"systemctl stop {units}; mv /var/lib/magi /srv/state; ln -s /srv/state /var/lib/magi"
+    )
+    doctor.sh(f"systemctl start {units}")
+    assert doctor.look().stdout == HEALTHY
+    doctor.sh(f"systemctl stop {units}; rm /var/lib/magi; mv /srv/state /var/lib/magi")
+    doctor.sh(f"systemctl start {units}")
+
+
 def test_who_is_not_root(doctor: Doctor) -> None:
     done = doctor.look(user="magi")
     assert done.returncode == 0

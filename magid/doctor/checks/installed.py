@@ -15,8 +15,10 @@ from magid.doctor.facts import (
     Severity,
     known,
 )
+from magid.standalone import state_owners
 
 TMPFILES: Final = "/usr/lib/tmpfiles.d/magi.conf"
+OWNERS: Final = "/usr/lib/magi/magi-owners"
 OLDEST_SYSTEMD: Final = 252  # Debian 12's, and the oldest that the lab boots
 _GROWING: Final = 254  # RestartSteps=
 
@@ -101,11 +103,14 @@ def accounts(facts: Facts) -> Iterator[Finding]:
 def _given_back(facts: Facts) -> tuple[str, ...]:
     """Commands that make magid the owner of its files, and of nothing else: models keep theirs."""
     config = facts.settings.config
-    state, profiles = shlex.quote(str(config.state_dir)), shlex.quote(str(config.profiles_dir))
+    folders = (str(config.state_dir), str(config.profiles_dir))
     models = shlex.quote(str(config.state_dir / MODELS))
+    state, profiles = map(shlex.quote, folders)
+    usual = folders == (state_owners.STATE, state_owners.PROFILES)
+    find = f"find {state}/ {profiles} -xdev -path {models} -prune -o"
     return (
         f"systemd-tmpfiles --create {TMPFILES}",
-        f"find {state} {profiles} -xdev -path {models} -prune -o -exec chown -h magi:magi {{}} +",
+        OWNERS if usual else f"{find} -exec chown -h magi:magi {{}} +",
         f"chgrp -R magi-models {models}",
     )
 
@@ -130,15 +135,7 @@ def _of_state(facts: Facts, places: Mapping[str, Place], state: str) -> Iterator
     """Yields what keeps magid from its state folder, or from files in it."""
     folder = places.get(state)
     others = [place for place in places.values() if _is_in(place, state) and place.user != "magi"]
-    if folder and folder.target:
-        yield Finding(
-            "state-folder-is-a-link",
-            f"{state} is a symbolic link, and systemd takes none for the folder of a service",
-            "magid.service does not start (238/STATE_DIRECTORY)",
-            do=f"mount {folder.target} there instead:",
-            run=(*_mounted(state, folder.target), *restarted()),
-        )
-    elif folder and folder.user != "magi":
+    if folder and folder.user != "magi":
         yield Finding(
             "state-folder-of-another-user",
             f"{state} belongs to {folder.user}",
@@ -150,7 +147,7 @@ def _of_state(facts: Facts, places: Mapping[str, Place], state: str) -> Iterator
             "state-file-of-another-user",
             f"{others[0].path} belongs to {others[0].user}",
             "magid, which runs as magi, may not be able to read it or to replace it",
-            run=(f"chown magi:magi {' '.join(shlex.quote(one.path) for one in others)}",),
+            run=_given_back(facts),
         )
 
 
@@ -197,23 +194,6 @@ def _unread(facts: Facts, state: str) -> Iterator[Finding]:
         )
 
 
-def _mounted(state: str, target: str) -> tuple[str, ...]:
-    """Commands that put a bind mount in the place of a link, from now on and after each boot."""
-    here, there = shlex.quote(state), shlex.quote(target)
-    entry = f"{_in_fstab(target)} {_in_fstab(state)} none bind 0 0"
-    return (
-        "systemctl stop magid.service",
-        f"rm {here} && mkdir {here} && echo {shlex.quote(entry)} >>/etc/fstab",
-        f"systemctl daemon-reload && mount {here}",
-        f"chown magi:magi {there} && chmod 0750 {there}",
-    )
-
-
-def _in_fstab(path: str) -> str:
-    """fstab(5) writes spaces and tabs in octal."""
-    return path.replace("\\", "\\134").replace(" ", "\\040").replace("\t", "\\011")
-
-
 def _is_in(place: Place, folder: str) -> bool:
     """A file that magid itself reads and replaces; not its models, not an administrator's notes."""
     return place.path.startswith(f"{folder}/model_registry.json") or place.path.startswith(
@@ -227,7 +207,7 @@ def _too_open(
     """Yields a finding for each path that others than `whose` can use by these permission bits."""
     for path in paths:
         place = places.get(path)
-        if place and place.mode & bits and not place.target:
+        if place and place.mode & bits:
             right = mode.format(kept=place.mode & ~bits)
             yield Finding(
                 "open-to-others",

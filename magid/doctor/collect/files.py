@@ -88,15 +88,13 @@ def _below(folder: Path) -> Iterable[Path]:
 
 
 def place(path: Path, root: Path = Path("/")) -> Place | None:
-    """What is at this path, its name below `root`; None if nothing is."""
+    """What is at this path, its name below `root`; None if nothing is. Follows links."""
     try:
-        status = path.lstat()
+        status = path.stat()
     except OSError:
         return None
     name = "/" + str(path.relative_to(root))
-    user, group, mode = _user(status.st_uid), _group(status.st_gid), stat.S_IMODE(status.st_mode)
-    target = os.path.realpath(path) if stat.S_ISLNK(status.st_mode) else ""
-    return Place(name, user, group, mode, target)
+    return Place(name, _user(status.st_uid), _group(status.st_gid), stat.S_IMODE(status.st_mode))
 
 
 def _user(number: int) -> str:
