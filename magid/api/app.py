@@ -26,7 +26,7 @@ from magid.api.routes import ROUTES, Access, Handler, Route
 from magid.auth import origins
 from magid.auth.authenticator import Authenticator
 from magid.config.addresses import Address
-from magid.gateway.frontend.context import make_desk
+from magid.gateway.frontend.context import make_context
 from magid.http import request_rules
 from magid.http.request_rules import MAX_HEAD_BYTES
 from magid.http.response_headers import PLAIN_DATA
@@ -85,10 +85,10 @@ def make_app(
     )
 
     app.ctx.has_model_users = ctx.daemon.launcher.has_model_users
-    door = Authenticator(ctx.book)
-    app.ctx.desks = {  # key: is the connection TCP? Browsers cannot reach unix sockets
-        True: make_desk(ctx.gateway, policy, config, door),
-        False: make_desk(ctx.gateway, None, config, door),
+    authenticator = Authenticator(ctx.book)
+    app.ctx.contexts = {  # key: is the connection TCP? Browsers cannot reach unix sockets
+        True: make_context(ctx.gateway, policy, config, authenticator),
+        False: make_context(ctx.gateway, None, config, authenticator),
     }
 
     async def check(request: Request) -> None:
@@ -97,14 +97,16 @@ def make_app(
 
     app.register_middleware(check, "request")
     for route in routes:
-        _register(app, ctx, route, door)
+        _register(app, ctx, route, authenticator)
     return app
 
 
-def _register(app: Sanic[Any, Any], ctx: Context, route: Route, door: Authenticator) -> None:
+def _register(
+    app: Sanic[Any, Any], ctx: Context, route: Route, authenticator: Authenticator
+) -> None:
     methods = ["GET", "HEAD"] if route.method == "GET" else [route.method]
     app.add_route(
-        _endpoint(ctx, route, door),
+        _endpoint(ctx, route, authenticator),
         route.path.replace("{", "<").replace("}", ">"),
         methods=methods,
         name=f"{route.method} {route.path}",
@@ -115,14 +117,14 @@ def _register(app: Sanic[Any, Any], ctx: Context, route: Route, door: Authentica
 
 
 def _endpoint(
-    ctx: Context, route: Route, door: Authenticator
+    ctx: Context, route: Route, authenticator: Authenticator
 ) -> Callable[..., Coroutine[Any, Any, HTTPResponse | None]]:
     limit, deadline = ctx.daemon.config.max_body_bytes, ctx.daemon.config.request_timeout
     if not route.takes_large:
         limit = min(limit, incoming.MAX_BODY_BYTES)
 
     async def endpoint(request: Request, **raw: str) -> HTTPResponse | None:
-        caller = incoming.admit(request, route.access, door)
+        caller = incoming.admit(request, route.access, authenticator)
         data = await incoming.read_body(request, limit, deadline)
         params = {name: incoming.decode(text) for name, text in raw.items()}
         query = incoming.parse_query(request, route.query)
@@ -142,7 +144,7 @@ def _endpoint(
         ctx.daemon.refresh_profile()
         answer = await route.handler(ctx, call)
         if isinstance(answer, Stream):
-            return await _send_stream(request, answer, lambda: door.still_lets_in(caller))
+            return await _send_stream(request, answer, lambda: authenticator.still_lets_in(caller))
         return _response(request, answer)
 
     return endpoint

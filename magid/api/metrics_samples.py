@@ -49,7 +49,7 @@ async def gather(ctx: Context) -> dict[str, list[Labelled]]:
         _of_servers(servers, observed, now),
         _of_gateway_servers(ctx.gateway),
         _of_gateway(ctx.gateway, daemon.config.gateway.queue_limit),
-        _of_requests(ctx.gateway.tally),
+        _of_requests(ctx.gateway.statistics),
         _of_gpus(usage.memory()),
         _of_events(ctx),
     )
@@ -196,15 +196,15 @@ def _of_gateway(gateway: Dispatcher, queue_limit: int) -> Named:
         yield "gateway_queue_length", (queue,), length
 
 
-def _of_requests(tally: RequestStatistics) -> Named:
-    for (*labels, code), count in tally.requests.items():
+def _of_requests(statistics: RequestStatistics) -> Named:
+    for (*labels, code), count in statistics.requests.items():
         status = str(code) if isinstance(code, int) else _statuses().get(code, "none")
         yield "gateway_requests_total", (*map(str, labels), status), count
-    for decision, count in tally.decisions.items():
+    for decision, count in statistics.decisions.items():
         yield "route_decisions_total", decision, count
-    for whole, histogram in tally.durations_s.items():
+    for whole, histogram in statistics.durations_s.items():
         yield "gateway_request_duration_seconds", whole, _buckets(histogram)
-    for key, counts in tally.models.items():
+    for key, counts in statistics.models.items():
         yield from _of_model(key, counts)
 
 

@@ -123,7 +123,7 @@ def _gateway(endpoint: Endpoint) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": "_".join([endpoint.method.lower(), *words]),
         "summary": endpoint.summary,
-        "tags": ["change" if endpoint.tells_of_others else "infer"],
+        "tags": ["change" if endpoint.shows_others else "infer"],
         "parameters": _gateway_parameters(endpoint),
         "responses": {
             "200": {"description": "The answer", "content": good},

@@ -123,11 +123,11 @@ class DispatchingProtocol(Protocol):
     """One client connection, shared by Sanic and the gateway."""
 
     HTTP_CLASS = Http
-    __slots__ = ("_talk", "is_models")
+    __slots__ = ("_connection", "is_models")
 
     def __init__(self, **parts: Any) -> None:
         super().__init__(**parts)
-        self._talk: ClientConnection | None = None
+        self._connection: ClientConnection | None = None
         self.is_models = False  # the connection comes from a model's sandbox
 
     # -- asyncio.Protocol --------------------------------------------------------------------
@@ -139,39 +139,39 @@ class DispatchingProtocol(Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.is_fresh = False
-        talk = self._talk
-        if talk is not None and talk.is_busy:
-            talk.feed(data)
+        connection = self._connection
+        if connection is not None and connection.is_busy:
+            connection.feed(data)
         elif self._is_between and _GATEWAY.match(data):
-            self._talking().feed(data)
+            self._gateway_connection().feed(data)
         else:
             super().data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._talk is not None:
-            self._talk.lost()
+        if self._connection is not None:
+            self._connection.lost()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        if self._talk is not None:
-            self._talk.pause(paused=True)
+        if self._connection is not None:
+            self._connection.pause(paused=True)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._talk is not None:
-            self._talk.pause(paused=False)
+        if self._connection is not None:
+            self._connection.pause(paused=False)
 
     # -- Sanic's protocol --------------------------------------------------------------------
 
     def check_timeouts(self) -> None:
         """Stops Sanic's timeout for idle connections while the gateway answers."""
-        if self._talk is not None and self._talk.is_busy:
+        if self._connection is not None and self._connection.is_busy:
             self._time = monotonic()
         super().check_timeouts()
 
     def close_if_idle(self) -> bool:
-        if self._talk is not None and self._talk.is_busy:
+        if self._connection is not None and self._connection.is_busy:
             return False
         closed: bool = super().close_if_idle()
         return closed
@@ -201,7 +201,7 @@ class DispatchingProtocol(Protocol):
             data = bytes(buffer)
             buffer.clear()
             http.stage = Stage.IDLE
-            self._talking().feed(data)
+            self._gateway_connection().feed(data)
             may_be_empty = True
 
     # -- inside ------------------------------------------------------------------------------
@@ -212,16 +212,18 @@ class DispatchingProtocol(Protocol):
         http = self.http
         return (http is None or http.stage is Stage.IDLE) and not self.recv_buffer
 
-    def _talking(self) -> ClientConnection:
-        if self._talk is None:
+    def _gateway_connection(self) -> ClientConnection:
+        if self._connection is None:
             transport = cast(asyncio.Transport, self.transport)
             peer = transport.get_extra_info("peername")
-            desks: dict[bool, FrontendContext] = self.app.ctx.desks
+            contexts: dict[bool, FrontendContext] = self.app.ctx.contexts
             is_tcp = isinstance(transport.get_extra_info("sockname"), tuple)
             host = str(peer[0]) if is_tcp and peer else "local"
-            desk = replace(desks[is_tcp], is_shut=True) if self.is_models else desks[is_tcp]
-            self._talk = ClientConnection(desk, transport, host, self.data_received)
-        return self._talk
+            context = (
+                replace(contexts[is_tcp], is_shut=True) if self.is_models else contexts[is_tcp]
+            )
+            self._connection = ClientConnection(context, transport, host, self.data_received)
+        return self._connection
 
 
 async def listen(
@@ -273,10 +275,10 @@ class Listening:
         Waits up to one second for the first request of a new connection.
         """
         loop = asyncio.get_running_loop()
-        patience_ends = loop.time() + _FIRST_REQUEST_S
+        deadline = loop.time() + _FIRST_REQUEST_S
         await asyncio.sleep(_LOOK_S)  # connections accepted just now are not yet in the list
         while connections := [c for server in self._servers for c in server.connections]:
             for connection in connections:
-                if not connection.is_fresh or loop.time() > patience_ends:
+                if not connection.is_fresh or loop.time() > deadline:
                     connection.close_if_idle()
             await asyncio.sleep(_LOOK_S)

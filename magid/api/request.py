@@ -17,7 +17,8 @@ from sanic.http import Http
 
 from magid import errors
 from magid.api.routes import Access, Query
-from magid.auth import authenticator, origins, sandboxed
+from magid.auth import origins, sandboxed
+from magid.auth.authenticator import LOCAL, Authenticator, check_url
 from magid.auth.token_store import Caller
 from magid.auth.tokens import Credential, credential_from_headers
 from magid.gateway.proxy.time_slices import TimeSlices
@@ -54,7 +55,7 @@ def check(request: Request, policy: origins.Policy) -> None:
     if "transfer-encoding" in request.headers:
         stream.keep_alive = False  # Sanic does not check the bytes between chunks
     stream.upgrade_websocket = False  # an upgrade would disable all timeouts of the connection
-    authenticator.check_url(request.query_string)
+    check_url(request.query_string)
     if _is_local_socket(request):
         return  # browsers cannot reach it: file permissions decide
     changes = request.method not in request_rules.SAFE_METHODS
@@ -74,15 +75,15 @@ def _is_local_socket(request: Request) -> bool:
     return not isinstance(request.transport.get_extra_info("sockname"), tuple)
 
 
-def admit(request: Request, need: Access, door: authenticator.Authenticator) -> Caller:
+def admit(request: Request, need: Access, authenticator: Authenticator) -> Caller:
     """Returns the caller, if it has the needed access. Runs before the body is read.
 
     Raises Unauthenticated, NotAllowed, NotReady.
     """
     if need.scope is None or _is_local_socket(request):
-        return authenticator.LOCAL
+        return LOCAL
     peer = request.transport.get_extra_info("peername")
-    return door.enter(_presented(request), need.scope, str(peer[0]) if peer else "unknown")
+    return authenticator.enter(_presented(request), need.scope, str(peer[0]) if peer else "unknown")
 
 
 def _presented(request: Request) -> Credential | None:

@@ -16,7 +16,7 @@ from magid.control.daemon import Daemon
 from magid.control.state import Change
 from magid.errors import MagidError, NotReady, QueueFull, ServerLost
 from magid.gateway.accounting import request_log
-from magid.gateway.accounting.request_log import Outcome, Records, tell_end
+from magid.gateway.accounting.request_log import Outcome, Records, log_end
 from magid.gateway.accounting.statistics import OTHER, RequestStatistics
 from magid.gateway.proxy import health
 from magid.gateway.proxy.fleet_state import FleetState
@@ -47,12 +47,12 @@ class Dispatcher:
         self._settings = daemon.config.gateway
         self.records = Records()
         self.errors: Counter[str] = Counter()  # sent to clients, by code
-        self._exchanges: dict[str, ForwardedRequest] = {}  # by the id of their record
-        self._rooms: FairQueues[ForwardedRequest] = FairQueues(self._settings.queue_limit)
-        self._picker = LoadBalancer()
+        self._active: dict[str, ForwardedRequest] = {}  # by the id of their record
+        self._queues: FairQueues[ForwardedRequest] = FairQueues(self._settings.queue_limit)
+        self._balancer = LoadBalancer()
         self.slices = TimeSlices()  # for large requests, the API's too
         self._tasks: set[asyncio.Task[None]] = set()
-        self._care = HealthChecker(daemon, self._spawn)
+        self._health = HealthChecker(daemon, self._spawn)
         self._state = FleetState(
             daemon,
             self._spawn,
@@ -60,7 +60,7 @@ class Dispatcher:
             self._on_rebuilt,
             self._admit,
         )
-        self.tally = RequestStatistics(self._state.knows)
+        self.statistics = RequestStatistics(self._state.knows)
         self._on_demand = OnDemand(
             daemon, self._spawn, self._state.servers_of, self._on_failed_start
         )
@@ -73,8 +73,8 @@ class Dispatcher:
     async def close(self) -> None:
         """Ends all requests in progress. Idempotent."""
         self._unsubscribe()
-        for exchange in list(self._exchanges.values()):
-            exchange.cancel(Outcome.KILLED)
+        for forwarded in list(self._active.values()):
+            forwarded.cancel(Outcome.KILLED)
         self._state.close()
         for task in self._tasks:
             task.cancel()
@@ -89,12 +89,12 @@ class Dispatcher:
 
     def _on_change(self, change: Change) -> None:
         self._state.invalidate()
-        if self._rooms:  # a waiting request may go on now
+        if self._queues:  # a waiting request may go on now
             asyncio.get_running_loop().call_soon(self._state.rebuild_if_stale)
 
     def _on_rebuilt(self, now: Fleet) -> None:
-        self._picker.rules = now.profile.load_balancing if now.profile else LoadBalancing()
-        if self._rooms:
+        self._balancer.rules = now.profile.load_balancing if now.profile else LoadBalancing()
+        if self._queues:
             asyncio.get_running_loop().call_soon(self._reroute_waiting)
 
     @property
@@ -117,19 +117,19 @@ class Dispatcher:
     @property
     def waiting(self) -> int:
         """Returns the number of requests that wait for a free slot."""
-        return len(self._rooms)
+        return len(self._queues)
 
     def queues(self) -> dict[str, int]:
         """Returns queue lengths by model or tier; `other` while models are still being found.
 
         A queue that was used once stays, empty.
         """
-        lengths = self._rooms.lengths().items()
+        lengths = self._queues.lengths().items()
         return {pool if pool != _UNKNOWN else OTHER: length for pool, length in lengths}
 
     # -- requests --------------------------------------------------------------------------
 
-    def begin(self, asked: GatewayRequest, client: ResponseSink) -> ActiveRequest:
+    def begin(self, request: GatewayRequest, client: ResponseSink) -> ActiveRequest:
         """Sends the request to a server, in two stages if the profile says so.
 
         Raises as `send` does.
@@ -137,214 +137,218 @@ class Dispatcher:
         profile = self.fleet.profile
         if profile is not None and profile.two_stage.enabled:
             rules = profile.two_stage
-            if auto_tier.has_stages(asked, self._state.limited(asked.only), rules):
-                return TwoStageRequest(asked, client, rules, self.send)
-        return self.send(asked, client)
+            if auto_tier.has_stages(request, self._state.limited(request.only), rules):
+                return TwoStageRequest(request, client, rules, self.send)
+        return self.send(request, client)
 
-    def send(self, asked: GatewayRequest, client: ResponseSink) -> ForwardedRequest:
+    def send(self, request: GatewayRequest, client: ResponseSink) -> ForwardedRequest:
         """Sends the request to a server, or queues it.
 
         Raises what routing raises, NotReady without a healthy server, QueueFull. Before this
         returns, the client can be called only through `fails`.
         """
         try:
-            route = self._route_or_hold(asked)
+            route = self._route_or_hold(request)
         except MagidError as error:
-            self.tally.add(request_log.refused(asked, error.code), None)
+            self.statistics.add(request_log.refused(request, error.code), None)
             raise
-        exchange = ForwardedRequest(asked, client, route, self._retry, self._on_free, self._on_end)
-        self.records.begin(exchange.record)
-        self._exchanges[exchange.record.id] = exchange
+        forwarded = ForwardedRequest(
+            request, client, route, self._retry, self._on_free, self._on_end
+        )
+        self.records.begin(forwarded.record)
+        self._active[forwarded.record.id] = forwarded
         try:
-            self._place_or_wait(exchange)
+            self._place_or_wait(forwarded)
         except MagidError as error:
-            exchange.is_over = True
-            exchange.record.problem = error.code
-            self._forget(exchange, Outcome.REFUSED, error.message)
+            forwarded.is_over = True
+            forwarded.record.problem = error.code
+            self._forget(forwarded, Outcome.REFUSED, error.message)
             raise
-        return exchange
+        return forwarded
 
-    def route(self, asked: GatewayRequest) -> Route:
+    def route(self, request: GatewayRequest) -> Route:
         """Returns the request's route.
 
         Raises ModelNotFound, InvalidInput, NotReady, ServerFailed.
         """
-        return auto_tier.route(asked, self._state.limited(asked.only), self._picker.conversations)
+        return auto_tier.route(
+            request, self._state.limited(request.only), self._balancer.conversations
+        )
 
-    def _route_or_hold(self, asked: GatewayRequest) -> Route:
+    def _route_or_hold(self, request: GatewayRequest) -> Route:
         """Routes the request, or holds it if routing fails before all models are known.
 
         Its server may have run all the time: a client that asks while magid is restarted gets an
         answer, also if magid is restarted again before the models are known.
         """
         try:
-            return self.route(asked)
+            return self.route(request)
         except MagidError:
             if self._daemon.knows_models:
                 raise
             return Route(_UNKNOWN, (), "", is_open=True)
 
     def explain(
-        self, asked: GatewayRequest
+        self, request: GatewayRequest
     ) -> tuple[Route, list[tuple[Server, str]], Server | None]:
         """Returns where the request would go now, without sending it.
 
         Returns the route, its servers with the reason each cannot be taken, and the server that
         would be taken. Raises as `route` does.
         """
-        route = self.route(asked)
+        route = self.route(request)
         servers = [s for b in route.backends if (s := self._state.server(b.process)) is not None]
         verdicts = [(server, server.why_not) for server in servers]
         healthy = [server for server, why in verdicts if not why]
-        return route, verdicts, self._picker.pick(asked, route, healthy) if healthy else None
+        return route, verdicts, self._balancer.pick(request, route, healthy) if healthy else None
 
     def kill(self, request_id: str) -> bool:
         """Ends a running request; returns False if there is none of this id."""
-        exchange = self._exchanges.get(request_id)
-        if exchange is None:
+        forwarded = self._active.get(request_id)
+        if forwarded is None:
             return False
-        exchange.kill()
+        forwarded.kill()
         return True
 
-    def _place_or_wait(self, exchange: ForwardedRequest) -> None:
-        if self._place(exchange):
+    def _place_or_wait(self, forwarded: ForwardedRequest) -> None:
+        if self._place(forwarded):
             return
-        starts = exchange.route.starts
+        starts = forwarded.route.starts
         if starts is not None:
-            self._want(starts, exchange)
-        pool = exchange.route.pool
-        if not self._rooms.enter(pool, exchange.asked.client, exchange):
+            self._want(starts, forwarded)
+        pool = forwarded.route.pool
+        if not self._queues.enter(pool, forwarded.request.client, forwarded):
             raise QueueFull(
-                f"cannot take the request: {self._rooms.lengths()[pool]} requests wait for {pool} "
+                f"cannot take the request: {self._queues.lengths()[pool]} requests wait for {pool} "
                 "already; try again later"
             )
-        self._limit_wait(exchange)
+        self._limit_wait(forwarded)
 
-    def _limit_wait(self, exchange: ForwardedRequest) -> None:
+    def _limit_wait(self, forwarded: ForwardedRequest) -> None:
         """Limits the wait.
 
-        Patience counts from the arrival of the request; a later wait does not reset it.
+        Time counts from the arrival of the request; a later wait does not reset it.
         """
-        starts = exchange.route.starts
-        patience_s = self._on_demand.patience_s if starts else self._settings.queue_timeout
-        if exchange.wait_timer is not None and patience_s <= exchange.patience_s:
+        starts = forwarded.route.starts
+        timeout_s = self._on_demand.timeout_s if starts else self._settings.queue_timeout
+        if forwarded.wait_timer is not None and timeout_s <= forwarded.timeout_s:
             return
-        exchange.stop_waiting()
-        exchange.patience_s = max(exchange.patience_s, patience_s)
-        left_s = exchange.record.began + exchange.patience_s - time.monotonic()
-        exchange.wait_timer = asyncio.get_running_loop().call_later(
-            max(0.0, left_s), self._waited_too_long, exchange
+        forwarded.stop_waiting()
+        forwarded.timeout_s = max(forwarded.timeout_s, timeout_s)
+        left_s = forwarded.record.began + forwarded.timeout_s - time.monotonic()
+        forwarded.wait_timer = asyncio.get_running_loop().call_later(
+            max(0.0, left_s), self._waited_too_long, forwarded
         )
 
-    def _want(self, model_id: str, exchange: ForwardedRequest) -> None:
+    def _want(self, model_id: str, forwarded: ForwardedRequest) -> None:
         """Has the model started, unless a start is pending. Raises NotReady, or why it failed."""
         if not self._on_demand.is_coming(model_id):
-            if exchange.asked.endpoint.method == "GET":
+            if forwarded.request.endpoint.method == "GET":
                 raise NotReady(
                     f"cannot answer yet: {model_id} does not run, and a GET starts nothing; "
                     f"POST /api/models/servers/{model_id}/start starts it"
                 )
-            if model_id in exchange.started:
+            if model_id in forwarded.started:
                 raise NotReady(
                     f"cannot answer: {model_id} was started for this request, and does not run "
                     "any more; try again later"
                 )
-        exchange.started.add(model_id)
+        forwarded.started.add(model_id)
         self._on_demand.want(model_id)
 
-    def _place(self, exchange: ForwardedRequest) -> bool:
+    def _place(self, forwarded: ForwardedRequest) -> bool:
         """Sends the request to a server; returns False if all its servers are full.
 
         Raises NotReady if no server is healthy.
         """
-        if exchange.route.waits:
+        if forwarded.route.waits:
             return False
         healthy = [
             server
-            for backend in exchange.route.backends
+            for backend in forwarded.route.backends
             if (server := self._state.server(backend.process)) is not None
-            and backend.process not in exchange.tried
+            and backend.process not in forwarded.tried
             and not server.why_not
         ]
         if not healthy:
-            raise self._unsound(exchange)
+            raise self._no_healthy_server(forwarded)
         sure = [server for server in healthy if not server.is_doubted]
-        server = self._picker.pick(exchange.asked, exchange.route, sure or healthy)
+        server = self._balancer.pick(forwarded.request, forwarded.route, sure or healthy)
         if server is None:
             return False
-        self._picker.taken(exchange.asked, exchange.route, server)
-        exchange.stop_waiting()
-        exchange.send(server)
+        self._balancer.taken(forwarded.request, forwarded.route, server)
+        forwarded.stop_waiting()
+        forwarded.send(server)
         return True
 
-    def _unsound(self, exchange: ForwardedRequest) -> NotReady:
-        servers = [self._state.server(b.process) for b in exchange.route.backends]
+    def _no_healthy_server(self, forwarded: ForwardedRequest) -> NotReady:
+        servers = [self._state.server(b.process) for b in forwarded.route.backends]
         reasons = {s.breaker.reason for s in servers if s is not None and s.breaker.reason}
         why = "; ".join(sorted(reasons)) or "none is left"
         return NotReady(
-            f"cannot reach a healthy server for {exchange.route.pool}: {why}; it is being checked, "
-            "try again in a moment"
+            f"cannot reach a healthy server for {forwarded.route.pool}: {why}; it is being "
+            "checked, try again in a moment"
         )
 
-    # -- what exchanges tell ---------------------------------------------------------------
+    # -- what requests report --------------------------------------------------------------
 
-    def _retry(self, exchange: ForwardedRequest) -> bool:
+    def _retry(self, forwarded: ForwardedRequest) -> bool:
         """Sends the request to another server; returns False if there is none."""
         try:
-            exchange.route = self.route(exchange.asked)
-            self._place_or_wait(exchange)
+            forwarded.route = self.route(forwarded.request)
+            self._place_or_wait(forwarded)
         except MagidError:
             return False
         return True
 
-    def _on_free(self, exchange: ForwardedRequest, server: Server) -> None:
+    def _on_free(self, forwarded: ForwardedRequest, server: Server) -> None:
         self._state.drop_if_done(server)
-        if self._rooms:
+        if self._queues:
             self._admit()
 
-    def _on_end(self, exchange: ForwardedRequest) -> None:
-        self._rooms.leave(exchange.route.pool, exchange.asked.client, exchange)
-        self._forget(exchange, exchange.record.outcome, exchange.record.error)
+    def _on_end(self, forwarded: ForwardedRequest) -> None:
+        self._queues.leave(forwarded.route.pool, forwarded.request.client, forwarded)
+        self._forget(forwarded, forwarded.record.outcome, forwarded.record.error)
 
-    def _forget(self, exchange: ForwardedRequest, outcome: Outcome, error: str) -> None:
-        self._exchanges.pop(exchange.record.id, None)
-        self.records.end(exchange.record, outcome, error)
-        self.tally.add(exchange.record, exchange.route)
-        tell_end(exchange.record)
+    def _forget(self, forwarded: ForwardedRequest, outcome: Outcome, error: str) -> None:
+        self._active.pop(forwarded.record.id, None)
+        self.records.end(forwarded.record, outcome, error)
+        self.statistics.add(forwarded.record, forwarded.route)
+        log_end(forwarded.record)
 
     # -- waiting ---------------------------------------------------------------------------
 
     def _admit(self) -> None:
         """Sends every waiting request that can go now."""
-        self._rooms.serve(self._place_or_refuse)
+        self._queues.serve(self._place_or_refuse)
 
-    def _place_or_refuse(self, exchange: ForwardedRequest) -> bool:
+    def _place_or_refuse(self, forwarded: ForwardedRequest) -> bool:
         """Returns whether the request has left the queue."""
-        return self._or_answer(self._place, exchange)
+        return self._or_answer(self._place, forwarded)
 
     def _reroute_waiting(self) -> None:
         """Routes all waiting requests again, after servers have come or gone."""
-        for exchange in self._rooms.drain(lambda _exchange: True):
-            self._or_answer(self._reroute, exchange)
+        for forwarded in self._queues.drain(lambda _forwarded: True):
+            self._or_answer(self._reroute, forwarded)
 
-    def _reroute(self, exchange: ForwardedRequest) -> bool:
-        asked = exchange.asked
-        route, now = self._route_or_hold(asked), self._state.limited(asked.only)
-        exchange.route = resolver.without_second_start(route, exchange.started, asked, now)
-        self._place_or_wait(exchange)
+    def _reroute(self, forwarded: ForwardedRequest) -> bool:
+        request = forwarded.request
+        route, now = self._route_or_hold(request), self._state.limited(request.only)
+        forwarded.route = resolver.without_second_start(route, forwarded.started, request, now)
+        self._place_or_wait(forwarded)
         return True
 
     def _or_answer(
-        self, place: Callable[[ForwardedRequest], bool], exchange: ForwardedRequest
+        self, place: Callable[[ForwardedRequest], bool], forwarded: ForwardedRequest
     ) -> bool:
         """Places the request; an error answers only this one, not the others that wait."""
         try:
-            return place(exchange)
+            return place(forwarded)
         except MagidError as error:
-            exchange.refuse(error)
+            forwarded.refuse(error)
         except Exception:
-            log.exception("request %s cannot be placed", exchange.record.id)
-            exchange.refuse(ServerLost(f"cannot answer: {INTERNAL_ERROR}"), Outcome.FAILED)
+            log.exception("request %s cannot be placed", forwarded.record.id)
+            forwarded.refuse(ServerLost(f"cannot answer: {INTERNAL_ERROR}"), Outcome.FAILED)
         return True
 
     def _on_failed_start(self, model_id: str, error: MagidError, pause_s: float) -> None:
@@ -356,17 +360,17 @@ class Dispatcher:
         self._state.invalidate()
         if pause_s:
             asyncio.get_running_loop().call_later(pause_s, self._state.invalidate)
-        for exchange in self._rooms.drain(lambda e: e.route.starts == model_id):
+        for forwarded in self._queues.drain(lambda e: e.route.starts == model_id):
             if pause_s:
-                self._or_answer(self._reroute, exchange)
+                self._or_answer(self._reroute, forwarded)
             else:
-                exchange.refuse(error)
+                forwarded.refuse(error)
 
-    def _waited_too_long(self, exchange: ForwardedRequest) -> None:
-        exchange.refuse(
+    def _waited_too_long(self, forwarded: ForwardedRequest) -> None:
+        forwarded.refuse(
             QueueFull(
                 "cannot answer in time: the request waited too long for "
-                f"{exchange.route.pool}; try again later"
+                f"{forwarded.route.pool}; try again later"
             )
         )
 
@@ -383,8 +387,8 @@ class Dispatcher:
     def _look(self) -> None:
         self._daemon.refresh_profile()
         now = self.fleet
-        interval = self._picker.rules.health_check_interval
-        self._care.look(self._state.every_server(), now, interval)
+        interval = self._balancer.rules.health_check_interval
+        self._health.look(self._state.every_server(), now, interval)
         self._on_demand.look(now, time.monotonic())
-        if self._rooms:
+        if self._queues:
             self._admit()

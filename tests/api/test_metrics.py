@@ -223,7 +223,7 @@ async def test_requests_that_have_ended(house: House) -> None:
     route = Route(ALPHA, (), "", Tier.FAST, reason=Reason.MODEL)
     full = Record("1", 0.0, "/v1/completions", ALPHA, is_stream=False)
     full.outcome, full.problem = Outcome.REFUSED, "QueueFull"
-    ctx.gateway.tally.add(full, route)
+    ctx.gateway.statistics.add(full, route)
     assert ctx.gateway.fleet.offers  # it knows its models
     shown = await scrape(ctx)
     key = labels(
@@ -282,7 +282,7 @@ async def test_who_waits_is_counted(house: House) -> None:
 
 
 class Deaf:
-    """A client that wants to hear nothing; implements `exchange.Client`."""
+    """A client that wants to hear nothing; implements `ResponseSink`."""
 
     def begins(self, head: ReplyHead, fields: bytes, data: bytes) -> None: ...
 

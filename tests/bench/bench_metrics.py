@@ -56,7 +56,7 @@ def counting() -> None:
     assert endpoint is not None
     asked = GatewayRequest(endpoint, b"{}", {"stream": True}, "m", "1")
     route = Route("m", (), "model", Tier.FAST, reason=Reason.MODEL)
-    records, tally = Records(), RequestStatistics(lambda _: True)
+    records, statistics = Records(), RequestStatistics(lambda _: True)
     given = [ended(asked, "m") for _ in range(REQUESTS)]
 
     def life() -> None:
@@ -69,12 +69,12 @@ def counting() -> None:
         """Every one but those at which a batch is counted."""
         for at in range(0, REQUESTS, 64):
             for record in given[at : at + 63]:
-                tally.add(record, route)
-            tally._new.clear()
+                statistics.add(record, route)
+            statistics._new.clear()
 
     def count() -> None:
         for record in given:
-            tally.add(record, route)
+            statistics.add(record, route)
 
     rounds = [[timed(work) / REQUESTS for work in (life, keep_only, count)] for _ in range(ROUNDS)]
     base, kept, all_of_it = (1e6 * median(column) for column in zip(*rounds, strict=True))
@@ -121,7 +121,7 @@ def fill(ctx: Context) -> None:
                 for status in (200, 400, 500):
                     record = ended(asked, server.model_id)
                     record.outcome, record.status = outcome, status
-                    ctx.gateway.tally.add(
+                    ctx.gateway.statistics.add(
                         record, Route(server.model_id, (), "", Tier.FAST, reason=reason)
                     )
 

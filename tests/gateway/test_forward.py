@@ -28,7 +28,7 @@ FINE = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine"
 
 
 class Client:
-    """Implements `exchange.Client`; `heard` is all that it was told."""
+    """Implements `ResponseSink`; `heard` is all that it was told."""
 
     def __init__(self) -> None:
         self.heard: list[object] = []
@@ -86,8 +86,8 @@ async def listening(peer: Answering) -> AsyncIterator[Server]:
         server = server_at("127.0.0.1", listener.sockets[0].getsockname()[1])
         yield server
         server.pool.close()
-        for exchange in list(server.exchanges):
-            cast(ForwardedRequest, exchange).cancel()
+        for forwarded in list(server.active):
+            cast(ForwardedRequest, forwarded).cancel()
         async with asyncio.timeout(PATIENCE_S):
             await peer.over.wait()
 
@@ -96,7 +96,7 @@ def server_at(host: str, port: int) -> Server:
     return Server(Backend(port, "m", 0, Endpoint(host, port), None, f"{host}/{port}", Facts(1)))
 
 
-def exchange_of(
+def forwarded_of(
     client: Client,
     servers: list[Server],
     retry: Callable[[ForwardedRequest], bool] = lambda _: False,
@@ -121,32 +121,32 @@ async def test_a_server_that_was_left_is_heard_no_more(segments: list[bytes]) ->
     busy.goes_on.set()
     async with listening(busy) as first, listening(fine) as second:
 
-        def retry(exchange: ForwardedRequest) -> bool:
-            exchange.send(second)
+        def retry(forwarded: ForwardedRequest) -> bool:
+            forwarded.send(second)
             return True
 
-        exchange = exchange_of(client, [first, second], retry)
-        exchange.send(first)
+        forwarded = forwarded_of(client, [first, second], retry)
+        forwarded.send(first)
         async with asyncio.timeout(PATIENCE_S):
             await busy.left.wait()
         assert client.heard == []
         fine.goes_on.set()
         assert await answer_to(client) == [200, b"fine", "ends"]
-        assert exchange.record.outcome is Outcome.OK
-        assert not first.exchanges
-        assert not second.exchanges
+        assert forwarded.record.outcome is Outcome.OK
+        assert not first.active
+        assert not second.active
 
 
 async def test_who_leaves_while_a_503_is_passed_on_leaves_its_server_too() -> None:
     client, busy = Client(), Answering(BUSY, b"busy")
     async with listening(busy) as server:
         elsewhere = server_at("127.0.0.1", 1)
-        exchange = exchange_of(client, [server, elsewhere])
-        exchange.send(server)
+        forwarded = forwarded_of(client, [server, elsewhere])
+        forwarded.send(server)
         async with asyncio.timeout(PATIENCE_S):
             await client.began.wait()
-        assert exchange in server.exchanges
-        exchange.cancel()
+        assert forwarded in server.active
+        forwarded.cancel()
         busy.goes_on.set()
         async with asyncio.timeout(PATIENCE_S):
             await busy.left.wait()
@@ -157,10 +157,10 @@ async def test_a_connection_that_cannot_even_be_tried_is_an_error_for_the_client
     """Of whatever kind: this one is a UnicodeError, which nobody thought of."""
     client = Client()
     server = server_at("x" * 64, 1)  # no label of a name is so long
-    exchange_of(client, [server]).send(server)
+    forwarded_of(client, [server]).send(server)
     (heard,) = await answer_to(client)
     assert "magid failed with an internal error" in str(heard)
-    assert not server.exchanges
+    assert not server.active
 
 
 async def test_a_magid_without_descriptors_leaves_no_server_out() -> None:
@@ -173,7 +173,7 @@ async def test_a_magid_without_descriptors_leaves_no_server_out() -> None:
         os.close(free)
         resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
         try:
-            exchange_of(client, [server]).send(server)
+            forwarded_of(client, [server]).send(server)
             (heard,) = await answer_to(client)
             asked = [await health.is_healthy(server.backend)]
             asked.append(await health.can_work(server.backend, ModelKind.CHAT))
@@ -182,5 +182,5 @@ async def test_a_magid_without_descriptors_leaves_no_server_out() -> None:
         assert "Too many open files" in str(heard)
         assert asked == [None, None]
         assert server.why_not == ""
-        exchange_of(again, [server]).send(server)
+        forwarded_of(again, [server]).send(server)
         assert await answer_to(again) == [200, b"fine", "ends"]

@@ -58,7 +58,7 @@ class Launcher(StillLauncher):
 
 
 class Client:
-    """Implements `exchange.Client`; `answer` is the status, or the error."""
+    """Implements `ResponseSink`; `answer` is the status, or the error."""
 
     def __init__(self) -> None:
         self.answer: asyncio.Future[int | MagidError] = asyncio.get_running_loop().create_future()
@@ -272,9 +272,9 @@ async def test_a_tier_takes_another_model_and_says_so(make: Any) -> None:
     async with make() as world:
         world.launcher.broken.add(world.port(BETA))
         for _ in range(2):
-            exchange, client = world.send("balanced")
+            forwarded, client = world.send("balanced")
             assert await ended(client) == 200
-            assert exchange.record.model_id == DELTA
+            assert forwarded.record.model_id == DELTA
             assert b"beta_8p0b_q4km_balanced could not be started" in client.fields
         assert world.launcher.count("start") == {world.port(BETA): 1, world.port(DELTA): 1}
 
@@ -355,16 +355,16 @@ async def test_patience_is_counted_once(make: Any) -> None:
         beta, delta = world.port(BETA), world.port(DELTA)
         world.launcher.hold("start", beta)
         world.launcher.hold("start", delta)
-        exchange, client = world.send("balanced")
+        forwarded, client = world.send("balanced")
         await world.launcher.until(("start", beta))
-        assert exchange.wait_timer is not None
-        until_then = exchange.wait_timer.when()
+        assert forwarded.wait_timer is not None
+        until_then = forwarded.wait_timer.when()
         world.launcher.broken.add(beta)
         world.launcher.release("start", beta)
         await world.launcher.wait_for(lambda: ("start", delta) in world.launcher.calls)
-        assert exchange.route.starts == DELTA
-        assert exchange.wait_timer is not None
-        assert exchange.wait_timer.when() == pytest.approx(until_then, abs=0.5)
+        assert forwarded.route.starts == DELTA
+        assert forwarded.wait_timer is not None
+        assert forwarded.wait_timer.when() == pytest.approx(until_then, abs=0.5)
         world.launcher.release("start", delta)
         await ended(client)
 

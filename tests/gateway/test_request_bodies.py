@@ -9,7 +9,7 @@ import pytest
 from magid.auth.authenticator import LOCAL
 from magid.errors import InvalidInput, TooLarge
 from magid.gateway.frontend import request_reader
-from magid.gateway.frontend.request_reader import Asker, Body
+from magid.gateway.frontend.request_reader import Body, RequestBuilder
 from magid.gateway.routing.conversations import (
     KEPT_BETWEEN,
     KEPT_ENDS,
@@ -114,11 +114,11 @@ def test_nulls_are_dropped_from_a_large_body_as_from_a_small_one() -> None:
     head = request_reader.parse_request_head(
         b"POST /v1/chat/completions HTTP/1.1\r\nContent-Type: application/json", None
     )
-    asker = Asker(endpoint, head, "1", "client", LOCAL)
+    builder = RequestBuilder(endpoint, head, "1", "client", LOCAL)
     for size in (10, 10 * WHOLE_BYTES):
         data = {"model": "m", "messages": [{"role": "user", "content": "x" * size, "name": None}]}
         body = json.dumps(data).encode()
-        asked = asker.asked(body) if size == 10 else finished(asker.asked_in_steps(body))
+        asked = builder.build(body) if size == 10 else finished(builder.build_in_steps(body))
         del data["messages"][0]["name"]  # type: ignore[attr-defined]  # a list
         assert json.loads(b"".join(asked.pieces or (asked.body,))) == data
 

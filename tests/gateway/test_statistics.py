@@ -27,7 +27,7 @@ FIGURES = (
 def record(**changes: Any) -> Record:
     """A stream that went well."""
     known: dict[str, Any] = {
-        "id": "1", "at": 0.0, "path": PATH, "asked_model": "auto",
+        "id": "1", "at": 0.0, "path": PATH, "requested_model": "auto",
         "is_stream": True, "model_id": "m", "port": 8080, "status": 200, "outcome": Outcome.OK,
         "sent_s": 0.002, "first_byte_s": 0.1, "first_token_s": 0.2, "duration_s": 0.7,
         "figures": FIGURES,
@@ -95,9 +95,9 @@ def test_the_code_is_what_the_client_got(
 
 def test_a_name_that_a_client_made_up_is_no_label(counts: RequestStatistics) -> None:
     for number in range(10):
-        asked = record(model_id=None, asked_model=f"x{number}", sent_s=None, status=None)
+        asked = record(model_id=None, requested_model=f"x{number}", sent_s=None, status=None)
         counts.add(asked, None)
-    counts.add(record(model_id=None, asked_model="m2", sent_s=None), None)
+    counts.add(record(model_id=None, requested_model="m2", sent_s=None), None)
     assert {key[0]: n for key, n in counts.requests.items()} == {OTHER: 10, "m2": 1}
     assert not counts.decisions
     assert not counts.models

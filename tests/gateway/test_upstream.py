@@ -26,7 +26,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\
 UNTIL_END = b"HTTP/1.1 200 OK\r\n\r\nok"
 
 
-class Taker:
+class Handler:
     """Keeps what comes."""
 
     def __init__(self) -> None:
@@ -96,22 +96,22 @@ def _backend(port: int, uid: int | None = None) -> Backend:
     return Backend(port, "m", 0, Endpoint("127.0.0.1", port), None, "p", Facts(1), uid=uid)
 
 
-async def ask(pool: ConnectionPool, line: UpstreamConnection | None = None) -> Taker:
+async def ask(pool: ConnectionPool, line: UpstreamConnection | None = None) -> Handler:
     """To the end of the answer."""
-    taker = Taker()
+    handler = Handler()
     line = line or pool.take() or await pool.connect()
-    line.ask(REQUEST, taker)
+    line.send(REQUEST, handler)
     async with asyncio.timeout(PATIENCE_S):
-        await asyncio.shield(taker.over)
-    return taker
+        await asyncio.shield(handler.over)
+    return handler
 
 
 async def test_a_connection_is_used_again_where_that_is_sound() -> None:
     async with answering() as (peer, pool):
         peer.answers = [PLAIN, PLAIN, PLAIN]
         for _ in range(3):
-            taker = await ask(pool)
-            assert (taker.body, taker.over.result()) == (b"ok", "ended")
+            handler = await ask(pool)
+            assert (handler.body, handler.over.result()) == (b"ok", "ended")
         assert peer.connections == 1
 
 
@@ -128,8 +128,8 @@ async def test_the_connection_of_such_an_answer_is_not(answer: bytes) -> None:
 async def test_an_answer_may_end_with_its_connection() -> None:
     async with answering() as (peer, pool):
         peer.answers, peer.ends_after = [UNTIL_END], lambda _: True
-        taker = await ask(pool)
-        assert (taker.body, taker.over.result()) == (b"ok", "ended")
+        handler = await ask(pool)
+        assert (handler.body, handler.over.result()) == (b"ok", "ended")
 
 
 async def test_a_kept_connection_that_ends_before_a_byte_is_worth_another_try() -> None:
@@ -207,10 +207,10 @@ async def test_a_server_that_speaks_first_is_asked_nothing() -> None:
         peer.sendall(PLAIN)
         with peer, suppress(ConnectionAbortedError):
             line = await waiting  # connected before it spoke
-            taker = Taker()
-            line.ask(REQUEST, taker)
+            handler = Handler()
+            line.send(REQUEST, handler)
             async with asyncio.timeout(10):
-                await taker.over
+                await handler.over
 
 
 async def accepted(listener: socket.socket) -> socket.socket:
@@ -226,19 +226,19 @@ async def test_many_small_chunks_take_turns() -> None:
         pool = ConnectionPool(_backend(listener.getsockname()[1]))
         waiting = asyncio.ensure_future(pool.connect())
         with await accepted(listener) as peer:
-            line, taker = await waiting, Pieces()
+            line, handler = await waiting, Pieces()
             head = CHUNKED.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
-            line.ask(REQUEST, taker)
+            line.send(REQUEST, handler)
             body = b"1\r\nx\r\n" * count + b"0\r\n\r\n"
             await asyncio.get_running_loop().sock_sendall(peer, head + body)
             async with asyncio.timeout(60):
-                assert await taker.over == "ended"
-            assert b"".join(taker.pieces) == body
-            assert max(piece.count(b"\r\n") for piece in taker.pieces) <= 2 * MAX_CHUNKS + 2
+                assert await handler.over == "ended"
+            assert b"".join(handler.pieces) == body
+            assert max(piece.count(b"\r\n") for piece in handler.pieces) <= 2 * MAX_CHUNKS + 2
         pool.close()
 
 
-class Pieces(Taker):
+class Pieces(Handler):
     """Keeps each piece as it comes."""
 
     def __init__(self) -> None:
@@ -268,7 +268,7 @@ async def test_dropping_a_request_ends_its_connection() -> None:
     async with answering() as (peer, pool):
         peer.answers = [b""]
         line = await pool.connect()
-        line.ask(REQUEST, Taker())
+        line.send(REQUEST, Handler())
         line.drop()
         async with asyncio.timeout(PATIENCE_S):
             await peer.closed.wait()

@@ -76,7 +76,7 @@ def _shown(record: Record) -> gateway_schemas.GatewayRequest:
         "at": moment.replace("+00:00", "Z"),
         "path": record.path,
         "token": record.token or None,
-        "model": record.asked_model,
+        "model": record.requested_model,
         "modelId": record.model_id,
         "port": record.port,
         "tier": record.tier,

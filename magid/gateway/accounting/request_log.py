@@ -49,7 +49,7 @@ class Record:
     id: str
     at: float
     path: str
-    asked_model: str
+    requested_model: str
     is_stream: bool
     token: str = ""  # the name of the caller's
     client_request_id: str = ""  # by which the client knows it
@@ -92,25 +92,25 @@ class Record:
         return usage.answer_tokens / took if took > 0 else None
 
 
-def of(asked: GatewayRequest) -> Record:
+def of(request: GatewayRequest) -> Record:
     return Record(
-        id=asked.request_id,
+        id=request.request_id,
         at=time.time(),
-        path=asked.endpoint.path,
-        asked_model=asked.model[:200],
-        is_stream=asked.is_stream,
-        token=asked.token,
-        client_request_id=asked.client_request_id,
+        path=request.endpoint.path,
+        requested_model=request.model[:200],
+        is_stream=request.is_stream,
+        token=request.token,
+        client_request_id=request.client_request_id,
         began=time.monotonic(),
     )
 
 
-def refused(asked: GatewayRequest, problem: str) -> Record:
+def refused(request: GatewayRequest, problem: str) -> Record:
     """Returns the record of a request that was not routed.
 
     Counted, not kept: it would crowd others out.
     """
-    record = of(asked)
+    record = of(request)
     record.outcome, record.problem = Outcome.REFUSED, problem
     return record
 
@@ -224,25 +224,25 @@ _RATIONS = {Event.REQUEST_REFUSED: rate_limit.REFUSED, Event.REQUEST_FAILED: rat
 SLOW_S = 30.0  # to the first byte, from where the request came
 
 
-def tell_end(record: Record) -> None:
+def log_end(record: Record) -> None:
     """Logs the end of a request. Called once for each."""
-    told = _told(record)
-    if told is None:
+    entry = _log_entry(record)
+    if entry is None:
         return
-    event, level, words = told
+    event, level, words = entry
     share = _RATIONS.get(event)
     more = share.take(time.monotonic()) if share else ""
     if more is None:
         return
     log.log(
-        level, "request %s for %r %s%s", record.id, record.asked_model, words, more,
+        level, "request %s for %r %s%s", record.id, record.requested_model, words, more,
         extra=about(event, model=record.model_id, port=record.port, request=record.id,
             client_request=record.client_request_id,
         ),
     )  # fmt: skip
 
 
-def _told(record: Record) -> tuple[Event, int, str] | None:
+def _log_entry(record: Record) -> tuple[Event, int, str] | None:
     if record.outcome is Outcome.FAILED:
         why = record.error or f"its server answered with status {record.status}"
         return Event.REQUEST_FAILED, logging.WARNING, f"failed: {why}"

@@ -109,7 +109,7 @@ class RequestStatistics:
         if record.model_id is not None:
             model = self._label(record.model_id, is_known=True)
         else:
-            name = route.pool if route else record.asked_model
+            name = route.pool if route else record.requested_model
             model = self._label(name, is_known=self._is_known(name))
         tier = route.tier if route else None
         reason = route.reason if route and not route.is_open else NONE

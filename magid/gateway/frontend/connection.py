@@ -14,8 +14,8 @@ from magid.gateway.frontend import responses
 from magid.gateway.frontend.connection_state import ConnectionState
 from magid.gateway.frontend.context import FrontendContext, unknown_path
 from magid.gateway.frontend.request_reader import (
-    Asker,
     Body,
+    RequestBuilder,
     RequestHead,
     check_json,
 )
@@ -215,13 +215,13 @@ class ClientConnection:
                 check_json(head)
             # For fairness: clients on one machine differ by what they hold.
             client = f"{self._peer} {head.presented_id}"
-            asker = Asker(endpoint, head, self._writer.request_id, client, self._caller)
+            builder = RequestBuilder(endpoint, head, self._writer.request_id, client, self._caller)
             if len(body) > WHOLE_BYTES and not endpoint.asks_by_query:
                 self._request = self._context.dispatcher.slices.begin(
-                    asker.asked_in_steps(body), self._dispatch, self._on_error
+                    builder.build_in_steps(body), self._dispatch, self._on_error
                 )
             else:
-                self._dispatch(asker.asked(body))
+                self._dispatch(builder.build(body))
 
     def _dispatch(self, request: GatewayRequest) -> None:
         active = self._context.dispatcher.begin(request, self._writer)

@@ -8,7 +8,8 @@ from urllib.parse import unquote
 
 from pydantic_core import to_json
 
-from magid.auth import authenticator, sandboxed
+from magid.auth import sandboxed
+from magid.auth.authenticator import LOCAL, Authenticator, check_url
 from magid.auth.origins import Policy
 from magid.auth.token_store import Caller
 from magid.auth.tokens import Scope
@@ -16,7 +17,7 @@ from magid.config.settings import Config
 from magid.errors import MagidError, ModelNotFound
 from magid.gateway.dispatcher import Dispatcher
 from magid.gateway.frontend.request_reader import RequestHead, RequestHeadCache
-from magid.gateway.routing.endpoints import TELL_OF_OTHERS, Endpoint, methods_of
+from magid.gateway.routing.endpoints import SHOW_OTHERS, Endpoint, methods_of
 from magid.http import request_rules
 
 
@@ -29,7 +30,7 @@ class FrontendContext:
     max_body_bytes: int
     timeout_s: float  # in which a whole request has to arrive
     send_timeout_s: float  # in which the rest of a last answer has to be taken
-    door: authenticator.Authenticator
+    authenticator: Authenticator
     is_tcp: bool
     is_shut: bool = False  # for a model's own server
 
@@ -40,11 +41,11 @@ class FrontendContext:
         """
         if self.is_shut:
             raise sandboxed.refuse()
-        authenticator.check_url(head.query)
+        check_url(head.query)
         if head.method == "OPTIONS":  # a browser asks whether it may send credentials
-            return authenticator.LOCAL
-        need = Scope.ADMIN if head.path in TELL_OF_OTHERS else Scope.INFER
-        return self.door.enter(head.presented, need, peer if self.is_tcp else None)
+            return LOCAL
+        need = Scope.ADMIN if head.path in SHOW_OTHERS else Scope.INFER
+        return self.authenticator.enter(head.presented, need, peer if self.is_tcp else None)
 
     def list_models(self, endpoint: Endpoint, path: str, caller: Caller) -> bytes:
         """Returns the models available to `caller`, or the one that `path` names, as JSON.
@@ -63,12 +64,15 @@ class FrontendContext:
         )
 
 
-def make_desk(
-    dispatcher: Dispatcher, policy: Policy | None, config: Config, door: authenticator.Authenticator
+def make_context(
+    dispatcher: Dispatcher,
+    policy: Policy | None,
+    config: Config,
+    authenticator: Authenticator,
 ) -> FrontendContext:
     return FrontendContext(
         dispatcher, RequestHeadCache(policy), config.gateway.max_body_bytes, config.request_timeout,
-        config.send_timeout, door, policy is not None,
+        config.send_timeout, authenticator, policy is not None,
     )  # fmt: skip
 
 

@@ -207,7 +207,7 @@ class Body:
 
 
 @dataclass(frozen=True, slots=True)
-class Asker:
+class RequestBuilder:
     """All of a request but its body."""
 
     endpoint: Endpoint
@@ -216,26 +216,26 @@ class Asker:
     client: str
     caller: Caller
 
-    def asked(self, body: bytes | bytearray) -> GatewayRequest:
+    def build(self, body: bytes | bytearray) -> GatewayRequest:
         """Holds the event loop for as long as it takes to parse the body. Raises InvalidInput."""
         if self.endpoint.asks_by_query:
-            return self._asked(b"", *parse_query(self.head.query))
+            return self._parsed(b"", *parse_query(self.head.query))
         fields, model = parse(self.endpoint, body)
-        return self._asked(nulls.without(self.endpoint, bytes(body), fields), fields, model)
+        return self._parsed(nulls.without(self.endpoint, bytes(body), fields), fields, model)
 
-    def asked_in_steps(self, body: bytes | bytearray) -> Generator[None, None, GatewayRequest]:
+    def build_in_steps(self, body: bytes | bytearray) -> Generator[None, None, GatewayRequest]:
         """The same for a large body, in steps between which others have their turn."""
         fields, model, outline = yield from parse_large(self.endpoint, body)
         yield
-        asked = self._asked(body, fields, model, outline)
+        request = self._parsed(body, fields, model, outline)
         if nulls.dropped(self.endpoint, fields):
-            asked = asked.changed(fields)
+            request = request.changed(fields)
         if self.endpoint.generates:
             yield
-            _ = asked.prompt  # which takes a step of its own
-        return asked
+            _ = request.prompt  # which takes a step of its own
+        return request
 
-    def _asked(
+    def _parsed(
         self, body: bytes | bytearray, fields: Mapping[str, Any], model: str,
         outline: Outline | None = None,
     ) -> GatewayRequest:  # fmt: skip

@@ -28,29 +28,29 @@ _PLAIN = _lines({**PLAIN_DATA, **_SANDBOXED, "X-Accel-Buffering": "no"})
 
 
 def head_bytes(
-    status: int, fields: bytes, asked: RequestHead | None, request_id: str, *, closes: bool
+    status: int, fields: bytes, head: RequestHead | None, request_id: str, *, closes: bool
 ) -> bytes:
-    """The head, to its empty line. `fields` are whole lines; `asked` is the request's head."""
+    """The head, to its empty line. `fields` are whole lines; `head` is the request's head."""
     origin = b""
-    if asked is not None and asked.origin:
-        origin = _lines({**origins.reading_headers(asked.origin), "Vary": "Origin"})
+    if head is not None and head.origin:
+        origin = _lines({**origins.reading_headers(head.origin), "Vary": "Origin"})
     return b"HTTP/1.1 %d %b\r\n%b%b%bX-Request-Id: %b\r\nConnection: %b\r\n\r\n" % (
         status, PHRASES.get(status, b""), fields, _PLAIN, origin,
         request_id.encode(), b"close" if closes else b"keep-alive",
     )  # fmt: skip
 
 
-def error_fields(status: int, asked: RequestHead | None) -> bytes:
+def error_fields(status: int, head: RequestHead | None) -> bytes:
     """The lines that an error of this status needs."""
-    methods = methods_of(asked.path) if asked is not None else ()
+    methods = methods_of(head.path) if head is not None else ()
     return _lines({"Content-Type": "application/json", **headers_for(status, methods)})
 
 
-def preflight_fields(asked: RequestHead) -> bytes:
+def preflight_fields(head: RequestHead) -> bytes:
     """The lines that tell a browser what its page may send; empty for a page of magid's own."""
-    if asked.origin is None:
+    if head.origin is None:
         return b""
-    return _lines(origins.preflight_headers(methods_of(asked.path), asked.requested_headers))
+    return _lines(origins.preflight_headers(methods_of(head.path), head.requested_headers))
 
 
 _CODES: dict[type[errors.MagidError], str] = {

@@ -116,7 +116,7 @@ class FleetState:
     def drop_if_done(self, server: Server) -> None:
         """Drops a leaving server once its last request has ended. Idempotent."""
         process = server.backend.process
-        if process in self._leaving and not server.exchanges:
+        if process in self._leaving and not server.active:
             del self._leaving[process]
             self._facts.pop(process, None)
             server.pool.close()

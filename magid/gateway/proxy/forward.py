@@ -53,37 +53,37 @@ class ForwardedRequest:
     """
 
     __slots__ = (
-        "_has_begun", "_is_silent", "_left", "_line", "_losses", "_on_end", "_on_free",
-        "_retry", "_start", "_tail", "_task", "_was_resent", "asked", "client", "is_over",
-        "last_byte", "patience_s", "record", "route", "server", "started", "tried", "wait_timer",
+        "_connection", "_has_begun", "_is_silent", "_left", "_losses", "_on_end", "_on_free",
+        "_retry", "_start", "_tail", "_task", "_was_resent", "client", "is_over", "last_byte",
+        "record", "request", "route", "server", "started", "timeout_s", "tried", "wait_timer",
     )  # fmt: skip
 
     def __init__(
         self,
-        asked: GatewayRequest,
+        request: GatewayRequest,
         client: ResponseSink,
         route: Route,
         retry: "Callable[[ForwardedRequest], bool]",
         on_free: "Callable[[ForwardedRequest, Server], None]",
         on_end: "Callable[[ForwardedRequest], None]",
     ) -> None:
-        self.asked, self.client, self.route = asked, client, route
-        self.record = request_log.of(asked)
+        self.request, self.client, self.route = request, client, route
+        self.record = request_log.of(request)
         self.server: Server | None = None
         self.tried: set[str] = set()  # processes it was sent to
         self.started: set[str] = set()  # models that were started for it
         self.wait_timer: asyncio.TimerHandle | None = None
-        self.patience_s = 0.0  # how long it may wait in all, counted from its arrival
+        self.timeout_s = 0.0  # how long it may wait in all, counted from its arrival
         self.last_byte = 0.0  # on the monotonic clock; before any byte: when it was sent
         self._retry, self._on_free, self._on_end = retry, on_free, on_end
-        self._line: UpstreamConnection | None = None
+        self._connection: UpstreamConnection | None = None
         self._task: asyncio.Task[None] | None = None
         self._start = b""
         self._tail: deque[bytes] = deque(maxlen=TAIL_SEGMENTS)
         self._has_begun = False
         self._losses = 0
         self._was_resent = False
-        self._is_silent = asked.is_stream  # no event of its stream has come
+        self._is_silent = request.is_stream  # no event of its stream has come
         # Bytes that may come yet of an error, or before the first event.
         self._left = MAX_SILENT_BYTES if self._is_silent else 0
         self.is_over = False
@@ -100,16 +100,16 @@ class ForwardedRequest:
         """Sends the request to a server that has a free slot, and takes the slot."""
         self.server = server
         self.tried.add(server.backend.process)
-        server.exchanges.add(self)
+        server.active.add(self)
         record = self.record
         self.last_byte = time.monotonic()
         record.attempts += 1
         record.sent_s = self.last_byte - record.began
         record.model_id, record.port = server.backend.model_id, server.backend.port
         record.tier, record.route = self.route.tier, self.route.why
-        line = server.pool.take()
-        if line is not None:
-            self._ask(line)
+        connection = server.pool.take()
+        if connection is not None:
+            self._send_on(connection)
         else:
             self._task = asyncio.get_running_loop().create_task(self._connect(server))
 
@@ -119,26 +119,26 @@ class ForwardedRequest:
         On any error the client must get an answer: no timer ends it.
         """
         try:
-            self._ask(await server.pool.connect())
+            self._send_on(await server.pool.connect())
         except (OSError, TimeoutError) as error:
             why = f"it cannot be reached: {str(error) or 'no answer in time'}"
             if not is_own_trouble(error):
                 server.leave_out(why)
-            self._cannot_ask(why)
+            self._on_unsent(why)
         except Exception:
             log.exception("request %s cannot be sent", self.record.id)
-            self._cannot_ask(INTERNAL_ERROR)
+            self._on_unsent(INTERNAL_ERROR)
 
-    def _cannot_ask(self, why: str) -> None:
+    def _on_unsent(self, why: str) -> None:
         self._task = None
         if not self._move(why):
             self.refuse(self._lost(why), Outcome.FAILED, lost=why)
 
-    def _ask(self, line: UpstreamConnection) -> None:
+    def _send_on(self, connection: UpstreamConnection) -> None:
         assert self.server is not None
-        self._task, self._line = None, line
-        request, pieces = self.server.request(self.asked)
-        line.ask(request, self, pieces)
+        self._task, self._connection = None, connection
+        message, pieces = self.server.message_for(self.request)
+        connection.send(message, self, pieces)
 
     # -- the answer (ResponseHandler) ---------------------------------------------------------
 
@@ -150,7 +150,7 @@ class ForwardedRequest:
         self.last_byte = time.monotonic()
         record = self.record
         record.status, record.first_byte_s = head.status, self.last_byte - record.began
-        if head.status >= 400 or self.asked.endpoint.names_files:
+        if head.status >= 400 or self.request.endpoint.names_files:
             self._is_silent, self._left = False, MAX_COLLECTED_BYTES
             self._count_error(first)
         elif self._is_silent:
@@ -171,14 +171,14 @@ class ForwardedRequest:
 
     def _leaves(self, why: str) -> bool:
         """Moves to another server and drops this answer; returns False if there is none."""
-        server, line = self.server, self._line
+        server, connection = self.server, self._connection
         assert server is not None
-        assert line is not None
+        assert connection is not None
         if self._move(why):
-            line.drop()
+            connection.drop()
             return True
-        self._line = line
-        server.exchanges.add(self)  # keeps its slot until the answer is complete
+        self._connection = connection
+        server.active.add(self)  # keeps its slot until the answer is complete
         return False
 
     def _fields(self) -> bytes:
@@ -233,12 +233,12 @@ class ForwardedRequest:
         assert self.server is not None
         if is_stale and not self._was_resent:
             self._was_resent = True
-            self._line = None
+            self._connection = None
             self._task = asyncio.get_running_loop().create_task(self._connect(self.server))
             return
         if self._has_begun:
             error = self._lost(why)
-            is_inside = self._line is not None and self._line.is_inside_chunk
+            is_inside = self._connection is not None and self._connection.is_inside_chunk
             self._finish(Outcome.FAILED, error.message, lost=why)
             self.client.breaks_off(error, is_inside_chunk=is_inside)
             return
@@ -267,9 +267,9 @@ class ForwardedRequest:
         if self._task is not None:
             self._task.cancel()
             self._task = None
-        is_inside = self._line is not None and self._line.is_inside_chunk
-        if self._line is not None:
-            self._line.drop()
+        is_inside = self._connection is not None and self._connection.is_inside_chunk
+        if self._connection is not None:
+            self._connection.drop()
         if self._has_begun:
             error = self._lost(why)
             self._finish(Outcome.FAILED, error.message, lost=why)
@@ -281,8 +281,8 @@ class ForwardedRequest:
 
     def pause(self, *, paused: bool) -> None:
         """Pauses reading while the client takes no bytes."""
-        if self._line is not None and not self.is_over:
-            self._line.pause(paused=paused)
+        if self._connection is not None and not self.is_over:
+            self._connection.pause(paused=paused)
 
     def cancel(self, outcome: Outcome = Outcome.CANCELLED) -> None:
         """Ends the request because the client left or it was killed; the server stops.
@@ -293,15 +293,15 @@ class ForwardedRequest:
             return
         if self._task is not None:
             self._task.cancel()
-        if self._line is not None:
-            self._line.drop()
+        if self._connection is not None:
+            self._connection.drop()
         self._finish(outcome, "")
 
     def kill(self) -> None:
         """Ends the request on behalf of another client, and sends an error. Idempotent."""
         if self.is_over:
             return
-        is_inside = self._line is not None and self._line.is_inside_chunk
+        is_inside = self._connection is not None and self._connection.is_inside_chunk
         has_begun = self._has_begun
         error = ServerLost("cannot finish: the request was cancelled by DELETE /api/requests")
         self.record.problem = error.code
@@ -331,12 +331,12 @@ class ForwardedRequest:
 
     def _let_go(self, outcome: Outcome | None = None, lost: str | None = None) -> None:
         """Frees the slot and records the outcome on the server."""
-        server, self._line = self.server, None
-        if server is None or self not in server.exchanges:
+        server, self._connection = self.server, None
+        if server is None or self not in server.active:
             return
-        server.exchanges.discard(self)
+        server.active.discard(self)
         if (
-            not self.asked.endpoint.asks_by_query
+            not self.request.endpoint.asks_by_query
         ):  # a GET only looks at the model: it keeps no model running
             server.last_used = time.monotonic()
         status = self.record.status or 0

@@ -65,7 +65,7 @@ class HealthChecker:
     def _restart(self, server: Server) -> None:
         """Restarts the server, unless a client still receives an answer from it."""
         backend, now = server.backend, time.monotonic()
-        if any(now - exchange.last_byte < SUSPECT_S for exchange in server.exchanges):
+        if any(now - forwarded.last_byte < SUSPECT_S for forwarded in server.active):
             return
         observed = self._daemon.observed().get(backend.port)
         if observed is None or process_of(observed) != backend.process:
@@ -94,7 +94,7 @@ def _is_due(server: Server, now: float) -> bool:
 
 def _due_s(server: Server, now: float, interval_s: float) -> float:
     """How long after the last /health the next one is asked."""
-    if server.probe_failures or any(now - e.last_byte > SUSPECT_S for e in server.exchanges):
+    if server.probe_failures or any(now - e.last_byte > SUSPECT_S for e in server.active):
         return min(interval_s, TIMEOUT_S)
     return 0.0 if server.is_doubted or server.breaker.is_open else interval_s
 
@@ -113,9 +113,9 @@ async def _probe(server: Server) -> None:
     why = "it does not answer /health"
     server.leave_out(why)
     now = time.monotonic()
-    for exchange in list(server.exchanges):
-        if exchange.last_byte < now - UNWELL * TIMEOUT_S:
-            exchange.give_up_on_server(why)
+    for forwarded in list(server.active):
+        if forwarded.last_byte < now - UNWELL * TIMEOUT_S:
+            forwarded.give_up_on_server(why)
 
 
 LOOK_S = 1.0  # between checks of all servers

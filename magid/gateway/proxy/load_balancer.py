@@ -22,7 +22,7 @@ class LoadBalancer:
         self.conversations = Conversations()
         self._floors: dict[str, float] = {}  # by pool: where turns count from
 
-    def pick(self, asked: GatewayRequest, route: Route, healthy: list[Server]) -> Server | None:
+    def pick(self, request: GatewayRequest, route: Route, healthy: list[Server]) -> Server | None:
         """The conversation's own server, else one by the rules; None if all are full.
 
         `healthy` is not empty. Changes nothing.
@@ -34,33 +34,33 @@ class LoadBalancer:
             if server.backend.process == route.process and server.has_room:
                 return server
         floor = self._floors.get(route.pool, 0.0)
-        missing = self._missing_tokens(asked, healthy)
+        missing = self._missing_tokens(request, healthy)
         by_key = {server.backend.process: server for server in healthy}
         loads = [load_of(one, floor, missing.get(key, 0.0)) for key, one in by_key.items()]
         chosen = choose(rules.strategy, loads)
         return None if chosen is None else by_key[chosen.key]
 
-    def taken(self, asked: GatewayRequest, route: Route, server: Server) -> None:
+    def taken(self, request: GatewayRequest, route: Route, server: Server) -> None:
         """The server has had its turn, and has read this prompt."""
         # A server that was away has not saved up turns: they count from the pool's floor on.
         floor = max(server.turns, self._floors.get(route.pool, 0.0))
         self._floors[route.pool] = floor
         server.turns = floor + 1 / server.backend.weight
         tier = route.tier if route.parts else None
-        if asked.endpoint.generates and (tier is not None or self._follows_prefixes):
+        if request.endpoint.generates and (tier is not None or self._follows_prefixes):
             server.learns_rates = True
-            self.conversations.remember(asked.prompt, server.backend.process, tier)
+            self.conversations.remember(request.prompt, server.backend.process, tier)
 
     @property
     def _follows_prefixes(self) -> bool:
         return self.rules.enabled and self.rules.strategy is Strategy.PREFIX_AFFINITY
 
-    def _missing_tokens(self, asked: GatewayRequest, healthy: list[Server]) -> dict[str, float]:
+    def _missing_tokens(self, request: GatewayRequest, healthy: list[Server]) -> dict[str, float]:
         """By process: how much of the prompt it would have to read."""
-        if not asked.endpoint.generates or not self._follows_prefixes:
+        if not request.endpoint.generates or not self._follows_prefixes:
             return {}
-        cached = self.conversations.cached_chars(asked.prompt)
-        total = asked.prompt.text_chars
+        cached = self.conversations.cached_chars(request.prompt)
+        total = request.prompt.text_chars
         processes = (server.backend.process for server in healthy)
         return {p: (total - cached.get(p, 0)) / CHARS_PER_TOKEN for p in processes}
 

@@ -51,7 +51,7 @@ class OnDemand:
         self._one_by_one = asyncio.Lock()
 
     @property
-    def patience_s(self) -> float:
+    def timeout_s(self) -> float:
         """How long a request waits for its model."""
         config = self._daemon.config
         return config.max_startup_time + config.gateway.queue_timeout + MARGIN_S
@@ -63,7 +63,7 @@ class OnDemand:
         """Why models are not started at present, by model: their last starts failed."""
         now = time.monotonic()
         found = {i: self._failure(i, now) for i in self._starts.models}
-        return {i: _told(failure) for i, failure in found.items() if failure is not None}
+        return {i: _explained(failure) for i, failure in found.items() if failure is not None}
 
     def _failure(self, model_id: str, now: float) -> Failure | None:
         return self._starts.of(model_id, now, self._specs(model_id))
@@ -178,9 +178,9 @@ class OnDemand:
         if not states or any(s in (ServerState.STARTING, ServerState.LOADING) for s in states):
             return False
         for server in list(self._servers(model_id)):
-            if server.exchanges or not await health.is_idle(server.backend):
+            if server.active or not await health.is_idle(server.backend):
                 return False
-        return not any(server.exchanges for server in self._servers(model_id))
+        return not any(server.active for server in self._servers(model_id))
 
     async def _stop(self, model_id: str, why: str) -> str:
         """Why it could not be stopped; empty: it was."""
@@ -221,7 +221,7 @@ class OnDemand:
             self._stopping.discard(model_id)
 
 
-def _told(failure: Failure) -> str:
+def _explained(failure: Failure) -> str:
     """For a person, behind the model's name."""
     reason = failure.error.message.removesuffix(".")
     return (

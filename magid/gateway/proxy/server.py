@@ -120,7 +120,7 @@ class Server:
         self.backend = backend
         self.pool = ConnectionPool(backend)
         self.breaker = Breaker()
-        self.exchanges: set[InFlight] = set()
+        self.active: set[InFlight] = set()
         self.turns = 0.0  # taken, each the smaller the more weight the server has
         self.probe_failures = 0  # of /health, in a row
         self.probed_at = time.monotonic()  # it has just become ready
@@ -141,11 +141,11 @@ class Server:
 
     @property
     def outstanding(self) -> int:
-        return len(self.exchanges)
+        return len(self.active)
 
     @property
     def has_room(self) -> bool:
-        return len(self.exchanges) < self.backend.facts.slots
+        return len(self.active) < self.backend.facts.slots
 
     @property
     def why_not(self) -> str:
@@ -174,23 +174,23 @@ class Server:
         if not blames_request(status, body):
             self.is_suspect = self.breaker.request_failed() or self.is_suspect
 
-    def request(self, asked: GatewayRequest) -> tuple[bytes, Sequence[Body | Buffer]]:
+    def message_for(self, request: GatewayRequest) -> tuple[bytes, Sequence[Body | Buffer]]:
         """The whole request as it goes to llama-server: with the server's key, not the client's.
 
         Of a large one the body comes apart, so that nothing is copied.
         """
-        endpoint = asked.endpoint
+        endpoint = request.endpoint
         head = self._heads.get(endpoint.path)
         if head is None:
             head = self._heads[endpoint.path] = self._head(endpoint)
         if endpoint.asks_by_query:
-            return b"%b%b\r\n" % (head, asked.passed), ()
-        if asked.outline is None:
+            return b"%b%b\r\n" % (head, request.passed), ()
+        if request.outline is None:
             return b"%b%bContent-Length: %d\r\n\r\n%b" % (
-                head, asked.passed, len(asked.body), bytes(asked.body),
+                head, request.passed, len(request.body), bytes(request.body),
             ), ()  # fmt: skip
-        head = b"%b%bContent-Length: %d\r\n\r\n" % (head, asked.passed, asked.size)
-        return head, asked.pieces or (asked.body,)
+        head = b"%b%bContent-Length: %d\r\n\r\n" % (head, request.passed, request.size)
+        return head, request.pieces or (request.body,)
 
     def _head(self, endpoint: Endpoint) -> bytes:
         key = self.backend.key

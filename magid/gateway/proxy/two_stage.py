@@ -158,10 +158,10 @@ class TwoStageRequest:
     """One request in two stages. Implements `ActiveRequest`, and `ResponseSink` for both stages."""
 
     def __init__(
-        self, asked: GatewayRequest, client: ResponseSink, rules: TwoStage, begin: Begin
+        self, request: GatewayRequest, client: ResponseSink, rules: TwoStage, begin: Begin
     ) -> None:
         """Begins the first stage, or at once the second; raises what that raises."""
-        self._asked, self._client, self._rules, self._begin = asked, client, rules, begin
+        self._request, self._client, self._rules, self._begin = request, client, rules, begin
         self._body = bytearray()  # of a draft, or of an answer whose usage is to be counted up
         self._drafted_by = b""
         self._is_final = False
@@ -170,32 +170,32 @@ class TwoStageRequest:
         self._usage: Mapping[str, Any] = {}
         self._reader: ChunkReader | None = None
         self._events: Events | None = None
-        fields = first(asked.fields, rules.stage1_tier, rules.stage1_max_tokens)
-        draft = self._variant(fields, f"{asked.request_id}.draft")
-        self._exchange: ForwardedRequest | None = None
+        fields = first(request.fields, rules.stage1_tier, rules.stage1_max_tokens)
+        draft = self._variant(fields, f"{request.request_id}.draft")
+        self._active: ForwardedRequest | None = None
         try:
-            self._exchange = begin(draft, self)
+            self._active = begin(draft, self)
         except MagidError:
             self._is_final = True
-            self._exchange = begin(self._final(None), self)
+            self._active = begin(self._final(None), self)
 
     def _variant(self, fields: Mapping[str, Any], request_id: str) -> GatewayRequest:
-        return self._asked.changed(fields, model=str(fields["model"]), request_id=request_id)
+        return self._request.changed(fields, model=str(fields["model"]), request_id=request_id)
 
     # -- Work --------------------------------------------------------------------------------
 
     def cancel(self) -> None:
-        if self._exchange is not None:
-            self._exchange.cancel()
+        if self._active is not None:
+            self._active.cancel()
         self._release()
 
     def pause(self, *, paused: bool) -> None:
-        if self._is_final and self._exchange is not None:
-            self._exchange.pause(paused=paused)
+        if self._is_final and self._active is not None:
+            self._active.pause(paused=paused)
 
     def _release(self) -> None:
         """It is over: without a circle of references its bodies are freed at once. Idempotent."""
-        self._exchange = None
+        self._active = None
 
     # -- ResponseSink ------------------------------------------------------------------------
 
@@ -246,7 +246,7 @@ class TwoStageRequest:
         self._release()
 
     def fails(self, error: MagidError, fields: bytes = b"") -> None:
-        if self._is_final or (self._exchange and self._exchange.record.outcome is Outcome.KILLED):
+        if self._is_final or (self._active and self._active.record.outcome is Outcome.KILLED):
             self._client.fails(error, fields)
             self._release()
         else:
@@ -269,18 +269,18 @@ class TwoStageRequest:
     def _final(self, draft: tuple[str, Mapping[str, Any]] | None) -> GatewayRequest:
         """The request for the second stage, with the draft if there is one."""
         tier = str(self._rules.stage2_tier)
-        if draft is None or self._exchange is None:
-            return self._variant({**self._asked.fields, "model": tier}, self._asked.request_id)
+        if draft is None or self._active is None:
+            return self._variant({**self._request.fields, "model": tier}, self._request.request_id)
         text, self._usage = draft
-        self._drafted_by = f"X-Magi-Draft-Model: {self._exchange.record.model_id}\r\n".encode()
-        return self._variant(second(self._asked.fields, tier, text), self._asked.request_id)
+        self._drafted_by = f"X-Magi-Draft-Model: {self._active.record.model_id}\r\n".encode()
+        return self._variant(second(self._request.fields, tier, text), self._request.request_id)
 
     def _answer(self, draft: tuple[str, Mapping[str, Any]] | None) -> None:
         """Begin the second stage. Called within the end of the first."""
         final = self._final(draft)
         self._is_final, self._body, self._head = True, bytearray(), None
         try:
-            self._exchange = self._begin(final, self)
+            self._active = self._begin(final, self)
         except MagidError as error:
             self._client.fails(error)
             self._release()

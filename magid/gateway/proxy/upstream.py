@@ -52,14 +52,14 @@ class UpstreamConnection(asyncio.Protocol):
 
     __slots__ = (
         "_buffer", "_chunks", "_head", "_held", "_interim", "_is_reading", "_is_reused",
-        "_is_whole", "_keep", "_left", "_poll", "_pool", "_timer", "idle_since", "is_paused",
-        "taker", "transport",
+        "_is_whole", "_keep", "_left", "_poll", "_pool", "_timer", "handler", "idle_since",
+        "is_paused", "transport",
     )  # fmt: skip
 
     def __init__(self, pool: "ConnectionPool") -> None:
         self._pool = pool
         self.transport: asyncio.Transport | None = None
-        self.taker: ResponseHandler | None = None
+        self.handler: ResponseHandler | None = None
         self.idle_since = 0.0
         self.is_paused = False  # by its client
         self._is_reading = True
@@ -75,13 +75,13 @@ class UpstreamConnection(asyncio.Protocol):
         self._left = 0
         self._keep = False
 
-    def ask(
-        self, request: bytes, taker: ResponseHandler, pieces: Sequence[Body | Buffer] = ()
+    def send(
+        self, message: bytes, handler: ResponseHandler, pieces: Sequence[Body | Buffer] = ()
     ) -> None:
         """Send a whole request, the last pieces of which may come apart. It must be idle."""
-        self.taker, self._head, self._interim = taker, None, 0
+        self.handler, self._head, self._interim = handler, None, 0
         assert self.transport is not None
-        self.transport.write(request)
+        self.transport.write(message)
         if pieces:
             self.transport.writelines(pieces)
 
@@ -96,7 +96,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def drop(self) -> None:
         """End it at once: llama-server stops working on the request."""
-        self.taker = None
+        self.handler = None
         self._forget()
         if self.transport is not None:
             self.transport.abort()
@@ -132,44 +132,44 @@ class UpstreamConnection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by class
 
     def data_received(self, data: bytes) -> None:
-        taker = self.taker
-        if taker is None:
+        handler = self.handler
+        if handler is None:
             self.drop()  # it speaks without being asked
         else:
-            self._take(data, taker)
+            self._take(data, handler)
 
-    def _take(self, data: bytes, taker: ResponseHandler) -> None:
+    def _take(self, data: bytes, handler: ResponseHandler) -> None:
         try:
             if self._head is None:
-                self._begin(data, taker)
+                self._begin(data, handler)
             else:
-                self._go_on(data, taker)
+                self._go_on(data, handler)
         except ProtocolError as error:
             self.drop()
-            taker.failed(f"its answer is malformed: {error}", is_stale=False)
+            handler.failed(f"its answer is malformed: {error}", is_stale=False)
         except Exception:
             log.exception("passing on an answer of port %d failed", self._pool.port)
             self.drop()
-            taker.failed(INTERNAL_ERROR, is_stale=False)
+            handler.failed(INTERNAL_ERROR, is_stale=False)
 
     def connection_lost(self, _error: Exception | None) -> None:
-        taker, self.taker = self.taker, None
+        handler, self.handler = self.handler, None
         has_begun = bool(self._buffer)
         self._forget()
         self.transport = None
         self._pool.lost(self)
-        if taker is None:
+        if handler is None:
             return
         head = self._head
         if head is not None and head.length is None and not head.is_chunked:
-            taker.ended()
+            handler.ended()
         else:
             is_stale = self._is_reused and head is None and not has_begun
-            taker.failed("its connection ended before the answer did", is_stale=is_stale)
+            handler.failed("its connection ended before the answer did", is_stale=is_stale)
 
     # -- the answer ------------------------------------------------------------------------
 
-    def _begin(self, data: bytes, taker: ResponseHandler) -> None:
+    def _begin(self, data: bytes, handler: ResponseHandler) -> None:
         if self._buffer:
             data = self._buffer + data
         while True:
@@ -189,9 +189,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._chunks = ChunkReader(keep=False) if head.is_chunked else None
         self._left = head.length or 0
         body = self._count(data)
-        taker.begins(head, body)
-        if self._is_whole and self.taker is taker:
-            self._end(taker)
+        handler.begins(head, body)
+        if self._is_whole and self.handler is handler:
+            self._end(handler)
 
     def _wait_for_head(self, data: bytes) -> None:
         """Keeps a partial head. Raises ProtocolError if it cannot become one."""
@@ -204,16 +204,16 @@ class UpstreamConnection(asyncio.Protocol):
             self._timer = self._pool.loop.call_later(HEAD_S, self._is_slow)
 
     def _is_slow(self) -> None:
-        self._timer, taker = None, self.taker
-        if taker is not None:
+        self._timer, handler = None, self.handler
+        if handler is not None:
             self.drop()
-            taker.failed("its answer is malformed: its head takes too long", is_stale=False)
+            handler.failed("its answer is malformed: its head takes too long", is_stale=False)
 
-    def _go_on(self, data: bytes, taker: ResponseHandler) -> None:
+    def _go_on(self, data: bytes, handler: ResponseHandler) -> None:
         data = self._count(data)
-        taker.goes_on(data)
-        if self._is_whole and self.taker is taker:
-            self._end(taker)
+        handler.goes_on(data)
+        if self._is_whole and self.handler is handler:
+            self._end(handler)
 
     def _count(self, data: bytes) -> bytes:
         """Returns the bytes to pass on now; notes whether the answer is complete.
@@ -254,11 +254,11 @@ class UpstreamConnection(asyncio.Protocol):
             self._timer = self._pool.loop.call_later(PAUSE_S, self._take_up)
 
     def _take_up(self) -> None:
-        self._timer, taker = None, self.taker
-        if taker is None or self.is_paused or not self._held:
+        self._timer, handler = None, self.handler
+        if handler is None or self.is_paused or not self._held:
             return
         rest, self._held = self._held, b""
-        self._take(rest, taker)
+        self._take(rest, handler)
         if self.transport is not None:
             self._read_or_wait(self.transport)
 
@@ -266,8 +266,8 @@ class UpstreamConnection(asyncio.Protocol):
     def is_inside_chunk(self) -> bool:
         return self._chunks is not None and self._chunks.is_inside
 
-    def _end(self, taker: ResponseHandler) -> None:
-        self.taker = None
+    def _end(self, handler: ResponseHandler) -> None:
+        self.handler = None
         # A server that answers before it was asked in full still reads of this request.
         if self._keep and self.transport is not None and not self.transport.get_write_buffer_size():
             self._is_reused = True
@@ -275,7 +275,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._pool.give_back(self)
         elif self.transport is not None:
             self.transport.abort()
-        taker.ended()
+        handler.ended()
 
 
 class ConnectionPool:
@@ -293,11 +293,11 @@ class ConnectionPool:
         """An idle connection, the youngest, if there is one that the server has not ended."""
         oldest = self.loop.time() - IDLE_S
         while self._idle:
-            line = self._idle.pop()
-            if line.transport is not None and not line.transport.is_closing():
-                if line.idle_since > oldest and line.is_silent:
-                    return line
-                line.drop()
+            connection = self._idle.pop()
+            if connection.transport is not None and not connection.transport.is_closing():
+                if connection.idle_since > oldest and connection.is_silent:
+                    return connection
+                connection.drop()
         return None
 
     async def connect(self) -> UpstreamConnection:
@@ -308,25 +308,29 @@ class ConnectionPool:
         async with asyncio.timeout(CONNECT_S):
             for _ in range(TRIES):
                 self._watch.look()
-                _, line = await self.loop.create_connection(
+                _, connection = await self.loop.create_connection(
                     lambda: UpstreamConnection(self), self._host, self.port
                 )
-                if self._reaches_server(line):
-                    return line
-                line.drop()
+                if self._reaches_server(connection):
+                    return connection
+                connection.drop()
         raise self._watch.stranger
 
-    def _reaches_server(self, line: UpstreamConnection) -> bool:
+    def _reaches_server(self, connection: UpstreamConnection) -> bool:
         """Before anything is sent. OSError if the server has ended the connection already."""
         # None too for a transport that has not heard yet of the end.
-        peer = None if line.transport is None else line.transport.get_extra_info("peername")
-        if peer is not None and not line.is_silent:
-            line.drop()
+        peer = (
+            None
+            if connection.transport is None
+            else connection.transport.get_extra_info("peername")
+        )
+        if peer is not None and not connection.is_silent:
+            connection.drop()
             raise ConnectionAbortedError("it ended the connection, or speaks before it is asked")
         try:
             return self._watch.has_reached(peer and peer[:2])
         except ConnectionResetError:
-            line.drop()
+            connection.drop()
             raise
 
     def prepare(self) -> asyncio.Task[None] | None:
@@ -340,16 +344,16 @@ class ConnectionPool:
             self.give_back(await self.connect())
         self._connecting = None
 
-    def give_back(self, line: UpstreamConnection) -> None:
+    def give_back(self, connection: UpstreamConnection) -> None:
         if self._closed or len(self._idle) >= MAX_IDLE:
-            line.drop()
+            connection.drop()
             return
-        line.idle_since = self.loop.time()
-        self._idle.append(line)
+        connection.idle_since = self.loop.time()
+        self._idle.append(connection)
 
-    def lost(self, line: UpstreamConnection) -> None:
+    def lost(self, connection: UpstreamConnection) -> None:
         with suppress(ValueError):
-            self._idle.remove(line)
+            self._idle.remove(connection)
 
     def close(self) -> None:
         """End the idle connections; those in use end with their requests. Idempotent."""

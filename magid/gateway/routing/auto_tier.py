@@ -17,35 +17,35 @@ from magid.gateway.routing.request import GatewayRequest, Prompt
 from magid.gateway.routing.resolver import STRENGTH, Reason, Route
 
 
-def route(asked: GatewayRequest, now: Fleet, conversations: Conversations) -> Route:
+def route(request: GatewayRequest, now: Fleet, conversations: Conversations) -> Route:
     """Raises ModelNotFound, InvalidInput, NotReady, ServerFailed."""
-    name = resolver.by_name(asked.model, now)
+    name = resolver.by_name(request.model, now)
     if name in now.offers:
-        return resolver.to_model(name, asked, now)
+        return resolver.to_model(name, request, now)
     if name == AUTO:
-        return _automatic(asked, now, conversations)
-    return resolver.to_tier(Tier(name), asked, now, "tier")
+        return _automatic(request, now, conversations)
+    return resolver.to_tier(Tier(name), request, now, "tier")
 
 
-def _automatic(asked: GatewayRequest, now: Fleet, conversations: Conversations) -> Route:
+def _automatic(request: GatewayRequest, now: Fleet, conversations: Conversations) -> Route:
     """By the conversation so far, and by what the newest message shows."""
-    if not asked.endpoint.generates:
-        plain = resolver.to_tier(DEFAULT_TIER, asked, now, "auto")
+    if not request.endpoint.generates:
+        plain = resolver.to_tier(DEFAULT_TIER, request, now, "auto")
         return replace(plain, reason=Reason.DEFAULT)
     tiers = now.profile.tier_config if now.profile else DEFAULT_TIERS
-    before, process = conversations.before(asked.prompt)
-    choice = choose(asked.prompt, tiers, before)
-    route = resolver.to_tier(choice.tier, asked, now, choice.why, choice.floor)
+    before, process = conversations.before(request.prompt)
+    choice = choose(request.prompt, tiers, before)
+    route = resolver.to_tier(choice.tier, request, now, choice.why, choice.floor)
     return replace(route, parts=choice.parts, process=process, reason=choice.reason)
 
 
-def has_stages(asked: GatewayRequest, now: Fleet, rules: TwoStage) -> bool:
+def has_stages(request: GatewayRequest, now: Fleet, rules: TwoStage) -> bool:
     """Only for auto: a request for a model or a tier gets that one. Both tiers must exist."""
     try:
-        if resolver.by_name(asked.model, now) != AUTO or not applies(asked):
+        if resolver.by_name(request.model, now) != AUTO or not applies(request):
             return False
         tiers = [
-            resolver.to_tier(tier, asked, now, "").tier
+            resolver.to_tier(tier, request, now, "").tier
             for tier in (rules.stage1_tier, rules.stage2_tier)
         ]
     except MagidError:
@@ -63,10 +63,10 @@ _NEVER = (
 )  # fmt: skip
 
 
-def applies(asked: GatewayRequest) -> bool:
+def applies(request: GatewayRequest) -> bool:
     """Whether the request is a plain question for one text."""
-    fields = asked.fields
-    if asked.endpoint.path != PATH or any(fields.get(name) for name in _NEVER):
+    fields = request.fields
+    if request.endpoint.path != PATH or any(fields.get(name) for name in _NEVER):
         return False
     return fields.get("n", 1) in (1, None) and _last_is_a_question(fields)
 

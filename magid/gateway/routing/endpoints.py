@@ -23,7 +23,7 @@ class Endpoint:
     style: Style = Style.OPENAI
     kinds: frozenset[ModelKind] = frozenset()  # empty: magid answers by itself
     generates: bool = False  # tokens, which take long; else one quick pass
-    tells_of_others: bool = False  # what other clients ask: for administrators
+    shows_others: bool = False  # what other clients ask: for administrators
     names_files: bool = False  # its answer has a path of this machine, which must not leave it
 
     @property
@@ -70,13 +70,13 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "/slots",
         "What the slots of a server work on; for administrators",
         kinds=_ANY,
-        tells_of_others=True,
+        shows_others=True,
     ),
     _post("/tokenize", "A text as tokens", _ANY, False),
     _post("/detokenize", "Tokens as a text", _ANY, False),
 )
 
-TELL_OF_OTHERS = frozenset(e.path for e in ENDPOINTS if e.tells_of_others)
+SHOW_OTHERS = frozenset(e.path for e in ENDPOINTS if e.shows_others)
 NAME_FILES = frozenset(e.path for e in ENDPOINTS if e.names_files)
 _BY_PATH = {(e.method, e.path): e for e in ENDPOINTS}
 _MODEL = _BY_PATH["GET", "/v1/models/{id}"]

@@ -146,24 +146,24 @@ def build(
             ("", False) if ready else (rests, True) if rests else _why_none(model_id, servers)
         )
         is_failing = not ready and any(s.state in _FAILING for s in servers)
-        told = [b.facts for b in ready] or list(filter(None, [seen.get(model_id)]))
-        context = max((f.context for f in told if f.context), default=model.context_length)
+        known = [b.facts for b in ready] or list(filter(None, [seen.get(model_id)]))
+        context = max((f.context for f in known if f.context), default=model.context_length)
         able = model.abilities
         offers[model_id] = AvailableModel(
             model, model_id, model.found.kind, model.tier, ready, context, why, may_come,
             rests, is_failing,
-            tools=_joined([f.tools for f in told], able.tools),
-            images=_joined([f.vision for f in told], able.images),
-            audio=_joined([f.audio for f in told], able.audio),
+            tools=_joined([f.tools for f in known], able.tools),
+            images=_joined([f.vision for f in known], able.images),
+            audio=_joined([f.audio for f in known], able.audio),
         )  # fmt: skip
     disabled = {i: m for i, m in now.models.items() if not m.enabled}
     remembered = _remembered(now) if is_scanning else {}
     return Fleet(offers, _aliases(now.models, enabled, profile), profile, disabled, remembered)
 
 
-def _joined(told: list[bool | None], by_files: bool | None) -> bool | None:
+def _joined(known: list[bool | None], by_files: bool | None) -> bool | None:
     """Whether any of the servers can; a server that says nothing leaves it to the files."""
-    said = [one for one in told if one is not None]
+    said = [one for one in known if one is not None]
     return any(said) if said else by_files
 
 

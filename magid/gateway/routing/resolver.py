@@ -86,17 +86,17 @@ def by_name(name: str, fleet: Fleet) -> str:
     )
 
 
-def to_model(model_id: str, asked: GatewayRequest, fleet: Fleet) -> Route:
+def to_model(model_id: str, request: GatewayRequest, fleet: Fleet) -> Route:
     """Raises InvalidInput for a gate, NotReady or ServerFailed without a server."""
     offer = fleet.offers[model_id]
-    rejected = _gate(offer, asked)
+    rejected = _gate(offer, request)
     if rejected is not None:
-        raise _refusal(asked, [rejected], fleet)
+        raise _refusal(request, [rejected], fleet)
     return _route(model_id, [offer], "model", offer.tier, Reason.MODEL)
 
 
 def without_second_start(
-    route: Route, started: Collection[str], asked: GatewayRequest, fleet: Fleet
+    route: Route, started: Collection[str], request: GatewayRequest, fleet: Fleet
 ) -> Route:
     """The route, or that to a model which came up for this request: it starts no second one.
 
@@ -106,11 +106,11 @@ def without_second_start(
     ready = [i for i in started if i in fleet.offers and fleet.offers[i].backends]
     if route.starts is None or route.starts in started or not ready:
         return route
-    return to_model(ready[0], asked, fleet)
+    return to_model(ready[0], request, fleet)
 
 
 def to_tier(
-    tier: Tier, asked: GatewayRequest, fleet: Fleet, why: str, floor: Tier | None = None
+    tier: Tier, request: GatewayRequest, fleet: Fleet, why: str, floor: Tier | None = None
 ) -> Route:
     """An empty tier falls to the next stronger ones, then to weaker ones, not below `floor`.
 
@@ -118,19 +118,19 @@ def to_tier(
     models whose templates have a place for them, as long as any of them can answer: llama-server
     makes up a form for other templates, which their models were not taught.
     """
-    if floor is not None and not _offers_from(floor, asked, fleet):
+    if floor is not None and not _offers_from(floor, request, fleet):
         floor, why = None, f"{why}; nothing is left of its conversation's tier"
     rejected: list[_Rejected] = []
     order = _order(tier, floor)
-    needs_tools = asked.has_tools and any(
-        offer.tools is not False and _gate(offer, asked) is None
+    needs_tools = request.has_tools and any(
+        offer.tools is not False and _gate(offer, request) is None
         for candidate in order
-        for offer in fleet.of_tier(candidate, asked.endpoint.kinds)
+        for offer in fleet.of_tier(candidate, request.endpoint.kinds)
     )
     for candidate in order:
         passing = []
-        for offer in fleet.of_tier(candidate, asked.endpoint.kinds):
-            problem = _gate(offer, asked)
+        for offer in fleet.of_tier(candidate, request.endpoint.kinds):
+            problem = _gate(offer, request)
             if problem is None and needs_tools and offer.tools is False:
                 why_not = "cannot call tools: its chat template has no place for them"
                 problem = _Rejected(offer, why_not, is_unable=True)
@@ -143,7 +143,7 @@ def to_tier(
             route = _route(candidate, passing, f"{why}{note}{_passed_over(rejected)}", candidate)
             route.wanted = tier
             return route
-    raise _refusal(asked, rejected, fleet)
+    raise _refusal(request, rejected, fleet)
 
 
 _MOST_NAMED = 3
@@ -171,9 +171,9 @@ def _route(
     return Route(pool, (), why, tier, starts=first.model_id, reason=reason)
 
 
-def _offers_from(floor: Tier, asked: GatewayRequest, fleet: Fleet) -> bool:
+def _offers_from(floor: Tier, request: GatewayRequest, fleet: Fleet) -> bool:
     above = STRENGTH[STRENGTH.index(floor) :]
-    return any(fleet.of_tier(tier, asked.endpoint.kinds) for tier in above)
+    return any(fleet.of_tier(tier, request.endpoint.kinds) for tier in above)
 
 
 def _order(tier: Tier, floor: Tier | None) -> tuple[Tier, ...]:
@@ -183,14 +183,14 @@ def _order(tier: Tier, floor: Tier | None) -> tuple[Tier, ...]:
     return (*STRENGTH[at:], *(t for t in weaker if STRENGTH.index(t) >= least))
 
 
-def _gate(offer: AvailableModel, asked: GatewayRequest) -> _Rejected | None:
+def _gate(offer: AvailableModel, request: GatewayRequest) -> _Rejected | None:
     """The first gate that this model does not pass, being ready last. Raises InvalidInput."""
-    if offer.kind not in asked.endpoint.kinds:
+    if offer.kind not in request.endpoint.kinds:
         return _Rejected(offer, f"is a model for {_USES[offer.kind]}")
-    if asked.endpoint.generates and _may_fetch(offer) and asked.prompt.is_remote:
+    if request.endpoint.generates and _may_fetch(offer) and request.prompt.is_remote:
         raise InvalidInput(_REMOTE)
-    if asked.endpoint.generates and not _is_plain(offer, asked):
-        missing = _missing_room(offer, asked.prompt) or _missing_ability(offer, asked.prompt)
+    if request.endpoint.generates and not _is_plain(offer, request):
+        missing = _missing_room(offer, request.prompt) or _missing_ability(offer, request.prompt)
         if missing:
             return _Rejected(offer, missing, is_unable=True)
     if not offer.backends and not offer.can_be_started:
@@ -211,10 +211,10 @@ def _may_fetch(offer: AvailableModel) -> bool:
     return offer.images is not False or offer.audio is not False
 
 
-def _is_plain(offer: AvailableModel, asked: GatewayRequest) -> bool:
+def _is_plain(offer: AvailableModel, request: GatewayRequest) -> bool:
     """Whether it passes on sight, which most do: a token has at least one byte."""
-    room, body = offer.context, asked.body
-    if asked.outline is not None:
+    room, body = offer.context, request.body
+    if request.outline is not None:
         return False  # to search a large body takes longer than to look at its outline
     return (room is None or len(body) < room / 2) and b"image" not in body and b"audio" not in body
 
@@ -239,17 +239,17 @@ def _missing_ability(offer: AvailableModel, prompt: Prompt) -> str:
     return ""
 
 
-def _refusal(asked: GatewayRequest, rejected: Iterable[_Rejected], fleet: Fleet) -> Exception:
+def _refusal(request: GatewayRequest, rejected: Iterable[_Rejected], fleet: Fleet) -> Exception:
     problems = list(rejected)
     if not problems:
-        kinds = " or ".join(sorted(asked.endpoint.kinds))
-        if asked.only is not None:
+        kinds = " or ".join(sorted(request.endpoint.kinds))
+        if request.only is not None:
             return ModelNotFound(
-                f"cannot answer for {asked.model!r}: no {kinds} model is enabled that this token "
+                f"cannot answer for {request.model!r}: no {kinds} model is enabled that this token "
                 "may use; GET /v1/models lists those that it may"
             )
         return ModelNotFound(
-            f"cannot answer for {asked.model!r}: no {kinds} model is enabled; "
+            f"cannot answer for {request.model!r}: no {kinds} model is enabled; "
             "GET /api/models/registry lists all models"
         )
     said = "; ".join(f"{p.offer.model_id} {p.why}" for p in problems[:5])
@@ -259,21 +259,21 @@ def _refusal(asked: GatewayRequest, rejected: Iterable[_Rejected], fleet: Fleet)
     if waiting:
         return ServerFailed(f"cannot answer: {said}")
     return InvalidInput(
-        f"cannot answer this request: {said}{_who_can(asked, fleet)}", field="model"
+        f"cannot answer this request: {said}{_who_can(request, fleet)}", field="model"
     )
 
 
-def _who_can(asked: GatewayRequest, fleet: Fleet) -> str:
+def _who_can(request: GatewayRequest, fleet: Fleet) -> str:
     """Which model would do instead; empty where none would."""
-    if not asked.endpoint.generates:
+    if not request.endpoint.generates:
         return ""
-    prompt = asked.prompt
+    prompt = request.prompt
     for offer in fleet.offers.values():
         is_able = not (_missing_room(offer, prompt) or _missing_ability(offer, prompt))
-        if offer.kind in asked.endpoint.kinds and is_able:
+        if offer.kind in request.endpoint.kinds and is_able:
             return f"; {offer.model_id} can"
     for model_id, model in fleet.disabled.items():
-        if model.found.kind in asked.endpoint.kinds and _would_do(model, prompt):
+        if model.found.kind in request.endpoint.kinds and _would_do(model, prompt):
             return f"; {model_id} can, which is disabled"
     return ""
 
