@@ -17,6 +17,7 @@ from typing import Any
 from magid.cli import reachability
 from magid.cli.output import note
 from magid.cli.reachability import Connect, Unreachable
+from magid.cli.transport_errors import speaks_tls, why
 
 TIMEOUT_S = 3700.0  # above the longest ?wait=
 CONNECT_S = 10.0  # to another machine
@@ -76,7 +77,7 @@ class Client:
         finally:
             connection.close()
         if response.status >= 400:
-            raise _refusal(response.status, answer, f"{method} {path}")
+            raise _refusal(response.status, answer)
         return answer, response.headers.get("ETag", "")
 
     def stream(
@@ -92,7 +93,7 @@ class Client:
         connection, response = self._ask(method, path, body, resume)
         try:
             if response.status >= 400:
-                raise _refusal(response.status, self._parsed(response), f"follow {path}")
+                raise _refusal(response.status, self._parsed(response))
             kind = key = ""
             for raw in response:
                 field, _, value = raw.decode(errors="replace").rstrip("\r\n").partition(": ")
@@ -103,7 +104,7 @@ class Client:
                 elif field == "data" and value != "[DONE]":
                     yield kind, json.loads(value), key
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise Refused(f"magid at {self.where} ended the stream: {_why(error)}") from None
+            raise Refused(f"magid at {self.where} ended the stream: {why(error)}") from None
         finally:
             connection.close()
 
@@ -126,6 +127,7 @@ class Client:
             raise Refused(str(error)) from None
         except (OSError, http.client.HTTPException) as error:
             connection.close()
+            self._refuse_plain(connection, error)
             raise self._unreachable(error) from None
 
     def _unreachable(self, error: Exception) -> Refused:
@@ -134,8 +136,18 @@ class Client:
         if reason:
             return Refused(reachability.explained(reason))
         return Refused(
-            f"cannot reach magid at {self.where}: {_why(error)}\ntry: {_hint(error)}, or give --url"
+            f"cannot reach magid at {self.where}: {why(error)}\ntry: {_hint(error)}, or give --url"
         )
+
+    def _refuse_plain(self, connection: http.client.HTTPConnection, error: Exception) -> None:
+        """Raises Refused if the port was asked for http:// and speaks TLS."""
+        is_cut = isinstance(error, ConnectionResetError | http.client.BadStatusLine)
+        is_plain = self.where.lower().startswith("http://")
+        if is_cut and is_plain and speaks_tls(connection.host, connection.port):
+            raise Refused(
+                f"cannot reach magid at {self.where}: this port speaks TLS; use https://\n"
+                f"try: --url https{self.where[4:]}"
+            ) from None
 
     def _parsed(self, response: http.client.HTTPResponse) -> Any:
         try:
@@ -143,7 +155,7 @@ class Client:
             return json.loads(text) if text else None
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise Refused(
-                f"cannot understand what answers at {self.where}: {_why(error)}\n"
+                f"cannot understand what answers at {self.where}: {why(error)}\n"
                 "try: check that it is magid, or give --url"
             ) from None
 
@@ -182,25 +194,21 @@ def _trusting(cacert: str | None) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=cacert)
     except OSError as error:
         raise Refused(
-            f"cannot use the certificate {cacert}: {_why(error)}\ntry: --cacert FILE", 2
+            f"cannot use the certificate {cacert}: {why(error)}\ntry: --cacert FILE", 2
         ) from None
 
 
-def _refusal(status: int, answer: Any, what: str) -> Refused:
+def _refusal(status: int, answer: Any) -> Refused:
     """Returns magid's error as Refused; below /v1 it is in `error`, as in OpenAI's API."""
     said = answer if isinstance(answer, dict) else {}
     code = said.get("error", "")
     if isinstance(code, dict):
         said, code = code, str(code.get("code") or "")
-    message = said.get("message") or f"cannot {what}: status {status}"
-    details = said.get("details")
-    if code == "CannotStart" and details:  # else it is on another machine, and not said
-        return Refused(reachability.explained(message))
-    return Refused(message, 4 if status == 404 else 1, code, details)
-
-
-def _why(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    message = said.get("message") or (
+        f"cannot go on: what answers sent status {status} and no reason\n"
+        "try: check that it is magid, or give --url"
+    )
+    return Refused(message, 4 if status == 404 else 1, code, said.get("details"))
 
 
 def add(root: argparse.ArgumentParser) -> None:
@@ -249,7 +257,7 @@ def warn(where: str, token: str | None) -> None:
     host = urllib.parse.urlsplit(where).hostname or ""
     if host == "localhost" or host == "::1" or re.fullmatch(r"127(\.[0-9]{1,3}){3}", host):
         return
-    note(f"magictl: the token goes to {host} in clear\nwhoever is on the way can read it\n"
+    note(f"magictl: the token is sent to {host} unencrypted\nanyone on the way can read it\n"
          "try: https:// with --cacert FILE, or ssh")  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
-from magid.cli import model_names
+from magid.cli import hints, model_names
 from magid.cli.client import MODELS, Client, Refused
 from magid.cli.output import RED, flush, note, paint, plain
 
@@ -71,7 +71,7 @@ def like(word: str, known: Iterable[str]) -> str | None:
 
 def _parts(error: Refused) -> tuple[str, str, list[str]]:
     """Returns what, why and what to try. magid's errors read "cannot ...: why; what to do"."""
-    first, *more = str(error).split("\n")
+    first, *more = hints.translated(str(error)).split("\n")
     what, _, why = first.partition(": ") if first.startswith("cannot ") else (first, "", "")
     hint = TRY.get(error.code, "")
     if error.code in model_names.UNKNOWN and why.startswith("it is disabled"):

@@ -31,7 +31,7 @@ def confirmed(what: str, *, yes: bool) -> None:
     if not sys.stdin.isatty():
         raise Refused(f"cannot {what}: no terminal to ask on\ntry: the same with --yes", 2)
     if not agrees(f"{what[:1].upper()}{what[1:]}?"):
-        raise Refused(f"cannot {what}: you said no")
+        raise Refused(f"cannot {what}: you answered no")
 
 
 def agrees(question: str) -> bool:
@@ -194,7 +194,7 @@ class Progress:
 def bar(model: str, servers: list[Any], seconds: float) -> str:
     """Returns the line to show after `seconds`. Pure."""
     if not servers:
-        return f"{plain(model)}: asked for, {seconds:.0f} s"
+        return f"{plain(model)}: requested, {seconds:.0f} s"
     share = sum(_share(server["state"], seconds) for server in servers) / len(servers)
     filled = int(share * WIDTH)
     slowest = min(servers, key=lambda server: STEPS.get(server["state"], 0.0))

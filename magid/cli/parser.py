@@ -15,10 +15,10 @@ EXITS = {
     1: "refused or failed; the message says why",
     2: "wrong usage",
     3: "not ready: status",
-    4: "there is no such model, profile or token",
-    124: "the time was over: wait, --request-timeout",
+    4: "no such model, profile or token, or several of that beginning",
+    124: "timed out: --timeout, --request-timeout",
     130: "ended by Ctrl-C",
-    141: "who read the output went away",
+    141: "the program that read the output has ended",
 }
 ENVIRONMENT = {
     "MAGI_URL": "where magid is, as with --url",
@@ -48,10 +48,13 @@ class Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is None or value in action.choices:
             return
-        what = (action.metavar or action.dest) if action.dest else "argument"
+        is_verb = isinstance(action, argparse._SubParsersAction)
+        what = "command" if is_verb else str(action.metavar or action.dest or "argument").lower()
         near = like(str(value), action.choices)
-        choice = f"did you mean {near!r}?" if near else f"choose from {', '.join(action.choices)}"
-        raise argparse.ArgumentError(None, f"there is no {str(what).lower()} {value!r}; {choice}")
+        choice = f"; did you mean {near!r}?" if near else ""
+        if not near and not is_verb:
+            choice = f"; choose from {', '.join(map(str, action.choices))}"
+        raise argparse.ArgumentError(None, f"unknown {what} {value!r}{choice}")
 
 
 class Verbs:

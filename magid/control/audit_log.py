@@ -5,6 +5,9 @@ caused it.
 """
 
 import logging
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from magid.catalog.effective import Model
 from magid.catalog.registry import ModelEntry
@@ -39,23 +42,39 @@ class StateLog:
             return
         level, event = _TOLD[server.state]
         log.log(
-            level, "%s (%s) is %s", server.unit, server.model_id, _how(server),
+            level, "%s (%s) %s", server.unit, server.model_id, _how(server),
             extra=about(event, model=server.model_id, port=server.port),
         )  # fmt: skip
 
 
 def _how(server: ObservedServer) -> str:
     if server.state is ServerState.READY and server.started_at and server.ready_at:
-        return f"ready after {server.ready_at - server.started_at:.1f} s"
-    return f"{server.state}: {server.reason}" if server.reason else str(server.state)
+        return f"is ready after {server.ready_at - server.started_at:.1f} s"
+    return server.described
 
 
 def tell_decision(before: ModelEntry, model: Model) -> None:
     """Logs which settings of a model a user has changed."""
     old, new = (entry.model_dump(mode="json", by_alias=True) for entry in (before, model.entry))
-    changed = {name: value for name, value in new.items() if old.get(name) != value}
-    words = ", ".join(f"{name}={value!r}" for name, value in changed.items()) or "nothing changed"
+    words = ", ".join(_changes(old, new)) or "nothing changed"
     log.info(
         "decided for %s: %s", model.model_id, words,
         extra=about(Event.DECIDED, model=model.model_id),
     )  # fmt: skip
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    """Yields KEY=VALUE for each change, as `magictl set` takes it: KEY= for the default."""
+    for name, value in new.items():
+        if isinstance(value, dict):
+            yield from _changes(old.get(name) or {}, value)
+        elif old.get(name) != value:
+            yield f"{name}={_text(value)}"
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return shlex.join(map(str, value))
+    return "" if value is None else str(value)

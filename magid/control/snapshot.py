@@ -128,8 +128,7 @@ def unready_reasons(
         if server.state in (ServerState.FAILED, ServerState.BACKOFF) or (
             phase is Phase.STARTING and server.state is not ServerState.READY
         ):
-            why = f": {server.reason}" if server.reason else ""
-            reasons.append(f"{server.unit} ({spec.model_id}) is {server.state}{why}")
+            reasons.append(f"{server.unit} ({spec.model_id}) {server.described}")
     return reasons + [f"{b.model_id} has no server: {b.reason}" for b in snapshot.wanted.blocked]
 
 

@@ -54,8 +54,9 @@ def exit_reason(returncode: int, words: LastErrors, *, was_ready: bool) -> str:
         return f"exited with status {returncode}" + (f": {quote}" if quote else "")
     with suppress(ValueError):
         number = signal.Signals(-returncode)
-        said = f"was killed by signal {number.value} ({number.name})"
         if number is signal.SIGKILL:
-            return said + ", by someone or by the kernel because memory ran out"
-        return said + (f": {quote}" if quote and number in _CRASHES else "")
+            return "crashed (SIGKILL), killed by someone or by the kernel because memory ran out"
+        if number not in _CRASHES:
+            return f"was ended by {number.name}"
+        return f"crashed ({number.name})" + (f": {quote}" if quote else "")
     return f"was killed by signal {-returncode}"

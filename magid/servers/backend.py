@@ -4,6 +4,7 @@ Pure data and pure functions: no I/O, no await. Both backends (`processes`, `sys
 types, and so does the privileged helper, which trusts nothing else.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -51,7 +52,7 @@ class ObservedServer:
     instance: int
     spec_hash: str
     state: ServerState
-    reason: str = ""  # why it is failed / in backoff / stopped, for a person
+    reason: str = ""  # of failed, backoff and stopped; for backoff it begins with a verb
     pid: int | None = None
     host: str = "127.0.0.1"
     started_at: float | None = None  # start of the current process, seconds since the epoch
@@ -63,6 +64,19 @@ class ObservedServer:
     @property
     def unit(self) -> str:
         return unit_name(self.port)
+
+    @property
+    def described(self) -> str:
+        """Returns what a sentence says of the unit: "is ready", "crashed (SIGKILL); ..."."""
+        if self.state is ServerState.BACKOFF:
+            return self.reason or "ended and is being restarted"
+        said = "has failed" if self.state is ServerState.FAILED else f"is {self.state}"
+        return f"{said}: {self.reason}" if self.reason else said
+
+
+def restarting_in(seconds: float) -> str:
+    """Returns the end of a reason: "; restarting in 15 s". Whole seconds, 1 at least."""
+    return f"; restarting in {max(1, math.ceil(seconds))} s"
 
 
 def initial_state(spec: ServerSpec) -> ObservedServer:

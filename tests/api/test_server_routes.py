@@ -79,7 +79,7 @@ def test_servers_show_the_overrides_of_their_model(magid: Running) -> None:
 def test_stop_start_and_restart_answer_at_once_or_when_done(magid: Running) -> None:
     stopped = magid.ask("POST", f"{ALPHA_SERVER}/stop?wait=30", status=200)
     assert stopped.keys() == {"message", "modelId", "servers"}
-    assert stopped["message"] == f"Stop of {ALPHA} done"
+    assert stopped["message"] == f"{ALPHA} has stopped"
     (server,) = stopped["servers"]
     assert (server["state"], server["pid"], server["uptimeSeconds"]) == ("stopped", None, 0)
     assert magid.ask("POST", f"{ALPHA_SERVER}/stop", status=202)["modelId"] == ALPHA  # idempotent

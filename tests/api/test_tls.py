@@ -18,6 +18,7 @@ from magid.api.tls import Certificate
 from magid.errors import InvalidConfig
 from tests.support import fleets, ggufs, rest
 from tests.support.deadlines import DEADLINE_S
+from tests.support.magictl import magictl
 from tests.support.rest import Parts
 from tests.support.running import ROOT, Running
 
@@ -220,3 +221,12 @@ def test_a_new_certificate_counts_from_the_reload_on(magid: Running) -> None:
     reload(magid)
     assert certificate_seen(magid) == second
     assert "key values mismatch" in magid.log.read_text()
+
+
+def test_magictl_without_tls_is_told_what_is_wrong(magid: Running) -> None:
+    said = magictl("status", url=f"http://127.0.0.1:{magid.port}").stderr.splitlines()
+    assert said == [
+        f"magictl: cannot reach magid at http://127.0.0.1:{magid.port}",
+        "this port speaks TLS; use https://",
+        f"try: --url https://127.0.0.1:{magid.port}",
+    ]

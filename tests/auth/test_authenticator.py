@@ -503,12 +503,14 @@ def test_a_token_in_clear_to_another_machine_is_warned_of(
     credentials.warn(url, token)
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err.startswith(f"magictl: the token goes to {host} in clear\n" if host else "")
+    assert said.err.startswith(
+        f"magictl: the token is sent to {host} unencrypted\n" if host else ""
+    )
     assert bool(said.err) is bool(host)
 
 
 def test_magictl_warns_once() -> None:
     words = ("--request-timeout", "0.5", "start", "a", "b")
     done = magictl(*words, url="http://192.0.2.1:8000", MAGI_TOKEN="t")
-    assert done.stderr.count("in clear") == 1
+    assert done.stderr.count("unencrypted") == 1
     assert done.returncode in (1, 124)

@@ -75,7 +75,7 @@ OVERALL = {"phase": "serving", "ready": False, "reasons": ["a", "b"], "activePro
     ("kind", "data", "line"),
     [
         ("serverRemoved", {"port": 8080, "unit": "x@1.service", "modelId": "m"},
-         "x@1.service (m) is no more"),
+         "x@1.service (m) was removed"),
         ("status", OVERALL, "magid: serving, not ready (a; b), profile -, 2 to stop, 1 to start"),
         ("registry", {"models": {}, "removed": ["m"], "registry": {"portRange": []}},
          "registry: portRange changed, m removed"),

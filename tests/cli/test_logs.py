@@ -40,12 +40,12 @@ def test_logs_of_magid_are_followed_across_a_restart(magid: Running, type_in: Ty
         words, env=environment(magid.url), stdout=subprocess.PIPE, text=True
     ) as process:  # fmt: skip
         assert process.stdout is not None
-        assert process.stdout.readline().endswith("tierOverride='balanced'\n")
+        assert process.stdout.readline().endswith("tierOverride=balanced\n")
         magid.stop()
         magid.start()
         magid.wait_ready()
         type_in(f"tier {QWEN} powerful")
-        assert process.stdout.readline().endswith("tierOverride='powerful'\n")
+        assert process.stdout.readline().endswith("tierOverride=powerful\n")
         process.send_signal(signal.SIGINT)
         assert process.stdout.read() == ""
     assert process.returncode == 130

@@ -15,9 +15,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_stop_start_and_restart_wait_for_the_end(magid: Running, type_in: Type) -> None:
-    assert type_in(f"stop {ALPHA} {BETA}").stdout == (
-        f"Stop of {ALPHA} done\nStop of {BETA} done\n"
-    )
+    assert type_in(f"stop {ALPHA} {BETA}").stdout == (f"{ALPHA} has stopped\n{BETA} has stopped\n")
     assert {s["state"] for s in magid.servers().values()} == {"stopped"}
     type_in(f"start {ALPHA} {BETA}")
     before = magid.servers()
@@ -31,7 +29,7 @@ def test_one_that_is_refused_does_not_keep_the_others_from_being_done(
     magid: Running, type_in: Type
 ) -> None:
     done = type_in(f"restart {DEEPSEEK} nothing {ALPHA}", 1)
-    assert done.stdout == f"Restart of {ALPHA} done\n"
+    assert done.stdout == f"{ALPHA} is ready\n"
     assert done.stderr.splitlines() == [
         f"magictl: cannot start '{DEEPSEEK}'",
         "it is disabled",
@@ -75,4 +73,4 @@ def test_the_bar_of_a_load() -> None:
     assert "." not in interaction.bar("m", [ready], 1.0).partition("]")[0]
     broken = {"state": "backoff", "stateReason": "it\x1b crashed"}
     assert "m: backoff, it? crashed" in interaction.bar("m", [ready, broken], 1.0)
-    assert interaction.bar("m", [], 3.0) == "m: asked for, 3 s"
+    assert interaction.bar("m", [], 3.0) == "m: requested, 3 s"

@@ -15,7 +15,7 @@ def test_overrides(magid: Running, type_in: Type) -> None:
     assert type_in(f"tier {ALPHA} powerful").stdout == f"Tier updated for {ALPHA}\n"
     assert type_in(f"thinking {ALPHA} on").returncode == 0
     done = type_in(f"disable {ALPHA}")
-    assert done.stderr == "what runs differs now from what is wanted: magictl apply\n"
+    assert done.stderr == "not in force yet; run: magictl apply\n"
     row = magid.get("/api/models/registry")["models"][ALPHA]
     assert (row["tierOverride"], row["thinkingOverride"], row["enabled"]) == (
         "powerful", True, False,

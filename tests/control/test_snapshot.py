@@ -45,8 +45,12 @@ def servers(snapshot: Snapshot, *states: ServerState) -> dict[int, ObservedServe
         (Phase.SERVING, (S.READY, S.READY), []),
         (Phase.SERVING, (S.READY, S.STOPPED), []),  # a person stopped it
         (Phase.SERVING, (S.READY, S.LOADING), []),  # a person restarts it
-        (Phase.SERVING, (S.READY, S.FAILED), ["llama-server@8081.service (b) is failed"]),
-        (Phase.SERVING, (S.BACKOFF, S.READY), ["llama-server@8080.service (a) is backoff"]),
+        (Phase.SERVING, (S.READY, S.FAILED), ["llama-server@8081.service (b) has failed"]),
+        (
+            Phase.SERVING,
+            (S.BACKOFF, S.READY),
+            ["llama-server@8080.service (a) ended and is being restarted"],
+        ),
         (Phase.SCANNING, (S.READY, S.READY), ["the model folders are being read"]),
         (Phase.DRAINING, (S.READY, S.READY), ["magid is shutting down"]),
         (
@@ -69,7 +73,7 @@ def test_the_reason_of_a_failure_is_passed_on() -> None:
     spec = snapshot.wanted.specs[0]
     failed = {spec.port: observed(spec, S.FAILED, reason="out of memory")}
     (reason,) = unready_reasons(Phase.SERVING, snapshot, failed)
-    assert reason.endswith("is failed: out of memory")
+    assert reason.endswith("has failed: out of memory")
 
 
 def test_a_failed_server_of_another_model_on_the_port_does_not_count() -> None:

@@ -32,9 +32,8 @@ async def get_server_metrics(ctx: Context, call: Call) -> Reply:
     model_id = ctx.daemon.resolve_id(call.params["modelId"])
     server = _server_of(ctx, model_id, call.query.get("instance", 0))
     if server.state is not ServerState.READY:
-        why = f": {server.reason}" if server.reason else ""
         raise ServerUnreachable(
-            f"cannot get metrics of {model_id!r}: {server.unit} is {server.state}{why}",
+            f"cannot get metrics of {model_id!r}: {server.unit} {server.described}",
             modelId=model_id,
         )
     endpoint = Endpoint(server.host, server.port)

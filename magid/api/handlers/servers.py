@@ -43,10 +43,11 @@ async def _act(
 ) -> Reply:
     """Returns 202 at once; with ?wait=SECONDS 200 when the work is done, or raises its error."""
     wait_s = call.query.get("wait")
+    done = "has stopped" if verb == "Stop" else "is ready"
     if wait_s:
         await ctx.daemon.finished(model_id, work, wait_s)
     answer: server_schemas.ServerAction = {
-        "message": f"{verb} of {model_id} {'done' if wait_s else 'requested'}",
+        "message": f"{model_id} {done}" if wait_s else f"{verb} of {model_id} requested",
         "modelId": model_id,
         "servers": await ctx.servers_of(model_id),
     }
@@ -104,7 +105,7 @@ def _model_reasons(ctx: Context, name: str) -> list[str]:
         return []
     if not servers:
         return [f"{model_id} has no server"]
-    return [f"{s.unit} is {s.state}{': ' + s.reason if s.reason else ''}" for s in servers]
+    return [f"{s.unit} {s.described}" for s in servers]
 
 
 async def status(ctx: Context, call: Call) -> Reply:

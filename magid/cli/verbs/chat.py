@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import Any
 
-from magid.cli import prompting
+from magid.cli import hints, prompting
 from magid.cli.client import Client, Refused
 from magid.cli.errors import report
 from magid.cli.model_names import named
@@ -187,7 +187,7 @@ def route(client: Client, args: argparse.Namespace) -> int:
         ("MODEL", "PORT", "TIER", "BUSY", "SLOTS", "VERDICT"),
         [
             (c["modelId"], c["port"], c["tier"], c["outstanding"], c["slots"],
-             c["whyNot"] or ("chosen" if c == chosen else None))
+             hints.translated(c["whyNot"] or "") or ("chosen" if c == chosen else None))
             for c in answer["candidates"]
         ],
         "no server could answer it",

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from magid.cli import hints
 from magid.cli.client import Client, Refused
 from magid.cli.interaction import TIMED_OUT
 from magid.cli.output import DIM, json_line, paint, plain
@@ -79,14 +80,13 @@ def _told(kind: str, data: Any) -> str:
             )
         case "server":
             server = data["server"]
-            reason = f": {server['stateReason']}" if server["stateReason"] else ""
-            return f"{server['unit']} ({server['modelId']}) is {server['state']}{reason}"
+            return f"{server['unit']} ({server['modelId']}) {_state(server)}"
         case "registry":
             gone = "".join(f", {name} removed" for name in data["removed"])
             changed = ", ".join([*data["models"], *data.get("registry", {})])
             return f"registry: {changed or 'nothing'} changed{gone}"
         case "serverRemoved":
-            return f"{data['unit']} ({data['modelId']}) is no more"
+            return f"{data['unit']} ({data['modelId']}) was removed"
         case "profiles":
             removed = "".join(f", {name} removed" for name in data["removed"])
             return f"profiles: {', '.join(data['changed']) or 'nothing'} changed{removed}"
@@ -98,7 +98,18 @@ def _told(kind: str, data: Any) -> str:
             return ""  # of a newer magid
 
 
+def _state(server: Any) -> str:
+    """What magid's log says too: "is ready", "crashed (SIGKILL); restarting in 15 s"."""
+    state, reason = server["state"], server["stateReason"]
+    if state == "backoff" and reason:
+        return str(reason)
+    said = {"failed": "has failed", "backoff": "is being restarted"}.get(state, f"is {state}")
+    return f"{said}: {reason}" if reason else said
+
+
 def _overall(data: Any) -> str:
-    ready = "ready" if data["ready"] else f"not ready ({'; '.join(data['reasons'])})"
+    ready = (
+        "ready" if data["ready"] else f"not ready ({hints.translated('; '.join(data['reasons']))})"
+    )
     pending = [f"{count} to {what}" for what, count in data["pendingChanges"].items() if count]
     return ", ".join([data["phase"], ready, f"profile {data['activeProfile'] or '-'}", *pending])

@@ -72,7 +72,7 @@ def show(client: Client, args: argparse.Namespace) -> int:
         return 0
     print(_yaml(answer), end="")
     for model in answer["missingModels"]:
-        note(f"no model is meant by {model!r}")
+        note(f"{model!r} matches no model")
     return 0
 
 

@@ -100,4 +100,4 @@ def _changed(args: argparse.Namespace, answer: Any) -> None:
         return
     say(answer["message"])
     if answer["restartRequired"]:
-        note("what runs differs now from what is wanted: magictl apply")
+        note("not in force yet; run: magictl apply")

@@ -3,6 +3,7 @@
 import argparse
 from typing import Any
 
+from magid.cli import hints
 from magid.cli.client import MODELS, Client, quoted
 from magid.cli.model_names import named
 from magid.cli.output import (
@@ -72,7 +73,7 @@ def status(client: Client, args: argparse.Namespace) -> int:
     if pending["start"] or pending["stop"]:
         say(f"pending:      {pending['start']} to start, {pending['stop']} to stop: magictl apply")
     for problem in answer["problems"]:
-        say(f"problem:      {problem}")
+        say(f"problem:      {hints.translated(problem)}")
     return 0 if answer["ready"] else 3
 
 

@@ -104,7 +104,7 @@ def exposure(facts: Facts) -> Iterator[Finding]:
             yield Finding(
                 "server-exposed",
                 _open(one),
-                "its key is all that keeps others out, and it goes over the network in clear",
+                "its key is all that keeps others out, and it is sent over the network unencrypted",
                 do="magid gives servers loopback addresses only; start it again:",
                 run=(f"systemctl stop {shlex.quote(one.unit)}", "magictl apply"),
             )

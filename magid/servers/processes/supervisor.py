@@ -26,7 +26,7 @@ from magid.llama.log_errors import LastErrors, exit_reason
 from magid.llama.program import LlamaProgram
 from magid.llama.spec import ServerSpec
 from magid.log.buffer import LogRing
-from magid.servers.backend import ObservedServer, ServerState, initial_state
+from magid.servers.backend import ObservedServer, ServerState, initial_state, restarting_in
 from magid.servers.processes.child import Child
 
 
@@ -242,7 +242,7 @@ class ServerProcess:
                 raise ServerFailed(f"{reason}; given up after {policy.limit} restarts")
             delay_s = policy.delay_s(in_a_row)
             self._forget_process()
-            self._show(ServerState.BACKOFF, f"{reason}; starting again in {delay_s:g} s")
+            self._show(ServerState.BACKOFF, f"{reason}{restarting_in(delay_s)}")
             await asyncio.sleep(delay_s)
             self.observed = replace(self.observed, restarts=self.observed.restarts + 1)
             self._show(ServerState.STARTING)

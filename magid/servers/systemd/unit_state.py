@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any, Final
 
 from magid.llama.log_errors import error_text
-from magid.servers.backend import ObservedServer, ServerState
+from magid.servers.backend import ObservedServer, ServerState, restarting_in
 from magid.systemd.unit_names import port_in
 
 _EXITED, _KILLED, _DUMPED = 1, 2, 3  # CLD_EXITED and so on, as in ExecMainCode
@@ -175,7 +175,7 @@ def _what_follows(properties: Mapping[str, Any]) -> str:
         return ""
     # RestartUSecNext: from 254 on, where the pause grows.
     pause = int(properties.get("RestartUSecNext", properties.get("RestartUSec", _NEVER)))
-    return f"; starting again in {pause / 1e6:g} s" if pause < _NEVER else "; starting again"
+    return restarting_in(pause / 1e6) if pause < _NEVER else "; restarting"
 
 
 def _of_ready(properties: Mapping[str, Any]) -> FailureReason | None:
@@ -208,7 +208,9 @@ def _of_result(properties: Mapping[str, Any]) -> FailureReason:
         case "watchdog":
             return FailureReason("gave no sign of life and was ended (watchdog)")
         case "resources":
-            return FailureReason("systemd could not start it (resources)", witness=1, first=False)
+            return FailureReason(
+                "could not be started by systemd (resources)", witness=1, first=False
+            )
         case "success" | "exit-code" | "signal" | "core-dump" | "start-limit-hit":
             return _of_process(properties, pid, ready)
         case result:
@@ -233,7 +235,7 @@ def _of_process(properties: Mapping[str, Any], pid: int | None, ready: bool) -> 
     if not status:  # ended by a signal from outside: its log has no cause
         return FailureReason("exited with status 0")
     if status in _STEPS:
-        said = f"systemd could not set it up (step {_STEPS[status]})"
+        said = f"could not be set up by systemd (step {_STEPS[status]})"
         return FailureReason(said, witness=pid, first=False)
     return FailureReason(f"exited with status {status}", witness=pid, first=not ready)
 
@@ -244,7 +246,9 @@ def _killed_by(number: int) -> tuple[str, bool]:
         known = signal.Signals(number)
     except ValueError:
         return f"was killed by signal {number}", False
-    return f"was killed by signal {number} ({known.name})", known in _CRASHES
+    if known in _CRASHES or known is signal.SIGKILL:
+        return f"crashed ({known.name})", known in _CRASHES
+    return f"was ended by {known.name}", False
 
 
 def complaint(lines: Sequence[tuple[int, str]], verdict: FailureReason) -> str:
