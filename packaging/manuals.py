@@ -17,6 +17,7 @@ sys.path.insert(0, str(ROOT))
 from magid import __main__, __version__  # noqa: E402  # needs the line above
 from magid.cli import completion_grammar, setting_keys  # noqa: E402  # likewise
 from magid.cli import main as cli  # noqa: E402  # likewise
+from magid.cli.commands import GROUPS  # noqa: E402  # likewise
 from magid.cli.parser import ENVIRONMENT, EXITS  # noqa: E402  # likewise
 from magid.config import loading as config  # noqa: E402  # likewise
 from magid.llama.options import REFUSED, allowed_options  # noqa: E402  # likewise
@@ -46,7 +47,12 @@ def _sentence(text: str) -> str:
 
 
 def verbs(program: completion_grammar.Command) -> str:
-    return "\n".join(_verb(verb, "") for verb in program.verbs)
+    """All verbs, in the groups of --help."""
+    found = {verb.name: verb for verb in program.verbs}
+    lines = []
+    for group, names in GROUPS.items():
+        lines += [f".SS {group}", *(_verb(found[name], "") for name in names)]
+    return "\n".join(lines)
 
 
 def _verb(verb: completion_grammar.Command, before: str) -> str:

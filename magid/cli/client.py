@@ -19,6 +19,7 @@ from magid.cli.output import note
 from magid.cli.reachability import Connect, Unreachable
 from magid.cli.transport_errors import speaks_tls, why
 
+TIMED_OUT = 124  # the exit status of timeout(1)
 TIMEOUT_S = 3700.0  # above the longest ?wait=
 CONNECT_S = 10.0  # to another machine
 _LOCAL_CONNECT_S = 2.0
@@ -208,7 +209,11 @@ def _refusal(status: int, answer: Any) -> Refused:
         f"cannot go on: what answers sent status {status} and no reason\n"
         "try: check that it is magid, or give --url"
     )
-    return Refused(message, 4 if status == 404 else 1, code, said.get("details"))
+    details = said.get("details")
+    if code == "CannotStart" and details:  # else it is on another machine, and not said
+        return Refused(reachability.explained(message))
+    result = TIMED_OUT if code == "TimedOut" else 4 if status == 404 else 1
+    return Refused(message, result, code, details)
 
 
 def add(root: argparse.ArgumentParser) -> None:

@@ -1,9 +1,10 @@
-"""All verbs, in the order of the manual."""
+"""All verbs, in groups: the order of `magictl --help` and of the manual."""
 
 from magid.cli.parser import Verbs
 from magid.cli.verbs import (
     chat,
     completion,
+    config,
     doctor,
     events,
     logs,
@@ -14,13 +15,21 @@ from magid.cli.verbs import (
     status,
     tokens,
     top,
+    usage,
     version,
 )
 
 MODULES = (
     status, servers, settings, plan, profiles, logs, chat, top, events, doctor,
-    tokens, version, completion,
+    tokens, version, completion, config, usage,
 )  # fmt: skip
+GROUPS = {
+    "Models": ("ls", "show", "cat", "rescan"),
+    "Servers": ("status", "ps", "top", "events", "logs", "start", "stop", "restart", "wait"),
+    "Decisions": ("enable", "disable", "tier", "thinking", "set", "profile", "diff", "apply"),
+    "Prompts": ("run", "route"),
+    "This machine": ("doctor", "config", "token", "version", "completion", "help"),
+}
 
 
 def add(verbs: Verbs) -> None:

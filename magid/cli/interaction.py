@@ -6,6 +6,7 @@ an action may take.
 
 import argparse
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -19,7 +20,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
-from magid.cli.client import Client, Refused
+from magid.cli.client import TIMED_OUT, Client, Refused
 from magid.cli.errors import report
 from magid.cli.output import plain
 
@@ -40,18 +41,33 @@ def agrees(question: str) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-TIMED_OUT = 124  # the exit status of timeout(1)
+LONGEST_WAIT_S = 3600.0  # of the API
 LONGEST_S = 1e8  # three years: the limit of the timer
 
 
+UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
+
+
 def seconds(text: str) -> float:
-    """Parses an option's value. argparse shows the error to the user."""
+    """Parses an option's value: 30, 30s, 5m, 1h30m. argparse shows the error to the user."""
+    parts = re.findall(r"([0-9]*\.?[0-9]+)(ms|min|[smhd])", text)
     try:
-        value = float(text)
+        if parts and "".join(map("".join, parts)) == text:
+            value = sum(float(number) * UNITS_S[unit] for number, unit in parts)
+        else:
+            value = float(text)
     except ValueError:
         value = -1.0
     if not 0 < value <= LONGEST_S:
-        raise argparse.ArgumentTypeError(f"{text!r} should be a number of seconds above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} should be a time above 0, as 30, 30s or 5m")
+    return value
+
+
+def wait_seconds(text: str) -> float:
+    """Parses a time as `seconds` does, of up to an hour: magid waits no longer for a server."""
+    value = seconds(text)
+    if value > LONGEST_WAIT_S:
+        raise argparse.ArgumentTypeError(f"{text!r} should be 1h at most")
     return value
 
 

@@ -27,27 +27,33 @@ def parser() -> argparse.ArgumentParser:
     root = Parser(
         prog="magictl",
         description="Operates magid, the model manager.",
-        epilog=_epilog(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     root.add_argument("--version", action="version", version=f"magictl {__version__}")
     root.add_argument("--url", help="https://HOST:PORT, http://HOST:PORT or unix:/PATH (MAGI_URL)")
     root.add_argument(
         "--request-timeout",
-        metavar="SECONDS",
+        metavar="TIME",
         type=seconds,
-        help="give up after so long (exit 124)",
+        help="give up after so long, 30 or 5m (exit 124)",
     )
     root.add_argument("--no-color", action="store_true", help="no colours (NO_COLOR)")
     credentials.add(root)
-    commands.add(Verbs(root))
+    verbs = Verbs(root)
+    commands.add(verbs)
+    root.epilog = _epilog(verbs.texts())
     return root
 
 
-def _epilog() -> str:
-    lines = ["exit status:", *(f"  {status:<4} {text}" for status, text in EXITS.items())]
+def _epilog(texts: dict[str, str]) -> str:
+    lines = []
+    for group, verbs in commands.GROUPS.items():
+        lines += [f"{group}:", *(f"  {verb:<11} {texts[verb]}" for verb in verbs), ""]
+    lines += ["exit status:", *(f"  {status:<4} {text}" for status, text in EXITS.items())]
     lines += ["", "environment:", *(f"  {name:<15} {text}" for name, text in ENVIRONMENT.items())]
-    return "\n".join([*lines, "", "magictl VERB --help has examples; magictl(1) has it all"])
+    return "\n".join(
+        [*lines, "", "magictl help VERB has options and examples; magictl(1) has it all"]
+    )
 
 
 def _own_first(root: argparse.ArgumentParser, words: Sequence[str]) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 
 from magid.cli.client import Client
 from magid.cli.errors import like
+from magid.cli.habits import HABITS
 from magid.cli.output import note
 
 Run = Callable[[Client, argparse.Namespace], int]
@@ -42,7 +43,8 @@ class Parser(argparse.ArgumentParser):
         return super().format_help() + details
 
     def error(self, message: str) -> NoReturn:
-        note(f"{self.prog}: cannot read the command line\n{message}\ntry: {self.prog} --help")
+        advice = "" if "\ntry: " in message else f"\ntry: {self.prog} --help"
+        note(f"{self.prog}: cannot read the command line\n{message}{advice}")
         raise SystemExit(2)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
@@ -50,6 +52,9 @@ class Parser(argparse.ArgumentParser):
             return
         is_verb = isinstance(action, argparse._SubParsersAction)
         what = "command" if is_verb else str(action.metavar or action.dest or "argument").lower()
+        habit = HABITS.get(value) if is_verb and self.prog == "magictl" else None
+        if habit:
+            raise argparse.ArgumentError(None, f"unknown command {value!r}\ntry: {habit}")
         near = like(str(value), action.choices)
         choice = f"; did you mean {near!r}?" if near else ""
         if not near and not is_verb:
@@ -62,9 +67,15 @@ class Verbs:
 
     def __init__(self, parser: argparse.ArgumentParser, dest: str = "verb") -> None:
         self._dest = dest
+        is_listed = dest != "verb"  # those of magictl are listed in groups
         self._parsers = parser.add_subparsers(
-            dest=dest, required=True, metavar=dest.upper(), parser_class=Parser
-        )
+            dest=dest, required=True, metavar=dest.upper(), parser_class=Parser,
+            **({} if is_listed else {"help": argparse.SUPPRESS}),
+        )  # fmt: skip
+
+    def texts(self) -> dict[str, str]:
+        """Returns the text of each verb, by its own name."""
+        return {choice.dest: choice.help or "" for choice in self._parsers._choices_actions}
 
     def add(
         self,

@@ -340,7 +340,14 @@ class Daemon:
         self._executor.execute(plan)
         return plan
 
-    async def finished(self, model_id: str, work: asyncio.Task[None], timeout_s: float) -> None:
+    async def finished(
+        self,
+        model_id: str,
+        work: asyncio.Task[None],
+        timeout_s: float,
+        *,
+        first_try: bool = False,
+    ) -> None:
         """Waits until `work` is done and the model's servers have settled.
 
         Raises TimedOut (the work continues), ServerFailed with the reason of the first failure, and
@@ -348,7 +355,7 @@ class Daemon:
         """
         known = self.resolve_id(model_id)
         ports = {spec.port for spec in self.snapshot.wanted.specs if spec.model_id == known}
-        await self._executor.finished(known, ports, work, timeout_s)
+        await self._executor.finished(known, ports, work, timeout_s, first_try=first_try)
 
     def resolve_id(self, model_id: str) -> str:
         """Returns the full model id.

@@ -64,9 +64,17 @@ class PlanExecutor:
         return task
 
     async def finished(
-        self, model_id: str, ports: Container[int], work: _Task, timeout_s: float
+        self,
+        model_id: str,
+        ports: Container[int],
+        work: _Task,
+        timeout_s: float,
+        *,
+        first_try: bool = False,
     ) -> None:
         """Waits until `work` is done and the model's servers have settled.
+
+        With `first_try` a server that ended and will be restarted has failed: its cause is known.
 
         Raises what `work` raises, TimedOut (the work continues), or ServerFailed with the reason if
         a server on one of `ports` has failed. A failure on a port the model had before does not
@@ -76,15 +84,21 @@ class PlanExecutor:
             async with asyncio.timeout(timeout_s):
                 await asyncio.shield(work)
                 for server in self._servers_of(model_id):
-                    await self._launcher.settled(server.port)
+                    if first_try:
+                        await self._loaded(server.port)
+                    else:
+                        await self._launcher.settled(server.port)
         except TimeoutError:
             raise TimedOut(
-                f"cannot say yet how {model_id!r} ends: still under way after {timeout_s:g} s; "
+                f"cannot wait longer for {model_id!r}: it has not finished after {timeout_s:g} s; "
                 "GET /api/models/servers shows its state",
                 modelId=model_id,
             ) from None
         for server in self._servers_of(model_id):
-            if server.state is ServerState.FAILED and server.port in ports:
+            is_broken = server.state is ServerState.FAILED or (
+                first_try and server.state is ServerState.BACKOFF
+            )
+            if is_broken and server.port in ports:
                 raise ServerFailed(
                     f"cannot run {model_id!r}: {server.reason}; "
                     f"GET /api/models/servers/{model_id}/logs shows more",

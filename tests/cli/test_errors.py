@@ -31,7 +31,16 @@ NEAR = (
         ("profile show nothing", 4, "magictl: cannot find profile 'nothing'"),
         ("profile activate ../../etc/passwd", 4, "magictl: cannot find profile"),
         ("show ../../livez?x=#y%00", 4, "magictl: cannot find model '../../livez?x=#y%00'"),
-        (f"start {ALPHA} --timeout -1", 1, "magictl: cannot read wait='-1'"),
+        (f"start {ALPHA} --timeout=-1", 2, f"magictl start: {USAGE}\nargument -t/--timeout: '-1' "),
+        (
+            f"restart {ALPHA} -t 2h",
+            2,
+            f"magictl restart: {USAGE}\nargument -t/--timeout: '2h' sh",
+        ),
+        ("pull x", 2, f"magictl: {USAGE}\nunknown command 'pull'\ntry: put the GGUF file into a "),
+        ("inspect x", 2, f"magictl: {USAGE}\nunknown command 'inspect'\ntry: magictl show MODEL\n"),
+        ("help dance", 2, f"magictl: {USAGE}\nunknown command 'dance'"),
+        ("config gatway", 2, "magictl: cannot show 'gatway'\nknown are model_paths, "),
         (
             "start",
             2,
@@ -73,7 +82,7 @@ NEAR = (
         (f"wait {DEEPSEEK} --timeout 2", 124, f"magictl: cannot wait longer for {DEEPSEEK}\nit "),
         ("run nothing Hello", 4, "magictl: cannot find model 'nothing'\nnone of the 5 models"),
         ("--request-timeout nan ls", 2, f"magictl: {USAGE}\nargument --request-timeout: 'nan' sh"),
-        ("top --every 0", 2, f"magictl top: {USAGE}\nargument --every: '0' should be a number of"),
+        ("top --every 0", 2, f"magictl top: {USAGE}\nargument --every: '0' should be a time "),
         (
             f"run {ALPHA}",
             2,
@@ -89,7 +98,7 @@ def test_errors(type_in: Type, line: str, status: int, said: str) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["logs nothing --since x", "logs --since yesterday", "logs -n 0", f"start {ALPHA} --timeout -1",
+    ["logs nothing --since x", "logs --since yesterday", "logs -n 0",
      f"set {ALPHA} ctxSize=-7", "profile activate ../x", f"start {DEEPSEEK}", "logs -f nothing"],
 )  # fmt: skip
 def test_what_magid_refuses_is_told_in_three_lines(magid: Running, line: str) -> None:

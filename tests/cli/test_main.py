@@ -1,5 +1,7 @@
 """The command itself: its options, its output, its help."""
 
+import argparse
+import json
 import os
 import shlex
 import socket
@@ -11,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from magid import __version__
-from magid.cli import completion_grammar, main
+from magid.cli import completion_grammar, interaction, main
+from magid.cli.commands import GROUPS
+from magid.cli.habits import HABITS
 from tests.support.deadlines import DEADLINE_S
 from tests.support.magictl import MAGICTL, environment, magictl
 from tests.support.rest import ALPHA, BETA
@@ -68,6 +72,61 @@ def test_every_verb_has_examples_that_can_be_typed() -> None:
             if "|" in typed:
                 typed = typed[: typed.index("|")]
             assert main.parser().parse_args(typed).run, example
+
+
+def test_every_verb_is_in_one_group() -> None:
+    names = [verb.name for verb in completion_grammar.read(main.parser()).verbs]
+    assert sorted(names) == sorted(name for group in GROUPS.values() for name in group)
+    shown = magictl("--help").stdout
+    assert all(f"\n{group}:\n" in shown for group in GROUPS)
+    assert all(f"\n  {name}" in shown for name in names)
+
+
+def test_what_people_type_elsewhere_is_no_command_here_and_leads_to_one() -> None:
+    names = {name for verb in completion_grammar.read(main.parser()).verbs for name in verb.names}
+    assert not names & HABITS.keys()
+    commands = [shlex.split(text) for text in HABITS.values() if text.startswith("magictl ")]
+    assert {command[1] for command in commands} <= names
+
+
+@pytest.mark.parametrize("words", [(), ("ls",), ("profile", "edit")])
+def test_help_is_what_the_option_prints(words: tuple[str, ...]) -> None:
+    assert magictl("help", *words).stdout == magictl(*words, "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("30", 30),
+        ("0.5", 0.5),
+        ("30s", 30),
+        ("5m", 300),
+        ("1h30m", 5400),
+        ("200ms", 0.2),
+        ("1d", 86_400),
+    ],
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert interaction.seconds(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "5 m", "m", "5x", "5m3", "nan", "inf"])
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="should be a time above 0"):
+        interaction.seconds(text)
+
+
+def test_config_is_what_magid_checks(tmp_path: Path) -> None:
+    file = tmp_path / "magid.yaml"
+    file.write_text("gateway: {queue_limit: 7}\n")
+    lines = magictl("config", "gateway", MAGI_CONFIG=str(file)).stdout.splitlines()
+    assert "gateway.queue_limit = 7" in lines[1]
+    assert lines[1].endswith(f"# {file}:1")
+    told = json.loads(magictl("config", "bind", "--json", MAGI_CONFIG=str(file)).stdout)
+    assert told == {"bind": {"value": ["127.0.0.1:8000"], "source": "default"}}
+    file.write_text("gatway: 1\n")
+    done = magictl("config", MAGI_CONFIG=str(file))
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, "try: man 5 magid.yaml")
 
 
 def test_help_has_the_examples() -> None:

@@ -384,7 +384,7 @@ async def test_finished_says_how_it_ended(house: House) -> None:
     house.launcher.prompt = False
     house.launcher.calls.clear()
     work = daemon.restart(ALPHA)
-    with pytest.raises(TimedOut, match="still under way after 0 s"):
+    with pytest.raises(TimedOut, match="has not finished after 0 s"):
         await daemon.finished(ALPHA, work, 0)
     await house.launcher.until(("stop", 9000), ("start", 9000))
     house.launcher.show(9000, S.FAILED, "out of memory")

@@ -436,6 +436,18 @@ async def test_finished_waits_for_a_server_that_comes_back(
     await ended(waits)
 
 
+async def test_finished_ends_with_the_cause_of_the_first_try(
+    launcher: StillLauncher, runner: PlanExecutor
+) -> None:
+    work = runner.execute(starts(A))
+    waits = asyncio.create_task(runner.finished("a", {8080}, work, PATIENCE_S, first_try=True))
+    await launcher.until(("start", 8080))
+    launcher.show(8080, S.BACKOFF, "exited with status 1: it is broken; restarting in 1 s")
+    with pytest.raises(ServerFailed, match="cannot run 'a': exited with status 1: it is broken"):
+        await waits
+    await ended(work)
+
+
 async def test_finished_says_why_a_server_failed(
     launcher: StillLauncher, runner: PlanExecutor
 ) -> None:
@@ -460,7 +472,7 @@ async def test_finished_gives_up_and_the_work_goes_on(
     launcher: StillLauncher, runner: PlanExecutor
 ) -> None:
     work = runner.execute(starts(A))
-    with pytest.raises(TimedOut, match="still under way after 0 s"):
+    with pytest.raises(TimedOut, match="has not finished after 0 s"):
         await runner.finished("a", {8080}, work, 0)
     await launcher.until(("start", 8080))
     launcher.show(8080, S.READY)

@@ -45,7 +45,7 @@ async def _act(
     wait_s = call.query.get("wait")
     done = "has stopped" if verb == "Stop" else "is ready"
     if wait_s:
-        await ctx.daemon.finished(model_id, work, wait_s)
+        await ctx.daemon.finished(model_id, work, wait_s, first_try=True)
     answer: server_schemas.ServerAction = {
         "message": f"{model_id} {done}" if wait_s else f"{verb} of {model_id} requested",
         "modelId": model_id,

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from magid.cli import hints
-from magid.cli.client import Client, Refused
-from magid.cli.interaction import TIMED_OUT
+from magid.cli.client import TIMED_OUT, Client, Refused
 from magid.cli.output import DIM, json_line, paint, plain
 from magid.cli.parser import Verbs
 

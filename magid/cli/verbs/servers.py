@@ -5,7 +5,7 @@ from typing import Any
 
 from magid.cli.client import MODELS, Client, Refused, quoted
 from magid.cli.errors import each
-from magid.cli.interaction import Progress, confirmed, seconds, within
+from magid.cli.interaction import Progress, confirmed, seconds, wait_seconds, within
 from magid.cli.model_names import named
 from magid.cli.output import json_line, say
 from magid.cli.parser import Verbs
@@ -20,7 +20,7 @@ LINES = "each answer of the API on a line of its own"
 def add(verbs: Verbs) -> None:
     for name, aliases in ALIASES.items():
         last = (
-            "magictl restart MODEL --timeout 60" if name == "restart" else f"magictl {name} --all"
+            "magictl restart MODEL --timeout 5m" if name == "restart" else f"magictl {name} --all"
         )
         sub = verbs.add(
             name, act, f"{name} the servers of models, and wait for it",
@@ -29,7 +29,8 @@ def add(verbs: Verbs) -> None:
         )  # fmt: skip
         sub.add_argument("models", nargs="+" if name == "restart" else "*", metavar="MODEL")
         sub.add_argument("--no-wait", action="store_true", help="return at once")
-        sub.add_argument("--timeout", type=float, default=600, help="seconds to wait (600)")
+        sub.add_argument("-t", "--timeout", type=wait_seconds, default=600.0, metavar="TIME",
+                         help="how long to wait, 30 or 5m (10m)")  # fmt: skip
         if name != "restart":
             which = "those that should run" if name == "start" else "all that run"
             sub.add_argument("--all", action="store_true", help=f"{which}, without waiting")
@@ -44,7 +45,11 @@ def add(verbs: Verbs) -> None:
     sub.add_argument("--for", dest="state", choices=("ready", "stopped"), default="ready",
                      help="what to wait for (ready)")  # fmt: skip
     sub.add_argument(
-        "--timeout", type=seconds, help="seconds until it is given up with 124 (never)"
+        "-t",
+        "--timeout",
+        type=seconds,
+        metavar="TIME",
+        help="give up after so long, 30 or 5m, with exit status 124 (never)",
     )
 
 

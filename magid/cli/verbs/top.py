@@ -8,8 +8,8 @@ import threading
 import time
 from typing import Any
 
-from magid.cli.client import MODELS, Client, Refused
-from magid.cli.interaction import TIMED_OUT, seconds
+from magid.cli.client import MODELS, TIMED_OUT, Client, Refused
+from magid.cli.interaction import seconds
 from magid.cli.output import lines_of, print_json, size, span
 from magid.cli.parser import Verbs
 from magid.cli.verbs.events import changes
@@ -25,7 +25,7 @@ def add(verbs: Verbs) -> None:
         json="status and requests of the API, once",
     )  # fmt: skip
     sub.add_argument("--once", action="store_true", help="print it once, as off a terminal")
-    sub.add_argument("--every", type=seconds, default=2.0, metavar="SECONDS",
+    sub.add_argument("--every", type=seconds, default=2.0, metavar="TIME",
                      help="look again after so long without a change (2)")  # fmt: skip
 
 
