@@ -15,7 +15,7 @@ from pathlib import Path
 
 from magid.config.addresses import Address, TcpAddress, UnixAddress, is_loopback
 from magid.errors import InvalidConfig
-from magid.host.ports import Endpoint, owners_of
+from magid.host.ports import HostPort, owners_of
 
 _FIRST_FD = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
 BACKLOG = 1024
@@ -209,7 +209,7 @@ def _bind_tcp(address: TcpAddress) -> socket.socket:
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
-        owners = owners_of(Endpoint(host, address.port))
+        owners = owners_of(HostPort(host, address.port))
         why = f"{' and '.join(map(str, owners))} uses it" if owners else error.strerror
         raise InvalidConfig(
             f"cannot listen on {address.host}:{address.port}: {why}; end what uses it, or set bind "

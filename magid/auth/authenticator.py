@@ -10,7 +10,7 @@ import re
 import time
 from collections import OrderedDict
 
-from magid.auth.token_store import Caller, Entry, TokenStore
+from magid.auth.token_store import Caller, TokenEntry, TokenStore
 from magid.auth.tokens import Credential, Scope
 from magid.errors import InvalidInput, NotAllowed, NotReady, Unauthenticated
 
@@ -66,7 +66,7 @@ class Authenticator:
         """For answers that go on and on: whether the token has not been revoked meanwhile."""
         return caller is LOCAL or self._book.holds(caller)
 
-    def _unknown(self, entry: Entry | None, peer: str) -> Exception:
+    def _unknown(self, entry: TokenEntry | None, peer: str) -> Exception:
         why = "unknown" if entry is None else f"{entry.token.name}, which has expired"
         self._note_failure(peer, why)
         if self._book.problem is not None:

@@ -41,7 +41,7 @@ class Caller:
 
 
 @dataclass(slots=True)
-class Entry:
+class TokenEntry:
     """One token in use. `used` is when it last was, in seconds since the epoch; 0: never.
 
     What is worked out once is what each request needs.
@@ -69,7 +69,7 @@ class TokenStore:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = asyncio.Lock()
-        self._by_id: dict[str, Entry] = {}
+        self._by_id: dict[str, TokenEntry] = {}
         self._seen: tuple[int, ...] | None = None  # which file was read or written last
         self._written_at: dict[str, float] = {}  # when each was last used, as the file has it
         self.exists = False
@@ -95,7 +95,7 @@ class TokenStore:
             for entry in sorted(self._by_id.values(), key=lambda entry: entry.token.name)
         )
 
-    def find(self, presented: Credential) -> Entry | None:
+    def find(self, presented: Credential) -> TokenEntry | None:
         """The token that was shown, also if it has expired. As much work where there is none."""
         entry = self._by_id.get(presented.id)
         is_right = hmac.compare_digest(presented.digest, entry.digest if entry else _NOBODY)
@@ -185,7 +185,7 @@ class TokenStore:
         for token in found or ():
             entry = before.get(token.id)
             if entry is None or not _is_same(entry.token, token):
-                entry = Entry(token, _seconds(token.last_used_at))
+                entry = TokenEntry(token, _seconds(token.last_used_at))
             self._by_id[token.id] = entry
 
 

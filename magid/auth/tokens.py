@@ -92,7 +92,7 @@ class ApiToken(TypedDict):
     lastUsedAt: str | None
 
 
-class _Document(BaseModel):
+class _TokenFile(BaseModel):
     model_config = ConfigDict(extra="forbid", defer_build=True)
 
     format: Literal[1]
@@ -247,7 +247,7 @@ def first_fault(error: ValidationError) -> str:
 
 def parse(content: bytes) -> tuple[Token, ...]:
     """The tokens of a file. Raises ValueError with the first problem."""
-    found = _Document.model_validate_json(content).tokens
+    found = _TokenFile.model_validate_json(content).tokens
     for what in ("name", "id"):
         seen = [getattr(token, what) for token in found]
         if len(set(seen)) < len(seen):
@@ -256,5 +256,5 @@ def parse(content: bytes) -> tuple[Token, ...]:
 
 
 def serialise(tokens: Iterable[Token]) -> bytes:
-    document = _Document(format=FORMAT, tokens=tuple(tokens))
+    document = _TokenFile(format=FORMAT, tokens=tuple(tokens))
     return (document.model_dump_json(by_alias=True, exclude_none=True, indent=2) + "\n").encode()

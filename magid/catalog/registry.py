@@ -32,7 +32,7 @@ from magid.llama.runtime_settings import BY_KEY, BY_NAME
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
-class _Document(BaseModel):
+class _RegistryFile(BaseModel):
     # `forbid`: a key that this version does not know would be lost at the next write. A version
     # that adds one raises the store's format number, and the store refuses to touch newer files.
     model_config = ConfigDict(
@@ -67,7 +67,7 @@ ChosenSettings = Annotated[
 ]
 
 
-class ModelEntry(_Document):
+class ModelEntry(_RegistryFile):
     """One model as the registry remembers it, with or without its file."""
 
     model_id: str
@@ -83,7 +83,7 @@ class ModelEntry(_Document):
     settings: ChosenSettings = {}
 
 
-class Registry(_Document):
+class Registry(_RegistryFile):
     """The whole document. `models` is keyed by model id."""
 
     models: Mapping[str, ModelEntry] = {}

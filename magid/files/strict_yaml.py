@@ -117,7 +117,7 @@ def loads(
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise YamlError(name, "it is not UTF-8; save it as UTF-8", line=line) from None
-    reader = _Reader(text, name, max_depth)
+    reader = _YamlReader(text, name, max_depth)
     return Document(reader.document(), reader.lines, name)
 
 
@@ -146,7 +146,7 @@ def dumps(data: Mapping[str, Any]) -> str:
     return text
 
 
-class _Reader:
+class _YamlReader:
     """Builds plain data from parser events, which still know of anchors, tags and positions."""
 
     def __init__(self, text: str, name: str, max_depth: int) -> None:

@@ -25,14 +25,14 @@ from magid.gateway.proxy.health import HealthChecker
 from magid.gateway.proxy.load_balancer import LoadBalancer
 from magid.gateway.proxy.on_demand import OnDemand
 from magid.gateway.proxy.queue import FairQueues
-from magid.gateway.proxy.server import Server
+from magid.gateway.proxy.server import UpstreamServer
 from magid.gateway.proxy.time_slices import TimeSlices
 from magid.gateway.proxy.two_stage import ActiveRequest, TwoStageRequest
 from magid.gateway.proxy.upstream import INTERNAL_ERROR
 from magid.gateway.routing import auto_tier, resolver
 from magid.gateway.routing.fleet import Fleet
-from magid.gateway.routing.request import GatewayRequest
-from magid.gateway.routing.resolver import Route
+from magid.gateway.routing.request import ParsedRequest
+from magid.gateway.routing.resolver import ModelRoute
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ class Dispatcher:
         """Returns the list for GET /v1/models; rebuilt only when something has changed."""
         return self._state.models_json(only)
 
-    def servers(self) -> list[Server]:
+    def servers(self) -> list[UpstreamServer]:
         """Returns the ready servers. A copy."""
         return self._state.servers()
 
@@ -129,7 +129,7 @@ class Dispatcher:
 
     # -- requests --------------------------------------------------------------------------
 
-    def begin(self, request: GatewayRequest, client: ResponseSink) -> ActiveRequest:
+    def begin(self, request: ParsedRequest, client: ResponseSink) -> ActiveRequest:
         """Sends the request to a server, in two stages if the profile says so.
 
         Raises as `send` does.
@@ -141,7 +141,7 @@ class Dispatcher:
                 return TwoStageRequest(request, client, rules, self.send)
         return self.send(request, client)
 
-    def send(self, request: GatewayRequest, client: ResponseSink) -> ForwardedRequest:
+    def send(self, request: ParsedRequest, client: ResponseSink) -> ForwardedRequest:
         """Sends the request to a server, or queues it.
 
         Raises what routing raises, NotReady without a healthy server, QueueFull. Before this
@@ -166,7 +166,7 @@ class Dispatcher:
             raise
         return forwarded
 
-    def route(self, request: GatewayRequest) -> Route:
+    def route(self, request: ParsedRequest) -> ModelRoute:
         """Returns the request's route.
 
         Raises ModelNotFound, InvalidInput, NotReady, ServerFailed.
@@ -175,7 +175,7 @@ class Dispatcher:
             request, self._state.limited(request.only), self._balancer.conversations
         )
 
-    def _route_or_hold(self, request: GatewayRequest) -> Route:
+    def _route_or_hold(self, request: ParsedRequest) -> ModelRoute:
         """Routes the request, or holds it if routing fails before all models are known.
 
         Its server may have run all the time: a client that asks while magid is restarted gets an
@@ -186,11 +186,11 @@ class Dispatcher:
         except MagidError:
             if self._daemon.knows_models:
                 raise
-            return Route(_UNKNOWN, (), "", is_open=True)
+            return ModelRoute(_UNKNOWN, (), "", is_open=True)
 
     def explain(
-        self, request: GatewayRequest
-    ) -> tuple[Route, list[tuple[Server, str]], Server | None]:
+        self, request: ParsedRequest
+    ) -> tuple[ModelRoute, list[tuple[UpstreamServer, str]], UpstreamServer | None]:
         """Returns where the request would go now, without sending it.
 
         Returns the route, its servers with the reason each cannot be taken, and the server that
@@ -301,7 +301,7 @@ class Dispatcher:
             return False
         return True
 
-    def _on_free(self, forwarded: ForwardedRequest, server: Server) -> None:
+    def _on_free(self, forwarded: ForwardedRequest, server: UpstreamServer) -> None:
         self._state.drop_if_done(server)
         if self._queues:
             self._admit()

@@ -40,7 +40,7 @@ class PortOwner:
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class HostPort:
     """Where one server listens."""
 
     host: str
@@ -60,7 +60,7 @@ _EVERY_ADDRESS = frozenset({"", "0.0.0.0", "::"})
 _LOOKS = 3  # at all connections, before it cannot be told who has a port
 
 
-def can_bind(endpoint: Endpoint) -> bool:
+def can_bind(endpoint: HostPort) -> bool:
     """Whether a server could listen there now. Blocks.
 
     Raises ServerFailed if it never could: not an address of this machine, a privileged port.
@@ -81,7 +81,7 @@ def can_bind(endpoint: Endpoint) -> bool:
     return True
 
 
-def owners_of(endpoint: Endpoint) -> list[PortOwner]:
+def owners_of(endpoint: HostPort) -> list[PortOwner]:
     """Who listens there now; empty if it cannot be told. Walks all of /proc: in a thread."""
     pids = {
         pid
@@ -124,7 +124,7 @@ def _owner(pid: int | None) -> PortOwner:
         return PortOwner(pid, "gone or hidden")
 
 
-def port_taken(endpoint: Endpoint, owners: Sequence[PortOwner]) -> str:
+def port_taken(endpoint: HostPort, owners: Sequence[PortOwner]) -> str:
     by = " and ".join(str(owner) for owner in owners) or "a connection that is still open"
     return f"port {endpoint.port} is taken by {by}; end it or give the model another port"
 
@@ -155,14 +155,14 @@ class End:
 
 
 @dataclass(frozen=True, slots=True)
-class Listener:
+class ListeningSocket:
     """One listening socket; the same `inode` means that it was there all the time between."""
 
     uid: int
     inode: int
 
 
-def listener_at(host: str, port: int) -> Listener | None:
+def listener_at(host: str, port: int) -> ListeningSocket | None:
     """The listener that a connection to this IP address would reach now; None: there is none.
 
     Raises OSError where the kernel tells by neither way, ValueError for what is no IP address.
@@ -196,10 +196,10 @@ def far_ends(here: Place, there: Place) -> tuple[End, ...]:
 # -- inet_diag -----------------------------------------------------------------------------------
 
 
-def _asked(host: str, port: int) -> Listener | None:
+def _asked(host: str, port: int) -> ListeningSocket | None:
     """None too if the kernel has no inet_diag: both are ENOENT. Raises OSError."""
     found = _socket_in(_answer_to(_question_of_listener(host, port)))
-    return Listener(*found[1:]) if found and found[0] == _TCP_LISTEN else None
+    return ListeningSocket(*found[1:]) if found and found[0] == _TCP_LISTEN else None
 
 
 @lru_cache(maxsize=256)
@@ -268,9 +268,9 @@ def _socket_in(answer: bytes) -> tuple[int, int, int] | None:
 # -- /proc/net/tcp -------------------------------------------------------------------------------
 
 
-def _looked_up(host: str, port: int) -> Listener | None:
+def _looked_up(host: str, port: int) -> ListeningSocket | None:
     """Of several the one that is bound to the very address, as the kernel prefers it."""
-    found: dict[Address, Listener] = {}
+    found: dict[Address, ListeningSocket] = {}
     for text in _tables():
         found |= {address: listener for address, at, listener in listeners_in(text) if at == port}
     wanted = ipaddress.ip_address(host)
@@ -304,11 +304,11 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _LISTENS = "0A"
 
 
-def listeners_in(table: str) -> Iterator[tuple[Address, int, Listener]]:
+def listeners_in(table: str) -> Iterator[tuple[Address, int, ListeningSocket]]:
     """Address, port and socket of all listeners, from /proc/net/tcp or /proc/net/tcp6. Pure."""
     for state, address, port, uid, inode in _rows(table):
         if state == _LISTENS:
-            yield address, port, Listener(uid, inode)
+            yield address, port, ListeningSocket(uid, inode)
 
 
 def _rows(table: str) -> Iterator[tuple[str, Address, int, int, int]]:

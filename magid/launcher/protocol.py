@@ -66,7 +66,7 @@ Request = StartRequest | StopRequest | ForgetRequest | Ping
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class LauncherReply:
     """`error` is a stable code, the name of a class of `errors`; empty after a success."""
 
     error: str = ""
@@ -97,7 +97,7 @@ def request_line(request: Request) -> bytes:
     return line
 
 
-def reply_line(reply: Reply) -> bytes:
+def reply_line(reply: LauncherReply) -> bytes:
     """Returns the line of the reply."""
     if reply.ok:
         return _line({"ok": True, **reply.details})
@@ -140,14 +140,14 @@ def parse_request(line: bytes) -> Request:
             raise _bad("verb", f"should be one of {', '.join(_VERBS.values())}")
 
 
-def parse_reply(line: bytes) -> Reply:
+def parse_reply(line: bytes) -> LauncherReply:
     """Returns the reply in this line. Raises InvalidInput if the line is not a reply."""
     body = _object(line, "reply")
     match body:
         case {"ok": True}:
-            return Reply(details=_details(body))
+            return LauncherReply(details=_details(body))
         case {"ok": False, "error": str(error), "message": str(message)} if error:
-            return Reply(error, message, _details(body))
+            return LauncherReply(error, message, _details(body))
         case _:
             raise _bad("reply", 'should have "ok", and "error" and "message" if that is false')
 

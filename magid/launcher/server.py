@@ -24,7 +24,14 @@ from magid.launcher import protocol, sandbox
 from magid.launcher.keys import KeyRing
 from magid.launcher.model_files import Examiner
 from magid.launcher.policy import authorize
-from magid.launcher.protocol import ForgetRequest, Ping, Reply, Request, StartRequest, StopRequest
+from magid.launcher.protocol import (
+    ForgetRequest,
+    LauncherReply,
+    Ping,
+    Request,
+    StartRequest,
+    StopRequest,
+)
 from magid.launcher.transient_units import Units
 from magid.systemd.journal_socket import JournalSocket
 
@@ -100,7 +107,9 @@ class LauncherServer:
         self._connections += step
         self._changed.set()
 
-    async def _reply(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Reply:
+    async def _reply(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> LauncherReply:
         try:
             if self._connections > MAX_CONNECTIONS:
                 raise Busy("cannot take more requests at once; try again")
@@ -113,12 +122,12 @@ class LauncherServer:
             return refusal(error)
         except Exception:
             log.exception("a request failed")
-            return Reply("InternalError", "cannot do it: see the journal of magi-launcher")
+            return LauncherReply("InternalError", "cannot do it: see the journal of magi-launcher")
 
-    async def _carry_out(self, request: Request) -> Reply:
+    async def _carry_out(self, request: Request) -> LauncherReply:
         match request:
             case Ping():
-                return Reply(details={"units": len(self._units.held)})
+                return LauncherReply(details={"units": len(self._units.held)})
             case StartRequest(spec):
                 return await self._alone(spec.port, lambda: self._start(request))
             case StopRequest(port):
@@ -126,10 +135,10 @@ class LauncherServer:
             case ForgetRequest(port):
                 return await self._alone(port, lambda: self._forget(port))
 
-    async def _alone(self, port: int, work: Callable[[], Awaitable[None]]) -> Reply:
+    async def _alone(self, port: int, work: Callable[[], Awaitable[None]]) -> LauncherReply:
         async with self._locks.setdefault(port, asyncio.Lock()):
             await work()
-        return Reply()
+        return LauncherReply()
 
     async def _start(self, start: StartRequest) -> None:
         order = await asyncio.to_thread(authorize, start, self._settings(), self._examine)
@@ -181,14 +190,14 @@ def _uid_of(name: str) -> int:
         return os.geteuid()  # no user but our own
 
 
-def refusal(error: MagidError) -> Reply:
+def refusal(error: MagidError) -> LauncherReply:
     """Returns the error as a reply, with those of its details that are strings or integers."""
     plain = {
         key: value
         for key, value in error.details.items()
         if isinstance(value, str | int) and key not in ("ok", "error", "message")
     }
-    return Reply(error.code, error.message, plain)
+    return LauncherReply(error.code, error.message, plain)
 
 
 def tell_refusal(error: MagidError) -> None:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 
 from magid.errors import BadReply, ServerUnreachable
-from magid.host.ports import Endpoint
+from magid.host.ports import HostPort
 from magid.http.framing import ProtocolError, parse_head
 from magid.http.limits import MAX_CHUNKS, MAX_COLLECTED_BYTES, MAX_HEAD_BYTES, parsed
 from magid.llama import connection
@@ -29,7 +29,7 @@ class Health(StrEnum):
     ERROR = "error"  # another status, or no HTTP at all
 
 
-async def check_health(endpoint: Endpoint, *, timeout_s: float = 2.0) -> Health:
+async def check_health(endpoint: HostPort, *, timeout_s: float = 2.0) -> Health:
     """Ask /health, which needs no key. Never raises."""
     try:
         status, _ = await get_json(endpoint, "/health", key=None, timeout_s=timeout_s)
@@ -41,7 +41,7 @@ async def check_health(endpoint: Endpoint, *, timeout_s: float = 2.0) -> Health:
 
 
 async def why_foreign(
-    endpoint: Endpoint, key: str, alias: str, *, uid: int | None = None, timeout_s: float = 5.0
+    endpoint: HostPort, key: str, alias: str, *, uid: int | None = None, timeout_s: float = 5.0
 ) -> str | None:
     """Why the server there is not the one that was started with this key and alias; None: it is.
 
@@ -69,7 +69,7 @@ def _model_alias(props: object) -> str | None:
 
 
 async def _first_model(
-    endpoint: Endpoint, key: str, uid: int | None, timeout_s: float
+    endpoint: HostPort, key: str, uid: int | None, timeout_s: float
 ) -> str | None:
     """The alias as servers show it whose /props has none yet (before mid-2025)."""
     status, models = await get_json(endpoint, "/v1/models", key=key, uid=uid, timeout_s=timeout_s)
@@ -81,7 +81,7 @@ async def _first_model(
 
 
 async def get_json(
-    endpoint: Endpoint,
+    endpoint: HostPort,
     path: str,
     *,
     key: str | None,
@@ -105,7 +105,7 @@ async def get_json(
 
 
 async def get_metrics(
-    endpoint: Endpoint, *, key: str | None, uid: int | None = None, timeout_s: float
+    endpoint: HostPort, *, key: str | None, uid: int | None = None, timeout_s: float
 ) -> bytes:
     """What the server's /metrics says, as it is; limits and errors as of `get_json`.
 
@@ -123,7 +123,7 @@ async def get_metrics(
 
 
 async def _ask(
-    endpoint: Endpoint,
+    endpoint: HostPort,
     path: str,
     key: str | None,
     uid: int | None,
@@ -136,7 +136,7 @@ async def _ask(
 
 
 @contextmanager
-def _as_unreachable(endpoint: Endpoint) -> Iterator[None]:
+def _as_unreachable(endpoint: HostPort) -> Iterator[None]:
     try:
         yield
     except TimeoutError:
@@ -158,7 +158,7 @@ class TooLong(Exception):
     """More bytes than the limit."""
 
 
-def _request(endpoint: Endpoint, path: str, key: str | None, body: bytes | None) -> bytes:
+def _request(endpoint: HostPort, path: str, key: str | None, body: bytes | None) -> bytes:
     lines = [
         f"{'GET' if body is None else 'POST'} {path} HTTP/1.1",
         f"Host: {endpoint}",
@@ -174,7 +174,7 @@ def _request(endpoint: Endpoint, path: str, key: str | None, body: bytes | None)
     return ("\r\n".join(lines) + "\r\n\r\n").encode() + (body or b"")
 
 
-async def _get(endpoint: Endpoint, uid: int | None, request: bytes) -> tuple[int, bytes]:
+async def _get(endpoint: HostPort, uid: int | None, request: bytes) -> tuple[int, bytes]:
     reader, writer = await connection.connect(
         endpoint.connect_host, endpoint.port, uid, limit=MAX_HEAD_BYTES
     )

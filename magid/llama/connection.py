@@ -8,7 +8,7 @@ listen there at the same time. What is sent then reaches the program of that soc
 import asyncio
 import logging
 
-from magid.host.ports import Listener, listener_at
+from magid.host.ports import ListeningSocket, listener_at
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ class Watch:
 
     def __init__(self, host: str, port: int, uid: int | None) -> None:
         self._host, self._port, self._uid = host, port, uid
-        self._listener: Listener | None = None  # as the kernel had it last
+        self._listener: ListeningSocket | None = None  # as the kernel had it last
         self._is_blind = False  # the kernel does not tell at all
 
     def look(self) -> None:
@@ -54,7 +54,7 @@ class Watch:
         before, self._listener = self._listener, found
         return self._is_blind or (found is not None and found.uid == uid and found == before)
 
-    def _listening(self, host: str, port: int) -> Listener | None:
+    def _listening(self, host: str, port: int) -> ListeningSocket | None:
         """If the kernel does not tell, the connection is allowed."""
         try:
             return listener_at(host, port)

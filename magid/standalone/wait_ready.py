@@ -32,11 +32,11 @@ _MAX_BODY = 1024 * 1024
 _EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
-class NotReady(Exception):
+class ServerNotReady(Exception):
     """It will not become ready; the text says why."""
 
 
-class Server(NamedTuple):
+class ServerAddress(NamedTuple):
     """The server to ask, and what shows that it is ours."""
 
     host: str
@@ -49,16 +49,16 @@ def main(arguments: Sequence[str]) -> int:
     """The exit status."""
     try:
         host, port, alias, key_file, longest, every = arguments
-        server = Server(host, int(port), alias, Path(key_file))
+        server = ServerAddress(host, int(port), alias, Path(key_file))
         took = wait(server, float(longest), float(every), _main_pid())
-    except (NotReady, OSError, ValueError) as error:
+    except (ServerNotReady, OSError, ValueError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
     _notify(f"STATUS=ready after {took:.1f} s")
     return 0
 
 
-def wait(server: Server, longest_s: float, every_s: float, main_pid: int | None) -> float:
+def wait(server: ServerAddress, longest_s: float, every_s: float, main_pid: int | None) -> float:
     """Seconds until it was ready; the pause between two looks grows to `every_s`. NotReady."""
     process = _handle(main_pid)
     began, pause, status = time.monotonic(), _FIRST_PAUSE_S, 0
@@ -76,7 +76,7 @@ def wait(server: Server, longest_s: float, every_s: float, main_pid: int | None)
     finally:
         if process is not None:
             os.close(process)
-    raise NotReady(f"the server was not ready within {longest_s:g} s: {_LATE[_seen(status)]}")
+    raise ServerNotReady(f"the server was not ready within {longest_s:g} s: {_LATE[_seen(status)]}")
 
 
 _LATE = {
@@ -105,7 +105,7 @@ def _handle(pid: int | None) -> int | None:
     try:
         return os.pidfd_open(pid)
     except ProcessLookupError:
-        raise NotReady("the server ended before it was ready") from None
+        raise ServerNotReady("the server ended before it was ready") from None
 
 
 def _pause(process: int | None, seconds: float) -> None:
@@ -113,13 +113,13 @@ def _pause(process: int | None, seconds: float) -> None:
     if process is None:
         time.sleep(seconds)
     elif select.select([process], [], [], seconds)[0]:
-        raise NotReady("the server ended before it was ready")
+        raise ServerNotReady("the server ended before it was ready")
 
 
 # -- what the server answers -----------------------------------------------------------------
 
 
-def _health(server: Server, timeout_s: float) -> int:
+def _health(server: ServerAddress, timeout_s: float) -> int:
     """The status of /health; 0 if nothing answers."""
     try:
         return _get(server, "/health", None, timeout_s)[0]
@@ -127,7 +127,7 @@ def _health(server: Server, timeout_s: float) -> int:
         return 0
 
 
-def _is_ours(server: Server) -> bool:
+def _is_ours(server: ServerAddress) -> bool:
     """False: it went away meanwhile. Raises NotReady if another program answers.
 
     Only our server tells the right key from a wrong one, and shows our alias. /props is asked:
@@ -140,7 +140,7 @@ def _is_ours(server: Server) -> bool:
     except (OSError, HTTPException):
         return False
     if why:
-        raise NotReady(f"another program answers on port {server.port}: {why}")
+        raise ServerNotReady(f"another program answers on port {server.port}: {why}")
     return True
 
 
@@ -170,7 +170,7 @@ def _connect(connection: HTTPConnection) -> None:
     after = _listening(connection.host, connection.port)
     strangers = {user for user, _ in before | after} - {os.getuid()}
     if strangers:
-        raise NotReady(
+        raise ServerNotReady(
             f"another program has port {connection.port}: it is of user {min(strangers)}"
         )
     if before != after or not after:
@@ -183,7 +183,7 @@ def _in_hex(family: int, address: str) -> str:
     return "".join(f"{word:08X}" for (word,) in struct.iter_unpack("=I", packed))
 
 
-def _why_foreign(server: Server, key: str) -> str:
+def _why_foreign(server: ServerAddress, key: str) -> str:
     status, _ = _get(server, "/props", secrets.token_urlsafe(32), ANSWER_S)
     if status != 401:
         return f"it answers a request with a wrong key with {status} in place of 401"
@@ -196,7 +196,7 @@ def _why_foreign(server: Server, key: str) -> str:
     return "" if shown == server.alias else f"it serves {shown!r} and not {server.alias!r}"
 
 
-def _first_model(server: Server, key: str) -> str | None:
+def _first_model(server: ServerAddress, key: str) -> str | None:
     """The alias of servers whose /props has none yet (before mid-2025)."""
     _, models = _get(server, "/v1/models", key, ANSWER_S)
     match models:
@@ -206,7 +206,7 @@ def _first_model(server: Server, key: str) -> str | None:
             return None
 
 
-def _get(server: Server, path: str, key: str | None, timeout_s: float) -> tuple[int, object]:
+def _get(server: ServerAddress, path: str, key: str | None, timeout_s: float) -> tuple[int, object]:
     """The status, and the JSON of the body or None. Raises OSError, HTTPException."""
     host = _EVERY_ADDRESS.get(server.host, server.host)
     connection = HTTPConnection(host, server.port, timeout=timeout_s)

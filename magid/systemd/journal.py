@@ -29,7 +29,7 @@ Matches = tuple[tuple[str, ...], ...]  # any of the groups, each with all of its
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class JournalEntry:
     """One entry of the journal."""
 
     cursor: str
@@ -39,7 +39,7 @@ class Entry:
     fields: Mapping[str, str] = field(default_factory=dict)  # those that were asked for
 
 
-class _Reader(Protocol):
+class _JournalReader(Protocol):
     """The part of systemd.journal.Reader that is used (python-systemd 235).
 
     The methods with an underscore give bytes as they are; the others convert every field there is.
@@ -128,7 +128,7 @@ class Journal:
 
     async def last(
         self, matches: Matches, lines: int, after: str | None = None, fields: tuple[str, ...] = ()
-    ) -> list[Entry]:
+    ) -> list[JournalEntry]:
         """The last `lines` entries, oldest first; of those behind `after` if it is given.
 
         They come with those of `fields` that they have.
@@ -140,7 +140,7 @@ class Journal:
     async def wait(self, matches: Matches, after: str | None) -> None:
         """Return when there is an entry behind `after`."""
         check_cursor(after)
-        opened: list[_Reader] = []
+        opened: list[_JournalReader] = []
         try:
             await self._run(lambda: opened.append(self._reader(matches)))
             reader = opened[0]
@@ -154,7 +154,7 @@ class Journal:
 
     def _last(
         self, matches: Matches, lines: int, after: str | None, fields: tuple[str, ...]
-    ) -> list[Entry]:
+    ) -> list[JournalEntry]:
         with closing(self._reader(matches)) as reader:
             entries = list(_backwards(reader, lines, after, fields))
         return entries[::-1]
@@ -166,7 +166,7 @@ class Journal:
                 "cannot show logs: systemd's journal keeps none (Storage=none in journald.conf); "
                 "`magictl doctor` has the commands that change it"
             )
-        reader: _Reader = self._open()
+        reader: _JournalReader = self._open()
         reader.data_threshold = _MAX_LINE_BYTES
         for number, group in enumerate(matches):
             if number:
@@ -203,8 +203,8 @@ def _open_system_journal() -> Any:
 
 
 def _backwards(
-    reader: _Reader, lines: int, after: str | None, fields: tuple[str, ...]
-) -> Iterator[Entry]:
+    reader: _JournalReader, lines: int, after: str | None, fields: tuple[str, ...]
+) -> Iterator[JournalEntry]:
     reader.seek_tail()
     for _ in range(lines):
         if not reader._previous() or not is_behind(reader._get_cursor(), after):
@@ -212,15 +212,15 @@ def _backwards(
         yield _entry(reader, fields)
 
 
-def _has_news(reader: _Reader, after: str | None) -> bool:
+def _has_news(reader: _JournalReader, after: str | None) -> bool:
     reader.process()  # what the descriptor told of: new files too
     reader.seek_tail()
     return bool(reader._previous()) and is_behind(reader._get_cursor(), after)
 
 
-def _entry(reader: _Reader, fields: tuple[str, ...]) -> Entry:
+def _entry(reader: _JournalReader, fields: tuple[str, ...]) -> JournalEntry:
     pid = _field(reader, "_PID")
-    return Entry(
+    return JournalEntry(
         cursor=reader._get_cursor(),
         at=reader._get_realtime() / 1e6,
         text=_field(reader, "MESSAGE").decode(errors="replace"),
@@ -233,12 +233,12 @@ def _entry(reader: _Reader, fields: tuple[str, ...]) -> Entry:
     )
 
 
-def _close(readers: list[_Reader]) -> None:
+def _close(readers: list[_JournalReader]) -> None:
     for reader in readers:
         reader.close()
 
 
-def _field(reader: _Reader, name: str) -> bytes:
+def _field(reader: _JournalReader, name: str) -> bytes:
     try:
         return bytes(reader._get(name))
     except KeyError:

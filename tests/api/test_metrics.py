@@ -25,8 +25,8 @@ from magid.gateway.accounting.request_log import Outcome, Record
 from magid.gateway.dispatcher import Dispatcher
 from magid.gateway.proxy.forward import ForwardedRequest
 from magid.gateway.routing.endpoints import find
-from magid.gateway.routing.request import GatewayRequest
-from magid.gateway.routing.resolver import Reason, Route
+from magid.gateway.routing.request import ParsedRequest
+from magid.gateway.routing.resolver import ModelRoute, Reason
 from magid.http.framing import ReplyHead
 from magid.llama.program import LlamaProgram
 from magid.llama.runtime_settings import RuntimeSettings
@@ -220,7 +220,7 @@ async def test_registry_writes(house: House) -> None:
 async def test_requests_that_have_ended(house: House) -> None:
     assert issubclass(BusError, MagidError)  # under systemd; it is not made of a message alone
     ctx = await context(house)
-    route = Route(ALPHA, (), "", Tier.FAST, reason=Reason.MODEL)
+    route = ModelRoute(ALPHA, (), "", Tier.FAST, reason=Reason.MODEL)
     full = Record("1", 0.0, "/v1/completions", ALPHA, is_stream=False)
     full.outcome, full.problem = Outcome.REFUSED, "QueueFull"
     ctx.gateway.statistics.add(full, route)
@@ -265,7 +265,7 @@ async def test_who_waits_is_counted(house: House) -> None:
     endpoint = find("POST", "/v1/chat/completions")
     assert endpoint is not None
     client = Deaf()
-    asked = GatewayRequest(endpoint, b"{}", {}, ALPHA, "1", "somebody")
+    asked = ParsedRequest(endpoint, b"{}", {}, ALPHA, "1", "somebody")
     exchange = ctx.gateway.send(asked, client)
     shown = await scrape(ctx)
     assert shown["magi_gateway_queue_length"] == {labels(queue="other"): 1}
@@ -298,8 +298,8 @@ class Deaf:
 def test_a_comment_of_a_stream_is_no_token() -> None:
     endpoint = find("POST", "/v1/chat/completions")
     assert endpoint is not None
-    asked = GatewayRequest(endpoint, b"{}", {"stream": True}, ALPHA)
-    route = Route(ALPHA, (), "", Tier.FAST)
+    asked = ParsedRequest(endpoint, b"{}", {"stream": True}, ALPHA)
+    route = ModelRoute(ALPHA, (), "", Tier.FAST)
     exchange = ForwardedRequest(
         asked, Deaf(), route, lambda _: False, lambda *_: None, lambda _: None
     )

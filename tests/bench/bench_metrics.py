@@ -26,8 +26,8 @@ from magid.gateway.accounting.request_log import Outcome, Record, Records, of
 from magid.gateway.accounting.statistics import RequestStatistics
 from magid.gateway.dispatcher import Dispatcher
 from magid.gateway.routing.endpoints import find
-from magid.gateway.routing.request import GatewayRequest
-from magid.gateway.routing.resolver import Reason, Route
+from magid.gateway.routing.request import ParsedRequest
+from magid.gateway.routing.resolver import ModelRoute, Reason
 from magid.llama.program import LlamaProgram
 from tests.bench.bench_gguf import cpu
 from tests.support import ggufs
@@ -43,7 +43,7 @@ FIGURES = (
 )
 
 
-def ended(asked: GatewayRequest, model: str) -> Record:
+def ended(asked: ParsedRequest, model: str) -> Record:
     record = of(asked)
     record.model_id, record.port, record.tier, record.status = model, 8080, "fast", 200
     record.outcome, record.sent_s, record.first_byte_s = Outcome.OK, 0.001, 0.2
@@ -54,8 +54,8 @@ def ended(asked: GatewayRequest, model: str) -> Record:
 def counting() -> None:
     endpoint = find("POST", "/v1/chat/completions")
     assert endpoint is not None
-    asked = GatewayRequest(endpoint, b"{}", {"stream": True}, "m", "1")
-    route = Route("m", (), "model", Tier.FAST, reason=Reason.MODEL)
+    asked = ParsedRequest(endpoint, b"{}", {"stream": True}, "m", "1")
+    route = ModelRoute("m", (), "model", Tier.FAST, reason=Reason.MODEL)
     records, statistics = Records(), RequestStatistics(lambda _: True)
     given = [ended(asked, "m") for _ in range(REQUESTS)]
 
@@ -114,7 +114,7 @@ async def scrapes() -> None:
 def fill(ctx: Context) -> None:
     endpoint = find("POST", "/v1/chat/completions")
     assert endpoint is not None
-    asked = GatewayRequest(endpoint, b"{}", {"stream": True}, "m", "1")
+    asked = ParsedRequest(endpoint, b"{}", {"stream": True}, "m", "1")
     for server in ctx.daemon.observed().values():
         for reason in Reason:
             for outcome in Outcome:
@@ -122,7 +122,7 @@ def fill(ctx: Context) -> None:
                     record = ended(asked, server.model_id)
                     record.outcome, record.status = outcome, status
                     ctx.gateway.statistics.add(
-                        record, Route(server.model_id, (), "", Tier.FAST, reason=reason)
+                        record, ModelRoute(server.model_id, (), "", Tier.FAST, reason=reason)
                     )
 
 

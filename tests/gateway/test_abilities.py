@@ -12,9 +12,9 @@ from magid.errors import InvalidInput, MagidError
 from magid.gateway.routing import auto_tier, model_list, resolver
 from magid.gateway.routing.conversations import Conversations
 from magid.gateway.routing.endpoints import find
-from magid.gateway.routing.fleet import Facts, Fleet
-from magid.gateway.routing.request import GatewayRequest
-from magid.gateway.routing.resolver import Route
+from magid.gateway.routing.fleet import Fleet, ServerProperties
+from magid.gateway.routing.request import ParsedRequest
+from magid.gateway.routing.resolver import ModelRoute
 from tests.gateway.test_fleet import made
 from tests.support import values
 
@@ -30,14 +30,14 @@ def model(name: str, able: Abilities = TEXT, **changes: Any) -> FoundModel:
     return values.found(name, **{"abilities": able, "tier": Tier.BALANCED, **changes})
 
 
-def asked(name: str, content: object = "Hello", **more: object) -> GatewayRequest:
+def asked(name: str, content: object = "Hello", **more: object) -> ParsedRequest:
     endpoint = find("POST", "/v1/chat/completions")
     assert endpoint is not None
     fields = {"model": name, "messages": [{"role": "user", "content": content}], **more}
-    return GatewayRequest(endpoint, repr(fields).encode(), fields, name)
+    return ParsedRequest(endpoint, repr(fields).encode(), fields, name)
 
 
-def route(request: GatewayRequest, now: Fleet) -> Route:
+def route(request: ParsedRequest, now: Fleet) -> ModelRoute:
     return auto_tier.route(request, now, Conversations())
 
 
@@ -101,23 +101,25 @@ def test_where_only_a_disabled_model_can_it_is_named() -> None:
 
 def test_what_a_server_says_counts_more_than_the_files() -> None:
     models = [model("a", CALLER), model("b", CALLER, tier=Tier.POWERFUL)]
-    now = made(models, facts={"a": Facts(1, tools=False)})
+    now = made(models, facts={"a": ServerProperties(1, tools=False)})
     assert route(asked("balanced", **TOOLS), now).starts == "b"
-    seen = made(models, seen={"a": Facts(1, tools=False)})
+    seen = made(models, seen={"a": ServerProperties(1, tools=False)})
     assert route(asked("balanced", **TOOLS), seen).starts == "b"
-    sees = made([model("a")], facts={"a": Facts(1, vision=True)})
+    sees = made([model("a")], facts={"a": ServerProperties(1, vision=True)})
     assert route(asked("a", [IMAGE]), sees).backends
 
 
 def test_what_a_server_does_not_say_is_left_to_the_files() -> None:
-    now = made([model("a"), model("b", CALLER)], facts={"a": Facts(1), "b": Facts(1)})
+    now = made(
+        [model("a"), model("b", CALLER)], facts={"a": ServerProperties(1), "b": ServerProperties(1)}
+    )
     (backend,) = route(asked("balanced", **TOOLS), now).backends
     assert backend.model_id == "b"
 
 
 def test_a_request_that_brought_a_model_up_starts_no_second_one() -> None:
     models = [model("a", CALLER), model("b", CALLER, tier=Tier.POWERFUL)]
-    now = made(models, facts={"a": Facts(1, tools=False)})
+    now = made(models, facts={"a": ServerProperties(1, tools=False)})
     request = asked("balanced", **TOOLS)
     first = route(request, now)
     assert first.starts == "b"
@@ -132,7 +134,7 @@ def test_the_context_of_a_model_that_is_stopped() -> None:
     now = made(
         [model("a"), model("b"), model("c")],
         settings={"b": {"ctx_size": 1024}},
-        seen={"c": Facts(1, context=512)},
+        seen={"c": ServerProperties(1, context=512)},
     )
     assert [offer.context for offer in now.offers.values()] == [4096, 1024, 512]
     with pytest.raises(MagidError, match="context of 1024 tokens"):
@@ -140,7 +142,9 @@ def test_the_context_of_a_model_that_is_stopped() -> None:
 
 
 def test_the_list_of_models_says_what_each_can_do() -> None:
-    now = made([model("a", SEER), model("b", CALLER)], facts={"b": Facts(1, tools=False)})
+    now = made(
+        [model("a", SEER), model("b", CALLER)], facts={"b": ServerProperties(1, tools=False)}
+    )
     entries = {entry["id"]: entry["meta"].get("abilities") for entry in model_list.entries(now)}
     assert entries["a"] == {
         "tools": False, "images": True, "audio": False, "thinking": "none", "infill": None,

@@ -18,7 +18,7 @@ def score(text: str, **more: object) -> complexity.Score:
     return complexity.score(request.read({"messages": [{"role": "user", "content": text}], **more}))
 
 
-def choose(text: str, before: Tier | None = None) -> auto_tier.Choice:
+def choose(text: str, before: Tier | None = None) -> auto_tier.TierChoice:
     read = request.read({"messages": [{"role": "user", "content": text}]})
     return auto_tier.choose(read, DEFAULT_TIERS, before)
 

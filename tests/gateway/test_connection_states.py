@@ -21,7 +21,7 @@ from magid.gateway.frontend.connection_state import TRANSITIONS, ConnectionState
 from magid.gateway.frontend.context import FrontendContext
 from magid.gateway.frontend.request_reader import RequestHeadCache
 from magid.gateway.proxy.forward import ResponseSink
-from magid.gateway.routing.request import GatewayRequest
+from magid.gateway.routing.request import ParsedRequest
 from magid.http.framing import ReplyHead
 from magid.http.request_rules import MAX_HEAD_BYTES
 from tests.support.deadlines import PATIENCE_S
@@ -85,7 +85,7 @@ class FakeDispatcher:
         self.cancelled = 0
         self.pauses: list[bool] = []
 
-    def begin(self, request: GatewayRequest, client: ResponseSink) -> "FakeDispatcher":
+    def begin(self, request: ParsedRequest, client: ResponseSink) -> "FakeDispatcher":
         assert request.model == "fast"
         self.clients.append(client)
         if self.refuses:

@@ -10,7 +10,7 @@ from magid.config.settings import Config
 from magid.control.snapshot import ActiveProfile, Disk, build
 from magid.discovery.found import FoundModel
 from magid.gateway.routing import fleet
-from magid.gateway.routing.fleet import Facts, Fleet
+from magid.gateway.routing.fleet import Fleet, ServerProperties
 from magid.servers.backend import ServerState
 from tests.support import ggufs
 from tests.support.scanning import scan
@@ -23,11 +23,11 @@ def made(
     models: Sequence[FoundModel],
     *,
     ready: Sequence[str] = (),
-    facts: Mapping[str, Facts] | None = None,
+    facts: Mapping[str, ServerProperties] | None = None,
     disabled: Sequence[str] = (),
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     resting: Mapping[str, str] | None = None,
-    seen: Mapping[str, Facts] | None = None,
+    seen: Mapping[str, ServerProperties] | None = None,
 ) -> Fleet:
     """All on demand. Those that are `ready`, or have `facts`, run."""
     merge = merged(*models)

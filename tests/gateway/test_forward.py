@@ -14,12 +14,12 @@ from magid.errors import MagidError
 from magid.gateway.accounting.request_log import Outcome
 from magid.gateway.proxy import health
 from magid.gateway.proxy.forward import ForwardedRequest
-from magid.gateway.proxy.server import Server
+from magid.gateway.proxy.server import UpstreamServer
 from magid.gateway.routing.endpoints import find
-from magid.gateway.routing.fleet import Backend, Facts
-from magid.gateway.routing.request import GatewayRequest
-from magid.gateway.routing.resolver import Route
-from magid.host.ports import Endpoint
+from magid.gateway.routing.fleet import Backend, ServerProperties
+from magid.gateway.routing.request import ParsedRequest
+from magid.gateway.routing.resolver import ModelRoute
+from magid.host.ports import HostPort
 from magid.http.framing import ReplyHead
 from tests.support.deadlines import PATIENCE_S
 
@@ -81,7 +81,7 @@ class Answering:
 
 
 @asynccontextmanager
-async def listening(peer: Answering) -> AsyncIterator[Server]:
+async def listening(peer: Answering) -> AsyncIterator[UpstreamServer]:
     async with await asyncio.start_server(peer.serve, "127.0.0.1", 0) as listener:
         server = server_at("127.0.0.1", listener.sockets[0].getsockname()[1])
         yield server
@@ -92,19 +92,21 @@ async def listening(peer: Answering) -> AsyncIterator[Server]:
             await peer.over.wait()
 
 
-def server_at(host: str, port: int) -> Server:
-    return Server(Backend(port, "m", 0, Endpoint(host, port), None, f"{host}/{port}", Facts(1)))
+def server_at(host: str, port: int) -> UpstreamServer:
+    return UpstreamServer(
+        Backend(port, "m", 0, HostPort(host, port), None, f"{host}/{port}", ServerProperties(1))
+    )
 
 
 def forwarded_of(
     client: Client,
-    servers: list[Server],
+    servers: list[UpstreamServer],
     retry: Callable[[ForwardedRequest], bool] = lambda _: False,
 ) -> ForwardedRequest:
     endpoint = find("POST", "/v1/chat/completions")
     assert endpoint is not None
-    route = Route("m", tuple(server.backend for server in servers), "model")
-    asked = GatewayRequest(endpoint, b"{}", {"model": "m"}, "m")
+    route = ModelRoute("m", tuple(server.backend for server in servers), "model")
+    asked = ParsedRequest(endpoint, b"{}", {"model": "m"}, "m")
     return ForwardedRequest(asked, client, route, retry, lambda _e, _s: None, lambda _e: None)
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from magid.discovery.kinds import ModelKind
 from magid.gateway.proxy import health
-from magid.gateway.routing.fleet import Backend, Facts
-from magid.host.ports import Endpoint
+from magid.gateway.routing.fleet import Backend, ServerProperties
+from magid.host.ports import HostPort
 
 FINE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 BUSY, IDLE = b'[{"is_processing":true}]', b'[{"is_processing":false}]'
@@ -45,7 +45,9 @@ async def serving(answers: dict[str, bytes | None]) -> AsyncIterator[Backend]:
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        yield Backend(port, "m", 0, Endpoint("127.0.0.1", port), None, str(port), Facts(1))
+        yield Backend(
+            port, "m", 0, HostPort("127.0.0.1", port), None, str(port), ServerProperties(1)
+        )
         await asyncio.gather(*(handler for handler in handlers if handler is not None))
 
 

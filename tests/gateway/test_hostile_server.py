@@ -13,7 +13,7 @@ import pytest
 
 from magid.errors import ServerUnreachable
 from magid.gateway.routing.fleet import MAX_CONTEXT, MAX_SLOTS, facts_of
-from magid.host.ports import Endpoint
+from magid.host.ports import HostPort
 from magid.llama.client import get_json, get_metrics
 from tests.support import hostile
 from tests.support.deadlines import DEADLINE_S
@@ -167,14 +167,14 @@ def test_final_answers_without_end(parts: Parts, tmp_path: Path) -> None:
 
 
 @asynccontextmanager
-async def answering(name: str, folder: Path) -> AsyncIterator[Endpoint]:
+async def answering(name: str, folder: Path) -> AsyncIterator[HostPort]:
     """A server of which each answer is this one."""
     orders = folder / "orders"
     orders.write_text(f"/x {name}\n/metrics {name}\n")
     with create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=_serve_once, args=(listener, orders))
         thread.start()
-        yield Endpoint("127.0.0.1", listener.getsockname()[1])
+        yield HostPort("127.0.0.1", listener.getsockname()[1])
         await asyncio.to_thread(thread.join, DEADLINE_S)
         assert not thread.is_alive()
 

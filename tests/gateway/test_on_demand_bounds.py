@@ -16,8 +16,8 @@ from magid.gateway.dispatcher import Dispatcher
 from magid.gateway.proxy.failures import FIRST_S, MAX_S, Failures
 from magid.gateway.proxy.forward import ForwardedRequest
 from magid.gateway.routing.endpoints import find
-from magid.gateway.routing.fleet import Facts
-from magid.gateway.routing.request import GatewayRequest
+from magid.gateway.routing.fleet import ServerProperties
+from magid.gateway.routing.request import ParsedRequest
 from magid.http.framing import ReplyHead
 from magid.llama.runtime_settings import RuntimeSettings
 from magid.llama.spec import ServerSpec
@@ -106,11 +106,11 @@ class Servers:
         writer.close()
 
 
-def asked(model: str, method: str = "POST", **fields: Any) -> GatewayRequest:
+def asked(model: str, method: str = "POST", **fields: Any) -> ParsedRequest:
     endpoint = find(method, "/v1/chat/completions" if method == "POST" else "/props")
     assert endpoint is not None
     told = {"model": model, "messages": [{"role": "user", "content": "Hello"}], **fields}
-    return GatewayRequest(endpoint, b'{"tools":[]}' if "tools" in fields else b"{}", told, model)
+    return ParsedRequest(endpoint, b'{"tools":[]}' if "tools" in fields else b"{}", told, model)
 
 
 class World:
@@ -132,7 +132,7 @@ class World:
         client = Client()
         return self.gateway.send(asked(model, method, **fields), client), client
 
-    async def learned(self, model_id: str) -> Facts:
+    async def learned(self, model_id: str) -> ServerProperties:
         """What its server says, as soon as the gateway knows it."""
         async with asyncio.timeout(PATIENCE_S):
             while True:

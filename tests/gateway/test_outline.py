@@ -22,7 +22,7 @@ from magid.gateway.routing.outline import (
     Outline,
     outlined,
 )
-from magid.gateway.routing.request import MAX_MESSAGES, GatewayRequest, parse, parse_large
+from magid.gateway.routing.request import MAX_MESSAGES, ParsedRequest, parse, parse_large
 
 MIB = 2**20
 
@@ -186,7 +186,7 @@ def test_a_changed_body_copies_no_long_string() -> None:
     endpoint = find("POST", "/v1/chat/completions")
     assert endpoint is not None
     fields, model, seen = finished(parse_large(endpoint, body))
-    asked = GatewayRequest(endpoint, body, fields, model, outline=seen)
+    asked = ParsedRequest(endpoint, body, fields, model, outline=seen)
     tracemalloc.start()
     try:
         changed = asked.changed({k: v for k, v in fields.items() if v is not None}, model="other")

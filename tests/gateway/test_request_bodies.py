@@ -9,7 +9,7 @@ import pytest
 from magid.auth.authenticator import LOCAL
 from magid.errors import InvalidInput, TooLarge
 from magid.gateway.frontend import request_reader
-from magid.gateway.frontend.request_reader import Body, RequestBuilder
+from magid.gateway.frontend.request_reader import BodyReader, RequestBuilder
 from magid.gateway.routing.conversations import (
     KEPT_BETWEEN,
     KEPT_ENDS,
@@ -30,7 +30,7 @@ def chunked(size: int, count: int) -> bytes:
     return b"%x\r\n%b\r\n" % (size, b"x" * size) * count
 
 
-def feed(body: Body, data: bytes, segment: int = SEGMENT) -> bytes | bytearray | None:
+def feed(body: BodyReader, data: bytes, segment: int = SEGMENT) -> bytes | bytearray | None:
     for at in range(0, len(data), segment):
         whole = body.feed(data[at : at + segment])
         if whole is not None:
@@ -42,14 +42,14 @@ def feed(body: Body, data: bytes, segment: int = SEGMENT) -> bytes | bytearray |
 @pytest.mark.parametrize("size", [1, 2, 15, 1000, 70_000])
 def test_chunks_are_put_together(size: int, segment: int) -> None:
     count = min(3000, 200_000 // size)
-    body = Body(None, LIMIT)
+    body = BodyReader(None, LIMIT)
     data = chunked(size, count) + b"0\r\n\r\nGET /"
     assert feed(body, data[:-5], segment) == b"x" * size * count
     assert body.rest == b""
 
 
 def test_what_stands_behind_the_last_chunk_is_kept() -> None:
-    body = Body(None, LIMIT)
+    body = BodyReader(None, LIMIT)
     data = chunked(5, 10_000) + b"0\r\n\r\n"
     assert body.feed(data + b"POST /") == b"x" * 50_000
     assert body.rest == b"POST /"
@@ -58,7 +58,7 @@ def test_what_stands_behind_the_last_chunk_is_kept() -> None:
 @pytest.mark.parametrize("size", [1, 2, SMALL_CHUNK_BYTES // 2])
 def test_a_body_in_crumbs_is_refused_before_it_is_read(size: int) -> None:
     """16 MiB in chunks of 2 bytes took 43 s and 451 MB: no more chunks are read than the bound."""
-    body = Body(None, LIMIT)
+    body = BodyReader(None, LIMIT)
     data = chunked(size, 60_000)
     gc.collect()
     tracemalloc.start()
@@ -71,7 +71,7 @@ def test_a_body_in_crumbs_is_refused_before_it_is_read(size: int) -> None:
 
 
 def test_a_client_that_sends_each_word_as_a_chunk_is_taken() -> None:
-    body = Body(None, LIMIT)
+    body = BodyReader(None, LIMIT)
     data = chunked(6, MAX_SMALL_CHUNKS // 2) + chunked(SMALL_CHUNK_BYTES, 60_000) + b"0\r\n\r\n"
     assert feed(body, data) is not None
 
@@ -80,7 +80,7 @@ def test_a_client_that_sends_each_word_as_a_chunk_is_taken() -> None:
 def test_a_large_body_is_kept_once(*, is_chunked: bool) -> None:
     size = 16 * 2**20
     data = chunked(size, 1) + b"0\r\n\r\n" if is_chunked else b"x" * size
-    body = Body(None if is_chunked else size, LIMIT)
+    body = BodyReader(None if is_chunked else size, LIMIT)
     tracemalloc.start()
     try:
         whole = feed(body, data)
@@ -92,7 +92,7 @@ def test_a_large_body_is_kept_once(*, is_chunked: bool) -> None:
 
 
 def test_a_small_body_is_bytes() -> None:
-    body = Body(WHOLE_BYTES, LIMIT)
+    body = BodyReader(WHOLE_BYTES, LIMIT)
     assert body.feed(b"x") is None
     assert type(body.feed(b"x" * WHOLE_BYTES)) is bytes
     assert body.rest == b"x"
@@ -100,9 +100,9 @@ def test_a_small_body_is_bytes() -> None:
 
 def test_a_body_over_the_limit_is_refused_at_once() -> None:
     with pytest.raises(TooLarge):
-        Body(LIMIT + 1, LIMIT)
+        BodyReader(LIMIT + 1, LIMIT)
     with pytest.raises(TooLarge):
-        Body(None, 1000).feed(chunked(1001, 1))
+        BodyReader(None, 1000).feed(chunked(1001, 1))
 
 
 # -- what it asks for ----------------------------------------------------------------------------

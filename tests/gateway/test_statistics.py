@@ -15,7 +15,7 @@ from magid.gateway.accounting.statistics import (
     Histogram,
     RequestStatistics,
 )
-from magid.gateway.routing.resolver import Reason, Route
+from magid.gateway.routing.resolver import ModelRoute, Reason
 
 PATH = "/v1/chat/completions"
 FIGURES = (
@@ -35,8 +35,8 @@ def record(**changes: Any) -> Record:
     return Record(**(known | changes))
 
 
-def route(reason: Reason = Reason.SCORE, wanted: Tier | None = Tier.FAST) -> Route:
-    return Route("balanced", (), "why", Tier.BALANCED, reason=reason, wanted=wanted)
+def route(reason: Reason = Reason.SCORE, wanted: Tier | None = Tier.FAST) -> ModelRoute:
+    return ModelRoute("balanced", (), "why", Tier.BALANCED, reason=reason, wanted=wanted)
 
 
 @pytest.fixture

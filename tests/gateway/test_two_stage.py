@@ -10,7 +10,7 @@ import pytest
 from magid.gateway.proxy import two_stage
 from magid.gateway.routing import auto_tier
 from magid.gateway.routing.endpoints import find
-from magid.gateway.routing.request import GatewayRequest
+from magid.gateway.routing.request import ParsedRequest
 from magid.http.framing import ChunkReader, ProtocolError
 from magid.http.limits import MAX_COLLECTED_BYTES, MAX_COUNTED_EVENTS
 from tests.support import fleets
@@ -27,10 +27,10 @@ two_stage: {enabled: true, stage1_tier: fast, stage2_tier: balanced, stage1_max_
 """
 
 
-def asked(path: str = CHAT, **fields: Any) -> GatewayRequest:
+def asked(path: str = CHAT, **fields: Any) -> ParsedRequest:
     endpoint = find("POST", path)
     assert endpoint
-    return GatewayRequest(endpoint, b"", {**chat("auto"), **fields}, "auto")
+    return ParsedRequest(endpoint, b"", {**chat("auto"), **fields}, "auto")
 
 
 # -- what is composed ----------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from magid.errors import MagidError, ServerLost
 from magid.gateway.accounting.request_log import Outcome
 from magid.gateway.proxy.two_stage import TwoStageRequest
 from magid.gateway.routing.endpoints import find
-from magid.gateway.routing.request import GatewayRequest, parse
+from magid.gateway.routing.request import ParsedRequest, parse
 from magid.http.framing import ReplyHead
 
 DRAFT = json.dumps({"choices": [{"message": {"content": "A draft"}}]}).encode()
@@ -22,7 +22,7 @@ DRAFT = json.dumps({"choices": [{"message": {"content": "A draft"}}]}).encode()
 class Sent:
     """A request on its way, as a `ForwardedRequest` is: it holds its client."""
 
-    def __init__(self, asked: GatewayRequest, client: Any) -> None:
+    def __init__(self, asked: ParsedRequest, client: Any) -> None:
         self.asked, self.client = asked, client
         self.record = SimpleNamespace(model_id="m", outcome=Outcome.RUNNING)
 
@@ -55,10 +55,10 @@ def test_the_bodies_of_a_request_in_two_stages_are_freed_at_once(
     endpoint = find("POST", "/v1/chat/completions")
     assert endpoint is not None
     body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "x"}]}).encode()
-    asked = GatewayRequest(endpoint, body, *parse(endpoint, body))
+    asked = ParsedRequest(endpoint, body, *parse(endpoint, body))
     sent: list[Sent] = []
 
-    def begin(variant: GatewayRequest, client: Any) -> Any:
+    def begin(variant: ParsedRequest, client: Any) -> Any:
         sent.append(Sent(variant, client))
         return sent[-1]
 

@@ -12,8 +12,8 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from magid.gateway.proxy.upstream import ConnectionPool, UpstreamConnection
-from magid.gateway.routing.fleet import Backend, Facts
-from magid.host.ports import Endpoint
+from magid.gateway.routing.fleet import Backend, ServerProperties
+from magid.host.ports import HostPort
 from magid.http.framing import ReplyHead
 from magid.http.limits import MAX_CHUNKS, MAX_INTERIM
 from tests.support.deadlines import PATIENCE_S
@@ -93,7 +93,9 @@ async def answering(uid: int | None = None) -> AsyncIterator[tuple[Answering, Co
 
 
 def _backend(port: int, uid: int | None = None) -> Backend:
-    return Backend(port, "m", 0, Endpoint("127.0.0.1", port), None, "p", Facts(1), uid=uid)
+    return Backend(
+        port, "m", 0, HostPort("127.0.0.1", port), None, "p", ServerProperties(1), uid=uid
+    )
 
 
 async def ask(pool: ConnectionPool, line: UpstreamConnection | None = None) -> Handler:

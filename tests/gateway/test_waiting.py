@@ -26,9 +26,9 @@ from magid.errors import (
 from magid.gateway.dispatcher import Dispatcher
 from magid.gateway.proxy.forward import ForwardedRequest
 from magid.gateway.proxy.on_demand import OnDemand
-from magid.gateway.proxy.server import Server
+from magid.gateway.proxy.server import UpstreamServer
 from magid.gateway.routing.endpoints import find
-from magid.gateway.routing.request import GatewayRequest
+from magid.gateway.routing.request import ParsedRequest
 from magid.http.framing import ReplyHead
 from magid.llama.runtime_settings import RuntimeSettings
 from magid.log import rate_limit
@@ -60,11 +60,11 @@ class Client:
         self.answer.set_result(error)
 
 
-def chat(model: str) -> GatewayRequest:
+def chat(model: str) -> ParsedRequest:
     endpoint = find("POST", "/v1/chat/completions")
     assert endpoint is not None
     fields: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": "Hello"}]}
-    return GatewayRequest(endpoint, b"{}", fields, model)
+    return ParsedRequest(endpoint, b"{}", fields, model)
 
 
 def time_left(forwarded: ForwardedRequest) -> float:
@@ -267,7 +267,7 @@ async def test_who_waits_for_a_start_hears_of_a_mistake_too(
     tasks: list[asyncio.Task[None]] = []
     failed: list[tuple[str, MagidError]] = []
 
-    def mistaken(model_id: str) -> list[Server]:
+    def mistaken(model_id: str) -> list[UpstreamServer]:
         raise ZeroDivisionError(model_id)
 
     on_demand = OnDemand(

@@ -10,10 +10,10 @@ from typing import cast
 import pytest
 
 from magid.host import ports
-from magid.host.ports import Listener, listener_at, listeners_in
+from magid.host.ports import ListeningSocket, listener_at, listeners_in
 from tests.support.impostor_server import NOBODY, Sly
 
-Ask = Callable[[str, int], Listener | None]
+Ask = Callable[[str, int], ListeningSocket | None]
 
 # Both ways are tried on their own: `listener_at` would hide that one of them is broken.
 WAYS: list[Ask] = [listener_at, ports._asked, ports._looked_up]
@@ -37,7 +37,7 @@ def test_a_socket_of_ours(ask: Ask, bound: str, asked: str) -> None:
     family = socket.AF_INET6 if ":" in bound else socket.AF_INET
     with socket.create_server((bound, 0), family=family) as server:
         port = server.getsockname()[1]
-        expected = Listener(os.geteuid(), os.fstat(server.fileno()).st_ino)
+        expected = ListeningSocket(os.geteuid(), os.fstat(server.fileno()).st_ino)
         assert ask(asked, port) == expected
 
 
@@ -91,7 +91,7 @@ def test_a_table_of_the_kernel() -> None:
         ]
     )
     ((address, port, listener),) = listeners_in(table)
-    assert (str(address), port, listener) == ("127.0.0.1", 8080, Listener(61_184, 77))
+    assert (str(address), port, listener) == ("127.0.0.1", 8080, ListeningSocket(61_184, 77))
 
 
 STARVED = """

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from magid.launcher.protocol import (
     ForgetRequest,
-    Reply,
+    LauncherReply,
     Request,
     StartRequest,
     parse_reply,
@@ -75,14 +75,14 @@ class Asker:
         spec = ServerSpec("demo_tiny", 0, 0, "127.0.0.1", MODEL, ctx_size=256, n_threads=1)
         return replace(spec, **({"port": next(self._ports)} | changes))  # type: ignore[arg-type]  # a table of test values
 
-    def ask(self, request: Request, user: str = "magi") -> Reply:
+    def ask(self, request: Request, user: str = "magi") -> LauncherReply:
         return parse_reply(self.say(request_line(request), user))
 
     def say(self, line: bytes, user: str = "magi") -> bytes:
         done = self.container.run(["python3", "-I", "-c", ASK], input=line, user=user)
         return done.stdout.encode()
 
-    def start(self, spec: ServerSpec, profile: str | None = "production") -> Reply:
+    def start(self, spec: ServerSpec, profile: str | None = "production") -> LauncherReply:
         return self.ask(StartRequest(spec, profile, FLAGS))
 
     @contextmanager

@@ -12,8 +12,8 @@ from magid.errors import InvalidInput
 from magid.launcher.protocol import (
     MAX_LINE_BYTES,
     ForgetRequest,
+    LauncherReply,
     Ping,
-    Reply,
     Request,
     StartRequest,
     StopRequest,
@@ -78,13 +78,13 @@ def test_the_hash_of_a_spec_arrives() -> None:
 @pytest.mark.parametrize(
     "reply",
     [
-        Reply(),
-        Reply(details={"units": 3}),
-        Reply("NotAllowed", "cannot use it", {"field": "port"}),
+        LauncherReply(),
+        LauncherReply(details={"units": 3}),
+        LauncherReply("NotAllowed", "cannot use it", {"field": "port"}),
     ],
     ids=repr,
 )
-def test_replies_arrive(reply: Reply) -> None:
+def test_replies_arrive(reply: LauncherReply) -> None:
     assert parse_reply(reply_line(reply)) == reply
 
 

@@ -42,7 +42,7 @@ from magid.launcher.model_files import (
 from magid.launcher.policy import authorize, covers, program_folders, read_config
 from magid.launcher.protocol import (
     MAX_LINE_BYTES,
-    Reply,
+    LauncherReply,
     StartRequest,
     parse_reply,
     reply_line,
@@ -436,7 +436,7 @@ async def connected(
         writer.close()
 
 
-async def say(path: Path, data: bytes, *, end: bool = True) -> Reply | None:
+async def say(path: Path, data: bytes, *, end: bool = True) -> LauncherReply | None:
     """The answer; None where the connection ended without one, as it may for floods."""
     async with asyncio.timeout(PATIENCE_S), connected(path) as (reader, writer):
         try:
@@ -451,7 +451,9 @@ async def say(path: Path, data: bytes, *, end: bool = True) -> Reply | None:
 
 
 async def test_ping(address: Path) -> None:
-    assert await say(address, b'{"verb":"ping"}\n', end=False) == Reply(details={"units": 0})
+    assert await say(address, b'{"verb":"ping"}\n', end=False) == LauncherReply(
+        details={"units": 0}
+    )
 
 
 async def test_it_ends_when_idle(house: House, tmp_path: Path) -> None:
@@ -478,7 +480,7 @@ async def test_an_allowed_request_needs_systemd(address: Path, house: House) -> 
 
 async def test_a_refusal_says_why(address: Path, house: House) -> None:
     reply = await say(address, request_line(house.order(port=8100)))
-    assert reply == Reply(
+    assert reply == LauncherReply(
         "NotAllowed",
         "cannot use port 8100: port_range in magid.yaml is [8080, 8099]",
         {"field": "port"},
@@ -535,7 +537,7 @@ def test_mangled_requests(house: House, tmp_path: Path, at: float, noise: bytes)
     where = int(at * (len(good) - 1))
     mangled = good[:where] + noise.replace(b"\n", b" ") + good[where + len(noise) :]
 
-    async def ask() -> Reply | None:
+    async def ask() -> LauncherReply | None:
         ring = KeyRing(tmp_path, "magi-absent")
         launcher = LauncherServer(Units(Bus()), ring, lambda: house.settings, request_s=0.5)
         ours, theirs = socket.socketpair()
@@ -555,7 +557,7 @@ def test_mangled_requests(house: House, tmp_path: Path, at: float, noise: bytes)
 
 def test_details_that_are_not_plain_stay_here() -> None:
     reply = refusal(NotAllowed("cannot", path="/x", more=[1], error="no"))
-    assert parse_reply(reply_line(reply)) == Reply("NotAllowed", "cannot", {"path": "/x"})
+    assert parse_reply(reply_line(reply)) == LauncherReply("NotAllowed", "cannot", {"path": "/x"})
 
 
 # -- a model folder that hangs ---------------------------------------------------------------

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from magid.errors import BadReply, LlamaServerMissing, ServerUnreachable
-from magid.host.ports import Endpoint
+from magid.host.ports import HostPort
 from magid.http.limits import MAX_COLLECTED_BYTES
 from magid.llama.client import Health, check_health, get_json, get_metrics, why_foreign
 from magid.llama.program import InstalledProgram, advice, find_program, flags_in, probe, version_in
@@ -172,7 +172,7 @@ def test_version_in(text: str, version: str) -> None:
 @asynccontextmanager
 async def answering(
     *parts: bytes, close: bool = True
-) -> AsyncIterator[tuple[Endpoint, list[bytes]]]:
+) -> AsyncIterator[tuple[HostPort, list[bytes]]]:
     """A server that gives every request this answer, part by part; and the requests it got."""
     requests: list[bytes] = []
     done = asyncio.Event()
@@ -195,7 +195,7 @@ async def answering(
     port: int = server.sockets[0].getsockname()[1]
     async with server:
         try:
-            yield Endpoint("127.0.0.1", port), requests
+            yield HostPort("127.0.0.1", port), requests
         finally:
             done.set()
 
@@ -293,7 +293,7 @@ async def test_health(status: int, health: Health) -> None:
 
 
 async def test_nobody_listens(free_port: Callable[[], int]) -> None:
-    endpoint = Endpoint("127.0.0.1", free_port())
+    endpoint = HostPort("127.0.0.1", free_port())
     assert await check_health(endpoint) is Health.UNREACHABLE
     with pytest.raises(ServerUnreachable, match=r"cannot reach 127\.0\.0\.1:"):
         await why_foreign(endpoint, "key", "alias")
@@ -350,7 +350,7 @@ async def test_nothing_can_be_smuggled(path: str, key: str | None) -> None:
     ],
 )
 def test_where_a_server_is_reached(host: str, shown: str) -> None:
-    assert str(Endpoint(host, 80)) == shown
+    assert str(HostPort(host, 80)) == shown
 
 
 @given(st.binary(max_size=200))
@@ -377,7 +377,7 @@ async def running(program: Path, *words: str) -> AsyncIterator[None]:
         await process.wait()
 
 
-async def healthy(endpoint: Endpoint) -> None:
+async def healthy(endpoint: HostPort) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while await check_health(endpoint) is not Health.OK:  # noqa: ASYNC110  # another program
             await asyncio.sleep(0.02)
@@ -391,7 +391,7 @@ async def test_is_ours(
     tmp_path: Path,
     free_port: Callable[[], int],
 ) -> None:
-    key, endpoint = secrets.token_urlsafe(32), Endpoint("127.0.0.1", free_port())
+    key, endpoint = secrets.token_urlsafe(32), HostPort("127.0.0.1", free_port())
     (tmp_path / "key").write_text(key)
     real = behaviour == "real"
     program = llama_server if real else fake_llama.install(tmp_path, behaviour)

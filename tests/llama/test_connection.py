@@ -15,8 +15,8 @@ import pytest
 
 from magid.errors import ServerUnreachable
 from magid.gateway.proxy.upstream import ConnectionPool
-from magid.gateway.routing.fleet import Backend, Facts
-from magid.host.ports import Endpoint
+from magid.gateway.routing.fleet import Backend, ServerProperties
+from magid.host.ports import HostPort
 from magid.llama.client import get_json, get_metrics, why_foreign
 from magid.llama.connection import Watch
 from tests.support.impostor_server import NOBODY, Sly, as_user
@@ -93,15 +93,15 @@ class Churn:
 
 
 async def ask_json(port: int, uid: int) -> None:
-    await get_json(Endpoint("127.0.0.1", port), "/props", key=KEY, uid=uid, timeout_s=5)
+    await get_json(HostPort("127.0.0.1", port), "/props", key=KEY, uid=uid, timeout_s=5)
 
 
 async def ask_metrics(port: int, uid: int) -> None:
-    await get_metrics(Endpoint("127.0.0.1", port), key=KEY, uid=uid, timeout_s=5)
+    await get_metrics(HostPort("127.0.0.1", port), key=KEY, uid=uid, timeout_s=5)
 
 
 async def ask_whether_ours(port: int, uid: int) -> None:
-    await why_foreign(Endpoint("127.0.0.1", port), KEY, "demo", uid=uid, timeout_s=5)
+    await why_foreign(HostPort("127.0.0.1", port), KEY, "demo", uid=uid, timeout_s=5)
 
 
 @pytest.mark.parametrize("ask", [ask_json, ask_metrics])
@@ -175,7 +175,7 @@ async def test_a_server_by_name_is_reached(free_ports: Callable[[int], int]) -> 
         while churn.goes_on:
             try:
                 await get_json(
-                    Endpoint("localhost", churn.port), "/", key=KEY, uid=OURS, timeout_s=5
+                    HostPort("localhost", churn.port), "/", key=KEY, uid=OURS, timeout_s=5
                 )
             except ServerUnreachable:
                 await asyncio.sleep(0)
@@ -186,7 +186,7 @@ async def test_a_server_by_name_is_reached(free_ports: Callable[[int], int]) -> 
 async def test_the_gateways_connections_go_the_same_way(free_port: Callable[[], int]) -> None:
     with Sly(port := free_port(), "demo", NOBODY) as thief:
         backend = Backend(
-            port, "demo", 0, Endpoint("127.0.0.1", port), KEY, "p", Facts(1), uid=OURS
+            port, "demo", 0, HostPort("127.0.0.1", port), KEY, "p", ServerProperties(1), uid=OURS
         )
         pool = ConnectionPool(backend)
         with pytest.raises(ConnectionAbortedError, match="another program"):

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from magid.errors import CannotWrite, Conflict, InvalidInput, LlamaServerMissing
-from magid.host.ports import Endpoint, owners_of
+from magid.host.ports import HostPort, owners_of
 from magid.host.usage import ServerFigures, machine_memory, process_figures
 from magid.llama.program import InstalledProgram, LlamaProgram, probe
 from magid.servers.backend import ServerBackend, ServerState
@@ -388,7 +388,7 @@ async def test_start_and_stop_at_the_same_time(faking: Faking, specs: Specs) -> 
         async with asyncio.timeout(PATIENCE_S):
             await asyncio.gather(launcher.start(spec), launcher.stop(spec.port))
         assert launcher.observed()[spec.port].state is ServerState.STOPPED
-        assert owners_of(Endpoint(spec.host, spec.port)) == []
+        assert owners_of(HostPort(spec.host, spec.port)) == []
 
 
 async def test_exit_and_stop_at_the_same_time(faking: Faking, specs: Specs) -> None:
@@ -525,7 +525,7 @@ def test_a_process_that_ends_while_it_is_looked_at(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(psutil, "net_connections", unlucky)
     with socket.create_server(("127.0.0.1", 0)) as ours:
-        endpoint = Endpoint("127.0.0.1", ours.getsockname()[1])
+        endpoint = HostPort("127.0.0.1", ours.getsockname()[1])
         assert [owner.pid for owner in owners_of(endpoint)] == [os.getpid()]
         failures += [OSError(errno.EBADF, "Bad file descriptor")] * 9
         assert owners_of(endpoint) == []

@@ -20,7 +20,7 @@ from magid.errors import (
 )
 from magid.launcher import protocol
 from magid.launcher.model_files import shards
-from magid.launcher.protocol import Ping, Reply, Request, StartRequest, StopRequest
+from magid.launcher.protocol import LauncherReply, Ping, Request, StartRequest, StopRequest
 from magid.launcher.server import refusal
 from magid.llama.program import LlamaProgram
 from magid.llama.spec import ServerSpec
@@ -46,8 +46,8 @@ FAILED: dict[str, Any] = {
 }
 
 
-async def _done(_request: Request) -> Reply | None:
-    return Reply()
+async def _done(_request: Request) -> LauncherReply | None:
+    return LauncherReply()
 
 
 @dataclass
@@ -70,13 +70,13 @@ class World:
     def launches(self) -> None:
         """From now on a start request makes a unit that is ready; a stop ends it."""
 
-        async def answer(request: Request) -> Reply:
+        async def answer(request: Request) -> LauncherReply:
             if isinstance(request, StartRequest):
                 properties = ready(request.spec, run=len(self.asked) + 1)
                 self.systemd.load(properties)
             elif isinstance(request, StopRequest):
                 self.systemd.change(request.port, **STOPPED)
-            return Reply()
+            return LauncherReply()
 
         self.answers.append(answer)
 
@@ -87,8 +87,8 @@ async def a_world(folder: Path, address: str, port: Callable[[], int]) -> AsyncI
     keys.mkdir(exist_ok=True)
     worlds: list[World] = []
 
-    async def answer(request: Request) -> Reply | None:
-        reply: Reply | None = await worlds[0].answers[-1](request)
+    async def answer(request: Request) -> LauncherReply | None:
+        reply: LauncherReply | None = await worlds[0].answers[-1](request)
         return reply
 
     async def program() -> LlamaProgram:
@@ -365,8 +365,8 @@ async def test_a_refusal_is_shown_until_the_unit_says_otherwise(world: World) ->
     spec = world.spec()
     await world.launcher.open()
 
-    async def refuse(_request: Request) -> Reply:
-        return Reply("NotAllowed", "cannot use /x: it is in none of the model folders")
+    async def refuse(_request: Request) -> LauncherReply:
+        return LauncherReply("NotAllowed", "cannot use /x: it is in none of the model folders")
 
     world.answers.append(refuse)
     await world.launcher.start(spec)
@@ -382,7 +382,7 @@ async def test_an_order_that_is_too_large_in_sum(world: World) -> None:
     spec = world.spec(model_path=f"/{'m' * 200}" * 18 + "/x-00001-of-00512.gguf")
     await world.launcher.open()
 
-    async def check(request: Request) -> Reply:
+    async def check(request: Request) -> LauncherReply:
         assert isinstance(request, StartRequest)
         with pytest.raises(InvalidInput) as caught:
             shards(request.spec.model_path)
@@ -399,8 +399,8 @@ async def test_a_stop_forgets_a_refusal(world: World, tmp_path: Path) -> None:
     spec = world.spec()
     await world.launcher.open()
 
-    async def refuse(_request: Request) -> Reply:
-        return Reply("ServerFailed", "cannot open it")
+    async def refuse(_request: Request) -> LauncherReply:
+        return LauncherReply("ServerFailed", "cannot open it")
 
     world.answers.append(refuse)
     await world.launcher.start(spec)
@@ -416,8 +416,8 @@ async def test_a_refusal_while_another_server_runs(world: World) -> None:
     world.systemd.load(ready(spec))
     await world.launcher.open()
 
-    async def refuse(_request: Request) -> Reply:
-        return Reply("NotAllowed", "cannot do that")
+    async def refuse(_request: Request) -> LauncherReply:
+        return LauncherReply("NotAllowed", "cannot do that")
 
     world.answers.append(refuse)
     with pytest.raises(NotAllowed, match="cannot do that"):
@@ -445,14 +445,14 @@ async def test_stop_is_seen_at_once_and_ends_when_it_is_done(world: World) -> No
     await world.launcher.open()
     go = asyncio.Event()
 
-    async def answer(request: Request) -> Reply:
+    async def answer(request: Request) -> LauncherReply:
         # It crashes and is started again, before systemd gets to end it.
         world.systemd.was_read.clear()
         world.systemd.change(spec.port, **ready(spec, pid=7, run=9))
         await world.systemd.was_read.wait()
         world.systemd.change(spec.port, **STOPPED)
         await go.wait()
-        return Reply()
+        return LauncherReply()
 
     world.answers.append(answer)
     witness = Witness(world.launcher)
@@ -471,8 +471,8 @@ async def test_a_stop_that_is_refused(world: World) -> None:
     world.systemd.load(ready(spec))
     await world.launcher.open()
 
-    async def refuse(_request: Request) -> Reply:
-        return Reply("NoSuchErrorHere", "cannot stop it")
+    async def refuse(_request: Request) -> LauncherReply:
+        return LauncherReply("NoSuchErrorHere", "cannot stop it")
 
     world.answers.append(refuse)
     with pytest.raises(ServerFailed, match="cannot stop it"):
@@ -509,11 +509,11 @@ async def test_a_launcher_that_is_killed_in_the_middle(world: World, made: bool)
     spec = world.spec()
     await world.launcher.open()
 
-    async def die_once(request: Request) -> Reply | None:
+    async def die_once(request: Request) -> LauncherReply | None:
         first = len(world.asked) == 1
         if made or not first:
             world.systemd.load(ready(spec))
-        return None if first else Reply()
+        return None if first else LauncherReply()
 
     world.answers.append(die_once)
     await world.launcher.start(spec)
@@ -627,11 +627,15 @@ class Pings:
         self._heard = asyncio.Semaphore(0)
         world.answers.append(self._answer)
 
-    async def _answer(self, request: Request) -> Reply:
+    async def _answer(self, request: Request) -> LauncherReply:
         assert request == Ping()
         self._heard.release()
         self._refused -= 1
-        return Reply("InternalError", "cannot do it") if self._refused >= 0 else Reply()
+        return (
+            LauncherReply("InternalError", "cannot do it")
+            if self._refused >= 0
+            else LauncherReply()
+        )
 
     async def next(self) -> None:
         async with asyncio.timeout(PATIENCE_S):

@@ -14,7 +14,7 @@ from dbus_fast import BusType, Message, MessageType, Variant
 from dbus_fast.aio import MessageBus
 
 from magid.launcher import protocol
-from magid.launcher.protocol import Reply, Request
+from magid.launcher.protocol import LauncherReply, Request
 from magid.llama.spec import ServerSpec
 from magid.servers.systemd import observer, references
 from magid.systemd.bus import MANAGER, MANAGER_PATH, PROPERTIES, SYSTEMD
@@ -34,7 +34,7 @@ SIGNATURES = {
     "Job": "(uo)",
     "ExecStart": "a(sasbttttuii)",
 }
-Answer = Callable[[Request], Awaitable[Reply | None]]
+Answer = Callable[[Request], Awaitable[LauncherReply | None]]
 
 
 def ready(spec: ServerSpec, pid: int = 4242, run: int = 1) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from magid.errors import InvalidInput, NotFound
-from magid.host.ports import Endpoint
+from magid.host.ports import HostPort
 from magid.llama.client import Health, check_health, get_json, why_foreign
 from magid.llama.spec import ServerSpec
 from magid.servers.backend import ObservedServer, ServerBackend, ServerState
@@ -139,7 +139,7 @@ class LauncherContract:
     async def test_only_the_key_opens_it(self, launcher: ServerBackend, specs: Specs) -> None:
         spec = specs()
         await started(launcher, spec)
-        endpoint, key = Endpoint(spec.host, spec.port), launcher.api_key(spec.port)
+        endpoint, key = HostPort(spec.host, spec.port), launcher.api_key(spec.port)
         assert key
         assert await why_foreign(endpoint, key, spec.model_id) is None
         status, _ = await get_json(endpoint, "/v1/models", key=None, timeout_s=5)
@@ -271,7 +271,7 @@ class LauncherContract:
         await started(launcher, spec)
         with socket.create_connection((spec.host, spec.port)) as idle:
             await launcher.stop(spec.port)
-            assert await check_health(Endpoint(spec.host, spec.port)) is Health.UNREACHABLE
+            assert await check_health(HostPort(spec.host, spec.port)) is Health.UNREACHABLE
             await started(launcher, spec)
             assert idle.fileno() >= 0
 

@@ -8,7 +8,7 @@ from magid.api.reply import Call, Reply, reply
 from magid.api.schemas import servers as server_schemas
 from magid.config.addresses import TcpAddress
 from magid.errors import NotFound, ServerUnreachable
-from magid.host.ports import Endpoint
+from magid.host.ports import HostPort
 from magid.llama import client
 from magid.servers.backend import ObservedServer, ServerState
 
@@ -36,7 +36,7 @@ async def get_server_metrics(ctx: Context, call: Call) -> Reply:
             f"cannot get metrics of {model_id!r}: {server.unit} {server.described}",
             modelId=model_id,
         )
-    endpoint = Endpoint(server.host, server.port)
+    endpoint = HostPort(server.host, server.port)
     key = ctx.daemon.launcher.api_key(server.port)
     text = await client.get_metrics(endpoint, key=key, uid=server.uid, timeout_s=TIMEOUT_S)
     return Reply(text, content_type=TEXT)
@@ -65,7 +65,7 @@ def _own_address(ctx: Context) -> str:
     """Returns the target for requests on the unix socket: the first configured TCP address."""
     for address in ctx.daemon.config.addresses:
         if isinstance(address, TcpAddress):
-            return str(Endpoint(address.host, address.port))
+            return str(HostPort(address.host, address.port))
     return "localhost"
 
 

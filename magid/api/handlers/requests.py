@@ -9,7 +9,7 @@ from magid.api.reply import Call, Reply, reply
 from magid.api.schemas import gateway as gateway_schemas
 from magid.errors import InvalidInput, NotFound
 from magid.gateway.accounting.request_log import Record, Usage
-from magid.gateway.proxy.server import Server
+from magid.gateway.proxy.server import UpstreamServer
 from magid.gateway.routing import request
 from magid.gateway.routing.endpoints import find
 
@@ -27,7 +27,7 @@ async def explain(ctx: Context, call: Call) -> Reply:
     outline = call.outline
     fields, model = request.checked(given.request, outline)
     body = to_json(given.request) if outline is None else b""
-    wanted = request.GatewayRequest(endpoint, body, fields, model, outline=outline)
+    wanted = request.ParsedRequest(endpoint, body, fields, model, outline=outline)
     route, verdicts, chosen = ctx.gateway.explain(wanted)
     candidates = [_candidate(ctx, server, why) for server, why in verdicts]
     answer: gateway_schemas.Explanation = {
@@ -44,7 +44,7 @@ async def explain(ctx: Context, call: Call) -> Reply:
     return reply(answer)
 
 
-def _candidate(ctx: Context, server: Server, why_not: str) -> gateway_schemas.Candidate:
+def _candidate(ctx: Context, server: UpstreamServer, why_not: str) -> gateway_schemas.Candidate:
     backend = server.backend
     return {
         "modelId": backend.model_id,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from magid.gateway.routing.request import GatewayRequest
+from magid.gateway.routing.request import ParsedRequest
 from magid.log import rate_limit
 from magid.log.events import Event, about
 
@@ -92,7 +92,7 @@ class Record:
         return usage.answer_tokens / took if took > 0 else None
 
 
-def of(request: GatewayRequest) -> Record:
+def of(request: ParsedRequest) -> Record:
     return Record(
         id=request.request_id,
         at=time.time(),
@@ -105,7 +105,7 @@ def of(request: GatewayRequest) -> Record:
     )
 
 
-def refused(request: GatewayRequest, problem: str) -> Record:
+def refused(request: ParsedRequest, problem: str) -> Record:
     """Returns the record of a request that was not routed.
 
     Counted, not kept: it would crowd others out.

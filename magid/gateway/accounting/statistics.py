@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from magid.gateway.accounting.request_log import Outcome, Record
-from magid.gateway.routing.resolver import Route
+from magid.gateway.routing.resolver import ModelRoute
 
 # Seconds. A token of a small model takes milliseconds, a long answer of a large one minutes; the
 # bounds of OpenTelemetry's GenAI conventions, wider at the end, where local models are slow.
@@ -63,14 +63,14 @@ class RequestStatistics:
 
     def __init__(self, is_known: Callable[[str], bool]) -> None:
         self._is_known = is_known
-        self._new: list[tuple[Record, Route | None]] = []
+        self._new: list[tuple[Record, ModelRoute | None]] = []
         self._names: set[str] = set()
         self._requests: Counter[RequestKey] = Counter()
         self._decisions: Counter[DecisionKey] = Counter()
         self._models: dict[tuple[str, str], ModelCounts] = {}
         self._durations: dict[tuple[str, str, str], Histogram] = {}
 
-    def add(self, record: Record, route: Route | None) -> None:
+    def add(self, record: Record, route: ModelRoute | None) -> None:
         """A request that has ended; without a route where none was found."""
         new = self._new
         new.append((record, route))
@@ -105,7 +105,7 @@ class RequestStatistics:
         for record, route in new:
             self._count(record, route)
 
-    def _count(self, record: Record, route: Route | None) -> None:
+    def _count(self, record: Record, route: ModelRoute | None) -> None:
         if record.model_id is not None:
             model = self._label(record.model_id, is_known=True)
         else:

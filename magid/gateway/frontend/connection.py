@@ -14,7 +14,7 @@ from magid.gateway.frontend import responses
 from magid.gateway.frontend.connection_state import ConnectionState
 from magid.gateway.frontend.context import FrontendContext, unknown_path
 from magid.gateway.frontend.request_reader import (
-    Body,
+    BodyReader,
     RequestBuilder,
     RequestHead,
     check_json,
@@ -23,7 +23,7 @@ from magid.gateway.frontend.response_writer import ResponseWriter
 from magid.gateway.proxy.two_stage import ActiveRequest
 from magid.gateway.routing.endpoints import find, methods_of
 from magid.gateway.routing.outline import WHOLE_BYTES
-from magid.gateway.routing.request import GatewayRequest
+from magid.gateway.routing.request import ParsedRequest
 from magid.http import request_rules
 from magid.http.request_rules import LINGER_S, MAX_HEAD_BYTES, next_request_id
 from magid.http.status import status_of
@@ -56,7 +56,7 @@ class ClientConnection:
         self._buffer = b""  # a part of a head, or what stands behind a request
         self._head: RequestHead | None = None
         self._caller = authenticator.LOCAL
-        self._body: Body | None = None
+        self._body: BodyReader | None = None
         self._timer: asyncio.TimerHandle | None = None  # for the head, then for the body
         self._request: ActiveRequest | None = None
 
@@ -134,7 +134,7 @@ class ClientConnection:
                 return
         try:
             if body is None:
-                body = self._body = Body(length, self._context.max_body_bytes)
+                body = self._body = BodyReader(length, self._context.max_body_bytes)
             whole = body.feed(data)
         except MagidError as error:
             self._refuse(error)
@@ -223,7 +223,7 @@ class ClientConnection:
             else:
                 self._dispatch(builder.build(body))
 
-    def _dispatch(self, request: GatewayRequest) -> None:
+    def _dispatch(self, request: ParsedRequest) -> None:
         active = self._context.dispatcher.begin(request, self._writer)
         if self._state is not _RESPONDING:
             return  # it has failed already

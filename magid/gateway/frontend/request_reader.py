@@ -17,7 +17,7 @@ from magid.errors import InvalidInput, TooLarge
 from magid.gateway.routing import nulls
 from magid.gateway.routing.endpoints import Endpoint
 from magid.gateway.routing.outline import WHOLE_BYTES, Outline
-from magid.gateway.routing.request import GatewayRequest, parse, parse_large, parse_query
+from magid.gateway.routing.request import ParsedRequest, parse, parse_large, parse_query
 from magid.http import framing, request_rules
 from magid.http.framing import ChunkReader, ProtocolError
 
@@ -144,7 +144,7 @@ class RequestHeadCache:
 STEP_BYTES = 16_384  # of a chunked body, between two looks at how many chunks it has
 
 
-class Body:
+class BodyReader:
     """Of the length that the head says, or chunked where it says none. Raises TooLarge.
 
     What came so far is kept once. A large body is given back as the bytearray that it grew in.
@@ -216,14 +216,14 @@ class RequestBuilder:
     client: str
     caller: Caller
 
-    def build(self, body: bytes | bytearray) -> GatewayRequest:
+    def build(self, body: bytes | bytearray) -> ParsedRequest:
         """Holds the event loop for as long as it takes to parse the body. Raises InvalidInput."""
         if self.endpoint.asks_by_query:
             return self._parsed(b"", *parse_query(self.head.query))
         fields, model = parse(self.endpoint, body)
         return self._parsed(nulls.without(self.endpoint, bytes(body), fields), fields, model)
 
-    def build_in_steps(self, body: bytes | bytearray) -> Generator[None, None, GatewayRequest]:
+    def build_in_steps(self, body: bytes | bytearray) -> Generator[None, None, ParsedRequest]:
         """The same for a large body, in steps between which others have their turn."""
         fields, model, outline = yield from parse_large(self.endpoint, body)
         yield
@@ -238,9 +238,9 @@ class RequestBuilder:
     def _parsed(
         self, body: bytes | bytearray, fields: Mapping[str, Any], model: str,
         outline: Outline | None = None,
-    ) -> GatewayRequest:  # fmt: skip
+    ) -> ParsedRequest:  # fmt: skip
         head, caller = self.head, self.caller
-        return GatewayRequest(
+        return ParsedRequest(
             self.endpoint, body, fields, model, self.request_id, self.client, head.passed,
             caller.name, caller.models, head.client_request_id, outline,
         )  # fmt: skip

@@ -15,9 +15,9 @@ from magid.catalog.effective import Model
 from magid.control.daemon import Daemon
 from magid.control.planner import Wanted
 from magid.gateway.proxy import health
-from magid.gateway.proxy.server import Server
+from magid.gateway.proxy.server import UpstreamServer
 from magid.gateway.routing import fleet, model_list
-from magid.gateway.routing.fleet import Backend, Facts, Fleet
+from magid.gateway.routing.fleet import Backend, Fleet, ServerProperties
 from magid.servers.backend import ServerState
 
 log = logging.getLogger(__name__)
@@ -41,11 +41,15 @@ class FleetState:
     ) -> None:
         self._daemon, self._spawn = daemon, spawn
         self._resting, self._on_rebuilt, self._on_learned = resting, on_rebuilt, on_learned
-        self._servers: dict[str, Server] = {}  # by process
-        self._leaving: dict[str, Server] = {}  # get no new requests, but have some in progress
-        self._facts: dict[str, Facts] = {}  # by process
+        self._servers: dict[str, UpstreamServer] = {}  # by process
+        self._leaving: dict[
+            str, UpstreamServer
+        ] = {}  # get no new requests, but have some in progress
+        self._facts: dict[str, ServerProperties] = {}  # by process
         self._asking: set[str] = set()  # processes that are being asked for theirs
-        self._seen: dict[str, Facts] = {}  # by hash of a spec: of servers that may be gone
+        self._seen: dict[
+            str, ServerProperties
+        ] = {}  # by hash of a spec: of servers that may be gone
         self._differences: dict[str, str] = {}  # by model: what was logged of them
         self._fleet = Fleet()
         self._limited: dict[tuple[str, ...], Fleet] = {}  # what limited tokens may use of it
@@ -99,21 +103,21 @@ class FleetState:
 
     # -- servers ---------------------------------------------------------------------------
 
-    def server(self, process: str) -> Server | None:
+    def server(self, process: str) -> UpstreamServer | None:
         return self._servers.get(process)
 
-    def servers(self) -> list[Server]:
+    def servers(self) -> list[UpstreamServer]:
         """Returns the ready servers. A copy."""
         return list(self._servers.values())
 
-    def every_server(self) -> list[Server]:
+    def every_server(self) -> list[UpstreamServer]:
         """Returns the ready servers, and those that finish their last requests. A copy."""
         return [*self._servers.values(), *self._leaving.values()]
 
-    def servers_of(self, model_id: str) -> list[Server]:
+    def servers_of(self, model_id: str) -> list[UpstreamServer]:
         return [s for s in self._servers.values() if s.backend.model_id == model_id]
 
-    def drop_if_done(self, server: Server) -> None:
+    def drop_if_done(self, server: UpstreamServer) -> None:
         """Drops a leaving server once its last request has ended. Idempotent."""
         process = server.backend.process
         if process in self._leaving and not server.active:
@@ -147,7 +151,7 @@ class FleetState:
             self._meet(process, backend)
         self._on_rebuilt(self._fleet)
 
-    def _seen_of(self, wanted: Wanted) -> dict[str, Facts]:
+    def _seen_of(self, wanted: Wanted) -> dict[str, ServerProperties]:
         """Returns known facts by model; forgets those of specs that are no longer wanted."""
         known = {spec.hash: spec.model_id for spec in wanted.specs if spec.hash in self._seen}
         self._seen = {spec_hash: self._seen[spec_hash] for spec_hash in known}
@@ -160,14 +164,14 @@ class FleetState:
         """
         known = self._servers.get(process)
         if known is None:
-            known = self._leaving.pop(process, None) or Server(backend)
+            known = self._leaving.pop(process, None) or UpstreamServer(backend)
             self._servers[process] = known
             if process not in self._facts and process not in self._asking:
                 self._asking.add(process)
                 self._spawn(self._learn_facts(known))
         known.backend = backend
 
-    async def _learn_facts(self, server: Server) -> None:
+    async def _learn_facts(self, server: UpstreamServer) -> None:
         """Asks until the server tells, with growing pauses: one may be too busy to answer."""
         process, pause_s = server.backend.process, _FIRST_PAUSE_S
         try:
@@ -181,7 +185,7 @@ class FleetState:
         finally:
             self._asking.discard(process)
 
-    def _learned(self, server: Server, facts: Facts) -> None:
+    def _learned(self, server: UpstreamServer, facts: ServerProperties) -> None:
         backend = server.backend
         if backend.process not in self._servers:
             return
@@ -195,7 +199,7 @@ class FleetState:
         self.invalidate()
         self._on_learned()
 
-    def _log_difference(self, model: Model, facts: Facts) -> None:
+    def _log_difference(self, model: Model, facts: ServerProperties) -> None:
         """Once, where a server and its model's files disagree: the server counts."""
         said = _difference(model, facts)
         if said and self._differences.get(model.model_id) != said:
@@ -206,7 +210,7 @@ class FleetState:
         self._differences[model.model_id] = said
 
 
-def _difference(model: Model, facts: Facts) -> str:
+def _difference(model: Model, facts: ServerProperties) -> str:
     able = model.abilities
     pairs = (
         ("tools", able.tools, facts.tools),

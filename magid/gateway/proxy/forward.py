@@ -16,10 +16,10 @@ from typing import Protocol
 from magid.errors import MagidError, ServerLost
 from magid.gateway.accounting import request_log
 from magid.gateway.accounting.request_log import START_BYTES, TAIL_BYTES, TAIL_SEGMENTS, Outcome
-from magid.gateway.proxy.server import Server, is_own_trouble
+from magid.gateway.proxy.server import UpstreamServer, is_own_trouble
 from magid.gateway.proxy.upstream import INTERNAL_ERROR, UpstreamConnection
-from magid.gateway.routing.request import GatewayRequest
-from magid.gateway.routing.resolver import Route
+from magid.gateway.routing.request import ParsedRequest
+from magid.gateway.routing.resolver import ModelRoute
 from magid.http.framing import ProtocolError, ReplyHead
 from magid.http.limits import MAX_COLLECTED_BYTES, MAX_SILENT_BYTES
 
@@ -60,16 +60,16 @@ class ForwardedRequest:
 
     def __init__(
         self,
-        request: GatewayRequest,
+        request: ParsedRequest,
         client: ResponseSink,
-        route: Route,
+        route: ModelRoute,
         retry: "Callable[[ForwardedRequest], bool]",
-        on_free: "Callable[[ForwardedRequest, Server], None]",
+        on_free: "Callable[[ForwardedRequest, UpstreamServer], None]",
         on_end: "Callable[[ForwardedRequest], None]",
     ) -> None:
         self.request, self.client, self.route = request, client, route
         self.record = request_log.of(request)
-        self.server: Server | None = None
+        self.server: UpstreamServer | None = None
         self.tried: set[str] = set()  # processes it was sent to
         self.started: set[str] = set()  # models that were started for it
         self.wait_timer: asyncio.TimerHandle | None = None
@@ -96,7 +96,7 @@ class ForwardedRequest:
             self.wait_timer.cancel()
             self.wait_timer = None
 
-    def send(self, server: Server) -> None:
+    def send(self, server: UpstreamServer) -> None:
         """Sends the request to a server that has a free slot, and takes the slot."""
         self.server = server
         self.tried.add(server.backend.process)
@@ -113,7 +113,7 @@ class ForwardedRequest:
         else:
             self._task = asyncio.get_running_loop().create_task(self._connect(server))
 
-    async def _connect(self, server: Server) -> None:
+    async def _connect(self, server: UpstreamServer) -> None:
         """Connects, then sends the request.
 
         On any error the client must get an answer: no timer ends it.

@@ -16,8 +16,8 @@ from pydantic_core import to_json
 from magid.control.daemon import Daemon
 from magid.discovery.kinds import ModelKind
 from magid.errors import BadReply, MagidError, ServerUnreachable
-from magid.gateway.proxy.server import UNWELL, Server, is_own_trouble
-from magid.gateway.routing.fleet import Backend, Facts, Fleet, facts_of, process_of
+from magid.gateway.proxy.server import UNWELL, UpstreamServer, is_own_trouble
+from magid.gateway.routing.fleet import Backend, Fleet, ServerProperties, facts_of, process_of
 from magid.llama.client import get_json
 from magid.log.events import Event, about
 
@@ -37,7 +37,7 @@ class HealthChecker:
     def __init__(self, daemon: Daemon, spawn: Callable[[Coroutine[Any, Any, None]], None]) -> None:
         self._daemon, self._spawn = daemon, spawn
 
-    def look(self, servers: Iterable[Server], fleet: Fleet, interval_s: float) -> None:
+    def look(self, servers: Iterable[UpstreamServer], fleet: Fleet, interval_s: float) -> None:
         now = time.monotonic()
         for server in servers:
             if now - server.probed_at >= _due_s(server, now, interval_s):
@@ -48,7 +48,7 @@ class HealthChecker:
                 server.is_being_examined, server.is_suspect = True, False
                 self._spawn(self._examine(server, offer.kind))
 
-    async def _examine(self, server: Server, kind: ModelKind) -> None:
+    async def _examine(self, server: UpstreamServer, kind: ModelKind) -> None:
         """Whether it is the server's own fault that requests fail."""
         try:
             works = await can_work(server.backend, kind)
@@ -62,7 +62,7 @@ class HealthChecker:
             self._restart(server)
         server.is_suspect = server.is_suspect or not works or server.breaker.is_open
 
-    def _restart(self, server: Server) -> None:
+    def _restart(self, server: UpstreamServer) -> None:
         """Restarts the server, unless a client still receives an answer from it."""
         backend, now = server.backend, time.monotonic()
         if any(now - forwarded.last_byte < SUSPECT_S for forwarded in server.active):
@@ -83,7 +83,7 @@ class HealthChecker:
             )
 
 
-def _is_due(server: Server, now: float) -> bool:
+def _is_due(server: UpstreamServer, now: float) -> bool:
     """Whether to give it a request of magid's own. After a long time pauses begin small."""
     since = now - server.examined_at
     if since > 2 * MAX_EXAMINE_S:
@@ -92,14 +92,14 @@ def _is_due(server: Server, now: float) -> bool:
     return server.is_suspect and not server.is_being_examined and since >= pause
 
 
-def _due_s(server: Server, now: float, interval_s: float) -> float:
+def _due_s(server: UpstreamServer, now: float, interval_s: float) -> float:
     """How long after the last /health the next one is asked."""
     if server.probe_failures or any(now - e.last_byte > SUSPECT_S for e in server.active):
         return min(interval_s, TIMEOUT_S)
     return 0.0 if server.is_doubted or server.breaker.is_open else interval_s
 
 
-async def _probe(server: Server) -> None:
+async def _probe(server: UpstreamServer) -> None:
     answer = await is_healthy(server.backend)
     if answer is None:
         return
@@ -131,7 +131,7 @@ _WORK: dict[ModelKind, tuple[str, dict[str, object]]] = {
 }
 
 
-async def facts(backend: Backend) -> Facts | None:
+async def facts(backend: Backend) -> ServerProperties | None:
     """None if it does not tell."""
     try:
         _, props = await _asked(backend, "/props")

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from magid.catalog.profile import LoadBalancing, Strategy
-from magid.gateway.proxy.server import DEFAULT_PREFILL_RATE, DEFAULT_SERVICE_S, Server
+from magid.gateway.proxy.server import DEFAULT_PREFILL_RATE, DEFAULT_SERVICE_S, UpstreamServer
 from magid.gateway.routing.conversations import Conversations
-from magid.gateway.routing.request import CHARS_PER_TOKEN, GatewayRequest
-from magid.gateway.routing.resolver import Route
+from magid.gateway.routing.request import CHARS_PER_TOKEN, ParsedRequest
+from magid.gateway.routing.resolver import ModelRoute
 
 
 class LoadBalancer:
@@ -22,7 +22,9 @@ class LoadBalancer:
         self.conversations = Conversations()
         self._floors: dict[str, float] = {}  # by pool: where turns count from
 
-    def pick(self, request: GatewayRequest, route: Route, healthy: list[Server]) -> Server | None:
+    def pick(
+        self, request: ParsedRequest, route: ModelRoute, healthy: list[UpstreamServer]
+    ) -> UpstreamServer | None:
         """The conversation's own server, else one by the rules; None if all are full.
 
         `healthy` is not empty. Changes nothing.
@@ -40,7 +42,7 @@ class LoadBalancer:
         chosen = choose(rules.strategy, loads)
         return None if chosen is None else by_key[chosen.key]
 
-    def taken(self, request: GatewayRequest, route: Route, server: Server) -> None:
+    def taken(self, request: ParsedRequest, route: ModelRoute, server: UpstreamServer) -> None:
         """The server has had its turn, and has read this prompt."""
         # A server that was away has not saved up turns: they count from the pool's floor on.
         floor = max(server.turns, self._floors.get(route.pool, 0.0))
@@ -55,7 +57,9 @@ class LoadBalancer:
     def _follows_prefixes(self) -> bool:
         return self.rules.enabled and self.rules.strategy is Strategy.PREFIX_AFFINITY
 
-    def _missing_tokens(self, request: GatewayRequest, healthy: list[Server]) -> dict[str, float]:
+    def _missing_tokens(
+        self, request: ParsedRequest, healthy: list[UpstreamServer]
+    ) -> dict[str, float]:
         """By process: how much of the prompt it would have to read."""
         if not request.endpoint.generates or not self._follows_prefixes:
             return {}
@@ -83,7 +87,7 @@ class Load:
         return self.outstanding < self.slots
 
 
-def load_of(server: Server, floor: float, missing_tokens: float) -> Load:
+def load_of(server: UpstreamServer, floor: float, missing_tokens: float) -> Load:
     """`floor` is where turns count from."""
     return Load(
         server.backend.process,

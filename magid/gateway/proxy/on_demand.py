@@ -16,7 +16,7 @@ from magid.control.daemon import Daemon
 from magid.errors import Busy, MagidError, NotReady, ServerFailed
 from magid.gateway.proxy import health
 from magid.gateway.proxy.failures import Failure, Failures
-from magid.gateway.proxy.server import Server
+from magid.gateway.proxy.server import UpstreamServer
 from magid.gateway.proxy.upstream import INTERNAL_ERROR
 from magid.gateway.routing.fleet import Fleet
 from magid.log.events import Event, about
@@ -39,7 +39,7 @@ class OnDemand:
         self,
         daemon: Daemon,
         spawn: Callable[[Coroutine[Any, Any, None]], None],
-        servers: Callable[[str], Iterable[Server]],
+        servers: Callable[[str], Iterable[UpstreamServer]],
         on_failed: Callable[[str, MagidError, float], None],
     ) -> None:
         self._daemon, self._spawn = daemon, spawn

@@ -18,7 +18,7 @@ from magid.gateway.proxy.upstream import ConnectionPool
 from magid.gateway.routing.endpoints import Endpoint
 from magid.gateway.routing.fleet import Backend
 from magid.gateway.routing.outline import Body, Buffer
-from magid.gateway.routing.request import GatewayRequest
+from magid.gateway.routing.request import ParsedRequest
 from magid.llama.connection import authorization
 from magid.log.events import Event, about
 from magid.systemd.unit_names import unit_name
@@ -113,7 +113,7 @@ class InFlight(Protocol):
     def give_up_on_server(self, why: str) -> None: ...
 
 
-class Server:
+class UpstreamServer:
     """Of one process. Lives as long as it is ready, or works on something."""
 
     def __init__(self, backend: Backend) -> None:
@@ -174,7 +174,7 @@ class Server:
         if not blames_request(status, body):
             self.is_suspect = self.breaker.request_failed() or self.is_suspect
 
-    def message_for(self, request: GatewayRequest) -> tuple[bytes, Sequence[Body | Buffer]]:
+    def message_for(self, request: ParsedRequest) -> tuple[bytes, Sequence[Body | Buffer]]:
         """The whole request as it goes to llama-server: with the server's key, not the client's.
 
         Of a large one the body comes apart, so that nothing is copied.

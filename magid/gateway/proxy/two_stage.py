@@ -18,7 +18,7 @@ from magid.catalog.profile import TwoStage
 from magid.errors import MagidError
 from magid.gateway.accounting.request_log import Outcome
 from magid.gateway.proxy.forward import ForwardedRequest, ResponseSink
-from magid.gateway.routing.request import GatewayRequest
+from magid.gateway.routing.request import ParsedRequest
 from magid.http.framing import ChunkReader, ProtocolError, ReplyHead
 from magid.http.limits import MAX_COLLECTED_BYTES, MAX_COUNTED_EVENTS, MAX_USAGE_BYTES, parsed
 
@@ -143,7 +143,7 @@ def _chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-Begin = Callable[[GatewayRequest, ResponseSink], ForwardedRequest]
+Begin = Callable[[ParsedRequest, ResponseSink], ForwardedRequest]
 
 
 class ActiveRequest(Protocol):
@@ -158,7 +158,7 @@ class TwoStageRequest:
     """One request in two stages. Implements `ActiveRequest`, and `ResponseSink` for both stages."""
 
     def __init__(
-        self, request: GatewayRequest, client: ResponseSink, rules: TwoStage, begin: Begin
+        self, request: ParsedRequest, client: ResponseSink, rules: TwoStage, begin: Begin
     ) -> None:
         """Begins the first stage, or at once the second; raises what that raises."""
         self._request, self._client, self._rules, self._begin = request, client, rules, begin
@@ -179,7 +179,7 @@ class TwoStageRequest:
             self._is_final = True
             self._active = begin(self._final(None), self)
 
-    def _variant(self, fields: Mapping[str, Any], request_id: str) -> GatewayRequest:
+    def _variant(self, fields: Mapping[str, Any], request_id: str) -> ParsedRequest:
         return self._request.changed(fields, model=str(fields["model"]), request_id=request_id)
 
     # -- Work --------------------------------------------------------------------------------
@@ -266,7 +266,7 @@ class TwoStageRequest:
 
     # -- the second stage --------------------------------------------------------------------
 
-    def _final(self, draft: tuple[str, Mapping[str, Any]] | None) -> GatewayRequest:
+    def _final(self, draft: tuple[str, Mapping[str, Any]] | None) -> ParsedRequest:
         """The request for the second stage, with the draft if there is one."""
         tier = str(self._rules.stage2_tier)
         if draft is None or self._active is None:

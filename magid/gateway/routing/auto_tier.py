@@ -13,11 +13,11 @@ from magid.errors import MagidError
 from magid.gateway.routing import complexity, resolver
 from magid.gateway.routing.conversations import Conversations
 from magid.gateway.routing.fleet import AUTO, Fleet
-from magid.gateway.routing.request import GatewayRequest, Prompt
-from magid.gateway.routing.resolver import STRENGTH, Reason, Route
+from magid.gateway.routing.request import ParsedRequest, Prompt
+from magid.gateway.routing.resolver import STRENGTH, ModelRoute, Reason
 
 
-def route(request: GatewayRequest, now: Fleet, conversations: Conversations) -> Route:
+def route(request: ParsedRequest, now: Fleet, conversations: Conversations) -> ModelRoute:
     """Raises ModelNotFound, InvalidInput, NotReady, ServerFailed."""
     name = resolver.by_name(request.model, now)
     if name in now.offers:
@@ -27,7 +27,7 @@ def route(request: GatewayRequest, now: Fleet, conversations: Conversations) -> 
     return resolver.to_tier(Tier(name), request, now, "tier")
 
 
-def _automatic(request: GatewayRequest, now: Fleet, conversations: Conversations) -> Route:
+def _automatic(request: ParsedRequest, now: Fleet, conversations: Conversations) -> ModelRoute:
     """By the conversation so far, and by what the newest message shows."""
     if not request.endpoint.generates:
         plain = resolver.to_tier(DEFAULT_TIER, request, now, "auto")
@@ -39,7 +39,7 @@ def _automatic(request: GatewayRequest, now: Fleet, conversations: Conversations
     return replace(route, parts=choice.parts, process=process, reason=choice.reason)
 
 
-def has_stages(request: GatewayRequest, now: Fleet, rules: TwoStage) -> bool:
+def has_stages(request: ParsedRequest, now: Fleet, rules: TwoStage) -> bool:
     """Only for auto: a request for a model or a tier gets that one. Both tiers must exist."""
     try:
         if resolver.by_name(request.model, now) != AUTO or not applies(request):
@@ -63,7 +63,7 @@ _NEVER = (
 )  # fmt: skip
 
 
-def applies(request: GatewayRequest) -> bool:
+def applies(request: ParsedRequest) -> bool:
     """Whether the request is a plain question for one text."""
     fields = request.fields
     if request.endpoint.path != PATH or any(fields.get(name) for name in _NEVER):
@@ -83,7 +83,7 @@ DEFAULT_TIER = Tier.BALANCED  # where there is no evidence; not the weakest: it 
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class TierChoice:
     """`why` is for a person, `floor` what the conversation may not fall below."""
 
     tier: Tier
@@ -99,7 +99,7 @@ def tier_for(score: float, tiers: Sequence[TierConfig]) -> Tier:
     return next(fitting, tiers[-1].name if tiers else DEFAULT_TIER)
 
 
-def choose(prompt: Prompt, tiers: Sequence[TierConfig], before: Tier | None) -> Choice:
+def choose(prompt: Prompt, tiers: Sequence[TierConfig], before: Tier | None) -> TierChoice:
     """`before` is the tier of the conversation's last request: it never drops a tier."""
     score = complexity.score(prompt)
     parts = {"score": score.value, "parts": dict(score.parts)}
@@ -110,5 +110,5 @@ def choose(prompt: Prompt, tiers: Sequence[TierConfig], before: Tier | None) -> 
         reason = Reason.SCORE
     if before is not None and STRENGTH.index(before) > STRENGTH.index(tier):
         why = f"{why}; kept on {before} by its conversation"
-        return Choice(before, why, before, parts, Reason.CONVERSATION)
-    return Choice(tier, why, before, parts, reason)
+        return TierChoice(before, why, before, parts, Reason.CONVERSATION)
+    return TierChoice(tier, why, before, parts, reason)

@@ -13,7 +13,7 @@ from magid.control.snapshot import Snapshot
 from magid.discovery.kinds import ModelKind
 from magid.discovery.naming import spellings
 from magid.discovery.tiers import Tier
-from magid.host.ports import Endpoint as Address
+from magid.host.ports import HostPort
 from magid.servers.backend import ObservedServer, ServerState
 
 AUTO = "auto"
@@ -23,7 +23,7 @@ MAX_SLOTS, MAX_CONTEXT = 1024, 2**31  # what a server that was taken over may cl
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class ServerProperties:
     """What a server's /props says. None: it does not say."""
 
     slots: int
@@ -33,13 +33,13 @@ class Facts:
     tools: bool | None = None
 
 
-def facts_of(props: object) -> Facts | None:
+def facts_of(props: object) -> ServerProperties | None:
     """From the JSON of /props; None if that is none. Keys as of llama-server 0.7.0."""
     match props:
         case {"total_slots": int(slots), **rest}:
             settings = rest.get("default_generation_settings")
             context = settings.get("n_ctx") if isinstance(settings, dict) else None
-            return Facts(
+            return ServerProperties(
                 min(max(1, slots), MAX_SLOTS),
                 context if isinstance(context, int) and 0 < context < MAX_CONTEXT else None,
                 _flag(rest.get("modalities"), "vision"),
@@ -62,10 +62,10 @@ class Backend:
     port: int
     model_id: str
     instance: int
-    address: Address
+    address: HostPort
     key: str | None
     process: str  # what tells this process from another one on its port
-    facts: Facts
+    facts: ServerProperties
     weight: int = 1
     uid: int | None = None  # whose socket its port has to be; None: not known
 
@@ -120,10 +120,10 @@ def build(
     now: Snapshot,
     observed: Mapping[int, ObservedServer],
     keys: Mapping[int, str | None],
-    facts: Mapping[str, Facts],
+    facts: Mapping[str, ServerProperties],
     *,
     resting: Mapping[str, str] | None = None,
-    seen: Mapping[str, Facts] | None = None,
+    seen: Mapping[str, ServerProperties] | None = None,
     is_scanning: bool = False,
 ) -> Fleet:
     """`keys` by port, `facts` by `process_of`; `resting` and `seen` by model.
@@ -212,17 +212,17 @@ def _backend(
     model: Model,
     server: ObservedServer,
     key: str | None,
-    facts: Facts | None,
+    facts: ServerProperties | None,
     profile: Profile | None,
 ) -> Backend:
     return Backend(
         server.port,
         model.model_id,
         server.instance,
-        Address(server.host, server.port),
+        HostPort(server.host, server.port),
         key,
         process_of(server),
-        facts or Facts(model.settings.parallel or DEFAULT_SLOTS),
+        facts or ServerProperties(model.settings.parallel or DEFAULT_SLOTS),
         _weight(model, profile),
         server.uid,
     )

@@ -181,7 +181,7 @@ MAX_MESSAGES = 4096  # each is hashed, which takes 3 us
 
 
 @dataclass(slots=True)
-class GatewayRequest:
+class ParsedRequest:
     """`fields` is the body's JSON; `passed` are the header lines that go on to llama-server."""
 
     endpoint: Endpoint
@@ -214,7 +214,7 @@ class GatewayRequest:
     def has_tools(self) -> bool:
         return bool(self.fields.get("tools")) or bool(self.fields.get("functions"))
 
-    def changed(self, fields: Mapping[str, Any], **more: Any) -> "GatewayRequest":
+    def changed(self, fields: Mapping[str, Any], **more: Any) -> "ParsedRequest":
         """The same request with other fields, made of its own: long strings are not copied."""
         body = to_json(fields)
         pieces = () if self.outline is None else tuple(self.outline.restored(body))

@@ -13,13 +13,13 @@ from magid.catalog.effective import Model
 from magid.discovery.tiers import Tier
 from magid.errors import InvalidInput, ModelNotFound, NotReady, ServerFailed
 from magid.gateway.routing.fleet import AUTO, AvailableModel, Backend, Fleet
-from magid.gateway.routing.request import GatewayRequest, Prompt
+from magid.gateway.routing.request import ParsedRequest, Prompt
 
 STRENGTH: tuple[Tier, ...] = (Tier.FAST, Tier.BALANCED, Tier.POWERFUL)
 
 
 class Reason(StrEnum):
-    """What led to a model or tier: `Route.why` in one word, for counting."""
+    """What led to a model or tier: `ModelRoute.why` in one word, for counting."""
 
     MODEL = "model"  # it was asked for by name
     TIER = "tier"  # likewise
@@ -30,7 +30,7 @@ class Reason(StrEnum):
 
 
 @dataclass(slots=True)  # not frozen, which would make each one cost a microsecond more
-class Route:
+class ModelRoute:
     """Not to be changed. `pool` is the model or tier whose servers may answer."""
 
     pool: str
@@ -86,7 +86,7 @@ def by_name(name: str, fleet: Fleet) -> str:
     )
 
 
-def to_model(model_id: str, request: GatewayRequest, fleet: Fleet) -> Route:
+def to_model(model_id: str, request: ParsedRequest, fleet: Fleet) -> ModelRoute:
     """Raises InvalidInput for a gate, NotReady or ServerFailed without a server."""
     offer = fleet.offers[model_id]
     rejected = _gate(offer, request)
@@ -96,8 +96,8 @@ def to_model(model_id: str, request: GatewayRequest, fleet: Fleet) -> Route:
 
 
 def without_second_start(
-    route: Route, started: Collection[str], request: GatewayRequest, fleet: Fleet
-) -> Route:
+    route: ModelRoute, started: Collection[str], request: ParsedRequest, fleet: Fleet
+) -> ModelRoute:
     """The route, or that to a model which came up for this request: it starts no second one.
 
     What a server says of itself may be less than what its model's files promise. Raises as
@@ -110,8 +110,8 @@ def without_second_start(
 
 
 def to_tier(
-    tier: Tier, request: GatewayRequest, fleet: Fleet, why: str, floor: Tier | None = None
-) -> Route:
+    tier: Tier, request: ParsedRequest, fleet: Fleet, why: str, floor: Tier | None = None
+) -> ModelRoute:
     """An empty tier falls to the next stronger ones, then to weaker ones, not below `floor`.
 
     Only where no model of the floor or above is enabled any more does that not hold. Tools go to
@@ -160,18 +160,18 @@ def _passed_over(rejected: list[_Rejected]) -> str:
 
 def _route(
     pool: str, passing: list[AvailableModel], why: str, tier: Tier, reason: Reason = Reason.TIER
-) -> Route:
+) -> ModelRoute:
     """Servers that are ready come first; where there is none, one model is started."""
     if len(passing) == 1 and passing[0].backends:
-        return Route(pool, passing[0].backends, why, tier, reason=reason)
+        return ModelRoute(pool, passing[0].backends, why, tier, reason=reason)
     backends = tuple(b for offer in passing for b in offer.backends)
     if backends:
-        return Route(pool, backends, why, tier, reason=reason)
+        return ModelRoute(pool, backends, why, tier, reason=reason)
     first = min(passing, key=lambda offer: (offer.is_failing, offer.model.found.size_bytes))
-    return Route(pool, (), why, tier, starts=first.model_id, reason=reason)
+    return ModelRoute(pool, (), why, tier, starts=first.model_id, reason=reason)
 
 
-def _offers_from(floor: Tier, request: GatewayRequest, fleet: Fleet) -> bool:
+def _offers_from(floor: Tier, request: ParsedRequest, fleet: Fleet) -> bool:
     above = STRENGTH[STRENGTH.index(floor) :]
     return any(fleet.of_tier(tier, request.endpoint.kinds) for tier in above)
 
@@ -183,7 +183,7 @@ def _order(tier: Tier, floor: Tier | None) -> tuple[Tier, ...]:
     return (*STRENGTH[at:], *(t for t in weaker if STRENGTH.index(t) >= least))
 
 
-def _gate(offer: AvailableModel, request: GatewayRequest) -> _Rejected | None:
+def _gate(offer: AvailableModel, request: ParsedRequest) -> _Rejected | None:
     """The first gate that this model does not pass, being ready last. Raises InvalidInput."""
     if offer.kind not in request.endpoint.kinds:
         return _Rejected(offer, f"is a model for {_USES[offer.kind]}")
@@ -211,7 +211,7 @@ def _may_fetch(offer: AvailableModel) -> bool:
     return offer.images is not False or offer.audio is not False
 
 
-def _is_plain(offer: AvailableModel, request: GatewayRequest) -> bool:
+def _is_plain(offer: AvailableModel, request: ParsedRequest) -> bool:
     """Whether it passes on sight, which most do: a token has at least one byte."""
     room, body = offer.context, request.body
     if request.outline is not None:
@@ -239,7 +239,7 @@ def _missing_ability(offer: AvailableModel, prompt: Prompt) -> str:
     return ""
 
 
-def _refusal(request: GatewayRequest, rejected: Iterable[_Rejected], fleet: Fleet) -> Exception:
+def _refusal(request: ParsedRequest, rejected: Iterable[_Rejected], fleet: Fleet) -> Exception:
     problems = list(rejected)
     if not problems:
         kinds = " or ".join(sorted(request.endpoint.kinds))
@@ -263,7 +263,7 @@ def _refusal(request: GatewayRequest, rejected: Iterable[_Rejected], fleet: Flee
     )
 
 
-def _who_can(request: GatewayRequest, fleet: Fleet) -> str:
+def _who_can(request: ParsedRequest, fleet: Fleet) -> str:
     """Which model would do instead; empty where none would."""
     if not request.endpoint.generates:
         return ""

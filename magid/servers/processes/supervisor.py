@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from magid.errors import CannotWrite, InvalidInput, MagidError, ServerFailed, ServerUnreachable
-from magid.host.ports import Endpoint, PortOwner, port_taken
+from magid.host.ports import HostPort, PortOwner, port_taken
 from magid.host.workers import LATE_S, Silent, Worker, WorkerEnded
 from magid.llama.arguments import child_environment, server_argv
 from magid.llama.client import Health, check_health, why_foreign
@@ -120,8 +120,8 @@ class Dependencies:
 
     keys: KeyFiles
     program: Callable[[], Awaitable[LlamaProgram]]
-    owners_of: Callable[[Endpoint], Sequence[PortOwner]]  # blocks: called in a thread
-    can_bind: Callable[[Endpoint], bool]  # blocks: called in a thread
+    owners_of: Callable[[HostPort], Sequence[PortOwner]]  # blocks: called in a thread
+    can_bind: Callable[[HostPort], bool]  # blocks: called in a thread
     timing: Timing
     restart: RestartPolicy
     announce: Callable[["ServerProcess"], None]
@@ -163,7 +163,7 @@ class ServerProcess:
         self.observed = initial_state(spec)
         self._announced: ObservedServer | None = None
         self._around = surroundings
-        self._endpoint = Endpoint(spec.host, spec.port)
+        self._endpoint = HostPort(spec.host, spec.port)
         self._ring = ring
         self._predecessor = predecessor
         self._words = LastErrors()

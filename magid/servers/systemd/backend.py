@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from magid.errors import Conflict, MagidError, NotFound, ServerFailed
-from magid.host.ports import Endpoint, can_bind, owners_of
+from magid.host.ports import HostPort, can_bind, owners_of
 from magid.host.usage import ServerFigures, process_figures
 from magid.launcher import protocol
 from magid.launcher.protocol import credential_path
@@ -205,7 +205,7 @@ class SystemdBackend:
     ) -> None:
         program = await self._program()
         if not watched.is_running:
-            await asyncio.to_thread(_check_free, Endpoint(spec.host, spec.port))
+            await asyncio.to_thread(_check_free, HostPort(spec.host, spec.port))
         if watched.is_current(claim):  # otherwise a later start or stop has taken over
             request = protocol.StartRequest(spec, self._profile(), program.flags)
             await self._launcher.call(request, self._patience_s, lambda: watched.runs_anew(claim))
@@ -289,7 +289,7 @@ def _why_failed(error: Exception, spec: ServerSpec) -> str:
     return f"cannot start it, because of an internal error: {error!r}"
 
 
-def _check_free(endpoint: Endpoint) -> None:
+def _check_free(endpoint: HostPort) -> None:
     """Raises ServerFailed if the port is taken. Blocks. llama-server's own error says less."""
     if not can_bind(endpoint):
         by = " and ".join(map(str, owners_of(endpoint))) or "a connection that is still open"

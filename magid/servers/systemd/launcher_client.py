@@ -9,7 +9,7 @@ from typing import Final
 from magid import errors
 from magid.errors import LauncherUnreachable, MagidError, ServerFailed, TimedOut
 from magid.launcher import protocol
-from magid.launcher.protocol import Reply, Request
+from magid.launcher.protocol import LauncherReply, Request
 
 SOCKET: Final = Path("/run/magi/launcher.sock")
 KEYS: Final = Path("/run/magi-keys")
@@ -83,7 +83,7 @@ class LauncherClient:
             writer.close()
 
 
-def _check(reply: Reply) -> None:
+def _check(reply: LauncherReply) -> None:
     """Raises the error that the reply carries; ServerFailed for an unknown code."""
     if reply.ok:
         return
