@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from magid.discovery.found import FoundModel
+from magid.discovery.hub_cache import repository
 from magid.discovery.naming import spellings
 from magid.discovery.tiers import Tier
 from magid.errors import InvalidInput, ModelGone, ModelNotFound, PortTaken
@@ -129,8 +130,9 @@ def merge_scan(
     """Bring the registry in line with what is on disk. Every override survives.
 
     A model keeps its id as long as its file stays. A new file takes over a missing entry that has
-    the id it would get anyway and the same size: that is a file that was moved. Entries are
-    forgotten `keep` after their file went, but never while their whole folder is unreadable.
+    the id it would get anyway and the same size: that is a file that was moved. So does one of the
+    same repository in a hub's cache: that is another revision. Entries are forgotten `keep` after
+    their file went, but never while their whole folder is unreadable.
     """
     entries = dict(registry.models)
     by_path = {entry.path: entry for entry in entries.values()}
@@ -166,9 +168,11 @@ def _moved(
     model: FoundModel, entries: Mapping[str, ModelEntry], present: set[str]
 ) -> ModelEntry | None:
     entry = entries.get(model.base_id)
-    if entry and entry.path not in present and entry.size_bytes == model.size_bytes:
-        return entry
-    return None
+    if entry is None or entry.path in present:
+        return None
+    cache = repository(model.path)
+    is_revision = cache is not None and cache == repository(entry.path)
+    return entry if is_revision or entry.size_bytes == model.size_bytes else None
 
 
 def _new_entry(model: FoundModel, entries: Mapping[str, ModelEntry], now: datetime) -> ModelEntry:

@@ -45,7 +45,8 @@ def carried_out(request: Any) -> Any:
 def _walked(root: str, others: frozenset[str]) -> Any:
     look = look_at(root, others, Life())
     return [
-        look.top, look.files, look.links, look.marks, look.broken, look.reason, look.is_absent,
+        look.top, look.files, look.links, look.marks, look.revisions, look.broken, look.reason,
+        look.is_absent,
     ]  # fmt: skip
 
 

@@ -11,6 +11,7 @@ Decides by names and `stat` alone; no file is opened. Each root is walked on its
 - A link to a file is followed if the file is a regular one below a root, which is how a Hugging
   Face cache is laid out (`snapshots/` into `blobs/`). The link's name is the model's name.
 - A file with that of a downloader beside it is unfinished (see `downloads`).
+- Of the revisions in such a cache, the one that `main` names counts (see `hub_cache`).
 - Each file counts once, however many names lead to it: the first in path order, real names first.
 """
 
@@ -21,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Final, NamedTuple, TypeAlias
 
-from magid.discovery import downloads
+from magid.discovery import downloads, hub_cache
 
 NO_ANSWER: Final = "is a link to a file system that does not answer"
 
@@ -53,6 +54,7 @@ class Look:
     files: list[File] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
     marks: list[str] = field(default_factory=list)  # files that downloaders keep beside theirs
+    revisions: list[tuple[str, str]] = field(default_factory=list)  # folder, commit of `main`
     broken: list[tuple[str, str]] = field(default_factory=list)  # path, reason
     reason: str = ""  # why the root cannot be read
     is_absent: bool = False
@@ -101,6 +103,8 @@ def look_at(root: str, others: Container[str], tell: Callable[[], None]) -> Look
             _list_folder(folder, pending, look, tell)
         except OSError as error:
             look.broken.append((printable(folder), _unreadable(error)))
+        if commit := hub_cache.main_revision(folder):
+            look.revisions.append((folder, commit))
     return look
 
 
@@ -115,7 +119,7 @@ def join(looks: Sequence[Look], linked: Iterable[File | tuple[str, str]]) -> Lis
             behind.append(one)
         elif one[1]:
             broken.add(one)
-    found.files = _each_once(chain(real, sorted(behind)))
+    found.files = _each_once(_current(chain(real, sorted(behind)), looks))
     found.files.sort()
     found.marks = frozenset(mark for look in looks for mark in look.marks)
     found.unfinished = _unfinished(found)
@@ -129,6 +133,16 @@ def join(looks: Sequence[Look], linked: Iterable[File | tuple[str, str]]) -> Lis
     }
     found.unreadable_roots = list(unreadable)
     return found
+
+
+def _current(files: Iterable[File], looks: Sequence[Look]) -> Iterable[File]:
+    """Without what another revision replaces in a cache of huggingface_hub."""
+    main = dict(one for look in looks for one in look.revisions)
+    if not main:
+        return files
+    listed = list(files)
+    kept = set(hub_cache.current(listed, main))
+    return (file for file in listed if file in kept)
 
 
 def _unfinished(found: Listing) -> dict[str, str]:
