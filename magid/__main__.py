@@ -13,10 +13,10 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 import sdnotify
 import uvloop
+from msgspec import Struct
 
 from magid import __version__
 from magid.api import sockets, start_failure
@@ -144,8 +144,7 @@ def _raise_descriptor_limit() -> None:
 # -- the daemon ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Started:
+class _Started(Struct, frozen=True):
     """A magid that answers requests."""
 
     context: Context

@@ -2,9 +2,9 @@
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import Struct, field
 from pydantic_core import to_json
 
 from magid.api import views
@@ -23,8 +23,7 @@ from magid.log.setup import OwnLog, RingLog
 from magid.servers.backend import ObservedServer
 
 
-@dataclass(slots=True)
-class DashboardState:
+class DashboardState(Struct):
     """What `GET` requests show of servers, status, profiles and requests."""
 
     servers: dict[int, server_schemas.Server]  # by port
@@ -34,8 +33,7 @@ class DashboardState:
     memory: server_schemas.Memory
 
 
-@dataclass(slots=True)
-class Context:
+class Context(Struct):
     """One per daemon. `program` finds and probes llama-server; it raises LlamaServerMissing."""
 
     daemon: Daemon

@@ -12,10 +12,10 @@ import socket
 import ssl
 from asyncio import BaseTransport
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from time import monotonic
 from typing import Any, cast
 
+from msgspec.structs import replace
 from sanic import HTTPResponse, Request, Sanic
 from sanic.exceptions import BadURL
 from sanic.http import Http as SanicHttp

@@ -2,9 +2,9 @@
 
 import hashlib
 from collections.abc import AsyncGenerator, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import Struct, field
 from pydantic_core import to_json
 
 from magid import errors
@@ -13,8 +13,7 @@ from magid.http.response_headers import headers_for
 from magid.http.status import status_of
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     """One checked and parsed request. `params` are decoded; `body` is the route's model."""
 
     params: Mapping[str, str] = field(default_factory=dict)
@@ -34,8 +33,7 @@ class Call:
         return self.host is not None
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(Struct, frozen=True):
     """A complete answer. `body` is encoded already; JSON unless `content_type` says otherwise."""
 
     body: bytes
@@ -44,8 +42,7 @@ class Reply:
     content_type: str = "application/json"
 
 
-@dataclass(frozen=True, slots=True)
-class Stream:
+class Stream(Struct, frozen=True):
     """A streamed answer: text/event-stream."""
 
     events: AsyncGenerator[bytes]

@@ -1,10 +1,11 @@
 """All routes and the access that each needs. Sanic's routes and OpenAPI are made from it."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
+from msgspec import Struct
+from msgspec.structs import replace
 from pydantic import BaseModel
 
 from magid import errors as e
@@ -70,8 +71,7 @@ class Access(StrEnum):
         return {Access.READ: Scope.READ, Access.CHANGE: Scope.ADMIN}.get(self)
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(Struct, frozen=True):
     """One query parameter: its type, and its bounds where it is a number."""
 
     name: str
@@ -81,8 +81,7 @@ class Query:
     high: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(Struct, frozen=True):
     """One operation. `reply` is None for an event stream; `more` has further success statuses."""
 
     method: str

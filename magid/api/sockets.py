@@ -10,8 +10,9 @@ import socket
 import stat
 from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from magid.config.addresses import Address, TcpAddress, UnixAddress, is_loopback
 from magid.errors import InvalidConfig
@@ -22,8 +23,7 @@ BACKLOG = 1024
 _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
+class Taken(Struct, frozen=True):
     """Listening sockets, and the socket files that were created for them here (path, inode).
 
     `missing` says which addresses nothing listens on, and why: whole sentences for a person.

@@ -10,7 +10,8 @@ import ipaddress
 import re
 import socket
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from magid.config.addresses import Address, TcpAddress, is_ip
 from magid.errors import HostNotAllowed, InvalidInput, NotAllowed
@@ -18,8 +19,7 @@ from magid.errors import HostNotAllowed, InvalidInput, NotAllowed
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(Struct, frozen=True):
     """The names this daemon answers to, and the other origins that may read it."""
 
     hosts: frozenset[str]

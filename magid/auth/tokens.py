@@ -10,11 +10,11 @@ import re
 import secrets
 import string
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
+from msgspec import Struct
 from pydantic import (
     AfterValidator,
     AwareDatetime,
@@ -99,8 +99,7 @@ class _TokenFile(BaseModel):
     tokens: Annotated[tuple[Token, ...], Field(max_length=MAX_TOKENS)]
 
 
-@dataclass(frozen=True, slots=True)
-class Credential:
+class Credential(Struct, frozen=True):
     """What a caller has shown, without the secret. `id` is empty for what is no token at all."""
 
     id: str

@@ -5,8 +5,10 @@ this" is answered by reading, not by guessing.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
+
+from msgspec import Struct, structs
 
 from magid.catalog.profile import Profile, matches
 from magid.catalog.registry import ModelEntry, Registry
@@ -22,8 +24,7 @@ _TEMPLATE_OPTIONS: Final = frozenset({"--chat-template", "--no-jinja"})
 """With these a server does not use the template of its model's header."""
 
 
-@dataclass(frozen=True, slots=True)
-class Model:
+class Model(Struct, frozen=True):
     """One model with its effective values."""
 
     entry: ModelEntry
@@ -48,7 +49,7 @@ class Model:
         options = {argument.partition("=")[0] for argument in self.settings.extra_args}
         if self.found.kind is not ModelKind.CHAT or options.isdisjoint(_TEMPLATE_OPTIONS):
             return self.found.abilities
-        return replace(self.found.abilities, tools=None)
+        return structs.replace(self.found.abilities, tools=None)
 
     @property
     def context_length(self) -> int | None:

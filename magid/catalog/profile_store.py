@@ -5,9 +5,11 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from magid.catalog.profile import SLUG, Profile, check_slug, parse, profile_not_found, slug
 from magid.errors import (
@@ -39,8 +41,7 @@ _SETTLED_NS = 2_000_000_000
 # -- the folder ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
+class _Known(Struct, frozen=True):
     """What a file held when it was last read."""
 
     key: tuple[int, ...]  # device, inode, size and times

@@ -9,10 +9,10 @@ disk that is not mounted must not wipe decisions.
 """
 
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
+from msgspec import Struct
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -109,8 +109,7 @@ def parse(document: object) -> Registry:
     return registry
 
 
-@dataclass(frozen=True, slots=True)
-class Merge:
+class Merge(Struct, frozen=True):
     """A registry after a scan, and what the scan changed."""
 
     registry: Registry

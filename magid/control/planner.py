@@ -6,23 +6,23 @@ one after a boot or has to finish that boot: see `at_boot`.
 """
 
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from magid.catalog.effective import Model, server_specs
 from magid.llama.spec import ServerSpec
 from magid.servers.backend import ObservedServer, ServerState
 
 
-@dataclass(frozen=True, slots=True)
-class Blocked:
+class Blocked(Struct, frozen=True):
     """A wanted model that cannot get a server, with the reason."""
 
     model_id: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     """The servers that should run, in start order, and the models that cannot have one."""
 
     specs: tuple[ServerSpec, ...]
@@ -34,8 +34,7 @@ class Wanted:
         return {spec.port: spec for spec in self.specs}
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(Struct, frozen=True):
     """Stop the server on this port."""
 
     port: int
@@ -43,16 +42,14 @@ class Stop:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(Struct, frozen=True):
     """Start this server."""
 
     spec: ServerSpec
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Keep:
+class Keep(Struct, frozen=True):
     """Leave this server alone."""
 
     port: int
@@ -60,8 +57,7 @@ class Keep:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """A list of changes: stops first, then starts in order. An empty plan changes nothing."""
 
     stop: tuple[Stop, ...] = ()
@@ -153,8 +149,7 @@ def _why_start(spec: ServerSpec, server: ObservedServer | None) -> str:
 # -- the start of magid ----------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class BootRecord:
+class BootRecord(Struct, frozen=True):
     """What an earlier magid has left of its boot. `boot` is that of `ServerBackend`."""
 
     boot: str

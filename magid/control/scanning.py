@@ -9,9 +9,11 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from magid.catalog import registry
 from magid.config.settings import Config
@@ -186,8 +188,7 @@ class Scanning:
         return True
 
 
-@dataclass(slots=True)
-class Scans:
+class Scans(Struct):
     """Counts of scans, and figures of the last one."""
 
     done: int = 0

@@ -2,8 +2,9 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+from msgspec import Struct, field
 
 from magid.catalog.effective import Model, effective_models
 from magid.catalog.profile import Profile
@@ -24,8 +25,7 @@ class Phase(StrEnum):
     DRAINING = "draining"
 
 
-@dataclass(frozen=True, slots=True)
-class Disk:
+class Disk(Struct, frozen=True):
     """The result of the last scan. `found` is keyed by model id."""
 
     found: Mapping[str, FoundModel] = field(default_factory=dict)
@@ -35,8 +35,7 @@ class Disk:
     listed: bool = False  # a first listing or a scan has succeeded
 
 
-@dataclass(frozen=True, slots=True)
-class ActiveProfile:
+class ActiveProfile(Struct, frozen=True):
     """The active profile.
 
     If its file is broken, `profile` is the last good one, with a `problem`.
@@ -48,8 +47,7 @@ class ActiveProfile:
     problem: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True):
     """The state at one moment. `revision` counts the snapshots since the daemon started."""
 
     revision: int

@@ -11,8 +11,9 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, TypeVar
+
+from msgspec import Struct
 
 from magid.catalog import registry
 from magid.catalog.profile_store import ProfileDir
@@ -30,16 +31,14 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """A change that listeners should react to. `port` is set for kind `server` only."""
 
     kind: str  # registry | profile | server | phase
     port: int | None = None
 
 
-@dataclass(slots=True)
-class Writes:
+class Writes(Struct):
     """Counts of registry writes since the start."""
 
     done: int = 0

@@ -4,8 +4,9 @@
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+
+from msgspec import Struct
 
 from magid.catalog import registry
 from magid.catalog.effective import Model
@@ -15,8 +16,7 @@ from magid.discovery.found import BrokenFile, Scan
 from magid.errors import ModelDisabled, NotReady, PortTaken
 
 
-@dataclass(frozen=True, slots=True)
-class Transition:
+class Transition(Struct, frozen=True):
     """The outcome of a change; None leaves that part as it is."""
 
     registry: Registry
@@ -26,8 +26,7 @@ class Transition:
     even_unwritten: bool = False  # takes effect even if it cannot be saved
 
 
-@dataclass(frozen=True, slots=True)
-class Rescan:
+class Rescan(Struct, frozen=True):
     """The result of one rescan."""
 
     found: int

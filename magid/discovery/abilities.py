@@ -6,9 +6,10 @@ rendered.
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
+
+from msgspec import Struct
 
 from magid.discovery.kinds import ModelKind
 from magid.discovery.naming import number
@@ -31,8 +32,7 @@ HEADER_KEYS: Final = tuple(key for keys in _INFILL for key in keys)
 HEADER_FLAGS: Final = ("clip.has_vision_encoder", "clip.has_audio_encoder")
 
 
-@dataclass(frozen=True, slots=True)
-class Abilities:
+class Abilities(Struct, frozen=True):
     """None: the files do not tell. `context` and `kind` of a model stand beside this."""
 
     tools: bool | None = None  # its chat template has a place for them

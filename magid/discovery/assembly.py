@@ -5,8 +5,9 @@ Pure.
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from math import floor
+
+from msgspec import Struct, field
 
 from magid.discovery import grouping
 from magid.discovery.abilities import abilities_of
@@ -25,8 +26,7 @@ from magid.discovery.tiers import (
 from magid.discovery.walker import File
 
 
-@dataclass(frozen=True, slots=True)
-class Assembled:
+class Assembled(Struct, frozen=True):
     """What a list of files makes; kept, because most scans see the same list again."""
 
     files: list[File] = field(default_factory=list)

@@ -1,6 +1,6 @@
 """What a scan finds: models, their companions, and files that are no models yet or broken."""
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from magid.discovery.abilities import Abilities
 from magid.discovery.kinds import ModelKind
@@ -9,16 +9,14 @@ from magid.discovery.tiers import ThinkingMode, Tier
 from magid.discovery.walker import UnreadableRoot
 
 
-@dataclass(frozen=True, slots=True)
-class Companion:
+class Companion(Struct, frozen=True):
     """A GGUF file that is no model by itself."""
 
     kind: str  # mmproj | draft | lora | imatrix | vocab
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class FoundModel:
+class FoundModel(Struct, frozen=True):
     """One model on disk, with all its shards."""
 
     path: str  # what llama-server gets: the first shard, absolute, links resolved
@@ -51,16 +49,14 @@ class FoundModel:
         return file_stem(self.filename)
 
 
-@dataclass(frozen=True, slots=True)
-class BrokenFile:
+class BrokenFile(Struct, frozen=True):
     """A file or folder that cannot be used, and why; the reason does not repeat the path."""
 
     path: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class PendingFile:
+class PendingFile(Struct, frozen=True):
     """A file of a first listing, whose whole header was not read yet."""
 
     path: str
@@ -71,8 +67,7 @@ class PendingFile:
     context_length: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Scan:
+class Scan(Struct, frozen=True):
     """What all roots hold."""
 
     models: tuple[FoundModel, ...] = ()  # in path order

@@ -19,13 +19,13 @@ show, which he could have written into the plain header too. So the labels serve
 models, and no argv, limit or sandbox may rest on them.
 """
 
+import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from itertools import repeat
 from math import prod
-from struct import Struct
-from struct import error as struct_error
 from typing import Final, TypeAlias
+
+from msgspec import Struct, field
 
 from magid.discovery.gguf_strings import (
     MAX_NAME,
@@ -56,8 +56,8 @@ _MAX_TEXT: Final = 8 << 20  # all values together: decoded text can take 4 times
 _MAX_ELEMENTS: Final = 65_536  # kept array elements of one file: an int takes 36 bytes, not 1
 _MAX_DIMS: Final = 4  # GGML_MAX_DIMS
 _DEFAULT_ALIGNMENT: Final = 32
-_COUNTS: Final = Struct("<QQ")
-_TENSOR_TAIL: Final = {n: Struct(f"<{n}QIQ") for n in range(1, _MAX_DIMS + 1)}
+_COUNTS: Final = struct.Struct("<QQ")
+_TENSOR_TAIL: Final = {n: struct.Struct(f"<{n}QIQ") for n in range(1, _MAX_DIMS + 1)}
 _MIN_KEY: Final = 14  # length, one letter, type, one byte
 _MIN_TENSOR: Final = 33  # length, one letter, dimension count, one dimension, type, offset
 
@@ -66,13 +66,12 @@ _UINT32, _STRING, _ARRAY = 4, 8, 9
 _SCALARS: Final = {
     0: "B", 1: "b", 2: "H", 3: "h", _UINT32: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"
 }  # fmt: skip
-_SCALAR_LAYOUT: Final = {kind: Struct("<" + code) for kind, code in _SCALARS.items()}
+_SCALAR_LAYOUT: Final = {kind: struct.Struct("<" + code) for kind, code in _SCALARS.items()}
 """How the keys begin that follow a vocabulary."""
 """The same with the upper 7 bytes of the key's length before it. Longer is faster to find."""
 
 
-@dataclass(frozen=True, slots=True)
-class GgufHeader:
+class GgufHeader(Struct, frozen=True):
     """All that one file says of itself. A shard speaks for itself alone: sums are the caller's.
 
     Text that is not valid UTF-8 has U+FFFD in its place; floats can be NaN or infinite.
@@ -89,8 +88,7 @@ class GgufHeader:
     header_bytes: int  # offset of the tensor data, a multiple of the alignment
 
 
-@dataclass(frozen=True, slots=True)
-class GgufHead:
+class GgufHead(Struct, frozen=True):
     """What the first 16 KiB of a file tell: enough to list it before the whole header is read."""
 
     version: int
@@ -127,8 +125,7 @@ def parse_header(data: bytes, file_size: int, *, exact: bool = False) -> GgufHea
     return _parse(Cursor(data, file_size), None)[0]
 
 
-@dataclass(slots=True)
-class Metadata:
+class Metadata(Struct):
     """What was found so far, and how much of it is kept."""
 
     values: dict[str, Value] = field(default_factory=dict)
@@ -272,7 +269,7 @@ def _short_array(
         raise GgufError(f"has more than {_MAX_ELEMENTS} elements in its short arrays")
     if kind == _STRING:
         return tuple(_text(cursor, key, found) for _ in range(count))
-    return cursor.take(Struct(f"<{count}{_SCALARS[kind]}"))
+    return cursor.take(struct.Struct(f"<{count}{_SCALARS[kind]}"))
 
 
 def _alignment(values: Mapping[str, Value]) -> int:
@@ -301,7 +298,7 @@ def _tensor_infos(cursor: Cursor, count: int) -> list[Tensor]:
             pos += 4 + layout.size
             elements = prod(shape)
             infos.append((name, elements, kind, data_size(name, shape[0], elements, kind), offset))
-    except struct_error:
+    except struct.error:
         cursor.need(len(data) + 1)
     cursor.pos = pos
     return infos

@@ -1,12 +1,12 @@
 """Skips long arrays of strings in a GGUF header without making a Python object of each. Pure."""
 
 import re
+import struct
 from contextlib import suppress
-from dataclasses import dataclass, field
 from itertools import repeat
-from struct import Struct
-from struct import error as struct_error
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 from magid.errors import GgufError
 
@@ -16,8 +16,8 @@ MAX_NAME: Final = 256  # keys and tensor names; GGUF allows 65,535; ggml's tenso
 _MAX_CANDIDATES: Final = 16  # keys looked at for one jump; a hostile file can offer millions
 
 
-U32: Final = Struct("<I")
-U64: Final = Struct("<Q")
+U32: Final = struct.Struct("<I")
+U64: Final = struct.Struct("<Q")
 _LAST_VALUE_TYPE: Final = 12
 
 
@@ -36,8 +36,7 @@ class ShortError(GgufError):
         self.wanted = wanted
 
 
-@dataclass(slots=True)
-class Cursor:
+class Cursor(Struct):
     """A place in the bytes of a file; never moves beyond what was read."""
 
     data: bytes
@@ -55,7 +54,7 @@ class Cursor:
         if end > len(self.data):
             raise ShortError(max(end, guess))
 
-    def take(self, layout: Struct) -> tuple[Any, ...]:
+    def take(self, layout: struct.Struct) -> tuple[Any, ...]:
         end = self.pos + layout.size
         if end > len(self.data):
             self.need(end)
@@ -75,8 +74,7 @@ class Cursor:
         return text
 
 
-@dataclass(slots=True)
-class Jump:
+class Jump(Struct):
     """Finds the key behind a long string array without walking it.
 
     A needle that was missed once is not looked for again: the cost of all searches is linear.
@@ -110,7 +108,7 @@ def skip_strings(cursor: Cursor, count: int, jump: Jump | None) -> None:
 def _walk_strings(cursor: Cursor, count: int) -> None:
     """Exact, about 0.1 us a string; `count` strings are known to fit if they are all empty."""
     data, pos, length_at = cursor.data, cursor.pos, U64.unpack_from
-    with suppress(struct_error, OverflowError):  # beyond the data, and beyond any memory
+    with suppress(struct.error, OverflowError):  # beyond the data, and beyond any memory
         for _ in repeat(None, count):
             pos += 8 + length_at(data, pos)[0]
         cursor.need(pos)

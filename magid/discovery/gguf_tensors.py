@@ -3,8 +3,9 @@
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Final, TypeAlias
+
+from msgspec import Struct, field
 
 from magid.errors import GgufError
 
@@ -34,8 +35,7 @@ Tensor: TypeAlias = tuple[bytes, int, int, int | None, int]
 """Name, elements, type, bytes of data (None: the type is unknown), offset."""
 
 
-@dataclass(slots=True)
-class TensorSums:
+class TensorSums(Struct):
     parameters: int = 0
     routed: int = 0
     by_type: dict[int, int] = field(default_factory=dict)

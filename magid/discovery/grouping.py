@@ -8,9 +8,10 @@ fault: llama-server 0.7.0 refuses them ("invalid split file name").
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
+
+from msgspec import Struct
 
 from magid.discovery.header_cache import Facts, Reading, Unusable
 from magid.discovery.naming import number
@@ -19,8 +20,7 @@ from magid.discovery.walker import File
 _SHARD: Final = re.compile(r"(.+)[-._]([0-9]{1,5})-of-([0-9]{1,5})\.gguf", re.I | re.S)
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
+class Parts(Struct, frozen=True):
     """The files that make, or should make, one model; sorted by number."""
 
     files: tuple[File, ...]

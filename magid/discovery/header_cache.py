@@ -12,9 +12,10 @@ too big to keep. A change of what is taken from a header must raise SCHEMA.
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
+
+from msgspec import Struct
 
 from magid.discovery.abilities import HEADER_FLAGS, HEADER_KEYS, has_place_for_tools
 from magid.discovery.gguf_file import read_header
@@ -51,8 +52,7 @@ _KEPT_OF_ARCHITECTURE: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(Struct, frozen=True):
     """What is kept of one file's header. Sums over shards are the reader's."""
 
     metadata: Mapping[str, str | int]  # of the right types: texts bounded, numbers not negative
@@ -65,8 +65,7 @@ class Facts:
     tools: bool | None  # whether the chat template has a place for them; None: there is none
 
 
-@dataclass(frozen=True, slots=True)
-class Unusable:
+class Unusable(Struct, frozen=True):
     """A file without a usable header."""
 
     reason: str
@@ -160,8 +159,7 @@ class HeaderCache:
                 _write(self._path, json.dumps(_document(kept), separators=(",", ":")))
 
 
-@dataclass(frozen=True, slots=True)
-class _Kept:
+class _Kept(Struct, frozen=True):
     entries: Entries
     tops: Mapping[str, str]
 

@@ -11,8 +11,9 @@ The header's words come first where it has them (`general.basename`, `.finetune`
 import re
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 ID_LIMIT: Final = 120
 """Characters of an id; leaves room for the `_2` of a clash within 128."""
@@ -69,8 +70,7 @@ _GUESSED: Final = 1024
 """LLAMA_FTYPE_GUESSED, a flag beside the type."""
 
 
-@dataclass(frozen=True, slots=True)
-class ModelName:
+class ModelName(Struct, frozen=True):
     """What a model is called, in parts; lower case throughout."""
 
     family: str
@@ -96,8 +96,7 @@ class ModelName:
         return " ".join(word for word in words if word).upper()
 
 
-@dataclass(frozen=True, slots=True)
-class NameParts:
+class NameParts(Struct, frozen=True):
     """One name taken apart."""
 
     tokens: tuple[str, ...]  # without size, encoding, vendor and shard number

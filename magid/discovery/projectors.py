@@ -24,8 +24,9 @@ Of several, the name that shares most words wins, then the encoding that every d
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Final
+
+from msgspec import Struct, field
 
 from magid.discovery.naming import name_words, number, split_name, text
 from magid.discovery.walker import File
@@ -39,8 +40,7 @@ _ENCODINGS: Final = ("f16", "bf16", "q8_0", "f32")
 _FOLDERS_ABOVE: Final = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(Struct, frozen=True):
     """What is compared of a model, or of a projector."""
 
     file: File  # a model's first
@@ -54,8 +54,7 @@ class Candidate:
         return self.words, self.size
 
 
-@dataclass(frozen=True, slots=True)
-class Pairing:
+class Pairing(Struct, frozen=True):
     """`chosen`: path of a model's first file -> its projector. `unfit`: projector -> why none."""
 
     chosen: dict[str, File] = field(default_factory=dict)

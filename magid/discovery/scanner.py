@@ -8,10 +8,11 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from time import perf_counter, time_ns
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from magid.discovery import grouping
 from magid.discovery.assembly import Assembled, assemble, path_to_open

@@ -5,9 +5,10 @@ Pure. A chat template comes from an untrusted file: it is searched as text and n
 
 import math
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
+
+from msgspec import Struct
 
 
 class Tier(StrEnum):
@@ -26,8 +27,7 @@ class ThinkingMode(StrEnum):
     ALWAYS = "always"
 
 
-@dataclass(frozen=True, slots=True)
-class Thresholds:
+class Thresholds(Struct, frozen=True):
     """Billions of parameters: at least `powerful_min` is powerful, below `fast_max` may be fast."""
 
     powerful_min: float = 14.0

@@ -18,9 +18,11 @@ Decides by names and `stat` alone; no file is opened. Each root is walked on its
 import os
 import stat
 from collections.abc import Callable, Container, Iterable, Sequence
-from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Final, NamedTuple, TypeAlias
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from magid.discovery import downloads, hub_cache
 
@@ -46,8 +48,7 @@ class File(NamedTuple):
         return self.path.rpartition("/")[2]
 
 
-@dataclass(slots=True)
-class Look:
+class Look(Struct):
     """What one root showed. Links are not followed yet: they may lead into another root."""
 
     top: str  # the root's own links resolved
@@ -61,8 +62,7 @@ class Look:
     is_late: bool = False  # it has not answered
 
 
-@dataclass(frozen=True, slots=True)
-class UnreadableRoot:
+class UnreadableRoot(Struct, frozen=True):
     """A model folder of which nothing can be seen at present, and why."""
 
     path: str  # links resolved, printable
@@ -71,8 +71,7 @@ class UnreadableRoot:
     is_late: bool = False  # it has not answered: what was known of it still counts
 
 
-@dataclass(slots=True)
-class Listing:
+class Listing(Struct):
     """What all roots showed. Reasons are for a person and do not repeat the path."""
 
     files: list[File] = field(default_factory=list)  # in path order

@@ -9,14 +9,14 @@ import re
 import secrets
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from magid.errors import CannotWrite
 
 
-@dataclass(frozen=True, slots=True)
-class FileSystem:
+class FileSystem(Struct, frozen=True):
     """The system calls that a write makes, so that a test can let each of them fail."""
 
     open: Callable[..., int] = os.open

@@ -22,10 +22,11 @@ import stat
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
+
+from msgspec import Struct
 
 from magid import __version__
 from magid.errors import CannotWrite, MagidError
@@ -51,8 +52,7 @@ T = TypeVar("T")
 # -- the document --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded(Generic[T]):
+class Loaded(Struct, Generic[T], frozen=True):
     """What was found. `value` is None where there is nothing yet, or nothing that can be used."""
 
     value: T | None
@@ -60,8 +60,7 @@ class Loaded(Generic[T]):
     problems: tuple[str, ...]  # whole sentences for a person; empty when all is well
 
 
-@dataclass(frozen=True, slots=True)
-class _Envelope:
+class _Envelope(Struct, frozen=True):
     payload: Any
     revision: int
     edited: bool  # the checksum does not fit

@@ -6,16 +6,16 @@ devices, and magid may not: it parses files from the network. dcgm-exporter is f
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     import psutil
 
 
-@dataclass(frozen=True, slots=True)
-class ServerFigures:
+class ServerFigures(Struct, frozen=True):
     """What one server uses now; None where it cannot be known."""
 
     memory_bytes: int | None = None
@@ -59,8 +59,7 @@ CARDS = Path("/sys/class/drm")
 _CARD = re.compile(r"card[0-9]+")  # and not card0-HDMI-A-1, which is a plug of it
 
 
-@dataclass(frozen=True, slots=True)
-class GpuMemory:
+class GpuMemory(Struct, frozen=True):
     """Of one GPU, named by its address on the bus; bytes."""
 
     address: str

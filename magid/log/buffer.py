@@ -4,8 +4,9 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from sys import getsizeof
+
+from msgspec import Struct, field
 
 from magid.errors import InvalidInput
 
@@ -18,8 +19,7 @@ MAX_LOG_LINES = 2_000
 MAX_LOG_BYTES = 4 * 1024 * 1024  # of memory that the lines take
 
 
-@dataclass(frozen=True, slots=True)
-class LogLine:
+class LogLine(Struct, frozen=True):
     """One line of a server's log."""
 
     cursor: str  # opaque; `logs(after=cursor)` goes on behind it

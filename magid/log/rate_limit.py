@@ -1,13 +1,12 @@
 """How many entries of one kind the log takes in a while: no client can fill it. Pure."""
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 MOST = 20  # entries that are logged within WINDOW_S
 WINDOW_S = 10.0
 
 
-@dataclass(slots=True)
-class Ration:
+class Ration(Struct):
     """Lets MOST through in each window, and counts the others."""
 
     ends_at: float = 0.0

@@ -6,9 +6,10 @@ types, and so does the privileged helper, which trusts nothing else.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
+
+from msgspec import Struct
 
 from magid.host.usage import ServerFigures
 from magid.llama.spec import ServerSpec
@@ -43,8 +44,7 @@ _RUNNING = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ObservedServer:
+class ObservedServer(Struct, frozen=True):
     """What is known of one server at one moment. Replaced whole, never changed in place."""
 
     port: int

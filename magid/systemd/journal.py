@@ -10,8 +10,9 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
+
+from msgspec import Struct, field
 
 from magid.errors import InvalidInput, NotReady
 from magid.systemd import journald_conf
@@ -28,8 +29,7 @@ T = TypeVar("T")
 Matches = tuple[tuple[str, ...], ...]  # any of the groups, each with all of its fields
 
 
-@dataclass(frozen=True, slots=True)
-class JournalEntry:
+class JournalEntry(Struct, frozen=True):
     """One entry of the journal."""
 
     cursor: str

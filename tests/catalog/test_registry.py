@@ -1,9 +1,9 @@
 """The registry's transitions: ids, overrides, vanished files, ports."""
 
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from msgspec.structs import replace
 
 from magid.catalog.registry import (
     Merge,

@@ -1,9 +1,9 @@
 """What readyz and systemctl status say, as tables."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from magid.catalog.profile import Profile
 from magid.catalog.registry import Registry

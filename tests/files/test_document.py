@@ -11,11 +11,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from magid import __version__
 from magid.errors import AlreadyRunning, CannotWrite
@@ -447,7 +447,7 @@ def _breaking(at: int, failure: Callable[[], BaseException], *, last: int = 0) -
         return counted
 
     changes: dict[str, Any] = {
-        name: wrap(getattr(REAL, name)) for name in FileSystem.__dataclass_fields__
+        name: wrap(getattr(REAL, name)) for name in FileSystem.__struct_fields__
     }
     return replace(REAL, **changes)
 

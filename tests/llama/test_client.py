@@ -77,17 +77,17 @@ async def test_the_fake_program(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "why"),
+    ("behaviour", "timeout_s", "why"),
     [
-        ("silent-help", "did not end within 0.5 s"),
-        ("endless-help", "prints without end|did not end"),
-        ("foreign-help", "does not list llama-server's options"),
+        ("silent-help", 0.5, "did not end within 0.5 s"),
+        ("endless-help", PATIENCE_S, "prints without end"),
+        ("foreign-help", PATIENCE_S, "does not list llama-server's options"),
     ],
 )
-async def test_no_llama_server(tmp_path: Path, behaviour: str, why: str) -> None:
+async def test_no_llama_server(tmp_path: Path, behaviour: str, timeout_s: float, why: str) -> None:
     program = fake_llama.install(tmp_path, behaviour)
     with pytest.raises(LlamaServerMissing, match=why):
-        await probe(program, timeout_s=0.5)
+        await probe(program, timeout_s=timeout_s)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ OWNERS = {
     "uvloop": {"__main__"},
 }
 NEVER = {"gguf", "numpy", "httpx", "aiohttp", "requests"}
-ANYWHERE = {"pydantic", "pydantic_core", "typing_extensions"}
+ANYWHERE = {"msgspec", "pydantic", "pydantic_core", "typing_extensions"}
 
 
 def table() -> dict[str, frozenset[str]]:
@@ -121,3 +122,15 @@ def test_functions_are_short_and_files_small() -> None:
                 if length > 60:
                     too_long.append(f"{path.name}:{node.name}: {length} lines")
     assert not too_long
+
+
+@pytest.mark.parametrize("program", ["magid.launcher.__main__", "magid.cli.main"])
+def test_root_and_magictl_load_no_more_than_they_need(program: str) -> None:
+    """The launcher runs as root; magictl is started for every command."""
+    code = f"import sys, {program}; print(*sorted(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True
+    )
+    loaded = set(done.stdout.split())
+    assert program in loaded
+    assert not loaded & {"msgspec", "sanic", "uvloop"}

@@ -6,7 +6,8 @@ It keeps `ServerBackend`'s promises, so what is built on launchers cannot tell t
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from magid.errors import NotFound, NotReady
 from magid.host.usage import ServerFigures

@@ -3,8 +3,9 @@
 import os
 import time
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from magid.discovery.found import FoundModel, Scan
 from magid.discovery.scanner import Scanner

@@ -1,8 +1,9 @@
 """Values for tests of pure functions: a model found on disk, a spec, an observed server."""
 
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
+
+from msgspec.structs import replace
 
 from magid.catalog.registry import Merge, Registry, merge_scan
 from magid.discovery.abilities import Abilities
@@ -52,10 +53,9 @@ def merged(*models: FoundModel, registry: Registry | None = None, **changes: Any
 
 
 def spec(model_id: str = "a", port: int = 8080, **changes: Any) -> ServerSpec:
-    return replace(
-        ServerSpec(model_id, 0, port, "127.0.0.1", f"/models/{model_id}.gguf", stamp="s1"),
-        **changes,
-    )
+    path = f"/models/{model_id}.gguf"
+    fields = {"instance": 0, "host": "127.0.0.1", "model_path": path, "stamp": "s1", **changes}
+    return ServerSpec(**{"model_id": model_id, "port": port, **fields})
 
 
 def observed(of: ServerSpec, state: ServerState, **changes: Any) -> ObservedServer:

@@ -4,11 +4,11 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
+from msgspec import Struct
 from pydantic_core import to_json
 
 from magid.api.context import Context
@@ -31,8 +31,7 @@ _LEVELS: tuple[server_schemas.LogLevel, ...] = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(Struct, frozen=True):
     """One log: how to read it, wait for more lines, and format a line."""
 
     last: Callable[[int, str | None], Awaitable[list[LogLine]]]

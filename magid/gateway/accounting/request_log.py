@@ -10,8 +10,9 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from magid.gateway.routing.request import ParsedRequest
 from magid.log import rate_limit
@@ -31,8 +32,7 @@ class Outcome(StrEnum):
     KILLED = "killed"  # by DELETE /api/requests/{id}
 
 
-@dataclass(slots=True)
-class Usage:
+class Usage(Struct):
     """Tokens, as the server counted them; None where it did not say."""
 
     prompt_tokens: int | None = None
@@ -42,8 +42,7 @@ class Usage:
     answer_ms: float | None = None
 
 
-@dataclass(slots=True)
-class Record:
+class Record(Struct):
     """One request."""
 
     id: str

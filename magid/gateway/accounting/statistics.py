@@ -7,7 +7,8 @@ once, after their answers have gone out, or when the counts are read.
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from magid.gateway.accounting.request_log import Outcome, Record
 from magid.gateway.routing.resolver import ModelRoute
@@ -41,8 +42,7 @@ class Histogram:
         self.total += value
 
 
-@dataclass(slots=True)
-class ModelCounts:
+class ModelCounts(Struct):
     """Of one model in one tier."""
 
     first_token_s: Histogram = field(default_factory=lambda: Histogram(FIRST_TOKEN_BOUNDS))

@@ -3,9 +3,9 @@
 `ClientConnection` uses it for each of its requests.
 """
 
-from dataclasses import dataclass
 from urllib.parse import unquote
 
+from msgspec import Struct
 from pydantic_core import to_json
 
 from magid.auth import sandboxed
@@ -21,8 +21,7 @@ from magid.gateway.routing.endpoints import SHOW_OTHERS, Endpoint, methods_of
 from magid.http import request_rules
 
 
-@dataclass(frozen=True, slots=True)
-class FrontendContext:
+class FrontendContext(Struct, frozen=True):
     """What all connections share: one for TCP, one for unix sockets, which ask for no Host."""
 
     dispatcher: Dispatcher

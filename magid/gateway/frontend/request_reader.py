@@ -7,8 +7,9 @@ something to llama-server are passed on: no credentials, nothing about the conne
 import re
 from collections import OrderedDict
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from magid.auth import origins
 from magid.auth.token_store import Caller
@@ -27,8 +28,7 @@ _PASSED = re.compile(
 _LENGTH = re.compile(rb"[0-9]{1,15}")
 
 
-@dataclass(frozen=True, slots=True)
-class RequestHead:
+class RequestHead(Struct, frozen=True):
     """The parts of a head that decide what happens. `length` is None where the body is chunked."""
 
     method: str
@@ -206,8 +206,7 @@ class BodyReader:
         return request_rules.body_too_large(self._limit, "gateway.max_body_bytes in magid.yaml")
 
 
-@dataclass(frozen=True, slots=True)
-class RequestBuilder:
+class RequestBuilder(Struct, frozen=True):
     """All of a request but its body."""
 
     endpoint: Endpoint

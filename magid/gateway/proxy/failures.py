@@ -4,15 +4,14 @@ Each failure in a row doubles the pause; one success, or another configuration o
 it.
 """
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from magid.errors import MagidError
 
 FIRST_S, MAX_S = 5.0, 300.0
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(Struct, frozen=True):
     """The last failure of a model, after `count` in a row."""
 
     error: MagidError

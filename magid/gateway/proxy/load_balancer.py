@@ -5,7 +5,8 @@ loop; `choose` is pure.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from magid.catalog.profile import LoadBalancing, Strategy
 from magid.gateway.proxy.server import DEFAULT_PREFILL_RATE, DEFAULT_SERVICE_S, UpstreamServer
@@ -69,8 +70,7 @@ class LoadBalancer:
         return {p: (total - cached.get(p, 0)) / CHARS_PER_TOKEN for p in processes}
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
+class Load(Struct, frozen=True):
     """One server at this moment."""
 
     key: str

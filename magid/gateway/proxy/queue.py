@@ -2,14 +2,14 @@
 
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Generic, TypeVar
+
+from msgspec import Struct, field
 
 T = TypeVar("T")
 
 
-@dataclass(slots=True)
-class FairQueue(Generic[T]):
+class FairQueue(Struct, Generic[T]):
     """The requests that wait for one pool.
 
     Clients take turns; each one's requests stay in order.

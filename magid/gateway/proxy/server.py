@@ -10,8 +10,9 @@ import errno
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from magid.gateway.accounting.request_log import Record
 from magid.gateway.proxy.upstream import ConnectionPool
@@ -56,8 +57,7 @@ def is_own_trouble(error: BaseException | None) -> bool:
     return isinstance(error, OSError) and error.errno in _OWN_TROUBLE
 
 
-@dataclass(slots=True)
-class Breaker:
+class Breaker(Struct):
     """Of one server process. Closed: it gets requests; open: it gets none."""
 
     failures: int = 0  # of requests, since the last one that went well

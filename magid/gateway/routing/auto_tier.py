@@ -4,8 +4,10 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from magid.catalog.profile import DEFAULT_TIERS, TierConfig, TwoStage
 from magid.discovery.tiers import Tier
@@ -82,8 +84,7 @@ def _last_is_a_question(fields: Mapping[str, Any]) -> bool:
 DEFAULT_TIER = Tier.BALANCED  # where there is no evidence; not the weakest: it would disappoint
 
 
-@dataclass(frozen=True, slots=True)
-class TierChoice:
+class TierChoice(Struct, frozen=True):
     """`why` is for a person, `floor` what the conversation may not fall below."""
 
     tier: Tier

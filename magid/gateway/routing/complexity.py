@@ -11,8 +11,9 @@ regular expression here has nested repetition; the cost is linear in MAX_CHARS.
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from math import log2
+
+from msgspec import Struct
 
 from magid.gateway.routing.complexity_words import (
     HARD,
@@ -44,8 +45,7 @@ _QUESTIONS = ("?", "\N{FULLWIDTH QUESTION MARK}", "\N{ARABIC QUESTION MARK}")
 _ITEM = re.compile(r"^[ \t]{0,40}(?:[-*•]|\d{1,2}[.)]|[a-h]\))\s", re.M)
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
+class Score(Struct, frozen=True):
     """`value` is None where there is no evidence; `parts` are what was added, by name."""
 
     value: float | None

@@ -7,7 +7,8 @@ system prompt to one server.
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from magid.discovery.tiers import Tier
 from magid.gateway.routing.request import Prompt
@@ -20,8 +21,7 @@ KEPT_BETWEEN = 32
 KEPT_PROCESSES = 8  # for each digest: more servers than that change nothing
 
 
-@dataclass(slots=True)
-class _Seen:
+class _Seen(Struct):
     processes: dict[str, None] = field(default_factory=dict)  # the latest one last
     tier: Tier | None = None  # that was chosen for it
 

@@ -1,7 +1,8 @@
 """The gateway's endpoints: one row each, for serving, for OpenAPI and for docs/rest-api.md."""
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from magid.discovery.kinds import ModelKind
 
@@ -13,8 +14,7 @@ class Style(StrEnum):
     ANTHROPIC = "anthropic"
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(Struct, frozen=True):
     """One operation. llama-server has the same path; `kinds` are the models that can answer."""
 
     method: str

@@ -4,7 +4,8 @@ Pure: made from the snapshot, from what runs, and from what each server says abo
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from magid.catalog.effective import Model, effective_enabled, remembered_tier
 from magid.catalog.profile import Profile, selects
@@ -22,8 +23,7 @@ DEFAULT_SLOTS = 4
 MAX_SLOTS, MAX_CONTEXT = 1024, 2**31  # what a server that was taken over may claim
 
 
-@dataclass(frozen=True, slots=True)
-class ServerProperties:
+class ServerProperties(Struct, frozen=True):
     """What a server's /props says. None: it does not say."""
 
     slots: int
@@ -55,8 +55,7 @@ def _flag(section: object, name: str) -> bool | None:
     return value if isinstance(value, bool) else None
 
 
-@dataclass(frozen=True, slots=True)
-class Backend:
+class Backend(Struct, frozen=True):
     """One server that is ready. A new process is another backend, also on the same port."""
 
     port: int
@@ -70,8 +69,7 @@ class Backend:
     uid: int | None = None  # whose socket its port has to be; None: not known
 
 
-@dataclass(frozen=True, slots=True)
-class AvailableModel:
+class AvailableModel(Struct, frozen=True):
     """One enabled model, with the servers that could answer now."""
 
     model: Model
@@ -96,8 +94,7 @@ class AvailableModel:
         return self.model.is_on_demand and not self.backends and not self.resting
 
 
-@dataclass(frozen=True, slots=True)
-class Fleet:
+class Fleet(Struct, frozen=True):
     """One moment. `aliases` leads to model ids, tiers or auto."""
 
     offers: Mapping[str, AvailableModel] = field(default_factory=dict)  # by model id

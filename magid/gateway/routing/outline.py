@@ -9,10 +9,10 @@ replaced by a mark with a digest of its text, and what is left is bounded before
 import re
 import secrets
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
+from msgspec import Struct
 from pydantic_core import from_json
 
 from magid.errors import InvalidInput
@@ -48,8 +48,7 @@ _CONTROLS = bytes(range(32))
 _NOT_JSON = "cannot read the request body: it is not JSON"
 
 
-@dataclass(frozen=True, slots=True)
-class Cut:
+class Cut(Struct, frozen=True):
     """A string that was cut out: where it stands between its quotes, and how long its text is."""
 
     start: int
@@ -57,8 +56,7 @@ class Cut:
     chars: int
 
 
-@dataclass(frozen=True, slots=True)
-class Outline:
+class Outline(Struct, frozen=True):
     """`fields` are the body's, with marks in the place of long strings; `cuts` are by mark."""
 
     fields: Any

@@ -6,11 +6,12 @@ parts are llama-server's to refuse; here they only leave something out.
 """
 
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
 from urllib.parse import parse_qs
 
+from msgspec import Struct
+from msgspec.structs import replace
 from pydantic_core import from_json, to_json
 
 from magid.errors import InvalidInput
@@ -27,8 +28,7 @@ _TOKENS_PER_IMAGE = 1000  # a usual projector makes 256 to 1,500 of one
 _LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens", "n_predict")
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
+class Prompt(Struct, frozen=True):
     """`chain` has a digest per message, of all messages so far: equal prefix, equal digest."""
 
     text_chars: int  # of everything, tools too
@@ -180,8 +180,7 @@ def _said(content: object) -> str:
 MAX_MESSAGES = 4096  # each is hashed, which takes 3 us
 
 
-@dataclass(slots=True)
-class ParsedRequest:
+class ParsedRequest(Struct):
     """`fields` is the body's JSON; `passed` are the header lines that go on to llama-server."""
 
     endpoint: Endpoint

@@ -13,9 +13,11 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from magid.errors import CannotWrite, InvalidInput, MagidError, ServerFailed, ServerUnreachable
 from magid.host.ports import HostPort, PortOwner, port_taken
@@ -86,8 +88,7 @@ _FIRST_CHECK_S = 0.05  # a small model is ready within 0.1 s
 _CHECK_GROWTH = 1.5
 
 
-@dataclass(frozen=True, slots=True)
-class RestartPolicy:
+class RestartPolicy(Struct, frozen=True):
     """When a server that ended by itself is restarted; delays in seconds.
 
     The n-th restart in a row waits `first_delay_s * factor ** (n - 1)`, `max_delay_s` at most;
@@ -105,8 +106,7 @@ class RestartPolicy:
         return min(self.first_delay_s * self.factor ** min(nth - 1, 64), self.max_delay_s)
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
+class Timing(Struct, frozen=True):
     """Timeouts and intervals of the process backend, in seconds."""
 
     max_startup_s: float  # from the start of a process to ready
@@ -114,8 +114,7 @@ class Timing:
     stop_timeout_s: float  # from SIGTERM to SIGKILL
 
 
-@dataclass(frozen=True, slots=True)
-class Dependencies:
+class Dependencies(Struct, frozen=True):
     """What a ServerProcess needs from its backend."""
 
     keys: KeyFiles

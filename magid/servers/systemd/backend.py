@@ -9,9 +9,10 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from magid.errors import Conflict, MagidError, NotFound, ServerFailed
 from magid.host.ports import HostPort, can_bind, owners_of

@@ -7,9 +7,10 @@ empty interface name returns them in one call. Differences between releases, 252
 import re
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
+
+from msgspec import Struct
 
 from magid.llama.log_errors import error_text
 from magid.servers.backend import ObservedServer, ServerState, restarting_in
@@ -37,8 +38,7 @@ _STEPS: Final[Mapping[int, str]] = {
 _STEP_FAILED = re.compile(r"\S+\.service: (Failed (?!with result).*)")
 
 
-@dataclass(frozen=True, slots=True)
-class FailureReason:
+class FailureReason(Struct, frozen=True):
     """Why a server is not running although it was not stopped.
 
     The reason consists of `said`, the message of process `witness` if there is one, and `then`. The

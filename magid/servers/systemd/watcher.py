@@ -3,8 +3,10 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
 from typing import Any, Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from magid.errors import NotReady
 from magid.servers.backend import ObservedServer, ServerState
@@ -36,8 +38,7 @@ _GONE: Final = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(Struct, frozen=True):
     """A unit of ours as systemd reports it."""
 
     server: ObservedServer
@@ -47,8 +48,7 @@ class Seen:
 Reads = Callable[[], Awaitable[Seen | None]]
 
 
-@dataclass(slots=True, eq=False)
-class PendingState:
+class PendingState(Struct, eq=False):
     """The state shown for a server while it overrides what systemd reports.
 
     STARTING while a start is pending, and FAILED if it was refused: both hold until the unit has a
