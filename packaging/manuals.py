@@ -96,6 +96,8 @@ def settings(found: Iterable[config.Setting]) -> str:
 
 def _setting(setting: config.Setting) -> str:
     lines = [".TP", f"\\fB{roff(setting.key)}\\fR", roff(_sentence(setting.description))]
+    if setting.allowed:
+        lines.append(f"Allowed: {roff(setting.allowed)}.")
     lines.append(f"Default: {roff(setting.default)}.")
     if setting.variable:
         lines.append(f"Variable: \\fB{roff(setting.variable)}\\fR.")
@@ -108,7 +110,7 @@ def keys() -> str:
 
 def _key(setting: RuntimeSetting) -> str:
     lines = [".TP", f"\\fB{roff(setting.key)}\\fR", roff(_sentence(setting.meaning))]
-    lines.append(f"Allowed: {roff(setting_keys.range_of(setting))}.")
+    lines.append(f"Allowed: {roff(setting.allowed)}.")
     lines.append(f"Default: {roff(setting_keys.default_of(setting))}.")
     lines.append(f"Example: {roff(setting_keys.like(setting))}.")
     if setting.options:

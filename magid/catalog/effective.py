@@ -17,7 +17,7 @@ from magid.discovery.abilities import Abilities
 from magid.discovery.found import FoundModel
 from magid.discovery.kinds import ModelKind
 from magid.discovery.tiers import Tier
-from magid.llama.runtime_settings import RuntimeSettings, server_settings
+from magid.llama.runtime_settings import BY_NAME, RuntimeSettings, server_settings
 from magid.llama.spec import ServerSpec
 
 _TEMPLATE_OPTIONS: Final = frozenset({"--chat-template", "--no-jinja"})
@@ -91,6 +91,12 @@ def effective_enabled(entry: ModelEntry, tier: Tier, profile: Profile | None) ->
     return profile is not None and matches(profile, entry.model_id, tier)
 
 
+def effective_settings(entry: ModelEntry, config: Config) -> RuntimeSettings:
+    """What the user chose, over the configuration's defaults."""
+    known = {name: value for name, value in entry.settings.items() if name in BY_NAME}
+    return replace(config.server_defaults, **known)
+
+
 def effective_models(
     registry: Registry, found: Mapping[str, FoundModel], profile: Profile | None, config: Config
 ) -> dict[str, Model]:
@@ -105,7 +111,7 @@ def effective_models(
             tier=tier,
             is_thinking=effective_thinking(entry, disk),
             enabled=effective_enabled(entry, tier, profile),
-            settings=replace(config.server_defaults, **entry.settings),
+            settings=effective_settings(entry, config),
         )
     return models
 

@@ -36,21 +36,22 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 class _RegistryFile(BaseModel):
     # `forbid`: a key that this version does not know would be lost at the next write. A version
     # that adds one raises the store's format number, and the store refuses to touch newer files.
+    # A run-time setting of a later version is kept instead, so that adding one is no new format.
     model_config = ConfigDict(
         frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True
     )
 
 
 def _read_settings(value: object) -> Mapping[str, Any]:
-    """Settings by name, from their keys or names. Raises ValueError for what the table lacks."""
+    """Settings by name, from their keys or names. Raises ValueError for a value that is wrong."""
     if not isinstance(value, Mapping):
         raise ValueError("should be an object")
     chosen = {}
     for key, given in value.items():
         setting = BY_KEY.get(key) or BY_NAME.get(key)
         if setting is None:
-            raise ValueError(f"{key} is not known")
-        if given is not None:  # as it is written for "the default" where every key is written
+            chosen[key] = given
+        elif given is not None:  # as it is written for "the default" where every key is written
             try:
                 chosen[setting.name] = setting.values.check(given)
             except ValueError as error:
@@ -59,10 +60,11 @@ def _read_settings(value: object) -> Mapping[str, Any]:
 
 
 def _write_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {BY_NAME[name].key: value for name, value in settings.items()}
+    return {BY_NAME[n].key if n in BY_NAME else n: value for n, value in settings.items()}
 
 
-# How a model's servers are run: by name in the table of run-time settings, only what was chosen.
+# How a model's servers are run: only what was chosen, by name in the table of run-time settings.
+# What the table lacks is a later version's: it is kept as it is, and not used.
 ChosenSettings = Annotated[
     Mapping[str, Any], PlainValidator(_read_settings), PlainSerializer(_write_settings)
 ]

@@ -111,18 +111,12 @@ def default_of(setting: RuntimeSetting) -> str:
     return setting.unset or setting.show(setting.default) or "none"
 
 
-def range_of(setting: RuntimeSetting) -> str:
-    """Returns what is allowed, with its unit."""
-    values = setting.values
-    return f"{values.range} ({values.unit})" if values.unit else values.range
-
-
 def explain() -> str:
     """Returns the part of `magictl set --help` that explains the keys."""
     lines = ["keys:"]
     for setting in KEYS:
         lines += [f"  {like(setting)}", *_indented(f"{setting.meaning}.")]
-        lines += _indented(f"{range_of(setting)}; default: {default_of(setting)}")
+        lines += _indented(f"{setting.allowed}; default: {default_of(setting)}")
     allowed = ", ".join(names.rpartition(" ")[2] for names in allowed_options())
     return "\n".join(
         [

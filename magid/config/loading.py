@@ -81,11 +81,13 @@ class Setting:
     flag: str | None
     default: str  # as it is written in the file
     description: str
+    allowed: str = ""  # of run-time settings
 
 
 def settings() -> tuple[Setting, ...]:
     """Every setting, in the order of the shipped file."""
     defaults = _flat(Config().model_dump(mode="json"))
+    allowed = {f"server_defaults.{setting.name}": setting.allowed for setting in SETTINGS}
     return tuple(
         Setting(
             key=key,
@@ -93,6 +95,7 @@ def settings() -> tuple[Setting, ...]:
             flag=_flag(key) if key in _OUTSIDE else None,
             default=_shown(defaults[key]),
             description=description,
+            allowed=allowed.get(key, ""),
         )
         for key, description in _descriptions(Config)
     )

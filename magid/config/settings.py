@@ -5,6 +5,7 @@ knows for each value where it came from; every error is one line with file or va
 reason and what is allowed.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -36,7 +37,7 @@ from magid.config.values import (
 )
 from magid.errors import InvalidInput
 from magid.llama.options import check_extra_args
-from magid.llama.runtime_settings import RuntimeSettings
+from magid.llama.runtime_settings import RuntimeSettings, numbers_of
 
 
 class Section(BaseModel):
@@ -182,6 +183,11 @@ class Config(Section):
     @classmethod
     def _emptied(cls, value: object) -> object:
         return {} if value is None else value  # a section whose keys are all commented out
+
+    @field_validator("server_defaults", mode="before")
+    @classmethod
+    def _with_suffixes(cls, value: object) -> object:
+        return numbers_of(value) if isinstance(value, Mapping) else value
 
     @field_validator("server_defaults")
     @classmethod

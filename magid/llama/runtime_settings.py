@@ -7,6 +7,7 @@ launcher's checks, the arguments of llama-server, `magictl set`, `show` and `cat
 completions, and the tables in docs/. To add a setting, add a field.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Final, Literal
 
@@ -46,6 +47,12 @@ class RuntimeSetting:
         """The name in REST, in the registry and for magictl: `ctxSize`."""
         first, *rest = self.name.split("_")
         return first + "".join(map(str.capitalize, rest))
+
+    @property
+    def allowed(self) -> str:
+        """The range with its unit: `64M to 1024T (bytes, also with K, M, G or T)`."""
+        values = self.values
+        return f"{values.range} ({values.unit})" if values.unit else values.range
 
     def show(self, value: Any) -> str | None:
         """Returns the value as a person may type it; None if it is not set."""
@@ -172,3 +179,18 @@ SERVER_SETTINGS: Final = tuple(BY_NAME[each.name] for each in fields(ServerSetti
 def server_settings(settings: RuntimeSettings) -> dict[str, Any]:
     """The values of `SERVER_SETTINGS`, by name."""
     return {setting.name: getattr(settings, setting.name) for setting in SERVER_SETTINGS}
+
+
+def numbers_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same values by name, but `24G` as the number that it stands for. Leaves wrong ones."""
+    return {name: _number_of(name, value) for name, value in values.items()}
+
+
+def _number_of(name: str, value: object) -> object:
+    setting = BY_NAME.get(name)
+    if setting is None or not isinstance(value, str) or value[-1:].isdecimal():
+        return value  # digits in quotes are text on purpose, as everywhere in the configuration
+    try:
+        return setting.values.parse(value) if isinstance(setting.values, Integer) else value
+    except ValueError:
+        return value

@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 from msgspec.structs import replace
 
+from magid.catalog.effective import effective_models
 from magid.catalog.registry import (
     Merge,
     ModelEntry,
@@ -17,8 +18,10 @@ from magid.catalog.registry import (
     resolve_id,
     with_settings,
 )
+from magid.config.settings import Config
 from magid.discovery.tiers import Tier
 from magid.errors import InvalidInput, ModelGone, ModelNotFound, PortTaken
+from magid.llama.runtime_settings import RuntimeSettings
 from tests.support.values import NOW, found, merged
 
 KEEP = timedelta(days=90)
@@ -238,6 +241,17 @@ def test_the_document_reads_back_as_it_was_written() -> None:
             mode="json", by_alias=True, exclude_defaults=without_defaults
         )
         assert parse(document) == registry
+
+
+def test_a_setting_of_a_later_version_is_kept_and_not_used() -> None:
+    merge = merged(found("x"))
+    document = merge.registry.model_dump(mode="json", by_alias=True)
+    document["models"]["x"]["settings"] = {"ctxSize": 512, "laterSetting": {"a": [1]}, "n": None}
+    registry = parse(document)
+    changed = registry.with_entry(with_settings(registry.models["x"], {"ctx_size": None}))
+    written = changed.model_dump(mode="json", by_alias=True)["models"]["x"]["settings"]
+    assert written["laterSetting"] == {"a": [1]}
+    assert effective_models(changed, merge.found, None, Config())["x"].settings == RuntimeSettings()
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from magid.cli.client import Refused
-from magid.cli.setting_keys import KEYS, default_of, explain, like, parse, range_of
+from magid.cli.setting_keys import KEYS, default_of, explain, like, parse
 from magid.llama.options import allowed_options
 
 
@@ -72,7 +72,7 @@ def test_every_example_can_be_typed(setting: Any) -> None:
 def test_help_has_every_key_and_every_argument() -> None:
     text = " ".join(explain().split())
     for setting in KEYS:
-        shown = f"{like(setting)} {setting.meaning}. {range_of(setting)}; default: "
+        shown = f"{like(setting)} {setting.meaning}. {setting.allowed}; default: "
         assert f"{shown}{default_of(setting)} " in text
     for names in allowed_options():
         assert f" {names.split()[-1]}" in text

@@ -153,6 +153,9 @@ def test_an_emptied_section_is_default(tmp_path: Path) -> None:
         ("server_defaults: {ctx_size: 1.5}", "line 1: server_defaults.ctx_size should be a valid"),
         ("server_defaults: {extra_args: [1]}", "line 1: server_defaults.extra_args[0] should be"),
         ("\nserver_defaults:\n  ctx_sise: 1", "line 3: server_defaults.ctx_sise is not known; did"),
+        ("server_defaults: {memory_max: 24X}", "line 1: server_defaults.memory_max should be a v"),
+        ("server_defaults: {memory_max: 1M}", "line 1: server_defaults.memory_max should be a va"),
+        ("server_defaults: {ctx_size: '8192'}", "line 1: server_defaults.ctx_size should be a val"),
         ("server_defaults: [1]", "line 1: server_defaults should be a mapping of keys to values"),
     ],
 )
@@ -290,6 +293,13 @@ def test_the_table_of_settings_is_complete() -> None:
 def test_the_configuration_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Config().restart.limit = 7  # type: ignore[misc]  # that is the point
+
+
+def test_sizes_and_shares_are_as_people_write_them(tmp_path: Path) -> None:
+    text = "server_defaults: {memory_max: 24G, cpu_quota: 50%, idle_stop_seconds: 10m}"
+    defaults = _load(tmp_path, text).config.server_defaults
+    assert (defaults.memory_max, defaults.cpu_quota) == (24 * 2**30, 50)
+    assert defaults.idle_stop_seconds == 600
 
 
 def test_extra_arguments_are_held_against_the_allow_list(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from magid import __version__
 from magid.api.routes import ROUTES
-from magid.cli.setting_keys import KEYS, default_of, like, range_of
+from magid.cli.setting_keys import KEYS, default_of, like
 from magid.config import loading
 from magid.gateway.routing.endpoints import ENDPOINTS
 from magid.llama.options import allowed_options
@@ -43,7 +43,7 @@ def settings_of_the_file() -> list[tuple[str, ...]]:
 
 def keys_of_set() -> list[tuple[str, ...]]:
     return [
-        (f"`{s.key}`", f"{s.meaning}", range_of(s), default_of(s), f"`{like(s)}`",
+        (f"`{s.key}`", f"{s.meaning}", s.allowed, default_of(s), f"`{like(s)}`",
          f"`{s.options[0]}`" if s.options else "")
         for s in KEYS
     ]  # fmt: skip

@@ -69,6 +69,7 @@ def test_every_setting_is_in_its_page(pages: dict[str, str]) -> None:
     page = plain(pages["magid.yaml.5"])
     for setting in loading.settings():
         assert f"\\fB{setting.key}\\fR" in page
+        assert setting.allowed in page.replace("\n", " ")
         assert f"Default: {setting.default}.".replace('"', "\\(dq") in page.replace("\n", " ")
         if setting.variable:
             assert setting.variable in page
@@ -80,7 +81,7 @@ def test_every_key_of_set_is_in_its_page_with_all_that_there_is_to_know(
     page = re.sub(r"\s+", " ", plain(pages["magictl.1"])).partition("KEYS OF SET")[2]
     for setting in setting_keys.KEYS:
         row = page.partition(f"\\fB{setting.key}\\fR")[2].partition(".TP")[0]
-        told = (setting.meaning, setting_keys.range_of(setting), setting_keys.default_of(setting))
+        told = (setting.meaning, setting.allowed, setting_keys.default_of(setting))
         for text in (*told, setting_keys.like(setting), *setting.options[:1]):
             assert text in row
     for names in allowed_options():
