@@ -296,7 +296,6 @@ class Facts:
     writing: str | NotCollected  # why the user magi cannot write its state; "" if it can
     folders: tuple[Folder, ...] | NotCollected
     files: tuple[ModelFile, ...] | NotCollected
-    linked: tuple[tuple[str, str], ...] | NotCollected  # links to folders, and where they lead
     unread: Mapping[str, tuple[str, str]] | NotCollected  # path -> why magi cannot read it, where
     trial: SandboxTrial | NotCollected
     listeners: tuple[Listener, ...] | NotCollected

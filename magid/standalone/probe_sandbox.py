@@ -2,7 +2,6 @@
 
     probe_sandbox.py reach FOLDER...    which folders below these cannot be listed, and because of
                                         which folders on the way
-    probe_sandbox.py links FOLDER...    which links below these lead to folders, and to which
     probe_sandbox.py read FILE...       which files cannot be read, and because of what on the way
     probe_sandbox.py write FOLDER       whether a file can be made, synced and removed
     probe_sandbox.py box PROGRAM FILE...    within a model's sandbox: which files and GPU nodes can
@@ -36,8 +35,6 @@ def main(arguments: Sequence[str]) -> int:
     match list(arguments):
         case ["reach", *folders] if folders:
             answer: object = {folder: _reach(folder) for folder in folders}
-        case ["links", *folders] if folders:
-            answer = {folder: list(_links_below(folder)) for folder in folders}
         case ["read", *files] if files:
             answer = {
                 file: (_why_not_opened(file, os.O_RDONLY), _closed_way(file) or file)
@@ -61,41 +58,17 @@ def _reach(top: str) -> list[tuple[str, str]]:
     for folder in _ways(top):
         if why := _why_not_entered(folder):
             return [(folder, why)]
-    return [(folder, why) for folder, found in _walk(top) if (why := _strerror(found))]
-
-
-def _strerror(found: "list[os.DirEntry[str]] | OSError") -> str:
-    return os.strerror(found.errno or 0) if isinstance(found, OSError) else ""
-
-
-def _walk(top: str) -> "Iterator[tuple[str, list[os.DirEntry[str]] | OSError]]":
-    """Each folder from here on, as magid enters them, with its entries or why there are none."""
+    refused: list[tuple[str, str]] = []
     pending, seen = [top], 0
     while pending and seen < MAX_FOLDERS:
         folder = pending.pop()
         seen += 1
         try:
             with os.scandir(folder) as entries:
-                found = list(entries)
+                pending += [e.path for e in entries if _is_folder(e)]
         except OSError as error:
-            yield folder, error
-            continue
-        pending += [entry.path for entry in found if _is_folder(entry)]
-        yield folder, found
-
-
-def _links_below(top: str) -> Iterator[tuple[str, str]]:
-    for _, found in _walk(top):
-        for entry in found if isinstance(found, list) else ():
-            if entry.name[0] != "." and entry.is_symlink() and _leads_to_folder(entry):
-                yield entry.path, os.path.realpath(entry.path)
-
-
-def _leads_to_folder(entry: "os.DirEntry[str]") -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
+            refused.append((folder, os.strerror(error.errno or 0)))
+    return refused
 
 
 def _ways(path: str) -> Iterator[str]:

@@ -137,7 +137,6 @@ NO_COMMAND: Final = {
     "disk-full": _PERSON + "what may go",
     "disk-nearly-full": _PERSON + "what may go",
     "inodes-used-up": _PERSON + "what may go",
-    "model-folder-linked": _PERSON + "whether the folder holds models",
     "model-folder-private": _PERSON + "where the models shall be",
     "model-folder-hangs": "hardware or network: tests/lab/test_hung_mounts_lab.py plants it",
     "model-folder-unreadable": "hardware: a file system that fails",
@@ -152,6 +151,6 @@ NO_COMMAND: Final = {
     "kfd-missing": _HARDWARE,
     "server-without-gpu": _HARDWARE,
     "unit-missing": "the package's file is elsewhere: tests/lab/test_package.py plants it",
-    "model-unused": _PERSON + "which model a part is for",
+    "model-unused": _PERSON + "whether a linked folder is one, or which model a part is for",
     "model-unread": "asks to be run as root; test_who_is_not_root plants it",
 }

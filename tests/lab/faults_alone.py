@@ -77,7 +77,7 @@ ALONE: Final = (
     Fault(
         "magid-cannot-start",
         f"chmod 0600 {CONFIG}; systemctl restart magid.service 2>/dev/null || :",
-        f"cannot use {CONFIG}",
+        f"cannot read {CONFIG}: Permission denied",
         after=f"chmod 0644 {CONFIG}",
     ),
     Fault(
@@ -168,12 +168,12 @@ ALONE: Final = (
     ),
     Fault(
         "models-do-not-fit",
-        "mem=$(awk '/MemTotal/ {print int($2 * 0.6)}' /proc/meminfo); "
-        f"truncate -s ${{mem}}K {ALPHA} {BETA}; magictl rescan 2>/dev/null || :",
+        "kib=$(awk '/MemTotal/ {print $2}' /proc/meminfo); "
+        f"truncate -s $((kib * 96 / 100))K {ALPHA}; truncate -s $((kib * 6 / 100))K {BETA}; "
+        "magictl rescan 2>/dev/null || :",
         "the enabled models have",
         after=f"truncate -s $(stat -c %s /models/Gamma-14B-Q4_K_M.gguf) {ALPHA} {BETA}; "
-        "magictl rescan; magictl enable alpha_1p0b_q4km_fast; "
-        "magictl enable beta_8p0b_q4km_balanced; magictl apply",
+        "magictl rescan; magictl enable alpha_1p0b_q4km_fast; magictl apply",
     ),
     Fault(
         "server-failed",
@@ -207,13 +207,13 @@ ALONE: Final = (
         "limit-not-in-force",  # the machines of the laboratory have no controllers at all
         "magictl set alpha_1p0b_q4km_fast memoryMax=8G >/dev/null",
         "memoryMax of alpha_1p0b_q4km_fast is not in force",
-        by_hand="magictl unset alpha_1p0b_q4km_fast memoryMax",
+        by_hand="magictl set alpha_1p0b_q4km_fast memoryMax=",
     ),
     Fault(
-        "model-folder-linked",
-        "mkdir -p /srv/more; ln -s /srv/more /models/more",
-        "magid does not follow /models/more",
-        by_hand="rm /models/more",
+        "model-unused",
+        f"mkdir -p /srv/more; cp {BETA} /srv/more; ln -s /srv/more /models/more; magictl rescan",
+        "/models/more is not used: it is a link to a folder outside the model folders: /srv/more",
+        by_hand="rm /models/more; magictl rescan",
     ),
     Fault(
         "model-folder-private",

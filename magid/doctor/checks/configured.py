@@ -47,7 +47,7 @@ def profiles(facts: Facts) -> Iterator[Finding]:
             run=(f"mv {path} {path}.off",),
         )
     first = configured(facts).profile
-    if first and first not in found.names:
+    if facts.service and first and first not in found.names:
         yield Finding(
             "first-profile-missing",
             f"there is no profile {first}, which `profile` in {facts.settings.path} names",

@@ -5,7 +5,15 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final
 
-from magid.doctor.facts import Facts, Finding, Severity, answering, known
+from magid.doctor.facts import (
+    CheckSkipped,
+    Facts,
+    Finding,
+    NotCollected,
+    Severity,
+    answering,
+    known,
+)
 from magid.systemd import journald_conf
 
 FULL: Final = 16 * 2**20  # bytes: a registry of a thousand models, and what systemd writes
@@ -92,7 +100,9 @@ def clock(facts: Facts) -> Iterator[Finding]:
 def journal(facts: Facts) -> Iterator[Finding]:
     """Systemd keeps the logs of magid and of the models."""
     machine = known(facts.machine)
-    if machine.systemd and machine.storage == journald_conf.NONE:
+    if not machine.systemd:
+        raise CheckSkipped(NotCollected("this machine does not run systemd"))
+    if machine.storage == journald_conf.NONE:
         folder = "/etc/systemd/journald.conf.d"
         yield Finding(
             "journal-keeps-nothing",

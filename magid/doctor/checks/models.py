@@ -28,14 +28,6 @@ def folders(facts: Facts) -> Iterator[Finding]:
     """The user magi can list every model folder."""
     for folder in known(facts.folders):
         yield from _of_folder(folder)
-    for link, target in known(facts.linked):
-        yield Finding(
-            "model-folder-linked",
-            f"magid does not follow {link}",
-            f"it is a link to the folder {target}, which is in no model folder",
-            Severity.WARNING,
-            do=f"add {target} to model_paths in {facts.settings.path}; or take the link away",
-        )
 
 
 def _of_folder(folder: Folder) -> Iterator[Finding]:
@@ -148,8 +140,7 @@ def _renamed(path: str, roots: Iterable[Path]) -> tuple[str, ...]:
 def broken(facts: Facts) -> Iterator[Finding]:
     """Every model file is one that llama.cpp could load."""
     files = () if isinstance(facts.files, NotCollected) else facts.files
-    linked = () if isinstance(facts.linked, NotCollected) else facts.linked
-    told = {file.path for file in files if file.refused} | {link for link, _ in linked}
+    told = {file.path for file in files if file.refused}
     for path, why in answering(facts).broken:
         name = shlex.quote(path)
         if why.startswith("cannot be read"):

@@ -101,7 +101,7 @@ def _later_looks(
 ) -> dict[str, Look | NotCollected]:
     """Those that need another one, or a machine that has the service."""
     if not service:
-        names = ("writing", "folders", "linked", "unread", "trial", "launcher", "said")
+        names = ("writing", "folders", "unread", "trial", "launcher", "said")
         return dict.fromkeys(names, _NO_SERVICE)
     config, files = settings.config, found["files"]
     paths = [] if isinstance(files, NotCollected) else [f.path for f in files if not f.refused]
@@ -109,7 +109,6 @@ def _later_looks(
     looks: dict[str, Look | NotCollected] = {
         "writing": partial(ask_as_magi, "write", str(config.state_dir)),
         "folders": settings.unknown or partial(models.folders, config),
-        "linked": settings.unknown or partial(models.linked, config),
         "unread": partial(kept.unread, config, settings.path),
         "trial": settings.unknown or partial(sandbox_trial.trial, config, paths),
     }

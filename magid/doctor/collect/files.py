@@ -209,19 +209,6 @@ def folders(settings: Config) -> tuple[Folder, ...]:
     )
 
 
-def linked(settings: Config) -> tuple[tuple[str, str], ...]:
-    """The links to folders outside all model folders: magid follows none. For root. CannotLook."""
-    tops = [os.path.realpath(path) for path in settings.model_paths]
-    there = [top for top in tops if os.path.isdir(top)]  # noqa: PTH112
-    found: dict[str, list[list[str]]] = ask_as_magi("links", *there) if there else {}
-    return tuple(
-        (link, target)
-        for top in there
-        for link, target in found[top]
-        if not any(Path(target).is_relative_to(one) for one in tops)
-    )
-
-
 def unread(settings: Config, path: Path) -> dict[str, tuple[str, str]]:
     """The files that the user magi should be able to read and cannot: why, and where on the way.
 

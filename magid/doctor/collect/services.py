@@ -137,7 +137,8 @@ def daemon(ask: Ask) -> Daemon | NotCollected:
         servers = ask(f"{MODELS}/servers")["servers"]
         registry = ask(f"{MODELS}/registry")
     except Exception as error:  # whatever it is, it is the finding
-        problem = ": ".join(str(error).splitlines()[:2]) or type(error).__name__
+        lines = [line for line in str(error).splitlines() if not line.startswith("try: ")]
+        problem = ": ".join(lines[:2]) or type(error).__name__  # doctor has its own advice
         refused = _REFUSED in problem
         return NotCollected(problem, AS_ROOT) if refused else Daemon(problem=problem)
     return Daemon(
