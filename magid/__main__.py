@@ -61,19 +61,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     flags = vars(parser().parse_args(arguments))
     check = flags.pop("check")
+    given = {key: text for key, text in flags.items() if text is not None}
+    if check:
+        return _check(given)
     passed: list[socket.socket] = []
     try:
-        if not check:
-            passed = sockets.handed_over(os.environ)
-        given = {key: text for key, text in flags.items() if text is not None}
+        passed = sockets.handed_over(os.environ)
         effective = config.load(given, os.environ)
         choose.check(effective.config)
         if not passed:
             _check_exposure(effective.config)
-        if check:
-            _certificate(effective.config)
-            sys.stdout.write(config.render(effective) + "\n")
-            return 0
         own_log = setup.set_up(effective.config.log_level)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         _raise_descriptor_limit()
@@ -103,6 +100,12 @@ def exit_status(error: MagidError) -> int:
     return EX_CONFIG if isinstance(error, InvalidConfig) or is_lasting else 1
 
 
+def _check(given: dict[str, str]) -> int:
+    from magid.startup.check import check  # late: a start does without it
+
+    return check(given, os.environ, EX_CONFIG)
+
+
 def _check_exposure(settings: Config) -> None:
     """Checks exposure as a start without socket activation does. Raises InvalidConfig."""
     try:
@@ -119,7 +122,9 @@ def parser() -> argparse.ArgumentParser:
     )
     root.add_argument("--version", action="version", version=f"magid {__version__}")
     root.add_argument(
-        "--check", action="store_true", help="print the configuration in force, and end"
+        "--check",
+        action="store_true",
+        help="print the configuration in force, or all that keeps magid from starting, and end",
     )
     root.add_argument("--config", metavar="FILE", help="read this file, not /etc/magi/magid.yaml")
     for setting in config.settings():

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,7 +161,7 @@ def load(
     try:
         config = Config.model_validate(data)
     except ValidationError as error:
-        raise _invalid(strict_yaml.first_problem(error, Config), given, document) from None
+        raise _invalid(strict_yaml.all_problems(error, Config), given, document) from None
     sources = {key: given.get(key) or _position(key, document) for key, _ in _descriptions(Config)}
     return Effective(config, sources, Path(document.name) if document.name else None)
 
@@ -199,15 +199,25 @@ def _position(key: str, document: strict_yaml.Document) -> str:
 
 
 def _invalid(
-    problem: strict_yaml.Problem, given: Mapping[str, str], document: strict_yaml.Document
+    problems: Sequence[strict_yaml.Problem],
+    given: Mapping[str, str],
+    document: strict_yaml.Document,
 ) -> InvalidConfig:
+    """The first of them; the messages of the `others` are in its details."""
+    told = [_told(problem, given, document) for problem in problems]
+    (message, key, source), *others = told
+    return InvalidConfig(message, key=key, source=source, others=tuple(m for m, _, _ in others))
+
+
+def _told(
+    problem: strict_yaml.Problem, given: Mapping[str, str], document: strict_yaml.Document
+) -> tuple[str, str, str]:
+    """Message, key and source."""
     source = given.get(str(problem.path[0])) if problem.path else None
     if source is None:
         line = document.line(problem.path)
         file = document.name or "the configuration"
         source = f"{file}: line {line}" if line else file
     if problem.reason.startswith("cannot "):
-        text = f"{problem.reason} ({problem.key} is set by {source})"
-    else:
-        text = f"cannot use {source}: {problem}"
-    return InvalidConfig(text, key=problem.key, source=source)
+        return f"{problem.reason} ({problem.key} is set by {source})", problem.key, source
+    return f"cannot use {source}: {problem}", problem.key, source

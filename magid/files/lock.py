@@ -54,3 +54,14 @@ def lock(state_dir: Path) -> Lock:
         os.close(descriptor)
         raise cannot_write(path, error) from None
     return Lock(descriptor)
+
+
+def is_held(state_dir: Path) -> bool:
+    """Whether a magid runs with this state directory, as the kernel lists locks. Takes no lock."""
+    try:
+        inode = (state_dir / "magid.lock").stat().st_ino
+        table = Path("/proc/locks").read_text()
+    except OSError:
+        return False
+    rows = (line.split() for line in table.splitlines())
+    return any("FLOCK" in row and any(f.endswith(f":{inode}") for f in row) for row in rows)

@@ -22,6 +22,7 @@ from typing import Any, NoReturn, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 MAX_BYTES = 64 * 1024
 MAX_DEPTH = 16
@@ -301,20 +302,26 @@ _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
 
 def first_problem(error: ValidationError, model: type[BaseModel]) -> Problem:
-    """What to tell a person about data that `model` refused.
+    """What to tell a person first about data that `model` refused."""
+    return all_problems(error, model)[0]
 
-    An unknown key before all else, because what is missing is often only misspelt.
-    """
+
+def all_problems(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
+    """Unknown keys before all else, because what is missing is often only misspelt."""
     found = error.errors(include_url=False)
-    chosen = next((e for e in found if e["type"] in _UNKNOWN), found[0])
-    path, kind = chosen["loc"], chosen["type"]
+    found.sort(key=lambda each: each["type"] not in _UNKNOWN)  # stable
+    return [_problem(each, model) for each in found]
+
+
+def _problem(found: ErrorDetails, model: type[BaseModel]) -> Problem:
+    path, kind = found["loc"], found["type"]
     if kind in _UNKNOWN:
         return Problem(path, _unknown_key(path, model))
     if kind == "missing":
         return Problem(path, "is missing; add it")
-    reason = _WORDING.get(kind) or re.sub(r"^\w+ (?=should)", "", chosen["msg"])
+    reason = _WORDING.get(kind) or re.sub(r"^\w+ (?=should)", "", found["msg"])
     reason = reason.replace(" after validation", "")
-    value = chosen["input"]
+    value = found["input"]
     says_what = reason.startswith("should") and ", not " not in reason
     if says_what and isinstance(value, (str, int, float)):
         shown = repr(value)

@@ -85,12 +85,17 @@ def test_both_ways_to_call_it(command: list[str], tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, f"magid {__version__}\n", "")
 
 
-def test_check_prints_every_value_with_its_source(tmp_path: Path) -> None:
+def test_check_prints_every_value_with_its_source(
+    tmp_path: Path, free_port: Callable[[], int]
+) -> None:
     file = tmp_path / "magid.yaml"
     file.write_text("# a comment\nport_range: [9100, 9109]\nrestart: {limit: 3}\n")
     done = run(
         "--check", "--config", str(file), "--log-level", "debug",
-        environment={"MAX_STARTUP_TIME": "77", "MODEL_SCAN_PATH": "/one:/two"},
+        environment={
+            "MAX_STARTUP_TIME": "77", "MODEL_SCAN_PATH": "/one:/two",
+            "MAGI_STATE_DIR": str(tmp_path / "state"), "MAGI_BIND": f"127.0.0.1:{free_port()}",
+        },
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     rows = dict(re.split(r" +# ", line, maxsplit=1) for line in done.stdout.splitlines())
@@ -124,8 +129,59 @@ def test_a_bad_configuration_is_one_line_and_78(
     file.write_text(text)
     done = run(*check, *arguments, environment={"MAGI_CONFIG": str(file)})
     assert (done.returncode, done.stdout) == (78, "")
-    assert re.fullmatch(r"magid: cannot [^\n]+\n", done.stderr)
-    assert said in done.stderr
+    line, _, commands = done.stderr.partition("\n")
+    assert re.fullmatch(r"magid: cannot [^\n]+", line)
+    assert said in line
+    assert bool(commands) <= bool(check)  # what mends it, below
+
+
+def test_check_finds_all_of_it_at_once(tmp_path: Path, free_port: Callable[[], int]) -> None:
+    file, state, port = tmp_path / "magid.yaml", tmp_path / "state", free_port()
+    state.mkdir()
+    (state / "magid.lock").mkdir()
+    (state / "tokens.json").write_text("{")
+    (state / "model_registry.json").write_text('{"format": 99, "writtenBy": "magid 9"}')
+    file.write_text(
+        f"state_dir: {state}\nbind: ['127.0.0.1:{port}', '0.0.0.0:8000', 'unix:{tmp_path}/no/s']\n"
+        f"tls_cert: {tmp_path}/none\ntls_key: {tmp_path}/none\n"
+    )
+    with socket.create_server(("127.0.0.1", port)):
+        done = run("--check", "--config", str(file))
+    assert (done.returncode, done.stdout) == (78, "")
+    found = [line for line in done.stderr.splitlines() if line.startswith("magid: cannot ")]
+    for what in (
+        f"cannot listen on 127.0.0.1:{port}: pid {os.getpid()} (",
+        f"cannot listen on {tmp_path}/no/s: No such file or directory",
+        f"cannot use {state}/magid.lock: it is a folder",
+        f"cannot use {state}/tokens.json: ",
+        f"cannot use {state}/model_registry.json: it has format 99",
+        f"cannot use the certificate {tmp_path}/none with the key {tmp_path}/none: ",
+    ):
+        assert [line for line in found if line.startswith(f"magid: {what}")], done.stderr
+    assert len(found) == 6  # of tokens that cannot be read none lets others in
+    assert f"    mv {state}/magid.lock {state}/magid.lock.off\n" in done.stderr
+    assert sorted(path.name for path in state.iterdir()) == [
+        "magid.lock", "model_registry.json", "tokens.json",
+    ]  # fmt: skip
+
+
+def test_check_names_every_mistake_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "magid.yaml"
+    file.write_text("port_range: [8080]\nport_rnage: [1, 2]\nrestart:\n  limits: 3\n")
+    done = run("--check", "--config", str(file))
+    assert done.returncode == 78
+    *unknown, short = done.stderr.splitlines()
+    assert {line.partition(" is not known")[0] for line in unknown} == {
+        f"magid: cannot use {file}: line 2: port_rnage",
+        f"magid: cannot use {file}: line 4: restart.limits",
+    }
+    assert short.startswith(f"magid: cannot use {file}: line 1: port_range")
+
+
+def test_check_of_a_magid_that_runs_finds_nothing(magid: Running) -> None:
+    magid.start()
+    done = run("--check", environment=magid.environment)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("arguments", [["--nonsense"], ["serve"], ["--bind"]])

@@ -3,9 +3,11 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
+from tests.api.test_tls import make_pair
 from tests.lab.container import Container
 from tests.lab.installing import install_magid
 from tests.lab.serving import UNITS
@@ -101,7 +103,7 @@ def test_clients_get_the_reason_and_the_sockets_stay_open(machine: Container) ->
         assert machine.show("magid.service", "NRestarts") == {"NRestarts": "0"}
         assert starts(machine) == settled
         found = machine.run(["magictl", "doctor"], check=False).stdout
-        assert f"units         cannot use {SETTINGS}: line 1: port_rnage" in found
+        assert f"cannot use {SETTINGS}: line 1: port_rnage" in found
     with machine.unix_client(SOCKET) as client:
         assert client.get("/livez").status_code == 200
 
@@ -242,3 +244,72 @@ def test_a_state_that_cannot_be_written_is_said_once(machine: Container) -> None
     finally:
         machine.run(["rmdir", lock])
         machine.systemctl("restart", "magid.service")
+
+
+# -- magid --check -------------------------------------------------------------------------------
+
+DROP_IN = "/etc/systemd/system/magid.socket.d"
+TLS = "tls_cert: /etc/magi/cert.pem\ntls_key: /etc/magi/key.pem\n"
+COMMANDS = ("systemctl ", "magictl ", "ch", "install ", "mv ", "kill ")
+
+
+def pair(machine: Container, folder: Path) -> None:
+    cert, key = make_pair(folder)
+    machine.write("/etc/magi/cert.pem", cert.read_bytes())
+    machine.write("/etc/magi/key.pem", key.read_bytes(), 0o600)
+
+
+def test_check_finds_every_cause_as_magi_and_its_commands_mend_them(
+    machine: Container, tmp_path: Path
+) -> None:
+    sound = machine.run(["magid", "--check"])
+    assert sound.stderr == ""
+    assert f"{SETTINGS}:1" in sound.stdout
+    pair(machine, tmp_path)
+    machine.write(SETTINGS, SOUND + TLS + "registry_path: /srv/kept/registry.json\n")
+    machine.run(["mkdir", "/srv/kept"])
+    machine.write(f"{DROP_IN}/lan.conf", "[Socket]\nListenStream=\nListenStream=0.0.0.0:8000\n")
+    machine.systemctl("daemon-reload")
+    machine.systemctl("stop", "magid.service", "magid.socket")
+    thief = ["python3", "-m", "http.server", "--bind", "127.0.0.1", "8000"]
+    machine.run(["systemd-run", "--unit=thief", "--working-directory=/srv", *thief])
+    listening = ["ss", "--listening", "--tcp", "--numeric", "--no-header", "sport = 8000"]
+    machine.wait_until(lambda: bool(machine.run(listening).stdout), "thief")
+    try:
+        done = machine.run(["magid", "--check"], check=False)
+        assert (done.returncode, done.stdout) == (78, "")
+        found = [line for line in done.stderr.splitlines() if line.startswith("magid: ")]
+        assert len(found) == 4, done.stderr
+        for what in (
+            "cannot listen on 0.0.0.0:8000: others than this machine can reach it",
+            "cannot listen on 0.0.0.0:8000: python3 (pid ",
+            "cannot use the certificate /etc/magi/cert.pem with the key /etc/magi/key.pem: magi "
+            "may not read /etc/magi/key.pem",
+            "cannot write to /srv/kept: it belongs to root, and magid runs as magi",
+        ):
+            assert [line for line in found if line.startswith(f"magid: {what}")], done.stderr
+        nobody = machine.run(["magid", "--check"], user="nobody", check=False)
+        assert nobody.returncode == 78
+        assert "sudo magid --check" in nobody.stderr
+
+        for line in done.stderr.splitlines():
+            if line.startswith("    ") and line.strip().startswith(COMMANDS):
+                machine.run(["sh", "-c", line])
+        assert machine.run(["magid", "--check"]).stderr == ""
+    finally:
+        machine.systemctl("stop", "thief", check=False)
+        machine.run(["rm", "-rf", DROP_IN, "/srv/kept", f"{STATE}/tokens.json"])
+        machine.write(SETTINGS, SOUND)
+        machine.systemctl("daemon-reload")
+        machine.systemctl("restart", "magid.service")
+
+
+def test_check_knows_a_masked_unit(machine: Container) -> None:
+    machine.systemctl("mask", "magid.service")
+    try:
+        done = machine.run(["magid", "--check"], check=False)
+        assert done.returncode == 78
+        assert "magid: cannot start magid.service: it is masked\n" in done.stderr
+        assert "    systemctl unmask magid.service\n" in done.stderr
+    finally:
+        machine.systemctl("unmask", "magid.service")

@@ -22,7 +22,7 @@ _PROPERTIES: Final = (
     *("ExecMainStatus", "NRestarts", "StatusText", "InvocationID"),
 )
 _CHATTER: Final = re.compile(  # of PID 1 about every start and end
-    r"Start(ing|ed) |Stopp(ing|ed) |Failed to start |Reload(ing|ed) "
+    r"Start(ing|ed) |Stop(ping|ped) |Failed to start |Reload(ing|ed) "
     r"|magid\.service: (Main process|Failed with|Scheduled|Start request|Consumed|Deactivated)"
 )
 # Statuses of processes that systemd could not run; systemd.exec(5).

@@ -1,0 +1,1 @@
+"""What keeps magid from starting, found before a start: `magid --check`."""

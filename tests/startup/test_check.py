@@ -1,0 +1,72 @@
+"""The addresses of the socket units, and how findings are shown. Files are looked at in the lab."""
+
+from magid.doctor.collect.services import OURS
+from magid.doctor.facts import Listener, Unit
+from magid.startup.addresses import listens_on, of_service
+from magid.startup.check import Machine
+from magid.startup.problem import Problem, problem_of, rendered
+
+LISTEN = "127.0.0.1:8000 (Stream) [::1]:8000 (Stream)"
+
+
+def unit(name: str, active: str = "active", listen: str = "", load: str = "loaded") -> Unit:
+    return Unit(name, load, active, "enabled", "success", False, "", (), "", {"Listen": listen})
+
+
+def found(
+    *listeners: Listener, active: str = "failed", listen: str = LISTEN, has_token: bool = False
+) -> list[Problem]:
+    units = {name: unit(name) for name in OURS} | {
+        "magid.socket": unit("magid.socket", active, listen),
+        "magid-local.socket": unit("magid-local.socket", "active", "/run/magi/magid.sock (Stream)"),
+    }
+    return list(of_service(units, listeners, has_token=has_token))
+
+
+def test_who_has_the_port_and_what_ends_it() -> None:
+    web = Listener("127.0.0.1", 8000, 12, "python3", "web.service")
+    (one,) = found(web)
+    assert rendered(one) == (
+        "magid: cannot listen on 127.0.0.1:8000: python3 (pid 12, web.service) listens there\n"
+        "    end it, or choose another port (systemctl edit magid.socket):\n"
+        "    systemctl stop web.service"
+    )
+    assert [f.what for f in found(Listener("0.0.0.0", 8000, 12, "nc"))] == [
+        "cannot listen on 127.0.0.1:8000", "cannot listen on [::1]:8000",
+    ]  # fmt: skip
+    assert found(Listener("::1", 8000, 12, "nc"))[0].run == ("kill 12",)
+    assert found(Listener("::1", 8000))[0].run == (
+        "ss --listening --tcp --processes 'sport = 8000'",
+    )
+    assert found(Listener("::1", 8000, 1, "systemd"))[0].run == ("systemctl list-sockets --all",)
+
+
+def test_what_is_none_of_ours_or_held_by_systemd() -> None:
+    assert found(Listener("192.0.2.7", 8000, 12), Listener("127.0.0.1", 8001, 12)) == []
+    assert found(Listener("127.0.0.1", 8000, 1, "systemd"), active="active") == []
+
+
+def test_an_open_address_needs_a_token() -> None:
+    (one,) = found(active="active", listen="0.0.0.0:8000 (Stream)")
+    assert one.what == "cannot listen on 0.0.0.0:8000"
+    assert one.run == ("magictl token create --offline --scope admin --name NAME",)
+    assert found(active="active", listen="0.0.0.0:8000 (Stream)", has_token=True) == []
+
+
+def test_other_kinds_of_addresses_are_left_to_magid() -> None:
+    assert listens_on(unit("x", listen="kobject-uevent 1 (Netlink) /p (Datagram)")) == []
+    assert listens_on(unit("x")) == []
+
+
+def test_errors_as_findings() -> None:
+    assert problem_of("cannot do x: it: is y; do z") == Problem(
+        "cannot do x", "it: is y", do="do z"
+    )
+    assert problem_of("cannot do x: it is y") == Problem("cannot do x", "it is y")
+    assert problem_of("cannot do x") == Problem("cannot do x")
+
+
+def test_a_machine_without_the_service() -> None:
+    assert not Machine({}, ()).is_service
+    missing = unit("magid.service", load="not-found")
+    assert not Machine({"magid.service": missing}, ()).is_service
