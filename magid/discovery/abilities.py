@@ -50,16 +50,16 @@ def has_place_for_tools(template: str) -> bool:
     renders the template with tools and checks that they were used, with the same result for the
     templates in use.
     """
-    blocks = list(_blocks(template[:_SEARCHED]))
-    for block, following in pairwise((*blocks, "")):
-        refuses = _CONDITION.match(block) and "raise_exception" in following
-        if _TOOLS.search(block) and not refuses:
-            return True
+    for block, following in pairwise((*_blocks(template[:_SEARCHED]), "")):
+        if "tools" in block and _TOOLS.search(_QUOTED.sub("''", block)):
+            refuses = _CONDITION.match(block) and "raise_exception" in following
+            if not refuses:
+                return True
     return False
 
 
 def _blocks(template: str) -> Iterator[str]:
-    """What is in {% %} and {{ }}, without the texts in quotes."""
+    """What is in {% %} and {{ }}."""
     at = template.find("{")
     while at >= 0:
         ending = _ENDINGS.get(template[at + 1 : at + 2])
@@ -70,7 +70,7 @@ def _blocks(template: str) -> Iterator[str]:
         if end < 0:
             return
         if ending != "#}":
-            yield _QUOTED.sub("''", template[at + 2 : end])
+            yield template[at + 2 : end]
         at = template.find("{", end + 2)
 
 
