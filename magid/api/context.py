@@ -13,6 +13,7 @@ from magid.api.schemas import servers as server_schemas
 from magid.api.sse import Fanout
 from magid.auth.token_store import TokenStore
 from magid.catalog.effective import Model
+from magid.control.conditions import Code, Condition, Severity, in_order
 from magid.control.daemon import Daemon
 from magid.control.snapshot import Snapshot
 from magid.errors import MagidError, NotReady
@@ -108,7 +109,7 @@ class Context(Struct):
         return views.server(observed, self.daemon.snapshot, None, time.time())
 
     async def look_for_program(self) -> None:
-        """Checks that llama-server exists, for `unready_reasons`. Costs one `stat`."""
+        """Checks that llama-server exists, for `conditions`. Costs one `stat`."""
         try:
             await self.program()
         except MagidError as error:
@@ -116,16 +117,15 @@ class Context(Struct):
         else:
             self._lacking = ""
 
-    def unready_reasons(self) -> list[str]:
-        """Returns why magid is not ready: the daemon's reasons, and a missing llama-server."""
-        reasons = self.daemon.unready_reasons()
-        said = any(self._lacking in reason for reason in reasons)
-        return reasons if said or not self._lacking else [*reasons, self._lacking]
-
-    def problems(self) -> list[str]:
-        """Returns problems that do not keep magid from working."""
-        found = [*self.not_listening, *self.daemon.snapshot.problems]
-        return found if self.book.problem is None else [*found, self.book.problem.message]
+    def conditions(self) -> list[Condition]:
+        """Returns the daemon's conditions and those of the API: the one list that all show."""
+        found = self.daemon.conditions()
+        if self._lacking and not any(self._lacking in one.message for one in found):
+            found.append(Condition(Code.NO_PROGRAM, self._lacking, Severity.ERROR))
+        found += (Condition(Code.NOT_LISTENING, text) for text in self.not_listening)
+        if self.book.problem is not None:
+            found.append(Condition(Code.TOKENS_UNUSABLE, self.book.problem.message))
+        return in_order(found)
 
     async def versions(self) -> server_schemas.Versions:
         found: LlamaProgram | None

@@ -15,6 +15,7 @@ from magid.api import views
 from magid.api.context import Context, DashboardState
 from magid.api.reply import Call, Stream
 from magid.api.sse import RETRY, event_of
+from magid.control.conditions import Severity, messages
 from magid.control.state import Change
 from magid.errors import MagidError
 from magid.servers.backend import ObservedServer
@@ -220,13 +221,15 @@ async def look(ctx: Context) -> DashboardState:
 
 def overall(ctx: Context) -> dict[str, Any]:
     """Returns the status of magid as a whole."""
-    reasons = ctx.unready_reasons()
+    found = ctx.conditions()
+    reasons = messages(found, Severity.ERROR)
     plan = ctx.daemon.make_plan()
     return {
         "phase": ctx.daemon.phase,
         "ready": not reasons,
         "reasons": reasons,
         "activeProfile": ctx.daemon.snapshot.active.name,
-        "problems": ctx.problems(),
+        "problems": messages(found, Severity.WARNING),
+        "conditions": views.conditions(found),
         "pendingChanges": {"stop": len(plan.stop), "start": len(plan.start)},
     }

@@ -19,6 +19,7 @@ from magid.api import views
 from magid.api.context import Context
 from magid.api.metrics_families import Buckets, Labelled, Value
 from magid.api.schemas import servers as server_schemas
+from magid.control.conditions import Severity
 from magid.control.daemon import Daemon
 from magid.control.planner import Wanted
 from magid.control.snapshot import Phase, Snapshot
@@ -81,9 +82,9 @@ async def _look_for_program(ctx: Context) -> None:
 def _of_magid(ctx: Context, now: Snapshot) -> Named:
     daemon = ctx.daemon
     yield "build_info", (__version__, platform.python_version()), 1
-    reasons = ctx.unready_reasons()
-    yield "ready", (), not reasons
-    yield "problems", (), len(now.problems) + len(reasons)
+    severities = [one.severity for one in ctx.conditions()]
+    yield "ready", (), Severity.ERROR not in severities
+    yield "problems", (), sum(one is not Severity.NOTE for one in severities)
     for phase in Phase:
         yield "phase", (phase,), daemon.phase is phase
     yield "profile_info", (now.active.name or "none",), 1

@@ -13,6 +13,7 @@ from magid.catalog.effective import Model
 from magid.catalog.profile import Profile, selects
 from magid.catalog.registry import ModelEntry
 from magid.config.settings import Config
+from magid.control.conditions import Code, Condition
 from magid.control.planner import Blocked, Keep, Plan, Start, Stop
 from magid.control.snapshot import Snapshot
 from magid.discovery.found import BrokenFile
@@ -263,13 +264,15 @@ def servers_reply(servers: list[server_schemas.Server]) -> server_schemas.Server
 # -- plans and profiles ----------------------------------------------------------------------
 
 
-def plan_reply(message: str, plan: Plan) -> server_schemas.PlanReply:
+def plan_reply(message: str, plan: Plan, found: Iterable[Condition]) -> server_schemas.PlanReply:
+    """`found` are all conditions; shown are those about models that no plan starts."""
     return {
         "message": message,
         "stop": [plan_line(line) for line in plan.stop],
         "start": [plan_line(line) for line in plan.start],
         "keep": [plan_line(line) for line in plan.keep],
         "blocked": [plan_line(line) for line in plan.blocked],
+        "conditions": conditions(one for one in found if one.code is Code.MODELS_LEFT_OUT),
     }
 
 
@@ -290,6 +293,19 @@ def profile_reply(
     # The aliases of Profile are the API's names; a test checks the answer against the schema.
     own = cast(access_schemas.ProfileReply, profile.model_dump(mode="json", by_alias=True))
     return {**own, "active": active, "missingModels": missing}
+
+
+def conditions(found: Iterable[Condition]) -> list[server_schemas.Condition]:
+    return [
+        {
+            "code": one.code,
+            "severity": one.severity,
+            "message": one.message,
+            "remedy": list(one.remedy),
+            "modelIds": list(one.model_ids),
+        }
+        for one in found
+    ]
 
 
 # -- the machine -----------------------------------------------------------------------------

@@ -13,9 +13,11 @@ from collections.abc import Coroutine, Iterable
 from pathlib import Path
 from typing import Final
 
+from msgspec.structs import replace
+
 from magid.control import planner
 from magid.control.executor import PlanExecutor
-from magid.control.planner import BootRecord
+from magid.control.planner import BootRecord, Due
 from magid.control.scanning import Scanning
 from magid.control.state import StateStore
 from magid.errors import CannotWrite
@@ -44,7 +46,7 @@ class Boot:
         self._executor = executor
         self._scanning = scanning
         self._store = store
-        self._due: frozenset[str] | None = None  # None: no scan has succeeded in this boot
+        self._due: Due | None = None  # None: no scan has succeeded in this boot
         self._declined: frozenset[str] = frozenset()  # stopped by a user before that
         self._turn = asyncio.Lock()
         self._saving = asyncio.Lock()
@@ -68,34 +70,35 @@ class Boot:
                 return
             if self._due is None:
                 snapshot = self._store.snapshot
-                due = planner.due_at_boot(snapshot.wanted, (e.model_id for e in snapshot.missing))
-                self._due = due - self._declined
+                away = (entry.model_id for found in snapshot.away.values() for entry in found)
+                self._due = planner.due_at_boot(snapshot.wanted, away, self._scanning.late)
+                self.decline(self._declined)
                 await self._save()
             await self._executor.wait_idle()
-            if not self._due or self._is_over:
+            if self._due.is_empty or self._is_over:
                 return
             snapshot = self._store.snapshot
-            now = self._due & snapshot.models.keys() - snapshot.unanswered
+            now = snapshot.answered(self._due.model_ids, self._due.folders)
             plan = planner.at_boot(snapshot.wanted, self._launcher.observed(), now)
+            left = self._due.folders & frozenset(self._scanning.late)
             await asyncio.wait([self._executor.execute(plan)])
-            self._due -= now
-            if now:
-                await self._save()
+            self._due = Due(self._due.model_ids - now, left & self._due.folders)
+            await self._save()
 
     def resume(self) -> None:
         """Begins `proceed`; called after each scan."""
-        if self._due != frozenset() and not self._is_over:
+        if not (self._is_over or (self._due is not None and self._due.is_empty)):
             self._spawn(self.proceed())
 
     def decline(self, model_ids: Iterable[str] | None = None) -> None:
         """Takes these models off this boot's list: a user has stopped them. None: all."""
         before = self._due
         if model_ids is None:
-            self._due = frozenset()
+            self._due = Due()
         elif before is None:
             self._declined |= frozenset(model_ids)
         else:
-            self._due = before - frozenset(model_ids)
+            self._due = replace(before, model_ids=before.model_ids - frozenset(model_ids))
         if self._due != before:
             self._spawn(self._save())
 
@@ -153,14 +156,18 @@ def read(path: Path) -> BootRecord | None:
     """Returns the record; None if there is none or it cannot be used. Blocks."""
     try:
         content = json.loads(path.read_bytes())
-        return BootRecord(str(content["boot"]), frozenset(map(str, content["due"])))
+        models, folders = (frozenset(map(str, content[key])) for key in ("due", "folders"))
+        return BootRecord(str(content["boot"]), Due(models, folders))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def write(path: Path, record: BootRecord) -> None:
     """Replaces the record. Blocks. Raises CannotWrite."""
-    content = {"boot": record.boot, "due": sorted(record.due)}
+    due = record.due
+    content = {
+        "boot": record.boot, "due": sorted(due.model_ids), "folders": sorted(due.folders),
+    }  # fmt: skip
     try:
         temporary = write_temporary(path, json.dumps(content).encode() + b"\n", mode=0o640)
     except OSError as error:

@@ -14,9 +14,10 @@ from magid.catalog.effective import Model
 from magid.catalog.profile_store import ProfileDir
 from magid.catalog.registry import ModelEntry, with_settings
 from magid.config.settings import Config
-from magid.control import boot, planner, snapshot, transitions
+from magid.control import boot, conditions, planner, transitions
 from magid.control.audit_log import StateLog, tell_decision
 from magid.control.boot import Boot
+from magid.control.conditions import Condition, Situation
 from magid.control.executor import PlanExecutor
 from magid.control.planner import Plan
 from magid.control.profiles import Profiles
@@ -154,13 +155,15 @@ class Daemon:
         """Returns whether this model's running servers differ from the wanted ones."""
         return not planner.only(model_id, self.snapshot.wanted, self.observed()).is_empty
 
-    def unready_reasons(self) -> list[str]:
-        return snapshot.unready_reasons(
-            self.phase,
-            self.snapshot,
-            self.observed(),
-            [self._scanning.problem, self.launcher.problem],
-        )
+    def conditions(self) -> list[Condition]:
+        """Returns what is not as it should be, or not as wanted; errors first."""
+        unknown = (self._scanning.problem, self.launcher.problem)
+        return conditions.conditions(
+            Situation(
+                self.phase, self.snapshot, self.observed(), self.make_plan(), self.queued_ports,
+                unknown,
+            )
+        )  # fmt: skip
 
     def subscribe(self, listener: Callable[[Change], None]) -> Callable[[], None]:
         """Calls `listener` for each change from now on; it must not block.

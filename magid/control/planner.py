@@ -149,28 +149,40 @@ def _why_start(spec: ServerSpec, server: ObservedServer | None) -> str:
 # -- the start of magid ----------------------------------------------------------------------
 
 
+class Due(Struct, frozen=True):
+    """What a boot has still to start: these models, and all wanted ones below these folders."""
+
+    model_ids: frozenset[str] = frozenset()
+    folders: frozenset[str] = frozenset()  # they have not answered yet
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.model_ids and not self.folders
+
+
 class BootRecord(Struct, frozen=True):
     """What an earlier magid has left of its boot. `boot` is that of `ServerBackend`."""
 
     boot: str
-    due: frozenset[str]  # models that it had still to start
+    due: Due
 
 
-def still_due(record: BootRecord | None, boot: str) -> frozenset[str] | None:
-    """Returns the models that this boot has still to start; None if it has not begun.
+def still_due(record: BootRecord | None, boot: str) -> Due | None:
+    """Returns what this boot has still to start; None if it has not begun.
 
     Empty after a boot that was finished: then a start of magid changes no server.
     """
     return record.due if record is not None and record.boot == boot else None
 
 
-def due_at_boot(wanted: Wanted, missing: Iterable[str]) -> frozenset[str]:
-    """Returns the models that a boot starts.
+def due_at_boot(wanted: Wanted, away: Iterable[str], silent: Iterable[str]) -> Due:
+    """Returns what a boot starts.
 
-    Those `missing` are among them: their disk may be mounted later in the same boot.
+    Models that are `away` and `silent` folders are part of it: a disk may be mounted, or answer,
+    later in the same boot.
     """
-    always = (spec for spec in wanted.specs if spec.port not in wanted.on_demand)
-    return frozenset(spec.model_id for spec in always) | frozenset(missing)
+    always = (spec.model_id for spec in wanted.specs if spec.port not in wanted.on_demand)
+    return Due(frozenset((*always, *away)), frozenset(silent))
 
 
 def at_boot(wanted: Wanted, observed: Mapping[int, ObservedServer], due: Container[str]) -> Plan:

@@ -1,7 +1,7 @@
 """All that is known at one moment, except running servers. A frozen value: readers never wait."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from enum import StrEnum
 
 from msgspec import Struct, field
@@ -32,6 +32,7 @@ class Disk(Struct, frozen=True):
     broken: tuple[BrokenFile, ...] = ()
     pending: tuple[PendingFile, ...] = ()  # listed, not read yet
     unreadable_roots: tuple[UnreadableRoot, ...] = ()
+    empty_folders: tuple[str, ...] = ()  # as where no disk is mounted
     listed: bool = False  # a first listing or a scan has succeeded
 
 
@@ -56,7 +57,8 @@ class Snapshot(Struct, frozen=True):
     active: ActiveProfile
     models: Mapping[str, Model]
     wanted: Wanted
-    problems: tuple[str, ...]  # for a person, most urgent first
+    store_problems: tuple[str, ...]  # what could not be loaded or saved, for a person
+    may_lack_folders: bool = False  # `model_paths` is the default: not all of it need be there
 
     @property
     def missing(self) -> tuple[ModelEntry, ...]:
@@ -65,11 +67,30 @@ class Snapshot(Struct, frozen=True):
         return tuple(entries[i] for i in sorted(entries) if i not in self.models)
 
     @property
-    def unanswered(self) -> frozenset[str]:
-        """Returns the models whose folder does not answer: what is known of them is old."""
+    def away(self) -> dict[str, tuple[ModelEntry, ...]]:
+        """Returns folder -> known models that are missing with the folder's whole content.
+
+        The folder is empty or cannot be read, as where a disk is not mounted.
+        """
+        folders = [*self.disk.empty_folders, *(root.path for root in self.disk.unreadable_roots)]
+        below = {
+            folder: tuple(e for e in self.missing if is_below(e.path, [folder]))
+            for folder in sorted(set(folders))
+        }
+        return {folder: entries for folder, entries in below.items() if entries}
+
+    def answered(self, model_ids: Set[str], folders: Iterable[str]) -> frozenset[str]:
+        """Returns which of these models, and of those below these folders, can be read now.
+
+        Of a folder that does not answer, only old things are known.
+        """
         late = [root.path for root in self.disk.unreadable_roots if root.is_late]
-        models = self.models.values()
-        return frozenset(m.model_id for m in models if is_below(m.found.path, late))
+        return frozenset(
+            model.model_id
+            for model in self.models.values()
+            if (model.model_id in model_ids or is_below(model.found.path, folders))
+            and not is_below(model.found.path, late)
+        )
 
 
 def build(
@@ -90,51 +111,9 @@ def build(
     if with_ports != registry:
         models = effective_models(with_ports, disk.found, active.profile, config)
     wanted = want(models, config.llama_server_host, unserved, config.port_range)
-    notes = [*problems, *([active.problem] if active.problem else [])]
-    for root in disk.unreadable_roots:
-        if not (disk.listed and root.is_absent and config.may_lack_folders):
-            notes.append(f"cannot read {root.path}: {root.reason}")
-    return Snapshot(revision, with_ports, disk, active, models, wanted, tuple(notes))
-
-
-def unready_reasons(
-    phase: Phase,
-    snapshot: Snapshot,
-    observed: Mapping[int, ObservedServer],
-    problems: Iterable[str] = (),
-) -> list[str]:
-    """Returns why /readyz answers 503; empty means 200.
-
-    `problems`: what keeps magid from knowing the state. A server that a person stopped is no
-    reason: magid respects the stop.
-    """
-    reasons = []
-    if phase is not Phase.SERVING:
-        reasons.append(_PHASE_REASONS[phase])
-    elif not snapshot.disk.listed:
-        reasons.append("no model folder could be read; GET /api/models/status says why")
-    reasons += filter(None, problems)
-    for root in snapshot.disk.unreadable_roots:
-        if root.is_late:
-            reasons.append(f"the model folder {root.path} {root.reason}")
-    if snapshot.active.problem and snapshot.active.profile is None:
-        reasons.append(snapshot.active.problem)
-    for spec in snapshot.wanted.specs:
-        server = observed.get(spec.port)
-        if server is None or server.model_id != spec.model_id:
-            continue
-        if server.state in (ServerState.FAILED, ServerState.BACKOFF) or (
-            phase is Phase.STARTING and server.state is not ServerState.READY
-        ):
-            reasons.append(f"{server.unit} ({spec.model_id}) {server.described}")
-    return reasons + [f"{b.model_id} has no server: {b.reason}" for b in snapshot.wanted.blocked]
-
-
-_PHASE_REASONS = {
-    Phase.SCANNING: "the model folders are being read",
-    Phase.STARTING: "the boot is not finished: wanted servers are being started",
-    Phase.DRAINING: "magid is shutting down",
-}
+    return Snapshot(
+        revision, with_ports, disk, active, models, wanted, problems, config.may_lack_folders
+    )
 
 
 def status_line(phase: Phase, snapshot: Snapshot, observed: Mapping[int, ObservedServer]) -> str:

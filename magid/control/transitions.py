@@ -118,6 +118,8 @@ def scanned(now: Snapshot, scan: Scan, at: datetime, keep: timedelta) -> tuple[T
         keep=keep,
         unreadable_roots=[root.path for root in scan.unreadable_roots],
     )
-    disk = Disk(merge.found, scan.broken, (), scan.unreadable_roots, listed=True)
+    disk = Disk(
+        merge.found, scan.broken, (), scan.unreadable_roots, scan.empty_folders, listed=True
+    )
     result = Rescan(len(merge.found), merge.added, merge.removed, scan.broken, scan.duration_s)
     return Transition(merge.registry, disk, even_unwritten=True), result

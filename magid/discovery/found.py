@@ -74,4 +74,5 @@ class Scan(Struct, frozen=True):
     broken: tuple[BrokenFile, ...] = ()  # in path order; unreadable and silent folders too
     companions: tuple[Companion, ...] = ()  # in path order, paired or not
     unreadable_roots: tuple[UnreadableRoot, ...] = ()
+    empty_folders: tuple[str, ...] = ()  # they hold nothing at all, as where no disk is mounted
     duration_s: float = 0.0

@@ -46,7 +46,7 @@ def _walked(root: str, others: frozenset[str]) -> Any:
     look = look_at(root, others, Life())
     return [
         look.top, look.files, look.links, look.marks, look.revisions, look.broken, look.reason,
-        look.is_absent,
+        look.is_absent, look.empty,
     ]  # fmt: skip
 
 

@@ -69,11 +69,11 @@ class Root:
                 self.close()
         else:
             return Look(self.top, reason="cannot be read: its reader ended")
-        self.top, files, links, marks, main, broken, reason, is_absent = answer
+        self.top, files, links, marks, main, broken, reason, is_absent, empty = answer
         found = [as_file(file) for file in files]
         revisions = [(folder, commit) for folder, commit in main]
         told = [(path, why) for path, why in broken]
-        return Look(self.top, found, links, marks, revisions, told, reason, is_absent)
+        return Look(self.top, found, links, marks, revisions, told, reason, is_absent, empty=empty)
 
     def follow(
         self, links: Sequence[str], within: Sequence[str], late: Sequence[str]

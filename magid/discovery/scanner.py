@@ -212,6 +212,7 @@ def _report(assembled: Assembled, listing: Listing, late: Sequence[tuple[str, st
         broken=tuple(broken),
         companions=assembled.companions,
         unreadable_roots=tuple({root.path: root for root in (*silent, *unreadable)}.values()),
+        empty_folders=listing.empty,
     )
 
 

@@ -60,6 +60,7 @@ class Look(Struct):
     reason: str = ""  # why the root cannot be read
     is_absent: bool = False
     is_late: bool = False  # it has not answered
+    empty: list[str] = field(default_factory=list)  # folders that hold nothing at all
 
 
 class UnreadableRoot(Struct, frozen=True):
@@ -80,6 +81,7 @@ class Listing(Struct):
     late: tuple[str, ...] = ()  # the tops of roots that have not answered
     unfinished: dict[str, str] = field(default_factory=dict)  # path of a file -> name of its mark
     marks: frozenset[str] = frozenset()  # the paths of all marks
+    empty: tuple[str, ...] = ()  # folders that hold nothing at all, printable
 
 
 def look_at(root: str, others: Container[str], tell: Callable[[], None]) -> Look:
@@ -109,7 +111,10 @@ def look_at(root: str, others: Container[str], tell: Callable[[], None]) -> Look
 
 def join(looks: Sequence[Look], linked: Iterable[File | tuple[str, str]]) -> Listing:
     """All of it as one; `linked` is what became of the links. Pure."""
-    found = Listing(late=tuple(look.top for look in looks if look.is_late))
+    found = Listing(
+        late=tuple(look.top for look in looks if look.is_late),
+        empty=tuple(sorted({printable(folder) for look in looks for folder in look.empty})),
+    )
     broken = {one for look in looks for one in look.broken}
     real = sorted(file for look in looks for file in look.files)
     behind = []
@@ -193,10 +198,14 @@ def _unreadable(error: OSError) -> str:
 
 
 def _list_folder(folder: str, subfolders: list[str], found: Look, tell: Callable[[], None]) -> None:
+    is_empty = True
     with os.scandir(folder) as entries:
         for entry in entries:
+            is_empty = False
             tell()
             _sort_in(entry, subfolders, found)
+    if is_empty:
+        found.empty.append(folder)
 
 
 def _sort_in(entry: os.DirEntry[str], subfolders: list[str], found: Look) -> None:

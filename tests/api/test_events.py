@@ -62,7 +62,10 @@ class Page:
                 raise AssertionError(kind)
 
     def _take_status(self, data: dict[str, Any]) -> None:
-        names = ("phase", "ready", "activeProfile", "pendingChanges", "reasons", "problems")
+        names = (
+            *("phase", "ready", "activeProfile", "pendingChanges", "reasons", "problems"),
+            "conditions",
+        )
         self.status = {name: data[name] for name in names}
 
     def differences(self, magid: Running) -> list[str]:
@@ -82,6 +85,7 @@ class Page:
             ),
             "reasons": (self.status["reasons"], ready["reasons"]),
             "problems": (self.status["problems"], ready["warnings"]),
+            "conditions": (self.status["conditions"], ready["conditions"]),
             "requests": (
                 self.requests["ended"],
                 len(magid.get("/api/requests?limit=1100")["requests"]),

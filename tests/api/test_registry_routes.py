@@ -219,18 +219,33 @@ def test_status(magid: Running) -> None:
     assert status["modelsByTier"] == {"fast": 2, "balanced": 1, "powerful": 2}
     assert status["serversByState"]["ready"] == 2
     assert sum(status["serversByState"].values()) == len(status["servers"]) == 2
-    assert status["problems"] == []
+    assert [one.partition(":")[0] for one in status["problems"]] == ["2 files cannot be used"]
+    codes = {one["code"]: one for one in status["conditions"]}
+    assert codes.keys() == {"FilesBroken", "ModelsLeftOut"}
+    assert codes["ModelsLeftOut"]["modelIds"] == sorted(
+        {GAMMA, *codes["ModelsLeftOut"]["modelIds"]}
+    )
     assert status["pendingChanges"] == {"stop": 0, "start": 0}
     assert status["memory"]["totalBytes"] > status["memory"]["availableBytes"] > 0
     assert status["versions"]["llamaServer"]
     assert Path(status["versions"]["llamaServerPath"]).is_file()
     magid.ask("PUT", f"/api/models/{ALPHA}/enabled", {"enabled": False})
-    assert magid.get("/api/models/status")["pendingChanges"] == {"stop": 1, "start": 0}
+    status = magid.get("/api/models/status")
+    assert status["pendingChanges"] == {"stop": 1, "start": 0}
+    for path in ("/api/models/status", "/readyz"):
+        (pending,) = [o for o in magid.get(path)["conditions"] if o["code"] == "ChangesPending"]
+        assert pending == {
+            "code": "ChangesPending", "severity": "note", "modelIds": [ALPHA],
+            "message": f"changes are pending (to stop: {ALPHA})",
+            "remedy": ["magictl diff", "magictl apply"],
+        }  # fmt: skip
 
 
 @pytest.mark.parametrize("path", ["/readyz", "/healthz", "/health"])
 def test_readiness(magid: Running, path: str) -> None:
-    assert magid.get(path) == {"status": "ok", "phase": "serving", "reasons": [], "warnings": []}
+    now = magid.get(path)
+    assert (now["status"], now["phase"], now["reasons"]) == ("ok", "serving", [])
+    assert [one.partition(":")[0] for one in now["warnings"]] == ["2 files cannot be used"]
     assert magid.get(f"{path}?model={ALPHA}")["status"] == "ok"
     off = magid.client.get(path, params={"model": GAMMA})
     assert (off.status_code, off.headers["retry-after"]) == (503, "2")

@@ -11,10 +11,10 @@ import pytest
 
 from magid.control import boot
 from magid.control.daemon import Daemon
-from magid.control.planner import BootRecord
+from magid.control.planner import BootRecord, Due
 from magid.errors import CannotWrite
 from magid.servers.backend import ServerState
-from tests.support.daemons import ALPHA, BETA, GAMMA, ONLY_FAST, House, states, until
+from tests.support.daemons import ALPHA, BETA, GAMMA, ONLY_FAST, House, states, until, warnings
 from tests.support.deadlines import PATIENCE_S
 from tests.support.recording_backend import all_quiet
 
@@ -133,7 +133,7 @@ async def test_a_boot_of_the_machine_starts_what_is_wanted(house: House) -> None
     assert house.launcher.calls == [("start", 9000), ("start", 9002)]
     assert states(second) == {ALPHA: S.READY, GAMMA: S.READY}
     assert house.launcher.specs[9000].parallel == 3
-    assert record(house) == {"boot": house.launcher.boot, "due": []}
+    assert record(house) == {"boot": house.launcher.boot, "due": [], "folders": []}
 
 
 # -- a boot that was interrupted ---------------------------------------------------------------
@@ -187,32 +187,48 @@ async def test_stop_all_before_the_first_scan_leaves_nothing_to_start(house: Hou
 
 async def test_a_disk_that_is_mounted_after_the_boot_has_its_models_started(house: House) -> None:
     """Also by the magid that follows; and what was not known before waits for `apply`."""
+    disk, away = house.models / "disk", house.folder / "unmounted"
+    disk.mkdir()
+    for name in ("Beta", "Gamma"):
+        house.path_of(name).rename(disk / house.path_of(name).name)
     await (await booted(house)).close()
     house.launcher.reboot()
-    away = house.folder / "unmounted"
-    away.mkdir()
-    for name in ("Beta", "Gamma"):
-        house.path_of(name).rename(away / house.path_of(name).name)
+    disk.rename(away)
+    disk.mkdir()
     first = await house.running()
     assert states(first) == {ALPHA: S.READY}
     assert record(house)["due"] == [BETA, GAMMA]
+    assert f"{disk} has none of the models" in warnings(first)[0]
     await first.close()
     house.launcher.calls.clear()
     second = await house.running()
     assert house.launcher.calls == []
-    for file in away.iterdir():
-        file.rename(house.models / file.name)
+    disk.rmdir()
+    away.rename(disk)
     house.add("Delta", 2)
     await second.rescan()
     await until(second, lambda: states(second) == ALL_READY)
     assert house.launcher.calls == [("start", 9001), ("start", 9002)]
 
 
+async def test_a_model_whose_file_was_removed_is_not_due(house: House) -> None:
+    await (await booted(house)).close()
+    house.launcher.reboot()
+    file = house.path_of("Gamma")
+    file.rename(house.folder / file.name)
+    daemon = await house.running()
+    assert record(house)["due"] == []
+    (house.folder / file.name).rename(file)
+    await daemon.rescan()
+    await all_quiet()
+    assert GAMMA not in states(daemon)
+
+
 # -- the record --------------------------------------------------------------------------------
 
 
 def test_the_record_is_read_as_it_was_written(tmp_path: Path) -> None:
-    kept = BootRecord("this one", frozenset({"b", "a"}))
+    kept = BootRecord("this one", Due(frozenset({"b", "a"}), frozenset({"/net"})))
     boot.write(tmp_path / boot.NAME, kept)
     assert boot.read(tmp_path / boot.NAME) == kept
     assert [path.name for path in tmp_path.iterdir()] == [boot.NAME]
@@ -228,7 +244,7 @@ def test_a_record_that_cannot_be_used_counts_as_none(tmp_path: Path, content: by
 def test_a_record_that_cannot_be_written_is_refused_in_words(tmp_path: Path) -> None:
     (tmp_path / boot.NAME).mkdir()
     with pytest.raises(CannotWrite, match=r"cannot write .*boot\.json"):
-        boot.write(tmp_path / boot.NAME, BootRecord("x", frozenset()))
+        boot.write(tmp_path / boot.NAME, BootRecord("x", Due()))
     assert [path.name for path in tmp_path.iterdir()] == [boot.NAME]
 
 

@@ -31,8 +31,10 @@ from tests.support.daemons import (
     ONLY_FAST,
     House,
     entry,
+    errors,
     states,
     until,
+    warnings,
 )
 from tests.support.deadlines import PATIENCE_S
 from tests.support.recording_backend import all_quiet, refusal
@@ -55,7 +57,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
 async def test_boot(house: House) -> None:
     daemon = await house.running()
     assert states(daemon) == {ALPHA: S.READY, BETA: S.READY, GAMMA: S.READY}
-    assert not daemon.unready_reasons()
+    assert not errors(daemon)
     assert [port for _, port in house.launcher.calls] == [9000, 9001, 9002]  # the small one first
     assert [entry(house, i)["ports"] for i in (ALPHA, BETA, GAMMA)] == [[9000], [9001], [9002]]
     kinds = [change.kind for change in house.changes]
@@ -100,7 +102,7 @@ async def test_boot_with_a_store_that_cannot_be_written_starts_models(house: Hou
     (house.folder / "file").write_text("in the way")
     await until(daemon, lambda: daemon.phase is Phase.SERVING)
     assert set(states(daemon).values()) == {S.READY}
-    assert any("cannot write" in problem for problem in daemon.snapshot.problems)
+    assert any("cannot write" in problem for problem in daemon.snapshot.store_problems)
     with pytest.raises(CannotWrite):
         await daemon.set_tier(ALPHA, Tier.POWERFUL)
 
@@ -109,8 +111,8 @@ async def test_boot_with_no_readable_folder_serves_and_says_why(house: House) ->
     house.settings["model_paths"] = (house.folder / "none",)
     daemon = await house.running()
     assert not daemon.snapshot.disk.listed
-    assert any("no model folder" in reason for reason in daemon.unready_reasons())
-    assert any(f"{house.folder}/none" in problem for problem in daemon.snapshot.problems)
+    assert any("no model folder" in reason for reason in errors(daemon))
+    assert any(f"{house.folder}/none" in problem for problem in warnings(daemon))
 
 
 async def test_boot_with_no_readable_folder_stops_nothing_that_runs(house: House) -> None:
@@ -119,7 +121,7 @@ async def test_boot_with_no_readable_folder_stops_nothing_that_runs(house: House
     house.launcher.calls.clear()
     house.models.rename(house.folder / "unmounted")
     daemon = await house.running()
-    assert daemon.unready_reasons()
+    assert errors(daemon)
     (house.folder / "unmounted").rename(house.models)
     await daemon.rescan()
     await all_quiet()
@@ -235,11 +237,11 @@ async def test_no_readable_folder_loses_nothing(house: House) -> None:
         await daemon.rescan()
     now = daemon.snapshot
     assert (now.registry, now.models) == (before.registry, before.models)
-    assert any("/models" in problem for problem in now.problems)
+    assert any("/models" in problem for problem in warnings(daemon))
     assert house.registry.read_bytes() == on_disk
     (house.folder / "unmounted").rename(house.models)
     assert (await daemon.rescan()).removed == ()
-    assert not daemon.snapshot.problems
+    assert not warnings(daemon)
 
 
 async def test_one_unreadable_folder_leaves_the_rest(house: House) -> None:
@@ -256,7 +258,7 @@ async def test_one_unreadable_folder_leaves_the_rest(house: House) -> None:
     with pytest.raises(ModelGone):
         daemon.model(GAMMA)
     assert daemon.model(ALPHA).enabled
-    assert any("/more" in problem for problem in daemon.snapshot.problems)
+    assert any("/more" in problem for problem in warnings(daemon))
     (house.folder / "unmounted").rename(more)
     await daemon.rescan()
     assert daemon.model(GAMMA).tier is Tier.FAST
@@ -285,7 +287,7 @@ async def test_a_model_without_a_port_can_be_changed_in_other_ways(house: House)
     house.settings["port_range"] = (9000, 9001)
     daemon = await house.running()
     assert daemon.model(GAMMA).port is None
-    assert any(GAMMA in reason for reason in daemon.unready_reasons())
+    assert any(GAMMA in reason for reason in errors(daemon))
     with pytest.raises(PortTaken, match="cannot start"):
         daemon.start(GAMMA)
     with pytest.raises(PortTaken):
@@ -321,7 +323,7 @@ async def test_start_stop_and_restart(house: House) -> None:
     assert house.launcher.calls == [("stop", 9000), ("start", 9000)]
     await daemon.finished(ALPHA, daemon.stop(ALPHA), PATIENCE_S)
     assert states(daemon)[ALPHA] is S.STOPPED
-    assert not daemon.unready_reasons()  # a person's stop is respected
+    assert not errors(daemon)  # a person's stop is respected
     await daemon.finished("alpha_1b_q4km_fast", daemon.start("alpha_1b_q4km_fast"), PATIENCE_S)
     assert states(daemon)[ALPHA] is S.READY
 
@@ -374,9 +376,9 @@ async def test_a_model_that_is_forgotten_and_still_runs_can_be_stopped(house: Ho
 async def test_a_server_that_failed_can_be_stopped(house: House) -> None:
     daemon = await house.running()
     house.launcher.show(9000, S.FAILED, "it broke")
-    assert any("it broke" in reason for reason in daemon.unready_reasons())
+    assert any("it broke" in reason for reason in errors(daemon))
     await daemon.finished(ALPHA, daemon.stop(ALPHA), PATIENCE_S)
-    assert not daemon.unready_reasons()
+    assert not errors(daemon)
 
 
 async def test_finished_says_how_it_ended(house: House) -> None:

@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 import pytest
 
 from magid.control import planner
-from magid.control.planner import Blocked, BootRecord, Wanted
+from magid.control.planner import Blocked, BootRecord, Due, Wanted
 from magid.llama.runtime_settings import SERVER_SETTINGS
 from magid.llama.spec import ServerSpec
 from magid.servers.backend import ObservedServer, ServerState
@@ -83,21 +83,22 @@ def test_two_models_that_swap_their_ports_are_both_restarted() -> None:
     ("record", "due"),
     [
         (None, None),
-        (BootRecord("another", frozenset()), None),
-        (BootRecord("another", frozenset({"a"})), None),
-        (BootRecord("this", frozenset()), frozenset()),
-        (BootRecord("this", frozenset({"a"})), frozenset({"a"})),
+        (BootRecord("another", Due()), None),
+        (BootRecord("another", Due(frozenset({"a"}))), None),
+        (BootRecord("this", Due()), Due()),
+        (BootRecord("this", Due(frozenset({"a"}))), Due(frozenset({"a"}))),
     ],
 )
 def test_what_an_earlier_magid_has_left_of_the_boot(
-    record: BootRecord | None, due: frozenset[str] | None
+    record: BootRecord | None, due: Due | None
 ) -> None:
     assert planner.still_due(record, "this") == due
 
 
 def test_a_boot_starts_what_is_wanted_and_what_is_missing_when_it_comes_back() -> None:
     wanted = Wanted((A, B), (), on_demand=frozenset({B.port}))
-    assert planner.due_at_boot(wanted, ["gone"]) == {"a", "gone"}
+    due = planner.due_at_boot(wanted, ["gone"], ["/net"])
+    assert due == Due(frozenset({"a", "gone"}), frozenset({"/net"}))
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,6 @@
-"""What readyz and systemctl status say, as tables."""
-
-from pathlib import Path
+"""What a snapshot holds, and what systemctl status says of it, as tables."""
 
 import pytest
-from msgspec.structs import replace
 
 from magid.catalog.profile import Profile
 from magid.catalog.registry import Registry
@@ -15,10 +12,8 @@ from magid.control.snapshot import (
     Snapshot,
     build,
     status_line,
-    unready_reasons,
 )
 from magid.discovery.tiers import Tier
-from magid.discovery.walker import UnreadableRoot
 from magid.servers.backend import ObservedServer, ServerState
 from tests.support.values import found, merged, observed
 
@@ -37,96 +32,6 @@ def moment(
 def servers(snapshot: Snapshot, *states: ServerState) -> dict[int, ObservedServer]:
     specs = snapshot.wanted.specs
     return {s.port: observed(s, state) for s, state in zip(specs, states, strict=True)}
-
-
-@pytest.mark.parametrize(
-    ("phase", "states", "reasons"),
-    [
-        (Phase.SERVING, (S.READY, S.READY), []),
-        (Phase.SERVING, (S.READY, S.STOPPED), []),  # a person stopped it
-        (Phase.SERVING, (S.READY, S.LOADING), []),  # a person restarts it
-        (Phase.SERVING, (S.READY, S.FAILED), ["llama-server@8081.service (b) has failed"]),
-        (
-            Phase.SERVING,
-            (S.BACKOFF, S.READY),
-            ["llama-server@8080.service (a) ended and is being restarted"],
-        ),
-        (Phase.SCANNING, (S.READY, S.READY), ["the model folders are being read"]),
-        (Phase.DRAINING, (S.READY, S.READY), ["magid is shutting down"]),
-        (
-            Phase.STARTING,
-            (S.READY, S.LOADING),
-            [
-                "the boot is not finished: wanted servers are being started",
-                "llama-server@8081.service (b) is loading",
-            ],
-        ),
-    ],
-)
-def test_unready_reasons(phase: Phase, states: tuple[S, S], reasons: list[str]) -> None:
-    snapshot = moment("a", "b")
-    assert unready_reasons(phase, snapshot, servers(snapshot, *states)) == reasons
-
-
-def test_the_reason_of_a_failure_is_passed_on() -> None:
-    snapshot = moment("a")
-    spec = snapshot.wanted.specs[0]
-    failed = {spec.port: observed(spec, S.FAILED, reason="out of memory")}
-    (reason,) = unready_reasons(Phase.SERVING, snapshot, failed)
-    assert reason.endswith("has failed: out of memory")
-
-
-def test_a_failed_server_of_another_model_on_the_port_does_not_count() -> None:
-    snapshot = moment("a")
-    other = replace(observed(snapshot.wanted.specs[0], S.FAILED), model_id="z")
-    assert not unready_reasons(Phase.SERVING, snapshot, {other.port: other})
-
-
-def test_a_model_without_a_port_is_a_reason() -> None:
-    snapshot = moment("a", "b", "c")
-    (reason,) = unready_reasons(Phase.SERVING, snapshot, servers(snapshot, S.READY, S.READY))
-    assert reason.startswith("c has no server: no port of 8080-8081 is free")
-
-
-def test_a_profile_that_cannot_be_read_is_a_reason_unless_the_last_good_one_is_in_force() -> None:
-    broken = ActiveProfile("all", None, "r2", "cannot read all.yaml: line 3: no")
-    assert unready_reasons(Phase.SERVING, moment("a", active=broken), {}) == [broken.problem]
-    kept = replace(ALL, problem="cannot read all.yaml: line 3: no")
-    snapshot = moment("a", active=kept)
-    assert not unready_reasons(Phase.SERVING, snapshot, servers(snapshot, S.READY))
-    assert snapshot.problems == (kept.problem,)
-
-
-def test_no_readable_folder_is_a_reason() -> None:
-    disk = Disk(unreadable_roots=(UnreadableRoot("/models", "does not exist"),))
-    snapshot = moment(disk=disk)
-    (reason,) = unready_reasons(Phase.SERVING, snapshot, {})
-    assert reason.startswith("no model folder could be read")
-    assert snapshot.problems == ("cannot read /models: does not exist",)
-
-
-def test_of_the_default_folders_one_may_be_absent() -> None:
-    absent, reason = "/none/models", "is not there"
-    disk = Disk(unreadable_roots=(UnreadableRoot(absent, reason, is_absent=True),), listed=True)
-    assert moment(disk=disk).problems == ()
-    chosen = Config(port_range=(8080, 8081), model_paths=(Path(absent),))
-    assert moment(disk=disk, config=chosen).problems == (f"cannot read {absent}: is not there",)
-    there = replace(disk, unreadable_roots=(UnreadableRoot("/there", "cannot be read: no"),))
-    assert moment(disk=there).problems == ("cannot read /there: cannot be read: no",)
-
-
-def test_a_folder_that_does_not_answer_is_a_reason() -> None:
-    root = UnreadableRoot("/net/models", "has not answered for 5 s", is_late=True)
-    snapshot = moment(disk=Disk(unreadable_roots=(root,), listed=True))
-    reasons = unready_reasons(Phase.SERVING, snapshot, {})
-    assert reasons == ["the model folder /net/models has not answered for 5 s"]
-
-
-def test_a_first_scan_that_failed_is_a_reason() -> None:
-    disk = Disk(listed=True)  # listed, and then not read
-    assert unready_reasons(Phase.SERVING, moment(disk=disk), {}, ["no process", ""]) == [
-        "no process"
-    ]
 
 
 def test_ports_are_part_of_the_snapshots_registry() -> None:

@@ -28,9 +28,11 @@ from tests.support.daemons import (
     ONLY_FAST,
     House,
     entry,
+    errors,
     states,
     stored,
     until,
+    warnings,
 )
 from tests.support.recording_backend import all_quiet
 
@@ -162,11 +164,11 @@ async def test_nothing_changes_that_cannot_be_written(house: House) -> None:
             await change
     now = daemon.snapshot
     assert (now.registry, now.models, now.active) == (before.registry, before.models, before.active)
-    assert "model_registry.json" in now.problems[0]
+    assert "model_registry.json" in now.store_problems[0]
     mend_state(house)
     assert house.registry.read_bytes() == on_disk
     await daemon.set_tier(ALPHA, Tier.POWERFUL)
-    assert not daemon.snapshot.problems
+    assert not warnings(daemon)
     assert entry(house, ALPHA)["tierOverride"] == "powerful"
 
 
@@ -183,7 +185,7 @@ async def test_a_registry_of_which_no_copy_is_sound_costs_the_decisions_and_no_m
     daemon = await house.running()
     aside = house.state.glob("model_registry.json.corrupt-*")
     assert sorted(path.read_text() for path in aside) == ["{" * n for n in range(6)]
-    assert any("cannot find a good copy" in problem for problem in daemon.snapshot.problems)
+    assert any("cannot find a good copy" in problem for problem in warnings(daemon))
     assert set(states(daemon)) == {ALPHA, BETA, GAMMA}
     assert daemon.model(ALPHA).entry.tier_override is None
     await daemon.set_tier(ALPHA, Tier.POWERFUL)
@@ -236,7 +238,7 @@ async def test_a_broken_profile_leaves_the_last_good_one(house: House) -> None:
     house.write_profile("test", "name: [\n")
     daemon.refresh_profile()
     assert daemon.model(GAMMA).enabled
-    assert any("test.yaml" in problem for problem in daemon.snapshot.problems)
+    assert any("test.yaml" in problem for problem in warnings(daemon))
     revision = daemon.snapshot.revision
     daemon.refresh_profile()
     assert daemon.snapshot.revision == revision  # read again only when it changes
@@ -245,18 +247,18 @@ async def test_a_broken_profile_leaves_the_last_good_one(house: House) -> None:
     house.write_profile("test", ONLY_FAST)
     daemon.refresh_profile()
     assert not daemon.model(GAMMA).enabled
-    assert not daemon.snapshot.problems
+    assert not warnings(daemon)
 
 
 async def test_a_profile_that_is_missing_at_boot(house: House) -> None:
     (house.profiles / "test.yaml").unlink()
     daemon = await house.running()
     assert states(daemon) == {}
-    assert any("cannot find profile 'test'" in reason for reason in daemon.unready_reasons())
+    assert any("cannot find profile 'test'" in reason for reason in errors(daemon))
     house.write_profile("test", ONLY_FAST)
     daemon.refresh_profile()
     assert daemon.model(ALPHA).enabled
-    assert not daemon.unready_reasons()
+    assert not errors(daemon)
 
 
 async def test_activate_is_durable_and_applies(house: House) -> None:

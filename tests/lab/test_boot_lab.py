@@ -127,13 +127,17 @@ def test_a_boot_starts_what_is_wanted_even_if_magid_is_killed_meanwhile(daemon: 
 
 def test_a_model_whose_disk_is_mounted_later_is_started(daemon: Daemon) -> None:
     container = daemon.container
-    container.run(["mkdir", "/away"])
-    container.run(["mv", f"/models/{FILES[2]}", "/away"])
+    container.run(["mkdir", "/models/disk", "/away"])
+    container.run(["mv", f"/models/{FILES[2]}", "/models/disk"])
+    daemon.client.post("/api/models/rescan").raise_for_status()
+    container.run(["mv", f"/models/disk/{FILES[2]}", "/away"])
     reboot(daemon)
     container.wait_until(lambda: is_in(daemon, ONE, "ready"), "the first of them")
     daemon.wait_serving()
     assert THIRD not in daemon.servers()
-    container.run(["mv", f"/away/{FILES[2]}", "/models"])
+    (missing,) = [one for one in status(daemon)["conditions"] if one["code"] == "ModelsMissing"]
+    assert missing["modelIds"] == [THIRD]
+    container.run(["mv", f"/away/{FILES[2]}", "/models/disk"])
     daemon.client.post("/api/models/rescan").raise_for_status()
     daemon.wait_state("ready", THIRD)
 

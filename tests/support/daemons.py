@@ -12,6 +12,7 @@ from magid.auth import token_store
 from magid.auth.token_store import TokenStore
 from magid.catalog.profile_store import ProfileDir
 from magid.config.settings import Config
+from magid.control.conditions import Severity, messages
 from magid.control.daemon import Daemon
 from magid.control.snapshot import Phase
 from magid.control.state import Change
@@ -197,3 +198,12 @@ def entry(house: House, model_id: str) -> Any:
 
 def states(daemon: Daemon) -> dict[str, ServerState]:
     return {server.model_id: server.state for server in daemon.observed().values()}
+
+
+def errors(daemon: Daemon) -> list[str]:
+    """Why /readyz would answer 503."""
+    return messages(daemon.conditions(), Severity.ERROR)
+
+
+def warnings(daemon: Daemon) -> list[str]:
+    return messages(daemon.conditions(), Severity.WARNING)

@@ -6,6 +6,7 @@ from magid.api.reply import Call, Reply, cached, reply
 from magid.api.schemas import models
 from magid.catalog.effective import Model, server_specs
 from magid.catalog.registry import utc_now
+from magid.control.conditions import ABOUT_MODELS
 from magid.control.snapshot import Snapshot
 from magid.discovery.tiers import Tier
 from magid.errors import InvalidInput, MagidError
@@ -29,6 +30,7 @@ async def rescan(ctx: Context, call: Call) -> Reply:
         "added": list(result.added),
         "removed": list(result.removed),
         "modelsBroken": views.broken_models(result.broken),
+        "conditions": views.conditions(one for one in ctx.conditions() if one.code in ABOUT_MODELS),
         "durationMs": round(result.duration_s * 1000, 1),
     }
     return reply(answer)

@@ -85,7 +85,7 @@ async def activate(ctx: Context, call: Call) -> Reply:
     plan = await ctx.daemon.activate(name, apply=wants_apply)
     applied = wants_apply and not plan.is_empty
     answer: access_schemas.Activated = {
-        **views.plan_reply(f"Profile '{name}' activated", plan),
+        **views.plan_reply(f"Profile '{name}' activated", plan, ctx.conditions()),
         "profileName": name,
         "applied": applied,
     }

@@ -3,11 +3,13 @@
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Iterable
 
 from magid.api import views
 from magid.api.context import Context
 from magid.api.reply import Call, Reply, reply
 from magid.api.schemas import servers as server_schemas
+from magid.control.conditions import Condition, Severity, messages
 from magid.control.planner import Plan
 from magid.discovery.tiers import Tier
 from magid.servers.backend import ServerState
@@ -56,25 +58,27 @@ async def _act(
 
 async def start_all(ctx: Context, call: Call) -> Reply:
     """Start every wanted server that does not run."""
-    return _planned("Start of all wanted servers requested", ctx.daemon.start_all())
+    plan = ctx.daemon.start_all()
+    return _planned("Start of all wanted servers requested", plan, ctx.conditions())
 
 
 async def stop_all(ctx: Context, call: Call) -> Reply:
     """Stop every server."""
-    return _planned("Stop of all servers requested", ctx.daemon.stop_all())
+    return _planned("Stop of all servers requested", ctx.daemon.stop_all(), ())
 
 
 async def apply(ctx: Context, call: Call) -> Reply:
     """Make what runs equal what is wanted."""
     if call.query.get("dryRun"):
-        return reply(views.plan_reply("Nothing was changed", ctx.daemon.make_plan()))
-    return _planned("Applying what is wanted", ctx.daemon.apply())
+        plan = ctx.daemon.make_plan()
+        return reply(views.plan_reply("Nothing was changed", plan, ctx.conditions()))
+    return _planned("Applying what is wanted", ctx.daemon.apply(), ctx.conditions())
 
 
-def _planned(message: str, plan: Plan) -> Reply:
+def _planned(message: str, plan: Plan, found: Iterable[Condition]) -> Reply:
     if plan.is_empty:
-        return reply(views.plan_reply("Nothing to do: what runs is what is wanted", plan))
-    return reply(views.plan_reply(message, plan), 202)
+        message = "Nothing to do: what runs is what is wanted"
+    return reply(views.plan_reply(message, plan, found), 200 if plan.is_empty else 202)
 
 
 async def livez(ctx: Context, call: Call) -> Reply:
@@ -85,15 +89,16 @@ async def livez(ctx: Context, call: Call) -> Reply:
 
 async def readyz(ctx: Context, call: Call) -> Reply:
     """Whether all that is wanted runs; the reasons where not."""
-    reasons = _model_reasons(ctx, call.query["model"]) if call.query.get("model") else None
-    if reasons is None:
-        await ctx.look_for_program()
-        reasons = ctx.unready_reasons()
+    await ctx.look_for_program()
+    found = ctx.conditions()
+    model = call.query.get("model")
+    reasons = _model_reasons(ctx, model) if model else messages(found, Severity.ERROR)
     answer: server_schemas.HealthReply = {
         "status": "unavailable" if reasons else "ok",
         "phase": ctx.daemon.phase,
         "reasons": reasons,
-        "warnings": ctx.problems(),
+        "warnings": messages(found, Severity.WARNING),
+        "conditions": views.conditions(found),
     }
     return reply(answer, 503 if reasons else 200)
 
@@ -117,7 +122,8 @@ async def status(ctx: Context, call: Call) -> Reply:
     tiers = Counter(model.tier for model in snapshot.models.values())
     states = Counter(server["state"] for server in servers)
     await ctx.look_for_program()
-    reasons = ctx.unready_reasons()
+    found = ctx.conditions()
+    reasons = messages(found, Severity.ERROR)
     answer: server_schemas.StatusReply = {
         "phase": daemon.phase,
         "ready": not reasons,
@@ -127,7 +133,8 @@ async def status(ctx: Context, call: Call) -> Reply:
         "modelsByTier": {str(tier): tiers[tier] for tier in Tier},
         "serversByState": {str(state): states[state] for state in ServerState},
         "servers": servers,
-        "problems": ctx.problems() + reasons,
+        "problems": messages(found, Severity.WARNING) + reasons,
+        "conditions": views.conditions(found),
         "pendingChanges": {"stop": len(plan.stop), "start": len(plan.start)},
         "memory": ctx.memory(),
         "versions": await ctx.versions(),

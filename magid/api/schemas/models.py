@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.alias_generators import to_camel
 from typing_extensions import TypedDict
 
+from magid.api.schemas.servers import Condition
 from magid.discovery.kinds import ModelKind
 from magid.discovery.tiers import ThinkingMode, Tier
 from magid.llama.runtime_settings import SETTINGS
@@ -207,6 +208,7 @@ class RescanReply(TypedDict):
     added: list[str]
     removed: list[str]
     modelsBroken: list[BrokenModel]
+    conditions: list[Condition]
     durationMs: float
 
 

@@ -4,6 +4,7 @@ from typing import Literal
 
 from typing_extensions import TypedDict
 
+from magid.control.conditions import Code, Severity
 from magid.discovery.tiers import Tier
 from magid.servers.backend import ServerState
 
@@ -49,12 +50,21 @@ class PlanLine(TypedDict):
     reason: str
 
 
+class Condition(TypedDict):
+    code: Code
+    severity: Severity
+    message: str
+    remedy: list[str]
+    modelIds: list[str]
+
+
 class PlanReply(TypedDict):
     message: str
     stop: list[PlanLine]
     start: list[PlanLine]
     keep: list[PlanLine]
     blocked: list[PlanLine]
+    conditions: list[Condition]
 
 
 class LogEntry(TypedDict):
@@ -123,6 +133,7 @@ class StatusReply(TypedDict):
     serversByState: dict[str, int]
     servers: list[Server]
     problems: list[str]
+    conditions: list[Condition]
     pendingChanges: Pending
     memory: Memory
     versions: Versions
@@ -134,6 +145,7 @@ class HealthReply(TypedDict):
     phase: str
     reasons: list[str]
     warnings: list[str]
+    conditions: list[Condition]
 
 
 class LiveReply(TypedDict):

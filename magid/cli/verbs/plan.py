@@ -6,6 +6,7 @@ from typing import Any
 from magid.cli.client import MODELS, Client
 from magid.cli.output import note, paint, plain, print_json, say
 from magid.cli.parser import Verbs
+from magid.cli.verbs.status import say_condition
 
 SIGNS = {"stop": ("-", "31"), "start": ("+", "32"), "blocked": ("!", "33"), "keep": (" ", "2")}
 
@@ -40,6 +41,8 @@ def rescan(client: Client, args: argparse.Namespace) -> int:
             say(f"  {sign} {name}")
     for broken in answer["modelsBroken"]:
         note(plain(f"{broken['path']}: {broken['reason']}"))
+    for one in answer["conditions"]:
+        say_condition(one)
     return 0
 
 
@@ -69,3 +72,5 @@ def _lines(answer: Any) -> None:
         for line in answer[verb]:
             text = f"{sign} {line['unit'] or '-':27}  {line['modelId']}: {line['reason']}"
             print(paint(plain(text), colour))
+    for one in answer["conditions"]:
+        say_condition(one)

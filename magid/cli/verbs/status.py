@@ -52,6 +52,7 @@ def add(verbs: Verbs) -> None:
     ).add_argument("model", metavar="MODEL")  # fmt: skip
 
 
+ABOUT_MODELS = frozenset({"ModelsMissing", "ModelsGone", "ModelsLeftOut", "FilesBroken"})
 EXAMPLE = "qwen3_4p0b_q4km_fast"
 
 
@@ -72,9 +73,18 @@ def status(client: Client, args: argparse.Namespace) -> int:
     pending = answer["pendingChanges"]
     if pending["start"] or pending["stop"]:
         say(f"pending:      {pending['start']} to start, {pending['stop']} to stop: magictl apply")
-    for problem in answer["problems"]:
-        say(f"problem:      {hints.translated(problem)}")
+    for one in answer["conditions"]:
+        if one["code"] != "ChangesPending":  # said above
+            say_condition(one)
     return 0 if answer["ready"] else 3
+
+
+def say_condition(condition: Any) -> None:
+    """What is the case, then the commands that change it."""
+    kind = "note:" if condition["severity"] == "note" else "problem:"
+    say(f"{kind:13} {hints.translated(condition['message'])}")
+    for command in condition["remedy"]:
+        say(f"{'':14}{command}")
 
 
 def ls(client: Client, args: argparse.Namespace) -> int:
@@ -95,6 +105,9 @@ def ls(client: Client, args: argparse.Namespace) -> int:
             ],
             f"no models{of} below {', '.join(answer['scanPaths'])}",
         )  # fmt: skip
+        for one in client.call("GET", f"{MODELS}/status")["conditions"]:
+            if one["code"] in ABOUT_MODELS:
+                say_condition(one)
     return 0
 
 

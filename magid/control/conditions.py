@@ -1,0 +1,309 @@
+"""What is not as it should be, or not as wanted: the one list that all interfaces show.
+
+Pure. A condition has a stable code, a sentence for a person, and the commands that change it.
+"""
+
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sized
+from enum import StrEnum
+from typing import Final
+
+from msgspec import Struct
+
+from magid.catalog.effective import Model
+from magid.control.planner import Plan
+from magid.control.snapshot import Phase, Snapshot
+from magid.servers.backend import ObservedServer, ServerState
+
+_NAMED: Final = 3  # of a longer list
+
+
+class Severity(StrEnum):
+    """How much a condition matters."""
+
+    ERROR = "error"  # something wanted does not work: /readyz answers 503
+    WARNING = "warning"  # probably not intended
+    NOTE = "note"  # as decided, and worth knowing
+
+
+_ORDER: Final = tuple(Severity)
+
+
+class Code(StrEnum):
+    """What kind of condition it is. Part of the API."""
+
+    NOT_SERVING = "NotServing"
+    NO_FOLDER = "NoFolder"
+    STATE_UNKNOWN = "StateUnknown"
+    FOLDER_SILENT = "FolderSilent"
+    FOLDER_UNREADABLE = "FolderUnreadable"
+    PROFILE_UNUSABLE = "ProfileUnusable"
+    SERVER_DOWN = "ServerDown"
+    NO_PORT = "NoPort"
+    NO_PROGRAM = "NoProgram"
+    STATE_NOT_SAVED = "StateNotSaved"
+    TOKENS_UNUSABLE = "TokensUnusable"
+    NOT_LISTENING = "NotListening"
+    MODELS_MISSING = "ModelsMissing"
+    MODELS_GONE = "ModelsGone"
+    FILES_BROKEN = "FilesBroken"
+    MODELS_STOPPED = "ModelsStopped"
+    CHANGES_PENDING = "ChangesPending"
+    MODELS_LEFT_OUT = "ModelsLeftOut"
+
+
+ABOUT_MODELS: Final = frozenset(
+    {Code.MODELS_MISSING, Code.MODELS_GONE, Code.MODELS_LEFT_OUT, Code.CHANGES_PENDING}
+)
+
+
+class Condition(Struct, frozen=True):
+    """One condition. `remedy` are commands, in the order in which to run them."""
+
+    code: Code
+    message: str
+    severity: Severity = Severity.WARNING
+    remedy: tuple[str, ...] = ()
+    model_ids: tuple[str, ...] = ()
+
+
+class Situation(Struct, frozen=True):
+    """All that conditions follow from, at one moment."""
+
+    phase: Phase
+    snapshot: Snapshot
+    observed: Mapping[int, ObservedServer]
+    plan: Plan  # what `apply` would do
+    queued: frozenset[int] = frozenset()  # ports whose start is queued
+    unknown: tuple[str, ...] = ()  # what keeps magid from knowing the state; "" is skipped
+
+
+def conditions(now: Situation) -> list[Condition]:
+    """Returns all conditions, errors first."""
+    return in_order(one for rule in _RULES for one in rule(now))
+
+
+def in_order(found: Iterable[Condition]) -> list[Condition]:
+    """Returns the conditions, errors first."""
+    return sorted(found, key=lambda one: _ORDER.index(one.severity))
+
+
+def messages(found: Iterable[Condition], *severities: Severity) -> list[str]:
+    """Returns the messages of the conditions that have one of these severities."""
+    return [one.message for one in found if one.severity in severities]
+
+
+# -- magid itself ----------------------------------------------------------------------------
+
+_PHASES: Final = {
+    Phase.SCANNING: "the model folders are being read",
+    Phase.STARTING: "the boot is not finished: wanted servers are being started",
+    Phase.DRAINING: "magid is shutting down",
+}
+
+
+def _phase(now: Situation) -> Iterable[Condition]:
+    if now.phase is not Phase.SERVING:
+        yield Condition(Code.NOT_SERVING, _PHASES[now.phase], Severity.ERROR)
+    elif not now.snapshot.disk.listed:
+        yield Condition(
+            Code.NO_FOLDER,
+            "no model folder could be read; GET /api/models/status says why",
+            Severity.ERROR,
+            ("magictl doctor", "magictl rescan"),
+        )
+
+
+def _unknown(now: Situation) -> Iterable[Condition]:
+    for why in filter(None, now.unknown):
+        yield Condition(Code.STATE_UNKNOWN, why, Severity.ERROR)
+
+
+def _saved(now: Situation) -> Iterable[Condition]:
+    for problem in now.snapshot.store_problems:
+        yield Condition(Code.STATE_NOT_SAVED, problem, remedy=("magictl doctor",))
+
+
+def _profile(now: Situation) -> Iterable[Condition]:
+    active = now.snapshot.active
+    if active.problem:
+        severity = Severity.ERROR if active.profile is None else Severity.WARNING
+        yield Condition(Code.PROFILE_UNUSABLE, active.problem, severity)
+
+
+# -- the disk --------------------------------------------------------------------------------
+
+
+def _folders(now: Situation) -> Iterable[Condition]:
+    disk = now.snapshot.disk
+    for root in disk.unreadable_roots:
+        if root.is_late:
+            text = f"the model folder {root.path} {root.reason}"
+            yield Condition(Code.FOLDER_SILENT, text, Severity.ERROR)
+        elif not (disk.listed and root.is_absent and now.snapshot.may_lack_folders):
+            text = f"cannot read {root.path}: {root.reason}"
+            yield Condition(Code.FOLDER_UNREADABLE, text, remedy=("magictl doctor",))
+
+
+def _missing(now: Situation) -> Iterable[Condition]:
+    for folder, entries in now.snapshot.away.items():
+        names = [entry.model_id for entry in entries]
+        yield Condition(
+            Code.MODELS_MISSING,
+            f"{folder} has none of the models that are known from there: {_listed(names)}; "
+            "is its disk mounted?",
+            remedy=(f"findmnt --target {shlex.quote(folder)}", "magictl rescan"),
+            model_ids=tuple(names),
+        )
+
+
+def _gone(now: Situation) -> Iterable[Condition]:
+    """Notes models whose file alone is gone."""
+    away = {entry.model_id for entries in now.snapshot.away.values() for entry in entries}
+    names = [e.model_id for e in now.snapshot.missing if e.model_id not in away]
+    if names and now.snapshot.disk.listed and not now.snapshot.disk.pending:
+        yield Condition(
+            Code.MODELS_GONE,
+            f"{_count(names, 'model has', 'models have')} no file any more: {_listed(names)}",
+            Severity.NOTE,
+            model_ids=tuple(names),
+        )
+
+
+def _broken(now: Situation) -> Iterable[Condition]:
+    silent = {root.path for root in now.snapshot.disk.unreadable_roots}
+    broken = [file for file in now.snapshot.disk.broken if file.path not in silent]
+    if broken:
+        files = [f"{file.path} ({file.reason})" for file in broken]
+        yield Condition(
+            Code.FILES_BROKEN,
+            f"{_count(files, 'file', 'files')} cannot be used: {_listed(files)}",
+            remedy=("magictl doctor",),
+        )
+
+
+# -- servers ---------------------------------------------------------------------------------
+
+
+def _down(now: Situation) -> Iterable[Condition]:
+    starting = now.phase is Phase.STARTING
+    for spec in now.snapshot.wanted.specs:
+        server = now.observed.get(spec.port)
+        if server is None or server.model_id != spec.model_id:
+            continue
+        if server.state in (ServerState.FAILED, ServerState.BACKOFF) or (
+            starting and server.state in (ServerState.STARTING, ServerState.LOADING)
+        ):
+            yield Condition(
+                Code.SERVER_DOWN,
+                f"{server.unit} ({spec.model_id}) {server.described}",
+                Severity.ERROR,
+                () if starting else (f"magictl logs {spec.model_id}",),
+                (spec.model_id,),
+            )
+
+
+def _without_port(now: Situation) -> Iterable[Condition]:
+    for line in now.snapshot.wanted.blocked:
+        text = f"{line.model_id} has no server: {line.reason}"
+        yield Condition(Code.NO_PORT, text, Severity.ERROR, model_ids=(line.model_id,))
+
+
+def _stopped(now: Situation) -> Iterable[Condition]:
+    """Tells which wanted models are stopped, and why; a warning if no wanted model runs."""
+    if now.phase is not Phase.SERVING:
+        return
+    by_reason: dict[str, list[str]] = {}
+    always = [s for s in now.snapshot.wanted.specs if s.port not in now.snapshot.wanted.on_demand]
+    for spec in always:
+        server = now.observed.get(spec.port)
+        if (
+            server is not None
+            and _is_stopped(server, spec.model_id)
+            and spec.port not in now.queued
+        ):
+            by_reason.setdefault(server.reason, []).append(spec.model_id)
+    is_all = sum(map(len, by_reason.values())) == len(always)
+    for reason, found in by_reason.items():
+        names = list(dict.fromkeys(found))
+        yield Condition(
+            Code.MODELS_STOPPED,
+            f"{_count(names, 'wanted model is', 'wanted models are')} stopped: {_listed(names)}"
+            f"{f' ({reason})' if reason else ''}",
+            Severity.WARNING if is_all else Severity.NOTE,
+            (f"magictl start {' '.join(names)}",),
+            tuple(names),
+        )
+
+
+def _is_stopped(server: ObservedServer, model_id: str) -> bool:
+    return server.state is ServerState.STOPPED and server.model_id == model_id
+
+
+def _pending(now: Situation) -> Iterable[Condition]:
+    if now.phase is Phase.SERVING and not now.plan.is_empty:
+        starts = {line.spec.model_id for line in now.plan.start}
+        stops = {line.model_id for line in now.plan.stop}
+        parts = [
+            (starts & stops, "to restart"),
+            (starts - stops, "to start"),
+            (stops - starts, "to stop"),
+        ]
+        said = "; ".join(f"{verb}: {_listed(sorted(ids))}" for ids, verb in parts if ids)
+        yield Condition(
+            Code.CHANGES_PENDING,
+            f"changes are pending ({said})",
+            Severity.NOTE,
+            ("magictl diff", "magictl apply"),
+            tuple(sorted(now.plan.model_ids)),
+        )
+
+
+def left_out(snapshot: Snapshot) -> list[Model]:
+    """Returns the models that do not run because no profile or override enables them."""
+    models = snapshot.models.values()
+    return [m for m in models if not m.enabled and m.entry.enabled_override is None]
+
+
+def why_left_out(snapshot: Snapshot) -> str:
+    """Returns why: it is the same for all of `left_out`."""
+    name = snapshot.active.name
+    return "no profile is active" if name is None else f"profile {name!r} leaves them out"
+
+
+def how_to_include(snapshot: Snapshot, model_ids: Iterable[str]) -> tuple[str, ...]:
+    """Returns the two commands that let these models run: either is enough."""
+    name = snapshot.active.name
+    change = "magictl profile ls" if name is None else f"magictl profile edit {name}"
+    return (f"magictl enable {' '.join(model_ids)}", change)
+
+
+def _left_out(now: Situation) -> Iterable[Condition]:
+    names = [model.model_id for model in left_out(now.snapshot)]
+    if names:
+        yield Condition(
+            Code.MODELS_LEFT_OUT,
+            f"{_count(names, 'model is', 'models are')} not wanted, because "
+            f"{why_left_out(now.snapshot)}: {_listed(names)}",
+            Severity.NOTE,
+            how_to_include(now.snapshot, names[:_NAMED]),
+            tuple(names),
+        )
+
+
+_RULES: Final[tuple[Callable[[Situation], Iterable[Condition]], ...]] = (
+    *(_phase, _unknown, _folders, _profile, _down, _without_port),
+    *(_saved, _missing, _broken, _stopped, _pending, _gone, _left_out),
+)
+
+
+# -- words -----------------------------------------------------------------------------------
+
+
+def _listed(names: list[str]) -> str:
+    rest = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _count(names: Sized, one: str, many: str) -> str:
+    return f"{len(names)} {one if len(names) == 1 else many}"

@@ -1,0 +1,284 @@
+"""What is not as it should be, as tables: the one list that status, /readyz and events show."""
+
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from magid.catalog.profile import Profile
+from magid.config.settings import Config
+from magid.control import planner
+from magid.control.conditions import (
+    Code,
+    Condition,
+    Severity,
+    Situation,
+    conditions,
+    messages,
+)
+from magid.control.snapshot import ActiveProfile, Disk, Phase, Snapshot, build
+from magid.discovery.found import BrokenFile
+from magid.discovery.walker import UnreadableRoot
+from magid.servers.backend import ObservedServer, ServerState
+from tests.support.values import found, merged, observed
+
+S = ServerState
+CONFIG = Config(port_range=(8080, 8082))
+ALL = ActiveProfile("all", Profile(name="All", enabled_models=["*"]), "r1")
+
+
+def moment(
+    *names: str, active: ActiveProfile = ALL, disk: Disk | None = None, config: Config = CONFIG
+) -> Snapshot:
+    merge = merged(*(found(name) for name in names))
+    return build(1, merge.registry, disk or Disk(merge.found, listed=True), active, config, ())
+
+
+def servers(snapshot: Snapshot, *states: ServerState) -> dict[int, ObservedServer]:
+    specs = snapshot.wanted.specs
+    return {s.port: observed(s, state) for s, state in zip(specs, states, strict=True)}
+
+
+def at(
+    snapshot: Snapshot,
+    running: dict[int, ObservedServer] | None = None,
+    *,
+    phase: Phase = Phase.SERVING,
+    unknown: tuple[str, ...] = (),
+) -> list[Condition]:
+    seen = running or {}
+    plan = planner.plan(snapshot.wanted, seen)
+    return conditions(Situation(phase, snapshot, seen, plan, unknown=unknown))
+
+
+def errors(found: list[Condition]) -> list[str]:
+    return messages(found, Severity.ERROR)
+
+
+def only(found: list[Condition], code: Code) -> Condition:
+    (one,) = [one for one in found if one.code is code]
+    return one
+
+
+# -- what /readyz answers 503 for --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("phase", "states", "reasons"),
+    [
+        (Phase.SERVING, (S.READY, S.READY), []),
+        (Phase.SERVING, (S.READY, S.STOPPED), []),  # a person stopped it
+        (Phase.SERVING, (S.READY, S.LOADING), []),  # a person restarts it
+        (Phase.SERVING, (S.READY, S.FAILED), ["llama-server@8081.service (b) has failed"]),
+        (
+            Phase.SERVING,
+            (S.BACKOFF, S.READY),
+            ["llama-server@8080.service (a) ended and is being restarted"],
+        ),
+        (Phase.SCANNING, (S.READY, S.READY), ["the model folders are being read"]),
+        (Phase.DRAINING, (S.READY, S.READY), ["magid is shutting down"]),
+        (
+            Phase.STARTING,
+            (S.READY, S.LOADING),
+            [
+                "the boot is not finished: wanted servers are being started",
+                "llama-server@8081.service (b) is loading",
+            ],
+        ),
+    ],
+)
+def test_errors(phase: Phase, states: tuple[S, S], reasons: list[str]) -> None:
+    snapshot = moment("a", "b")
+    assert errors(at(snapshot, servers(snapshot, *states), phase=phase)) == reasons
+
+
+def test_the_reason_of_a_failure_is_passed_on() -> None:
+    snapshot = moment("a")
+    spec = snapshot.wanted.specs[0]
+    failed = {spec.port: observed(spec, S.FAILED, reason="out of memory")}
+    down = only(at(snapshot, failed), Code.SERVER_DOWN)
+    assert down.message.endswith("has failed: out of memory")
+    assert down.remedy == ("magictl logs a",)
+
+
+def test_a_failed_server_of_another_model_on_the_port_does_not_count() -> None:
+    snapshot = moment("a")
+    other = replace(observed(snapshot.wanted.specs[0], S.FAILED), model_id="z")
+    assert not errors(at(snapshot, {other.port: other}))
+
+
+def test_a_model_without_a_port_is_an_error() -> None:
+    snapshot = moment("a", "b", config=Config(port_range=(8080, 8080)))
+    (reason,) = errors(at(snapshot, servers(snapshot, S.READY)))
+    assert reason.startswith("b has no server: no port of 8080-8080 is free")
+
+
+def test_a_profile_that_cannot_be_read_is_an_error_unless_the_last_good_one_is_in_force() -> None:
+    broken = ActiveProfile("all", None, "r2", "cannot read all.yaml: line 3: no")
+    assert errors(at(moment("a", active=broken))) == [broken.problem]
+    kept = replace(ALL, problem="cannot read all.yaml: line 3: no")
+    snapshot = moment("a", active=kept)
+    shown = at(snapshot, servers(snapshot, S.READY))
+    assert (errors(shown), messages(shown, Severity.WARNING)) == ([], [kept.problem])
+
+
+def test_no_readable_folder_is_an_error() -> None:
+    disk = Disk(unreadable_roots=(UnreadableRoot("/models", "does not exist"),))
+    shown = at(moment(disk=disk))
+    (reason,) = errors(shown)
+    assert reason.startswith("no model folder could be read")
+    assert messages(shown, Severity.WARNING) == ["cannot read /models: does not exist"]
+
+
+def test_of_the_default_folders_one_may_be_absent() -> None:
+    absent, reason = "/none/models", "is not there"
+    disk = Disk(unreadable_roots=(UnreadableRoot(absent, reason, is_absent=True),), listed=True)
+    assert at(moment(disk=disk)) == []
+    chosen = Config(port_range=(8080, 8081), model_paths=(Path(absent),))
+    shown = at(moment(disk=disk, config=chosen))
+    assert messages(shown, Severity.WARNING) == [f"cannot read {absent}: is not there"]
+    there = replace(disk, unreadable_roots=(UnreadableRoot("/there", "cannot be read: no"),))
+    assert only(at(moment(disk=there)), Code.FOLDER_UNREADABLE).message.startswith("cannot read")
+
+
+def test_a_folder_that_does_not_answer_is_an_error() -> None:
+    root = UnreadableRoot("/net/models", "has not answered for 5 s", is_late=True)
+    shown = at(moment(disk=Disk(unreadable_roots=(root,), listed=True)))
+    assert errors(shown) == ["the model folder /net/models has not answered for 5 s"]
+
+
+def test_what_keeps_magid_from_knowing_is_an_error() -> None:
+    disk = Disk(listed=True)  # listed, and then not read
+    assert errors(at(moment(disk=disk), unknown=("no process", ""))) == ["no process"]
+
+
+# -- what is missing or broken -----------------------------------------------------------------
+
+
+def after_a_loss(*left: str, disk: Disk) -> Snapshot:
+    """Of the models a, b and c, which are known from an earlier scan, these are left."""
+    known = merged(found("a", "/big/a.gguf"), found("b", "/big/b.gguf"), found("c")).registry
+    merge = merged(*(found(name) for name in left), registry=known)
+    return build(1, merge.registry, replace(disk, found=merge.found), ALL, CONFIG, ())
+
+
+@pytest.mark.parametrize(
+    "disk",
+    [
+        Disk(listed=True, empty_folders=("/big",)),
+        Disk(listed=True, unreadable_roots=(UnreadableRoot("/big", "is not there"),)),
+    ],
+)
+def test_models_whose_disk_is_not_mounted(disk: Disk) -> None:
+    missing = only(at(after_a_loss("c", disk=disk)), Code.MODELS_MISSING)
+    assert missing.severity is Severity.WARNING
+    assert missing.message == (
+        "/big has none of the models that are known from there: a, b; is its disk mounted?"
+    )
+    assert missing.remedy == ("findmnt --target /big", "magictl rescan")
+    assert missing.model_ids == ("a", "b")
+
+
+def test_a_file_that_is_gone_alone_is_a_note() -> None:
+    gone = only(at(after_a_loss("c", disk=Disk(listed=True))), Code.MODELS_GONE)
+    assert gone.severity is Severity.NOTE
+    assert gone.message == "2 models have no file any more: a, b"
+
+
+def test_while_files_are_still_read_none_is_called_gone() -> None:
+    assert at(after_a_loss(disk=Disk()))[0].code is Code.NO_FOLDER
+    codes = {one.code for one in at(after_a_loss(disk=Disk()))}
+    assert Code.MODELS_GONE not in codes
+
+
+def test_broken_files_are_named() -> None:
+    broken = tuple(BrokenFile(f"/models/{n}.gguf", "is cut off") for n in "abcde")
+    shown = only(at(moment(disk=Disk(broken=broken, listed=True))), Code.FILES_BROKEN)
+    assert shown.message == (
+        "5 files cannot be used: /models/a.gguf (is cut off), /models/b.gguf (is cut off), "
+        "/models/c.gguf (is cut off) and 2 more"
+    )
+
+
+# -- what is stopped, pending or left out --------------------------------------------------------
+
+
+def test_one_of_two_that_is_stopped_is_a_note_and_says_why() -> None:
+    snapshot = moment("a", "b")
+    running = servers(snapshot, S.STOPPED, S.READY)
+    running[8080] = replace(running[8080], reason="stopped with systemctl")
+    stopped = only(at(snapshot, running), Code.MODELS_STOPPED)
+    assert stopped.severity is Severity.NOTE
+    assert stopped.message == "1 wanted model is stopped: a (stopped with systemctl)"
+    assert stopped.remedy == ("magictl start a",)
+
+
+def test_no_wanted_model_that_runs_is_a_warning() -> None:
+    snapshot = moment("a", "b")
+    stopped = only(at(snapshot, servers(snapshot, S.STOPPED, S.STOPPED)), Code.MODELS_STOPPED)
+    assert stopped.severity is Severity.WARNING
+    assert stopped.message == "2 wanted models are stopped: a, b"
+
+
+def test_what_is_pending_is_a_note() -> None:
+    snapshot = moment("a", "b", "c")
+    running = servers(snapshot, S.READY, S.READY, S.READY)
+    running[8080] = replace(running[8080], spec_hash="other settings")
+    del running[8081]
+    running[8085] = replace(running[8080], port=8085, model_id="d")
+    pending = only(at(snapshot, running), Code.CHANGES_PENDING)
+    assert pending.severity is Severity.NOTE
+    assert pending.message == "changes are pending (to restart: a; to start: b; to stop: d)"
+    assert pending.remedy == ("magictl diff", "magictl apply")
+    assert not at(moment(), {})
+
+
+@pytest.mark.parametrize(
+    ("active", "message", "remedy"),
+    [
+        (
+            ActiveProfile("few", Profile(name="Few", enabled_models=["a"])),
+            "2 models are not wanted, because profile 'few' leaves them out: b, c",
+            ("magictl enable b c", "magictl profile edit few"),
+        ),
+        (
+            ActiveProfile(),
+            "3 models are not wanted, because no profile is active: a, b, c",
+            ("magictl enable a b c", "magictl profile ls"),
+        ),
+    ],
+)
+def test_what_the_profile_leaves_out(
+    active: ActiveProfile, message: str, remedy: tuple[str, ...]
+) -> None:
+    shown = only(at(moment("a", "b", "c", active=active)), Code.MODELS_LEFT_OUT)
+    assert (shown.severity, shown.message, shown.remedy) == (Severity.NOTE, message, remedy)
+
+
+def test_a_model_that_a_user_has_disabled_is_not_left_out() -> None:
+    merge = merged(found("a"))
+    entry = merge.registry.models["a"].model_copy(update={"enabled_override": False})
+    disk = Disk(merge.found, listed=True)
+    snapshot = build(1, merge.registry.with_entry(entry), disk, ALL, CONFIG, ())
+    assert at(snapshot) == []
+
+
+# -- all of it -----------------------------------------------------------------------------------
+
+
+def test_the_document_lists_every_code() -> None:
+    text = (Path(__file__).parents[2] / "docs/rest-api.md").read_text()
+    rows = text.partition("## Conditions")[2].splitlines()
+    assert sorted(row.split("`")[1] for row in rows if row.startswith("| `")) == sorted(Code)
+
+
+def test_errors_come_first_and_what_is_healthy_has_none() -> None:
+    few = ActiveProfile("few", Profile(name="Few", enabled_models=["a"]))
+    snapshot = moment("a", "b", active=few)
+    shown = at(snapshot, servers(snapshot, S.FAILED))
+    assert [one.severity for one in shown] == sorted(
+        (one.severity for one in shown), key=list(Severity).index
+    )
+    assert shown[0].code is Code.SERVER_DOWN
+    whole = moment("a", "b")
+    assert at(whole, servers(whole, S.READY, S.READY)) == []
