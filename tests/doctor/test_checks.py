@@ -426,6 +426,19 @@ def test_an_open_port_is_as_bad_as_what_is_missing() -> None:
     assert worst(NotCollected("only root can look", AS_ROOT), Config()) == []
 
 
+def test_open_ports_whose_program_is_hidden() -> None:
+    """Without root it is seen that they are open, and not whose they are."""
+    listens = {**UNITS, "magid.socket": unit("magid.socket", shown={"Listen": "0.0.0.0:8000 (S)"})}
+    ((check, finding),) = found(units=listens, listeners=(Listener("0.0.0.0", 8000),))
+    assert (check, finding.name) == ("exposure", "open-without-token")
+    name = "llama-server@8080.service"
+    seen = results(
+        dataclasses.replace(HEALTHY, units=with_unit(name), listeners=(Listener("::", 8080),))
+    )
+    (exposure,) = (result for result in seen if result.check.name == "exposure")
+    assert exposure.not_made == NotCollected("only root sees whose the open ports are", AS_ROOT)
+
+
 def test_tokens_on_disk(tmp_path: Path) -> None:
     settings, file = Config(state_dir=tmp_path), tmp_path / "tokens.json"
     assert kept.tokens(settings) == Tokens()

@@ -7,10 +7,12 @@ from typing import Final
 from magid.auth import token_store
 from magid.config.addresses import is_loopback
 from magid.doctor.facts import (
+    AS_ROOT,
     CheckSkipped,
     Facts,
     Finding,
     Listener,
+    NotCollected,
     Severity,
     configured,
     known,
@@ -95,11 +97,14 @@ def tokens(facts: Facts) -> Iterator[Finding]:
 def exposure(facts: Facts) -> Iterator[Finding]:
     """Other machines can reach neither magid nor a server without authentication."""
     low, high = configured(facts).port_range
+    unknown = False
     for one in known(facts.listeners):
         if is_loopback(one.host):
             continue
-        if one.unit in _API or (one.unit == "init.scope" and _is_ours(facts, one.port)):
+        if one.unit in _API or (one.unit in ("", "init.scope") and _is_ours(facts, one.port)):
             yield from _api_exposure(facts, one)
+        elif not one.pid and low <= one.port <= high:
+            unknown = True
         elif one.unit.startswith("llama-server@") and low <= one.port <= high:
             yield Finding(
                 "server-exposed",
@@ -108,6 +113,8 @@ def exposure(facts: Facts) -> Iterator[Finding]:
                 do="magid gives servers loopback addresses only; start it again:",
                 run=(f"systemctl stop {shlex.quote(one.unit)}", "magictl apply"),
             )
+    if unknown:
+        raise CheckSkipped(NotCollected("only root sees whose the open ports are", AS_ROOT))
 
 
 def _open(one: Listener) -> str:
