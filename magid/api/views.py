@@ -18,9 +18,10 @@ from magid.control.planner import Blocked, Keep, Plan, Start, Stop
 from magid.control.snapshot import Snapshot
 from magid.discovery.found import BrokenFile
 from magid.discovery.tiers import Tier
+from magid.host.control_groups import controllers
 from magid.host.usage import ServerFigures
 from magid.llama.program import LlamaProgram
-from magid.llama.runtime_settings import SETTINGS, RuntimeSettings
+from magid.llama.runtime_settings import SETTINGS, RuntimeSettings, not_in_force
 from magid.llama.spec import ServerSpec
 from magid.servers.backend import ObservedServer, ServerState
 from magid.systemd.unit_names import unit_name
@@ -102,6 +103,7 @@ def model_detail(
         "argvProblem": argv_problem,
         "wanted": model.enabled and model.model_id not in blocked,
         "wantedReason": blocked.get(model.model_id, _why_enabled(model, snapshot.active.name)),
+        "notInForce": not_in_force(model.settings, controllers()),
     }
 
 

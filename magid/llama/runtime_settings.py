@@ -41,6 +41,7 @@ class RuntimeSetting:
     name: str = ""  # in Python and in magid.yaml
     annotation: Any = None  # its type; a default of None is one of its values
     default: Any = None
+    controller: str = ""  # of control groups, without which it is not in force
 
     @property
     def key(self) -> str:
@@ -72,8 +73,11 @@ def _setting(
     unset: str = "",
     options: tuple[str, ...] = (),
     default: Any = None,
+    controller: str = "",
 ) -> Any:
-    row = RuntimeSetting(values, meaning, unset, example, options, default=default)
+    row = RuntimeSetting(
+        values, meaning, unset, example, options, default=default, controller=controller
+    )
     about = {"setting": row, "description": row.description}
     return field(default=default, metadata={**about, **values.constraints})
 
@@ -137,12 +141,14 @@ class ServerSettings:
         "Memory at which a server is ended, in bytes; needs systemd",
         unset="no limit",
         example="24G",
+        controller="memory",
     )
     cpu_quota: int | None = _setting(
         Integer(1, 102_400, PERCENT),
         "Processor time of a server, in percent of one processor; needs systemd",
         unset="no limit",
         example="150%",
+        controller="cpu",
     )
 
 
@@ -194,3 +200,14 @@ def _number_of(name: str, value: object) -> object:
         return setting.values.parse(value) if isinstance(setting.values, Integer) else value
     except ValueError:
         return value
+
+
+def not_in_force(settings: RuntimeSettings, controllers: frozenset[str]) -> dict[str, str]:
+    """Returns the limits that are set and that this kernel does not keep: key -> why. Pure."""
+    return {
+        setting.key: f"this kernel has no {setting.controller} controller for control groups"
+        for setting in SETTINGS
+        if setting.controller
+        and setting.controller not in controllers
+        and getattr(settings, setting.name) is not None
+    }

@@ -23,8 +23,9 @@ from tests.lab.trees import RELEASES, Release, Tree
 pytestmark = pytest.mark.slow
 
 PEOPLE = ("stranger", "member")  # the second one is in the group magi
-# What magid knows of a model's file, and what only root can find out about it.
+# What magid says of a fault itself, and what only root can find out about it.
 LESS_SEEN = {
+    "magid-cannot-start": ("open-without-token",),
     "model-unread": ("model-file-closed", "model-way-closed", "model-folder-closed"),
     "model-unused": ("model-file-refused",),
 }
@@ -161,6 +162,17 @@ def test_a_model_that_magid_cannot_read(doctor: Doctor) -> None:
     (finding,) = doctor.findings("member")
     assert (finding["name"], finding["run"]) == ("model-unread", ["sudo magictl doctor"])
     doctor.mend(doctor.findings())
+
+
+def test_a_limit_that_is_not_in_force_is_not_shown_as_if_it_were(doctor: Doctor) -> None:
+    """The machines of the laboratory have no controllers at all."""
+    model = "alpha_1p0b_q4km_fast"
+    doctor.sh(f"magictl set {model} memoryMax=8G")
+    shown = doctor.sh(f"magictl show {model}")
+    assert "not in force: this kernel has no memory controller for control groups" in shown
+    assert "cpuQuota" in shown
+    assert "no cpu controller" not in shown  # it is not set
+    doctor.sh(f"magictl set {model} memoryMax=")
 
 
 def test_a_journal_that_keeps_nothing(doctor: Doctor) -> None:

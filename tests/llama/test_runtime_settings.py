@@ -22,6 +22,7 @@ from magid.llama.runtime_settings import (
     SETTINGS,
     RuntimeSetting,
     RuntimeSettings,
+    not_in_force,
 )
 from magid.llama.setting_values import BYTES, PERCENT, SECONDS, TOKENS, Choice, Integer
 from magid.llama.spec import ServerSpec
@@ -218,3 +219,14 @@ def test_what_is_shown_can_be_typed(setting: RuntimeSetting, data: st.DataObject
     assert isinstance(setting.values, Integer)
     value = data.draw(st.integers(setting.values.low, setting.values.high))
     assert setting.values.parse(setting.values.show(value)) == value
+
+
+def test_limits_that_a_kernel_does_not_keep() -> None:
+    """Only those that are set, each by the controller that it needs."""
+    limited = RuntimeSettings(memory_max=2**30, cpu_quota=150)
+    assert not_in_force(limited, frozenset({"cpu", "memory"})) == {}
+    assert not_in_force(RuntimeSettings(), frozenset()) == {}
+    assert not_in_force(limited, frozenset({"cpu"})) == {
+        "memoryMax": "this kernel has no memory controller for control groups"
+    }
+    assert not_in_force(limited, frozenset()).keys() == {"memoryMax", "cpuQuota"}

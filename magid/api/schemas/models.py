@@ -152,6 +152,7 @@ class ModelDetail(DiscoveredModel):
     argvProblem: str
     wanted: bool
     wantedReason: str
+    notInForce: dict[str, str]
 
 
 class RemovedModel(TypedDict):

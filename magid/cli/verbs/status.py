@@ -163,12 +163,18 @@ def show(client: Client, args: argparse.Namespace) -> int:
         ("thinking", answer["effectiveThinking"], f"{sources['thinking']}: {_evidence(answer)}"),
         ("enabled", answer["enabled"], answer["wantedReason"]),
         ("port", ", ".join(map(str, answer["ports"])) or answer["port"], sources["port"]),
-        *((s.key, s.show(answer.get(s.key)), sources.get(s.key, "")) for s in SETTINGS),
+        *((s.key, s.show(answer.get(s.key)), _source(answer, s.key)) for s in SETTINGS),
     ]
     explained([(name, cell(value), about) for name, value, about in rows])
     if answer["argvProblem"]:
         say(f"  cannot run: {answer['argvProblem']}")
     return 0
+
+
+def _source(answer: Any, key: str) -> str:
+    """Where a setting comes from, and why the machine does not keep it."""
+    source, why = answer["sources"].get(key, ""), answer.get("notInForce", {}).get(key)
+    return f"{source}; not in force: {why}" if why else str(source)
 
 
 def _evidence(answer: Any) -> str:

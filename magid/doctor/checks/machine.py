@@ -14,6 +14,7 @@ from magid.doctor.facts import (
     answering,
     known,
 )
+from magid.llama.runtime_settings import SETTINGS
 from magid.systemd import journald_conf
 
 FULL: Final = 16 * 2**20  # bytes: a registry of a thousand models, and what systemd writes
@@ -116,7 +117,7 @@ def journal(facts: Facts) -> Iterator[Finding]:
         )
 
 
-_CONTROLLERS: Final = {"memoryMax": "memory", "cpuQuota": "cpu"}
+_CONTROLLERS: Final = {setting.key: setting.controller for setting in SETTINGS}
 _KERNEL: Final = {
     "memory": "boot with cgroup_enable=memory on the kernel's command line, or use a kernel that "
     "has it",

@@ -17,6 +17,7 @@ from magid.doctor.facts import AS_ROOT, Daemon, Listener, Model, NotCollected, S
 from magid.errors import InvalidInput, NotAllowed
 from magid.host.ports import listening
 from magid.launcher.protocol import MAX_LINE_BYTES, Ping, parse_reply, request_line
+from magid.llama.runtime_settings import SETTINGS
 from magid.systemd.unit_names import unit_of_process
 
 OURS: Final = (
@@ -159,7 +160,7 @@ def _model(shown: Mapping[str, Any]) -> Model:
         0 if shown.get("device") == "none" else shown["nGpuLayers"],
         shown["port"],
         shown["start"] == "always",
-        frozenset(name for name in ("memoryMax", "cpuQuota") if shown[name] is not None),
+        frozenset(s.key for s in SETTINGS if s.controller and shown.get(s.key) is not None),
     )
 
 
