@@ -24,6 +24,7 @@ from magid.control.transitions import Rescan, Transition
 from magid.discovery.found import Scan
 from magid.discovery.scanner import Scanner
 from magid.errors import CannotWrite, MagidError, RescanFailed
+from magid.host.mounts import MountWatch
 from magid.log.events import Event, about
 
 log = logging.getLogger(__name__)
@@ -49,9 +50,12 @@ class Scanning:
         self._store = ledger
         self._lock = asyncio.Lock()
         self._ended = asyncio.Event()
+        self._is_remounted = False  # a disk has come or gone since the last scan began
+        self._mounts = MountWatch(self._folders, self._note_mounts)
 
     async def first(self) -> None:
         """Does a quick listing, then a scan. Errors are logged, reported and retried."""
+        self._mounts.open()
         try:
             pending = await asyncio.to_thread(self._scanner.first_listing)
         except Exception as error:  # any: it would go unnoticed otherwise
@@ -63,6 +67,10 @@ class Scanning:
         with suppress(Exception):  # recorded by `rescan`
             await self.rescan()
 
+    def close(self) -> None:
+        """Stops watching mounts. Idempotent."""
+        self._mounts.close()
+
     async def rescan(self) -> Rescan:
         """Reads the model folders again. Running servers are untouched.
 
@@ -70,6 +78,7 @@ class Scanning:
         The result takes effect even then: a full disk must not keep models from starting.
         """
         async with self._lock:
+            self._is_remounted = False
             try:
                 scan = await asyncio.to_thread(self._scanner.scan)
                 self._need_something(scan)
@@ -145,20 +154,26 @@ class Scanning:
 
         Never returns.
 
-        Awaits `taken_in` after each scan.
+        Awaits `taken_in` after each scan. A disk that is mounted or unmounted near the model
+        folders causes one.
         """
         pause_s = _FIRST_PAUSE_S
         while True:
             if not (self._failed or self.late):
                 pause_s = _FIRST_PAUSE_S
                 has_downloads = self._scanner.has_downloads
-                if await self._until(lambda: False, _DOWNLOADS_S if has_downloads else _TIDY_S):
+                limit_s = _DOWNLOADS_S if has_downloads else _TIDY_S
+                if await self._until(lambda: self._is_remounted, limit_s):
                     await taken_in()
+                elif self._is_remounted:
+                    log.info("a disk was mounted or unmounted: the model folders are read again")
+                    with suppress(Exception):  # recorded by `rescan`
+                        await self.rescan()
                 elif has_downloads:
                     await self._take_up_downloads()
                 else:
                     await asyncio.to_thread(self._scanner.tidy)
-            elif await self._until(lambda: self._scanner.has_news, pause_s):
+            elif await self._until(lambda: self._scanner.has_news or self._is_remounted, pause_s):
                 await taken_in()
             else:
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
@@ -170,6 +185,15 @@ class Scanning:
         with suppress(Exception):  # recorded by `rescan`
             if await asyncio.to_thread(self._scanner.has_fewer_downloads):
                 await self.rescan()
+
+    def _folders(self) -> set[str]:
+        """Returns the model folders, and those of known models: a folder may be a link."""
+        entries = self._store.snapshot.registry.models.values()
+        known = {entry.path.rpartition("/")[0] for entry in entries}
+        return known | {str(path) for path in self._config.model_paths}
+
+    def _note_mounts(self) -> None:
+        self._is_remounted = True
 
     async def _until(self, is_due: Callable[[], bool], limit_s: float) -> bool:
         """Waits for the end of a scan, for `is_due`, or for `limit_s` seconds.

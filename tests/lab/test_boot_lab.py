@@ -76,6 +76,15 @@ def status(daemon: Daemon) -> dict[str, Any]:
     return found
 
 
+def codes(daemon: Daemon) -> set[str]:
+    return {one["code"] for one in status(daemon)["conditions"]}
+
+
+def is_at(daemon: Daemon, path: str) -> bool:
+    registry = daemon.client.get("/api/models/registry").json()
+    return path in {model["filePath"] for model in registry["models"].values()}
+
+
 @pytest.mark.parametrize(
     "how",
     [
@@ -128,18 +137,22 @@ def test_a_boot_starts_what_is_wanted_even_if_magid_is_killed_meanwhile(daemon: 
 def test_a_model_whose_disk_is_mounted_later_is_started(daemon: Daemon) -> None:
     container = daemon.container
     container.run(["mkdir", "/models/disk", "/away"])
-    container.run(["mv", f"/models/{FILES[2]}", "/models/disk"])
-    daemon.client.post("/api/models/rescan").raise_for_status()
-    container.run(["mv", f"/models/disk/{FILES[2]}", "/away"])
+    container.run(["mv", f"/models/{FILES[2]}", "/away"])
+    container.run(["mount", "--bind", "/away", "/models/disk"])
+    container.wait_until(lambda: is_at(daemon, f"/models/disk/{FILES[2]}"), "scan after the mount")
     reboot(daemon)
     container.wait_until(lambda: is_in(daemon, ONE, "ready"), "the first of them")
     daemon.wait_serving()
     assert THIRD not in daemon.servers()
     (missing,) = [one for one in status(daemon)["conditions"] if one["code"] == "ModelsMissing"]
     assert missing["modelIds"] == [THIRD]
-    container.run(["mv", f"/away/{FILES[2]}", "/models/disk"])
-    daemon.client.post("/api/models/rescan").raise_for_status()
-    daemon.wait_state("ready", THIRD)
+    container.run(["mount", "--bind", "/away", "/models/disk"])
+    container.wait_until(lambda: is_in(daemon, THIRD, "ready"), THIRD)
+    container.run(["umount", "--lazy", "/models/disk"])
+    container.wait_until(lambda: "ModelsMissing" in codes(daemon), "scan after the unmount")
+    container.run(["mount", "--bind", "/away", "/models/disk"])
+    container.wait_until(lambda: "ModelsMissing" not in codes(daemon), "scan after the mount")
+    assert daemon.state(THIRD) == "ready"  # nothing was stopped
 
 
 # -- what else ends or keeps services ----------------------------------------------------------

@@ -1,0 +1,77 @@
+"""The file systems that are mounted, and when that changes."""
+
+import asyncio
+import os
+import re
+import select
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+_TABLE: Final = Path("/proc/self/mountinfo")
+_OCTAL: Final = re.compile(r"\\([0-7]{3})")
+
+
+def mounts_at(table: str, folders: Iterable[str]) -> frozenset[tuple[str, str]]:
+    """Returns id and mount point of each mount that a folder lies on or contains. Pure.
+
+    `table` is the content of mountinfo, in which \\040 is a space. Automounts are left out: looking
+    at them mounts them again, so no change of theirs is news.
+    """
+    parted = [folder.rstrip("/") + "/" for folder in folders]
+    rows = [(line.split(), line.partition(" - ")[2]) for line in table.splitlines()]
+    automatic = {fields[4] for fields, rest in rows if rest.startswith("autofs ")}
+    found = set()
+    for fields, _ in rows:
+        name = _OCTAL.sub(lambda match: chr(int(match[1], 8)), fields[4])
+        above = name.rstrip("/") + "/"
+        is_near = any(folder.startswith(above) or above.startswith(folder) for folder in parted)
+        if is_near and fields[4] not in automatic:
+            found.add((fields[0], name))
+    return frozenset(found)
+
+
+class MountWatch:
+    """Calls `on_change` when a mount near the folders has come or gone.
+
+    Reads no file system but /proc, so it cannot hang. Where /proc lacks the table it does nothing.
+    """
+
+    def __init__(self, folders: Callable[[], Iterable[str]], on_change: Callable[[], None]) -> None:
+        self._folders, self._on_change = folders, on_change
+        self._descriptor: int | None = None
+        self._poll: select.epoll | None = None
+        self._seen: frozenset[tuple[str, str]] = frozenset()
+
+    def open(self) -> None:
+        """Begins to watch, on the running event loop."""
+        with suppress(OSError):
+            self._descriptor = os.open(_TABLE, os.O_RDONLY | os.O_CLOEXEC)
+            # The kernel calls the table always readable, and marks a change as urgent: an event
+            # loop cannot wait for that, but for an epoll which does.
+            self._poll = select.epoll()
+            self._poll.register(self._descriptor, select.EPOLLPRI)
+            self._seen = self._present()
+            asyncio.get_running_loop().add_reader(self._poll.fileno(), self._look)
+
+    def close(self) -> None:
+        """Stops watching. Idempotent."""
+        if self._poll is not None:
+            asyncio.get_running_loop().remove_reader(self._poll.fileno())
+            self._poll.close()
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+        self._poll = self._descriptor = None
+
+    def _look(self) -> None:
+        assert self._poll is not None
+        self._poll.poll(0)  # the kernel takes this for having seen the change
+        before, self._seen = self._seen, self._present()
+        if self._seen != before:
+            self._on_change()
+
+    def _present(self) -> frozenset[tuple[str, str]]:
+        with suppress(OSError):
+            return mounts_at(_TABLE.read_text(errors="surrogateescape"), self._folders())
+        return self._seen

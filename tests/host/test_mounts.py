@@ -1,0 +1,61 @@
+"""Mounts near the model folders: which ones count, and that a change is noticed."""
+
+import asyncio
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from magid.host.mounts import MountWatch, mounts_at
+from tests.support.deadlines import PATIENCE_S
+
+TABLE = r"""
+22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+40 22 8:2 / /srv rw - ext4 /dev/sda2 rw
+41 40 8:3 / /srv/models/big rw - xfs /dev/sdb1 rw
+42 22 8:4 / /srv/my\040models rw - ext4 /dev/sdc1 rw
+50 22 0:9 / /net rw - autofs systemd-1 rw
+51 50 0:8 / /net rw - nfs4 server:/models rw
+43 22 0:5 / /proc rw - proc proc rw
+""".strip()
+
+
+@pytest.mark.parametrize(
+    ("folder", "points"),
+    [
+        ("/srv/models", {"/", "/srv", "/srv/models/big"}),
+        ("/srv/models/big", {"/", "/srv", "/srv/models/big"}),
+        ("/srv/models/big/", {"/", "/srv", "/srv/models/big"}),
+        ("/srv/my models/x", {"/", "/srv", "/srv/my models"}),
+        ("/srv/mode", {"/", "/srv"}),
+        ("/var/lib/magi", {"/"}),
+        ("/net/models", {"/"}),  # mounted on demand
+    ],
+)
+def test_which_mounts_count(folder: str, points: set[str]) -> None:
+    assert {point for _, point in mounts_at(TABLE, [folder])} == points
+    assert mounts_at("", [folder]) == mounts_at(TABLE, []) == frozenset()
+
+
+async def test_a_mount_that_comes_and_goes_is_noticed(tmp_path: Path) -> None:
+    folder, other = tmp_path / "models", tmp_path / "other"
+    folder.mkdir()
+    other.mkdir()
+    changed = asyncio.Event()
+    watch = MountWatch(lambda: [str(folder)], changed.set)
+    watch.open()
+    try:
+        for command in (["mount", "-t", "tmpfs", "magi-test"], ["umount"]):
+            await asyncio.to_thread(subprocess.run, [*command, str(folder)], check=True)
+            await asyncio.wait_for(changed.wait(), PATIENCE_S)
+            changed.clear()
+        await asyncio.to_thread(
+            subprocess.run, ["mount", "-t", "tmpfs", "magi-test", str(other)], check=True
+        )
+        await asyncio.to_thread(subprocess.run, ["umount", str(other)], check=True)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not changed.is_set()
+    finally:
+        watch.close()
+        watch.close()
