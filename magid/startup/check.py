@@ -84,7 +84,7 @@ def _is_magi() -> bool:
     try:
         return pwd.getpwnam(MAGI).pw_uid == os.geteuid()
     except KeyError:
-        return True  # that is a finding of its own
+        return True  # that is a problem of its own
 
 
 def problems(
@@ -103,6 +103,8 @@ def problems(
     except InvalidConfig as error:
         found.append(problem_of(error.message))
     found += _of_addresses(settings, machine)
+    if machine.is_service:
+        found += files.outside_sandbox(settings, machine.units[SERVICE])
     if not machine.is_service or _is_magi():
         found += files.problems(settings, is_service=machine.is_service)
     return effective, found

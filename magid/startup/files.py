@@ -12,6 +12,7 @@ from magid.api.tls import Certificate
 from magid.auth import token_store
 from magid.catalog import registry
 from magid.config.settings import Config
+from magid.doctor.facts import Unit
 from magid.errors import InvalidConfig, TokensUnusable
 from magid.files import document
 from magid.standalone import state_owners
@@ -36,6 +37,28 @@ def problems(settings: Config, *, is_service: bool) -> Iterator[Problem]:
         yield from _folder(settings.profiles_dir, "the API writes profiles there")
     yield from _profiles(settings, is_service=is_service)
     yield from _certificate(settings)
+
+
+def outside_sandbox(settings: Config, unit: Unit) -> Iterator[Problem]:
+    """Folders that magid writes to, and its service must not. Pure."""
+    if unit.shown.get("ProtectSystem") != "strict":
+        return
+    writable = [Path(path.lstrip("-+")) for path in unit.shown.get("ReadWritePaths", "").split()]
+    folders = (settings.state_dir, settings.registry_path.parent, settings.profiles_dir)
+    outside = [one for one in folders if not any(map(one.is_relative_to, writable))]
+    if outside:
+        names = " ".join(map(str, dict.fromkeys(outside)))
+        drop_in = f"/etc/systemd/system/{unit.name}.d"
+        yield Problem(
+            f"cannot write to {names}",
+            f"the sandbox of {unit.name} has other folders only (ReadWritePaths=)",
+            run=(
+                f"mkdir -p {drop_in}",
+                f"echo {shlex.quote('[Service]')} >{drop_in}/folders.conf",
+                f"echo {shlex.quote(f'ReadWritePaths={names}')} >>{drop_in}/folders.conf",
+                "systemctl daemon-reload",
+            ),
+        )
 
 
 def _state_files(settings: Config, *, is_service: bool) -> Iterator[Problem]:

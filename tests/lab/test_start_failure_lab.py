@@ -249,8 +249,9 @@ def test_a_state_that_cannot_be_written_is_said_once(machine: Container) -> None
 # -- magid --check -------------------------------------------------------------------------------
 
 DROP_IN = "/etc/systemd/system/magid.socket.d"
+SERVICE_DROP_IN = "/etc/systemd/system/magid.service.d"
 TLS = "tls_cert: /etc/magi/cert.pem\ntls_key: /etc/magi/key.pem\n"
-COMMANDS = ("systemctl ", "magictl ", "ch", "install ", "mv ", "kill ")
+COMMANDS = ("systemctl ", "magictl ", "ch", "install ", "mkdir ", "echo ")
 
 
 def pair(machine: Container, folder: Path) -> None:
@@ -279,13 +280,14 @@ def test_check_finds_every_cause_as_magi_and_its_commands_mend_them(
         done = machine.run(["magid", "--check"], check=False)
         assert (done.returncode, done.stdout) == (78, "")
         found = [line for line in done.stderr.splitlines() if line.startswith("magid: ")]
-        assert len(found) == 4, done.stderr
+        assert len(found) == 5, done.stderr
         for what in (
             "cannot listen on 0.0.0.0:8000: others than this machine can reach it",
             "cannot listen on 0.0.0.0:8000: python3 (pid ",
             "cannot use the certificate /etc/magi/cert.pem with the key /etc/magi/key.pem: magi "
             "may not read /etc/magi/key.pem",
             "cannot write to /srv/kept: it belongs to root, and magid runs as magi",
+            "cannot write to /srv/kept: the sandbox of magid.service has other folders only",
         ):
             assert [line for line in found if line.startswith(f"magid: {what}")], done.stderr
         nobody = machine.run(["magid", "--check"], user="nobody", check=False)
@@ -296,9 +298,20 @@ def test_check_finds_every_cause_as_magi_and_its_commands_mend_them(
             if line.startswith("    ") and line.strip().startswith(COMMANDS):
                 machine.run(["sh", "-c", line])
         assert machine.run(["magid", "--check"]).stderr == ""
+        machine.systemctl("restart", "magid")  # the last line of what it printed
+        assert machine.exists("/srv/kept/registry.json.ballast")
     finally:
         machine.systemctl("stop", "thief", check=False)
-        machine.run(["rm", "-rf", DROP_IN, "/srv/kept", f"{STATE}/tokens.json"])
+        machine.run(
+            [
+                "rm",
+                "-rf",
+                DROP_IN,
+                "/etc/systemd/system/magid.service.d",
+                "/srv/kept",
+                f"{STATE}/tokens.json",
+            ]
+        )
         machine.write(SETTINGS, SOUND)
         machine.systemctl("daemon-reload")
         machine.systemctl("restart", "magid.service")

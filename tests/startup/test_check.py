@@ -1,9 +1,14 @@
 """The addresses of the socket units, and how findings are shown. Files are looked at in the lab."""
 
+import dataclasses
+from pathlib import Path
+
+from magid.config.settings import Config
 from magid.doctor.collect.services import OURS
 from magid.doctor.facts import Listener, Unit
 from magid.startup.addresses import listens_on, of_service
 from magid.startup.check import Machine
+from magid.startup.files import outside_sandbox
 from magid.startup.problem import Problem, problem_of, rendered
 
 LISTEN = "127.0.0.1:8000 (Stream) [::1]:8000 (Stream)"
@@ -56,6 +61,23 @@ def test_an_open_address_needs_a_token() -> None:
 def test_other_kinds_of_addresses_are_left_to_magid() -> None:
     assert listens_on(unit("x", listen="kobject-uevent 1 (Netlink) /p (Datagram)")) == []
     assert listens_on(unit("x")) == []
+
+
+SANDBOX = {"ProtectSystem": "strict", "ReadWritePaths": "-/var/lib/magi -/etc/magi/profiles"}
+
+
+def outside(state: str, shown: dict[str, str]) -> list[Problem]:
+    service = dataclasses.replace(unit("magid.service"), shown=shown)
+    return list(outside_sandbox(Config(state_dir=Path(state)), service))
+
+
+def test_folders_that_the_sandbox_of_the_service_closes() -> None:
+    assert outside("/var/lib/magi", SANDBOX) == []
+    assert outside("/srv/magi", {"ProtectSystem": "no"}) == []
+    (one,) = outside("/srv/magi", SANDBOX)
+    assert one.what == "cannot write to /srv/magi"
+    assert one.run[-2].startswith("echo ReadWritePaths=/srv/magi >>/etc/systemd/system/magid.")
+    assert outside("/srv/magi", SANDBOX | {"ReadWritePaths": "/srv /etc/magi/profiles"}) == []
 
 
 def test_errors_as_findings() -> None:

@@ -32,7 +32,7 @@ _MODELS: Final = "llama-server@*.service"
 SANDBOX: Final = (
     *("User", "DynamicUser", "NoNewPrivileges", "CapabilityBoundingSet", "ProtectSystem"),
     *("ProtectHome", "PrivateDevices", "DevicePolicy", "RestrictAddressFamilies", "Listen"),
-    "StatusText",
+    *("ReadWritePaths", "StatusText"),
 )
 _PROPERTIES: Final = (
     *("Id", "LoadState", "ActiveState", "UnitFileState", "Result", "NeedDaemonReload"),
