@@ -44,18 +44,19 @@ def assemble(
 ) -> Assembled:
     companions: list[Companion] = []
     projectors: list[File] = []
-    others: list[File] = []
-    for file in files:
-        kind = _companion_of(file, readings[file.path])
+    others: list[grouping.Parts] = []
+    for parts in grouping.join(files):
+        first = parts.files[0]
+        kind = _companion_of(first, readings[first.path])  # the other shards have no such header
         if kind is None:
-            others.append(file)
+            others.append(parts)
             continue
-        companions.append(Companion(kind, file.real))
+        companions += [Companion(kind, file.real) for file in parts.files]
         if kind == "mmproj":
-            projectors.append(file)
+            projectors.append(first)
     broken: list[BrokenFile] = []
     usable: list[tuple[grouping.Parts, list[Facts]]] = []
-    for parts in grouping.join(others):
+    for parts in others:
         facts = [readings[file.path] for file in parts.files]
         known = [one for one in facts if isinstance(one, Facts)]
         if reason := grouping.problem(parts, facts) or foreign(known[0].metadata):

@@ -123,6 +123,16 @@ def test_drafts_are_companions(tmp_path: Path, filename: str, architecture: str)
     assert found.companions == (Companion("draft", str(path)),)
 
 
+def test_a_draft_in_several_files_is_one(tmp_path: Path) -> None:
+    """Only the header of the first shard has an architecture."""
+    paths = ggufs.write_split_model(
+        tmp_path / "Speculator-8B", 2, metadata={"general.architecture": "eagle3"}
+    )
+    found = scan(tmp_path)
+    assert (found.models, found.broken) == ((), ())
+    assert found.companions == tuple(Companion("draft", str(path)) for path in paths)
+
+
 @pytest.mark.parametrize(
     "filename",
     [
