@@ -187,7 +187,7 @@ ROUTES: tuple[Route, ...] = (
          errors=(*_PROFILE, e.StaleRevision, *_WRITE)),
     _delete(NAME, profiles.delete_profile, Message,
             errors=(e.ProfileNotFound, e.ProfileActive, *_WRITE)),
-    _post(f"{NAME}/activate", profiles.activate, Activated, more=_LATER, query=(_APPLY,),
+    _post(f"{NAME}/activate", profiles.activate, Activated, more=_LATER, query=(_APPLY, _DRY_RUN),
           errors=(*_PROFILE, e.Busy, *_WRITE)),
     _get(ID, models.get_model, ModelDetail,
          errors=(*_UNKNOWN, e.ModelGone, e.NotReady)),

@@ -38,7 +38,7 @@ def report(client: Client | None, error: Refused) -> None:
     why = why or none
     flush()
     print(paint(plain(f"magictl: {what}"), RED, sys.stderr), file=sys.stderr)
-    for line in (why, f"did you mean {_or(near)}?" if near else "", *advice):
+    for line in (why, f"did you mean {model_names.either(near)}?" if near else "", *advice):
         if line:
             note(line)
 
@@ -117,8 +117,3 @@ def _similar(client: Client | None, error: Refused) -> tuple[str, list[str]]:
     except Refused:
         pass
     return "", []
-
-
-def _or(names: Sequence[str]) -> str:
-    quoted = [repr(name) for name in names]
-    return " or ".join([", ".join(quoted[:-1]), quoted[-1]]) if len(quoted) > 1 else quoted[0]

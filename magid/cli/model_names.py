@@ -66,6 +66,34 @@ def nearest(word: str, models: Iterable[Named]) -> list[str]:
     return list(dict.fromkeys(owners[name] for name in near))[:3]
 
 
+def warning(pattern: str, models: Sequence[Named]) -> str:
+    """Returns the warning of a pattern that matches no model. Pure."""
+    near = nearest(re.sub(r"[*?!\[\]]+", "", pattern), models)
+    return f"warning: {pattern!r} matches no model{did_you_mean(near)}"
+
+
+def did_you_mean(near: Sequence[str]) -> str:
+    return f"; did you mean {either(near)}?" if near else ""
+
+
+def either(names: Sequence[str]) -> str:
+    """Returns "'a', 'b' or 'c'"."""
+    quoted = [repr(name) for name in names]
+    return " or ".join([", ".join(quoted[:-1]), quoted[-1]]) if len(quoted) > 1 else quoted[0]
+
+
+def unmatched(patterns: Iterable[str], names: Iterable[str]) -> list[str]:
+    """Returns the patterns that match none of the names; `tier:NAME` always may match. Pure."""
+    from fnmatch import fnmatchcase  # late: only `token create` needs it
+
+    known = {spelled for name in names for spelled in (name, _WHOLE_SIZE.sub(r"\1b", name))}
+    return [
+        pattern
+        for pattern in patterns
+        if not pattern.startswith("tier:") and not any(fnmatchcase(n, pattern) for n in known)
+    ]
+
+
 def named(client: Client, do: Callable[[str], T]) -> Callable[[str], T]:
     """Returns `do` for a model as a person names it.
 

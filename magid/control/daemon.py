@@ -264,10 +264,10 @@ class Daemon:
 
     # -- profiles --------------------------------------------------------------------------
 
-    async def activate(self, name: str, *, apply: bool) -> Plan:
+    async def activate(self, name: str, *, apply: bool, dry_run: bool = False) -> Plan:
         """Makes `name` the active profile, durably; returns the plan.
 
-        Begins the plan if `apply` is set.
+        Begins the plan if `apply` is set. With `dry_run` nothing changes.
         """
 
         def choose(now: Snapshot) -> Transition:
@@ -276,6 +276,9 @@ class Daemon:
                 now.registry.model_copy(update={"active_profile": name}), active=active
             )
 
+        if dry_run:
+            draft = self._store.preview(choose(self.snapshot))
+            return planner.plan(draft.wanted, self.observed())
         await self._store.change(choose)
         log.info("profile %r is active", name, extra=about(Event.PROFILE_ACTIVATED, profile=name))
         self._store.notify(Change("profile"))

@@ -142,6 +142,10 @@ class StateStore:
         """
         return await self.exclusive(lambda: self._change(decide))
 
+    def preview(self, wish: Transition) -> Snapshot:
+        """Returns the snapshot that a change would lead to. Changes nothing."""
+        return self._build(wish.registry, wish.disk, wish.active)
+
     async def exclusive(self, work: Callable[[], Awaitable[T]]) -> T:
         """Runs `work` under the lock. Runs to its end even if the caller is cancelled.
 

@@ -219,6 +219,11 @@ def test_the_active_profile_stays(magid: Running) -> None:
 
 def test_a_profile_is_activated_and_applied_in_one_step_or_two(magid: Running) -> None:
     magid.ask("POST", PROFILES, {"name": "Beta", "enabledModels": ["beta*"]})
+    shown = magid.ask("POST", f"{PROFILES}/beta/activate?dryRun=true", status=200)
+    assert (shown["message"], shown["applied"]) == ("Nothing was changed", False)
+    assert [line["modelId"] for line in shown["stop"]] == [ALPHA]
+    assert magid.get("/api/models/status")["activeProfile"] == "test"
+    assert rest.model(magid, ALPHA)["enabled"]
     answer = magid.ask("POST", f"{PROFILES}/beta/activate?apply=false", status=200)
     assert (answer["message"], answer["profileName"]) == ("Profile 'beta' activated", "beta")
     assert answer["applied"] is False

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from magid.cli.client import Client, Refused
-from magid.cli.model_names import Named, meant, named, nearest
+from magid.cli.model_names import Named, meant, named, nearest, unmatched, warning
 from tests.support.magictl import Type
 from tests.support.rest import ALPHA, BETA
 from tests.support.running import Running
@@ -60,6 +60,16 @@ def test_the_nearest_names(word: str, first: Named) -> None:
 def test_nothing_is_near() -> None:
     assert nearest("completely-else", ALL) == []
     assert nearest("x", []) == []
+
+
+def test_a_pattern_that_matches_nothing_is_warned_of() -> None:
+    names = [model.model_id for model in ALL]
+    patterns = ["qwen3_8b*", "qwen3_8p0b*", "tier:fast", "big*", "bgi_70p0b*", "tiny_1p0b_fast"]
+    assert unmatched(patterns, names) == ["bgi_70p0b*"]
+    assert warning("bgi_70p0b*", ALL) == (
+        f"warning: 'bgi_70p0b*' matches no model; did you mean '{SPLIT.model_id}'?"
+    )
+    assert warning("zzz*", ALL) == "warning: 'zzz*' matches no model"
 
 
 class ForTheGateway(Client):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.magictl import Type, magictl
-from tests.support.rest import PROFILE
+from tests.support.rest import ALPHA, PROFILE
 from tests.support.running import Running
 
 pytestmark = pytest.mark.slow
@@ -60,6 +60,22 @@ def test_a_profile_from_a_file_and_from_standard_input(
     assert again.returncode == 0, again
     type_in("profile delete night --yes")
     type_in("profile delete day --yes")
+
+
+def test_what_would_stop_is_shown_and_nothing_changed(magid: Running, type_in: Type) -> None:
+    (magid.profiles / "beta.yaml").write_text("name: Beta\nenabled_models: [beta*, alhpa*]\n")
+    try:
+        done = type_in("profile activate beta --dry-run")
+        message, stop = done.stdout.splitlines()
+        assert message == "Nothing was changed"
+        assert stop.startswith("- llama-server@")
+        assert ALPHA in stop
+        assert done.stderr.startswith("warning: 'alhpa*' matches no model; did you mean")
+        assert type_in("profile ls").stdout.splitlines()[-1] == "test (active)"
+        assert len(type_in("stop --all --dry-run").stdout.splitlines()) == 2
+    finally:
+        (magid.profiles / "beta.yaml").unlink()
+    assert len(type_in("ps -q").stdout.splitlines()) == 2
 
 
 def test_validate_says_line_and_field(type_in: Type, tmp_path: Path) -> None:

@@ -82,10 +82,12 @@ async def activate(ctx: Context, call: Call) -> Reply:
     """Make a profile the active one, and apply it."""
     name = check_slug(call.params["name"])
     wants_apply = call.query.get("apply", True)
-    plan = await ctx.daemon.activate(name, apply=wants_apply)
-    applied = wants_apply and not plan.is_empty
+    dry_run = call.query.get("dryRun", False)
+    plan = await ctx.daemon.activate(name, apply=wants_apply, dry_run=dry_run)
+    applied = wants_apply and not dry_run and not plan.is_empty
+    said = "Nothing was changed" if dry_run else f"Profile '{name}' activated"
     answer: access_schemas.Activated = {
-        **views.plan_reply(f"Profile '{name}' activated", plan, ctx.conditions()),
+        **views.plan_reply(said, plan, ctx.conditions()),
         "profileName": name,
         "applied": applied,
     }

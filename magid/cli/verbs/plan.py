@@ -1,9 +1,12 @@
 """rescan, apply, diff: what is on disk, and what should run."""
 
 import argparse
+import sys
+from collections.abc import Callable
 from typing import Any
 
-from magid.cli.client import MODELS, Client
+from magid.cli.client import MODELS, Client, Refused
+from magid.cli.interaction import agrees
 from magid.cli.output import note, paint, plain, print_json, say
 from magid.cli.parser import Verbs
 from magid.cli.verbs.status import say_condition
@@ -18,9 +21,9 @@ def add(verbs: Verbs) -> None:
     )  # fmt: skip
     sub = verbs.add(
         "apply", apply, "make what runs equal what is wanted",
-        examples=("magictl apply", "magictl apply --dry-run"),
+        examples=("magictl apply", "magictl apply --dry-run", "magictl apply -y"),
     )  # fmt: skip
-    sub.add_argument("--dry-run", action="store_true", help="only show the plan, as diff does")
+    add_options(sub, "as diff does")
     verbs.add(
         "diff", diff, "what apply would change, and why",
         examples=("magictl diff", "magictl diff --json"),
@@ -49,27 +52,53 @@ def rescan(client: Client, args: argparse.Namespace) -> int:
 def apply(client: Client, args: argparse.Namespace) -> int:
     if args.dry_run:
         return diff(client, args)
-    answer = client.call("POST", f"{MODELS}/apply")
-    print_json(answer) if args.json else say_plan(answer)
+    path = f"{MODELS}/apply"
+    is_shown = agreed(args, "apply", lambda: client.call("POST", f"{path}?dryRun=true"))
+    answer = client.call("POST", path)
+    print_json(answer) if args.json else say_plan(answer, is_shown=is_shown)
     return 0
 
 
 def diff(client: Client, args: argparse.Namespace) -> int:
     answer = client.call("POST", f"{MODELS}/apply?dryRun=true")
-    print_json(answer) if args.json else _lines(answer)
+    print_json(answer) if args.json else show_plan(answer)
     return 0
 
 
-def say_plan(answer: Any) -> None:
-    """Its message, then what it changes."""
+def add_options(parser: argparse.ArgumentParser, how: str = "and change nothing") -> None:
+    """The options of a verb that may stop servers."""
+    parser.add_argument("--dry-run", action="store_true", help=f"only show the plan, {how}")
+    parser.add_argument("-y", "--yes", action="store_true", help="do not ask before servers stop")
+
+
+def agreed(args: argparse.Namespace, what: str, plan: Callable[[], Any]) -> bool:
+    """Shows the plan and asks, if servers would stop; returns whether it was shown.
+
+    Asks on a terminal only: scripts go on as they are. Raises Refused for a no.
+    """
+    if args.yes or args.json or not sys.stdin.isatty():
+        return False
+    changes = plan()
+    count = len(changes["stop"])
+    if not count:
+        return False
+    show_plan({**changes, "keep": []})
+    if not agrees(f"Stop {count} server{'s' if count > 1 else ''}?"):
+        raise Refused(f"cannot {what}: you answered no")
+    return True
+
+
+def say_plan(answer: Any, *, is_shown: bool = False) -> None:
+    """Prints its message, then what it changes, unless the user has seen that."""
     say(answer["message"])
-    _lines({**answer, "keep": []})
+    if not is_shown:
+        show_plan({**answer, "keep": []})
 
 
-def _lines(answer: Any) -> None:
+def show_plan(answer: Any) -> None:
     """Like a diff: - stops, + starts, ! cannot be done, and what stays as it is."""
     for verb, (sign, colour) in SIGNS.items():
-        for line in answer[verb]:
+        for line in answer.get(verb, ()):
             text = f"{sign} {line['unit'] or '-':27}  {line['modelId']}: {line['reason']}"
             print(paint(plain(text), colour))
     for one in answer["conditions"]:

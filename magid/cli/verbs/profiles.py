@@ -3,14 +3,16 @@
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from typing import Any
 
+from magid.cli import model_names
 from magid.cli.client import MODELS, Client, Refused, quoted
 from magid.cli.errors import each
 from magid.cli.interaction import confirmed, edited
 from magid.cli.output import json_line, note, print_json, say
 from magid.cli.parser import Verbs
-from magid.cli.verbs.plan import say_plan
+from magid.cli.verbs.plan import add_options, agreed, say_plan
 
 PROFILES = f"{MODELS}/profiles"
 ANSWERED = ("active", "missingModels")  # in the API's answer, and not part of the profile
@@ -37,16 +39,18 @@ def add(verbs: Verbs) -> None:
     sub.add_argument("profile", metavar="PROFILE")
     sub = group.add(
         "activate", activate, "make a profile the active one, and apply it",
-        examples=("magictl profile activate night", "magictl profile activate night --no-apply"),
+        examples=("magictl profile activate night", "magictl profile activate night --dry-run",
+                  "magictl profile activate night --no-apply"),
     )  # fmt: skip
     sub.add_argument("profile", metavar="PROFILE")
     sub.add_argument("--no-apply", action="store_true", help="only remember it: magictl apply")
+    add_options(sub)
     sub = group.add(
         "delete", delete, "delete a profile",
         examples=("magictl profile delete night", "magictl profile delete night --yes"),
     )  # fmt: skip
     sub.add_argument("profile", metavar="PROFILE")
-    sub.add_argument("--yes", action="store_true", help="do not ask")
+    sub.add_argument("-y", "--yes", action="store_true", help="do not ask")
     group.add(
         "validate", validate, "check files of profiles without magid: line and key of a mistake",
         examples=("magictl profile validate night.yaml", "magictl profile validate *.yaml"),
@@ -71,9 +75,16 @@ def show(client: Client, args: argparse.Namespace) -> int:
         print_json(answer)
         return 0
     print(_yaml(answer), end="")
-    for model in answer["missingModels"]:
-        note(f"{model!r} matches no model")
+    _warn(client, answer["missingModels"])
     return 0
+
+
+def _warn(client: Client, patterns: Sequence[str]) -> None:
+    """Warns of entries that select no model, with the nearest names."""
+    if patterns:
+        models = model_names.present(client)
+        for pattern in patterns:
+            note(model_names.warning(pattern, models))
 
 
 def create(client: Client, args: argparse.Namespace) -> int:
@@ -82,6 +93,7 @@ def create(client: Client, args: argparse.Namespace) -> int:
         print_json(answer)
         return 0
     say(answer["message"])
+    _warn(client, client.call("GET", _path(answer["profileName"]))["missingModels"])
     note(f"try: magictl profile activate {answer['profileName']}")
     return 0
 
@@ -101,15 +113,27 @@ def edit(client: Client, args: argparse.Namespace) -> int:
         print_json(saved)
     else:
         say(saved["message"])
+        _warn(client, client.call("GET", _path(args.profile))["missingModels"])
         if saved["active"]:
             note("it is the active one: magictl diff, magictl apply")
     return 0
 
 
 def activate(client: Client, args: argparse.Namespace) -> int:
-    wish = "?apply=false" if args.no_apply else ""
-    answer = client.call("POST", f"{_path(args.profile)}/activate{wish}")
-    print_json(answer) if args.json else say_plan(answer)
+    path = f"{_path(args.profile)}/activate"
+
+    def plan() -> Any:
+        return client.call("POST", f"{path}?dryRun=true")
+
+    _warn(client, client.call("GET", _path(args.profile))["missingModels"])
+    is_shown = False
+    if args.dry_run:
+        answer = plan()
+    else:
+        if not args.no_apply:
+            is_shown = agreed(args, f"activate profile {args.profile!r}", plan)
+        answer = client.call("POST", f"{path}?apply=false" if args.no_apply else path)
+    print_json(answer) if args.json else say_plan(answer, is_shown=is_shown)
     return 0
 
 

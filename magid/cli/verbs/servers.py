@@ -10,7 +10,7 @@ from magid.cli.model_names import named
 from magid.cli.output import json_line, say
 from magid.cli.parser import Verbs
 from magid.cli.verbs.events import changes
-from magid.cli.verbs.plan import say_plan
+from magid.cli.verbs.plan import say_plan, show_plan
 
 ALIASES = {"start": ("load",), "stop": ("unload",), "restart": ()}
 EXAMPLE = "qwen3_4p0b_q4km_fast"
@@ -35,7 +35,8 @@ def add(verbs: Verbs) -> None:
             which = "those that should run" if name == "start" else "all that run"
             sub.add_argument("--all", action="store_true", help=f"{which}, without waiting")
         if name == "stop":
-            sub.add_argument("--yes", action="store_true", help="with --all: do not ask")
+            sub.add_argument("-y", "--yes", action="store_true", help="with --all: do not ask")
+            sub.add_argument("--dry-run", action="store_true", help="with --all: only show which")
     sub = verbs.add(
         "wait", wait, "wait until a model is ready as it is wanted now, or stopped",
         examples=(f"magictl wait {EXAMPLE}", f"magictl wait {EXAMPLE} --for=stopped --timeout 30"),
@@ -79,6 +80,11 @@ def act(client: Client, args: argparse.Namespace) -> int:
 def _act_on_all(client: Client, args: argparse.Namespace) -> int:
     if args.models:
         raise Refused(f"cannot {args.verb} some and all: give models or --all", 2)
+    if args.verb == "stop" and args.dry_run:
+        servers = client.call("GET", f"{MODELS}/servers")["servers"]
+        plan = {"stop": [{**s, "reason": f"is {s['state']}"} for s in servers if s["isRunning"]]}
+        json_line(plan) if args.json else show_plan(plan)
+        return 0
     if args.verb == "stop":
         confirmed("stop all servers", yes=args.yes)
     answer = client.call("POST", f"{MODELS}/servers/{args.verb}-all")

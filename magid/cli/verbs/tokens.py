@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from magid.cli import model_names
 from magid.cli.client import Client, Refused, quoted
 from magid.cli.errors import each
 from magid.cli.output import note, print_json, say, table
@@ -72,8 +73,22 @@ def create(client: Client, args: argparse.Namespace) -> int:
         print_json(answer)
         return 0
     say(answer["token"])
+    if args.models and not is_offline:
+        _warn(client, args.models)
     note("this is shown only once: keep it secret")
     return 0
+
+
+def _warn(client: Client, patterns: list[str]) -> None:
+    """Warns of names and globs that allow nothing, with the nearest names."""
+    models = model_names.present(client)
+    names = [model.model_id for model in models]
+    try:
+        names += [model["id"] for model in client.call("GET", "/v1/models")["data"]]
+    except Refused:
+        return  # aliases are not known
+    for pattern in model_names.unmatched(patterns, [*names, *model_names.POOLS]):
+        note(model_names.warning(pattern, models))
 
 
 def _offline(what: str, *given: Any) -> Any:
