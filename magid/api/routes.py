@@ -109,6 +109,7 @@ _DRY_RUN = Query("dryRun", bool, "only answer the plan")
 _APPLY = Query("apply", bool, "false: only remember the choice")
 _LIMIT = Query("limit", int, "how many, the newest first", 1, 1100)
 _INSTANCE = Query("instance", int, "which of the model's servers, from 0", 0, 15)
+_RUN = Query("run", str, "the process start: current, previous, or all (the default)")
 _LOGS = (
     Query("lines", int, "how many of the last lines", 1, 2000),
     Query("since", str, "an RFC 3339 time, or a span back from now: 90s, 10m, 2h, 1d"),
@@ -175,7 +176,7 @@ ROUTES: tuple[Route, ...] = (
     _post(f"{SID}/stop", servers.stop, ServerAction, more=_LATER, query=(_WAIT,), errors=_STOP),
     _post(f"{SID}/restart", servers.restart, ServerAction, more=_LATER, query=(_WAIT,),
           errors=_START),
-    _get(f"{SID}/logs", logs.server_logs, LogsReply, query=(*_LOGS, _INSTANCE),
+    _get(f"{SID}/logs", logs.server_logs, LogsReply, query=(*_LOGS, _INSTANCE, _RUN),
          errors=(*_UNKNOWN, e.NotReady)),
     _get(f"{SID}/metrics", metrics.get_server_metrics, str, query=(_INSTANCE,), media=_TEXT[:1],
          errors=(*_UNKNOWN, e.ServerUnreachable)),

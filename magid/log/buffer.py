@@ -26,6 +26,7 @@ class LogLine(Struct, frozen=True):
     at: float  # seconds since the epoch
     text: str  # of one entry: it may have several lines
     fields: Mapping[str, str] = field(default_factory=dict)  # what the journal keeps beside it
+    run: str = ""  # id of the process start that it belongs to; empty if unknown
 
 
 class LogRing:
@@ -43,10 +44,10 @@ class LogRing:
         self._bytes = 0  # of memory, for the texts
         self._added = asyncio.Event()
 
-    def add(self, text: str, fields: Mapping[str, str] | None = None) -> None:
+    def add(self, text: str, fields: Mapping[str, str] | None = None, run: str = "") -> None:
         self._count += 1
         cursor = f"{self._epoch}.{self._count:012d}"
-        self._lines.append(LogLine(cursor, time.time(), text, fields or {}))
+        self._lines.append(LogLine(cursor, time.time(), text, fields or {}, run))
         self._bytes += getsizeof(text)  # up to four bytes for a character
         while len(self._lines) > self._capacity or self._bytes > self._most_bytes:
             self._bytes -= getsizeof(self._lines.popleft().text)

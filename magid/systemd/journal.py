@@ -83,6 +83,18 @@ def matches_of_run(invocation_id: str) -> Matches:
     )
 
 
+RUN_FIELDS: Final = ("_SYSTEMD_INVOCATION_ID", "INVOCATION_ID")  # of a unit; of PID 1 about it
+
+
+def run_of(entry: JournalEntry) -> str:
+    """Returns the invocation id of the unit that an entry of `matches_of` is about; "" if none.
+
+    The entry must have been read with RUN_FIELDS.
+    """
+    own, about = (entry.fields.get(name, "") for name in RUN_FIELDS)
+    return about or own
+
+
 def check_cursor(cursor: str | None) -> None:
     """Raises InvalidInput if it is none of the journal's."""
     if cursor is not None and not _CURSOR.fullmatch(cursor):

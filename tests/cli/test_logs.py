@@ -23,6 +23,24 @@ def test_logs(type_in: Type) -> None:
     assert len(type_in(f"logs {ALPHA} -n 2").stdout.splitlines()) == 2
 
 
+def test_logs_have_the_time_of_day_and_one_run(magid: Running, type_in: Type) -> None:
+    type_in(f"restart {ALPHA}")
+    current = type_in(f"logs {ALPHA} -n 2000").stdout.splitlines()
+    assert all(re.match(r"(\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d  ", line) for line in current)
+    previous = type_in(f"logs {ALPHA} -n 2000 --previous").stdout.splitlines()
+    every = type_in(f"logs {ALPHA} -n 2000 --all").stdout.splitlines()
+    listening = [sum("listening on" in line for line in log) for log in (current, previous, every)]
+    assert listening[:2] == [1, 1]
+    assert listening[2] >= 2
+    assert every[-len(current) :] == current
+    runs = [
+        line["run"] for line in magid.get(f"/api/models/servers/{ALPHA}/logs?run=current")["lines"]
+    ]
+    assert len(set(runs)) == 1
+    done = type_in(f"logs {ALPHA} --all --previous", 2)
+    assert "not allowed with" in done.stderr
+
+
 def test_logs_of_magid_itself(magid: Running, type_in: Type) -> None:
     lines = type_in("logs -n 500 --grep ready").stdout.splitlines()
     assert any(f"({ALPHA}) is ready after " in line for line in lines)

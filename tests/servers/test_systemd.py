@@ -582,6 +582,18 @@ async def test_figures(world: World) -> None:
     assert (figures[three.port].memory_bytes, figures[three.port].cpu_seconds) == (None, 1.5)
 
 
+async def test_each_line_names_the_run_that_it_belongs_to(world: World) -> None:
+    spec = world.spec()
+    world.systemd.load(ready(spec))
+    await world.launcher.open()
+    world.journal.add("one", _SYSTEMD_UNIT=spec.unit, _SYSTEMD_INVOCATION_ID="a1")
+    world.journal.add("Stopped it", _PID="1", UNIT=spec.unit, INVOCATION_ID="a1")
+    world.journal.add("two", _SYSTEMD_UNIT=spec.unit, _SYSTEMD_INVOCATION_ID="b2")
+    world.journal.add("of no run", _SYSTEMD_UNIT=spec.unit)
+    lines = await world.launcher.logs(spec.port, lines=9)
+    assert [line.run for line in lines] == ["a1", "a1", "b2", ""]
+
+
 async def test_logs(world: World) -> None:
     spec = world.spec()
     world.systemd.load(ready(spec))

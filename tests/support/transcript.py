@@ -31,7 +31,7 @@ _MASKS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\x1b\[\?2004[hl]\r?", ""),  # readline asks for bracketed paste
         (r"\d{4}-\d\d-\d\dT[\d:.]+(Z|\+00:00)", "TIME"),
         (r"(?<!\d)\d\d:\d\d:\d\d(?!\d)", "CLOCK"),
-        (r"^\d+\.\d\d\.\d{3}\.\d{3} ", "CLOCK "),  # of a line of llama-server
+        (r"^(CLOCK +)?\d+\.\d\d\.\d{3}\.\d{3} ", "CLOCK "),  # of a line of llama-server
         (r"^([^\n]+\n)\1+", r"\1"),  # one for each start
         (r"\b\d+(\.\d)? ([KMGT]i)?B\b", "SIZE"),
         (r"\b\d+ (second|minute|hour|day)s?\b", "SPAN"),

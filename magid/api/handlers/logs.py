@@ -3,7 +3,7 @@
 import asyncio
 import re
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -65,13 +65,35 @@ async def _answer(
     follow = call.query.get("follow", False)
     after = call.last_event_id if follow else None
     is_all = not (call.query.get("grep") or call.query.get("since"))
-    lines = await source.last(wanted if is_all else DEPTH, after)
-    shown = [line for line in lines if chosen(line)][-wanted:]
+    run = "all" if after else call.query.get("run", "all")  # who resumes misses nothing
+    lines = await source.last(wanted if is_all and run != "previous" else DEPTH, after)
+    shown = [line for line in of_run(lines, run) if chosen(line)][-wanted:]
     if follow:
         read = lines[-1].cursor if lines else after
         return Stream(_follow(ctx, source, shown, read, chosen))
     answer = {**head, "lines": [source.entry(line) for line in shown]}
     return Reply(escaped(to_json(answer)))
+
+
+def of_run(lines: Sequence[LogLine], which: str) -> Sequence[LogLine]:
+    """Returns the lines of the `current` or `previous` run of a server, or `all`. Pure.
+
+    A line of no run belongs to the run before it. Raises InvalidInput for another word.
+    """
+    if which == "all":
+        return lines
+    if which not in ("current", "previous"):
+        raise InvalidInput(
+            f"cannot read run={which[:80]!r}: give current, previous or all", field="run"
+        )
+    runs: list[str] = []
+    for line in lines:
+        runs.append(line.run or (runs[-1] if runs else ""))
+    order = list(dict.fromkeys(filter(None, runs)))
+    back = 1 if which == "current" else 2
+    if len(order) < back:
+        return lines if which == "current" else []
+    return [line for line, run in zip(lines, runs, strict=True) if run == order[-back]]
 
 
 def _port_of(ctx: Context, model_id: str, instance: int) -> int:
@@ -159,6 +181,7 @@ def _server_entry(line: LogLine, port: int) -> server_schemas.LogEntry:
         "timestamp": _when(line),
         "port": port,
         "message": line.text,
+        "run": line.run or None,
     }
 
 

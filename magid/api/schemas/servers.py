@@ -72,6 +72,7 @@ class LogEntry(TypedDict):
     timestamp: str
     port: int
     message: str
+    run: str | None
 
 
 class ScrapeTarget(TypedDict):

@@ -288,7 +288,7 @@ class ServerProcess:
         return self._child
 
     def _on_line(self, text: str) -> None:
-        self._ring.add(text)
+        self._ring.add(text, run=self.observed.invocation_id or "")
         self._words.hear(text)
 
     async def _becomes_ready(self, child: Child) -> bool:

@@ -30,7 +30,7 @@ from magid.servers.systemd.references import References
 from magid.servers.systemd.unit_state import figure
 from magid.servers.systemd.watcher import PendingState, UnitWatcher
 from magid.systemd.bus import PROPERTIES, BusError
-from magid.systemd.journal import Journal, check_cursor, matches_of
+from magid.systemd.journal import RUN_FIELDS, Journal, check_cursor, matches_of, run_of
 from magid.systemd.unit_names import unit_name, unit_path
 
 log = logging.getLogger(__name__)
@@ -273,8 +273,9 @@ class SystemdBackend:
         Raises NotFound, NotReady, and InvalidInput if `after` is no cursor.
         """
         self._known(port)
-        entries = await self._journal.last(matches_of(unit_name(port)), lines, after)
-        return [LogLine(entry.cursor, entry.at, entry.text) for entry in entries]
+        matches = matches_of(unit_name(port))
+        entries = await self._journal.last(matches, lines, after, RUN_FIELDS)
+        return [LogLine(e.cursor, e.at, e.text, run=run_of(e)) for e in entries]
 
     async def wait_logs(self, port: int, after: str | None) -> None:
         """See ServerBackend. Raises as `logs` does."""
