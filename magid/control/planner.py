@@ -7,7 +7,7 @@ one after a boot or has to finish that boot: see `at_boot`.
 
 from collections.abc import Container, Iterable, Mapping
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from magid.catalog.effective import Model, server_specs
@@ -28,6 +28,7 @@ class Wanted(Struct, frozen=True):
     specs: tuple[ServerSpec, ...]
     blocked: tuple[Blocked, ...]
     on_demand: frozenset[int] = frozenset()  # ports of servers that are started on demand only
+    unwanted: Mapping[str, str] = field(default_factory=dict)  # model -> what it is instead
 
     @property
     def by_port(self) -> dict[int, ServerSpec]:
@@ -94,7 +95,14 @@ def want(
     for model in sorted(enabled, key=lambda m: (m.found.size_bytes, m.model_id)):
         specs += server_specs(model, host)
     on_demand = frozenset(s.port for s in specs if models[s.model_id].is_on_demand)
-    return Wanted(tuple(specs), tuple(blocked), on_demand)
+    unwanted = {m.model_id: _why_unwanted(m) for m in models.values() if not m.enabled}
+    return Wanted(tuple(specs), tuple(blocked), on_demand, unwanted)
+
+
+def _why_unwanted(model: Model) -> str:
+    return (
+        "is disabled" if model.entry.enabled_override is False else "is not in the active profile"
+    )
 
 
 def plan(wanted: Wanted, observed: Mapping[int, ObservedServer]) -> Plan:
@@ -103,7 +111,7 @@ def plan(wanted: Wanted, observed: Mapping[int, ObservedServer]) -> Plan:
     stops = [
         Stop(server.port, server.model_id, reason)
         for port, server in sorted(observed.items())
-        if (reason := _why_stop(server, specs.get(port)))
+        if (reason := _why_stop(server, specs.get(port), wanted))
     ]
     starts: list[Start] = []
     keeps: list[Keep] = []
@@ -118,16 +126,24 @@ def plan(wanted: Wanted, observed: Mapping[int, ObservedServer]) -> Plan:
     return Plan(tuple(stops), tuple(starts), tuple(keeps), wanted.blocked)
 
 
-def _why_stop(server: ObservedServer, spec: ServerSpec | None) -> str:
+def _why_stop(server: ObservedServer, spec: ServerSpec | None, wanted: Wanted) -> str:
     if not (server.state.is_running or server.state is ServerState.BACKOFF):
         return ""
     if spec is None:
-        return "not wanted: its model is disabled, gone, or has another port"
+        return f"not wanted: its model {_instead(server.model_id, wanted)}"
     if spec.model_id != server.model_id:
         return f"its port now belongs to {spec.model_id}"
     if spec.hash != server.spec_hash:
         return "its settings or its file changed"
     return ""
+
+
+def _instead(model_id: str, wanted: Wanted) -> str:
+    if any(spec.model_id == model_id for spec in wanted.specs):
+        return "has another port, or fewer servers"
+    if any(line.model_id == model_id for line in wanted.blocked):
+        return "has no port"
+    return wanted.unwanted.get(model_id, "has no file")
 
 
 def _runs(server: ObservedServer | None) -> bool:
@@ -210,7 +226,9 @@ def _is_free(spec: ServerSpec, server: ObservedServer | None) -> bool:
 
 def only(model_id: str, wanted: Wanted, observed: Mapping[int, ObservedServer]) -> Plan:
     """Returns the part of the plan that concerns the servers of one model."""
-    mine = Wanted(tuple(s for s in wanted.specs if s.model_id == model_id), ())
+    mine = Wanted(
+        tuple(s for s in wanted.specs if s.model_id == model_id), (), unwanted=wanted.unwanted
+    )
     return plan(mine, {p: s for p, s in observed.items() if s.model_id == model_id})
 
 

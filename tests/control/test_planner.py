@@ -69,6 +69,20 @@ def test_what_is_blocked_is_said_and_keeps_nothing_else_back() -> None:
     assert plan.model_ids == {"a"}
 
 
+@pytest.mark.parametrize(
+    ("wanted", "reason"),
+    [
+        (Wanted((), (), unwanted={"a": "is disabled"}), "is disabled"),
+        (Wanted((), ()), "has no file"),
+        (Wanted((), (Blocked("a", "no port is free"),)), "has no port"),
+        (Wanted((replace(A, port=8099),), ()), "has another port, or fewer servers"),
+    ],
+)
+def test_a_stop_says_what_has_become_of_the_model(wanted: Wanted, reason: str) -> None:
+    (stop,) = planner.plan(wanted, seen(observed(A, S.READY))).stop
+    assert stop.reason == f"not wanted: its model {reason}"
+
+
 def test_two_models_that_swap_their_ports_are_both_restarted() -> None:
     swapped = (replace(A, port=8081), replace(B, port=8080))
     plan = planner.plan(Wanted(swapped, ()), seen(observed(A, S.READY), observed(B, S.READY)))
