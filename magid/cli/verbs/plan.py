@@ -44,7 +44,7 @@ def rescan(client: Client, args: argparse.Namespace) -> int:
             say(f"  {sign} {name}")
     for broken in answer["modelsBroken"]:
         note(plain(f"{broken['path']}: {broken['reason']}"))
-    for one in answer["conditions"]:
+    for one in answer.get("conditions", ()):
         say_condition(one)
     return 0
 
