@@ -206,10 +206,10 @@ def test_broken_files_are_named() -> None:
 def test_one_of_two_that_is_stopped_is_a_note_and_says_why() -> None:
     snapshot = moment("a", "b")
     running = servers(snapshot, S.STOPPED, S.READY)
-    running[8080] = replace(running[8080], reason="stopped with systemctl")
+    running[8080] = replace(running[8080], reason="by systemctl")
     stopped = only(at(snapshot, running), Code.MODELS_STOPPED)
     assert stopped.severity is Severity.NOTE
-    assert stopped.message == "1 wanted model is stopped: a (stopped with systemctl)"
+    assert stopped.message == "1 wanted model is stopped: a (by systemctl)"
     assert stopped.remedy == ("magictl start a",)
 
 

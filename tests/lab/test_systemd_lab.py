@@ -169,6 +169,7 @@ def test_what_a_person_does_shows(daemon: Daemon) -> None:
     systemctl = daemon.container.systemctl
     systemctl("stop", UNIT)
     daemon.wait_state("stopped", ONE)
+    assert daemon.server(ONE)["stateReason"] == "by systemctl"
     systemctl("start", UNIT)
     daemon.wait_state("ready", ONE)
     before = daemon.pids()[ONE]
@@ -213,6 +214,11 @@ def test_stopping_all_models(daemon: Daemon) -> None:
     daemon.container.systemctl("stop", "magi-models.target")
     for model_id in MODELS:
         daemon.wait_state("stopped", model_id)
+        assert daemon.server(model_id)["stateReason"] == "with magi-models.target"
+    status = daemon.client.get("/api/models/status").json()
+    assert (status["ready"], status["problems"]) == (
+        True, [f"3 wanted models are stopped: {', '.join(MODELS)} (with magi-models.target)"],
+    )  # fmt: skip
     assert daemon.client.post("/api/models/servers/start-all").status_code in (200, 202)
     daemon.wait_ready()
 

@@ -193,6 +193,41 @@ async def test_changes_are_followed(world: World) -> None:
     await shown(world, spec.port, ServerState.STOPPED)
 
 
+BY_A_JOB = {**STOPPED, "ActiveExitTimestampMonotonic": 500, "ExecMainExitTimestampMonotonic": 600}
+
+
+@pytest.mark.parametrize(
+    ("target_stopped", "reason"),
+    [(5_000_000, "by systemctl"), (499, "with magi-models.target")],
+)
+async def test_who_stopped_a_server_is_told(world: World, target_stopped: int, reason: str) -> None:
+    spec = world.spec()
+    world.systemd.load(ready(spec))
+    world.systemd.target_stopped = target_stopped
+    await world.launcher.open()
+    world.systemd.change(spec.port, **BY_A_JOB)
+    assert (await shown(world, spec.port, ServerState.STOPPED)).reason == reason
+
+
+async def test_a_server_that_magid_may_have_stopped_is_not_blamed_on_systemctl(
+    world: World,
+) -> None:
+    found, own = world.spec(), world.spec()
+    world.systemd.target_stopped = 5_000_000
+    world.systemd.load(ready(found) | BY_A_JOB)
+    world.systemd.load(ready(own))
+    await world.launcher.open()
+
+    async def stop(request: Request) -> LauncherReply | None:
+        world.systemd.change(own.port, **BY_A_JOB)
+        return await _done(request)
+
+    world.answers.append(stop)
+    await world.launcher.stop(own.port)
+    servers = world.launcher.observed()
+    assert [servers[one.port].reason for one in (found, own)] == ["", ""]
+
+
 async def test_a_unit_that_goes_away_is_stopped(world: World) -> None:
     spec = world.spec()
     world.systemd.load(ready(spec))

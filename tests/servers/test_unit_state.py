@@ -39,6 +39,16 @@ def ready_run(ended_at: int, pid: int, code: int, status: int) -> list[tuple[Any
 # -- names -----------------------------------------------------------------------------------
 
 
+def stopped(
+    left: int, ended: int, target: int = -10_000_000, code: int = 1, status: int = 0
+) -> dict[str, int]:
+    """When it left its active state, and its process ended; when the target was stopped."""
+    return {
+        "ActiveExitTimestampMonotonic": left, "ExecMainExitTimestampMonotonic": ended,
+        "TargetStopped": target, "ExecMainCode": code, "ExecMainStatus": status,
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("name", "port"),
     [
@@ -123,6 +133,27 @@ def test_is_ours(properties: dict[str, Any], ours: bool) -> None:
 )
 def test_state(active: str, step: str, more: dict[str, Any], state: str) -> None:
     assert state_of(unit(ActiveState=active, SubState=step, **more)) == ServerState(state)
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({}, ""),  # it has never run
+        ({"ActiveExitTimestampMonotonic": 500}, ""),
+        (stopped(left=500, ended=600), "by systemctl"),
+        (stopped(left=500, ended=600, target=400), "with magi-models.target"),
+        (stopped(left=9_000_000, ended=9_000_100, target=400), "by systemctl"),
+        (stopped(left=500, ended=500, code=1), "its process ended by itself (status 0)"),
+        (stopped(left=500, ended=400, code=2, status=15), "its process ended by itself (SIGTERM)"),
+        (
+            stopped(left=500, ended=400, code=2, status=99),
+            "its process ended by itself (signal 99)",
+        ),
+    ],
+)
+def test_why_a_server_is_stopped(more: dict[str, Any], reason: str) -> None:
+    assert observed_from(unit(ActiveState="inactive", SubState="dead", **more)).reason == reason
+    assert observed_from(unit(**more)).reason == ""  # it runs again
 
 
 def test_a_ready_server() -> None:

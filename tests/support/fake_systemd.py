@@ -16,7 +16,7 @@ from dbus_fast.aio import MessageBus
 from magid.launcher import protocol
 from magid.launcher.protocol import LauncherReply, Request
 from magid.llama.spec import ServerSpec
-from magid.servers.systemd import observer, references
+from magid.servers.systemd import observer, references, watcher
 from magid.systemd.bus import MANAGER, MANAGER_PATH, PROPERTIES, SYSTEMD
 from magid.systemd.unit_names import unit_name, unit_path
 
@@ -27,7 +27,7 @@ SIGNATURES = {
     **dict.fromkeys(("ExecMainStartTimestamp", "ActiveEnterTimestamp"), "t"),
     **dict.fromkeys(("MemoryCurrent", "CPUUsageNSec", "RestartUSec"), "t"),
     **dict.fromkeys(("ExecMainStartTimestampMonotonic", "ActiveEnterTimestampMonotonic"), "t"),
-    "ExecMainExitTimestampMonotonic": "t",
+    **dict.fromkeys(("ExecMainExitTimestampMonotonic", "ActiveExitTimestampMonotonic"), "t"),
     "Transient": "b",
     "InvocationID": "ay",
     "LogExtraFields": "aay",
@@ -84,6 +84,7 @@ class FakeSystemd:
         self.units: dict[str, dict[str, Any]] = {}
         self.jobs: dict[str, str] = {}  # path -> type
         self.calls: list[str] = []
+        self.target_stopped = 0  # us
         self.boot = bytes(range(16))  # InvocationID of basic.target
         self.launcher = "active"  # ActiveState of magi-launcher.service
         self.subscribers = 0
@@ -192,6 +193,8 @@ class FakeSystemd:
             return Message.new_method_return(message, "v", [Variant("s", kind)])
         if message.path == references.PATH:
             return Message.new_method_return(message, "v", [Variant("s", self.launcher)])
+        if message.path == watcher.TARGET:
+            return Message.new_method_return(message, "v", [Variant("t", self.target_stopped)])
         if message.path == observer.BASIC:
             return Message.new_method_return(message, "v", [Variant("ay", self.boot)])
         properties = next(u for n, u in self.units.items() if _path(n) == message.path)

@@ -23,6 +23,7 @@ _CRASHES = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal
 _LOAD_FAILURES: Final = frozenset({"error", "bad-setting", "masked"})
 _ACTIVE: Final = frozenset({"active", "reloading", "refreshing"})
 _ENDING_JOBS: Final = frozenset({"stop", "restart", "try-restart"})
+_AT_ONCE_US: Final = 1_000_000  # one transaction of systemd stops a target and its units
 _LAST_STEP: Final = "start-post"  # wait_ready.py is running
 
 
@@ -86,7 +87,7 @@ def observed_from(properties: Mapping[str, Any], quote: str = "") -> ObservedSer
         instance=_number(fields.get("MAGI_INSTANCE", "")),
         spec_hash=fields.get("MAGI_SPEC", ""),
         state=state,
-        reason=verdict.with_quote(quote) if verdict else "",
+        reason=verdict.with_quote(quote) if verdict else why_stopped(properties),
         pid=int(properties.get("MainPID", 0)) or None,
         host=_host(properties),
         started_at=_seconds(properties, "ExecMainStartTimestamp") if state.is_running else None,
@@ -145,6 +146,35 @@ def _given_up(properties: Mapping[str, Any]) -> bool:
 
 
 # -- why -------------------------------------------------------------------------------------
+
+BY_SYSTEMCTL: Final = "by systemctl"
+
+
+def why_stopped(properties: Mapping[str, Any]) -> str:
+    """Returns who or what ended a stopped server; "" in every other state, or if unknown.
+
+    "TargetStopped", when magi-models.target was last stopped, is added to the properties.
+    """
+    if state_of(properties) is not ServerState.STOPPED:
+        return ""
+    left = int(properties.get("ActiveExitTimestampMonotonic", 0))  # it began to stop
+    ended = int(properties.get("ExecMainExitTimestampMonotonic", 0))
+    if not left or not ended:
+        return ""
+    if ended <= left:
+        return f"its process ended by itself ({_how_ended(properties)})"
+    target = int(properties.get("TargetStopped", 0))
+    return "with magi-models.target" if abs(left - target) < _AT_ONCE_US else BY_SYSTEMCTL
+
+
+def _how_ended(properties: Mapping[str, Any]) -> str:
+    status = int(properties.get("ExecMainStatus", 0))
+    if int(properties.get("ExecMainCode", 0)) == _EXITED:
+        return f"status {status}"
+    try:
+        return signal.Signals(status).name
+    except ValueError:
+        return f"signal {status}"
 
 
 def verdict_on(properties: Mapping[str, Any]) -> FailureReason | None:

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from magid.errors import NotReady
 from magid.servers.backend import ObservedServer, ServerState
 from magid.servers.systemd.unit_state import (
+    BY_SYSTEMCTL,
     FailureReason,
     complaint,
     invocation_of,
@@ -79,6 +80,7 @@ class UnitWatcher:
         self._announce = announce
         self._seen: Seen | None = None
         self._claim: PendingState | None = None
+        self._own_stop: str | None = None  # invocation id of the last process that magid stopped
         self._marked = asyncio.Event()
         self._asked = self._answered = 0  # numbers of the latest read requested and completed
         self._news = asyncio.Event()
@@ -164,6 +166,7 @@ class UnitWatcher:
     def expect_stop(self) -> PendingState:
         """Shows the server as stopping, if it runs."""
         assert self.shown is not None, "it was never there"
+        self._own_stop = self.shown.invocation_id
         return self._claimed(replace(self.shown, state=ServerState.STOPPING, reason=""))
 
     def _claimed(self, server: ObservedServer) -> PendingState:
@@ -195,9 +198,21 @@ class UnitWatcher:
             return
         self._claim = None
         if self._seen is not None:
-            self._put(_onward(self.shown, self._seen.server))
+            self._put(self._explained(_onward(self.shown, self._seen.server)))
         elif self.shown is not None:
             self._put(_ended(self.shown))
+
+    def _explained(self, server: ObservedServer) -> ObservedServer:
+        """Returns `server`; without its reason if that is systemctl, and may have been magid.
+
+        systemd does not tell them apart, and what is found stopped at the first look may have been
+        stopped by an earlier magid.
+        """
+        if server.reason != BY_SYSTEMCTL:
+            return server
+        if self.shown is None:
+            self._own_stop = server.invocation_id
+        return replace(server, reason="") if server.invocation_id == self._own_stop else server
 
     def _put(self, server: ObservedServer) -> None:
         if server != self.shown:
@@ -267,7 +282,11 @@ async def _properties(bus: Bus, name: str) -> dict[str, Any] | None:
         raise
     if properties.get("LoadState") == "not-found":  # it went away between the two calls
         return None
-    return {**properties, "JobType": await _job_type(bus, properties)}
+    more = {
+        "JobType": await _job_type(bus, properties),
+        "TargetStopped": await _target_stopped(bus, properties),
+    }
+    return {**properties, **more}
 
 
 async def _job_type(bus: Bus, properties: dict[str, Any]) -> str:
@@ -284,6 +303,20 @@ async def _job_type(bus: Bus, properties: dict[str, Any]) -> str:
         raise
 
 
+async def _target_stopped(bus: Bus, properties: dict[str, Any]) -> int:
+    """Returns when magi-models.target was last stopped, in us; 0 if it was not, or is not asked."""
+    if state_of(properties) is not ServerState.STOPPED:
+        return 0
+    name, interface = "InactiveEnterTimestampMonotonic", "org.freedesktop.systemd1.Unit"
+    try:
+        return int((await bus.call(TARGET, PROPERTIES, "Get", "ss", interface, name))[0])
+    except BusError as error:
+        if error.name in _GONE:
+            return 0
+        raise
+
+
+TARGET: Final = f"{MANAGER_PATH}/unit/magi_2dmodels_2etarget"
 _TELLING: Final = frozenset({ServerState.READY, ServerState.STOPPED, ServerState.FAILED})
 
 
