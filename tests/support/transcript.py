@@ -1,6 +1,7 @@
 """Transcripts: what a person types and sees, as files that are their own script.
 
     $ magictl ls                        a command line; `#` at its start: a comment
+    laptop$ curl ...                    the same on another machine, of that name
     < [Delete] y                        what is typed, Enter behind it, once `Delete` was seen
     < [listening] ^C                    a control key, without Enter
     what came                           up to the next command line
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 FOLDER = Path(__file__).parents[1] / "transcripts"
+_COMMAND = re.compile(r"(?P<host>[a-z][a-z0-9]*)?\$ (?P<command>.*)")
 _KEYS = re.compile(r"< \[(?P<when>[^]]*)\] (?P<typed>.*)")
 _CONTROLS = {"^C": "\x03", "^D": "\x04"}
 
@@ -62,6 +64,7 @@ class Step:
     command: str
     keys: list[tuple[str, str]] = field(default_factory=list)
     script: list[str] = field(default_factory=list)  # its lines in the file, as they stand there
+    host: str = ""  # where it is typed, if not on the machine that all of it is about
 
 
 Typing = Callable[[list[Step]], list[tuple[str, int]]]
@@ -76,8 +79,10 @@ def masked(text: str) -> str:
 def steps(text: str) -> list[Step]:
     found: list[Step] = []
     for line in text.splitlines():
-        if line.startswith(("$ ", "#")):
-            found.append(Step(line[2:] if line.startswith("$ ") else "", script=[line]))
+        if line.startswith("#"):
+            found.append(Step("", script=[line]))
+        elif called := _COMMAND.fullmatch(line):
+            found.append(Step(called["command"], script=[line], host=called["host"] or ""))
         elif found and (keys := _KEYS.fullmatch(line)):
             typed = _CONTROLS.get(keys["typed"], keys["typed"] + "\r")
             found[-1].keys.append((keys["when"], typed))
@@ -98,12 +103,18 @@ def played(script: list[Step], type_in: Typing) -> str:
     return "\n".join(lines) + "\n"
 
 
-def check_document(path: Path, type_in: Typing) -> None:
+def sections(text: str) -> dict[str, str]:
+    """The text below each heading of the second level."""
+    parts = re.split(r"^## (.+)\n", text, flags=re.M)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def check_document(path: Path, type_in: Typing, heading: str | None = None) -> None:
     """That the transcripts in the fenced blocks of this document come again, in their order.
 
-    They stand there as they came; only what is compared is masked.
+    They stand there as they came; only what is compared is masked. Of one section, if named.
     """
-    text = path.read_text()
+    text = path.read_text() if heading is None else sections(path.read_text())[heading]
     blocks = [b for b in re.findall(r"^```\n(.*?)^```$", text, re.M | re.S) if "$ " in b]
     assert blocks
     for block in blocks:
