@@ -3,12 +3,13 @@
 import json
 import shlex
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
 import pytest
 
 from tests.lab.container import Container, booted
-from tests.lab.serving import Daemon, installed_in
+from tests.lab.serving import SETTINGS, Daemon, installed_in
 from tests.lab.trees import NEWEST, Release, Tree
 from tests.support import transcript
 from tests.support.deadlines import SET_UP_S
@@ -19,6 +20,8 @@ pytestmark = pytest.mark.slow
 DOCUMENT = Path(__file__).parents[2] / "docs/recipes.md"
 PERSON = (Path(__file__).parent / "inside/person.py").read_text()
 PROGRAM = "/srv/person.py"
+SETTINGS_HERE = SETTINGS.replace("[/models]", "[/models, /var/lib/magi/models]")
+URL = "http://127.0.0.1:8000"
 LAPTOP = "/srv/laptop"  # the home folder of that machine
 # A network and files of its own; nothing of magid's.
 ON_LAPTOP = f"""\
@@ -47,21 +50,46 @@ for last; do :; done
 case $last in laptop:) ;; *) exit 1;; esac
 while [ $# -gt 1 ]; do cp "$1" {LAPTOP}/ || exit; shift; done
 """
-# What leaves the machine as it was, after the recipe of this heading.
+DISK = "Models on another disk"
+PEOPLE = "People who may operate magid"
+# What a recipe finds there, and what leaves the machine as it was.
+BEFORE = {
+    DISK: """
+        mkdir /srv/disk /data
+        echo '/srv/disk /data none bind,nofail 0 0' >>/etc/fstab
+        systemctl daemon-reload
+        mount /data""",
+    PEOPLE: "useradd --create-home alice",
+}
 AFTERWARDS = {
     "One other machine may use the models, over TLS": """
         rm -r /etc/systemd/system/magid.socket.d /etc/magi/gpu1.* /var/lib/magi/tokens.json
         sed -i '/^tls_/d; /^allowed_hosts/d' /etc/magi/magid.yaml
         systemctl daemon-reload
         systemctl restart magid.socket magid.service""",
+    DISK: """
+        mv /data/models/* /models/
+        sed -i 's|/data/models|/models, /var/lib/magi/models|' /etc/magi/magid.yaml
+        rm -r /etc/systemd/system/magid.service.d
+        systemctl daemon-reload
+        systemctl restart magid
+        magictl rescan
+        magictl apply
+        magictl wait gamma""",
+    PEOPLE: """
+        userdel --remove alice
+        rm /var/lib/magi/models/*
+        magictl rescan
+        magictl apply""",
 }
+REBOOT = "systemctl reboot"
 HEADINGS = list(transcript.sections(DOCUMENT.read_text()))
 
 
 @pytest.fixture(scope="module")
 def gpu1(all_trees: dict[Release, Tree], chat_model: Path) -> Iterator[Daemon]:
     with booted(all_trees[NEWEST]) as container:
-        daemon = installed_in(container, chat_model)
+        daemon = installed_in(container, chat_model, SETTINGS_HERE)
         container.write(PROGRAM, PERSON)
         container.write("/usr/local/bin/on-laptop", ON_LAPTOP, 0o755)
         container.write("/usr/local/bin/scp", SCP, 0o755)
@@ -71,7 +99,21 @@ def gpu1(all_trees: dict[Release, Tree], chat_model: Path) -> Iterator[Daemon]:
         daemon.client.close()
 
 
-def typed(container: Container, script: list[Step]) -> list[tuple[str, int]]:
+def typed(daemon: Daemon, script: list[Step]) -> list[tuple[str, int]]:
+    """A reboot is one of the container, and takes the network beside it with it."""
+    results: list[tuple[str, int]] = []
+    for is_reboot, steps in groupby(script, lambda step: step.command == REBOOT):
+        if is_reboot:
+            daemon.client.close()
+            daemon.container.reboot()
+            daemon.client = daemon.container.client(URL)
+            results += [("", 0) for _ in steps]
+        else:
+            results += typed_at_once(daemon.container, list(steps))
+    return results
+
+
+def typed_at_once(container: Container, script: list[Step]) -> list[tuple[str, int]]:
     wanted = [
         {
             "command": f"on-laptop {shlex.quote(s.command)}" if s.host == "laptop" else s.command,
@@ -87,8 +129,9 @@ def typed(container: Container, script: list[Step]) -> list[tuple[str, int]]:
 @pytest.mark.parametrize("heading", HEADINGS)
 def test_a_recipe_leads_to_what_it_shows(gpu1: Daemon, heading: str) -> None:
     container = gpu1.container
+    container.run(["sh", "-e", "-c", BEFORE.get(heading, "")])
     try:
-        transcript.check_document(DOCUMENT, lambda script: typed(container, script), heading)
+        transcript.check_document(DOCUMENT, lambda script: typed(gpu1, script), heading)
     finally:
-        container.run(["sh", "-e", "-c", AFTERWARDS[heading]])
+        container.run(["sh", "-e", "-c", AFTERWARDS.get(heading, "")])
         container.wait_until(gpu1.is_ready, "readiness")

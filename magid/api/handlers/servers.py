@@ -114,14 +114,15 @@ def _model_reasons(ctx: Context, name: str) -> list[str]:
 
 
 async def status(ctx: Context, call: Call) -> Reply:
-    """One summary for a dashboard."""
+    """One summary for a dashboard, of one moment: nothing is awaited after the servers."""
+    await ctx.look_for_program()
+    versions = await ctx.versions()
+    servers = await ctx.servers()
     daemon = ctx.daemon
     snapshot = daemon.snapshot
-    servers = await ctx.servers()
     plan: Plan = daemon.make_plan()
     tiers = Counter(model.tier for model in snapshot.models.values())
     states = Counter(server["state"] for server in servers)
-    await ctx.look_for_program()
     found = ctx.conditions()
     reasons = messages(found, Severity.ERROR)
     answer: server_schemas.StatusReply = {
@@ -137,7 +138,7 @@ async def status(ctx: Context, call: Call) -> Reply:
         "conditions": views.conditions(found),
         "pendingChanges": {"stop": len(plan.stop), "start": len(plan.start)},
         "memory": ctx.memory(),
-        "versions": await ctx.versions(),
+        "versions": versions,
         "uptimeSeconds": int(time.time() - ctx.started_at),
     }
     return reply(answer)
