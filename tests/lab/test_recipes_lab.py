@@ -52,6 +52,7 @@ while [ $# -gt 1 ]; do cp "$1" {LAPTOP}/ || exit; shift; done
 """
 DISK = "Models on another disk"
 PEOPLE = "People who may operate magid"
+HOME = "Models in a home folder"
 # What a recipe finds there, and what leaves the machine as it was.
 BEFORE = {
     DISK: """
@@ -60,6 +61,12 @@ BEFORE = {
         systemctl daemon-reload
         mount /data""",
     PEOPLE: "useradd --create-home alice",
+    HOME: """
+        useradd --create-home bob
+        chmod 700 /home/bob
+        mkdir /home/bob/models
+        cp /models/Alpha-1B-Q4_K_M.gguf /home/bob/models/Bobs-1B-Q4_K_M.gguf
+        chown -R bob: /home/bob""",
 }
 AFTERWARDS = {
     "One other machine may use the models, over TLS": """
@@ -76,6 +83,12 @@ AFTERWARDS = {
         magictl rescan
         magictl apply
         magictl wait gamma""",
+    HOME: """
+        sed -i 's|/home/bob/models, ||' /etc/magi/magid.yaml
+        userdel --remove bob
+        systemctl restart magid
+        magictl rescan
+        magictl apply""",
     PEOPLE: """
         userdel --remove alice
         rm /var/lib/magi/models/*
