@@ -66,7 +66,7 @@ def test_what_would_stop_is_shown_and_nothing_changed(magid: Running, type_in: T
     (magid.profiles / "beta.yaml").write_text("name: Beta\nenabled_models: [beta*, alhpa*]\n")
     try:
         done = type_in("profile activate beta --dry-run")
-        message, stop = done.stdout.splitlines()
+        message, stop, *_ = done.stdout.splitlines()
         assert message == "Nothing was changed"
         assert stop.startswith("- llama-server@")
         assert ALPHA in stop

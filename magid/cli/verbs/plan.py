@@ -44,7 +44,7 @@ def rescan(client: Client, args: argparse.Namespace) -> int:
             say(f"  {sign} {name}")
     for broken in answer["modelsBroken"]:
         note(plain(f"{broken['path']}: {broken['reason']}"))
-    for one in answer.get("conditions", ()):
+    for one in answer["conditions"]:
         say_condition(one)
     return 0
 
@@ -101,5 +101,5 @@ def show_plan(answer: Any) -> None:
         for line in answer.get(verb, ()):
             text = f"{sign} {line['unit'] or '-':27}  {line['modelId']}: {line['reason']}"
             print(paint(plain(text), colour))
-    for one in answer["conditions"]:
+    for one in answer.get("conditions", ()):
         say_condition(one)
