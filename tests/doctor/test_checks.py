@@ -395,7 +395,7 @@ def test_each_finding_has_a_case() -> None:
 
 
 def test_each_finding_is_planted_or_nothing_could_mend_it() -> None:
-    """tests/lab/test_doctor_lab.py plants them, runs what doctor prints, and looks again."""
+    """tests/lab/test_doctor_faults_lab.py plants them, runs what doctor prints, and looks again."""
     planted = {fault.finding for fault in (*faults.TOGETHER, *ALONE)}
     mended = {fault.finding for fault in (*faults.TOGETHER, *ALONE) if not fault.by_hand}
     assert findings.names() == planted | faults.NO_COMMAND.keys()

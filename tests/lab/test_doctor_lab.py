@@ -1,99 +1,25 @@
-"""`magictl doctor` on a machine with real faults: it finds each, and its own commands mend them.
+"""`magictl doctor` on a sound machine and on one with many faults, and for users without root."""
 
-What doctor prints as a command is run as it stands, once, and nothing else: then all is well.
-"""
-
-import json
 import os
 import pty
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.lab import faults
-from tests.lab.container import ENVIRONMENT, Container, booted
-from tests.lab.faults import Fault
-from tests.lab.faults_alone import ALONE
-from tests.lab.serving import Daemon, installed_in
-from tests.lab.trees import RELEASES, Release, Tree
+from tests.lab.container import ENVIRONMENT, Container
+from tests.lab.doctor import HEALTHY, PEOPLE, Doctor, check_told, check_true, with_doctor
+from tests.lab.trees import OLDEST, Release, Tree
 
 pytestmark = pytest.mark.slow
-
-PEOPLE = ("stranger", "member")  # the second one is in the group magi
-# What magid says of a fault itself, and what only root can find out about it.
-LESS_SEEN = {
-    "magid-cannot-start": ("open-without-token",),
-    "model-unread": ("model-file-closed", "model-way-closed", "model-folder-closed"),
-    "model-unused": ("model-file-refused",),
-}
-HEALTHY = "no problems found (28 checks)\n"
-
-
-class Doctor:
-    """A machine with magid, and its doctor."""
-
-    def __init__(self, daemon: Daemon) -> None:
-        self.container: Container = daemon.container
-        self.daemon = daemon
-
-    def sh(self, script: str) -> str:
-        """As root types it; what takes longer than a person would wait is ended."""
-        return self.container.run(["timeout", "60", "sh", "-c", script], check=False).stdout
-
-    def look(self, *words: str, user: str | None = None) -> "subprocess.CompletedProcess[str]":
-        return self.container.run(["magictl", "doctor", *words], check=False, user=user)
-
-    def findings(self, user: str | None = None) -> list[dict[str, Any]]:
-        """What it finds, notes left out."""
-        done = self.look("--json", user=user)
-        assert done.stderr == ""
-        found = [f for check in json.loads(done.stdout)["checks"] for f in check["findings"]]
-        assert done.returncode == any(finding["severity"] == "error" for finding in found)
-        return [finding for finding in found if finding["severity"] != "note"]
-
-    def mend(self, found: list[dict[str, Any]], by_hand: str = "") -> None:
-        """Run what doctor printed, or what a person has to do; then nothing is wrong any more."""
-        printed = [command for finding in found for command in finding["run"]]
-        for command in [by_hand] if by_hand else printed:
-            self.sh(command)
-        self.container.wait_until(self.is_settled, "servers that have settled")
-        done = self.look()
-        assert done.stdout == HEALTHY, "\n".join(["after", *printed, "", done.stdout])
-
-    def is_settled(self) -> bool:
-        done = self.container.run(["magictl", "ps", "--all", "--json"], check=False)
-        states = [s["state"] for s in json.loads(done.stdout or '{"servers": []}')["servers"]]
-        return not {"starting", "loading", "stopping"} & set(states)
-
-
-def check_told(found: list[dict[str, Any]], fault: Fault) -> None:
-    """Asserts that doctor found it, under its name and in its words."""
-    told = [f for f in found if f["name"] == fault.finding and fault.says in f["what"]]
-    assert told, "\n".join([fault.says, "", *(f"{f['name']}: {f['what']}" for f in found)])
-    assert told[0]["run"] or fault.finding in faults.NO_COMMAND
-
-
-def check_true(doctor: Doctor, found: list[dict[str, Any]]) -> None:
-    """Asserts that whoever is not root is told nothing that root, who sees all, is not told."""
-    real = {finding["name"] for finding in found}
-    real |= {less for less, more in LESS_SEEN.items() if real & set(more)}
-    for user in PEOPLE:
-        false = [f["what"] for f in doctor.findings(user) if f["name"] not in real]
-        assert not false, f"{user}: {false}"
 
 
 @pytest.fixture(scope="module")
 def doctor(all_trees: dict[Release, Tree], chat_model: Path) -> Iterator[Doctor]:
-    with booted(all_trees[RELEASES[0]]) as container:
-        daemon = installed_in(container, chat_model)
-        daemon.wait_ready()
-        container.run(["useradd", "stranger"])
-        container.run(["useradd", "--groups", "magi", "member"])
-        yield Doctor(daemon)
-        daemon.client.close()
+    with with_doctor(all_trees[OLDEST], chat_model) as one:
+        yield one
 
 
 def test_a_healthy_machine(doctor: Doctor) -> None:
@@ -115,19 +41,6 @@ def test_faults_that_come_together(doctor: Doctor) -> None:
     for fault in faults.TOGETHER:
         doctor.sh(fault.after)
     doctor.sh("magictl rescan && magictl apply")
-
-
-@pytest.mark.parametrize("fault", ALONE, ids=lambda fault: f"{fault.finding} {fault.says}")
-def test_a_fault_alone(doctor: Doctor, fault: Fault) -> None:
-    doctor.sh(fault.plant)
-    try:
-        found = doctor.findings()
-        check_told(found, fault)
-        check_true(doctor, found)
-        doctor.mend(found, fault.by_hand)
-    finally:
-        doctor.sh(fault.after)
-        doctor.container.wait_until(doctor.is_settled, "servers that have settled")
 
 
 def test_a_state_folder_behind_a_link_is_sound(doctor: Doctor) -> None:

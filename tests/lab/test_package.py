@@ -226,6 +226,7 @@ def test_its_life(machine: Machine, model: Path) -> None:
         *(partial(runs_models, model=model), keeps_decisions, is_upgraded, is_downgraded),
         survives_its_launcher,
         *(is_left_alone_by_needrestart, is_removed, comes_back, is_purged, is_installed_again),
+        is_mended_as_doctor_says,
     ):
         began = time.monotonic()
         step(machine)
@@ -444,3 +445,19 @@ def passes_its_autopkgtest(machine: Machine) -> None:
     assert sorted(tests) == ["smoke", "upgrade"]
     for test in tests:
         machine.sh(f"{CHECKS}/{test}")
+
+
+def is_mended_as_doctor_says(machine: Machine) -> None:
+    """A part of the package that is gone comes back from the archive."""
+    machine.sh("rm /usr/lib/systemd/system/magi-key.socket; systemctl daemon-reload")
+    (finding,) = _findings(machine)
+    assert (finding["name"], finding["what"]) == ("unit-missing", "magi-key.socket is not there")
+    for command in finding["run"]:
+        machine.sh(command)
+    assert _findings(machine) == []
+
+
+def _findings(machine: Machine) -> list[dict[str, Any]]:
+    checks = json.loads(machine.sh("magictl doctor --json", check=False))["checks"]
+    found = [finding for check in checks for finding in check["findings"]]
+    return [finding for finding in found if finding["severity"] != "note"]
