@@ -13,7 +13,7 @@ from magid.api.schemas import servers as server_schemas
 from magid.api.sse import Fanout
 from magid.auth.token_store import TokenStore
 from magid.catalog.effective import Model
-from magid.control.conditions import Code, Condition, Severity, in_order
+from magid.control.conditions import Code, DaemonCondition, Severity, in_order
 from magid.control.daemon import Daemon
 from magid.control.snapshot import Snapshot
 from magid.errors import MagidError, NotReady
@@ -117,14 +117,14 @@ class Context(Struct):
         else:
             self._lacking = ""
 
-    def conditions(self) -> list[Condition]:
+    def conditions(self) -> list[DaemonCondition]:
         """Returns the daemon's conditions and those of the API: the one list that all show."""
         found = self.daemon.conditions()
         if self._lacking and not any(self._lacking in one.message for one in found):
-            found.append(Condition(Code.NO_PROGRAM, self._lacking, Severity.ERROR))
-        found += (Condition(Code.NOT_LISTENING, text) for text in self.not_listening)
+            found.append(DaemonCondition(Code.NO_PROGRAM, self._lacking, Severity.ERROR))
+        found += (DaemonCondition(Code.NOT_LISTENING, text) for text in self.not_listening)
         if self.book.problem is not None:
-            found.append(Condition(Code.TOKENS_UNUSABLE, self.book.problem.message))
+            found.append(DaemonCondition(Code.TOKENS_UNUSABLE, self.book.problem.message))
         return in_order(found)
 
     async def versions(self) -> server_schemas.Versions:

@@ -56,8 +56,35 @@ def _shapes(routes: list[Route]) -> tuple[dict[Any, Any], dict[str, Any]]:
     found, definitions = TypeAdapter.json_schemas(
         [(kind, mode, TypeAdapter(kind)) for kind, mode in ordered], ref_template=_REF
     )
-    shapes = {kind: schema for (kind, _mode), schema in found.items()}
-    return shapes, definitions.get("$defs", {})
+    shapes = {kind: _named(schema) for (kind, _mode), schema in found.items()}
+    components = definitions.get("$defs", {})
+    return shapes, {
+        _COMPONENTS.get(name, name): _named(schema) for name, schema in components.items()
+    }
+
+
+# Component names that clients were generated from, where those of the classes are others.
+_COMPONENTS = {
+    "LoadBalancing": "LoadBalancing-Output",
+    "LoadBalancingRules": "LoadBalancing-Input",
+    "TierConfig": "TierConfig-Output",
+    "TierRange": "TierConfig-Input",
+    "TwoStage": "TwoStage-Output",
+    "TwoStageRules": "TwoStage-Input",
+}
+
+
+def _named(schema: Any) -> Any:
+    """Returns a schema whose references have the document's names of components."""
+    if isinstance(schema, list):
+        return [_named(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    named = {key: _named(value) for key, value in schema.items()}
+    if isinstance(reference := named.get("$ref"), str):
+        path, _, name = reference.rpartition("/")
+        named["$ref"] = f"{path}/{_COMPONENTS.get(name, name)}"
+    return named
 
 
 def _operation(route: Route, shapes: dict[Any, Any]) -> dict[str, Any]:

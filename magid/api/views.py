@@ -13,7 +13,7 @@ from magid.catalog.effective import Model
 from magid.catalog.profile import Profile, selects
 from magid.catalog.registry import ModelEntry
 from magid.config.settings import Config
-from magid.control.conditions import Code, Condition
+from magid.control.conditions import Code, DaemonCondition
 from magid.control.planner import Blocked, Keep, Plan, Start, Stop
 from magid.control.snapshot import Snapshot
 from magid.discovery.found import BrokenFile
@@ -266,7 +266,9 @@ def servers_reply(servers: list[server_schemas.Server]) -> server_schemas.Server
 # -- plans and profiles ----------------------------------------------------------------------
 
 
-def plan_reply(message: str, plan: Plan, found: Iterable[Condition]) -> server_schemas.PlanReply:
+def plan_reply(
+    message: str, plan: Plan, found: Iterable[DaemonCondition]
+) -> server_schemas.PlanReply:
     """`found` are all conditions; shown are those about models that no plan starts."""
     return {
         "message": message,
@@ -297,7 +299,7 @@ def profile_reply(
     return {**own, "active": active, "missingModels": missing}
 
 
-def conditions(found: Iterable[Condition]) -> list[server_schemas.Condition]:
+def conditions(found: Iterable[DaemonCondition]) -> list[server_schemas.Condition]:
     return [
         {
             "code": one.code,

@@ -13,7 +13,7 @@ from msgspec import Struct, structs
 from magid.catalog.profile import Profile, matches
 from magid.catalog.registry import ModelEntry, Registry
 from magid.config.settings import Config
-from magid.discovery.abilities import Abilities
+from magid.discovery.abilities import ModelAbilities
 from magid.discovery.found import FoundModel
 from magid.discovery.kinds import ModelKind
 from magid.discovery.tiers import Tier
@@ -44,7 +44,7 @@ class Model(Struct, frozen=True):
         return self.settings.start == "on-demand"
 
     @property
-    def abilities(self) -> Abilities:
+    def abilities(self) -> ModelAbilities:
         """What it can do as it would be started, by its files: a running server may know better."""
         options = {argument.partition("=")[0] for argument in self.settings.extra_args}
         if self.found.kind is not ModelKind.CHAT or options.isdisjoint(_TEMPLATE_OPTIONS):

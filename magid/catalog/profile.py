@@ -77,8 +77,10 @@ class _Part(BaseModel):
     )
 
 
-class TierConfig(_Part):
+class TierRange(_Part):
     """Up to which complexity a request goes to a tier, and what to expect of it."""
+
+    model_config = ConfigDict(title="TierConfig")  # in the OpenAPI document
 
     name: Tier
     max_score: Annotated[float, Field(strict=True, ge=0, le=1000, allow_inf_nan=False)]
@@ -86,8 +88,10 @@ class TierConfig(_Part):
     description: Text = ""
 
 
-class TwoStage(_Part):
+class TwoStageRules(_Part):
     """Let one tier draft and another one refine."""
+
+    model_config = ConfigDict(title="TwoStage")  # in the OpenAPI document
 
     enabled: StrictBool = False
     stage1_tier: Tier = Tier.BALANCED
@@ -103,8 +107,10 @@ class Strategy(StrEnum):
     PREFIX_AFFINITY = "prefix_affinity"
 
 
-class LoadBalancing(_Part):
+class LoadBalancingRules(_Part):
     """How requests for one model are spread over its servers."""
+
+    model_config = ConfigDict(title="LoadBalancing")  # in the OpenAPI document
 
     enabled: StrictBool = True
     strategy: Strategy = Strategy.ROUND_ROBIN
@@ -119,7 +125,7 @@ class LoadBalancing(_Part):
     ] = {}
 
 
-def _rising(tiers: tuple[TierConfig, ...]) -> tuple[TierConfig, ...]:
+def _rising(tiers: tuple[TierRange, ...]) -> tuple[TierRange, ...]:
     if len({tier.name for tier in tiers}) != len(tiers):
         raise _refused("should have each tier at most once")
     if any(low.max_score >= high.max_score for low, high in pairwise(tiers)):
@@ -128,19 +134,19 @@ def _rising(tiers: tuple[TierConfig, ...]) -> tuple[TierConfig, ...]:
 
 
 DEFAULT_TIERS = (
-    TierConfig(
+    TierRange(
         name=Tier.FAST,
         max_score=3,
         expected_time_seconds=2,
         description="Fast processing for simple queries",
     ),
-    TierConfig(
+    TierRange(
         name=Tier.BALANCED,
         max_score=7,
         expected_time_seconds=5,
         description="Balanced speed and depth for most queries",
     ),
-    TierConfig(
+    TierRange(
         name=Tier.POWERFUL,
         max_score=10,
         expected_time_seconds=15,
@@ -158,9 +164,9 @@ class Profile(_Part):
     enabled_models: Annotated[
         tuple[Annotated[StrictStr, AfterValidator(_selector)], ...], Field(max_length=1000)
     ] = ()
-    tier_config: Annotated[tuple[TierConfig, ...], AfterValidator(_rising)] = DEFAULT_TIERS
-    two_stage: TwoStage = TwoStage()
-    load_balancing: LoadBalancing = LoadBalancing()
+    tier_config: Annotated[tuple[TierRange, ...], AfterValidator(_rising)] = DEFAULT_TIERS
+    two_stage: TwoStageRules = TwoStageRules()
+    load_balancing: LoadBalancingRules = LoadBalancingRules()
     # More names for the gateway: alias -> model id, tier or auto.
     aliases: Annotated[dict[Alias, Alias], Field(max_length=1000)] = {}
 

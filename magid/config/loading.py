@@ -199,7 +199,7 @@ def _position(key: str, document: strict_yaml.Document) -> str:
 
 
 def _invalid(
-    problems: Sequence[strict_yaml.Problem],
+    problems: Sequence[strict_yaml.YamlProblem],
     given: Mapping[str, str],
     document: strict_yaml.Document,
 ) -> InvalidConfig:
@@ -210,7 +210,7 @@ def _invalid(
 
 
 def _told(
-    problem: strict_yaml.Problem, given: Mapping[str, str], document: strict_yaml.Document
+    problem: strict_yaml.YamlProblem, given: Mapping[str, str], document: strict_yaml.Document
 ) -> tuple[str, str, str]:
     """Message, key and source."""
     source = given.get(str(problem.path[0])) if problem.path else None

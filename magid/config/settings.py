@@ -44,7 +44,7 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
-class TierThresholds(Section):
+class TierBounds(Section):
     """Where tiers begin and end, in billions of parameters."""
 
     powerful_min: Billions = Field(14.0, description="From this size on a model is powerful")
@@ -156,7 +156,7 @@ class Config(Section):
         None, description="The certificate, with its chain, that TCP is answered with; null: no TLS"
     )
     tls_key: AbsolutePath | None = Field(None, description="The private key of tls_cert")
-    tier_thresholds: TierThresholds = TierThresholds()
+    tier_thresholds: TierBounds = TierBounds()
     server_defaults: RuntimeSettings = RuntimeSettings()
     restart: Restart = Restart()
     gateway: Gateway = Gateway()

@@ -57,7 +57,7 @@ ABOUT_MODELS: Final = frozenset(
 )
 
 
-class Condition(Struct, frozen=True):
+class DaemonCondition(Struct, frozen=True):
     """One condition. `remedy` are commands, in the order in which to run them."""
 
     code: Code
@@ -78,17 +78,17 @@ class Situation(Struct, frozen=True):
     unknown: tuple[str, ...] = ()  # what keeps magid from knowing the state; "" is skipped
 
 
-def conditions(now: Situation) -> list[Condition]:
+def conditions(now: Situation) -> list[DaemonCondition]:
     """Returns all conditions, errors first."""
     return in_order(one for rule in _RULES for one in rule(now))
 
 
-def in_order(found: Iterable[Condition]) -> list[Condition]:
+def in_order(found: Iterable[DaemonCondition]) -> list[DaemonCondition]:
     """Returns the conditions, errors first."""
     return sorted(found, key=lambda one: _ORDER.index(one.severity))
 
 
-def messages(found: Iterable[Condition], *severities: Severity) -> list[str]:
+def messages(found: Iterable[DaemonCondition], *severities: Severity) -> list[str]:
     """Returns the messages of the conditions that have one of these severities."""
     return [one.message for one in found if one.severity in severities]
 
@@ -102,11 +102,11 @@ _PHASES: Final = {
 }
 
 
-def _phase(now: Situation) -> Iterable[Condition]:
+def _phase(now: Situation) -> Iterable[DaemonCondition]:
     if now.phase is not Phase.SERVING:
-        yield Condition(Code.NOT_SERVING, _PHASES[now.phase], Severity.ERROR)
+        yield DaemonCondition(Code.NOT_SERVING, _PHASES[now.phase], Severity.ERROR)
     elif not now.snapshot.disk.listed:
-        yield Condition(
+        yield DaemonCondition(
             Code.NO_FOLDER,
             "no model folder could be read; GET /api/models/status says why",
             Severity.ERROR,
@@ -114,41 +114,41 @@ def _phase(now: Situation) -> Iterable[Condition]:
         )
 
 
-def _unknown(now: Situation) -> Iterable[Condition]:
+def _unknown(now: Situation) -> Iterable[DaemonCondition]:
     for why in filter(None, now.unknown):
-        yield Condition(Code.STATE_UNKNOWN, why, Severity.ERROR)
+        yield DaemonCondition(Code.STATE_UNKNOWN, why, Severity.ERROR)
 
 
-def _saved(now: Situation) -> Iterable[Condition]:
+def _saved(now: Situation) -> Iterable[DaemonCondition]:
     for problem in now.snapshot.store_problems:
-        yield Condition(Code.STATE_NOT_SAVED, problem, remedy=("magictl doctor",))
+        yield DaemonCondition(Code.STATE_NOT_SAVED, problem, remedy=("magictl doctor",))
 
 
-def _profile(now: Situation) -> Iterable[Condition]:
+def _profile(now: Situation) -> Iterable[DaemonCondition]:
     active = now.snapshot.active
     if active.problem:
         severity = Severity.ERROR if active.profile is None else Severity.WARNING
-        yield Condition(Code.PROFILE_UNUSABLE, active.problem, severity)
+        yield DaemonCondition(Code.PROFILE_UNUSABLE, active.problem, severity)
 
 
 # -- the disk --------------------------------------------------------------------------------
 
 
-def _folders(now: Situation) -> Iterable[Condition]:
+def _folders(now: Situation) -> Iterable[DaemonCondition]:
     disk = now.snapshot.disk
     for root in disk.unreadable_roots:
         if root.is_late:
             text = f"the model folder {root.path} {root.reason}"
-            yield Condition(Code.FOLDER_SILENT, text, Severity.ERROR)
+            yield DaemonCondition(Code.FOLDER_SILENT, text, Severity.ERROR)
         elif not (disk.listed and root.is_absent and now.snapshot.may_lack_folders):
             text = f"cannot read {root.path}: {root.reason}"
-            yield Condition(Code.FOLDER_UNREADABLE, text, remedy=("magictl doctor",))
+            yield DaemonCondition(Code.FOLDER_UNREADABLE, text, remedy=("magictl doctor",))
 
 
-def _missing(now: Situation) -> Iterable[Condition]:
+def _missing(now: Situation) -> Iterable[DaemonCondition]:
     for folder, entries in now.snapshot.away.items():
         names = [entry.model_id for entry in entries]
-        yield Condition(
+        yield DaemonCondition(
             Code.MODELS_MISSING,
             f"{folder} has none of the models that are known from there: {_listed(names)}; "
             "is its disk mounted?",
@@ -157,12 +157,12 @@ def _missing(now: Situation) -> Iterable[Condition]:
         )
 
 
-def _gone(now: Situation) -> Iterable[Condition]:
+def _gone(now: Situation) -> Iterable[DaemonCondition]:
     """Notes models whose file alone is gone."""
     away = {entry.model_id for entries in now.snapshot.away.values() for entry in entries}
     names = [e.model_id for e in now.snapshot.missing if e.model_id not in away]
     if names and now.snapshot.disk.listed and not now.snapshot.disk.pending:
-        yield Condition(
+        yield DaemonCondition(
             Code.MODELS_GONE,
             f"{_count(names, 'model has', 'models have')} no file any more: {_listed(names)}",
             Severity.NOTE,
@@ -170,12 +170,12 @@ def _gone(now: Situation) -> Iterable[Condition]:
         )
 
 
-def _broken(now: Situation) -> Iterable[Condition]:
+def _broken(now: Situation) -> Iterable[DaemonCondition]:
     silent = {root.path for root in now.snapshot.disk.unreadable_roots}
     broken = [file for file in now.snapshot.disk.broken if file.path not in silent]
     if broken:
         files = [f"{file.path} ({file.reason})" for file in broken]
-        yield Condition(
+        yield DaemonCondition(
             Code.FILES_BROKEN,
             f"{_count(files, 'file', 'files')} cannot be used: {_listed(files)}",
             remedy=("magictl doctor",),
@@ -185,7 +185,7 @@ def _broken(now: Situation) -> Iterable[Condition]:
 # -- servers ---------------------------------------------------------------------------------
 
 
-def _down(now: Situation) -> Iterable[Condition]:
+def _down(now: Situation) -> Iterable[DaemonCondition]:
     starting = now.phase is Phase.STARTING
     for spec in now.snapshot.wanted.specs:
         server = now.observed.get(spec.port)
@@ -194,7 +194,7 @@ def _down(now: Situation) -> Iterable[Condition]:
         if server.state in (ServerState.FAILED, ServerState.BACKOFF) or (
             starting and server.state in (ServerState.STARTING, ServerState.LOADING)
         ):
-            yield Condition(
+            yield DaemonCondition(
                 Code.SERVER_DOWN,
                 f"{server.unit} ({spec.model_id}) {server.described}",
                 Severity.ERROR,
@@ -203,13 +203,13 @@ def _down(now: Situation) -> Iterable[Condition]:
             )
 
 
-def _without_port(now: Situation) -> Iterable[Condition]:
+def _without_port(now: Situation) -> Iterable[DaemonCondition]:
     for line in now.snapshot.wanted.blocked:
         text = f"{line.model_id} has no server: {line.reason}"
-        yield Condition(Code.NO_PORT, text, Severity.ERROR, model_ids=(line.model_id,))
+        yield DaemonCondition(Code.NO_PORT, text, Severity.ERROR, model_ids=(line.model_id,))
 
 
-def _stopped(now: Situation) -> Iterable[Condition]:
+def _stopped(now: Situation) -> Iterable[DaemonCondition]:
     """Tells which wanted models are stopped, and why; a warning if no wanted model runs."""
     if now.phase is not Phase.SERVING:
         return
@@ -226,7 +226,7 @@ def _stopped(now: Situation) -> Iterable[Condition]:
     is_all = sum(map(len, by_reason.values())) == len(always)
     for reason, found in by_reason.items():
         names = list(dict.fromkeys(found))
-        yield Condition(
+        yield DaemonCondition(
             Code.MODELS_STOPPED,
             f"{_count(names, 'wanted model is', 'wanted models are')} stopped: {_listed(names)}"
             f"{f' ({reason})' if reason else ''}",
@@ -240,7 +240,7 @@ def _is_stopped(server: ObservedServer, model_id: str) -> bool:
     return server.state is ServerState.STOPPED and server.model_id == model_id
 
 
-def _pending(now: Situation) -> Iterable[Condition]:
+def _pending(now: Situation) -> Iterable[DaemonCondition]:
     if now.phase is Phase.SERVING and not now.plan.is_empty:
         starts = {line.spec.model_id for line in now.plan.start}
         stops = {line.model_id for line in now.plan.stop}
@@ -250,7 +250,7 @@ def _pending(now: Situation) -> Iterable[Condition]:
             (stops - starts, "to stop"),
         ]
         said = "; ".join(f"{verb}: {_listed(sorted(ids))}" for ids, verb in parts if ids)
-        yield Condition(
+        yield DaemonCondition(
             Code.CHANGES_PENDING,
             f"changes are pending ({said})",
             Severity.NOTE,
@@ -278,10 +278,10 @@ def how_to_include(snapshot: Snapshot, model_ids: Iterable[str]) -> tuple[str, .
     return (f"magictl enable {' '.join(model_ids)}", change)
 
 
-def _left_out(now: Situation) -> Iterable[Condition]:
+def _left_out(now: Situation) -> Iterable[DaemonCondition]:
     names = [model.model_id for model in left_out(now.snapshot)]
     if names:
-        yield Condition(
+        yield DaemonCondition(
             Code.MODELS_LEFT_OUT,
             f"{_count(names, 'model is', 'models are')} not wanted, because "
             f"{why_left_out(now.snapshot)}: {_listed(names)}",
@@ -291,7 +291,7 @@ def _left_out(now: Situation) -> Iterable[Condition]:
         )
 
 
-_RULES: Final[tuple[Callable[[Situation], Iterable[Condition]], ...]] = (
+_RULES: Final[tuple[Callable[[Situation], Iterable[DaemonCondition]], ...]] = (
     *(_phase, _unknown, _folders, _profile, _down, _without_port),
     *(_saved, _missing, _broken, _stopped, _pending, _gone, _left_out),
 )

@@ -17,7 +17,7 @@ from magid.config.settings import Config
 from magid.control import boot, conditions, planner, transitions
 from magid.control.audit_log import StateLog, tell_decision
 from magid.control.boot import Boot
-from magid.control.conditions import Condition, Situation
+from magid.control.conditions import DaemonCondition, Situation
 from magid.control.executor import PlanExecutor
 from magid.control.planner import Plan
 from magid.control.profiles import Profiles
@@ -156,7 +156,7 @@ class Daemon:
         """Returns whether this model's running servers differ from the wanted ones."""
         return not planner.only(model_id, self.snapshot.wanted, self.observed()).is_empty
 
-    def conditions(self) -> list[Condition]:
+    def conditions(self) -> list[DaemonCondition]:
         """Returns what is not as it should be, or not as wanted; errors first."""
         unknown = (self._scanning.problem, self.launcher.problem)
         return conditions.conditions(

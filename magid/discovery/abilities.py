@@ -32,7 +32,7 @@ HEADER_KEYS: Final = tuple(key for keys in _INFILL for key in keys)
 HEADER_FLAGS: Final = ("clip.has_vision_encoder", "clip.has_audio_encoder")
 
 
-class Abilities(Struct, frozen=True):
+class ModelAbilities(Struct, frozen=True):
     """None: the files do not tell. `context` and `kind` of a model stand beside this."""
 
     tools: bool | None = None  # its chat template has a place for them
@@ -81,7 +81,7 @@ def abilities_of(
     *,
     tools: bool | None,
     projector: Mapping[str, object] | None,
-) -> Abilities:
+) -> ModelAbilities:
     """`tools`: what its chat template says, None without one; `projector`: that file's header.
 
     A chat model without a template gets llama-server's own one, which has no place for tools.
@@ -92,7 +92,7 @@ def abilities_of(
     length = number(metadata, f"{architecture}.embedding_length_out") or number(
         metadata, f"{architecture}.embedding_length"
     )
-    return Abilities(
+    return ModelAbilities(
         tools=is_chat and bool(tools),
         images=flags[0],
         audio=flags[1],

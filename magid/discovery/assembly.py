@@ -11,8 +11,8 @@ from msgspec import Struct, field
 
 from magid.discovery import grouping
 from magid.discovery.abilities import abilities_of
-from magid.discovery.found import BrokenFile, Companion, FoundModel
-from magid.discovery.header_cache import Facts, Reading, Unusable
+from magid.discovery.found import BrokenFile, CompanionFile, FoundModel
+from magid.discovery.header_cache import HeaderFacts, Reading, Unusable
 from magid.discovery.kinds import ModelKind, companion_kind, foreign, model_kind
 from magid.discovery.naming import identify, nominal_bits, number, text
 from magid.discovery.projectors import Pairing, candidate, pair
@@ -32,7 +32,7 @@ class Assembled(Struct, frozen=True):
     files: list[File] = field(default_factory=list)
     models: tuple[FoundModel, ...] = ()
     broken: tuple[BrokenFile, ...] = ()
-    companions: tuple[Companion, ...] = ()
+    companions: tuple[CompanionFile, ...] = ()
     is_lasting: bool = True
 
 
@@ -42,7 +42,7 @@ class Assembled(Struct, frozen=True):
 def assemble(
     files: list[File], readings: Mapping[str, Reading], thresholds: Thresholds
 ) -> Assembled:
-    companions: list[Companion] = []
+    companions: list[CompanionFile] = []
     projectors: list[File] = []
     others: list[grouping.Parts] = []
     for parts in grouping.join(files):
@@ -51,14 +51,14 @@ def assemble(
         if kind is None:
             others.append(parts)
             continue
-        companions += [Companion(kind, file.real) for file in parts.files]
+        companions += [CompanionFile(kind, file.real) for file in parts.files]
         if kind == "mmproj":
             projectors.append(first)
     broken: list[BrokenFile] = []
-    usable: list[tuple[grouping.Parts, list[Facts]]] = []
+    usable: list[tuple[grouping.Parts, list[HeaderFacts]]] = []
     for parts in others:
         facts = [readings[file.path] for file in parts.files]
-        known = [one for one in facts if isinstance(one, Facts)]
+        known = [one for one in facts if isinstance(one, HeaderFacts)]
         if reason := grouping.problem(parts, facts) or foreign(known[0].metadata):
             broken.append(BrokenFile(parts.files[0].path, reason))
         else:
@@ -83,7 +83,7 @@ def _companion_of(file: File, reading: Reading) -> str | None:
 
 
 def _pairing(
-    usable: Sequence[tuple[grouping.Parts, list[Facts]]],
+    usable: Sequence[tuple[grouping.Parts, list[HeaderFacts]]],
     offered: Sequence[File],
     readings: Mapping[str, Reading],
 ) -> Pairing:
@@ -94,12 +94,12 @@ def _pairing(
 
 
 def _metadata(reading: Reading) -> Mapping[str, object]:
-    return reading.metadata if isinstance(reading, Facts) else {}
+    return reading.metadata if isinstance(reading, HeaderFacts) else {}
 
 
 def _model(
     parts: grouping.Parts,
-    facts: Sequence[Facts],
+    facts: Sequence[HeaderFacts],
     projector: File | None,
     projector_metadata: Mapping[str, object] | None,
     thresholds: Thresholds,
@@ -123,7 +123,7 @@ def _model(
         path=path_to_open(parts),
         filename=first.name,
         files=tuple(file.path if parts.count > 1 else file.real for file in parts.files),
-        companions=(Companion("mmproj", projector.real),) if projector else (),
+        companions=(CompanionFile("mmproj", projector.real),) if projector else (),
         kind=kind,
         name=name,
         display_name=name.display_name(),
@@ -159,7 +159,7 @@ def _active(total: int, routed: int, metadata: Mapping[str, object]) -> int:
     return total - routed + routed * min(used, experts) // experts
 
 
-def _thinking(kind: ModelKind, facts: Facts, filename: str) -> tuple[ThinkingMode, str]:
+def _thinking(kind: ModelKind, facts: HeaderFacts, filename: str) -> tuple[ThinkingMode, str]:
     """As `tiers.detect_thinking`, of which the template's part was done when it was read."""
     if kind is not ModelKind.CHAT:
         return ThinkingMode.NONE, f"a model of the kind {kind} writes no text"

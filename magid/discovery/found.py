@@ -2,14 +2,14 @@
 
 from msgspec import Struct
 
-from magid.discovery.abilities import Abilities
+from magid.discovery.abilities import ModelAbilities
 from magid.discovery.kinds import ModelKind
 from magid.discovery.naming import ModelName, file_stem
 from magid.discovery.tiers import ThinkingMode, Tier
 from magid.discovery.walker import UnreadableRoot
 
 
-class Companion(Struct, frozen=True):
+class CompanionFile(Struct, frozen=True):
     """A GGUF file that is no model by itself."""
 
     kind: str  # mmproj | draft | lora | imatrix | vocab
@@ -22,7 +22,7 @@ class FoundModel(Struct, frozen=True):
     path: str  # what llama-server gets: the first shard, absolute, links resolved
     filename: str  # the name it has in its folder, which a link may have given it
     files: tuple[str, ...]
-    companions: tuple[Companion, ...]  # the projector to start it with, if there is one
+    companions: tuple[CompanionFile, ...]  # the projector to start it with, if there is one
     kind: ModelKind
     name: ModelName
     display_name: str
@@ -34,7 +34,7 @@ class FoundModel(Struct, frozen=True):
     bits_per_weight: float  # measured over all tensors
     thinking_mode: ThinkingMode
     thinking_evidence: str
-    abilities: Abilities
+    abilities: ModelAbilities
     tier: Tier
     base_id: str
     stamp: str  # 16 hex digits: another value means other content, of the projector too
@@ -72,7 +72,7 @@ class Scan(Struct, frozen=True):
 
     models: tuple[FoundModel, ...] = ()  # in path order
     broken: tuple[BrokenFile, ...] = ()  # in path order; unreadable and silent folders too
-    companions: tuple[Companion, ...] = ()  # in path order, paired or not
+    companions: tuple[CompanionFile, ...] = ()  # in path order, paired or not
     unreadable_roots: tuple[UnreadableRoot, ...] = ()
     empty_folders: tuple[str, ...] = ()  # they hold nothing at all, as where no disk is mounted
     duration_s: float = 0.0

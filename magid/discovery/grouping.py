@@ -13,7 +13,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from magid.discovery.header_cache import Facts, Reading, Unusable
+from magid.discovery.header_cache import HeaderFacts, Reading, Unusable
 from magid.discovery.naming import number
 from magid.discovery.walker import File
 
@@ -48,7 +48,7 @@ def problem(parts: Parts, readings: Sequence[Reading]) -> str | None:
     for number_, file, reading in zip(parts.numbers, parts.files, readings, strict=True):
         if isinstance(reading, Unusable):
             return f"{_place(number_, parts.count, file)}{reading.reason}"
-    facts = [reading for reading in readings if isinstance(reading, Facts)]
+    facts = [reading for reading in readings if isinstance(reading, HeaderFacts)]
     return _wrong_numbers(parts) or _wrong_headers(parts, facts) or _wrong_names(parts)
 
 
@@ -80,7 +80,7 @@ def _wrong_names(parts: Parts) -> str | None:
     return None
 
 
-def _wrong_headers(parts: Parts, facts: Sequence[Facts]) -> str | None:
+def _wrong_headers(parts: Parts, facts: Sequence[HeaderFacts]) -> str | None:
     """What llama.cpp would refuse at load: split.no, .count and .tensors.count must agree."""
     for number_, file, own in zip(parts.numbers, parts.files, facts, strict=True):
         count = number(own.metadata, "split.count") or 1

@@ -52,7 +52,7 @@ _KEPT_OF_ARCHITECTURE: Final = (
 )
 
 
-class Facts(Struct, frozen=True):
+class HeaderFacts(Struct, frozen=True):
     """What is kept of one file's header. Sums over shards are the reader's."""
 
     metadata: Mapping[str, str | int]  # of the right types: texts bounded, numbers not negative
@@ -72,7 +72,7 @@ class Unusable(Struct, frozen=True):
     is_lasting: bool  # False: the system failed, not the file, so it is tried again each time
 
 
-Reading: TypeAlias = Facts | Unusable
+Reading: TypeAlias = HeaderFacts | Unusable
 Entries: TypeAlias = dict[str, tuple[File, Reading]]  # by path
 
 
@@ -84,13 +84,13 @@ def read_facts(path: str) -> Reading:
         return Unusable(str(error), not isinstance(error.__cause__, OSError))
 
 
-def facts_of(header: GgufHeader) -> Facts:
+def facts_of(header: GgufHeader) -> HeaderFacts:
     """Choose from a header; what has the wrong type or an absurd value counts as absent."""
     template = header.metadata.get("tokenizer.chat_template")
     written = template if isinstance(template, str) and template else None
     said = thinking_of_template(written)
     mode, evidence = said or (None, "")
-    return Facts(
+    return HeaderFacts(
         metadata=kept_metadata(header.metadata),
         tensor_count=header.tensor_count,
         parameter_count=header.parameter_count,
@@ -229,7 +229,7 @@ def unpacked(packed: Any) -> Reading:
     ):
         raise TypeError
     mode = None if thinking is None else ThinkingMode(thinking)
-    return Facts(metadata, tensors, parameters, routed, bits, mode, evidence, tools)
+    return HeaderFacts(metadata, tensors, parameters, routed, bits, mode, evidence, tools)
 
 
 def _write(path: Path, content: str) -> None:

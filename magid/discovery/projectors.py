@@ -40,7 +40,7 @@ _ENCODINGS: Final = ("f16", "bf16", "q8_0", "f32")
 _FOLDERS_ABOVE: Final = 2
 
 
-class Candidate(Struct, frozen=True):
+class MatchCandidate(Struct, frozen=True):
     """What is compared of a model, or of a projector."""
 
     file: File  # a model's first
@@ -61,7 +61,7 @@ class Pairing(Struct, frozen=True):
     unfit: dict[str, str] = field(default_factory=dict)
 
 
-def candidate(file: File, metadata: Mapping[str, object]) -> Candidate:
+def candidate(file: File, metadata: Mapping[str, object]) -> MatchCandidate:
     """What a file says of itself; a model's width is its embedding length."""
     own = split_name(file.name)
     named = name_words(own, metadata)
@@ -71,7 +71,7 @@ def candidate(file: File, metadata: Mapping[str, object]) -> Candidate:
         "clip.audio.projection_dim",
         f"{text(metadata, 'general.architecture')}.embedding_length",
     )
-    return Candidate(
+    return MatchCandidate(
         file=file,
         words=tuple(word for word in named.tokens if word not in _SOFT),
         size=named.size or own.size or label or None,
@@ -80,13 +80,13 @@ def candidate(file: File, metadata: Mapping[str, object]) -> Candidate:
     )
 
 
-def pair(models: Sequence[Candidate], projectors: Sequence[Candidate]) -> Pairing:
+def pair(models: Sequence[MatchCandidate], projectors: Sequence[MatchCandidate]) -> Pairing:
     """The projector of each model that has one, and the projectors that fit no model near them."""
     pairing, names = Pairing(), _Names(models)
-    offered: dict[str, list[Candidate]] = defaultdict(list)
+    offered: dict[str, list[MatchCandidate]] = defaultdict(list)
     for projector in projectors:
         offered[_place(projector.file.folder)].append(projector)
-    near: dict[str, list[Candidate]] = defaultdict(list)  # models, by the projector's path
+    near: dict[str, list[MatchCandidate]] = defaultdict(list)  # models, by the projector's path
     fitting: set[str] = set()
     for model in models:
         for folder in _folders_of(model):
@@ -108,7 +108,7 @@ def pair(models: Sequence[Candidate], projectors: Sequence[Candidate]) -> Pairin
 class _Names:
     """The names of the models in each folder, and in and below it."""
 
-    def __init__(self, models: Sequence[Candidate]) -> None:
+    def __init__(self, models: Sequence[MatchCandidate]) -> None:
         self.within: dict[str, set[object]] = defaultdict(set)
         self.below: dict[str, set[object]] = defaultdict(set)
         for model in models:
@@ -129,7 +129,7 @@ def _above(folder: str) -> str:
     return folder.rpartition("/")[0]
 
 
-def _folders_of(model: Candidate) -> Iterator[str]:
+def _folders_of(model: MatchCandidate) -> Iterator[str]:
     """Where its projector may be, nearest first."""
     folder = _place(model.file.folder)
     for _ in range(1 + _FOLDERS_ABOVE):
@@ -138,7 +138,7 @@ def _folders_of(model: Candidate) -> Iterator[str]:
         folder = _above(folder)
 
 
-def _fits(model: Candidate, projector: Candidate, folder: str, names: _Names) -> bool:
+def _fits(model: MatchCandidate, projector: MatchCandidate, folder: str, names: _Names) -> bool:
     is_known = model.width is not None and projector.width is not None
     if is_known and model.width != projector.width:
         return False
@@ -160,7 +160,7 @@ def _is_encoding(name: str) -> bool:
     return parts.encoding is not None and not parts.tokens and parts.size is None
 
 
-def _rank(model: Candidate, projector: Candidate) -> tuple[int, int]:
+def _rank(model: MatchCandidate, projector: MatchCandidate) -> tuple[int, int]:
     shared = 0
     for ours, theirs in zip(model.words, projector.words, strict=False):
         if ours != theirs:
@@ -170,7 +170,7 @@ def _rank(model: Candidate, projector: Candidate) -> tuple[int, int]:
     return shared, encodings.get(projector.encoding, -len(_ENCODINGS))
 
 
-def _why_unfit(projector: Candidate, models: Sequence[Candidate]) -> str:
+def _why_unfit(projector: MatchCandidate, models: Sequence[MatchCandidate]) -> str:
     first = models[0]
     if all(None not in (m.width, projector.width) and m.width != projector.width for m in models):
         why = f"its vectors have {projector.width} numbers, and those of {first.file.name} have "

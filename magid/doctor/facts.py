@@ -17,7 +17,7 @@ T = TypeVar("T")
 AS_ROOT: Final = "sudo magictl doctor"
 
 
-class Severity(StrEnum):
+class FindingSeverity(StrEnum):
     """How bad a finding is: an error keeps something from working, or open to others."""
 
     ERROR = "error"
@@ -35,7 +35,7 @@ class Finding:
     name: str
     what: str
     why: str = ""
-    severity: Severity = Severity.ERROR
+    severity: FindingSeverity = FindingSeverity.ERROR
     do: str = ""  # for a person, where no command can do it
     run: tuple[str, ...] = ()  # to be pasted into root's shell, in this order
 
@@ -110,7 +110,7 @@ class Accounts:
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class ServiceUnit:
     """One unit, as systemd has it loaded."""
 
     name: str
@@ -260,7 +260,7 @@ class ServerFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class ModelFacts:
     """One enabled model, as magid tells of it."""
 
     model_id: str
@@ -272,13 +272,13 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
-class Daemon:
+class DaemonFacts:
     """What magid says of itself; or why it does not."""
 
     problem: str = ""
     profile: str | None = None
     servers: tuple[ServerFacts, ...] = ()
-    models: tuple[Model, ...] = ()
+    models: tuple[ModelFacts, ...] = ()
     broken: tuple[tuple[str, str], ...] = ()  # a model file's path, and the reason
 
 
@@ -290,7 +290,7 @@ class Facts:
     settings: Settings
     machine: Machine | NotCollected
     accounts: Accounts | NotCollected
-    units: Mapping[str, Unit] | NotCollected
+    units: Mapping[str, ServiceUnit] | NotCollected
     places: Mapping[str, Place] | NotCollected  # those that are there
     volumes: tuple[Volume, ...] | NotCollected
     writing: str | NotCollected  # why the user magi cannot write its state; "" if it can
@@ -303,7 +303,7 @@ class Facts:
     registry: RegistryFiles | NotCollected
     profiles: ProfileFiles | NotCollected
     tokens: Tokens | NotCollected
-    daemon: Daemon | NotCollected
+    daemon: DaemonFacts | NotCollected
     launcher: str | NotCollected  # why the launcher does not answer; "" if it does
     said: Mapping[str, tuple[str, ...]] | NotCollected  # unit -> what its log says of GPUs
 
@@ -315,7 +315,7 @@ def configured(facts: Facts) -> Config:
     return facts.settings.config
 
 
-def answering(facts: Facts) -> Daemon:
+def answering(facts: Facts) -> DaemonFacts:
     """Returns what magid says of itself. Raises CheckSkipped if it says nothing."""
     daemon = known(facts.daemon)
     if daemon.problem:

@@ -273,7 +273,7 @@ _Dumper.add_representer(str, _represent_str)
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class YamlProblem:
     """The most telling one of a model's complaints."""
 
     path: Location
@@ -301,24 +301,24 @@ _WORDING = {
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
 
-def first_problem(error: ValidationError, model: type[BaseModel]) -> Problem:
+def first_problem(error: ValidationError, model: type[BaseModel]) -> YamlProblem:
     """What to tell a person first about data that `model` refused."""
     return all_problems(error, model)[0]
 
 
-def all_problems(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
+def all_problems(error: ValidationError, model: type[BaseModel]) -> list[YamlProblem]:
     """Unknown keys before all else, because what is missing is often only misspelt."""
     found = error.errors(include_url=False)
     found.sort(key=lambda each: each["type"] not in _UNKNOWN)  # stable
     return [_problem(each, model) for each in found]
 
 
-def _problem(found: ErrorDetails, model: type[BaseModel]) -> Problem:
+def _problem(found: ErrorDetails, model: type[BaseModel]) -> YamlProblem:
     path, kind = found["loc"], found["type"]
     if kind in _UNKNOWN:
-        return Problem(path, _unknown_key(path, model))
+        return YamlProblem(path, _unknown_key(path, model))
     if kind == "missing":
-        return Problem(path, "is missing; add it")
+        return YamlProblem(path, "is missing; add it")
     reason = _WORDING.get(kind) or re.sub(r"^\w+ (?=should)", "", found["msg"])
     reason = reason.replace(" after validation", "")
     value = found["input"]
@@ -326,7 +326,7 @@ def _problem(found: ErrorDetails, model: type[BaseModel]) -> Problem:
     if says_what and isinstance(value, (str, int, float)):
         shown = repr(value)
         reason += f", not {shown}" if len(shown) <= 60 else ""
-    return Problem(path, reason)
+    return YamlProblem(path, reason)
 
 
 def _unknown_key(path: Location, model: type[BaseModel]) -> str:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from magid.catalog.profile import LoadBalancing
+from magid.catalog.profile import LoadBalancingRules
 from magid.control.daemon import Daemon
 from magid.control.state import Change
 from magid.errors import MagidError, NotReady, QueueFull, ServerLost
@@ -93,7 +93,7 @@ class Dispatcher:
             asyncio.get_running_loop().call_soon(self._state.rebuild_if_stale)
 
     def _on_rebuilt(self, now: Fleet) -> None:
-        self._balancer.rules = now.profile.load_balancing if now.profile else LoadBalancing()
+        self._balancer.rules = now.profile.load_balancing if now.profile else LoadBalancingRules()
         if self._queues:
             asyncio.get_running_loop().call_soon(self._reroute_waiting)
 

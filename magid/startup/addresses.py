@@ -8,7 +8,7 @@ from typing import Final
 
 from magid.api import sockets
 from magid.config.addresses import Address, TcpAddress, UnixAddress, is_loopback, parse_address
-from magid.doctor.facts import Listener, Unit
+from magid.doctor.facts import Listener, ServiceUnit
 from magid.errors import InvalidConfig
 from magid.startup.problem import Problem, problem_of
 
@@ -20,7 +20,7 @@ _STREAM: Final = re.compile(r"(\S+) \(Stream\)")
 
 
 def of_service(
-    units: Mapping[str, Unit], listeners: Sequence[Listener], *, has_token: bool
+    units: Mapping[str, ServiceUnit], listeners: Sequence[Listener], *, has_token: bool
 ) -> Iterator[Problem]:
     """What is wrong with the addresses of the socket units. Pure."""
     for name in SOCKETS:
@@ -31,7 +31,7 @@ def of_service(
                 yield from _taken(address, listeners)
 
 
-def listens_on(unit: Unit) -> list[Address]:
+def listens_on(unit: ServiceUnit) -> list[Address]:
     """The addresses of a socket unit, from what `systemctl show` prints as Listen=. Pure."""
     found: list[Address] = []
     for text in _STREAM.findall(unit.shown.get("Listen", "")):

@@ -19,7 +19,7 @@ from magid.config.loading import Effective
 from magid.config.settings import Config
 from magid.doctor.collect import services
 from magid.doctor.collect.commands import CannotLook
-from magid.doctor.facts import Listener, Unit
+from magid.doctor.facts import Listener, ServiceUnit
 from magid.errors import InvalidConfig, TokensUnusable
 from magid.files import lock
 from magid.servers import choose
@@ -32,10 +32,10 @@ _RESTART: Final = "systemctl restart magid"
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class StartupFacts:
     """What was seen before root gave up its rights. `units` is empty where magid is no service."""
 
-    units: Mapping[str, Unit]
+    units: Mapping[str, ServiceUnit]
     listeners: Sequence[Listener]
 
     @property
@@ -60,13 +60,13 @@ def check(given: Mapping[str, str], env: Mapping[str, str], failing: int) -> int
     return failing if found else 0
 
 
-def look() -> Machine:
+def look() -> StartupFacts:
     """Asks systemd and the kernel. Blocks for seconds at most."""
     try:
         units = services.units()
     except CannotLook:
-        return Machine({}, ())
-    return Machine(units, services.listeners())
+        return StartupFacts({}, ())
+    return StartupFacts(units, services.listeners())
 
 
 def become_magi() -> None:
@@ -88,7 +88,7 @@ def _is_magi() -> bool:
 
 
 def problems(
-    given: Mapping[str, str], env: Mapping[str, str], machine: Machine
+    given: Mapping[str, str], env: Mapping[str, str], machine: StartupFacts
 ) -> tuple[Effective | None, list[Problem]]:
     """The configuration, None if it cannot be used, and all that keeps magid from starting."""
     found = list(_of_units(machine)) if machine.is_service else []
@@ -116,7 +116,7 @@ def _fault(message: str) -> Problem:
     return Problem(what, why)
 
 
-def _of_units(machine: Machine) -> Iterator[Problem]:
+def _of_units(machine: StartupFacts) -> Iterator[Problem]:
     for name in (SERVICE, *addresses.SOCKETS):
         unit = machine.units[name]
         if unit.load == "masked" and name == SERVICE:
@@ -136,7 +136,7 @@ def _of_units(machine: Machine) -> Iterator[Problem]:
         )  # fmt: skip
 
 
-def _of_addresses(settings: Config, machine: Machine) -> Iterator[Problem]:
+def _of_addresses(settings: Config, machine: StartupFacts) -> Iterator[Problem]:
     has_token = _has_token(settings.state_dir)
     if machine.is_service:
         yield from addresses.of_service(machine.units, machine.listeners, has_token=has_token)

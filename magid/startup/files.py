@@ -12,7 +12,7 @@ from magid.api.tls import Certificate
 from magid.auth import token_store
 from magid.catalog import registry
 from magid.config.settings import Config
-from magid.doctor.facts import Unit
+from magid.doctor.facts import ServiceUnit
 from magid.errors import InvalidConfig, TokensUnusable
 from magid.files import document
 from magid.standalone import state_owners
@@ -39,7 +39,7 @@ def problems(settings: Config, *, is_service: bool) -> Iterator[Problem]:
     yield from _certificate(settings)
 
 
-def outside_sandbox(settings: Config, unit: Unit) -> Iterator[Problem]:
+def outside_sandbox(settings: Config, unit: ServiceUnit) -> Iterator[Problem]:
     """Folders that magid writes to, and its service must not. Pure."""
     if unit.shown.get("ProtectSystem") != "strict":
         return

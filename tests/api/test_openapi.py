@@ -47,6 +47,15 @@ def test_it_is_valid_openapi_3_1() -> None:
     assert not list(OpenAPIV31SpecValidator(DOCUMENT).iter_errors())
 
 
+def test_components_keep_the_names_that_clients_were_generated_from() -> None:
+    components = DOCUMENT["components"]["schemas"]
+    for name in ("LoadBalancing", "TierConfig", "TwoStage"):
+        for side in ("Input", "Output"):
+            assert components[f"{name}-{side}"]["title"] == name
+    referred = {name.rpartition("/")[2] for name in every("$ref", DOCUMENT)}
+    assert referred <= components.keys()
+
+
 async def test_it_is_what_is_served() -> None:
     route = ALL[-1]
     served = await route.handler(None, Call())  # type: ignore[arg-type]  # it needs no context

@@ -7,13 +7,13 @@ import pytest
 from magid.catalog.effective import Model, effective_models
 from magid.catalog.registry import with_settings
 from magid.config.settings import Config
-from magid.discovery.abilities import Abilities
+from magid.discovery.abilities import ModelAbilities
 from magid.discovery.kinds import ModelKind
 from tests.support.values import found, merged
 
 
 def model(settings: dict[str, Any], **changes: Any) -> Model:
-    merge = merged(found("a", abilities=Abilities(tools=False), **changes))
+    merge = merged(found("a", abilities=ModelAbilities(tools=False), **changes))
     entry = with_settings(merge.registry.models["a"], settings)
     return effective_models(merge.registry.with_entry(entry), merge.found, None, Config())["a"]
 

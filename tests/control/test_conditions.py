@@ -10,7 +10,7 @@ from magid.config.settings import Config
 from magid.control import planner
 from magid.control.conditions import (
     Code,
-    Condition,
+    DaemonCondition,
     Severity,
     Situation,
     conditions,
@@ -45,17 +45,17 @@ def at(
     *,
     phase: Phase = Phase.SERVING,
     unknown: tuple[str, ...] = (),
-) -> list[Condition]:
+) -> list[DaemonCondition]:
     seen = running or {}
     plan = planner.plan(snapshot.wanted, seen)
     return conditions(Situation(phase, snapshot, seen, plan, unknown=unknown))
 
 
-def errors(found: list[Condition]) -> list[str]:
+def errors(found: list[DaemonCondition]) -> list[str]:
     return messages(found, Severity.ERROR)
 
 
-def only(found: list[Condition], code: Code) -> Condition:
+def only(found: list[DaemonCondition], code: Code) -> DaemonCondition:
     (one,) = [one for one in found if one.code is code]
     return one
 

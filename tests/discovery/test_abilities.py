@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from magid.discovery.abilities import Abilities, has_place_for_tools
+from magid.discovery.abilities import ModelAbilities, has_place_for_tools
 from tests.support import ggufs
 from tests.support.deadlines import DEADLINE_S, PATIENCE_S
 from tests.support.scanning import only, scan
@@ -167,6 +167,6 @@ def test_an_embedding_model_gives_vectors_and_nothing_else(tmp_path: Path) -> No
         tmp_path / "Vectors-Embedding.gguf",
         metadata={"tokenizer.chat_template": ggufs.TOOL_TEMPLATE},
     )
-    assert only(scan(tmp_path)).abilities == Abilities(
+    assert only(scan(tmp_path)).abilities == ModelAbilities(
         tools=False, images=False, audio=False, infill=False, embedding_length=64
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from magid.discovery.found import Companion, PendingFile
+from magid.discovery.found import CompanionFile, PendingFile
 from magid.discovery.kinds import ModelKind
 from magid.discovery.scanner import Scanner
 from magid.discovery.tiers import ThinkingMode, Thresholds, Tier
@@ -70,11 +70,11 @@ def test_one_scan_with_everything_in_it(tmp_path: Path) -> None:
     assert by_name[chat.name].display_name == "DEMO 1.0B F16"
     assert by_name[moe.name].tier is Tier.BALANCED
     assert sorted(found.companions, key=lambda one: one.kind) == [
-        Companion("draft", str(draft)),
-        Companion("imatrix", str(imatrix)),
-        Companion("lora", str(lora)),
-        Companion("mmproj", str(mmproj)),
-        Companion("vocab", str(vocab)),
+        CompanionFile("draft", str(draft)),
+        CompanionFile("imatrix", str(imatrix)),
+        CompanionFile("lora", str(lora)),
+        CompanionFile("mmproj", str(mmproj)),
+        CompanionFile("vocab", str(vocab)),
     ]
 
 
@@ -120,7 +120,7 @@ def test_drafts_are_companions(tmp_path: Path, filename: str, architecture: str)
     )
     found = scan(tmp_path)
     assert (found.models, found.broken) == ((), ())
-    assert found.companions == (Companion("draft", str(path)),)
+    assert found.companions == (CompanionFile("draft", str(path)),)
 
 
 def test_a_draft_in_several_files_is_one(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_draft_in_several_files_is_one(tmp_path: Path) -> None:
     )
     found = scan(tmp_path)
     assert (found.models, found.broken) == ((), ())
-    assert found.companions == tuple(Companion("draft", str(path)) for path in paths)
+    assert found.companions == tuple(CompanionFile("draft", str(path)) for path in paths)
 
 
 @pytest.mark.parametrize(

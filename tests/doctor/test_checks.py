@@ -23,14 +23,15 @@ from magid.doctor.collect import services as daemon
 from magid.doctor.facts import (
     AS_ROOT,
     Accounts,
-    Daemon,
+    DaemonFacts,
     Facts,
     Finding,
+    FindingSeverity,
     Folder,
     Gpus,
     Listener,
     Machine,
-    Model,
+    ModelFacts,
     ModelFile,
     NotCollected,
     Place,
@@ -39,10 +40,9 @@ from magid.doctor.facts import (
     RegistryFiles,
     SandboxTrial,
     ServerFacts,
+    ServiceUnit,
     Settings,
-    Severity,
     Tokens,
-    Unit,
     Volume,
 )
 from magid.launcher.sandbox import unit_properties
@@ -70,8 +70,10 @@ FLAGS = frozenset(
 )
 
 
-def unit(name: str, **changes: Any) -> Unit:
-    healthy = Unit(name, "loaded", "active", "enabled", "success", False, f"/{name}", (), "", {})
+def unit(name: str, **changes: Any) -> ServiceUnit:
+    healthy = ServiceUnit(
+        name, "loaded", "active", "enabled", "success", False, f"/{name}", (), "", {}
+    )
     return dataclasses.replace(healthy, **changes)
 
 
@@ -117,7 +119,7 @@ HEALTHY = Facts(
     registry=RegistryFiles(REGISTRY),
     profiles=ProfileFiles(frozenset({"development"}), {}),
     tokens=Tokens(),
-    daemon=Daemon(profile="development"),
+    daemon=DaemonFacts(profile="development"),
     launcher="",
     said={},
 )
@@ -129,7 +131,7 @@ def found(**changes: Any) -> list[tuple[str, Finding]]:
     return [(result.check.name, finding) for result in seen for finding in result.findings]
 
 
-def with_unit(name: str, **changes: Any) -> Mapping[str, Unit]:
+def with_unit(name: str, **changes: Any) -> Mapping[str, ServiceUnit]:
     return {**UNITS, name: unit(name, **changes)}
 
 
@@ -154,9 +156,9 @@ def tried(**changes: Any) -> SandboxTrial:
     return dataclasses.replace(SandboxTrial(files={}, nodes={}, program=PROGRAM), **changes)
 
 
-def with_models(*sizes: int, **changes: Any) -> Daemon:
-    each = [Model(f"m{n}", size, None, 8080 + n, True) for n, size in enumerate(sizes)]
-    return Daemon(models=tuple(dataclasses.replace(model, **changes) for model in each))
+def with_models(*sizes: int, **changes: Any) -> DaemonFacts:
+    each = [ModelFacts(f"m{n}", size, None, 8080 + n, True) for n, size in enumerate(sizes)]
+    return DaemonFacts(models=tuple(dataclasses.replace(model, **changes) for model in each))
 
 
 DEVICE = "CUDA0: NVIDIA H100 (81920 MiB, 81000 MiB free)"
@@ -252,7 +254,7 @@ CASES: tuple[tuple[str, dict[str, Any], str, str], ...] = (
      "port 8080 is open", "systemctl stop llama-server@8080.service"),
     ("launcher", {"launcher": "Connection refused"}, "magi-launcher does not answer: Connection",
      "systemctl reset-failed magi-launcher.service"),
-    ("magid", {"daemon": Daemon("cannot reach magid")}, "cannot reach magid",
+    ("magid", {"daemon": DaemonFacts("cannot reach magid")}, "cannot reach magid",
      "systemctl reset-failed magid.socket"),
     ("sandbox", {"trial": SandboxTrial(failed="its result is exit-code, with status 226")},
      "no unit with the sandbox of a model can be started: its result is exit-code",
@@ -311,11 +313,11 @@ CASES: tuple[tuple[str, dict[str, Any], str, str], ...] = (
      "a server cannot read /m/a:b.gguf", "rename or replace the file"),
     ("files", {"trial": tried(files={"/models/x y/a:b.gguf": "it has ' '"})},
      "a server cannot read /models/x y/a:b.gguf", "mv '/models/x y' /models/x_y"),
-    ("broken", {"daemon": Daemon(broken=(("/m/a.gguf", "is truncated"),))},
+    ("broken", {"daemon": DaemonFacts(broken=(("/m/a.gguf", "is truncated"),))},
      "/m/a.gguf is broken: it is truncated", "mv /m/a.gguf /m/a.gguf.broken"),
-    ("broken", {"daemon": Daemon(broken=(("/m/a.gguf", "is a projector; put it elsewhere"),))},
+    ("broken", {"daemon": DaemonFacts(broken=(("/m/a.gguf", "is a projector; put it elsewhere"),))},
      "/m/a.gguf is not used: it is a projector", "put it elsewhere"),
-    ("broken", {"daemon": Daemon(broken=(("/m/a.gguf", "cannot be read: Permission denied"),)),
+    ("broken", {"daemon": DaemonFacts(broken=(("/m/a.gguf", "cannot be read: Permission denied"),)),
                 "trial": NotCollected("only root can look", AS_ROOT)},
      "magid cannot read /m/a.gguf", AS_ROOT),
     ("gpu-nodes", {"gpus": gpus(driver="", nodes=())}, "its driver is not loaded",
@@ -351,8 +353,8 @@ CASES: tuple[tuple[str, dict[str, Any], str, str], ...] = (
     ("ports", {"listeners": (Listener("::", 8085, 7, "python3", "session-1.scope"),)},
      "port 8085 is taken by python3", "kill 7"),
     ("ports", {"listeners": (Listener("::", 8085),)}, "a program that only root can name", AS_ROOT),
-    ("servers", {"daemon": Daemon(servers=(ServerFacts("llama-server@8080.service", "m", "failed",
-                                                  "out of memory"),))},
+    ("servers", {"daemon": DaemonFacts(servers=(
+        ServerFacts("llama-server@8080.service", "m", "failed", "out of memory"),))},
      "llama-server@8080.service (m) is in state failed", "journalctl"),
     ("disks", {"volumes": volume(free=2**20)}, "the disk is full: 1 MiB are free", "du -xah"),
     ("disks", {"volumes": volume(free=GIB // 2)}, "the disk is nearly full", "du -xah"),
@@ -412,16 +414,16 @@ def test_a_gpu_counts_as_memory() -> None:
 def test_an_open_port_is_as_bad_as_what_is_missing() -> None:
     """A token and TLS: nothing. TLS alone does not ask anybody who he is."""
 
-    def worst(tokens: Tokens | NotCollected, config: Config) -> list[Severity]:
+    def worst(tokens: Tokens | NotCollected, config: Config) -> list[FindingSeverity]:
         settings = Settings(Path("/etc/magi/magid.yaml"), config)
         seen = found(listeners=(OPEN,), tokens=tokens, settings=settings)
         return [finding.severity for name, finding in seen if name == "exposure"]
 
     tls = Config(tls_cert=Path("/c.pem"), tls_key=Path("/k.pem"))
     for none in (Tokens(), Tokens(0)):
-        assert worst(none, Config()) == worst(none, tls) == [Severity.ERROR]
+        assert worst(none, Config()) == worst(none, tls) == [FindingSeverity.ERROR]
     for one in (Tokens(1), Tokens(problem="cannot use it")):  # a broken file keeps all out
-        assert worst(one, Config()) == [Severity.WARNING]
+        assert worst(one, Config()) == [FindingSeverity.WARNING]
         assert worst(one, tls) == []
     assert worst(NotCollected("only root can look", AS_ROOT), Config()) == []
 
@@ -453,7 +455,10 @@ def test_a_port_that_a_server_needs_is_an_error() -> None:
     stranger = (Listener("127.0.0.1", 8080, 7, "nginx", "nginx.service"),)
     (free,) = found(listeners=stranger)
     (needed,) = found(listeners=stranger, daemon=with_models(1))
-    assert (free[1].severity, needed[1].severity) == (Severity.WARNING, Severity.ERROR)
+    assert (free[1].severity, needed[1].severity) == (
+        FindingSeverity.WARNING,
+        FindingSeverity.ERROR,
+    )
 
 
 def test_servers_are_no_strangers() -> None:
@@ -494,7 +499,7 @@ def test_a_machine_without_the_service_and_without_systemd() -> None:
 
 
 def test_a_magid_that_says_nothing_is_no_sign_of_health() -> None:
-    silent = results(dataclasses.replace(HEALTHY, daemon=Daemon("it hangs")))
+    silent = results(dataclasses.replace(HEALTHY, daemon=DaemonFacts("it hangs")))
     left = {result.check.name for result in silent if result.not_made}
     assert left == {"broken", "gpu-use", "limits", "memory", "servers"}
 
@@ -653,7 +658,7 @@ def test_a_daemon_that_says_no() -> None:
     def refuse(path: str) -> Any:
         raise OSError("cannot reach it\nnobody is there\ntry: something")
 
-    assert daemon.daemon(refuse) == Daemon(problem="cannot reach it: nobody is there")
+    assert daemon.daemon(refuse) == DaemonFacts(problem="cannot reach it: nobody is there")
     assert daemon.launcher("/nowhere/launcher.sock") == "No such file or directory"
 
 

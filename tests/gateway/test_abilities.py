@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from magid.discovery.abilities import Abilities
+from magid.discovery.abilities import ModelAbilities
 from magid.discovery.found import FoundModel
 from magid.discovery.kinds import ModelKind
 from magid.discovery.tiers import Tier
@@ -18,15 +18,15 @@ from magid.gateway.routing.resolver import ModelRoute
 from tests.gateway.test_fleet import made
 from tests.support import values
 
-TEXT = Abilities(tools=False, images=False, audio=False)
-CALLER = Abilities(tools=True, images=False, audio=False)
-SEER = Abilities(tools=False, images=True, audio=False)
+TEXT = ModelAbilities(tools=False, images=False, audio=False)
+CALLER = ModelAbilities(tools=True, images=False, audio=False)
+SEER = ModelAbilities(tools=False, images=True, audio=False)
 TOOLS = {"tools": [{"type": "function", "function": {"name": "f"}}]}
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
 SOUND = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
 
 
-def model(name: str, able: Abilities = TEXT, **changes: Any) -> FoundModel:
+def model(name: str, able: ModelAbilities = TEXT, **changes: Any) -> FoundModel:
     return values.found(name, **{"abilities": able, "tier": Tier.BALANCED, **changes})
 
 
@@ -42,7 +42,7 @@ def route(request: ParsedRequest, now: Fleet) -> ModelRoute:
 
 
 def test_an_embedding_model_has_no_say_in_who_gets_tools() -> None:
-    able = Abilities(tools=None)  # as if its server were not asked yet
+    able = ModelAbilities(tools=None)  # as if its server were not asked yet
     now = made([model("a"), model("vectors", able, kind=ModelKind.EMBEDDING)])
     assert route(asked("balanced", **TOOLS), now).starts == "a"
 
@@ -72,7 +72,7 @@ def test_a_model_that_rests_is_passed_over_and_tools_go_on() -> None:
 
 
 def test_an_image_goes_to_the_model_with_a_projector_for_it() -> None:
-    hearer = Abilities(tools=False, images=False, audio=True)
+    hearer = ModelAbilities(tools=False, images=False, audio=True)
     now = made([model("a", size_bytes=1), model("b", SEER), model("c", hearer)], ready=["a"])
     found = route(asked("auto", [IMAGE]), now)
     assert (found.backends, found.starts) == ((), "b")

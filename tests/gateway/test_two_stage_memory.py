@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from magid.catalog.profile import TwoStage
+from magid.catalog.profile import TwoStageRules
 from magid.errors import MagidError, ServerLost
 from magid.gateway.accounting.request_log import Outcome
 from magid.gateway.proxy.two_stage import TwoStageRequest
@@ -65,7 +65,7 @@ def test_the_bodies_of_a_request_in_two_stages_are_freed_at_once(
     gc.collect()
     gc.disable()
     try:
-        stages = TwoStageRequest(asked, Client(), TwoStage(enabled=True), begin)
+        stages = TwoStageRequest(asked, Client(), TwoStageRules(enabled=True), begin)
         if has_draft:
             answered(sent[0], DRAFT)
             sent[0].client.ends()

@@ -110,6 +110,23 @@ def test_every_package_says_what_it_is_for() -> None:
         assert ast.get_docstring(ast.parse(path.read_text())), path
 
 
+def classes(node: ast.AST) -> Iterator[str]:
+    """Names of classes, without those within a class: these have its name before them."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.ClassDef):
+            yield child.name
+        else:
+            yield from classes(child)
+
+
+def test_no_two_classes_have_one_name() -> None:
+    where: dict[str, list[str]] = {}
+    for path in files():
+        for name in classes(ast.parse(path.read_text())):
+            where.setdefault(name, []).append(module_of(path))
+    assert not {name: modules for name, modules in where.items() if len(modules) > 1}
+
+
 def test_functions_are_short_and_files_small() -> None:
     too_long = []
     for path in files():

@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from magid import __main__
-from magid.catalog.profile import LoadBalancing, Profile, TierConfig, TwoStage
+from magid.catalog.profile import LoadBalancingRules, Profile, TierRange, TwoStageRules
 from magid.cli import main, setting_keys
 from magid.config import loading
 from magid.llama.options import allowed_options
@@ -97,7 +97,7 @@ def test_every_option_and_verb_is_in_its_page(pages: dict[str, str]) -> None:
         assert verb in plain(pages["magictl.1"])
 
 
-@pytest.mark.parametrize("model", [Profile, TierConfig, TwoStage, LoadBalancing])
+@pytest.mark.parametrize("model", [Profile, TierRange, TwoStageRules, LoadBalancingRules])
 def test_every_key_of_profiles_is_in_its_page(
     pages: dict[str, str], model: type[BaseModel]
 ) -> None:

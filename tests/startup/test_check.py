@@ -5,17 +5,19 @@ from pathlib import Path
 
 from magid.config.settings import Config
 from magid.doctor.collect.services import OURS
-from magid.doctor.facts import Listener, Unit
+from magid.doctor.facts import Listener, ServiceUnit
 from magid.startup.addresses import listens_on, of_service
-from magid.startup.check import Machine
+from magid.startup.check import StartupFacts
 from magid.startup.files import outside_sandbox
 from magid.startup.problem import Problem, problem_of, rendered
 
 LISTEN = "127.0.0.1:8000 (Stream) [::1]:8000 (Stream)"
 
 
-def unit(name: str, active: str = "active", listen: str = "", load: str = "loaded") -> Unit:
-    return Unit(name, load, active, "enabled", "success", False, "", (), "", {"Listen": listen})
+def unit(name: str, active: str = "active", listen: str = "", load: str = "loaded") -> ServiceUnit:
+    return ServiceUnit(
+        name, load, active, "enabled", "success", False, "", (), "", {"Listen": listen}
+    )
 
 
 def found(
@@ -89,6 +91,6 @@ def test_errors_as_findings() -> None:
 
 
 def test_a_machine_without_the_service() -> None:
-    assert not Machine({}, ()).is_service
+    assert not StartupFacts({}, ()).is_service
     missing = unit("magid.service", load="not-found")
-    assert not Machine({"magid.service": missing}, ()).is_service
+    assert not StartupFacts({"magid.service": missing}, ()).is_service

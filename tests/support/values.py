@@ -6,7 +6,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from magid.catalog.registry import Merge, Registry, merge_scan
-from magid.discovery.abilities import Abilities
+from magid.discovery.abilities import ModelAbilities
 from magid.discovery.found import FoundModel
 from magid.discovery.kinds import ModelKind
 from magid.discovery.naming import ModelName
@@ -36,7 +36,7 @@ def found(base_id: str, path: str = "", **changes: Any) -> FoundModel:
         bits_per_weight=4.5,
         thinking_mode=ThinkingMode.NONE,
         thinking_evidence="no thinking marker",
-        abilities=Abilities(),
+        abilities=ModelAbilities(),
         tier=Tier.FAST,
         base_id=base_id,
         stamp="s1",

@@ -9,7 +9,7 @@ from magid.api import views
 from magid.api.context import Context
 from magid.api.reply import Call, Reply, reply
 from magid.api.schemas import servers as server_schemas
-from magid.control.conditions import Condition, Severity, messages
+from magid.control.conditions import DaemonCondition, Severity, messages
 from magid.control.planner import Plan
 from magid.discovery.tiers import Tier
 from magid.servers.backend import ServerState
@@ -75,7 +75,7 @@ async def apply(ctx: Context, call: Call) -> Reply:
     return _planned("Applying what is wanted", ctx.daemon.apply(), ctx.conditions())
 
 
-def _planned(message: str, plan: Plan, found: Iterable[Condition]) -> Reply:
+def _planned(message: str, plan: Plan, found: Iterable[DaemonCondition]) -> Reply:
     if plan.is_empty:
         message = "Nothing to do: what runs is what is wanted"
     return reply(views.plan_reply(message, plan, found), 200 if plan.is_empty else 202)

@@ -14,7 +14,7 @@ from magid.doctor.checks import (
     running,
     units,
 )
-from magid.doctor.facts import CheckSkipped, Facts, Finding, NotCollected, Severity
+from magid.doctor.facts import CheckSkipped, Facts, Finding, FindingSeverity, NotCollected
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +67,10 @@ class Result:
     not_made: NotCollected | None = None
 
     @property
-    def severity(self) -> Severity | None:
+    def severity(self) -> FindingSeverity | None:
         """The worst of its findings; None if all is well."""
         found = {finding.severity for finding in self.findings}
-        return next((severity for severity in Severity if severity in found), None)
+        return next((severity for severity in FindingSeverity if severity in found), None)
 
 
 def results(facts: Facts) -> list[Result]:

@@ -11,9 +11,9 @@ from magid.doctor.facts import (
     CheckSkipped,
     Facts,
     Finding,
+    FindingSeverity,
     Listener,
     NotCollected,
-    Severity,
     configured,
     known,
 )
@@ -53,7 +53,7 @@ def profiles(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "first-profile-missing",
             f"there is no profile {first}, which `profile` in {facts.settings.path} names",
-            severity=Severity.WARNING,
+            severity=FindingSeverity.WARNING,
             do=f"name one of {', '.join(sorted(found.names)) or 'none: make one first'}",
         )
 
@@ -76,7 +76,7 @@ def registry(facts: Facts) -> Iterator[Finding]:
             "registry-was-broken",
             f"the registry was broken once, and an older copy is in use: {found.aside[-1]}",
             "the last changes before that may be missing",
-            Severity.WARNING,
+            FindingSeverity.WARNING,
             do="see if overrides are missing (`magictl ls`), and then:",
             run=(f"rm {names}",),
         )
@@ -142,7 +142,7 @@ def _api_exposure(facts: Facts, one: Listener) -> Iterator[Finding]:
             "open-without-tls",
             _open(one),
             "what goes over it, tokens too, can be read on the way",
-            Severity.WARNING,
+            FindingSeverity.WARNING,
             do=f"set tls_cert and tls_key in {path} and restart magid.service, or put a proxy with "
             "TLS before a loopback address",
         )

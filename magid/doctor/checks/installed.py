@@ -10,9 +10,9 @@ from magid.doctor.facts import (
     CheckSkipped,
     Facts,
     Finding,
+    FindingSeverity,
     NotCollected,
     Place,
-    Severity,
     known,
 )
 from magid.standalone import state_owners
@@ -65,7 +65,7 @@ def systemd(facts: Facts) -> Iterator[Finding]:
             "pauses-do-not-grow",
             f"systemd {machine.systemd} does not know RestartSteps=",
             f"pauses between restarts of a server do not grow; from {_GROWING} on they do",
-            Severity.NOTE,
+            FindingSeverity.NOTE,
         )
     if not machine.unified:
         yield Finding(
@@ -73,7 +73,7 @@ def systemd(facts: Facts) -> Iterator[Finding]:
             "the kernel's control groups are not version 2",
             "servers run, but the sandbox's rules for addresses need it: servers can send to "
             "other machines",
-            Severity.WARNING,
+            FindingSeverity.WARNING,
             do="boot with systemd.unified_cgroup_hierarchy=1 on the kernel's command line",
         )
     if "-BPF_FRAMEWORK" in machine.features:
@@ -81,7 +81,7 @@ def systemd(facts: Facts) -> Iterator[Finding]:
             "bpf-missing",
             f"this systemd {machine.systemd} is built without BPF_FRAMEWORK",
             "SocketBindDeny= does nothing: a server could listen on other free ports of loopback",
-            Severity.NOTE,
+            FindingSeverity.NOTE,
         )
 
 

@@ -9,8 +9,8 @@ from magid.doctor.facts import (
     CheckSkipped,
     Facts,
     Finding,
+    FindingSeverity,
     NotCollected,
-    Severity,
     answering,
     known,
 )
@@ -48,7 +48,7 @@ def disks(facts: Facts) -> Iterator[Finding]:
             yield Finding(
                 "disk-nearly-full",
                 f"the disk is nearly full: {_mib(volume.free)} are free on {volume.path}",
-                severity=Severity.WARNING,
+                severity=FindingSeverity.WARNING,
                 do="make room; the largest files are named by:",
                 run=biggest,
             )
@@ -93,7 +93,7 @@ def clock(facts: Facts) -> Iterator[Finding]:
             "clock-not-synchronised",
             "the clock is not synchronised with the network",
             "it drifts; what happened when cannot be compared with other machines",
-            Severity.NOTE,
+            FindingSeverity.NOTE,
             run=("timedatectl set-ntp true",),
         )
 
@@ -109,7 +109,7 @@ def journal(facts: Facts) -> Iterator[Finding]:
             "journal-keeps-nothing",
             "systemd's journal keeps no logs: Storage=none in journald.conf",
             "`magictl logs` has nothing to show, and why a server failed cannot be said",
-            Severity.WARNING,
+            FindingSeverity.WARNING,
             run=(
                 f"mkdir -p {folder} && printf '[Journal]\\nStorage=auto\\n' >{folder}/zz-magi.conf",
                 "systemctl restart systemd-journald.service",
@@ -139,7 +139,7 @@ def limits(facts: Facts) -> Iterator[Finding]:
                 f"{limit} of {', '.join(models)} is not in force: this kernel has no {controller} "
                 "controller for control groups",
                 "the servers run without it",
-                Severity.WARNING,
+                FindingSeverity.WARNING,
                 do=_KERNEL.get(controller, "use a kernel that has it"),
             )
 
@@ -165,7 +165,7 @@ def memory(facts: Facts) -> Iterator[Finding]:
             f"the enabled models have {_gib(wanted)} together, and the machine has "
             f"{_gib(total)} with its GPUs",
             "they start one after another, and the last ones fail or push the others out",
-            Severity.WARNING,
+            FindingSeverity.WARNING,
             do="disable some, the largest first, or let them start on demand:",
             run=(f"magictl disable {largest}", "magictl apply"),
         )

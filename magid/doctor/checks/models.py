@@ -9,10 +9,10 @@ from typing import Final
 from magid.doctor.facts import (
     Facts,
     Finding,
+    FindingSeverity,
     Folder,
     ModelFile,
     NotCollected,
-    Severity,
     answering,
     configured,
     known,
@@ -104,7 +104,7 @@ def _refused(file: ModelFile) -> Finding:
         "model-file-refused",
         f"{file.path} cannot be run",
         f"it {file.refused}" if file.refused.startswith("is ") else file.refused,
-        Severity.WARNING,
+        FindingSeverity.WARNING,
         do=do,
         run=run,
     )
@@ -157,7 +157,7 @@ def broken(facts: Facts) -> Iterator[Finding]:
             yield Finding(
                 "model-unused",
                 f"{path} is not used: it {what}",
-                severity=Severity.WARNING,
+                severity=FindingSeverity.WARNING,
                 do=remedy,
             )
             continue
@@ -165,7 +165,7 @@ def broken(facts: Facts) -> Iterator[Finding]:
             "model-broken",
             f"{path} is broken: it {why}",
             "most often a download that was interrupted",
-            Severity.WARNING,
+            FindingSeverity.WARNING,
             do="download it again; until then, set it aside:",
             run=(f"mv {name} {name}.broken", "magictl rescan"),
         )

@@ -9,9 +9,9 @@ from magid.doctor.facts import (
     AS_ROOT,
     Facts,
     Finding,
+    FindingSeverity,
     Listener,
     NotCollected,
-    Severity,
     configured,
     known,
 )
@@ -45,7 +45,7 @@ def ports(facts: Facts) -> Iterator[Finding]:
             f"port {one.port} is taken by {_who(one)}",
             f"it is in port_range [{low}, {high}]"
             + (f", and {unit_name(one.port)} needs it" if one.port in wanted else ""),
-            Severity.ERROR if one.port in wanted else Severity.WARNING,
+            FindingSeverity.ERROR if one.port in wanted else FindingSeverity.WARNING,
             do="end it, or choose another port_range in /etc/magi/magid.yaml:",
             run=_ended(one),
         )

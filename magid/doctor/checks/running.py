@@ -10,8 +10,8 @@ from magid.doctor.facts import (
     CheckSkipped,
     Facts,
     Finding,
+    FindingSeverity,
     NotCollected,
-    Severity,
     answering,
     known,
 )
@@ -49,7 +49,7 @@ def sandbox(facts: Facts) -> Iterator[Finding]:
             "servers can send to other machines: IPAddressDeny= has no effect here",
             "systemd needs the kernel's BPF for control groups (v2) for it, which some containers "
             "and old kernels do not give",
-            Severity.WARNING,
+            FindingSeverity.WARNING,
             do="keep them in with a firewall, or run magid on a machine that has it",
         )
 
@@ -90,7 +90,7 @@ def _too_old(path: str, flags: frozenset[str], version: str) -> Iterator[Finding
             "llama-server-old",
             f"{path} is old: it does not know {', '.join(lost)}",
             f"it is version {version}",
-            Severity.WARNING,
+            FindingSeverity.WARNING,
             do=_INSTALL,
         )
 

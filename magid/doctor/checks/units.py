@@ -7,7 +7,7 @@ from typing import Final
 from magid.doctor.checks.installed import restarted, service_only
 from magid.doctor.checks.ports import SOCKET, taker
 from magid.doctor.collect.services import TRIAL
-from magid.doctor.facts import Facts, Finding, Severity, Unit, known
+from magid.doctor.facts import Facts, Finding, FindingSeverity, ServiceUnit, known
 
 # Started by hand or at boot; the launcher's service is its socket's business.
 _ENABLED: Final = ("magid.service", "magid.socket", "magid-local.socket")
@@ -50,7 +50,7 @@ def units(facts: Facts) -> Iterator[Finding]:
             "unit-files-not-read",
             f"systemd has not read the files of {', '.join(stale)} again since they changed",
             "what runs is not what the files say",
-            Severity.WARNING,
+            FindingSeverity.WARNING,
             run=("systemctl daemon-reload",),
         )
     template = found[TRIAL].fragment
@@ -63,7 +63,7 @@ def units(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _of_unit(unit: Unit) -> Iterator[Finding]:
+def _of_unit(unit: ServiceUnit) -> Iterator[Finding]:
     if unit.load == "masked":
         yield Finding(
             "unit-masked",
@@ -92,7 +92,7 @@ def _of_unit(unit: Unit) -> Iterator[Finding]:
         yield from _of_loaded(unit)
 
 
-def _restarted(unit: Unit) -> tuple[str, ...]:
+def _restarted(unit: ServiceUnit) -> tuple[str, ...]:
     return restarted() if unit.name in _ENABLED else restarted(unit.name)
 
 
@@ -102,14 +102,14 @@ def set_aside(files: Iterable[str]) -> tuple[str, ...]:
     return (*(f"mv {path} {path}.off" for path in quoted), "systemctl daemon-reload")
 
 
-def _of_loaded(unit: Unit) -> Iterator[Finding]:
+def _of_loaded(unit: ServiceUnit) -> Iterator[Finding]:
     disabled = unit.name in _ENABLED and unit.enabled == "disabled"
     if disabled:
         yield Finding(
             "unit-not-enabled",
             f"{unit.name} is not enabled",
             "it will not be there after the next boot",
-            Severity.WARNING,
+            FindingSeverity.WARNING,
             run=(f"systemctl enable --now {unit.name}",),
         )
     if unit.has_failed:
@@ -118,7 +118,7 @@ def _of_loaded(unit: Unit) -> Iterator[Finding]:
         yield Finding("unit-not-running", f"{unit.name} does not run", run=_restarted(unit))
 
 
-def _failed(unit: Unit) -> Finding:
+def _failed(unit: ServiceUnit) -> Finding:
     if unit.said:
         return Finding(
             "magid-cannot-start",
@@ -155,7 +155,7 @@ def drop_ins(facts: Facts) -> Iterator[Finding]:
                 "protection-taken-away",
                 f"{unit.name} has less protection than it should: {', '.join(changed)}",
                 f"by a drop-in: {' '.join(unit.drop_ins)}",
-                Severity.WARNING,
+                FindingSeverity.WARNING,
                 do="take these lines out of it; or set it aside:",
                 run=(*set_aside(unit.drop_ins), f"systemctl restart {unit.name}"),
             )

@@ -21,7 +21,15 @@ from magid.doctor.collect import hardware, sandbox_trial, services
 from magid.doctor.collect import services as daemon
 from magid.doctor.collect import services as ports
 from magid.doctor.collect.commands import CannotLook, ask_as_magi, output_of
-from magid.doctor.facts import AS_ROOT, Daemon, Facts, Machine, NotCollected, Settings, Unit
+from magid.doctor.facts import (
+    AS_ROOT,
+    DaemonFacts,
+    Facts,
+    Machine,
+    NotCollected,
+    ServiceUnit,
+    Settings,
+)
 from magid.errors import InvalidConfig, MagidError
 from magid.host.control_groups import controllers
 from magid.systemd import journald_conf
@@ -75,7 +83,7 @@ def _is_service(found: Any) -> bool:
 def _daemon_look(ask: daemon.Ask, seen: Any, *, service: bool) -> Look:
     """Returns the look at magid. A failed one is not queried: that would restart it and hang."""
     if service and isinstance(seen, dict) and seen["magid.service"].has_failed:
-        return lambda: Daemon(problem="magid.service has failed")
+        return lambda: DaemonFacts(problem="magid.service has failed")
     return partial(daemon.daemon, ask)
 
 
@@ -124,7 +132,7 @@ def _invocations(runs: Any) -> dict[str, str]:
     return {unit.name: unit.invocation for unit in running}
 
 
-def _is_model(unit: Unit) -> bool:
+def _is_model(unit: ServiceUnit) -> bool:
     return unit.name.startswith("llama-server@") and unit.name != services.TRIAL
 
 
@@ -164,7 +172,7 @@ def _patience(name: str) -> float:
 def _late(name: str) -> Any:
     """In the place of a look that hangs."""
     if name == "daemon":
-        return Daemon(problem=f"magid does not answer within {LOOK_S:g} s")
+        return DaemonFacts(problem=f"magid does not answer within {LOOK_S:g} s")
     return NotCollected(
         f"no answer within {_patience(name):g} s: does a file system or systemd hang?"
     )

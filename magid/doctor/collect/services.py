@@ -13,7 +13,15 @@ from typing import Any, Final
 
 from magid.doctor.collect.commands import CannotLook, output_of
 from magid.doctor.collect.files import LAUNCHER
-from magid.doctor.facts import AS_ROOT, Daemon, Listener, Model, NotCollected, ServerFacts, Unit
+from magid.doctor.facts import (
+    AS_ROOT,
+    DaemonFacts,
+    Listener,
+    ModelFacts,
+    NotCollected,
+    ServerFacts,
+    ServiceUnit,
+)
 from magid.errors import InvalidInput, NotAllowed
 from magid.host.ports import listening
 from magid.launcher.protocol import MAX_LINE_BYTES, Ping, parse_reply, request_line
@@ -40,7 +48,7 @@ _PROPERTIES: Final = (
 )
 
 
-def units() -> dict[str, Unit]:
+def units() -> dict[str, ServiceUnit]:
     """Those of magid's, loaded or not, and every model unit that is loaded. Raises CannotLook."""
     chosen = ",".join(_PROPERTIES)
     names = (*OURS, TRIAL)
@@ -73,8 +81,8 @@ def blocks(text: str) -> Iterator[dict[str, str]]:
             yield values
 
 
-def _unit(shown: Mapping[str, str]) -> Unit:
-    return Unit(
+def _unit(shown: Mapping[str, str]) -> ServiceUnit:
+    return ServiceUnit(
         name=shown["Id"],
         load=shown.get("LoadState", ""),
         active=shown.get("ActiveState", ""),
@@ -131,7 +139,7 @@ _LAUNCHER_S: Final = 10.0
 _REFUSED: Final = "Permission denied"
 
 
-def daemon(ask: Ask) -> Daemon | NotCollected:
+def daemon(ask: Ask) -> DaemonFacts | NotCollected:
     """Blocks for as long as magid does. Never raises."""
     try:
         status = ask(f"{MODELS}/status")
@@ -141,8 +149,8 @@ def daemon(ask: Ask) -> Daemon | NotCollected:
         lines = [line for line in str(error).splitlines() if not line.startswith("try: ")]
         problem = ": ".join(lines[:2]) or type(error).__name__  # doctor has its own advice
         refused = _REFUSED in problem
-        return NotCollected(problem, AS_ROOT) if refused else Daemon(problem=problem)
-    return Daemon(
+        return NotCollected(problem, AS_ROOT) if refused else DaemonFacts(problem=problem)
+    return DaemonFacts(
         profile=status["activeProfile"],
         servers=tuple(
             ServerFacts(s["unit"], s["modelId"], s["state"], s["stateReason"] or "")
@@ -153,8 +161,8 @@ def daemon(ask: Ask) -> Daemon | NotCollected:
     )
 
 
-def _model(shown: Mapping[str, Any]) -> Model:
-    return Model(
+def _model(shown: Mapping[str, Any]) -> ModelFacts:
+    return ModelFacts(
         shown["modelId"],
         shown["sizeBytes"] * shown["instances"],
         0 if shown.get("device") == "none" else shown["nGpuLayers"],

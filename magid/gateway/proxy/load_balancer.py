@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
-from magid.catalog.profile import LoadBalancing, Strategy
+from magid.catalog.profile import LoadBalancingRules, Strategy
 from magid.gateway.proxy.server import DEFAULT_PREFILL_RATE, DEFAULT_SERVICE_S, UpstreamServer
 from magid.gateway.routing.conversations import Conversations
 from magid.gateway.routing.request import CHARS_PER_TOKEN, ParsedRequest
@@ -19,7 +19,7 @@ class LoadBalancer:
     """Chooses servers by `rules`, the active profile's; the dispatcher sets them."""
 
     def __init__(self) -> None:
-        self.rules = LoadBalancing()
+        self.rules = LoadBalancingRules()
         self.conversations = Conversations()
         self._floors: dict[str, float] = {}  # by pool: where turns count from
 

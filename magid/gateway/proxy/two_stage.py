@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from pydantic_core import from_json, to_json
 
-from magid.catalog.profile import TwoStage
+from magid.catalog.profile import TwoStageRules
 from magid.errors import MagidError
 from magid.gateway.accounting.request_log import Outcome
 from magid.gateway.proxy.forward import ForwardedRequest, ResponseSink
@@ -158,7 +158,7 @@ class TwoStageRequest:
     """One request in two stages. Implements `ActiveRequest`, and `ResponseSink` for both stages."""
 
     def __init__(
-        self, request: ParsedRequest, client: ResponseSink, rules: TwoStage, begin: Begin
+        self, request: ParsedRequest, client: ResponseSink, rules: TwoStageRules, begin: Begin
     ) -> None:
         """Begins the first stage, or at once the second; raises what that raises."""
         self._request, self._client, self._rules, self._begin = request, client, rules, begin

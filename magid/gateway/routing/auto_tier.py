@@ -9,7 +9,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from magid.catalog.profile import DEFAULT_TIERS, TierConfig, TwoStage
+from magid.catalog.profile import DEFAULT_TIERS, TierRange, TwoStageRules
 from magid.discovery.tiers import Tier
 from magid.errors import MagidError
 from magid.gateway.routing import complexity, resolver
@@ -41,7 +41,7 @@ def _automatic(request: ParsedRequest, now: Fleet, conversations: Conversations)
     return replace(route, parts=choice.parts, process=process, reason=choice.reason)
 
 
-def has_stages(request: ParsedRequest, now: Fleet, rules: TwoStage) -> bool:
+def has_stages(request: ParsedRequest, now: Fleet, rules: TwoStageRules) -> bool:
     """Only for auto: a request for a model or a tier gets that one. Both tiers must exist."""
     try:
         if resolver.by_name(request.model, now) != AUTO or not applies(request):
@@ -94,13 +94,13 @@ class TierChoice(Struct, frozen=True):
     reason: Reason
 
 
-def tier_for(score: float, tiers: Sequence[TierConfig]) -> Tier:
+def tier_for(score: float, tiers: Sequence[TierRange]) -> Tier:
     """The first whose max_score the score does not exceed; above all of them the last."""
     fitting = (t.name for t in tiers if score <= t.max_score)
     return next(fitting, tiers[-1].name if tiers else DEFAULT_TIER)
 
 
-def choose(prompt: Prompt, tiers: Sequence[TierConfig], before: Tier | None) -> TierChoice:
+def choose(prompt: Prompt, tiers: Sequence[TierRange], before: Tier | None) -> TierChoice:
     """`before` is the tier of the conversation's last request: it never drops a tier."""
     score = complexity.score(prompt)
     parts = {"score": score.value, "parts": dict(score.parts)}
