@@ -149,7 +149,7 @@ def test_a_server_that_cannot_load_says_why(magid: Running) -> None:
 def test_stop_all_and_start_all(magid: Running) -> None:
     assert magid.ask("POST", "/api/models/servers/start-all", status=200)["start"] == []
     plan = magid.ask("POST", "/api/models/servers/stop-all", status=202)
-    assert plan.keys() == {"message", "stop", "start", "keep", "blocked"}
+    assert plan.keys() == {"message", "stop", "start", "keep", "blocked", "conditions"}
     assert {line["modelId"] for line in plan["stop"]} == {ALPHA, BETA}
     for line in plan["stop"]:
         assert line["unit"] == f"llama-server@{line['port']}.service"
@@ -203,7 +203,7 @@ def test_logs(magid: Running) -> None:
     assert everything["modelId"] == ALPHA
     lines = everything["lines"]
     assert len(lines) > 5
-    assert lines[0].keys() == {"cursor", "timestamp", "port", "message"}
+    assert lines[0].keys() == {"cursor", "timestamp", "port", "message", "run"}
     assert {line["port"] for line in lines} == {magid.servers()[ALPHA]["port"]}
     assert [line["cursor"] for line in lines] == sorted(line["cursor"] for line in lines)
     assert magid.get(f"{ALPHA_SERVER}/logs?lines=3")["lines"] == lines[-3:]

@@ -280,7 +280,7 @@ def gets_a_llama_server(machine: Machine) -> None:
         )
         machine.container.run(["tar", "-x", "-C", "/", "--no-overwrite-dir"], input=tar.stdout)
     assert machine.get("/readyz") == {
-        "status": "ok", "phase": "serving", "reasons": [], "warnings": [],
+        "status": "ok", "phase": "serving", "reasons": [], "warnings": [], "conditions": [],
     }  # fmt: skip
 
 
