@@ -10,7 +10,6 @@ from typing import Final
 
 from msgspec import Struct
 
-from magid.catalog.effective import Model
 from magid.control.planner import Plan
 from magid.control.snapshot import Phase, Snapshot
 from magid.servers.backend import ObservedServer, ServerState
@@ -259,36 +258,24 @@ def _pending(now: Situation) -> Iterable[DaemonCondition]:
         )
 
 
-def left_out(snapshot: Snapshot) -> list[Model]:
-    """Returns the models that do not run because no profile or override enables them."""
-    models = snapshot.models.values()
-    return [m for m in models if not m.enabled and m.entry.enabled_override is None]
-
-
-def why_left_out(snapshot: Snapshot) -> str:
-    """Returns why: it is the same for all of `left_out`."""
-    name = snapshot.active.name
-    return "no profile is active" if name is None else f"profile {name!r} leaves them out"
-
-
-def how_to_include(snapshot: Snapshot, model_ids: Iterable[str]) -> tuple[str, ...]:
-    """Returns the two commands that let these models run: either is enough."""
-    name = snapshot.active.name
-    change = "magictl profile ls" if name is None else f"magictl profile edit {name}"
-    return (f"magictl enable {' '.join(model_ids)}", change)
-
-
 def _left_out(now: Situation) -> Iterable[DaemonCondition]:
-    names = [model.model_id for model in left_out(now.snapshot)]
-    if names:
-        yield DaemonCondition(
-            Code.MODELS_LEFT_OUT,
-            f"{_count(names, 'model is', 'models are')} not wanted, because "
-            f"{why_left_out(now.snapshot)}: {_listed(names)}",
-            Severity.NOTE,
-            how_to_include(now.snapshot, names[:_NAMED]),
-            tuple(names),
-        )
+    """Names the models that no profile or override enables, and the two ways to enable them."""
+    models = now.snapshot.models.values()
+    names = [m.model_id for m in models if not m.enabled and m.entry.enabled_override is None]
+    if not names:
+        return
+    profile, them = now.snapshot.active.name, "it" if len(names) == 1 else "them"
+    if profile is None:
+        why, change = "no profile is active", "magictl profile ls"
+    else:
+        why, change = f"profile {profile!r} leaves {them} out", f"magictl profile edit {profile}"
+    yield DaemonCondition(
+        Code.MODELS_LEFT_OUT,
+        f"{_count(names, 'model is', 'models are')} not wanted, because {why}: {_listed(names)}",
+        Severity.NOTE,
+        (f"magictl enable {' '.join(names[:_NAMED])}", change),
+        tuple(names),
+    )
 
 
 _RULES: Final[tuple[Callable[[Situation], Iterable[DaemonCondition]], ...]] = (

@@ -29,6 +29,7 @@ class Wanted(Struct, frozen=True):
     blocked: tuple[Blocked, ...]
     on_demand: frozenset[int] = frozenset()  # ports of servers that are started on demand only
     unwanted: Mapping[str, str] = field(default_factory=dict)  # model -> what it is instead
+    unseen: frozenset[str] = frozenset()  # models whose folder is away, or not read yet
 
     @property
     def by_port(self) -> dict[int, ServerSpec]:
@@ -130,6 +131,8 @@ def _why_stop(server: ObservedServer, spec: ServerSpec | None, wanted: Wanted) -
     if not (server.state.is_running or server.state is ServerState.BACKOFF):
         return ""
     if spec is None:
+        if server.model_id in wanted.unseen:
+            return ""  # a disk that is not mounted is no decision
         return f"not wanted: its model {_instead(server.model_id, wanted)}"
     if spec.model_id != server.model_id:
         return f"its port now belongs to {spec.model_id}"
@@ -226,9 +229,8 @@ def _is_free(spec: ServerSpec, server: ObservedServer | None) -> bool:
 
 def only(model_id: str, wanted: Wanted, observed: Mapping[int, ObservedServer]) -> Plan:
     """Returns the part of the plan that concerns the servers of one model."""
-    mine = Wanted(
-        tuple(s for s in wanted.specs if s.model_id == model_id), (), unwanted=wanted.unwanted
-    )
+    specs = tuple(s for s in wanted.specs if s.model_id == model_id)
+    mine = Wanted(specs, (), unwanted=wanted.unwanted, unseen=wanted.unseen)
     return plan(mine, {p: s for p, s in observed.items() if s.model_id == model_id})
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Set
 from enum import StrEnum
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from magid.catalog.effective import Model, effective_models
 from magid.catalog.profile import Profile
@@ -34,6 +35,16 @@ class Disk(Struct, frozen=True):
     unreadable_roots: tuple[UnreadableRoot, ...] = ()
     empty_folders: tuple[str, ...] = ()  # as where no disk is mounted
     listed: bool = False  # a first listing or a scan has succeeded
+
+    @property
+    def empty_or_unreadable(self) -> list[str]:
+        """Returns the folders that may hold models which no scan can see now."""
+        return sorted({*self.empty_folders, *(root.path for root in self.unreadable_roots)})
+
+    def may_hold(self, path: str) -> bool:
+        """Returns whether a file that was not found may still be there."""
+        is_read = self.listed and not self.pending
+        return not is_read or is_below(path, self.empty_or_unreadable)
 
 
 class ActiveProfile(Struct, frozen=True):
@@ -72,10 +83,9 @@ class Snapshot(Struct, frozen=True):
 
         The folder is empty or cannot be read, as where a disk is not mounted.
         """
-        folders = [*self.disk.empty_folders, *(root.path for root in self.disk.unreadable_roots)]
         below = {
             folder: tuple(e for e in self.missing if is_below(e.path, [folder]))
-            for folder in sorted(set(folders))
+            for folder in self.disk.empty_or_unreadable
         }
         return {folder: entries for folder, entries in below.items() if entries}
 
@@ -110,7 +120,14 @@ def build(
     with_ports, unserved = allocate_ports(registry, demand, config.port_range)
     if with_ports != registry:
         models = effective_models(with_ports, disk.found, active.profile, config)
-    wanted = want(models, config.llama_server_host, unserved, config.port_range)
+    unseen = frozenset(
+        entry.model_id
+        for entry in with_ports.models.values()
+        if entry.model_id not in models and disk.may_hold(entry.path)
+    )
+    wanted = replace(
+        want(models, config.llama_server_host, unserved, config.port_range), unseen=unseen
+    )
     return Snapshot(
         revision, with_ports, disk, active, models, wanted, problems, config.may_lack_folders
     )

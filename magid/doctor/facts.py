@@ -267,7 +267,7 @@ class ModelFacts:
     size: int  # bytes of its files
     layers: int | None  # that were asked onto the GPU
     port: int | None
-    always: bool  # it starts with magid
+    always: bool  # it starts at boot
     limits: frozenset[str] = frozenset()  # the names of those that are set: "memoryMax"
 
 

@@ -161,7 +161,7 @@ class RuntimeSettings(ServerSettings):
     )
     start: Literal["always", "on-demand"] = _setting(
         Choice(("always", "on-demand")),
-        "When servers start: with magid, or with a model's first request",
+        "When servers start: at boot and by apply, or with a model's first request",
         default="always",
         example="on-demand",
     )

@@ -19,7 +19,9 @@ from pathlib import Path
 
 STATE = "/var/lib/magi"
 PROFILES = "/etc/magi/profiles"
-STATE_FILES = re.compile(r"model_registry\.json.*|tokens\.json|header_cache\.json|magid\.lock")
+STATE_FILES = re.compile(
+    r"model_registry\.json.*|tokens\.json|header_cache\.json|boot\.json|magid\.lock"
+)
 PROFILE_FILES = re.compile(r"[^.].*\.ya?ml")
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NONBLOCK
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

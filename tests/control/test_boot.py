@@ -172,10 +172,7 @@ async def test_a_user_who_stops_a_model_takes_it_off_the_boot(house: House) -> N
 
 
 async def test_stop_all_before_the_first_scan_leaves_nothing_to_start(house: House) -> None:
-    house.scans.shut()
-    daemon = house.daemon()
-    await daemon.open()
-    await house.scans.reached.wait()
+    daemon = await house.in_first_scan()
     daemon.stop_all()
     house.scans.open()
     await until(daemon, lambda: daemon.phase == "serving")
@@ -209,6 +206,22 @@ async def test_a_disk_that_is_mounted_after_the_boot_has_its_models_started(hous
     await second.rescan()
     await until(second, lambda: states(second) == ALL_READY)
     assert house.launcher.calls == [("start", 9001), ("start", 9002)]
+
+
+async def test_apply_stops_no_server_whose_disk_is_away(house: House) -> None:
+    """Neither after a restart without the disk, nor before the folders are read."""
+    await (await booted(house)).close()
+    house.launcher.calls.clear()
+    house.models.rename(house.folder / "unmounted")
+    house.models.mkdir()
+    daemon = await house.in_first_scan()
+    assert daemon.make_plan().is_empty
+    house.scans.open()
+    await until(daemon, lambda: daemon.phase == "serving")
+    assert f"{house.models} has none of the models" in warnings(daemon)[0]
+    assert daemon.apply().is_empty
+    await daemon.wait_idle()
+    assert (house.launcher.calls, states(daemon)) == ([], ALL_READY)
 
 
 async def test_a_model_whose_file_was_removed_is_not_due(house: House) -> None:

@@ -20,23 +20,10 @@ from magid.control.snapshot import ActiveProfile, Disk, Phase, Snapshot, build
 from magid.discovery.found import BrokenFile
 from magid.discovery.walker import UnreadableRoot
 from magid.servers.backend import ObservedServer, ServerState
+from tests.support.moments import ALL, CONFIG, moment, servers
 from tests.support.values import found, merged, observed
 
 S = ServerState
-CONFIG = Config(port_range=(8080, 8082))
-ALL = ActiveProfile("all", Profile(name="All", enabled_models=["*"]), "r1")
-
-
-def moment(
-    *names: str, active: ActiveProfile = ALL, disk: Disk | None = None, config: Config = CONFIG
-) -> Snapshot:
-    merge = merged(*(found(name) for name in names))
-    return build(1, merge.registry, disk or Disk(merge.found, listed=True), active, config, ())
-
-
-def servers(snapshot: Snapshot, *states: ServerState) -> dict[int, ObservedServer]:
-    specs = snapshot.wanted.specs
-    return {s.port: observed(s, state) for s, state in zip(specs, states, strict=True)}
 
 
 def at(

@@ -67,10 +67,7 @@ async def test_boot(house: House) -> None:
 
 async def test_before_the_scan_models_are_not_ready_yet(house: House) -> None:
     await (await house.running()).close()
-    house.scans.shut()
-    daemon = house.daemon()
-    await daemon.open()
-    await house.scans.reached.wait()
+    daemon = await house.in_first_scan()
     assert daemon.phase is Phase.SCANNING
     for verb in (daemon.model, daemon.start, daemon.restart):
         with pytest.raises(NotReady, match=r"cannot use model 'alpha_.* yet"):
@@ -161,10 +158,7 @@ async def test_a_launcher_that_refuses_ends_the_boot_all_the_same(house: House) 
 
 
 async def test_drain_during_the_scan_starts_nothing_more(house: House) -> None:
-    house.scans.shut()
-    daemon = house.daemon()
-    await daemon.open()
-    await house.scans.reached.wait()
+    daemon = await house.in_first_scan()
     daemon.drain()
     house.scans.open()
     await until(daemon, lambda: ALPHA in daemon.snapshot.models)
@@ -198,10 +192,7 @@ async def test_close_during_the_scan_does_not_wait_for_all_files(house: House) -
 
 
 async def test_close_during_boot_leaves_nothing_behind(house: House) -> None:
-    house.scans.shut()
-    daemon = house.daemon()
-    await daemon.open()
-    await house.scans.reached.wait()
+    daemon = await house.in_first_scan()
     await daemon.close()
     await daemon.close()
     assert house.launcher.calls == []

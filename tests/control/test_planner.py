@@ -69,6 +69,13 @@ def test_what_is_blocked_is_said_and_keeps_nothing_else_back() -> None:
     assert plan.model_ids == {"a"}
 
 
+def test_a_server_whose_models_folder_cannot_be_seen_is_left_alone() -> None:
+    wanted = Wanted((B,), (), unseen=frozenset({"a"}))
+    running = seen(observed(A, S.READY), observed(B, S.READY))
+    assert planner.plan(wanted, running).is_empty
+    assert planner.only("a", wanted, running).is_empty
+
+
 @pytest.mark.parametrize(
     ("wanted", "reason"),
     [

@@ -4,7 +4,6 @@ import pytest
 
 from magid.catalog.profile import Profile
 from magid.catalog.registry import Registry
-from magid.config.settings import Config
 from magid.control.snapshot import (
     ActiveProfile,
     Disk,
@@ -14,24 +13,11 @@ from magid.control.snapshot import (
     status_line,
 )
 from magid.discovery.tiers import Tier
-from magid.servers.backend import ObservedServer, ServerState
-from tests.support.values import found, merged, observed
+from magid.servers.backend import ServerState
+from tests.support.moments import ALL, CONFIG, moment, servers
+from tests.support.values import found, merged
 
 S = ServerState
-CONFIG = Config(port_range=(8080, 8081))
-ALL = ActiveProfile("all", Profile(name="All", enabled_models=["*"]), "r1")
-
-
-def moment(
-    *names: str, active: ActiveProfile = ALL, disk: Disk | None = None, config: Config = CONFIG
-) -> Snapshot:
-    merge = merged(*(found(name) for name in names))
-    return build(1, merge.registry, disk or Disk(merge.found, listed=True), active, config, ())
-
-
-def servers(snapshot: Snapshot, *states: ServerState) -> dict[int, ObservedServer]:
-    specs = snapshot.wanted.specs
-    return {s.port: observed(s, state) for s, state in zip(specs, states, strict=True)}
 
 
 def test_ports_are_part_of_the_snapshots_registry() -> None:

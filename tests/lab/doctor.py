@@ -68,7 +68,7 @@ def check_told(found: list[dict[str, Any]], fault: Fault) -> None:
 
 
 def check_true(doctor: Doctor, found: list[dict[str, Any]]) -> None:
-    """Asserts that whoever is not root is told nothing that root, who sees all, is not told."""
+    """Asserts that a user without root gets no finding that root, who sees all, does not get."""
     real = {finding["name"] for finding in found}
     real |= {less for less, more in LESS_SEEN.items() if real & set(more)}
     for user in PEOPLE:

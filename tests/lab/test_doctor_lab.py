@@ -70,7 +70,7 @@ def test_who_is_not_root(doctor: Doctor, user: str) -> None:
 
 
 def test_a_model_that_magid_cannot_read(doctor: Doctor) -> None:
-    """Without root nobody knows why, so it is the next thing to ask for."""
+    """Only root can see why, so the doctor asks for that next."""
     doctor.sh(f"chmod 0600 {faults.BETA}; magictl rescan 2>/dev/null")
     (finding,) = doctor.findings("member")
     assert (finding["name"], finding["run"]) == ("model-unread", ["sudo magictl doctor"])

@@ -23,27 +23,10 @@ from magid.launcher.protocol import (
     request_line,
 )
 from magid.llama.spec import ServerSpec
+from tests.support.values import FULL_SPEC
 
-SPEC = ServerSpec(
-    model_id="demo_8p0b_q4km_balanced",
-    instance=1,
-    port=8081,
-    host="127.0.0.1",
-    model_path="/models/Demo 8B (1).gguf",
-    mmproj_path="/models/mmproj-Demo.gguf",
-    kind="chat",
-    n_gpu_layers=-1,
-    ctx_size=4096,
-    n_threads=8,
-    batch_size=512,
-    parallel=4,
-    extra_args=("--temp", "0.7"),
-    memory_max=2**33,
-    cpu_quota=250,
-    stamp="0123456789abcdef",
-)
 REQUESTS: list[Request] = [
-    StartRequest(SPEC, "production", frozenset({"--metrics", "-ngl"})),
+    StartRequest(FULL_SPEC, "production", frozenset({"--metrics", "-ngl"})),
     StartRequest(ServerSpec("m", 0, 1024, "::1", "/m.gguf"), None, frozenset()),
     StopRequest(8080),
     ForgetRequest(65_535),
@@ -53,11 +36,11 @@ REQUESTS: list[Request] = [
 
 def body(**changes: Any) -> dict[str, Any]:
     """A good start request with something else in it."""
-    return {"verb": "start", "spec": asdict(SPEC), "profile": None, "flags": []} | changes
+    return {"verb": "start", "spec": asdict(FULL_SPEC), "profile": None, "flags": []} | changes
 
 
 def spec(**changes: Any) -> dict[str, Any]:
-    return body(spec=asdict(SPEC) | changes)
+    return body(spec=asdict(FULL_SPEC) | changes)
 
 
 def line(value: Any) -> bytes:
@@ -70,9 +53,9 @@ def test_requests_arrive(request_: Request) -> None:
 
 
 def test_the_hash_of_a_spec_arrives() -> None:
-    arrived = parse_request(request_line(StartRequest(SPEC, None, frozenset())))
+    arrived = parse_request(request_line(StartRequest(FULL_SPEC, None, frozenset())))
     assert isinstance(arrived, StartRequest)
-    assert arrived.spec.hash == SPEC.hash
+    assert arrived.spec.hash == FULL_SPEC.hash
 
 
 @pytest.mark.parametrize(
@@ -89,7 +72,7 @@ def test_replies_arrive(reply: LauncherReply) -> None:
 
 
 def test_a_request_that_is_too_long_is_not_sent() -> None:
-    long = replace(SPEC, extra_args=("x" * MAX_LINE_BYTES,))
+    long = replace(FULL_SPEC, extra_args=("x" * MAX_LINE_BYTES,))
     with pytest.raises(InvalidInput, match="cannot use request"):
         request_line(StartRequest(long, None, frozenset()))
 
@@ -148,7 +131,7 @@ HOSTILE: list[tuple[str, bytes]] = [
     *(("port", line({"verb": "stop", "port": port})) for port in BAD_PORTS),
     ("request", line(body(argv=["/bin/sh"]))),
     ("request", line(body(properties=[["User", "root"]]))),
-    ("request", line({"verb": "start", "spec": asdict(SPEC), "flags": []})),
+    ("request", line({"verb": "start", "spec": asdict(FULL_SPEC), "flags": []})),
     ("spec", line(body(spec=None))),
     ("spec", line(body(spec=[]))),
     ("spec", line(body(spec={}))),
@@ -205,7 +188,7 @@ def test_any_value_in_any_place(name: str, value: Any) -> None:
     _meant_or_refused(line(body(**{name: value})))
 
 
-@given(st.sampled_from(sorted(asdict(SPEC))), JSON)
+@given(st.sampled_from(sorted(asdict(FULL_SPEC))), JSON)
 def test_any_value_in_any_field(name: str, value: Any) -> None:
     _meant_or_refused(line(spec(**{name: value})))
 

@@ -26,27 +26,9 @@ from magid.llama.runtime_settings import (
 )
 from magid.llama.setting_values import BYTES, PERCENT, SECONDS, TOKENS, Choice, Integer
 from magid.llama.spec import ServerSpec
-from tests.support.values import NOW
+from tests.support.values import FULL_SPEC, NOW
 
 SPEC = ServerSpec("demo_tiny", 0, 8080, "127.0.0.1", "/models/demo.gguf")
-FULL = ServerSpec(
-    model_id="demo_8p0b_q4km_balanced",
-    instance=1,
-    port=8081,
-    host="127.0.0.1",
-    model_path="/models/Demo 8B (1).gguf",
-    mmproj_path="/models/mmproj-Demo.gguf",
-    kind="chat",
-    n_gpu_layers=-1,
-    ctx_size=4096,
-    n_threads=8,
-    batch_size=512,
-    parallel=4,
-    extra_args=("--temp", "0.7"),
-    memory_max=2**33,
-    cpu_quota=250,
-    stamp="0123456789abcdef",
-)
 by_key = pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.key)
 
 
@@ -60,7 +42,7 @@ def example(setting: RuntimeSetting) -> Any:
 def test_no_upgrade_restarts_a_server_that_runs() -> None:
     """The hashes as the first version had them: a changed one is a restart of every server."""
     assert SPEC.hash == "18866116730b8ba1"
-    assert FULL.hash == "cf89890ad95eee74"
+    assert FULL_SPEC.hash == "cf89890ad95eee74"
 
 
 def test_a_setting_that_came_later_is_in_the_hash_only_when_it_is_set() -> None:

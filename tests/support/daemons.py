@@ -142,6 +142,14 @@ class House:
         }
         return Config(**(defaults | self.settings))
 
+    async def in_first_scan(self) -> Daemon:
+        """Open, and held in its first scan until `scans.open()`."""
+        self.scans.shut()
+        daemon = self.daemon()
+        await daemon.open()
+        await self.scans.reached.wait()
+        return daemon
+
     def daemon(self) -> Daemon:
         """Not open yet."""
         config = self.config()

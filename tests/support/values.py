@@ -15,6 +15,24 @@ from magid.llama.spec import ServerSpec
 from magid.servers.backend import ObservedServer, ServerState
 
 NOW = datetime(2026, 1, 2, 10, 30, tzinfo=UTC)
+FULL_SPEC = ServerSpec(
+    model_id="demo_8p0b_q4km_balanced",
+    instance=1,
+    port=8081,
+    host="127.0.0.1",
+    model_path="/models/Demo 8B (1).gguf",
+    mmproj_path="/models/mmproj-Demo.gguf",
+    kind="chat",
+    n_gpu_layers=-1,
+    ctx_size=4096,
+    n_threads=8,
+    batch_size=512,
+    parallel=4,
+    extra_args=("--temp", "0.7"),
+    memory_max=2**33,
+    cpu_quota=250,
+    stamp="0123456789abcdef",
+)
 
 
 def found(base_id: str, path: str = "", **changes: Any) -> FoundModel:

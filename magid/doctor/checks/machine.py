@@ -145,7 +145,7 @@ def limits(facts: Facts) -> Iterator[Finding]:
 
 
 def memory(facts: Facts) -> Iterator[Finding]:
-    """The models that start with magid fit into the memory of the machine and its GPUs."""
+    """The models that start at boot fit into the memory of the machine and its GPUs."""
     daemon, machine = answering(facts), known(facts.machine)
     total = machine.memory + video_memory(facts)
     for model in daemon.models:

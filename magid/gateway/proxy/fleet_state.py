@@ -42,14 +42,12 @@ class FleetState:
         self._daemon, self._spawn = daemon, spawn
         self._resting, self._on_rebuilt, self._on_learned = resting, on_rebuilt, on_learned
         self._servers: dict[str, UpstreamServer] = {}  # by process
-        self._leaving: dict[
-            str, UpstreamServer
-        ] = {}  # get no new requests, but have some in progress
+        # By process too: they get no new requests, but have some in progress.
+        self._leaving: dict[str, UpstreamServer] = {}
         self._facts: dict[str, ServerProperties] = {}  # by process
         self._asking: set[str] = set()  # processes that are being asked for theirs
-        self._seen: dict[
-            str, ServerProperties
-        ] = {}  # by hash of a spec: of servers that may be gone
+        # By hash of a spec: of servers that may be gone.
+        self._seen: dict[str, ServerProperties] = {}
         self._differences: dict[str, str] = {}  # by model: what was logged of them
         self._fleet = Fleet()
         self._limited: dict[tuple[str, ...], Fleet] = {}  # what limited tokens may use of it

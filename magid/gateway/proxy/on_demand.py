@@ -1,6 +1,6 @@
 """Starts models with their first request and stops them when they are idle.
 
-A model that answers or loads is never stopped, for room or for idleness; one that starts with magid
+A model that answers or loads is never stopped, for room or for idleness; one that starts at boot
 (`start: always`) never for room. Room is made for one model after another; then each loads when its
 devices allow, which `PlanExecutor` decides. A failed start or stop is retried only after a pause
 that grows with each failure.
