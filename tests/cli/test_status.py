@@ -24,8 +24,10 @@ def test_status(type_in: Type) -> None:
 
 
 def test_ls(type_in: Type) -> None:
-    head, *rows = [line.split() for line in type_in("ls").stdout.splitlines()]
+    done = type_in("ls")
+    head, *rows = [line.split() for line in done.stdout.splitlines()]
     assert head == ["MODEL", "TIER", "THINKING", "SIZE", "PORT", "ENABLED", "FOUND"]
+    assert "3 models are not wanted" in done.stderr, "beside the table, which scripts read"
     table = {row[0]: row for row in rows}
     assert len(table) == 5
     assert table[ALPHA][1:3] == ["fast", "no"]
@@ -67,6 +69,7 @@ def test_rescan(type_in: Type) -> None:
     done = type_in("rescan")
     assert done.stdout == "5 models, 0 added, 0 removed\n"
     assert "Broken" in done.stderr
+    assert "3 models are not wanted" in done.stderr
     assert json.loads(type_in("rescan --json").stdout)["modelsFound"] == 5
 
 

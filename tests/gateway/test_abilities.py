@@ -67,7 +67,7 @@ def test_a_model_that_rests_is_passed_over_and_tools_go_on() -> None:
     found = route(asked("balanced", **TOOLS), now)
     assert (found.tier, found.starts) == (Tier.POWERFUL, "c")
     assert "b could not be started" in found.why
-    resting = dict.fromkeys("bc", "could not be started (no memory)")
+    resting = dict.fromkeys(["b", "c"], "could not be started (no memory)")
     assert route(asked("balanced", **TOOLS), made(models, resting=resting)).starts == "a"
 
 

@@ -32,6 +32,7 @@ def write_two_kinds(models: Path) -> None:
     ggufs.write_chat_model(
         models / "Small-Q4_0.gguf", name="Small", quantization="Q4_0", context=2**30
     )
+    ggufs.write_mmproj(models / "mmproj-Small.gguf", name="Small")
     ggufs.write_embedding_model(models / "Vectors-Embedding-F16.gguf", quantization="F16")
 
 

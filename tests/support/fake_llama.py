@@ -22,6 +22,7 @@ HELP = """\
 
 -h,    --help, --usage                  print usage and exit
 -m,    --model FNAME                    model path to load
+-mm,   --mmproj FILE                    path to a multimodal projector file
 -a,    --alias STRING                   set model name aliases
 --host HOST                             ip address to listen on
 --port PORT                             port to listen

@@ -9,7 +9,7 @@ from magid.cli.client import MODELS, Client, Refused
 from magid.cli.interaction import agrees
 from magid.cli.output import note, paint, plain, print_json, say
 from magid.cli.parser import Verbs
-from magid.cli.verbs.status import say_condition
+from magid.cli.verbs.status import note_condition
 
 SIGNS = {"stop": ("-", "31"), "start": ("+", "32"), "blocked": ("!", "33"), "keep": (" ", "2")}
 
@@ -45,7 +45,7 @@ def rescan(client: Client, args: argparse.Namespace) -> int:
     for broken in answer["modelsBroken"]:
         note(plain(f"{broken['path']}: {broken['reason']}"))
     for one in answer["conditions"]:
-        say_condition(one)
+        note_condition(one)
     return 0
 
 
@@ -102,4 +102,4 @@ def show_plan(answer: Any) -> None:
             text = f"{sign} {line['unit'] or '-':27}  {line['modelId']}: {line['reason']}"
             print(paint(plain(text), colour))
     for one in answer.get("conditions", ()):
-        say_condition(one)
+        note_condition(one)

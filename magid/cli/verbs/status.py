@@ -11,6 +11,7 @@ from magid.cli.output import (
     ago,
     cell,
     explained,
+    note,
     paint,
     plain,
     print_json,
@@ -75,16 +76,22 @@ def status(client: Client, args: argparse.Namespace) -> int:
         say(f"pending:      {pending['start']} to start, {pending['stop']} to stop: magictl apply")
     for one in answer["conditions"]:
         if one["code"] != "ChangesPending":  # said above
-            say_condition(one)
+            for line in _shown(one):
+                say(line)
     return 0 if answer["ready"] else 3
 
 
-def say_condition(condition: Any) -> None:
-    """What is the case, then the commands that change it."""
+def note_condition(condition: Any) -> None:
+    """Prints it to stderr, beside a list that scripts read."""
+    for line in _shown(condition):
+        note(line)
+
+
+def _shown(condition: Any) -> list[str]:
+    """Returns the lines: what is the case, then the commands that change it."""
     kind = "note:" if condition["severity"] == "note" else "problem:"
-    say(f"{kind:13} {hints.translated(condition['message'])}")
-    for command in condition["remedy"]:
-        say(f"{'':14}{command}")
+    first = f"{kind:13} {hints.translated(condition['message'])}"
+    return [first, *(f"{'':14}{command}" for command in condition["remedy"])]
 
 
 def ls(client: Client, args: argparse.Namespace) -> int:
@@ -107,7 +114,7 @@ def ls(client: Client, args: argparse.Namespace) -> int:
         )  # fmt: skip
         for one in client.call("GET", f"{MODELS}/status")["conditions"]:
             if one["code"] in ABOUT_MODELS:
-                say_condition(one)
+                note_condition(one)
     return 0
 
 
