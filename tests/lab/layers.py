@@ -53,8 +53,13 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
+def contained(command: Sequence[str]) -> list[str]:
+    """The command with mounts and processes of its own: none outlives it, even if it is killed."""
+    return ["unshare", "--mount-proc", "--pid", "--fork", "--kill-child", "--", *command]
+
+
 def remove(folder: Path) -> None:
-    """Never goes into what is mounted below: a killed bootstrap may have left a /dev there."""
+    """Never goes into what is mounted below."""
     if folder.exists():
         output(["rm", "-rf", "--one-file-system", "--", str(folder)])
 

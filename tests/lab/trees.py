@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 
 from tests.lab import requirements
-from tests.lab.layers import LabError, home, layer, locked, output, remove
+from tests.lab.layers import LabError, contained, home, layer, locked, output, remove
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LLAMA = "opt/llama.cpp"
@@ -166,7 +166,7 @@ def bootstrapped(command: list[str], release: Release, work: Path) -> None:
     for archive in _archives():
         try:
             _empty(work)
-            output(command, input=f"deb {archive} {release.name} main\n")
+            output(contained(command), input=f"deb {archive} {release.name} main\n")
             return
         except LabError as error:
             reasons.append(provision.without_password(str(error)))
