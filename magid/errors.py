@@ -1,8 +1,8 @@
 """Every error magid raises on purpose.
 
-An error knows a stable `code` (what clients match on) and `details`, and no HTTP: `http.status`
-maps each class to a status, and a test walks this tree so that none is left out. The text starts
-with "cannot", gives the reason and says what to do next.
+An error has a stable `code`, which clients match on, and `details`. It knows nothing of HTTP:
+`http.status` maps each class to a status, and a test walks this tree to find a class without one.
+The text starts with "cannot", gives the reason and says what to do next.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class MagidError(Exception):
-    """Base of all; never raised itself."""
+    """The base class; never raised itself."""
 
     def __init__(self, message: str, **details: Any) -> None:
         super().__init__(message)
@@ -28,7 +28,7 @@ class InvalidConfig(MagidError):
 
 
 class CannotStart(MagidError):
-    """What a daemon that cannot start answers: the text is the reason, `cause` an error's code."""
+    """The daemon cannot start, and answers with this until it ends; `cause` is an error's code."""
 
 
 class InvalidInput(MagidError):
@@ -40,11 +40,11 @@ class NotAllowed(MagidError):
 
 
 class Unauthenticated(MagidError):
-    """A token is needed, and none that counts was shown."""
+    """The request needs a valid token and has none."""
 
 
 class HostNotAllowed(MagidError):
-    """The request is addressed to a name that is not ours (DNS rebinding)."""
+    """The Host header names something other than this server (DNS rebinding)."""
 
 
 class NotFound(MagidError):
@@ -64,23 +64,23 @@ class TokenNotFound(NotFound):
 
 
 class MethodNotAllowed(MagidError):
-    """The path exists, with other methods."""
+    """The path exists, but not with this method."""
 
 
 class Conflict(MagidError):
-    """The request is valid, but the present state forbids it."""
+    """The request is valid, but the current state forbids it."""
 
 
 class Busy(Conflict):
-    """Another change of the same model is under way."""
+    """Another change to the same model is in progress."""
 
 
 class ModelDisabled(Conflict):
-    """A server was asked for, of a model that is not enabled."""
+    """The model is not enabled, so it cannot have a server."""
 
 
 class ModelGone(Conflict):
-    """The model's file is not there at the moment; its overrides are kept."""
+    """The model's file is missing at the moment; its overrides are kept."""
 
 
 class PortTaken(Conflict):
@@ -96,7 +96,7 @@ class ProfileActive(Conflict):
 
 
 class InvalidProfile(Conflict):
-    """The profile's file is there but cannot be used; the text names file, line and key."""
+    """The profile's file exists but cannot be used; the text names file, line and key."""
 
 
 class TokenExists(Conflict):
@@ -104,11 +104,11 @@ class TokenExists(Conflict):
 
 
 class TokensUnusable(Conflict):
-    """The file of tokens is there but cannot be used: TCP is closed."""
+    """The token file exists but cannot be used, so no caller is let in over TCP."""
 
 
 class StaleRevision(MagidError):
-    """If-Match names another revision than the present one."""
+    """If-Match names a revision other than the current one."""
 
 
 class TooLarge(MagidError):
@@ -116,11 +116,11 @@ class TooLarge(MagidError):
 
 
 class UnsupportedMediaType(MagidError):
-    """A write came without `Content-Type: application/json`."""
+    """A request with a body lacks `Content-Type: application/json`."""
 
 
 class SlowRequest(MagidError):
-    """The request did not arrive within its time."""
+    """The request did not arrive in time."""
 
 
 class RescanFailed(MagidError):
@@ -136,7 +136,7 @@ class ServerFailed(MagidError):
 
 
 class TimedOut(MagidError):
-    """The wait ended before the event; what was asked for goes on."""
+    """The wait timed out; the operation itself goes on."""
 
 
 class CannotWrite(MagidError):
@@ -160,15 +160,15 @@ class LauncherUnreachable(NotReady):
 
 
 class BadReply(ServerUnreachable):
-    """What answered on a server's port does not speak HTTP as it should."""
+    """The answer on a server's port is not valid HTTP."""
 
 
 class QueueFull(MagidError):
-    """Too many requests wait for this model already, or one has waited too long."""
+    """Too many requests are waiting for this model, or this one has waited too long."""
 
 
 class ServerLost(MagidError):
-    """A server ended or misbehaved while it worked on a request."""
+    """A server ended or misbehaved while it was working on a request."""
 
 
 class AlreadyRunning(MagidError):

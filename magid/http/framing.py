@@ -1,4 +1,4 @@
-"""HTTP/1.1 framing without I/O: chunked bodies, and the heads of llama-server's answers. Strict."""
+"""Strict HTTP/1.1 framing without I/O: chunked bodies, and the heads of requests and answers."""
 
 import re
 import sys
@@ -8,7 +8,7 @@ from functools import lru_cache
 from magid.errors import InvalidInput
 from magid.http.limits import MAX_HEAD_LINES
 
-MAX_CHUNK_LINE = 256  # bytes of a chunk's size with its extensions
+MAX_CHUNK_LINE = 256  # bytes of the line with a chunk's size and its extensions
 
 
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n\x00]*)?")
@@ -17,31 +17,31 @@ _LENGTH = re.compile(rb"[0-9]{1,12}")
 
 
 class ChunkReader:
-    """Follows a chunked body, segment by segment, to its end. No trailers.
+    """Finds the end of a chunked body that arrives in segments. Refuses trailers.
 
-    With `keep` the payload is collected in `payload`; else bytes are only counted, so that a relay
-    passes them on as they are.
+    With `keep`, collects the payload in `payload`. Without it, only counts bytes: a relay passes
+    the segments on unchanged.
     """
 
     __slots__ = ("_left", "_line", "count", "done", "payload", "size")
 
     def __init__(self, *, keep: bool) -> None:
-        self._left = 0  # of the present chunk, with the CRLF behind it
-        self._line = b""  # a size line of which the end has not come
+        self._left = 0  # bytes left of the current chunk, including the CRLF after it
+        self._line = b""  # the beginning of a size line whose end has not arrived
         self.payload: list[bytes] | None = [] if keep else None
-        self.size = 0  # of the payload so far
-        self.count = 0  # of its chunks
+        self.size = 0  # bytes of payload so far
+        self.count = 0  # chunks so far
         self.done = False
 
     @property
     def is_inside(self) -> bool:
-        """Whether the bytes so far end within a chunk, so that nothing can be put behind them."""
+        """Whether the bytes so far end within a chunk, where nothing may be inserted."""
         return bool(self._left or self._line)
 
     def feed(self, data: bytes, most: int | None = None) -> int:
-        """How many of these bytes belong to the body. Raises ProtocolError.
+        """Returns how many of these bytes belong to the body. Raises ProtocolError.
 
-        With `most` at most about so many chunks are read; what is left is for the next call.
+        With `most`, stops after about that many chunks; pass the remaining bytes in again.
         """
         at, end = 0, len(data)
         if not self._left and not self._line and self._is_one_chunk(data):
@@ -57,7 +57,7 @@ class ChunkReader:
         return at
 
     def _whole_chunks(self, data: bytes, at: int, last: int) -> int:
-        """Past all chunks that are whole in `data`: a few times as fast as one part at a time."""
+        """Skips the chunks that are complete in `data`; several times as fast as `_inside`."""
         match_size, find, payload = _WHOLE_LINE.match, data.startswith, self.payload
         while self.count < last and (line := match_size(data, at)) is not None:
             size = int(line[1], 16)
@@ -72,7 +72,7 @@ class ChunkReader:
         return at
 
     def _is_one_chunk(self, data: bytes) -> bool:
-        """Whether this is one chunk, whole and not the last: as llama-server sends its events."""
+        """Whether this is exactly one complete chunk, as llama-server sends each event."""
         found = data.find(b"\r\n", 0, MAX_CHUNK_LINE)
         match = _SIZE.fullmatch(data, 0, found) if found > 0 else None
         if match is None or not data.endswith(b"\r\n"):
@@ -121,19 +121,19 @@ class ChunkReader:
         return found + 1
 
     def _last(self, line: bytes, at: int) -> int:
-        """Behind the last chunk, of size 0, stands an empty line and no trailer."""
+        """Reads the empty line that must follow the last chunk, which has size 0."""
         if line == b"0\r\n":
             self._line = line
         elif line == b"0\r\n\r\n":
             self._line, self.done = b"", True
         else:
-            raise ProtocolError("there is a trailer behind the last chunk")
+            raise ProtocolError("there is a trailer after the last chunk")
         return at
 
 
 @dataclass(frozen=True, slots=True)
 class ReplyHead:
-    """What matters of an answer's head. Without length and chunks it goes on until the end."""
+    """The relevant part of an answer's head. Without length and chunks the body ends at EOF."""
 
     status: int
     content_type: bytes
@@ -143,7 +143,7 @@ class ReplyHead:
 
 
 def reply_head(head: bytes) -> ReplyHead:
-    """Raises ProtocolError. Pure."""
+    """Parses the head of an answer. Raises ProtocolError. Pure."""
     return _known_head(head) if len(head) <= _KNOWN_BYTES else _reply_head(head)
 
 
@@ -151,7 +151,7 @@ def _reply_head(head: bytes) -> ReplyHead:
     status, fields = parse_head(head)
     coding, length = fields.get(b"transfer-encoding"), fields.get(b"content-length")
     if coding is not None and (coding.lower() != b"chunked" or length is not None):
-        raise ProtocolError("its transfer coding is not plainly chunked")
+        raise ProtocolError("its transfer coding is not simply chunked")
     if length is not None and not _LENGTH.fullmatch(length):
         raise ProtocolError("its length is not a number")
     has_body = coding is not None or length not in (None, b"0")
@@ -165,16 +165,16 @@ def _reply_head(head: bytes) -> ReplyHead:
     )
 
 
-_KNOWN_BYTES = 1024  # those of llama-server are shorter, and of streams the same to the byte
+_KNOWN_BYTES = 1024  # llama-server's heads are shorter, and identical for all streams
 _known_head = lru_cache(maxsize=256)(_reply_head)
 
 
 def _check_status(status: int, *, has_body: bool) -> None:
-    """What magid never asks for is no answer: another protocol, another place, what is cached."""
+    """Refuses what magid never requests: another protocol, a redirect, "not modified"."""
     if status == 101 or 300 <= status < 400:
-        raise ProtocolError(f"its status is {status}, which was not asked for")
+        raise ProtocolError(f"its status is {status}, which magid did not request")
     if has_body and (status < 200 or status == 204):
-        raise ProtocolError(f"an answer of status {status} has no body")
+        raise ProtocolError(f"an answer with status {status} must not have a body")
 
 
 _TYPES = re.compile(
@@ -185,15 +185,16 @@ _TEXT = b"text/plain; charset=utf-8"
 
 
 def _content_type(given: bytes | None) -> bytes:
-    """The type that a client gets: none that a browser would run, and no parameter but UTF-8.
+    """Returns the type to send to the client. Raises ProtocolError for one that is not allowed.
 
-    Without one an answer is text. Raises ProtocolError for any other type.
+    Allowed are types that a browser does not run, with no parameter but UTF-8. An answer without
+    a type is text.
     """
     if given is None:
         return _TEXT
     match = _TYPES.match(given)
     if match is None:
-        raise ProtocolError(f"its type {given[:60].decode('latin-1')!r} is none that is passed on")
+        raise ProtocolError(f"its type {given[:60].decode('latin-1')!r} is not allowed")
     return (given if match[2] else match[1]).lower()
 
 
@@ -205,11 +206,11 @@ _ONCE_IN_REQUEST = frozenset(
 
 
 def check_head(head: bytes) -> None:
-    """Refuse a head, with its start line, that two parsers could read differently.
+    """Refuses a request's head, start line included, that two parsers could read differently.
 
-    Raises InvalidInput for a target that is no path (a proxy would be asked by its whole URL, which
-    may name another host than Host does), a method that is no word, for Transfer-Encoding from a
-    client too old to know it, and as `check_fields` does.
+    Raises InvalidInput for a target that is not a path (an absolute URL may name a host other
+    than Host does), a malformed method, Transfer-Encoding in HTTP/1.0, and whatever
+    `check_fields` refuses.
     """
     line, _, fields = head.partition(b"\r\n")
     start = _START.fullmatch(line)
@@ -223,11 +224,11 @@ def check_head(head: bytes) -> None:
 
 
 def check_fields(raw: bytes) -> None:
-    """Refuse a header block that two parsers could read differently. `raw`: without start line.
+    """Refuses header lines that two parsers could read differently. `raw` has no start line.
 
     Raises InvalidInput for a bare CR or LF, a folded line, space before the colon, control
-    characters, a repeated field that decides framing or trust, Content-Length that is not plain
-    digits or is beside Transfer-Encoding.
+    characters, a repeated field that decides framing or trust, a Content-Length that is not all
+    digits, and Content-Length together with Transfer-Encoding.
     """
     seen: set[bytes] = set()
     for line in raw.split(b"\r\n"):
@@ -255,13 +256,13 @@ _HEADER_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0
 
 
 class ProtocolError(Exception):
-    """Not HTTP/1.1; the text says what."""
+    """The peer violated HTTP/1.1; the text says how."""
 
 
 def parse_head(head: bytes) -> tuple[int, dict[bytes, bytes]]:
-    """Status and headers (names in lower case) of an answer; strict, as RFC 9112 is.
+    """Returns an answer's status and headers, with names in lower case. Strict, as RFC 9112 is.
 
-    No folded lines, no space before a colon, no two lengths. Raises ProtocolError.
+    Raises ProtocolError, for example for folded lines, space before a colon, or two lengths.
     """
     first, *lines = head.removesuffix(b"\r\n\r\n").split(b"\r\n", MAX_HEAD_LINES + 1)
     if len(lines) > MAX_HEAD_LINES:
@@ -279,7 +280,7 @@ def parse_head(head: bytes) -> tuple[int, dict[bytes, bytes]]:
             raise ProtocolError(f"there are two {name.decode()} headers")
         headers[name] = value
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-        raise ProtocolError("it is compressed, which was not asked for")
+        raise ProtocolError("it is compressed, which magid did not request")
     return int(status_line[1]), headers
 
 

@@ -1,4 +1,4 @@
-"""The rules of a client's request, which are the same for the API and for the gateway."""
+"""Rules for clients' requests, shared by the API and the gateway."""
 
 import re
 import secrets
@@ -14,27 +14,27 @@ from magid.errors import (
 )
 
 MAX_HEAD_BYTES = 16_384
-# An early response must not be lost to a reset of the connection: reading goes on for this long.
+# Reading goes on for this long after an early response, which a connection reset would destroy.
 LINGER_S = 2.0
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110 9.2.1: they change nothing
 
 _CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _serial = count(1)
-_PROCESS = secrets.token_hex(8)  # so that ids of two lives of the daemon differ
+_PROCESS = secrets.token_hex(8)  # keeps ids unique across restarts of the daemon
 
 
 def next_request_id() -> str:
-    """Returns an id that no other request has."""
+    """Returns a unique id for a request."""
     return f"{_PROCESS}{next(_serial):x}"
 
 
 def client_request_id(given: str) -> str:
-    """Returns the id that the client gave its request; empty if it is not fit for the log. Pure."""
+    """Returns the request id that the client sent, or "" if it is not safe to log. Pure."""
     return given if _CLIENT_ID.fullmatch(given) else ""
 
 
 def is_json(content_type: str) -> bool:
-    """Whether a body of this type may be read. A form of another site can have no such type."""
+    """Whether this is the type of JSON, which a form on another site cannot send."""
     return _media_type(content_type) == "application/json"
 
 
@@ -42,13 +42,13 @@ def _media_type(content_type: str) -> str:
     return content_type.partition(";")[0].strip().lower()
 
 
-# A JSON encoder whose every word becomes a chunk is taken up to this many of them.
+# Some JSON encoders send each word as a chunk of its own.
 MAX_SMALL_CHUNKS = 16_384
 SMALL_CHUNK_BYTES = 64
 
 
 def check_chunks(chunks: int, size: int) -> None:
-    """Raises InvalidInput for a body of `size` bytes in far more chunks than it needs."""
+    """Raises InvalidInput if a body of `size` bytes has far more chunks than it needs."""
     if chunks > MAX_SMALL_CHUNKS + size // SMALL_CHUNK_BYTES:
         raise InvalidInput(
             f"cannot read the request: it has over {MAX_SMALL_CHUNKS} chunks of a few bytes each; "
@@ -65,14 +65,14 @@ def too_slow() -> SlowRequest:
 
 def head_too_large() -> TooLarge:
     return TooLarge(
-        f"cannot take this request: its head is over {MAX_HEAD_BYTES} bytes; send fewer or "
+        f"cannot read this request: its head is over {MAX_HEAD_BYTES} bytes; send fewer or "
         "shorter headers"
     )
 
 
 def body_too_large(limit: int, setting: str) -> TooLarge:
-    """`setting` of magid.yaml decides, or it is a fixed limit."""
-    return TooLarge(f"cannot take this body: it is over {limit} bytes ({setting})")
+    """`setting` names the key of magid.yaml that sets the limit, or says that it is fixed."""
+    return TooLarge(f"cannot read this body: it is over {limit} bytes ({setting})")
 
 
 def not_json(content_type: str) -> UnsupportedMediaType:
@@ -83,10 +83,10 @@ def not_json(content_type: str) -> UnsupportedMediaType:
 
 
 def unknown_path(path: str) -> NotFound:
-    return NotFound(f"cannot find {path}: no such path; /openapi.json lists all of them")
+    return NotFound(f"cannot find {path}: no such path; /openapi.json lists all paths")
 
 
 def wrong_method(method: str, path: str) -> MethodNotAllowed:
     return MethodNotAllowed(
-        f"cannot {method} {path}: the path has other methods; /openapi.json lists them"
+        f"cannot {method} {path}: the path does not have this method; /openapi.json lists methods"
     )

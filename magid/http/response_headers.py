@@ -1,4 +1,4 @@
-"""What a client reads in the head of any answer, whichever side of magid writes it. Pure."""
+"""Response headers that the API and the gateway have in common. Pure."""
 
 from collections.abc import Iterable
 from http import HTTPStatus
@@ -6,9 +6,9 @@ from http import HTTPStatus
 PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 RETRY_AFTER_S = 2
-CHALLENGE = 'Bearer realm="magid"'  # RFC 9110 11.6.1: a 401 says how to do better
+CHALLENGE = 'Bearer realm="magid"'  # RFC 9110 11.6.1: a 401 says how to authenticate
 
-# An answer is data: opened in a browser it gets no script and no frame, and is not kept.
+# Answers are data: a browser that opens one must not run scripts in it, frame it or cache it.
 PLAIN_DATA = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -17,7 +17,7 @@ PLAIN_DATA = {
 
 
 def headers_for(status: int, methods: Iterable[str] = ()) -> dict[str, str]:
-    """Returns the headers that this status needs. `methods`: what the path has, for a 405."""
+    """Returns the headers that this status needs. `methods` are those of the path, for a 405."""
     headers = {}
     if status in (429, 503):
         headers["Retry-After"] = str(RETRY_AFTER_S)

@@ -1,4 +1,4 @@
-"""Which HTTP status an error has."""
+"""The HTTP status of each error."""
 
 from collections.abc import Mapping
 
@@ -35,7 +35,7 @@ def status_of(error: errors.MagidError) -> int:
 
 
 def status_for(error: type[errors.MagidError]) -> int:
-    """The nearest class in the table decides, so a new subclass needs no entry of its own."""
+    """Returns the status of the nearest base class in the table; a subclass needs no entry."""
     for kind in error.__mro__:
         if kind in STATUS:
             return STATUS[kind]
