@@ -10,6 +10,7 @@ import os
 import re
 import socket
 import ssl
+import time
 import urllib.parse
 from collections.abc import Iterator
 from typing import Any
@@ -23,7 +24,10 @@ TIMED_OUT = 124  # the exit status of timeout(1)
 TIMEOUT_S = 3700.0  # above the longest ?wait=
 CONNECT_S = 10.0  # to another machine
 _LOCAL_CONNECT_S = 2.0
+SCAN_S = 60.0  # how long a command that has no timeout of its own waits for the first scan
+_SCAN_PAUSE_S = 0.2
 MODELS = "/api/models"
+_UNREAD = ("NotReady", "ModelNotFound")  # what magid answers before it has read the folders, too
 
 
 class Refused(Exception):
@@ -58,11 +62,20 @@ class _UnixConnection(http.client.HTTPConnection):
 class Client:
     """Sends requests to the daemon at `where`: a URL or `unix:/path`. Raises Refused for a bad one.
 
-    `cacert` is the file with the certificate to trust for https; None: those of the system.
+    `cacert` is the file with the certificate to trust for https; None: those of the system. What
+    a magid that has just been started does not know yet is asked for again until its first scan
+    has ended, for `patience_s` at most; None: without a limit.
     """
 
-    def __init__(self, where: str, token: str | None = None, cacert: str | None = None) -> None:
+    def __init__(
+        self,
+        where: str,
+        token: str | None = None,
+        cacert: str | None = None,
+        patience_s: float | None = SCAN_S,
+    ) -> None:
         self.where = where
+        self._patience_s = patience_s
         self._connect = _connector(where, cacert)
         self._shown = {"Authorization": f"Bearer {token}"} if token else {}
 
@@ -72,6 +85,32 @@ class Client:
 
     def tagged(self, method: str, path: str, body: object = None, tag: str = "") -> tuple[Any, str]:
         """Returns the parsed answer and its ETag; `tag` is sent as If-Match."""
+        began, is_scanned = time.monotonic(), False
+        while True:
+            try:
+                return self._answered(method, path, body, tag)
+            except Refused as error:
+                is_late = (
+                    self._patience_s is not None and time.monotonic() - began > self._patience_s
+                )
+                if is_scanned or is_late or error.code not in _UNREAD:
+                    raise
+            if self._is_scanning():
+                time.sleep(_SCAN_PAUSE_S)
+            else:
+                is_scanned = True  # the scan may have ended since the answer: one more try
+
+    def _is_scanning(self) -> bool:
+        """Returns whether the first scan of the model folders has not ended yet."""
+        try:
+            answer, _ = self._answered("GET", f"{MODELS}/status")
+        except Refused:
+            return False
+        return isinstance(answer, dict) and answer.get("phase") == "scanning"
+
+    def _answered(
+        self, method: str, path: str, body: object = None, tag: str = ""
+    ) -> tuple[Any, str]:
         connection, response = self._ask(method, path, body, {"If-Match": tag} if tag else {})
         try:
             answer = self._parsed(response)

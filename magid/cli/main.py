@@ -84,6 +84,12 @@ def _where(url: str | None) -> str:
     return f"unix:{SOCKET}" if os.path.exists(SOCKET) else URL  # noqa: PTH110  # saves an import
 
 
+def _patience_s(args: argparse.Namespace) -> float | None:
+    """Returns how long a magid that has just been started may take to read the model folders."""
+    limit: float | None = getattr(args, "timeout", credentials.SCAN_S)
+    return credentials.SCAN_S if getattr(args, "no_wait", False) else limit
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -109,7 +115,7 @@ def _run(args: argparse.Namespace) -> int:
     client = None
     try:
         where, token = _where(args.url), credentials.token(args)
-        client = Client(where, token, credentials.cacert(args))
+        client = Client(where, token, credentials.cacert(args), _patience_s(args))
         credentials.warn(where, token)
         with within(
             args.request_timeout,

@@ -14,6 +14,7 @@ from magid.cli.verbs.plan import say_plan, show_plan
 
 ALIASES = {"start": ("load",), "stop": ("unload",), "restart": ()}
 EXAMPLE = "qwen3_4p0b_q4km_fast"
+_GRACE_S = 5.0  # for magid's own answer that the time is over, which has the reason
 LINES = "each answer of the API on a line of its own"
 
 
@@ -67,10 +68,13 @@ def act(client: Client, args: argparse.Namespace) -> int:
             f"or magictl {args.verb} --all", 2
         )  # fmt: skip
     wait = "" if args.no_wait else f"?wait={args.timeout:g}"
+    limit_s = None if args.no_wait else args.timeout + _GRACE_S
 
     def one(model: str) -> None:
         path = f"{MODELS}/servers/{quoted(model)}/{args.verb}{wait}"
-        with Progress(client, model, wanted=bool(wait) and args.verb != "stop"):
+        late = f"cannot {args.verb} {model}: it took longer than {args.timeout:g} s"
+        shows = bool(wait) and args.verb != "stop"
+        with within(limit_s, f"{late}\ntry: magictl ps -a"), Progress(client, model, wanted=shows):
             answer = client.call("POST", path)
         json_line(answer) if args.json else say(answer["message"])
 
@@ -97,10 +101,12 @@ def _act_on_all(client: Client, args: argparse.Namespace) -> int:
 
 def wait(client: Client, args: argparse.Namespace) -> int:
     detail = named(client, lambda word: client.call("GET", f"{MODELS}/{quoted(word)}"))
-    model = detail(args.model)["modelId"]
-    late = f"cannot wait longer for {model}: it was not {args.state} after {args.timeout or 0:g} s"
-    with within(args.timeout, f"{late}\ntry: magictl diff, magictl ps -a"), Progress(client, model):
-        servers = _wait(client, model, args.state)
+    late = f"it was not {args.state} after {args.timeout or 0:g} s"
+    advice = "try: magictl diff, magictl ps -a"
+    with within(args.timeout, f"cannot wait longer for {args.model}: {late}\n{advice}"):
+        model = detail(args.model)["modelId"]
+        with Progress(client, model):
+            servers = _wait(client, model, args.state)
     if args.json:
         json_line({"modelId": model, "servers": servers})
     else:
