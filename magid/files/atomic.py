@@ -1,6 +1,6 @@
-"""Files that are on disk once the call has returned, and say why when they are not.
+"""Durable writes: the file is on disk when the call returns, or the error says why not.
 
-Everything here blocks for some milliseconds, and far longer on a busy disk: call it in a thread.
+Everything here blocks for some milliseconds, far longer on a busy disk: call it in a thread.
 """
 
 import errno
@@ -32,11 +32,11 @@ REAL = FileSystem()
 
 
 def write_temporary(path: Path, content: bytes, *, mode: int, files: FileSystem = REAL) -> Path:
-    """A new synced file beside `path`, under a hidden name that ends in `.tmp`.
+    """Writes a new synced file next to `path`, under a hidden name that ends in `.tmp`.
 
-    Beside it, because only within one file system a rename is atomic. Leaves nothing behind when
-    it fails. Raises OSError. A failed fsync is final for that file: the kernel may have dropped
-    the data and would call a second one a success.
+    Next to it, because a rename is atomic only within one file system. Leaves nothing behind if it
+    fails. Raises OSError. A failed fsync is final for that file: the kernel may have dropped the
+    data and would report success the second time.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -54,9 +54,9 @@ def write_temporary(path: Path, content: bytes, *, mode: int, files: FileSystem 
 
 
 def discard_leftovers(folder: Path, suffix: str, files: FileSystem = REAL) -> None:
-    """Remove what writers of files with this suffix left here who were killed at it.
+    """Removes temporary files of this suffix that killed processes left behind.
 
-    For the only process that writes here. Never fails; files of another name stay.
+    Only the one process that writes in this folder may call it. Never fails.
     """
     with suppress(OSError):
         for path in folder.glob(f".*{suffix}.*.tmp"):
@@ -79,7 +79,7 @@ def _write_all(files: FileSystem, descriptor: int, content: bytes) -> None:
 
 
 def sync_directory(path: Path, files: FileSystem = REAL) -> None:
-    """Make renames, links and removals in this directory durable. Raises OSError."""
+    """Makes renames, links and removals in this directory durable. Raises OSError."""
     descriptor = files.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         files.fsync(descriptor)
@@ -88,7 +88,7 @@ def sync_directory(path: Path, files: FileSystem = REAL) -> None:
 
 
 def discard(path: Path, files: FileSystem = REAL) -> None:
-    """Remove the file if that is possible, in silence: something else is being reported."""
+    """Removes the file if possible. Never fails: the caller is reporting another error."""
     with suppress(OSError):
         files.unlink(path)
 
@@ -96,20 +96,20 @@ def discard(path: Path, files: FileSystem = REAL) -> None:
 _ADVICE: Mapping[int, str] = {
     errno.ENOSPC: "free some space on that disk",
     errno.EDQUOT: "free some space, or raise the quota",
-    errno.EROFS: "mount it read-write, or choose another place",
+    errno.EROFS: "mount it read-write, or choose another folder",
     errno.EACCES: "make its folder writable for the user that runs magid",
     errno.EPERM: "make its folder writable for the user that runs magid",
     errno.EIO: "check the disk: the kernel log says more",
     errno.ENOENT: "create its folder",
-    errno.ENOTDIR: "a folder is needed where a file is",
-    errno.EISDIR: "move the folder that is in its place away",
-    errno.EFBIG: "raise the limit of file sizes of this process",
+    errno.ENOTDIR: "one of its parents is a file: replace it with a folder",
+    errno.EISDIR: "a folder has this name: move it away",
+    errno.EFBIG: "raise the file size limit of this process",
 }
 
 
 def cannot_write(path: Path, error: OSError) -> CannotWrite:
-    """The system's refusal, with the path and what to do about it."""
+    """Translates an OSError into the error for users, with the path and what to do."""
     why = error.strerror or str(error)
-    advice = _ADVICE.get(error.errno or 0, "see to it, then try again")
+    advice = _ADVICE.get(error.errno or 0, "fix that, then try again")
     name = errno.errorcode.get(error.errno or 0, "")
     return CannotWrite(f"cannot write {path}: {why}; {advice}", path=str(path), errno=name)

@@ -1,16 +1,16 @@
 """One JSON document on disk that survives crashes, full disks, bad files and hasty editors.
 
-A save is acknowledged only once it is durable: written to a temporary file, synced, renamed over
+A save returns only when the document is durable: written to a temporary file, synced, renamed over
 the old one, and the directory synced. A crash at any instant leaves the old or the new document.
-The last few documents are kept beside it as NAME.1 (newest) to NAME.5, and a document that cannot
-be used is set aside as NAME.corrupt-TIME; both are whole files that can be copied back by hand.
+The previous documents stay next to it as NAME.1 (newest) to NAME.5, and a document that cannot be
+used is renamed to NAME.corrupt-TIME; both are complete files that can be copied back by hand.
 
-The file is for people too. One that was edited by hand no longer fits its checksum; it is accepted
-if it is whole and valid, with a note, because administrators edit files and a flipped bit that
-leaves valid JSON of valid content is far rarer.
+People may edit the file. Its checksum is then wrong; the document is used anyway if it is complete
+and valid, with a note, because edits are far more common than a flipped bit that leaves valid JSON
+with valid content.
 
-Everything here blocks for some milliseconds, and far longer on a busy disk: call it in a thread,
-one call at a time.
+Everything here blocks for some milliseconds, far longer on a busy disk: call it in a thread, one
+call at a time.
 """
 
 import errno
@@ -39,7 +39,7 @@ from magid.files.atomic import (
     write_temporary,
 )
 
-FORMAT = 1  # raised by a version that writes what this one would lose
+FORMAT = 1  # a version that writes data which this one would lose has a higher number
 MAX_BYTES = 64 * 2**20
 MAX_CORRUPT = 5
 BALLAST_BYTES = 64 * 1024
@@ -53,17 +53,17 @@ T = TypeVar("T")
 
 
 class Loaded(Struct, Generic[T], frozen=True):
-    """What was found. `value` is None where there is nothing yet, or nothing that can be used."""
+    """The result of `Store.load`. `value` is None if there is no document that can be used."""
 
     value: T | None
-    revision: int  # of the content, never that of another one (unless all copies were lost)
-    problems: tuple[str, ...]  # whole sentences for a person; empty when all is well
+    revision: int  # unique to this content, unless all copies were lost
+    problems: tuple[str, ...]  # whole sentences for a person
 
 
 class _Envelope(Struct, frozen=True):
     payload: Any
     revision: int
-    edited: bool  # the checksum does not fit
+    edited: bool  # the checksum is wrong
 
 
 class _Unusable(Exception):
@@ -81,14 +81,14 @@ class Store:
         ballast_bytes: int = BALLAST_BYTES,
         files: FileSystem = REAL,
     ) -> None:
-        # A link stays a link: what it points to is replaced, on its own file system.
+        # A link stays a link: writes replace its target, on the target's file system.
         self.path = Path(os.path.realpath(path))
         self._files = files
         self._generations = [self._beside(f".{n}") for n in range(1, generations + 1)]
         self._ballast = self._beside(".ballast")
         self._ballast_bytes = ballast_bytes
         self._revision = 0
-        self._kept = False  # the present document is in NAME.1 already
+        self._kept = False  # NAME.1 already holds the current document
 
     def _beside(self, suffix: str) -> Path:
         return self.path.with_name(self.path.name + suffix)
@@ -96,12 +96,12 @@ class Store:
     # -- reading ---------------------------------------------------------------------------
 
     def load(self, validate: Callable[[Any], T]) -> Loaded[T]:
-        """The newest document that is whole and that `validate` accepts.
+        """Returns the newest document that is complete and that `validate` accepts.
 
         `validate` makes the value from the decoded JSON and raises ValueError or MagidError if it
-        cannot. Unusable files are set aside; of those set aside earlier the newest are kept. Raises
-        CannotWrite where going on would lose something: the document is of a newer format, or it
-        is there and may not be read. The daemon must not start then.
+        cannot. Unusable files are renamed, and only the newest of them are kept. Raises CannotWrite
+        if going on could lose data: the document has a newer format, or exists and may not be
+        read. The daemon must not start then.
         """
         self._remove_leftovers()
         before = self._corrupt()
@@ -119,7 +119,7 @@ class Store:
             value, envelope = None, _Envelope(None, 0, edited=False)
             path = self.path
             if problems:
-                problems.append(f"cannot find a good copy of {self.path}; beginning with none")
+                problems.append(f"cannot find a good copy of {self.path}; starting without one")
         self._remove_surplus(before)
         problems += self._notes(path, envelope)
         self._revision = envelope.revision
@@ -144,44 +144,44 @@ class Store:
     def _notes(self, path: Path, envelope: _Envelope) -> list[str]:
         notes = []
         if path != self.path:
-            notes.append(f"the copy {path} of revision {envelope.revision} is used instead")
+            notes.append(f"using the copy {path} of revision {envelope.revision} instead")
         if envelope.edited:
-            notes.append(f"{path} was edited by hand: its checksum does not fit; it is used as is")
+            notes.append(f"{path} was edited by hand: its checksum is wrong; using it as it is")
         return notes
 
     def _set_aside(self, path: Path) -> str:
-        """Rename a bad file out of the way; says what became of it."""
+        """Renames a bad file out of the way; returns where it is now, in words."""
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         target = self._beside(f".corrupt-{stamp}-{secrets.token_hex(2)}")
         try:
             self._files.rename(path, target)
         except OSError as error:
-            self._kept = self._kept or path == self.path  # never let it become a good copy
-            return f"it stays where it is ({error.strerror})"
-        return f"it is kept as {target.name}"
+            self._kept = self._kept or path == self.path  # a bad file must not become NAME.1
+            return f"it could not be renamed ({error.strerror})"
+        return f"it was renamed to {target.name}"
 
     def _corrupt(self) -> list[Path]:
-        """What was set aside, the oldest first."""
+        """Returns the files that `_set_aside` has renamed, oldest first."""
         return sorted(self.path.parent.glob(f"{_escaped(self.path.name)}.corrupt-*"))
 
     def _remove_surplus(self, before: Sequence[Path]) -> None:
-        """Where new bad files came, old ones go; never one of those that we say are kept."""
+        """Removes old bad files when new ones were added; never one that a message has named."""
         count = len(self._corrupt())
         if count > len(before):
             for surplus in before[: max(0, count - MAX_CORRUPT)]:
                 discard(surplus, self._files)
 
     def _remove_leftovers(self) -> None:
-        """Removes files of a killed writer: no other process writes while we hold `lock`."""
+        """Removes a killed writer's files: no other process writes while we hold `lock`."""
         for path in self.path.parent.glob(f".{_escaped(self.path.name)}.*tmp"):
             discard(path, self._files)
 
     # -- writing ---------------------------------------------------------------------------
 
     def save(self, payload: Mapping[str, Any]) -> int:
-        """Replace the document; returns its revision once it is durable.
+        """Replaces the document; returns its revision once it is durable.
 
-        Raises CannotWrite; then the old document is in force, and the number is never used again.
+        Raises CannotWrite; the old document then stays, and the new revision is never used again.
         """
         self._revision += 1
         content = _serialise(self.path, payload, self._revision)
@@ -216,9 +216,9 @@ class Store:
             raise
 
     def _put_back(self) -> None:
-        """A document that is refused must not be there after a restart; never raises.
+        """Restores the old document, so that a restart does not load the one that failed.
 
-        Where the disk does not let it be put back either, what is there is not known to last.
+        Never raises. If the disk refuses this too, either document may be there after a crash.
         """
         spare = self.path.with_name(f".{self.path.name}.tmp")
         with suppress(OSError):
@@ -226,15 +226,15 @@ class Store:
                 discard(spare, self._files)
                 self._copy(self._generations[0], spare)
                 self._files.rename(spare, self.path)
-            elif self._generations:  # there was none
+            elif self._generations:  # there was no old document
                 self._files.unlink(self.path)
             sync_directory(self.path.parent, self._files)
 
     def _keep_present(self) -> None:
-        """Make the present document NAME.1, what that was NAME.2, and so on.
+        """Copies the current document to NAME.1, after renaming NAME.1 to NAME.2, and so on.
 
-        At every instant the document itself stays where it is. Done once per document, so that
-        failing saves do not push the good copies out.
+        The document itself stays in place throughout. Done once per document, or repeated failing
+        saves would push the good copies out.
         """
         if self._kept or not self._generations or not self.path.is_file():
             return
@@ -251,8 +251,8 @@ class Store:
         try:
             self._files.link(source, target)
         except OSError as error:
-            # No hard links here (FAT, some network file systems), or none to another user's
-            # file (fs.protected_hardlinks), which an administrator's editor may have left.
+            # No hard links here (FAT, some network file systems), or none to a file of another
+            # user (fs.protected_hardlinks), which an administrator's editor may have written.
             if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
                 raise
             content = source.read_bytes()
@@ -262,11 +262,11 @@ class Store:
     # -- reserve ---------------------------------------------------------------------------
 
     def _lay_ballast(self) -> None:
-        """Hold some space back, so that on a full disk one more change can still be kept."""
+        """Reserves some space, so that one more change can be saved on a full disk."""
         if self._ballast_bytes == 0 or self._ballast.exists():
             return
         with suppress(OSError):
-            # Random, so that a file system that compresses holds as much back.
+            # Random bytes, because a file system may compress.
             content = secrets.token_bytes(self._ballast_bytes)
             temporary = write_temporary(self._ballast, content, mode=0o600, files=self._files)
             self._files.rename(temporary, self._ballast)
@@ -286,10 +286,10 @@ def _escaped(name: str) -> str:
 def _serialise(path: Path, payload: Mapping[str, Any], revision: int) -> bytes:
     try:
         document, content = _envelope(payload, revision)
-        if _decode(content) != document:  # what comes back is what counts
-            raise _Unusable("it would come back changed")
+        if _decode(content) != document:
+            raise _Unusable("it would be read back changed")
     except (ValueError, TypeError, RecursionError, _Unusable) as error:
-        raise CannotWrite(f"cannot write {path}: it does not fit into JSON: {error}") from None
+        raise CannotWrite(f"cannot write {path}: it cannot be put into JSON: {error}") from None
     if len(content) > MAX_BYTES:
         raise CannotWrite(f"cannot write {path}: it would be larger than {MAX_BYTES} bytes")
     return content
@@ -313,7 +313,7 @@ def _checksum(payload: Any, revision: int) -> str:
 
 
 def _read(path: Path) -> _Envelope:
-    """Raises FileNotFoundError, _Unusable, or CannotWrite where magid has to keep off."""
+    """Raises FileNotFoundError, _Unusable, or CannotWrite if magid must not touch the file."""
     document = _decode(_content(path))
     if not isinstance(document, dict) or not isinstance(document.get("format"), int):
         raise _Unusable("it has no format number")
@@ -333,7 +333,7 @@ def _read(path: Path) -> _Envelope:
 
 
 def _content(path: Path) -> bytes:
-    """Raises as `_read`. Does not block on a FIFO, and does not open a device."""
+    """Raises as `_read` does. Does not block on a FIFO, and does not read from a device."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -354,11 +354,11 @@ def _content(path: Path) -> bytes:
 
 
 def _unreadable(path: Path, error: OSError) -> Exception:
-    """What the file itself is to blame for makes it unusable; anything else may pass."""
+    """Returns _Unusable if the file itself is bad, CannotWrite if the cause may be temporary."""
     if error.errno in (errno.EIO, errno.ELOOP, errno.ENXIO):
         return _Unusable(error.strerror)
     refused = error.errno in (errno.EACCES, errno.EPERM)
-    advice = "let the user that runs magid read it" if refused else "see to it, then start again"
+    advice = "make it readable for the user that runs magid" if refused else "fix that, then start"
     name = errno.errorcode.get(error.errno or 0, "")
     return CannotWrite(
         f"cannot read {path}: {error.strerror}; {advice}", path=str(path), errno=name
@@ -366,7 +366,7 @@ def _unreadable(path: Path, error: OSError) -> Exception:
 
 
 def _decode(content: bytes) -> Any:
-    """Strict JSON: no NaN, no key given twice, UTF-8 only. Raises _Unusable."""
+    """Parses strict JSON: no NaN, no duplicate keys, UTF-8 only. Raises _Unusable."""
     try:
         return json.loads(
             content.decode(), parse_constant=_no_constant, object_pairs_hook=_distinct
@@ -387,9 +387,9 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def why_unusable(path: Path, validate: Callable[[Any], object]) -> str:
-    """Why the document at `path` cannot be loaded; "" if it can, or is not there.
+    """Returns why the document at `path` cannot be loaded; "" if it can, or does not exist.
 
-    Changes nothing and needs no lock: for those who only look. `validate` is as for `Store.load`.
+    Changes nothing and needs no lock. `validate` is as for `Store.load`.
     """
     try:
         validate(_read(path).payload)

@@ -1,4 +1,4 @@
-"""A lock on a folder that ends with its process."""
+"""The lock on a state directory: one magid at a time writes in it."""
 
 import fcntl
 import os
@@ -7,11 +7,9 @@ from pathlib import Path
 from magid.errors import AlreadyRunning
 from magid.files.atomic import cannot_write
 
-# -- one writer ----------------------------------------------------------------------------------
-
 
 class Lock:
-    """The right to write below a state directory. Ends with `release`, or with the process."""
+    """The lock, held until `release` or the end of the process."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -19,17 +17,18 @@ class Lock:
     def release(self) -> None:
         """Idempotent."""
         if self._descriptor >= 0:
-            # Not by closing alone: a child between fork and exec still has the file open.
+            # Closing is not enough: a child between fork and exec still has the file open.
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             os.close(self._descriptor)
             self._descriptor = -1
 
 
 def lock(state_dir: Path) -> Lock:
-    """Become the one magid of this state directory, which is made if it is not there.
+    """Locks the state directory for this process; creates the directory if it does not exist.
 
-    Raises AlreadyRunning with the pid of the one that is, CannotWrite if there is no way to tell.
-    The kernel ends the lock with the process, however that ends; children do not inherit it.
+    Raises AlreadyRunning with the pid of the holder, CannotWrite if the lock file cannot be used.
+    The kernel releases the lock when the process ends, however that happens; children do not
+    inherit it.
     """
     path = state_dir / "magid.lock"
     try:
@@ -46,7 +45,7 @@ def lock(state_dir: Path) -> Lock:
         holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
         os.close(descriptor)
         raise AlreadyRunning(
-            f"cannot use {state_dir}: magid with pid {holder or 'unknown'} uses it already; stop "
+            f"cannot use {state_dir}: magid with pid {holder or 'unknown'} is using it; stop "
             "that one, or set another state_dir (MAGI_STATE_DIR)",
             pid=int(holder) if holder.isascii() and holder.isdigit() else None,
         ) from None
@@ -57,7 +56,7 @@ def lock(state_dir: Path) -> Lock:
 
 
 def is_held(state_dir: Path) -> bool:
-    """Whether a magid runs with this state directory, as the kernel lists locks. Takes no lock."""
+    """Whether a magid is using this state directory, by the kernel's table. Takes no lock."""
     try:
         inode = (state_dir / "magid.lock").stat().st_ino
         table = Path("/proc/locks").read_text()

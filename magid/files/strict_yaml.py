@@ -1,10 +1,10 @@
-"""YAML as magid's own files use it: a strict subset of it, and errors that name the line.
+"""The strict subset of YAML in magid's own files, with errors that name the line.
 
-Refused are all parts of YAML that surprise or that can be turned against a reader: keys given
-twice, keys that are not text, aliases, anchors, tags, merge keys, several documents in one file,
-and what is over the limits of size and depth. Plain scalars follow the JSON-like schema of
-YAML 1.2, not YAML 1.1: only `true` and `false` are booleans and only decimal numbers are numbers,
-so that `no`, `012`, `1:30` and `2025-01-02` stay the text that was written.
+It refuses the parts of YAML that surprise people or help an attacker: duplicate keys, keys that are
+not text, aliases, anchors, tags, merge keys, several documents in one file, and documents that are
+too large or too deep. Plain scalars follow the JSON-like schema of YAML 1.2, not YAML 1.1: only
+`true` and `false` are booleans and only decimal numbers are numbers, so `no`, `012`, `1:30` and
+`2025-01-02` stay text.
 
 The only importer of PyYAML.
 """
@@ -30,7 +30,7 @@ MAX_DEPTH = 16
 Scalar = str | int | float | bool | None
 Location = tuple[str | int, ...]  # of keys and list positions, from the top
 
-# 18 digits always fit 64 bits; a longer number stays text and fails where a number is wanted.
+# 18 digits always fit 64 bits; a longer number stays text and is refused as the wrong type.
 _INT = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})")
 _FLOAT = re.compile(
     r"[-+]?(?:0|[1-9][0-9]{0,17})(?:\.[0-9]{0,30})?(?:[eE][-+]?[0-9]{1,3})?|[-+]?\.[0-9]{1,30}"
@@ -40,7 +40,7 @@ _NOT_TEXT = re.compile(r"[\x00\ud800-\udfff]")  # cannot be in a path, or writte
 
 
 class YamlError(Exception):
-    """The text cannot be used. `str()` is one whole line for a person."""
+    """The text cannot be used. `str()` is one complete line for a person."""
 
     def __init__(
         self, name: str, reason: str, *, line: int | None = None, column: int | None = None
@@ -57,14 +57,14 @@ class YamlError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What a file says, and on which line it says it."""
+    """A file's content, and the line of each key."""
 
     data: dict[str, Any]
     lines: Mapping[Location, int]
     name: str
 
     def line(self, path: Location) -> int | None:
-        """The line of this key or list item, else of the nearest one around it."""
+        """Returns the line of this key or list item, else of the nearest one that contains it."""
         for length in range(len(path), 0, -1):
             if path[:length] in self.lines:
                 return self.lines[path[:length]]
@@ -72,9 +72,9 @@ class Document:
 
 
 def read_bytes(path: Path, *, max_bytes: int = MAX_BYTES) -> tuple[bytes, os.stat_result]:
-    """A small regular file, and its status at that moment. Blocks, but never on a FIFO or device.
+    """Returns a small regular file's content and status. Blocks, but never on a FIFO or device.
 
-    Raises OSError as the system does, YamlError if it is no regular file or over `max_bytes`.
+    Raises OSError, and YamlError if it is not a regular file or larger than `max_bytes`.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     try:
@@ -92,10 +92,10 @@ def read_bytes(path: Path, *, max_bytes: int = MAX_BYTES) -> tuple[bytes, os.sta
 
 
 def load(path: Path, *, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH) -> Document:
-    """The mapping in a file; an empty file is an empty mapping. Blocks.
+    """Returns the mapping in a file; an empty file is an empty mapping. Blocks.
 
-    Raises YamlError, also for what the system refuses, but lets FileNotFoundError through: what
-    it means that a file is absent, only the caller knows.
+    Raises YamlError, also instead of OSError, except for FileNotFoundError: only the caller knows
+    what a missing file means.
     """
     try:
         content, _ = read_bytes(path, max_bytes=max_bytes)
@@ -109,7 +109,7 @@ def load(path: Path, *, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH) 
 def loads(
     content: bytes | str, name: str, *, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH
 ) -> Document:
-    """The mapping in a text that is called `name` in errors. Pure. Raises YamlError."""
+    """Returns the mapping in a text; `name` is for errors. Pure. Raises YamlError."""
     raw = content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass")
     if len(raw) > max_bytes:
         raise YamlError(name, f"it is larger than {max_bytes} bytes")
@@ -123,7 +123,7 @@ def loads(
 
 
 def scalar(text: str) -> Scalar:
-    """What a plain (unquoted) scalar of this text means. Pure."""
+    """Returns the value of a plain (unquoted) scalar. Pure."""
     if text in _WORDS:
         return _WORDS[text]
     if _INT.fullmatch(text):
@@ -134,21 +134,21 @@ def scalar(text: str) -> Scalar:
 
 
 def dumps(data: Mapping[str, Any]) -> str:
-    """Block-style YAML, keys in their order, that `loads` gives back equal. Pure.
+    """Returns block-style YAML, with keys in their order, that `loads` reads back equal. Pure.
 
-    Raises YamlError for what would not come back equal (not plain data, too large, too deep).
+    Raises YamlError for data that is not plain, too large or too deep.
     """
     try:
         text = yaml.dump(dict(data), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
     except yaml.YAMLError as error:
-        raise YamlError("what is to be written", str(error)) from None
-    if loads(text, "what is to be written").data != data:
-        raise YamlError("what is to be written", "it holds what YAML cannot keep as it is")
+        raise YamlError("the data to write", str(error)) from None
+    if loads(text, "the data to write").data != data:
+        raise YamlError("the data to write", "YAML would change it")
     return text
 
 
 class _YamlReader:
-    """Builds plain data from parser events, which still know of anchors, tags and positions."""
+    """Builds plain data from parser events, which include anchors, tags and positions."""
 
     def __init__(self, text: str, name: str, max_depth: int) -> None:
         self.lines: dict[Location, int] = {}
@@ -179,7 +179,7 @@ class _YamlReader:
 
     def _node(self, event: yaml.Event, path: Location) -> Any:
         if isinstance(event, yaml.AliasEvent):
-            self._refuse(f"alias '*{event.anchor}' is not allowed; write it out", _line(event))
+            self._refuse(f"alias '*{event.anchor}' is not allowed; spell it out", _line(event))
         if anchor := getattr(event, "anchor", None):
             self._refuse(f"anchor '&{anchor}' is not allowed; remove it", _line(event))
         if tag := getattr(event, "tag", None):
@@ -195,7 +195,7 @@ class _YamlReader:
     def _scalar(self, event: yaml.ScalarEvent) -> Scalar:
         text: str = event.value
         if _NOT_TEXT.search(text):
-            self._refuse("the text has a character that cannot be written", _line(event))
+            self._refuse("the text has a character that is not allowed; remove it", _line(event))
         return scalar(text) if event.implicit[0] else text
 
     def _mapping(self, path: Location) -> dict[str, Any]:
@@ -213,7 +213,7 @@ class _YamlReader:
             self._refuse("a key is a list or a mapping; keys have to be text", _line(event))
         key = self._node(event, path)
         if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and key == "<<":
-            self._refuse("merge key '<<' is not allowed; write the keys out", _line(event))
+            self._refuse("merge key '<<' is not allowed; spell the keys out", _line(event))
         if not isinstance(key, str):
             shown = json.dumps(key)
             self._refuse(f"key {shown} is not text; put it in quotes", _line(event))
@@ -239,7 +239,7 @@ class _YamlReader:
                 self._name, reason, line=mark.line + 1, column=mark.column + 1
             ) from None
         except (ValueError, OverflowError):  # PyYAML does not check the number in "\Uffffffff"
-            self._refuse("an escape names no character", self._loader.line + 1)
+            self._refuse("an escape is not a valid character", self._loader.line + 1)
         return event
 
     def _refuse(self, reason: str, line: int) -> NoReturn:
@@ -252,14 +252,14 @@ def _line(event: yaml.Event) -> int:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what either YAML would not read as text, and never writes an alias."""
+    """Quotes text that YAML 1.1 or 1.2 would read as something else; never writes an alias."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
 def _represent_str(dumper: _Dumper, text: str) -> yaml.ScalarNode:
-    # PyYAML itself quotes what YAML 1.1 would take for a number; `1e5` is one only for us.
+    # PyYAML itself quotes the numbers of YAML 1.1; `1e5` is a number only for us.
     # Line breaks other than "\n" survive only in double quotes.
     style = None if isinstance(scalar(text), str) else "'"
     style = style if text.isprintable() else '"'
@@ -269,15 +269,15 @@ def _represent_str(dumper: _Dumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _represent_str)
 
 
-# -- what a validated model says about a file ----------------------------------------------------
+# -- errors of pydantic models ---------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class YamlProblem:
-    """The most telling one of a model's complaints."""
+    """One error in a file's data, in words."""
 
     path: Location
-    reason: str  # goes on from the key: "should be ...", "is not known ..."
+    reason: str  # follows the key: "should be ...", "is not known ..."
 
     @property
     def key(self) -> str:
@@ -289,7 +289,7 @@ class YamlProblem:
         return f"{self.key} {self.reason}".strip()
 
 
-# Python's names for these mean nothing to who writes YAML or JSON.
+# Pydantic's own texts use Python's names for these types.
 _WORDING = {
     "model_type": "should be a mapping of keys to values",
     "dataclass_type": "should be a mapping of keys to values",
@@ -297,17 +297,17 @@ _WORDING = {
 }
 
 
-# A key that a model, or a dataclass, does not have.
+# Pydantic's types of errors for unknown keys, of a model and of a dataclass.
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
 
 def first_problem(error: ValidationError, model: type[BaseModel]) -> YamlProblem:
-    """What to tell a person first about data that `model` refused."""
+    """Returns the most helpful of the errors in data that `model` refused."""
     return all_problems(error, model)[0]
 
 
 def all_problems(error: ValidationError, model: type[BaseModel]) -> list[YamlProblem]:
-    """Unknown keys before all else, because what is missing is often only misspelt."""
+    """Returns the errors, unknown keys first: a missing key is often a misspelt one."""
     found = error.errors(include_url=False)
     found.sort(key=lambda each: each["type"] not in _UNKNOWN)  # stable
     return [_problem(each, model) for each in found]
@@ -340,7 +340,7 @@ def _unknown_key(path: Location, model: type[BaseModel]) -> str:
 
 
 def _keys_at(path: Location, model: type[BaseModel]) -> Iterable[str]:
-    """Returns the keys of the model at this place in it, or of the dataclass."""
+    """Returns the keys that the model, or a dataclass in it, has at this path."""
     for part in path:
         field = next((f for n, f in model.model_fields.items() if part in (n, f.alias)), None)
         for kind in () if field is None else (field.annotation, *get_args(field.annotation)):

@@ -121,7 +121,7 @@ def test_a_link_stays_a_link(path: Path, tmp_path: Path) -> None:
 )
 def test_what_json_cannot_keep_is_refused(path: Path, payload: Any) -> None:
     store = _saved(path, 1)
-    with pytest.raises(CannotWrite, match=r"^cannot write .* it does not fit into JSON"):
+    with pytest.raises(CannotWrite, match=r"^cannot write .* it cannot be put into JSON"):
         store.save(payload)
     assert _load(path) == Loaded(1, 1, ())
     assert store.save({"n": 2}) == 3  # a number is never used again
@@ -172,7 +172,7 @@ def test_a_bad_file_is_set_aside_and_the_last_good_one_taken(
     first, second = loaded.problems
     assert first.startswith(f"cannot use {path}: ")
     assert reason in first
-    assert second == f"the copy {path}.1 of revision 1 is used instead"
+    assert second == f"using the copy {path}.1 of revision 1 instead"
     assert _names(path) == [".1", ".corrupt-*"]
     aside = next(path.parent.glob("*.corrupt-*"))
     assert aside.read_bytes() == content
@@ -214,7 +214,7 @@ def test_a_folder_that_comes_later_is_not_written_over(path: Path) -> None:
     store = _saved(path, 1)
     path.unlink()
     (path / "kept").mkdir(parents=True)
-    with pytest.raises(CannotWrite, match="move the folder that is in its place away"):
+    with pytest.raises(CannotWrite, match="a folder has this name: move it away"):
         store.save({"n": 2})
     assert _names(path) == [""]
 
@@ -226,7 +226,7 @@ def test_all_copies_bad(path: Path) -> None:
     loaded = _load(path)
     assert loaded.value is None
     assert len(loaded.problems) == 4
-    assert loaded.problems[-1] == f"cannot find a good copy of {path}; beginning with none"
+    assert loaded.problems[-1] == f"cannot find a good copy of {path}; starting without one"
     assert _names(path) == [".corrupt-*"] * 3
 
 
@@ -282,7 +282,7 @@ def test_of_ten_generations_the_newest_sound_one_is_taken(path: Path, bad: int) 
     for name, reason, (_, expected) in zip(generations, reasons, _SPOILT, strict=False):
         assert reason.startswith(f"cannot use {name}: ")
         assert expected in reason
-    assert last == f"the copy {generations[bad]} of revision {11 - bad} is used instead"
+    assert last == f"using the copy {generations[bad]} of revision {11 - bad} instead"
     assert _aside(path) == sorted(spoilt), "what may be of use to a person was thrown away"
     assert {name: name.read_bytes() for name in before} == before
     assert (path.parent / "notes.txt").read_text() == "not ours"
@@ -299,7 +299,7 @@ def test_of_ten_generations_none_is_sound(path: Path) -> None:
     loaded = store.load(_accept)
     assert loaded.value is None
     assert len(loaded.problems) == 12
-    assert loaded.problems[-1] == f"cannot find a good copy of {path}; beginning with none"
+    assert loaded.problems[-1] == f"cannot find a good copy of {path}; starting without one"
     assert _names(path) == [".corrupt-*"] * 11 + ["notes.txt"]
     assert _aside(path) == sorted(spoilt)
     said = " ".join(loaded.problems)
@@ -329,7 +329,7 @@ def test_a_removed_file_is_replaced_by_its_copy(path: Path) -> None:
     path.unlink()
     loaded = _load(path)
     assert loaded.value == 1
-    assert loaded.problems == (f"the copy {path}.1 of revision 1 is used instead",)
+    assert loaded.problems == (f"using the copy {path}.1 of revision 1 instead",)
 
 
 def test_only_the_newest_bad_files_are_kept(path: Path) -> None:
@@ -379,7 +379,7 @@ def test_an_edit_by_hand_is_accepted_with_a_note(path: Path) -> None:
     loaded = store.load(_accept)
     assert (loaded.value, loaded.revision) == (20, 3)
     assert loaded.problems == (
-        f"{path} was edited by hand: its checksum does not fit; it is used as is",
+        f"{path} was edited by hand: its checksum is wrong; using it as it is",
     )
     assert store.save({"n": 21}) == 4
     assert _load(path) == Loaded(21, 4, ())
@@ -568,7 +568,7 @@ def test_a_bad_file_that_cannot_be_moved_never_becomes_a_copy(path: Path) -> Non
     store = Store(path, ballast_bytes=0, files=replace(REAL, rename=rename))
     loaded = store.load(_accept)
     assert loaded.value == 1
-    assert "it stays where it is (Device or resource busy)" in loaded.problems[0]
+    assert "it could not be renamed (Device or resource busy)" in loaded.problems[0]
     busy[0] = False
     store.save({"n": 3})
     assert _load(path).value == 3
@@ -700,9 +700,9 @@ def _write_until_killed(path: Path, dice: random.Random) -> tuple[int, int]:
 # -- one writer ----------------------------------------------------------------------------------
 
 
-def test_the_second_one_is_told_who_is_the_first(tmp_path: Path) -> None:
+def test_the_error_for_a_second_lock_names_the_first_process(tmp_path: Path) -> None:
     held = lock(tmp_path / "state" / "deep")
-    with pytest.raises(AlreadyRunning, match=f"magid with pid {os.getpid()} uses it") as caught:
+    with pytest.raises(AlreadyRunning, match=f"magid with pid {os.getpid()} is using it") as caught:
         lock(tmp_path / "state" / "deep")
     assert caught.value.details == {"pid": os.getpid()}
     held.release()

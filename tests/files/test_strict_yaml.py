@@ -67,15 +67,15 @@ def test_plain_scalars(text: str, value: Scalar) -> None:
         ("a: &x 1", "line 1: anchor '&x' is not allowed; remove it"),
         ("&x a: 1", "line 1: anchor '&x' is not allowed; remove it"),
         ("a: [1, &x [2]]", "line 1: anchor '&x' is not allowed; remove it"),
-        ("a: *x", "line 1: alias '*x' is not allowed; write it out"),
-        ("*x : 1", "line 1: alias '*x' is not allowed; write it out"),
+        ("a: *x", "line 1: alias '*x' is not allowed; spell it out"),
+        ("*x : 1", "line 1: alias '*x' is not allowed; spell it out"),
         ("a: !!str 1", "line 1: tag 'tag:yaml.org,2002:str' is not allowed; remove it"),
         ("a: ! 1", "line 1: tag '!' is not allowed; remove it"),
         (
             "a: !!python/object/apply:os.system [id]",
             "line 1: tag 'tag:yaml.org,2002:python/object/apply:os.system' is not allowed",
         ),
-        ("a: 1\n<<: {b: 2}", "line 2: merge key '<<' is not allowed; write the keys out"),
+        ("a: 1\n<<: {b: 2}", "line 2: merge key '<<' is not allowed; spell the keys out"),
         ("8080: x", "line 1: key 8080 is not text; put it in quotes"),
         ("true: x", "line 1: key true is not text; put it in quotes"),
         ("~: x", "line 1: key null is not text; put it in quotes"),
@@ -88,9 +88,9 @@ def test_plain_scalars(text: str, value: Scalar) -> None:
         ("a:\n\t- b", "line 2, column 1: "),
         ("%YAML 2.0\n---\na: 1", "line 1, column 1: found incompatible YAML document"),
         ("a: 1\nb: \x01", "line 2: the character U+0001 is not allowed; remove it"),
-        ('a: 1\nb: "\\Uffffffff"', "line 2: an escape names no character"),
-        ('a: "\\ud800"', "line 1: the text has a character that cannot be written"),
-        ('a: "\\0"', "line 1: the text has a character that cannot be written"),
+        ('a: 1\nb: "\\Uffffffff"', "line 2: an escape is not a valid character"),
+        ('a: "\\ud800"', "line 1: the text has a character that is not allowed; remove it"),
+        ('a: "\\0"', "line 1: the text has a character that is not allowed; remove it"),
         ("a: " + "[" * 16 + "]" * 16, "line 1: nested more than 16 deep"),
         ("a: " + "[" * 60_000, "line 1: nested more than 16 deep"),
         ("a: " + "x" * 65_536, "it is larger than 65536 bytes"),
@@ -217,7 +217,7 @@ def test_written_text_is_for_people() -> None:
     ],
 )
 def test_what_cannot_come_back_is_not_written(data: Any) -> None:
-    with pytest.raises(YamlError, match=r"^cannot read what is to be written"):
+    with pytest.raises(YamlError, match=r"^cannot read the data to write"):
         dumps(data)
 
 
