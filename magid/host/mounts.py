@@ -1,4 +1,4 @@
-"""The file systems that are mounted, and when that changes."""
+"""Mounted file systems, and a watch for changes of mounts."""
 
 import asyncio
 import os
@@ -14,10 +14,10 @@ _OCTAL: Final = re.compile(r"\\([0-7]{3})")
 
 
 def mounts_at(table: str, folders: Iterable[str]) -> frozenset[tuple[str, str]]:
-    """Returns id and mount point of each mount that a folder lies on or contains. Pure.
+    """Returns id and mount point of each mount above or below one of the folders. Pure.
 
-    `table` is the content of mountinfo, in which \\040 is a space. Automounts are left out: looking
-    at them mounts them again, so no change of theirs is news.
+    `table` is the content of mountinfo, in which \\040 is a space. Automounts are left out: a scan
+    mounts them again, so their changes mean nothing.
     """
     parted = [folder.rstrip("/") + "/" for folder in folders]
     rows = [(line.split(), line.partition(" - ")[2]) for line in table.splitlines()]
@@ -33,9 +33,9 @@ def mounts_at(table: str, folders: Iterable[str]) -> frozenset[tuple[str, str]]:
 
 
 class MountWatch:
-    """Calls `on_change` when a mount near the folders has come or gone.
+    """Calls `on_change` when a mount above or below the folders appears or disappears.
 
-    Reads no file system but /proc, so it cannot hang. Where /proc lacks the table it does nothing.
+    Reads only /proc, so it cannot hang. Without /proc/self/mountinfo it does nothing.
     """
 
     def __init__(self, folders: Callable[[], Iterable[str]], on_change: Callable[[], None]) -> None:
@@ -45,11 +45,11 @@ class MountWatch:
         self._seen: frozenset[tuple[str, str]] = frozenset()
 
     def open(self) -> None:
-        """Begins to watch, on the running event loop."""
+        """Starts watching, on the running event loop."""
         with suppress(OSError):
             self._descriptor = os.open(_TABLE, os.O_RDONLY | os.O_CLOEXEC)
-            # The kernel calls the table always readable, and marks a change as urgent: an event
-            # loop cannot wait for that, but for an epoll which does.
+            # The table is always readable, and a change is urgent data (EPOLLPRI). An event loop
+            # cannot wait for that, but it can wait for an epoll that does.
             self._poll = select.epoll()
             self._poll.register(self._descriptor, select.EPOLLPRI)
             self._seen = self._present()
@@ -66,7 +66,7 @@ class MountWatch:
 
     def _look(self) -> None:
         assert self._poll is not None
-        self._poll.poll(0)  # the kernel takes this for having seen the change
+        self._poll.poll(0)  # acknowledges the change
         before, self._seen = self._seen, self._present()
         if self._seen != before:
             self._on_change()

@@ -1,13 +1,13 @@
-"""Who has a TCP port of this machine: the kernel's word, which no program can forge.
+"""Which process and user own a TCP port or connection, from the kernel, which cannot be spoofed.
 
-A key proves something only to a program that knows it already: another program on a server's port
-would be handed key and prompt with the first request. So before anything is sent the kernel is
-asked whose socket it is. Servers run as a user of their own, or as magid itself; a program of
-another user cannot have theirs. The other end of a client's connection is asked for in the same
-way: a model's server may reach loopback, and is no client.
+An API key does not authenticate the server: another program on a server's port would get the key
+and the prompt with the first request. So magid queries the owner of the listening socket before it
+sends anything. Servers run as a user of their own, or as magid's; no other user can own their
+sockets. The same query on a client's connection finds callers from a model's sandbox, which can
+reach loopback.
 
-inet_diag answers for one socket in 12 us; /proc/net/tcp, where the kernel has no inet_diag, takes
-milliseconds (3.4 ms on 2 CPUs and 24 GiB: it walks the table of all connections).
+inet_diag answers for one socket in 12 us. Kernels without it have /proc/net/tcp, which takes
+milliseconds (3.4 ms on 2 CPUs and 24 GiB), because the kernel walks the table of all connections.
 """
 
 import errno
@@ -27,11 +27,11 @@ from magid.errors import ServerFailed
 
 @dataclass(frozen=True, slots=True)
 class PortOwner:
-    """A process that listens on a port; None where another user's process cannot be looked into."""
+    """A process that listens on a port; fields are None for a hidden one of another user."""
 
     pid: int | None = None
     name: str | None = None
-    session: int | None = None  # its session id: the pid of our child for all that it made
+    session: int | None = None  # session id: our child's pid, for the child and its descendants
 
     def __str__(self) -> str:
         if self.pid is None:
@@ -48,7 +48,7 @@ class HostPort:
 
     @property
     def connect_host(self) -> str:
-        """The address to connect to: a server bound to every address is asked over loopback."""
+        """The address to connect to: loopback, for a server that is bound to every address."""
         return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self.host, self.host)
 
     def __str__(self) -> str:
@@ -57,20 +57,20 @@ class HostPort:
 
 
 _EVERY_ADDRESS = frozenset({"", "0.0.0.0", "::"})
-_LOOKS = 3  # at all connections, before it cannot be told who has a port
+_TRIES = 3  # to list all connections
 
 
 def can_bind(endpoint: HostPort) -> bool:
     """Whether a server could listen there now. Blocks.
 
-    Raises ServerFailed if it never could: not an address of this machine, a privileged port.
+    Raises ServerFailed if it never could: another machine's address, or a privileged port.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             endpoint.host or None, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         with socket.socket(family, kind, protocol) as probe:
-            # As llama-server does: what a past connection left behind (TIME_WAIT) is no hindrance.
+            # As llama-server does: a past connection in TIME_WAIT does not block the port.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except OSError as error:
@@ -82,7 +82,7 @@ def can_bind(endpoint: HostPort) -> bool:
 
 
 def owners_of(endpoint: HostPort) -> list[PortOwner]:
-    """Who listens there now; empty if it cannot be told. Walks all of /proc: in a thread."""
+    """Returns the processes that listen there now, [] if unknown. Slow: walks all of /proc."""
     pids = {
         pid
         for address, port, pid in listening()
@@ -92,14 +92,14 @@ def owners_of(endpoint: HostPort) -> list[PortOwner]:
 
 
 def listening() -> set[tuple[str, int, int | None]]:
-    """Address, port and pid of all TCP listeners; without the right to see a process no pid.
+    """Returns address, port and pid of all TCP listeners; pid is None for a hidden process.
 
-    Walks all of /proc. Where a process ends just as its descriptors are listed, psutil fails
-    (EBADF).
+    Walks all of /proc. Retries, because psutil fails (EBADF) if a process ends while its
+    descriptors are listed.
     """
     import psutil
 
-    for _ in range(_LOOKS):
+    for _ in range(_TRIES):
         with suppress(OSError, psutil.Error):
             return {
                 (one.laddr.ip, one.laddr.port, one.pid)
@@ -126,7 +126,7 @@ def _owner(pid: int | None) -> PortOwner:
 
 def port_taken(endpoint: HostPort, owners: Sequence[PortOwner]) -> str:
     by = " and ".join(str(owner) for owner in owners) or "a connection that is still open"
-    return f"port {endpoint.port} is taken by {by}; end it or give the model another port"
+    return f"port {endpoint.port} is taken by {by}; end it, or give the model another port"
 
 
 # linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h
@@ -137,9 +137,9 @@ _NLMSG_ERROR = 2
 _TCP_LISTEN = 10
 _HEAD = struct.Struct("=IHHII")  # nlmsghdr
 _FAMILY = struct.Struct("=BBBxI")  # inet_diag_req_v2: family, protocol, ext, states
-_SOCKET = struct.Struct("!HH16s16s")  # inet_diag_sockid: ports and addresses, as on the wire
-_ANY = struct.pack("=I", 0) + b"\xff" * 8  # its interface and cookie
-_ANSWER = struct.Struct("=BB62xII")  # inet_diag_msg: family, state, ..., uid, inode
+_SOCKET = struct.Struct("!HH16s16s")  # inet_diag_sockid: ports and addresses, in network order
+_ANY = struct.pack("=I", 0) + b"\xff" * 8  # inet_diag_sockid: any interface and any cookie
+_REPLY = struct.Struct("=BB62xII")  # inet_diag_msg: family, state, ..., uid, inode
 _EVERY_STATE = 0xFFFF_FFFF
 
 
@@ -148,7 +148,7 @@ Place = tuple[str, int]  # IP address and port
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """A socket that is one end of a connection; `inode` 0: no program has it open any more."""
+    """A socket at one end of a connection; `inode` is 0 once no process has it open."""
 
     uid: int
     inode: int
@@ -156,33 +156,33 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class ListeningSocket:
-    """One listening socket; the same `inode` means that it was there all the time between."""
+    """One listening socket. Two queries with the same `inode` found the same socket."""
 
     uid: int
     inode: int
 
 
 def listener_at(host: str, port: int) -> ListeningSocket | None:
-    """The listener that a connection to this IP address would reach now; None: there is none.
+    """Returns the listener that a connection to this IP address would reach now, if any.
 
-    Raises OSError where the kernel tells by neither way, ValueError for what is no IP address.
-    Does not wait for anything.
+    Raises OSError if the kernel offers neither source, ValueError if `host` is not an IP address.
+    Never waits.
     """
     try:
-        return _asked(host, port) or _looked_up(host, port)
+        return _diag_listener(host, port) or _proc_listener(host, port)
     except OSError:
-        return _looked_up(host, port)
+        return _proc_listener(host, port)
 
 
 def far_ends(here: Place, there: Place) -> tuple[End, ...]:
-    """What is at the other end of a connection, seen from our end at `here`.
+    """Returns the sockets that may be the other end, at `there`, of our connection at `here`.
 
-    Empty: nothing of this machine, or it is gone altogether. More than one: where a firewall rule
-    redirects connections the kernel has the other end with another goal, so all that come from
-    `there` are told. Raises OSError, ValueError. Does not wait for anything.
+    None, if the other end is on another machine or closed. Several, if a firewall rule redirects
+    connections: the other end then has another destination, so all sockets at `there` count.
+    Raises OSError, ValueError. Never waits.
     """
     try:
-        found = _asked_for_end(there, here)
+        found = _diag_end(there, here)
     except OSError:
         found = None
     if found is not None:
@@ -190,86 +190,86 @@ def far_ends(here: Place, there: Place) -> tuple[End, ...]:
     address = _plain(there[0])
     if not address.is_loopback and address != _plain(here[0]):
         return ()
-    return _ends_looked_up(address, there[1])
+    return _proc_ends(address, there[1])
 
 
 # -- inet_diag -----------------------------------------------------------------------------------
 
 
-def _asked(host: str, port: int) -> ListeningSocket | None:
-    """None too if the kernel has no inet_diag: both are ENOENT. Raises OSError."""
-    found = _socket_in(_answer_to(_question_of_listener(host, port)))
+def _diag_listener(host: str, port: int) -> ListeningSocket | None:
+    """None also if the kernel has no inet_diag: both are ENOENT. Raises OSError."""
+    found = _parse_reply(_query(_listener_request(host, port)))
     return ListeningSocket(*found[1:]) if found and found[0] == _TCP_LISTEN else None
 
 
 @lru_cache(maxsize=256)
-def _question_of_listener(host: str, port: int) -> bytes:
+def _listener_request(host: str, port: int) -> bytes:
     address = ipaddress.ip_address(host)
-    return _question(address, _SOCKET.pack(port, 0, address.packed, b""))
+    return _request(address, _SOCKET.pack(port, 0, address.packed, b""))
 
 
-def _asked_for_end(local: Place, remote: Place) -> End | None:
-    """The socket with these two names. None and OSError as of `_asked`."""
+def _diag_end(local: Place, remote: Place) -> End | None:
+    """Returns the socket with these two addresses. None and OSError as in `_diag_listener`."""
     near, far = ipaddress.ip_address(local[0]), ipaddress.ip_address(remote[0])
-    names = _SOCKET.pack(local[1], remote[1], near.packed, far.packed)
-    found = _socket_in(_answer_to(_question(near, names)))
+    socket_id = _SOCKET.pack(local[1], remote[1], near.packed, far.packed)
+    found = _parse_reply(_query(_request(near, socket_id)))
     return End(*found[1:]) if found and found[0] != _TCP_LISTEN else None
 
 
 class _Netlink:
-    """A socket to the kernel's socket diagnostics; closed with the thread that has it."""
+    """A socket to the kernel's socket diagnostics; closed when its thread ends."""
 
-    _fd = -1  # where none can be made, as without free descriptors
+    _fd = -1  # until it is open: there may be no free descriptor
 
     def __init__(self) -> None:
         flags = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
         self._fd = socket.socket(socket.AF_NETLINK, flags, _NETLINK_SOCK_DIAG).detach()
 
-    def ask(self, question: bytes) -> bytes:
-        os.write(self._fd, question)
-        return os.read(self._fd, 4096)  # it was made while we wrote
+    def query(self, request: bytes) -> bytes:
+        os.write(self._fd, request)
+        return os.read(self._fd, 4096)  # the kernel replies during the write
 
     def __del__(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
 
 
-_kept = threading.local()  # each thread has its own: no answer is another question's
+_local = threading.local()  # one socket per thread, so that each reply belongs to its request
 
 
-def _answer_to(question: bytes) -> bytes:
-    """Keeps its socket: to make one takes longer than to ask. After an error there is a new one."""
-    if not hasattr(_kept, "netlink"):
-        _kept.netlink = _Netlink()
+def _query(request: bytes) -> bytes:
+    """Keeps the socket: opening one takes longer than a query. Reopens it after an error."""
+    if not hasattr(_local, "netlink"):
+        _local.netlink = _Netlink()
     try:
-        answer: bytes = _kept.netlink.ask(question)
+        reply: bytes = _local.netlink.query(request)
     except OSError:
-        del _kept.netlink
+        del _local.netlink
         raise
-    return answer
+    return reply
 
 
-def _question(address: "Address", names: bytes) -> bytes:
+def _request(address: "Address", socket_id: bytes) -> bytes:
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    body = _FAMILY.pack(family, socket.IPPROTO_TCP, 0, _EVERY_STATE) + names + _ANY
+    body = _FAMILY.pack(family, socket.IPPROTO_TCP, 0, _EVERY_STATE) + socket_id + _ANY
     length = _HEAD.size + len(body)
     return _HEAD.pack(length, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, 0, 0) + body
 
 
-def _socket_in(answer: bytes) -> tuple[int, int, int] | None:
-    """Its state, uid and inode."""
-    kind = _HEAD.unpack_from(answer)[1]
-    if kind == _NLMSG_ERROR or len(answer) < _HEAD.size + _ANSWER.size:
+def _parse_reply(reply: bytes) -> tuple[int, int, int] | None:
+    """Returns the socket's state, uid and inode."""
+    kind = _HEAD.unpack_from(reply)[1]
+    if kind == _NLMSG_ERROR or len(reply) < _HEAD.size + _REPLY.size:
         return None
-    _, state, uid, inode = _ANSWER.unpack_from(answer, _HEAD.size)
+    _, state, uid, inode = _REPLY.unpack_from(reply, _HEAD.size)
     return state, uid, inode
 
 
 # -- /proc/net/tcp -------------------------------------------------------------------------------
 
 
-def _looked_up(host: str, port: int) -> ListeningSocket | None:
-    """Of several the one that is bound to the very address, as the kernel prefers it."""
+def _proc_listener(host: str, port: int) -> ListeningSocket | None:
+    """Prefers the listener that is bound to exactly this address, as the kernel does."""
     found: dict[Address, ListeningSocket] = {}
     for text in _tables():
         found |= {address: listener for address, at, listener in listeners_in(text) if at == port}
@@ -280,8 +280,8 @@ def _looked_up(host: str, port: int) -> ListeningSocket | None:
     )
 
 
-def _ends_looked_up(address: "Address", port: int) -> tuple[End, ...]:
-    """Those that are open, if any is: a port is used again while a past use is still listed."""
+def _proc_ends(address: "Address", port: int) -> tuple[End, ...]:
+    """Prefers open sockets: a port may be reused while its previous connection is still listed."""
     found = tuple(
         End(uid, inode)
         for text in _tables()
@@ -305,7 +305,7 @@ _LISTENS = "0A"
 
 
 def listeners_in(table: str) -> Iterator[tuple[Address, int, ListeningSocket]]:
-    """Address, port and socket of all listeners, from /proc/net/tcp or /proc/net/tcp6. Pure."""
+    """Yields address, port and socket of each listener in /proc/net/tcp or tcp6. Pure."""
     for state, address, port, uid, inode in _rows(table):
         if state == _LISTENS:
             yield address, port, ListeningSocket(uid, inode)
@@ -320,12 +320,12 @@ def _rows(table: str) -> Iterator[tuple[str, Address, int, int, int]]:
 
 
 def _address(text: str) -> Address:
-    """The words of 32 bits are in the machine's own byte order."""
+    """Parses an address of those tables: 32-bit words in the machine's byte order."""
     words = [int(text[at : at + 8], 16) for at in range(0, len(text), 8)]
     return ipaddress.ip_address(struct.pack(f"={len(words)}I", *words))
 
 
 def _plain(text: str) -> Address:
-    """An IPv4 address also where a socket of both families has it."""
+    """Parses an IP address; an IPv4-mapped one becomes IPv4."""
     address = ipaddress.ip_address(text)
     return (address.version == 6 and address.ipv4_mapped) or address

@@ -1,7 +1,7 @@
 """Memory and processor time of servers, of the machine and of its GPUs.
 
-GPU memory is amdgpu's, from sysfs. NVIDIA's driver tells it only to programs that may open its
-devices, and magid may not: it parses files from the network. dcgm-exporter is for those.
+GPU memory is only known for amdgpu, from sysfs. NVIDIA's driver reports it to programs that may
+open its devices; magid may not, because it parses files from the network. Use dcgm-exporter there.
 """
 
 import re
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 
 class ServerFigures(Struct, frozen=True):
-    """What one server uses now; None where it cannot be known."""
+    """What one server uses now; None if unknown."""
 
     memory_bytes: int | None = None
     cpu_seconds: float | None = None
 
 
 def process_figures(pid: int) -> ServerFigures:
-    """Memory and CPU time of one process. Blocks; never raises.
+    """Returns memory and CPU time of one process. Blocks; never raises.
 
-    Memory is what would be free if the process ended (USS), which leaves out a model file that
-    another process maps too; where the kernel does not tell, what it holds in memory (RSS).
+    Memory is what the end of the process would free (USS), without a model file that another
+    process maps too. If the kernel does not show that to us, it is the resident size (RSS).
     """
     import psutil
 
@@ -48,7 +48,7 @@ def _memory_of(process: "psutil.Process") -> int:
 
 
 def machine_memory() -> dict[str, int]:
-    """`total` and `available` memory of this machine, in bytes. Reads /proc/meminfo alone."""
+    """Returns the machine's `total` and `available` memory, in bytes. Reads only /proc/meminfo."""
     import psutil
 
     memory = psutil.virtual_memory()
@@ -56,11 +56,11 @@ def machine_memory() -> dict[str, int]:
 
 
 CARDS = Path("/sys/class/drm")
-_CARD = re.compile(r"card[0-9]+")  # and not card0-HDMI-A-1, which is a plug of it
+_CARD = re.compile(r"card[0-9]+")  # but not its connectors, like card0-HDMI-A-1
 
 
 class GpuMemory(Struct, frozen=True):
-    """Of one GPU, named by its address on the bus; bytes."""
+    """Memory of the GPU at this PCI address, in bytes."""
 
     address: str
     total: int
@@ -68,7 +68,7 @@ class GpuMemory(Struct, frozen=True):
 
 
 def memory(cards: Path = CARDS) -> list[GpuMemory]:
-    """In order of addresses; empty where no driver tells. Reads a few files of sysfs.
+    """Returns the GPUs whose driver reports memory, by address. Reads a few files of sysfs.
 
     Source: Linux, Documentation/gpu/amdgpu/driver-misc.rst, mem_info_vram_total and _used.
     """
@@ -87,4 +87,4 @@ def _found(cards: Path) -> Iterator[GpuMemory]:
             used = int((device / "mem_info_vram_used").read_text())
             yield GpuMemory(device.resolve().name, total, used)
         except (OSError, ValueError):
-            continue  # another driver's, or it goes away just now
+            continue  # another driver's, or just unplugged

@@ -1,10 +1,10 @@
-"""Work that may hang, in a process that can be left behind.
+"""Worker processes for file system calls that may hang.
 
-A system call on a mount that does not answer cannot be ended. In a thread it would keep the whole
-program from ending, even after SIGKILL; in a process of its own it keeps only that one. A worker
-ends when its input ends, so that none outlives its owner for longer than its mount hangs.
+A system call on a mount that does not answer cannot be interrupted. In a thread it would keep the
+whole program from ending, even after SIGKILL; in a process of its own it blocks only that process.
+A worker exits when its input is closed, so it outlives its owner only while its mount hangs.
 
-Both sides speak lines of JSON. `null` is a sign of life and no answer.
+Requests and answers are lines of JSON. `null` is a heartbeat and not an answer.
 """
 
 import json
@@ -19,24 +19,24 @@ from time import monotonic
 from typing import Any, Final
 
 LATE_S: Final = 5.0
-"""For so long a worker may say nothing before what it looks at counts as hung."""
+"""A worker that is silent for this long counts as hung."""
 
-_START_S: Final = 60.0  # for Python itself, on a machine that is very busy
-_SLICE_S: Final = 0.1  # between two checks if the wait was cancelled
-_GONE_S: Final = 2.0  # for a process that was killed and does not hang
+_START_S: Final = 60.0  # for Python's own start, on a very busy machine
+_SLICE_S: Final = 0.1  # between checks for cancellation
+_GONE_S: Final = 2.0  # for a killed process that does not hang to end
 _CHUNK: Final = 1 << 16
-_AGAIN_S: Final = 60.0  # before another worker tries what hangs
-_LIFE_S: Final = 0.2  # between two signs of life
+_AGAIN_S: Final = 60.0  # before another worker tries a path that hangs
+_LIFE_S: Final = 0.2  # between heartbeats
 
-_left: "list[subprocess.Popen[bytes]]" = []  # killed, and stuck in the kernel when last seen
+_left: "list[subprocess.Popen[bytes]]" = []  # killed, but still stuck in the kernel
 
 
 class Silent(Exception):
-    """The worker has said nothing for too long, or the wait for it was called off."""
+    """The worker was silent for too long, or the wait was cancelled."""
 
 
 class WorkerEnded(Exception):
-    """The worker has ended, though something was asked of it."""
+    """The worker exited before it answered."""
 
 
 def never() -> bool:
@@ -44,9 +44,9 @@ def never() -> bool:
 
 
 class Worker:
-    """`python -m MODULE` at the other end of two pipes; for one thread at a time.
+    """A child process `python -m MODULE`, connected by two pipes. Not thread-safe.
 
-    Raises OSError where no process can be made.
+    Raises OSError if the process cannot be started.
     """
 
     def __init__(self, module: str) -> None:
@@ -71,15 +71,15 @@ class Worker:
         self._has_begun = False
 
     def say(self, requests: Iterable[Any]) -> None:
-        """Ask for this; it is sent while answers are waited for, so that no pipe can fill up."""
+        """Queues requests. `hear` sends them while it waits, so that no pipe can fill up."""
         self._to_say += b"".join(json.dumps(request).encode() + b"\n" for request in requests)
 
     def send(self) -> None:
-        """Sends what the pipe takes now; for callers that do not wait for the answer."""
+        """Sends as much as the pipe takes now; for callers that do not wait for the answer."""
         self._exchange(0)
 
     def hear(self, patience_s: float, is_over: Callable[[], bool] = never) -> Any:
-        """The next answer. Blocks. Raises Silent and WorkerEnded."""
+        """Returns the next answer. Blocks. Raises Silent and WorkerEnded."""
         since = monotonic()
         while True:
             while self._lines:
@@ -93,11 +93,11 @@ class Worker:
 
     @property
     def has_news(self) -> bool:
-        """Something can be read of it, or it has ended. From any thread."""
+        """Whether there is output to read, or the worker has exited. Thread-safe."""
         return bool(_ready({self._out: select.POLLIN}, 0))
 
     def end(self, *, is_stuck: bool = False) -> None:
-        """Kill it. One that may be stuck is not waited for: it ends when its mount answers."""
+        """Kills the worker. Does not wait for a stuck one: it ends when its mount answers."""
         self._process.kill()
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
@@ -110,7 +110,7 @@ class Worker:
             _left.append(self._process)
 
     def _exchange(self, wait_s: float) -> bool:
-        """Whether anything was read. Raises WorkerEnded."""
+        """Writes requests and reads answers; returns whether it read any. Raises WorkerEnded."""
         wanted = {self._out: select.POLLIN} | ({self._in: select.POLLOUT} if self._to_say else {})
         ready = _ready(wanted, wait_s)
         if self._in in ready:
@@ -129,10 +129,7 @@ class Worker:
 
 
 class Unanswered:
-    """What hangs, and the worker that waits for it, so that no other has to.
-
-    For several threads.
-    """
+    """Paths that hang, each with the one worker that waits for it. Thread-safe."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, Worker] = {}
@@ -145,7 +142,7 @@ class Unanswered:
             before.end(is_stuck=True)
 
     def __contains__(self, what: str) -> bool:
-        """Whether it still hangs, as far as is known; one that has answered is forgotten."""
+        """Whether the path still hangs, as far as is known. Forgets it if its worker answered."""
         with self._lock:
             worker = self._waiting.get(what)
             if worker is None:
@@ -164,7 +161,7 @@ class Unanswered:
 
 
 def _ready(wanted: Mapping[int, int], wait_s: float) -> set[int]:
-    """Of these descriptors, those for which there is something to do; closed ones too."""
+    """Returns the descriptors that are ready or closed."""
     poll = select.poll()  # select() takes no descriptor above 1023
     for descriptor, events in wanted.items():
         poll.register(descriptor, events)
@@ -172,15 +169,15 @@ def _ready(wanted: Mapping[int, int], wait_s: float) -> set[int]:
 
 
 def _collect() -> None:
-    """Drops the workers that were stuck and have ended."""
+    """Reaps workers that were stuck and have ended."""
     _left[:] = [process for process in _left if process.poll() is None]
 
 
-# -- the other side --------------------------------------------------------------------------
+# -- in the worker ---------------------------------------------------------------------------
 
 
 def requests() -> Iterator[Any]:
-    """In the worker: what is asked, until the input ends."""
+    """Yields the requests, until the input is closed."""
     answer(None)
     for line in sys.stdin:
         yield json.loads(line)
@@ -192,7 +189,7 @@ def answer(content: Any) -> None:
 
 
 class Life:
-    """Says now and then that the work goes on; called as often as one likes."""
+    """Sends a heartbeat, at most every _LIFE_S; call it as often as you like."""
 
     def __init__(self) -> None:
         self._said_at = 0.0

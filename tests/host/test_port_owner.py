@@ -1,4 +1,4 @@
-"""Whose socket a port is: by inet_diag and by /proc/net/tcp, which have to agree."""
+"""The owner of a port, from inet_diag and from /proc/net/tcp, which have to agree."""
 
 import os
 import socket
@@ -13,19 +13,19 @@ from magid.host import ports
 from magid.host.ports import ListeningSocket, listener_at, listeners_in
 from tests.support.impostor_server import NOBODY, Sly
 
-Ask = Callable[[str, int], ListeningSocket | None]
+Query = Callable[[str, int], ListeningSocket | None]
 
-# Both ways are tried on their own: `listener_at` would hide that one of them is broken.
-WAYS: list[Ask] = [listener_at, ports._asked, ports._looked_up]
+# Both sources are tested alone: `listener_at` hides the failure of one of them.
+QUERIES: list[Query] = [listener_at, ports._diag_listener, ports._proc_listener]
 
 
-@pytest.fixture(params=WAYS, ids=["listener_at", "inet_diag", "proc"])
-def ask(request: pytest.FixtureRequest) -> Ask:
-    return cast(Ask, request.param)
+@pytest.fixture(params=QUERIES, ids=["listener_at", "inet_diag", "proc"])
+def query(request: pytest.FixtureRequest) -> Query:
+    return cast(Query, request.param)
 
 
 @pytest.mark.parametrize(
-    ("bound", "asked"),
+    ("bound", "queried"),
     [
         ("127.0.0.1", "127.0.0.1"),
         ("0.0.0.0", "127.0.0.1"),
@@ -33,49 +33,49 @@ def ask(request: pytest.FixtureRequest) -> Ask:
         ("::", "::1"),
     ],
 )
-def test_a_socket_of_ours(ask: Ask, bound: str, asked: str) -> None:
+def test_a_socket_of_ours(query: Query, bound: str, queried: str) -> None:
     family = socket.AF_INET6 if ":" in bound else socket.AF_INET
     with socket.create_server((bound, 0), family=family) as server:
         port = server.getsockname()[1]
         expected = ListeningSocket(os.geteuid(), os.fstat(server.fileno()).st_ino)
-        assert ask(asked, port) == expected
+        assert query(queried, port) == expected
 
 
-def test_one_that_serves_both_families(ask: Ask) -> None:
+def test_a_socket_of_both_families(query: Query) -> None:
     with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as server:
-        assert ask("127.0.0.1", server.getsockname()[1]) == ask("::1", server.getsockname()[1])
+        assert query("127.0.0.1", server.getsockname()[1]) == query("::1", server.getsockname()[1])
 
 
-def test_nobody(ask: Ask, free_port: Callable[[], int]) -> None:
-    assert ask("127.0.0.1", free_port()) is None
+def test_a_port_without_listener(query: Query, free_port: Callable[[], int]) -> None:
+    assert query("127.0.0.1", free_port()) is None
 
 
-def test_another_address_is_not_ours(ask: Ask) -> None:
+def test_another_address_is_not_ours(query: Query) -> None:
     with socket.create_server(("127.0.0.2", 0)) as server:
-        assert ask("127.0.0.1", server.getsockname()[1]) is None
+        assert query("127.0.0.1", server.getsockname()[1]) is None
 
 
-def test_a_connection_is_no_listener(ask: Ask) -> None:
+def test_a_connection_is_not_a_listener(query: Query) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with socket.create_connection(("127.0.0.1", port)) as client:
             client_port = client.getsockname()[1]
-            assert ask("127.0.0.1", client_port) is None
+            assert query("127.0.0.1", client_port) is None
 
 
-def test_another_user(ask: Ask, free_port: Callable[[], int]) -> None:
+def test_another_user(query: Query, free_port: Callable[[], int]) -> None:
     port = free_port()
     with Sly(port, "demo", NOBODY):
-        found = ask("127.0.0.1", port)
+        found = query("127.0.0.1", port)
         assert found is not None
         assert found.uid == NOBODY
 
 
-def test_a_new_socket_is_another_one(ask: Ask, free_port: Callable[[], int]) -> None:
+def test_a_new_socket_is_another_one(query: Query, free_port: Callable[[], int]) -> None:
     port, seen = free_port(), []
     for _ in range(2):
         with socket.create_server(("127.0.0.1", port)):
-            seen.append(ask("127.0.0.1", port))
+            seen.append(query("127.0.0.1", port))
     assert seen[0] != seen[1]
 
 

@@ -1,4 +1,4 @@
-"""The port of a server that has ended is taken by another user's program: it hears nothing.
+"""Another user's program takes the port of a server that has ended: magid sends it nothing.
 
 magid is stopped meanwhile, so that it wakes up with requests to pass on and does not know yet.
 """
@@ -20,8 +20,8 @@ from tests.support.impostor_server import NOBODY, Sly
 from tests.support.rest import Parts
 from tests.support.running import Running, frozen
 
-CANARY = "the prompt that nobody else may read"
-ASKERS = 4
+CANARY = "the prompt that no one else may read"
+CLIENTS = 4
 pytestmark = pytest.mark.slow
 
 
@@ -37,7 +37,7 @@ def ask(client: httpx.Client) -> int:
 
 
 def wait_unread(port: int, count: int) -> None:
-    """Until so many requests wait in the sockets of a daemon that reads nothing."""
+    """Waits until this many requests are unread in the sockets of a stopped daemon."""
     deadline = time.monotonic() + DEADLINE_S
     while True:
         rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
@@ -53,17 +53,17 @@ def bind_when_free(stranger: Sly) -> None:
         assert time.monotonic() < deadline, "the port was never free"
 
 
-def test_a_thief_of_the_port_hears_nothing(magid: Running) -> None:
+def test_a_thief_of_the_port_gets_no_request(magid: Running) -> None:
     server = magid.servers()[SMALL]
     key = magid.key(server["port"])
     assert magid.process is not None
     stranger = Sly(server["port"], SMALL, NOBODY)
-    clients = [fleets.client(magid) for _ in range(ASKERS)]
+    clients = [fleets.client(magid) for _ in range(CLIENTS)]
     assert {ask(client) for client in clients} == {200}  # their connections stay open
-    with ThreadPoolExecutor(ASKERS) as askers:
+    with ThreadPoolExecutor(CLIENTS) as askers:
         with frozen(magid.process.pid):
             answers = [askers.submit(ask, client) for client in clients]
-            wait_unread(magid.port, ASKERS)
+            wait_unread(magid.port, CLIENTS)
             os.kill(server["pid"], signal.SIGKILL)
             bind_when_free(stranger)
         with stranger.bound():
@@ -79,8 +79,8 @@ def test_a_thief_of_the_port_hears_nothing(magid: Running) -> None:
         client.close()
 
 
-def test_two_at_once_are_told_apart(magid: Running) -> None:
-    """A program that listens already: the server is not started, and nobody takes it for ready."""
+def test_a_taken_port_fails_the_server(magid: Running) -> None:
+    """A program is already listening: the server is not started and never counts as ready."""
     port = magid.servers()[SMALL]["port"]
     magid.ask("POST", f"/api/models/servers/{SMALL}/stop")
     magid.wait_state(SMALL, "stopped")

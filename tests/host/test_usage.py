@@ -30,7 +30,7 @@ def test_each_card_by_its_address_on_the_bus(tmp_path: Path) -> None:
     ]
 
 
-def test_cards_that_do_not_tell(tmp_path: Path) -> None:
+def test_cards_whose_driver_reports_no_memory(tmp_path: Path) -> None:
     cards = sysfs(tmp_path)
     card(cards, "card0", "0000:01:00.0")
     card(cards, "card1", "0000:02:00.0", mem_info_vram_total="what?", mem_info_vram_used="1")

@@ -83,7 +83,7 @@ def test_malformed_heads_of_answers(lines: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "expected"),
     [
         ("application/json; charset=utf-8", b"application/json; charset=utf-8"),
         ("Application/JSON", b"application/json"),
@@ -94,9 +94,9 @@ def test_malformed_heads_of_answers(lines: tuple[str, ...]) -> None:
         (None, b"text/plain; charset=utf-8"),
     ],
 )
-def test_types_that_are_passed_on(given: str | None, told: bytes) -> None:
+def test_types_that_are_passed_on(given: str | None, expected: bytes) -> None:
     lines = [] if given is None else [f"Content-Type: {given}"]
-    assert reply_head(head(*lines)).content_type == told
+    assert reply_head(head(*lines)).content_type == expected
 
 
 @pytest.mark.parametrize(

@@ -229,7 +229,7 @@ def test_what_stands_behind_chunks(magid: Running, coding: bytes, chunks: bytes)
     data = GATEWAY + coding + b"\r\n" + chunks + BEHIND
     for found in (rest.exchange(magid.port, data), bytewise(magid.port, data)):
         assert [answer.status for answer in found] == [404, 200, 200]
-    # To Sanic's reader of chunks nobody is handed who has something to hide.
+    # Sanic's chunk reader must not see a request that may hide another.
     (answer,) = rest.exchange(magid.port, SANIC + coding + b"\r\n" + chunks + BEHIND)
     status = 200 if coding == CHUNKED else 400  # Sanic knows the word in lower case only
     assert (answer.status, answer.headers["connection"]) == (status, "close")

@@ -137,7 +137,7 @@ def test_a_models_server_is_answered_nothing(daemon: Daemon) -> None:
     assert not container.exists("/var/lib/magi/tokens.json")
 
 
-def test_a_thief_of_the_port_hears_nothing(daemon: Daemon) -> None:
+def test_a_thief_of_the_port_gets_no_request(daemon: Daemon) -> None:
     """Neither prompt nor key, from the crash on and through all attempts to start again."""
     container = daemon.container
     key = container.read(f"/run/magi-keys/{PORT}.key").decode().strip()
