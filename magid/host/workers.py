@@ -58,6 +58,7 @@ class Worker:
             stdout=subprocess.PIPE,
             bufsize=0,
             cwd="/",
+            process_group=0,  # Ctrl-C in a terminal is for its owner alone, which then ends it
             env={"PYTHONPATH": os.pathsep.join(map(os.path.abspath, filter(None, sys.path)))},
         )
         assert self._process.stdin is not None

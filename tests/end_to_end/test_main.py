@@ -237,6 +237,15 @@ def test_a_signal_ends_it_with_0_and_leaves_no_process(
     assert not path.exists()
 
 
+def test_ctrl_c_in_a_terminal_reaches_it_alone(magid: Running) -> None:
+    """The others would print a traceback each, and servers would end before they are drained."""
+    magid.start()
+    magid.wait_for("a server", lambda: has_server(magid))
+    assert magid.process is not None
+    own = os.getpgid(magid.process.pid)
+    assert [c for c in children(magid) if os.getpgid(c.pid) == own] == []
+
+
 def test_a_signal_during_the_scan(magid: Running) -> None:
     for at in range(60):
         ggufs.write_sparse_model(magid.models / f"M{at}-1B-Q4_K_M.gguf", parameters_billions=1)
