@@ -26,7 +26,7 @@ from magid.api.routes import ROUTES, Access, Handler, Route
 from magid.auth import origins
 from magid.auth.authenticator import Authenticator
 from magid.config.addresses import Address
-from magid.gateway.frontend.context import make_context
+from magid.gateway.frontend.context import FrontendContexts
 from magid.http import request_rules
 from magid.http.request_rules import MAX_HEAD_BYTES
 from magid.http.response_headers import PLAIN_DATA
@@ -52,8 +52,9 @@ def make_app(
     """
     config = ctx.daemon.config
     policy = origins.make_policy(
-        (*config.addresses, *addresses), config.allowed_hosts, config.allowed_origins
-    )
+        (*config.addresses, *addresses), config.allowed_hosts, config.allowed_origins,
+        config.trusted_proxies,
+    )  # fmt: skip
     table = tuple(table)
     routes = [*table, openapi.make_route(table)]
     paths = sorted({route.path for route in routes})
@@ -86,10 +87,7 @@ def make_app(
 
     app.ctx.has_model_users = ctx.daemon.launcher.has_model_users
     authenticator = Authenticator(ctx.book)
-    app.ctx.contexts = {  # key: is the connection TCP? Browsers cannot reach unix sockets
-        True: make_context(ctx.gateway, policy, config, authenticator),
-        False: make_context(ctx.gateway, None, config, authenticator),
-    }
+    app.ctx.contexts = FrontendContexts(ctx.gateway, policy, config, authenticator)
 
     async def check(request: Request) -> None:
         incoming.begin(request)

@@ -26,7 +26,7 @@ from magid.api.sockets import BACKLOG
 from magid.auth import sandboxed
 from magid.errors import InvalidConfig
 from magid.gateway.frontend.connection import ClientConnection
-from magid.gateway.frontend.context import FrontendContext
+from magid.gateway.frontend.context import FrontendContexts
 
 
 class Protocol(HttpProtocol):
@@ -216,12 +216,12 @@ class DispatchingProtocol(Protocol):
         if self._connection is None:
             transport = cast(asyncio.Transport, self.transport)
             peer = transport.get_extra_info("peername")
-            contexts: dict[bool, FrontendContext] = self.app.ctx.contexts
+            contexts: FrontendContexts = self.app.ctx.contexts
             is_tcp = isinstance(transport.get_extra_info("sockname"), tuple)
             host = str(peer[0]) if is_tcp and peer else "local"
-            context = (
-                replace(contexts[is_tcp], is_shut=True) if self.is_models else contexts[is_tcp]
-            )
+            context = contexts.of(host if is_tcp else None)
+            if self.is_models:
+                context = replace(context, is_shut=True)
             self._connection = ClientConnection(context, transport, host, self.data_received)
         return self._connection
 

@@ -59,6 +59,8 @@ def check(request: Request, policy: origins.Policy) -> None:
     if _is_local_socket(request):
         return  # browsers cannot reach it: file permissions decide
     changes = request.method not in request_rules.SAFE_METHODS
+    peer = request.transport.get_extra_info("peername")
+    policy = policy.for_peer(str(peer[0])) if peer else policy
     request.ctx.origin = origins.check(request.headers, policy, changes=changes)
 
 

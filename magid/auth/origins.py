@@ -4,6 +4,9 @@ Sanic accepts a missing Host, two Hosts, `Host : x` and folded headers, and answ
 A daemon on a loopback address is reachable from every web page in a browser on that machine, by
 DNS rebinding (the page's own name then resolves to 127.0.0.1) or by a plain cross-site request;
 so each request must be addressed to a name of ours and come from a page of ours, or from none.
+
+A proxy in front may give magid another Host than the browser's. Then the browser's own word counts
+(Sec-Fetch-Site, which no page can set), and X-Forwarded-Host of a proxy that is configured.
 """
 
 import ipaddress
@@ -12,6 +15,7 @@ import socket
 from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from magid.config.addresses import Address, TcpAddress, is_ip
 from magid.errors import HostNotAllowed, InvalidInput, NotAllowed
@@ -24,13 +28,34 @@ class Policy(Struct, frozen=True):
 
     hosts: frozenset[str]
     origins: frozenset[str] = frozenset()
+    proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
+    is_proxied: bool = False  # for connections from one of these
+
+    def for_peer(self, address: str) -> "Policy":
+        """Returns the policy for connections from this address."""
+        if self.proxies and _is_in(address, self.proxies):
+            return replace(self, is_proxied=True)
+        return self
+
+
+def _is_in(address: str, networks: Iterable[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:
+    """Whether the address is in a network. An IPv4 address may be written as an IPv6 one."""
+    try:
+        peer = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    plain = getattr(peer, "ipv4_mapped", None) or peer
+    return any(plain in network for network in networks)
 
 
 _ANY = frozenset({"0.0.0.0", "::"})
 
 
 def make_policy(
-    binds: Iterable[Address], allowed_hosts: Iterable[str], allowed_origins: Iterable[str]
+    binds: Iterable[Address],
+    allowed_hosts: Iterable[str],
+    allowed_origins: Iterable[str],
+    proxies: Iterable[str] = (),
 ) -> Policy:
     """Own names: localhost, the machine's names, every address bound to, and those configured.
 
@@ -38,13 +63,30 @@ def make_policy(
     """
     names = {"localhost", socket.gethostname().lower(), *(h.lower() for h in allowed_hosts)}
     names |= {bind.host.lower() for bind in binds if isinstance(bind, TcpAddress)}
-    return Policy(frozenset(names), frozenset(o.rstrip("/").lower() for o in allowed_origins))
+    return Policy(
+        frozenset(names),
+        frozenset(o.rstrip("/").lower() for o in allowed_origins),
+        tuple(map(ipaddress.ip_network, proxies)),
+    )
 
 
 def check(headers: Mapping[str, str], policy: Policy, *, changes: bool) -> str | None:
-    """Raises as `check_host` and `check_origin` do; returns what the latter returns."""
+    """Raises as `check_host` and `check_origin` do; returns what the latter returns.
+
+    The host that a proxy forwards must be a name of this daemon too: to a page with a rebound name
+    in front of that proxy, it would be the page's own.
+    """
     check_host(headers.get("host"), policy)
+    forwarded = _forwarded_host(headers, policy)
+    if forwarded is not None:
+        check_host(forwarded, policy)
     return check_origin(headers, policy, changes=changes)
+
+
+def _forwarded_host(headers: Mapping[str, str], policy: Policy) -> str | None:
+    """The host as the browser knows it; of several the one that the nearest proxy has added."""
+    given = headers.get("x-forwarded-host") if policy.is_proxied else None
+    return None if given is None else given.rpartition(",")[2].strip()
 
 
 def check_host(host: str | None, policy: Policy) -> None:
@@ -77,18 +119,20 @@ def check_origin(headers: Mapping[str, str], policy: Policy, *, changes: bool) -
     Raises NotAllowed for a page that is neither ours nor configured. A request without Origin
     comes from no page, unless Sec-Fetch-Site says so: then it may read but not change.
     """
-    origin = headers.get("origin")
+    origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
     if origin is None:
-        if changes and headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        if changes and site not in ("none", "same-origin"):
             raise _foreign("another site")
         return None
-    origin = origin.lower()
-    scheme, _, place = origin.partition("://")
-    if scheme in ("http", "https") and place and place == headers.get("host", "").lower():
+    scheme, _, place = origin.lower().partition("://")
+    host = _forwarded_host(headers, policy) or headers.get("host", "")
+    if scheme in ("http", "https") and place and place == host.lower():
         return None
-    if origin in policy.origins:
-        return origin
-    raise _foreign(repr(origin))
+    if origin.lower() in policy.origins:
+        return origin  # as the browser wrote it: it compares to the letter
+    if site == "same-origin":
+        return None
+    raise _foreign(repr(origin.lower()))
 
 
 # What a page of another origin may read of an answer's head.
@@ -121,6 +165,7 @@ def preflight_headers(methods: Iterable[str], requested: str | None) -> dict[str
 
 def _foreign(site: str) -> NotAllowed:
     return NotAllowed(
-        f"cannot answer a page of {site}: only pages of this daemon may call it; add the origin to "
-        "allowed_origins in magid.yaml if it is yours"
+        f"cannot answer a page of {site}: only pages of this daemon may call it; if it is yours, "
+        "add the origin to allowed_origins in magid.yaml, or the proxy in front of magid to "
+        "trusted_proxies"
     )

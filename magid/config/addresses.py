@@ -11,6 +11,10 @@ _HOST_NAME = re.compile(
     r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*"
 )
 _ORIGIN = re.compile(r"https?://[a-z0-9.\-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:.]+\](:[0-9]{1,5})?")
+# Of an application that shows pages of its own, such as app://obsidian.md or moz-extension://UUID.
+_APP_ORIGIN = re.compile(
+    r"(?!(?:file|https?|wss?)://)[a-z][a-z0-9+.\-]{0,63}://[a-z0-9._~\-]{1,253}(:[0-9]{1,5})?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,5 +71,14 @@ def is_host(text: str) -> bool:
 
 
 def is_origin(text: str) -> bool:
-    """Whether this is a web origin in lower case: scheme, host and perhaps port, no path."""
-    return _ORIGIN.fullmatch(text) is not None
+    """Whether this is an origin in lower case, of the web or an app: scheme, host, perhaps port."""
+    return (_ORIGIN.fullmatch(text) or _APP_ORIGIN.fullmatch(text)) is not None
+
+
+def is_network(text: str) -> bool:
+    """Whether this is an IP address or a network such as 10.0.0.0/8."""
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True

@@ -29,6 +29,7 @@ from magid.config.values import (
     Seconds,
     distinct,
     listenable,
+    network,
     ordered,
     origin,
     profile_name,
@@ -151,7 +152,10 @@ class Config(Section):
     )
     allowed_origins: Annotated[
         tuple[Annotated[StrictStr, AfterValidator(origin)], ...], Field(max_length=256)
-    ] = Field((), description="Web origins whose pages may call the API, besides its own")
+    ] = Field((), description="Origins whose pages may call the API, besides its own: web or app")
+    trusted_proxies: Annotated[
+        tuple[Annotated[StrictStr, AfterValidator(network)], ...], Field(max_length=256)
+    ] = Field((), description="Addresses of proxies in front, whose X-Forwarded-Host counts")
     tls_cert: AbsolutePath | None = Field(
         None, description="The certificate, with its chain, that TCP is answered with; null: no TLS"
     )

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, StrictStr
 from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
 
-from magid.config.addresses import is_host, is_origin, parse_address
+from magid.config.addresses import is_host, is_network, is_origin, parse_address
 
 
 def refused(reason: str) -> PydanticCustomError:
@@ -44,9 +44,18 @@ def host(text: str) -> str:
 
 
 def origin(text: str) -> str:
-    if not is_origin(text.lower()):
-        raise refused("should be like https://magi.example or http://localhost:5173")
-    return text.lower()
+    origin = text.lower().removesuffix("/")
+    if not is_origin(origin):
+        raise refused(
+            "should be like https://magi.example, http://localhost:5173 or app://obsidian.md"
+        )
+    return origin
+
+
+def network(text: str) -> str:
+    if not is_network(text):
+        raise refused("should be an IP address or a network, like 127.0.0.1 or 10.1.0.0/16")
+    return text
 
 
 def profile_name(text: str) -> str:

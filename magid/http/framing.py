@@ -201,7 +201,8 @@ def _content_type(given: bytes | None) -> bytes:
 _START = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ /[\x21-\x7e]* HTTP/1\.([01])")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
 _ONCE_IN_REQUEST = frozenset(
-    b"host content-length transfer-encoding content-type origin authorization x-api-key".split()
+    b"host x-forwarded-host content-length transfer-encoding content-type origin authorization "
+    b"x-api-key".split()
 )
 
 

@@ -1,6 +1,7 @@
 """Host, Origin and header forms: who is answered, as tables."""
 
 import pytest
+from msgspec.structs import replace
 
 from magid.auth import origins
 from magid.config.addresses import TcpAddress, UnixAddress
@@ -90,6 +91,75 @@ def test_pages_that_are_answered(
 def test_pages_of_others(origin: str, changes: bool) -> None:
     with pytest.raises(NotAllowed, match="allowed_origins"):
         origins.check_origin({"host": "localhost:8000", "origin": origin}, POLICY, changes=changes)
+
+
+PROXIES = ["10.1.0.0/16", "127.0.0.1", "fd00::1"]
+
+
+@pytest.mark.parametrize(
+    ("address", "is_one"),
+    [
+        ("127.0.0.1", True), ("::ffff:127.0.0.1", True), ("10.1.2.3", True), ("fd00::1", True),
+        ("fd00::1%eth0", True), ("127.0.0.2", False), ("10.2.0.1", False), ("::1", False),
+        ("local", False), ("", False),
+    ],
+)  # fmt: skip
+def test_which_peers_are_proxies(address: str, is_one: bool) -> None:
+    policy = origins.make_policy([], [], [], PROXIES)
+    assert policy.for_peer(address).is_proxied is is_one
+    assert not origins.make_policy([], [], []).for_peer(address).is_proxied
+
+
+PAGE = "http://magi.example:8080"
+LOST_PORT = {"host": "magi.example", "origin": PAGE}
+REWRITTEN = {"host": "localhost:8000", "origin": PAGE}
+
+
+@pytest.mark.parametrize("headers", [LOST_PORT, REWRITTEN])
+def test_a_page_behind_a_proxy_that_changes_the_host(headers: dict[str, str]) -> None:
+    proxied = replace(POLICY, is_proxied=True)
+    forwarded = {**headers, "x-forwarded-host": "Magi.Example:8080"}
+    same = {**headers, "sec-fetch-site": "same-origin"}
+    assert origins.check(same, POLICY, changes=True) is None
+    assert origins.check(forwarded, proxied, changes=True) is None
+    several = {**headers, "x-forwarded-host": "gpu1:1, magi.example:8080"}
+    assert origins.check(several, proxied, changes=True) is None
+    for refused, policy in (
+        (headers, proxied), (forwarded, POLICY),
+        ({**headers, "x-forwarded-host": "magi.example:8081"}, proxied),
+        ({**headers, "sec-fetch-site": "same-site"}, proxied),
+    ):  # fmt: skip
+        with pytest.raises(NotAllowed, match="trusted_proxies"):
+            origins.check(refused, policy, changes=True)
+
+
+def test_a_rebound_name_in_front_of_a_proxy() -> None:
+    headers = {"host": "localhost:8000", "origin": "http://evil.example"}
+    with pytest.raises(HostNotAllowed):
+        origins.check(
+            {**headers, "x-forwarded-host": "evil.example"},
+            replace(POLICY, is_proxied=True),
+            changes=True,
+        )
+    with pytest.raises(InvalidInput):
+        origins.check(
+            {**headers, "x-forwarded-host": ""}, replace(POLICY, is_proxied=True), changes=True
+        )
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["app://obsidian.md", "chrome-extension://abc", "moz-extension://3c0f-9a0f", "tauri://localhost",
+     "vscode-webview://0r9ocnhmg1pl"],
+)  # fmt: skip
+def test_pages_of_apps_are_answered_where_they_are_listed(origin: str) -> None:
+    policy = origins.make_policy([], [], [origin])
+    asked = {"host": "localhost:8000", "origin": origin}
+    assert origins.check_origin(asked, policy, changes=True) == origin
+    upper = {**asked, "origin": origin.upper()}
+    assert origins.check_origin(upper, policy, changes=True) == origin.upper()
+    with pytest.raises(NotAllowed):
+        origins.check_origin({**asked, "origin": f"{origin}.x"}, policy, changes=True)
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site", "nonsense"])

@@ -147,6 +147,7 @@ def test_an_emptied_section_is_default(tmp_path: Path) -> None:
         ("profile: ../x", "line 1: profile should be a profile's name, like fast-only, not '../x'"),
         ("llama_server_host: -x", "line 1: llama_server_host should be a host name or an IP"),
         ("allowed_hosts: ['x:80']", "line 1: allowed_hosts[0] should be a host name or an IP addr"),
+        ("trusted_proxies: [10.0.0.1/8]", "line 1: trusted_proxies[0] should be an IP address or"),
         ("allowed_origins: [a.b]", "line 1: allowed_origins[0] should be like https://magi.examp"),
         ("tier_thresholds: {fast_max: 15}", "line 1: tier_thresholds.fast_max should be at most p"),
         ("tier_thresholds:\n  powerful_min: 2", "line 1: tier_thresholds.fast_max should be at"),
@@ -256,6 +257,32 @@ def test_names_are_kept_in_lower_case(tmp_path: Path) -> None:
     effective = _load(tmp_path, text).config
     assert effective.allowed_hosts == ("magi.example", "::1")
     assert effective.allowed_origins == ("https://magi.example:8443",)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("app://obsidian.md/", "app://obsidian.md"),
+        ("chrome-extension://ophjlpahpchlmihnnnihgmmeilfjmjjc", None),
+        ("moz-extension://3c0fa3cf-9a0f-4c1d-8f6f-0d5a4a8a2f10", None),
+        ("vscode-webview://0r9ocnhmg1pl2bpvj6nd1jq5qvgpbmoqm4bo9h1uq6mgqnqd5jq6", None),
+        ("tauri://localhost", None),
+        ("http://[::1]:5173/", "http://[::1]:5173"),
+    ],
+)
+def test_origins_of_apps(tmp_path: Path, given: str, kept: str | None) -> None:
+    effective = _load(tmp_path, f"allowed_origins: ['{given}']").config
+    assert effective.allowed_origins == (kept or given,)
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["*", "null", "file://x", "app://", "app://*", "app://a/b", "app://a//", "ws://a", "://a",
+     "app:a", "http://a/b", "https://*.example"],
+)  # fmt: skip
+def test_what_is_no_origin(tmp_path: Path, given: str) -> None:
+    with pytest.raises(InvalidConfig, match="should be like"):
+        _load(tmp_path, f"allowed_origins: ['{given}']")
 
 
 @pytest.mark.parametrize("name", ["a", "fast-only", "0", "-a", "A", "a_b", "", "a" * 63, "a" * 64])

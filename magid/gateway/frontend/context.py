@@ -6,6 +6,7 @@
 from urllib.parse import unquote
 
 from msgspec import Struct
+from msgspec.structs import replace
 from pydantic_core import to_json
 
 from magid.auth import sandboxed
@@ -22,7 +23,7 @@ from magid.http import request_rules
 
 
 class FrontendContext(Struct, frozen=True):
-    """What all connections share: one for TCP, one for unix sockets, which ask for no Host."""
+    """What connections share: those over TCP, of proxies, and over unix sockets, without a Host."""
 
     dispatcher: Dispatcher
     parse: RequestHeadCache
@@ -63,16 +64,27 @@ class FrontendContext(Struct, frozen=True):
         )
 
 
-def make_context(
-    dispatcher: Dispatcher,
-    policy: Policy | None,
-    config: Config,
-    authenticator: Authenticator,
-) -> FrontendContext:
-    return FrontendContext(
-        dispatcher, RequestHeadCache(policy), config.gateway.max_body_bytes, config.request_timeout,
-        config.send_timeout, authenticator, policy is not None,
-    )  # fmt: skip
+class FrontendContexts:
+    """The context of each connection: heads are checked by where the connection comes from."""
+
+    def __init__(
+        self, dispatcher: Dispatcher, policy: Policy, config: Config, authenticator: Authenticator
+    ) -> None:
+        def make(policy: Policy | None) -> FrontendContext:
+            return FrontendContext(
+                dispatcher, RequestHeadCache(policy), config.gateway.max_body_bytes,
+                config.request_timeout, config.send_timeout, authenticator, policy is not None,
+            )  # fmt: skip
+
+        self._policy = policy
+        self._local = make(None)  # browsers cannot reach unix sockets
+        self._tcp, self._proxied = make(policy), make(replace(policy, is_proxied=True))
+
+    def of(self, peer: str | None) -> FrontendContext:
+        """Returns the context for connections from this address; None: over a unix socket."""
+        if peer is None:
+            return self._local
+        return self._proxied if self._policy.for_peer(peer).is_proxied else self._tcp
 
 
 def unknown_path(head: RequestHead) -> MagidError:

@@ -88,7 +88,8 @@ def parse_request_head(raw: bytes, policy: origins.Policy | None) -> RequestHead
 
 
 _CHECKED = frozenset(
-    b"access-control-request-headers content-type host origin sec-fetch-site x-request-id".split()
+    b"access-control-request-headers content-type host origin sec-fetch-site x-forwarded-host "
+    b"x-request-id".split()
 )
 
 
