@@ -1,1 +1,1 @@
-"""magid.yaml, the environment and the options: one table of settings, typed and checked."""
+"""Settings from magid.yaml, the environment and the command line: one typed, checked table."""

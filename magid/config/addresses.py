@@ -1,4 +1,4 @@
-"""Addresses as a person writes them: where to listen, and who can reach it. Pure."""
+"""Parses the addresses in settings: where to listen, and who can reach it. Pure."""
 
 import ipaddress
 import os
@@ -36,7 +36,10 @@ Address = TcpAddress | UnixAddress
 
 
 def parse_address(text: str) -> Address:
-    """`127.0.0.1:8000`, `[::1]:8000`, `localhost:8000` or `unix:/run/x.sock`. Pure; ValueError."""
+    """Parses `127.0.0.1:8000`, `[::1]:8000`, `localhost:8000` or `unix:/run/x.sock`.
+
+    Pure. Raises ValueError; its text continues "should be".
+    """
     if text.startswith(_UNIX):
         path = text.removeprefix(_UNIX)
         if not path.startswith("/") or len(os.fsencode(path)) > _MAX_UNIX_PATH:
@@ -52,7 +55,7 @@ def parse_address(text: str) -> Address:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address. Names other than localhost: no."""
+    """Whether only this machine can reach the address. False for names other than localhost."""
     return host == "localhost" or (is_ip(host) and ipaddress.ip_address(host).is_loopback)
 
 
@@ -71,7 +74,7 @@ def is_host(text: str) -> bool:
 
 
 def is_origin(text: str) -> bool:
-    """Whether this is an origin in lower case, of the web or an app: scheme, host, perhaps port."""
+    """Whether this is an origin in lower case, of the web or an app: scheme, host, optional port."""
     return (_ORIGIN.fullmatch(text) or _APP_ORIGIN.fullmatch(text)) is not None
 
 

@@ -26,7 +26,7 @@ def _text(text: str) -> Scalar:
 
 
 def _path(text: str) -> str:
-    return str(Path(text).absolute())  # of a shell's user: relative to where he stands
+    return str(Path(text).absolute())  # relative to the working directory, as in a shell
 
 
 def _paths(text: str) -> list[str]:
@@ -41,7 +41,7 @@ def _range(text: str) -> list[Scalar]:
     return [strict_yaml.scalar(part.strip()) for part in text.split("-")]
 
 
-# What can be given outside the file: how its text is read, and its variable if it has one.
+# Settings that have a flag: the parser of its text, and the environment variable, if any.
 _OUTSIDE: Mapping[str, tuple[Callable[[str], Any], str | None]] = {
     "model_paths": (_paths, "MODEL_SCAN_PATH"),
     "state_dir": (_path, "MAGI_STATE_DIR"),
@@ -70,23 +70,23 @@ _OUTSIDE: Mapping[str, tuple[Callable[[str], Any], str | None]] = {
 
 
 FILE_VARIABLE = "MAGI_CONFIG"
-FILE_KEY = "config"  # its flag, --config, beside the settings' own
+FILE_KEY = "config"  # the flag --config, which is not a setting
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One row of the table of settings; `key` of a nested one is `restart.limit`."""
+    """One row of the table of settings. A nested setting has a key like `restart.limit`."""
 
     key: str
     variable: str | None
     flag: str | None
-    default: str  # as it is written in the file
+    default: str  # as in the file
     description: str
     allowed: str = ""  # of run-time settings
 
 
 def settings() -> tuple[Setting, ...]:
-    """Every setting, in the order of the shipped file."""
+    """Returns all settings, in the order of the shipped file."""
     defaults = _flat(Config().model_dump(mode="json"))
     allowed = {f"server_defaults.{setting.name}": setting.allowed for setting in SETTINGS}
     return tuple(
@@ -145,10 +145,10 @@ class Effective:
 def load(
     argv_overrides: Mapping[str, str], env: Mapping[str, str], default_path: Path = DEFAULT_PATH
 ) -> Effective:
-    """Read and check everything. Blocks. Raises InvalidConfig with one line for a person.
+    """Reads and checks all settings. Blocks. Raises InvalidConfig with one line for a person.
 
-    `argv_overrides` has the texts of flags by key (`bind`, and `config` for another file). The
-    default file may be absent, one that was asked for may not. An empty variable is unset.
+    `argv_overrides` are the texts of flags by key (`bind`, and `config` for another file). The
+    default file may be missing, but not one that was named. An empty variable counts as unset.
     """
     if unknown := argv_overrides.keys() - _OUTSIDE.keys() - {FILE_KEY}:
         raise InvalidConfig(f"cannot use {_flag(min(unknown))}: it is not known; see magid --help")
@@ -168,7 +168,7 @@ def load(
 
 
 def render(effective: Effective) -> str:
-    """The configuration as `magid --check` prints it: `key = value  # source`, aligned. Pure."""
+    """Returns the text of `magid --check`: lines of `key = value  # source`, aligned. Pure."""
     values = _flat(effective.config.model_dump(mode="json"))
     left = {key: f"{key} = {_shown(values[key])}" for key in effective.sources}
     width = max(map(len, left.values()))
@@ -178,16 +178,16 @@ def render(effective: Effective) -> str:
 def _read(
     argv_overrides: Mapping[str, str], env: Mapping[str, str], default_path: Path
 ) -> strict_yaml.Document:
-    asked, source = argv_overrides.get(FILE_KEY), _flag(FILE_KEY)
-    if not asked:
-        asked, source = env.get(FILE_VARIABLE), FILE_VARIABLE
-    path = Path(asked).absolute() if asked else default_path
+    named, source = argv_overrides.get(FILE_KEY), _flag(FILE_KEY)
+    if not named:
+        named, source = env.get(FILE_VARIABLE), FILE_VARIABLE
+    path = Path(named).absolute() if named else default_path
     try:
         return strict_yaml.load(path)
     except FileNotFoundError:
-        if asked:
+        if named:
             raise InvalidConfig(
-                f"cannot use {source}: {path} does not exist; name a file that does, or unset it"
+                f"cannot use {source}: {path} does not exist; name an existing file, or unset it"
             ) from None
         return strict_yaml.Document({}, {}, "")
     except YamlError as error:
@@ -204,16 +204,16 @@ def _invalid(
     given: Mapping[str, str],
     document: strict_yaml.Document,
 ) -> InvalidConfig:
-    """The first of them; the messages of the `others` are in its details."""
-    told = [_told(problem, given, document) for problem in problems]
-    (message, key, source), *others = told
+    """Returns the error for the first problem; `others` in its details are the other messages."""
+    first, *others = [_describe(problem, given, document) for problem in problems]
+    message, key, source = first
     return InvalidConfig(message, key=key, source=source, others=tuple(m for m, _, _ in others))
 
 
-def _told(
+def _describe(
     problem: strict_yaml.YamlProblem, given: Mapping[str, str], document: strict_yaml.Document
 ) -> tuple[str, str, str]:
-    """Message, key and source."""
+    """Returns message, key and source."""
     source = given.get(str(problem.path[0])) if problem.path else None
     if source is None:
         line = document.line(problem.path)

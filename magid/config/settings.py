@@ -1,8 +1,8 @@
-"""The configuration: a YAML file, overridden by environment variables, overridden by flags.
+"""The settings of magid, their defaults and their checks. Pure.
 
-`Config` is frozen and complete: every setting has a default. `load` puts the parts together and
-knows for each value where it came from; every error is one line with file or variable, key,
-reason and what is allowed.
+`Config` is frozen and complete: every setting has a default. `loading.load` fills it from the YAML
+file, the environment and the command line, in rising priority, and records the source of each
+value.
 """
 
 from collections.abc import Mapping
@@ -46,9 +46,9 @@ class Section(BaseModel):
 
 
 class TierBounds(Section):
-    """Where tiers begin and end, in billions of parameters."""
+    """The bounds of tiers, in billions of parameters."""
 
-    powerful_min: Billions = Field(14.0, description="From this size on a model is powerful")
+    powerful_min: Billions = Field(14.0, description="A model of at least this size is powerful")
     fast_max: Billions = Field(
         7.0, description="Below this size a model of at most 4 bits per weight is fast"
     )
@@ -63,14 +63,16 @@ class TierBounds(Section):
 
 
 class Restart(Section):
-    """What happens after a server has ended by itself."""
+    """Restarts of a server that has ended by itself."""
 
     limit: Annotated[StrictInt, Field(ge=0, le=1000)] = Field(
         5, description="Restarts within the window before a server counts as failed; 0: none"
     )
     window: Seconds = Field(600, description="Seconds over which restarts are counted")
-    first_delay: Seconds = Field(1, description="Seconds before the first restart; then doubled")
-    max_delay: Seconds = Field(60, description="Seconds that the delay never exceeds")
+    first_delay: Seconds = Field(
+        1, description="Seconds before the first restart; doubled for each further one"
+    )
+    max_delay: Seconds = Field(60, description="Longest delay before a restart, in seconds")
 
     @field_validator("max_delay")
     @classmethod
@@ -82,17 +84,19 @@ class Restart(Section):
 
 
 class Gateway(Section):
-    """How requests to models are taken."""
+    """Limits of requests to models."""
 
     max_body_bytes: Annotated[StrictInt, Field(ge=1024, le=2**30)] = Field(
-        33_554_432, description="The largest request body for a model, in bytes: images are in it"
+        33_554_432, description="The largest request body for a model, in bytes, images included"
     )
     queue_limit: Annotated[StrictInt, Field(ge=0, le=100_000)] = Field(
         256, description="Requests that may wait for a free slot of one model or tier"
     )
-    queue_timeout: Seconds = Field(60, description="Seconds that a request waits for a free slot")
+    queue_timeout: Seconds = Field(
+        60, description="Seconds that a request may wait for a free slot"
+    )
     max_loaded: Annotated[StrictInt, Field(ge=1, le=10_000)] | None = Field(
-        None, description="On-demand models that may run at once; null: as many as are asked for"
+        None, description="On-demand models that may run at once; null: no limit"
     )
 
 
@@ -117,13 +121,13 @@ class Config(Section):
     )
     shipped_profiles_dir: AbsolutePath = Field(
         Path("/usr/share/magi/profiles"),
-        description="Profiles of magid's own; one of the same name in profiles_dir goes first",
+        description="Profiles that come with magid; a file in profiles_dir replaces its namesake",
     )
     profile: Annotated[StrictStr, AfterValidator(profile_name)] | None = Field(
-        "development", description="The profile of the very first start; null: none"
+        "development", description="The profile that the very first start activates; null: none"
     )
     launcher: Literal["auto", "systemd", "process"] = Field(
-        "auto", description="What runs the servers: auto takes systemd where it is the init"
+        "auto", description="What runs the servers; auto: systemd if it is the init system"
     )
     llama_server_path: AbsolutePath | None = Field(
         None, description="The llama-server program; null: searched for in the usual places"
@@ -134,7 +138,7 @@ class Config(Section):
     )
     readiness_check_interval: Seconds = Field(2, description="Seconds between readiness checks")
     stop_timeout: Seconds = Field(
-        10, description="Seconds that a server gets to end before it is killed"
+        10, description="Seconds that a server has to stop before it is killed"
     )
     port_range: Annotated[tuple[Port, Port], AfterValidator(ordered)] = Field(
         (8080, 8099), description="Ports of the servers, [lowest, highest]"
@@ -148,16 +152,16 @@ class Config(Section):
         description="Where the API listens: HOST:PORT, [IPV6]:PORT or unix:/PATH",
     )
     allowed_hosts: Annotated[tuple[Host, ...], Field(max_length=256)] = Field(
-        (), description="Names by which clients may call the API, besides the machine's own"
+        (), description="Host names under which clients may call the API, besides the machine's own"
     )
     allowed_origins: Annotated[
         tuple[Annotated[StrictStr, AfterValidator(origin)], ...], Field(max_length=256)
-    ] = Field((), description="Origins whose pages may call the API, besides its own: web or app")
+    ] = Field((), description="Web or app origins whose pages may call the API, besides its own")
     trusted_proxies: Annotated[
         tuple[Annotated[StrictStr, AfterValidator(network)], ...], Field(max_length=256)
-    ] = Field((), description="Addresses of proxies in front, whose X-Forwarded-Host counts")
+    ] = Field((), description="Addresses of reverse proxies whose X-Forwarded-Host is trusted")
     tls_cert: AbsolutePath | None = Field(
-        None, description="The certificate, with its chain, that TCP is answered with; null: no TLS"
+        None, description="The TLS certificate of the API, with its chain; null: no TLS"
     )
     tls_key: AbsolutePath | None = Field(None, description="The private key of tls_cert")
     tier_thresholds: TierBounds = TierBounds()
@@ -165,22 +169,22 @@ class Config(Section):
     restart: Restart = Restart()
     gateway: Gateway = Gateway()
     removed_model_days: Annotated[StrictInt, Field(ge=0, le=36_500)] = Field(
-        90, description="Days that decisions about a model wait for its vanished file"
+        90, description="Days before the settings of a model whose file is gone are forgotten"
     )
     max_body_bytes: Annotated[StrictInt, Field(ge=1024, le=2**30)] = Field(
         1_048_576, description="The largest request body, in bytes"
     )
     request_timeout: Seconds = Field(
-        10, description="Seconds in which a whole request has to arrive"
+        10, description="Seconds within which a whole request has to arrive"
     )
     send_timeout: Seconds = Field(
-        60, description="Seconds after which a client that takes no answer is cut off"
+        60, description="Seconds after which a client that does not read its answer is cut off"
     )
     drain_timeout: Seconds = Field(
-        10, description="Seconds that requests under way get at shutdown"
+        10, description="Seconds that requests in progress have to finish at shutdown"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="The least serious messages that are logged"
+        "info", description="The lowest level of messages that are logged"
     )
 
     @field_validator("tier_thresholds", "server_defaults", "restart", "gateway", mode="before")
@@ -223,10 +227,10 @@ class Config(Section):
 
     @property
     def may_lack_folders(self) -> bool:
-        """Whether a model folder may be missing without a warning: it is only a default."""
+        """Whether a missing model folder needs no warning, because it is only a default."""
         return "model_paths" not in self.model_fields_set
 
     @property
     def addresses(self) -> tuple[Address, ...]:
-        """`bind`, taken apart."""
+        """`bind`, parsed."""
         return tuple(map(parse_address, self.bind))

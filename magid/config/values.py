@@ -1,4 +1,4 @@
-"""The kinds of values that settings have: what is allowed, and the words for what is not. Pure."""
+"""The types of settings: their checks, and the messages for values that fail them. Pure."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ def refused(reason: str) -> PydanticCustomError:
 
 
 def refused_at(key: str, value: object, reason: str) -> ValidationError:
-    """The same for one key of a section that is checked as a whole."""
+    """The same error, for one key of a section that is checked as a whole."""
     details = InitErrorDetails(type=refused(reason), loc=(key,), input=value)
     return ValidationError.from_exception_data("setting", [details])
 
@@ -59,14 +59,14 @@ def network(text: str) -> str:
 
 
 def profile_name(text: str) -> str:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", text):  # as `profiles` names its files
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", text):  # as in catalog.profile
         raise refused("should be a profile's name, like fast-only")
     return text
 
 
 def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     if len(set(values)) != len(values):
-        raise refused("should name nothing twice")
+        raise refused("should have no duplicates")
     return values
 
 

@@ -133,7 +133,7 @@ def test_an_emptied_section_is_default(tmp_path: Path) -> None:
         ("bind: 127.0.0.1:8000", "line 1: bind should be a list, not '127.0.0.1:8000'"),
         ("bind: []", "line 1: bind should have at least 1 item, not 0"),
         ("bind: ['a:1', 2]", "line 1: bind[0] should be an IP address (IPv6 in brackets) or local"),
-        ("bind: ['[::1]:1', '[::1]:1']", "line 1: bind should name nothing twice"),
+        ("bind: ['[::1]:1', '[::1]:1']", "line 1: bind should have no duplicates"),
         ("bind: ['127.0.0.1:8090']", "line 1: bind should leave port 8090 to the servers: it is"),
         ("port_range: [9000, 8090]", "line 1: port_range should be [lowest, highest], not [9000"),
         ("port_range: [80, 8090]", "line 1: port_range[0] should be greater than or equal to 1024"),
