@@ -169,7 +169,7 @@ def _finished(
     if log.isEnabledFor(logging.DEBUG):
         log.debug("%s %s %d %.1f ms", request.method, request.path, status, took_s * 1000)
     if "wait" not in request.args:
-        access_log.tell_slow(took_s, status=status, **_named(request))
+        access_log.log_slow(took_s, status=status, **_named(request))
     return Response(body, status, headers)
 
 
@@ -183,9 +183,9 @@ def _named(request: Request) -> dict[str, str]:
     }
 
 
-def _tell_defect(what: str, request: Request, error: BaseException) -> None:
+def _log_defect(what: str, request: Request, error: BaseException) -> None:
     ids = request.ctx
-    access_log.tell_defect(
+    access_log.log_defect(
         what, error, request_id=ids.request_id, client_request_id=ids.client_request_id
     )
 
@@ -214,7 +214,7 @@ async def _send_stream(
         if not has_begun:
             raise  # nothing is sent yet, so the error can still be the answer
         if not isinstance(error, TimeoutError):
-            _tell_defect("stream", request, error)
+            _log_defect("stream", request, error)
         # Abort instead of a proper end: the caller must not take the stream for complete.
         cast(asyncio.Transport, request.transport).abort()
     finally:
@@ -245,12 +245,12 @@ class _Errors(ErrorHandler):
             return Response(status=204)  # the caller has disconnected: the answer is not read
         ours = _translated(request, exception)
         if ours is None:
-            _tell_defect("request", request, exception)
+            _log_defect("request", request, exception)
             return _response(request, unexpected(request.ctx.request_id))
         is_405 = isinstance(ours, errors.MethodNotAllowed)
         methods = allowed_methods(request.path, self._routes) if is_405 else ()
         answer = _response(request, error_reply(ours, methods))
-        access_log.tell_error(answer.status, ours.code, ours.message, **_named(request))
+        access_log.log_error(answer.status, ours.code, ours.message, **_named(request))
         return answer
 
 

@@ -1,1 +1,1 @@
-"""The daemon's own log: set-up, the events with their MESSAGE_IDs, what limits their rate."""
+"""The daemon's own log: set-up, events with their MESSAGE_IDs, request log and rate limits."""

@@ -1,7 +1,7 @@
-"""Which requests are logged: those that are refused, that fail, and that take long.
+"""Logs requests that are refused, that fail, or that take long.
 
-Refused, too frequent and too large requests are logged too, because they may be an attack; at a
-limited rate, so that no client can fill the log.
+Refused, too frequent and too large requests may be an attack. The rate is limited, so that no
+client can fill the log.
 """
 
 import logging
@@ -13,12 +13,12 @@ from magid.log.events import Event, about
 log = logging.getLogger(__name__)
 
 SLOW_S = 10.0
-# Of the client's own errors, those that an administrator can or should do something about.
-TOLD_REFUSALS = frozenset({401, 403, 408, 413, 421, 429})
+# The client errors that an administrator can or should do something about.
+LOGGED_REFUSALS = frozenset({401, 403, 408, 413, 421, 429})
 _SHOWN = 200  # characters of a path
 
 
-def tell_error(
+def log_error(
     status: int,
     code: str,
     message: str,
@@ -28,8 +28,8 @@ def tell_error(
     method: str,
     path: str,
 ) -> None:
-    """An answer with an error. Those with 500 are logged with their trace where they arise."""
-    if status not in TOLD_REFUSALS and status <= 500:
+    """Logs an error answer, but not a 500: `log_defect` has logged that with its traceback."""
+    if status not in LOGGED_REFUSALS and status <= 500:
         return
     is_failure = status > 500
     more = (rate_limit.FAILED if is_failure else rate_limit.REFUSED).take(time.monotonic())
@@ -42,17 +42,17 @@ def tell_error(
     )  # fmt: skip
 
 
-def tell_defect(
+def log_defect(
     what: str, error: BaseException, *, request_id: str, client_request_id: str = ""
 ) -> None:
-    """A request or a stream that a defect of magid has ended, with its trace."""
+    """Logs a request or a stream that failed with an internal error, with the traceback."""
     log.error(
         "%s %s failed", what, request_id, exc_info=error,
         extra=about(Event.DEFECT, request=request_id, client_request=client_request_id),
     )  # fmt: skip
 
 
-def tell_slow(
+def log_slow(
     took_s: float,
     *,
     request_id: str,
@@ -61,7 +61,7 @@ def tell_slow(
     path: str,
     status: int,
 ) -> None:
-    """An answer, if it took long without having been asked to wait for something."""
+    """Logs a request if it took long. Not for requests that wait for something on purpose."""
     if took_s >= SLOW_S:
         log.warning(
             "%s %s: %d after %.1f s", method, path[:_SHOWN], status, took_s,

@@ -10,30 +10,27 @@ from msgspec import Struct, field
 
 from magid.errors import InvalidInput
 
-MAX_LINES = 256  # of a server's output, likewise
-
-
-# -- a server's output
-MAX_LINE_BYTES = 8 * 1024  # a longer line is kept as several
+MAX_LINES = 256  # of a process's output
+MAX_LINE_BYTES = 8 * 1024  # a longer line is split
 MAX_LOG_LINES = 2_000
-MAX_LOG_BYTES = 4 * 1024 * 1024  # of memory that the lines take
+MAX_LOG_BYTES = 4 * 1024 * 1024  # of memory, for the lines
 
 
 class LogLine(Struct, frozen=True):
     """One line of a server's log."""
 
-    cursor: str  # opaque; `logs(after=cursor)` goes on behind it
+    cursor: str  # opaque; `logs(after=cursor)` continues after this line
     at: float  # seconds since the epoch
-    text: str  # of one entry: it may have several lines
-    fields: Mapping[str, str] = field(default_factory=dict)  # what the journal keeps beside it
-    run: str = ""  # id of the process start that it belongs to; empty if unknown
+    text: str  # one entry, which may have several lines
+    fields: Mapping[str, str] = field(default_factory=dict)  # further fields of the entry
+    run: str = ""  # id of the run of the process that wrote it; empty if unknown
 
 
 class LogRing:
     """The last lines of one server, across restarts of its process.
 
-    A cursor is the ring's epoch and a running number, so cursors grow with the lines. One of
-    another epoch (magid was restarted) is older than all lines here.
+    A cursor is the ring's epoch and a sequence number, so cursors are in the order of the lines.
+    One with another epoch, from before a restart of magid, is older than all lines here.
     """
 
     def __init__(self, capacity: int = MAX_LOG_LINES, most_bytes: int = MAX_LOG_BYTES) -> None:
@@ -55,24 +52,24 @@ class LogRing:
         self._added = asyncio.Event()
 
     def last(self, lines: int, after: str | None = None) -> list[LogLine]:
-        """The last `lines` lines, oldest first; of those behind `after` if it is given."""
+        """Returns the last `lines` lines, oldest first; only those after the cursor `after`."""
         missed = min(self._behind(after), len(self._lines), max(lines, 0))
         return list(self._lines)[len(self._lines) - missed :]
 
     async def wait(self, after: str | None) -> None:
-        """Return when there is a line behind `after`."""
+        """Returns when there is a line after the cursor `after`."""
         while not self._behind(after):
             await self._added.wait()
 
     def _behind(self, cursor: str | None) -> int:
-        """How many lines there have been behind `cursor`, those no longer kept among them."""
+        """Returns how many lines were added after `cursor`, including those no longer kept."""
         if cursor is None:
             return self._count
         epoch, _, number = cursor.partition(".")
         if len(cursor) > 40 or not (number.isascii() and number.isdigit()):
             raise InvalidInput(
-                f"cannot go on behind log line {cursor[:40]!r}: that is not a cursor of this log; "
-                "leave it out to begin with the last lines",
+                f"cannot continue after {cursor[:40]!r}: that is not a cursor of this log; "
+                "leave it out to start with the last lines",
                 field="after",
             )
         return max(self._count - int(number), 0) if epoch == self._epoch else self._count

@@ -1,7 +1,7 @@
-"""The events that operators look for in the log, each with the MESSAGE_ID that finds it again.
+"""The events that operators search the log for, each with its MESSAGE_ID.
 
-An id never changes and is never used twice; systemd/magi.catalog explains each. All of them are
-128-bit random numbers, as `systemd-id128 new` makes them.
+An id never changes and is never reused; systemd/magi.catalog explains each event. The ids are
+random 128-bit numbers from `systemd-id128 new`.
 """
 
 from enum import Enum
@@ -10,7 +10,7 @@ from magid.systemd.unit_names import unit_name
 
 
 class Event(Enum):
-    """What happened. The name, in lower case, is the field MAGI_EVENT."""
+    """An event. Its name, in lower case, is the field MAGI_EVENT."""
 
     STARTED = "f449e8ba110743b6bd328fc3c3142612"
     ENDED = "f5ad1f86ab604871b34d4a8c87b98a71"
@@ -54,7 +54,7 @@ def about(
     profile: str | None = None,
     error: str | None = None,
 ) -> dict[str, dict[str, str]]:
-    """For `extra=` of a logging call: the fields that the journal keeps beside the text."""
+    """Returns the `extra=` of a logging call: the entry's fields in the journal."""
     given = {
         "MAGI_MODEL": model,
         "MAGI_UNIT": None if port is None else unit_name(port),

@@ -1,28 +1,28 @@
-"""How many entries of one kind the log takes in a while: no client can fill it. Pure."""
+"""Limits the rate of one kind of log entries, so that no client can fill the log. Pure."""
 
 from msgspec import Struct
 
-MOST = 20  # entries that are logged within WINDOW_S
+LIMIT = 20  # entries in WINDOW_S
 WINDOW_S = 10.0
 
 
-class Ration(Struct):
-    """Lets MOST through in each window, and counts the others."""
+class RateLimit(Struct):
+    """Allows LIMIT entries in each window, and counts the others."""
 
-    ends_at: float = 0.0
-    told: int = 0
-    untold: int = 0
+    ends_at: float = 0.0  # of the window
+    logged: int = 0  # in the window
+    suppressed: int = 0  # since the last entry that was logged
 
     def take(self, now: float) -> str | None:
-        """What to put behind the text; None: it is not told."""
+        """Returns what to append to the entry's text, or None if it must not be logged."""
         if now >= self.ends_at:
-            self.ends_at, self.told = now + WINDOW_S, 0
-        if self.told >= MOST:
-            self.untold += 1
+            self.ends_at, self.logged = now + WINDOW_S, 0
+        if self.logged >= LIMIT:
+            self.suppressed += 1
             return None
-        self.told += 1
-        more, self.untold = self.untold, 0
-        return f" (and {more} more that are not told)" if more else ""
+        self.logged += 1
+        more, self.suppressed = self.suppressed, 0
+        return f" ({more} more were not logged)" if more else ""
 
 
-REFUSED, FAILED = Ration(), Ration()  # requests, wherever in magid they end
+REFUSED, FAILED = RateLimit(), RateLimit()  # requests to the API and to the gateway together

@@ -1,7 +1,6 @@
-"""magid's own log: entries with fields in the journal, plain text anywhere else, and reading both.
+"""Sets up magid's own log, and reads it: entries with fields in the journal, else plain text.
 
-Under systemd the log is the journal's. Elsewhere the last lines are kept in memory as well, so that
-they can be read over the API in the same way.
+Without the journal the last lines are also kept in memory, for the API.
 """
 
 import asyncio
@@ -18,7 +17,7 @@ from magid.systemd.journal import Journal, check_cursor, matches_of
 from magid.systemd.journal_socket import JournalSocket
 from magid.systemd.unit_names import unit_of_process
 
-# Of an entry, what the API shows beside its text.
+# The fields of an entry that the API shows besides its text.
 SHOWN_FIELDS = (
     "PRIORITY",
     "MESSAGE_ID",
@@ -31,17 +30,17 @@ SHOWN_FIELDS = (
 
 
 class OwnLog(Protocol):
-    """Reads what magid has written. Cursors as of `ServerBackend.logs`."""
+    """Reads magid's own log. Cursors are as in `ServerBackend.logs`."""
 
     async def last(self, lines: int, after: str | None = None) -> list[LogLine]:
-        """The last `lines` entries, oldest first; of those behind `after` if it is given."""
+        """Returns the last `lines` entries, oldest first; only those after the cursor `after`."""
 
     async def wait(self, after: str | None) -> None:
-        """Return when there is an entry behind `after`."""
+        """Returns when there is an entry after the cursor `after`."""
 
 
 class RingLog:
-    """What is in memory."""
+    """The last entries, in memory."""
 
     def __init__(self, ring: LogRing | None = None) -> None:
         self._ring = ring or LogRing()
@@ -54,7 +53,7 @@ class RingLog:
 
 
 class JournalLog:
-    """What the journal has of one unit, of this start and of earlier ones."""
+    """The entries of one unit in the journal, including those of earlier runs."""
 
     def __init__(self, unit: str, journal: Journal | None = None) -> None:
         self._matches = matches_of(unit)
@@ -70,7 +69,7 @@ class JournalLog:
 
 
 def set_up(level: str) -> OwnLog:
-    """Where the log goes from now on, and how to read it. Once per process."""
+    """Installs the log handlers; returns the reader of the log. Call it once per process."""
     root = logging.getLogger()
     root.setLevel(level.upper())
     if not _is_journal(sys.stderr.fileno(), os.environ.get("JOURNAL_STREAM", "")):
@@ -82,13 +81,13 @@ def set_up(level: str) -> OwnLog:
     unit = unit_of_process(Path("/proc/self/cgroup").read_text(), ".service")
     if unit:
         return JournalLog(unit)
-    ring = LogRing()  # someone else's stream into the journal: none of the entries is ours alone
+    ring = LogRing()  # stderr is another program's stream, so the journal also has its entries
     root.addHandler(RingHandler(ring))
     return RingLog(ring)
 
 
 def _is_journal(descriptor: int, stream: str) -> bool:
-    """Whether it leads to the journal: JOURNAL_STREAM is inherited, but descriptors change."""
+    """Whether it is the journal's stream. JOURNAL_STREAM may be inherited and out of date."""
     status = os.fstat(descriptor)
     return stream == f"{status.st_dev}:{status.st_ino}"
 
@@ -97,9 +96,9 @@ def _is_journal(descriptor: int, stream: str) -> bool:
 
 
 def harmless(text: str) -> str:
-    """Nothing in it moves a cursor, rewrites a line or turns the direction of reading. Pure.
+    """Escapes characters that could move the cursor, rewrite a line or reverse text. Pure.
 
-    Names of models, paths and the words of clients are in log lines. Line ends and tabs stay.
+    Log lines contain names of models, paths and text from clients. Line ends and tabs stay.
     """
     return "".join(c if c.isprintable() or c in "\n\t" else _escaped(c) for c in text)
 
@@ -109,7 +108,7 @@ def _escaped(sign: str) -> str:
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, str]:
-    """Fields that the caller gave with `messages.about`; an exception by itself is a defect."""
+    """Returns the fields from `events.about`; a record with only an exception is a defect."""
     given: Mapping[str, str] = getattr(record, "fields", {})
     if not given and record.exc_info:
         given = {"MESSAGE_ID": Event.DEFECT.value, "MAGI_EVENT": "defect"}
@@ -117,7 +116,7 @@ def fields_of(record: logging.LogRecord) -> dict[str, str]:
 
 
 def priority_of(level: int) -> int:
-    """syslog(3)'s number for a level of logging."""
+    """Returns the priority of syslog(3) for a level of `logging`."""
     return next((number for floor, number in _PRIORITIES if level >= floor), 7)
 
 
@@ -132,7 +131,7 @@ class _Harmless(logging.Formatter):
 
 
 class TerminalHandler(logging.StreamHandler[TextIO]):
-    """Time, level, module and text, for a person or a file."""
+    """Writes time, level, module and text, to a terminal or a file."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
@@ -140,7 +139,7 @@ class TerminalHandler(logging.StreamHandler[TextIO]):
 
 
 class PrefixHandler(logging.StreamHandler[TextIO]):
-    """For a stream that the journal reads: each line begins with its level, as in sd-daemon(3)."""
+    """Writes to a stream that the journal reads: lines start with their level, see sd-daemon(3)."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
@@ -152,9 +151,9 @@ class PrefixHandler(logging.StreamHandler[TextIO]):
 
 
 class JournalHandler(logging.Handler):
-    """One entry for each record, however many lines its text has. `otherwise`: without a journal.
+    """Sends each record to the journal as one entry; to `otherwise` if there is no journal.
 
-    While the journal takes nothing, entries are left out and counted: magid does not wait for it.
+    Never waits: while the journal accepts nothing, entries are dropped and counted.
     """
 
     def __init__(self, journal: JournalSocket, otherwise: logging.Handler) -> None:
@@ -166,7 +165,7 @@ class JournalHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             entry = self._entry(record)
-            self._tell_lost()
+            self._report_lost()
             self._journal.send(entry)
         except BlockingIOError:
             self._lost += 1
@@ -190,16 +189,16 @@ class JournalHandler(logging.Handler):
             **fields_of(record),
         }
 
-    def _tell_lost(self) -> None:
+    def _report_lost(self) -> None:
         if self._lost:
-            text = f"{self._lost} entries of the log are missing here: the journal took none"
+            text = f"{self._lost} log entries are missing here: the journal accepted none"
             fields = {"MESSAGE": text, "PRIORITY": "4", "SYSLOG_IDENTIFIER": "magid"}
             self._journal.send(fields)
             self._lost = 0
 
 
 class RingHandler(logging.Handler):
-    """Keeps entries for the API. Threads log too, and the ring belongs to the event loop."""
+    """Adds entries to the ring, which belongs to the event loop; threads may log too."""
 
     def __init__(self, ring: LogRing) -> None:
         super().__init__()

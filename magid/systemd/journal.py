@@ -99,8 +99,8 @@ def check_cursor(cursor: str | None) -> None:
     """Raises InvalidInput if it is none of the journal's."""
     if cursor is not None and not _CURSOR.fullmatch(cursor):
         raise InvalidInput(
-            f"cannot go on behind log line {cursor[:40]!r}: that is not a cursor of this log; "
-            "leave it out to begin with the last lines",
+            f"cannot continue after {cursor[:40]!r}: that is not a cursor of this log; "
+            "leave it out to start with the last lines",
             field="after",
         )
 

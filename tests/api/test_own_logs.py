@@ -149,27 +149,27 @@ def test_what_a_user_decides_is_told_at_once(magid: Running) -> None:
     entries = followed(magid, "/api/logs?follow=true&lines=1")
     last = next(entries)
     magid.ask("PUT", f"/api/models/{ALPHA}/tier", {"tier": "powerful"})
-    told = next(entries)
-    assert told["message"] == f"decided for {ALPHA}: tierOverride=powerful"
-    assert (told["event"], told["modelId"]) == ("decided", ALPHA)
+    logged = next(entries)
+    assert logged["message"] == f"decided for {ALPHA}: tierOverride=powerful"
+    assert (logged["event"], logged["modelId"]) == ("decided", ALPHA)
     magid.ask("PUT", f"/api/models/{ALPHA}/tier", {"tier": None})
     assert next(entries)["message"] == f"decided for {ALPHA}: tierOverride="
     resumed = followed(magid, "/api/logs?follow=true", last["cursor"])
-    assert next(resumed) == told
+    assert next(resumed) == logged
 
 
-def test_a_request_that_is_refused_is_told_with_its_id(magid: Running) -> None:
+def test_a_refused_request_is_logged_with_its_id(magid: Running) -> None:
     headers = {"Host": "evil.example", "X-Request-Id": "my-own.id"}
     answer = magid.client.get("/livez", headers=headers)
     assert answer.status_code == 421
-    told = own(magid, "lines=1")[0]
-    assert (told["event"], told["clientRequestId"]) == ("request_refused", "my-own.id")
-    assert told["requestId"] == answer.headers["x-request-id"] != "my-own.id"
-    assert told["message"].startswith("GET /livez: 421: cannot answer for host 'evil.example'")
-    assert told["level"] == "warning"
+    logged = own(magid, "lines=1")[0]
+    assert (logged["event"], logged["clientRequestId"]) == ("request_refused", "my-own.id")
+    assert logged["requestId"] == answer.headers["x-request-id"] != "my-own.id"
+    assert logged["message"].startswith("GET /livez: 421: cannot answer for host 'evil.example'")
+    assert logged["level"] == "warning"
 
 
-def test_good_requests_and_unknown_paths_are_not_told(magid: Running) -> None:
+def test_good_requests_and_unknown_paths_are_not_logged(magid: Running) -> None:
     before = own(magid, "lines=1")
     magid.get("/livez")
     magid.ask("GET", "/api/nothing", status=404)
@@ -181,8 +181,8 @@ def test_a_flood_of_refusals_does_not_fill_the_log(magid: Running) -> None:
     first = own(magid, "lines=1")[0]["cursor"]
     for _ in range(100):
         magid.client.get("/livez", headers={"Host": "flood.example"})
-    told = [line for line in own(magid, "grep=flood.example") if line["cursor"] > first]
-    assert 0 < len(told) <= 60, "MOST in each of at most three windows"
+    logged = [line for line in own(magid, "grep=flood.example") if line["cursor"] > first]
+    assert 0 < len(logged) <= 60, "LIMIT in each of at most three windows"
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_a_line_of_a_file_that_is_no_profile(magid: Running, tmp_path: Path) -> 
     profile.write_text('name: Test\n"\\e[2Jevil\\u202e": 1\n')
     magid.get("/api/models/status")
     profile.write_text(good)
-    (told,) = [line for line in own(magid) if line["event"] == "profile_problem"]
-    assert "evil" in told["message"]
-    assert all(sign.isprintable() for sign in told["message"])
+    (logged,) = [line for line in own(magid) if line["event"] == "profile_problem"]
+    assert "evil" in logged["message"]
+    assert all(sign.isprintable() for sign in logged["message"])
     assert "\x1b" not in magid.log.read_text()

@@ -47,7 +47,7 @@ HOSTILE = {
 
 
 @pytest.fixture
-def heard(tmp_path: Path) -> Iterator[socket.socket]:
+def receiver(tmp_path: Path) -> Iterator[socket.socket]:
     """A journal's socket, at `tmp_path/socket`."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(str(tmp_path / "socket"))
@@ -80,9 +80,9 @@ def parsed(data: bytes) -> dict[str, str]:
     return fields
 
 
-def received(heard: socket.socket) -> dict[str, str]:
+def received(receiver: socket.socket) -> dict[str, str]:
     """The next entry, sent as a datagram or as a file."""
-    data, files, _flags, _address = socket.recv_fds(heard, 1 << 20, 1)
+    data, files, _flags, _address = socket.recv_fds(receiver, 1 << 20, 1)
     if files:
         assert data == b""
         with pytest.raises(PermissionError):
@@ -104,13 +104,15 @@ class Strict(JournalHandler):
         raise
 
 
-def test_an_entry_has_its_fields(tmp_path: Path, heard: socket.socket, log: logging.Logger) -> None:
+def test_an_entry_has_its_fields(
+    tmp_path: Path, receiver: socket.socket, log: logging.Logger
+) -> None:
     log.addHandler(to_journal(tmp_path))
     log.warning(
         "%s is lost", "it",
         extra=about(Event.SERVER_FAILED, model="m", port=8080, request="r", profile="p", error="E"),
     )  # fmt: skip
-    entry = received(heard)
+    entry = received(receiver)
     line = entry.pop("CODE_LINE")
     assert int(line) > 0
     assert Path(entry.pop("CODE_FILE")).name == Path(__file__).name
@@ -131,70 +133,68 @@ def test_an_entry_has_its_fields(tmp_path: Path, heard: socket.socket, log: logg
     }
 
 
-def test_levels(tmp_path: Path, heard: socket.socket, log: logging.Logger) -> None:
+def test_levels(tmp_path: Path, receiver: socket.socket, log: logging.Logger) -> None:
     log.addHandler(to_journal(tmp_path))
     for level in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
         log.log(logging.getLevelName(level), level)
-    assert [received(heard)["PRIORITY"] for _ in range(5)] == ["7", "6", "4", "3", "2"]
+    assert [received(receiver)["PRIORITY"] for _ in range(5)] == ["7", "6", "4", "3", "2"]
 
 
 def test_no_text_makes_a_field_or_a_second_entry(
-    tmp_path: Path, heard: socket.socket, log: logging.Logger
+    tmp_path: Path, receiver: socket.socket, log: logging.Logger
 ) -> None:
     log.addHandler(to_journal(tmp_path))
     log.info("a\nPRIORITY=0\n_UID=0\n")
     log.info("last", extra=about(Event.SCANNED, model="m\nMESSAGE_ID=forged"))
-    entry = received(heard)
+    entry = received(receiver)
     assert (entry["MESSAGE"], entry["PRIORITY"]) == ("a\nPRIORITY=0\n_UID=0\n", "6")
     assert "_UID" not in entry
-    entry = received(heard)
+    entry = received(receiver)
     assert (entry["MESSAGE"], entry["MESSAGE_ID"]) == ("last", Event.SCANNED.value)
     assert entry["MAGI_MODEL"] == "m\nMESSAGE_ID=forged"
 
 
 def test_a_trace_is_one_entry_and_a_defect(
-    tmp_path: Path, heard: socket.socket, log: logging.Logger
+    tmp_path: Path, receiver: socket.socket, log: logging.Logger
 ) -> None:
     log.addHandler(to_journal(tmp_path))
     try:
         raise ValueError("\x1b[2J")
     except ValueError:
         log.exception("it failed")
-    entry = received(heard)
+    entry = received(receiver)
     assert entry["MESSAGE"].startswith("it failed\nTraceback (most recent call last):\n")
     assert entry["MESSAGE"].endswith("ValueError: \\x1b[2J")
     assert (entry["MESSAGE_ID"], entry["PRIORITY"]) == (Event.DEFECT.value, "3")
 
 
 def test_an_entry_too_big_for_a_datagram_goes_as_a_file(
-    tmp_path: Path, heard: socket.socket, log: logging.Logger
+    tmp_path: Path, receiver: socket.socket, log: logging.Logger
 ) -> None:
     log.addHandler(to_journal(tmp_path))
     text = "x" * 20_000_000
     log.info(text)
-    assert received(heard)["MESSAGE"] == text
+    assert received(receiver)["MESSAGE"] == text
 
 
 def test_a_journal_that_takes_nothing_is_not_waited_for(
-    tmp_path: Path, heard: socket.socket, log: logging.Logger
+    tmp_path: Path, receiver: socket.socket, log: logging.Logger
 ) -> None:
     log.addHandler(to_journal(tmp_path))
     for number in range(5000):
         log.info("entry %d", number)
-    heard.setblocking(False)
+    receiver.setblocking(False)
     seen = []
     try:
         while True:
-            seen.append(received(heard)["MESSAGE"])
+            seen.append(received(receiver)["MESSAGE"])
     except BlockingIOError:
         pass
     assert seen == [f"entry {number}" for number in range(len(seen))]
     assert 0 < len(seen) < 5000
     log.info("again")
-    assert received(heard)["MESSAGE"].startswith(
-        f"{5000 - len(seen)} entries of the log are missing"
-    )
-    assert received(heard)["MESSAGE"] == "again"
+    assert received(receiver)["MESSAGE"].startswith(f"{5000 - len(seen)} log entries are missing")
+    assert received(receiver)["MESSAGE"] == "again"
 
 
 def test_without_a_journal_lines_with_their_level_go_to_stderr(
@@ -209,7 +209,7 @@ def test_without_a_journal_lines_with_their_level_go_to_stderr(
 
 @pytest.mark.parametrize(("text", "shown"), HOSTILE.items())
 def test_nothing_hostile_reaches_a_terminal_or_the_journal(
-    text: str, shown: str, tmp_path: Path, heard: socket.socket, log: logging.Logger
+    text: str, shown: str, tmp_path: Path, receiver: socket.socket, log: logging.Logger
 ) -> None:
     assert harmless(text) == shown
     stream = io.StringIO()
@@ -217,7 +217,7 @@ def test_nothing_hostile_reaches_a_terminal_or_the_journal(
     log.addHandler(to_journal(tmp_path))
     log.info("%s", text)
     assert stream.getvalue().endswith(f" INFO tests.own-log: {shown}\n")
-    assert received(heard)["MESSAGE"] == shown
+    assert received(receiver)["MESSAGE"] == shown
 
 
 def test_encoding() -> None:

@@ -219,7 +219,7 @@ def _whole(text: bytes | None) -> int | None:
 log = logging.getLogger(__name__)
 
 
-_RATIONS = {Event.REQUEST_REFUSED: rate_limit.REFUSED, Event.REQUEST_FAILED: rate_limit.FAILED}
+_RATE_LIMITS = {Event.REQUEST_REFUSED: rate_limit.REFUSED, Event.REQUEST_FAILED: rate_limit.FAILED}
 SLOW_S = 30.0  # to the first byte, from where the request came
 
 
@@ -229,7 +229,7 @@ def log_end(record: Record) -> None:
     if entry is None:
         return
     event, level, words = entry
-    share = _RATIONS.get(event)
+    share = _RATE_LIMITS.get(event)
     more = share.take(time.monotonic()) if share else ""
     if more is None:
         return

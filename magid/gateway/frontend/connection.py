@@ -177,7 +177,7 @@ class ClientConnection:
         self._stop_timer()
         writer, head = self._writer, self._head
         writer.request_id = writer.request_id or next_request_id()
-        access_log.tell_error(
+        access_log.log_error(
             status_of(error), error.code, error.message, request_id=writer.request_id,
             client_request_id=head.client_request_id if head else "",
             method=head.method if head else "?", path=head.path if head else "?",
@@ -240,7 +240,7 @@ class ClientConnection:
     def _abort(self, error: Exception) -> None:
         """Ends the connection after a defect of magid."""
         request_id = self._writer.request_id or next_request_id()
-        access_log.tell_defect("request", error, request_id=request_id)
+        access_log.log_defect("request", error, request_id=request_id)
         self._transport.abort()
 
     # -- between two requests --------------------------------------------------------------
