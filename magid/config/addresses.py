@@ -74,7 +74,7 @@ def is_host(text: str) -> bool:
 
 
 def is_origin(text: str) -> bool:
-    """Whether this is an origin in lower case, of the web or an app: scheme, host, optional port."""
+    """Whether this is a web or app origin in lower case: scheme, host and optional port."""
     return (_ORIGIN.fullmatch(text) or _APP_ORIGIN.fullmatch(text)) is not None
 
 
