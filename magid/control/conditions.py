@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from magid.control.planner import Plan
 from magid.control.snapshot import Phase, Snapshot
+from magid.llama.runtime_settings import not_in_force
 from magid.servers.backend import ObservedServer, ServerState
 
 _NAMED: Final = 3  # of a longer list
@@ -37,9 +38,11 @@ class Code(StrEnum):
     FOLDER_SILENT = "FolderSilent"
     FOLDER_UNREADABLE = "FolderUnreadable"
     PROFILE_UNUSABLE = "ProfileUnusable"
+    UNIT_MASKED = "UnitMasked"
     SERVER_DOWN = "ServerDown"
     NO_PORT = "NoPort"
     NO_PROGRAM = "NoProgram"
+    LIMITS_NOT_IN_FORCE = "LimitsNotInForce"
     STATE_NOT_SAVED = "StateNotSaved"
     TOKENS_UNUSABLE = "TokensUnusable"
     NOT_LISTENING = "NotListening"
@@ -74,6 +77,8 @@ class Situation(Struct, frozen=True):
     observed: Mapping[int, ObservedServer]
     plan: Plan  # what `apply` would do
     queued: frozenset[int] = frozenset()  # ports whose start is queued
+    masked: frozenset[str] = frozenset()  # of magid's own units
+    controllers: frozenset[str] | None = None  # of control groups; None: limits are not looked at
     unknown: tuple[str, ...] = ()  # what keeps magid from knowing the state; "" is skipped
 
 
@@ -118,6 +123,30 @@ def _unknown(now: Situation) -> Iterable[DaemonCondition]:
         yield DaemonCondition(Code.STATE_UNKNOWN, why, Severity.ERROR)
 
 
+_MASKED: Final = {  # unit -> what follows, whether that is an error, and how it is started again
+    "magi-launcher.socket": ("no server can be started or stopped", True, "magi-launcher.socket"),
+    "magi-launcher.service": ("no server can be started or stopped", True, "magi-launcher.socket"),
+    "magi-key.socket": ("no server can be started", True, "magi-key.socket"),
+    "magi-models.target": ("`systemctl stop magi-models.target` ends no models", False, ""),
+    "magid.service": ("magid will not start again", False, ""),
+    "magid.socket": ("magid will not be reached over TCP after its next start", False, ""),
+    "magid-local.socket": (
+        "magid will not be reached over its unix socket after its next start", False, ""
+    ),
+}  # fmt: skip
+
+
+def _masked(now: Situation) -> Iterable[DaemonCondition]:
+    for unit, (follows, is_error, start) in _MASKED.items():
+        if unit in now.masked:
+            yield DaemonCondition(
+                Code.UNIT_MASKED,
+                f"{unit} is masked: {follows}",
+                Severity.ERROR if is_error else Severity.WARNING,
+                (f"systemctl unmask {unit}", *([f"systemctl start {start}"] if start else ())),
+            )
+
+
 def _saved(now: Situation) -> Iterable[DaemonCondition]:
     for problem in now.snapshot.store_problems:
         yield DaemonCondition(Code.STATE_NOT_SAVED, problem, remedy=("magictl doctor",))
@@ -160,7 +189,7 @@ def _gone(now: Situation) -> Iterable[DaemonCondition]:
     """Notes models whose file alone is gone."""
     away = {entry.model_id for entries in now.snapshot.away.values() for entry in entries}
     names = [e.model_id for e in now.snapshot.missing if e.model_id not in away]
-    if names and now.snapshot.disk.listed and not now.snapshot.disk.pending:
+    if names and now.snapshot.disk.is_read:
         yield DaemonCondition(
             Code.MODELS_GONE,
             f"{_count(names, 'model has', 'models have')} no file any more: {_listed(names)}",
@@ -235,6 +264,23 @@ def _stopped(now: Situation) -> Iterable[DaemonCondition]:
         )
 
 
+def _limits(now: Situation) -> Iterable[DaemonCondition]:
+    """Names the limits of enabled models that the kernel does not keep, by limit."""
+    if now.controllers is None:
+        return
+    by_limit: dict[tuple[str, str], list[str]] = {}
+    for model in now.snapshot.models.values():
+        if model.enabled:
+            for key, why in not_in_force(model.settings, now.controllers).items():
+                by_limit.setdefault((key, why), []).append(model.model_id)
+    for (key, why), names in by_limit.items():
+        yield DaemonCondition(
+            Code.LIMITS_NOT_IN_FORCE,
+            f"{key} of {_listed(names)} is not in force: {why}",
+            model_ids=tuple(names),
+        )
+
+
 def _is_stopped(server: ObservedServer, model_id: str) -> bool:
     return server.state is ServerState.STOPPED and server.model_id == model_id
 
@@ -279,8 +325,8 @@ def _left_out(now: Situation) -> Iterable[DaemonCondition]:
 
 
 _RULES: Final[tuple[Callable[[Situation], Iterable[DaemonCondition]], ...]] = (
-    *(_phase, _unknown, _folders, _profile, _down, _without_port),
-    *(_saved, _missing, _broken, _stopped, _pending, _gone, _left_out),
+    *(_phase, _unknown, _masked, _folders, _profile, _down, _without_port),
+    *(_saved, _missing, _broken, _limits, _stopped, _pending, _gone, _left_out),
 )
 
 

@@ -28,6 +28,7 @@ from magid.control.transitions import Rescan, Transition
 from magid.discovery.scanner import Scanner
 from magid.discovery.tiers import Tier
 from magid.files.document import Store
+from magid.host.control_groups import controllers
 from magid.log.events import Event, about
 from magid.servers.backend import ObservedServer, ServerBackend
 
@@ -162,7 +163,7 @@ class Daemon:
         return conditions.conditions(
             Situation(
                 self.phase, self.snapshot, self.observed(), self.make_plan(), self.queued_ports,
-                unknown,
+                self.launcher.masked, controllers(), unknown,
             )
         )  # fmt: skip
 

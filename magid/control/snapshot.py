@@ -41,10 +41,14 @@ class Disk(Struct, frozen=True):
         """Returns the folders that may hold models which no scan can see now."""
         return sorted({*self.empty_folders, *(root.path for root in self.unreadable_roots)})
 
+    @property
+    def is_read(self) -> bool:
+        """Returns whether the folders were read: all that is there and can be read is known."""
+        return self.listed and not self.pending
+
     def may_hold(self, path: str) -> bool:
         """Returns whether a file that was not found may still be there."""
-        is_read = self.listed and not self.pending
-        return not is_read or is_below(path, self.empty_or_unreadable)
+        return not self.is_read or is_below(path, self.empty_or_unreadable)
 
 
 class ActiveProfile(Struct, frozen=True):
@@ -88,6 +92,14 @@ class Snapshot(Struct, frozen=True):
             for folder in self.disk.empty_or_unreadable
         }
         return {folder: entries for folder, entries in below.items() if entries}
+
+    @property
+    def known_count(self) -> int | None:
+        """Returns how many models there are: until they are read, were before. None: unknown."""
+        if self.disk.is_read:
+            return len(self.models)
+        before = sum(e.missing_since is None for e in self.registry.models.values())
+        return max(before, len(self.models)) or None
 
     def answered(self, model_ids: Set[str], folders: Iterable[str]) -> frozenset[str]:
         """Returns which of these models, and of those below these folders, can be read now.

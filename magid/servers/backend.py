@@ -102,6 +102,10 @@ class ServerBackend(Protocol):
     def problem(self) -> str:
         """Why changes are not observed at present; empty while they are."""
 
+    @property
+    def masked(self) -> frozenset[str]:
+        """Those of magid's own units that an administrator has masked."""
+
     has_model_users: bool  # each server runs as a user of its own, shared with nothing else
 
     @property

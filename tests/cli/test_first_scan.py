@@ -62,3 +62,14 @@ def test_wait_ends_with_its_own_timeout(restarted: tuple[Running, Mounted]) -> N
     late = magictl("wait", ALPHA, "--timeout", "1", url=running.url)
     assert late.returncode == 124
     assert late.stderr.startswith(f"magictl: cannot wait longer for {ALPHA}\n")
+
+
+def test_the_status_knows_the_models_of_before(restarted: tuple[Running, Mounted]) -> None:
+    running, _ = restarted
+    status = running.get("/api/models/status")
+    assert (status["phase"], status["totalModels"]) == ("scanning", 1)
+    assert status["enabledModels"] is None
+    assert set(status["modelsByTier"].values()) == {None}
+    said = magictl("status", url=running.url)
+    assert said.returncode == 3
+    assert "models:       1 known from before, the folders are not read yet\n" in said.stdout

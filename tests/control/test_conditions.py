@@ -6,6 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from magid.catalog.profile import Profile
+from magid.catalog.registry import with_settings
 from magid.config.settings import Config
 from magid.control import planner
 from magid.control.conditions import (
@@ -20,6 +21,7 @@ from magid.control.snapshot import ActiveProfile, Disk, Phase, Snapshot, build
 from magid.discovery.found import BrokenFile
 from magid.discovery.walker import UnreadableRoot
 from magid.servers.backend import ObservedServer, ServerState
+from magid.servers.systemd import observer
 from tests.support.moments import ALL, CONFIG, moment, servers
 from tests.support.values import found, merged, observed
 
@@ -31,11 +33,17 @@ def at(
     running: dict[int, ObservedServer] | None = None,
     *,
     phase: Phase = Phase.SERVING,
+    masked: frozenset[str] = frozenset(),
+    controllers: frozenset[str] | None = None,
     unknown: tuple[str, ...] = (),
 ) -> list[DaemonCondition]:
     seen = running or {}
     plan = planner.plan(snapshot.wanted, seen)
-    return conditions(Situation(phase, snapshot, seen, plan, unknown=unknown))
+    return conditions(
+        Situation(
+            phase, snapshot, seen, plan, masked=masked, controllers=controllers, unknown=unknown
+        )
+    )
 
 
 def errors(found: list[DaemonCondition]) -> list[str]:
@@ -137,6 +145,50 @@ def test_a_folder_that_does_not_answer_is_an_error() -> None:
 def test_what_keeps_magid_from_knowing_is_an_error() -> None:
     disk = Disk(listed=True)  # listed, and then not read
     assert errors(at(moment(disk=disk), unknown=("no process", ""))) == ["no process"]
+
+
+@pytest.mark.parametrize(
+    ("unit", "severity", "remedy"),
+    [
+        (
+            "magi-launcher.service",
+            Severity.ERROR,
+            ("systemctl unmask magi-launcher.service", "systemctl start magi-launcher.socket"),
+        ),
+        (
+            "magi-key.socket",
+            Severity.ERROR,
+            ("systemctl unmask magi-key.socket", "systemctl start magi-key.socket"),
+        ),
+        ("magid.socket", Severity.WARNING, ("systemctl unmask magid.socket",)),
+        ("magi-models.target", Severity.WARNING, ("systemctl unmask magi-models.target",)),
+    ],
+)
+def test_a_masked_unit(unit: str, severity: Severity, remedy: tuple[str, ...]) -> None:
+    masked = only(at(moment(), masked=frozenset({unit})), Code.UNIT_MASKED)
+    assert masked.message.startswith(f"{unit} is masked: ")
+    assert (masked.severity, masked.remedy) == (severity, remedy)
+
+
+def test_every_unit_that_is_watched_has_its_consequence() -> None:
+    shown = at(moment(), masked=frozenset(observer.OURS))
+    assert len(shown) == len(observer.OURS)
+
+
+def test_limits_that_the_kernel_does_not_keep() -> None:
+    merge = merged(found("a"), found("b"))
+    for name in ("a", "b"):
+        entry = with_settings(merge.registry.models[name], {"memory_max": 2**30})
+        merge = replace(merge, registry=merge.registry.with_entry(entry))
+    disk = Disk(merge.found, listed=True)
+    snapshot = build(1, merge.registry, disk, ALL, CONFIG, ())
+    shown = only(at(snapshot, controllers=frozenset({"cpu"})), Code.LIMITS_NOT_IN_FORCE)
+    assert shown.severity is Severity.WARNING
+    assert shown.message == (
+        "memoryMax of a, b is not in force: this kernel has no memory controller for control groups"
+    )
+    codes = {one.code for one in at(snapshot, controllers=frozenset({"memory"}))}
+    assert Code.LIMITS_NOT_IN_FORCE not in codes
 
 
 # -- what is missing or broken -----------------------------------------------------------------

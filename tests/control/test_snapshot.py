@@ -29,6 +29,13 @@ def test_ports_are_part_of_the_snapshots_registry() -> None:
     assert again.registry == snapshot.registry  # nothing to write
 
 
+def test_before_the_folders_are_read_the_models_of_before_count() -> None:
+    known = merged(found("a"), found("b")).registry
+    assert build(1, known, Disk(), ALL, CONFIG, ()).known_count == 2
+    assert build(1, Registry(), Disk(), ALL, CONFIG, ()).known_count is None
+    assert build(1, Registry(), Disk(listed=True), ALL, CONFIG, ()).known_count == 0
+
+
 def test_small_models_start_first() -> None:
     merge = merged(found("big", size_bytes=9), found("small", size_bytes=1))
     snapshot = build(1, merge.registry, Disk(merge.found), ALL, CONFIG, ())

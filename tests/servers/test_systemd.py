@@ -260,6 +260,17 @@ async def test_after_a_reload_all_is_read_anew(world: World) -> None:
     await shown(world, spec.port, ServerState.STOPPED)
 
 
+async def test_masked_units_are_known(world: World) -> None:
+    world.systemd.masked = {"magi-key.socket"}
+    await world.launcher.open()
+    assert world.launcher.masked == {"magi-key.socket"}
+    world.systemd.masked = {"magi-launcher.service"}
+    world.systemd.reloaded()  # as `systemctl mask` does
+    async with asyncio.timeout(PATIENCE_S):
+        while world.launcher.masked != {"magi-launcher.service"}:  # noqa: ASYNC110 - nobody is told
+            await asyncio.sleep(0.01)
+
+
 async def test_a_failure_is_told_with_its_cause(world: World) -> None:
     spec = world.spec()
     world.systemd.load(ready(spec))

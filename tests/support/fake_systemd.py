@@ -86,6 +86,7 @@ class FakeSystemd:
         self.calls: list[str] = []
         self.target_stopped = 0  # us
         self.boot = bytes(range(16))  # InvocationID of basic.target
+        self.masked: set[str] = set()
         self.launcher = "active"  # ActiveState of magi-launcher.service
         self.subscribers = 0
         self.hangs = asyncio.Event()
@@ -172,6 +173,16 @@ class FakeSystemd:
             for name, unit in self.units.items()
             if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
         ]
+        return Message.new_method_return(message, "a(ssssssouso)", [rows])
+
+    def _on_ListUnitsByNames(  # noqa: N802 - the word on the bus
+        self, message: Message, names: list[str]
+    ) -> Message:
+        rows = [
+            (*(name, "", "masked" if name in self.masked else "loaded", "active", "running"),
+             *("", "/", 0, "", "/"))
+            for name in names
+        ]  # fmt: skip
         return Message.new_method_return(message, "a(ssssssouso)", [rows])
 
     def _on_GetUnit(self, message: Message, name: str) -> Message:  # noqa: N802 - as above

@@ -33,6 +33,7 @@ class StillLauncher:
         self.refuse: dict[int, Exception] = {}
         self.is_open = False
         self.problem = ""
+        self.masked: frozenset[str] = frozenset()
         self.boot = "first boot"
         self.held: set[tuple[str, int]] = set()  # calls that do not return yet
         self._servers: dict[int, ObservedServer] = {}

@@ -121,6 +121,7 @@ async def status(ctx: Context, call: Call) -> Reply:
     daemon = ctx.daemon
     snapshot = daemon.snapshot
     plan: Plan = daemon.make_plan()
+    is_read = snapshot.disk.is_read
     tiers = Counter(model.tier for model in snapshot.models.values())
     states = Counter(server["state"] for server in servers)
     found = ctx.conditions()
@@ -129,9 +130,9 @@ async def status(ctx: Context, call: Call) -> Reply:
         "phase": daemon.phase,
         "ready": not reasons,
         "activeProfile": snapshot.active.name,
-        "totalModels": len(snapshot.models),
-        "enabledModels": sum(model.enabled for model in snapshot.models.values()),
-        "modelsByTier": {str(tier): tiers[tier] for tier in Tier},
+        "totalModels": snapshot.known_count,
+        "enabledModels": sum(m.enabled for m in snapshot.models.values()) if is_read else None,
+        "modelsByTier": {str(tier): tiers[tier] if is_read else None for tier in Tier},
         "serversByState": {str(state): states[state] for state in ServerState},
         "servers": servers,
         "problems": messages(found, Severity.WARNING) + reasons,

@@ -128,9 +128,9 @@ class StatusReply(TypedDict):
     phase: str
     ready: bool
     activeProfile: str | None
-    totalModels: int
-    enabledModels: int
-    modelsByTier: dict[str, int]
+    totalModels: int | None
+    enabledModels: int | None
+    modelsByTier: dict[str, int | None]
     serversByState: dict[str, int]
     servers: list[Server]
     problems: list[str]

@@ -53,7 +53,10 @@ def add(verbs: Verbs) -> None:
     ).add_argument("model", metavar="MODEL")  # fmt: skip
 
 
-ABOUT_MODELS = frozenset({"ModelsMissing", "ModelsGone", "ModelsLeftOut", "FilesBroken"})
+_BESIDE_MODELS = frozenset(  # codes of the conditions that `ls` shows
+    {"ModelsMissing", "ModelsGone", "ModelsLeftOut", "FilesBroken", "UnitMasked"}
+)
+_BESIDE_SERVERS = frozenset({"LimitsNotInForce", "UnitMasked"})  # `ps` does
 EXAMPLE = "qwen3_4p0b_q4km_fast"
 
 
@@ -67,18 +70,39 @@ def status(client: Client, args: argparse.Namespace) -> int:
     memory = answer["memory"]
     say(f"magid {answer['versions']['magid']}: {answer['phase']}, {ready}")
     say(f"profile:      {cell(answer['activeProfile'])}")
-    say(f"models:       {answer['totalModels']} known, {answer['enabledModels']} enabled")
+    say(f"models:       {_known(answer)}")
     say(f"servers:      {states or 'none'}")
     say(f"llama-server: {cell(answer['versions']['llamaServer'])}")
     say(f"memory:       {size(memory['availableBytes'])} of {size(memory['totalBytes'])} available")
-    pending = answer["pendingChanges"]
-    if pending["start"] or pending["stop"]:
-        say(f"pending:      {pending['start']} to start, {pending['stop']} to stop: magictl apply")
+    if pending := _pending(answer):
+        say(pending)
     for one in answer["conditions"]:
         if one["code"] != "ChangesPending":  # said above
             for line in _shown(one):
                 say(line)
     return 0 if answer["ready"] else 3
+
+
+def _pending(answer: Any) -> str:
+    changes = answer["pendingChanges"]
+    if not changes["start"] and not changes["stop"]:
+        return ""
+    return f"pending:      {changes['start']} to start, {changes['stop']} to stop: magictl apply"
+
+
+def _known(answer: Any) -> str:
+    """Returns how many models there are: null, as far as magid has not read the folders."""
+    total, enabled = answer["totalModels"], answer["enabledModels"]
+    if enabled is not None:
+        return f"{total} known, {enabled} enabled"
+    before = "" if total is None else f"{total} known from before, "
+    return f"{before}the folders are not read yet"
+
+
+def _note_conditions(conditions: list[Any], codes: frozenset[str]) -> None:
+    for one in conditions:
+        if one["code"] in codes:
+            note_condition(one)
 
 
 def note_condition(condition: Any) -> None:
@@ -112,9 +136,7 @@ def ls(client: Client, args: argparse.Namespace) -> int:
             ],
             f"no models{of} below {', '.join(answer['scanPaths'])}",
         )  # fmt: skip
-        for one in client.call("GET", f"{MODELS}/status")["conditions"]:
-            if one["code"] in ABOUT_MODELS:
-                note_condition(one)
+        _note_conditions(client.call("GET", f"{MODELS}/status")["conditions"], _BESIDE_MODELS)
     return 0
 
 
@@ -137,6 +159,10 @@ def ps(client: Client, args: argparse.Namespace) -> int:
             ],
             f"no servers run; {rest} are stopped: magictl ps -a" if rest else "no servers",
         )  # fmt: skip
+        now = client.call("GET", f"{MODELS}/status")
+        if pending := _pending(now):
+            note(pending)
+        _note_conditions(now["conditions"], _BESIDE_SERVERS)
     return 0
 
 

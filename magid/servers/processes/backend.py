@@ -60,6 +60,7 @@ class ProcessBackend:
         self._changed = asyncio.Event()
         self._closed = False
         self.problem = ""  # changes are always observed: the servers are children
+        self.masked: frozenset[str] = frozenset()
         self.boot = secrets.token_hex(16)
 
     has_model_users = False

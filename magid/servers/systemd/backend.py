@@ -79,6 +79,11 @@ class SystemdBackend:
         return self._units.problem
 
     @property
+    def masked(self) -> frozenset[str]:
+        """See ServerBackend."""
+        return self._units.masked
+
+    @property
     def boot(self) -> str:
         """See ServerBackend."""
         return self._units.boot

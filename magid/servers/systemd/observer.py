@@ -24,6 +24,11 @@ _FIRST_PAUSE_S: Final = 0.1  # before the bus is tried again
 _LONGEST_PAUSE_S: Final = 5.0
 BASIC: Final = "/org/freedesktop/systemd1/unit/basic_2etarget"
 _UNIT: Final = "org.freedesktop.systemd1.Unit"
+# magid's own units: without one of them, something cannot be started or reached.
+OURS: Final = (
+    *("magi-launcher.socket", "magi-launcher.service", "magi-key.socket", "magi-models.target"),
+    *("magid.service", "magid.socket", "magid-local.socket"),
+)
 _MEMBERS: Final = ("UnitNew", "UnitRemoved", "JobNew", "JobRemoved", "Reloading")
 
 
@@ -31,7 +36,8 @@ class UnitObserver:
     """`announce` gets each change of a server; `on_launcher` runs when the launcher may have ended.
 
     `address` is that of a bus other than the system bus. `problem` says why systemd cannot be
-    watched at present; empty: it is watched.
+    watched at present; empty: it is watched. `masked` are those of magid's own units that an
+    administrator has masked.
     """
 
     def __init__(
@@ -49,6 +55,7 @@ class UnitObserver:
         self._keeper: asyncio.Task[None] | None = None
         self.problem = ""
         self.boot = ""
+        self.masked: frozenset[str] = frozenset()
 
     async def open(self) -> None:
         """Reads all existing units. Raises BusError if systemd cannot be reached."""
@@ -107,11 +114,17 @@ class UnitObserver:
             port = port_in(name)
             if port is not None and load != "not-found":  # not-found: only queried by name
                 await self.watch(port)
+        self.masked = await self._find_masked()
         fresh = [watched.refresh() for watched in self.watched.values()]
         await _first(asyncio.gather(*fresh), self.bus.wait_closed())
         if not self.bus.is_open:
             raise BusError("org.freedesktop.DBus.Error.Disconnected", "the bus has gone away")
         self._on_launcher()
+
+    async def _find_masked(self) -> frozenset[str]:
+        """Returns magid's own units that are masked. `systemctl mask` causes a Reloading signal."""
+        (rows,) = await self.bus.call(MANAGER_PATH, MANAGER, "ListUnitsByNames", "as", list(OURS))
+        return frozenset(name for name, _, load, *_ in rows if load == "masked")
 
     async def _keep_up(self) -> None:
         """Reconnects when the bus is gone, lists the units when systemd is new. Never returns.
