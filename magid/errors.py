@@ -35,6 +35,10 @@ class InvalidInput(MagidError):
     """The caller sent something that can never work; `details` names the field."""
 
 
+class ContextExceeded(InvalidInput):
+    """The prompt does not fit; `details` has `promptTokens`, `contextTokens` and a `hint`."""
+
+
 class NotAllowed(MagidError):
     """The caller may not do this from where it is (Origin, socket peer)."""
 

@@ -375,7 +375,7 @@ def test_what_others_ask_and_where_files_lie_is_not_shown(magid: Running) -> Non
     ],
 )
 def test_paths_in_props(body: bytes, expected: bytes) -> None:
-    assert responses.without_path(200, body) == expected
+    assert responses.without_path(body) == expected
 
 
 def test_the_token_is_not_passed_on(magid: Running) -> None:

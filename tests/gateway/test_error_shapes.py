@@ -48,12 +48,15 @@ def test_within_a_stream_it_is_an_event() -> None:
 
 def test_llama_servers_errors_are_reshaped_and_other_things_left_alone() -> None:
     theirs = b'{"error":{"code":400,"message":"no","type":"invalid_request_error"}}'
-    assert json.loads(responses.reshaped(400, theirs)) == {
+    assert json.loads(responses.reshaped(Style.ANTHROPIC, 400, theirs)) == {
         "type": "error",
         "error": {"type": "invalid_request_error", "message": "no"},
     }
-    for other in (b"", b"<html>", b"[]", b'{"error":"no"}'):
-        assert responses.reshaped(500, other) == other
+    assert responses.reshaped(Style.OPENAI, 400, theirs) is theirs
+    unclear = b'{"error":{"type":"exceed_context_size_error","n_prompt_tokens":"9","n_ctx":1}}'
+    for other in (b"", b"<html>", b"[]", b'{"error":"no"}', unclear):
+        for style in Style:
+            assert responses.reshaped(style, 500, other) is other
 
 
 @pytest.mark.parametrize(

@@ -93,10 +93,13 @@ class ResponseWriter:
     def ends(self) -> None:
         reply = self._reply
         if self._collected is not None and reply is not None:
-            rewrite = responses.reshaped if self._is_misshapen(reply) else responses.without_path
-            body = rewrite(reply.status, bytes(self._collected))
-            fields = b"Content-Type: application/json\r\n" + self._fields
-            self._write(reply.status, fields, body)
+            came = bytes(self._collected)
+            if self._path in NAME_FILES:
+                body = responses.without_path(came)
+            else:
+                body = responses.reshaped(style_of(self._path), reply.status, came)
+            kind = reply.content_type if body is came else b"application/json"
+            self._write(reply.status, b"Content-Type: %b\r\n%b" % (kind, self._fields), body)
         self._end()
 
     def fails(self, error: MagidError, fields: bytes = b"") -> None:
@@ -129,7 +132,9 @@ class ResponseWriter:
         return self._path in NAME_FILES or self._is_misshapen(head)
 
     def _is_misshapen(self, head: ReplyHead) -> bool:
-        return head.status >= 400 and style_of(self._path) is Style.ANTHROPIC
+        """Whether clients may look for other words: in each error, or that of a long prompt."""
+        status = head.status
+        return status == 400 or (status > 400 and style_of(self._path) is Style.ANTHROPIC)
 
     def _without_chunks(self, data: bytes) -> bytes:
         """The payload, for HTTP/1.0, which has no chunks, and where magid itself reads it."""

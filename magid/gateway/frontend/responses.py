@@ -70,6 +70,10 @@ _ANTHROPIC = {400: "invalid_request_error", 401: "authentication_error", 403: "p
 
 
 def error_body(style: Style, status: int, error: errors.MagidError) -> bytes:
+    details = error.details
+    if isinstance(error, errors.ContextExceeded) and "promptTokens" in details:
+        prompt, room = details["promptTokens"], details["contextTokens"]
+        return to_json(_overflow(style, prompt, room, details["hint"]))
     return to_json(_shape(style, status, error.message, _code(error), error.details.get("field")))
 
 
@@ -80,21 +84,27 @@ def error_event(style: Style, status: int, error: errors.MagidError) -> bytes:
     return b"%bdata: %b\n\n" % (name, body)
 
 
-def reshaped(status: int, body: bytes) -> bytes:
-    """An error of llama-server, which is of OpenAI's shape, in Anthropic's; others stay."""
+def reshaped(style: Style, status: int, body: bytes) -> bytes:
+    """An error of llama-server, which is nearly of OpenAI's shape, in that of the client's SDK.
+
+    Others stay.
+    """
     try:
         match parsed(body):
-            case {"error": {"message": str(message)}}:
-                return to_json(_shape(Style.ANTHROPIC, status, message, "", None))
+            case {"error": {"type": "exceed_context_size_error", **figures}} if isinstance(
+                prompt := figures.get("n_prompt_tokens"), int
+            ) and isinstance(room := figures.get("n_ctx"), int):
+                return to_json(_overflow(style, prompt, room, ""))
+            case {"error": {"message": str(message)}} if style is Style.ANTHROPIC:
+                return to_json(_shape(style, status, message, "", None))
             case _:
                 return body
     except ValueError:
         return body
 
 
-def without_path(status: int, body: bytes) -> bytes:
+def without_path(body: bytes) -> bytes:
     """An answer of /props that names the model's file, and not where it lies."""
-    del status  # as of `reshaped`: whichever it is
     try:
         match parsed(body):
             case {"model_path": str(path), **rest}:
@@ -106,6 +116,24 @@ def without_path(status: int, body: bytes) -> bytes:
 
 
 _NO_ANSWER = b"{}"  # what cannot be read could name anything
+
+
+def _overflow(style: Style, prompt: int, room: int, hint: str) -> dict[str, Any]:
+    """A prompt of `prompt` tokens that does not fit into `room`, in the words clients look for.
+
+    They shorten the conversation by them: OpenAI's code and its "maximum context length is",
+    llama-server's type, figures and "exceeds the available context size", Anthropic's sentence.
+    """
+    if style is Style.ANTHROPIC:
+        message = f"prompt is too long: {prompt} tokens > {room} maximum{hint}"
+        return _shape(style, 400, message, "", None)
+    message = (
+        f"cannot answer: the request ({prompt} tokens) exceeds the available context size ({room} "
+        f"tokens): this model's maximum context length is {room} tokens; shorten it{hint}"
+    )
+    shape = _shape(style, 400, message, "context_length_exceeded", None)
+    error = {"type": "exceed_context_size_error", "n_prompt_tokens": prompt, "n_ctx": room}
+    return {"error": {**shape["error"], **error}}
 
 
 def _shape(style: Style, status: int, message: str, code: str, param: object) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from msgspec import Struct, field
 
 from magid.catalog.effective import Model
 from magid.discovery.tiers import Tier
-from magid.errors import InvalidInput, ModelNotFound, NotReady, ServerFailed
+from magid.errors import ContextExceeded, InvalidInput, ModelNotFound, NotReady, ServerFailed
 from magid.gateway.routing.fleet import AUTO, AvailableModel, Backend, Fleet
 from magid.gateway.routing.request import ParsedRequest, Prompt
 
@@ -62,6 +62,7 @@ class _Rejected(Struct, frozen=True):
     why: str
     may_come: bool = False
     is_unable: bool = False  # whether it runs or not
+    lacks_room: bool = False  # for the prompt
 
 
 def by_name(name: str, fleet: Fleet) -> str:
@@ -189,7 +190,10 @@ def _gate(offer: AvailableModel, request: ParsedRequest) -> _Rejected | None:
     if request.endpoint.generates and _may_fetch(offer) and request.prompt.is_remote:
         raise InvalidInput(_REMOTE)
     if request.endpoint.generates and not _is_plain(offer, request):
-        missing = _missing_room(offer, request.prompt) or _missing_ability(offer, request.prompt)
+        missing = _missing_room(offer, request.prompt)
+        if missing:
+            return _Rejected(offer, missing, is_unable=True, lacks_room=True)
+        missing = _missing_ability(offer, request.prompt)
         if missing:
             return _Rejected(offer, missing, is_unable=True)
     if not offer.backends and not offer.can_be_started:
@@ -257,9 +261,14 @@ def _refusal(request: ParsedRequest, rejected: Iterable[_Rejected], fleet: Fleet
         return NotReady(f"cannot answer yet: {said}")
     if waiting:
         return ServerFailed(f"cannot answer: {said}")
-    return InvalidInput(
-        f"cannot answer this request: {said}{_who_can(request, fleet)}", field="model"
-    )
+    hint = _who_can(request, fleet)
+    message = f"cannot answer this request: {said}{hint}"
+    if all(p.lacks_room for p in problems):
+        return ContextExceeded(
+            message, field="model", promptTokens=request.prompt.tokens,
+            contextTokens=max(p.offer.context or 0 for p in problems), hint=hint,
+        )  # fmt: skip
+    return InvalidInput(message, field="model")
 
 
 def _who_can(request: ParsedRequest, fleet: Fleet) -> str:
