@@ -143,14 +143,18 @@ _SHAPES = {
 
 def _gateway(endpoint: Endpoint) -> dict[str, Any]:
     words = re.findall(r"\w+", endpoint.path.replace("{", "by_").replace("-", "_"))
+    good: dict[str, Any]
     good = {"application/json": {"schema": _LIST if endpoint.path == "/slots" else _OPEN}}
+    stream = {"text/event-stream": {"schema": {"type": "string"}}}
     if endpoint.generates:
-        good["text/event-stream"] = {"schema": {"type": "string"}}
+        good |= stream
+    elif endpoint.has_events:
+        good = stream
     error = {"application/json": {"schema": _SHAPES[endpoint.style]}}
     operation: dict[str, Any] = {
         "operationId": "_".join([endpoint.method.lower(), *words]),
         "summary": endpoint.summary,
-        "tags": ["change" if endpoint.shows_others else "infer"],
+        "tags": ["change" if endpoint.needs_admin else "infer"],
         "parameters": _gateway_parameters(endpoint),
         "responses": {
             "200": {"description": "The answer", "content": good},

@@ -27,6 +27,7 @@ from magid.auth import sandboxed
 from magid.errors import InvalidConfig
 from magid.gateway.frontend.connection import ClientConnection
 from magid.gateway.frontend.context import FrontendContexts
+from magid.gateway.routing.endpoints import GATEWAY_TARGET
 
 
 class Protocol(HttpProtocol):
@@ -98,7 +99,7 @@ class Response(HTTPResponse):
                 yield name.encode("ascii"), str(value).encode(errors="surrogateescape")
 
 
-_GATEWAY = re.compile(rb"[A-Z]{1,16} /(?:v1(?=[/? ])|(?:(?:de)?tokenize|props|slots)(?=[? ]))")
+_GATEWAY = re.compile(b"[A-Z]{1,16} " + GATEWAY_TARGET.encode())
 _DECIDED_BYTES = 64  # enough to recognise any gateway request
 
 

@@ -43,7 +43,7 @@ class Dispatcher:
     """The gateway's dispatcher. `open` it on the event loop, after the daemon; `close` it first."""
 
     def __init__(self, daemon: Daemon) -> None:
-        self._daemon = daemon
+        self.daemon = daemon  # which starts and stops models on request
         self._settings = daemon.config.gateway
         self.records = Records()
         self.errors: Counter[str] = Counter()  # sent to clients, by code
@@ -184,7 +184,7 @@ class Dispatcher:
         try:
             return self.route(request)
         except MagidError:
-            if self._daemon.knows_models:
+            if self.daemon.knows_models:
                 raise
             return ModelRoute(_UNKNOWN, (), "", is_open=True)
 
@@ -385,7 +385,7 @@ class Dispatcher:
                 log.exception("the gateway's look at its servers failed")
 
     def _look(self) -> None:
-        self._daemon.refresh_profile()
+        self.daemon.refresh_profile()
         now = self.fleet
         interval = self._balancer.rules.health_check_interval
         self._health.look(self._state.every_server(), now, interval)

@@ -164,7 +164,7 @@ def test_every_endpoint_of_the_gateway_is_for_infer(
     anyone: httpx.Client, inside: httpx.Client, endpoint: Endpoint
 ) -> None:
     method, path = endpoint.method, endpoint.path.replace("{id}", "none")
-    others = {"infer": 403, "small": 403} if endpoint.shows_others else {}
+    others = {"infer": 403, "small": 403} if endpoint.needs_admin else {}
     assert refusals(anyone, method, path) == OUT | {"read": 403} | others
     admitted = SECRETS["admin" if others else "infer"]
     assert status(anyone, method, path, {"x-api-key": admitted}) not in (401, 403)

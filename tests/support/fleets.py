@@ -64,8 +64,9 @@ def fleet(
     defaults: str = DEFAULTS,
     configuration: str = "",
     ports: int = 6,
+    locally: bool = False,
 ) -> Iterator[Running]:
-    """Ready; ended behind the block."""
+    """Ready; ended behind the block. `locally`: see Running."""
     folder.mkdir(parents=True, exist_ok=True)
     low = parts.free_ports(ports)
     running = Running(
@@ -78,6 +79,8 @@ def fleet(
         f"port_range: [{low}, {low + ports - 1}]\nserver_defaults: {defaults}\n"
         "restart: {limit: 5, first_delay: 0.1, max_delay: 0.2}\n" + configuration
     )
+    if locally:
+        running.listen_locally()
     (running.profiles / "test.yaml").write_text(profile)
     write_models(running.models)
     with running, running.client:

@@ -9,7 +9,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -92,10 +92,11 @@ class Running:
         transport = httpx.HTTPTransport(uds=f"{self.folder}/magid.sock")
         return httpx.Client(transport=transport, base_url="http://localhost", timeout=DEADLINE_S)
 
-    def make_token(self, name: str, *scopes: str) -> str:
+    def make_token(self, name: str, *scopes: str, models: Sequence[str] | None = None) -> str:
         """Over the unix socket, where also the first one is made."""
+        body = {"name": name, "scopes": scopes, "models": models}
         with self.local() as client:
-            answer = client.post("/api/tokens", json={"name": name, "scopes": scopes})
+            answer = client.post("/api/tokens", json=body)
         assert answer.status_code == 201, answer.text
         return str(answer.json()["token"])
 

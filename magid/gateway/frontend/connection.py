@@ -10,9 +10,11 @@ from collections.abc import Callable
 
 from magid.auth import authenticator
 from magid.errors import MagidError
-from magid.gateway.frontend import responses
+from magid.gateway.frontend import own_answers, responses
 from magid.gateway.frontend.connection_state import ConnectionState
 from magid.gateway.frontend.context import FrontendContext, unknown_path
+from magid.gateway.frontend.model_events import ModelEvents
+from magid.gateway.frontend.own_answers import OwnRequest
 from magid.gateway.frontend.request_reader import (
     BodyReader,
     RequestBuilder,
@@ -21,7 +23,7 @@ from magid.gateway.frontend.request_reader import (
 )
 from magid.gateway.frontend.response_writer import ResponseWriter
 from magid.gateway.proxy.two_stage import ActiveRequest
-from magid.gateway.routing.endpoints import find, methods_of
+from magid.gateway.routing.endpoints import Endpoint, find, methods_of
 from magid.gateway.routing.outline import WHOLE_BYTES
 from magid.gateway.routing.request import ParsedRequest
 from magid.http import request_rules
@@ -208,8 +210,7 @@ class ClientConnection:
         elif endpoint is None:
             raise unknown_path(head)
         elif not endpoint.kinds:
-            models = self._context.list_models(endpoint, head.path, self._caller)
-            self._writer.respond(200, b"Content-Type: application/json\r\n", models)
+            self._answer(endpoint, head, body)
         else:
             if not endpoint.asks_by_query:
                 check_json(head)
@@ -222,6 +223,24 @@ class ClientConnection:
                 )
             else:
                 self._dispatch(builder.build(body))
+
+    def _answer(self, endpoint: Endpoint, head: RequestHead, body: bytes | bytearray) -> None:
+        """Answers without a server."""
+        dispatcher, caller = self._context.dispatcher, self._caller
+        if endpoint.has_events and head.method == "HEAD":
+            self._writer.respond(200, b"Content-Type: text/event-stream\r\n", b"")
+            return
+        if endpoint.has_events:
+            still = self._context.authenticator.still_lets_in
+            self._request = ModelEvents(
+                dispatcher, self._writer, caller.models, lambda: still(caller)
+            )
+            return
+        if endpoint.method == "POST":
+            check_json(head)
+        request = OwnRequest(endpoint, head.path, body, caller.models)
+        answer = own_answers.answer(dispatcher, request)
+        self._writer.respond(200, b"Content-Type: application/json\r\n", answer)
 
     def _dispatch(self, request: ParsedRequest) -> None:
         active = self._context.dispatcher.begin(request, self._writer)

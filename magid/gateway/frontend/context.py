@@ -1,13 +1,10 @@
-"""State shared by all gateway connections: limits, authentication, and magid's own answers.
+"""State shared by all gateway connections: limits and authentication.
 
 `ClientConnection` uses it for each of its requests.
 """
 
-from urllib.parse import unquote
-
 from msgspec import Struct
 from msgspec.structs import replace
-from pydantic_core import to_json
 
 from magid.auth import sandboxed
 from magid.auth.authenticator import LOCAL, Authenticator, check_url
@@ -15,10 +12,10 @@ from magid.auth.origins import Policy
 from magid.auth.token_store import Caller
 from magid.auth.tokens import Scope
 from magid.config.settings import Config
-from magid.errors import MagidError, ModelNotFound
+from magid.errors import MagidError
 from magid.gateway.dispatcher import Dispatcher
 from magid.gateway.frontend.request_reader import RequestHead, RequestHeadCache
-from magid.gateway.routing.endpoints import SHOW_OTHERS, Endpoint, methods_of
+from magid.gateway.routing.endpoints import FOR_ADMINS, methods_of
 from magid.http import request_rules
 
 
@@ -44,24 +41,8 @@ class FrontendContext(Struct, frozen=True):
         check_url(head.query)
         if head.method == "OPTIONS":  # a browser asks whether it may send credentials
             return LOCAL
-        need = Scope.ADMIN if head.path in SHOW_OTHERS else Scope.INFER
+        need = Scope.ADMIN if head.path in FOR_ADMINS else Scope.INFER
         return self.authenticator.enter(head.presented, need, peer if self.is_tcp else None)
-
-    def list_models(self, endpoint: Endpoint, path: str, caller: Caller) -> bytes:
-        """Returns the models available to `caller`, or the one that `path` names, as JSON.
-
-        Raises ModelNotFound.
-        """
-        if "{" not in endpoint.path:
-            return self.dispatcher.models_json(caller.models)
-        name = unquote(path.removeprefix(endpoint.prefix), errors="replace")
-        for model in self.dispatcher.models(caller.models):
-            if model["id"] == name:
-                return to_json(model)
-        raise ModelNotFound(
-            f"cannot find model {name[:200]!r}; GET /v1/models lists the names that can be used",
-            modelId=name[:200],
-        )
 
 
 class FrontendContexts:

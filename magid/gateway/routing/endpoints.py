@@ -1,5 +1,6 @@
 """The gateway's endpoints: one row each, for serving, for OpenAPI and for docs/rest-api.md."""
 
+import re
 from enum import StrEnum
 
 from msgspec import Struct
@@ -24,7 +25,13 @@ class Endpoint(Struct, frozen=True):
     kinds: frozenset[ModelKind] = frozenset()  # empty: magid answers by itself
     generates: bool = False  # tokens, which take long; else one quick pass
     shows_others: bool = False  # what other clients ask: for administrators
+    changes: bool = False  # what runs: for administrators too
     names_files: bool = False  # its answer has a path of this machine, which must not leave it
+    has_events: bool = False  # its answer is a stream of magid's own, without end
+
+    @property
+    def needs_admin(self) -> bool:
+        return self.shows_others or self.changes
 
     @property
     def asks_by_query(self) -> bool:
@@ -51,6 +58,15 @@ def _post(path: str, summary: str, kinds: frozenset[ModelKind], generates: bool)
 ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint("GET", "/v1/models", "Models, aliases, tiers and auto; never waits for a server"),
     Endpoint("GET", "/v1/models/{id}", "One of them"),
+    Endpoint("GET", "/models", "The same list, where clients of llama.cpp's router look"),
+    Endpoint("POST", "/models/load", "Start a model's servers; waits for nothing", changes=True),
+    Endpoint("POST", "/models/unload", "Stop a model's servers; waits for nothing", changes=True),
+    Endpoint(
+        "GET",
+        "/models/sse",
+        "The status of each model, then each change of one, as server-sent events",
+        has_events=True,
+    ),
     _post("/v1/chat/completions", "The next message of a conversation", _CHAT, True),
     _post("/v1/completions", "How a text goes on", _CHAT, True),
     _post("/v1/responses", "OpenAI's newer form of a conversation", _CHAT, True),
@@ -76,10 +92,13 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     _post("/detokenize", "Tokens as a text", _ANY, False),
 )
 
-SHOW_OTHERS = frozenset(e.path for e in ENDPOINTS if e.shows_others)
+FOR_ADMINS = frozenset(e.path for e in ENDPOINTS if e.needs_admin)
 NAME_FILES = frozenset(e.path for e in ENDPOINTS if e.names_files)
 _BY_PATH = {(e.method, e.path): e for e in ENDPOINTS}
 _MODEL = _BY_PATH["GET", "/v1/models/{id}"]
+_OUTSIDE_V1 = sorted(e.path[1:] for e in ENDPOINTS if not e.path.startswith("/v1/"))
+# Of the target of a request that is the gateway's, whatever its method.
+GATEWAY_TARGET = f"/(?:v1(?=[/? ])|(?:{'|'.join(map(re.escape, _OUTSIDE_V1))})(?=[? ]))"
 
 
 def find(method: str, path: str) -> Endpoint | None:

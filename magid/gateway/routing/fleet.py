@@ -82,6 +82,7 @@ class AvailableModel(Struct, frozen=True):
     may_come: bool = False  # and whether it is worth trying again
     resting: str = ""  # why it is not started at present, although it is on demand
     is_failing: bool = False  # no server is ready, and one of them has failed
+    is_loading: bool = False  # no server is ready, and one of them is being started
     # What its servers say, or one of these settings said when it ran; else what its files tell.
     # None: nothing tells.
     tools: bool | None = None
@@ -142,13 +143,15 @@ def build(
         why, may_come = (
             ("", False) if ready else (rests, True) if rests else _why_none(model_id, servers)
         )
-        is_failing = not ready and any(s.state in _FAILING for s in servers)
+        is_failing, is_loading = (
+            not ready and any(s.state in states for s in servers) for states in (_FAILING, _LOADING)
+        )
         known = [b.facts for b in ready] or list(filter(None, [seen.get(model_id)]))
         context = max((f.context for f in known if f.context), default=model.context_length)
         able = model.abilities
         offers[model_id] = AvailableModel(
             model, model_id, model.found.kind, model.tier, ready, context, why, may_come,
-            rests, is_failing,
+            rests, is_failing, is_loading,
             tools=_joined([f.tools for f in known], able.tools),
             images=_joined([f.vision for f in known], able.images),
             audio=_joined([f.audio for f in known], able.audio),
@@ -165,6 +168,7 @@ def _joined(known: list[bool | None], by_files: bool | None) -> bool | None:
 
 
 _FAILING = frozenset({ServerState.BACKOFF, ServerState.FAILED})
+_LOADING = frozenset({ServerState.STARTING, ServerState.LOADING})
 
 
 def _remembered(now: Snapshot) -> dict[str, ModelEntry]:
@@ -234,7 +238,7 @@ def _weight(model: Model, profile: Profile | None) -> int:
 
 def _why_none(model_id: str, servers: list[ObservedServer]) -> tuple[str, bool]:
     for server in servers:
-        if server.state in (ServerState.STARTING, ServerState.LOADING):
+        if server.state in _LOADING:
             return "is being loaded; try again in a moment", True
     for server in servers:
         if server.state is ServerState.BACKOFF:

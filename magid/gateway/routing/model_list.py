@@ -1,9 +1,15 @@
-"""What GET /v1/models lists: models, aliases, tiers and auto, ready or not. Pure."""
+"""What GET /v1/models lists: models, aliases, tiers and auto, ready or not. Pure.
 
+A model's entry also has what llama.cpp's router says of one: `status`, `aliases`, `architecture`.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from magid.catalog.effective import remembered_tier
 from magid.catalog.registry import ModelEntry
+from magid.discovery.kinds import ModelKind
 from magid.gateway.routing.fleet import AUTO, AvailableModel, Fleet
 from magid.gateway.routing.resolver import STRENGTH
 
@@ -14,7 +20,8 @@ def entries(fleet: Fleet) -> list[dict[str, Any]]:
     During the first scan after a start it holds the models of the last run, with less detail, so
     that clients which ask once do not go without.
     """
-    found = [_model(offer) for offer in fleet.offers.values()]
+    aliases = _names_of(fleet)
+    found = [_model(offer, aliases.get(offer.model_id, ())) for offer in fleet.offers.values()]
     found += [_remembered(entry) for entry in fleet.remembered.values()]
     found += [_name(alias, "alias", to) for alias, to in sorted(fleet.aliases.items())]
     tiers = {offer.tier for offer in fleet.offers.values()}
@@ -23,8 +30,31 @@ def entries(fleet: Fleet) -> list[dict[str, Any]]:
     return found + ([_name(AUTO, "auto", AUTO)] if tiers else [])
 
 
-def _model(offer: AvailableModel) -> dict[str, Any]:
-    """OpenAI's four fields, llama.cpp's `meta` and `status`, and ours within `meta`."""
+def _names_of(fleet: Fleet) -> Mapping[str, list[str]]:
+    """The aliases that lead to each model, in alphabetical order."""
+    names = defaultdict(list)
+    for alias, to in sorted(fleet.aliases.items()):
+        names[fleet.aliases.get(to, to)].append(alias)
+    return names
+
+
+def statuses(fleet: Fleet) -> dict[str, dict[str, Any]]:
+    """The status of each model, by id, in the words of llama.cpp's router."""
+    found = {model_id: status_of(offer) for model_id, offer in fleet.offers.items()}
+    return found | {model_id: {"value": "unloaded"} for model_id in fleet.remembered}
+
+
+def status_of(offer: AvailableModel) -> dict[str, Any]:
+    """The status of one model, with `failed` where its server has ended by itself."""
+    if offer.backends:
+        return {"value": "loaded"}
+    if offer.is_loading:
+        return {"value": "loading"}
+    return {"value": "unloaded"} | ({"failed": True} if offer.is_failing else {})
+
+
+def _model(offer: AvailableModel, aliases: Sequence[str]) -> dict[str, Any]:
+    """OpenAI's four fields, those of llama.cpp and its router, and ours within `meta`."""
     found = offer.model.found
     return {
         "id": offer.model_id,
@@ -32,7 +62,9 @@ def _model(offer: AvailableModel) -> dict[str, Any]:
         "created": int(offer.model.entry.discovered_at.timestamp()),
         "owned_by": "magid",
         "name": found.display_name,
-        "status": {"value": "loaded" if offer.backends else "unloaded"},
+        "aliases": list(aliases),
+        "status": {**status_of(offer), "args": _arguments(offer)},
+        "architecture": _architecture(offer),
         "meta": {
             "n_ctx": offer.context,
             "n_ctx_train": found.context_length,
@@ -50,6 +82,29 @@ def _model(offer: AvailableModel) -> dict[str, Any]:
                 "embedding_length": offer.model.abilities.embedding_length,
             },
         },
+    }
+
+
+def _arguments(offer: AvailableModel) -> list[str]:
+    """Those that clients read facts from: made up, so that no path, port or key is among them."""
+    arguments = ["llama-server"]
+    if offer.context:
+        arguments += ["--ctx-size", str(offer.context)]
+    if offer.images or offer.audio:
+        arguments += ["--mmproj", "mmproj.gguf"]
+    if offer.kind is ModelKind.CHAT and "--no-jinja" not in offer.model.settings.extra_args:
+        arguments += ["--jinja"]
+    return arguments
+
+
+_OUTPUTS = {ModelKind.CHAT: "text", ModelKind.EMBEDDING: "embeddings", ModelKind.RERANKER: "rerank"}
+
+
+def _architecture(offer: AvailableModel) -> dict[str, list[str]]:
+    inputs = [("image", offer.images), ("audio", offer.audio)]
+    return {
+        "input_modalities": ["text", *(name for name, can in inputs if can)],
+        "output_modalities": [_OUTPUTS[offer.kind]],
     }
 
 

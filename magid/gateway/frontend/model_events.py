@@ -1,0 +1,109 @@
+"""`GET /models/sse` of llama.cpp's router: the status of each model, and each change of one.
+
+Nothing is queued: a client that takes no bytes gets, once it does again, how things stand then.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from pydantic_core import to_json
+
+from magid.control.snapshot import Phase
+from magid.control.state import Change
+from magid.gateway.dispatcher import Dispatcher
+from magid.gateway.frontend.own_answers import visible
+from magid.gateway.proxy.forward import ResponseSink
+from magid.gateway.routing import model_list
+from magid.http.framing import ReplyHead
+
+SETTLE_S = 0.1  # changes that come together are compared once
+KEEP_ALIVE_S = 15.0  # a comment, which keeps proxies from closing the connection
+_HEAD = ReplyHead(200, b"text/event-stream", None, is_chunked=True, keeps_alive=True)
+
+Statuses = Mapping[str, Mapping[str, Any]]
+
+
+def changes(before: Statuses, now: Statuses) -> Iterator[dict[str, Any]]:
+    """The events that lead from `before` to `now`. Pure."""
+    for model_id in before.keys() - now.keys():
+        yield {"model": model_id, "event": "model_remove", "data": {}}
+    for model_id, status in now.items():
+        if before.get(model_id) != status:
+            data = {"status": status["value"], **({"failed": True} if "failed" in status else {})}
+            yield {"model": model_id, "event": "model_status", "data": data}
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+class ModelEvents:
+    """One client's stream. Implements `ActiveRequest`. Ends when magid drains.
+
+    `only`: the models that the client may see; `may_go_on`: whether its token still counts.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        sink: ResponseSink,
+        only: tuple[str, ...] | None,
+        may_go_on: Callable[[], bool],
+    ) -> None:
+        self._dispatcher, self._sink, self._only = dispatcher, sink, only
+        self._may_go_on = may_go_on
+        self._loop = asyncio.get_running_loop()
+        self._told: Statuses = {}
+        self._is_over = self._is_paused = False
+        self._settling: asyncio.TimerHandle | None = None
+        self._unsubscribe = dispatcher.daemon.subscribe(self._on_change)
+        self._silence = self._loop.call_later(KEEP_ALIVE_S, self._keep_alive)
+        sink.begins(_HEAD, b"", self._news() or _chunk(b": no model yet\n\n"))
+
+    def _news(self) -> bytes:
+        """The events since the last call, as one chunk; empty if there are none."""
+        now = model_list.statuses(visible(self._dispatcher, self._only))
+        told, self._told = self._told, now
+        events = b"".join(b"data: %b\n\n" % to_json(event) for event in changes(told, now))
+        return _chunk(events) if events else b""
+
+    def _on_change(self, change: Change) -> None:
+        if self._settling is None:
+            self._settling = self._loop.call_later(SETTLE_S, self._tell)
+
+    def _tell(self) -> None:
+        self._settling = None
+        if self._is_over or self._is_paused:
+            return
+        self._send(self._news())
+        if self._dispatcher.daemon.phase is Phase.DRAINING or not self._may_go_on():
+            self._end()
+
+    def _keep_alive(self) -> None:
+        self._silence = self._loop.call_later(KEEP_ALIVE_S, self._keep_alive)
+        if not self._is_paused:
+            self._send(_chunk(b": keep-alive\n\n"))
+            self._tell()
+
+    def _send(self, data: bytes) -> None:
+        if data:
+            self._sink.goes_on(data)
+
+    def _end(self) -> None:
+        self.cancel()
+        self._sink.goes_on(b"0\r\n\r\n")
+        self._sink.ends()
+
+    def pause(self, *, paused: bool) -> None:
+        self._is_paused = paused
+        if not paused:
+            self._tell()
+
+    def cancel(self) -> None:
+        """Stops watching. Idempotent."""
+        self._is_over = True
+        self._unsubscribe()
+        self._silence.cancel()
+        if self._settling is not None:
+            self._settling.cancel()
