@@ -272,6 +272,16 @@ class ModelFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class ConditionFacts:
+    """One condition, as magid tells of it: see control/conditions."""
+
+    code: str
+    severity: str
+    message: str
+    remedy: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class DaemonFacts:
     """What magid says of itself; or why it does not."""
 
@@ -280,6 +290,7 @@ class DaemonFacts:
     servers: tuple[ServerFacts, ...] = ()
     models: tuple[ModelFacts, ...] = ()
     broken: tuple[tuple[str, str], ...] = ()  # a model file's path, and the reason
+    conditions: tuple[ConditionFacts, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

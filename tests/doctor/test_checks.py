@@ -15,6 +15,8 @@ from magid.auth import token_store
 from magid.auth.tokens import Scope, make
 from magid.cli.verbs.doctor import as_json
 from magid.config.settings import Config
+from magid.control.conditions import Code
+from magid.doctor.checks import conditions
 from magid.doctor.checks.all import CHECKS, results
 from magid.doctor.collect import collector, files, hardware, sandbox_trial, services
 from magid.doctor.collect import files as kept
@@ -23,6 +25,7 @@ from magid.doctor.collect import services as daemon
 from magid.doctor.facts import (
     AS_ROOT,
     Accounts,
+    ConditionFacts,
     DaemonFacts,
     Facts,
     Finding,
@@ -159,6 +162,13 @@ def tried(**changes: Any) -> SandboxTrial:
 def with_models(*sizes: int, **changes: Any) -> DaemonFacts:
     each = [ModelFacts(f"m{n}", size, None, 8080 + n, True) for n, size in enumerate(sizes)]
     return DaemonFacts(models=tuple(dataclasses.replace(model, **changes) for model in each))
+
+
+def reported(*codes: str) -> DaemonFacts:
+    """A magid with these conditions."""
+    remedy = ("magictl doctor", "magictl start a b")
+    each = (ConditionFacts(code, "warning", "2 models are stopped", remedy) for code in codes)
+    return DaemonFacts(profile="development", conditions=tuple(each))
 
 
 DEVICE = "CUDA0: NVIDIA H100 (81920 MiB, 81000 MiB free)"
@@ -362,6 +372,7 @@ CASES: tuple[tuple[str, dict[str, Any], str, str], ...] = (
     ("disks", {"volumes": volume(free_inodes=3)}, "3 inodes are free", "du -x --inodes"),
     ("writing", {"writing": "Read-only file system"}, "cannot write to /var/lib/magi: Read-only",
      "chown magi:magi /var/lib/magi"),
+    ("conditions", {"daemon": reported("ModelsStopped")}, "2 models are stopped", "magictl start"),
     ("clock", {"machine": machine(clock=0.0)}, "the clock is wrong: it is 1970-01-01", "touch"),
     ("clock", {"machine": machine(synchronised=False)}, "is not synchronised", "timedatectl"),
 )  # fmt: skip
@@ -474,6 +485,19 @@ def test_what_the_ports_explain_is_told_once() -> None:
     assert [(check, finding.name) for check, finding in seen] == [("ports", "api-port-taken")]
 
 
+def test_what_magid_reports_is_told_once_and_by_the_check_that_knows_more() -> None:
+    masked = with_unit("magid.socket", load="masked", active="inactive")
+    told = found(units=masked, daemon=reported("UnitMasked", "NotServing", "ServerDown"))
+    assert [finding.name for _, finding in told] == ["unit-masked"]
+    unseen = found(units=NotCollected("no systemd"), daemon=reported("UnitMasked"))
+    assert [finding.name for _, finding in unseen] == ["magid-reports"]
+    assert unseen[0][1].run == ("magictl start a b",)  # and not doctor itself
+
+
+def test_every_condition_is_known_to_doctor_by_its_name() -> None:
+    assert {*conditions._CAUSES, *conditions._LEFT_OUT} <= set(Code)
+
+
 def test_what_could_not_be_seen_is_no_finding() -> None:
     blind: dict[str, Any] = {
         field.name: NotCollected("only root can look", AS_ROOT)
@@ -501,7 +525,7 @@ def test_a_machine_without_the_service_and_without_systemd() -> None:
 def test_a_magid_that_says_nothing_is_no_sign_of_health() -> None:
     silent = results(dataclasses.replace(HEALTHY, daemon=DaemonFacts("it hangs")))
     left = {result.check.name for result in silent if result.not_made}
-    assert left == {"broken", "gpu-use", "limits", "memory", "servers"}
+    assert left == {"broken", "gpu-use", "limits", "memory", "servers", "conditions"}
 
 
 @pytest.mark.parametrize("unread", [None, NotCollected("/c: Permission denied", AS_ROOT)])

@@ -19,8 +19,9 @@ LESS_SEEN = {
     "magid-cannot-start": ("open-without-token",),
     "model-unread": ("model-file-closed", "model-way-closed", "model-folder-closed"),
     "model-unused": ("model-file-refused",),
+    "magid-reports": ("llama-server-does-not-run", "model-folder-closed", "model-folder-missing"),
 }
-HEALTHY = "no problems found (28 checks)\n"
+HEALTHY = "no problems found (29 checks)\n"
 
 
 class Doctor:

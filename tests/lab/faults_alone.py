@@ -132,6 +132,7 @@ ALONE: Final = (
         + "; systemctl start magid.socket magid.service 2>/dev/null || :",
         "port 8000 is taken by python3",
     ),
+    Fault("magid-reports", "systemctl stop magi-models.target", " stopped: "),
     Fault("launcher-silent", "rm /run/magi/launcher.sock", "magi-launcher does not answer"),
     Fault(
         "magid-silent",

@@ -7,6 +7,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
+from magid.cli import hints
 from magid.cli.client import Client
 from magid.cli.output import note, print_json, say
 from magid.cli.parser import Verbs
@@ -96,7 +97,7 @@ def _line(result: "Result") -> str:
 
 def _say_finding(name: str, finding: "Finding") -> None:
     mark = {"error": "!!", "warning": "! ", "note": "i "}[finding.severity]
-    say(f"{mark}  {name:13} {finding.what}")
+    say(f"{mark}  {name:13} {hints.translated(finding.what)}")
     if finding.why:
         say(f"{'':17} {finding.why}")
     if finding.do:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from magid.doctor.checks import (
+    conditions,
     configured,
     gpu,
     installed,
@@ -55,6 +56,7 @@ CHECKS: Final = (
     Check("limits", "the models' limits are in force", machine.limits),
     Check("memory", "the models fit into memory", machine.memory),
     Check("servers", "every server is up", running.servers),
+    Check("conditions", "magid reports nothing else", conditions.conditions),
 )
 
 

@@ -15,6 +15,7 @@ from magid.doctor.collect.commands import CannotLook, output_of
 from magid.doctor.collect.files import LAUNCHER
 from magid.doctor.facts import (
     AS_ROOT,
+    ConditionFacts,
     DaemonFacts,
     Listener,
     ModelFacts,
@@ -158,6 +159,10 @@ def daemon(ask: Ask) -> DaemonFacts | NotCollected:
         ),
         models=tuple(_model(m) for m in registry["models"].values() if m["enabled"]),
         broken=tuple((b["path"], b["reason"]) for b in registry["modelsBroken"]),
+        conditions=tuple(
+            ConditionFacts(c["code"], c["severity"], c["message"], tuple(c["remedy"]))
+            for c in status["conditions"]
+        ),
     )
 
 
