@@ -25,6 +25,7 @@ from magid.control.planner import Wanted
 from magid.control.snapshot import Phase, Snapshot
 from magid.discovery.tiers import Tier
 from magid.gateway.accounting.statistics import Histogram, ModelCounts, RequestStatistics
+from magid.gateway.accounting.token_usage import UsageStore
 from magid.gateway.dispatcher import Dispatcher
 from magid.host import usage
 from magid.host.usage import GpuMemory, ServerFigures
@@ -51,6 +52,7 @@ async def gather(ctx: Context) -> dict[str, list[Labelled]]:
         _of_gateway_servers(ctx.gateway),
         _of_gateway(ctx.gateway, daemon.config.gateway.queue_limit),
         _of_requests(ctx.gateway.statistics),
+        _of_callers(ctx.gateway.usage),
         _of_gpus(usage.memory()),
         _of_events(ctx),
     )
@@ -216,6 +218,13 @@ def _of_model(key: tuple[str, str], counts: ModelCounts) -> Named:
     yield "gateway_tokens_total", (*key, "prompt"), counts.prompt_tokens
     yield "gateway_tokens_total", (*key, "answer"), counts.answer_tokens
     yield "gateway_cached_prompt_tokens_total", key, counts.cached_tokens
+
+
+def _of_callers(store: UsageStore) -> Named:
+    for token, counts in store.by_token.items():
+        yield "gateway_caller_requests_total", (token,), counts.requests
+        yield "gateway_caller_tokens_total", (token, "prompt"), counts.prompt_tokens
+        yield "gateway_caller_tokens_total", (token, "answer"), counts.answer_tokens
 
 
 def _buckets(histogram: Histogram) -> Buckets:

@@ -23,7 +23,7 @@ from magid.api.schemas.access import (
     TokenCreated,
     TokensReply,
 )
-from magid.api.schemas.gateway import ExplainBody, Explanation, RequestsReply
+from magid.api.schemas.gateway import ExplainBody, Explanation, RequestsReply, UsageReply
 from magid.api.schemas.models import (
     DiscoveredModel,
     EnabledBody,
@@ -108,6 +108,10 @@ _MODEL = Query("model", str, "ask for this model only")
 _DRY_RUN = Query("dryRun", bool, "only answer the plan")
 _APPLY = Query("apply", bool, "false: only remember the choice")
 _LIMIT = Query("limit", int, "how many, the newest first", 1, 1100)
+_USAGE = (
+    Query("days", int, "how many days, the last one is today (UTC); 7 if not given", 1, 400),
+    Query("by", str, "what to sum by: some of day,token,model (all of them if not given)"),
+)
 _INSTANCE = Query("instance", int, "which of the model's servers, from 0", 0, 15)
 _RUN = Query("run", str, "the process start: current, previous, or all (the default)")
 _LOGS = (
@@ -203,6 +207,7 @@ ROUTES: tuple[Route, ...] = (
                   errors=(e.ModelNotFound, e.NotReady, e.ServerFailed)),
             access=Access.READ, takes_large=True),
     _get("/api/requests", requests.list_requests, RequestsReply, query=(_LIMIT,)),
+    _get("/api/usage", requests.get_usage, UsageReply, query=_USAGE),
     _delete("/api/requests/{requestId}", requests.cancel_request, Message,
             errors=(e.NotFound,)),
     _get("/metrics", metrics.get_metrics, str, media=_TEXT),

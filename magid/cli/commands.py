@@ -7,6 +7,7 @@ from magid.cli.verbs import (
     config,
     doctor,
     events,
+    help_verb,
     logs,
     plan,
     profiles,
@@ -21,13 +22,24 @@ from magid.cli.verbs import (
 
 MODULES = (
     status, servers, settings, plan, profiles, logs, chat, top, events, doctor,
-    tokens, version, completion, config, usage,
+    tokens, version, completion, config, usage, help_verb,
 )  # fmt: skip
 GROUPS = {
     "Models": ("ls", "show", "cat", "rescan"),
-    "Servers": ("status", "ps", "top", "events", "logs", "start", "stop", "restart", "wait"),
+    "Servers": (
+        "status",
+        "ps",
+        "top",
+        "usage",
+        "events",
+        "logs",
+        "start",
+        "stop",
+        "restart",
+        "wait",
+    ),
     "Decisions": ("enable", "disable", "tier", "thinking", "set", "profile", "diff", "apply"),
-    "Prompts": ("run", "route"),
+    "Prompts": ("run", "route", "usage"),
     "This machine": ("doctor", "config", "token", "version", "completion", "help"),
 }
 

@@ -15,9 +15,10 @@ from magid.catalog.profile import LoadBalancingRules
 from magid.control.daemon import Daemon
 from magid.control.state import Change
 from magid.errors import MagidError, NotReady, QueueFull, ServerLost
-from magid.gateway.accounting import request_log
+from magid.gateway.accounting import request_log, token_usage
 from magid.gateway.accounting.request_log import Outcome, Records, log_end
-from magid.gateway.accounting.statistics import OTHER, RequestStatistics
+from magid.gateway.accounting.statistics import RequestStatistics
+from magid.gateway.accounting.token_usage import OTHER, UsageStore
 from magid.gateway.proxy import health
 from magid.gateway.proxy.fleet_state import FleetState
 from magid.gateway.proxy.forward import ForwardedRequest, ResponseSink
@@ -60,7 +61,8 @@ class Dispatcher:
             self._on_rebuilt,
             self._admit,
         )
-        self.statistics = RequestStatistics(self._state.knows)
+        self.usage = UsageStore(daemon.config.state_dir / token_usage.NAME)
+        self.statistics = RequestStatistics(self._state.knows, self.usage)
         self._on_demand = OnDemand(
             daemon, self._spawn, self._state.servers_of, self._on_failed_start
         )
@@ -69,6 +71,7 @@ class Dispatcher:
     def open(self) -> None:
         """Begins to watch the servers."""
         self._spawn(self._watch())
+        self._spawn(self.usage.flush_now_and_then(self.statistics.settle))
 
     async def close(self) -> None:
         """Ends all requests in progress. Idempotent."""
@@ -79,6 +82,11 @@ class Dispatcher:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.statistics.settle()
+        try:
+            await self.usage.flush()
+        except MagidError as error:
+            log.error("%s; the usage of the last minute is lost", error)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

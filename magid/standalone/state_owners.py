@@ -18,10 +18,12 @@ from contextlib import suppress
 from pathlib import Path
 
 STATE = "/var/lib/magi"
+USAGE = f"{STATE}/usage"
 PROFILES = "/etc/magi/profiles"
 STATE_FILES = re.compile(
     r"model_registry\.json.*|tokens\.json|header_cache\.json|boot\.json|magid\.lock"
 )
+USAGE_FILES = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}\.json")
 PROFILE_FILES = re.compile(r"[^.].*\.ya?ml")
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NONBLOCK
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -34,7 +36,8 @@ def main() -> int:
         return 0  # systemd says so itself
     with suppress(OSError):
         os.mkdir(STATE, 0o750)  # noqa: PTH102
-    for folder, names in ((STATE, STATE_FILES), (PROFILES, PROFILE_FILES)):
+    places = ((STATE, STATE_FILES), (USAGE, USAGE_FILES), (PROFILES, PROFILE_FILES))
+    for folder, names in places:
         for told in adopt(folder, names, magi.pw_uid, magi.pw_gid):
             sys.stderr.write(f"{told}\n")
     return 0

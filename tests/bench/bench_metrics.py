@@ -24,6 +24,7 @@ from magid.discovery.tiers import Tier
 from magid.errors import LlamaServerMissing
 from magid.gateway.accounting.request_log import Outcome, Record, Records, of
 from magid.gateway.accounting.statistics import RequestStatistics
+from magid.gateway.accounting.token_usage import UsageStore
 from magid.gateway.dispatcher import Dispatcher
 from magid.gateway.routing.endpoints import find
 from magid.gateway.routing.request import ParsedRequest
@@ -56,7 +57,7 @@ def counting() -> None:
     assert endpoint is not None
     asked = ParsedRequest(endpoint, b"{}", {"stream": True}, "m", "1")
     route = ModelRoute("m", (), "model", Tier.FAST, reason=Reason.MODEL)
-    records, statistics = Records(), RequestStatistics(lambda _: True)
+    records, statistics = Records(), RequestStatistics(lambda _: True, UsageStore(Path("usage")))
     given = [ended(asked, "m") for _ in range(REQUESTS)]
 
     def life() -> None:

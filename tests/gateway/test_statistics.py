@@ -1,6 +1,7 @@
 """Counts of ended requests: which label each gets, what is measured, and that both are bounded."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +12,10 @@ from magid.gateway.accounting.request_log import Outcome, Record
 from magid.gateway.accounting.statistics import (
     BATCH,
     MAX_MODELS,
-    OTHER,
     Histogram,
     RequestStatistics,
 )
+from magid.gateway.accounting.token_usage import OTHER, UsageStore
 from magid.gateway.routing.resolver import ModelRoute, Reason
 
 PATH = "/v1/chat/completions"
@@ -40,8 +41,8 @@ def route(reason: Reason = Reason.SCORE, wanted: Tier | None = Tier.FAST) -> Mod
 
 
 @pytest.fixture
-def counts() -> RequestStatistics:
-    return RequestStatistics(lambda name: name.startswith("m"))
+def counts(tmp_path: Path) -> RequestStatistics:
+    return RequestStatistics(lambda name: name.startswith("m"), UsageStore(tmp_path))
 
 
 def test_a_request_is_counted_by_all_that_is_known_of_it(counts: RequestStatistics) -> None:

@@ -64,3 +64,23 @@ class RequestsReply(TypedDict):
     running: int
     waiting: int
     requests: list[GatewayRequest]
+
+
+class UsageFigures(TypedDict):
+    requests: int
+    promptTokens: int
+    cachedTokens: int
+    answerTokens: int
+
+
+class UsageRow(UsageFigures):
+    """`token` is empty for callers without one; what is not grouped by is null."""
+
+    day: str | None
+    token: str | None
+    model: str | None
+
+
+UsageReply = TypedDict(
+    "UsageReply", {"from": str, "to": str, "rows": list[UsageRow], "total": UsageFigures}
+)

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 
 from msgspec import Struct, field
 
-from magid.gateway.accounting.request_log import Outcome, Record
+from magid.gateway.accounting.request_log import Outcome, Record, Usage
+from magid.gateway.accounting.token_usage import OTHER, UsageStore
 from magid.gateway.routing.resolver import ModelRoute
 
 # Seconds. A token of a small model takes milliseconds, a long answer of a large one minutes; the
@@ -21,7 +22,7 @@ WAIT_BOUNDS = (0.001, 0.01, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 # Tokens a second: reading speed is 5 to 10.
 SPEED_BOUNDS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 50.0, 75.0, 100.0, 150.0, 250.0, 500.0, 1000.0)
 
-OTHER, NONE = "other", "none"  # a name that is no model's; nothing was chosen
+NONE = "none"  # nothing was chosen
 MAX_MODELS = 500  # counted one by one; models come and go while counts only grow
 BATCH = 64  # about 0.2 ms
 
@@ -59,10 +60,14 @@ DecisionKey = tuple[str, str, str]  # reason, the tier that was wanted, the tier
 
 
 class RequestStatistics:
-    """Lives on the event loop. `is_known` tells a model's id from whatever a client has sent."""
+    """Lives on the event loop. `is_known` tells a model's id from whatever a client has sent.
 
-    def __init__(self, is_known: Callable[[str], bool]) -> None:
+    Requests that reached a server are counted in `usage` too.
+    """
+
+    def __init__(self, is_known: Callable[[str], bool], usage: UsageStore) -> None:
         self._is_known = is_known
+        self._usage = usage
         self._new: list[tuple[Record, ModelRoute | None]] = []
         self._names: set[str] = set()
         self._requests: Counter[RequestKey] = Counter()
@@ -75,32 +80,33 @@ class RequestStatistics:
         new = self._new
         new.append((record, route))
         if len(new) >= BATCH:
-            self._settle()
+            self.settle()
 
     @property
     def requests(self) -> Counter[RequestKey]:
-        self._settle()
+        self.settle()
         return self._requests
 
     @property
     def decisions(self) -> Counter[DecisionKey]:
         """Of routes that led somewhere."""
-        self._settle()
+        self.settle()
         return self._decisions
 
     @property
     def models(self) -> dict[tuple[str, str], ModelCounts]:
         """By model and tier, of requests that reached a server."""
-        self._settle()
+        self.settle()
         return self._models
 
     @property
     def durations_s(self) -> dict[tuple[str, str, str], Histogram]:
         """By model, tier and path, of requests that went well: a path has a length of its own."""
-        self._settle()
+        self.settle()
         return self._durations
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
+        """Counts what has ended since; reading a figure does so too. Idempotent."""
         new, self._new = self._new, []
         for record, route in new:
             self._count(record, route)
@@ -121,7 +127,9 @@ class RequestStatistics:
             counts = self._models.get((model, taken))
             if counts is None:
                 counts = self._models[model, taken] = ModelCounts()
-            _measure(counts, record)
+            usage = record.usage
+            _measure(counts, record, usage)
+            self._usage.count(record.at, record.token, model, usage)
         if record.outcome is Outcome.OK and record.duration_s is not None:
             whole = self._durations.get((model, taken, record.path))
             if whole is None:
@@ -145,12 +153,11 @@ def _code(record: Record) -> int | str:
     return 499 if record.outcome is Outcome.CANCELLED else record.problem
 
 
-def _measure(counts: ModelCounts, record: Record) -> None:
+def _measure(counts: ModelCounts, record: Record, usage: Usage | None) -> None:
     if record.sent_s is not None:
         counts.waited_s.observe(record.sent_s)
     if record.outcome is Outcome.OK and record.first_token_s is not None:
         counts.first_token_s.observe(record.first_token_s)
-    usage = record.usage
     if usage is None:
         return
     counts.prompt_tokens += usage.prompt_tokens or 0

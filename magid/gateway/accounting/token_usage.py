@@ -1,0 +1,226 @@
+"""Counts requests and tokens by day, caller and model: what a bill or a limit is made from.
+
+Durable: a file for each day in `usage/` of the state directory, written at most FLUSH_S after a
+request has ended; what is younger is lost if magid is killed. A file that cannot be read is set
+aside, and counting goes on. Days begin at 00:00 UTC.
+"""
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from magid.errors import MagidError
+from magid.files.atomic import cannot_write, discard, sync_directory, write_temporary
+from magid.gateway.accounting.request_log import Usage
+
+log = logging.getLogger(__name__)
+
+FLUSH_S = 60.0
+KEPT_DAYS = 400  # a year, and a month to look back on it
+MAX_ROWS = 20_000  # of one day; what comes on top is counted for OTHER
+MAX_BYTES = 16 * 2**20  # of a file: MAX_ROWS take 4 MiB
+OTHER = "other"  # what is not counted one by one
+NAME = "usage"
+_FILE = re.compile(r"\d{4}-\d{2}-\d{2}\.json")
+
+Key = tuple[str, str]  # the token's name, "" for callers without one; the model's id
+
+
+class UsageCounts(Struct, rename="camel"):
+    """Of requests that reached a server. Tokens are those that the servers have counted."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0  # of the prompt tokens, those that did not have to be read again
+    answer_tokens: int = 0
+
+    def add(self, more: "UsageCounts") -> None:
+        self.requests += more.requests
+        self.prompt_tokens += more.prompt_tokens
+        self.cached_tokens += more.cached_tokens
+        self.answer_tokens += more.answer_tokens
+
+
+Day = dict[Key, UsageCounts]
+
+
+class _Row(UsageCounts, rename="camel", kw_only=True):
+    token: str
+    model: str
+
+
+class _File(Struct):
+    format: int
+    rows: list[_Row]
+
+
+def day_of(seconds: float) -> str:
+    """Returns the UTC day of this time since the epoch, as 2026-11-29."""
+    return datetime.fromtimestamp(seconds, UTC).date().isoformat()
+
+
+def last_days(count: int, today: str) -> list[str]:
+    """Returns so many days, oldest first; the last one is `today`."""
+    end = date.fromisoformat(today)
+    return [(end - timedelta(days=back)).isoformat() for back in range(count - 1, -1, -1)]
+
+
+def grouped(days: Mapping[str, Day], by: Collection[str]) -> dict[tuple[str, ...], UsageCounts]:
+    """Returns the sums by these of day, token and model; what is not in `by` is "" in the key."""
+    found: dict[tuple[str, ...], UsageCounts] = {}
+    for day, counts in days.items():
+        for (token, model), figures in counts.items():
+            values = {"day": day, "token": token, "model": model}
+            key = tuple(value if name in by else "" for name, value in values.items())
+            found.setdefault(key, UsageCounts()).add(figures)
+    return found
+
+
+def merge(counts: Day, more: Mapping[Key, UsageCounts]) -> None:
+    """Adds `more` to `counts`, which stays bounded."""
+    for key, figures in more.items():
+        kept = counts.get(key)
+        if kept is None:
+            if len(counts) >= MAX_ROWS:
+                key = (OTHER, OTHER)
+            kept = counts.setdefault(key, UsageCounts())
+        kept.add(figures)
+
+
+class UsageStore:
+    """The one owner of the usage files. Lives on the event loop; what blocks runs in a thread."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = asyncio.Lock()
+        self._new: dict[str, Day] = {}  # by day: not in the files yet
+        self.by_token: dict[str, UsageCounts] = {}  # since magid has started; bounded like a day
+
+    def count(self, at: float, token: str, model: str, usage: Usage | None) -> None:
+        """Counts a request that came at this time and has ended. Does not block."""
+        counts = UsageCounts(1)
+        if usage is not None:
+            counts.prompt_tokens = usage.prompt_tokens or 0
+            counts.cached_tokens = usage.cached_tokens or 0
+            counts.answer_tokens = usage.answer_tokens or 0
+        merge(self._new.setdefault(day_of(at), {}), {(token, model): counts})
+        if token not in self.by_token and len(self.by_token) >= MAX_ROWS:
+            token = OTHER
+        self.by_token.setdefault(token, UsageCounts()).add(counts)
+
+    async def flush(self) -> None:
+        """Writes what is new. Raises CannotWrite; nothing is lost then. Idempotent."""
+        await asyncio.shield(asyncio.ensure_future(self._flush()))
+
+    async def _flush(self) -> None:
+        async with self._lock:
+            for day, new in list(self._new.items()):
+                del self._new[day]
+                try:
+                    await asyncio.to_thread(add_to_file, self._folder / f"{day}.json", new)
+                except BaseException:
+                    merge(new, self._new.get(day, {}))
+                    self._new[day] = new
+                    raise
+
+    async def flush_now_and_then(self, settle: Callable[[], None]) -> None:
+        """Flushes every FLUSH_S, after `settle`; once a day removes files older than KEPT_DAYS."""
+        cleaned, failed = "", False
+        while True:
+            await asyncio.sleep(FLUSH_S)
+            settle()
+            try:
+                await self.flush()
+                failed = False
+            except MagidError as error:
+                if not failed:
+                    log.warning("%s; the usage of tokens is kept in memory meanwhile", error)
+                failed = True
+            today = day_of(time.time())
+            if cleaned != today:
+                cleaned = today
+                await asyncio.to_thread(remove_before, self._folder, last_days(KEPT_DAYS, today)[0])
+
+    async def read(self, days: Iterable[str]) -> dict[str, Day]:
+        """Returns the counts of these days, those of the last minute included."""
+        days = list(days)
+        async with self._lock:
+            found = await asyncio.to_thread(_read_days, self._folder, days)
+            for day in days:
+                merge(found[day], self._new.get(day, {}))
+        return found
+
+
+# -- the files: everything here blocks ---------------------------------------------------------
+
+
+def add_to_file(path: Path, new: Mapping[Key, UsageCounts]) -> None:
+    """Adds to the file of a day; durable on return. Raises CannotWrite; then it stays as it was."""
+    counts = read_file(path, set_aside=True)
+    merge(counts, new)
+    rows = [
+        _Row(
+            token=token, model=model, requests=c.requests, prompt_tokens=c.prompt_tokens,
+            cached_tokens=c.cached_tokens, answer_tokens=c.answer_tokens,
+        )
+        for (token, model), c in sorted(counts.items())
+    ]  # fmt: skip
+    content = msgspec.json.format(msgspec.json.encode(_File(1, rows)), indent=1) + b"\n"
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        temporary = write_temporary(path, content, mode=0o600)
+        try:
+            temporary.rename(path)
+        except BaseException:
+            discard(temporary)
+            raise
+        sync_directory(path.parent)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+def read_file(path: Path, *, set_aside: bool = False) -> Day:
+    """Returns a day's counts; empty where there is no file that can be used.
+
+    With `set_aside` a file that cannot be used is renamed, so that it is not written over.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise ValueError(f"it is larger than {MAX_BYTES} bytes")
+        found = msgspec.json.decode(content, type=_File)
+        if found.format != 1:
+            raise ValueError(f"its format is {found.format}, and this magid knows format 1")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        log.warning("cannot use %s: %s; its counts are left out", path, error)
+        if set_aside:
+            with suppress(OSError):
+                path.rename(path.with_suffix(".unreadable"))
+        return {}
+    day: Day = {}
+    for row in found.rows:
+        merge(day, {(row.token, row.model): row})
+    return day
+
+
+def _read_days(folder: Path, days: Iterable[str]) -> dict[str, Day]:
+    return {day: read_file(folder / f"{day}.json") for day in days}
+
+
+def remove_before(folder: Path, first: str) -> None:
+    """Removes the files of days before `first`. Never fails."""
+    with suppress(OSError):
+        for path in list(folder.iterdir()):
+            if _FILE.fullmatch(path.name) and path.stem < first:
+                discard(path)
