@@ -10,12 +10,13 @@ from collections.abc import Generator, Mapping
 from typing import Any
 
 from msgspec import Struct
+from pydantic_core import to_json
 
 from magid.auth import origins
 from magid.auth.token_store import Caller
 from magid.auth.tokens import Credential, credential_from_headers
 from magid.errors import InvalidInput, TooLarge
-from magid.gateway.routing import nulls
+from magid.gateway.routing import compatibility, nulls
 from magid.gateway.routing.endpoints import Endpoint
 from magid.gateway.routing.outline import WHOLE_BYTES, Outline
 from magid.gateway.routing.request import ParsedRequest, parse, parse_large, parse_query
@@ -221,14 +222,18 @@ class RequestBuilder(Struct, frozen=True):
         if self.endpoint.asks_by_query:
             return self._parsed(b"", *parse_query(self.head.query))
         fields, model = parse(self.endpoint, body)
-        return self._parsed(nulls.without(self.endpoint, bytes(body), fields), fields, model)
+        body = nulls.without(self.endpoint, bytes(body), fields)
+        if compatibility.adapt(self.endpoint, fields):
+            body = to_json(fields)
+        return self._parsed(body, fields, model)
 
     def build_in_steps(self, body: bytes | bytearray) -> Generator[None, None, ParsedRequest]:
         """The same for a large body, in steps between which others have their turn."""
         fields, model, outline = yield from parse_large(self.endpoint, body)
         yield
         request = self._parsed(body, fields, model, outline)
-        if nulls.dropped(self.endpoint, fields):
+        changed = bool(nulls.dropped(self.endpoint, fields))
+        if compatibility.adapt(self.endpoint, fields) or changed:
             request = request.changed(fields)
         if self.endpoint.generates:
             yield

@@ -1,0 +1,47 @@
+"""What clients send and llama-server 0.7.0 refuses or ignores, in a form that it takes. Pure."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from magid.gateway.routing.endpoints import Endpoint
+
+RESPONSES = "/v1/responses"
+
+
+def adapt(endpoint: Endpoint, fields: dict[str, Any]) -> bool:
+    """Changes the fields of a request where needed; returns whether it did."""
+    return endpoint.path == RESPONSES and _complete_input(fields)
+
+
+def _complete_input(fields: dict[str, Any]) -> bool:
+    """Completes what a client sends back of an earlier turn: messages and reasoning.
+
+    A message of the assistant has to say that it is one. Reasoning has to have its text, which
+    OpenAI keeps to itself: its summary takes the place, and without one there is nothing to say.
+    """
+    items = fields.get("input")
+    if not isinstance(items, list):
+        return False
+    changed, kept = False, []
+    for item in items:
+        if isinstance(item, dict):
+            kind = item.get("type")
+            if kind is None and item.get("role") == "assistant" and "content" in item:
+                item["type"], changed = "message", True
+            elif kind == "reasoning" and not item.get("content"):
+                changed = True
+                item["content"] = [{"type": "reasoning_text", "text": t} for t in _summary(item)]
+                if not item["content"]:
+                    continue
+        kept.append(item)
+    if changed:
+        fields["input"] = kept
+    return changed
+
+
+def _summary(item: dict[str, Any]) -> Iterator[str]:
+    parts = item.get("summary")
+    for part in parts if isinstance(parts, list) else ():
+        text = part.get("text") if isinstance(part, dict) else None
+        if isinstance(text, str) and text:
+            yield text

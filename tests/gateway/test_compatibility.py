@@ -1,0 +1,132 @@
+"""What llama-server refuses or ignores, in a form that it takes; all else goes on as it came."""
+
+import copy
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from magid.auth.authenticator import LOCAL
+from magid.gateway.frontend.request_reader import RequestBuilder, parse_request_head
+from magid.gateway.routing.endpoints import find
+from magid.gateway.routing.outline import WHOLE_BYTES
+from magid.gateway.routing.request import ParsedRequest
+from tests.support import fleets, ggufs
+from tests.support.deadlines import DEADLINE_S
+from tests.support.fleets import SMALL
+from tests.support.rest import Parts
+from tests.support.running import Running
+
+CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
+LONG = "x" * (WHOLE_BYTES + 1)
+
+
+def built(path: str, body: bytes) -> ParsedRequest:
+    """The request as it goes on to a server."""
+    endpoint = find("POST", path)
+    assert endpoint is not None
+    head = parse_request_head(b"POST %b HTTP/1.1\r\nHost: x" % path.encode(), None)
+    builder = RequestBuilder(endpoint, head, "1", "client", LOCAL)
+    if len(body) <= WHOLE_BYTES:
+        return builder.build(body)
+    steps = builder.build_in_steps(body)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            request: ParsedRequest = end.value
+            return request
+
+
+def sent(path: str, fields: dict[str, Any]) -> Any:
+    """The body that a server gets; also of the same request with much text."""
+    small = built(path, json.dumps(fields).encode())
+    large = built(path, json.dumps({**fields, "metadata": {"x": LONG}}).encode())
+    body = b"".join(large.pieces) if large.pieces else bytes(large.body)
+    found = json.loads(body)
+    assert found.pop("metadata") == {"x": LONG}
+    assert found == json.loads(bytes(small.body))
+    return found
+
+
+USER = {"role": "user", "content": "hi"}
+SUMMARY = [{"type": "summary_text", "text": "s"}, {"type": "summary_text", "text": "t"}]
+SUMMED = [{"type": "reasoning_text", "text": "s"}, {"type": "reasoning_text", "text": "t"}]
+WHOLE = {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "r"}]}
+
+
+@pytest.mark.parametrize(
+    ("items", "meant"),
+    [
+        ([{"role": "assistant", "content": "a"}],
+         [{"role": "assistant", "content": "a", "type": "message"}]),
+        ([{"role": "assistant", "content": "a", "type": None}],
+         [{"role": "assistant", "content": "a", "type": "message"}]),
+        ([{"type": "reasoning", "summary": SUMMARY}],
+         [{"type": "reasoning", "summary": SUMMARY, "content": SUMMED}]),
+        ([{"type": "reasoning", "summary": SUMMARY, "content": None}, USER],
+         [{"type": "reasoning", "summary": SUMMARY, "content": SUMMED}, USER]),
+        ([{"type": "reasoning", "summary": [], "content": [], "encrypted_content": "x"}, USER],
+         [USER]),
+        ([{"type": "reasoning", "summary": "odd"}, USER], [USER]),
+    ],
+)  # fmt: skip
+def test_items_of_an_earlier_turn(items: list[Any], meant: list[Any]) -> None:
+    fields = {"model": SMALL, "input": items}
+    assert sent(RESPONSES, copy.deepcopy(fields)) == {"model": SMALL, "input": meant}
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        (RESPONSES, {"input": "hi"}),
+        (RESPONSES, {"input": [USER, 1, None, {"role": "assistant"}, WHOLE, {"type": "x"}]}),
+        (RESPONSES, {"input": [{"type": "message", "role": "assistant", "content": "a"}]}),
+        (CHAT, {"input": [{"role": "assistant", "content": "a"}], "messages": [USER]}),
+    ],
+)
+def test_what_llama_server_takes_goes_on_byte_by_byte(path: str, fields: dict[str, Any]) -> None:
+    body = json.dumps(fields, indent=1).encode()
+    assert built(path, body).body == body
+    assert sent(path, fields) == fields
+
+
+# -- with a real llama-server --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def magid(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    def write(models: Path) -> None:
+        fleets.write_conversations(models)
+        ggufs.write_chat_model(
+            models / "Caller-F16.gguf", name="Caller", quantization="F16",
+            template=ggufs.TOOL_TEMPLATE, answer=ggufs.TOOL_ANSWER,
+        )  # fmt: skip
+
+    with fleets.fleet(parts, tmp_path_factory.mktemp("compatibility"), write) as running:
+        yield running
+
+
+@pytest.fixture
+def ai(magid: Running) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(
+        base_url=f"{magid.url}/v1", api_key="any", timeout=DEADLINE_S, max_retries=0
+    ) as made:
+        yield made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["fast", "powerful"])
+def test_a_second_turn_of_responses(ai: openai.OpenAI, model: str) -> None:
+    turns: list[Any] = [{"role": "user", "content": "Hello"}]
+    first = ai.responses.create(model=model, input=turns)
+    assert ("reasoning" in [item.type for item in first.output]) is (model == "powerful")
+    again = {"role": "user", "content": "And then?"}
+    plain = {"role": "assistant", "content": first.output_text}
+    bare = {"type": "reasoning", "id": "rs_1", "summary": SUMMARY}
+    earlier: list[list[Any]] = [[*first.output], [plain], [bare, plain]]
+    for items in earlier:
+        ai.responses.create(model=model, input=[*turns, *items, again])
