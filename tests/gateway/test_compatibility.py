@@ -10,6 +10,7 @@ import openai
 import pytest
 
 from magid.auth.authenticator import LOCAL
+from magid.errors import InvalidInput
 from magid.gateway.frontend.request_reader import RequestBuilder, parse_request_head
 from magid.gateway.routing.endpoints import find
 from magid.gateway.routing.outline import WHOLE_BYTES
@@ -79,9 +80,52 @@ def test_items_of_an_earlier_turn(items: list[Any], meant: list[Any]) -> None:
     assert sent(RESPONSES, copy.deepcopy(fields)) == {"model": SMALL, "input": meant}
 
 
+def function(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": {}}}
+
+
+def flat(name: str) -> dict[str, Any]:
+    return {"type": "function", "name": name, "parameters": {}}
+
+
+def tool(name: str) -> dict[str, Any]:
+    return {"name": name, "input_schema": {"type": "object", "properties": {}}}
+
+
+ONE = {"type": "function", "function": {"name": "b"}}
+FLAT = {"type": "function", "name": "b"}
+CHOSEN = {"type": "tool", "name": "b", "disable_parallel_tool_use": True}
+
+
+@pytest.mark.parametrize(
+    ("path", "tools", "choice", "left", "meant"),
+    [
+        (CHAT, [function("a"), function("b")], ONE, [function("b")], "required"),
+        (RESPONSES, [flat("b"), {"type": "x"}, flat("a")], FLAT, [flat("b")], "required"),
+        (MESSAGES, [tool("a"), tool("b")], CHOSEN, [tool("b")],
+         {"type": "any", "disable_parallel_tool_use": True}),
+    ],
+)  # fmt: skip
+def test_the_tool_that_has_to_be_called(
+    path: str, tools: list[Any], choice: Any, left: list[Any], meant: Any
+) -> None:
+    fields = {"model": SMALL, "tools": tools, "tool_choice": choice}
+    assert sent(path, fields) == {**fields, "tools": left, "tool_choice": meant}
+
+
+@pytest.mark.parametrize("tools", [None, [], "b", [function("a"), None, 1]])
+def test_a_choice_of_a_tool_that_is_not_there(tools: Any) -> None:
+    with pytest.raises(InvalidInput, match="tool_choice is for 'b'") as refused:
+        sent(CHAT, {"tools": tools, "tool_choice": ONE})
+    assert refused.value.details == {"field": "tool_choice"}
+
+
 @pytest.mark.parametrize(
     ("path", "fields"),
     [
+        (CHAT, {"tools": [function("a")], "tool_choice": "required"}),
+        (CHAT, {"tools": [function("a")], "tool_choice": {"type": "function"}}),
+        (MESSAGES, {"tools": [tool("a")], "tool_choice": {"type": "any"}}),
         (RESPONSES, {"input": "hi"}),
         (RESPONSES, {"input": [USER, 1, None, {"role": "assistant"}, WHOLE, {"type": "x"}]}),
         (RESPONSES, {"input": [{"type": "message", "role": "assistant", "content": "a"}]}),
@@ -124,9 +168,52 @@ def test_a_second_turn_of_responses(ai: openai.OpenAI, model: str) -> None:
     turns: list[Any] = [{"role": "user", "content": "Hello"}]
     first = ai.responses.create(model=model, input=turns)
     assert ("reasoning" in [item.type for item in first.output]) is (model == "powerful")
-    again = {"role": "user", "content": "And then?"}
+    again: Any = {"role": "user", "content": "And then?"}
     plain = {"role": "assistant", "content": first.output_text}
     bare = {"type": "reasoning", "id": "rs_1", "summary": SUMMARY}
     earlier: list[list[Any]] = [[*first.output], [plain], [bare, plain]]
     for items in earlier:
         ai.responses.create(model=model, input=[*turns, *items, again])
+
+
+EMPTY = {"type": "object", "properties": {}}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["look", "other"])
+def test_llama_server_calls_that_tool(magid: Running, name: str) -> None:
+    """The model would call `look`, which it was made to do."""
+    both = ("look", "other")
+    chat = {**fleets.chat("Caller-F16"), "max_tokens": 60, "temperature": 0}
+    with fleets.client(magid) as client:
+        answer = client.post(
+            CHAT,
+            json={
+                **chat,
+                "tools": [
+                    {"type": "function", "function": {"name": n, "parameters": EMPTY}} for n in both
+                ],
+                "tool_choice": {"type": "function", "function": {"name": name}},
+            },
+        ).json()
+        calls = answer["choices"][0]["message"]["tool_calls"]
+        assert {call["function"]["name"] for call in calls} == {name}
+        answer = client.post(
+            RESPONSES,
+            json={
+                "model": "Caller-F16", "input": "hi", "max_output_tokens": 60, "temperature": 0,
+                "tools": [{"type": "function", "name": n, "parameters": EMPTY} for n in both],
+                "tool_choice": {"type": "function", "name": name},
+            },
+        ).json()  # fmt: skip
+        calls = [item for item in answer["output"] if item["type"] == "function_call"]
+        assert {call["name"] for call in calls} == {name}
+        answer = client.post(
+            MESSAGES,
+            json={
+                **chat,
+                "tools": [{"name": n, "input_schema": EMPTY} for n in both],
+                "tool_choice": {"type": "tool", "name": name},
+            },
+        ).json()
+        assert {p["name"] for p in answer["content"] if p["type"] == "tool_use"} == {name}
