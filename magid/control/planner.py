@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from magid.catalog.effective import Model, server_specs
 from magid.llama.spec import ServerSpec
+from magid.llama.spec_values import differences
 from magid.servers.backend import ObservedServer, ServerState
 
 
@@ -137,7 +138,7 @@ def _why_stop(server: ObservedServer, spec: ServerSpec | None, wanted: Wanted) -
     if spec.model_id != server.model_id:
         return f"its port now belongs to {spec.model_id}"
     if spec.hash != server.spec_hash:
-        return "its settings or its file changed"
+        return differences(server.values, spec)
     return ""
 
 
@@ -157,7 +158,7 @@ def _why_start(spec: ServerSpec, server: ObservedServer | None) -> str:
     if server is None:
         return "wanted, and not running"
     if spec.hash != server.spec_hash:
-        return "its settings or its file changed" if server.state.is_running else "wanted"
+        return differences(server.values, spec) if server.state.is_running else "wanted"
     if server.state is ServerState.FAILED:
         return "wanted; it failed before"
     if server.state in (ServerState.STOPPED, ServerState.STOPPING):

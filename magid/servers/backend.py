@@ -12,7 +12,9 @@ from typing import Protocol
 from msgspec import Struct
 
 from magid.host.usage import ServerFigures
+from magid.llama import spec_values
 from magid.llama.spec import ServerSpec
+from magid.llama.spec_values import SpecValues
 from magid.log.buffer import LogLine
 from magid.systemd.unit_names import unit_name
 
@@ -60,6 +62,7 @@ class ObservedServer(Struct, frozen=True):
     restarts: int = 0  # automatic restarts since the last requested start
     invocation_id: str | None = None  # one per process start
     uid: int | None = None  # of the user it runs as; None if unknown
+    values: SpecValues = ()  # what it was started with, as far as is known
 
     @property
     def unit(self) -> str:
@@ -88,6 +91,7 @@ def initial_state(spec: ServerSpec) -> ObservedServer:
         spec_hash=spec.hash,
         state=ServerState.STARTING,
         host=spec.host,
+        values=spec_values.of_spec(spec),
     )
 
 

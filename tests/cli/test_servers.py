@@ -56,6 +56,7 @@ def test_wait_means_what_is_wanted_now(type_in: Type) -> None:
     type_in(f"set {ALPHA} ctxSize=256")
     late = type_in(f"wait {ALPHA} --timeout 2", 124)
     assert late.stderr.endswith("try: magictl diff, magictl ps -a\n")
+    assert f"{ALPHA}: settings changed: ctxSize 512 -> 256\n" in type_in("diff").stdout
     type_in("apply")
     assert type_in(f"wait {ALPHA}").stdout == f"{ALPHA} is ready\n"
     type_in(f"set {ALPHA} ctxSize=")

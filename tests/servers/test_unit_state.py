@@ -76,6 +76,21 @@ def test_the_user_of_the_moment(properties: dict[str, Any], uid: int | None) -> 
     assert observed_from(unit(**properties)).uid == uid
 
 
+ARGV = ["python3", "-I", "exec_model.py", "/models/demo.gguf", "--", "/usr/bin/llama-server"]
+ARGV += ["--model", "/models/demo.gguf", "--host", "127.0.0.1", "--parallel", "2", "--temp", "1"]
+COMMAND = [("python3", ARGV, False, 0, 0, 0, 0, 0, 0, 0)]
+LIMITS = {"MemoryMax": 2**32, "CPUQuotaPerSecUSec": 2**64 - 1}
+
+
+def test_what_it_was_started_with() -> None:
+    shown = dict(observed_from(unit(ExecStart=COMMAND, **LIMITS)).values)
+    assert (shown["parallel"], shown["ctx_size"], shown["extra_args"]) == ("2", None, "--temp 1")
+    assert (shown["memory_max"], shown["cpu_quota"]) == (str(2**32), None)
+    by_hand = dict(observed_from(unit(ExecStart=COMMAND, **LIMITS, DropInPaths=["/x"])).values)
+    assert "memory_max" not in by_hand
+    assert observed_from(unit()).values == ()  # not what the launcher writes
+
+
 def test_unit_path() -> None:
     assert unit_path(8080) == "/org/freedesktop/systemd1/unit/llama_2dserver_408080_2eservice"
 

@@ -12,7 +12,9 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from magid.llama import spec_values
 from magid.llama.log_errors import error_text
+from magid.llama.spec_values import SpecValues
 from magid.servers.backend import ObservedServer, ServerState, restarting_in
 from magid.systemd.unit_names import port_in
 
@@ -97,7 +99,25 @@ def observed_from(properties: Mapping[str, Any], quote: str = "") -> ObservedSer
         restarts=_restarts(properties),
         invocation_id=invocation_of(properties),
         uid=_uid(properties),
+        values=_values(properties),
     )
+
+
+def _values(properties: Mapping[str, Any]) -> SpecValues:
+    """Returns what the unit's command shows; and its limits, unless a drop-in may have set them."""
+    commands = properties.get("ExecStart") or ()
+    words = list(commands[-1][1]) if commands else []
+    if "--" not in words:  # it stands between exec_model.py and the server's own command
+        return ()
+    found = spec_values.of_command([str(word) for word in words[words.index("--") + 1 :]])
+    if properties.get("DropInPaths") or not {"MemoryMax", "CPUQuotaPerSecUSec"} <= set(properties):
+        return found
+    memory, quota = figure(properties["MemoryMax"]), figure(properties["CPUQuotaPerSecUSec"])
+    limits = (
+        ("memory_max", None if memory is None else str(memory)),
+        ("cpu_quota", None if quota is None else str(quota // 10_000)),
+    )
+    return (*found, *limits)
 
 
 def _uid(properties: Mapping[str, Any]) -> int | None:
