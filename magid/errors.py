@@ -71,6 +71,10 @@ class MethodNotAllowed(MagidError):
     """The path exists, but not with this method."""
 
 
+class NotSupported(MagidError):
+    """A call of another program's API that magid knows, and does not have."""
+
+
 class Conflict(MagidError):
     """The request is valid, but the current state forbids it."""
 

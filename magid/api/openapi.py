@@ -138,6 +138,11 @@ _SHAPES = {
         "required": ["type", "error"],
         "properties": {"type": {"const": "error"}, "error": _OPEN},
     },
+    Style.OLLAMA: {
+        "type": "object",
+        "required": ["error"],
+        "properties": {"error": {"type": "string"}},
+    },
 }
 
 

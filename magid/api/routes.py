@@ -158,6 +158,7 @@ ID, SID, NAME = f"{M}/{{modelId}}", f"{S}/{{modelId}}", f"{P}/{{name}}"
 
 # fmt: off
 ROUTES: tuple[Route, ...] = (
+    _probe("/", health.root, str, media=_TEXT[:1]),
     _probe("/livez", health.livez, LiveReply),
     _probe("/readyz", health.readyz, HealthReply, more=(503,), query=(_MODEL,), errors=_UNKNOWN),
     _probe("/healthz", health.readyz, HealthReply, more=(503,), query=(_MODEL,), errors=_UNKNOWN),

@@ -22,6 +22,7 @@ STATUS: Mapping[type[errors.MagidError], int] = {
     errors.QueueFull: 429,
     errors.RescanFailed: 500,
     errors.AlreadyRunning: 500,
+    errors.NotSupported: 501,
     errors.NotReady: 503,
     errors.ServerFailed: 503,
     errors.ServerLost: 502,

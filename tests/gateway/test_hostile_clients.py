@@ -51,7 +51,11 @@ def check_refused(endpoint: Endpoint, answer: httpx.Response, status: int) -> No
     """In the shape that the endpoint's SDK reads, and with no leave for a page to read it."""
     assert answer.status_code == status, answer.text
     error = answer.json()
-    assert error["error"]["message"].startswith("cannot ")
+    if endpoint.style is Style.OLLAMA:
+        assert error.keys() == {"error"}
+        assert error["error"].startswith("cannot ")
+    else:
+        assert error["error"]["message"].startswith("cannot ")
     assert (error.get("type") == "error") is (endpoint.style is Style.ANTHROPIC)
     assert not [name for name in answer.headers if name.startswith("access-control-")]
 
@@ -115,6 +119,8 @@ def test_a_form(client: httpx.Client, endpoint: Endpoint, kind: str) -> None:
 @endpoints
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "TRACE", "PROPFIND"])
 def test_other_methods(client: httpx.Client, endpoint: Endpoint, method: str) -> None:
+    if method == endpoint.method:
+        return
     answer = client.request(method, path_of(endpoint), data={"_method": endpoint.method})
     check_refused(endpoint, answer, 405)
     allowed = set(answer.headers["allow"].split(", "))

@@ -22,8 +22,9 @@ from tests.support.running import Running
 Operation = APIOperation[Any, Any, Any, Any]
 AnyCase = Case[Any]
 
-# Documented, and no fault of the daemon: a server failed, is not ready, is late; the disk is full.
-ALLOWED = (502, 503, 504, 507)
+# Documented, and no fault of the daemon: a call that it does not have; a server failed, is not
+# ready, is late; the disk is full.
+ALLOWED = (501, 502, 503, 504, 507)
 LONGEST_WAIT_S = 0.5
 # Values that path parameters take beside made-up ones: of `rest.serving`.
 NAMES = {

@@ -12,6 +12,7 @@ from magid.api.schemas import servers as server_schemas
 from magid.control.conditions import DaemonCondition, Severity, messages
 from magid.control.planner import Plan
 from magid.discovery.tiers import Tier
+from magid.http import request_rules
 from magid.servers.backend import ServerState
 
 
@@ -79,6 +80,13 @@ def _planned(message: str, plan: Plan, found: Iterable[DaemonCondition]) -> Repl
     if plan.is_empty:
         message = "Nothing to do: what runs is what is wanted"
     return reply(views.plan_reply(message, plan, found), 200 if plan.is_empty else 202)
+
+
+async def root(ctx: Context, call: Call) -> Reply:
+    """What Ollama's clients look for before they ask; a browser gets 404."""
+    if "text/html" in (call.accept or ""):
+        raise request_rules.unknown_path("/")
+    return Reply(b"Ollama is running", content_type="text/plain; charset=utf-8")
 
 
 async def livez(ctx: Context, call: Call) -> Reply:

@@ -1,13 +1,16 @@
 """The gateway's answers that no server is asked for: lists, and changes of what runs."""
 
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from urllib.parse import unquote
 
 from msgspec import Struct
 from pydantic_core import from_json, to_json
 
-from magid.errors import InvalidInput, ModelNotFound
+from magid.errors import InvalidInput, ModelNotFound, NotSupported
 from magid.gateway.dispatcher import Dispatcher
+from magid.gateway.ollama import models as ollama
 from magid.gateway.routing import fleet, resolver
 from magid.gateway.routing.endpoints import Endpoint
 from magid.gateway.routing.fleet import Fleet
@@ -64,14 +67,65 @@ def _unload(dispatcher: Dispatcher, request: OwnRequest) -> bytes:
     return _SUCCESS
 
 
+# -- Ollama's API --------------------------------------------------------------------------------
+
+
+def _version(dispatcher: Dispatcher, request: OwnRequest) -> bytes:
+    return to_json({"version": ollama.API_VERSION})
+
+
+def _tags(dispatcher: Dispatcher, request: OwnRequest) -> bytes:
+    return to_json(ollama.tags(visible(dispatcher, request.only)))
+
+
+def _show(dispatcher: Dispatcher, request: OwnRequest) -> bytes:
+    fields = fields_of(request.body)
+    name = fields.get("model") or fields.get("name")  # `name` is the older one
+    if not isinstance(name, str):
+        raise _no_name()
+    return to_json(ollama.show(name, visible(dispatcher, request.only)))
+
+
+def _running(dispatcher: Dispatcher, request: OwnRequest) -> bytes:
+    now = visible(dispatcher, request.only)
+    return to_json(ollama.running(now, _idle_until(dispatcher, now)))
+
+
+def _idle_until(dispatcher: Dispatcher, now: Fleet) -> dict[str, datetime]:
+    """When each model on demand that runs stops, if it is not used again."""
+    ends: dict[str, datetime] = {}
+    moment, clock = datetime.now(UTC), time.monotonic()
+    for server in dispatcher.servers():
+        offer = now.offers.get(server.backend.model_id)
+        limit = offer.model.settings.idle_stop_seconds if offer else None
+        if offer is not None and offer.model.is_on_demand and limit:
+            end = moment + timedelta(seconds=server.last_used + limit - clock)
+            ends[offer.model_id] = max(end, ends.get(offer.model_id, end))
+    return ends
+
+
+def _not_here(dispatcher: Dispatcher, request: OwnRequest) -> bytes:
+    raise NotSupported(
+        f"cannot {request.path.rpartition('/')[2]} models over Ollama's API: magid's models are "
+        "the GGUF files in its model folders; POST /api/models/rescan reads them again"
+    )
+
+
+# -- what a body says --------------------------------------------------------------------------
+
+
+def _no_name() -> InvalidInput:
+    return InvalidInput(
+        'cannot tell which model: send {"model": NAME}; GET /v1/models lists the names',
+        field="model",
+    )
+
+
 def _named(dispatcher: Dispatcher, request: OwnRequest) -> str:
     """The id of the model that the body names. Raises InvalidInput, ModelNotFound, TooLarge."""
     name = fields_of(request.body).get("model")
     if not isinstance(name, str) or not name:
-        raise InvalidInput(
-            'cannot tell which model: send {"model": NAME}; GET /models lists the names',
-            field="model",
-        )
+        raise _no_name()
     now = dispatcher.fleet
     try:
         model_id = resolver.by_name(name, now)
@@ -105,4 +159,11 @@ _ANSWERS: dict[str, Callable[[Dispatcher, OwnRequest], bytes]] = {
     "/models": _models,
     "/models/load": _load,
     "/models/unload": _unload,
+    "/api/version": _version,
+    "/api/tags": _tags,
+    "/api/show": _show,
+    "/api/ps": _running,
+    **dict.fromkeys(
+        ("/api/create", "/api/copy", "/api/push", "/api/pull", "/api/delete"), _not_here
+    ),
 }

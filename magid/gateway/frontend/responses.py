@@ -2,6 +2,7 @@
 
 OpenAI: {"error": {"message", "type", "param", "code"}}, and the same as one event of a stream.
 Anthropic: {"type": "error", "error": {"type", "message"}}, as an event named `error`.
+Ollama: {"error": message}, and the same as one line of a stream.
 """
 
 import re
@@ -70,6 +71,8 @@ _ANTHROPIC = {400: "invalid_request_error", 401: "authentication_error", 403: "p
 
 
 def error_body(style: Style, status: int, error: errors.MagidError) -> bytes:
+    if style is Style.OLLAMA:
+        return to_json({"error": error.message})
     details = error.details
     if isinstance(error, errors.ContextExceeded) and "promptTokens" in details:
         prompt, room = details["promptTokens"], details["contextTokens"]

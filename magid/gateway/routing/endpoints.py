@@ -13,6 +13,7 @@ class Style(StrEnum):
 
     OPENAI = "openai"
     ANTHROPIC = "anthropic"
+    OLLAMA = "ollama"
 
 
 class Endpoint(Struct, frozen=True):
@@ -51,8 +52,19 @@ _RANK = frozenset({ModelKind.RERANKER})
 
 
 def _post(path: str, summary: str, kinds: frozenset[ModelKind], generates: bool) -> Endpoint:
-    style = Style.ANTHROPIC if path.startswith("/v1/messages") else Style.OPENAI
-    return Endpoint("POST", path, summary, style, kinds, generates)
+    return Endpoint("POST", path, summary, style_of(path), kinds, generates)
+
+
+def _ollama(method: str, path: str, summary: str) -> Endpoint:
+    """One that magid answers by itself."""
+    return Endpoint(method, path, summary, Style.OLLAMA)
+
+
+def style_of(path: str) -> Style:
+    """Also of a path that does not exist: a client is known by where it goes. Pure."""
+    if path.startswith("/api/"):
+        return Style.OLLAMA
+    return Style.ANTHROPIC if path.startswith("/v1/messages") else Style.OPENAI
 
 
 ENDPOINTS: tuple[Endpoint, ...] = (
@@ -90,6 +102,15 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     ),
     _post("/tokenize", "A text as tokens", _ANY, False),
     _post("/detokenize", "Tokens as a text", _ANY, False),
+    _ollama("GET", "/api/version", "The version of Ollama's API that is spoken here"),
+    _ollama("GET", "/api/tags", "Models, aliases, tiers and auto, for Ollama's clients"),
+    _ollama("GET", "/api/ps", "The models that run"),
+    _ollama("POST", "/api/show", "What a model is and can do"),
+    _ollama("POST", "/api/create", "Not here: 501"),
+    _ollama("POST", "/api/copy", "Not here: 501"),
+    _ollama("POST", "/api/push", "Not here: 501"),
+    _ollama("POST", "/api/pull", "Not here: 501"),
+    _ollama("DELETE", "/api/delete", "Not here: 501"),
 )
 
 FOR_ADMINS = frozenset(e.path for e in ENDPOINTS if e.needs_admin)
@@ -113,12 +134,10 @@ def find(method: str, path: str) -> Endpoint | None:
     return found
 
 
+_METHODS = ("GET", "HEAD", "POST", "DELETE")
+
+
 def methods_of(path: str) -> frozenset[str]:
     """The methods that this path has, for the header Allow; empty: no such path. Pure."""
-    methods = frozenset(m for m in ("GET", "HEAD", "POST") if find(m, path) is not None)
+    methods = frozenset(m for m in _METHODS if find(m, path) is not None)
     return methods | {"OPTIONS"} if methods else methods
-
-
-def style_of(path: str) -> Style:
-    """Also of a path that does not exist: a client is known by where it goes. Pure."""
-    return Style.ANTHROPIC if path.startswith("/v1/messages") else Style.OPENAI

@@ -65,8 +65,13 @@ class _Rejected(Struct, frozen=True):
     lacks_room: bool = False  # for the prompt
 
 
+_LATEST = ":latest"  # Ollama's clients add it to a name without a tag
+
+
 def by_name(name: str, fleet: Fleet) -> str:
     """The model id, tier or `auto` that a name leads to. Raises ModelNotFound."""
+    if name not in fleet.aliases:
+        name = name.removesuffix(_LATEST)
     if name in fleet.offers or name in STRENGTH or name == AUTO:
         return name
     target = fleet.aliases.get(name)
