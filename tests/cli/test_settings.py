@@ -32,6 +32,16 @@ def test_overrides(magid: Running, type_in: Type) -> None:
     assert type_in("apply").stdout.startswith("Nothing to do")
 
 
+def test_a_decision_that_counts_now(magid: Running, type_in: Type) -> None:
+    done = type_in(f"disable --now {ALPHA}")
+    assert done.stdout.splitlines()[-1] == f"{ALPHA} has stopped"
+    assert done.stderr == ""
+    assert ALPHA not in type_in("ps -q").stdout
+    done = type_in(f"enable {ALPHA} --now")
+    assert done.stdout.splitlines()[-1] == f"{ALPHA} is ready"
+    assert magid.servers()[ALPHA]["state"] == "ready"
+
+
 def test_set_changes_and_reverts(magid: Running, type_in: Type) -> None:
     done = type_in(f"set {ALPHA} ctx-size=1K parallel=2 memory_max=2GiB start=on-demand")
     assert done.stdout == f"Runtime settings updated for {ALPHA}\n"

@@ -14,6 +14,7 @@ from magid.cli.verbs.plan import say_plan, show_plan
 
 ALIASES = {"start": ("load",), "stop": ("unload",), "restart": ()}
 EXAMPLE = "qwen3_4p0b_q4km_fast"
+_WAIT_S = 600.0  # for a server, if nothing else is said
 _GRACE_S = 5.0  # for magid's own answer that the time is over, which has the reason
 LINES = "each answer of the API on a line of its own"
 
@@ -30,7 +31,7 @@ def add(verbs: Verbs) -> None:
         )  # fmt: skip
         sub.add_argument("models", nargs="+" if name == "restart" else "*", metavar="MODEL")
         sub.add_argument("--no-wait", action="store_true", help="return at once")
-        sub.add_argument("-t", "--timeout", type=wait_seconds, default=600.0, metavar="TIME",
+        sub.add_argument("-t", "--timeout", type=wait_seconds, default=_WAIT_S, metavar="TIME",
                          help="how long to wait, 30 or 5m (10m)")  # fmt: skip
         if name != "restart":
             which = "those that should run" if name == "start" else "all that run"
@@ -67,18 +68,30 @@ def act(client: Client, args: argparse.Namespace) -> int:
             f"cannot {args.verb} without a model: none is named\ntry: magictl {args.verb} MODEL, "
             f"or magictl {args.verb} --all", 2
         )  # fmt: skip
-    wait = "" if args.no_wait else f"?wait={args.timeout:g}"
-    limit_s = None if args.no_wait else args.timeout + _GRACE_S
+    wait_s = None if args.no_wait else args.timeout
 
     def one(model: str) -> None:
-        path = f"{MODELS}/servers/{quoted(model)}/{args.verb}{wait}"
-        late = f"cannot {args.verb} {model}: it took longer than {args.timeout:g} s"
-        shows = bool(wait) and args.verb != "stop"
-        with within(limit_s, f"{late}\ntry: magictl ps -a"), Progress(client, model, wanted=shows):
-            answer = client.call("POST", path)
-        json_line(answer) if args.json else say(answer["message"])
+        carry_out(client, model, args.verb, wait_s=wait_s, json=args.json)
 
     return each(client, args.models, named(client, one))
+
+
+def carry_out(
+    client: Client, model: str, verb: str, *, wait_s: float | None = _WAIT_S, json: bool = False
+) -> None:
+    """Starts, stops or restarts one model, and prints the answer. `wait_s` None: without waiting.
+
+    Raises Refused, as a timeout too.
+    """
+    wait = "" if wait_s is None else f"?wait={wait_s:g}"
+    limit_s = None if wait_s is None else wait_s + _GRACE_S
+    late = f"cannot {verb} {model}: it took longer than {wait_s or 0:g} s\ntry: magictl ps -a"
+    with (
+        within(limit_s, late),
+        Progress(client, model, wanted=bool(wait) and verb != "stop"),
+    ):
+        answer = client.call("POST", f"{MODELS}/servers/{quoted(model)}/{verb}{wait}")
+    json_line(answer) if json else say(answer["message"])
 
 
 def _act_on_all(client: Client, args: argparse.Namespace) -> int:

@@ -8,20 +8,26 @@ from magid.cli.errors import each
 from magid.cli.model_names import named
 from magid.cli.output import json_line, note, say
 from magid.cli.parser import Verbs
+from magid.cli.verbs.servers import carry_out
 
 EXAMPLE = "qwen3_4p0b_q4km_fast"
 OF_ITS_OWN = ("port", "enabled")  # each has a route of its own
+NOW = {"enable": "start", "disable": "stop"}
 LINES = "each answer of the API on a line of its own"
 
 
 def add(verbs: Verbs) -> None:
     for name in ("enable", "disable"):
-        verbs.add(
+        sub = verbs.add(
             name, enable, f"{name} models, whatever the profile says", json=LINES,
             examples=(
-                f"magictl {name} {EXAMPLE}", f"magictl ls -q --tier fast | xargs magictl {name}",
+                f"magictl {name} {EXAMPLE}", f"magictl {name} --now {EXAMPLE}",
+                f"magictl ls -q --tier fast | xargs magictl {name}",
             ),
-        ).add_argument("models", nargs="+", metavar="MODEL")  # fmt: skip
+        )  # fmt: skip
+        sub.add_argument("models", nargs="+", metavar="MODEL")
+        verb = NOW[name]
+        sub.add_argument("--now", action="store_true", help=f"{verb} their servers too, and wait")
     sub = verbs.add(
         "tier", tier, "override the tier of a model; auto: as it was found",
         examples=(f"magictl tier {EXAMPLE} balanced", f"magictl tier {EXAMPLE} auto"),
@@ -57,7 +63,10 @@ def enable(client: Client, args: argparse.Namespace) -> int:
     wanted = {"enabled": args.verb == "enable"}
 
     def one(model: str) -> None:
-        _changed(args, client.call("PUT", f"{MODELS}/{quoted(model)}/enabled", wanted))
+        answer = client.call("PUT", f"{MODELS}/{quoted(model)}/enabled", wanted)
+        _changed(args, answer, is_pending=answer["restartRequired"] and not args.now)
+        if args.now:
+            carry_out(client, model, NOW[args.verb], json=args.json)
 
     return each(client, args.models, named(client, one))
 
@@ -94,10 +103,10 @@ def _put(client: Client, args: argparse.Namespace, what: str, body: Any) -> None
     _changed(args, named(client, put)(args.model))
 
 
-def _changed(args: argparse.Namespace, answer: Any) -> None:
+def _changed(args: argparse.Namespace, answer: Any, *, is_pending: bool | None = None) -> None:
     if args.json:
         json_line(answer)
         return
     say(answer["message"])
-    if answer["restartRequired"]:
+    if answer["restartRequired"] if is_pending is None else is_pending:
         note("not in force yet; run: magictl apply")
