@@ -124,7 +124,7 @@ class TooLarge(MagidError):
 
 
 class UnsupportedMediaType(MagidError):
-    """A request with a body lacks `Content-Type: application/json`."""
+    """The body is not `Content-Type: application/json`, or in a Content-Encoding not known."""
 
 
 class SlowRequest(MagidError):

@@ -124,6 +124,7 @@ def _endpoint(
     async def endpoint(request: Request, **raw: str) -> HTTPResponse | None:
         caller = incoming.admit(request, route.access, authenticator)
         data = await incoming.read_body(request, limit, deadline)
+        data = await incoming.decode_body(request, data, limit, ctx.gateway.slices)
         params = {name: incoming.decode(text) for name, text in raw.items()}
         query = incoming.parse_query(request, route.query)
         body, outline = await incoming.parse_body(request, route.body, data, ctx.gateway.slices)

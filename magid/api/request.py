@@ -23,7 +23,7 @@ from magid.auth.token_store import Caller
 from magid.auth.tokens import Credential, credential_from_headers
 from magid.gateway.proxy.time_slices import TimeSlices
 from magid.gateway.routing.outline import WHOLE_BYTES, Outline, outlined
-from magid.http import framing, request_rules
+from magid.http import content_coding, framing, request_rules
 
 MAX_BODY_BYTES = WHOLE_BYTES  # for routes without `takes_large`
 MAX_VALUES = 4096
@@ -115,9 +115,25 @@ async def read_body(request: Request, limit: int, deadline_s: float) -> bytes:
     except TimeoutError:
         raise request_rules.too_slow() from None
     if size > limit:
-        others = f"{MAX_BODY_BYTES} for what is not a request to a model"
-        raise request_rules.body_too_large(limit, f"max_body_bytes in magid.yaml; {others}")
+        raise _too_large(limit)
     return bytes(received)
+
+
+def _too_large(limit: int) -> errors.TooLarge:
+    others = f"{MAX_BODY_BYTES} for what is not a request to a model"
+    return request_rules.body_too_large(limit, f"max_body_bytes in magid.yaml; {others}")
+
+
+async def decode_body(request: Request, data: bytes, limit: int, slices: TimeSlices) -> bytes:
+    """Returns the body without its Content-Encoding, at most `limit` bytes.
+
+    Raises UnsupportedMediaType, InvalidInput and TooLarge.
+    """
+    given = request.headers.get("content-encoding", "") if data else ""
+    coding = content_coding.coding_of(given)
+    if not coding:
+        return data
+    return bytes(await slices.run(content_coding.decoded(data, coding, limit, _too_large(limit))))
 
 
 def end_if_unread(request: Request) -> None:

@@ -1,6 +1,7 @@
 """What llama-server refuses or ignores, in a form that it takes; all else goes on as it came."""
 
 import copy
+import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +31,7 @@ def built(path: str, body: bytes) -> ParsedRequest:
     endpoint = find("POST", path)
     assert endpoint is not None
     head = parse_request_head(b"POST %b HTTP/1.1\r\nHost: x" % path.encode(), None)
-    builder = RequestBuilder(endpoint, head, "1", "client", LOCAL)
+    builder = RequestBuilder(endpoint, head, "1", "client", LOCAL, 2**20)
     if len(body) <= WHOLE_BYTES:
         return builder.build(body)
     steps = builder.build_in_steps(body)
@@ -217,3 +218,48 @@ def test_llama_server_calls_that_tool(magid: Running, name: str) -> None:
             },
         ).json()
         assert {p["name"] for p in answer["content"] if p["type"] == "tool_use"} == {name}
+
+
+# -- the body as a whole -------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", ["hi", "x" * (2 * WHOLE_BYTES)], ids=["small", "large"])
+def test_a_compressed_body(magid: Running, text: str) -> None:
+    body = json.dumps(fleets.chat("Medium-F16", text, n_predict=1)).encode()
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    with fleets.client(magid) as client:
+        plain = client.post(CHAT, content=body, headers={"Content-Type": "application/json"})
+        answer = client.post(CHAT, content=gzip.compress(body), headers=headers)
+        assert answer.status_code == plain.status_code, answer.text
+        assert (answer.status_code == 200) is (text == "hi")  # the other one exceeds the context
+        bomb = client.post(CHAT, content=gzip.compress(b" " * (40 * 2**20)), headers=headers)
+        assert bomb.status_code == 413
+        damaged = client.post(CHAT, content=gzip.compress(body)[:-1], headers=headers)
+        assert damaged.status_code == 400
+        other = client.post(CHAT, content=body, headers={**headers, "Content-Encoding": "br"})
+        assert other.status_code == 415
+        assert "Content-Encoding: br" in other.json()["error"]["message"]
+
+
+@pytest.mark.slow
+def test_a_compressed_body_for_the_api(magid: Running) -> None:
+    path = "/api/models/apply?dryRun=true"
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    client = magid.client
+    assert client.post(path, content=gzip.compress(b"{}"), headers=headers).status_code == 200
+    assert client.post(path, content=b"{}", headers=headers).status_code == 400
+    bomb = gzip.compress(b" " * (2 * WHOLE_BYTES))
+    assert client.post(path, content=bomb, headers=headers).status_code == 413
+    headers["Content-Encoding"] = "zstd"
+    answer = client.post(path, content=b"{}", headers=headers)
+    assert (answer.status_code, answer.json()["error"]) == (415, "UnsupportedMediaType")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["", None])
+def test_a_model_without_a_name_is_auto(magid: Running, model: str | None) -> None:
+    with fleets.client(magid) as client:
+        answer = client.post(CHAT, json={**fleets.chat(), "model": model})
+    assert answer.status_code == 200, answer.text
+    assert "auto" in answer.headers["x-magi-route"]

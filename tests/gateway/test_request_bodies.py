@@ -114,7 +114,7 @@ def test_nulls_are_dropped_from_a_large_body_as_from_a_small_one() -> None:
     head = request_reader.parse_request_head(
         b"POST /v1/chat/completions HTTP/1.1\r\nContent-Type: application/json", None
     )
-    builder = RequestBuilder(endpoint, head, "1", "client", LOCAL)
+    builder = RequestBuilder(endpoint, head, "1", "client", LOCAL, 2**20)
     for size in (10, 10 * WHOLE_BYTES):
         data = {"model": "m", "messages": [{"role": "user", "content": "x" * size, "name": None}]}
         body = json.dumps(data).encode()

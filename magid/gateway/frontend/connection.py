@@ -24,7 +24,6 @@ from magid.gateway.frontend.request_reader import (
 from magid.gateway.frontend.response_writer import ResponseWriter
 from magid.gateway.proxy.two_stage import ActiveRequest
 from magid.gateway.routing.endpoints import Endpoint, find, methods_of
-from magid.gateway.routing.outline import WHOLE_BYTES
 from magid.gateway.routing.request import ParsedRequest
 from magid.http import request_rules
 from magid.http.request_rules import LINGER_S, MAX_HEAD_BYTES, next_request_id
@@ -216,8 +215,11 @@ class ClientConnection:
                 check_json(head)
             # For fairness: clients on one machine differ by what they hold.
             client = f"{self._peer} {head.presented_id}"
-            builder = RequestBuilder(endpoint, head, self._writer.request_id, client, self._caller)
-            if len(body) > WHOLE_BYTES and not endpoint.asks_by_query:
+            builder = RequestBuilder(
+                endpoint, head, self._writer.request_id, client, self._caller,
+                self._context.max_body_bytes,
+            )  # fmt: skip
+            if builder.needs_steps(body):
                 self._request = self._context.dispatcher.slices.begin(
                     builder.build_in_steps(body), self._dispatch, self._on_error
                 )

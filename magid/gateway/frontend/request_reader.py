@@ -20,7 +20,7 @@ from magid.gateway.routing import compatibility, nulls
 from magid.gateway.routing.endpoints import Endpoint
 from magid.gateway.routing.outline import WHOLE_BYTES, Outline
 from magid.gateway.routing.request import ParsedRequest, parse, parse_large, parse_query
-from magid.http import framing, request_rules
+from magid.http import content_coding, framing, request_rules
 from magid.http.framing import ChunkReader, ProtocolError
 
 _PASSED = re.compile(
@@ -45,6 +45,7 @@ class RequestHead(Struct, frozen=True):
     presented_id: str  # the digest in hex; empty: no credential
     client_request_id: str  # the caller's own, beside magid's; empty: it has none
     passed: bytes
+    content_encoding: str = ""  # as it came; empty: the body is as it is
     origin: str | None = None
     requested_headers: str | None = None  # by a browser's preflight
 
@@ -83,14 +84,15 @@ def parse_request_head(raw: bytes, policy: origins.Policy | None) -> RequestHead
         presented_id=presented.digest.hex() if presented else "",
         client_request_id=request_rules.client_request_id(text.get("x-request-id", "")),
         passed=b"".join(b"%b: %b\r\n" % (n, v) for n, v in fields.items() if _PASSED.fullmatch(n)),
+        content_encoding=text.get("content-encoding", ""),
         origin=origin,
         requested_headers=text.get("access-control-request-headers"),
     )
 
 
 _CHECKED = frozenset(
-    b"access-control-request-headers content-type host origin sec-fetch-site x-forwarded-host "
-    b"x-request-id".split()
+    b"access-control-request-headers content-encoding content-type host origin sec-fetch-site "
+    b"x-forwarded-host x-request-id".split()
 )
 
 
@@ -161,7 +163,7 @@ class BodyReader:
         self._received = bytearray()
         self.rest = b""  # what came behind it
         if self._missing > limit:
-            raise self._too_large()
+            raise _too_large(self._limit)
 
     def feed(self, data: bytes) -> bytes | bytearray | None:
         """The whole body, once it is there. Raises InvalidInput, TooLarge."""
@@ -193,7 +195,7 @@ class BodyReader:
         except ProtocolError as error:
             raise InvalidInput(f"cannot read the request: {error}") from None
         if chunks.size > self._limit:
-            raise self._too_large()
+            raise _too_large(self._limit)
         request_rules.check_chunks(chunks.count, chunks.size)
         for part in chunks.payload or ():
             self._received += part
@@ -204,8 +206,9 @@ class BodyReader:
         received, self._received = self._received, bytearray()
         return received if len(received) > WHOLE_BYTES else bytes(received)
 
-    def _too_large(self) -> TooLarge:
-        return request_rules.body_too_large(self._limit, "gateway.max_body_bytes in magid.yaml")
+
+def _too_large(limit: int) -> TooLarge:
+    return request_rules.body_too_large(limit, "gateway.max_body_bytes in magid.yaml")
 
 
 class RequestBuilder(Struct, frozen=True):
@@ -216,6 +219,12 @@ class RequestBuilder(Struct, frozen=True):
     request_id: str
     client: str
     caller: Caller
+    max_body_bytes: int  # also of a body that has to be decoded
+
+    def needs_steps(self, body: bytes | bytearray) -> bool:
+        """Whether `build` would hold the event loop too long, or cannot read the body."""
+        has_coding = bool(self.head.content_encoding)
+        return (has_coding or len(body) > WHOLE_BYTES) and not self.endpoint.asks_by_query
 
     def build(self, body: bytes | bytearray) -> ParsedRequest:
         """Holds the event loop for as long as it takes to parse the body. Raises InvalidInput."""
@@ -228,7 +237,16 @@ class RequestBuilder(Struct, frozen=True):
         return self._parsed(body, fields, model)
 
     def build_in_steps(self, body: bytes | bytearray) -> Generator[None, None, ParsedRequest]:
-        """The same for a large body, in steps between which others have their turn."""
+        """The same for any body, in steps between which others have their turn.
+
+        Raises UnsupportedMediaType and TooLarge too, for what was compressed.
+        """
+        coding = content_coding.coding_of(self.head.content_encoding)
+        if coding:
+            limit = self.max_body_bytes
+            body = yield from content_coding.decoded(body, coding, limit, _too_large(limit))
+        if len(body) <= WHOLE_BYTES:
+            return self.build(bytes(body))
         fields, model, outline = yield from parse_large(self.endpoint, body)
         yield
         request = self._parsed(body, fields, model, outline)

@@ -231,7 +231,9 @@ def parse_query(query: str) -> tuple[Mapping[str, Any], str]:
 
 
 def parse(endpoint: Endpoint, body: Body) -> tuple[dict[str, Any], str]:
-    """The body's fields and its `model`; without one, auto. Raises InvalidInput.
+    """The body's fields and its `model`; without one, or with null or "", auto.
+
+    Raises InvalidInput.
 
     llama-server takes the last of two equal keys, and so does this parser. It holds the event loop
     from the first byte to the last: a body of over `outline.WHOLE_BYTES` is for `parse_large`.
@@ -256,9 +258,10 @@ def checked(fields: Any, outline: Outline | None = None) -> tuple[dict[str, Any]
     """The fields, if a request can have them, and the model. Raises InvalidInput."""
     if not isinstance(fields, dict):
         raise InvalidInput("cannot read the request body: it is not a JSON object")
-    model = fields.get("model", AUTO)
-    is_name = isinstance(model, str) and bool(model)
-    if not is_name or (outline is not None and outline.chars(model) > len(model)):
+    model = fields.get("model")
+    if model is None or model == "":
+        model = AUTO
+    if not isinstance(model, str) or (outline is not None and outline.chars(model) > len(model)):
         raise InvalidInput(
             "cannot choose a model: `model` is not a name; GET /v1/models lists the names",
             field="model",

@@ -1,0 +1,72 @@
+"""Bodies that a client has compressed: decoded in steps, within a bound. Pure."""
+
+import zlib
+from collections.abc import Generator
+
+from magid.errors import InvalidInput, TooLarge, UnsupportedMediaType
+
+_GZIP, _DEFLATE = "gzip", "deflate"
+_ALIASES = {"": "", "identity": "", _GZIP: _GZIP, "x-gzip": _GZIP, _DEFLATE: _DEFLATE}
+_STEP_BYTES = 16_384  # that are decoded at once
+_STEP_OUT_BYTES = 65_536  # that come of it: half a millisecond
+
+
+def coding_of(given: str) -> str:
+    """The coding that a Content-Encoding names; empty for none.
+
+    Raises UnsupportedMediaType, which names it.
+    """
+    coding = _ALIASES.get(given.strip().lower())
+    if coding is None:
+        raise UnsupportedMediaType(
+            f"cannot read a body with Content-Encoding: {given[:80]}; send it as it is, or as "
+            f"{_GZIP} or {_DEFLATE}"
+        )
+    return coding
+
+
+def decoded(
+    body: bytes | bytearray, coding: str, limit: int, too_large: TooLarge
+) -> Generator[None, None, bytearray]:
+    """The body in steps of about half a millisecond each.
+
+    Raises `too_large` as soon as more than `limit` bytes come of it, however small it is, and
+    InvalidInput for what is not of this coding or does not end with it.
+    """
+    decoder, whole = zlib.decompressobj(_window_bits(body, coding)), bytearray()
+    try:
+        for at in range(0, len(body), _STEP_BYTES):
+            rest = bytes(body[at : at + _STEP_BYTES])
+            while rest:
+                if decoder.eof:
+                    raise _malformed(coding)
+                whole += decoder.decompress(rest, _STEP_OUT_BYTES)
+                if len(whole) > limit:
+                    raise too_large
+                rest = decoder.unconsumed_tail or decoder.unused_data
+                yield
+    except zlib.error:
+        raise _malformed(coding) from None
+    # What the last step may have left: no more input, and up to so much output.
+    while not decoder.eof and (more := decoder.decompress(b"", _STEP_OUT_BYTES)):
+        whole += more
+        if len(whole) > limit:
+            raise too_large
+        yield
+    if not decoder.eof:
+        raise _malformed(coding)
+    return whole
+
+
+def _window_bits(body: bytes | bytearray, coding: str) -> int:
+    """As zlib takes it. By `deflate` some clients mean it without the header of zlib."""
+    if coding == _GZIP:
+        return 16 + zlib.MAX_WBITS
+    has_header = len(body) > 1 and body[0] & 15 == 8 and not (body[0] * 256 + body[1]) % 31
+    return zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS
+
+
+def _malformed(coding: str) -> InvalidInput:
+    return InvalidInput(
+        f"cannot read the request body: it is not one whole {coding}, as its Content-Encoding says"
+    )
