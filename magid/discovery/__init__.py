@@ -1,1 +1,1 @@
-"""GGUF files on disk: found, read, named, put together into models, and given a tier."""
+"""Finds GGUF files, reads and names them, groups them into models and assigns tiers."""

@@ -1,7 +1,6 @@
-"""What a model can do, by its header and its projector's alone, before it ever runs.
+"""A model's abilities, from its header and its projector's, before it ever runs. Pure.
 
-Pure. Templates come from untrusted files: they are searched as text, in linear time, and never
-rendered.
+Templates come from untrusted files: they are searched as text, in linear time, and never rendered.
 """
 
 import re
@@ -15,7 +14,7 @@ from magid.discovery.kinds import ModelKind
 from magid.discovery.naming import number
 
 _SEARCHED: Final = 128 << 10
-"""Characters of a template that are looked at; the longest in use have about 30,000."""
+"""Characters of a template that are searched; the longest in use have about 30,000."""
 
 _ENDINGS: Final = {"%": "%}", "{": "}}", "#": "#}"}
 _QUOTED: Final = re.compile(r"""'(?:[^'\\]|\\.)*(?:'|\\?\Z)|"(?:[^"\\]|\\.)*(?:"|\\?\Z)""", re.S)
@@ -26,29 +25,28 @@ _INFILL: Final = (
     ("tokenizer.ggml.fim_suf_token_id", "tokenizer.ggml.suffix_token_id"),
     ("tokenizer.ggml.fim_mid_token_id", "tokenizer.ggml.middle_token_id"),
 )
-"""What /infill needs; the second names are the older ones."""
+"""The keys that /infill needs; the second names are the older ones."""
 
 HEADER_KEYS: Final = tuple(key for keys in _INFILL for key in keys)
 HEADER_FLAGS: Final = ("clip.has_vision_encoder", "clip.has_audio_encoder")
 
 
 class ModelAbilities(Struct, frozen=True):
-    """None: the files do not tell. `context` and `kind` of a model stand beside this."""
+    """What a model can do; None where the files do not say."""
 
-    tools: bool | None = None  # its chat template has a place for them
+    tools: bool | None = None  # its chat template uses them
     images: bool | None = None  # it has a projector for them
     audio: bool | None = None  # likewise
-    infill: bool | None = None  # True: its header names the tokens that /infill needs
-    embedding_length: int | None = None  # numbers of one vector
+    infill: bool | None = None  # True: its header has the tokens that /infill needs
+    embedding_length: int | None = None  # numbers in one vector
 
 
 def has_place_for_tools(template: str) -> bool:
     """Whether a chat template uses the variable `tools` in an expression or a statement.
 
-    Not in a comment, in a text, as a part of something else (`message.tools`, `builtin_tools`),
-    where it is only set, or in a condition whose body begins with an exception. llama-server
-    renders the template with tools and checks that they were used, with the same result for the
-    templates in use.
+    Not counted: comments, strings, other names (`message.tools`, `builtin_tools`), assignments,
+    and conditions whose body begins with an exception. llama-server renders the template with
+    tools and checks that they were used; the result is the same for the templates in use.
     """
     for block, following in pairwise((*_blocks(template[:_SEARCHED]), "")):
         if "tools" in block and _TOOLS.search(_QUOTED.sub("''", block)):
@@ -59,7 +57,7 @@ def has_place_for_tools(template: str) -> bool:
 
 
 def _blocks(template: str) -> Iterator[str]:
-    """What is in {% %} and {{ }}."""
+    """Yields the content of each {% %} and {{ }}."""
     at = template.find("{")
     while at >= 0:
         ending = _ENDINGS.get(template[at + 1 : at + 2])
@@ -82,9 +80,10 @@ def abilities_of(
     tools: bool | None,
     projector: Mapping[str, object] | None,
 ) -> ModelAbilities:
-    """`tools`: what its chat template says, None without one; `projector`: that file's header.
+    """Returns a model's abilities. `tools`: whether its chat template uses tools, None without one.
 
-    A chat model without a template gets llama-server's own one, which has no place for tools.
+    A chat model without a template gets llama-server's own, which does not use tools. `projector`
+    is the header of the projector.
     """
     is_chat = kind is ModelKind.CHAT
     flags = [_flag(projector, key) if is_chat else False for key in HEADER_FLAGS]

@@ -1,7 +1,4 @@
-"""From files with headers to models: joined, paired with projectors, named, given a tier.
-
-Pure.
-"""
+"""Makes models of files and their headers: shards, projectors, names and tiers. Pure."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,16 +24,13 @@ from magid.discovery.walker import File
 
 
 class Assembled(Struct, frozen=True):
-    """What a list of files makes; kept, because most scans see the same list again."""
+    """The result of `assemble`; kept, because most scans list the same files again."""
 
     files: list[File] = field(default_factory=list)
     models: tuple[FoundModel, ...] = ()
     broken: tuple[BrokenFile, ...] = ()
     companions: tuple[CompanionFile, ...] = ()
-    is_lasting: bool = True
-
-
-# -- from files and facts to models; pure ----------------------------------------------------
+    is_lasting: bool = True  # the same files would give the same result
 
 
 def assemble(
@@ -145,12 +139,12 @@ def _model(
 
 
 def path_to_open(parts: grouping.Parts) -> str:
-    """Where a link leads; but shards are found by their names, which only the links have."""
+    """The target of a link; but for shards the link: llama-server finds the others by name."""
     return parts.files[0].path if parts.count > 1 else parts.files[0].real
 
 
 def _active(total: int, routed: int, metadata: Mapping[str, object]) -> int:
-    """Parameters that one token passes through: all but the experts that are not chosen for it."""
+    """Returns the parameters that one token uses: all but the experts not chosen for it."""
     architecture = text(metadata, "general.architecture")
     experts = number(metadata, f"{architecture}.expert_count")
     used = number(metadata, f"{architecture}.expert_used_count")
@@ -160,9 +154,9 @@ def _active(total: int, routed: int, metadata: Mapping[str, object]) -> int:
 
 
 def _thinking(kind: ModelKind, facts: HeaderFacts, filename: str) -> tuple[ThinkingMode, str]:
-    """As `tiers.detect_thinking`, of which the template's part was done when it was read."""
+    """As `tiers.detect_thinking`; the template was already searched when the header was read."""
     if kind is not ModelKind.CHAT:
-        return ThinkingMode.NONE, f"a model of the kind {kind} writes no text"
+        return ThinkingMode.NONE, f"a model of kind {kind} writes no text"
     if facts.thinking is not None:
         return facts.thinking, facts.evidence
     words = (text(facts.metadata, key) for key in ("general.basename", "general.finetune"))

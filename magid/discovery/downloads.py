@@ -1,7 +1,7 @@
-"""Which files are still being downloaded: their downloaders keep a file of their own beside them.
+"""Recognises unfinished downloads by the marker files that downloaders keep next to them. Pure.
 
-Pure. Some fill the file itself, whose header may be right and the rest zeros (aria2); others fill
-the one beside it, and rename that at the end.
+Some downloaders write into the file itself, whose header may be complete while the rest is zeros
+(aria2). Others write into the marker file and rename it at the end.
 """
 
 from typing import Final
@@ -18,21 +18,18 @@ _ENDINGS: Final = (
 
 
 def file_of(name: str) -> str | None:
-    """`X.gguf` for the name of the file that a downloader keeps for it; None for other names."""
+    """Returns `X.gguf` for the name of a marker file of X.gguf; None for other names."""
     lower = name.lower()
     ending = next((one for one in _ENDINGS if lower.endswith(f".gguf{one}")), None)
     return name[: -len(ending)] if ending else None
 
 
 def why_unfinished(mark: str) -> str:
-    """The reason for a file with this one beside it."""
+    """Returns the reason why a file with this marker is no model yet."""
     return (
-        f"is still being downloaded: {mark} is beside it; it is taken up when that is gone, "
-        "so delete that one if the download was given up"
+        f"is still being downloaded, as {mark} next to it shows; delete {mark} if the download "
+        "was cancelled"
     )
 
 
-ALONE: Final = (
-    "is still being downloaded; it is taken up when it has its own name, so delete it if the "
-    "download was given up"
-)
+ALONE: Final = "is still being downloaded; delete it if the download was cancelled"

@@ -1,4 +1,4 @@
-"""What a scan finds: models, their companions, and files that are no models yet or broken."""
+"""The results of a scan: models, their companions, pending and broken files."""
 
 from msgspec import Struct
 
@@ -10,7 +10,7 @@ from magid.discovery.walker import UnreadableRoot
 
 
 class CompanionFile(Struct, frozen=True):
-    """A GGUF file that is no model by itself."""
+    """A GGUF file that is not a model by itself."""
 
     kind: str  # mmproj | draft | lora | imatrix | vocab
     path: str
@@ -19,17 +19,17 @@ class CompanionFile(Struct, frozen=True):
 class FoundModel(Struct, frozen=True):
     """One model on disk, with all its shards."""
 
-    path: str  # what llama-server gets: the first shard, absolute, links resolved
-    filename: str  # the name it has in its folder, which a link may have given it
+    path: str  # llama-server's argument: the first shard, absolute, links resolved
+    filename: str  # its name in its folder, which may be a link's
     files: tuple[str, ...]
     companions: tuple[CompanionFile, ...]  # the projector to start it with, if there is one
     kind: ModelKind
     name: ModelName
     display_name: str
     architecture: str
-    context_length: int | None  # tokens it was trained for
+    context_length: int | None  # tokens that it was trained for
     parameter_count: int
-    active_parameter_count: int  # per token; less than all in a mixture of experts
+    active_parameter_count: int  # per token; in a mixture of experts fewer than all
     size_bytes: int  # without the projector
     bits_per_weight: float  # measured over all tensors
     thinking_mode: ThinkingMode
@@ -37,7 +37,7 @@ class FoundModel(Struct, frozen=True):
     abilities: ModelAbilities
     tier: Tier
     base_id: str
-    stamp: str  # 16 hex digits: another value means other content, of the projector too
+    stamp: str  # 16 hex digits that change with the content of its files and its projector
 
     @property
     def is_thinking(self) -> bool:
@@ -45,19 +45,19 @@ class FoundModel(Struct, frozen=True):
 
     @property
     def stem(self) -> str:
-        """`X` of `X.gguf`, and of `X-00001-of-00003.gguf`."""
+        """`X` for `X.gguf` and for `X-00001-of-00003.gguf`."""
         return file_stem(self.filename)
 
 
 class BrokenFile(Struct, frozen=True):
-    """A file or folder that cannot be used, and why; the reason does not repeat the path."""
+    """A file or folder that cannot be used. `reason` follows the path: "is empty"."""
 
     path: str
     reason: str
 
 
 class PendingFile(Struct, frozen=True):
-    """A file of a first listing, whose whole header was not read yet."""
+    """A model in a first listing, whose header was not completely read yet."""
 
     path: str
     filename: str
@@ -68,11 +68,11 @@ class PendingFile(Struct, frozen=True):
 
 
 class Scan(Struct, frozen=True):
-    """What all roots hold."""
+    """The content of all model folders."""
 
     models: tuple[FoundModel, ...] = ()  # in path order
-    broken: tuple[BrokenFile, ...] = ()  # in path order; unreadable and silent folders too
+    broken: tuple[BrokenFile, ...] = ()  # in path order; includes unreadable and hung folders
     companions: tuple[CompanionFile, ...] = ()  # in path order, paired or not
     unreadable_roots: tuple[UnreadableRoot, ...] = ()
-    empty_folders: tuple[str, ...] = ()  # they hold nothing at all, as where no disk is mounted
+    empty_folders: tuple[str, ...] = ()  # without any file, like the mount point of a missing disk
     duration_s: float = 0.0

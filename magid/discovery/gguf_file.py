@@ -1,4 +1,4 @@
-"""Reads the head of a GGUF file, in as few reads as it takes."""
+"""Reads the header of a GGUF file, with as few reads as possible."""
 
 import os
 import stat
@@ -18,23 +18,21 @@ from magid.discovery.gguf_strings import Cursor, ShortError
 from magid.errors import GgufError
 
 HEAD_BYTES: Final = 16 << 10
-"""What `read_head` reads: general.* and <architecture>.* come first and take 2 to 8 KiB."""
-
+"""Bytes that `read_head` reads: general.* and <architecture>.* come first and take 2 to 8 KiB."""
 
 HEADER_LIMIT: Final = 64 << 20
-"""Bytes. Vocabularies of 150,000 to 260,000 tokens with their merges make 7 to 20 MiB."""
-
+"""Bytes. Vocabularies of 150,000 to 260,000 tokens with their merges take 7 to 20 MiB."""
 
 _FIRST_READ: Final = 256 << 10
-"""Bytes. Enough for shards but the first and for small models, and tells how big the rest is."""
+"""Bytes. Enough for small models and for all shards but the first, and to see how much is left."""
 
 
 def read_header(path: str | os.PathLike[str]) -> GgufHeader:
-    """Read the whole header. Blocks: about 2 ms with a big vocabulary in the page cache.
+    """Reads the whole header. Blocks: about 2 ms for a big vocabulary in the page cache.
 
-    Opens only what is a regular file, so a FIFO or a device cannot hold it up. Takes memory for
-    the header, at most HEADER_LIMIT, and for the values kept. Raises GgufError, also where the
-    file cannot be opened or read.
+    Refuses everything but regular files, so no FIFO or device can hang it. Takes memory for the
+    header, at most HEADER_LIMIT, and for the kept values. Raises GgufError, also if the file
+    cannot be opened or read.
     """
     with _regular_file(path) as (fd, size):
         wanted = _FIRST_READ
@@ -57,7 +55,7 @@ def _read_to_limit(fd: int, size: int) -> GgufHeader:
 
 
 def read_head(path: str | os.PathLike[str]) -> GgufHead:
-    """Read the beginning of a header: one pread of HEAD_BYTES. Blocks. Raises GgufError."""
+    """Reads the beginning of a header: one pread of HEAD_BYTES. Blocks. Raises GgufError."""
     with _regular_file(path) as (fd, size):
         cursor = Cursor(_pread(fd, min(HEAD_BYTES, size)), size)
         version, tensor_count, key_count = preamble(cursor)
@@ -69,7 +67,7 @@ def read_head(path: str | os.PathLike[str]) -> GgufHead:
 
 @contextmanager
 def _regular_file(path: str | os.PathLike[str]) -> Iterator[tuple[int, int]]:
-    """Open for reading -> descriptor, size in bytes. O_NONBLOCK: opening a FIFO returns at once."""
+    """Opens a regular file; yields its descriptor and size. Does not block on a FIFO."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError as error:
@@ -90,11 +88,11 @@ def _regular_file(path: str | os.PathLike[str]) -> Iterator[tuple[int, int]]:
 
 
 def _pread(fd: int, size: int) -> bytes:
-    """The first `size` bytes. In one piece, but for file systems that give less at a time."""
+    """Returns the first `size` bytes, in one read unless the file system returns fewer."""
     data = os.pread(fd, size, 0)
     while len(data) < size:
         more = os.pread(fd, size - len(data), len(data))
         if not more:
-            raise GgufError("became shorter while it was read; scan again when it is complete")
+            raise GgufError("shrank while magid was reading it; scan again when it is complete")
         data += more
     return data

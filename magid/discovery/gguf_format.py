@@ -1,22 +1,22 @@
-"""Read the header of a GGUF model file: bounded, fast, and with the standard library alone.
+"""Parses the header of a GGUF model file: bounded, fast, without other libraries. Pure.
 
 The format is little-endian: magic, version, two counts, key/value pairs, tensor infos, padding,
 tensor data (ggml-org/ggml, docs/gguf.md). Versions 2 and 3 have the same layout.
 
-Every count and length comes from the file and is held against a limit and against the size of the
-file before it is used. `GgufError` is all that is raised. Files are read with pread and not mapped:
-a mapped file that someone truncates kills the process with SIGBUS.
+Every count and length comes from the file, so it is checked against a limit and against the size
+of the file before it is used. Only `GgufError` is raised. Files are read with pread and not
+mapped: a mapped file that another program truncates kills the process with SIGBUS.
 
 What can be trusted. Most of a header is the vocabulary, hundreds of thousands of strings that
-magid does not need. Instead of walking them, the reader searches for the next key that looks like
-one and accepts the result only if the whole header then fits: the exact number of keys, all of
-them well-formed and none twice, the exact number of tensors, their data without a gap from the end
-of the header to the end of the file, and no further key behind it. Anything else is walked string
-by string. A token that merely contains the text of a key never passes (the 8 bytes behind it would
-have to be the length of the next key); a file made for the purpose, with a second header inside a
-token, can. Its maker gains other labels (name, template, parameter count) than llama.cpp would
-show, which he could have written into the plain header too. So the labels serve to list and sort
-models, and no argv, limit or sandbox may rest on them.
+magid does not need. Instead of walking them, the reader searches for the next plausible key and
+accepts the result only if the whole header is then consistent: the exact number of keys, all of
+them well-formed and unique, the exact number of tensors, their data without a gap from the end of
+the header to the end of the file, and no further key after it. Otherwise it walks string by
+string. A token that merely contains the text of a key is never accepted, because the next 8 bytes
+would have to be the length of the next key. A crafted file, with a second header inside a token,
+can be. All that gains its author is labels (name, template, parameter count) other than those that
+llama.cpp shows, which the plain header could have had as well. So the labels may be used to list
+and sort models, but no argv, limit or sandbox may depend on them.
 """
 
 import struct
@@ -46,8 +46,7 @@ Value: TypeAlias = "bool | int | float | str | tuple[Value, ...]"
 
 
 ARRAY_LIMIT: Final = 1024
-"""Arrays of more elements are counted and not kept; per-layer settings have one per layer."""
-
+"""Longer arrays are counted but not kept; per-layer settings have one element per layer."""
 
 _MAX_KEYS: Final = 4096  # real files have 20 to 60
 _MAX_TENSORS: Final = 65_536  # the biggest real models have about 2,000
@@ -67,48 +66,46 @@ _SCALARS: Final = {
     0: "B", 1: "b", 2: "H", 3: "h", _UINT32: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"
 }  # fmt: skip
 _SCALAR_LAYOUT: Final = {kind: struct.Struct("<" + code) for kind, code in _SCALARS.items()}
-"""How the keys begin that follow a vocabulary."""
-"""The same with the upper 7 bytes of the key's length before it. Longer is faster to find."""
 
 
 class GgufHeader(Struct, frozen=True):
-    """All that one file says of itself. A shard speaks for itself alone: sums are the caller's.
+    """The header of one file. A shard's header covers that shard only; the caller adds them up.
 
-    Text that is not valid UTF-8 has U+FFFD in its place; floats can be NaN or infinite.
+    Invalid UTF-8 in text is replaced by U+FFFD; floats can be NaN or infinite.
     """
 
     version: int
-    metadata: Mapping[str, Value]  # without the arrays of more than ARRAY_LIMIT elements
+    metadata: Mapping[str, Value]  # without arrays of more than ARRAY_LIMIT elements
     array_lengths: Mapping[str, int]  # of every array, kept or not
-    tensor_count: int  # 0 in a first shard that holds the metadata alone
+    tensor_count: int  # 0 in a first shard that holds only metadata
     parameter_count: int  # elements of all tensors
-    routed_expert_parameter_count: int  # of these, in experts that the router chooses from
+    routed_expert_parameter_count: int  # those in experts that the router chooses from
     type_elements: Mapping[int, int]  # ggml type id -> elements
-    tensor_bytes: int  # without padding; where a type is unknown, all that follows the header
+    tensor_bytes: int  # without padding; if a type is unknown, all bytes after the header
     header_bytes: int  # offset of the tensor data, a multiple of the alignment
 
 
 class GgufHead(Struct, frozen=True):
-    """What the first 16 KiB of a file tell: enough to list it before the whole header is read."""
+    """The content of a file's first 16 KiB: enough to list it before the whole header is read."""
 
     version: int
-    metadata: Mapping[str, Value]  # what came before the first thing that did not fit
+    metadata: Mapping[str, Value]  # the pairs that are complete in those bytes
     tensor_count: int
 
 
 def bits_per_weight(header: GgufHeader) -> float:
-    """Tensor bits per parameter, over all tensors; 0.0 for a file without parameters."""
+    """Returns the average of bits per parameter; 0.0 for a file without parameters."""
     if not header.parameter_count:
         return 0.0
     return 8 * header.tensor_bytes / header.parameter_count
 
 
 def parse_header(data: bytes, file_size: int, *, exact: bool = False) -> GgufHeader:
-    """Make a header of the first bytes of a file that is `file_size` bytes long.
+    """Parses the first bytes of a file that is `file_size` bytes long. Pure.
 
-    With `exact` every string is walked; else long string arrays are jumped over as the module's
-    docstring says, and the walk is what remains if that does not fit. Pure. Raises GgufError, a
-    private subclass of it where `data` is not the whole file and does not hold the whole header.
+    With `exact` it walks every string. Otherwise it jumps over long string arrays, as the module's
+    docstring describes, and walks only if the result is not consistent. Raises GgufError, and its
+    subclass ShortError if `data` does not contain the whole header.
     """
     jump = None if exact else Jump()
     try:
@@ -126,7 +123,7 @@ def parse_header(data: bytes, file_size: int, *, exact: bool = False) -> GgufHea
 
 
 class Metadata(Struct):
-    """What was found so far, and how much of it is kept."""
+    """The metadata found so far, and the size of what is kept."""
 
     values: dict[str, Value] = field(default_factory=dict)
     lengths: dict[str, int] = field(default_factory=dict)
@@ -135,9 +132,9 @@ class Metadata(Struct):
 
 
 def _parse(cursor: Cursor, jump: Jump | None) -> tuple[GgufHeader, bool]:
-    """The header, and whether all of it fits so that a jump in it must have gone right.
+    """Returns the header, and whether it is consistent, so that its jumps were right.
 
-    Made for the purpose, a file can still fit and mislead; see the module's docstring.
+    A crafted file can be consistent and still mislead; see the module's docstring.
     """
     version, tensor_count, key_count = preamble(cursor)
     found = Metadata()
@@ -164,14 +161,14 @@ def _parse(cursor: Cursor, jump: Jump | None) -> tuple[GgufHeader, bool]:
 
 
 def _key_follows(cursor: Cursor, jump: Jump | None) -> bool:
-    """Whether a jump left a key behind the end: what was taken for the end may be a token."""
+    """Whether there is a key after the supposed end, which may then be inside a token."""
     if jump is None or not jump.used:
         return False
     return next_key(cursor.data, cursor.pos, NEEDLES[0]) is not None
 
 
 def preamble(cursor: Cursor) -> tuple[int, int, int]:
-    """Version, tensor count, key count; the counts are within their limits and could fit."""
+    """Returns version, tensor count and key count; checks both counts for plausibility."""
     _check_magic(cursor.data)
     cursor.pos = 4
     (version,) = cursor.take(U32)
@@ -193,7 +190,7 @@ def _check_magic(data: bytes) -> None:
     if not data:
         raise GgufError("is empty")
     if data.startswith(b"version https://git-lfs"):
-        raise GgufError("is a Git LFS pointer; `git lfs pull` gets the file it stands for")
+        raise GgufError("is a Git LFS pointer; `git lfs pull` downloads the file itself")
     if not b"GGUF".startswith(data[:4]):
         raise GgufError(f"is not a GGUF file: it starts with {data[:8]!r}")
 
@@ -201,7 +198,7 @@ def _check_magic(data: bytes) -> None:
 def _check_version(version: int) -> None:
     if version in (2, 3):
         return
-    if version and version & 0xFFFF == 0:  # the bytes of a small number, the other way round
+    if version and version & 0xFFFF == 0:  # a small number with its bytes reversed
         raise GgufError("is a big-endian GGUF file; convert it for a little-endian machine")
     hint = "convert the model again" if version < 2 else "a newer magid may read it"
     raise GgufError(f"is GGUF version {version}, and only 2 and 3 can be read; {hint}")

@@ -1,4 +1,4 @@
-"""Skips long arrays of strings in a GGUF header without making a Python object of each. Pure."""
+"""Skips long string arrays in a GGUF header without creating the strings. Pure."""
 
 import re
 import struct
@@ -11,9 +11,9 @@ from msgspec import Struct, field
 from magid.errors import GgufError
 
 TOKEN_BYTES: Final = 48
-"""Header bytes that one token makes, with its type, score and merges: a guess of what to read."""
+"""Estimated header bytes per token, with its type, score and merges."""
 MAX_NAME: Final = 256  # keys and tensor names; GGUF allows 65,535; ggml's tensor names have 63
-_MAX_CANDIDATES: Final = 16  # keys looked at for one jump; a hostile file can offer millions
+_MAX_CANDIDATES: Final = 16  # keys tried for one jump; a hostile file can offer millions
 
 
 U32: Final = struct.Struct("<I")
@@ -22,31 +22,30 @@ _LAST_VALUE_TYPE: Final = 12
 
 
 _KEY: Final = re.compile(rb"[a-z0-9_.-]+")
-_BEGINNINGS: Final = (b"tokenizer.ggml.", b"general.")
-
-
+_BEGINNINGS: Final = (b"tokenizer.ggml.", b"general.")  # of the keys that follow a vocabulary
 NEEDLES: Final = tuple(bytes(7) + beginning for beginning in _BEGINNINGS)
+"""With the upper 7 bytes of the key's length: a longer needle is found faster."""
 
 
 class ShortError(GgufError):
-    """More of the file is needed than was read; `wanted` bytes of it could be enough."""
+    """The data ends within the header; `wanted` bytes of the file may be enough."""
 
     def __init__(self, wanted: int) -> None:
-        super().__init__("has a longer header than was read")
+        super().__init__("has a longer header than the part that was read")
         self.wanted = wanted
 
 
 class Cursor(Struct):
-    """A place in the bytes of a file; never moves beyond what was read."""
+    """A position in the first bytes of a file; never moves beyond them."""
 
     data: bytes
     file_size: int
     pos: int = 0
 
     def need(self, end: int, guess: int = 0) -> None:
-        """Hold `end`, which may come from the file and be absurd, against what there is.
+        """Checks that the data reaches `end`, which may come from the file and be absurd.
 
-        `guess`: how much of the file to read next, where that is known to be more than `end`.
+        Raises ShortError if more must be read: `guess` bytes, if that is more than `end`.
         """
         if end > self.file_size:
             missing = end - self.file_size
@@ -75,9 +74,9 @@ class Cursor(Struct):
 
 
 class Jump(Struct):
-    """Finds the key behind a long string array without walking it.
+    """Finds the key after a long string array without walking it.
 
-    A needle that was missed once is not looked for again: the cost of all searches is linear.
+    Never searches again for a needle that was not found, so the cost of all searches is linear.
     """
 
     needles: list[bytes] = field(default_factory=lambda: list(NEEDLES))
@@ -93,22 +92,22 @@ class Jump(Struct):
 
 
 def skip_strings(cursor: Cursor, count: int, jump: Jump | None) -> None:
-    """Go behind `count` strings, of which each takes 8 bytes at least."""
+    """Moves the cursor past `count` strings, each of which takes at least 8 bytes."""
     if jump is None:
         return _walk_strings(cursor, count)
     if (pos := jump.target(cursor.data, cursor.pos + 8 * count)) is not None:
         cursor.pos = pos
         return None
-    plenty = cursor.pos + 2 * count * TOKEN_BYTES  # with no key in it, none is likely to come
+    plenty = cursor.pos + 2 * count * TOKEN_BYTES  # if these have no key, later bytes hardly do
     if len(cursor.data) < min(plenty, cursor.file_size):
         raise ShortError(plenty)
     return _walk_strings(cursor, count)
 
 
 def _walk_strings(cursor: Cursor, count: int) -> None:
-    """Exact, about 0.1 us a string; `count` strings are known to fit if they are all empty."""
+    """Reads each string's length, in about 0.1 us. The caller has checked `count`."""
     data, pos, length_at = cursor.data, cursor.pos, U64.unpack_from
-    with suppress(struct.error, OverflowError):  # beyond the data, and beyond any memory
+    with suppress(struct.error, OverflowError):  # past the data, or past any memory
         for _ in repeat(None, count):
             pos += 8 + length_at(data, pos)[0]
         cursor.need(pos)
@@ -118,7 +117,7 @@ def _walk_strings(cursor: Cursor, count: int) -> None:
 
 
 def next_key(data: bytes, start: int, needle: bytes) -> int | None:
-    """Where the length of a key stands that begins as the needle does, at or after `start`."""
+    """Returns the position of the first key, at or after `start`, that the needle begins."""
     at = data.find(needle, start + 1)
     for _ in repeat(None, _MAX_CANDIDATES):
         if at < 0:

@@ -1,4 +1,4 @@
-"""Tensors of a GGUF file: what their types weigh, and whether they fit together. Pure."""
+"""Tensors of a GGUF file: sizes of their types, sums, and consistency checks. Pure."""
 
 import re
 from collections import Counter
@@ -9,8 +9,8 @@ from msgspec import Struct, field
 
 from magid.errors import GgufError
 
-_MAX_ELEMENTS_OF_TENSOR: Final = 2**63 - 1  # of one tensor; ggml counts in int64
-_MAX_TYPE: Final = 1023  # some forks number types of their own from 142 on; beyond is damage
+_MAX_ELEMENTS_OF_TENSOR: Final = 2**63 - 1  # ggml counts in int64
+_MAX_TYPE: Final = 1023  # some forks have types of their own from 142 on; higher is damage
 
 TYPE_SIZES: Final[Mapping[int, tuple[int, int]]] = {
     # F32, F16, I8, I16, I32, I64, F64, BF16
@@ -25,7 +25,7 @@ TYPE_SIZES: Final[Mapping[int, tuple[int, int]]] = {
     # TQ1_0, TQ2_0, MXFP4, NVFP4, Q1_0
     34: (256, 54), 35: (256, 66), 39: (32, 17), 40: (64, 36), 41: (128, 18),
 }  # fmt: skip
-"""ggml type id -> (elements of a block, bytes of a block); from ggml's type_traits."""
+"""ggml type id -> (elements per block, bytes per block); from ggml's type_traits."""
 
 _ROUTED_EXPERT: Final = re.compile(rb"\.ffn_(?:gate|up|down|gate_up)_exps")
 
@@ -40,16 +40,16 @@ class TensorSums(Struct):
     routed: int = 0
     by_type: dict[int, int] = field(default_factory=dict)
     known_bytes: int = 0
-    end: int = 0  # of the data, from the start of the data
-    seamless: bool = True  # every type is known, and each tensor begins where the last one ended
-    sized: bool = True  # every type is known
+    end: int = 0  # of the data, relative to its start
+    seamless: bool = True  # all types are known, and each tensor begins where the previous ended
+    sized: bool = True  # all types are known
 
 
 def data_size(name: bytes, row: int, elements: int, kind: int) -> int | None:
-    """Bytes of data; None for a type that this table does not have.
+    """Returns the bytes of a tensor's data; None for an unknown type. Raises GgufError.
 
-    A type that is newer than the table must not make a file unusable; only, the end of such a
-    tensor cannot be held against the end of the file.
+    A type newer than the table must not make a file unusable; but then truncation of the file may
+    go unnoticed.
     """
     if elements > _MAX_ELEMENTS_OF_TENSOR:
         raise GgufError(f"is damaged: the tensor {shown(name)} has {elements} elements")
@@ -59,12 +59,12 @@ def data_size(name: bytes, row: int, elements: int, kind: int) -> int | None:
         return None
     block, block_bytes = sizes
     if row % block:
-        raise GgufError(f"is damaged: the tensor {shown(name)} has rows of broken blocks")
+        raise GgufError(f"is damaged: the tensor {shown(name)} has rows with incomplete blocks")
     return elements // block * block_bytes
 
 
 def add_up(infos: list[Tensor], alignment: int) -> TensorSums:
-    """Check the tensors against each other and add them up."""
+    """Checks the tensors against each other and adds them up. Raises GgufError."""
     tensors = TensorSums()
     by_type, end = tensors.by_type, 0
     for name, elements, kind, size, offset in infos:
@@ -83,7 +83,7 @@ def add_up(infos: list[Tensor], alignment: int) -> TensorSums:
     tensors.sized = all(kind in TYPE_SIZES for kind in by_type)
     tensors.known_bytes = sum(info[3] or 0 for info in infos)
     tensors.end = end
-    if tensors.known_bytes > end:  # else a small file could claim any size
+    if tensors.known_bytes > end:  # otherwise a small file could claim any size
         raise GgufError("is damaged: its tensors overlap")
     return tensors
 
@@ -93,6 +93,6 @@ def pad(value: int, alignment: int) -> int:
 
 
 def shown(raw: bytes) -> str:
-    """For a message: in quotes, with nothing in it that could act on a terminal, and short."""
+    """Returns a name for a message: quoted, shortened, without control characters."""
     more = "..." if len(raw) > _SHOWN else ""
     return ascii(raw[:_SHOWN].decode(errors="backslashreplace")) + more

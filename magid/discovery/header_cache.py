@@ -1,12 +1,12 @@
-"""The facts that a scan needs of each file, and a cache of them that outlives the process.
+"""The facts that a scan takes from each header, and a cache of them on disk.
 
-Reading a header takes milliseconds and megabytes, looking at a file takes microseconds: a file
-whose device, inode, size and times are as before is not opened again.
+Reading a header takes milliseconds and megabytes, a stat takes microseconds. A file whose device,
+inode, size and times have not changed is not opened again.
 
-The facts are as near to the file as possible. Names, tiers and thresholds are not among them, so
-that another rule or setting needs no second read. Two things are decided when the header is there
-and not later: what the chat template says of thinking and of tools, since a thousand templates are
-too big to keep. A change of what is taken from a header must raise SCHEMA.
+The facts are raw: they contain no names, tiers or thresholds, so a change of a rule or a setting
+needs no second read. The two exceptions are thinking and tools, which are found in the chat
+template while the header is read: a thousand templates are too big to keep. Whoever changes what
+is taken from a header must raise SCHEMA.
 """
 
 import json
@@ -53,23 +53,23 @@ _KEPT_OF_ARCHITECTURE: Final = (
 
 
 class HeaderFacts(Struct, frozen=True):
-    """What is kept of one file's header. Sums over shards are the reader's."""
+    """The kept part of one file's header. The caller adds up shards."""
 
     metadata: Mapping[str, str | int]  # of the right types: texts bounded, numbers not negative
     tensor_count: int
     parameter_count: int
-    routed_parameter_count: int  # of these, in experts that the router chooses from
+    routed_parameter_count: int  # those in experts that the router chooses from
     bits_per_weight: float
-    thinking: ThinkingMode | None  # what the chat template says; None: nothing
-    evidence: str  # what in the template says so
-    tools: bool | None  # whether the chat template has a place for them; None: there is none
+    thinking: ThinkingMode | None  # by the chat template; None if it does not say
+    evidence: str  # the part of the template that says so
+    tools: bool | None  # whether the chat template uses tools; None without a template
 
 
 class Unusable(Struct, frozen=True):
     """A file without a usable header."""
 
     reason: str
-    is_lasting: bool  # False: the system failed, not the file, so it is tried again each time
+    is_lasting: bool  # False: the system failed, not the file, so every scan tries again
 
 
 Reading: TypeAlias = HeaderFacts | Unusable
@@ -77,7 +77,7 @@ Entries: TypeAlias = dict[str, tuple[File, Reading]]  # by path
 
 
 def read_facts(path: str) -> Reading:
-    """Open a file and keep what matters of its header. Blocks. Never raises for the file."""
+    """Reads the facts of one file, or why it cannot be used. Blocks."""
     try:
         return facts_of(read_header(path))
     except GgufError as error:
@@ -85,7 +85,7 @@ def read_facts(path: str) -> Reading:
 
 
 def facts_of(header: GgufHeader) -> HeaderFacts:
-    """Choose from a header; what has the wrong type or an absurd value counts as absent."""
+    """Takes the facts from a header; a wrong type or an absurd value counts as absent."""
     template = header.metadata.get("tokenizer.chat_template")
     written = template if isinstance(template, str) and template else None
     said = thinking_of_template(written)
@@ -103,7 +103,7 @@ def facts_of(header: GgufHeader) -> HeaderFacts:
 
 
 def kept_metadata(metadata: Mapping[str, object]) -> dict[str, str | int]:
-    """The pairs that decide anything, as text or number; what is true or false as 1 or 0."""
+    """Returns the pairs that magid uses, as text or numbers; booleans become 1 or 0."""
     architecture = text(metadata, "general.architecture") or ""
     keys = (*_KEPT, *(f"{architecture}.{key}" for key in _KEPT_OF_ARCHITECTURE))
     kept: dict[str, str | int] = {}
@@ -116,14 +116,14 @@ def kept_metadata(metadata: Mapping[str, object]) -> dict[str, str | int]:
 
 
 class HeaderCache:
-    """Path -> facts, of files that are as they were. Not locked: one thread at a time may write.
+    """Path -> facts, of unchanged files. Not thread-safe.
 
-    It is a cache: a file that cannot be read, or is not what this version writes, is as if it were
-    not there, and one that cannot be written is no error.
+    A cache file that cannot be read, or has another version's format, counts as empty; one that
+    cannot be written is not an error.
     """
 
     def __init__(self, path: Path | None) -> None:
-        """Read what is kept at `path`; None keeps it in memory alone. Blocks."""
+        """Reads the cache file; without `path`, keeps the cache in memory only. Blocks."""
         self._path = path
         self._kept = (_load(path) if path else None) or _Kept({}, {})
 
@@ -133,7 +133,7 @@ class HeaderCache:
 
     @property
     def tops(self) -> Mapping[str, str]:
-        """Model folders as configured -> links resolved, as they were last."""
+        """Model folders as configured -> with links resolved, as of the last scan."""
         return self._kept.tops
 
     @property
@@ -142,14 +142,14 @@ class HeaderCache:
         return [file for file, _ in self._kept.entries.values()]
 
     def below(self, folders: tuple[str, ...]) -> Entries:
-        """The entries of files in these folders, which end in "/"."""
+        """Returns the entries of files below these folders, which end in "/"."""
         if not folders:
             return {}
         entries = self._kept.entries
         return {path: entry for path, entry in entries.items() if path.startswith(folders)}
 
     def replace(self, entries: Entries, tops: dict[str, str]) -> None:
-        """Keep these and no others. Writes only if that changes anything. Blocks."""
+        """Replaces all entries; writes the file only if they have changed. Blocks."""
         kept = _Kept(entries, tops)
         if kept == self._kept:
             return
@@ -173,7 +173,7 @@ def _document(kept: _Kept) -> dict[str, Any]:
 
 
 def packed(reading: Reading) -> str | list[Any]:
-    """A reading as JSON can carry it; `unpacked` reads it back, but for `is_lasting`."""
+    """Converts a reading to JSON values; `unpacked` is the reverse, except for `is_lasting`."""
     if isinstance(reading, Unusable):
         return reading.reason
     return [
@@ -189,7 +189,7 @@ def packed(reading: Reading) -> str | list[Any]:
 
 
 def _load(path: Path) -> _Kept | None:
-    """All or nothing: half a cache is not worth a rule of its own."""
+    """Returns None for any fault: half a cache is not worth the code."""
     try:
         document = json.loads(path.read_bytes())
         if document["schema"] != SCHEMA:
@@ -216,7 +216,7 @@ def _stat_key(values: Any) -> StatKey:
 
 
 def unpacked(packed: Any) -> Reading:
-    """Raises one of what `_load` catches unless every value has the type that was written."""
+    """Raises one of the errors that `_load` catches if a value has the wrong type."""
     if isinstance(packed, str):
         return Unusable(packed, is_lasting=True)
     metadata, tensors, parameters, routed, bits, thinking, evidence, tools = packed
@@ -233,7 +233,7 @@ def unpacked(packed: Any) -> Reading:
 
 
 def _write(path: Path, content: str) -> None:
-    """Replace the file in one step. No fsync: after a power cut an old cache, or none, will do."""
+    """Replaces the file in one step, without fsync: after a power cut an old cache will do."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(content, encoding="utf-8")
     temporary.replace(path)

@@ -1,9 +1,9 @@
-"""`python -m magid.discovery.header_workers`: looks at the files of one model folder.
+"""`python -m magid.discovery.header_workers`: lists and reads the files of one model folder.
 
-In a process of its own (see `workers`): the folder may be a mount that does not answer, and a
-thread that parses megabytes of headers holds the interpreter for milliseconds at a time, for which
-every request would wait. A lower priority while headers are read keeps it behind the event loop
-where cores are few.
+This is a process of its own (see `host.workers`), because the folder may be a mount that does not
+answer, and because a thread that parses megabytes of headers would hold the interpreter lock for
+milliseconds, which would delay every request. While it reads headers it has a lower priority, so
+that the event loop comes first on a machine with few cores.
 """
 
 import os
@@ -14,39 +14,39 @@ from magid.discovery.gguf_file import read_head
 from magid.discovery.header_cache import Unusable, kept_metadata, packed, read_facts
 from magid.discovery.links import follow
 from magid.discovery.naming import text
-from magid.discovery.walker import File, look_at, why_unusable
+from magid.discovery.walker import File, walk, why_unusable
 from magid.errors import GgufError
-from magid.host.workers import Life, answer, requests
+from magid.host.workers import Heartbeat, answer, requests
 
 _NICENESS: Final = 10
 
 
-def carried_out(request: Any) -> Any:
-    """What is asked, done. Blocks for as long as the folder does."""
+def carry_out(request: Any) -> Any:
+    """Carries out one request from `roots.Root`; returns the answer. Blocks as the folder does."""
     match request:
         case ["walk", root, others]:
-            return _walked(root, frozenset(others))
+            return _walk(root, frozenset(others))
         case ["follow", link, within, late]:
             return follow(link, within, late)
         case ["read", path]:
             return _read(path)
         case ["begin", path]:
-            return _begun(path)
+            return _begin(path)
         case ["usable", path]:
             return why_unusable(path) or []
         case ["be nice"]:
             with suppress(OSError):
                 os.nice(_NICENESS)
-            return None  # a sign of life
+            return None  # which is a heartbeat
         case _:
             raise ValueError(request)
 
 
-def _walked(root: str, others: frozenset[str]) -> Any:
-    look = look_at(root, others, Life())
+def _walk(root: str, others: frozenset[str]) -> Any:
+    listing = walk(root, others, Heartbeat())
     return [
-        look.top, look.files, look.links, look.marks, look.revisions, look.broken, look.reason,
-        look.is_absent, look.empty,
+        listing.top, listing.files, listing.links, listing.marks, listing.revisions,
+        listing.broken, listing.reason, listing.is_absent, listing.empty,
     ]  # fmt: skip
 
 
@@ -55,8 +55,8 @@ def _read(path: str) -> Any:
     return [reading.is_lasting if isinstance(reading, Unusable) else True, packed(reading)]
 
 
-def _begun(path: str) -> Any:
-    """The pairs of a first listing; [] for a file that has no usable beginning."""
+def _begin(path: str) -> Any:
+    """Returns a file's first pairs and its name; [] if the beginning cannot be used."""
     try:
         head = read_head(path)
     except GgufError:
@@ -70,10 +70,10 @@ def as_file(packed_file: Any) -> File:
 
 
 def main() -> None:
-    """Answer each request on stdin with a line on stdout."""
+    """Answers each request on stdin with a line on stdout."""
     with suppress(BrokenPipeError):
         for request in requests():
-            answer(carried_out(request))
+            answer(carry_out(request))
 
 
 if __name__ == "__main__":

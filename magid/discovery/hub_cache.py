@@ -1,11 +1,11 @@
-"""The cache of huggingface_hub, and llama.cpp's, which is the same: which revision is meant.
+"""Chooses the revision of each file in a cache of huggingface_hub or llama.cpp (same layout).
 
-    models--ORG--NAME/refs/main                     the commit that `main` was at last
+    models--ORG--NAME/refs/main                     the last known commit of `main`
     models--ORG--NAME/snapshots/COMMIT/PATH         a link into blobs/
 
-A file of several snapshots counts once: as the one of `main` has it, else as it was downloaded
-last. Where there is no `main`, each revision was asked for, and all count. A file
-that only an older snapshot has stays: it was downloaded, and nothing took its place.
+A file that is in several snapshots counts once: from the snapshot of `main`, else from the latest
+download. Without `main`, the user has requested each revision by name, so all count. A file that
+is only in an older snapshot counts too: nothing has replaced it.
 """
 
 import re
@@ -21,7 +21,7 @@ _COMMIT: Final = re.compile(r"[0-9A-Za-z._-]{1,100}")
 
 
 class _Found(Protocol):
-    """Of a `walker.File`, what is compared."""
+    """The part of `walker.File` that is used here."""
 
     @property
     def path(self) -> str: ...
@@ -34,7 +34,7 @@ Found = TypeVar("Found", bound=_Found)
 
 
 def main_revision(folder: str) -> str | None:
-    """The commit of `main`, if this folder is a repository's. Blocks; never raises OSError."""
+    """Returns the commit of `main`, if the folder is a repository's. Blocks; never raises."""
     if not folder.rpartition("/")[2].startswith("models--"):
         return None
     with suppress(OSError), (Path(folder) / "refs" / "main").open("rb") as file:
@@ -44,7 +44,7 @@ def main_revision(folder: str) -> str | None:
 
 
 def current(files: Iterable[Found], main: Mapping[str, str]) -> list[Found]:
-    """The files without those that another revision replaces. Pure. `main` is by repository."""
+    """Leaves out files that another revision replaces. `main`: repository -> commit. Pure."""
     kept: list[Found] = []
     versions: dict[tuple[str, str], list[tuple[str, Found]]] = defaultdict(list)
     for file in files:
@@ -54,12 +54,12 @@ def current(files: Iterable[Found], main: Mapping[str, str]) -> list[Found]:
         else:
             kept.append(file)
     for (folder, _), found in versions.items():
-        meant = [file for commit, file in found if commit == main[folder]]
-        kept += meant or [max((file for _, file in found), key=lambda file: file.key[3])]
+        of_main = [file for commit, file in found if commit == main[folder]]
+        kept += of_main or [max((file for _, file in found), key=lambda file: file.key[3])]
     return kept
 
 
 def repository(path: str) -> str | None:
-    """The folder of the repository that a file of a cache belongs to; None outside of one."""
+    """Returns the folder of the repository that a cached file belongs to; None for other files."""
     match = _REPOSITORY.match(path)
     return match[1] if match else None

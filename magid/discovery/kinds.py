@@ -1,6 +1,6 @@
-"""What a GGUF file is good for: a model of some kind, a companion of one, or nothing of ours.
+"""Classifies GGUF files: kinds of models, companions of models, and foreign files. Pure.
 
-Pure; by what the header says, and by the name where headers are known to be silent.
+By the header, or by the name where headers are known to lack the information.
 """
 
 import re
@@ -12,11 +12,11 @@ from magid.discovery.naming import number, text
 
 _RANK_POOLING: Final = 4  # LLAMA_POOLING_TYPE_RANK
 _DRAFT_NAME: Final = re.compile(r"(?:mtp|eagle3|dflash|dspark)[-_]", re.I)
-"""How llama.cpp's own downloader tells drafts by their files' names (common/download.cpp)."""
+"""How llama.cpp's own downloader recognises drafts by file name (common/download.cpp)."""
 
 _DRAFT_ARCHITECTURES: Final = frozenset({"dflash", "eagle3", "gemma4-assistant"})
-"""The architectures that llama.cpp runs only beside the model they draft for: the constructor of
-`llama_context` wants that one's context (`ctx_other`). DSpark drafts have headers of dflash."""
+"""Architectures that llama.cpp runs only together with the model they draft for: the constructor
+of `llama_context` needs that model's context (`ctx_other`). DSpark drafts have dflash headers."""
 
 _EMBEDDING_WORDS: Final = frozenset({"embed", "embedding", "embeddings"})
 _EMBEDDING_ARCHITECTURES: Final = frozenset(
@@ -52,13 +52,13 @@ _FOREIGN_ARCHITECTURES: Final = frozenset(
         "whisper",
     }
 )
-"""In use in GGUF files for images, video and sound; nothing that llama-server answers with."""
+"""GGUF models for images, video and sound, which llama-server cannot run."""
 
 _WORD: Final = re.compile(r"[a-z0-9]+")
 
 
 class ModelKind(StrEnum):
-    """What a model answers with: text, a vector, or an order of documents."""
+    """What a model outputs: text, a vector, or a ranking of documents."""
 
     CHAT = "chat"
     EMBEDDING = "embedding"
@@ -66,7 +66,7 @@ class ModelKind(StrEnum):
 
 
 def model_kind(filename: str, metadata: Mapping[str, object]) -> ModelKind:
-    """By the pooling that only such models have; else by architecture, else by name."""
+    """Determines the kind by pooling, else by architecture, else by name."""
     architecture = text(metadata, "general.architecture") or ""
     pooling = number(metadata, f"{architecture}.pooling_type")
     names = f"{filename} {text(metadata, 'general.basename') or ''}".lower()
@@ -79,10 +79,10 @@ def model_kind(filename: str, metadata: Mapping[str, object]) -> ModelKind:
 
 
 def companion_kind(filename: str, metadata: Mapping[str, object]) -> str | None:
-    """`lora`, `imatrix`, `mmproj` or `draft`; None for a model, or a shard of one.
+    """Returns `lora`, `imatrix`, `mmproj` or `draft`; None for a model, or a shard of one.
 
-    Models quantised with an importance matrix often have "imatrix" in their names, merged ones
-    "lora", and models that write "draft": of these only the header tells.
+    The words "imatrix", "lora" and "draft" in a name prove nothing: models that were quantised
+    with an importance matrix, merged with an adapter, or made for writing often have them.
     """
     kind = text(metadata, "general.type")
     if kind == "adapter":
@@ -97,10 +97,10 @@ def companion_kind(filename: str, metadata: Mapping[str, object]) -> str | None:
 
 
 def foreign(metadata: Mapping[str, object]) -> str | None:
-    """Why llama-server can do nothing with it, as a reason for a person; None if it may."""
+    """Returns why llama-server cannot run this file, for a person; None if it may."""
     architecture = text(metadata, "general.architecture")
     if architecture is None:
-        return "does not say what it is: its header has no general.architecture"
+        return "is of unknown type: its header has no general.architecture"
     if architecture.lower() in _FOREIGN_ARCHITECTURES:
         return f"is a {architecture!r} model, which llama-server cannot run"
     return None

@@ -1,4 +1,4 @@
-"""Where symbolic links lead. What leads out of the model folders is told and not followed."""
+"""Resolves symbolic links. A link out of the model folders is reported, not followed."""
 
 import os
 import stat
@@ -11,15 +11,15 @@ from magid.discovery.walker import NO_ANSWER, File, is_below, is_utf8, printable
 OUTSIDE: Final = "is a link to a file outside the model folders"
 _MAX_LINKS: Final = 40  # as Linux counts
 _SEARCHED: Final = 2000  # entries of a linked folder
-_DEPTH: Final = 3  # folders, the linked one among them
+_DEPTH: Final = 3  # levels of folders, including the linked one
 
 
 def follow(link: str, within: Sequence[str], late: Sequence[str]) -> File | tuple[str, str]:
-    """The file behind a link, or the link and why there is none. Blocks; never raises OSError.
+    """Returns the target of a link, or the link and a reason. Blocks; never raises OSError.
 
-    `within` are the tops of all roots, `late` those of roots that do not answer. The target is
-    looked at as it is: if it became a link, it is none. The reason is empty for a link that is not
-    named as a model and does not lead to any.
+    `within` are the tops of all roots, `late` those of roots that do not answer. The target itself
+    is not followed, should it have become a link meanwhile. The reason is empty for a link without
+    the name of a model that leads to no model.
     """
     is_named = link[-5:].lower() == ".gguf"
     if late and _leads_into(link, late):
@@ -42,11 +42,11 @@ def _unseen(link: str, error: OSError, *, is_named: bool) -> str:
         if "." in name or (isinstance(error, FileNotFoundError) and not _is_absolute(link)):
             return ""
         return (
-            f"is a link to {_text_of(link)}, which magid cannot see: {error.strerror}; if that is "
+            f"is a link to {_text_of(link)}, which magid cannot read: {error.strerror}; if that is "
             "a folder with models, let user magi enter it and add it to model_paths in magid.yaml"
         )
     if isinstance(error, FileNotFoundError):
-        return "is a link to a file that is not there"
+        return "is a link to a file that does not exist"
     return f"is a link that cannot be followed: {error.strerror}"
 
 
@@ -63,7 +63,7 @@ def _add(folder: str) -> str:
 
 
 def _may_hold_models(folder: str) -> bool:
-    """Whether there is a file named as a model, or a folder that cannot be looked into."""
+    """Whether there is a file with a model's name, or a folder that cannot be read."""
     try:
         return any(name[-5:].lower() == ".gguf" for name in islice(_names(folder), _SEARCHED))
     except OSError:
@@ -93,7 +93,7 @@ def _is_absolute(link: str) -> bool:
 
 
 def _leads_into(link: str, folders: Sequence[str]) -> bool:
-    """By the text of the links alone: nothing in these folders is touched."""
+    """Decides by the texts of the links: touches nothing in these folders."""
     for _ in range(_MAX_LINKS):
         try:
             target = os.readlink(link)  # noqa: PTH115 - pathlib would only wrap it

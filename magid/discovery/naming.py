@@ -1,11 +1,11 @@
-"""Header and file name -> family, version, size, quantization, model id, display name.
+"""Derives family, version, size, quantization, id and display name of a model. Pure.
 
-Pure. Headers are untrusted and file names can be anything: whatever comes in, an id has only
-[a-z0-9_], at most ID_LIMIT characters, and is never empty.
+The sources are the header and the file name. Both are untrusted: for any input an id consists of
+[a-z0-9_], has at most ID_LIMIT characters, and is not empty.
 
-The header's words come first where it has them (`general.basename`, `.finetune`, `.version`,
-`.size_label`), then the file name, which is read by the convention of ggml's docs/gguf.md,
-`BaseName-SizeLabel-FineTune-Version-Encoding`, as loosely as real files keep to it.
+The header's words have priority (`general.basename`, `.finetune`, `.version`, `.size_label`). A
+file name is parsed by the convention of ggml's docs/gguf.md,
+`BaseName-SizeLabel-FineTune-Version-Encoding`, which real files follow loosely.
 """
 
 import re
@@ -16,10 +16,10 @@ from typing import Final
 from msgspec import Struct
 
 ID_LIMIT: Final = 120
-"""Characters of an id; leaves room for the `_2` of a clash within 128."""
+"""Characters of an id; leaves room within 128 for the `_2` of a duplicate."""
 
 TEXT_LIMIT: Final = 200
-"""Characters of a header's text that are looked at; real names have up to 80."""
+"""Characters of a header's text that are used; real names have up to 80."""
 
 _PART_LIMIT: Final = 80
 _MAX_NUMBER: Final = 2**63 - 1
@@ -67,22 +67,22 @@ FILE_TYPES: Final[Mapping[int, str]] = {
 """general.file_type -> encoding: llama.cpp's enum llama_ftype."""
 
 _GUESSED: Final = 1024
-"""LLAMA_FTYPE_GUESSED, a flag beside the type."""
+"""LLAMA_FTYPE_GUESSED, a flag in the same number."""
 
 
 class ModelName(Struct, frozen=True):
-    """What a model is called, in parts; lower case throughout."""
+    """The parts of a model's name, in lower case."""
 
     family: str
     version: str | None
-    variant: str | None  # what is left of the name, joined with "_"
+    variant: str | None  # the remaining words, joined with "_"
     size_params: float  # billions, one decimal
-    quantization: str  # "q4_k_m"; "5bit" where neither name nor header has the encoding
+    quantization: str  # "q4_k_m"; "5bit" if neither name nor header has the encoding
     is_instruct: bool
     is_coder: bool
 
     def base_id(self, tier: str) -> str:
-        """`family[_version][_variant]_SIZEb_QUANT_TIER`, before a clash is resolved."""
+        """`family[_version][_variant]_SIZEb_QUANT_TIER`; duplicates are resolved elsewhere."""
         quantization = _slug(self.quantization).replace("_", "")
         tail = f"_{_slug(f'{self.size_params:.1f}')}b_{quantization}_{tier}"
         parts = (_slug(part or "") for part in (self.family, self.version, self.variant))
@@ -97,7 +97,7 @@ class ModelName(Struct, frozen=True):
 
 
 class NameParts(Struct, frozen=True):
-    """One name taken apart."""
+    """The parts of one name."""
 
     tokens: tuple[str, ...]  # without size, encoding, vendor and shard number
     size: str | None  # "8b", "30b-a3b", "8x7b": as written
@@ -107,7 +107,7 @@ class NameParts(Struct, frozen=True):
 def identify(
     filename: str, metadata: Mapping[str, object], *, parameter_count: int, bits: float = 0.0
 ) -> ModelName:
-    """Name a model. `parameter_count` is exact, over all shards; `bits` are those per weight.
+    """Names a model. `parameter_count` is exact, over all shards; `bits` is bits per weight.
 
     Metadata of the wrong type counts as absent. Never raises.
     """
@@ -129,7 +129,7 @@ def identify(
 
 
 def name_words(own: NameParts, metadata: Mapping[str, object]) -> NameParts:
-    """The words a model's name is made of: the header's, where it has any, else the file's own."""
+    """Returns the words of a model's name: the header's, if it has any, else the file name's."""
     basename = text(metadata, "general.basename")
     parts = split_name(basename) if basename else None
     if parts is None or not parts.tokens or parts.tokens[0].isdigit():
@@ -142,7 +142,7 @@ def name_words(own: NameParts, metadata: Mapping[str, object]) -> NameParts:
 
 
 def split_name(name: str) -> NameParts:
-    """Take a name apart; a file name with or without its `.gguf`."""
+    """Splits a name into parts. A file name may end in `.gguf`."""
     rest = name[: TEXT_LIMIT + 100].lower().removesuffix(".gguf")
     rest = _SHARD.sub("", rest)
     encoding = None
@@ -164,19 +164,19 @@ def split_name(name: str) -> NameParts:
 
 
 def file_stem(filename: str) -> str:
-    """The file's name as people call the model: without `.gguf` and the number of a shard."""
+    """Returns the file name without `.gguf` and the number of a shard."""
     rest = filename[:-5] if filename[-5:].lower() == ".gguf" else filename
     return _SHARD.sub("", rest) or rest
 
 
 def nominal_bits(quantization: str) -> float | None:
-    """The bits in an encoding's name: Q4_K_M and MXFP4 have 4, although blocks also hold scales."""
+    """Returns the bits in an encoding's name: 4 for Q4_K_M and MXFP4, not counting the scales."""
     match = _BITS.match(quantization)
     return float(match[1]) if match else None
 
 
 def text(metadata: Mapping[str, object], key: str) -> str | None:
-    """A header's text without what cannot be printed, at most TEXT_LIMIT long; None if empty."""
+    """Returns a header's text, printable and at most TEXT_LIMIT long; None if it is empty."""
     value = metadata.get(key)
     if not isinstance(value, str):
         return None
@@ -187,7 +187,7 @@ def text(metadata: Mapping[str, object], key: str) -> str | None:
 
 
 def number(metadata: Mapping[str, object], key: str) -> int | None:
-    """A header's whole number, not negative; None if it is anything else."""
+    """Returns a header's non-negative integer; None for anything else."""
     value = metadata.get(key)
     if not isinstance(value, int) or isinstance(value, bool):
         return None
@@ -195,7 +195,7 @@ def number(metadata: Mapping[str, object], key: str) -> int | None:
 
 
 def _take_size(tokens: list[str]) -> str | None:
-    """Take the size out of the tokens. Billions go before millions, which can be a context."""
+    """Removes the size from the tokens. Prefers billions: millions may be a context length."""
     sizes = [i for i, token in enumerate(tokens) if _is_size(token)]
     if not sizes:
         return None
@@ -211,9 +211,9 @@ def _is_size(token: str) -> bool:
 
 
 def _take_version(tokens: list[str], of_header: str | None) -> str | None:
-    """Take the version out of the tokens behind the family: the next one, else a `v1.0` anywhere.
+    """Removes the version from the tokens after the family: the first, else a `v1.0` anywhere.
 
-    A header's version is one only if it looks like one: `2507` is the month of a release.
+    A header's version counts only if it looks like a version: `2507` is the month of a release.
     """
     if tokens and _VERSION.fullmatch(tokens[0]) and not _is_no_version(tokens[0]):
         return tokens.pop(0)
@@ -230,7 +230,7 @@ def _is_no_version(token: str) -> bool:
 
 
 def _billions(labels: tuple[str | None, ...], parameter_count: int) -> float:
-    """The first plain label; else the exact count (8x7B and 17B-16E do not tell the total)."""
+    """Returns the first plain label, else the exact count: 8x7B and 17B-16E are not totals."""
     for label in labels:
         if label and (match := _PLAIN_SIZE.fullmatch(label)):
             return round(float(match[1]) * _BILLIONS[match[2]], 1)
@@ -250,7 +250,7 @@ def _encoding_of_header(metadata: Mapping[str, object], bits: float) -> str:
 
 
 def _slug(part: str) -> str:
-    """Lower-case ASCII letters, digits and "_"; a point between digits becomes "p"."""
+    """Reduces text to lower-case letters, digits and "_"; a point between digits becomes "p"."""
     if part.isascii() and part.isalnum():
         return part.lower()
     ascii_text = unicodedata.normalize("NFKD", part).encode("ascii", "ignore").decode().lower()
@@ -258,13 +258,13 @@ def _slug(part: str) -> str:
     return re.sub(r"[^a-z0-9_]", "", with_points).strip("_")
 
 
-_MOST_SIZES: Final = 4  # words of an id that are taken for sizes: 16 spellings
+_MOST_SIZES: Final = 4  # words of an id that may be sizes: 16 spellings
 
 
 def spellings(model_id: str) -> list[str]:
-    """The id, then the same with its sizes spelled otherwise: `8b` and `8p0b` are both in use.
+    """Returns the id, then its other spellings: `8b` and `8p0b` are the same size.
 
-    Each size for itself: `moe_8p0b_70b` is also `moe_8b_70b`, `moe_8p0b_70p0b` and `moe_8b_70p0b`.
+    For example, `moe_8p0b_70b` is also `moe_8b_70b`, `moe_8p0b_70p0b` and `moe_8b_70p0b`.
     """
     words = model_id.split("_")
     sizes = [index for index, word in enumerate(words) if _WHOLE_SIZE.fullmatch(word)]

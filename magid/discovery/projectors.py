@@ -1,25 +1,26 @@
-"""Which projector (mmproj: images or sound) goes with which model. Pure.
+"""Pairs models with projectors (mmproj files, for images or sound). Pure.
 
-A projector lies in its model's folder or in a folder `mmproj` there, and so it does in one or two
-folders above, because repositories have a folder for each encoding, below the projector for all.
-The nearest place that has a fitting one wins. A projector whose output width is not the model's
-never fits.
+A projector is in its model's folder, in a subfolder `mmproj`, or in one of these places up to two
+folders higher: repositories often have a folder for each encoding, and the projector above them.
+The nearest place with a matching projector wins. A projector whose output width differs from the
+model's never matches.
 
-Folders hold one model in a Hugging Face repository, where whatever projector there is belongs to
-it, and many in a flat collection, where a wrong pair would keep llama-server from starting. So, in
-the model's own folder,
+A folder of a Hugging Face repository contains one model, and any projector there belongs to it. A
+flat collection contains many, and with the wrong projector llama-server does not start. So, in the
+model's own folder:
 
-- one whose name begins the model's name fits (`mmproj-gemma-3-4b-it` for `gemma-3-4b-it-Q4_0`),
-  if the sizes in both names are the same;
-- one with another name, or none (`mmproj-F16`), fits if all models of the folder are one model in
-  several encodings; without a name, the right width also will do.
+- A projector whose name begins the model's name matches (`mmproj-gemma-3-4b-it` for
+  `gemma-3-4b-it-Q4_0`), if the sizes in both names are the same.
+- A projector with another name, or none (`mmproj-F16`), matches if all models of the folder are
+  one model in several encodings. Without a name, the same width is enough.
 
-Above it, where other models may lie, one with another name never fits, and one without a name only
-if all models below are one model, and the widths are known to be the same or the model's folder is
-named by an encoding (`Q4_K_M`). A name in the header (`general.basename`) goes before the file's.
+Higher up, where other models may be, a projector with another name never matches. One without a
+name matches only if all models below are one model, and either the widths are known to be the same
+or the model's folder has the name of an encoding (`Q4_K_M`). A name in the header
+(`general.basename`) replaces the file's.
 
-Of several, the name that shares most words wins, then the encoding that every device computes
-(F16 before BF16), then path order.
+Of several matches the one wins whose name shares most words with the model's, then the encoding
+that most devices support (F16 before BF16), then the first in path order.
 """
 
 from collections import defaultdict
@@ -34,20 +35,20 @@ from magid.discovery.walker import File
 SUBFOLDER: Final = "mmproj"
 
 _SOFT: Final = frozenset({"instruct", "it", "chat", "mmproj", "model", "vision"})
-"""Words that one of the two names often has and the other not."""
+"""Words that often are in only one of the two names."""
 
 _ENCODINGS: Final = ("f16", "bf16", "q8_0", "f32")
 _FOLDERS_ABOVE: Final = 2
 
 
 class MatchCandidate(Struct, frozen=True):
-    """What is compared of a model, or of a projector."""
+    """The properties of a model or a projector that are compared."""
 
-    file: File  # a model's first
+    file: File  # the model's first file
     words: tuple[str, ...]
     size: str | None
     encoding: str
-    width: int | None  # of the vectors that pass from the projector to the model
+    width: int | None  # of the vectors that the projector passes to the model
 
     @property
     def names(self) -> tuple[tuple[str, ...], str | None]:
@@ -55,14 +56,14 @@ class MatchCandidate(Struct, frozen=True):
 
 
 class Pairing(Struct, frozen=True):
-    """`chosen`: path of a model's first file -> its projector. `unfit`: projector -> why none."""
+    """`chosen`: a model's first path -> its projector; `unfit`: projector -> why it has none."""
 
     chosen: dict[str, File] = field(default_factory=dict)
     unfit: dict[str, str] = field(default_factory=dict)
 
 
 def candidate(file: File, metadata: Mapping[str, object]) -> MatchCandidate:
-    """What a file says of itself; a model's width is its embedding length."""
+    """Returns the properties of a file; a model's width is its embedding length."""
     own = split_name(file.name)
     named = name_words(own, metadata)
     label = (text(metadata, "general.size_label") or "").lower()
@@ -81,7 +82,7 @@ def candidate(file: File, metadata: Mapping[str, object]) -> MatchCandidate:
 
 
 def pair(models: Sequence[MatchCandidate], projectors: Sequence[MatchCandidate]) -> Pairing:
-    """The projector of each model that has one, and the projectors that fit no model near them."""
+    """Pairs models with projectors; also returns the projectors that match no model near them."""
     pairing, names = Pairing(), _Names(models)
     offered: dict[str, list[MatchCandidate]] = defaultdict(list)
     for projector in projectors:
@@ -106,7 +107,7 @@ def pair(models: Sequence[MatchCandidate], projectors: Sequence[MatchCandidate])
 
 
 class _Names:
-    """The names of the models in each folder, and in and below it."""
+    """The names of the models directly in each folder, and of those anywhere below it."""
 
     def __init__(self, models: Sequence[MatchCandidate]) -> None:
         self.within: dict[str, set[object]] = defaultdict(set)
@@ -120,7 +121,7 @@ class _Names:
 
 
 def _place(folder: str) -> str:
-    """The folder that a projector is for: one in a folder `mmproj` is for the folder above."""
+    """Returns the folder that a projector serves: for a subfolder `mmproj`, its parent."""
     above, _, name = folder.rpartition("/")
     return above if name.lower() == SUBFOLDER else folder
 
@@ -130,7 +131,7 @@ def _above(folder: str) -> str:
 
 
 def _folders_of(model: MatchCandidate) -> Iterator[str]:
-    """Where its projector may be, nearest first."""
+    """Yields the folders where the model's projector may be, nearest first."""
     folder = _place(model.file.folder)
     for _ in range(1 + _FOLDERS_ABOVE):
         if folder:
@@ -155,7 +156,7 @@ def _fits(model: MatchCandidate, projector: MatchCandidate, folder: str, names: 
 
 
 def _is_encoding(name: str) -> bool:
-    """Whether a folder has the name of an encoding alone."""
+    """Whether a folder's name is an encoding and nothing else."""
     parts = split_name(name)
     return parts.encoding is not None and not parts.tokens and parts.size is None
 
@@ -173,10 +174,9 @@ def _rank(model: MatchCandidate, projector: MatchCandidate) -> tuple[int, int]:
 def _why_unfit(projector: MatchCandidate, models: Sequence[MatchCandidate]) -> str:
     first = models[0]
     if all(None not in (m.width, projector.width) and m.width != projector.width for m in models):
-        why = f"its vectors have {projector.width} numbers, and those of {first.file.name} have "
-        why += str(first.width)
+        why = f"its width is {projector.width}, but that of {first.file.name} is {first.width}"
     elif projector.words:
-        why = f"by its name it belongs to another one than {first.file.name}"
+        why = f"its name does not match {first.file.name}"
     else:
-        why = "nothing tells which of several models it belongs to"
-    return f"is a projector that fits no model near it: {why}; put it into the folder of its model"
+        why = "its name does not say to which of several models it belongs"
+    return f"is a projector without a model: {why}; put it into the folder of its model"

@@ -1,8 +1,8 @@
-"""The model folders, each behind a worker of its own, so that one that hangs delays no other.
+"""Accesses the model folders, each through its own workers: one that hangs delays no other.
 
-A root that says nothing for `late_s` is late. Its worker is left behind and stays the watch on it:
-it goes on as soon as the mount answers. Now and then another one tries as well, because a mount
-can be replaced by one that answers while the first worker never comes back.
+A root that is silent for `late_s` is late. Its worker is abandoned, and answers as soon as the
+mount does. From time to time another worker is started, because a mount can be replaced by one
+that answers while the first worker hangs forever. `header_workers` is the other end.
 """
 
 import errno
@@ -16,31 +16,31 @@ from typing import Any, Final
 
 from magid.discovery.header_cache import Reading, Unusable, unpacked
 from magid.discovery.header_workers import as_file
-from magid.discovery.walker import NO_ANSWER, File, Listing, Look, is_below, join, printable
+from magid.discovery.walker import NO_ANSWER, File, Listing, RootListing, is_below, join, printable
 from magid.host.workers import LATE_S, Silent, Worker, WorkerEnded
 
 log = logging.getLogger(__name__)
 
 _AGAIN_S: Final = 30.0  # between two workers for a root that is late
 _MOST_STUCK: Final = 3  # workers of one root
-_IDLE_S: Final = 30.0  # for which a worker is kept: scans often come in a row
+_IDLE_S: Final = 30.0  # after which a worker is ended: scans often follow each other
 
 _MANY: Final = 16
-"""From this many files on further processes are worth their 60 ms to start."""
+"""For at least this many files further processes are worth the 60 ms of their start."""
 
-_TRIES: Final = 2  # of a walk whose process ends: an upgrade may exchange its files as it starts
-_PROCESSES: Final = 2  # more gain nothing on one disk, and cost an event loop its core
+_TRIES: Final = 2  # for a walk whose process ends: an upgrade may replace its files as it starts
+_PROCESSES: Final = 2  # more gain nothing on one disk, and take cores from the event loop
 
 
 class Root:
-    """One folder. Its methods block and belong to one thread at a time, but for `has_news`."""
+    """One folder. Its methods block and are not thread-safe, except for `has_news`."""
 
-    def __init__(self, configured: str, late_s: float, is_over: Callable[[], bool]) -> None:
+    def __init__(self, configured: str, late_s: float, is_cancelled: Callable[[], bool]) -> None:
         self.configured = configured
         self.top = configured  # links resolved, as last known
         self.late_reason = ""  # "" while it answers
         self._late_s = late_s
-        self._is_over = is_over
+        self._is_cancelled = is_cancelled
         self._worker: Worker | None = None
         self._used_at = 0.0
         self._stuck: list[Worker] = []
@@ -48,37 +48,39 @@ class Root:
 
     @property
     def has_news(self) -> bool:
-        """It was late, and has answered since."""
+        """Whether the folder was late and has answered since."""
         return bool(self.late_reason) and any(one.has_news for one in tuple(self._stuck))
 
-    # -- asking --------------------------------------------------------------------------
+    # -- requests ------------------------------------------------------------------------
 
-    def look(self, others: Sequence[str]) -> Look:
-        """What is below it, links not followed. Raises OSError where no process can be made."""
+    def walk(self, others: Sequence[str]) -> RootListing:
+        """Lists the folder without following links. Raises OSError if no process can start."""
         if self.late_reason and not self._may_answer(others):
-            return self._late_look()
+            return self._late_listing()
         for _ in range(_TRIES):
             try:
-                answer = self._ask([["walk", self.configured, others]]).hear(
-                    self._late_s, self._is_over
+                answer = self._ask([["walk", self.configured, others]]).receive(
+                    self._late_s, self._is_cancelled
                 )
                 break
             except Silent:
-                return self._late_look()
+                return self._late_listing()
             except WorkerEnded:
                 self.close()
         else:
-            return Look(self.top, reason="cannot be read: its reader ended")
+            return RootListing(self.top, reason="cannot be read: its reader ended")
         self.top, files, links, marks, main, broken, reason, is_absent, empty = answer
         found = [as_file(file) for file in files]
         revisions = [(folder, commit) for folder, commit in main]
-        told = [(path, why) for path, why in broken]
-        return Look(self.top, found, links, marks, revisions, told, reason, is_absent, empty=empty)
+        unusable = [(path, why) for path, why in broken]
+        return RootListing(
+            self.top, found, links, marks, revisions, unusable, reason, is_absent, empty=empty
+        )
 
     def follow(
         self, links: Sequence[str], within: Sequence[str], late: Sequence[str]
     ) -> Generator[File | tuple[str, str], None, None]:
-        """What each link leads to, in order. One that hangs is not tried while it does."""
+        """Yields the target of each link, in order. Skips links that are known to hang."""
         for link in [link for link, one in self._hung.items() if one.has_news]:
             self._hung.pop(link).end()
         left = [link for link in links if link not in self._hung]
@@ -87,7 +89,7 @@ class Root:
             worker = self._ask([["follow", link, within, late] for link in left])
             try:
                 while left:
-                    answer = worker.hear(self._late_s, self._is_over)
+                    answer = worker.receive(self._late_s, self._is_cancelled)
                     yield as_file(answer) if len(answer) > 2 else (answer[0], answer[1])
                     del left[0]
             except Silent:
@@ -99,7 +101,7 @@ class Root:
         yield from ((link, NO_ANSWER) for link in left)
 
     def read(self, paths: Sequence[str]) -> Generator[Reading, None, None]:
-        """The reading of each path, in order; of those that got no answer it is not lasting."""
+        """Yields the reading of each path, in order; without an answer it is not lasting."""
         for answer in self._answers([["read", path] for path in paths]):
             if answer is None:
                 reason = self.late_reason or "cannot be read: its reader ended"
@@ -110,25 +112,25 @@ class Root:
             yield Unusable(reading.reason, is_lasting) if isinstance(reading, Unusable) else reading
 
     def begin(self, paths: Sequence[str]) -> Generator[Any, None, None]:
-        """The first pairs of each file, or nothing."""
+        """Yields the first pairs of each file, or nothing."""
         yield from self._answers([["begin", path] for path in paths])
 
     def _answers(self, requests: Sequence[Any]) -> Generator[Any, None, None]:
-        """The answer to each request, in order; None once the root is late or the reader ended."""
+        """Yields each answer, in order; None once the root is late or the worker ended."""
         done = 0
         if requests and not self.late_reason:
             workers = self._workers_for(requests)
             try:
                 while done < len(requests):
-                    answer = workers[done % len(workers)].hear(self._late_s, self._is_over)
+                    answer = workers[done % len(workers)].receive(self._late_s, self._is_cancelled)
                     done += 1
                     yield answer
             except Silent:
-                self._forsake(*workers)
+                self._abandon(*workers)
             except WorkerEnded:
                 pass
             finally:
-                # One that still has something to answer cannot be asked anything else.
+                # A worker that still owes answers cannot be reused.
                 has_more = done < len(requests)
                 self._drop(*(one for one in workers if has_more or one is not self._worker))
         yield from (None for _ in range(len(requests) - done))
@@ -140,51 +142,53 @@ class Root:
         try:
             for first in range(_PROCESSES):
                 workers.append(Worker("magid.discovery.header_workers"))
-                workers[-1].say([["be nice"], *requests[first::_PROCESSES]])
-                workers[-1].send()
+                workers[-1].submit([["be nice"], *requests[first::_PROCESSES]])
+                workers[-1].flush()
         except OSError:
             self._drop(*workers)
             raise
         return workers
 
     def _ask(self, requests: Sequence[Any]) -> Worker:
-        if self._worker is not None and self._worker.has_news:  # idle, so it has ended
+        if self._worker is not None and self._worker.has_news:  # it was idle, so it has ended
             self._drop(self._worker)
         if self._worker is None:
             self._worker = Worker("magid.discovery.header_workers")
         self._used_at = monotonic()
-        self._worker.say(requests)
+        self._worker.submit(requests)
         return self._worker
 
     # -- a root that is late -------------------------------------------------------------
 
-    def _late_look(self) -> Look:
+    def _late_listing(self) -> RootListing:
         if self._worker is not None:
-            self._forsake(self._worker)
-        return Look(self.top, reason=self.late_reason or "is not read: magid ends", is_late=True)
+            self._abandon(self._worker)
+        return RootListing(
+            self.top, reason=self.late_reason or "is not read: magid is stopping", is_late=True
+        )
 
-    def _forsake(self, *workers: Worker) -> None:
-        """It is late: one of these stays as the watch on it, in the place of an earlier one."""
+    def _abandon(self, *workers: Worker) -> None:
+        """Marks the folder as late; keeps its workers, to notice when the folder answers."""
         for worker in workers:
             if worker is self._worker:
                 self._worker = None
             self._stuck.append(worker)
-        if self._is_over():
+        if self._is_cancelled():
             return
         if not self.late_reason:
             log.warning("the model folder %s does not answer", printable(self.top))
         self.late_reason = f"has not answered for {self._late_s:g} s; magid keeps trying"
 
     def _may_answer(self, others: Sequence[str]) -> bool:
-        """Whether it is worth waiting for; begins another try where the last one is old."""
+        """Whether the folder may answer again. Starts another worker if the last is old."""
         if not self._stuck or self.has_news:
             self._end_stuck()
             self.late_reason = ""
             return True
         if monotonic() - self._stuck[-1].made_at > _AGAIN_S and len(self._stuck) < _MOST_STUCK:
             another = Worker("magid.discovery.header_workers")
-            another.say([["walk", self.configured, others]])
-            another.send()
+            another.submit([["walk", self.configured, others]])
+            another.flush()
             self._stuck.append(another)
         return False
 
@@ -207,7 +211,7 @@ class Root:
             self._drop(self._worker)
 
     def close(self) -> None:
-        """End all processes, those that hang as soon as they can be. Idempotent."""
+        """Ends all workers; one that hangs ends when its mount answers. Idempotent."""
         self._end_stuck()
         for worker in self._hung.values():
             worker.end(is_stuck=True)
@@ -217,9 +221,9 @@ class Root:
 
 
 class Roots:
-    """All of them. Every method blocks, for a few times `late_s` at most while one is silent.
+    """All model folders. Methods block, at most a few times `late_s` if a folder is silent.
 
-    Not locked: one thread at a time, but for `has_news` and `stop`.
+    Not thread-safe, except for `has_news` and `stop`.
     """
 
     def __init__(self, folders: Sequence[Path], late_s: float = LATE_S) -> None:
@@ -229,12 +233,12 @@ class Roots:
 
     @property
     def has_news(self) -> bool:
-        """One that was late has answered."""
+        """Whether a folder that was late has answered."""
         return any(root.has_news for root in self._roots)
 
     @property
     def tops(self) -> dict[str, str]:
-        """As configured -> links resolved, as last known."""
+        """Folders as configured -> with links resolved, as last known."""
         return {root.configured: root.top for root in self._roots}
 
     def remember(self, tops: Mapping[str, str]) -> None:
@@ -242,34 +246,34 @@ class Roots:
             root.top = tops.get(root.configured, root.top)
 
     def listing(self) -> Listing:
-        """Walk them side by side. Raises OSError where no process can be made."""
+        """Walks all folders in parallel. Raises OSError if no process can start."""
         if not self._roots:
             return Listing()
         with ThreadPoolExecutor(len(self._roots), "magid-roots") as threads:
-            looks = list(threads.map(self._look_at, self._roots))
-        late = [look.top for look in looks if look.is_late]
-        within = [look.top for look in looks]
+            listings = list(threads.map(self._walk, self._roots))
+        late = [listing.top for listing in listings if listing.is_late]
+        within = [listing.top for listing in listings]
         linked: list[File | tuple[str, str]] = []
-        for root, look in zip(self._roots, looks, strict=True):
-            linked += root.follow(sorted(look.links), within, late)
-        return join(looks, linked)
+        for root, listing in zip(self._roots, listings, strict=True):
+            linked += root.follow(sorted(listing.links), within, late)
+        return join(listings, linked)
 
-    def _look_at(self, root: Root) -> Look:
+    def _walk(self, root: Root) -> RootListing:
         others = {one for other in self._roots for one in (other.configured, other.top)}
-        return root.look(sorted(others - {root.configured, root.top}))
+        return root.walk(sorted(others - {root.configured, root.top}))
 
     def read(self, files: Sequence[File]) -> Generator[tuple[File, Reading], None, None]:
-        """The reading of each file, root by root. Closing the iterator ends its processes."""
+        """Yields the reading of each file, root by root. Closing the iterator ends its workers."""
         for root, below in self._sorted(files):
             yield from zip(below, root.read([file.real for file in below]), strict=True)
 
     def begin(self, files: Sequence[File]) -> Generator[tuple[File, Any], None, None]:
-        """What each file begins with; see `Root.begin`."""
+        """Yields the first pairs of each file; see `Root.begin`."""
         for root, below in self._sorted(files):
             yield from zip(below, root.begin([file.real for file in below]), strict=True)
 
     def _sorted(self, files: Sequence[File]) -> list[tuple[Root, list[File]]]:
-        """By the root that a file's content is in: of nested ones, the innermost."""
+        """Groups files by the root that contains their content: the innermost of nested ones."""
         sorted_in: dict[Root, list[File]] = {}
         inner_first = sorted(self._roots, key=lambda root: -len(root.top))
         for file in files:
@@ -279,27 +283,27 @@ class Roots:
 
     @property
     def late(self) -> tuple[tuple[str, str], ...]:
-        """Top and reason of each that does not answer."""
+        """Top and reason of each folder that does not answer."""
         return tuple((root.top, root.late_reason) for root in self._roots if root.late_reason)
 
     def stop(self) -> None:
-        """Call off every wait, now and later; from any thread."""
+        """Cancels all waits, current and future. Thread-safe."""
         self._stopped = True
 
     def tidy(self) -> None:
-        """Ends the processes that have been idle for a while."""
+        """Ends workers that have been idle for a while."""
         for root in self._roots:
             root.tidy()
 
     def close(self) -> None:
-        """After `stop`: end all processes, those that hang as soon as they can be. Idempotent."""
+        """Stops, and ends all workers; one that hangs ends when its mount answers. Idempotent."""
         self._stopped = True
         for root in self._roots:
             root.close()
 
 
 def why_no_process(error: OSError) -> str:
-    """Why a reader could not be made, in words of what to do about it."""
+    """Returns why a worker could not be started, and which limit to raise."""
     why = {
         errno.EAGAIN: "the limit of tasks is used up (TasksMax=, ulimit -u)",
         errno.EMFILE: "the limit of open files is used up (LimitNOFILE=, ulimit -n)",

@@ -1,7 +1,8 @@
-"""Model folders -> what is in them: models with all that is known of them, and what is broken.
+"""Scans the model folders for models and broken files.
 
-Files are data, never errors: whatever is wrong with one is reported beside the models and stops
-nothing. All of it blocks and belongs in a thread; see `Scanner`.
+A bad file never raises an error: it is reported in `Scan.broken`, and the scan goes on. A scan goes
+through `roots` (list and read, in worker processes), `header_cache` (skip unchanged files) and
+`assembly` (make models of files). Everything blocks, so run it in a thread.
 """
 
 import threading
@@ -28,16 +29,15 @@ from magid.errors import Conflict, RescanFailed
 from magid.host.workers import LATE_S
 
 _SETTLED_NS: Final = 20_000_000
-"""A file that changed less than this before it was looked at may change again within the same
-tick of the file system's clock (at most 10 ms) and look the same: it is not taken as unchanged."""
+"""A file that changed this shortly before the scan may change again within the same tick of the
+file system's clock (at most 10 ms), with the same times: the next scan reads it again."""
 
 
 class Scanner:
-    """Scans folders, again and again. Every method blocks, and may be called from any thread.
+    """Scans the model folders repeatedly. Methods block and are thread-safe.
 
-    What touches the folders happens in processes of their own, so that neither a folder that does
-    not answer nor the parsing of headers holds up the rest of this process. The cache is read
-    with the first call.
+    Worker processes access the folders, so neither a folder that does not answer nor the parsing
+    of headers delays this process. The first call reads the cache.
     """
 
     def __init__(
@@ -59,10 +59,10 @@ class Scanner:
         self._end = weakref.finalize(self, self._roots.close)
 
     def first_listing(self) -> tuple[PendingFile, ...]:
-        """The models that a scan will have to read, by the first 16 KiB of each, in path order.
+        """Lists the models that a scan will have to read, in path order, by their first 16 KiB.
 
-        Takes milliseconds where a scan takes seconds. Files in the cache are left out (their scan
-        takes no time), and so is what turns out to be broken or a companion. Raises as `scan`.
+        Takes milliseconds where a scan takes seconds. Leaves out files in the cache, which a scan
+        does not read, broken files and companions. Raises as `scan` does.
         """
         with self._lock, _as_refusal():
             self._go_on()
@@ -80,11 +80,11 @@ class Scanner:
         return tuple(sorted(filter(None, listed), key=lambda pending: pending.path))
 
     def scan(self, progress: Callable[[int, int], None] | None = None) -> Scan:
-        """Look at every file and read the new and the changed ones. Idempotent.
+        """Lists all files and reads those that are new or have changed. Idempotent.
 
-        `progress` is called in this thread with the files read so far and all to be read. Scans at
-        the same time come one after another. Raises RescanFailed where no process can be made for
-        it, and Conflict once it is stopped.
+        Calls `progress` in this thread with the number of files read so far and in total.
+        Concurrent calls run one after another. Raises RescanFailed if no process can start, and
+        Conflict once it is stopped.
         """
         with self._lock, _as_refusal():
             self._go_on()
@@ -105,33 +105,33 @@ class Scanner:
 
     @property
     def has_downloads(self) -> bool:
-        """Whether files were still being downloaded when it scanned last. Does not block."""
+        """Whether the last scan found files that were still being downloaded. Does not block."""
         return bool(self._marks)
 
     def has_fewer_downloads(self) -> bool:
-        """Whether one of these has ended since. Raises as `scan`."""
+        """Whether one of these downloads has ended since. Raises as `scan` does."""
         with self._lock, _as_refusal():
             self._go_on()
             return bool(self._marks - self._listing().marks)
 
     @property
     def has_news(self) -> bool:
-        """A folder that was late has answered since. Does not block."""
+        """Whether a folder that was late has answered since. Does not block."""
         return self._roots.has_news
 
     def stop(self) -> None:
-        """End the scan under way, which raises Conflict. From any thread; does not block."""
+        """Cancels the current scan, which raises Conflict. Does not block."""
         self._stopped = True
         self._roots.stop()
 
     def close(self) -> None:
-        """Stop, and end all processes. Idempotent."""
+        """Stops, and ends all workers. Idempotent."""
         self.stop()
         with self._lock:
             self._end()
 
     def tidy(self) -> None:
-        """End processes that are not needed at present; does nothing while a scan is under way."""
+        """Ends idle workers. Does nothing during a scan."""
         if self._lock.acquire(blocking=False):
             try:
                 self._roots.tidy()
@@ -149,7 +149,7 @@ class Scanner:
         return self._cache
 
     def _listing(self) -> Listing:
-        """What is there; of folders that do not answer, what is known to have been there."""
+        """Lists all folders; for those that do not answer, the files that were known before."""
         known = self._opened_cache().files if self._last is None else self._last.files
         listing = self._roots.listing()
         self._go_on()
@@ -186,7 +186,7 @@ class Scanner:
 
 @contextmanager
 def _as_refusal() -> Iterator[None]:
-    """A process that cannot be made is reported as a failed scan."""
+    """Translates the OSError of a worker that cannot start into RescanFailed."""
     try:
         yield
     except OSError as error:
@@ -194,14 +194,14 @@ def _as_refusal() -> Iterator[None]:
 
 
 def _lasts(file: File, reading: Reading, looked_at: int) -> bool:
-    """Whether the same key will mean the same content. `looked_at` is in ns since the epoch."""
+    """Whether an unchanged key will mean unchanged content. `looked_at`: ns since the epoch."""
     if isinstance(reading, Unusable) and not reading.is_lasting:
         return False
     return file.key[4] < looked_at - _SETTLED_NS
 
 
 def _report(assembled: Assembled, listing: Listing, late: Sequence[tuple[str, str]]) -> Scan:
-    """`late` are also the roots that fell silent while their files were read."""
+    """Makes the result of a scan. `late` includes roots that fell silent while being read."""
     walked = tuple(BrokenFile(path, reason) for path, reason in listing.broken)
     silent = [UnreadableRoot(printable(top), why, is_late=True) for top, why in late]
     mute = (BrokenFile(root.path, root.reason) for root in silent)

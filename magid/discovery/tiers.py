@@ -1,6 +1,6 @@
-"""Which tier a model belongs to, and whether it thinks before it answers.
+"""Assigns tiers to models, and detects thinking. Pure.
 
-Pure. A chat template comes from an untrusted file: it is searched as text and never rendered.
+A chat template comes from an untrusted file: it is searched as text and never rendered.
 """
 
 import math
@@ -12,7 +12,7 @@ from msgspec import Struct
 
 
 class Tier(StrEnum):
-    """What a model is good for: quick replies, everything, hard questions."""
+    """What a model is for: quick replies, most requests, or hard questions."""
 
     FAST = "fast"
     BALANCED = "balanced"
@@ -20,7 +20,7 @@ class Tier(StrEnum):
 
 
 class ThinkingMode(StrEnum):
-    """Whether the model writes its thoughts down before the answer."""
+    """Whether the model writes a thinking part before its answer."""
 
     NONE = "none"
     TOGGLEABLE = "toggleable"  # the request decides
@@ -28,20 +28,20 @@ class ThinkingMode(StrEnum):
 
 
 class Thresholds(Struct, frozen=True):
-    """Billions of parameters: at least `powerful_min` is powerful, below `fast_max` may be fast."""
+    """In billions of parameters: from `powerful_min` up powerful, below `fast_max` maybe fast."""
 
     powerful_min: float = 14.0
     fast_max: float = 7.0
 
 
 _FAST_BITS: Final = 4.0
-"""Nominal bits per weight of an encoding (Q4_K_M: 4) up to which a small model counts as fast."""
+"""Maximum nominal bits per weight (Q4_K_M: 4) of a small model that counts as fast."""
 
 
 def assign_tier(
     *, billions: float, bits: float, thinking: ThinkingMode, thresholds: Thresholds
 ) -> Tier:
-    """The tier of a model of this many (effective) billions of parameters and bits per weight."""
+    """Returns the tier by effective size (billions of parameters), bits per weight and thinking."""
     if thinking is ThinkingMode.ALWAYS or billions >= thresholds.powerful_min:
         return Tier.POWERFUL
     if billions < thresholds.fast_max and bits <= _FAST_BITS:
@@ -50,18 +50,18 @@ def assign_tier(
 
 
 def effective_billions(total: int, active: int) -> float:
-    """What a mixture of experts is worth as a dense model: sqrt(total x active), in billions.
+    """Returns the size of the dense model that equals a mixture of experts, in billions.
 
-    The geometric mean is a rule of thumb of the field, not a law; memory always uses the total.
+    sqrt(total x active) is a rule of thumb of the field. Memory always depends on the total.
     """
     return math.sqrt(total * active) / 1e9
 
 
 _SEARCHED: Final = 128 << 10
-"""Characters of a template that are looked at; the longest in use have about 30,000."""
+"""Characters of a template that are searched; the longest in use have about 30,000."""
 
 _PROMPT: Final = 400
-"""Characters behind the last `add_generation_prompt` in which the answer's beginning is written."""
+"""Characters after the last `add_generation_prompt` in which a template begins the answer."""
 
 _SWITCH_TEXTS: Final = (
     "enable_thinking",  # Qwen3, GLM-4.5, SmolLM3, EXAONE 4, Gemma 4
@@ -74,7 +74,7 @@ _SWITCH_TEXTS: Final = (
 _SWITCH_PATTERNS: Final = (
     # Granite, DeepSeek-V3.1, Kimi-K2.5, Command A: a variable of the template itself
     re.compile(r"\{%-?\s*(?:el)?if\s+(?:not\s+)?(thinking|reasoning)\b"),
-    # efforts of which one is "none"
+    # levels of effort, including "none"
     re.compile(r"(reasoning_effort)\s*(?:==|!=|in|not in)\s[^%}]{0,60}['\"]none['\"]"),
 )
 _THOUGHT_PAIRS: Final = (
@@ -83,7 +83,7 @@ _THOUGHT_PAIRS: Final = (
     ("<seed:think>", "</seed:think>"),
     ("[THINK]", "[/THINK]"),  # Magistral
     ("<|START_THINKING|>", "<|END_THINKING|>"),
-    ("<|channel|>analysis", "<|channel|>final"),  # gpt-oss: less effort is possible, none is not
+    ("<|channel|>analysis", "<|channel|>final"),  # gpt-oss: its effort cannot be none
     ("<|channel>thought", "<channel|>"),  # Gemma 4 without its switch
 )
 _OPENED: Final = re.compile(r"<think>|<thought>|\[THINK\]")
@@ -109,16 +109,16 @@ _WORD: Final = re.compile(r"[a-z0-9]+")
 
 
 def detect_thinking(template: str | None, name: str) -> tuple[ThinkingMode, str]:
-    """How the model thinks, and what says so: the template's text first, then the name."""
+    """Returns how the model thinks, and the evidence: from the template, else from the name."""
     return thinking_of_template(template) or thinking_of_name(name)
 
 
 def thinking_of_template(template: str | None) -> tuple[ThinkingMode, str] | None:
-    """What the template's text gives away, and by what; None if it tells nothing.
+    """Returns how the model thinks by its chat template, and the evidence; None if unknown.
 
-    A switch anywhere means that the caller decides. Else marks of a thought mean that there always
-    is one: both marks, the opening one in the prompt for the answer, or the closing one where old
-    answers are shortened to what follows it (the first DeepSeek-R1; Ollama has the same rule).
+    A switch anywhere means that the caller decides. Without one, thinking marks mean that the model
+    always thinks: both marks, the opening mark in the prompt for the answer, or the closing mark
+    where the template strips old answers up to it (the first DeepSeek-R1; Ollama has this rule).
     """
     if not template:
         return None
@@ -132,7 +132,7 @@ def thinking_of_template(template: str | None) -> tuple[ThinkingMode, str] | Non
     if prompt and (match := _OPENED.search(beginning[:_PROMPT])):
         return ThinkingMode.ALWAYS, f"the chat template begins the answer with {match[0]}"
     if "reasoning_content" not in text and _STRIPPED.search(text):
-        return ThinkingMode.ALWAYS, "the chat template cuts off what is before </think>"
+        return ThinkingMode.ALWAYS, "the chat template cuts off the text before </think>"
     return None
 
 
@@ -147,11 +147,11 @@ def _switch(text: str) -> str | None:
 
 
 def thinking_of_name(name: str) -> tuple[ThinkingMode, str]:
-    """What the name says: `always` for the known words, unless "no" or "non" is before them."""
+    """Returns `always` for a name with a known word, unless "no" or "non" precedes it."""
     words = _WORD.findall(name.lower())
     for before, word in zip(["", *words], words, strict=False):
         if word in _THINKING_WORDS and before not in _NEGATIONS:
             return ThinkingMode.ALWAYS, f"the name has {word!r}"
         if (before, word) in _THINKING_PAIRS:
             return ThinkingMode.ALWAYS, f"the name has '{before}-{word}'"
-    return ThinkingMode.NONE, "neither the chat template nor the name speaks of thinking"
+    return ThinkingMode.NONE, "neither the chat template nor the name indicates thinking"

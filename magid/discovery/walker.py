@@ -1,18 +1,18 @@
-"""Walk the model folders: which GGUF files are there, and what cannot be one.
+"""Walks the model folders and lists their GGUF files, by names and `stat` only.
 
-Decides by names and `stat` alone; no file is opened. Each root is walked on its own
-(see `header_workers`), because it may be a mount that does not answer; then all are joined.
+No file is opened. A model folder is called a root here. Each root is walked in its own process (see
+`header_workers`), because it may be a mount that does not answer; `join` combines the results.
 
-- Every folder below a root is entered, except hidden ones (`.cache`, `.git`, a trash) and links
-  to folders: so there are no loops and nothing outside the roots is seen. A link to a folder with
-  models elsewhere is told (see `links`).
-- A file counts if its name ends in `.gguf` in any case and does not begin with a dot (rsync's and
-  macOS's leftovers do).
-- A link to a file is followed if the file is a regular one below a root, which is how a Hugging
-  Face cache is laid out (`snapshots/` into `blobs/`). The link's name is the model's name.
-- A file with that of a downloader beside it is unfinished (see `downloads`).
-- Of the revisions in such a cache, the one that `main` names counts (see `hub_cache`).
-- Each file counts once, however many names lead to it: the first in path order, real names first.
+- The walk enters every folder below a root, except hidden ones (`.cache`, `.git`, a trash) and
+  links to folders: so there are no loops, and nothing outside the roots is read. A link to a
+  folder with models elsewhere is reported (see `links`).
+- A file counts if its name ends in `.gguf`, in any case, and does not begin with a dot, as the
+  temporary files of rsync and macOS do.
+- A link to a file is followed if it leads to a regular file below a root, as in the cache of
+  Hugging Face (`snapshots/` into `blobs/`). The link's name is the model's name.
+- A file with a downloader's marker file is unfinished (see `downloads`).
+- In such a cache, the revision counts that `main` names (see `hub_cache`).
+- A file with several names counts once: by the first name in path order, real names before links.
 """
 
 import os
@@ -29,14 +29,14 @@ from magid.discovery import downloads, hub_cache
 NO_ANSWER: Final = "is a link to a file system that does not answer"
 
 StatKey: TypeAlias = tuple[int, int, int, int, int]
-"""dev, ino, size, mtime_ns, ctime_ns: who replaces a file can keep its mtime, but not its ctime."""
+"""dev, ino, size, mtime_ns, ctime_ns. A program can set the mtime, but not the ctime."""
 
 
 class File(NamedTuple):
-    """One GGUF file. A tuple, so that comparing a thousand of them takes no time."""
+    """One GGUF file. A tuple, because a thousand of them are compared quickly."""
 
-    path: str  # absolute, the folder's links resolved; the name is the one that counts
-    real: str  # the same, or where the link leads
+    path: str  # absolute, with the folder's links resolved; its last part names the model
+    real: str  # the same, or the target if `path` is a link
     key: StatKey
 
     @property
@@ -48,100 +48,104 @@ class File(NamedTuple):
         return self.path.rpartition("/")[2]
 
 
-class Look(Struct):
-    """What one root showed. Links are not followed yet: they may lead into another root."""
+class RootListing(Struct):
+    """The content of one root. Links are not followed yet: they may lead into another root."""
 
-    top: str  # the root's own links resolved
+    top: str  # the root, with its links resolved
     files: list[File] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
-    marks: list[str] = field(default_factory=list)  # files that downloaders keep beside theirs
+    marks: list[str] = field(default_factory=list)  # marker files of downloaders
     revisions: list[tuple[str, str]] = field(default_factory=list)  # folder, commit of `main`
     broken: list[tuple[str, str]] = field(default_factory=list)  # path, reason
     reason: str = ""  # why the root cannot be read
     is_absent: bool = False
     is_late: bool = False  # it has not answered
-    empty: list[str] = field(default_factory=list)  # folders that hold nothing at all
+    empty: list[str] = field(default_factory=list)  # folders without any entry
 
 
 class UnreadableRoot(Struct, frozen=True):
-    """A model folder of which nothing can be seen at present, and why."""
+    """A model folder that cannot be read at present, and why."""
 
     path: str  # links resolved, printable
     reason: str
     is_absent: bool = False
-    is_late: bool = False  # it has not answered: what was known of it still counts
+    is_late: bool = False  # it has not answered, so its known models still count
 
 
 class Listing(Struct):
-    """What all roots showed. Reasons are for a person and do not repeat the path."""
+    """The content of all roots. A reason is for a person and follows the path: "is empty"."""
 
     files: list[File] = field(default_factory=list)  # in path order
     broken: list[tuple[str, str]] = field(default_factory=list)  # path, reason
     unreadable_roots: list[UnreadableRoot] = field(default_factory=list)
     late: tuple[str, ...] = ()  # the tops of roots that have not answered
-    unfinished: dict[str, str] = field(default_factory=dict)  # path of a file -> name of its mark
-    marks: frozenset[str] = frozenset()  # the paths of all marks
-    empty: tuple[str, ...] = ()  # folders that hold nothing at all, printable
+    unfinished: dict[str, str] = field(default_factory=dict)  # path -> name of its marker file
+    marks: frozenset[str] = frozenset()  # the paths of all marker files
+    empty: tuple[str, ...] = ()  # folders without any entry, printable
 
 
-def look_at(root: str, others: Container[str], tell: Callable[[], None]) -> Look:
-    """Walk one root, but for the folders that are other roots. Blocks; never raises OSError.
+def walk(root: str, others: Container[str], heartbeat: Callable[[], None]) -> RootListing:
+    """Walks one root, except for folders that are roots too. Blocks; never raises OSError.
 
-    `tell` is called while it goes on.
+    Calls `heartbeat` for every entry.
     """
-    look = Look(os.path.realpath(root))
+    listing = RootListing(os.path.realpath(root))
     pending: list[str] = []
     try:
-        _list_folder(look.top, pending, look, tell)
+        _list_folder(listing.top, pending, listing, heartbeat)
     except OSError as error:
-        look.reason = _unreadable(error)
-        look.is_absent = isinstance(error, FileNotFoundError)
+        listing.reason = _unreadable(error)
+        listing.is_absent = isinstance(error, FileNotFoundError)
     while pending:
         folder = pending.pop()
         if folder in others:
             continue
         try:
-            _list_folder(folder, pending, look, tell)
+            _list_folder(folder, pending, listing, heartbeat)
         except OSError as error:
-            look.broken.append((printable(folder), _unreadable(error)))
+            listing.broken.append((printable(folder), _unreadable(error)))
         if commit := hub_cache.main_revision(folder):
-            look.revisions.append((folder, commit))
-    return look
+            listing.revisions.append((folder, commit))
+    return listing
 
 
-def join(looks: Sequence[Look], linked: Iterable[File | tuple[str, str]]) -> Listing:
-    """All of it as one; `linked` is what became of the links. Pure."""
+def join(listings: Sequence[RootListing], linked: Iterable[File | tuple[str, str]]) -> Listing:
+    """Combines the roots. `linked` has the target of each link, or the reason for none. Pure."""
     found = Listing(
-        late=tuple(look.top for look in looks if look.is_late),
-        empty=tuple(sorted({printable(folder) for look in looks for folder in look.empty})),
+        late=tuple(listing.top for listing in listings if listing.is_late),
+        empty=tuple(
+            sorted({printable(folder) for listing in listings for folder in listing.empty})
+        ),
     )
-    broken = {one for look in looks for one in look.broken}
-    real = sorted(file for look in looks for file in look.files)
+    broken = {one for listing in listings for one in listing.broken}
+    real = sorted(file for listing in listings for file in listing.files)
     behind = []
     for one in linked:
         if isinstance(one, File):
             behind.append(one)
         elif one[1]:
             broken.add(one)
-    found.files = _each_once(_current(chain(real, sorted(behind)), looks))
+    found.files = _each_once(_current(chain(real, sorted(behind)), listings))
     found.files.sort()
-    found.marks = frozenset(mark for look in looks for mark in look.marks)
+    found.marks = frozenset(mark for listing in listings for mark in listing.marks)
     found.unfinished = _unfinished(found)
     marked = {f"{file.rpartition('/')[0]}/{mark}" for file, mark in found.unfinished.items()}
     broken.update((mark, downloads.ALONE) for mark in found.marks - marked)
     found.broken = sorted(broken)
     unreadable = {
-        UnreadableRoot(printable(look.top), look.reason, look.is_absent, look.is_late): None
-        for look in looks
-        if look.reason
+        UnreadableRoot(
+            printable(listing.top), listing.reason, listing.is_absent, listing.is_late
+        ): None
+        for listing in listings
+        if listing.reason
     }
     found.unreadable_roots = list(unreadable)
     return found
 
 
-def _current(files: Iterable[File], looks: Sequence[Look]) -> Iterable[File]:
-    """Without what another revision replaces in a cache of huggingface_hub."""
-    main = dict(one for look in looks for one in look.revisions)
+def _current(files: Iterable[File], listings: Sequence[RootListing]) -> Iterable[File]:
+    """Leaves out files that another revision replaces in a cache of huggingface_hub."""
+    main = dict(one for listing in listings for one in listing.revisions)
     if not main:
         return files
     listed = list(files)
@@ -150,7 +154,7 @@ def _current(files: Iterable[File], looks: Sequence[Look]) -> Iterable[File]:
 
 
 def _unfinished(found: Listing) -> dict[str, str]:
-    """The files that are there and not complete, with the names of their marks."""
+    """Returns the unfinished files, with the names of their marker files."""
     paths = {file.path for file in found.files}
     marked = {}
     for mark in sorted(found.marks):
@@ -162,7 +166,7 @@ def _unfinished(found: Listing) -> dict[str, str]:
 
 
 def with_known(found: Listing, known: Iterable[File]) -> Listing:
-    """Of what does not answer, what was known before is taken to be there still. Pure."""
+    """Adds the known files of roots and links that do not answer: they may still exist. Pure."""
     silent = {path for path, reason in found.broken if reason == NO_ANSWER}
     if not (silent or found.late):
         return found
@@ -174,7 +178,7 @@ def with_known(found: Listing, known: Iterable[File]) -> Listing:
 
 
 def printable(path: str) -> str:
-    """A path that can go into JSON: bytes that are no UTF-8 are shown as `\\xff`."""
+    """Returns the path as text for JSON; bytes that are not UTF-8 become `\\xff`."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
@@ -183,7 +187,7 @@ def is_below(path: str, folders: Iterable[str]) -> bool:
 
 
 def why_unusable(path: str) -> tuple[str, str] | None:
-    """What cannot be done with a model's file (open, read), and why. Blocks."""
+    """Returns what cannot be done with a model's file ("open" or "read"), and why. Blocks."""
     try:
         regular = stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116 - pathlib would only wrap it
     except OSError as error:
@@ -197,18 +201,20 @@ def _unreadable(error: OSError) -> str:
     return f"cannot be read: {error.strerror}"
 
 
-def _list_folder(folder: str, subfolders: list[str], found: Look, tell: Callable[[], None]) -> None:
+def _list_folder(
+    folder: str, subfolders: list[str], found: RootListing, heartbeat: Callable[[], None]
+) -> None:
     is_empty = True
     with os.scandir(folder) as entries:
         for entry in entries:
             is_empty = False
-            tell()
+            heartbeat()
             _sort_in(entry, subfolders, found)
     if is_empty:
         found.empty.append(folder)
 
 
-def _sort_in(entry: os.DirEntry[str], subfolders: list[str], found: Look) -> None:
+def _sort_in(entry: os.DirEntry[str], subfolders: list[str], found: RootListing) -> None:
     name = entry.name
     if name[0] == ".":
         return
@@ -230,7 +236,7 @@ def _sort_in(entry: os.DirEntry[str], subfolders: list[str], found: Look) -> Non
         _add_file(entry, found)
 
 
-def _add_file(entry: os.DirEntry[str], found: Look) -> None:
+def _add_file(entry: os.DirEntry[str], found: RootListing) -> None:
     try:
         status = entry.stat(follow_symlinks=False)
     except FileNotFoundError:  # gone since the folder was listed

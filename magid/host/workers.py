@@ -26,7 +26,7 @@ _SLICE_S: Final = 0.1  # between checks for cancellation
 _GONE_S: Final = 2.0  # for a killed process that does not hang to end
 _CHUNK: Final = 1 << 16
 _AGAIN_S: Final = 60.0  # before another worker tries a path that hangs
-_LIFE_S: Final = 0.2  # between heartbeats
+_HEARTBEAT_S: Final = 0.2  # between heartbeats
 
 _left: "list[subprocess.Popen[bytes]]" = []  # killed, but still stuck in the kernel
 
@@ -66,20 +66,20 @@ class Worker:
         self._in, self._out = self._process.stdin.fileno(), self._process.stdout.fileno()
         os.set_blocking(self._in, False)
         os.set_blocking(self._out, False)
-        self._to_say = b""
-        self._heard = b""
+        self._outgoing = b""
+        self._partial = b""
         self._lines: list[bytes] = []  # the next one last
         self._has_begun = False
 
-    def say(self, requests: Iterable[Any]) -> None:
-        """Queues requests. `hear` sends them while it waits, so that no pipe can fill up."""
-        self._to_say += b"".join(json.dumps(request).encode() + b"\n" for request in requests)
+    def submit(self, requests: Iterable[Any]) -> None:
+        """Queues requests. `receive` sends them while it waits, so that no pipe can fill up."""
+        self._outgoing += b"".join(json.dumps(request).encode() + b"\n" for request in requests)
 
-    def send(self) -> None:
+    def flush(self) -> None:
         """Sends as much as the pipe takes now; for callers that do not wait for the answer."""
         self._exchange(0)
 
-    def hear(self, patience_s: float, is_over: Callable[[], bool] = never) -> Any:
+    def receive(self, timeout_s: float, is_cancelled: Callable[[], bool] = never) -> Any:
         """Returns the next answer. Blocks. Raises Silent and WorkerEnded."""
         since = monotonic()
         while True:
@@ -87,7 +87,7 @@ class Worker:
                 self._has_begun = True
                 if (answer := json.loads(self._lines.pop())) is not None:
                     return answer
-            if is_over() or monotonic() - since > (patience_s if self._has_begun else _START_S):
+            if is_cancelled() or monotonic() - since > (timeout_s if self._has_begun else _START_S):
                 raise Silent
             if self._exchange(_SLICE_S):
                 since = monotonic()
@@ -112,11 +112,11 @@ class Worker:
 
     def _exchange(self, wait_s: float) -> bool:
         """Writes requests and reads answers; returns whether it read any. Raises WorkerEnded."""
-        wanted = {self._out: select.POLLIN} | ({self._in: select.POLLOUT} if self._to_say else {})
+        wanted = {self._out: select.POLLIN} | ({self._in: select.POLLOUT} if self._outgoing else {})
         ready = _ready(wanted, wait_s)
         if self._in in ready:
             try:
-                self._to_say = self._to_say[os.write(self._in, self._to_say[:_CHUNK]) :]
+                self._outgoing = self._outgoing[os.write(self._in, self._outgoing[:_CHUNK]) :]
             except BrokenPipeError:
                 raise WorkerEnded from None
         if self._out not in ready:
@@ -124,7 +124,7 @@ class Worker:
         data = os.read(self._out, _CHUNK)
         if not data:
             raise WorkerEnded
-        *lines, self._heard = (self._heard + data).split(b"\n")
+        *lines, self._partial = (self._partial + data).split(b"\n")
         self._lines[:0] = reversed(lines)
         return True
 
@@ -189,13 +189,13 @@ def answer(content: Any) -> None:
     sys.stdout.flush()
 
 
-class Life:
-    """Sends a heartbeat, at most every _LIFE_S; call it as often as you like."""
+class Heartbeat:
+    """Sends a heartbeat, at most every _HEARTBEAT_S; call it as often as you like."""
 
     def __init__(self) -> None:
-        self._said_at = 0.0
+        self._sent_at = 0.0
 
     def __call__(self) -> None:
-        if monotonic() - self._said_at > _LIFE_S:
+        if monotonic() - self._sent_at > _HEARTBEAT_S:
             answer(None)
-            self._said_at = monotonic()
+            self._sent_at = monotonic()

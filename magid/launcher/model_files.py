@@ -106,9 +106,9 @@ class Examiner:
             for root in late:
                 if _is_in(paths[0], root) and not any(_is_in(paths[0], one) for one in roots):
                     raise _no_answer(paths[0], root)
-            worker.say([["check", paths, roots]])
+            worker.submit([["check", paths, roots]])
             try:
-                answer = worker.hear(self._late_s)
+                answer = worker.receive(self._late_s)
             except Silent:
                 raise _no_answer(paths[0], "its folder") from None
         if "refused" in answer:
@@ -120,10 +120,10 @@ class Examiner:
         """Returns the reason for each of these files that the launcher would refuse to run."""
         found: dict[str, str] = {}
         with self._worker("", configured) as (worker, roots, _late):
-            worker.say(["check", [path], roots] for path in paths)
+            worker.submit(["check", [path], roots] for path in paths)
             for path in paths:
                 try:
-                    found[path] = worker.hear(self._late_s).get("refused", "")
+                    found[path] = worker.receive(self._late_s).get("refused", "")
                 except Silent:
                     found[path] = _no_answer(path, "its folder").message
                     break
@@ -146,9 +146,9 @@ class Examiner:
                 if root in self._hung:
                     continue
                 worker = worker or Worker(_MODULE)
-                worker.say([["root", root]])
+                worker.submit([["root", root]])
                 try:
-                    found[root] = worker.hear(self._late_s)["root"]
+                    found[root] = worker.receive(self._late_s)["root"]
                 except Silent:
                     self._hung.add(root, worker)
                     worker = None

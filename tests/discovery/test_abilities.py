@@ -1,4 +1,4 @@
-"""What a model can do, told from its files before it runs, and what a real llama-server says."""
+"""Abilities of models by their files, compared with those of a real llama-server."""
 
 import subprocess
 import time

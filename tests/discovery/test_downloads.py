@@ -23,7 +23,7 @@ def test_a_right_header_with_zeros_behind_it_is_no_model_yet(tmp_path: Path, end
     assert [one.filename for one in scanner.first_listing()] == ["Other-1B.gguf"]
     found = scanner.scan()
     assert (names(found), list(reasons(found))) == (["Other-1B.gguf"], [path.name])
-    assert f"is still being downloaded: {mark.name} is beside it; " in found.broken[0].reason
+    assert f"is still being downloaded, as {mark.name} next to it shows; " in found.broken[0].reason
     assert (scanner.has_downloads, scanner.has_fewer_downloads()) == (True, False)
 
     mark.unlink()
@@ -45,7 +45,7 @@ def test_one_shard_makes_its_model_wait(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["X.gguf.part", "X.GGUF.DownloadInProgress"])
-def test_a_download_that_has_no_name_of_its_own_yet_is_told(tmp_path: Path, name: str) -> None:
+def test_a_download_without_its_final_name_is_reported(tmp_path: Path, name: str) -> None:
     ggufs.write_chat_model(tmp_path / name)
     found = scan(tmp_path)
     assert found.models == ()

@@ -110,7 +110,7 @@ FILES: dict[str, tuple[bytes, str]] = {
     "2^256 elements": (_file_of(raw.tensor("t", (2**64 - 1,) * 4)), "the tensor 't' has 115792"),
     "product over 2^64": (_file_of(raw.tensor("t", (2**33, 2**33))), "73786976294838206464 elem"),
     "unknown type": (_file_of(raw.tensor("t", (8,), 2**31)), "has the unknown type 2147483648"),
-    "half a block": (_file_of(raw.tensor("t", (33,), 8)), "'t' has rows of broken blocks"),
+    "half a block": (_file_of(raw.tensor("t", (33,), 8)), "'t' has rows with incomplete blocks"),
     "tensor twice": (_file_of(*[raw.tensor("t", (8,))] * 2), "it has the tensor 't' twice"),
     "name of 2^62": (
         raw.header((), [struct.pack("<Q", 2**62) + bytes(40)]), "a tensor's name has 46116860184"),

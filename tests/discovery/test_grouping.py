@@ -29,7 +29,7 @@ def test_shards_that_llama_cpp_would_not_find_by_name(tmp_path: Path, separator:
     for path in ggufs.write_split_model(tmp_path / "x", 2):
         path.rename(path.with_name("x" + separator + path.name[2:]))
     (broken,) = scan(tmp_path).broken
-    assert "shard 1 of 2 is not named as such; rename it to *-00001-of-00002.gguf" in broken.reason
+    assert "shard 1 of 2 has the wrong name; rename it to *-00001-of-00002.gguf" in broken.reason
 
 
 def _rename(old: str, new: str) -> Callable[[Path], object]:
@@ -80,19 +80,23 @@ def _from_elsewhere(folder: Path) -> None:
         (
             lambda folder: shutil.copy(folder / "x-00001-of-00003.gguf", folder / "x_1-of-3.gguf"),
             "x-00001-of-00003.gguf",
-            "shard 1 of 3 is there twice",
+            "there are two files for shard 1 of 3",
         ),
         (
             _rename("x-00003-of-00003.gguf", "x-00004-of-00003.gguf"),
             "x-00001-of-00003.gguf",
-            "calls itself shard 4 of 3",
+            "is named shard 4 of 3",
         ),
-        (_of_four, "x-1-of-4.gguf", "belongs to a model of 3 shards by its header"),
-        (_swap, "x-00001-of-00003.gguf", "shard 1 of 3 (x-00001-of-00003.gguf) is another shard"),
+        (_of_four, "x-1-of-4.gguf", "belongs to a model of 3 shards, by its header"),
+        (
+            _swap,
+            "x-00001-of-00003.gguf",
+            "shard 1 of 3 (x-00001-of-00003.gguf) has the header of another",
+        ),
         (
             _from_elsewhere,
             "x-00001-of-00003.gguf",
-            "shard 3 of 3 (x-00003-of-00003.gguf) is another",
+            "shard 3 of 3 (x-00003-of-00003.gguf) has the header of another",
         ),
         (_truncate, "x-00001-of-00003.gguf", "shard 2 of 3 (x-00002-of-00003.gguf) is truncated"),
         (
@@ -119,7 +123,7 @@ def test_a_shard_with_tensors_missing(tmp_path: Path) -> None:
     ggufs.write_chat_model(
         tmp_path / "x-00002-of-00002.gguf", metadata={"split.no": 1, "split.count": 2}
     )
-    assert "tensors together" in reasons(scan(tmp_path))["x-00001-of-00002.gguf"]
+    assert "tensors instead of" in reasons(scan(tmp_path))["x-00001-of-00002.gguf"]
 
 
 def test_a_shard_under_the_name_of_a_whole_model(tmp_path: Path) -> None:

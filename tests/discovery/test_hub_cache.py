@@ -42,7 +42,7 @@ def hub(tmp_path: Path) -> Repository:
 @pytest.mark.parametrize("meant", [OLD, NEW])
 def test_main_says_which_revision_is_meant(hub: Repository, tmp_path: Path, meant: str) -> None:
     blobs = {commit: hub.add(commit, "Q4/Demo-1B-Q4_K_M.gguf") for commit in (OLD, NEW)}
-    assert len(scan(tmp_path).models) == 2  # without `main` each was asked for
+    assert len(scan(tmp_path).models) == 2  # without `main` each was requested
     hub.name_main(meant)
     assert only(scan(tmp_path)).path == str(blobs[meant])
 

@@ -54,7 +54,7 @@ def until_news(one: Scanner) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while not one.has_news:
         assert time.monotonic() < deadline
-        time.sleep(0.05)  # between two looks
+        time.sleep(0.05)  # between polls
 
 
 def readers() -> list[psutil.Process]:
@@ -69,7 +69,7 @@ def is_reader(process: psutil.Process) -> bool:
         return False
 
 
-def test_the_others_are_scanned_and_it_is_told_by_name(
+def test_other_folders_are_scanned_and_the_hung_one_is_named(
     sick: tuple[Path, Mounted], sound: Path
 ) -> None:
     folder, mount = sick
@@ -108,7 +108,7 @@ def test_models_that_are_known_stay_known(
         assert another.scan().models == before.models, "a new magid knows them too"
         count = len(readers())
         again = another.scan()
-        assert (again.models, len(readers())) == (before.models, count), "it was asked once more"
+        assert (again.models, len(readers())) == (before.models, count), "it was queried again"
 
 
 def test_a_root_that_is_a_link_into_it(tmp_path: Path, sick: tuple[Path, Mounted]) -> None:

@@ -138,13 +138,17 @@ def test_projectors_in_other_folders(
         (
             {"a": {}},
             ("mmproj-a", _WIDE),
-            "its vectors have 128 numbers, and those of a.gguf have 64",
+            "its width is 128, but that of a.gguf is 64",
         ),
-        ({"a-1b": {}, "b-1b": {}}, ("mmproj-F16", {}), "nothing tells which of several models"),
-        ({"x/a-1b": {}}, ("mmproj-c-1b", {}), "belongs to another one than a-1b.gguf"),
+        (
+            {"a-1b": {}, "b-1b": {}},
+            ("mmproj-F16", {}),
+            "its name does not say to which of several models",
+        ),
+        ({"x/a-1b": {}}, ("mmproj-c-1b", {}), "its name does not match a-1b.gguf"),
     ],
 )
-def test_a_projector_that_fits_nothing_near_it_is_named_with_the_reason(
+def test_a_projector_without_a_model_is_reported_with_the_reason(
     tmp_path: Path,
     models: dict[str, dict[str, object]],
     projector: tuple[str, dict[str, object]],
@@ -156,13 +160,13 @@ def test_a_projector_that_fits_nothing_near_it_is_named_with_the_reason(
     ggufs.write_mmproj(tmp_path / f"{name}.gguf", metadata=metadata)
     found = scan(tmp_path)
     (reason,) = reasons(found).values()
-    assert "is a projector that fits no model near it: " in reason
+    assert "is a projector without a model: " in reason
     assert why in reason
     assert reason.endswith("; put it into the folder of its model")
     assert (len(found.models), len(found.companions)) == (len(models), 1)
 
 
-def test_a_projector_alone_or_one_of_several_that_fit_is_nothing_to_tell(tmp_path: Path) -> None:
+def test_a_projector_alone_or_one_of_several_matches_is_no_problem(tmp_path: Path) -> None:
     ggufs.write_chat_model(tmp_path / "a" / "Demo-1B.gguf")
     for name in ("a/mmproj-F16", "a/mmproj-BF16", "b/mmproj-Other-2B"):
         ggufs.write_mmproj(tmp_path / f"{name}.gguf")

@@ -53,7 +53,7 @@ def test_links_that_are_not_followed(tmp_path: Path) -> None:
     expected = {
         "outside.gguf": "outside the model folders",
         "beside.gguf": "outside the model folders",
-        "dangling.gguf": "a file that is not there",
+        "dangling.gguf": "a file that does not exist",
         "loop.gguf": "cannot be followed",
         "device.gguf": "outside the model folders",
         "folder.gguf": "a link to something that is not a regular file",
@@ -63,7 +63,7 @@ def test_links_that_are_not_followed(tmp_path: Path) -> None:
     assert all(part in why[name] for name, part in expected.items())
 
 
-def test_a_linked_folder_that_leads_out_is_told_with_the_remedy(tmp_path: Path) -> None:
+def test_a_link_out_of_the_model_folders_is_reported_with_the_remedy(tmp_path: Path) -> None:
     root, outside = tmp_path / "models", tmp_path / "elsewhere" / "pub"
     ggufs.write_chat_model(root / "a-1B.gguf")
     ggufs.write_chat_model(outside / "org" / "b-1B.gguf")
@@ -83,7 +83,7 @@ def test_a_linked_folder_that_leads_out_is_told_with_the_remedy(tmp_path: Path) 
         f"add {outside} to model_paths in magid.yaml",
         "again.gguf": "is a link to a file outside the model folders: "
         f"{outside}/org/b-1B.gguf; add {outside}/org to model_paths in magid.yaml",
-        "unmounted": f"is a link to {tmp_path}/disk, which magid cannot see: No such file or "
+        "unmounted": f"is a link to {tmp_path}/disk, which magid cannot read: No such file or "
         "directory; if that is a folder with models, let user magi enter it and add it to "
         "model_paths in magid.yaml",
     }

@@ -383,9 +383,9 @@ def check_files(spec: ServerSpec, late_s: float = LATE_S) -> None:
 
 
 def _problem_of(path: str, worker: Worker, late_s: float) -> tuple[str, str] | None:
-    worker.say([["usable", path]])
+    worker.submit([["usable", path]])
     try:
-        return worker.hear(late_s) or None
+        return worker.receive(late_s) or None
     except Silent:
         return "open", "its file system does not answer"
     except WorkerEnded:
