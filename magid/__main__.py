@@ -181,10 +181,10 @@ async def serve(settings: Config, own_log: OwnLog, passed: Sequence[socket.socke
             beside(
                 notify.keep_alive(notifier.notify, interval_s),
                 reload_on(
-                    reload, notifier.notify, context.book.load, *_reload(certificate),
+                    reload, notifier.notify, context.tokens.load, *_reload(certificate),
                     context.daemon.rescan,
                 ),
-                context.book.flush_now_and_then(),
+                context.tokens.flush_periodically(),
             )
         )  # fmt: skip
         _say_where(started.taken, certificate)
@@ -192,7 +192,7 @@ async def serve(settings: Config, own_log: OwnLog, passed: Sequence[socket.socke
         await stop.wait()
         notifier.notify("STOPPING=1")
         await _drain(context, started.feed, started.listening, settings.drain_timeout, hurry)
-        await context.book.flush()
+        await context.tokens.flush()
     log.info("magid has ended", extra=about(Event.ENDED))
     return 0
 
@@ -207,8 +207,8 @@ async def _start(
     try:
         held.callback(lock.lock(settings.state_dir).release)
         context = compose(settings, own_log)
-        await context.book.load()
-        taken = sockets.take(settings.addresses, passed, has_token=context.book.requires_token)
+        await context.tokens.load()
+        taken = sockets.take(settings.addresses, passed, has_token=context.tokens.requires_token)
         held.callback(taken.close)
         context.not_listening = taken.missing
         certificate = _certificate(settings)
@@ -273,8 +273,8 @@ def compose(settings: Config, own_log: OwnLog) -> Context:
         ),
         launcher=choose.build(settings, program, lambda: daemon.snapshot.active.name),
     )
-    book = TokenStore(settings.state_dir / token_store.NAME)
-    return Context(daemon, program, Dispatcher(daemon), book, own_log)
+    tokens = TokenStore(settings.state_dir / token_store.NAME)
+    return Context(daemon, program, Dispatcher(daemon), tokens, own_log)
 
 
 def _on_signals() -> tuple[asyncio.Event, asyncio.Event, asyncio.Event]:

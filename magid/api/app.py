@@ -86,7 +86,7 @@ def make_app(
     )
 
     app.ctx.has_model_users = ctx.daemon.launcher.has_model_users
-    authenticator = Authenticator(ctx.book)
+    authenticator = Authenticator(ctx.tokens)
     app.ctx.contexts = FrontendContexts(ctx.gateway, policy, config, authenticator)
 
     async def check(request: Request) -> None:
@@ -143,7 +143,7 @@ def _endpoint(
         ctx.daemon.refresh_profile()
         answer = await route.handler(ctx, call)
         if isinstance(answer, Stream):
-            return await _send_stream(request, answer, lambda: authenticator.still_lets_in(caller))
+            return await _send_stream(request, answer, lambda: authenticator.is_valid(caller))
         return _response(request, answer)
 
     return endpoint

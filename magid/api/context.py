@@ -40,7 +40,7 @@ class Context(Struct):
     daemon: Daemon
     program: Callable[[], Awaitable[LlamaProgram]]
     gateway: Dispatcher
-    book: TokenStore
+    tokens: TokenStore
     log: OwnLog = field(default_factory=RingLog)  # magid's own log
     started_at: float = field(default_factory=time.time)
     fanout: Fanout = field(default_factory=Fanout)
@@ -123,8 +123,8 @@ class Context(Struct):
         if self._lacking and not any(self._lacking in one.message for one in found):
             found.append(DaemonCondition(Code.NO_PROGRAM, self._lacking, Severity.ERROR))
         found += (DaemonCondition(Code.NOT_LISTENING, text) for text in self.not_listening)
-        if self.book.problem is not None:
-            found.append(DaemonCondition(Code.TOKENS_UNUSABLE, self.book.problem.message))
+        if self.tokens.problem is not None:
+            found.append(DaemonCondition(Code.TOKENS_UNUSABLE, self.tokens.problem.message))
         return in_order(found)
 
     async def versions(self) -> server_schemas.Versions:

@@ -85,7 +85,9 @@ def admit(request: Request, need: Access, authenticator: Authenticator) -> Calle
     if need.scope is None or _is_local_socket(request):
         return LOCAL
     peer = request.transport.get_extra_info("peername")
-    return authenticator.enter(_presented(request), need.scope, str(peer[0]) if peer else "unknown")
+    return authenticator.authenticate(
+        _presented(request), need.scope, str(peer[0]) if peer else "unknown"
+    )
 
 
 def _presented(request: Request) -> Credential | None:

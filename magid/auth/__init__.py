@@ -1,1 +1,1 @@
-"""Who may do what: tokens, scopes, origins, and whose connection it is."""
+"""Authenticates callers: tokens and scopes, Host and Origin, connections from models' sandboxes."""

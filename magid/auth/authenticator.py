@@ -1,8 +1,8 @@
-"""Who asks, and what it may do: one decision for the API and the gateway, before anything is read.
+"""Authenticates a request, for the API and the gateway, before its body is read.
 
-Who comes over a unix socket may do everything: the file's mode and group have decided. Over TCP a
-token decides from the moment that one exists. The scope `admin` has the others in it; `read` and
-`infer` have nothing of each other.
+A caller on a unix socket may do everything: the socket's mode and group control access. Over TCP,
+a token is required as soon as one exists. The scope `admin` includes the others; `read` and `infer`
+are independent.
 """
 
 import logging
@@ -16,38 +16,38 @@ from magid.errors import InvalidInput, NotAllowed, NotReady, Unauthenticated
 
 log = logging.getLogger(__name__)
 
-LOG_S = 60.0  # of one peer's failures at most one line in so long
-_PEERS = 1024  # that are remembered for it
-# A secret in a URL ends in logs, histories and Referer headers.
+LOG_S = 60.0  # at most one line per peer in this time
+_PEERS = 1024  # remembered for that
+# Secrets in URLs get into logs, browser histories and Referer headers.
 _IN_URL = re.compile(r"(?:^|&)(?:token|access_token|api_key|api-key|key)=", re.IGNORECASE)
-_LOOKS_LIKE_ONE = re.compile(r"magi_[0-9a-f]{8}_[0-9A-Za-z]{43}")
+_TOKEN = re.compile(r"magi_[0-9a-f]{8}_[0-9A-Za-z]{43}")
 
 
 LOCAL = Caller()
 
 
 class Authenticator:
-    """Lets callers in. One for all connections."""
+    """Finds the caller of a request, and checks its scope. One for all connections."""
 
-    def __init__(self, book: TokenStore) -> None:
-        self._book = book
+    def __init__(self, store: TokenStore) -> None:
+        self._store = store
         self._failures: OrderedDict[str, tuple[float, int]] = OrderedDict()
 
-    def enter(self, presented: Credential | None, need: Scope, peer: str | None) -> Caller:
-        """Who this is, if it may. `peer` is the address, None on a unix socket.
+    def authenticate(self, presented: Credential | None, need: Scope, peer: str | None) -> Caller:
+        """Returns the caller, if its token has the scope. `peer` is None on a unix socket.
 
-        Raises Unauthenticated, NotAllowed for another scope, NotReady while
-        the file of tokens cannot be used.
+        Raises Unauthenticated, NotAllowed if the scope is missing, NotReady while the token file
+        cannot be used.
         """
-        book = self._book
-        if peer is None or book.is_open:
+        store = self._store
+        if peer is None or store.is_open:
             return LOCAL
         if presented is None:
             raise Unauthenticated(
-                "cannot answer without a token: send Authorization: Bearer TOKEN (x-api-key: TOKEN "
-                "is taken too); magictl token create makes one"
+                "cannot answer without a token: send Authorization: Bearer TOKEN (or x-api-key: "
+                "TOKEN); magictl token create makes one"
             )
-        entry = book.find(presented)
+        entry = store.find(presented)
         now = time.time()
         if entry is None or now >= entry.expires:
             raise self._unknown(entry, peer)
@@ -55,38 +55,38 @@ class Authenticator:
         if need not in entry.scopes:
             token = entry.token
             raise NotAllowed(
-                f"cannot do this with token {token.name!r}: it is for {', '.join(token.scopes)}, "
-                f"and this needs {need}; use another one, or make one: magictl token create "
-                f"--scope {need}",
+                f"cannot do this with token {token.name!r}: its scope is "
+                f"{', '.join(token.scopes)}, but this needs {need}; use another one, or make one: "
+                f"magictl token create --scope {need}",
                 scope=str(need),
             )
         return entry.caller
 
-    def still_lets_in(self, caller: Caller) -> bool:
-        """For answers that go on and on: whether the token has not been revoked meanwhile."""
-        return caller is LOCAL or self._book.holds(caller)
+    def is_valid(self, caller: Caller) -> bool:
+        """Whether the caller's token is still valid. For endless answers, such as event streams."""
+        return caller is LOCAL or self._store.holds(caller)
 
     def _unknown(self, entry: TokenEntry | None, peer: str) -> Exception:
         why = "unknown" if entry is None else f"{entry.token.name}, which has expired"
-        self._note_failure(peer, why)
-        if self._book.problem is not None:
+        self._log_failure(peer, why)
+        if self._store.problem is not None:
             return NotReady(
-                "cannot tell who you are: magid's file of tokens cannot be used; its administrator "
+                "cannot check your token: magid's token file cannot be used; its administrator "
                 "finds the reason in magid's log"
             )
         return Unauthenticated(
-            "cannot answer: this token is not known, was revoked or has expired; magictl token ls "
-            "lists those that count, magictl token create makes a new one"
+            "cannot answer: this token is unknown, revoked or expired; magictl token ls lists the "
+            "tokens, magictl token create makes a new one"
         )
 
-    def _note_failure(self, peer: str, why: str) -> None:
-        """One line a minute for each peer: an attack must not fill the log."""
+    def _log_failure(self, peer: str, why: str) -> None:
+        """Logs at most one line a minute for each peer: an attack must not fill the log."""
         now = time.monotonic()
-        last, left_out = self._failures.get(peer, (-LOG_S, 0))
+        last, suppressed = self._failures.get(peer, (-LOG_S, 0))
         if now - last < LOG_S:
-            self._failures[peer] = (last, left_out + 1)
+            self._failures[peer] = (last, suppressed + 1)
             return
-        more = f"; {left_out} more since the last such line" if left_out else ""
+        more = f"; {suppressed} more were not logged" if suppressed else ""
         log.warning("refused %s: its token is %s%s", peer, why, more)
         self._failures[peer] = (now, 0)
         self._failures.move_to_end(peer)
@@ -95,9 +95,9 @@ class Authenticator:
 
 
 def check_url(query: str) -> None:
-    """Raises InvalidInput for a secret in the query, without repeating it."""
-    if query and (_IN_URL.search(query) or _LOOKS_LIKE_ONE.search(query)):
+    """Raises InvalidInput, without the secret in its text, if the query contains a secret."""
+    if query and (_IN_URL.search(query) or _TOKEN.search(query)):
         raise InvalidInput(
-            "cannot take a token in the URL: URLs end in logs; send it as Authorization: Bearer "
-            "TOKEN, and make a new one, as this one may be in a log already"
+            "cannot accept a token in the URL: URLs get into logs; send it as Authorization: "
+            "Bearer TOKEN, and replace it, because it may be in a log already"
         )

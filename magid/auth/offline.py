@@ -1,6 +1,6 @@
-"""Tokens while magid does not run: it would not start where it needs one and there is none.
+"""Manages tokens while magid is not running: without a token it may be unable to start.
 
-Root becomes the owner of the state directory before it touches anything in there.
+Root switches to the owner of the state directory before it touches a file in it.
 """
 
 import os
@@ -18,7 +18,7 @@ from magid.files import lock as document
 
 
 class Impossible(Exception):
-    """It cannot be done; the text is for a person. `code` and `details` as of the API."""
+    """The operation failed; the text is for a person. `code` and `details` are as in the API."""
 
     def __init__(self, error: MagidError) -> None:
         super().__init__(error.message)
@@ -27,20 +27,20 @@ class Impossible(Exception):
 
 
 def create_token(env: Mapping[str, str], body: Mapping[str, Any]) -> dict[str, Any]:
-    """What POST /api/tokens does, in the state directory of the configuration in force. Blocks.
+    """Does the same as POST /api/tokens, in the configured state directory. Blocks.
 
-    Raises Impossible, also while magid runs; the others do too.
+    Raises Impossible, also if magid is running, as the other functions do.
     """
     return _done(env, lambda path: _create(path, body))
 
 
 def list_tokens(env: Mapping[str, str]) -> dict[str, Any]:
-    """What GET /api/tokens does."""
+    """Does the same as GET /api/tokens."""
     return _done(env, _list)
 
 
 def revoke_token(env: Mapping[str, str], name: str) -> dict[str, Any]:
-    """What DELETE /api/tokens/{name} does."""
+    """Does the same as DELETE /api/tokens/{name}."""
     return _done(env, lambda path: _revoke(path, name))
 
 
@@ -55,13 +55,13 @@ def _done(env: Mapping[str, str], do: Callable[[Path], dict[str, Any]]) -> dict[
 
 @contextmanager
 def _owned(folder: Path) -> Iterator[None]:
-    """Holds magid's own lock: no other process changes the state directory meanwhile."""
+    """Holds magid's lock, so that no other process changes the state directory meanwhile."""
     _become_owner(folder)
     try:
         lock = document.lock(folder)
     except AlreadyRunning:
         raise Conflict(
-            f"cannot use the tokens in {folder}: magid is running; leave --offline out"
+            f"cannot use the tokens in {folder}: magid is running; omit --offline"
         ) from None
     try:
         yield
@@ -79,7 +79,7 @@ def _create(path: Path, body: Mapping[str, Any]) -> dict[str, Any]:
     )
     token_store.write(path, tokens.added(_read(path), token))
     return {
-        "message": f"Token {token.name!r} made; it is shown only here",
+        "message": f"Token {token.name!r} made; it is shown only once",
         "token": secret,
         "entry": _shown(token),
     }
@@ -105,12 +105,12 @@ def _shown(token: Token) -> tokens.ApiToken:
 
 
 def _become_owner(folder: Path) -> None:
-    """Files that root made would not be magid's to read, and its folder could lead root astray."""
+    """Drops root: magid could not read root's files, and its folder could have hostile links."""
     try:
         owner = folder.stat()
     except OSError as error:
         raise CannotWrite(
-            f"cannot use the tokens in {folder}: {error.strerror}; give it as magid has it, in "
+            f"cannot use the tokens in {folder}: {error.strerror}; set magid's state directory, in "
             "magid.yaml (state_dir) or MAGI_STATE_DIR"
         ) from None
     if os.geteuid() == 0 and owner.st_uid != 0:

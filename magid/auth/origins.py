@@ -1,12 +1,12 @@
-"""Who may be answered at all: Host, Origin and the form of a request's head. Pure.
+"""Checks Host and Origin of a request. Pure.
 
 Sanic accepts a missing Host, two Hosts, `Host : x` and folded headers, and answers every caller.
-A daemon on a loopback address is reachable from every web page in a browser on that machine, by
-DNS rebinding (the page's own name then resolves to 127.0.0.1) or by a plain cross-site request;
-so each request must be addressed to a name of ours and come from a page of ours, or from none.
+Every web page in a browser on this machine can reach a daemon on a loopback address, by DNS
+rebinding (the page's own name resolves to 127.0.0.1) or by a cross-site request. So the Host of
+each request must be one of our names, and its Origin must be one of our pages, or absent.
 
-A proxy in front may give magid another Host than the browser's. Then the browser's own word counts
-(Sec-Fetch-Site, which no page can set), and X-Forwarded-Host of a proxy that is configured.
+A reverse proxy may send another Host than the browser's. Then Sec-Fetch-Site decides, which no
+page can set, and the X-Forwarded-Host of a configured proxy.
 """
 
 import ipaddress
@@ -24,7 +24,7 @@ _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
 
 
 class Policy(Struct, frozen=True):
-    """The names this daemon answers to, and the other origins that may read it."""
+    """The daemon's names, and the other origins that may read its answers."""
 
     hosts: frozenset[str]
     origins: frozenset[str] = frozenset()
@@ -39,7 +39,7 @@ class Policy(Struct, frozen=True):
 
 
 def _is_in(address: str, networks: Iterable[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:
-    """Whether the address is in a network. An IPv4 address may be written as an IPv6 one."""
+    """Whether the address is in a network. It may be an IPv4-mapped IPv6 address."""
     try:
         peer = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -57,9 +57,9 @@ def make_policy(
     allowed_origins: Iterable[str],
     proxies: Iterable[str] = (),
 ) -> Policy:
-    """Own names: localhost, the machine's names, every address bound to, and those configured.
+    """Our names are localhost, the machine's names, the bound addresses and those configured.
 
-    Where every address is bound to, any IP address will do: DNS rebinding needs a name.
+    If magid is bound to every address, any IP address is allowed: DNS rebinding needs a name.
     """
     names = {"localhost", socket.gethostname().lower(), *(h.lower() for h in allowed_hosts)}
     names |= {bind.host.lower() for bind in binds if isinstance(bind, TcpAddress)}
@@ -73,8 +73,8 @@ def make_policy(
 def check(headers: Mapping[str, str], policy: Policy, *, changes: bool) -> str | None:
     """Raises as `check_host` and `check_origin` do; returns what the latter returns.
 
-    The host that a proxy forwards must be a name of this daemon too: to a page with a rebound name
-    in front of that proxy, it would be the page's own.
+    The host that a proxy forwards must be one of our names too: a page that reaches the proxy by
+    DNS rebinding sends its own.
     """
     check_host(headers.get("host"), policy)
     forwarded = _forwarded_host(headers, policy)
@@ -84,7 +84,7 @@ def check(headers: Mapping[str, str], policy: Policy, *, changes: bool) -> str |
 
 
 def _forwarded_host(headers: Mapping[str, str], policy: Policy) -> str | None:
-    """The host as the browser knows it; of several the one that the nearest proxy has added."""
+    """Returns the host in the browser's URL: the last one, which the nearest proxy has added."""
     given = headers.get("x-forwarded-host") if policy.is_proxied else None
     return None if given is None else given.rpartition(",")[2].strip()
 
@@ -93,7 +93,7 @@ def check_host(host: str | None, policy: Policy) -> None:
     """Raises InvalidInput without a well-formed Host, HostNotAllowed for a foreign one."""
     match = _HOST.fullmatch(host or "")
     if match is None:
-        raise InvalidInput("cannot answer: the request needs one valid Host header")
+        raise InvalidInput("cannot answer: the request needs exactly one valid Host header")
     name = match[1].strip("[]").lower().rstrip(".")
     if _ANY & policy.hosts and is_ip(name):
         return
@@ -114,10 +114,10 @@ def _is_loopback(name: str) -> bool:
 
 
 def check_origin(headers: Mapping[str, str], policy: Policy, *, changes: bool) -> str | None:
-    """The foreign origin that may read the answer, if the request comes from one; else None.
+    """Returns the request's origin if it is a foreign one that may read the answer, else None.
 
-    Raises NotAllowed for a page that is neither ours nor configured. A request without Origin
-    comes from no page, unless Sec-Fetch-Site says so: then it may read but not change.
+    Raises NotAllowed for the page of an origin that is neither ours nor configured. A request
+    without Origin does not come from a page, unless Sec-Fetch-Site says so: then it may only read.
     """
     origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
     if origin is None:
@@ -135,7 +135,7 @@ def check_origin(headers: Mapping[str, str], policy: Policy, *, changes: bool) -
     raise _foreign(repr(origin.lower()))
 
 
-# What a page of another origin may read of an answer's head.
+# The response headers that a page of another origin may read.
 _EXPOSED = (
     "ETag, X-Request-Id, Retry-After, X-Magi-Model, X-Magi-Server, X-Magi-Route, X-Magi-Draft-Model"
 )
@@ -144,15 +144,16 @@ _PREFLIGHT_AGE_S = 600
 
 
 def reading_headers(origin: str) -> dict[str, str]:
-    """Returns the headers that let a page of `origin`, which `check_origin` has let in, read."""
+    """Returns the CORS headers that let a page of `origin`, as `check_origin` returned it, read."""
     return {"Access-Control-Allow-Origin": origin, "Access-Control-Expose-Headers": _EXPOSED}
 
 
 def preflight_headers(methods: Iterable[str], requested: str | None) -> dict[str, str]:
-    """Returns the answer to a browser that asks whether its page may send a request.
+    """Returns the headers of the answer to a CORS preflight request.
 
-    `check_origin` has let the page in, so each header in `requested` is allowed: the SDKs of model
-    vendors send a dozen of their own. No list would last, and a wildcard leaves Authorization out.
+    `check_origin` has accepted the page, so all headers in `requested` are allowed: the SDKs of
+    model vendors send a dozen of their own. A list would be out of date soon, and a wildcard does
+    not cover Authorization.
     """
     headers = {
         "Access-Control-Allow-Methods": ", ".join(sorted(methods)),

@@ -1,9 +1,9 @@
-"""Connections out of a model's sandbox: they are no client's, and are answered nothing.
+"""Refuses connections that come from a model's sandbox.
 
-A model's server needs loopback to be asked, so it reaches magid's own port too. What it may be told
-to do by a hostile model or request is not what users decide: no route is for it. Whose the other
-end of a connection is says the kernel, once for each connection; which users are a model's says
-systemd, which makes them. Without systemd all are one user, who could change magid's files as well.
+A model's server needs loopback to serve requests, so it can reach magid's port too. A hostile model
+or request could make it call magid, so no route is open to it. For each new connection, magid
+queries the kernel for the user at the other end, and systemd for the users of models. Without
+systemd, models run as magid's own user, who could change magid's files anyway.
 """
 
 import re
@@ -21,7 +21,7 @@ _CREDENTIALS = struct.Struct("3i")  # struct ucred
 
 
 def is_models(uid: int, users: Path = USERS) -> bool:
-    """Whether this user is a model's at present. Reads a link in memory: 2 us."""
+    """Whether this user currently runs a model. Reads a link on a tmpfs: 2 us."""
     try:
         return _MODEL.fullmatch(str((users / f"direct:{uid}").readlink())) is not None
     except OSError:
@@ -29,21 +29,21 @@ def is_models(uid: int, users: Path = USERS) -> bool:
 
 
 def comes_from_model(transport: BaseTransport, users: Path = USERS) -> bool:
-    """Whether a model's process made this connection, or it is too late to tell.
+    """Whether a model's process made this connection, or has already closed it.
 
-    To be asked when the connection is new: of one whose program has closed it meanwhile the kernel
-    does not know the user any more. No program would read the answer.
+    Call it when the connection is new: the kernel forgets the user of a closed one. Refusing those
+    is harmless, because no program reads the answer.
     """
     here = transport.get_extra_info("sockname")
     if not isinstance(here, tuple):
         return is_models(_uid_of_peer(transport), users)
     there = transport.get_extra_info("peername")
     if not there:
-        return True  # it has been reset
+        return True  # the connection was reset
     try:
         ends = far_ends(here[:2], there[:2])
     except (OSError, ValueError):
-        return False  # the kernel tells by no way at all
+        return False  # the kernel offers no way to find out
     if not ends:
         return _is_loopback(str(there[0]))
     return any(not end.inode or is_models(end.uid, users) for end in ends)
@@ -62,6 +62,6 @@ def _is_loopback(address: str) -> bool:
 
 def refuse() -> NotAllowed:
     return NotAllowed(
-        "cannot answer: this connection was made by a model's own server, which may not use magid; "
-        "look at what that model does (journalctl -u 'llama-server@*')"
+        "cannot answer: this connection comes from a model's server, which may not use magid; "
+        "see what that model does: journalctl -u 'llama-server@*'"
     )

@@ -1,10 +1,10 @@
-"""The one owner of the tokens while magid runs, and of their file.
+"""Owns the tokens and their file while magid is running.
 
-As long as no token was ever made, the file is not there and being local is enough. From the first
-one on TCP asks for a token, also when the last one is revoked: only removing the file opens it
-again. A file that cannot be used keeps everybody out. It holds no secret, only magid's user may
-read it, and no older copies are kept: they would bring back what was revoked. `TokenStore` lives on
-the event loop; the functions that read and write the file block.
+Before the first token is made, the file does not exist, and local callers need none. From then on
+TCP requires a token, even after the last one is revoked; only removing the file opens it again. A
+file that cannot be used locks every caller out. It contains no secret, only magid's user may read
+it, and no older copies are kept, because they would bring back revoked tokens. `TokenStore` lives
+on the event loop; the functions that read and write the file block.
 """
 
 import asyncio
@@ -27,29 +27,25 @@ from magid.files.atomic import cannot_write, discard, sync_directory, write_temp
 log = logging.getLogger(__name__)
 
 
-# What is lost of "last used" when magid is killed, and how coarse it is on disk.
-FLUSH_S = 600.0
+FLUSH_S = 600.0  # between writes of "last used", which a kill of magid loses
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks. `models`: what its requests to the gateway are limited to; None: nothing."""
+    """An authenticated caller. `models` limits its requests to the gateway; None: no limit."""
 
-    name: str = ""  # of the token; empty without one
+    name: str = ""  # of the token; empty without a token
     models: tuple[str, ...] | None = None
     id: str = ""
 
 
 @dataclass(slots=True)
 class TokenEntry:
-    """One token in use. `used` is when it last was, in seconds since the epoch; 0: never.
-
-    What is worked out once is what each request needs.
-    """
+    """One token, with the values that each request needs. `used`: seconds since the epoch, or 0."""
 
     token: Token
     used: float
-    expires: float = field(init=False)  # infinite where it never does
+    expires: float = field(init=False)  # infinity if it never does
     scopes: frozenset[Scope] = field(init=False)
     digest: bytes = field(init=False)
     caller: Caller = field(init=False)
@@ -70,8 +66,8 @@ class TokenStore:
         self._path = path
         self._lock = asyncio.Lock()
         self._by_id: dict[str, TokenEntry] = {}
-        self._seen: tuple[int, ...] | None = None  # which file was read or written last
-        self._written_at: dict[str, float] = {}  # when each was last used, as the file has it
+        self._seen: tuple[int, ...] | None = None  # identity of the file last read or written
+        self._written_at: dict[str, float] = {}  # last use of each token, according to the file
         self.exists = False
         self.problem: TokensUnusable | None = None
 
@@ -84,32 +80,32 @@ class TokenStore:
 
     @property
     def requires_token(self) -> bool:
-        """Whether magid may be reachable from elsewhere: a token exists, or its file is broken."""
+        """Whether TCP is protected, so that magid may listen beyond loopback."""
         return bool(self._by_id) or self.problem is not None
 
     @property
     def all(self) -> tuple[Token, ...]:
-        """By name, each with its last use."""
+        """All tokens, by name, with their last use."""
         return tuple(
             entry.token.model_copy(update={"last_used_at": _moment(entry.used)})
             for entry in sorted(self._by_id.values(), key=lambda entry: entry.token.name)
         )
 
     def find(self, presented: Credential) -> TokenEntry | None:
-        """The token that was shown, also if it has expired. As much work where there is none."""
+        """Returns the entry of a credential, even if expired. Takes the same time without one."""
         entry = self._by_id.get(presented.id)
-        is_right = hmac.compare_digest(presented.digest, entry.digest if entry else _NOBODY)
+        is_right = hmac.compare_digest(presented.digest, entry.digest if entry else _NO_DIGEST)
         return entry if entry and is_right else None
 
     def holds(self, caller: Caller) -> bool:
-        """Whether its token still counts: neither revoked nor expired."""
+        """Whether the caller's token is still valid: neither revoked nor expired."""
         entry = self._by_id.get(caller.id)
         return entry is not None and entry.caller is caller and time.time() < entry.expires
 
     # -- changing ------------------------------------------------------------------------
 
     async def load(self) -> None:
-        """Read the file, at the start and when asked to reload. What is wrong with it is logged."""
+        """Reads the file, at the start and for a reload. Logs an error if it cannot be used."""
         async with self._lock:
             await self._load()
         if self.problem is not None:
@@ -122,7 +118,7 @@ class TokenStore:
         models: Iterable[str] | None = None,
         expires_at: datetime | None = None,
     ) -> tuple[Token, str]:
-        """A new token; it counts once the file is durable.
+        """Creates a token, which is valid once the file is durable; returns it and its secret.
 
         Raises TokenExists, InvalidInput, CannotWrite, TokensUnusable.
         """
@@ -132,12 +128,12 @@ class TokenStore:
         return token, secret
 
     async def revoke(self, name: str) -> None:
-        """Refuses it from here on. Raises TokenNotFound, CannotWrite, TokensUnusable."""
+        """Revokes a token at once. Raises TokenNotFound, CannotWrite, TokensUnusable."""
         await self._change(lambda present: tokens.without(present, name))
         log.info("token %s was revoked", name)
 
     async def flush(self) -> None:
-        """Write down when tokens were last used, if that has changed. What fails is logged."""
+        """Writes the times of last use if they have changed. Logs errors, never raises."""
         if all(int(e.used) <= self._written_at.get(i, 0.0) for i, e in self._by_id.items()):
             return
         try:
@@ -145,7 +141,7 @@ class TokenStore:
         except MagidError as error:
             log.warning("%s", error.message)
 
-    async def flush_now_and_then(self) -> None:
+    async def flush_periodically(self) -> None:
         while True:
             await asyncio.sleep(FLUSH_S)
             await self.flush()
@@ -153,13 +149,15 @@ class TokenStore:
     # -- inside --------------------------------------------------------------------------
 
     async def _change(self, decide: Callable[[tuple[Token, ...]], tuple[Token, ...]]) -> None:
-        """Goes on to its end if the caller is cancelled: its thread would go on writing."""
-        await asyncio.shield(asyncio.ensure_future(self._change_alone(decide)))
+        """Changes and writes the tokens; not cancelled with its caller, as its thread is not."""
+        await asyncio.shield(asyncio.ensure_future(self._change_shielded(decide)))
 
-    async def _change_alone(self, decide: Callable[[tuple[Token, ...]], tuple[Token, ...]]) -> None:
+    async def _change_shielded(
+        self, decide: Callable[[tuple[Token, ...]], tuple[Token, ...]]
+    ) -> None:
         async with self._lock:
             if self._seen != await asyncio.to_thread(_identity, self._path):
-                await self._load()  # someone has edited it
+                await self._load()  # the file was edited
             if self.problem is not None:
                 raise self.problem
             after = decide(self.all)
@@ -177,7 +175,7 @@ class TokenStore:
         self._take(found, seen)
 
     def _take(self, found: tuple[Token, ...] | None, seen: tuple[int, ...] | None) -> None:
-        """Entries that stay the same stay the same objects: who holds one sees it revoked."""
+        """Replaces the entries; an unchanged entry stays the same object, as `holds` relies on."""
         self.exists = found is not None
         self._seen = seen
         self._written_at = {t.id: _seconds(t.last_used_at) for t in found or ()}
@@ -189,7 +187,7 @@ class TokenStore:
             self._by_id[token.id] = entry
 
 
-_NOBODY = bytes(32)  # what a token is held against where none is found
+_NO_DIGEST = bytes(32)  # is compared with the digest of an unknown token
 
 
 def _is_same(one: Token, other: Token) -> bool:
@@ -219,7 +217,7 @@ _MAX_BYTES = 4 * 2**20
 
 
 def read(path: Path) -> tuple[Token, ...] | None:
-    """None where no token was ever made. Raises TokensUnusable; the file is left as it is."""
+    """Returns the tokens; None if there is no file. Raises TokensUnusable."""
     try:
         with path.open("rb") as file:
             content = file.read(_MAX_BYTES + 1)
@@ -228,7 +226,7 @@ def read(path: Path) -> tuple[Token, ...] | None:
         return tokens.parse(content)
     except FileNotFoundError:
         if path.is_symlink():
-            raise _unusable(path, "it is a link that leads nowhere") from None
+            raise _unusable(path, "it is a link to a file that does not exist") from None
         return None
     except OSError as error:
         raise _unusable(path, error.strerror or str(error)) from None
@@ -240,14 +238,14 @@ def read(path: Path) -> tuple[Token, ...] | None:
 
 def _unusable(path: Path, why: str) -> TokensUnusable:
     return TokensUnusable(
-        f"cannot use {path}: {why}; TCP is closed until it is repaired, or removed with "
-        "all tokens in it, and magid reloaded (systemctl reload magid)",
+        f"cannot use {path}: {why}; no caller is let in over TCP until you repair the file, or "
+        "remove it with all its tokens, and run: systemctl reload magid",
         path=str(path),
     )
 
 
 def write(path: Path, kept: tuple[Token, ...]) -> None:
-    """Replace the file; it is durable on return. Raises CannotWrite; then the old one stays."""
+    """Replaces the file durably. Raises CannotWrite; the old file then stays."""
     try:
         temporary = write_temporary(path, tokens.serialise(kept), mode=_MODE)
         try:

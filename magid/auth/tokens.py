@@ -1,8 +1,8 @@
-"""Tokens for callers of the API: what one looks like, what it may do, what is kept of it. Pure.
+"""Tokens for callers of the API: format, scopes, and the stored part. Pure.
 
-A token is `magi_ID_SECRET`: ID finds its entry, SECRET are 43 letters and digits, 256 random bits.
-Kept is the SHA-256 of the whole. A slow hash, as passwords need it, would gain nothing: no one
-tries 2^256 secrets, however fast; and it would cost each request milliseconds.
+A token is `magi_ID_SECRET`: ID finds its entry, SECRET is 43 letters and digits, 256 random bits.
+Only the SHA-256 of the whole is stored. A slow hash, as for passwords, would add nothing, because
+2^256 secrets cannot be tried at any speed, and would cost each request milliseconds.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
 
 
 class Scope(StrEnum):
-    """What a token is for."""
+    """What a token allows."""
 
     READ = "read"  # GET below /api, metrics
     ADMIN = "admin"  # everything
@@ -59,7 +59,7 @@ Models = Annotated[
 
 
 class Token(BaseModel):
-    """What is kept of one token. `models`: ids, globs, aliases or tiers; None: all of them."""
+    """The stored part of a token. `models`: ids, globs, aliases or tiers; None: all models."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -76,11 +76,11 @@ class Token(BaseModel):
     models: Models | None = None
     created_at: AwareDatetime
     expires_at: AwareDatetime | None = None
-    last_used_at: AwareDatetime | None = None  # to ten minutes: see `token_store`
+    last_used_at: AwareDatetime | None = None  # up to ten minutes old: see `token_store`
 
 
 class ApiToken(TypedDict):
-    """A token as the API has it; never a secret."""
+    """A token in the API's answers, without its secret."""
 
     name: str
     id: str
@@ -100,14 +100,14 @@ class _TokenFile(BaseModel):
 
 
 class Credential(Struct, frozen=True):
-    """What a caller has shown, without the secret. `id` is empty for what is no token at all."""
+    """What a caller presented, hashed. `id` is empty if it does not have a token's format."""
 
     id: str
     digest: bytes
 
 
 def mint() -> tuple[str, str, str]:
-    """A new token, its id, and the hash to keep."""
+    """Returns a new token, its id, and the hash to store."""
     ident = secrets.token_hex(4)
     secret = "".join(secrets.choice(_LETTERS) for _ in range(_SECRET_LENGTH))
     token = f"magi_{ident}_{secret}"
@@ -117,9 +117,9 @@ def mint() -> tuple[str, str, str]:
 def credential_from_headers(
     authorization: bytes | None, api_key: bytes | None
 ) -> Credential | None:
-    """What the two headers show: `Bearer TOKEN` goes before `x-api-key`. None: nothing.
+    """Returns the credential in the two headers, if any; `Bearer TOKEN` wins over `x-api-key`.
 
-    The same work for whatever is in them.
+    Takes the same time for any content.
     """
     held = api_key or None
     if authorization:
@@ -136,7 +136,7 @@ def has_expired(token: Token, now: datetime) -> bool:
 
 
 def shown(token: Token, now: datetime) -> ApiToken:
-    """Pure."""
+    """Returns the token for the API."""
     return {
         "name": token.name,
         "id": token.id,
@@ -155,7 +155,7 @@ def _time(moment: datetime | None) -> str | None:
     return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-# -- the whole of them ---------------------------------------------------------------------------
+# -- all tokens ----------------------------------------------------------------------------------
 
 
 def make(
@@ -166,17 +166,17 @@ def make(
     expires_at: datetime | None = None,
     now: datetime | None = None,
 ) -> tuple[Token, str]:
-    """A new entry and its token.
+    """Makes a token; returns its entry and the token itself.
 
-    Raises InvalidInput for a past date, limits without use, and what cannot be a name.
+    Raises InvalidInput for a date in the past, a limit without effect, and an invalid name.
     """
     given, limits = tuple(scopes), None if models is None else tuple(models)
     _check_limits(given, limits)
     created = (now or datetime.now(UTC)).replace(microsecond=0)
     if expires_at is not None and expires_at <= created:
         raise InvalidInput(
-            f"cannot make a token that expires at {expires_at.isoformat()}: that is past; give a "
-            "later time",
+            f"cannot make a token that expires at {expires_at.isoformat()}: that is in the past; "
+            "give a later time",
             field="expiresAt",
         )
     secret, ident, digest = mint()
@@ -200,24 +200,24 @@ def _check_limits(scopes: tuple[Scope, ...], models: tuple[str, ...] | None) -> 
         return
     if Scope.ADMIN in scopes or Scope.INFER not in scopes:
         raise InvalidInput(
-            "cannot limit this token to models: only requests to the gateway are limited so; give "
-            "it the scope infer, and not admin",
+            "cannot limit this token to models: the limit applies only to the gateway; give it the "
+            "scope infer, and not admin",
             field="models",
         )
     if "auto" in models:
         raise InvalidInput(
-            "cannot limit a token to auto, which is no model: leave it out; auto chooses among the "
+            "cannot limit a token to auto, which is not a model: omit it; auto chooses among the "
             "models that the token may use",
             field="models",
         )
 
 
 def added(tokens: tuple[Token, ...], new: Token) -> tuple[Token, ...]:
-    """Raises TokenExists where the name is taken, InvalidInput where there are too many."""
+    """Adds a token. Raises TokenExists if the name is taken, InvalidInput if there are too many."""
     if any(token.name == new.name for token in tokens):
         raise TokenExists(
-            f"cannot make token {new.name!r}: there is one of this name; choose another, or revoke "
-            f"it first: magictl token revoke {new.name}",
+            f"cannot make token {new.name!r}: it exists already; choose another name, or revoke it "
+            f"first: magictl token revoke {new.name}",
             name=new.name,
         )
     if len(tokens) >= MAX_TOKENS:
@@ -226,11 +226,11 @@ def added(tokens: tuple[Token, ...], new: Token) -> tuple[Token, ...]:
 
 
 def without(tokens: tuple[Token, ...], name: str) -> tuple[Token, ...]:
-    """Raises TokenNotFound."""
+    """Removes a token. Raises TokenNotFound."""
     left = tuple(token for token in tokens if token.name != name)
     if len(left) == len(tokens):
         raise TokenNotFound(
-            f"cannot find token {name[:100]!r}: none has this name; GET /api/tokens lists them "
+            f"cannot find token {name[:100]!r}: it does not exist; GET /api/tokens lists all "
             "(magictl token ls)",
             name=name[:100],
         )
@@ -238,19 +238,19 @@ def without(tokens: tuple[Token, ...], name: str) -> tuple[Token, ...]:
 
 
 def first_fault(error: ValidationError) -> str:
-    """Pydantic's first one, without the value: it could be a secret."""
+    """Returns pydantic's first error, without the value, which could be a secret."""
     fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
     where = ".".join(map(str, fault["loc"]))
     return f"{where}: {fault['msg']}" if where else fault["msg"]
 
 
 def parse(content: bytes) -> tuple[Token, ...]:
-    """The tokens of a file. Raises ValueError with the first problem."""
+    """Parses the content of a token file. Raises ValueError with the first problem."""
     found = _TokenFile.model_validate_json(content).tokens
     for what in ("name", "id"):
         seen = [getattr(token, what) for token in found]
         if len(set(seen)) < len(seen):
-            raise ValueError(f"two tokens have one {what}")
+            raise ValueError(f"two tokens have the same {what}")
     return found
 
 

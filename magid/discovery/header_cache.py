@@ -5,8 +5,8 @@ inode, size and times have not changed is not opened again.
 
 The facts are raw: they contain no names, tiers or thresholds, so a change of a rule or a setting
 needs no second read. The two exceptions are thinking and tools, which are found in the chat
-template while the header is read: a thousand templates are too big to keep. Whoever changes what
-is taken from a header must raise SCHEMA.
+template while the header is read: a thousand templates are too big to keep. Raise SCHEMA when
+other facts are taken from a header.
 """
 
 import json

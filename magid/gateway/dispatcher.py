@@ -71,7 +71,7 @@ class Dispatcher:
     def open(self) -> None:
         """Begins to watch the servers."""
         self._spawn(self._watch())
-        self._spawn(self.usage.flush_now_and_then(self.statistics.settle))
+        self._spawn(self.usage.flush_periodically(self.statistics.settle))
 
     async def close(self) -> None:
         """Ends all requests in progress. Idempotent."""

@@ -53,7 +53,7 @@ def test_foreign_hosts(host: str) -> None:
      "localhost\n", "[::1", "lo\u0441alhost", "localhost:123456", "localhost,evil"],
 )  # fmt: skip
 def test_malformed_hosts(host: str | None) -> None:
-    with pytest.raises(InvalidInput, match="one valid Host"):
+    with pytest.raises(InvalidInput, match="exactly one valid Host"):
         origins.check_host(host, POLICY)
 
 

@@ -33,10 +33,10 @@ def shown(secret: str) -> Credential:
     return presented
 
 
-async def book_of(folder: Path) -> TokenStore:
-    book = TokenStore(folder / token_store.NAME)
-    await book.load()
-    return book
+async def store_of(folder: Path) -> TokenStore:
+    store = TokenStore(folder / token_store.NAME)
+    await store.load()
+    return store
 
 
 # -- what it looks like ------------------------------------------------------------------------
@@ -78,12 +78,12 @@ def test_what_headers_show(
 
 
 def test_names_scopes_and_dates_are_checked() -> None:
-    with pytest.raises(InvalidInput, match="that is past"):
+    with pytest.raises(InvalidInput, match="that is in the past"):
         tokens.make("ci", [Scope.READ], expires_at=NOW - timedelta(seconds=5))
     for scopes, models in (([Scope.ADMIN, Scope.INFER], ["x"]), ([Scope.READ], ["x"])):
-        with pytest.raises(InvalidInput, match="only requests to the gateway are limited"):
+        with pytest.raises(InvalidInput, match="the limit applies only to the gateway"):
             tokens.make("ci", scopes, models=models)
-    with pytest.raises(InvalidInput, match="auto, which is no model"):
+    with pytest.raises(InvalidInput, match="auto, which is not a model"):
         tokens.make("ci", [Scope.INFER], models=["auto"])
     for name in ("", "../x", "-x", "a b", "x" * 64, "a\n"):
         with pytest.raises(InvalidInput, match="name"):
@@ -91,24 +91,24 @@ def test_names_scopes_and_dates_are_checked() -> None:
     assert tokens.make("ci", [Scope.READ, Scope.READ])[0].scopes == (Scope.READ,)
 
 
-# -- the book ----------------------------------------------------------------------------------
+# -- the store ---------------------------------------------------------------------------------
 
 
 async def test_a_token_survives_a_restart_and_a_revoked_one_does_not(tmp_path: Path) -> None:
-    book = await book_of(tmp_path)
-    assert book.is_open
-    _, kept = await book.create("kept", [Scope.READ], expires_at=NOW + timedelta(days=1))
-    _, gone = await book.create("gone", [Scope.INFER], models=["fast"])
+    store = await store_of(tmp_path)
+    assert store.is_open
+    _, kept = await store.create("kept", [Scope.READ], expires_at=NOW + timedelta(days=1))
+    _, gone = await store.create("gone", [Scope.INFER], models=["fast"])
     with pytest.raises(TokenExists, match="magictl token revoke kept"):
-        await book.create("kept", [Scope.READ])
-    await book.revoke("gone")
+        await store.create("kept", [Scope.READ])
+    await store.revoke("gone")
     with pytest.raises(TokenNotFound):
-        await book.revoke("gone")
+        await store.revoke("gone")
     path = tmp_path / token_store.NAME
     assert path.stat().st_mode & 0o777 == 0o600
     for secret in (kept, gone):
         assert secret[14:] not in path.read_text()
-    later = await book_of(tmp_path)
+    later = await store_of(tmp_path)
     assert [token.name for token in later.all] == ["kept"]
     assert later.find(shown(kept))
     assert later.find(shown(gone)) is None
@@ -117,14 +117,14 @@ async def test_a_token_survives_a_restart_and_a_revoked_one_does_not(tmp_path: P
 
 
 async def test_it_stays_closed_when_the_last_one_is_revoked(tmp_path: Path) -> None:
-    book = await book_of(tmp_path)
-    await book.create("only", [Scope.ADMIN])
-    await book.revoke("only")
-    for each in (book, await book_of(tmp_path)):
+    store = await store_of(tmp_path)
+    await store.create("only", [Scope.ADMIN])
+    await store.revoke("only")
+    for each in (store, await store_of(tmp_path)):
         assert not each.is_open
         assert not each.requires_token  # so that nothing listens to other machines
         with pytest.raises(Unauthenticated):
-            Authenticator(each).enter(None, Scope.READ, PEER)
+            Authenticator(each).authenticate(None, Scope.READ, PEER)
 
 
 @pytest.mark.parametrize(
@@ -142,22 +142,22 @@ async def test_it_stays_closed_when_the_last_one_is_revoked(tmp_path: Path) -> N
 async def test_a_broken_file_keeps_everybody_out_and_stays(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / token_store.NAME
     path.write_bytes(content)
-    book = await book_of(tmp_path)
-    assert book.problem
-    assert str(path) in book.problem.message
-    door = Authenticator(book)
-    with pytest.raises(NotReady, match="cannot tell who you are"):
-        door.enter(shown(tokens.mint()[0]), Scope.READ, PEER)
+    store = await store_of(tmp_path)
+    assert store.problem
+    assert str(path) in store.problem.message
+    auth = Authenticator(store)
+    with pytest.raises(NotReady, match="cannot check your token"):
+        auth.authenticate(shown(tokens.mint()[0]), Scope.READ, PEER)
     with pytest.raises(Unauthenticated):
-        door.enter(None, Scope.READ, PEER)
-    assert door.enter(None, Scope.ADMIN, None) is authenticator.LOCAL  # the unix socket
-    for change in (book.create("x", [Scope.READ]), book.revoke("x")):
+        auth.authenticate(None, Scope.READ, PEER)
+    assert auth.authenticate(None, Scope.ADMIN, None) is authenticator.LOCAL  # the unix socket
+    for change in (store.create("x", [Scope.READ]), store.revoke("x")):
         with pytest.raises(TokensUnusable):
             await change
     assert path.read_bytes() == content
     path.unlink()
-    await book.load()
-    assert book.is_open
+    await store.load()
+    assert store.is_open
 
 
 async def test_two_of_one_name_or_id_and_dead_links_are_broken_files(tmp_path: Path) -> None:
@@ -165,52 +165,52 @@ async def test_two_of_one_name_or_id_and_dead_links_are_broken_files(tmp_path: P
     token = tokens.make("ci", [Scope.READ])[0]
     for twin in (tokens.make("ci", [Scope.READ])[0], token.model_copy(update={"name": "other"})):
         path.write_bytes(tokens.serialise([token, twin]))
-        with pytest.raises(TokensUnusable, match="two tokens have one"):
+        with pytest.raises(TokensUnusable, match="two tokens have the same"):
             token_store.read(path)
     path.unlink()
     path.symlink_to(tmp_path / "nowhere")
-    with pytest.raises(TokensUnusable, match="leads nowhere"):
+    with pytest.raises(TokensUnusable, match="a link to a file that does not exist"):
         token_store.read(path)
 
 
 async def test_an_edit_by_hand_is_kept_by_the_next_change(tmp_path: Path) -> None:
-    book = await book_of(tmp_path)
-    _, first = await book.create("first", [Scope.READ])
-    await book.create("second", [Scope.READ])
+    store = await store_of(tmp_path)
+    _, first = await store.create("first", [Scope.READ])
+    await store.create("second", [Scope.READ])
     path = tmp_path / token_store.NAME
     document = json.loads(path.read_text())
     document["tokens"] = [t for t in document["tokens"] if t["name"] != "first"]
     path.with_name("new").write_text(json.dumps(document))
     path.with_name("new").rename(path)
-    await book.create("third", [Scope.READ])
-    assert [token.name for token in book.all] == ["second", "third"]
-    assert book.find(shown(first)) is None
+    await store.create("third", [Scope.READ])
+    assert [token.name for token in store.all] == ["second", "third"]
+    assert store.find(shown(first)) is None
 
 
 async def test_the_last_use_is_written_later_and_only_if_it_changed(tmp_path: Path) -> None:
-    book = await book_of(tmp_path)
-    _, secret = await book.create("ci", [Scope.READ])
+    store = await store_of(tmp_path)
+    _, secret = await store.create("ci", [Scope.READ])
     path = tmp_path / token_store.NAME
     before = path.stat().st_ino
-    Authenticator(book).enter(shown(secret), Scope.READ, PEER)
+    Authenticator(store).authenticate(shown(secret), Scope.READ, PEER)
     assert path.stat().st_ino == before  # no write for a request
-    assert book.all[0].last_used_at
-    await book.flush()
+    assert store.all[0].last_used_at
+    await store.flush()
     after = path.stat().st_ino
     assert after != before
-    await book.flush()
+    await store.flush()
     assert path.stat().st_ino == after
-    stored = (await book_of(tmp_path)).all[0]
-    assert stored.last_used_at == book.all[0].last_used_at
+    stored = (await store_of(tmp_path)).all[0]
+    assert stored.last_used_at == store.all[0].last_used_at
 
 
 async def test_changes_at_once_all_count(tmp_path: Path) -> None:
-    book = await book_of(tmp_path)
-    await asyncio.gather(*(book.create(f"t{n}", [Scope.READ]) for n in range(10)))
-    assert len((await book_of(tmp_path)).all) == 10
+    store = await store_of(tmp_path)
+    await asyncio.gather(*(store.create(f"t{n}", [Scope.READ]) for n in range(10)))
+    assert len((await store_of(tmp_path)).all) == 10
 
 
-# -- the door ----------------------------------------------------------------------------------
+# -- the auth ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("given", Scope)
@@ -218,14 +218,14 @@ async def test_changes_at_once_all_count(tmp_path: Path) -> None:
 async def test_admin_has_the_others_in_it_and_they_nothing_of_each_other(
     tmp_path: Path, given: Scope, need: Scope
 ) -> None:
-    book = await book_of(tmp_path)
-    _, secret = await book.create("ci", [given])
-    door = Authenticator(book)
+    store = await store_of(tmp_path)
+    _, secret = await store.create("ci", [given])
+    auth = Authenticator(store)
     if given in (need, Scope.ADMIN):
-        assert door.enter(shown(secret), need, PEER).name == "ci"
+        assert auth.authenticate(shown(secret), need, PEER).name == "ci"
     else:
-        with pytest.raises(NotAllowed, match=rf"it is for {given}, and this needs {need}"):
-            door.enter(shown(secret), need, PEER)
+        with pytest.raises(NotAllowed, match=rf"its scope is {given}, but this needs {need}"):
+            auth.authenticate(shown(secret), need, PEER)
 
 
 async def test_what_has_expired_or_is_revoked_is_out_at_once(tmp_path: Path) -> None:
@@ -234,34 +234,34 @@ async def test_what_has_expired_or_is_revoked_is_out_at_once(tmp_path: Path) -> 
         "old", [Scope.READ], now=NOW - timedelta(days=2), expires_at=NOW - timedelta(days=1)
     )
     token_store.write(path, (old,))
-    book = await book_of(tmp_path)
-    _, secret = await book.create("ci", [Scope.READ])
-    door = Authenticator(book)
+    store = await store_of(tmp_path)
+    _, secret = await store.create("ci", [Scope.READ])
+    auth = Authenticator(store)
     with pytest.raises(Unauthenticated):
-        door.enter(shown(expired), Scope.READ, PEER)
-    caller = door.enter(shown(secret), Scope.READ, PEER)
-    assert door.still_lets_in(caller)
-    assert door.still_lets_in(authenticator.LOCAL)
-    await book.create("other", [Scope.READ])
-    assert door.still_lets_in(caller)
-    await book.revoke("ci")
-    assert not door.still_lets_in(caller)
+        auth.authenticate(shown(expired), Scope.READ, PEER)
+    caller = auth.authenticate(shown(secret), Scope.READ, PEER)
+    assert auth.is_valid(caller)
+    assert auth.is_valid(authenticator.LOCAL)
+    await store.create("other", [Scope.READ])
+    assert auth.is_valid(caller)
+    await store.revoke("ci")
+    assert not auth.is_valid(caller)
     with pytest.raises(Unauthenticated):
-        door.enter(shown(secret), Scope.READ, PEER)
+        auth.authenticate(shown(secret), Scope.READ, PEER)
 
 
 async def test_failures_are_logged_once_a_minute_for_each_peer_without_the_token(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    book = await book_of(tmp_path)
-    await book.create("ci", [Scope.READ])
-    door = Authenticator(book)
+    store = await store_of(tmp_path)
+    await store.create("ci", [Scope.READ])
+    auth = Authenticator(store)
     guesses = [tokens.mint()[0] for _ in range(50)]
     with caplog.at_level(logging.WARNING):
         for guess in guesses:
             for peer in (PEER, "192.0.2.8"):
                 with pytest.raises(Unauthenticated):
-                    door.enter(shown(guess), Scope.READ, peer)
+                    auth.authenticate(shown(guess), Scope.READ, peer)
     assert [r.getMessage() for r in caplog.records] == [
         f"refused {peer}: its token is unknown" for peer in (PEER, "192.0.2.8")
     ]
@@ -273,7 +273,7 @@ async def test_failures_are_logged_once_a_minute_for_each_peer_without_the_token
     ids=["token", "api_key", "TOKEN", "a real one", "key"],
 )
 def test_a_token_in_a_url_is_refused_and_not_repeated(query: str) -> None:
-    with pytest.raises(InvalidInput, match="URLs end in logs") as caught:
+    with pytest.raises(InvalidInput, match="URLs get into logs") as caught:
         authenticator.check_url(query)
     assert "magi_" not in caught.value.message
 

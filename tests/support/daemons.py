@@ -164,7 +164,7 @@ class House:
         daemon.subscribe(self.changes.append)
         return daemon
 
-    def book(self) -> TokenStore:
+    def tokens(self) -> TokenStore:
         """Of no tokens."""
         return TokenStore(self.state / token_store.NAME)
 

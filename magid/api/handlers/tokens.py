@@ -10,31 +10,31 @@ from magid.errors import NotAllowed
 
 
 async def list_tokens(ctx: Context, call: Call) -> Reply:
-    """All tokens, by name; never a secret."""
-    book = ctx.book
+    """List the tokens, by name, without their secrets."""
+    store = ctx.tokens
     answer: access_schemas.TokensReply = {
-        "required": not book.is_open,
-        "problem": book.problem.message if book.problem else None,
-        "tokens": [shown(token, datetime.now(UTC)) for token in book.all],
+        "required": not store.is_open,
+        "problem": store.problem.message if store.problem else None,
+        "tokens": [shown(token, datetime.now(UTC)) for token in store.all],
     }
     return reply(answer)
 
 
 async def create_token(ctx: Context, call: Call) -> Reply:
-    """Make a token; this answer alone has it. The first one is not made over TCP.
+    """Make a token, which only this answer contains. The first one cannot be made over TCP.
 
     The first token shuts out all callers without one, and over TCP the caller is still unknown.
     """
-    if call.is_tcp and ctx.book.is_open:
+    if call.is_tcp and ctx.tokens.is_open:
         raise NotAllowed(
-            "cannot make the first token over TCP: it shuts out who has none; make it over the "
-            "unix socket, as root or in group magi (magictl token create), or while magid does "
-            "not run (magictl token create --offline)"
+            "cannot make the first token over TCP: it shuts out every caller without a token; make "
+            "it over the unix socket, as root or in group magi (magictl token create), or while "
+            "magid is stopped (magictl token create --offline)"
         )
     given: access_schemas.TokenBody = call.body
-    made, secret = await ctx.book.create(given.name, given.scopes, given.models, given.expires_at)
+    made, secret = await ctx.tokens.create(given.name, given.scopes, given.models, given.expires_at)
     answer: access_schemas.TokenCreated = {
-        "message": f"Token {made.name!r} made; it is shown only here",
+        "message": f"Token {made.name!r} made; it is shown only once",
         "token": secret,
         "entry": shown(made, datetime.now(UTC)),
     }
@@ -42,7 +42,7 @@ async def create_token(ctx: Context, call: Call) -> Reply:
 
 
 async def revoke_token(ctx: Context, call: Call) -> Reply:
-    """Revoke a token; over TCP a token is needed even when the last one is gone."""
+    """Revoke a token. TCP still requires a token after the last one is revoked."""
     name = call.params["name"]
-    await ctx.book.revoke(name)
+    await ctx.tokens.revoke(name)
     return reply({"message": f"Token {name!r} revoked"})

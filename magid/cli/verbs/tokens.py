@@ -129,7 +129,7 @@ def ls(client: Client, args: argparse.Namespace) -> int:
              f"{t['expiresAt']} (expired)" if t["expired"] else t["expiresAt"], t["lastUsedAt"])
             for t in answer["tokens"]
         ],
-        closed if answer["required"] else "no tokens; who is on this machine may do everything",
+        closed if answer["required"] else "no tokens; every local caller may do everything",
     )  # fmt: skip
     return 0
 

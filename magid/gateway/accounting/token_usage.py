@@ -131,7 +131,7 @@ class UsageStore:
                     self._new[day] = new
                     raise
 
-    async def flush_now_and_then(self, settle: Callable[[], None]) -> None:
+    async def flush_periodically(self, settle: Callable[[], None]) -> None:
         """Flushes every FLUSH_S, after `settle`; once a day removes files older than KEPT_DAYS."""
         cleaned, failed = "", False
         while True:

@@ -233,9 +233,9 @@ class ClientConnection:
             self._writer.respond(200, b"Content-Type: text/event-stream\r\n", b"")
             return
         if endpoint.has_events:
-            still = self._context.authenticator.still_lets_in
+            is_valid = self._context.authenticator.is_valid
             self._request = ModelEvents(
-                dispatcher, self._writer, caller.models, lambda: still(caller)
+                dispatcher, self._writer, caller.models, lambda: is_valid(caller)
             )
             return
         if endpoint.method == "POST":

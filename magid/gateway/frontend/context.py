@@ -42,7 +42,7 @@ class FrontendContext(Struct, frozen=True):
         if head.method == "OPTIONS":  # a browser asks whether it may send credentials
             return LOCAL
         need = Scope.ADMIN if head.path in FOR_ADMINS else Scope.INFER
-        return self.authenticator.enter(head.presented, need, peer if self.is_tcp else None)
+        return self.authenticator.authenticate(head.presented, need, peer if self.is_tcp else None)
 
 
 class FrontendContexts:
