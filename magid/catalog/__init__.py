@@ -1,1 +1,1 @@
-"""What users decided about models: overrides in the registry, profiles, and what follows."""
+"""Users' decisions about models: overrides in the registry, profiles, and effective values."""

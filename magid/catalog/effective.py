@@ -1,8 +1,4 @@
-"""A model as it counts: what was found on disk, seen through what the user decided.
-
-Pure. Every value that a user can set has its source beside it, so that "why does it run like
-this" is answered by reading, not by guessing.
-"""
+"""Effective models: what discovery found on disk, with the user's overrides applied. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,7 +17,7 @@ from magid.llama.runtime_settings import BY_NAME, RuntimeSettings, server_settin
 from magid.llama.spec import ServerSpec
 
 _TEMPLATE_OPTIONS: Final = frozenset({"--chat-template", "--no-jinja"})
-"""With these a server does not use the template of its model's header."""
+"""With these options a server does not use the template in its model's header."""
 
 
 class Model(Struct, frozen=True):
@@ -32,7 +28,7 @@ class Model(Struct, frozen=True):
     tier: Tier
     is_thinking: bool
     enabled: bool
-    settings: RuntimeSettings  # in force: the user's choice, else the configuration's
+    settings: RuntimeSettings  # the user's choice, else the configuration's
 
     @property
     def model_id(self) -> str:
@@ -40,12 +36,12 @@ class Model(Struct, frozen=True):
 
     @property
     def is_on_demand(self) -> bool:
-        """Whether its servers start with the first request, and not with magid."""
+        """Whether the first request starts its servers, instead of the boot."""
         return self.settings.start == "on-demand"
 
     @property
     def abilities(self) -> ModelAbilities:
-        """What it can do as it would be started, by its files: a running server may know better."""
+        """Its abilities with these settings, by its files; a running server may report others."""
         options = {argument.partition("=")[0] for argument in self.settings.extra_args}
         if self.found.kind is not ModelKind.CHAT or options.isdisjoint(_TEMPLATE_OPTIONS):
             return self.found.abilities
@@ -53,29 +49,29 @@ class Model(Struct, frozen=True):
 
     @property
     def context_length(self) -> int | None:
-        """Tokens that a request can have at most; a server may give it fewer."""
+        """Maximum tokens of a request; a server may allow fewer."""
         lengths = (self.settings.ctx_size or None, self.found.context_length)
         return min((length for length in lengths if length), default=None)
 
     @property
     def port(self) -> int | None:
-        """The first port, while it is the model's: enabled, or pinned by the user."""
+        """The first port, if the model is enabled or the user has pinned the port."""
         held = self.entry.ports and (self.enabled or self.entry.port_pinned)
         return self.entry.ports[0] if held else None
 
 
 def effective_tier(entry: ModelEntry, found: FoundModel) -> Tier:
-    """The override; else powerful for a model that the user called thinking; else the assigned."""
+    """The override; else powerful if the user has marked it as thinking; else the found tier."""
     if entry.tier_override is not None:
         return entry.tier_override
     return Tier.POWERFUL if entry.thinking_override else found.tier
 
 
 def remembered_tier(entry: ModelEntry) -> Tier:
-    """The same while the file is not read yet: the tier that was assigned is a word of the id."""
+    """The tier of a model whose file is not read yet: its id contains the tier that was found."""
     if entry.tier_override is not None:
         return entry.tier_override
-    words = entry.model_id.split("_")[-2:]  # of two models with one id the later one gets a number
+    words = entry.model_id.split("_")[-2:]  # a number may follow, in the id of a duplicate
     assigned = next((Tier(word) for word in words if word in set(Tier)), Tier.BALANCED)
     return Tier.POWERFUL if entry.thinking_override else assigned
 
@@ -85,14 +81,14 @@ def effective_thinking(entry: ModelEntry, found: FoundModel) -> bool:
 
 
 def effective_enabled(entry: ModelEntry, tier: Tier, profile: Profile | None) -> bool:
-    """The override; else membership in the active profile; without a profile, nothing."""
+    """The override; else membership in the active profile; without a profile False."""
     if entry.enabled_override is not None:
         return entry.enabled_override
     return profile is not None and matches(profile, entry.model_id, tier)
 
 
 def effective_settings(entry: ModelEntry, config: Config) -> RuntimeSettings:
-    """What the user chose, over the configuration's defaults."""
+    """The user's settings over the configuration's defaults."""
     known = {name: value for name, value in entry.settings.items() if name in BY_NAME}
     return replace(config.server_defaults, **known)
 
@@ -100,7 +96,7 @@ def effective_settings(entry: ModelEntry, config: Config) -> RuntimeSettings:
 def effective_models(
     registry: Registry, found: Mapping[str, FoundModel], profile: Profile | None, config: Config
 ) -> dict[str, Model]:
-    """Every model whose file is there, by id, in id order."""
+    """Returns every model whose file exists: id -> model, in order of ids."""
     models = {}
     for model_id in sorted(found):
         entry, disk = registry.models[model_id], found[model_id]
@@ -119,7 +115,7 @@ def effective_models(
 def server_specs(
     model: Model, host: str, ports: tuple[int, ...] | None = None
 ) -> tuple[ServerSpec, ...]:
-    """The servers this model should have, one per instance that has a port, or on `ports`."""
+    """Returns the servers that the model should have: one per instance with a port (or `ports`)."""
     mmproj = next((c.path for c in model.found.companions if c.kind == "mmproj"), None)
     return tuple(
         ServerSpec(

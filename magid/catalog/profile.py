@@ -1,7 +1,7 @@
-"""Profiles: which models should run, and how requests are spread over them.
+"""Profiles: which models should run, and how requests are distributed over them. Pure.
 
-A profile is a small YAML file that people edit while magid runs, so nothing about a file is
-trusted for longer than the file itself stays as it is. Its name is a slug: no path can come of it.
+A profile is a small YAML file, which people may edit while magid is running; `profile_store` reads
+and writes it. Its name is a slug, which cannot contain a path.
 """
 
 import fnmatch
@@ -71,14 +71,14 @@ WholeSeconds = Annotated[StrictInt, Field(ge=0, le=86_400)]
 
 
 class _Part(BaseModel):
-    # snake_case in files, camelCase in the API, and either is understood in both.
+    # snake_case in files, camelCase in the API; both accept either.
     model_config = ConfigDict(
         frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True
     )
 
 
 class TierRange(_Part):
-    """Up to which complexity a request goes to a tier, and what to expect of it."""
+    """Maximum complexity score of requests for a tier, and the time to expect."""
 
     model_config = ConfigDict(title="TierConfig")  # in the OpenAPI document
 
@@ -89,7 +89,7 @@ class TierRange(_Part):
 
 
 class TwoStageRules(_Part):
-    """Let one tier draft and another one refine."""
+    """Lets one tier draft an answer and another refine it."""
 
     model_config = ConfigDict(title="TwoStage")  # in the OpenAPI document
 
@@ -100,7 +100,7 @@ class TwoStageRules(_Part):
 
 
 class Strategy(StrEnum):
-    """How one of several servers that could answer is chosen."""
+    """How a server is chosen for a request."""
 
     ROUND_ROBIN = "round_robin"
     LEAST_OUTSTANDING = "least_outstanding"
@@ -108,14 +108,14 @@ class Strategy(StrEnum):
 
 
 class LoadBalancingRules(_Part):
-    """How requests for one model are spread over its servers."""
+    """How requests for a model are distributed over its servers."""
 
     model_config = ConfigDict(title="LoadBalancing")  # in the OpenAPI document
 
     enabled: StrictBool = True
     strategy: Strategy = Strategy.ROUND_ROBIN
     health_check_interval: Annotated[WholeSeconds, Field(ge=1)] = 30  # seconds
-    # Shares of requests, by selector as in enabled_models; 1 for what none of them means.
+    # Shares of requests, by selector as in enabled_models; 1 for models that match none.
     weights: Annotated[
         dict[
             Annotated[StrictStr, AfterValidator(_selector)],
@@ -129,7 +129,7 @@ def _rising(tiers: tuple[TierRange, ...]) -> tuple[TierRange, ...]:
     if len({tier.name for tier in tiers}) != len(tiers):
         raise _refused("should have each tier at most once")
     if any(low.max_score >= high.max_score for low, high in pairwise(tiers)):
-        raise _refused("should have tiers in the order of rising max_score")
+        raise _refused("should have tiers in ascending order of max_score")
     return tiers
 
 
@@ -153,11 +153,11 @@ DEFAULT_TIERS = (
         description="Deep reasoning for complex queries",
     ),
 )
-"""Scores run from 0 to 10; the first row is the documented example."""
+"""Scores are from 0 to 10."""
 
 
 class Profile(_Part):
-    """What should run. `enabled_models` has ids, patterns of ids, and `tier:NAME`."""
+    """A profile. `enabled_models` has ids, patterns of ids, and `tier:NAME`."""
 
     name: Line
     description: Text = ""
@@ -167,17 +167,17 @@ class Profile(_Part):
     tier_config: Annotated[tuple[TierRange, ...], AfterValidator(_rising)] = DEFAULT_TIERS
     two_stage: TwoStageRules = TwoStageRules()
     load_balancing: LoadBalancingRules = LoadBalancingRules()
-    # More names for the gateway: alias -> model id, tier or auto.
+    # Further names for the gateway: alias -> model id, tier or auto.
     aliases: Annotated[dict[Alias, Alias], Field(max_length=1000)] = {}
 
 
 def matches(profile: Profile, model_id: str, tier: Tier) -> bool:
-    """Whether the profile enables this model. Pure. Sizes count in either spelling (8b, 8p0b)."""
+    """Whether the profile enables this model. Accepts both spellings of sizes (8b, 8p0b)."""
     return any(selects(selector, model_id, tier) for selector in profile.enabled_models)
 
 
 def selects(selector: str, model_id: str, tier: Tier) -> bool:
-    """Whether one entry of `enabled_models` means this model. Pure."""
+    """Whether one entry of `enabled_models` matches this model."""
     if selector.startswith(_TIER_PREFIX):
         return selector == _TIER_PREFIX + tier
     return any(fnmatch.fnmatchcase(spelling, selector) for spelling in spellings(model_id))
@@ -187,22 +187,23 @@ def selects(selector: str, model_id: str, tier: Tier) -> bool:
 
 
 def slug(name: str) -> str:
-    """The file name, without `.yaml`, of a profile of this name: "Fast Only" -> "fast-only".
+    """Returns the file name, without `.yaml`, for a profile's name: "Fast Only" -> "fast-only".
 
-    Pure. Raises InvalidInput if nothing of the name can be in a file name.
+    Raises InvalidInput if the name has no letter or digit for it.
     """
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
     text = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:63].rstrip("-")
     if not text:
         raise InvalidInput(
-            f"cannot make a file name of {name!r}: it has none of a-z and 0-9; choose another name",
+            f"cannot derive a file name from {name!r}: it has none of a-z and 0-9; choose another "
+            "name",
             field="name",
         )
     return text
 
 
 def check_slug(text: str) -> str:
-    """The same text if it can name a profile, else ProfileNotFound. Pure."""
+    """Returns the text if it can be a profile's name; else raises ProfileNotFound."""
     if not SLUG.fullmatch(text):
         raise ProfileNotFound(
             f"cannot find profile {text[:80]!r}: names consist of a-z, 0-9 and -; "
@@ -219,7 +220,7 @@ def profile_not_found(name: str) -> ProfileNotFound:
 
 
 def parse(content: bytes, source: str) -> Profile:
-    """A profile from YAML. Pure. Raises InvalidProfile with `source`, line and key."""
+    """Parses a profile from YAML. Raises InvalidProfile with `source`, line and key."""
     try:
         document = strict_yaml.loads(content, source)
     except YamlError as error:
@@ -228,7 +229,7 @@ def parse(content: bytes, source: str) -> Profile:
         return Profile.model_validate(document.data)
     except ValidationError as error:
         problem = strict_yaml.first_problem(error, Profile)
-        if problem.path not in document.lines:  # what is missing, as a file has it
+        if problem.path not in document.lines:  # a missing key: name it as in a file
             snake = tuple(to_snake(p) if isinstance(p, str) else p for p in problem.path)
             problem = replace(problem, path=snake)
         line = document.line(problem.path)

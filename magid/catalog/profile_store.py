@@ -1,4 +1,4 @@
-"""The folder of profiles: lists it, parses each file once per change, and writes files whole."""
+"""Reads and writes the folder of profiles; parses each file once per change."""
 
 import hashlib
 import os
@@ -34,7 +34,7 @@ from magid.files.atomic import (
 from magid.files.strict_yaml import YamlError
 
 _SUFFIX = ".yaml"
-# A file that changed so short ago may change again within one tick of the clock that stamps it.
+# A file that changed this recently may change again within one tick of its clock.
 _SETTLED_NS = 2_000_000_000
 
 
@@ -42,24 +42,24 @@ _SETTLED_NS = 2_000_000_000
 
 
 class _Known(Struct, frozen=True):
-    """What a file held when it was last read."""
+    """A file's content when it was last read."""
 
     key: tuple[int, ...]  # device, inode, size and times
-    settled: bool  # the key says enough; otherwise the content has to be read again
+    settled: bool  # an unchanged key proves unchanged content
     revision: str
     profile: Profile | None
     problem: str  # why there is no profile
 
 
 class ProfileDir:
-    """The profiles in one folder. All of it blocks for the time of a few small file accesses.
+    """The profiles in one folder. Methods block for a few small file accesses.
 
-    Those in `shipped`, a folder that is never written to, are profiles too where `path` has none
-    of the same name: so a replaced one is kept when magid is upgraded, and the shipped one comes
-    back when it is deleted.
+    `shipped` is a read-only folder of further profiles; a file in `path` replaces its namesake
+    there. So an upgrade of magid keeps the replacement, and deleting it brings the shipped profile
+    back.
 
-    Reading never takes longer than a `stat` while a file stays as it is. Writing is for one
-    caller at a time; what is written meanwhile by an editor is found out by its revision.
+    Reading an unchanged file takes one `stat`. Only one caller may write at a time; the revision
+    reveals changes by an editor.
     """
 
     def __init__(
@@ -71,28 +71,28 @@ class ProfileDir:
         self._known: dict[str, _Known] = {}
 
     def list(self) -> list[str]:
-        """The names of all profiles, broken ones too, sorted. Never fails: no folder, no names."""
+        """Returns the sorted names of all profiles, including broken ones. Never raises."""
         folders = (self.path,) if self._shipped is None else (self.path, self._shipped)
         return sorted({name for folder in folders for name in _names(folder)})
 
     def get(self, name: str) -> Profile:
-        """Raises ProfileNotFound, or InvalidProfile with file, line and key."""
-        known = self._look(name)
+        """Returns a profile. Raises ProfileNotFound, or InvalidProfile with file, line and key."""
+        known = self._current(name)
         if known.profile is None:
             raise InvalidProfile(known.problem, profileName=name)
         return known.profile
 
     def revision(self, name: str) -> str:
-        """A text that changes with the content of the file; empty if there is no such profile."""
+        """Returns a hash of the file's content; "" if there is no such profile."""
         try:
-            return self._look(name).revision
+            return self._current(name).revision
         except ProfileNotFound:
             return ""
 
     def create(self, profile: Profile) -> tuple[str, Path]:
-        """Write a new profile; its name and the path of its file.
+        """Writes a new profile; returns its slug and the path of its file.
 
-        Raises ProfileExists, InvalidInput if the name makes no file name, TooLarge, CannotWrite.
+        Raises ProfileExists, InvalidInput if the name has no slug, TooLarge, CannotWrite.
         """
         name = slug(profile.name)
         path = self._path(name)
@@ -111,14 +111,13 @@ class ProfileDir:
         return name, path
 
     def replace(self, name: str, profile: Profile, expected_revision: str | None) -> None:
-        """Write other content to an existing profile, broken or not; its file name stays.
+        """Replaces the content of a profile, even a broken one; its file name stays.
 
-        Raises ProfileNotFound, StaleRevision if the present revision is not the expected one,
-        TooLarge, CannotWrite.
+        Raises ProfileNotFound, StaleRevision if the revision is not the expected one, TooLarge,
+        CannotWrite.
         """
         content = _to_yaml(profile)
-        present = self._look(name).revision
-        if expected_revision not in (None, present):
+        if expected_revision not in (None, self._current(name).revision):
             raise StaleRevision(
                 f"cannot replace profile {name!r}: it has changed since you read it; read it again",
                 profileName=name,
@@ -139,15 +138,15 @@ class ProfileDir:
             sync_directory(self.path, self._files)
 
     def delete(self, name: str) -> None:
-        """Remove the file; of a link only the link.
+        """Deletes the file; of a link, only the link.
 
-        Raises ProfileNotFound, CannotWrite, Conflict for one that is only shipped.
+        Raises ProfileNotFound, CannotWrite, Conflict for a shipped profile.
         """
         path = self._path(name)
         if self._is_shipped(name) and not os.path.lexists(path):
             raise Conflict(
                 f"cannot delete profile {name!r}: it comes with magid; PUT "
-                f"/api/models/profiles/{name} to put another one in its place",
+                f"/api/models/profiles/{name} to replace it",
                 profileName=name,
             )
         with self._writing(path):
@@ -161,7 +160,7 @@ class ProfileDir:
         return self.path / (check_slug(name) + _SUFFIX)
 
     def _place(self, name: str) -> Path:
-        """Where it is read from."""
+        """Returns the path that the profile is read from."""
         path = self._path(name)
         if self._is_shipped(name) and not os.path.lexists(path):
             assert self._shipped is not None
@@ -179,7 +178,7 @@ class ProfileDir:
         except OSError as error:
             raise cannot_write(path, error) from None
 
-    def _look(self, name: str) -> _Known:
+    def _current(self, name: str) -> _Known:
         path = self._place(name)
         known = self._known.get(name)
         if known is not None and known.settled and _key_of(path) == known.key:
@@ -190,7 +189,7 @@ class ProfileDir:
 
 
 def _names(folder: Path) -> Iterator[str]:
-    """The profiles in this folder; none where it cannot be read."""
+    """Yields the profiles in this folder; none if it cannot be read."""
     try:
         with os.scandir(folder) as entries:
             found = [entry.name for entry in entries if _is_file(entry)]
@@ -227,7 +226,7 @@ def _key(status: os.stat_result) -> tuple[int, ...]:
 
 
 def _read(path: Path, name: str, before: _Known | None) -> _Known:
-    """Read the file; one whose content is as `before` is not parsed again."""
+    """Reads the file; parses it only if its content has changed since `before`."""
     try:
         content, status = strict_yaml.read_bytes(path)
     except FileNotFoundError:
@@ -247,7 +246,7 @@ def _read(path: Path, name: str, before: _Known | None) -> _Known:
 
 
 def _unread(reason: str) -> _Known:
-    return _Known((), False, _hash(reason.encode()), None, reason)  # a record
+    return _Known((), False, _hash(reason.encode()), None, reason)
 
 
 def _hash(content: bytes) -> str:

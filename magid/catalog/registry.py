@@ -1,11 +1,11 @@
-"""What the user decided, and what follows from it.
+"""The registry: the user's decisions about each model. Pure.
 
-`Registry` is the durable document (`store` writes it): per model its id, overrides, ports and
-run-time settings. Everything here is a pure function from one registry to the next; the daemon
-owns the present one and makes it durable before it is announced.
+`Registry` is the durable document that `files.document` writes: each model's id, overrides, ports
+and run-time settings. The functions here make the next registry from the current one; `control`
+owns the current one and makes it durable before it tells listeners.
 
-The document outlives the files: an entry whose file is gone waits with its overrides, because a
-disk that is not mounted must not wipe decisions.
+An entry outlives its model's file and keeps its overrides, because an unmounted disk must not
+erase decisions.
 """
 
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -34,16 +34,16 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 class _RegistryFile(BaseModel):
-    # `forbid`: a key that this version does not know would be lost at the next write. A version
-    # that adds one raises the store's format number, and the store refuses to touch newer files.
-    # A run-time setting of a later version is kept instead, so that adding one is no new format.
+    # `forbid`: an unknown key would be lost at the next write. A version that adds a key raises the
+    # document's format number, and older versions then refuse the file. An unknown run-time
+    # setting is kept instead, so adding one does not change the format.
     model_config = ConfigDict(
         frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True
     )
 
 
 def _read_settings(value: object) -> Mapping[str, Any]:
-    """Settings by name, from their keys or names. Raises ValueError for a value that is wrong."""
+    """Returns the settings by name, from keys or names. Raises ValueError for a wrong value."""
     if not isinstance(value, Mapping):
         raise ValueError("should be an object")
     chosen = {}
@@ -51,7 +51,7 @@ def _read_settings(value: object) -> Mapping[str, Any]:
         setting = BY_KEY.get(key) or BY_NAME.get(key)
         if setting is None:
             chosen[key] = given
-        elif given is not None:  # as it is written for "the default" where every key is written
+        elif given is not None:  # null means the default
             try:
                 chosen[setting.name] = setting.values.check(given)
             except ValueError as error:
@@ -63,15 +63,15 @@ def _write_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {BY_NAME[n].key if n in BY_NAME else n: value for n, value in settings.items()}
 
 
-# How a model's servers are run: only what was chosen, by name in the table of run-time settings.
-# What the table lacks is a later version's: it is kept as it is, and not used.
+# The user's run-time settings, by name in the table of settings. One that the table lacks is a
+# later version's: it is kept but not used.
 ChosenSettings = Annotated[
     Mapping[str, Any], PlainValidator(_read_settings), PlainSerializer(_write_settings)
 ]
 
 
 class ModelEntry(_RegistryFile):
-    """One model as the registry remembers it, with or without its file."""
+    """One model in the registry, whether its file exists or not."""
 
     model_id: str
     path: str
@@ -82,7 +82,7 @@ class ModelEntry(_RegistryFile):
     thinking_override: bool | None = None
     enabled_override: bool | None = None
     ports: tuple[Port, ...] = ()
-    port_pinned: bool = False  # the first port was chosen by the user
+    port_pinned: bool = False  # the user has chosen the first port
     settings: ChosenSettings = {}
 
 
@@ -98,7 +98,7 @@ class Registry(_RegistryFile):
 
 
 def parse(document: object) -> Registry:
-    """A registry from decoded JSON; ValueError says what does not fit (the store falls back)."""
+    """Parses a registry from decoded JSON. Raises ValueError, and the caller uses an older copy."""
     try:
         registry = Registry.model_validate(document)
     except ValidationError as error:
@@ -107,12 +107,12 @@ def parse(document: object) -> Registry:
         raise ValueError(f"{where}: {first['msg']}") from None
     for model_id, entry in registry.models.items():
         if entry.model_id != model_id:
-            raise ValueError(f"models.{model_id}: carries the id {entry.model_id!r}")
+            raise ValueError(f"models.{model_id}: has the id {entry.model_id!r}")
     return registry
 
 
 class Merge(Struct, frozen=True):
-    """A registry after a scan, and what the scan changed."""
+    """The registry after a scan, and the changes."""
 
     registry: Registry
     found: Mapping[str, FoundModel]  # by model id
@@ -128,12 +128,12 @@ def merge_scan(
     keep: timedelta,
     unreadable_roots: Sequence[str] = (),
 ) -> Merge:
-    """Bring the registry in line with what is on disk. Every override survives.
+    """Updates the registry with the models that a scan found. Keeps all overrides.
 
-    A model keeps its id as long as its file stays. A new file takes over a missing entry that has
-    the id it would get anyway and the same size: that is a file that was moved. So does one of the
-    same repository in a hub's cache: that is another revision. Entries are forgotten `keep` after
-    their file went, but never while their whole folder is unreadable.
+    A model keeps its id as long as its file stays. A new file takes over a missing entry with the
+    same id and size, because the file was moved, or with the same id and repository in a Hugging
+    Face cache, because it is another revision. An entry without a file is deleted after `keep`,
+    but never while its model folder is unreadable.
     """
     entries = dict(registry.models)
     by_path = {entry.path: entry for entry in entries.values()}
@@ -202,9 +202,9 @@ def _expired(entry: ModelEntry, deadline: datetime, unreadable_roots: Sequence[s
 
 
 def resolve_id(model_id: str, known: Iterable[str]) -> str:
-    """The canonical id for what a caller wrote: exact, else with sizes spelled the other way.
+    """Returns the known id for what a caller wrote, in either spelling of sizes (`8b`, `8p0b`).
 
-    `8b` and `8p0b` are both in use for 8.0 billion. Raises ModelNotFound.
+    Raises ModelNotFound.
     """
     ids = known if isinstance(known, (set, dict)) else set(known)
     if model_id in ids:
@@ -213,17 +213,17 @@ def resolve_id(model_id: str, known: Iterable[str]) -> str:
         if other in ids:
             return other
     raise ModelNotFound(
-        f"cannot find model {model_id!r}; GET /api/models/registry lists the {len(ids)} known ones",
+        f"cannot find model {model_id!r}; GET /api/models/registry lists all {len(ids)} models",
         modelId=model_id,
     )
 
 
 def entry_of(registry: Registry, model_id: str) -> ModelEntry:
-    """The entry of a model whose file is there. Raises ModelNotFound, or ModelGone if it is not."""
+    """Returns a model's entry. Raises ModelNotFound, or ModelGone if its file is missing."""
     entry = registry.models[resolve_id(model_id, registry.models.keys())]
     if entry.missing_since is not None:
         raise ModelGone(
-            f"cannot use model {entry.model_id!r}: its file {entry.path!r} is not there since "
+            f"cannot use model {entry.model_id!r}: its file {entry.path!r} has been missing since "
             f"{entry.missing_since:%Y-%m-%d %H:%M}; put it back and POST /api/models/rescan",
             modelId=entry.model_id,
         )
@@ -231,7 +231,7 @@ def entry_of(registry: Registry, model_id: str) -> ModelEntry:
 
 
 def with_settings(entry: ModelEntry, given: Mapping[str, Any]) -> ModelEntry:
-    """The entry with these settings changed, by name; None puts one back to its default."""
+    """Returns the entry with these settings changed, by name; None resets to the default."""
     chosen = {n: v for n, v in {**entry.settings, **given}.items() if v is not None}
     return entry.model_copy(update={"settings": chosen})
 
@@ -242,11 +242,11 @@ def with_settings(entry: ModelEntry, given: Mapping[str, Any]) -> ModelEntry:
 def allocate_ports(
     registry: Registry, demand: Mapping[str, int], port_range: tuple[int, int]
 ) -> tuple[Registry, tuple[str, ...]]:
-    """Give every demanded model its ports (id -> how many); also says which got none.
+    """Allocates ports. `demand`: id -> number of ports. Also returns the models that got none.
 
-    A port stays with its model for as long as it fits, so that a client's address book stays
-    right. A model that is not demanded keeps its ports in memory and loses them only when the
-    range is otherwise used up; a pinned port is never taken away.
+    A model keeps its ports as long as they are in the range, because clients may have noted them.
+    A model without demand keeps its ports until no other port in the range is free. A pinned port
+    is never taken away.
     """
     low, high = port_range
     entries = dict(registry.models)
@@ -291,10 +291,10 @@ def pin_port(
     enabled: Container[str],
     port_range: tuple[int, int],
 ) -> Registry:
-    """Make `port` the model's first port; None gives the choice back to magid.
+    """Pins the model's first port; None lets magid choose again.
 
-    Raises InvalidInput outside the range, PortTaken if another model has it pinned, or uses it
-    while enabled. A disabled model that only remembers the port loses it.
+    Raises InvalidInput outside the range, PortTaken if another model has pinned it, or is enabled
+    and uses it. A disabled model that has only kept the port loses it.
     """
     entry = registry.models[model_id]
     if port is None:
@@ -325,5 +325,5 @@ def pin_port(
 
 
 def utc_now() -> datetime:
-    """The present moment, to the second: what the registry stores and the API prints."""
+    """Returns the current time to the second, as in the registry and the API."""
     return datetime.now(UTC).replace(microsecond=0)

@@ -98,7 +98,7 @@ def test_what_is_left_out_is_as_documented() -> None:
         ),
         (
             "name: x\ntier_config:\n- {name: fast, max_score: 3}\n- {name: powerful, max_score: 3}",
-            "cannot use p.yaml: line 2: tier_config should have tiers in the order of rising max_s",
+            "cannot use p.yaml: line 2: tier_config should have tiers in ascending order of max",
         ),
         (
             "name: x\ntwo_stage: {enabled: yes}",
@@ -199,7 +199,7 @@ def test_slugs(name: str, expected: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "---", "../..", "模型", "\0"])
 def test_names_that_give_no_file_name(name: str) -> None:
-    with pytest.raises(InvalidInput, match="cannot make a file name of"):
+    with pytest.raises(InvalidInput, match="cannot derive a file name from"):
         slug(name)
 
 

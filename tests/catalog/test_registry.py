@@ -147,7 +147,7 @@ def test_an_unknown_id_says_so(asked: str) -> None:
 
 def test_a_model_without_its_file_is_gone_and_not_unknown() -> None:
     registry = merge_scan(merged(found("x")).registry, [], now=NOW, keep=KEEP).registry
-    with pytest.raises(ModelGone, match=r"its file '/models/x\.gguf' is not there"):
+    with pytest.raises(ModelGone, match=r"its file '/models/x\.gguf' has been missing"):
         entry_of(registry, "x")
 
 
@@ -273,7 +273,7 @@ def test_a_setting_of_a_later_version_is_kept_and_not_used() -> None:
                     }
                 }
             },
-            "carries the id 'y'",
+            "has the id 'y'",
         ),
     ],
 )
