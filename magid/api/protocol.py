@@ -22,7 +22,7 @@ from sanic.http import Http as SanicHttp
 from sanic.http import Stage
 from sanic.server import AsyncioServer, HttpProtocol
 
-from magid.api.sockets import BACKLOG
+from magid.api.sockets import BACKLOG, ViewSocket
 from magid.auth import sandboxed
 from magid.errors import InvalidConfig
 from magid.gateway.frontend.connection import ClientConnection
@@ -124,6 +124,7 @@ class DispatchingProtocol(Protocol):
     """One client connection, shared by Sanic and the gateway."""
 
     HTTP_CLASS = Http
+    is_view = False  # its clients may only read
     __slots__ = ("_connection", "is_models")
 
     def __init__(self, **parts: Any) -> None:
@@ -221,10 +222,17 @@ class DispatchingProtocol(Protocol):
             is_tcp = isinstance(transport.get_extra_info("sockname"), tuple)
             host = str(peer[0]) if is_tcp and peer else "local"
             context = contexts.of(host if is_tcp else None)
-            if self.is_models:
-                context = replace(context, is_shut=True)
+            if self.is_models or self.is_view:
+                context = replace(context, is_shut=self.is_models, is_view=self.is_view)
             self._connection = ClientConnection(context, transport, host, self.data_received)
         return self._connection
+
+
+class ViewProtocol(DispatchingProtocol):
+    """A connection over the socket of the group magi-view."""
+
+    is_view = True
+    __slots__ = ()
 
 
 async def listen(
@@ -240,7 +248,7 @@ async def listen(
         server = await app.create_server(
             sock=sock,
             ssl=tls if is_tcp else None,
-            protocol=DispatchingProtocol,
+            protocol=ViewProtocol if isinstance(sock, ViewSocket) else DispatchingProtocol,
             backlog=BACKLOG,
             return_asyncio_server=True,
         )

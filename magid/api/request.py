@@ -18,7 +18,7 @@ from sanic.http import Http
 from magid import errors
 from magid.api.routes import Access, Query
 from magid.auth import origins, sandboxed
-from magid.auth.authenticator import LOCAL, Authenticator, check_url
+from magid.auth.authenticator import LOCAL, Authenticator, admit_viewer, check_url
 from magid.auth.token_store import Caller
 from magid.auth.tokens import Credential, credential_from_headers
 from magid.gateway.proxy.time_slices import TimeSlices
@@ -82,8 +82,10 @@ def admit(request: Request, need: Access, authenticator: Authenticator) -> Calle
 
     Raises Unauthenticated, NotAllowed, NotReady.
     """
-    if need.scope is None or _is_local_socket(request):
+    if need.scope is None:
         return LOCAL
+    if _is_local_socket(request):
+        return admit_viewer(need.scope) if cast(Any, _stream(request).protocol).is_view else LOCAL
     peer = request.transport.get_extra_info("peername")
     return authenticator.authenticate(
         _presented(request), need.scope, str(peer[0]) if peer else "unknown"

@@ -23,6 +23,10 @@ BACKLOG = 1024
 _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
+class ViewSocket(socket.socket):
+    """A listening unix socket whose clients may only read."""
+
+
 class Taken(Struct, frozen=True):
     """Listening sockets, and the socket files that were created for them here (path, inode).
 
@@ -110,6 +114,9 @@ _EXPOSED = (
 
 _PASSED_ADVICE = "or name loopback addresses only in magid.socket"
 _TCP_UNIT = "magid.socket"
+# Of magid-view.socket. Either is enough: a lost name must not let readers change anything.
+_VIEW_NAME = "magid-view"
+_VIEW_PATH = "/run/magi/view.sock"
 _MASK = Path("/etc/systemd/system") / _TCP_UNIT  # a link to /dev/null, where a person wants no TCP
 
 
@@ -128,8 +135,9 @@ def handed_over(env: MutableMapping[str, str]) -> list[socket.socket]:
         return []
     sockets: list[socket.socket] = []
     try:
-        for fd in range(_FIRST_FD, _FIRST_FD + _count(given["LISTEN_FDS"])):
-            sockets.append(_adopt(fd))
+        names = given["LISTEN_FDNAMES"].split(":")
+        for number in range(_count(given["LISTEN_FDS"])):
+            sockets.append(_adopt(_FIRST_FD + number, *names[number : number + 1]))
     except InvalidConfig:
         Taken(sockets).close()
         raise
@@ -142,7 +150,8 @@ def _count(text: str) -> int:
     raise InvalidConfig(f"cannot use LISTEN_FDS={text!r}: it is not a number of sockets; unset it")
 
 
-def _adopt(fd: int) -> socket.socket:
+def _adopt(fd: int, name: str = "") -> socket.socket:
+    """`name` is what the socket unit calls it (FileDescriptorName=)."""
     try:
         sock = socket.socket(fileno=fd)
     except OSError as error:
@@ -155,6 +164,8 @@ def _adopt(fd: int) -> socket.socket:
             f"cannot use descriptor {fd} of LISTEN_FDS: it is not a listening stream socket; use "
             "ListenStream= in the socket unit"
         )
+    if sock.family == socket.AF_UNIX and (name == _VIEW_NAME or sock.getsockname() == _VIEW_PATH):
+        sock = ViewSocket(fileno=sock.detach())
     sock.setblocking(False)
     os.set_inheritable(fd, False)
     return sock

@@ -1,8 +1,8 @@
 """Authenticates a request, for the API and the gateway, before its body is read.
 
-A caller on a unix socket may do everything: the socket's mode and group control access. Over TCP,
-a token is required as soon as one exists. The scope `admin` includes the others; `read` and `infer`
-are independent.
+A caller on a unix socket may do everything, or read on that of the group magi-view: the socket's
+mode and group control access. Over TCP, a token is required as soon as one exists. The scope
+`admin` includes the others; `read` and `infer` are independent.
 """
 
 import logging
@@ -24,6 +24,17 @@ _TOKEN = re.compile(r"magi_[0-9a-f]{8}_[0-9A-Za-z]{43}")
 
 
 LOCAL = Caller()
+VIEWER = Caller()  # over the socket of the group magi-view
+
+
+def admit_viewer(need: Scope) -> Caller:
+    """Returns the caller over the socket of the group magi-view. Raises NotAllowed but to read."""
+    if need is not Scope.READ:
+        raise NotAllowed(
+            "cannot do this over the socket of the group magi-view: its members may only read; "
+            "join the group magi"
+        )
+    return VIEWER
 
 
 class Authenticator:
@@ -64,7 +75,7 @@ class Authenticator:
 
     def is_valid(self, caller: Caller) -> bool:
         """Whether the caller's token is still valid. For endless answers, such as event streams."""
-        return caller is LOCAL or self._store.holds(caller)
+        return caller is LOCAL or caller is VIEWER or self._store.holds(caller)
 
     def _unknown(self, entry: TokenEntry | None, peer: str) -> Exception:
         why = "unknown" if entry is None else f"{entry.token.name}, which has expired"

@@ -19,7 +19,7 @@ from magid.cli.errors import report
 from magid.cli.interaction import seconds, within
 from magid.cli.output import flush, note
 from magid.cli.parser import ENVIRONMENT, EXITS, Parser, Verbs
-from magid.cli.reachability import SOCKET, URL
+from magid.cli.reachability import SOCKET, URL, VIEW_SOCKET
 
 
 def parser() -> argparse.ArgumentParser:
@@ -81,6 +81,9 @@ def _where(url: str | None) -> str:
     asked = url or os.environ.get("MAGI_URL")
     if asked:
         return asked
+    for path in (SOCKET, VIEW_SOCKET):
+        if os.access(path, os.R_OK | os.W_OK):
+            return f"unix:{path}"
     return f"unix:{SOCKET}" if os.path.exists(SOCKET) else URL  # noqa: PTH110  # saves an import
 
 

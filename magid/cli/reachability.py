@@ -11,9 +11,10 @@ from collections.abc import Callable
 from contextlib import closing
 
 SOCKET = "/run/magi/magid.sock"
+VIEW_SOCKET = "/run/magi/view.sock"  # for the group magi-view, which may only read
 URL = "http://127.0.0.1:8000"
 # Where magid's service listens: of another address systemd knows nothing.
-_SERVICES = (f"unix:{SOCKET}", URL)
+_SERVICES = (f"unix:{SOCKET}", f"unix:{VIEW_SOCKET}", URL)
 
 SILENCE_S = 1.0  # without an answer; then it is looked why
 _PROBE_S = 1.0

@@ -133,6 +133,7 @@ _MASKED: Final = {  # unit -> what follows, whether that is an error, and how it
     "magid-local.socket": (
         "magid will not be reached over its unix socket after its next start", False, ""
     ),
+    "magid-view.socket": ("the group magi-view cannot read after the next start", False, ""),
 }  # fmt: skip
 
 

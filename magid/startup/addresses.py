@@ -13,7 +13,7 @@ from magid.errors import InvalidConfig
 from magid.startup.problem import Problem, problem_of
 
 TCP_SOCKET: Final = "magid.socket"
-SOCKETS: Final = (TCP_SOCKET, "magid-local.socket")
+SOCKETS: Final = (TCP_SOCKET, "magid-local.socket", "magid-view.socket")
 TOKEN: Final = "magictl token create --offline --scope admin --name NAME"
 _EVERY: Final = frozenset({"0.0.0.0", "::"})
 _STREAM: Final = re.compile(r"(\S+) \(Stream\)")

@@ -108,7 +108,9 @@ HEALTHY = Facts(
     service=True,
     settings=Settings(Path("/etc/magi/magid.yaml"), Config()),
     machine=MACHINE,
-    accounts=Accounts(frozenset({"magi"}), frozenset({"magi", "magi-models", "render"})),
+    accounts=Accounts(
+        frozenset({"magi"}), frozenset({"magi", "magi-models", "magi-view", "render"})
+    ),
     units=UNITS,
     places=PLACES,
     volumes=(Volume("/var/lib/magi", 50 * GIB, 100 * GIB, 10**6, 10**7, False),),
@@ -186,7 +188,7 @@ CASES: tuple[tuple[str, dict[str, Any], str, str], ...] = (
     ("systemd", {"machine": machine(systemd=252)}, "does not know RestartSteps=", ""),
     ("systemd", {"machine": machine(unified=False)}, "are not version 2", "boot with"),
     ("systemd", {"machine": machine(features=frozenset({"-BPF_FRAMEWORK"}))}, "without BPF", ""),
-    ("accounts", {"accounts": Accounts(frozenset(), frozenset({"magi"}))},
+    ("accounts", {"accounts": Accounts(frozenset(), frozenset({"magi", "magi-view"}))},
      "there is no user magi and no group magi-models", "systemd-sysusers"),
     ("owners", {"places": place("/var/lib/magi", user="root")},
      "/var/lib/magi belongs to root", "systemd-tmpfiles --create /usr/lib/tmpfiles.d/magi.conf"),

@@ -18,6 +18,8 @@ import psutil
 import pytest
 
 from magid import __version__
+from magid.api.routes import ROUTES, Access
+from magid.gateway.routing.endpoints import ENDPOINTS
 from tests.support import fake_llama, ggufs
 from tests.support.deadlines import DEADLINE_S
 from tests.support.running import ROOT, Running
@@ -382,6 +384,51 @@ def test_sockets_of_systemd(magid: Running, free_port: Callable[[], int]) -> Non
         process.send_signal(signal.SIGTERM)
         assert process.wait(DEADLINE_S) == 0
     assert path.exists()  # PID 1's to remove, not ours
+
+
+def test_the_socket_for_readers(magid: Running) -> None:
+    """Told by the name that its unit gives it; whatever changes or asks a model is refused."""
+    path, view = magid.folder / "magid.sock", magid.folder / "readers.sock"
+    command = ["systemd-socket-activate", "--fdname=magid-local:magid-view"]
+    command += ["-l", str(path), "-l", str(view)]
+    for name in magid.environment:
+        command += ["-E", name]
+    with magid.log.open("wb") as log:
+        process = subprocess.Popen(
+            [*command, sys.executable, "-m", "magid"],
+            cwd=ROOT, env=magid.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+        )  # fmt: skip
+    try:
+        wait_listening(process, magid.log)
+        readers, everyone = (
+            httpx.Client(
+                transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://localhost",
+                timeout=DEADLINE_S, headers={"Authorization": "Bearer of-no-use-here"},
+            )
+            for socket in (view, path)
+        )  # fmt: skip
+        with readers, everyone:
+            assert readers.get("/livez").status_code == 200
+            assert readers.get("/api/models/status").status_code == 200
+            assert readers.get("/metrics").status_code == 200
+            for method, target in forbidden_to_readers():
+                refused = readers.request(method, target, json={})
+                assert refused.status_code == 403, (method, target, refused.text)
+                assert "magi-view" in refused.text
+            first = {"name": "first", "scopes": ["read"]}
+            assert everyone.post("/api/tokens", json=first).status_code == 201
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE_S) == 0
+
+
+def forbidden_to_readers() -> Iterator[tuple[str, str]]:
+    """Every route that changes something, and every path of the gateway."""
+    for route in ROUTES:
+        if route.access is Access.CHANGE:
+            yield route.method, re.sub(r"{\w+}", "x", route.path)
+    for endpoint in ENDPOINTS:
+        yield endpoint.method, re.sub(r"{\w+}", "x", endpoint.path)
 
 
 def wait_listening(process: "subprocess.Popen[bytes]", log: Path) -> None:

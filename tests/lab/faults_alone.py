@@ -29,13 +29,13 @@ _VOLUME_AWAY: Final = "umount /var/lib/magi"
 ALONE: Final = (
     Fault(
         "account-missing",
-        "systemctl stop magid.service magid.socket magid-local.socket; userdel magi; "
-        "groupdel magi-models; groupdel magi 2>/dev/null || :",
+        "systemctl stop magid.service magid.socket magid-local.socket magid-view.socket; "
+        "userdel magi; groupdel magi-models; groupdel magi 2>/dev/null || :",
         "there is no user magi and no group magi",
     ),
     Fault(
         "state-folder-of-another-user",  # a backup of a machine with other numbers
-        "systemctl stop magid.service magid.socket magid-local.socket; "
+        "systemctl stop magid.service magid.socket magid-local.socket magid-view.socket; "
         "chown -R 4711:4711 /var/lib/magi",
         "/var/lib/magi belongs to 4711",
     ),

@@ -26,8 +26,8 @@ restart: {limit: 50, first_delay: 0.5, max_delay: 0.5}
 """
 PROFILE = "name: Everything\nenabled_models: ['*']\n"
 UNITS = (
-    *("magid.socket", "magid-local.socket", "magi-launcher.socket", "magi-key.socket"),
-    "magid.service",
+    *("magid.socket", "magid-local.socket", "magid-view.socket"),
+    *("magi-launcher.socket", "magi-key.socket", "magid.service"),
 )
 
 

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 URL = "http://127.0.0.1:8000"
 EXPOSED = "[Socket]\nListenStream=\nListenStream=0.0.0.0:8000\n"
-UNITS = ("magid.socket", "magid-local.socket")
+UNITS = ("magid.socket", "magid-local.socket", "magid-view.socket")
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +69,24 @@ def test_from_a_refusal_to_a_token_and_back(exposed: Container) -> None:
     everything = exposed.run(["journalctl", "--no-pager", "--all"]).stdout
     everything += exposed.systemctl("show", "magid.service") + exposed.run(["ps", "axeww"]).stdout
     assert secret[14:] not in everything
+
+
+def test_who_is_in_magi_view_may_read_and_no_more(exposed: Container) -> None:
+    """By the name of the socket, and by its path where an administrator has changed the name."""
+    exposed.run(["rm", "-r", "/etc/systemd/system/magid.socket.d"])
+    exposed.run(["useradd", "--groups", "magi-view", "reader"])
+    for name in ("magid-view", "another"):
+        exposed.write(
+            "/etc/systemd/system/magid-view.socket.d/name.conf",
+            f"[Socket]\nFileDescriptorName={name}\n",
+        )
+        exposed.systemctl("daemon-reload")
+        exposed.systemctl("stop", "magid.service", *UNITS)
+        exposed.systemctl("start", *UNITS, "magid.service")
+        model = exposed.run(["magictl", "ls", "-q"], user="reader").stdout.strip()
+        assert model.startswith("demo_tiny")
+        refused = exposed.run(["magictl", "disable", model], user="reader", check=False)
+        assert refused.returncode == 1
+        assert refused.stderr.startswith("magictl: cannot do this over the socket of the group")
+        told = exposed.run(["magictl", "run", model, "x"], user="reader", check=False)
+        assert "magi-view" in told.stderr

@@ -45,7 +45,7 @@ def test_faults_that_come_together(doctor: Doctor) -> None:
 
 def test_a_state_folder_behind_a_link_is_sound(doctor: Doctor) -> None:
     """Its owner and mode are those of the folder that it leads to."""
-    units = "magid.service magid.socket magid-local.socket"
+    units = "magid.service magid.socket magid-local.socket magid-view.socket"
     doctor.sh(
         f"systemctl stop {units}; mv /var/lib/magi /srv/state; ln -s /srv/state /var/lib/magi"
     )

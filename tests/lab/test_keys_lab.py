@@ -15,7 +15,13 @@ ONE = next(iter(MODELS))
 PORT = MODELS[ONE]
 UNIT = unit_name(PORT)
 SOCKET = "/run/magi/key.sock"
-HELPERS = ("magi-launcher.socket", "magi-launcher.service", "magid.socket", "magid-local.socket")
+HELPERS = (
+    "magi-launcher.socket",
+    "magi-launcher.service",
+    "magid.socket",
+    "magid-local.socket",
+    "magid-view.socket",
+)
 CALM = {"model": ONE, "prompt": "a", "max_tokens": 1}
 # As systemd asks. What is answered, if anything.
 ASK_FOR_A_KEY = f"""\

@@ -22,7 +22,7 @@ pytestmark = [
 ]
 
 SOCKET = "/run/magi/magid.sock"
-SOCKETS = ("magid.socket", "magid-local.socket")
+SOCKETS = ("magid.socket", "magid-local.socket", "magid-view.socket")
 SETTINGS = "/etc/magi/magid.yaml"
 # Returns when the socket is closed under it.
 CONNECT = f"""\

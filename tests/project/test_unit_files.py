@@ -94,6 +94,10 @@ def test_nothing_ties_models_to_magid() -> None:
         ("magid.socket", "ListenStream", ["127.0.0.1:8000", "[::1]:8000"]),
         ("magid-local.socket", "ListenStream", ["/run/magi/magid.sock"]),
         ("magid-local.socket", "SocketMode", ["0660"]),
+        ("magid-view.socket", "ListenStream", ["/run/magi/view.sock"]),
+        ("magid-view.socket", "SocketMode", ["0660"]),
+        ("magid-view.socket", "SocketGroup", ["magi-view"]),
+        ("magid-view.socket", "FileDescriptorName", ["magid-view"]),
         ("magi-launcher.socket", "SocketMode", ["0660"]),
         ("magi-launcher.socket", "SocketGroup", ["magi"]),
         ("magi-launcher.socket", "TriggerLimitIntervalSec", ["0"]),
@@ -131,7 +135,9 @@ def test_users_and_folders(tmp_path: Path) -> None:
         if tool == "systemd-sysusers":
             subprocess.run([tool, f"--root={tmp_path}"], check=True, timeout=DEADLINE_S)
     assert "magi:" in (tmp_path / "etc/passwd").read_text()
-    assert "magi-models:" in (tmp_path / "etc/group").read_text()
+    groups = (tmp_path / "etc/group").read_text()
+    assert "magi-models:" in groups
+    assert "magi-view:" in groups
 
 
 def test_catalog() -> None:

@@ -26,6 +26,7 @@ def found(
     units = {name: unit(name) for name in OURS} | {
         "magid.socket": unit("magid.socket", active, listen),
         "magid-local.socket": unit("magid-local.socket", "active", "/run/magi/magid.sock (Stream)"),
+        "magid-view.socket": unit("magid-view.socket", "active", "/run/magi/view.sock (Stream)"),
     }
     return list(of_service(units, listeners, has_token=has_token))
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Final
 
-from magid.doctor.collect.files import API, ETC, KEY_SOCKET, KEYS, LAUNCHER, MODELS
+from magid.doctor.collect.files import API, ETC, KEY_SOCKET, KEYS, LAUNCHER, MODELS, VIEW
 from magid.doctor.facts import (
     CheckSkipped,
     Facts,
@@ -20,6 +20,7 @@ from magid.standalone import state_owners
 TMPFILES: Final = "/usr/lib/tmpfiles.d/magi.conf"
 OWNERS: Final = "/usr/lib/magi/magi-owners"
 OLDEST_SYSTEMD: Final = 252  # Debian 12's, and the oldest that the lab boots
+_GROUPS: Final = ("magi", "magi-models", "magi-view")
 _GROWING: Final = 254  # RestartSteps=
 
 
@@ -32,7 +33,7 @@ def restarted(*names: str) -> tuple[str, ...]:
     if names:
         chosen = " ".join(names)
         return (f"systemctl reset-failed {chosen}", f"systemctl restart {chosen}")
-    sockets = "magid.socket magid-local.socket"
+    sockets = "magid.socket magid-local.socket magid-view.socket"
     return (
         f"systemctl reset-failed {sockets} magid.service",
         f"systemctl stop {sockets} magid.service",
@@ -90,12 +91,12 @@ def accounts(facts: Facts) -> Iterator[Finding]:
     service_only(facts)
     found = known(facts.accounts)
     missing = [f"user {name}" for name in ("magi",) if name not in found.users]
-    missing += [f"group {n}" for n in ("magi", "magi-models") if n not in found.groups]
+    missing += [f"group {n}" for n in _GROUPS if n not in found.groups]
     if missing:
         yield Finding(
             "account-missing",
             f"there is no {' and no '.join(missing)}",
-            "magid runs as magi, and magi-models may put models into its folder",
+            "magid runs as magi, magi-models may put models into its folder, magi-view may read",
             run=("systemd-sysusers", *_given_back(facts), *restarted()),
         )
 
@@ -124,6 +125,7 @@ def owners(facts: Facts) -> Iterator[Finding]:
     yield from _of_folders(facts, places)
     yield from _too_open(places, (ETC, str(settings.path)), 0o022, "0{kept:o}", "root")
     yield from _too_open(places, (API, LAUNCHER), 0o007, "0660", "the group magi")
+    yield from _too_open(places, (VIEW,), 0o007, "0660", "the group magi-view")
     yield from _too_open(places, (KEY_SOCKET,), 0o077, "0600", "root")
     yield from _too_open(places, (KEYS,), 0o027, "2750", "the group magi")
     yield from _too_open(places, (state,), 0o007, "0750", "magi")

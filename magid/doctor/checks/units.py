@@ -10,7 +10,7 @@ from magid.doctor.collect.services import TRIAL
 from magid.doctor.facts import Facts, Finding, FindingSeverity, ServiceUnit, known
 
 # Started by hand or at boot; the launcher's service is its socket's business.
-_ENABLED: Final = ("magid.service", "magid.socket", "magid-local.socket")
+_ENABLED: Final = ("magid.service", "magid.socket", "magid-local.socket", "magid-view.socket")
 _WANTED: Final = (  # in the order of starts
     *("magi-key.socket", "magi-launcher.socket"),
     *(*_ENABLED[1:], "magid.service"),

@@ -40,6 +40,7 @@ ETC: Final = "/etc/magi"
 RUN: Final = "/run/magi"
 KEYS: Final = "/run/magi-keys"
 API: Final = f"{RUN}/magid.sock"
+VIEW: Final = f"{RUN}/view.sock"  # for the group magi-view, which may only read
 LAUNCHER: Final = f"{RUN}/launcher.sock"
 KEY_SOCKET: Final = f"{RUN}/key.sock"
 MODELS: Final = "models"  # in the state folder, where there are no other model folders
@@ -51,7 +52,7 @@ def accounts() -> Accounts:
         frozenset(name for name in ("magi",) if _has(pwd.getpwnam, name)),
         frozenset(
             name
-            for name in ("magi", "magi-models", "render", "video", "systemd-journal")
+            for name in ("magi", "magi-models", "magi-view", "render", "video", "systemd-journal")
             if _has(grp.getgrnam, name)
         ),
     )
@@ -70,7 +71,7 @@ def places(settings: Config, path: Path) -> dict[str, Place]:
     """What magid's own files look like, those that are there. A folder above may hide some."""
     state = settings.state_dir
     wanted = (
-        *(ETC, str(path), RUN, KEYS, API, LAUNCHER, KEY_SOCKET),
+        *(ETC, str(path), RUN, KEYS, API, VIEW, LAUNCHER, KEY_SOCKET),
         *(str(settings.profiles_dir), str(state), str(state / MODELS)),
         str(settings.registry_path),
         *(str(file) for file in sorted(_below(state))),

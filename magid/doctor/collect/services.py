@@ -30,7 +30,7 @@ from magid.llama.runtime_settings import SETTINGS
 from magid.systemd.unit_names import unit_of_process
 
 OURS: Final = (
-    *("magid.service", "magid.socket", "magid-local.socket"),
+    *("magid.service", "magid.socket", "magid-local.socket", "magid-view.socket"),
     *("magi-launcher.service", "magi-launcher.socket", "magi-key.socket", "magi-gpu.service"),
 )
 TRIAL: Final = (

@@ -7,7 +7,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from magid.auth import sandboxed
-from magid.auth.authenticator import LOCAL, Authenticator, check_url
+from magid.auth.authenticator import LOCAL, Authenticator, admit_viewer, check_url
 from magid.auth.origins import Policy
 from magid.auth.token_store import Caller
 from magid.auth.tokens import Scope
@@ -30,6 +30,7 @@ class FrontendContext(Struct, frozen=True):
     authenticator: Authenticator
     is_tcp: bool
     is_shut: bool = False  # for a model's own server
+    is_view: bool = False  # over the socket of the group magi-view
 
     def admit(self, head: RequestHead, peer: str) -> Caller:
         """Authenticates the request.
@@ -42,6 +43,8 @@ class FrontendContext(Struct, frozen=True):
         if head.method == "OPTIONS":  # a browser asks whether it may send credentials
             return LOCAL
         need = Scope.ADMIN if head.path in FOR_ADMINS else Scope.INFER
+        if self.is_view:
+            return admit_viewer(need)
         return self.authenticator.authenticate(head.presented, need, peer if self.is_tcp else None)
 
 

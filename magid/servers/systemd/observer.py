@@ -27,7 +27,7 @@ _UNIT: Final = "org.freedesktop.systemd1.Unit"
 # magid's own units: without one of them, something cannot be started or reached.
 OURS: Final = (
     *("magi-launcher.socket", "magi-launcher.service", "magi-key.socket", "magi-models.target"),
-    *("magid.service", "magid.socket", "magid-local.socket"),
+    *("magid.service", "magid.socket", "magid-local.socket", "magid-view.socket"),
 )
 _MEMBERS: Final = ("UnitNew", "UnitRemoved", "JobNew", "JobRemoved", "Reloading")
 
