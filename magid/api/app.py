@@ -27,6 +27,7 @@ from magid.auth import origins
 from magid.auth.authenticator import Authenticator
 from magid.config.addresses import Address
 from magid.gateway.frontend.context import FrontendContexts
+from magid.gateway.routing.endpoints import nearest
 from magid.http import request_rules
 from magid.http.request_rules import MAX_HEAD_BYTES
 from magid.http.response_headers import PLAIN_DATA
@@ -274,7 +275,7 @@ def _translated(request: Request, exception: BaseException) -> errors.MagidError
         case sanic_errors.MethodNotAllowed():
             return request_rules.wrong_method(request.method, request.path)
         case sanic_errors.NotFound():
-            return request_rules.unknown_path(request.path)
+            return request_rules.unknown_path(request.path, nearest(request.path))
         case sanic_errors.PayloadTooLarge():
             return errors.TooLarge("cannot take this request: its head or body is too large")
         case sanic_errors.RequestTimeout():

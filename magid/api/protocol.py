@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from msgspec.structs import replace
 from sanic import HTTPResponse, Request, Sanic
-from sanic.exceptions import BadURL
+from sanic.exceptions import BadRequest, BadURL
 from sanic.http import Http as SanicHttp
 from sanic.http import Stage
 from sanic.server import AsyncioServer, HttpProtocol
@@ -27,7 +27,9 @@ from magid.auth import sandboxed
 from magid.errors import InvalidConfig
 from magid.gateway.frontend.connection import ClientConnection
 from magid.gateway.frontend.context import FrontendContexts
+from magid.gateway.frontend.request_reader import MAX_TRAILERS
 from magid.gateway.routing.endpoints import GATEWAY_TARGET
+from magid.http.framing import MAX_CHUNK_LINE, is_trailer
 
 
 class Protocol(HttpProtocol):
@@ -100,7 +102,7 @@ class Response(HTTPResponse):
 
 
 _GATEWAY = re.compile(b"[A-Z]{1,16} " + GATEWAY_TARGET.encode())
-_DECIDED_BYTES = 64  # enough to recognise any gateway request
+_DECIDED_BYTES = 384  # enough to recognise any gateway request
 
 
 def _is_gateways(data: bytes | bytearray) -> bool | None:
@@ -118,6 +120,35 @@ class Http(SanicHttp):
     async def http1_request_header(self) -> None:
         await cast("DispatchingProtocol", self.protocol).sanics_turn()
         await super().http1_request_header()
+
+    async def read(self) -> bytes | None:
+        """Reads over trailers behind a chunked body, which Sanic alone refuses."""
+        try:
+            data: bytes | None = await super().read()
+        except BadRequest:
+            if self.request_body is not None or not await self._skip_trailers():
+                raise
+            return None
+        return data
+
+    async def _skip_trailers(self) -> bool:
+        """Whether what stands in the buffer, behind the last chunk, are trailers to their end."""
+        buffer = self.recv_buffer
+        for _ in range(MAX_TRAILERS):
+            while (end := buffer.find(b"\r\n")) < 0:
+                if len(buffer) > MAX_CHUNK_LINE:
+                    return False
+                await self._receive_more()
+            line = bytes(buffer[: end + 2])
+            if not end or not is_trailer(line):
+                return False
+            del buffer[: end + 2]
+            while len(buffer) < 2:
+                await self._receive_more()
+            if buffer.startswith(b"\r\n"):
+                del buffer[:2]
+                return True
+        return False
 
 
 class DispatchingProtocol(Protocol):

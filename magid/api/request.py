@@ -21,6 +21,7 @@ from magid.auth import origins, sandboxed
 from magid.auth.authenticator import LOCAL, Authenticator, admit_viewer, check_url
 from magid.auth.token_store import Caller
 from magid.auth.tokens import Credential, credential_from_headers
+from magid.gateway.frontend.request_reader import BOM
 from magid.gateway.proxy.time_slices import TimeSlices
 from magid.gateway.routing.outline import WHOLE_BYTES, Outline, outlined
 from magid.http import content_coding, framing, request_rules
@@ -183,7 +184,7 @@ async def parse_body(
         raise request_rules.not_json(content_type)
     if model is None:
         return None, None
-    outline = None
+    data, outline = data.removeprefix(BOM), None
     try:
         if len(data) > WHOLE_BYTES:
             outline = await slices.run(outlined(data))

@@ -16,16 +16,26 @@ _WHOLE_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")  # without extensions
 _LENGTH = re.compile(rb"[0-9]{1,12}")
 
 
+_LAST = b"0\r\n"
+
+
+def is_trailer(line: bytes) -> bool:
+    """Whether this is a whole field that decides nothing about the request it stands behind."""
+    field = _FIELD.fullmatch(line[:-2]) if line.endswith(b"\r\n") else None
+    return field is not None and field[1].lower() not in _ONCE_IN_REQUEST
+
+
 class ChunkReader:
-    """Finds the end of a chunked body that arrives in segments. Refuses trailers.
+    """Finds the end of a chunked body that arrives in segments.
 
     With `keep`, collects the payload in `payload`. Without it, only counts bytes: a relay passes
-    the segments on unchanged.
+    the segments on unchanged. Drops up to `trailers` lines behind the body and refuses more.
     """
 
-    __slots__ = ("_left", "_line", "count", "done", "payload", "size")
+    __slots__ = ("_left", "_line", "_trailers", "count", "done", "payload", "size")
 
-    def __init__(self, *, keep: bool) -> None:
+    def __init__(self, *, keep: bool, trailers: int = 0) -> None:
+        self._trailers = trailers
         self._left = 0  # bytes left of the current chunk, including the CRLF after it
         self._line = b""  # the beginning of a size line whose end has not arrived
         self.payload: list[bytes] | None = [] if keep else None
@@ -105,7 +115,7 @@ class ChunkReader:
         if found < 0:
             self._line = line
             return len(data)
-        if line.startswith(b"0\r\n"):
+        if line.startswith(_LAST):
             return self._last(line, found + 1)
         match = _SIZE.fullmatch(line[:-2]) if line.endswith(b"\r\n") else None
         if match is None:
@@ -113,7 +123,7 @@ class ChunkReader:
         size = int(match[1], 16)
         self._line = b""
         if not size:
-            self._line = b"0\r\n"
+            self._line = _LAST
             return found + 1
         self.size += size
         self.count += 1
@@ -121,13 +131,16 @@ class ChunkReader:
         return found + 1
 
     def _last(self, line: bytes, at: int) -> int:
-        """Reads the empty line that must follow the last chunk, which has size 0."""
-        if line == b"0\r\n":
+        """Reads what may follow the last chunk, which has size 0: trailers, then an empty line."""
+        if line == _LAST:
             self._line = line
-        elif line == b"0\r\n\r\n":
+        elif line == _LAST + b"\r\n":
             self._line, self.done = b"", True
+        elif self._trailers and is_trailer(line[len(_LAST) :]):
+            self._trailers -= 1
+            self._line = _LAST
         else:
-            raise ProtocolError("there is a trailer after the last chunk")
+            raise ProtocolError("there is a trailer after the last chunk that is not taken")
         return at
 
 
@@ -198,7 +211,11 @@ def _content_type(given: bytes | None) -> bytes:
     return (given if match[2] else match[1]).lower()
 
 
-_START = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ /[\x21-\x7e]* HTTP/1\.([01])")
+_START = re.compile(
+    rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ (?:[Hh][Tt][Tt][Pp][Ss]?://([^/?#@\s]+))?/[\x21-\x7e]* "
+    rb"HTTP/1\.([01])"
+)
+_HOST_LINE = re.compile(rb"(?mi)^host:[ \t]*([^\r\n]*?)[ \t]*\r?$")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
 _ONCE_IN_REQUEST = frozenset(
     b"host x-forwarded-host content-length transfer-encoding content-type origin authorization "
@@ -209,8 +226,8 @@ _ONCE_IN_REQUEST = frozenset(
 def check_head(head: bytes) -> None:
     """Refuses a request's head, start line included, that two parsers could read differently.
 
-    Raises InvalidInput for a target that is not a path (an absolute URL may name a host other
-    than Host does), a malformed method, Transfer-Encoding in HTTP/1.0, and whatever
+    Raises InvalidInput for a target that is neither a path nor a URL of the host that Host names,
+    a malformed method, Transfer-Encoding in HTTP/1.0, and whatever
     `check_fields` refuses.
     """
     line, _, fields = head.partition(b"\r\n")
@@ -220,8 +237,20 @@ def check_head(head: bytes) -> None:
             "cannot read the request: malformed start line; send METHOD /PATH HTTP/1.1"
         )
     check_fields(fields)
-    if start[1] == b"0" and re.search(rb"(?mi)^transfer-encoding:", fields):
+    if start[1] is not None:
+        host = _HOST_LINE.search(fields)
+        if host is None or host[1].lower() != start[1].lower():
+            raise InvalidInput(
+                "cannot read the request: the URL in its first line is not of the host that Host "
+                "names; send METHOD /PATH HTTP/1.1"
+            )
+    if start[2] == b"0" and re.search(rb"(?mi)^transfer-encoding:", fields):
         raise InvalidInput("cannot read the request: HTTP/1.0 has no transfer-encoding")
+
+
+def path_of(target: bytes) -> bytes:
+    """The path and query of a target that `check_head` has accepted."""
+    return target if target.startswith(b"/") else b"/" + target.split(b"/", 3)[3]
 
 
 def check_fields(raw: bytes) -> None:

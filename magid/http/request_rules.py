@@ -82,8 +82,9 @@ def not_json(content_type: str) -> UnsupportedMediaType:
     )
 
 
-def unknown_path(path: str) -> NotFound:
-    return NotFound(f"cannot find {path}: no such path; /openapi.json lists all paths")
+def unknown_path(path: str, meant: str = "") -> NotFound:
+    hint = f"did you mean {meant}? " if meant else ""
+    return NotFound(f"cannot find {path}: no such path; {hint}/openapi.json lists all paths")
 
 
 def wrong_method(method: str, path: str) -> MethodNotAllowed:

@@ -66,7 +66,7 @@ START_LINES = {
     "raw utf-8": "GET /livéz HTTP/1.1".encode(),
     "raw byte": b"GET /liv\xffz HTTP/1.1",
     "delete": b"GET /livez\x7f HTTP/1.1",
-    "whole URL": b"GET http://localhost/livez HTTP/1.1",
+    "whole URL of nothing": b"GET http:///livez HTTP/1.1",
     "another's URL": b"GET http://evil.example/livez HTTP/1.1",
     "no slash": b"GET livez HTTP/1.1",
     "star": b"OPTIONS * HTTP/1.1",
@@ -189,7 +189,7 @@ BAD_CHUNKS = {
     "plus": b"+2\r\n{}\r\n0\r\n\r\n",
     "underscore": b"0_2\r\n{}\r\n0\r\n\r\n",
     "nothing": b";ext\r\n{}\r\n0\r\n\r\n",
-    "trailer": b"2\r\n{}\r\n0\r\nX: y\r\n\r\n",
+    "trailer of a length": b"2\r\n{}\r\n0\r\nContent-Length: 5\r\n\r\n",
     "trailing request": b"2\r\n{}\r\n0\r\n" + HIDDEN,
 }
 

@@ -15,7 +15,7 @@ from magid.config.settings import Config
 from magid.errors import MagidError
 from magid.gateway.dispatcher import Dispatcher
 from magid.gateway.frontend.request_reader import RequestHead, RequestHeadCache
-from magid.gateway.routing.endpoints import FOR_ADMINS, methods_of
+from magid.gateway.routing.endpoints import FOR_ADMINS, methods_of, nearest
 from magid.http import request_rules
 
 
@@ -75,4 +75,4 @@ def unknown_path(head: RequestHead) -> MagidError:
     """Returns the error for a path that is not the gateway's, or has other methods."""
     if methods_of(head.path):
         return request_rules.wrong_method(head.method, head.path)
-    return request_rules.unknown_path(head.path)
+    return request_rules.unknown_path(head.path, nearest(head.path))

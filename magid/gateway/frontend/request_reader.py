@@ -17,7 +17,7 @@ from magid.auth.token_store import Caller
 from magid.auth.tokens import Credential, credential_from_headers
 from magid.errors import InvalidInput, TooLarge
 from magid.gateway.routing import compatibility, nulls
-from magid.gateway.routing.endpoints import Endpoint
+from magid.gateway.routing.endpoints import Endpoint, canonical
 from magid.gateway.routing.outline import WHOLE_BYTES, Outline
 from magid.gateway.routing.request import ParsedRequest, parse, parse_large, parse_query
 from magid.http import content_coding, framing, request_rules
@@ -67,12 +67,12 @@ def parse_request_head(raw: bytes, policy: origins.Policy | None) -> RequestHead
     if policy is not None:
         changes = method.decode() not in request_rules.SAFE_METHODS
         origin = origins.check(text, policy, changes=changes)
-    path, _, query = target.decode("latin-1").partition("?")
+    path, _, query = framing.path_of(target).decode("latin-1").partition("?")
     is_1_0 = version == b"HTTP/1.0"
     presented = credential_from_headers(fields.get(b"authorization"), fields.get(b"x-api-key"))
     return RequestHead(
         method=method.decode(),
-        path=path,
+        path=canonical(path),
         query=query,
         length=_length(fields),
         keeps_alive=_keeps_alive(fields, is_1_0=is_1_0),
@@ -145,6 +145,7 @@ class RequestHeadCache:
         return head
 
 
+MAX_TRAILERS = 32  # lines behind a chunked body
 STEP_BYTES = 16_384  # of a chunked body, between two looks at how many chunks it has
 
 
@@ -158,7 +159,7 @@ class BodyReader:
 
     def __init__(self, length: int | None, limit: int) -> None:
         self._limit = limit
-        self._chunks = ChunkReader(keep=True) if length is None else None
+        self._chunks = ChunkReader(keep=True, trailers=MAX_TRAILERS) if length is None else None
         self._missing = length or 0
         self._received = bytearray()
         self.rest = b""  # what came behind it
@@ -211,6 +212,9 @@ def _too_large(limit: int) -> TooLarge:
     return request_rules.body_too_large(limit, "gateway.max_body_bytes in magid.yaml")
 
 
+BOM = b"\xef\xbb\xbf"  # some programs begin a file with it; RFC 8259 lets a parser ignore it
+
+
 class RequestBuilder(Struct, frozen=True):
     """All of a request but its body."""
 
@@ -230,6 +234,8 @@ class RequestBuilder(Struct, frozen=True):
         """Holds the event loop for as long as it takes to parse the body. Raises InvalidInput."""
         if self.endpoint.asks_by_query:
             return self._parsed(b"", *parse_query(self.head.query))
+        if body[:3] == BOM:
+            body = body[3:]
         fields, model = parse(self.endpoint, body)
         body = nulls.without(self.endpoint, bytes(body), fields)
         if compatibility.adapt(self.endpoint, fields):
@@ -247,6 +253,8 @@ class RequestBuilder(Struct, frozen=True):
             body = yield from content_coding.decoded(body, coding, limit, _too_large(limit))
         if len(body) <= WHOLE_BYTES:
             return self.build(bytes(body))
+        if body[:3] == BOM:
+            body = body[3:]
         fields, model, outline = yield from parse_large(self.endpoint, body)
         yield
         request = self._parsed(body, fields, model, outline)

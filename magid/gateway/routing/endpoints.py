@@ -1,6 +1,7 @@
 """The gateway's endpoints: one row each, for serving, for OpenAPI and for docs/rest-api.md."""
 
 import re
+from difflib import get_close_matches
 from enum import StrEnum
 
 from msgspec import Struct
@@ -118,8 +119,33 @@ NAME_FILES = frozenset(e.path for e in ENDPOINTS if e.names_files)
 _BY_PATH = {(e.method, e.path): e for e in ENDPOINTS}
 _MODEL = _BY_PATH["GET", "/v1/models/{id}"]
 _OUTSIDE_V1 = sorted(e.path[1:] for e in ENDPOINTS if not e.path.startswith("/v1/"))
-# Of the target of a request that is the gateway's, whatever its method.
-GATEWAY_TARGET = f"/(?:v1(?=[/? ])|(?:{'|'.join(map(re.escape, _OUTSIDE_V1))})(?=[? ]))"
+# What clients ask for whose base address lacks the /v1.
+_WITHOUT_V1 = {e.path[3:]: e.path for e in ENDPOINTS if e.path.startswith("/v1/") and e.kinds}
+_NAMES = sorted({*_OUTSIDE_V1, *(path[1:] for path in _WITHOUT_V1)})
+# Of the target of a request that is the gateway's, whatever its method: a path, in slips that
+# `canonical` knows too, or the same with the address of this daemon before it.
+GATEWAY_TARGET = (
+    r"(?:[Hh][Tt][Tt][Pp][Ss]?://[^/ ]{1,255})?/{1,4}"
+    rf"(?:v1(?=[/? ])|(?:{'|'.join(map(re.escape, _NAMES))})(?=/{{0,4}}[? ]))"
+)
+_SLASHES = re.compile(r"/{2,}")
+_V1_TWICE = re.compile(r"/v1(?:/v1)+(?=/)")
+
+
+def canonical(path: str) -> str:
+    """The path that this one plainly means; itself if it is right, or means nothing. Pure."""
+    plain = _SLASHES.sub("/", path)
+    plain = _V1_TWICE.sub("/v1", plain.rstrip("/"))
+    return _WITHOUT_V1.get(plain, plain or path)
+
+
+def nearest(path: str) -> str:
+    """An endpoint that may have been meant by a path that does not exist; or empty. Pure."""
+    at = path.find("/v1/")
+    if at > 0 and methods_of(canonical(path[at:])):
+        return canonical(path[at:])
+    known = [endpoint.path for endpoint in ENDPOINTS if "{" not in endpoint.path]
+    return next(iter(get_close_matches(path[:100], known, 1, 0.8)), "")
 
 
 def find(method: str, path: str) -> Endpoint | None:
