@@ -156,10 +156,10 @@ class Examiner:
             worker = worker or Worker(_MODULE)
             yield worker, tuple(dict.fromkeys(filter(None, found.values()))), late
         except WorkerEnded:
-            raise ServerFailed("cannot look at the model's files: try again") from None
+            raise ServerFailed("cannot check the model's files; try again") from None
         except OSError as error:
             raise ServerFailed(
-                f"cannot look at the model's files: no process can be made: {error.strerror}"
+                f"cannot check the model's files: no process can start: {error.strerror}"
             ) from error
         finally:
             if worker is not None:
@@ -221,7 +221,7 @@ def _check(path: str, roots: tuple[str, ...]) -> CheckedFile:
     except OSError as error:
         raise ServerFailed(f"cannot open the model file {path}: {error.strerror}") from None
     if not stat.S_ISREG(status.st_mode):
-        raise NotAllowed(f"cannot use {path}: it is no regular file", path=path)
+        raise NotAllowed(f"cannot use {path}: it is not a regular file", path=path)
     return CheckedFile(path, status.st_dev, status.st_ino)
 
 

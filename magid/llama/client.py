@@ -53,14 +53,14 @@ async def why_foreign(
     wrong = secrets.token_urlsafe(32)
     status, _ = await get_json(endpoint, "/props", key=wrong, uid=uid, timeout_s=timeout_s)
     if status != 401:
-        return f"it answers a request with a wrong key with {status} in place of 401"
+        return f"it answers a wrong key with {status} instead of 401"
     status, props = await get_json(endpoint, "/props", key=key, uid=uid, timeout_s=timeout_s)
     if status != 200:
-        return f"it answers a request with our key with {status}"
+        return f"it answers our key with {status}"
     shown = _model_alias(props)
     if shown is None:
         shown = await _first_model(endpoint, key, uid, timeout_s)
-    return None if shown == alias else f"it serves {shown!r} and not {alias!r}"
+    return None if shown == alias else f"it serves {shown!r}, not {alias!r}"
 
 
 def _model_alias(props: object) -> str | None:

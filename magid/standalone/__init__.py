@@ -1,6 +1,6 @@
-"""Programs that run inside a unit or as a child: started by path, the standard library only.
+"""Programs that run inside units or as child processes, with the standard library only.
 
-Nothing in here imports anything of magid; `launcher`, `servers` and `doctor` know the folder.
+They are started by path and import nothing of magid.
 """
 
 from pathlib import Path

@@ -1,15 +1,15 @@
-"""Becomes another program that the kernel kills when magid ends, however magid ends.
+"""Executes a program that the kernel kills when magid ends, in whatever way.
 
     python -I -S exec_child.py PARENT_PID -- PROGRAM ARGUMENT...
 
-Run as a program between magid and a llama-server and replaced by it (same pid, no process stays
-behind). A parent that is killed with SIGKILL cannot clean up; the kernel can, by the parent-death
-signal of prctl(2). Python's own way to run code there, `preexec_fn`, is unsafe with threads.
+magid starts llama-server through this script, which is replaced by it (same pid, no extra process).
+A magid killed with SIGKILL cannot clean up; the kernel can, by the parent-death signal of prctl(2).
+Python's own way to run code in the child, `preexec_fn`, is unsafe with threads.
 
-The signal is tied to the thread that made this process, so magid makes it on the thread of its
-event loop. It reaches this one process: a wrapper script has to exec the server, not fork it.
+The signal depends on the thread that created the process, so magid creates it on the thread of its
+event loop. It reaches only this process: a wrapper script must exec the server, not fork it.
 
-Imports nothing of magid and as little as it can: it delays every start.
+It imports as little as possible, because it delays every start.
 """
 
 import ctypes
@@ -18,7 +18,7 @@ import sys
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _SIGKILL = 9  # the same on every Linux; the signal module takes 5 ms to import
-_CANNOT_RUN = 127  # what a shell answers where a program cannot be started
+_CANNOT_RUN = 127  # a shell's exit status for a program that cannot be started
 
 
 def main(arguments: list[str]) -> None:
@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0) != 0:
         _leave(f"cannot tie {command[0]} to magid: {os.strerror(ctypes.get_errno())}")
-    # magid may have ended before the call above: then the signal would never come.
+    # If magid ended before that call, the signal never comes.
     if os.getppid() != int(parent):
         _leave(f"cannot start {command[0]}: magid has ended")
     try:

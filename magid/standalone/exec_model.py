@@ -1,23 +1,24 @@
-"""A model unit's first program: `exec_model.py DEV:INO:PATH... -- PROGRAM ARGUMENT...`.
+"""The first program of a model unit: `exec_model.py DEV:INO:PATH... -- PROGRAM ARGUMENT...`.
 
-The launcher looked at the model's files before the unit was made; systemd looked at their paths
-again when it bound them into the unit. A user who may write to a model folder could have put
-another file, or a link, in between. Within the unit only systemd can change what a path names: if
-these are the files that were looked at, the program is executed in our place.
+It checks the model's files and the key, installs a system call filter, and executes llama-server.
 
-A program that is given a file with its key is not executed without a key in it: llama-server would
-be open to everybody then. systemd hands out an empty one where the maker of keys fails.
+The launcher checked the model's files before it made the unit, and systemd resolved their paths
+again when it mounted them into the unit. In between, a user who may write to a model folder could
+have put another file or a link there. Inside the unit only systemd can change what a path names,
+so this is the place to compare device and inode.
 
-Before that the process gives up, for itself and its children, all ways to begin a conversation: a
-server answers those who connect to it, and can call none. Mounts and IPAddressDeny= keep it
-from most sockets; not from abstract ones, which are the host's, and not from what else listens on
-127.0.0.1: a resolver, databases, magid, other servers. The filter cannot be part of the unit:
-wait_ready.py, which runs beside the server, does connect.
+A key file must contain a key: without one, llama-server would be open to everyone. systemd passes
+an empty key if the key service fails.
 
-Stands alone: `python3 -I -S`, standard library only. Exit status 66 (EX_NOINPUT): a file is not the
-one that was checked, or cannot be read. 78 (EX_CONFIG): the arguments are wrong, or there is no
-filter for this machine. 1: there is no key, the filter is refused, or the program cannot be
-executed.
+The system call filter keeps the server and its children from opening connections; the server can
+only accept them. Mounts and IPAddressDeny= close most sockets, but not abstract ones, which belong
+to the host's network namespace, and not other services on 127.0.0.1: a resolver, databases, magid,
+other servers. The unit cannot have the filter, because wait_ready.py, in the same unit, connects.
+
+Runs as `python3 -I -S` with the standard library only. Exit status: 66 (EX_NOINPUT) if a file is
+not the one that was checked, or cannot be read; 78 (EX_CONFIG) for wrong arguments, or if there is
+no filter for this machine; 1 if there is no key, the kernel refuses the filter, or the program
+cannot be executed.
 """
 
 import ctypes
@@ -39,9 +40,9 @@ _CHECKED = re.compile(r"([0-9]{1,20}):([0-9]{1,20}):(/.*)", re.DOTALL)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The exit status, if the program could not be executed."""
+    """Returns the exit status if the program could not be executed; else does not return."""
     if "--" not in arguments or not arguments[arguments.index("--") + 1 :]:
-        return _refuse(BAD_USAGE, "cannot start: no program behind '--'")
+        return _refuse(BAD_USAGE, "cannot start: no program after '--'")
     end = arguments.index("--")
     checked_files = list(arguments[:end])
     if not checked_files:
@@ -65,11 +66,11 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def why_not(path: str, device: int, inode: int) -> str:
-    """Why the file at `path` is not the one that was checked, or cannot be read; "" if it is."""
+    """Returns why the file at `path` is not the one checked, or cannot be read; "" if it is."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except PermissionError:
-        return "the server may not read it; make it readable for all (chmod o+r)"
+        return "the server may not read it; make it readable for all users (chmod o+r)"
     except OSError as error:
         return error.strerror or str(error)
     try:
@@ -77,12 +78,12 @@ def why_not(path: str, device: int, inode: int) -> str:
     finally:
         os.close(file)
     if not stat.S_ISREG(found.st_mode) or (found.st_dev, found.st_ino) != (device, inode):
-        return "it was replaced since the server was ordered; ask magid to start the server again"
+        return "it was replaced while the server was starting; start the server again"
     return ""
 
 
 def why_keyless(argv: Sequence[str]) -> str:
-    """Why there is no key where the program will look for one; "" if there is, or it has none."""
+    """Returns why the program's key file has no key; "" if it has one, or there is no key file."""
     if KEY_OPTION not in argv:
         return ""
     path = "".join(argv[argv.index(KEY_OPTION) + 1 :][:1])
@@ -94,7 +95,7 @@ def why_keyless(argv: Sequence[str]) -> str:
             os.close(file)
     except OSError as error:
         return f"{path}: {error.strerror}"
-    return "" if len(key) >= _SHORTEST_KEY else f"{path} has none"
+    return "" if len(key) >= _SHORTEST_KEY else f"{path} has no key"
 
 
 def _execute(argv: Sequence[str]) -> int:
@@ -130,22 +131,22 @@ _IF_EQUAL, _IF_AT_LEAST, _IF_ANY_BIT = 0x15, 0x35, 0x45  # BPF_JMP|JEQ, JGE, JSE
 _NUMBER, _ARCHITECTURE = 0, 4  # offsets in struct seccomp_data
 _ALLOW: Final = 0x7FFF_0000
 _ERROR: Final = 0x0005_0000
-_FAST_OPEN: Final = 0x2000_0000  # MSG_FASTOPEN: to connect by sending
+_FAST_OPEN: Final = 0x2000_0000  # MSG_FASTOPEN: sending opens a connection
 _SOCKET_TYPE: Final = 0xF  # without SOCK_CLOEXEC and SOCK_NONBLOCK
 
 Instruction = tuple[int, int, int, int]  # code, jumps if true and if false, operand
 
 
 def filter_for(machine: str) -> list[Instruction]:
-    """The program for the kernel: all is allowed but to reach out. Pure.
+    """Returns the BPF program, which allows everything except opening connections. Pure.
 
-    Streams may be made, to listen on. Datagrams may not, since they can be sent without connect;
-    nor other protocols over streams, which have calls of their own. io_uring is a way round every
-    filter. What is not there says so with the error that a library expects of a service that is
-    not there: CUDA, for one, looks for a daemon of its own.
+    Stream sockets are allowed, to listen on. Datagram sockets are not, because they can send
+    without connect, nor are other stream protocols, which have calls of their own. io_uring
+    bypasses every filter. The errors are those of a missing service, which libraries handle: CUDA,
+    for example, tries to connect to a daemon of its own.
     """
     architecture, number = _MACHINES[machine]
-    reads = {"sendto": 3, "sendmsg": 2, "sendmmsg": 3}  # which argument has the flags
+    flags = {"sendto": 3, "sendmsg": 2, "sendmmsg": 3}  # index of the flags argument
     rules = [
         *_returned([(_LOAD, 0, 0, _ARCHITECTURE), (_IF_EQUAL, 1, 0, architecture)], errno.EPERM),
         (_LOAD, 0, 0, _NUMBER),
@@ -155,14 +156,14 @@ def filter_for(machine: str) -> list[Instruction]:
         *_on(number["socketpair"], _unless_stream(errno.EACCES)),
         *_on(number["socket"], [*_unless_stream(errno.EACCES, end=False), *_unless_plain()]),
     ]
-    for name, argument in reads.items():
+    for name, argument in flags.items():
         fast = [(_LOAD, 0, 0, _argument(argument)), (_IF_ANY_BIT, 0, 1, _FAST_OPEN)]
         rules += _on(number[name], [*_returned(fast, errno.EPERM), *_allowed()])
     return [*rules, *_allowed()]
 
 
 def _unless_stream(error: int, *, end: bool = True) -> list[Instruction]:
-    """For socket(2) and socketpair(2): the error for other types than streams."""
+    """For socket(2) and socketpair(2): the error for types other than streams."""
     return [
         (_LOAD, 0, 0, _argument(1)),
         (_AND, 0, 0, _SOCKET_TYPE),
@@ -174,7 +175,7 @@ def _unless_stream(error: int, *, end: bool = True) -> list[Instruction]:
 
 
 def _unless_plain() -> list[Instruction]:
-    """For socket(2): the error for other protocols than a family's own, and TCP."""
+    """For socket(2): the error for protocols other than the family's default and TCP."""
     return [
         (_LOAD, 0, 0, _argument(2)),
         (_IF_EQUAL, 2, 0, 0),
@@ -185,12 +186,12 @@ def _unless_plain() -> list[Instruction]:
 
 
 def _on(number: int, rules: Sequence[Instruction]) -> list[Instruction]:
-    """These, which end with an answer, for this call; goes on behind them for the others."""
+    """Applies `rules`, which end with an answer, to this system call; skips them for others."""
     return [(_IF_EQUAL, 0, len(rules), number), *rules]
 
 
 def _returned(condition: Iterable[Instruction], error: int) -> list[Instruction]:
-    """The error where the condition does not jump over it."""
+    """Answers with the error unless the condition jumps over it."""
     return [*condition, *_answer(error)]
 
 
@@ -203,12 +204,12 @@ def _allowed() -> list[Instruction]:
 
 
 def _argument(index: int) -> int:
-    """Where its lower half is: the kernel looks at an int's 32 bits, on these little-endians."""
+    """Returns the offset of an argument's lower 32 bits, which hold an int (little-endian)."""
     return 16 + 8 * index
 
 
 def install(rules: Sequence[Instruction]) -> None:
-    """For this process and all that come of it, for good. Raises OSError."""
+    """Installs the filter irrevocably, for this process and its children. Raises OSError."""
     code = b"".join(struct.pack("=HBBI", *rule) for rule in rules)
     buffer = ctypes.create_string_buffer(code, len(code))
     # struct sock_fprog: a short, padding, a pointer.

@@ -1,14 +1,14 @@
-"""What another user, or a unit, can reach: printed as JSON.
+"""Prints, as JSON, what this user or this unit can access. For the doctor.
 
-    probe_sandbox.py reach FOLDER...    which folders below these cannot be listed, and because of
-                                        which folders on the way
-    probe_sandbox.py read FILE...       which files cannot be read, and because of what on the way
-    probe_sandbox.py write FOLDER       whether a file can be made, synced and removed
-    probe_sandbox.py box PROGRAM FILE...    within a model's sandbox: which files and GPU nodes can
-                                        be opened, whether another machine can be sent to, and what
-                                        llama-server prints, run by exec_model.py as a model's is
+    probe_sandbox.py reach FOLDER...    folders below these that cannot be listed, and why
+    probe_sandbox.py read FILE...       files that cannot be read, and why
+    probe_sandbox.py write FOLDER       whether a file can be created, synced and removed there
+    probe_sandbox.py box PROGRAM FILE...    in a model's sandbox: which files and GPU nodes can be
+                                        opened, whether packets to other machines are blocked, and
+                                        the output of llama-server, run by exec_model.py as in a
+                                        model's unit
 
-Changes nothing but its own temporary file. Stands alone: `python3 -I -S`, standard library only.
+Changes nothing but its own temporary file. Runs as `python3 -I -S` with the standard library only.
 """
 
 import glob
@@ -24,11 +24,11 @@ from pathlib import Path
 
 MAX_FOLDERS = 5000
 _MAX_OUTPUT = 256 * 1024
-_RUN_S = 10  # a driver that wakes a GPU takes some of them
+_RUN_S = 10  # a driver takes seconds to wake a GPU
 NODES = ("/dev/nvidia[0-9]*", "/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/dri/renderD*", "/dev/kfd")
 _OPTIONS = ("--version", "--help", "--list-devices")
-_NOT_EXECUTED = "error: cannot execute "  # as exec_model.py says it
-_ELSEWHERE = ("192.0.2.1", 9)  # TEST-NET-1 of RFC 5737: no machine has it, and routers drop it
+_NOT_EXECUTED = "error: cannot execute "  # the beginning of exec_model.py's message
+_ELSEWHERE = ("192.0.2.1", 9)  # TEST-NET-1 of RFC 5737: no machine has this address
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _reach(top: str) -> list[tuple[str, str]]:
-    """What cannot be entered or listed, and why: of the way to the folder the first, then below."""
+    """Returns what cannot be read, and why: the first parent, or else folders below `top`."""
     for folder in _ways(top):
         if why := _why_not_entered(folder):
             return [(folder, why)]
@@ -72,7 +72,7 @@ def _reach(top: str) -> list[tuple[str, str]]:
 
 
 def _ways(path: str) -> Iterator[str]:
-    """The folders that lead to it, from the top, without itself."""
+    """Yields the parents of a path, from the top."""
     parts = path.strip("/").split("/")
     yield from ("/" + "/".join(parts[:n]) for n in range(1, len(parts)))
 
@@ -120,18 +120,18 @@ def _why_not_read(path: str) -> str:
     except OSError as error:
         return os.strerror(error.errno or 0)
     try:
-        return "" if stat.S_ISREG(os.fstat(file).st_mode) else "it is no regular file"
+        return "" if stat.S_ISREG(os.fstat(file).st_mode) else "it is not a regular file"
     finally:
         os.close(file)
 
 
 def _closed_way(path: str) -> str:
-    """The first folder on the way that cannot be entered; "" if the file can be reached."""
+    """Returns the first parent that cannot be entered; "" if all can."""
     return next((folder for folder in _ways(path) if _why_not_entered(folder)), "")
 
 
 def _why_not_opened(path: str, how: int = os.O_RDWR) -> str:
-    """Of GPUs EPERM is the sandbox's device list, EACCES a node's mode, ENXIO a missing driver."""
+    """For GPU nodes, EPERM is the sandbox's device list, EACCES the mode, ENXIO no driver."""
     try:
         os.close(os.open(path, how | os.O_NONBLOCK | os.O_CLOEXEC))
     except OSError as error:
@@ -140,7 +140,7 @@ def _why_not_opened(path: str, how: int = os.O_RDWR) -> str:
 
 
 def _can_send() -> bool:
-    """IPAddressDeny= answers EPERM; without a route nothing is sent either."""
+    """Whether a packet can be sent: IPAddressDeny= answers EPERM, a missing route also fails."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         try:
             sock.sendto(b"", _ELSEWHERE)
@@ -150,7 +150,7 @@ def _can_send() -> bool:
 
 
 def _runs(program: str) -> dict[str, dict[str, object]]:
-    """All at once: each of them waits for the drivers of GPUs."""
+    """Runs the program with each option, in parallel: each run waits for GPU drivers."""
     started = {option: _started(program, option) for option in _OPTIONS}
     return {option: _ended(process) for option, process in started.items()}
 
@@ -158,7 +158,7 @@ def _runs(program: str) -> dict[str, dict[str, object]]:
 def _started(program: str, option: str) -> "subprocess.Popen[bytes] | str":
     try:
         return subprocess.Popen(
-            [*_through_the_gate(), program, option],
+            [*_exec_model(), program, option],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -167,8 +167,8 @@ def _started(program: str, option: str) -> "subprocess.Popen[bytes] | str":
         return os.strerror(error.errno or 0)
 
 
-def _through_the_gate() -> list[str]:
-    """What runs a program as a model's unit does. The file it wants to check is this one."""
+def _exec_model() -> list[str]:
+    """Returns the command that runs a program as in a model's unit, with this file to check."""
     own = Path(__file__).resolve()
     status = own.stat()
     checked = f"{status.st_dev}:{status.st_ino}:{own}"

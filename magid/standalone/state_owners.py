@@ -1,11 +1,11 @@
-"""Gives magid's own files back to the user magi, after a backup with other user ids was restored.
+"""Gives magid's own files back to user magi, for example after a backup with other user ids.
 
-Root runs it before each start of magid, outside of its sandbox, and without arguments. The folders
-are magi's: a name in them may be a link, or lead elsewhere by the time it is used. So each file is
-opened without following a link, and changed by its descriptor. Model files are left as they are:
-who put them there, and in which group, is their owners' business.
+Root runs it before each start of magid, outside magid's sandbox and without arguments. User magi
+owns the folders, so a name in them may be a link, or may change at any time. Therefore each file
+is opened without following links, and its owner is changed by descriptor. Model files are left
+alone: they may belong to any user and group.
 
-Never fails: what stays wrong magid finds itself, and says.
+Never fails: magid itself reports files that it cannot use.
 """
 
 import os
@@ -33,24 +33,24 @@ def main() -> int:
     try:
         magi = pwd.getpwnam("magi")
     except KeyError:
-        return 0  # systemd says so itself
+        return 0  # systemd reports that itself
     with suppress(OSError):
         os.mkdir(STATE, 0o750)  # noqa: PTH102
     places = ((STATE, STATE_FILES), (USAGE, USAGE_FILES), (PROFILES, PROFILE_FILES))
     for folder, names in places:
-        for told in adopt(folder, names, magi.pw_uid, magi.pw_gid):
-            sys.stderr.write(f"{told}\n")
+        for line in adopt(folder, names, magi.pw_uid, magi.pw_gid):
+            sys.stderr.write(f"{line}\n")
     return 0
 
 
 def adopt(folder: str, names: re.Pattern[str], uid: int, gid: int) -> Iterator[str]:
-    """Gives the folder and the files of these names in it to the user. Yields what was changed."""
+    """Gives the folder, and the files in it with these names, to the user. Yields lines to log."""
     try:
         descriptor = os.open(folder, _FOLDER | _no_follow(folder))
     except FileNotFoundError:
         return
     except OSError as error:
-        yield f"cannot look into {folder}: {error.strerror}"
+        yield f"cannot read {folder}: {error.strerror}"
         return
     try:
         yield from _given(descriptor, folder, uid, gid)
@@ -61,7 +61,7 @@ def adopt(folder: str, names: re.Pattern[str], uid: int, gid: int) -> Iterator[s
 
 
 def _no_follow(folder: str) -> int:
-    """Where the folder itself may be a link: where only root can have made it."""
+    """Returns O_NOFOLLOW unless only root can have made the folder's name, which may be a link."""
     above = os.stat(os.path.dirname(folder))  # noqa: PTH116, PTH120
     is_roots = above.st_uid == 0 and not above.st_mode & 0o022
     return 0 if is_roots else os.O_NOFOLLOW
@@ -69,13 +69,13 @@ def _no_follow(folder: str) -> int:
 
 def _adopt_file(folder: int, name: str, path: str, uid: int, gid: int) -> Iterator[str]:
     try:
-        # Looked at before it is opened: to open a device can do something.
+        # Checked before it is opened, because opening a device can have effects.
         seen = os.stat(name, dir_fd=folder, follow_symlinks=False)
         if not stat.S_ISREG(seen.st_mode) or seen.st_uid == uid:
             return
         descriptor = os.open(name, _FILE, dir_fd=folder)
     except OSError as error:
-        yield f"cannot look at {path}: {error.strerror}"
+        yield f"cannot read {path}: {error.strerror}"
         return
     try:
         yield from _given(descriptor, path, uid, gid)
@@ -88,7 +88,7 @@ def _given(descriptor: int, path: str, uid: int, gid: int) -> Iterator[str]:
     if status.st_uid == uid:
         return
     if stat.S_ISREG(status.st_mode) and status.st_nlink > 1 and not _are_links_protected():
-        yield f"cannot give {path} to magi: it has another name, which may be another user's"
+        yield f"cannot give {path} to magi: it has a hard link, which may be another user's"
         return
     try:
         os.fchown(descriptor, uid, gid)
@@ -99,7 +99,7 @@ def _given(descriptor: int, path: str, uid: int, gid: int) -> Iterator[str]:
 
 
 def _are_links_protected() -> bool:
-    """Whether the kernel lets users make hard links to files of their own only."""
+    """Whether the kernel allows users hard links only to their own files."""
     try:
         return Path("/proc/sys/fs/protected_hardlinks").read_text().strip() == "1"
     except OSError:

@@ -1,13 +1,14 @@
-"""Waits beside a model's server until it is ready.
+"""Waits until a model's server is ready.
 
     wait_ready.py HOST PORT ALIAS KEY_FILE MAX_S EVERY_S
 
-It is the unit's ExecStartPost=, so `systemctl start` returns when the model answers. It asks
-/health, tells systemd what it sees (STATUS=) and that the start is alive (EXTEND_TIMEOUT_USEC=),
-and at the end makes sure that the one who answers is our server and no other program on its port.
+As the unit's ExecStartPost=, it makes `systemctl start` return when the model answers. It polls
+/health, reports the state (STATUS=) to systemd and extends the start's timeout
+(EXTEND_TIMEOUT_USEC=). At the end it verifies that the port belongs to our server.
 
-Stands alone: `python3 -I -S`, standard library only. Exit status 0: ready. 1, with a line that says
-why: the server ended, took longer than MAX_S seconds, or another program answers in its place.
+Runs as `python3 -I -S` with the standard library only. Exit status: 0 if the server is ready; 1,
+with the reason on stderr, if it ended, took longer than MAX_S seconds, or if another program
+answers on its port.
 """
 
 import json
@@ -23,11 +24,11 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import NamedTuple
 
-ANSWER_S = 5.0  # for one answer of a server that has much to do
-ALIVE_S = 60.0  # silence of this program after which systemd ends the start
+ANSWER_S = 5.0  # for one answer of a busy server
+ALIVE_S = 60.0  # silence of this program after which systemd aborts the start
 _FIRST_PAUSE_S = 0.05  # a small model is ready within 0.1 s
 _GROWTH = 1.5
-_LISTEN = "0A"  # TCP_LISTEN in those tables
+_LISTEN = "0A"  # TCP_LISTEN in /proc/net/tcp
 _MAX_BODY = 1024 * 1024
 _EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
@@ -37,16 +38,16 @@ class ServerNotReady(Exception):
 
 
 class ServerAddress(NamedTuple):
-    """The server to ask, and what shows that it is ours."""
+    """The server to poll, and the alias and key that identify it."""
 
     host: str
     port: int
     alias: str
-    key_file: Path  # read only when it answers: it may not be there before
+    key_file: Path  # read when the server answers: it may not exist before
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The exit status."""
+    """Returns the exit status."""
     try:
         host, port, alias, key_file, longest, every = arguments
         server = ServerAddress(host, int(port), alias, Path(key_file))
@@ -59,7 +60,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def wait(server: ServerAddress, longest_s: float, every_s: float, main_pid: int | None) -> float:
-    """Seconds until it was ready; the pause between two looks grows to `every_s`. NotReady."""
+    """Returns the seconds until the server was ready. Raises ServerNotReady.
+
+    The interval between checks grows to `every_s`.
+    """
     process = _handle(main_pid)
     began, pause, status = time.monotonic(), _FIRST_PAUSE_S, 0
     try:
@@ -99,7 +103,7 @@ def _main_pid() -> int | None:
 
 
 def _handle(pid: int | None) -> int | None:
-    """A descriptor that becomes readable when the process ends. Raises NotReady if it has."""
+    """Returns a pidfd, which becomes readable when the process ends. Raises ServerNotReady."""
     if pid is None:
         return None
     try:
@@ -109,18 +113,18 @@ def _handle(pid: int | None) -> int | None:
 
 
 def _pause(process: int | None, seconds: float) -> None:
-    """Wait; NotReady if the server ends meanwhile: systemd does not end this program then."""
+    """Waits; raises ServerNotReady if the server ends, because systemd does not stop us then."""
     if process is None:
         time.sleep(seconds)
     elif select.select([process], [], [], seconds)[0]:
         raise ServerNotReady("the server ended before it was ready")
 
 
-# -- what the server answers -----------------------------------------------------------------
+# -- the server ------------------------------------------------------------------------------
 
 
 def _health(server: ServerAddress, timeout_s: float) -> int:
-    """The status of /health; 0 if nothing answers."""
+    """Returns the status of /health; 0 without an answer."""
     try:
         return _get(server, "/health", None, timeout_s)[0]
     except (OSError, HTTPException):
@@ -128,11 +132,11 @@ def _health(server: ServerAddress, timeout_s: float) -> int:
 
 
 def _is_ours(server: ServerAddress) -> bool:
-    """False: it went away meanwhile. Raises NotReady if another program answers.
+    """Whether our server answers; False if it is gone. Raises ServerNotReady for another program.
 
-    Only our server tells the right key from a wrong one, and shows our alias. /props is asked:
-    /health is public in every version, and so is /v1/models in those before 2026. The key is shown
-    only to a program of the unit's own user, which no other program can be.
+    Only our server refuses a wrong key, accepts the right one and has our alias. /props needs a
+    key; /health is public in every version, and /v1/models in those before 2026. The key is only
+    sent to a program of the unit's own user, which no program outside the unit has.
     """
     key = server.key_file.read_text().strip()
     try:
@@ -145,7 +149,7 @@ def _is_ours(server: ServerAddress) -> bool:
 
 
 def _listening(host: str, port: int) -> set[tuple[int, int]]:
-    """User and inode of each socket that listens there, by the kernel's own tables."""
+    """Returns user and inode of each socket that listens there, from the kernel's tables."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = {*(_in_hex(family, str(at[0])) for family, _, _, _, at in found), "0" * 8, "0" * 32}
     places = {f"{address}:{port:04X}" for address in addresses}
@@ -161,9 +165,9 @@ def _listening(host: str, port: int) -> set[tuple[int, int]]:
 
 
 def _connect(connection: HTTPConnection) -> None:
-    """To a program of our own user, or raise NotReady before anything is sent.
+    """Connects; raises ServerNotReady, before sending anything, if another user has the port.
 
-    The sockets that listen before and after are the same, so the connection is with one of them.
+    If the same sockets listen before and after, the connection belongs to one of them.
     """
     before = _listening(connection.host, connection.port)
     connection.connect()
@@ -171,14 +175,14 @@ def _connect(connection: HTTPConnection) -> None:
     strangers = {user for user, _ in before | after} - {os.getuid()}
     if strangers:
         raise ServerNotReady(
-            f"another program has port {connection.port}: it is of user {min(strangers)}"
+            f"another program has port {connection.port}: it runs as user {min(strangers)}"
         )
     if before != after or not after:
-        raise ConnectionAbortedError("the server has just begun to listen, or has ended")
+        raise ConnectionAbortedError("the server has just started to listen, or has ended")
 
 
 def _in_hex(family: int, address: str) -> str:
-    """An IP address as those tables have it: in words of the machine's own byte order."""
+    """Returns an IP address as in those tables: 32-bit words in the machine's byte order."""
     packed = socket.inet_pton(family, address.partition("%")[0])
     return "".join(f"{word:08X}" for (word,) in struct.iter_unpack("=I", packed))
 
@@ -186,18 +190,18 @@ def _in_hex(family: int, address: str) -> str:
 def _why_foreign(server: ServerAddress, key: str) -> str:
     status, _ = _get(server, "/props", secrets.token_urlsafe(32), ANSWER_S)
     if status != 401:
-        return f"it answers a request with a wrong key with {status} in place of 401"
+        return f"it answers a wrong key with {status} instead of 401"
     status, props = _get(server, "/props", key, ANSWER_S)
     if status != 200:
-        return f"it answers a request with our key with {status}"
+        return f"it answers our key with {status}"
     shown = props.get("model_alias") if isinstance(props, dict) else None
     if not isinstance(shown, str):
         shown = _first_model(server, key)
-    return "" if shown == server.alias else f"it serves {shown!r} and not {server.alias!r}"
+    return "" if shown == server.alias else f"it serves {shown!r}, not {server.alias!r}"
 
 
 def _first_model(server: ServerAddress, key: str) -> str | None:
-    """The alias of servers whose /props has none yet (before mid-2025)."""
+    """Returns the alias of a server whose /props has none (before mid-2025)."""
     _, models = _get(server, "/v1/models", key, ANSWER_S)
     match models:
         case {"data": [{"id": str(shown)}, *_]}:
@@ -207,7 +211,7 @@ def _first_model(server: ServerAddress, key: str) -> str | None:
 
 
 def _get(server: ServerAddress, path: str, key: str | None, timeout_s: float) -> tuple[int, object]:
-    """The status, and the JSON of the body or None. Raises OSError, HTTPException."""
+    """Returns the status, and the body's JSON or None. Raises OSError, HTTPException."""
     host = _EVERY_ADDRESS.get(server.host, server.host)
     connection = HTTPConnection(host, server.port, timeout=timeout_s)
     try:
@@ -226,11 +230,11 @@ def _get(server: ServerAddress, path: str, key: str | None, timeout_s: float) ->
         return answer.status, None
 
 
-# -- what systemd hears ----------------------------------------------------------------------
+# -- systemd ---------------------------------------------------------------------------------
 
 
 def _notify(message: str) -> None:
-    """Best effort, as sd_notify(3): a start does not fail because there is no listener."""
+    """Notifies systemd as sd_notify(3) does. Best effort: a failure does not fail the start."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return

@@ -726,6 +726,6 @@ def test_the_probe_in_a_box(tmp_path: Path) -> None:
     program.chmod(0o755)
     file.write_text("x")
     answer = probed("box", str(program), str(file), str(tmp_path))
-    assert answer["files"] == {str(file): "", str(tmp_path): "it is no regular file"}
+    assert answer["files"] == {str(file): "", str(tmp_path): "it is not a regular file"}
     assert answer["runs"]["--version"] == {"status": 3, "output": "--version\n"}
     assert probed("box", str(file))["runs"]["--help"]["output"] == "Permission denied"

@@ -64,7 +64,7 @@ def test_a_folder_that_others_could_have_put_there_is_no_link(state: Path, tmp_p
     link = state / "link"
     link.symlink_to(elsewhere)  # its folder belongs to another user
     (told,) = adopt(str(link), STATE_FILES, MAGI, MAGI)
-    assert told.startswith(f"cannot look into {link}: ")
+    assert told.startswith(f"cannot read {link}: ")
     assert owners(elsewhere) == [0]
 
 

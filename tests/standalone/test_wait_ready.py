@@ -131,7 +131,7 @@ def test_a_program_of_another_user(serve: Serve, port: int, key_file: Path) -> N
     server = serve("never-binds")
     with Sly(port, "demo", NOBODY) as stranger:
         done = ready(port, key_file, pid=server.pid)
-    expected = f"error: another program has port {port}: it is of user {NOBODY}\n"
+    expected = f"error: another program has port {port}: it runs as user {NOBODY}\n"
     assert (done.returncode, done.stderr) == (1, expected)
     assert KEY.encode() not in stranger.heard
 
