@@ -50,11 +50,29 @@ for last; do :; done
 case $last in laptop:) ;; *) exit 1;; esac
 while [ $# -gt 1 ]; do cp "$1" {LAPTOP}/ || exit; shift; done
 """
+TLS = "One other machine may use the models, over TLS"
+PROMETHEUS = "Prometheus on another machine, over TLS"
 DISK = "Models on another disk"
 PEOPLE = "People who may operate magid"
 HOME = "Models in a home folder"
 # What a recipe finds there, and what leaves the machine as it was.
 BEFORE = {
+    PROMETHEUS: """
+        openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -days 825 \\
+            -subj /CN=gpu1.example.org -addext subjectAltName=DNS:gpu1.example.org \\
+            -keyout /etc/magi/gpu1.key -out /etc/magi/gpu1.pem 2>/dev/null
+        chgrp magi /etc/magi/gpu1.key
+        chmod 640 /etc/magi/gpu1.key
+        echo 'tls_cert: /etc/magi/gpu1.pem' >>/etc/magi/magid.yaml
+        echo 'tls_key: /etc/magi/gpu1.key' >>/etc/magi/magid.yaml
+        echo 'allowed_hosts: [gpu1.example.org]' >>/etc/magi/magid.yaml
+        mkdir -p /etc/systemd/system/magid.socket.d
+        printf '[Socket]\\nListenStream=\\nListenStream=0.0.0.0:8000\\n' \\
+            >/etc/systemd/system/magid.socket.d/lan.conf
+        magictl token create --name me --scope admin >/dev/null
+        systemctl daemon-reload
+        systemctl restart magid.socket magid.service
+        until magictl status >/dev/null 2>&1; do sleep 1; done""",
     DISK: """
         mkdir /srv/disk /data
         echo '/srv/disk /data none bind,nofail 0 0' >>/etc/fstab
@@ -68,12 +86,14 @@ BEFORE = {
         cp /models/Alpha-1B-Q4_K_M.gguf /home/bob/models/Bobs-1B-Q4_K_M.gguf
         chown -R bob: /home/bob""",
 }
+LOCAL_AGAIN = """
+    rm -r /etc/systemd/system/magid.socket.d /etc/magi/gpu1.* /var/lib/magi/tokens.json
+    sed -i '/^tls_/d; /^allowed_hosts/d' /etc/magi/magid.yaml
+    systemctl daemon-reload
+    systemctl restart magid.socket magid.service"""
 AFTERWARDS = {
-    "One other machine may use the models, over TLS": """
-        rm -r /etc/systemd/system/magid.socket.d /etc/magi/gpu1.* /var/lib/magi/tokens.json
-        sed -i '/^tls_/d; /^allowed_hosts/d' /etc/magi/magid.yaml
-        systemctl daemon-reload
-        systemctl restart magid.socket magid.service""",
+    TLS: LOCAL_AGAIN,
+    PROMETHEUS: LOCAL_AGAIN,
     DISK: """
         mv /data/models/* /models/
         sed -i 's|/data/models|/models, /var/lib/magi/models|' /etc/magi/magid.yaml

@@ -58,7 +58,8 @@ async def discover(ctx: Context, call: Call) -> Reply:
     daemon = ctx.daemon
     shown = views.server_list(daemon.snapshot, daemon.observed(), {}, 0.0)
     target = call.host or _own_address(ctx)
-    return reply([_target(target, server) for server in shown if _is_worth_it(server)])
+    scheme = "http" if ctx.daemon.config.tls_cert is None else "https"
+    return reply([_target(target, scheme, server) for server in shown if _is_worth_it(server)])
 
 
 def _own_address(ctx: Context) -> str:
@@ -74,8 +75,11 @@ def _is_worth_it(server: server_schemas.Server) -> bool:
     return server["state"] != ServerState.STOPPED
 
 
-def _target(address: str, server: server_schemas.Server) -> server_schemas.ScrapeTarget:
+def _target(
+    address: str, scheme: str, server: server_schemas.Server
+) -> server_schemas.ScrapeTarget:
     labels = {
+        "__scheme__": scheme,
         "__metrics_path__": f"/api/models/servers/{server['modelId']}/metrics",
         "__param_instance": str(server["instance"]),
         "model": server["modelId"],
