@@ -175,6 +175,10 @@ class QueueFull(MagidError):
     """Too many requests are waiting for this model, or this one has waited too long."""
 
 
+class RateLimited(MagidError):
+    """The caller's token has a limit, and has reached it; `details` has `retryAfterSeconds`."""
+
+
 class ServerLost(MagidError):
     """A server ended or misbehaved while it was working on a request."""
 

@@ -21,6 +21,7 @@ from magid.api.schemas.access import (
     ProfileReply,
     TokenBody,
     TokenCreated,
+    TokenLimitsReply,
     TokensReply,
 )
 from magid.api.schemas.gateway import ExplainBody, Explanation, RequestsReply, UsageReply
@@ -52,7 +53,7 @@ from magid.api.schemas.servers import (
     ServersReply,
     StatusReply,
 )
-from magid.auth.tokens import Scope
+from magid.auth.tokens import Scope, TokenLimits
 from magid.catalog.profile import Profile
 
 Handler = Callable[[Context, Call], Awaitable[Reply | Stream]]
@@ -216,6 +217,8 @@ ROUTES: tuple[Route, ...] = (
     _get("/api/tokens", tokens.list_tokens, TokensReply, access=Access.CHANGE),
     _post("/api/tokens", tokens.create_token, TokenCreated, status=201, body=TokenBody,
           errors=(e.TokenExists, e.TokensUnusable, *_WRITE)),
+    _put("/api/tokens/{name}/limits", tokens.limit_token, TokenLimitsReply, TokenLimits,
+         errors=(e.TokenNotFound, e.TokensUnusable, *_WRITE)),
     _delete("/api/tokens/{name}", tokens.revoke_token, Message,
             errors=(e.TokenNotFound, e.TokensUnusable, *_WRITE)),
 )

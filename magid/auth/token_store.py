@@ -20,7 +20,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from magid.auth import tokens
-from magid.auth.tokens import Credential, Scope, Token
+from magid.auth.limits import Limits
+from magid.auth.tokens import Credential, Scope, Token, TokenLimits
 from magid.errors import MagidError, TokensUnusable
 from magid.files.atomic import cannot_write, discard, sync_directory, write_temporary
 
@@ -37,6 +38,7 @@ class Caller:
     name: str = ""  # of the token; empty without a token
     models: tuple[str, ...] | None = None
     id: str = ""
+    limits: Limits | None = None
 
 
 @dataclass(slots=True)
@@ -56,7 +58,7 @@ class TokenEntry:
         self.expires = token.expires_at.timestamp() if token.expires_at else float("inf")
         self.scopes = frozenset(Scope) if Scope.ADMIN in given else given
         self.digest = bytes.fromhex(token.sha256)
-        self.caller = Caller(token.name, token.models, token.id)
+        self.caller = Caller(token.name, token.models, token.id, _limits(token))
 
 
 class TokenStore:
@@ -117,12 +119,15 @@ class TokenStore:
         scopes: Iterable[Scope],
         models: Iterable[str] | None = None,
         expires_at: datetime | None = None,
+        limits: TokenLimits | None = None,
     ) -> tuple[Token, str]:
         """Creates a token, which is valid once the file is durable; returns it and its secret.
 
         Raises TokenExists, InvalidInput, CannotWrite, TokensUnusable.
         """
-        token, secret = tokens.make(name, scopes, models=models, expires_at=expires_at)
+        token, secret = tokens.make(
+            name, scopes, models=models, expires_at=expires_at, limits=limits
+        )
         await self._change(lambda present: tokens.added(present, token))
         log.info("token %s was made, for %s", name, ", ".join(token.scopes))
         return token, secret
@@ -131,6 +136,17 @@ class TokenStore:
         """Revokes a token at once. Raises TokenNotFound, CannotWrite, TokensUnusable."""
         await self._change(lambda present: tokens.without(present, name))
         log.info("token %s was revoked", name)
+
+    async def limit(self, name: str, limits: TokenLimits) -> Token:
+        """Changes its limits, which count from the next request on.
+
+        Raises TokenNotFound, InvalidInput, CannotWrite, TokensUnusable.
+        """
+        await self._change(lambda present: tokens.limited(present, name, limits))
+        log.info(
+            "token %s has new limits: %s", name, limits.model_dump(exclude_none=True) or "none"
+        )
+        return next(token for token in self.all if token.name == name)
 
     async def flush(self) -> None:
         """Writes the times of last use if they have changed. Logs errors, never raises."""
@@ -185,6 +201,13 @@ class TokenStore:
             if entry is None or not _is_same(entry.token, token):
                 entry = TokenEntry(token, _seconds(token.last_used_at))
             self._by_id[token.id] = entry
+
+
+def _limits(token: Token) -> Limits | None:
+    given = token.limits
+    if given is None:
+        return None
+    return Limits(given.requests_per_minute, given.tokens_per_day, given.requests_at_once)
 
 
 _NO_DIGEST = bytes(32)  # is compared with the digest of an unknown token

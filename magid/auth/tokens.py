@@ -21,6 +21,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    StrictInt,
     StrictStr,
     ValidationError,
 )
@@ -58,6 +59,25 @@ Models = Annotated[
 ]
 
 
+Limit = Annotated[StrictInt, Field(ge=1, le=10**12)]
+
+
+class TokenLimits(BaseModel):
+    """What a token may ask of the gateway; null: as much as it likes."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        alias_generator=to_camel,
+        validate_by_name=True,
+        defer_build=True,
+    )
+
+    requests_per_minute: Limit | None = None
+    tokens_per_day: Limit | None = None
+    requests_at_once: Limit | None = None
+
+
 class Token(BaseModel):
     """The stored part of a token. `models`: ids, globs, aliases or tiers; None: all models."""
 
@@ -74,9 +94,16 @@ class Token(BaseModel):
     sha256: Annotated[StrictStr, Field(pattern=r"^[0-9a-f]{64}$")]
     scopes: Scopes
     models: Models | None = None
+    limits: TokenLimits | None = None
     created_at: AwareDatetime
     expires_at: AwareDatetime | None = None
     last_used_at: AwareDatetime | None = None  # up to ten minutes old: see `token_store`
+
+
+class ApiLimits(TypedDict):
+    requestsPerMinute: int | None
+    tokensPerDay: int | None
+    requestsAtOnce: int | None
 
 
 class ApiToken(TypedDict):
@@ -86,6 +113,7 @@ class ApiToken(TypedDict):
     id: str
     scopes: list[Scope]
     models: list[str] | None
+    limits: ApiLimits | None
     createdAt: str
     expiresAt: str | None
     expired: bool
@@ -142,11 +170,24 @@ def shown(token: Token, now: datetime) -> ApiToken:
         "id": token.id,
         "scopes": list(token.scopes),
         "models": None if token.models is None else list(token.models),
+        "limits": _shown_limits(token.limits),
         "createdAt": _time(token.created_at) or "",
         "expiresAt": _time(token.expires_at),
         "expired": has_expired(token, now),
         "lastUsedAt": _time(token.last_used_at),
     }
+
+
+def _shown_limits(limits: TokenLimits | None) -> ApiLimits | None:
+    return (
+        None
+        if limits is None
+        else {
+            "requestsPerMinute": limits.requests_per_minute,
+            "tokensPerDay": limits.tokens_per_day,
+            "requestsAtOnce": limits.requests_at_once,
+        }
+    )
 
 
 def _time(moment: datetime | None) -> str | None:
@@ -163,6 +204,7 @@ def make(
     scopes: Iterable[Scope],
     *,
     models: Iterable[str] | None = None,
+    limits: TokenLimits | None = None,
     expires_at: datetime | None = None,
     now: datetime | None = None,
 ) -> tuple[Token, str]:
@@ -170,8 +212,10 @@ def make(
 
     Raises InvalidInput for a date in the past, a limit without effect, and an invalid name.
     """
-    given, limits = tuple(scopes), None if models is None else tuple(models)
-    _check_limits(given, limits)
+    given, only = tuple(scopes), None if models is None else tuple(models)
+    _check_models(given, only)
+    if limits is not None:
+        _check_limited(given)
     created = (now or datetime.now(UTC)).replace(microsecond=0)
     if expires_at is not None and expires_at <= created:
         raise InvalidInput(
@@ -186,7 +230,8 @@ def make(
             id=ident,
             sha256=digest,
             scopes=given,
-            models=limits,
+            models=only,
+            limits=_or_none(limits),
             created_at=created,
             expires_at=expires_at,
         )
@@ -195,7 +240,20 @@ def make(
     return token, secret
 
 
-def _check_limits(scopes: tuple[Scope, ...], models: tuple[str, ...] | None) -> None:
+def _check_limited(scopes: tuple[Scope, ...]) -> None:
+    if Scope.INFER not in scopes and Scope.ADMIN not in scopes:
+        raise InvalidInput(
+            "cannot limit the requests of this token: only those to the gateway are limited; give "
+            "it the scope infer",
+            field="limits",
+        )
+
+
+def _or_none(limits: TokenLimits | None) -> TokenLimits | None:
+    return None if limits == TokenLimits() else limits
+
+
+def _check_models(scopes: tuple[Scope, ...], models: tuple[str, ...] | None) -> None:
     if models is None:
         return
     if Scope.ADMIN in scopes or Scope.INFER not in scopes:
@@ -235,6 +293,14 @@ def without(tokens: tuple[Token, ...], name: str) -> tuple[Token, ...]:
             name=name[:100],
         )
     return left
+
+
+def limited(tokens: tuple[Token, ...], name: str, limits: TokenLimits) -> tuple[Token, ...]:
+    """The token of this name has these limits. Raises TokenNotFound, InvalidInput."""
+    others = without(tokens, name)
+    token = next(token for token in tokens if token.name == name)
+    _check_limited(token.scopes)
+    return (*others, token.model_copy(update={"limits": _or_none(limits)}))
 
 
 def first_fault(error: ValidationError) -> str:

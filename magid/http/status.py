@@ -20,6 +20,7 @@ STATUS: Mapping[type[errors.MagidError], int] = {
     errors.UnsupportedMediaType: 415,
     errors.HostNotAllowed: 421,
     errors.QueueFull: 429,
+    errors.RateLimited: 429,
     errors.RescanFailed: 500,
     errors.AlreadyRunning: 500,
     errors.NotSupported: 501,

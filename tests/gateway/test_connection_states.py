@@ -13,6 +13,7 @@ from typing import cast
 import pytest
 
 from magid.auth.authenticator import Authenticator
+from magid.auth.limits import Limiter
 from magid.auth.token_store import TokenStore
 from magid.errors import QueueFull, ServerLost
 from magid.gateway.dispatcher import Dispatcher
@@ -116,7 +117,7 @@ class Bench:
         self.transport, self.dispatcher = FakeTransport(), FakeDispatcher()
         context = FrontendContext(
             cast(Dispatcher, self.dispatcher), RequestHeadCache(None), 1000, timeout_s, PATIENCE_S,
-            Authenticator(TokenStore(Path("tokens.json"))), is_tcp=False,
+            Authenticator(TokenStore(Path("tokens.json"))), Limiter(lambda _: 0), is_tcp=False,
         )  # fmt: skip
         self.others: list[bytes] = []  # what stood behind a request and is not the gateway's
         self.connection = RecordedConnection(context, self.transport, "local", self._on_rest)

@@ -32,13 +32,25 @@ async def create_token(ctx: Context, call: Call) -> Reply:
             "magid is stopped (magictl token create --offline)"
         )
     given: access_schemas.TokenBody = call.body
-    made, secret = await ctx.tokens.create(given.name, given.scopes, given.models, given.expires_at)
+    made, secret = await ctx.tokens.create(
+        given.name, given.scopes, given.models, given.expires_at, given.limits
+    )
     answer: access_schemas.TokenCreated = {
         "message": f"Token {made.name!r} made; it is shown only once",
         "token": secret,
         "entry": shown(made, datetime.now(UTC)),
     }
     return reply(answer, 201)
+
+
+async def limit_token(ctx: Context, call: Call) -> Reply:
+    """Change what a token may ask of the gateway; null, or left out, lifts a limit."""
+    made = await ctx.tokens.limit(call.params["name"], call.body)
+    answer: access_schemas.TokenLimitsReply = {
+        "message": f"Limits updated for token {made.name!r}",
+        "entry": shown(made, datetime.now(UTC)),
+    }
+    return reply(answer)
 
 
 async def revoke_token(ctx: Context, call: Call) -> Reply:

@@ -7,7 +7,7 @@ from typing_extensions import TypedDict
 
 from magid.api.schemas.models import Body
 from magid.api.schemas.servers import PlanReply
-from magid.auth.tokens import ApiToken, Models, Name, Scopes
+from magid.auth.tokens import ApiToken, Models, Name, Scopes, TokenLimits
 from magid.discovery.tiers import Tier
 
 
@@ -18,6 +18,12 @@ class TokenBody(Body):
     scopes: Annotated[Scopes, Field(strict=False)]
     models: Annotated[Models, Field(strict=False)] | None = None
     expires_at: Annotated[AwareDatetime, Field(strict=False)] | None = None
+    limits: TokenLimits | None = None
+
+
+class TokenLimitsReply(TypedDict):
+    message: str
+    entry: ApiToken
 
 
 class TierConfig(TypedDict):

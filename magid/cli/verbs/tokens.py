@@ -24,10 +24,35 @@ def add(verbs: Verbs) -> None:
         "ls", ls, "all tokens, and when they were last used", aliases=("list",),
         examples=("magictl token ls", "magictl token ls --json"),
     ))  # fmt: skip
+    sub = group.add(
+        "limit", limit, "change how much a token may ask of the gateway",
+        examples=(
+            "magictl token limit ci --requests-per-minute 60 --tokens-per-day 1000000",
+            "magictl token limit ci",
+        ),
+    )  # fmt: skip
+    sub.add_argument("token", metavar="NAME", help="without an option, all its limits are lifted")
+    _add_limits(sub)
     _may_be_offline(group.add(
         "revoke", revoke, "make tokens worthless, at once", aliases=("rm", "delete"),
         examples=("magictl token revoke ci", "magictl token revoke ci --offline"), json="",
     )).add_argument("tokens", nargs="+", metavar="NAME")  # fmt: skip
+
+
+LIMITS = {
+    "requestsPerMinute": ("--requests-per-minute", "requests to the gateway in a minute"),
+    "requestsAtOnce": ("--requests-at-once", "requests to the gateway under way at a time"),
+    "tokensPerDay": ("--tokens-per-day", "tokens, read and made, in a day (UTC)"),
+}
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    for key, (option, text) in LIMITS.items():
+        parser.add_argument(option, dest=key, type=int, metavar="N", help=f"at most so many {text}")
+
+
+def _limits(args: argparse.Namespace) -> dict[str, int]:
+    return {key: value for key in LIMITS if (value := getattr(args, key)) is not None}
 
 
 def _may_be_offline(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -58,15 +83,18 @@ def _add_create(group: Verbs) -> None:
     sub.add_argument(
         "--expires", metavar="WHEN", help="a span from now, 12h, 90d, 4w, or a date, 2030-12-31"
     )
+    _add_limits(sub)
     _may_be_offline(sub)
 
 
 def create(client: Client, args: argparse.Namespace) -> int:
-    body = {"name": args.name, "scopes": args.scope}
+    body: dict[str, Any] = {"name": args.name, "scopes": args.scope}
     if args.models:
         body["models"] = args.models
     if args.expires:
         body["expiresAt"] = moment(args.expires, time.time())
+    if limits := _limits(args):
+        body["limits"] = limits
     is_offline = args.offline
     answer = _offline("create_token", body) if is_offline else client.call("POST", PATH, body)
     if args.json:
@@ -114,6 +142,13 @@ def revoke(client: Client, args: argparse.Namespace) -> int:
     return each(client, args.tokens, one)
 
 
+def limit(client: Client, args: argparse.Namespace) -> int:
+    path = f"{PATH}/{quoted(args.token)}/limits"
+    answer = client.call("PUT", path, _limits(args))
+    print_json(answer) if args.json else say(answer["message"])
+    return 0
+
+
 def ls(client: Client, args: argparse.Namespace) -> int:
     answer = _offline("list_tokens") if args.offline else client.call("GET", PATH)
     if args.json:
@@ -123,15 +158,26 @@ def ls(client: Client, args: argparse.Namespace) -> int:
         note(answer["problem"])
     closed = "no tokens; TCP is closed"
     table(
-        ("NAME", "SCOPES", "MODELS", "CREATED", "EXPIRES", "LAST USED"),
+        ("NAME", "SCOPES", "MODELS", "CREATED", "EXPIRES", "LAST USED", "LIMITS"),
         [
             (t["name"], ",".join(t["scopes"]), ",".join(t["models"] or ()), t["createdAt"],
-             f"{t['expiresAt']} (expired)" if t["expired"] else t["expiresAt"], t["lastUsedAt"])
+             f"{t['expiresAt']} (expired)" if t["expired"] else t["expiresAt"], t["lastUsedAt"],
+             _limited(t.get("limits")))
             for t in answer["tokens"]
         ],
         closed if answer["required"] else "no tokens; every local caller may do everything",
     )  # fmt: skip
     return 0
+
+
+def _limited(limits: dict[str, int | None] | None) -> str:
+    """`60/minute, 4 at once, 1000000 tokens/day`."""
+    words = {"requestsPerMinute": "{}/minute", "requestsAtOnce": "{} at once",
+             "tokensPerDay": "{} tokens/day"}  # fmt: skip
+    found = [
+        text.format(value) for key, text in words.items() if (value := (limits or {}).get(key))
+    ]
+    return ", ".join(found)
 
 
 def moment(text: str, now: float) -> str:

@@ -103,6 +103,8 @@ class UsageStore:
         self._lock = asyncio.Lock()
         self._new: dict[str, Day] = {}  # by day: not in the files yet
         self.by_token: dict[str, UsageCounts] = {}  # since magid has started; bounded like a day
+        self._today = ""
+        self._used_today: dict[str, int] = {}  # tokens by caller; bounded likewise
 
     def count(self, at: float, token: str, model: str, usage: Usage | None) -> None:
         """Counts a request that came at this time and has ended. Does not block."""
@@ -115,6 +117,30 @@ class UsageStore:
         if token not in self.by_token and len(self.by_token) >= MAX_ROWS:
             token = OTHER
         self.by_token.setdefault(token, UsageCounts()).add(counts)
+        self._begin_day(day_of(time.time()))
+        self._use(token, counts)
+
+    def used_today(self, token: str) -> int:
+        """Returns the prompt and answer tokens of this caller since 00:00 UTC."""
+        self._begin_day(day_of(time.time()))
+        return self._used_today.get(token, 0)
+
+    def _begin_day(self, today: str) -> None:
+        if self._today != today:
+            self._today, self._used_today = today, {}
+
+    async def load_today(self) -> None:
+        """Adds what was counted today before magid has started. Called once."""
+        today = day_of(time.time())
+        self._begin_day(today)
+        async with self._lock:
+            found = await asyncio.to_thread(read_file, self._folder / f"{today}.json")
+        for (token, _model), counts in found.items():
+            self._use(token, counts)
+
+    def _use(self, token: str, counts: UsageCounts) -> None:
+        used = self._used_today
+        used[token] = used.get(token, 0) + counts.prompt_tokens + counts.answer_tokens
 
     async def flush(self) -> None:
         """Writes what is new. Raises CannotWrite; nothing is lost then. Idempotent."""
@@ -133,6 +159,7 @@ class UsageStore:
 
     async def flush_periodically(self, settle: Callable[[], None]) -> None:
         """Flushes every FLUSH_S, after `settle`; once a day removes files older than KEPT_DAYS."""
+        await self.load_today()
         cleaned, failed = "", False
         while True:
             await asyncio.sleep(FLUSH_S)

@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import Callable
 
 from magid.auth import authenticator
+from magid.auth.limits import Limits
+from magid.auth.token_store import Caller
 from magid.errors import MagidError
 from magid.gateway.frontend import own_answers, responses
 from magid.gateway.frontend.connection_state import ConnectionState
@@ -60,6 +62,7 @@ class ClientConnection:
         self._body: BodyReader | None = None
         self._timer: asyncio.TimerHandle | None = None  # for the head, then for the body
         self._request: ActiveRequest | None = None
+        self._limited = ""  # the id of the token whose limits count this request
 
     @property
     def state(self) -> ConnectionState:
@@ -245,12 +248,30 @@ class ClientConnection:
         self._writer.respond(200, b"Content-Type: application/json\r\n", answer)
 
     def _dispatch(self, request: ParsedRequest) -> None:
+        if self._caller.limits is not None:
+            self._count(self._caller, self._caller.limits)
         active = self._context.dispatcher.begin(request, self._writer)
         if self._state is not _RESPONDING:
             return  # it has failed already
         self._request = active
         if self._is_write_paused:  # by the response before
             active.pause(paused=True)
+
+    def _count(self, caller: Caller, limits: Limits) -> None:
+        """Counts the request towards the limits of its token. Raises RateLimited."""
+        limiter = self._context.limiter
+        try:
+            limiter.enter(caller.name, caller.id, limits)
+            self._limited = caller.id
+        finally:
+            headers = limiter.headers(caller.name, caller.id, limits)
+            self._writer.limit_fields = responses.limit_fields(headers)
+
+    def _end_count(self) -> None:
+        """Idempotent."""
+        if self._limited:
+            self._context.limiter.leave(self._limited)
+            self._limited = ""
 
     def _on_error(self, error: Exception) -> None:
         if isinstance(error, MagidError):
@@ -267,6 +288,7 @@ class ClientConnection:
     # -- between two requests --------------------------------------------------------------
 
     def _on_response_end(self) -> None:
+        self._end_count()
         self._request = self._head = None
         if self._writer.closes:
             self._close()
@@ -308,6 +330,7 @@ class ClientConnection:
         request, self._request = self._request, None
         if request is not None:
             request.cancel()
+        self._end_count()
         self._head = self._body = None
         self._writer.reset()
 

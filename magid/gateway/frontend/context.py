@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from magid.auth import sandboxed
 from magid.auth.authenticator import LOCAL, Authenticator, admit_viewer, check_url
+from magid.auth.limits import Limiter
 from magid.auth.origins import Policy
 from magid.auth.token_store import Caller
 from magid.auth.tokens import Scope
@@ -28,6 +29,7 @@ class FrontendContext(Struct, frozen=True):
     timeout_s: float  # in which a whole request has to arrive
     send_timeout_s: float  # in which the rest of a last answer has to be taken
     authenticator: Authenticator
+    limiter: Limiter
     is_tcp: bool
     is_shut: bool = False  # for a model's own server
     is_view: bool = False  # over the socket of the group magi-view
@@ -54,11 +56,18 @@ class FrontendContexts:
     def __init__(
         self, dispatcher: Dispatcher, policy: Policy, config: Config, authenticator: Authenticator
     ) -> None:
+        def used_today(token: str) -> int:
+            dispatcher.statistics.settle()
+            return dispatcher.usage.used_today(token)
+
         def make(policy: Policy | None) -> FrontendContext:
             return FrontendContext(
                 dispatcher, RequestHeadCache(policy), config.gateway.max_body_bytes,
-                config.request_timeout, config.send_timeout, authenticator, policy is not None,
+                config.request_timeout, config.send_timeout, authenticator, limiter,
+                policy is not None,
             )  # fmt: skip
+
+        limiter = Limiter(used_today)
 
         self._policy = policy
         self._local = make(None)  # browsers cannot reach unix sockets

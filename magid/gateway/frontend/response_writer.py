@@ -20,7 +20,7 @@ class ResponseWriter:
 
     __slots__ = (
         "_chunks", "_collected", "_errors", "_fields", "_head", "_on_end", "_path", "_reply",
-        "_transport", "closes", "request_id",
+        "_transport", "closes", "limit_fields", "request_id",
     )  # fmt: skip
 
     def __init__(
@@ -36,6 +36,7 @@ class ResponseWriter:
         self._head: RequestHead | None = None
         self._path = ""
         self.request_id = ""
+        self.limit_fields = b""  # what the response says of the caller's limits
         self._reply: ReplyHead | None = None
         self._chunks: ChunkReader | None = None  # of a response that is passed on without them
         self._collected: bytearray | None = None  # of a response that is rewritten
@@ -150,7 +151,7 @@ class ResponseWriter:
         status = status_of(error)
         self._errors[error.code] += 1
         body = responses.error_body(style_of(self._path), status, error)
-        self._write(status, responses.error_fields(status, self._head) + fields, body)
+        self._write(status, responses.error_fields(status, error, self._head) + fields, body)
 
     def _write(self, status: int, fields: bytes, body: bytes) -> None:
         if status != 204:
@@ -159,6 +160,7 @@ class ResponseWriter:
         self._send(self._head_bytes(status, fields) + (b"" if is_head else body))
 
     def _head_bytes(self, status: int, fields: bytes) -> bytes:
+        fields += self.limit_fields
         return responses.head_bytes(status, fields, self._head, self.request_id, closes=self.closes)
 
     def _send(self, data: bytes) -> None:

@@ -41,10 +41,18 @@ def head_bytes(
     )  # fmt: skip
 
 
-def error_fields(status: int, head: RequestHead | None) -> bytes:
+def error_fields(status: int, error: errors.MagidError, head: RequestHead | None) -> bytes:
     """The lines that an error of this status needs."""
     methods = methods_of(head.path) if head is not None else ()
-    return _lines({"Content-Type": "application/json", **headers_for(status, methods)})
+    needed = headers_for(status, methods)
+    if isinstance(error, errors.RateLimited):
+        needed["Retry-After"] = str(error.details["retryAfterSeconds"])
+    return _lines({"Content-Type": "application/json", **needed})
+
+
+def limit_fields(headers: Mapping[str, str]) -> bytes:
+    """The lines that tell a caller of its limits."""
+    return _lines(headers)
 
 
 def preflight_fields(head: RequestHead) -> bytes:
@@ -58,6 +66,7 @@ _CODES: dict[type[errors.MagidError], str] = {
     errors.ModelNotFound: "model_not_found",
     errors.Unauthenticated: "invalid_api_key",
     errors.QueueFull: "rate_limit_exceeded",
+    errors.RateLimited: "rate_limit_exceeded",
     errors.NotReady: "model_not_ready",
     errors.ServerFailed: "server_failed",
     errors.ServerLost: "server_lost",
