@@ -14,7 +14,7 @@ _CALLS = tuple(
         (rf"POST /api/models/servers/{_NAME}/(?P<verb>start|stop)", r"magictl \g<verb> \g<name>"),
         (r"GET /api/models/servers\b", "magictl ps -a"),
         (r"GET /api/models/profiles\b", "magictl profile ls"),
-        (r"GET (/api/models/registry|/v1/models)\b", "magictl ls"),
+        (r"GET (/api/models/registry|/v1/models|/models)\b", "magictl ls"),
         (r"GET /api/models/status\b", "magictl status"),
         (r"POST /api/models/(?P<verb>rescan|apply)\b", r"magictl \g<verb>"),
         (r"GET /api/requests\b", "magictl top"),
