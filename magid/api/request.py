@@ -235,8 +235,15 @@ def decode(text: str) -> str:
 
 
 def parse_query(request: Request, known: tuple[Query, ...]) -> dict[str, Any]:
-    """Returns the known parameters that are given; ignores others."""
+    """Returns the parameters that are given. Raises InvalidInput for one that is not known."""
     args = request.get_args(keep_blank_values=True)
+    names = [query.name for query in known]
+    for name in args.keys() - set(names) if request.method != "OPTIONS" else ():
+        takes = f"takes {', '.join(names)}" if names else "takes none"
+        raise errors.InvalidInput(
+            f"cannot use the query parameter {name[:_SHOWN]!r}: {request.path[:_SHOWN]} {takes}",
+            field=name[:_SHOWN],
+        )
     return {q.name: _query_value(q, args.get(q.name) or "") for q in known if q.name in args}
 
 

@@ -25,6 +25,10 @@ def _text(text: str) -> Scalar:
     return text
 
 
+def _name(text: str) -> Scalar:
+    return None if text == "null" else text  # as in the file: none
+
+
 def _path(text: str) -> str:
     return str(Path(text).absolute())  # relative to the working directory, as in a shell
 
@@ -48,7 +52,7 @@ _OUTSIDE: Mapping[str, tuple[Callable[[str], Any], str | None]] = {
     "registry_path": (_path, "REGISTRY_PATH"),
     "profiles_dir": (_path, "MAGI_PROFILES_DIR"),
     "shipped_profiles_dir": (_path, "MAGI_SHIPPED_PROFILES_DIR"),
-    "profile": (_text, "MAGI_PROFILE"),
+    "profile": (_name, "MAGI_PROFILE"),
     "launcher": (_text, "MAGI_LAUNCHER"),
     "llama_server_path": (_path, "LLAMA_SERVER_PATH"),
     "llama_server_host": (_text, "LLAMA_SERVER_HOST"),

@@ -102,6 +102,18 @@ def test_a_change_from_another_site(magid: Running, route: Route, site: str) -> 
 
 
 @routes
+def test_a_parameter_that_is_not_known(magid: Running, route: Route) -> None:
+    """It is told, with the known ones: a slip in a name must not pass for its effect."""
+    response = magid.client.request(route.method, f"{path_of(route)}?limitt=5")
+    assert response.status_code == 400, response.text
+    error = response.json()
+    assert error["details"]["field"] == "limitt"
+    assert all(query.name in error["message"] for query in route.query)
+    preflight = magid.client.options(f"{path_of(route)}?limitt=5", headers={"Origin": OWN_PAGE})
+    assert preflight.status_code == 204  # that of the request itself tells
+
+
+@routes
 def test_a_browser_asks_first(magid: Running, route: Route) -> None:
     asked = {"Access-Control-Request-Headers": "authorization,if-match,x-of-a-library"}
     own = magid.client.options(path_of(route), headers={"Origin": OWN_PAGE, **asked})

@@ -61,6 +61,7 @@ def test_without_anything_all_is_default(tmp_path: Path) -> None:
         ("MAGI_SHIPPED_PROFILES_DIR", "/p", "shipped_profiles_dir", Path("/p")),
         ("MAGI_PROFILE", "fast-only", "profile", "fast-only"),
         ("MAGI_PROFILE", "8", "profile", "8"),
+        ("MAGI_PROFILE", "null", "profile", None),
         ("MAGI_STATE_DIR", "/s", "state_dir", Path("/s")),
         ("MAGI_LAUNCHER", "process", "launcher", "process"),
         ("MAGI_BIND", "[::1]:9000, unix:/run/x", "bind", ("[::1]:9000", "unix:/run/x")),

@@ -46,6 +46,8 @@ class Endpoint(Struct, frozen=True):
         return self.path.partition("{")[0]
 
 
+INFILL = "/infill"
+
 _CHAT = frozenset({ModelKind.CHAT})
 _ANY = frozenset(ModelKind)
 _EMBED = frozenset({ModelKind.EMBEDDING})
@@ -101,6 +103,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         kinds=_ANY,
         shows_others=True,
     ),
+    _post(INFILL, "What stands between a beginning and an end of code", _CHAT, True),
     _post("/tokenize", "A text as tokens", _ANY, False),
     _post("/detokenize", "Tokens as a text", _ANY, False),
     _ollama("GET", "/api/version", "The version of Ollama's API that is spoken here"),

@@ -88,7 +88,7 @@ def _messages(fields: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     system = fields.get("system") or fields.get("instructions")
     if system:
         found.append({"role": "system", "content": system})
-    for name in ("messages", "input", "prompt", "content"):
+    for name in ("messages", "input", "input_prefix", "input_suffix", "prompt", "content"):
         value = fields.get(name)
         if isinstance(value, str):
             found.append({"role": "user", "content": value})

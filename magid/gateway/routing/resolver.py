@@ -13,6 +13,7 @@ from msgspec import Struct, field
 from magid.catalog.effective import Model
 from magid.discovery.tiers import Tier
 from magid.errors import ContextExceeded, InvalidInput, ModelNotFound, NotReady, ServerFailed
+from magid.gateway.routing.endpoints import INFILL
 from magid.gateway.routing.fleet import AUTO, AvailableModel, Backend, Fleet
 from magid.gateway.routing.request import ParsedRequest, Prompt
 
@@ -119,16 +120,15 @@ def to_tier(
 ) -> ModelRoute:
     """An empty tier falls to the next stronger ones, then to weaker ones, not below `floor`.
 
-    Only where no model of the floor or above is enabled any more does that not hold. Tools go to
-    models whose templates have a place for them, as long as any of them can answer: llama-server
-    makes up a form for other templates, which their models were not taught.
+    Only where no model of the floor or above is enabled any more does that not hold. Tools and
+    code to fill in go to models that were made for them (`_misfit`), if any of those can answer.
     """
     if floor is not None and not _offers_from(floor, request, fleet):
         floor, why = None, f"{why}; nothing is left of its conversation's tier"
     rejected: list[_Rejected] = []
     order = _order(tier, floor)
-    needs_tools = request.has_tools and any(
-        offer.tools is not False and _gate(offer, request) is None
+    is_picky = (request.has_tools or request.endpoint.path == INFILL) and any(
+        not _misfit(offer, request) and _gate(offer, request) is None
         for candidate in order
         for offer in fleet.of_tier(candidate, request.endpoint.kinds)
     )
@@ -136,8 +136,7 @@ def to_tier(
         passing = []
         for offer in fleet.of_tier(candidate, request.endpoint.kinds):
             problem = _gate(offer, request)
-            if problem is None and needs_tools and offer.tools is False:
-                why_not = "cannot call tools: its chat template has no place for them"
+            if problem is None and is_picky and (why_not := _misfit(offer, request)):
                 problem = _Rejected(offer, why_not, is_unable=True)
             if problem is None:
                 passing.append(offer)
@@ -149,6 +148,19 @@ def to_tier(
             route.wanted = tier
             return route
     raise _refusal(request, rejected, fleet)
+
+
+def _misfit(offer: AvailableModel, request: ParsedRequest) -> str:
+    """Why a model that can answer was not made for this request; empty where nothing says so.
+
+    llama-server makes up a form of tools for templates without a place for them, which their models
+    were not taught, and of some models it guesses the tokens for infill.
+    """
+    if request.has_tools and offer.tools is False:
+        return "cannot call tools: its chat template has no place for them"
+    if request.endpoint.path == INFILL and not offer.model.abilities.infill:
+        return "cannot fill in code: its header names no tokens for it"
+    return ""
 
 
 _MOST_NAMED = 3

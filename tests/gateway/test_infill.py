@@ -1,0 +1,56 @@
+"""/infill: code between a beginning and an end, by a model that was made for it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support import fleets, ggufs
+from tests.support.fleets import SMALL, VECTORS
+from tests.support.rest import Parts
+from tests.support.running import Running
+
+pytestmark = pytest.mark.slow
+
+CODER = "coder_0p0b_f16_balanced"
+TOKENS = {
+    f"tokenizer.ggml.fim_{name}_token_id": 3 + n for n, name in enumerate(("pre", "suf", "mid"))
+}
+BODY = {"input_prefix": "def f():\n    ", "input_suffix": "\n", "n_predict": 2}
+
+
+@pytest.fixture(scope="module")
+def magid(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    def write(models: Path) -> None:
+        fleets.write_every_kind(models)
+        ggufs.write_chat_model(
+            models / "Coder-F16.gguf", name="Coder", quantization="F16", metadata=TOKENS
+        )
+
+    with fleets.fleet(parts, tmp_path_factory.mktemp("infill"), write) as running:
+        yield running
+
+
+@pytest.fixture
+def client(magid: Running) -> Iterator[httpx.Client]:
+    with fleets.client(magid) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("name", [CODER, "Coder-F16", "auto", "fast", "powerful", None])
+def test_the_model_that_can_answers(client: httpx.Client, name: str | None) -> None:
+    body: dict[str, Any] = BODY if name is None else {**BODY, "model": name}
+    answer = client.post("/infill", json=body)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-magi-model"] == CODER
+    assert "content" in answer.json()
+
+
+def test_models_that_cannot(client: httpx.Client) -> None:
+    answer = client.post("/infill", json={**BODY, "model": SMALL})  # llama-server's own word
+    assert answer.status_code == 501
+    assert "Infill is not supported" in answer.json()["error"]["message"]
+    answer = client.post("/infill", json={**BODY, "model": VECTORS})
+    assert answer.status_code == 400
