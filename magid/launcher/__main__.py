@@ -92,7 +92,7 @@ async def _serve_over(
     units = Units(bus)
     await units.open()
     notify.keep(bus.fileno())
-    notify.let_go(left)
+    notify.release(left)
     ring.keep_only(units.held)
     units.when_gone(ring.remove)
     launcher = LauncherServer(units, ring, read_config)

@@ -1,7 +1,7 @@
-"""What a llama-server is started with: its argument list and its environment.
+"""Builds llama-server's arguments and environment. Pure.
 
-Pure: no I/O. The list goes to execve or to the service manager as it is; no shell ever reads it.
-Arguments from users pass through the table of `options`.
+The list goes to execve or to systemd unchanged; no shell reads it. Arguments from users are checked
+against the table in `options`.
 
 Source of the option names: `llama-server --help` of llama.cpp 0.7.0 (build 11669), with the older
 spellings of options that were renamed.
@@ -14,10 +14,9 @@ from magid.llama.options import check_extra_args, is_option
 from magid.llama.runtime_settings import SERVER_SETTINGS
 from magid.llama.spec import ServerSpec
 
-# What a server may take over from magid's own environment: where programs and the home folder are,
-# language, time zone, and which GPUs it may use. Nothing that loads code (LD_*, GGML_BACKEND_PATH)
-# and none of llama-server's own variables (LLAMA_ARG_*, LLAMA_SERVER_ROUTER_PORT), each of which
-# stands for an option.
+# The variables that a server inherits from magid: programs and home folder, language, time zone,
+# and GPUs. None that loads code (LD_*, GGML_BACKEND_PATH), and none of llama-server's own
+# (LLAMA_ARG_*, LLAMA_SERVER_ROUTER_PORT), because each of those is equal to an option.
 _PASSED_ENVIRONMENT = frozenset(
     {
         "PATH",
@@ -42,12 +41,12 @@ _PASSED_ENVIRONMENT = frozenset(
 def server_argv(
     spec: ServerSpec, program: str, api_key_file: str, flags: frozenset[str]
 ) -> list[str]:
-    """The argument list that runs `spec`.
+    """Returns the argument list for `spec`.
 
-    `flags` are the options that the installed program knows. What magid adds on its own and the
-    program does not know is left out, but for `--api-key-file`: without it anyone could use the
-    server, so LlamaServerMissing is raised. A setting that someone chose is never dropped silently:
-    InvalidInput if the program has no option for it.
+    `flags` are the options that the installed program has. magid's own options are left out if the
+    program lacks them, except `--api-key-file`: without it anyone could use the server, so this
+    raises LlamaServerMissing. A user's setting is never dropped silently: raises InvalidInput if
+    the program lacks its option.
     """
     if "--api-key-file" not in flags:
         raise LlamaServerMissing(
@@ -71,7 +70,7 @@ def server_argv(
 
 
 def _when_known(flags: frozenset[str], *choices: tuple[str, ...]) -> tuple[str, ...]:
-    """The first choice that the program knows."""
+    """Returns the first choice that the program knows, or nothing."""
     return next((choice for choice in choices if choice[0] in flags), ())
 
 
@@ -117,5 +116,5 @@ def _extra_argv(args: Sequence[str], flags: frozenset[str]) -> tuple[str, ...]:
 
 
 def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """What a llama-server gets of magid's environment; see `_PASSED_ENVIRONMENT`."""
+    """Returns the environment of a llama-server; see `_PASSED_ENVIRONMENT`."""
     return {name: environ[name] for name in sorted(_PASSED_ENVIRONMENT & environ.keys())}

@@ -1,7 +1,7 @@
-"""The HTTP client for llama-server: what a running one says, and whether it is ours.
+"""The HTTP client for llama-server: health, properties, metrics, and whether a server is ours.
 
-The HTTP client is a small one of our own: one request per connection, bounded in every direction. A
-full client library would double the daemon's start-up time for the sake of these few requests.
+It makes one request per connection, bounded in size and time. A full client library would double
+the daemon's start-up time for these few requests.
 """
 
 import asyncio
@@ -21,16 +21,16 @@ _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n]*)?\r\n")
 
 
 class Health(StrEnum):
-    """What /health said."""
+    """The result of a request to /health."""
 
     UNREACHABLE = "unreachable"  # refused, or no answer in time
     LOADING = "loading"  # 503: the model is being read
     OK = "ok"
-    ERROR = "error"  # another status, or no HTTP at all
+    ERROR = "error"  # another status, or not HTTP
 
 
 async def check_health(endpoint: HostPort, *, timeout_s: float = 2.0) -> Health:
-    """Ask /health, which needs no key. Never raises."""
+    """Requests /health, which needs no key. Never raises."""
     try:
         status, _ = await get_json(endpoint, "/health", key=None, timeout_s=timeout_s)
     except BadReply:
@@ -43,12 +43,11 @@ async def check_health(endpoint: HostPort, *, timeout_s: float = 2.0) -> Health:
 async def why_foreign(
     endpoint: HostPort, key: str, alias: str, *, uid: int | None = None, timeout_s: float = 5.0
 ) -> str | None:
-    """Why the server there is not the one that was started with this key and alias; None: it is.
+    """Returns why this is not the server that was started with this key and alias; None if it is.
 
-    Only our server can tell the right key from a wrong one: it must refuse a random key and accept
-    ours, and then show our alias. /props is asked because /health is public in every version and
-    /v1/models in those before 2026. Raises ServerUnreachable if it does not answer, or is not of
-    the user `uid`.
+    Only our server refuses a random key, accepts ours, and has our alias. /props needs a key;
+    /health is public in every version, and /v1/models in those before 2026. Raises
+    ServerUnreachable if it does not answer, or does not run as the user `uid`.
     """
     wrong = secrets.token_urlsafe(32)
     status, _ = await get_json(endpoint, "/props", key=wrong, uid=uid, timeout_s=timeout_s)
@@ -71,7 +70,7 @@ def _model_alias(props: object) -> str | None:
 async def _first_model(
     endpoint: HostPort, key: str, uid: int | None, timeout_s: float
 ) -> str | None:
-    """The alias as servers show it whose /props has none yet (before mid-2025)."""
+    """Returns the alias of a server whose /props has none (before mid-2025)."""
     status, models = await get_json(endpoint, "/v1/models", key=key, uid=uid, timeout_s=timeout_s)
     match models:
         case {"data": [{"id": str(shown)}, *_]} if status == 200:
@@ -89,13 +88,11 @@ async def get_json(
     timeout_s: float,
     body: bytes | None = None,
 ) -> tuple[int, object]:
-    """GET one path on a connection of its own: the status, and the JSON of the body or None.
+    """Requests one path on a new connection; returns the status, and the body's JSON or None.
 
-    With a `body`, which is JSON, it is POSTed. Nothing is sent to a program of another user than
-    `uid`; None: that is not known.
-
-    `timeout_s` holds for all of it, `limits` for its size. Raises ServerUnreachable; the part of it
-    that is BadReply means that something else than HTTP answers.
+    Sends a POST if there is a `body`, which must be JSON. Sends nothing to a program that does not
+    run as `uid` (None: unknown). `timeout_s` covers the whole exchange; `http.limits` bounds its
+    size. Raises ServerUnreachable, or its subclass BadReply if the answer is not valid HTTP.
     """
     status, answer = await _ask(endpoint, path, key, uid, timeout_s, body)
     try:
@@ -107,15 +104,15 @@ async def get_json(
 async def get_metrics(
     endpoint: HostPort, *, key: str | None, uid: int | None = None, timeout_s: float
 ) -> bytes:
-    """What the server's /metrics says, as it is; limits and errors as of `get_json`.
+    """Returns the server's /metrics unchanged; limits and errors are as in `get_json`.
 
-    It does not wake a sleeping model (0.7.0). Raises BadReply too where it has none.
+    Does not wake a sleeping model (0.7.0). Also raises BadReply if the server has no metrics.
     """
     status, text = await _ask(endpoint, "/metrics", key, uid, timeout_s, None)
     if status == 501:
         raise BadReply(
-            f"cannot get metrics of the server at {endpoint}: it runs without --metrics; an older "
-            "llama-server has no such option, and a restart gives it to one that was updated"
+            f"cannot get metrics of the server at {endpoint}: it runs without --metrics; update "
+            "llama-server if it does not have this option, then restart the server"
         )
     if status != 200:
         raise BadReply(f"cannot get metrics of the server at {endpoint}: it answers with {status}")
@@ -197,7 +194,7 @@ async def _read_body(
         return b""
     if coding is not None:
         if coding.lower() != b"chunked" or length is not None:
-            raise ProtocolError("its transfer coding is not plainly chunked")
+            raise ProtocolError("its transfer coding is not simply chunked")
         return await _read_chunks(reader)
     if length is None:
         return await read_at_most(reader, MAX_COLLECTED_BYTES)
@@ -210,7 +207,7 @@ async def _read_body(
 
 async def _read_chunks(reader: asyncio.StreamReader) -> bytes:
     body = bytearray()
-    chunks = 0  # reading them does not wait while there are some: so many are one turn of the loop
+    chunks = 0  # bounds one turn of the event loop: reading does not wait while there are chunks
     while size := await _chunk_size(reader):
         chunks += 1
         if len(body) + size > MAX_COLLECTED_BYTES or chunks > MAX_CHUNKS:
@@ -218,7 +215,7 @@ async def _read_chunks(reader: asyncio.StreamReader) -> bytes:
         body += await reader.readexactly(size)
         if await reader.readexactly(2) != b"\r\n":
             raise ProtocolError("a chunk does not end where it should")
-    return bytes(body)  # trailers mean nothing to us, and the connection ends here
+    return bytes(body)  # ignores trailers: the connection is closed
 
 
 async def _chunk_size(reader: asyncio.StreamReader) -> int:
@@ -229,7 +226,7 @@ async def _chunk_size(reader: asyncio.StreamReader) -> int:
 
 
 async def read_at_most(reader: asyncio.StreamReader, limit: int) -> bytes:
-    """All until the end of the stream; raises TooLong."""
+    """Reads until the end of the stream. Raises TooLong."""
     data = bytearray()
     while part := await reader.read(65_536):
         data += part

@@ -1,8 +1,8 @@
-"""Connections to servers, and the proof of whose they are before a key or a prompt goes over one.
+"""Connects to servers, and verifies their user before a key or a prompt is sent.
 
-Who listens on a port may change between a look and a connection: so the look comes after it. A
-socket that listens now, and did so before the connection was made, has taken it: no other one can
-listen there at the same time. What is sent then reaches the program of that socket, or none.
+The listener on a port may change between a check and the connection, so it is checked before and
+after. If the same socket listens both times, it has accepted the connection, because no other
+socket can listen there at the same time. Data then reaches that program or none.
 """
 
 import asyncio
@@ -16,21 +16,21 @@ TRIES = 3  # connections, while the listener on the port changes
 
 
 class Stranger(ConnectionAbortedError):
-    """Another program than the server has its port, or has had it at some moment just now."""
+    """Another program has the server's port, or has just had it."""
 
 
 class Watch:
-    """Of one server's address, for all connections to it. `uid`: of the server; None: not known."""
+    """Checks the listener, for all connections to one server. `uid`: its user, if known."""
 
     def __init__(self, host: str, port: int, uid: int | None) -> None:
         self._host, self._port, self._uid = host, port, uid
-        self._listener: ListeningSocket | None = None  # as the kernel had it last
-        self._is_blind = False  # the kernel does not tell at all
+        self._listener: ListeningSocket | None = None  # as of the last check
+        self._is_blind = False  # the kernel cannot be queried
 
-    def look(self) -> None:
-        """To be called before a connection is made. Raises Stranger rather than that it is made.
+    def check(self) -> None:
+        """Call it before connecting. Raises Stranger if another program has the port.
 
-        It costs nothing once the server's listener is known.
+        Costs nothing once the server's listener is known.
         """
         uid = self._uid
         if uid is None or (self._listener is not None and self._listener.uid == uid):
@@ -40,13 +40,13 @@ class Watch:
             raise self.stranger
 
     def has_reached(self, peer: tuple[str, int] | None) -> bool:
-        """Whether the server has taken this connection, before anything is sent over it.
+        """Whether the server has accepted this connection; call it before sending anything.
 
-        `peer` is its other end's address; ConnectionResetError if it has none any more, as where a
-        server is killed at this moment. False: connect again, the listener was another one before.
+        `peer` is the address of the other end. Raises ConnectionResetError if there is none: the
+        connection is already closed. If False, connect again: the listener has changed.
         """
         if peer is None:
-            raise ConnectionResetError("it ended the connection at once")
+            raise ConnectionResetError("it closed the connection at once")
         uid = self._uid
         if uid is None:
             return True
@@ -55,14 +55,14 @@ class Watch:
         return self._is_blind or (found is not None and found.uid == uid and found == before)
 
     def _listening(self, host: str, port: int) -> ListeningSocket | None:
-        """If the kernel does not tell, the connection is allowed."""
+        """Returns the listener. If the kernel cannot be queried, connections are allowed."""
         try:
             return listener_at(host, port)
         except ValueError:  # a name
             return None
         except OSError as error:
             if not self._is_blind:
-                log.warning("cannot see who listens on port %d: %s", port, error.strerror)
+                log.warning("cannot find the listener on port %d: %s", port, error.strerror)
             self._is_blind = True
             return None
 
@@ -74,10 +74,10 @@ class Watch:
 async def connect(
     host: str, port: int, uid: int | None, *, limit: int
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """To a program of this user, and to no other one; `limit` as of asyncio's streams. OSError."""
+    """Connects to a program of this user and no other. `limit` is asyncio's. Raises OSError."""
     watch = Watch(host, port, uid)
     for _ in range(TRIES):
-        watch.look()
+        watch.check()
         reader, writer = await asyncio.open_connection(host, port, limit=limit)
         peer = writer.get_extra_info("peername")
         try:
@@ -91,5 +91,5 @@ async def connect(
 
 
 def authorization(key: str) -> str:
-    """The line of a head that shows a server its key; for connections that `Watch` has passed."""
+    """Returns the header line with a server's key; send it only after `Watch` has checked."""
     return f"Authorization: Bearer {key}"

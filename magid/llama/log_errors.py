@@ -1,11 +1,10 @@
-"""Why a llama-server ended: the last errors in its output, and what its exit status means. Pure."""
+"""Finds out why a llama-server ended, from its output and its exit status. Pure."""
 
 import re
 import signal
 from contextlib import suppress
 
-_MAX_QUOTE = 300  # characters of a log line that go into a reason
-
+_MAX_QUOTE = 300  # characters of a log line in a reason
 
 # llama-server's own lines: "0.00.010.289 E text", the letter being the level.
 _LOG_PREFIX = re.compile(r"[0-9.]{5,20} (?P<level>[A-Z]) +(?P<text>.*)")
@@ -15,22 +14,22 @@ _CRASHES = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal
 
 
 class LastErrors:
-    """What a process said of its own end: the first and the last error line, in bounded memory."""
+    """The first and the last error line of a process."""
 
     def __init__(self) -> None:
         self.first_error = ""
         self.last_error = ""
 
-    def hear(self, line: str) -> None:
+    def add(self, line: str) -> None:
         if text := error_text(line):
             self.first_error = self.first_error or text
             self.last_error = text
 
 
 def error_text(line: str) -> str:
-    """The message of a log line that reports an error, without time and level; else "".
+    """Returns the message of an error line, without time and level; "" for other lines.
 
-    Lines of llama-server carry their level; those of the libraries below it do not.
+    llama-server's lines have a level; those of its libraries do not.
     """
     line = _COLOUR.sub("", line)
     marked = _LOG_PREFIX.fullmatch(line)
@@ -43,19 +42,19 @@ def error_text(line: str) -> str:
     return " ".join(printable.split())[:_MAX_QUOTE]
 
 
-def exit_reason(returncode: int, words: LastErrors, *, was_ready: bool) -> str:
-    """Why a process ended without being asked to, in words.
+def exit_reason(returncode: int, errors: LastErrors, *, was_ready: bool) -> str:
+    """Returns why a process ended by itself, for a person.
 
-    `returncode` is negative for a signal. A start that fails tells the cause first and what comes
-    of it afterwards; in a server that had been ready only the last error can belong to its end.
+    `returncode` is negative for a signal. When a start fails, the first error is the cause and
+    later ones are its effects; when a ready server ends, only the last error can be the cause.
     """
-    quote = words.last_error if was_ready else words.first_error
+    quote = errors.last_error if was_ready else errors.first_error
     if returncode >= 0:
         return f"exited with status {returncode}" + (f": {quote}" if quote else "")
     with suppress(ValueError):
         number = signal.Signals(-returncode)
         if number is signal.SIGKILL:
-            return "crashed (SIGKILL), killed by someone or by the kernel because memory ran out"
+            return "crashed (SIGKILL), killed by a user or by the kernel because memory ran out"
         if number not in _CRASHES:
             return f"was ended by {number.name}"
         return f"crashed ({number.name})" + (f": {quote}" if quote else "")

@@ -1,4 +1,4 @@
-"""`ServerSpec`: all that decides how one llama-server runs."""
+"""`ServerSpec`: everything that determines how one llama-server runs."""
 
 import hashlib
 import json
@@ -8,8 +8,8 @@ from typing import Final
 from magid.llama.runtime_settings import BY_NAME, ServerSettings
 from magid.systemd.unit_names import unit_name
 
-# Hashed even while they are unset. A setting that came later counts only when it is set, so that
-# an upgrade that brings one changes the hash of no running server, which would restart it.
+# Settings that are hashed even while unset. A newer setting is hashed only when it is set, so that
+# an upgrade does not change the hash of running servers, which would restart them.
 _HASHED_UNSET: Final = frozenset(
     {"n_gpu_layers", "ctx_size", "n_threads", "batch_size", "parallel", "extra_args"}
     | {"memory_max", "cpu_quota"}
@@ -18,7 +18,7 @@ _HASHED_UNSET: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class ServerSpec(ServerSettings):
-    """All that decides how one server runs. Two equal specs are the same server."""
+    """Everything that determines how one server runs. Equal specs mean the same server."""
 
     model_id: str
     instance: int  # 0-based: a model with `instances: 2` has 0 and 1, each with its own port
@@ -31,12 +31,12 @@ class ServerSpec(ServerSettings):
 
     @property
     def unit(self) -> str:
-        """The systemd name, also where there is no systemd: one server, one name."""
+        """The unit name, also used without systemd."""
         return unit_name(self.port)
 
     @property
     def hash(self) -> str:
-        """16 hex digits; what MAGI_SPEC carries, and what `specCurrent` compares."""
+        """16 hex digits, for MAGI_SPEC, and for the comparison in `specCurrent`."""
         hashed = {name: value for name, value in asdict(self).items() if _is_hashed(name, value)}
         text = json.dumps(hashed, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]

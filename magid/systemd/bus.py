@@ -1,4 +1,4 @@
-"""The system bus, and on it systemd alone. Low level: messages, without introspection."""
+"""A D-Bus connection to systemd: calls and signals, without introspection."""
 
 import asyncio
 import re
@@ -21,23 +21,23 @@ PROPERTIES: Final = "org.freedesktop.DBus.Properties"
 
 
 _DAEMON: Final = "org.freedesktop.DBus"
-_ANSWER_S: Final = 90.0  # systemd answers at once, but not while it reads all units again
+_ANSWER_S: Final = 90.0  # systemd answers at once, except during a daemon-reload
 _GONE: Final = "org.freedesktop.DBus.Error.Disconnected"
 _DAEMON_PATH: Final = "/org/freedesktop/DBus"
 
 
 class BusError(NotReady):
-    """The bus, or systemd over it, refused or went away; `name` is the error's name on the bus."""
+    """A call failed, or the bus has gone away; `name` is the D-Bus name of the error."""
 
     def __init__(self, name: str, text: str) -> None:
-        super().__init__(f"cannot do what was asked of systemd: {text} ({name})", name=name)
+        super().__init__(f"cannot use systemd: {text} ({name})", name=name)
         self.name = name
         self.text = text
 
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """One signal, variants in it unwrapped."""
+    """One signal, with variants unwrapped."""
 
     path: str
     interface: str
@@ -46,15 +46,15 @@ class Signal:
 
 
 def variant(signature: str, value: Any) -> Any:
-    """A value that brings its own type along, for `Bus.call`."""
+    """Returns a value with its type, for `Bus.call`."""
     return Variant(signature, value)
 
 
 class Bus:
-    """One connection. After it closed, every call raises BusError."""
+    """One connection. Once it is closed, every call raises BusError."""
 
     def __init__(self, address: str | None = None) -> None:
-        """`address` as D-Bus writes it; without one it is the system bus."""
+        """`address` is a D-Bus address; None: the system bus."""
         self._address = address
         self._bus: MessageBus | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -66,24 +66,25 @@ class Bus:
         return self._bus is not None and bool(self._bus.connected)
 
     def fileno(self) -> int:
-        """The connection's descriptor. Raises BusError when it is closed."""
+        """Returns the connection's descriptor. Raises BusError if it is closed."""
         if self._bus is None or self._bus._fd is None:
             raise BusError(_GONE, "the bus has gone away")
         return int(self._bus._fd)
 
     async def open(self) -> None:
-        """Once. Raises BusError if the bus cannot be reached."""
+        """Connects; call it once. Raises BusError if the bus cannot be reached."""
         try:
             bus = MessageBus(bus_address=self._address, bus_type=BusType.SYSTEM)
             self._bus = await bus.connect()
         except (OSError, DBusError, EOFError, AuthError, InvalidAddressError) as error:
             raise BusError("org.freedesktop.DBus.Error.NoServer", str(error)) from error
-        self._bus.add_message_handler(self._hear)
-        # One task waits for the end: cancelled, the library's own future would be lost for all.
+        self._bus.add_message_handler(self._on_message)
+        # Only one task waits for the disconnect: the library has one future for it, and a cancelled
+        # waiter would cancel it for all.
         self._watch = asyncio.create_task(self._until_gone(self._bus))
 
     async def close(self) -> None:
-        """Idempotent."""
+        """Disconnects. Idempotent."""
         if self._bus is not None:
             bus, self._bus = self._bus, None
             bus.disconnect()
@@ -93,18 +94,19 @@ class Bus:
     async def call(
         self, path: str, interface: str, member: str, signature: str = "", *body: Any
     ) -> list[Any]:
-        """Ask systemd. The answer's values, variants unwrapped. Raises BusError."""
-        return await self._ask(SYSTEMD, path, interface, member, signature, *body)
+        """Calls a method of systemd; returns its values, variants unwrapped. Raises BusError."""
+        return await self._call(SYSTEMD, path, interface, member, signature, *body)
 
     async def match(self, rule: str) -> None:
-        await self._ask(_DAEMON, _DAEMON_PATH, _DAEMON, "AddMatch", "s", rule)
+        """Subscribes to the signals that match a D-Bus rule. Raises BusError."""
+        await self._call(_DAEMON, _DAEMON_PATH, _DAEMON, "AddMatch", "s", rule)
 
     def listen(self, handler: Callable[[Signal], None]) -> None:
-        """Receives each signal that matches a rule; the handler must not block."""
+        """Calls `handler` for each signal that matches a rule; it must not block."""
         self._handlers.append(handler)
 
     async def wait_closed(self) -> None:
-        """Returns when the connection is gone, for whatever reason."""
+        """Returns when the connection is closed, for any reason."""
         await self._closed.wait()
 
     async def _until_gone(self, bus: MessageBus) -> None:
@@ -112,7 +114,7 @@ class Bus:
             await bus.wait_for_disconnect()  # type: ignore[no-untyped-call]  # dbus-fast's
         self._closed.set()
 
-    async def _ask(
+    async def _call(
         self, destination: str, path: str, interface: str, member: str, signature: str, *body: Any
     ) -> list[Any]:
         if self._bus is None or not self._bus.connected:
@@ -133,13 +135,13 @@ class Bus:
             raise BusError("org.freedesktop.DBus.Error.NoReply", "no answer in time") from None
         except (OSError, EOFError, DBusError) as error:
             raise BusError(_GONE, str(error) or "the bus has gone away") from error
-        if reply is None:  # it was asked for: the connection was closed meanwhile
+        if reply is None:  # the connection was closed meanwhile
             raise BusError(_GONE, "the bus has gone away")
         if reply.message_type is MessageType.ERROR:
             raise BusError(reply.error_name or "", str(reply.body[0]) if reply.body else "")
         return list(unpack_variants(reply.body))
 
-    def _hear(self, message: Message) -> None:
+    def _on_message(self, message: Message) -> None:
         if message.message_type is MessageType.SIGNAL:
             signal = Signal(
                 message.path or "",
@@ -152,6 +154,6 @@ class Bus:
 
 
 def major(version: str) -> int:
-    """`252.39-1~deb12u2` -> 252; 0 if it cannot be told."""
+    """Returns the major version: `252.39-1~deb12u2` -> 252; 0 if unknown."""
     match = re.match(r"[0-9]{1,6}", version)
     return int(match[0]) if match else 0

@@ -1,7 +1,7 @@
-"""The logs of units in systemd's journal: the last lines, and news of further ones.
+"""Reads units' logs in systemd's journal: the last lines, and waiting for new ones.
 
-Blocking work is done in one thread of its own, because a reader may be used by the thread alone
-that made it (sd_journal_open(3)). Opening one takes a millisecond, so none is kept.
+Blocking work is done in one dedicated thread, because only the thread that opened a reader may use
+it (sd_journal_open(3)). Opening one takes a millisecond, so none is kept.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from magid.errors import InvalidInput, NotReady
 from magid.systemd import journald_conf
 
 MAX_LINES: Final = 10_000
-_MAX_LINE_BYTES: Final = 8 * 1024  # of a longer one the beginning is shown
+_MAX_LINE_BYTES: Final = 8 * 1024  # longer lines are truncated
 _COREDUMP: Final = "fc2e22bc6ee647b6b90729ab34a250b1"  # SD_MESSAGE_COREDUMP of sd-messages.h
 _CURSOR = re.compile(
     r"s=(?P<sequence>[0-9a-f]{32});i=(?P<number>[0-9a-f]{1,16});b=[0-9a-f]{32};m=[0-9a-f]{1,16};"
@@ -26,7 +26,7 @@ _CURSOR = re.compile(
 )
 
 T = TypeVar("T")
-Matches = tuple[tuple[str, ...], ...]  # any of the groups, each with all of its fields
+Matches = tuple[tuple[str, ...], ...]  # an OR of groups, each an AND of fields
 
 
 class JournalEntry(Struct, frozen=True):
@@ -35,14 +35,14 @@ class JournalEntry(Struct, frozen=True):
     cursor: str
     at: float  # seconds since the epoch
     text: str
-    pid: int  # of the process that wrote it; 0 where that is not known
-    fields: Mapping[str, str] = field(default_factory=dict)  # those that were asked for
+    pid: int  # of the process that wrote it; 0 if unknown
+    fields: Mapping[str, str] = field(default_factory=dict)  # those that were requested
 
 
 class _JournalReader(Protocol):
     """The part of systemd.journal.Reader that is used (python-systemd 235).
 
-    The methods with an underscore give bytes as they are; the others convert every field there is.
+    The methods with an underscore return raw bytes; the others convert every field.
     """
 
     data_threshold: int
@@ -59,11 +59,11 @@ class _JournalReader(Protocol):
     def close(self) -> None: ...
 
 
-# -- deciding --------------------------------------------------------------------------------
+# -- matches and cursors; pure ---------------------------------------------------------------
 
 
 def matches_of(unit: str) -> Matches:
-    """What `journalctl -u UNIT` shows: its own lines, and what PID 1 and root say about it.
+    """Returns the matches of `journalctl -u UNIT`: the unit's lines, and PID 1's and root's on it.
 
     Source: add_matches_for_unit in systemd's logs-show.c.
     """
@@ -76,14 +76,14 @@ def matches_of(unit: str) -> Matches:
 
 
 def matches_of_run(invocation_id: str) -> Matches:
-    """All of one start of a unit: its lines, and those of PID 1 about it."""
+    """Returns the matches of one run of a unit: its lines, and those of PID 1 about it."""
     return (
         (f"_SYSTEMD_INVOCATION_ID={invocation_id}",),
         ("_PID=1", f"INVOCATION_ID={invocation_id}"),
     )
 
 
-RUN_FIELDS: Final = ("_SYSTEMD_INVOCATION_ID", "INVOCATION_ID")  # of a unit; of PID 1 about it
+RUN_FIELDS: Final = ("_SYSTEMD_INVOCATION_ID", "INVOCATION_ID")  # in lines of the unit; of PID 1
 
 
 def run_of(entry: JournalEntry) -> str:
@@ -96,7 +96,7 @@ def run_of(entry: JournalEntry) -> str:
 
 
 def check_cursor(cursor: str | None) -> None:
-    """Raises InvalidInput if it is none of the journal's."""
+    """Raises InvalidInput if it is not a cursor of the journal."""
     if cursor is not None and not _CURSOR.fullmatch(cursor):
         raise InvalidInput(
             f"cannot continue after {cursor[:40]!r}: that is not a cursor of this log; "
@@ -106,7 +106,7 @@ def check_cursor(cursor: str | None) -> None:
 
 
 def is_behind(cursor: str, after: str | None) -> bool:
-    """Whether an entry comes after another one: by number, or by time in another journal."""
+    """Whether `cursor` is later than `after`: by number, or by time if the journals differ."""
     if after is None:
         return True
     this, that = _CURSOR.fullmatch(cursor), _CURSOR.fullmatch(after)
@@ -116,14 +116,11 @@ def is_behind(cursor: str, after: str | None) -> bool:
     return int(this[by], 16) > int(that[by], 16)
 
 
-# -- doing -----------------------------------------------------------------------------------
+# -- reading ---------------------------------------------------------------------------------
 
 
 class Journal:
-    """Readers of the system's journal.
-
-    Methods raise NotReady where it cannot be read, or keeps nothing that could be read.
-    """
+    """The system's journal. Methods raise NotReady if it cannot be read, or has no storage."""
 
     def __init__(
         self,
@@ -135,33 +132,33 @@ class Journal:
         self._thread = ThreadPoolExecutor(1, "journal")
 
     def close(self) -> None:
-        """Does not wait for what is being read."""
+        """Ends the thread, without waiting for a read in progress."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def last(
         self, matches: Matches, lines: int, after: str | None = None, fields: tuple[str, ...] = ()
     ) -> list[JournalEntry]:
-        """The last `lines` entries, oldest first; of those behind `after` if it is given.
+        """Returns the last `lines` entries, oldest first; only those after the cursor `after`.
 
-        They come with those of `fields` that they have.
+        Each has those of `fields` that exist.
         """
         check_cursor(after)
         wanted = max(0, min(lines, MAX_LINES))
         return await self._run(lambda: self._last(matches, wanted, after, fields))
 
     async def wait(self, matches: Matches, after: str | None) -> None:
-        """Return when there is an entry behind `after`."""
+        """Returns when there is an entry after the cursor `after`."""
         check_cursor(after)
         opened: list[_JournalReader] = []
         try:
             await self._run(lambda: opened.append(self._reader(matches)))
             reader = opened[0]
-            # From here on nothing is missed: only then is it looked at.
+            # Checked after the descriptor is watched, so no entry is missed.
             descriptor = await self._run(reader.fileno)
             while not await self._run(lambda: _has_news(reader, after)):
                 await _readable(descriptor)
         finally:
-            # Cancelled at any point: in its own thread, behind what that is doing for us.
+            # Closed in the reader's thread, after any read that was cancelled.
             self._submit(lambda: _close(opened))
 
     def _last(
@@ -173,7 +170,7 @@ class Journal:
 
     def _reader(self, matches: Matches) -> Any:
         if self._storage() == journald_conf.NONE:
-            # Without a word there would be no lines, and none to wait for.
+            # Otherwise the log would just look empty.
             raise NotReady(
                 "cannot show logs: systemd's journal keeps none (Storage=none in journald.conf); "
                 "`magictl doctor` has the commands that change it"
@@ -205,11 +202,11 @@ class Journal:
 
 def _open_system_journal() -> Any:
     try:
-        # By name: Debian's python3-systemd is not there to be checked against.
+        # By name, because mypy has no types for it: Debian's python3-systemd is not in the venv.
         journal = importlib.import_module("systemd.journal")
     except ImportError as error:
         raise NotReady(
-            "cannot read the journal: Python's systemd module is not there; install python3-systemd"
+            "cannot read the journal: Python's systemd module is missing; install python3-systemd"
         ) from error
     return journal.Reader(journal.LOCAL_ONLY | journal.SYSTEM_ONLY)
 
@@ -225,7 +222,7 @@ def _backwards(
 
 
 def _has_news(reader: _JournalReader, after: str | None) -> bool:
-    reader.process()  # what the descriptor told of: new files too
+    reader.process()  # takes in new entries and new files
     reader.seek_tail()
     return bool(reader._previous()) and is_behind(reader._get_cursor(), after)
 
@@ -258,10 +255,10 @@ def _field(reader: _JournalReader, name: str) -> bytes:
 
 
 async def _readable(descriptor: int) -> None:
-    """Returns when there is something to be read. The descriptor stays the caller's."""
-    loop, heard = asyncio.get_running_loop(), asyncio.Event()
-    loop.add_reader(descriptor, heard.set)
+    """Returns when the descriptor is readable; does not close it."""
+    loop, is_readable = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(descriptor, is_readable.set)
     try:
-        await heard.wait()
+        await is_readable.wait()
     finally:
         loop.remove_reader(descriptor)

@@ -1,7 +1,7 @@
-"""Entries for systemd's journal, by its native protocol: one datagram each, of many fields.
+"""Writes entries to systemd's journal by its native protocol: one datagram of fields per entry.
 
-The protocol is systemd's JOURNAL_NATIVE_PROTOCOL.md. Debian's python3-systemd speaks it too, but is
-not there in a virtual environment and takes longer to import than all of this.
+The protocol is described in systemd's JOURNAL_NATIVE_PROTOCOL.md. Debian's python3-systemd has it
+too, but is missing in a virtual environment, and importing it takes longer than all of this.
 """
 
 import errno
@@ -13,13 +13,13 @@ from collections.abc import Mapping
 from typing import Final
 
 SOCKET: Final = "/run/systemd/journal/socket"
-_BUFFER_BYTES: Final = 8 * 1024 * 1024  # as sd_journal_send(3) has it
+_BUFFER_BYTES: Final = 8 * 1024 * 1024  # as in sd_journal_send(3)
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 _TOO_BIG: Final = (errno.EMSGSIZE, errno.ENOBUFS)
 
 
 class JournalSocket:
-    """Never waits for the journal. Needs no `close` if the process ends with it."""
+    """A socket to the journal, which never blocks."""
 
     def __init__(self, path: str = SOCKET) -> None:
         self._path = path
@@ -28,7 +28,7 @@ class JournalSocket:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
 
     def send(self, fields: Mapping[str, str]) -> None:
-        """One entry. Raises BlockingIOError if the journal is busy, OSError if there is none."""
+        """Sends one entry. Raises BlockingIOError if the journal is busy, OSError without one."""
         data = encoded(fields)
         try:
             self._socket.sendto(data, self._path)
@@ -38,7 +38,7 @@ class JournalSocket:
             self._send_as_file(data)
 
     def _send_as_file(self, data: bytes) -> None:
-        """Journald takes a file only if it can no longer be changed."""
+        """Sends a big entry as a memfd; journald accepts only sealed ones."""
         file = os.memfd_create("journal-entry", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             with os.fdopen(os.dup(file), "wb") as writing:
@@ -54,7 +54,7 @@ class JournalSocket:
 
 
 def encoded(fields: Mapping[str, str]) -> bytes:
-    """A value of several lines goes with its length, so that no text can begin a field. Pure."""
+    """Encodes an entry. Multi-line values have their length, so they cannot add fields. Pure."""
     return b"".join(_field(name.encode("ascii"), value) for name, value in fields.items())
 
 

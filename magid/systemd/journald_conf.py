@@ -1,15 +1,15 @@
-"""What journald.conf(5) says about storage, read as systemd reads it."""
+"""Reads Storage= from journald.conf(5) and its drop-ins, as systemd does."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 NONE: Final = "none"
-_FOLDERS: Final = ("etc", "run", "usr/local/lib", "usr/lib")  # the first one goes first
+_FOLDERS: Final = ("etc", "run", "usr/local/lib", "usr/lib")  # by falling priority
 
 
 def storage(root: Path = Path("/")) -> str:
-    """Returns Storage= as it would be in force; "auto" where nothing sets it. Never raises.
+    """Returns the effective Storage=; "auto" if it is not set. Never raises.
 
     Blocks for a few small reads.
     """
@@ -20,7 +20,7 @@ def storage(root: Path = Path("/")) -> str:
 
 
 def _files(root: Path) -> Iterator[Path]:
-    """The main file, then the drop-ins by name: a later one changes what an earlier one says."""
+    """Yields the main file, then the drop-ins by name; a later file overrides an earlier one."""
     folders = [root / folder / "systemd" for folder in _FOLDERS]
     mains = [folder / "journald.conf" for folder in folders]
     yield from [path for path in mains if path.is_file()][:1]

@@ -1,10 +1,11 @@
-"""sd_notify(3): the watchdog of a service, and file descriptors that outlive its process.
+"""sd_notify(3): the watchdog of a service, and its file descriptor store.
 
-A reference on a unit lasts as long as the connection that it was taken over. Were that closed with
-the process, every upgrade, restart or crash of the launcher would make systemd forget the models
-that a person has stopped: they could not be started again, and magid would take them for new ones.
-So systemd keeps the connection (FDSTORE=; sd_listen_fds(3)) until the next launcher has taken
-references of its own. It drops what it keeps when the service is stopped for good.
+systemd keeps a stopped unit loaded only while a client has a reference on it, and a reference ends
+with its D-Bus connection. If the connection closed with the launcher's process, each upgrade,
+restart or crash of the launcher would make systemd forget the models that a user has stopped. So
+the launcher puts its connection into systemd's descriptor store (FDSTORE=; sd_listen_fds(3)) until
+the next launcher has taken its own references. systemd empties the store when the service is
+stopped.
 """
 
 import asyncio
@@ -24,7 +25,7 @@ Notify = Callable[[str], object]
 
 
 def watchdog_interval_s(env: Mapping[str, str], pid: int) -> float | None:
-    """How often to say WATCHDOG=1: twice in the time allowed. None: systemd does not expect it.
+    """Returns the interval of WATCHDOG=1: half of the timeout; None if there is no watchdog.
 
     Source: sd_watchdog_enabled(3).
     """
@@ -35,20 +36,20 @@ def watchdog_interval_s(env: Mapping[str, str], pid: int) -> float | None:
 
 
 async def keep_alive(notify: Notify, interval_s: float | None) -> None:
-    """Say WATCHDOG=1 for as long as the event loop turns; a blocked one falls silent."""
+    """Sends WATCHDOG=1 from the event loop, so that a blocked loop is noticed."""
     while interval_s is not None:
         notify("WATCHDOG=1")
         await asyncio.sleep(interval_s)
 
 
 _FIRST_FD: Final = 3  # sd_listen_fds(3)
-_KEPT: Final = "bus-of-"  # and the process id of the launcher that it was
+_KEPT: Final = "bus-of-"  # followed by the pid of the launcher that stored it
 
 
 def received(env: Mapping[str, str], pid: int) -> tuple[socket.socket, dict[str, socket.socket]]:
-    """The listening socket, and by name the connections that earlier launchers have left.
+    """Returns the listening socket, and name -> connection from the descriptor store.
 
-    Raises InvalidConfig if it is not systemd that started this process for its socket.
+    Raises InvalidConfig if systemd did not start this process by its socket unit.
     """
     names = env.get("LISTEN_FDNAMES", "").split(":")
     given = env.get("LISTEN_FDS", "")
@@ -59,7 +60,7 @@ def received(env: Mapping[str, str], pid: int) -> tuple[socket.socket, dict[str,
         own = [sock for name, sock in zip(names, sockets, strict=True) if name not in left]
         if len(own) == 1:
             return own[0], left
-    raise InvalidConfig("cannot listen: it is started by magi-launcher.socket only")
+    raise InvalidConfig("cannot listen: only magi-launcher.socket may start this program")
 
 
 def _taken(fd: int) -> socket.socket:
@@ -68,19 +69,19 @@ def _taken(fd: int) -> socket.socket:
 
 
 def keep(connection: int, env: Mapping[str, str] = os.environ) -> None:
-    """Has systemd keep this descriptor. Does nothing without a manager."""
-    _tell(f"FDSTORE=1\nFDNAME={_KEPT}{os.getpid()}", env, [connection])
+    """Puts the descriptor into systemd's store. Does nothing without systemd."""
+    _notify(f"FDSTORE=1\nFDNAME={_KEPT}{os.getpid()}", env, [connection])
 
 
-def let_go(left: dict[str, socket.socket], env: Mapping[str, str] = os.environ) -> None:
-    """Close what earlier launchers have left, and have systemd close it: its references lapse."""
+def release(left: dict[str, socket.socket], env: Mapping[str, str] = os.environ) -> None:
+    """Closes earlier launchers' connections, also in systemd's store: their references end."""
     for name, sock in left.items():
-        _tell(f"FDSTOREREMOVE=1\nFDNAME={name}", env)
+        _notify(f"FDSTOREREMOVE=1\nFDNAME={name}", env)
         sock.close()
     left.clear()
 
 
-def _tell(message: str, env: Mapping[str, str], descriptors: Sequence[int] = ()) -> None:
+def _notify(message: str, env: Mapping[str, str], descriptors: Sequence[int] = ()) -> None:
     address = env.get("NOTIFY_SOCKET", "")
     if not address:
         return

@@ -1,11 +1,11 @@
-"""The names of the units of models and the ports in them, and the unit of a process. Pure."""
+"""Names of models' units, the ports in them, and the unit of a process. Pure."""
 
 import re
 from typing import Final
 
 
 def unit_name(port: int) -> str:
-    """The unit of the server on this port. Built from an integer, so nothing can be injected."""
+    """Returns the unit of the server on this port; from an integer, so nothing can be injected."""
     return f"llama-server@{int(port)}.service"
 
 
@@ -15,16 +15,13 @@ _UNIT = re.compile(r"llama-server@([1-9][0-9]{0,4})\.service")
 
 
 def port_in(name: str) -> int | None:
-    """The port of a unit of this name; None for every name that `unit_name` does not make."""
+    """Returns the port in a unit's name; None for names that `unit_name` does not return."""
     match = _UNIT.fullmatch(name)
     return int(match[1]) if match and int(match[1]) < 65_536 else None
 
 
-# -- names -----------------------------------------------------------------------------------
-
-
 def unit_path(port: int) -> str:
-    """The unit's object on the bus: every byte but letters and digits is escaped."""
+    """Returns the unit's D-Bus object path, in which only letters and digits are not escaped."""
     return f"/org/freedesktop/systemd1/unit/llama_2dserver_40{int(port)}_2eservice"
 
 
@@ -32,11 +29,10 @@ def unit_path(port: int) -> str:
 
 
 def unit_of_process(cgroup: str, *kinds: str) -> str:
-    """The innermost unit that a process is in, by its /proc/PID/cgroup; "" if it is in none.
+    """Returns the innermost unit of a process, by its /proc/PID/cgroup; "" if there is none.
 
-    `kinds` are endings of names (".service"). systemd has its units in the hierarchy of version 2,
-    and on a machine with version 1 in the one named "systemd": there the line of version 2 is
-    missing, or leads to the root.
+    `kinds` are suffixes of unit names (".service"). Units are in the cgroup v2 hierarchy, or, on a
+    machine with v1, in the hierarchy named "systemd"; the line of v2 is then missing, or the root.
     """
     paths = dict(line.split(":", 2)[1:] for line in cgroup.splitlines() if line.count(":") > 1)
     for hierarchy in ("", "name=systemd"):

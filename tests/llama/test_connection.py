@@ -156,7 +156,7 @@ async def test_who_took_the_port_between_look_and_connection_is_seen(
     port = free_port()
     watch = Watch("127.0.0.1", port, OURS)
     with socket.create_server(("127.0.0.1", port)):
-        watch.look()
+        watch.check()
         with socket.create_connection(("127.0.0.1", port)) as line:
             assert watch.has_reached(line.getpeername())
     with (

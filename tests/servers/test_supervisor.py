@@ -40,10 +40,10 @@ def test_error_text(line: str, text: str) -> None:
 
 
 def words_of(log: str) -> LastErrors:
-    words = LastErrors()
+    errors = LastErrors()
     for line in log.splitlines():
-        words.hear(line)
-    return words
+        errors.add(line)
+    return errors
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def words_of(log: str) -> LastErrors:
             -9,
             "error: of yesterday",
             True,
-            "crashed (SIGKILL), killed by someone or by the kernel because memory ran out",
+            "crashed (SIGKILL), killed by a user or by the kernel because memory ran out",
         ),
         (-63, "", True, "was killed by signal 63"),
     ],

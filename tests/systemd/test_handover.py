@@ -46,7 +46,7 @@ def test_a_connection_outlives_its_process(manager: socket.socket, tmp_path: Pat
         (kept,) = (socket.socket(fileno=fd) for fd in descriptors)
         kept.sendall(b"still here")
         assert theirs.recv(100) == b"still here"
-        notify.let_go({"bus-of-7": kept}, env)
+        notify.release({"bus-of-7": kept}, env)
         assert manager.recv(100) == b"FDSTOREREMOVE=1\nFDNAME=bus-of-7"
         assert theirs.recv(100) == b""
 
@@ -79,7 +79,7 @@ def test_what_is_received(names: str, count: str, left: list[str] | None) -> Non
         for sock in sockets:
             sock.close()
     if left is None:
-        assert "it is started by magi-launcher.socket only" in done
+        assert "only magi-launcher.socket may start this program" in done
     else:
         assert done.split() == [port, *left]
 

@@ -307,7 +307,7 @@ class ConnectionPool:
         """
         async with asyncio.timeout(CONNECT_S):
             for _ in range(TRIES):
-                self._watch.look()
+                self._watch.check()
                 _, connection = await self.loop.create_connection(
                     lambda: UpstreamConnection(self), self._host, self.port
                 )

@@ -165,7 +165,7 @@ class ServerProcess:
         self._endpoint = HostPort(spec.host, spec.port)
         self._ring = ring
         self._predecessor = predecessor
-        self._words = LastErrors()
+        self._errors = LastErrors()
         self._child: Child | None = None
         self._task: asyncio.Task[None] | None = None
         self._running = False  # in `_outcome`, which a stop interrupts
@@ -264,14 +264,14 @@ class ServerProcess:
             self._show(ServerState.READY)
         await child.wait()
         await child.end(0)
-        return exit_reason(child.returncode or 0, self._words, was_ready=ready)
+        return exit_reason(child.returncode or 0, self._errors, was_ready=ready)
 
     async def _make_child(self) -> Child:
         await asyncio.to_thread(check_files, self.spec)
         await self._check_free()
         argv = await self._around.argv_of(self.spec)
         self.key = self._around.keys.write_new(self.spec.port)
-        self._words = LastErrors()
+        self._errors = LastErrors()
         try:
             self._child = await Child.spawn(argv, child_environment(os.environ), self._on_line)
         except OSError as error:
@@ -289,7 +289,7 @@ class ServerProcess:
 
     def _on_line(self, text: str) -> None:
         self._ring.add(text, run=self.observed.invocation_id or "")
-        self._words.hear(text)
+        self._errors.add(text)
 
     async def _becomes_ready(self, child: Child) -> bool:
         """Waits until the child is ready; returns False if the process ended first.
