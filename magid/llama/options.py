@@ -1,6 +1,6 @@
-"""The arguments that users may give a llama-server: one table of allowed options.
+"""The llama-server options that users may set: one table. Pure.
 
-Pure. None of them can name a file, open the network, run a tool or undo what magid sets.
+None of them can name a file, use the network, run a tool or override an option of magid.
 
 Source of the option names and values: `llama-server --help` of llama.cpp 0.7.0 (build 11669), with
 the older spellings of options that were renamed.
@@ -16,10 +16,10 @@ from magid.llama.runtime_settings import MAX_EXTRA_ARGS, SETTINGS
 
 @dataclass(frozen=True, slots=True)
 class _Value:
-    """What may stand behind an option: all of `pattern`, each number within the bounds."""
+    """The values of an option: they match `pattern`, with each number within the bounds."""
 
     pattern: re.Pattern[str]
-    says: str  # the same for a person
+    says: str  # for a person
     low: float | None = None
     high: float | None = None
 
@@ -65,7 +65,7 @@ _COUNT_OR_MINUS_ONE = _int(-1, _MANY)
 _SHARE = _float(0, 1)
 _FACTOR = _float(-1, 1_000_000)
 _CACHE_TYPE = _one_of("f32 f16 bf16 q8_0 q4_0 q4_1 iq4_nl q5_0 q5_1")
-# A name that is not built in would be taken as the text of a template.
+# llama-server takes any other name for the text of a template.
 _CHAT_TEMPLATE = _one_of(
     """bailing bailing-think bailing2 chatglm3 chatglm4 chatml command-r deepseek deepseek-ocr
     deepseek2 deepseek3 exaone-moe exaone3 exaone4 falcon3 gemma gigachat glmedge gpt-oss granite
@@ -75,7 +75,7 @@ _CHAT_TEMPLATE = _one_of(
     rwkv-world seed_oss smolvlm solar-open vicuna vicuna-orca yandex zephyr"""
 )
 
-# Names of one option, all spellings -> what it takes; None for a switch.
+# All spellings of an option, and its values; None for a switch.
 _ALLOWED: tuple[tuple[str, _Value | None], ...] = (
     # processor
     ("-tb --threads-batch", _int(1, 1024)),
@@ -175,7 +175,7 @@ _ALLOWED: tuple[tuple[str, _Value | None], ...] = (
     ("--dry-base", _float(0, 100)),
     ("--dry-allowed-length", _COUNT),
     ("--dry-penalty-last-n", _COUNT_OR_MINUS_ONE),
-    # speculative decoding that needs no second file
+    # speculative decoding without a second file
     (
         "--spec-type",
         _some_of("none draft-mtp ngram-simple ngram-map-k ngram-map-k4v ngram-mod ngram-cache"),
@@ -183,29 +183,29 @@ _ALLOWED: tuple[tuple[str, _Value | None], ...] = (
     ("--spec-draft-n-max --draft-max", _int(0, 1024)),
     ("--spec-draft-n-min --draft-min", _int(0, 1024)),
     ("--spec-draft-p-min --draft-p-min", _SHARE),
-    # log; levels above 4 write prompts to it
+    # log; levels above 4 log prompts
     ("-lv --verbosity --log-verbosity", _int(0, 4)),
 )
 
-# Each spelling -> (the first spelling, what it takes).
+# Each spelling -> (the first spelling, its values).
 _OPTIONS: Mapping[str, tuple[str, _Value | None]] = {
     name: (names.split()[0], value) for names, value in _ALLOWED for name in names.split()
 }
 
-# What is refused, for a person.
+# For a person.
 REFUSED = (
-    "Refused is what names a file or folder, fetches from the network or listens to it, lets a "
-    "model run commands or read files, writes prompts to the log, or is set by magid itself. "
-    "An option and its value are two words, never --option=value."
+    "An option is refused if it names a file or folder, uses the network, lets a model run "
+    "commands or read files, logs prompts, or is set by magid itself. An option and its value are "
+    "two words, never --option=value."
 )
 _PORT = "is set by magid; PUT /api/models/{modelId}/port changes it"
-_SETTING = "is set by magid; give it as {} in the run-time settings"
-_FIXED = "is set by magid and cannot be changed for one model"
-_FILE = "names a file or folder, which no argument may do"
-_NETWORK = "makes the server fetch from the network or listen to it"
+_SETTING = "is set by magid; use the run-time setting {}"
+_FIXED = "is set by magid and cannot be changed"
+_FILE = "names a file or folder, which is not allowed"
+_NETWORK = "makes the server use the network"
 _TOOLS = "lets a model run commands or read files on this machine"
 
-# Refused with a reason of their own: a pattern of the whole option -> why.
+# Options that are refused with a special reason: pattern of the option -> reason.
 _REFUSED: tuple[tuple[str, str], ...] = (
     ("--port", _PORT),
     ("-m|--model|-a|--alias|--host|--reuse-port|--tags", _FIXED),
@@ -227,16 +227,17 @@ _REFUSED: tuple[tuple[str, str], ...] = (
 
 
 def check_extra_args(args: Sequence[str]) -> tuple[str, ...]:
-    """The same arguments, if each may be given to a llama-server by a user; else InvalidInput.
+    """Returns the arguments if users may set all of them; else raises InvalidInput.
 
-    Exact option names, long or short, each value as an argument of its own: no `--option=value`,
-    no abbreviation, no option twice. What is accepted consists of [A-Za-z0-9.,:_+-] only. The
-    error's details name `field` (extraArgs[N]), `argument`, and `allowed` where there is such.
+    Option names must be exact, long or short, and each value an argument of its own: no
+    `--option=value`, no abbreviation, no option twice. Accepted arguments consist of
+    [A-Za-z0-9.,:_+-]. The error's details are `field` (extraArgs[N]), `argument`, and `allowed` if
+    the option has a range.
     """
     if len(args) > MAX_EXTRA_ARGS:
         raise InvalidInput(
-            f"cannot use extraArgs: {len(args)} arguments, and {MAX_EXTRA_ARGS} is the most; "
-            "leave some out",
+            f"cannot use extraArgs: {len(args)} arguments, but at most {MAX_EXTRA_ARGS} are "
+            "allowed; remove some",
             field="extraArgs",
         )
     seen: set[str] = set()
@@ -247,7 +248,7 @@ def check_extra_args(args: Sequence[str]) -> tuple[str, ...]:
 
 
 def _check_option(args: Sequence[str], index: int, seen: set[str]) -> int:
-    """Check the option at `index` with its value; how many arguments that were."""
+    """Checks the option at `index` and its value; returns how many arguments those are."""
     name = args[index]
     if name not in _OPTIONS:
         raise _bad_argument(args, index, _why_unknown(name))
@@ -270,10 +271,10 @@ def _why_unknown(argument: str) -> str:
         if re.fullmatch(pattern, name):
             return f"{name} {why}"
     if name in _OPTIONS:
-        return "write the value as an argument of its own, without '='"
+        return "give the value as a separate argument, without '='"
     if not argument.startswith("-"):
-        return "an option is expected here, and no option before it takes this value"
-    return "it is not among the llama-server options that may be given"
+        return "it is not an option, and the argument before it takes no value"
+    return "it is not an allowed llama-server option"
 
 
 def _bad_argument(
@@ -288,10 +289,10 @@ def _bad_argument(
 
 
 def allowed_options() -> dict[str, str]:
-    """Option, with all its spellings -> what it takes, for a person; "" for a switch."""
+    """Returns all spellings of each option -> its values, for a person; "" for a switch."""
     return {names.replace(" ", ", "): value.says if value else "" for names, value in _ALLOWED}
 
 
 def is_option(argument: str) -> bool:
-    """Whether it is one of the table, and not a value."""
+    """Whether the argument is an option in the table, not a value."""
     return argument in _OPTIONS

@@ -1,4 +1,4 @@
-"""The installed llama-server program: where it is, which version, which options it takes."""
+"""The installed llama-server program: its path, version and options."""
 
 import asyncio
 import os
@@ -32,9 +32,9 @@ class LlamaProgram:
 
 
 def advice(system: Mapping[str, str]) -> str:
-    """What to do to get a llama-server, by the words of os-release(5). Pure.
+    """Returns how to install llama-server, by the fields of os-release(5). Pure.
 
-    Debian has one in `llama.cpp-tools` from release 14 (forky) on; what is not released yet has no
+    Debian has it in `llama.cpp-tools` since release 14 (forky); unreleased versions have no
     VERSION_ID.
     """
     number = system.get("VERSION_ID", "")
@@ -54,16 +54,16 @@ def _advice() -> str:
 
 
 def find_program(configured: str | None, search_path: str) -> Path:
-    """The llama-server to use: `configured` if it is set, else the first of the usual places.
+    """Returns the llama-server to use. Raises LlamaServerMissing.
 
-    /usr/local/bin, /usr/bin, then the folders of `search_path` (the PATH variable). A configured
-    one that cannot be run is an error, never silently another one. Raises LlamaServerMissing.
+    `configured`, if it is set: if that cannot be run, no other is used. Else the first in
+    /usr/local/bin, /usr/bin and the folders of `search_path` (the PATH variable).
     """
     if configured:
         program = Path(configured).absolute()
         if not _can_run(program):
             raise LlamaServerMissing(
-                f"cannot use {program} as llama-server: it is not a program that can be run; "
+                f"cannot use {program} as llama-server: it is not an executable program; "
                 "install one there, or correct llama_server_path in /etc/magi/magid.yaml "
                 "(LLAMA_SERVER_PATH)",
                 program=str(program),
@@ -79,7 +79,7 @@ def find_program(configured: str | None, search_path: str) -> Path:
 
 
 def _can_run(program: Path) -> bool:
-    """Not where a folder on the way may not be entered, for which `Path.is_file` raises."""
+    """False also if a parent folder may not be entered, where `Path.is_file` raises."""
     try:
         return program.is_file() and os.access(program, os.X_OK)
     except OSError:
@@ -90,12 +90,11 @@ RETRY_S = 10.0
 
 
 class InstalledProgram:
-    """The llama-server of this machine, asked again only when its file changed.
+    """The llama-server of this machine; it is probed again only if its file has changed.
 
-    Call it for the LlamaProgram; callers at the same time share one answer. Raises
-    LlamaServerMissing, and then looks again at the next call: it may have been installed since.
-    A program that is there and unusable is not run again for RETRY_S, unless its file changes: a
-    dashboard asks every second.
+    Call the object for the LlamaProgram; concurrent callers share one probe. Raises
+    LlamaServerMissing; the next call searches again. A program that failed is not run again for
+    RETRY_S unless its file changes, because a dashboard calls this every second.
     """
 
     def __init__(self, configured: str | None, search_path: str) -> None:
@@ -133,10 +132,10 @@ def _identity(path: Path) -> tuple[str, int, int, int, int]:
 
 
 async def probe(program: Path, *, timeout_s: float = 10.0) -> LlamaProgram:
-    """Ask a llama-server for its version and options by running it twice.
+    """Runs a llama-server twice, for its version and its options.
 
-    10 s: it answers in 50 ms, but a cold disk or a driver that wakes a GPU takes longer. Raises
-    LlamaServerMissing if it is not a llama-server or does not answer in time.
+    That takes 50 ms, but up to 10 s on a cold disk, or if a driver has to wake a GPU. Raises
+    LlamaServerMissing if it is not a llama-server or does not end in time.
     """
     flags = flags_in(await _output_of(program, "--help", timeout_s))
     if not {"--model", "--port"} <= flags:
@@ -146,9 +145,9 @@ async def probe(program: Path, *, timeout_s: float = 10.0) -> LlamaProgram:
 
 
 def flags_in(help_text: str) -> frozenset[str]:
-    """Every option that `llama-server --help` lists: they stand at the beginning of a line.
+    """Returns the options in `llama-server --help`, which are at the beginnings of lines.
 
-    Not those it lists as removed (`--draft-max` in 0.7.0): it refuses to start with them.
+    Leaves out removed options (`--draft-max` in 0.7.0), with which llama-server does not start.
     """
     lines = (line for line in help_text.splitlines() if "has been removed" not in line)
     return frozenset(name for line in lines for name in _leading_options(line))
@@ -162,7 +161,7 @@ def _leading_options(line: str) -> Iterator[str]:
 
 
 def version_in(text: str) -> str:
-    """The version of `llama-server --version`; "unknown" where it prints none."""
+    """Returns the version in `llama-server --version`; "unknown" if there is none."""
     found = re.search(r"^version: (.{1,200})$", text, re.MULTILINE)
     return found[1].strip() if found else "unknown"
 
@@ -174,7 +173,7 @@ def _unusable(program: Path, why: str) -> LlamaServerMissing:
 
 
 async def _output_of(program: Path, option: str, timeout_s: float) -> str:
-    """What the program prints; it is gone, with its process group, when this returns or raises."""
+    """Returns the program's output. Its process group has ended when this returns or raises."""
     try:
         process = await asyncio.create_subprocess_exec(
             str(program),
@@ -196,7 +195,7 @@ async def _output_of(program: Path, option: str, timeout_s: float) -> str:
         why = f"`{option}` did not end within {timeout_s:g} s"
         raise _unusable(program, why) from None
     except TooLong:
-        raise _unusable(program, f"`{option}` prints without end") from None
+        raise _unusable(program, f"`{option}` prints too much") from None
     finally:
         await _kill_group(process)
     if process.returncode != 0:
@@ -211,7 +210,7 @@ async def _kill_group(process: asyncio.subprocess.Process) -> None:
         return
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    await process.communicate()  # takes what is left in the pipe: unread, it would stay open
+    await process.communicate()  # reads the rest, without which the pipe would stay open
 
 
 def _last_line(output: bytes) -> str:

@@ -1,9 +1,9 @@
 """The table of run-time settings: how a model's servers run.
 
-Each field of `RuntimeSettings` is one row: its name in Python and in magid.yaml, its type, what it
-takes, and its words. `SETTINGS` has the rows. Everything else is made from them: the
+Each field of `RuntimeSettings` is one row: its name in Python and in magid.yaml, its type, its
+values and its description. `SETTINGS` has the rows. Everything else is made from them: the
 configuration's `server_defaults`, the registry's overrides, the API's bodies and answers, the
-launcher's checks, the arguments of llama-server, `magictl set`, `show` and `cat`, the manuals, the
+launcher's checks, llama-server's arguments, `magictl set`, `show` and `cat`, the manuals, the
 completions, and the tables in docs/. To add a setting, add a field.
 """
 
@@ -35,13 +35,13 @@ class RuntimeSetting:
 
     values: Values
     meaning: str
-    unset: str  # what counts if it is not set, in magid.yaml neither
+    unset: str  # what applies if it is not set anywhere
     example: str  # as a person types it
-    options: tuple[str, ...]  # of llama-server, the present spelling first; empty: magid's own
+    options: tuple[str, ...]  # of llama-server, the current spelling first; empty: magid's own
     name: str = ""  # in Python and in magid.yaml
-    annotation: Any = None  # its type; a default of None is one of its values
+    annotation: Any = None  # its type, which includes None if that is the default
     default: Any = None
-    controller: str = ""  # of control groups, without which it is not in force
+    controller: str = ""  # the cgroup controller that it needs
 
     @property
     def key(self) -> str:
@@ -61,7 +61,7 @@ class RuntimeSetting:
 
     @property
     def description(self) -> str:
-        """The meaning as the configuration has it."""
+        """The meaning, for the configuration."""
         return f"{self.meaning}; null: {self.unset}" if self.default is None else self.meaning
 
 
@@ -97,7 +97,7 @@ class ServerSettings:
     )
     device: str | None = _setting(
         Text(_DEVICES, "none, or names of llama-server --list-devices with commas between"),
-        "GPUs that a server uses; none: the processor alone",
+        "GPUs that a server uses; none: only the processor",
         unset="llama-server chooses",
         options=("--device", "-dev"),
         example="CUDA0",
@@ -125,7 +125,7 @@ class ServerSettings:
     )
     parallel: int | None = _setting(
         Integer(1, 1024),
-        "Requests that a server works on side by side",
+        "Requests that a server processes in parallel",
         unset="llama-server chooses",
         options=("--parallel", "-np"),
         example="4",
@@ -138,7 +138,7 @@ class ServerSettings:
     )
     memory_max: int | None = _setting(
         Integer(2**26, 2**50, BYTES),
-        "Memory at which a server is ended, in bytes; needs systemd",
+        "Memory limit of a server, in bytes, beyond which it is killed; needs systemd",
         unset="no limit",
         example="24G",
         controller="memory",
@@ -154,7 +154,7 @@ class ServerSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimeSettings(ServerSettings):
-    """All settings, with the values of magid's own defaults; None leaves it to llama-server."""
+    """All settings, with magid's defaults; None leaves a setting to llama-server."""
 
     instances: int = _setting(
         Integer(1, MAX_INSTANCES), "Servers of each enabled model", default=1, example="2"
@@ -183,19 +183,19 @@ SERVER_SETTINGS: Final = tuple(BY_NAME[each.name] for each in fields(ServerSetti
 
 
 def server_settings(settings: RuntimeSettings) -> dict[str, Any]:
-    """The values of `SERVER_SETTINGS`, by name."""
+    """Returns the values of `SERVER_SETTINGS`, by name."""
     return {setting.name: getattr(settings, setting.name) for setting in SERVER_SETTINGS}
 
 
 def numbers_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The same values by name, but `24G` as the number that it stands for. Leaves wrong ones."""
+    """Returns the values with numbers instead of texts like `24G`; leaves invalid ones alone."""
     return {name: _number_of(name, value) for name, value in values.items()}
 
 
 def _number_of(name: str, value: object) -> object:
     setting = BY_NAME.get(name)
     if setting is None or not isinstance(value, str) or value[-1:].isdecimal():
-        return value  # digits in quotes are text on purpose, as everywhere in the configuration
+        return value  # quoted digits are text, as everywhere in the configuration
     try:
         return setting.values.parse(value) if isinstance(setting.values, Integer) else value
     except ValueError:
@@ -203,7 +203,7 @@ def _number_of(name: str, value: object) -> object:
 
 
 def not_in_force(settings: RuntimeSettings, controllers: frozenset[str]) -> dict[str, str]:
-    """Returns the limits that are set and that this kernel does not keep: key -> why. Pure."""
+    """Returns the limits that are set but have no effect on this kernel: key -> why. Pure."""
     return {
         setting.key: f"this kernel has no {setting.controller} controller for control groups"
         for setting in SETTINGS

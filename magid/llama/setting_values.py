@@ -1,8 +1,8 @@
-"""The kinds of values that run-time settings take: what is allowed, and how people write it. Pure.
+"""The types of run-time settings: checking, parsing and formatting of values. Pure.
 
-Each kind checks a value that came as JSON or from a file (`check`), reads one that a person typed
-(`parse`), and writes it so that it can be typed back (`show`). `check` and `parse` raise ValueError
-with a reason that goes on from the setting's name: "should be ...", "must be ...".
+Each type checks a value from JSON or a file (`check`), parses one that a person typed (`parse`),
+and formats it so that it can be typed again (`show`). `check` and `parse` raise ValueError with a
+reason that follows the setting's name: "should be ...", "must be ...".
 """
 
 import re
@@ -12,11 +12,11 @@ from typing import Any, Final, Protocol
 
 
 class Values(Protocol):
-    """What a setting takes."""
+    """The values of a setting."""
 
     @property
     def unit(self) -> str:
-        """What it counts, and how that may be written; empty where it is nothing special."""
+        """The unit, and how it may be written; "" without one."""
 
     @property
     def range(self) -> str:
@@ -24,7 +24,7 @@ class Values(Protocol):
 
     @property
     def constraints(self) -> Mapping[str, Any]:
-        """The same for pydantic, which reads it from the metadata of a dataclass's field."""
+        """The constraints for pydantic, in the metadata of a dataclass field."""
 
     def check(self, value: object) -> Any: ...
 
@@ -35,7 +35,7 @@ class Values(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What whole numbers count. `suffixes` may follow a number that a person types."""
+    """The unit of whole numbers. A person may type a number with one of the `suffixes`."""
 
     name: str = ""
     suffixes: tuple[tuple[str, int], ...] = ()  # rising

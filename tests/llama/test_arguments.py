@@ -75,7 +75,7 @@ def test_allowed(args: str) -> None:
         (["--api-key-file", "/etc/shadow"], 0, "set by magid"),
         (["--cors-origins", "*"], 0, "set by magid"),
         (["--webui"], 0, "set by magid"),
-        (["--no-cors-credentials"], 0, "not among"),
+        (["--no-cors-credentials"], 0, "not an allowed"),
         (["--embedding"], 0, "set by magid"),
         # what opens the machine
         (["--tools", "all"], 0, "run commands"),
@@ -99,16 +99,16 @@ def test_allowed(args: str) -> None:
         # forms
         (["--seed=1"], 0, "without '='"),
         (["--port=1"], 0, "set by magid"),
-        (["--see", "1"], 0, "not among"),
-        (["-seed", "1"], 0, "not among"),
-        (["--SEED", "1"], 0, "not among"),
+        (["--see", "1"], 0, "not an allowed"),
+        (["-seed", "1"], 0, "not an allowed"),
+        (["--SEED", "1"], 0, "not an allowed"),
         (["--seed", "1", "--seed", "2"], 2, "twice"),
         (["-fa", "on", "--flash-attn", "off"], 2, "twice"),
         (["--seed"], 0, "missing"),
-        (["--jinja", "on"], 1, "an option is expected"),
-        ([""], 0, "an option is expected"),
-        (["--"], 0, "not among"),
-        (["\u2013\u2013seed", "1"], 0, "an option is expected"),
+        (["--jinja", "on"], 1, "it is not an option"),
+        ([""], 0, "it is not an option"),
+        (["--"], 0, "not an allowed"),
+        (["\u2013\u2013seed", "1"], 0, "it is not an option"),
         # values
         (["--seed", "x"], 1, "a whole number from -1 to 4294967295"),
         (["--seed", "1\n"], 1, "whole number"),
@@ -139,7 +139,7 @@ def test_refused(args: list[str], field: int, why: str) -> None:
 
 
 def test_too_many() -> None:
-    with pytest.raises(InvalidInput, match="64 is the most"):
+    with pytest.raises(InvalidInput, match="at most 64 are allowed"):
         check_extra_args(["--jinja"] * (MAX_EXTRA_ARGS + 1))
 
 

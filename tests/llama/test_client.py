@@ -80,7 +80,7 @@ async def test_the_fake_program(tmp_path: Path) -> None:
     ("behaviour", "timeout_s", "why"),
     [
         ("silent-help", 0.5, "did not end within 0.5 s"),
-        ("endless-help", PATIENCE_S, "prints without end"),
+        ("endless-help", PATIENCE_S, "prints too much"),
         ("foreign-help", PATIENCE_S, "does not list llama-server's options"),
     ],
 )
@@ -106,18 +106,18 @@ async def test_a_broken_program(tmp_path: Path, text: str, why: str) -> None:
         await probe(program)
 
 
-async def test_it_is_asked_once(tmp_path: Path) -> None:
+async def test_it_is_probed_once(tmp_path: Path) -> None:
     """And again when the file is another one, or when there was none."""
     program = tmp_path / "llama-server"
-    asked = InstalledProgram(str(program), "")
+    installed = InstalledProgram(str(program), "")
     with pytest.raises(LlamaServerMissing):
-        await asked()
+        await installed()
     fake_llama.install(tmp_path)
-    first, same = await asyncio.gather(asked(), asked())
-    assert first is same is await asked()
+    first, same = await asyncio.gather(installed(), installed())
+    assert first is same is await installed()
     other = fake_llama.install(tmp_path / "other", "fine")
     other.replace(program)
-    again = await asked()
+    again = await installed()
     assert again == first
     assert again is not first
 
@@ -126,13 +126,13 @@ async def test_a_program_that_is_unusable_is_not_run_for_every_question(tmp_path
     runs, program = tmp_path / "runs", tmp_path / "llama-server"
     program.write_text(f"#!/bin/sh\necho x >>{runs}; exit 1\n")
     program.chmod(0o755)
-    asked = InstalledProgram(str(program), "")
+    installed = InstalledProgram(str(program), "")
     for _ in range(3):
         with pytest.raises(LlamaServerMissing):
-            await asked()
+            await installed()
     assert runs.read_text() == "x\n"
     fake_llama.install(tmp_path / "mended", "fine").replace(program)
-    assert (await asked()).path == program  # another file: looked at at once
+    assert (await installed()).path == program  # another file: looked at at once
 
 
 @pytest.mark.parametrize(
@@ -419,5 +419,5 @@ async def test_a_stranger_gets_no_key_of_ours() -> None:
 def test_a_place_that_cannot_be_looked_at_is_no_program() -> None:
     """As a folder that may not be entered, which root, who runs tests, never meets."""
     unreachable = f"/{'a' * 300}"
-    with pytest.raises(LlamaServerMissing, match="is not a program that can be run"):
+    with pytest.raises(LlamaServerMissing, match="is not an executable program"):
         find_program(f"{unreachable}/llama-server", "")

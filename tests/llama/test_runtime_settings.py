@@ -149,7 +149,7 @@ def test_a_setting_of_llama_server_is_an_argument_and_no_extra_one(setting: Runt
     for flag in setting.options:
         argv = server_argv(spec, "p", "/key", frozenset({"--api-key-file", flag}))
         assert argv[argv.index(flag) + 1] == setting.example
-        with pytest.raises(InvalidInput, match=rf"give it as {setting.key} in the run-time"):
+        with pytest.raises(InvalidInput, match=rf"use the run-time setting {setting.key}"):
             check_extra_args([flag, setting.example])
 
 
