@@ -11,6 +11,7 @@ from collections.abc import Callable
 from magid.auth import authenticator
 from magid.auth.limits import Limits
 from magid.auth.token_store import Caller
+from magid.auth.tokens import Scope
 from magid.errors import MagidError
 from magid.gateway.frontend import own_answers, responses
 from magid.gateway.frontend.connection_state import ConnectionState
@@ -24,8 +25,12 @@ from magid.gateway.frontend.request_reader import (
     check_json,
 )
 from magid.gateway.frontend.response_writer import ResponseWriter
+from magid.gateway.ollama import requests as ollama
+from magid.gateway.ollama.answers import Shape
+from magid.gateway.ollama.stream import loaded, sink_for
+from magid.gateway.proxy.forward import ResponseSink
 from magid.gateway.proxy.two_stage import ActiveRequest
-from magid.gateway.routing.endpoints import Endpoint, find, methods_of
+from magid.gateway.routing.endpoints import Endpoint, Style, find, methods_of
 from magid.gateway.routing.request import ParsedRequest
 from magid.http import request_rules
 from magid.http.request_rules import LINGER_S, MAX_HEAD_BYTES, next_request_id
@@ -250,7 +255,13 @@ class ClientConnection:
     def _dispatch(self, request: ParsedRequest) -> None:
         if self._caller.limits is not None:
             self._count(self._caller, self._caller.limits)
-        active = self._context.dispatcher.begin(request, self._writer)
+        sink: ResponseSink = self._writer
+        if request.endpoint.style is Style.OLLAMA:
+            if request.endpoint.target == ollama.UNLOAD:
+                self._unload(request)
+                return
+            sink = sink_for(request, self._writer)
+        active = self._context.dispatcher.begin(request, sink)
         if self._state is not _RESPONDING:
             return  # it has failed already
         self._request = active
@@ -272,6 +283,14 @@ class ClientConnection:
         if self._limited:
             self._context.limiter.leave(self._limited)
             self._limited = ""
+
+    def _unload(self, request: ParsedRequest) -> None:
+        """Stops the model, which needs more than asking it does."""
+        assert self._head is not None
+        self._context.admit(self._head, self._peer, Scope.ADMIN)
+        own_answers.stop(self._context.dispatcher, request.model)
+        answer = loaded(Shape(request.endpoint.path, request.model), "unload")
+        self._writer.respond(200, b"Content-Type: application/json\r\n", answer)
 
     def _on_error(self, error: Exception) -> None:
         if isinstance(error, MagidError):

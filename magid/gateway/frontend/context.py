@@ -34,7 +34,7 @@ class FrontendContext(Struct, frozen=True):
     is_shut: bool = False  # for a model's own server
     is_view: bool = False  # over the socket of the group magi-view
 
-    def admit(self, head: RequestHead, peer: str) -> Caller:
+    def admit(self, head: RequestHead, peer: str, need: Scope | None = None) -> Caller:
         """Authenticates the request.
 
         Raises as `Authenticator.enter` does, and InvalidInput for a token in the URL.
@@ -44,7 +44,7 @@ class FrontendContext(Struct, frozen=True):
         check_url(head.query)
         if head.method == "OPTIONS":  # a browser asks whether it may send credentials
             return LOCAL
-        need = Scope.ADMIN if head.path in FOR_ADMINS else Scope.INFER
+        need = need or (Scope.ADMIN if head.path in FOR_ADMINS else Scope.INFER)
         if self.is_view:
             return admit_viewer(need)
         return self.authenticator.authenticate(head.presented, need, peer if self.is_tcp else None)

@@ -67,6 +67,11 @@ def _unload(dispatcher: Dispatcher, request: OwnRequest) -> bytes:
     return _SUCCESS
 
 
+def stop(dispatcher: Dispatcher, name: str) -> None:
+    """Begins to stop the model of this name. Raises as `_model_id` does."""
+    dispatcher.daemon.stop(_model_id(dispatcher, name))
+
+
 # -- Ollama's API --------------------------------------------------------------------------------
 
 
@@ -126,6 +131,11 @@ def _named(dispatcher: Dispatcher, request: OwnRequest) -> str:
     name = fields_of(request.body).get("model")
     if not isinstance(name, str) or not name:
         raise _no_name()
+    return _model_id(dispatcher, name)
+
+
+def _model_id(dispatcher: Dispatcher, name: str) -> str:
+    """Raises InvalidInput for a name that leads to several models, ModelNotFound."""
     now = dispatcher.fleet
     try:
         model_id = resolver.by_name(name, now)

@@ -16,8 +16,9 @@ from magid.auth import origins
 from magid.auth.token_store import Caller
 from magid.auth.tokens import Credential, credential_from_headers
 from magid.errors import InvalidInput, TooLarge
+from magid.gateway.ollama import requests as ollama
 from magid.gateway.routing import compatibility, nulls
-from magid.gateway.routing.endpoints import Endpoint, canonical
+from magid.gateway.routing.endpoints import Endpoint, Style, canonical
 from magid.gateway.routing.outline import WHOLE_BYTES, Outline
 from magid.gateway.routing.request import ParsedRequest, parse, parse_large, parse_query
 from magid.http import content_coding, framing, request_rules
@@ -237,6 +238,9 @@ class RequestBuilder(Struct, frozen=True):
         if body[:3] == BOM:
             body = body[3:]
         fields, model = parse(self.endpoint, body)
+        if self.endpoint.style is Style.OLLAMA:
+            endpoint, fields = self._translated(fields)
+            return self._parsed(to_json(fields), fields, model, endpoint=endpoint)
         body = nulls.without(self.endpoint, bytes(body), fields)
         if compatibility.adapt(self.endpoint, fields):
             body = to_json(fields)
@@ -257,21 +261,37 @@ class RequestBuilder(Struct, frozen=True):
             body = body[3:]
         fields, model, outline = yield from parse_large(self.endpoint, body)
         yield
-        request = self._parsed(body, fields, model, outline)
-        changed = bool(nulls.dropped(self.endpoint, fields))
-        if compatibility.adapt(self.endpoint, fields) or changed:
-            request = request.changed(fields)
+        if self.endpoint.style is Style.OLLAMA:
+            endpoint, fields = self._translated(fields)
+            request = self._parsed(body, fields, model, outline, endpoint).changed(fields)
+        else:
+            request = self._adapted(body, fields, model, outline)
         if self.endpoint.generates:
             yield
             _ = request.prompt  # which takes a step of its own
         return request
 
+    def _translated(self, fields: dict[str, Any]) -> tuple[Endpoint, dict[str, Any]]:
+        endpoint, fields = ollama.translated(self.endpoint, fields)
+        nulls.dropped(endpoint, fields)
+        compatibility.adapt(endpoint, fields)
+        return endpoint, fields
+
+    def _adapted(
+        self, body: bytes | bytearray, fields: dict[str, Any], model: str, outline: Outline
+    ) -> ParsedRequest:
+        request = self._parsed(body, fields, model, outline)
+        changed = bool(nulls.dropped(self.endpoint, fields))
+        if compatibility.adapt(self.endpoint, fields) or changed:
+            request = request.changed(fields)
+        return request
+
     def _parsed(
         self, body: bytes | bytearray, fields: Mapping[str, Any], model: str,
-        outline: Outline | None = None,
+        outline: Outline | None = None, endpoint: Endpoint | None = None,
     ) -> ParsedRequest:  # fmt: skip
         head, caller = self.head, self.caller
         return ParsedRequest(
-            self.endpoint, body, fields, model, self.request_id, self.client, head.passed,
-            caller.name, caller.models, head.client_request_id, outline,
+            endpoint or self.endpoint, body, fields, model, self.request_id, self.client,
+            head.passed, caller.name, caller.models, head.client_request_id, outline,
         )  # fmt: skip

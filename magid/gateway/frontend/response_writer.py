@@ -11,6 +11,8 @@ from magid.gateway.routing.endpoints import NAME_FILES, Style, style_of
 from magid.http.framing import ChunkReader, ReplyHead
 from magid.http.status import status_of
 
+_STREAMS = (b"text/event-stream", b"application/x-ndjson")
+
 
 class ResponseWriter:
     """Implements `ResponseSink`. One for each connection, for one response after the other.
@@ -114,7 +116,7 @@ class ResponseWriter:
             self.fails(error, self._fields)
             return
         self.closes = True
-        if reply.content_type.startswith(b"text/event-stream") and not is_inside_chunk:
+        if reply.content_type.startswith(_STREAMS) and not is_inside_chunk:
             event = responses.error_event(style_of(self._path), status_of(error), error)
             if reply.is_chunked and not self._is_1_0:
                 event = b"%x\r\n%b\r\n0\r\n\r\n" % (len(event), event)
@@ -135,7 +137,7 @@ class ResponseWriter:
     def _is_misshapen(self, head: ReplyHead) -> bool:
         """Whether clients may look for other words: in each error, or that of a long prompt."""
         status = head.status
-        return status == 400 or (status > 400 and style_of(self._path) is Style.ANTHROPIC)
+        return status == 400 or (status > 400 and style_of(self._path) is not Style.OPENAI)
 
     def _without_chunks(self, data: bytes) -> bytes:
         """The payload, for HTTP/1.0, which has no chunks, and where magid itself reads it."""

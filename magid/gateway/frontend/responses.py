@@ -90,8 +90,10 @@ def error_body(style: Style, status: int, error: errors.MagidError) -> bytes:
 
 
 def error_event(style: Style, status: int, error: errors.MagidError) -> bytes:
-    """For a stream of server-sent events that cannot go on."""
+    """For a stream of server-sent events, or of lines, that cannot go on."""
     body = error_body(style, status, error)
+    if style is Style.OLLAMA:
+        return body + b"\n"
     name = b"event: error\n" if style is Style.ANTHROPIC else b""
     return b"%bdata: %b\n\n" % (name, body)
 
@@ -103,6 +105,8 @@ def reshaped(style: Style, status: int, body: bytes) -> bytes:
     """
     try:
         match parsed(body):
+            case {"error": {"message": str(message)}} if style is Style.OLLAMA:
+                return to_json({"error": message})
             case {"error": {"type": "exceed_context_size_error", **figures}} if isinstance(
                 prompt := figures.get("n_prompt_tokens"), int
             ) and isinstance(room := figures.get("n_ctx"), int):

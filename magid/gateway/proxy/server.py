@@ -180,9 +180,9 @@ class UpstreamServer:
         Of a large one the body comes apart, so that nothing is copied.
         """
         endpoint = request.endpoint
-        head = self._heads.get(endpoint.path)
+        head = self._heads.get(endpoint.upstream)
         if head is None:
-            head = self._heads[endpoint.path] = self._head(endpoint)
+            head = self._heads[endpoint.upstream] = self._head(endpoint)
         if endpoint.asks_by_query:
             return b"%b%b\r\n" % (head, request.passed), ()
         if request.outline is None:
@@ -194,7 +194,7 @@ class UpstreamServer:
 
     def _head(self, endpoint: Endpoint) -> bytes:
         key = self.backend.key
-        lines = [f"{endpoint.method} {endpoint.path} HTTP/1.1", f"Host: {self.backend.address}"]
+        lines = [f"{endpoint.method} {endpoint.upstream} HTTP/1.1", f"Host: {self.backend.address}"]
         lines += [authorization(key)] if key else []
         lines += [] if endpoint.asks_by_query else ["Content-Type: application/json"]
         lines.append("")

@@ -68,7 +68,7 @@ _NEVER = (
 def applies(request: ParsedRequest) -> bool:
     """Whether the request is a plain question for one text."""
     fields = request.fields
-    if request.endpoint.path != PATH or any(fields.get(name) for name in _NEVER):
+    if request.endpoint.upstream != PATH or any(fields.get(name) for name in _NEVER):
         return False
     return fields.get("n", 1) in (1, None) and _last_is_a_question(fields)
 

@@ -13,7 +13,7 @@ def adapt(endpoint: Endpoint, fields: dict[str, Any]) -> bool:
     """Changes the fields of a request where needed; returns whether it did. Raises InvalidInput."""
     choice = fields.get("tool_choice")
     changed = isinstance(choice, dict) and _narrow_tools(endpoint, fields, choice)
-    return (endpoint.path == RESPONSES and _complete_input(fields)) or changed
+    return (endpoint.upstream == RESPONSES and _complete_input(fields)) or changed
 
 
 def _narrow_tools(endpoint: Endpoint, fields: dict[str, Any], choice: dict[str, Any]) -> bool:

@@ -18,7 +18,10 @@ class Style(StrEnum):
 
 
 class Endpoint(Struct, frozen=True):
-    """One operation. llama-server has the same path; `kinds` are the models that can answer."""
+    """One operation. llama-server has the same path, or `target`.
+
+    `kinds` are the models that can answer.
+    """
 
     method: str
     path: str
@@ -30,6 +33,12 @@ class Endpoint(Struct, frozen=True):
     changes: bool = False  # what runs: for administrators too
     names_files: bool = False  # its answer has a path of this machine, which must not leave it
     has_events: bool = False  # its answer is a stream of magid's own, without end
+    target: str = ""  # llama-server's path, where it is another one
+
+    @property
+    def upstream(self) -> str:
+        """The path at the server."""
+        return self.target or self.path
 
     @property
     def needs_admin(self) -> bool:
@@ -58,9 +67,11 @@ def _post(path: str, summary: str, kinds: frozenset[ModelKind], generates: bool)
     return Endpoint("POST", path, summary, style_of(path), kinds, generates)
 
 
-def _ollama(method: str, path: str, summary: str) -> Endpoint:
-    """One that magid answers by itself."""
-    return Endpoint(method, path, summary, Style.OLLAMA)
+def _ollama(
+    method: str, path: str, summary: str, kinds: frozenset[ModelKind] = frozenset()
+) -> Endpoint:
+    """One of Ollama's. Where a server answers, the body decides which of its paths is asked."""
+    return Endpoint(method, path, summary, Style.OLLAMA, kinds, generates=kinds == _CHAT)
 
 
 def style_of(path: str) -> Style:
@@ -110,6 +121,10 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     _ollama("GET", "/api/tags", "Models, aliases, tiers and auto, for Ollama's clients"),
     _ollama("GET", "/api/ps", "The models that run"),
     _ollama("POST", "/api/show", "What a model is and can do"),
+    _ollama("POST", "/api/chat", "The next message of a conversation", _CHAT),
+    _ollama("POST", "/api/generate", "How a text goes on; without one, loads a model", _CHAT),
+    _ollama("POST", "/api/embed", "Texts as vectors", _EMBED),
+    _ollama("POST", "/api/embeddings", "One text as a vector; the older form", _EMBED),
     _ollama("POST", "/api/create", "Not here: 501"),
     _ollama("POST", "/api/copy", "Not here: 501"),
     _ollama("POST", "/api/push", "Not here: 501"),

@@ -42,7 +42,7 @@ def without(endpoint: Endpoint, body: bytes, fields: dict[str, Any]) -> bytes:
 
 def dropped(endpoint: Endpoint, fields: dict[str, Any]) -> list[str]:
     """The keys of such nulls, which were taken out of these fields."""
-    search_in = _SEARCHES.get(endpoint.path)
+    search_in = _SEARCHES.get(endpoint.upstream)
     if search_in is None:
         return []
     search = _Search()
