@@ -13,7 +13,7 @@ from magid.api.schemas import servers as server_schemas
 from magid.api.sse import Fanout
 from magid.auth.token_store import TokenStore
 from magid.catalog.effective import Model
-from magid.control.conditions import Code, DaemonCondition, Severity, in_order
+from magid.control.conditions import Code, DaemonCondition, Severity, in_order, older_program
 from magid.control.daemon import Daemon
 from magid.control.snapshot import Snapshot
 from magid.errors import MagidError, NotReady
@@ -47,6 +47,7 @@ class Context(Struct):
     told: DashboardState | None = None  # the state last sent to the watchers of events
     not_listening: tuple[str, ...] = ()  # which addresses are not served, and why
     _lacking: str = ""  # why there is no llama-server
+    _program_changed_at: float = 0.0
     _written: dict[str, tuple[Model, bytes]] = field(default_factory=dict)
     _ready_made: dict[str, tuple[int, bytes, str]] = field(default_factory=dict)
 
@@ -111,7 +112,7 @@ class Context(Struct):
     async def look_for_program(self) -> None:
         """Checks that llama-server exists, for `conditions`. Costs one `stat`."""
         try:
-            await self.program()
+            self._program_changed_at = (await self.program()).changed_at
         except MagidError as error:
             self._lacking = error.message
         else:
@@ -122,6 +123,7 @@ class Context(Struct):
         found = self.daemon.conditions()
         if self._lacking and not any(self._lacking in one.message for one in found):
             found.append(DaemonCondition(Code.NO_PROGRAM, self._lacking, Severity.ERROR))
+        found += older_program(self.daemon.observed().values(), self._program_changed_at)
         found += (DaemonCondition(Code.NOT_LISTENING, text) for text in self.not_listening)
         if self.tokens.problem is not None:
             found.append(DaemonCondition(Code.TOKENS_UNUSABLE, self.tokens.problem.message))

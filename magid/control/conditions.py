@@ -42,6 +42,7 @@ class Code(StrEnum):
     SERVER_DOWN = "ServerDown"
     NO_PORT = "NoPort"
     NO_PROGRAM = "NoProgram"
+    OLDER_PROGRAM = "OlderProgram"
     LIMITS_NOT_IN_FORCE = "LimitsNotInForce"
     STATE_NOT_SAVED = "StateNotSaved"
     TOKENS_UNUSABLE = "TokensUnusable"
@@ -279,6 +280,23 @@ def _limits(now: Situation) -> Iterable[DaemonCondition]:
             Code.LIMITS_NOT_IN_FORCE,
             f"{key} of {_listed(names)} is not in force: {why}",
             model_ids=tuple(names),
+        )
+
+
+def older_program(
+    servers: Iterable[ObservedServer], changed_at: float
+) -> Iterable[DaemonCondition]:
+    """Notes the models whose server was started before llama-server was replaced, at this time."""
+    started = (s for s in servers if s.state.is_running and s.started_at is not None)
+    names = sorted({s.model_id for s in started if (s.started_at or 0.0) < changed_at})
+    if names:
+        yield DaemonCondition(
+            Code.OLDER_PROGRAM,
+            f"{_count(names, 'model runs', 'models run')} an older llama-server, from before it "
+            f"was replaced: {_listed(names)}",
+            Severity.NOTE,
+            (f"magictl restart {' '.join(names)}",),
+            tuple(names),
         )
 
 

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Final
 
 _TABLE: Final = Path("/proc/self/mountinfo")
+_PAUSE_S: Final = 1.0
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
 
 
-def mounts_at(table: str, folders: Iterable[str]) -> frozenset[tuple[str, str]]:
-    """Returns id and mount point of each mount above or below one of the folders. Pure.
+def mounts_at(table: str, folders: Iterable[str]) -> frozenset[tuple[str, str, str]]:
+    """Returns id, device and point of each mount above or below one of the folders. Pure.
 
-    `table` is the content of mountinfo, in which \\040 is a space. Automounts are left out: a scan
+    An id may be used again, so another disk in the same place is told by its device. `table` is
+    the content of mountinfo, in which \\040 is a space. Automounts are left out: a scan
     mounts them again, so their changes mean nothing.
     """
     parted = [folder.rstrip("/") + "/" for folder in folders]
@@ -28,21 +30,28 @@ def mounts_at(table: str, folders: Iterable[str]) -> frozenset[tuple[str, str]]:
         above = name.rstrip("/") + "/"
         is_near = any(folder.startswith(above) or above.startswith(folder) for folder in parted)
         if is_near and fields[4] not in automatic:
-            found.add((fields[0], name))
+            found.add((fields[0], fields[2], name))
     return frozenset(found)
 
 
 class MountWatch:
     """Calls `on_change` when a mount above or below the folders appears or disappears.
 
-    Reads only /proc, so it cannot hang. Without /proc/self/mountinfo it does nothing.
+    Reads only /proc, so it cannot hang. Without /proc/self/mountinfo it does nothing. However many
+    mounts change, such as those of containers, the table is read once in `pause_s` at most.
     """
 
-    def __init__(self, folders: Callable[[], Iterable[str]], on_change: Callable[[], None]) -> None:
-        self._folders, self._on_change = folders, on_change
+    def __init__(
+        self,
+        folders: Callable[[], Iterable[str]],
+        on_change: Callable[[], None],
+        pause_s: float = _PAUSE_S,
+    ) -> None:
+        self._folders, self._on_change, self._pause_s = folders, on_change, pause_s
+        self._timer: asyncio.TimerHandle | None = None
         self._descriptor: int | None = None
         self._poll: select.epoll | None = None
-        self._seen: frozenset[tuple[str, str]] = frozenset()
+        self._seen: frozenset[tuple[str, str, str]] = frozenset()
 
     def open(self) -> None:
         """Starts watching, on the running event loop."""
@@ -53,10 +62,12 @@ class MountWatch:
             self._poll = select.epoll()
             self._poll.register(self._descriptor, select.EPOLLPRI)
             self._seen = self._present()
-            asyncio.get_running_loop().add_reader(self._poll.fileno(), self._look)
+            asyncio.get_running_loop().add_reader(self._poll.fileno(), self._note)
 
     def close(self) -> None:
         """Stops watching. Idempotent."""
+        if self._timer is not None:
+            self._timer.cancel()
         if self._poll is not None:
             asyncio.get_running_loop().remove_reader(self._poll.fileno())
             self._poll.close()
@@ -64,14 +75,20 @@ class MountWatch:
             os.close(self._descriptor)
         self._poll = self._descriptor = None
 
-    def _look(self) -> None:
+    def _note(self) -> None:
+        """Acknowledges a change. The table is read when `pause_s` is over."""
         assert self._poll is not None
-        self._poll.poll(0)  # acknowledges the change
+        self._poll.poll(0)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._pause_s, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
         before, self._seen = self._seen, self._present()
         if self._seen != before:
             self._on_change()
 
-    def _present(self) -> frozenset[tuple[str, str]]:
+    def _present(self) -> frozenset[tuple[str, str, str]]:
         with suppress(OSError):
             return mounts_at(_TABLE.read_text(errors="surrogateescape"), self._folders())
         return self._seen

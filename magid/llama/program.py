@@ -29,6 +29,7 @@ class LlamaProgram:
     path: Path
     version: str
     flags: frozenset[str]  # every option that its --help lists, short and long
+    changed_at: float = 0.0  # when its file was put there or replaced; seconds since the epoch
 
 
 def advice(system: Mapping[str, str]) -> str:
@@ -137,11 +138,20 @@ async def probe(program: Path, *, timeout_s: float = 10.0) -> LlamaProgram:
     That takes 50 ms, but up to 10 s on a cold disk, or if a driver has to wake a GPU. Raises
     LlamaServerMissing if it is not a llama-server or does not end in time.
     """
+    changed_at = _changed_at(program)
     flags = flags_in(await _output_of(program, "--help", timeout_s))
     if not {"--model", "--port"} <= flags:
         raise _unusable(program, "its --help does not list llama-server's options")
     version = version_in(await _output_of(program, "--version", timeout_s))
-    return LlamaProgram(program, version, flags)
+    return LlamaProgram(program, version, flags, changed_at)
+
+
+def _changed_at(program: Path) -> float:
+    """Returns the time of the inode's last change: a package keeps the time of its making."""
+    try:
+        return program.stat().st_ctime
+    except OSError as error:
+        raise _unusable(program, str(error)) from error
 
 
 def flags_in(help_text: str) -> frozenset[str]:

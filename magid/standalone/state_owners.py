@@ -15,7 +15,6 @@ import stat
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
 STATE = "/var/lib/magi"
 USAGE = f"{STATE}/usage"
@@ -27,6 +26,8 @@ USAGE_FILES = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}\.json")
 PROFILE_FILES = re.compile(r"[^.].*\.ya?ml")
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NONBLOCK
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_MAX_BYTES = 2**26  # of a file that is copied: a registry has some
 
 
 def main() -> int:
@@ -69,16 +70,19 @@ def _no_follow(folder: str) -> int:
 
 def _adopt_file(folder: int, name: str, path: str, uid: int, gid: int) -> Iterator[str]:
     try:
-        # Checked before it is opened, because opening a device can have effects.
+        # Looked at before it is opened: to open a device can do something.
         seen = os.stat(name, dir_fd=folder, follow_symlinks=False)
         if not stat.S_ISREG(seen.st_mode) or seen.st_uid == uid:
             return
         descriptor = os.open(name, _FILE, dir_fd=folder)
     except OSError as error:
-        yield f"cannot read {path}: {error.strerror}"
+        yield f"cannot look at {path}: {error.strerror}"
         return
     try:
-        yield from _given(descriptor, path, uid, gid)
+        if os.fstat(descriptor).st_nlink > 1:
+            yield from _copied(folder, name, descriptor, path, uid, gid)
+        else:
+            yield from _given(descriptor, path, uid, gid)
     finally:
         os.close(descriptor)
 
@@ -86,9 +90,6 @@ def _adopt_file(folder: int, name: str, path: str, uid: int, gid: int) -> Iterat
 def _given(descriptor: int, path: str, uid: int, gid: int) -> Iterator[str]:
     status = os.fstat(descriptor)
     if status.st_uid == uid:
-        return
-    if stat.S_ISREG(status.st_mode) and status.st_nlink > 1 and not _are_links_protected():
-        yield f"cannot give {path} to magi: it has a hard link, which may be another user's"
         return
     try:
         os.fchown(descriptor, uid, gid)
@@ -98,12 +99,33 @@ def _given(descriptor: int, path: str, uid: int, gid: int) -> Iterator[str]:
         yield f"gave {path} to magi: it belonged to user {status.st_uid}"
 
 
-def _are_links_protected() -> bool:
-    """Whether the kernel allows users hard links only to their own files."""
+def _copied(
+    folder: int, name: str, descriptor: int, path: str, uid: int, gid: int
+) -> Iterator[str]:
+    """Puts a copy that is magi's in the place of a file with several names.
+
+    The registry and its newest copy may be one file. But another name may be another user's, who
+    would lose the file to magi: the user magi can move what lies in its folders to any name.
+    """
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_BYTES:
+        yield f"cannot give {path} to magi: it has a hard link, which may be another user's"
+        return
+    spare = f".{name}.adopted"
     try:
-        return Path("/proc/sys/fs/protected_hardlinks").read_text().strip() == "1"
-    except OSError:
-        return False
+        with suppress(FileNotFoundError):
+            os.unlink(spare, dir_fd=folder)
+        with open(os.open(spare, _NEW, 0o600, dir_fd=folder), "wb") as file:  # noqa: PTH123
+            file.write(os.pread(descriptor, _MAX_BYTES, 0))
+            file.flush()
+            os.fchmod(file.fileno(), status.st_mode & 0o666)
+            os.fchown(file.fileno(), uid, gid)
+            os.fsync(file.fileno())
+            os.rename(spare, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except OSError as error:
+        yield f"cannot give {path} to magi: {error.strerror}"
+    else:
+        yield f"gave a copy of {path} to magi: it belonged to user {status.st_uid}"
 
 
 if __name__ == "__main__":

@@ -31,6 +31,25 @@ def of_service(
                 yield from _taken(address, listeners)
 
 
+def to_restart(units: Mapping[str, ServiceUnit], listeners: Sequence[Listener]) -> list[str]:
+    """Returns the units whose restart brings magid up on all addresses that its units name. Pure.
+
+    A socket unit that is active keeps its old addresses until it is restarted, whatever its files
+    say; one that is not is started with the service.
+    """
+    bound = {(one.host, one.port) for one in listeners}
+    changed = [
+        name
+        for name in SOCKETS
+        if units[name].active == "active"
+        and any(
+            isinstance(address, TcpAddress) and (address.host, address.port) not in bound
+            for address in listens_on(units[name])
+        )
+    ]
+    return [*changed, "magid.service"] if changed else ["magid"]
+
+
 def listens_on(unit: ServiceUnit) -> list[Address]:
     """The addresses of a socket unit, from what `systemctl show` prints as Listen=. Pure."""
     found: list[Address] = []

@@ -28,7 +28,6 @@ from magid.startup.problem import Problem, problem_of, rendered
 
 MAGI: Final = "magi"
 SERVICE: Final = "magid.service"
-_RESTART: Final = "systemctl restart magid"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,8 @@ def check(given: Mapping[str, str], env: Mapping[str, str], failing: int) -> int
     for text in map(rendered, found):
         sys.stderr.write(f"{text}\n")
     if found and machine.is_service:
-        sys.stderr.write(f"then: {_RESTART}\n")
+        names = addresses.to_restart(machine.units, machine.listeners)
+        sys.stderr.write(f"then: systemctl restart {' '.join(names)}\n")
     if machine.is_service and not _is_magi():
         sys.stderr.write("files were not looked at, which only magi may read: sudo magid --check\n")
     return failing if found else 0

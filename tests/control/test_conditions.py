@@ -16,6 +16,7 @@ from magid.control.conditions import (
     Situation,
     conditions,
     messages,
+    older_program,
 )
 from magid.control.snapshot import ActiveProfile, Disk, Phase, Snapshot, build
 from magid.discovery.found import BrokenFile
@@ -189,6 +190,18 @@ def test_limits_that_the_kernel_does_not_keep() -> None:
     )
     codes = {one.code for one in at(snapshot, controllers=frozenset({"memory"}))}
     assert Code.LIMITS_NOT_IN_FORCE not in codes
+
+
+def test_an_upgrade_of_llama_server_names_the_models_that_run_the_older_one() -> None:
+    snapshot = moment("a", "b", "c")
+    running = servers(snapshot, S.READY, S.READY, S.STOPPED)
+    ages = zip(running.values(), (100.0, 300.0, 100.0), strict=True)
+    aged = [replace(server, started_at=at) for server, at in ages]
+    (note,) = older_program(aged, 200.0)
+    assert (note.code, note.severity) == (Code.OLDER_PROGRAM, Severity.NOTE)
+    assert note.message == ("1 model runs an older llama-server, from before it was replaced: a")
+    assert note.remedy == ("magictl restart a",)
+    assert not list(older_program(aged, 50.0))
 
 
 # -- what is missing or broken -----------------------------------------------------------------

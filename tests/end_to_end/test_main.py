@@ -5,6 +5,7 @@ import os
 import re
 import resource
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -354,6 +355,19 @@ def test_a_second_signal_does_not_wait_for_requests(magid: Running) -> None:
     assert "requests still under way" in magid.log.read_text()
     answer = asked.answer()
     assert (answer.status_code, answer.json()["error"]) == (409, "Conflict")
+
+
+def test_an_upgrade_of_llama_server_is_noted(magid: Running) -> None:
+    with magid:
+        magid.wait_state(ALPHA, "loading")
+        codes = {one["code"] for one in magid.get("/api/models/status")["conditions"]}
+        assert "OlderProgram" not in codes
+        program = Path(magid.environment["LLAMA_SERVER_PATH"])
+        newer = Path(shutil.copy(program, program.with_suffix(".new")))
+        newer.replace(program)  # as dpkg does it
+        conditions = magid.get("/api/models/status")["conditions"]
+        (note,) = (one for one in conditions if one["code"] == "OlderProgram")
+        assert note["modelIds"] == [ALPHA]
 
 
 # -- sockets of systemd ----------------------------------------------------------------------

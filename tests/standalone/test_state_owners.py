@@ -58,6 +58,36 @@ def test_nothing_is_given_away_behind_a_link(state: Path, tmp_path: Path) -> Non
     assert owners(state / "magid.lock") == [0]
 
 
+def test_a_file_with_several_names_is_copied(state: Path) -> None:
+    """As the registry and its newest copy are, in a backup too."""
+    (state / "model_registry.json.1").unlink()
+    (state / "model_registry.json").write_text("{}")
+    (state / "model_registry.json.1").hardlink_to(state / "model_registry.json")
+    told = list(adopt(str(state), STATE_FILES, MAGI, MAGI))
+    both = [state / "model_registry.json", state / "model_registry.json.1"]
+    assert owners(*both) == [MAGI] * 2
+    assert [path.read_text() for path in both] == ["{}"] * 2
+    assert [path.stat().st_mode & 0o777 for path in both] == [0o640] * 2
+    assert sum(line.startswith("gave ") for line in told) == 4
+    assert sorted(path.name for path in state.glob(".*")) == []
+
+
+def test_the_other_name_of_a_file_stays_its_owners(state: Path, tmp_path: Path) -> None:
+    """Somebody has linked a file of his into a folder of magi's, and magi has moved it."""
+    own = tmp_path / "own"
+    own.write_text("{}")
+    os.chown(own, OTHER, OTHER)
+    (state / "tokens.json").unlink()
+    (state / "tokens.json").hardlink_to(own)
+    (state / "boot.json").hardlink_to(own)
+    os.truncate(own, 2**30)
+    list(adopt(str(state), STATE_FILES, MAGI, MAGI))
+    assert owners(own, state / "tokens.json") == [OTHER] * 2, "too large to be magid's"
+    os.truncate(own, 2)
+    list(adopt(str(state), STATE_FILES, MAGI, MAGI))
+    assert owners(own, state / "tokens.json") == [OTHER, MAGI]
+
+
 def test_a_folder_that_others_could_have_put_there_is_no_link(state: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

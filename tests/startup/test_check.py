@@ -6,7 +6,7 @@ from pathlib import Path
 from magid.config.settings import Config
 from magid.doctor.collect.services import OURS
 from magid.doctor.facts import Listener, ServiceUnit
-from magid.startup.addresses import listens_on, of_service
+from magid.startup.addresses import listens_on, of_service, to_restart
 from magid.startup.check import StartupFacts
 from magid.startup.files import outside_sandbox
 from magid.startup.problem import Problem, problem_of, rendered
@@ -59,6 +59,20 @@ def test_an_open_address_needs_a_token() -> None:
     assert one.what == "cannot listen on 0.0.0.0:8000"
     assert one.run == ("magictl token create --offline --scope admin --name NAME",)
     assert found(active="active", listen="0.0.0.0:8000 (Stream)", has_token=True) == []
+
+
+def restart(active: str, *listeners: Listener) -> list[str]:
+    units = {name: unit(name) for name in OURS} | {
+        "magid.socket": unit("magid.socket", active, "0.0.0.0:8000 (Stream)")
+    }
+    return to_restart(units, listeners)
+
+
+def test_a_socket_that_has_other_addresses_now_is_restarted_too() -> None:
+    before = Listener("127.0.0.1", 8000, 1, "systemd")
+    assert restart("active", before) == ["magid.socket", "magid.service"]
+    assert restart("active", Listener("0.0.0.0", 8000, 1, "systemd")) == ["magid"]
+    assert restart("failed", before) == ["magid"]
 
 
 def test_other_kinds_of_addresses_are_left_to_magid() -> None:
