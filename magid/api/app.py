@@ -145,6 +145,9 @@ def _endpoint(
         answer = await route.handler(ctx, call)
         if isinstance(answer, Stream):
             return await _send_stream(request, answer, lambda: authenticator.is_valid(caller))
+        if route.access is Access.CHANGE and route.method != "GET" and not query.get("dryRun"):
+            name = incoming.name_of(request, caller)
+            access_log.log_change(name, answer.status, **_named(request))
         return _response(request, answer)
 
     return endpoint

@@ -36,7 +36,7 @@ def comes_from_model(transport: BaseTransport, users: Path = USERS) -> bool:
     """
     here = transport.get_extra_info("sockname")
     if not isinstance(here, tuple):
-        return is_models(_uid_of_peer(transport), users)
+        return is_models(uid_of_peer(transport), users)
     there = transport.get_extra_info("peername")
     if not there:
         return True  # the connection was reset
@@ -49,7 +49,8 @@ def comes_from_model(transport: BaseTransport, users: Path = USERS) -> bool:
     return any(not end.inode or is_models(end.uid, users) for end in ends)
 
 
-def _uid_of_peer(transport: BaseTransport) -> int:
+def uid_of_peer(transport: BaseTransport) -> int:
+    """Returns the user who has connected to a unix socket."""
     sock = transport.get_extra_info("socket")
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     _, uid, _ = _CREDENTIALS.unpack(raw)

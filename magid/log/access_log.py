@@ -42,6 +42,24 @@ def log_error(
     )  # fmt: skip
 
 
+def log_change(
+    caller: str,
+    status: int,
+    *,
+    request_id: str,
+    client_request_id: str = "",
+    method: str,
+    path: str,
+) -> None:
+    """Logs a change that was made, or begun, over the API, and who has asked for it."""
+    log.info(
+        "%s: %s %s: %d", caller, method, path[:_SHOWN], status,
+        extra=about(
+            Event.CHANGED, request=request_id, client_request=client_request_id, caller=caller
+        ),
+    )  # fmt: skip
+
+
 def log_defect(
     what: str, error: BaseException, *, request_id: str, client_request_id: str = ""
 ) -> None:

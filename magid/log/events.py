@@ -37,6 +37,7 @@ class Event(Enum):
     CHANGE_FAILED = "bd4a4eddb2d541a59844bc73a5e426c2"
     SYSTEMD_LOST = "1479f3da08e64031a2f13549a1f8557e"
     SYSTEMD_BACK = "eedc19eb3f854f9ba188c50044206149"
+    CHANGED = "0fc098de19b844de825b5b2c83c6bdb9"
     REQUEST_REFUSED = "bc4d6dcab83b4729a03aeb49c75fabac"
     REQUEST_FAILED = "220e2c47b45142aa894715e091b9749b"
     REQUEST_SLOW = "fd26aeba30d64053a55292e4b20234a1"
@@ -53,6 +54,7 @@ def about(
     client_request: str = "",
     profile: str | None = None,
     error: str | None = None,
+    caller: str | None = None,
 ) -> dict[str, dict[str, str]]:
     """Returns the `extra=` of a logging call: the entry's fields in the journal."""
     given = {
@@ -63,6 +65,7 @@ def about(
         "MAGI_CLIENT_REQUEST_ID": client_request or None,
         "MAGI_PROFILE": profile,
         "MAGI_ERROR": error,
+        "MAGI_CALLER": caller,
     }
     fields = {"MESSAGE_ID": event.value, "MAGI_EVENT": event.name.lower()}
     return {"fields": fields | {name: text for name, text in given.items() if text is not None}}

@@ -1,6 +1,7 @@
 """Logs over REST, of servers that write what they like and of magid itself."""
 
 import json
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from magid.api.sse import KEEP_ALIVE_S
 from magid.log.events import Event
 from tests.support import fake_llama, ggufs, rest
 from tests.support.deadlines import DEADLINE_S
+from tests.support.magictl import magictl
 from tests.support.running import Running
 
 pytestmark = pytest.mark.slow
@@ -36,6 +38,7 @@ def magid(parts: rest.Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     running = parts.daemon(tmp_path_factory.mktemp("logs"))
     program = fake_llama.install(running.folder / "bin", "says=" + "\n".join((*HOSTILE, "")))
     running.environment["LLAMA_SERVER_PATH"] = str(program)
+    running.environment["MAGI_BIND"] += f",unix:{running.folder}/magid.sock"
     low, high = running.port_range
     running.configuration.write_text(f"port_range: [{low}, {high}]\n")
     ggufs.write_sparse_model(running.models / "Alpha-1B-Q4_K_M.gguf", parameters_billions=1)
@@ -152,10 +155,27 @@ def test_what_a_user_decides_is_told_at_once(magid: Running) -> None:
     logged = next(entries)
     assert logged["message"] == f"decided for {ALPHA}: tierOverride=powerful"
     assert (logged["event"], logged["modelId"]) == ("decided", ALPHA)
+    changed = next(entries)
+    assert changed["message"] == f"127.0.0.1: PUT /api/models/{ALPHA}/tier: 200"
+    assert (changed["event"], bool(changed["requestId"])) == ("changed", True)
     magid.ask("PUT", f"/api/models/{ALPHA}/tier", {"tier": None})
     assert next(entries)["message"] == f"decided for {ALPHA}: tierOverride="
     resumed = followed(magid, "/api/logs?follow=true", last["cursor"])
     assert next(resumed) == logged
+
+
+def test_who_has_changed_something_is_told(magid: Running) -> None:
+    """Who only looks, or is refused, changes nothing."""
+    socket = f"unix:{magid.folder}/magid.sock"
+    before = {line["cursor"] for line in own(magid, "lines=100")}
+    for line in (f"thinking {ALPHA} on", f"thinking {ALPHA} auto", "diff", "apply --dry-run"):
+        assert magictl(*line.split(), url=socket).returncode == 0
+    magid.get("/api/models/registry")
+    path = f"/api/models/{ALPHA}/thinking"
+    magid.ask("PUT", path, {"thinking": 7}, status=400)
+    logged = [line for line in own(magid, "lines=100") if line["cursor"] not in before]
+    told = [line["message"] for line in logged if line["event"] == "changed"]
+    assert told == [f"uid {os.getuid()}: PUT {path}: 200"] * 2
 
 
 def test_a_refused_request_is_logged_with_its_id(magid: Running) -> None:

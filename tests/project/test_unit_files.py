@@ -152,7 +152,7 @@ def test_catalog() -> None:
         assert re.search(r"^Subject: \S", head, re.MULTILINE), entry
         assert body.strip(), entry
     known = {"MESSAGE_ID"} | set(
-        about(Event.PHASE, model="", port=1, request="", profile="", error="")["fields"]
+        about(Event.PHASE, model="", port=1, request="", profile="", error="", caller="")["fields"]
     )
     assert set(re.findall(r"@(\w+)@", text)) <= known
 
