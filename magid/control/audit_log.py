@@ -16,7 +16,7 @@ from magid.servers.backend import ObservedServer, ServerState
 
 log = logging.getLogger(__name__)
 
-_TOLD = {
+_LOGGED = {
     ServerState.READY: (logging.INFO, Event.SERVER_READY),
     ServerState.STOPPED: (logging.INFO, Event.SERVER_STOPPED),
     ServerState.BACKOFF: (logging.WARNING, Event.SERVER_BACKOFF),
@@ -25,12 +25,12 @@ _TOLD = {
 
 
 class StateLog:
-    """Logs the state changes of servers; its `hear` is a listener for `ServerBackend.subscribe`."""
+    """Logs the state changes of servers, as a listener of `ServerBackend.subscribe`."""
 
     def __init__(self) -> None:
         self._seen: dict[int, ServerState] = {}
 
-    def hear(self, server: ObservedServer) -> None:
+    def on_change(self, server: ObservedServer) -> None:
         """Logs the server's new state.
 
         A server that was already ready or stopped when magid started is not logged.
@@ -38,9 +38,9 @@ class StateLog:
         before = self._seen.get(server.port)
         self._seen[server.port] = server.state
         is_old = before is None and server.state in (ServerState.READY, ServerState.STOPPED)
-        if before is server.state or is_old or server.state not in _TOLD:
+        if before is server.state or is_old or server.state not in _LOGGED:
             return
-        level, event = _TOLD[server.state]
+        level, event = _LOGGED[server.state]
         log.log(
             level, "%s (%s) %s", server.unit, server.model_id, _how(server),
             extra=about(event, model=server.model_id, port=server.port),
@@ -53,7 +53,7 @@ def _how(server: ObservedServer) -> str:
     return server.described
 
 
-def tell_decision(before: ModelEntry, model: Model) -> None:
+def log_decision(before: ModelEntry, model: Model) -> None:
     """Logs which settings of a model a user has changed."""
     old, new = (entry.model_dump(mode="json", by_alias=True) for entry in (before, model.entry))
     words = ", ".join(_changes(old, new)) or "nothing changed"

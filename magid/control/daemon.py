@@ -1,7 +1,7 @@
-"""Owns all mutable state: what is known, what was decided, and the work in progress.
+"""The daemon's core: one method for each operation of the API.
 
-`StateStore` holds what is known and decided; `PlanExecutor` holds the work in progress. The state
-of running servers is not kept here: the server backend is asked for it.
+`StateStore` owns the snapshot (models, decisions, profile), `PlanExecutor` the starts and stops in
+progress. The state of running servers is not kept here: the server backend is queried for it.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from magid.catalog.profile_store import ProfileDir
 from magid.catalog.registry import ModelEntry, with_settings
 from magid.config.settings import Config
 from magid.control import boot, conditions, planner, transitions
-from magid.control.audit_log import StateLog, tell_decision
+from magid.control.audit_log import StateLog, log_decision
 from magid.control.boot import Boot
 from magid.control.conditions import DaemonCondition, Situation
 from magid.control.executor import PlanExecutor
@@ -70,7 +70,7 @@ class Daemon:
         where continuing would lose data.
         """
         await self._store.load()
-        self.launcher.subscribe(StateLog().hear)
+        self.launcher.subscribe(StateLog().on_change)
         self.launcher.subscribe(lambda server: self._store.notify(Change("server", server.port)))
         await self.launcher.open()
         await self._boot.load()
@@ -251,10 +251,13 @@ class Daemon:
     async def _decide(
         self, model_id: str, decide: Callable[[Snapshot], Transition]
     ) -> tuple[Model, Model]:
-        """Changes the registry and logs the decision; returns the model before and after it."""
+        """Changes the registry and logs the decision; returns the model before and after it.
+
+        `StateStore.change` calls `decide` under its lock, then saves and announces the result.
+        """
         before, after = await self._store.change(decide)
         old, new = transitions.find(before, model_id), transitions.find(after, model_id)
-        tell_decision(old.entry, new)
+        log_decision(old.entry, new)
         return old, new
 
     def _cancel_unwanted(self) -> None:

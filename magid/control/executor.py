@@ -261,8 +261,8 @@ async def _all(tasks: list[_Task]) -> None:
     for task in tasks:
         if task.cancelled():
             raise Conflict(
-                "cannot finish the change: it was called off, by a later one or because magid "
-                "ends; GET /api/models/servers shows what came of it"
+                "cannot finish the change: it was cancelled by a later one, or by the shutdown of "
+                "magid; GET /api/models/servers shows the result"
             )
         if error := task.exception():
             raise error

@@ -40,14 +40,14 @@ _DOWNLOADS_S: Final = 5.0  # between checks whether a download has ended
 class Scanning:
     """Runs one scan at a time and stores the result in the StateStore."""
 
-    def __init__(self, config: Config, scanner: Scanner, ledger: StateStore) -> None:
+    def __init__(self, config: Config, scanner: Scanner, store: StateStore) -> None:
         self.scans = Scans()
         self.problem = ""  # why the folders' content is still unknown
         self._known = False  # one scan has succeeded
         self._failed = ""  # error of the last scan
         self._config = config
         self._scanner = scanner
-        self._store = ledger
+        self._store = store
         self._lock = asyncio.Lock()
         self._ended = asyncio.Event()
         self._is_remounted = False  # a disk has come or gone since the last scan began

@@ -1,4 +1,4 @@
-"""All that is known at one moment, except running servers. A frozen value: readers never wait."""
+"""The daemon's state at one moment, except running servers. Frozen, so readers never wait."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Set
@@ -33,7 +33,7 @@ class Disk(Struct, frozen=True):
     broken: tuple[BrokenFile, ...] = ()
     pending: tuple[PendingFile, ...] = ()  # listed, not read yet
     unreadable_roots: tuple[UnreadableRoot, ...] = ()
-    empty_folders: tuple[str, ...] = ()  # as where no disk is mounted
+    empty_folders: tuple[str, ...] = ()  # possibly mount points of missing disks
     listed: bool = False  # a first listing or a scan has succeeded
 
     @property
@@ -72,8 +72,8 @@ class Snapshot(Struct, frozen=True):
     active: ActiveProfile
     models: Mapping[str, Model]
     wanted: Wanted
-    store_problems: tuple[str, ...]  # what could not be loaded or saved, for a person
-    may_lack_folders: bool = False  # `model_paths` is the default: not all of it need be there
+    store_problems: tuple[str, ...]  # errors of loading and saving, for a person
+    may_lack_folders: bool = False  # `model_paths` is the default: folders may be missing
 
     @property
     def missing(self) -> tuple[ModelEntry, ...]:
@@ -85,7 +85,7 @@ class Snapshot(Struct, frozen=True):
     def away(self) -> dict[str, tuple[ModelEntry, ...]]:
         """Returns folder -> known models that are missing with the folder's whole content.
 
-        The folder is empty or cannot be read, as where a disk is not mounted.
+        Such a folder is empty or cannot be read: its disk may not be mounted.
         """
         below = {
             folder: tuple(e for e in self.missing if is_below(e.path, [folder]))

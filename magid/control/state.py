@@ -1,4 +1,4 @@
-"""Holds what is known and decided at present, and the one way to change it.
+"""Owns the current snapshot, and the only way to change it.
 
 A change runs under one lock: it computes the next registry from the current snapshot, saves it
 durably, swaps the snapshot, then notifies the listeners. Readers take the frozen snapshot and never
@@ -61,8 +61,8 @@ class StateStore:
         self._write_problem = ""  # of the last write, if it failed
         self.writes = Writes()
         self._listeners: list[Callable[[Change], None]] = []
-        self._news: deque[Change] = deque()
-        self._telling = False
+        self._pending_changes: deque[Change] = deque()
+        self._is_notifying = False
         self._present = snapshot.build(0, Registry(), Disk(), ActiveProfile(), config, ())
 
     async def load(self) -> None:
@@ -239,7 +239,7 @@ class StateStore:
         self._present = self._build(new, disk, active)
         self.notify(Change("registry"))
 
-    # -- telling -------------------------------------------------------------------------
+    # -- listeners ------------------------------------------------------------------------
 
     def subscribe(self, listener: Callable[[Change], None]) -> Callable[[], None]:
         """Calls `listener` for each change from now on; it must not block.
@@ -260,17 +260,17 @@ class StateStore:
         A listener that reads the snapshot may cause a further change, which is delivered after this
         one. A listener that raises is logged and stays subscribed; it must not undo the change.
         """
-        self._news.append(change)
-        if self._telling:
+        self._pending_changes.append(change)
+        if self._is_notifying:
             return
-        self._telling = True
+        self._is_notifying = True
         try:
-            while self._news:
-                news = self._news.popleft()
+            while self._pending_changes:
+                next_change = self._pending_changes.popleft()
                 for listener in tuple(self._listeners):
-                    _pass_on(listener, news)
+                    _pass_on(listener, next_change)
         finally:
-            self._telling = False
+            self._is_notifying = False
 
 
 def _pass_on(listener: Callable[[Change], None], change: Change) -> None:

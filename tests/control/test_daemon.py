@@ -423,7 +423,7 @@ async def test_a_start_that_waits_can_be_stopped_and_who_waits_for_it_hears(hous
     daemon = await booting(house)
     work = daemon.start(BETA)
     await daemon.finished(BETA, daemon.stop(BETA), PATIENCE_S)
-    with pytest.raises(Conflict, match="called off"):
+    with pytest.raises(Conflict, match="it was cancelled"):
         await daemon.finished(BETA, work, PATIENCE_S)
 
 

@@ -181,7 +181,7 @@ async def test_a_queued_start_can_be_called_off(
     launcher.show(8080, S.READY)
     await launcher.until(("start", 8080), ("start", 8082))
     launcher.show(8082, S.READY)
-    with pytest.raises(Conflict, match="called off"):
+    with pytest.raises(Conflict, match="it was cancelled"):
         await ended(work)
 
 
@@ -412,7 +412,7 @@ async def test_close_ends_everything_and_tells_who_waits(
     await runner.close()
     await runner.close()
     for work in (start, stop):
-        with pytest.raises(Conflict, match="magid ends"):
+        with pytest.raises(Conflict, match="shutdown of magid"):
             await ended(work)
     with pytest.raises(Conflict, match="shutting down"):
         runner.execute(starts(A))

@@ -67,7 +67,7 @@ def test_allowed(args: str) -> None:
     [
         # what magid sets
         (["--port", "9"], 0, "PUT /api/models/{modelId}/port"),
-        (["--seed", "1", "-c", "4096"], 2, "ctxSize in the run-time settings"),
+        (["--seed", "1", "-c", "4096"], 2, "use the run-time setting ctxSize"),
         (["-ngl", "99"], 0, "nGpuLayers"),
         (["-np", "2"], 0, "parallel"),
         (["--host", "0.0.0.0"], 0, "set by magid"),

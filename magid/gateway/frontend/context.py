@@ -37,7 +37,7 @@ class FrontendContext(Struct, frozen=True):
     def admit(self, head: RequestHead, peer: str, need: Scope | None = None) -> Caller:
         """Authenticates the request.
 
-        Raises as `Authenticator.enter` does, and InvalidInput for a token in the URL.
+        Raises as `Authenticator.authenticate` does, and InvalidInput for a token in the URL.
         """
         if self.is_shut:
             raise sandboxed.refuse()
