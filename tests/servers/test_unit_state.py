@@ -9,11 +9,11 @@ from magid.servers.backend import ServerState
 from magid.servers.systemd.unit_state import (
     FailureReason,
     complaint,
+    failure_of,
     figure,
     is_ours,
     observed_from,
     state_of,
-    verdict_on,
 )
 from magid.systemd.unit_names import port_in, unit_path
 from tests.support.fake_systemd import ready
@@ -321,10 +321,10 @@ EXIT_1 = {"Result": "exit-code", "ExecMainCode": EXITED, "ExecMainStatus": 1}
     ],
 )
 def test_who_is_asked(changes: dict[str, Any], witness: int | None, first: bool) -> None:
-    verdict = verdict_on(ended(**changes))
-    assert verdict is not None
-    assert verdict.witness == witness
-    assert witness is None or verdict.first is first
+    failure = failure_of(ended(**changes))
+    assert failure is not None
+    assert failure.witness == witness
+    assert witness is None or failure.first is first
 
 
 def test_the_words_of_ready_say_it_all() -> None:

@@ -169,7 +169,7 @@ class ServerProcess:
         self._child: Child | None = None
         self._task: asyncio.Task[None] | None = None
         self._running = False  # in `_outcome`, which a stop interrupts
-        self._stop_asked = False
+        self._stop_requested = False
         self._ready_since: float | None = None  # monotonic: the wall clock can jump
 
     def begin(self) -> None:
@@ -181,9 +181,9 @@ class ServerProcess:
 
         The task is interrupted once, and only while it works.
         """
-        if self._running and not self._stop_asked and self._task:
+        if self._running and not self._stop_requested and self._task:
             self._task.cancel()
-        self._stop_asked = True
+        self._stop_requested = True
 
     async def gone(self) -> None:
         """Waits until the process is gone and will not be restarted."""
@@ -202,7 +202,7 @@ class ServerProcess:
                 await self._child.end(self._around.timing.stop_timeout_s)
             await self._predecessor_gone()
             self._forget_process()
-            if self._stop_asked:
+            if self._stop_requested:
                 state, reason = ServerState.STOPPED, ""
             self._show(state, reason)
         finally:
@@ -210,7 +210,7 @@ class ServerProcess:
 
     async def _outcome(self) -> tuple[ServerState, str]:
         """Runs until the server is stopped or given up; returns the final state and reason."""
-        if self._stop_asked:
+        if self._stop_requested:
             return ServerState.STOPPED, ""
         self._running = True
         try:

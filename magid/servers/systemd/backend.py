@@ -63,7 +63,7 @@ class SystemdBackend:
         self._launcher = launcher or LauncherClient()
         self._keys = keys
         self._journal = journal or Journal()
-        self._patience_s = stop_timeout_s + _MARGIN_S
+        self._timeout_s = stop_timeout_s + _MARGIN_S
         self._units = UnitObserver(address, self._journal, self._announce, self._mark_launcher)
         self._listeners: list[Callable[[ObservedServer], None]] = []
         self._changed = asyncio.Event()
@@ -96,7 +96,7 @@ class SystemdBackend:
         self._references = References(
             lambda: any(watched.may_exist for watched in self._units.watched.values()),
             lambda: self._units.bus,
-            lambda: self._launcher.call(protocol.Ping(), self._patience_s),
+            lambda: self._launcher.call(protocol.Ping(), self._timeout_s),
         )
         self._references.mark()
 
@@ -187,45 +187,47 @@ class SystemdBackend:
         await asyncio.shield(task)
 
     async def _start(self, spec: ServerSpec, watched: UnitWatcher) -> None:
-        claim = watched.expect_start(initial_state(spec))
+        pending = watched.expect_start(initial_state(spec))
         try:
             async with watched.turn:
-                await self._ask_to_start(spec, watched, claim)
+                await self._ask_to_start(spec, watched, pending)
         except Exception as error:  # any: the server would be shown as starting for ever
             reason = _why_failed(error, spec)
             await watched.refresh()
             if watched.is_running:
-                watched.drop(claim)
+                watched.drop(pending)
                 raise
-            watched.amend(claim, ServerState.FAILED, reason)
+            watched.amend(pending, ServerState.FAILED, reason)
             return
         await watched.refresh()
-        watched.drop(claim)
+        watched.drop(pending)
         with suppress(TimeoutError):
             async with asyncio.timeout(_QUEUE_S):
-                while not watched.has_been_made(claim):
+                while not watched.has_been_made(pending):
                     await self._changed.wait()
 
     async def _ask_to_start(
-        self, spec: ServerSpec, watched: UnitWatcher, claim: PendingState
+        self, spec: ServerSpec, watched: UnitWatcher, pending: PendingState
     ) -> None:
         program = await self._program()
         if not watched.is_running:
             await asyncio.to_thread(_check_free, HostPort(spec.host, spec.port))
-        if watched.is_current(claim):  # otherwise a later start or stop has taken over
+        if watched.is_current(pending):  # otherwise a later start or stop has taken over
             request = protocol.StartRequest(spec, self._profile(), program.flags)
-            await self._launcher.call(request, self._patience_s, lambda: watched.runs_anew(claim))
+            await self._launcher.call(
+                request, self._timeout_s, lambda: watched.has_new_process(pending)
+            )
 
     async def _stop(self, port: int, watched: UnitWatcher) -> None:
         may_exist = watched.may_exist or not self._units.bus.is_open
-        claim = watched.expect_stop()
+        pending = watched.expect_stop()
         try:
             async with watched.turn:
                 if may_exist:
-                    await self._launcher.call(protocol.StopRequest(port), self._patience_s)
+                    await self._launcher.call(protocol.StopRequest(port), self._timeout_s)
             await watched.refresh()
         finally:
-            watched.drop(claim)
+            watched.drop(pending)
 
     async def command(self, spec: ServerSpec) -> list[str]:
         """See ServerBackend. Also raises InvalidInput if the program lacks what the spec needs."""

@@ -29,7 +29,7 @@ class LauncherClient:
     async def call(
         self,
         request: Request,
-        patience_s: float,
+        timeout_s: float,
         is_done: Callable[[], bool] = lambda: False,
     ) -> None:
         """Sends the request; returns when the launcher reports success.
@@ -42,7 +42,7 @@ class LauncherClient:
         line = protocol.request_line(request)
         for _ in range(_TRIES):
             async with self._turn:
-                answer = await self._exchange(line, patience_s)
+                answer = await self._exchange(line, timeout_s)
             if answer:
                 return _check(protocol.parse_reply(answer))
             await asyncio.sleep(_PAUSE_S)
@@ -53,7 +53,7 @@ class LauncherClient:
             "`journalctl -u magi-launcher`"
         )
 
-    async def _exchange(self, line: bytes, patience_s: float) -> bytes:
+    async def _exchange(self, line: bytes, timeout_s: float) -> bytes:
         """Returns the reply's line; empty if the launcher ended before replying.
 
         Does not block the loop.
@@ -68,13 +68,13 @@ class LauncherClient:
                 "run `systemctl start magi-launcher.socket`"
             ) from error
         try:
-            async with asyncio.timeout(patience_s):
+            async with asyncio.timeout(timeout_s):
                 writer.write(line)
                 await writer.drain()
                 return await reader.readuntil(b"\n")
         except TimeoutError:
             raise TimedOut(
-                f"cannot wait for magi-launcher any longer than {patience_s:g} s; see "
+                f"cannot wait for magi-launcher any longer than {timeout_s:g} s; see "
                 "`journalctl -u magi-launcher`"
             ) from None
         except (asyncio.IncompleteReadError, OSError):

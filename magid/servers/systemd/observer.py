@@ -87,7 +87,7 @@ class UnitObserver:
         await self.bus.close()
         self.bus = bus = Bus(self._address)
         await bus.open()
-        bus.listen(self._hear)
+        bus.listen(self._on_signal)
         await bus.match(
             "type='signal',sender='org.freedesktop.DBus',path='/org/freedesktop/DBus',"
             f"interface='org.freedesktop.DBus',member='NameOwnerChanged',arg0='{SYSTEMD}'"
@@ -163,7 +163,7 @@ class UnitObserver:
             exc_info=None if isinstance(error, MagidError) else error,
         )  # fmt: skip
 
-    def _hear(self, signal: Signal) -> None:
+    def _on_signal(self, signal: Signal) -> None:
         match signal.member:
             case "PropertiesChanged" if signal.path == references.PATH:
                 self._on_launcher()
@@ -177,9 +177,9 @@ class UnitObserver:
                 if signal.body and not signal.body[0]:
                     self._stale.set()
             case _:
-                self._hear_of_unit(next(filter(None, map(port_in, _words(signal))), None))
+                self._on_unit(next(filter(None, map(port_in, _words(signal))), None))
 
-    def _hear_of_unit(self, port: int | None) -> None:
+    def _on_unit(self, port: int | None) -> None:
         if port in self.watched:
             self.watched[port].invalidate()
         elif port is not None:

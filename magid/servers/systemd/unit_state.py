@@ -79,17 +79,17 @@ def is_ours(properties: Mapping[str, Any]) -> bool:
 
 
 def observed_from(properties: Mapping[str, Any], quote: str = "") -> ObservedServer:
-    """Returns the server that this unit runs; `quote` is the message of `verdict_on`'s witness."""
+    """Returns the server that this unit runs; `quote` is the message of `failure_of`'s witness."""
     fields = fields_of(properties)
     state = state_of(properties)
-    verdict = verdict_on(properties)
+    failure = failure_of(properties)
     return ObservedServer(
         port=port_in(str(properties["Id"])) or 0,
         model_id=fields.get("MAGI_MODEL", ""),
         instance=_number(fields.get("MAGI_INSTANCE", "")),
         spec_hash=fields.get("MAGI_SPEC", ""),
         state=state,
-        reason=verdict.with_quote(quote) if verdict else why_stopped(properties),
+        reason=failure.with_quote(quote) if failure else why_stopped(properties),
         pid=int(properties.get("MainPID", 0)) or None,
         host=_host(properties),
         started_at=_seconds(properties, "ExecMainStartTimestamp") if state.is_running else None,
@@ -197,16 +197,16 @@ def _how_ended(properties: Mapping[str, Any]) -> str:
         return f"signal {status}"
 
 
-def verdict_on(properties: Mapping[str, Any]) -> FailureReason | None:
+def failure_of(properties: Mapping[str, Any]) -> FailureReason | None:
     """Returns why it failed or is about to be started again; None in every other state."""
     state = state_of(properties)
     if state not in (ServerState.FAILED, ServerState.BACKOFF):
         return None
     if properties.get("LoadState") in _LOAD_FAILURES:
         return FailureReason(f"systemd cannot use the unit: {_load_error(properties)}")
-    verdict = _of_ready(properties) or _of_result(properties)
+    failure = _of_ready(properties) or _of_result(properties)
     return FailureReason(
-        verdict.said, _what_follows(properties), verdict.witness, verdict.first, verdict.alone
+        failure.said, _what_follows(properties), failure.witness, failure.first, failure.alone
     )
 
 
@@ -301,14 +301,14 @@ def _killed_by(number: int) -> tuple[str, bool]:
     return f"was ended by {known.name}", False
 
 
-def complaint(lines: Sequence[tuple[int, str]], verdict: FailureReason) -> str:
+def complaint(lines: Sequence[tuple[int, str]], failure: FailureReason) -> str:
     """Returns the log line that explains the failure; "" if none does.
 
     `lines` are (pid, text), oldest first.
     """
-    said = (text for pid, text in lines if pid == verdict.witness)
+    said = (text for pid, text in lines if pid == failure.witness)
     errors = [quote for text in said if (quote := _error_in(text))]
-    return (errors[0] if verdict.first else errors[-1]) if errors else ""
+    return (errors[0] if failure.first else errors[-1]) if errors else ""
 
 
 def _error_in(line: str) -> str:

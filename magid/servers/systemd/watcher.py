@@ -14,11 +14,11 @@ from magid.servers.systemd.unit_state import (
     BY_SYSTEMCTL,
     FailureReason,
     complaint,
+    failure_of,
     invocation_of,
     is_ours,
     observed_from,
     state_of,
-    verdict_on,
 )
 from magid.systemd.bus import MANAGER, MANAGER_PATH, PROPERTIES, Bus, BusError
 from magid.systemd.journal import Journal, matches_of_run
@@ -79,11 +79,11 @@ class UnitWatcher:
         self._read = read
         self._announce = announce
         self._seen: Seen | None = None
-        self._claim: PendingState | None = None
+        self._pending: PendingState | None = None
         self._own_stop: str | None = None  # invocation id of the last process that magid stopped
         self._marked = asyncio.Event()
-        self._asked = self._answered = 0  # numbers of the latest read requested and completed
-        self._news = asyncio.Event()
+        self._requested = self._completed = 0  # numbers of the latest read requested and completed
+        self._read_done = asyncio.Event()
         self._task = asyncio.create_task(self._follow(), name=f"watch {unit_name(port)}")
 
     async def end(self) -> None:
@@ -98,17 +98,17 @@ class UnitWatcher:
 
     async def refresh(self) -> None:
         """Returns when a read that began after this call has been applied."""
-        self._asked += 1
-        number = self._asked
+        self._requested += 1
+        number = self._requested
         self.invalidate()
-        while self._answered < number:
-            await self._news.wait()
+        while self._completed < number:
+            await self._read_done.wait()
 
     async def _follow(self) -> None:
         while True:
             await self._marked.wait()
             self._marked.clear()
-            number = self._asked
+            number = self._requested
             try:
                 self._seen = await self._read()
             except NotReady as error:
@@ -118,10 +118,10 @@ class UnitWatcher:
                 continue
             except Exception:
                 log.exception("cannot make out %s", unit_name(self.port))
-            self._answered = number
+            self._completed = number
             self._show()
-            self._news.set()
-            self._news = asyncio.Event()
+            self._read_done.set()
+            self._read_done = asyncio.Event()
 
     # -- what is known ---------------------------------------------------------------------
 
@@ -133,70 +133,72 @@ class UnitWatcher:
     @property
     def may_exist(self) -> bool:
         """Returns whether the unit exists, or will once the pending start is done."""
-        asked = self._claim is not None and self._claim.server.state is ServerState.STARTING
-        return self._seen is not None or asked
+        is_starting = (
+            self._pending is not None and self._pending.server.state is ServerState.STARTING
+        )
+        return self._seen is not None or is_starting
 
     @property
     def is_at_rest(self) -> bool:
         """Returns whether the server is stopped and no change is pending."""
-        quiet = self._claim is None and not (self._seen and self._seen.has_job)
+        quiet = self._pending is None and not (self._seen and self._seen.has_job)
         return quiet and (self.shown is None or self.shown.state is ServerState.STOPPED)
 
-    def has_been_made(self, claim: PendingState) -> bool:
-        """Returns whether the requested process exists or has ended, or the claim was replaced."""
-        if self._claim is not None or self._seen is None:
+    def has_been_made(self, pending: PendingState) -> bool:
+        """Returns whether the requested process exists or has ended, or was replaced."""
+        if self._pending is not None or self._seen is None:
             return True
         server = self._seen.server
-        if server.invocation_id == claim.before:
+        if server.invocation_id == pending.before:
             return not self._seen.has_job
         return server.pid is not None or not server.state.is_running
 
-    def runs_anew(self, claim: PendingState) -> bool:
+    def has_new_process(self, pending: PendingState) -> bool:
         """Returns whether the unit is the requested one and has a new process."""
-        if self._seen is None or self._seen.server.spec_hash != claim.server.spec_hash:
+        if self._seen is None or self._seen.server.spec_hash != pending.server.spec_hash:
             return False
-        return self._seen.server.invocation_id not in (None, claim.before)
+        return self._seen.server.invocation_id not in (None, pending.before)
 
     # -- showing -------------------------------------------------------------------------
 
     def expect_start(self, server: ObservedServer) -> PendingState:
         """Shows this state until it is dropped or systemd reports something newer."""
-        return self._claimed(server)
+        return self._show_pending(server)
 
     def expect_stop(self) -> PendingState:
         """Shows the server as stopping, if it runs."""
         assert self.shown is not None, "it was never there"
         self._own_stop = self.shown.invocation_id
-        return self._claimed(replace(self.shown, state=ServerState.STOPPING, reason=""))
+        return self._show_pending(replace(self.shown, state=ServerState.STOPPING, reason=""))
 
-    def _claimed(self, server: ObservedServer) -> PendingState:
+    def _show_pending(self, server: ObservedServer) -> PendingState:
         before = self._seen.server.invocation_id if self._seen else None
-        self._claim = claim = PendingState(server, before)
+        self._pending = pending = PendingState(server, before)
         self._show()
-        return claim
+        return pending
 
-    def is_current(self, claim: PendingState) -> bool:
-        """Returns whether no other claim has taken over and systemd reports nothing newer."""
-        return self._claim is claim
+    def is_current(self, pending: PendingState) -> bool:
+        """Returns whether no other change has taken over and systemd reports nothing newer."""
+        return self._pending is pending
 
-    def amend(self, claim: PendingState, state: ServerState, reason: str) -> None:
+    def amend(self, pending: PendingState, state: ServerState, reason: str) -> None:
         """Changes the pending state; does nothing if it is over."""
-        if self._claim is claim:
-            claim.server = replace(claim.server, state=state, reason=reason)
+        if self._pending is pending:
+            pending.server = replace(pending.server, state=state, reason=reason)
             self._show()
 
-    def drop(self, claim: PendingState) -> None:
+    def drop(self, pending: PendingState) -> None:
         """Shows systemd's state again. Does nothing if another pending state has taken over."""
-        if self._claim is claim:
-            self._claim = None
+        if self._pending is pending:
+            self._pending = None
             self._show()
 
     def _show(self) -> None:
-        if self._claim is not None and self._claim.holds(self._seen):
-            if not self._claim.is_of_stop or (self.shown and _runs(self.shown)):
-                self._put(self._claim.server)
+        if self._pending is not None and self._pending.holds(self._seen):
+            if not self._pending.is_of_stop or (self.shown and _runs(self.shown)):
+                self._put(self._pending.server)
             return
-        self._claim = None
+        self._pending = None
         if self._seen is not None:
             self._put(self._explained(_onward(self.shown, self._seen.server)))
         elif self.shown is not None:
@@ -257,13 +259,13 @@ class UnitReader:
         properties = await _properties(self._bus(), self._name)
         if properties is None or not is_ours(properties):
             return None
-        verdict, run = verdict_on(properties), invocation_of(properties)
-        if verdict is None:
+        failure, run = failure_of(properties), invocation_of(properties)
+        if failure is None:
             self._quoted = (None, "")
-        elif self._quoted[0] != (run, verdict.witness):
+        elif self._quoted[0] != (run, failure.witness):
             # Once per failure: the log of a failed unit does not grow.
-            words = await _quote(self._journal, run, verdict)
-            self._quoted = ((run, verdict.witness), words)
+            words = await _quote(self._journal, run, failure)
+            self._quoted = ((run, failure.witness), words)
         number, _ = properties.get("Job", (0, "/"))
         return Seen(observed_from(properties, self._quoted[1]), bool(number))
 
@@ -320,9 +322,9 @@ TARGET: Final = f"{MANAGER_PATH}/unit/magi_2dmodels_2etarget"
 _TELLING: Final = frozenset({ServerState.READY, ServerState.STOPPED, ServerState.FAILED})
 
 
-async def _quote(journal: Journal, run: str | None, verdict: FailureReason) -> str:
-    """Returns the witness's message if it appears in the journal within a moment. Never raises."""
-    if run is None or verdict.witness is None:
+async def _quote(journal: Journal, run: str | None, failure: FailureReason) -> str:
+    """Returns the failed process's message, if it reaches the journal soon. Never raises."""
+    if run is None or failure.witness is None:
         return ""
     for pause in _LOOKS_S:
         await asyncio.sleep(pause)
@@ -331,6 +333,6 @@ async def _quote(journal: Journal, run: str | None, verdict: FailureReason) -> s
         except NotReady as error:
             log.warning("%s", error.message)
             return ""
-        if found := complaint([(entry.pid, entry.text) for entry in entries], verdict):
+        if found := complaint([(entry.pid, entry.text) for entry in entries], failure):
             return found
     return ""
