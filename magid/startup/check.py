@@ -18,7 +18,7 @@ from magid.config import loading
 from magid.config.loading import Effective
 from magid.config.settings import Config
 from magid.doctor.collect import services
-from magid.doctor.collect.commands import CannotLook
+from magid.doctor.collect.commands import CannotCollect
 from magid.doctor.facts import Listener, ServiceUnit
 from magid.errors import InvalidConfig, TokensUnusable
 from magid.files import lock
@@ -64,7 +64,7 @@ def look() -> StartupFacts:
     """Asks systemd and the kernel. Blocks for seconds at most."""
     try:
         units = services.units()
-    except CannotLook:
+    except CannotCollect:
         return StartupFacts({}, ())
     return StartupFacts(units, services.listeners())
 

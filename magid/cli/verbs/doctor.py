@@ -1,6 +1,6 @@
-"""doctor: what is wrong with this machine, and what puts it right.
+"""doctor: finds problems of this machine, and the commands that fix them.
 
-Exit status 1 if anything of it is an error; warnings and notes leave it 0.
+The exit status is 1 if there is an error; warnings and notes leave it 0.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def doctor(client: Client, args: argparse.Namespace) -> int:
     if args.json:
         print_json(as_json(found))
     else:
-        _tell(found, every=args.all)
+        _print(found, every=args.all)
     return 1 if any(result.severity == "error" for result in found) else 0
 
 
@@ -76,8 +76,8 @@ def as_json(results: "list[Result]") -> dict[str, Any]:
 # -- for people ------------------------------------------------------------------------------
 
 
-def _tell(results: "list[Result]", *, every: bool) -> None:
-    """Nothing but one line where all is well; each check on a terminal where it is not."""
+def _print(results: "list[Result]", *, every: bool) -> None:
+    """Prints the findings; on a terminal also every check, if there is a problem."""
     worst = [result for result in results if result.severity not in (None, _NOTE)]
     shown = every or (bool(worst) and sys.stdout.isatty())
     for result in results:
@@ -107,7 +107,7 @@ def _say_finding(name: str, finding: "Finding") -> None:
 
 
 def _sum_up(results: "list[Result]", problems: int) -> None:
-    """The last line; what could not be looked at goes to stderr."""
+    """Prints the last line; checks that need root are named on stderr."""
     left = [r.not_made for r in results if r.not_made]
     made = len(results) - len(left)
     say(f"{problems or 'no'} problem{'' if problems == 1 else 's'} found ({made} checks)")

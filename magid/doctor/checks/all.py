@@ -20,7 +20,7 @@ from magid.doctor.facts import CheckSkipped, Facts, Finding, FindingSeverity, No
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """`says` is so where `find` finds nothing."""
+    """One check. `says` is its result if `find` finds nothing."""
 
     name: str
     says: str
@@ -62,7 +62,7 @@ CHECKS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of one check: findings, or why it was not made."""
+    """The result of one check: findings, or why it was not made."""
 
     check: Check
     findings: tuple[Finding, ...] = ()
@@ -76,12 +76,12 @@ class Result:
 
 
 def results(facts: Facts) -> list[Result]:
-    """Of all checks, in the order of the table. Pure."""
+    """Runs all checks, in the order of the table. Pure."""
     return [_result(check, facts) for check in CHECKS]
 
 
 def _result(check: Check, facts: Facts) -> Result:
-    """What was found before a check had to give up counts too."""
+    """Keeps the findings of a check that was skipped later on."""
     findings: list[Finding] = []
     try:
         for finding in check.find(facts):

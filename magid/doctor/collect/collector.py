@@ -1,7 +1,7 @@
-"""All looks, side by side and each with a deadline: nothing on a sick machine holds doctor up.
+"""Collects the facts about this machine, in parallel and each with a timeout.
 
-A look that hangs (a network mount whose server is gone) is left behind in its thread, which ends
-with the process, and what it was to see is unknown.
+A call that hangs (on a network mount whose server is gone) is left behind in its thread, which ends
+with the process; its fact is then NotCollected. `checks.all` turns the facts into findings.
 """
 
 import os
@@ -14,13 +14,8 @@ from typing import Any, Final, TypeVar
 
 from magid.config import loading as config
 from magid.config.settings import Config
-from magid.doctor.collect import files as kept
-from magid.doctor.collect import files as models
-from magid.doctor.collect import files as places
-from magid.doctor.collect import hardware, sandbox_trial, services
-from magid.doctor.collect import services as daemon
-from magid.doctor.collect import services as ports
-from magid.doctor.collect.commands import CannotLook, ask_as_magi, output_of
+from magid.doctor.collect import files, hardware, sandbox_trial, services
+from magid.doctor.collect.commands import CannotCollect, ask_as_magi, output_of
 from magid.doctor.facts import (
     AS_ROOT,
     DaemonFacts,
@@ -35,31 +30,31 @@ from magid.host.control_groups import controllers
 from magid.systemd import journald_conf
 
 T = TypeVar("T")
-Look = Callable[[], Any]
+Source = Callable[[], Any]  # collects one fact
 
-LOOK_S: Final = 15.0
+TIMEOUT_S: Final = 15.0
 LIBRARY: Final = Path("/usr/lib/magi")
 _NO_ROOT: Final = NotCollected("only root can look", AS_ROOT)
 _NO_SERVICE: Final = NotCollected("magid is not installed as a service of this machine")
 
 
-def facts(ask: daemon.Ask, path: Path = config.DEFAULT_PATH) -> Facts:
-    """What the caller may see of this machine, now. Takes about a second; never raises."""
+def facts(ask: services.Ask, path: Path = config.DEFAULT_PATH) -> Facts:
+    """Returns what the caller may see of this machine. Takes about a second; never raises."""
     settings = read_settings(path)
     root = os.geteuid() == 0
-    found = _taken(_first_looks(settings, root))
+    found = _collect(_independent_sources(settings, root))
     service = _is_service(found["units"])
-    found |= _taken(
+    found |= _collect(
         {
-            "daemon": _daemon_look(ask, found["units"], service=service),
-            **_later_looks(settings, found, root=root, service=service),
+            "daemon": _daemon_source(ask, found["units"], service=service),
+            **_dependent_sources(settings, found, root=root, service=service),
         }
     )
     return Facts(service=service, settings=settings, **found)
 
 
 def read_settings(path: Path) -> Settings:
-    """The file alone, as the launcher reads it: a service has no one's environment."""
+    """Reads the settings from the file only, as the launcher does, without the environment."""
     try:
         path.open("rb").close()
     except FileNotFoundError:
@@ -80,49 +75,49 @@ def _is_service(found: Any) -> bool:
     return there or (LIBRARY / "magi-launcher").exists()
 
 
-def _daemon_look(ask: daemon.Ask, seen: Any, *, service: bool) -> Look:
-    """Returns the look at magid. A failed one is not queried: that would restart it and hang."""
+def _daemon_source(ask: services.Ask, seen: Any, *, service: bool) -> Source:
+    """Returns the source of DaemonFacts. Does not query a failed magid, which would start it."""
     if service and isinstance(seen, dict) and seen["magid.service"].has_failed:
         return lambda: DaemonFacts(problem="magid.service has failed")
-    return partial(daemon.daemon, ask)
+    return partial(services.daemon, ask)
 
 
-def _first_looks(settings: Settings, root: bool) -> dict[str, Look | NotCollected]:
+def _independent_sources(settings: Settings, root: bool) -> dict[str, Source | NotCollected]:
     state = settings.config.state_dir
     return {
         "machine": partial(machine, settings.config),
-        "accounts": places.accounts,
+        "accounts": files.accounts,
         "units": services.units,
-        "places": partial(places.places, settings.config, settings.path),
-        "volumes": partial(places.volumes, (state, Path("/run"), Path("/var/log"))),
-        "files": settings.unknown or (partial(models.files, settings.config) if root else _NO_ROOT),
-        "listeners": ports.listeners,
+        "places": partial(files.places, settings.config, settings.path),
+        "volumes": partial(files.volumes, (state, Path("/run"), Path("/var/log"))),
+        "files": settings.unknown or (partial(files.files, settings.config) if root else _NO_ROOT),
+        "listeners": services.listeners,
         "gpus": hardware.gpus,
-        "registry": partial(kept.registry, settings.config),
-        "profiles": partial(kept.profiles, settings.config),
-        "tokens": partial(kept.tokens, settings.config),
+        "registry": partial(files.registry, settings.config),
+        "profiles": partial(files.profiles, settings.config),
+        "tokens": partial(files.tokens, settings.config),
     }
 
 
-def _later_looks(
+def _dependent_sources(
     settings: Settings, found: dict[str, Any], *, root: bool, service: bool
-) -> dict[str, Look | NotCollected]:
-    """Those that need another one, or a machine that has the service."""
+) -> dict[str, Source | NotCollected]:
+    """Returns the sources that need other facts, or an installed service."""
     if not service:
         names = ("writing", "folders", "unread", "trial", "launcher", "said")
         return dict.fromkeys(names, _NO_SERVICE)
-    config, files = settings.config, found["files"]
-    paths = [] if isinstance(files, NotCollected) else [f.path for f in files if not f.refused]
+    config, seen = settings.config, found["files"]
+    paths = [] if isinstance(seen, NotCollected) else [f.path for f in seen if not f.refused]
     runs = [] if isinstance(found["units"], NotCollected) else found["units"].values()
-    looks: dict[str, Look | NotCollected] = {
+    sources: dict[str, Source | NotCollected] = {
         "writing": partial(ask_as_magi, "write", str(config.state_dir)),
-        "folders": settings.unknown or partial(models.folders, config),
-        "unread": partial(kept.unread, config, settings.path),
+        "folders": settings.unknown or partial(files.folders, config),
+        "unread": partial(files.unread, config, settings.path),
         "trial": settings.unknown or partial(sandbox_trial.trial, config, paths),
     }
     return {
-        "launcher": daemon.launcher,
-        **(looks if root else dict.fromkeys(looks, _NO_ROOT)),
+        "launcher": services.launcher,
+        **(sources if root else dict.fromkeys(sources, _NO_ROOT)),
         "said": partial(services.said_of_gpus, _invocations(runs)),
     }
 
@@ -136,45 +131,45 @@ def _is_model(unit: ServiceUnit) -> bool:
     return unit.name.startswith("llama-server@") and unit.name != services.TRIAL
 
 
-def _taken(looks: dict[str, Look | NotCollected]) -> dict[str, Any]:
-    """Takes all looks at once. A look that fails or is late gives NotCollected."""
+def _collect(sources: dict[str, Source | NotCollected]) -> dict[str, Any]:
+    """Collects all facts in parallel. A source that fails or is late gives NotCollected."""
     found: dict[str, Any] = {}
 
-    def take(name: str, look: Look) -> None:
+    def take(name: str, source: Source) -> None:
         try:
-            found[name] = look()
-        except CannotLook as error:
+            found[name] = source()
+        except CannotCollect as error:
             found[name] = NotCollected(str(error))
         except MagidError as error:
             found[name] = NotCollected(error.message)
         except PermissionError as error:
             found[name] = NotCollected(f"{error.filename}: {error.strerror}", AS_ROOT)
-        except Exception as error:  # one broken look must not hide the others
+        except Exception as error:  # one broken source must not hide the other facts
             found[name] = NotCollected(f"{type(error).__name__}: {error}")
 
     threads = {}
-    for name, look in looks.items():
-        if isinstance(look, NotCollected):
-            found[name] = look
+    for name, source in sources.items():
+        if isinstance(source, NotCollected):
+            found[name] = source
         else:
-            threads[name] = Thread(target=take, args=(name, look), daemon=True)
+            threads[name] = Thread(target=take, args=(name, source), daemon=True)
             threads[name].start()
     began = time.monotonic()
     for name, thread in threads.items():
-        thread.join(max(0.0, began + _patience(name) - time.monotonic()))
-    return {name: found.get(name, _late(name)) for name in looks}
+        thread.join(max(0.0, began + _timeout_s(name) - time.monotonic()))
+    return {name: found.get(name, _late(name)) for name in sources}
 
 
-def _patience(name: str) -> float:
-    return LOOK_S + (sandbox_trial.TRIAL_S if name == "trial" else 0)
+def _timeout_s(name: str) -> float:
+    return TIMEOUT_S + (sandbox_trial.TRIAL_S if name == "trial" else 0)
 
 
 def _late(name: str) -> Any:
-    """In the place of a look that hangs."""
+    """Returns what replaces the fact of a source that hangs."""
     if name == "daemon":
-        return DaemonFacts(problem=f"magid does not answer within {LOOK_S:g} s")
+        return DaemonFacts(problem=f"magid does not answer within {TIMEOUT_S:g} s")
     return NotCollected(
-        f"no answer within {_patience(name):g} s: does a file system or systemd hang?"
+        f"no answer within {_timeout_s(name):g} s: does a file system or systemd hang?"
     )
 
 
@@ -182,7 +177,7 @@ def _late(name: str) -> Any:
 
 
 def machine(settings: Config) -> Machine:
-    """What the machine is, and what time it has."""
+    """Returns the properties of the machine, and its clock."""
     version, features = services.version_and_features()
     booted = Path("/run/systemd/system").is_dir()  # sd_booted(3)
     return Machine(

@@ -1,4 +1,4 @@
-"""Programs that a look asks: argument lists, no shell, a deadline."""
+"""Runs programs for the collector: argument lists, no shell, a timeout."""
 
 import json
 import os
@@ -15,21 +15,21 @@ MAGI: Final = "magi"
 _ANSWER_S: Final = 10.0
 
 
-class CannotLook(Exception):
-    """The look was not taken; the text says why."""
+class CannotCollect(Exception):
+    """A fact cannot be collected; the text says why."""
 
 
 def output_of(argv: Sequence[str], timeout_s: float = _ANSWER_S) -> str:
-    """What the program prints, whatever its exit status is. Raises CannotLook."""
+    """Returns the program's output, for any exit status. Raises CannotCollect."""
     return _run(argv, timeout_s).stdout
 
 
 def ask_as_magi(*words: str, timeout_s: float = _ANSWER_S) -> Any:
-    """What probe_sandbox.py says as the user magi with its groups. For root. Raises CannotLook."""
+    """Runs probe_sandbox.py as user magi with its groups. Needs root. Raises CannotCollect."""
     try:
         magi = pwd.getpwnam(MAGI)
     except KeyError:
-        raise CannotLook("there is no user magi") from None
+        raise CannotCollect("there is no user magi") from None
     groups = os.getgrouplist(MAGI, magi.pw_gid)
     argv = [sys.executable, "-I", "-S", "-", *words]
     # The program goes in as text: the user need not be able to read this folder.
@@ -38,7 +38,9 @@ def ask_as_magi(*words: str, timeout_s: float = _ANSWER_S) -> Any:
     try:
         return json.loads(done.stdout)
     except ValueError:
-        raise CannotLook(f"as the user magi, Python said: {done.stderr.strip()[-200:]}") from None
+        raise CannotCollect(
+            f"as the user magi, Python said: {done.stderr.strip()[-200:]}"
+        ) from None
 
 
 def _run(
@@ -58,6 +60,6 @@ def _run(
             **options,
         )
     except subprocess.TimeoutExpired:
-        raise CannotLook(f"{argv[0]} did not answer within {timeout_s:g} s") from None
+        raise CannotCollect(f"{argv[0]} did not answer within {timeout_s:g} s") from None
     except OSError as error:
-        raise CannotLook(f"cannot run {argv[0]}: {error.strerror}") from None
+        raise CannotCollect(f"cannot run {argv[0]}: {error.strerror}") from None

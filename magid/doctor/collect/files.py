@@ -184,7 +184,7 @@ _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 def folders(settings: Config) -> tuple[Folder, ...]:
-    """Each model folder that has to be there. For root. Raises CannotLook.
+    """Each model folder that has to be there. For root. Raises CannotCollect.
 
     One that hangs is not reached for as the user magi: that would hang too.
     """
@@ -213,7 +213,7 @@ def folders(settings: Config) -> tuple[Folder, ...]:
 def unread(settings: Config, path: Path) -> dict[str, tuple[str, str]]:
     """The files that the user magi should be able to read and cannot: why, and where on the way.
 
-    For root. Raises CannotLook.
+    For root. Raises CannotCollect.
     """
     wanted = (
         *(path, settings.tls_cert, settings.tls_key, settings.registry_path),

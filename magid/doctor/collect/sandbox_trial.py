@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from magid.config.settings import Config
-from magid.doctor.collect.commands import PROBE, CannotLook
+from magid.doctor.collect.commands import PROBE, CannotCollect
 from magid.doctor.collect.services import TRIAL
 from magid.doctor.facts import Program, SandboxTrial
 from magid.errors import LlamaServerMissing, MagidError
@@ -48,7 +48,7 @@ LEFT_OUT: Final = frozenset(
 
 
 def trial(settings: Config, paths: Iterable[str]) -> SandboxTrial:
-    """Try these model files, all GPU nodes and llama-server. For root. Raises CannotLook."""
+    """Try these model files, all GPU nodes and llama-server. For root. Raises CannotCollect."""
     program, problem = _program(settings)
     with closing(Examiner()) as examiner:
         roots = examiner.roots(settings.model_paths)
@@ -57,7 +57,7 @@ def trial(settings: Config, paths: Iterable[str]) -> SandboxTrial:
         try:
             answer = asyncio.run(_tried(settings, program, roots, list(paths), output))
         except (BusError, TimeoutError) as error:
-            raise CannotLook(f"systemd made no unit for a trial: {error}") from None
+            raise CannotCollect(f"systemd made no unit for a trial: {error}") from None
     return _trial_of(answer, program, problem)
 
 

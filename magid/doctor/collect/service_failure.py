@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from magid.doctor.collect.commands import CannotLook, output_of
+from magid.doctor.collect.commands import CannotCollect, output_of
 
 SERVICE: Final = "magid.service"
 _LOOK_S: Final = 1.5
@@ -62,7 +62,7 @@ def look() -> Service | None:
                 timeout_s=_LOOK_S,
             )
         )
-    except CannotLook:
+    except CannotCollect:
         return None
     if shown.get("LoadState", "not-found") == "not-found":
         return None
@@ -145,7 +145,7 @@ def _log() -> str:
     argv = ["journalctl", "--quiet", "--no-pager", "--output=cat", "--lines=20"]
     try:
         return output_of([*argv, f"--unit={SERVICE}"], timeout_s=_LOOK_S)
-    except CannotLook:
+    except CannotCollect:
         return ""
 
 

@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
-from magid.doctor.collect.commands import CannotLook, output_of
+from magid.doctor.collect.commands import CannotCollect, output_of
 from magid.doctor.collect.files import LAUNCHER
 from magid.doctor.facts import (
     AS_ROOT,
@@ -50,13 +50,13 @@ _PROPERTIES: Final = (
 
 
 def units() -> dict[str, ServiceUnit]:
-    """Those of magid's, loaded or not, and every model unit that is loaded. Raises CannotLook."""
+    """Returns magid's units, loaded or not, and the loaded model units. Raises CannotCollect."""
     chosen = ",".join(_PROPERTIES)
     names = (*OURS, TRIAL)
     text = output_of(["systemctl", "show", f"--property={chosen}", "--", *names, _MODELS])
     found = {unit.name: unit for unit in map(_unit, blocks(text))}
     if not found:
-        raise CannotLook("systemd does not answer")
+        raise CannotCollect("systemd does not answer")
     # systemd names no drop-ins for a unit that it could only make of a file.
     found[TRIAL] = replace(found[TRIAL], drop_ins=tuple(map(str, _drop_ins_of_models())))
     return found
@@ -101,7 +101,7 @@ def version_and_features() -> tuple[int, frozenset[str]]:
     """Of the systemd that is installed; (0, nothing) where there is none. Never raises."""
     try:
         text = output_of(["systemctl", "--version"])
-    except CannotLook:
+    except CannotCollect:
         return 0, frozenset()
     number = re.match(r"systemd (\d+)", text)
     return (int(number[1]) if number else 0), frozenset(re.findall(r"[+-][A-Z0-9_]+", text))
@@ -116,7 +116,7 @@ GPU_WORDS: Final = re.compile(
 
 
 def said_of_gpus(names: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
-    """Unit -> the lines of its present run that speak of a missing GPU. Raises CannotLook.
+    """Unit -> the lines of its present run that speak of a missing GPU. Raises CannotCollect.
 
     `names` is unit -> invocation id. The first lines tell: the last may be years of requests.
     """
