@@ -46,10 +46,12 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
 
 def _shapes(routes: list[Route]) -> tuple[dict[Any, Any], dict[str, Any]]:
     """Returns type -> schema (a reference if the schema has a name), and the named schemas."""
-    from pydantic import TypeAdapter  # late: it imports code that no other request needs
+    from pydantic import TypeAdapter  # late, as `schemas.bodies` is
+
+    from magid.api.schemas import bodies
 
     kinds: set[tuple[Any, Literal["validation", "serialization"]]]
-    kinds = {(route.body, "validation") for route in routes if route.body}
+    kinds = {(bodies.MODELS[route.body], "validation") for route in routes if route.body}
     kinds |= {(route.reply, "serialization") for route in routes if route.reply}
     kinds.add((models.ErrorReply, "serialization"))
     ordered = sorted(kinds, key=repr)
@@ -57,6 +59,7 @@ def _shapes(routes: list[Route]) -> tuple[dict[Any, Any], dict[str, Any]]:
         [(kind, mode, TypeAdapter(kind)) for kind, mode in ordered], ref_template=_REF
     )
     shapes = {kind: _named(schema) for (kind, _mode), schema in found.items()}
+    shapes |= {name: shapes[model] for name, model in bodies.MODELS.items() if model in shapes}
     components = definitions.get("$defs", {})
     return shapes, {
         _COMPONENTS.get(name, name): _named(schema) for name, schema in components.items()
@@ -98,7 +101,7 @@ def _operation(route: Route, shapes: dict[Any, Any]) -> dict[str, Any]:
     }
     if route.access is Access.PUBLIC:
         operation["security"] = []
-    if route.body is not None:
+    if route.body:
         content = {"application/json": {"schema": shapes[route.body]}}
         operation["requestBody"] = {"required": True, "content": content}
     return operation

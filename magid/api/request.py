@@ -7,11 +7,11 @@ malformed heads. So every route is registered as a streaming one, and this modul
 import asyncio
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 from urllib.parse import unquote
 
-from pydantic import BaseModel, ValidationError
+from pydantic_core import ValidationError
 from sanic import Request
 from sanic.http import Http
 
@@ -181,19 +181,22 @@ def _is_empty(request: Request) -> bool:
 
 
 async def parse_body(
-    request: Request, model: type[BaseModel] | None, data: bytes, slices: TimeSlices
+    request: Request, name: str, data: bytes, slices: TimeSlices
 ) -> tuple[Any, Outline | None]:
-    """Returns the body as the route's model. Without a model it only needs the JSON media type.
+    """Returns the body as the model of this name. Without one it only needs the JSON media type.
 
     A large body is parsed in outline, with marks in the place of long strings.
     """
-    if model is None and not data:
+    if not name and not data:
         return None, None
     content_type = request.headers.get("content-type", "")
     if not request_rules.is_json(content_type):
         raise request_rules.not_json(content_type)
-    if model is None:
+    if not name:
         return None, None
+    if not _models:
+        _models.update(await asyncio.to_thread(_import_models))
+    model = _models[name]
     data, outline = data.removeprefix(BOM), None
     try:
         if len(data) > WHOLE_BYTES:
@@ -203,6 +206,15 @@ async def parse_body(
         return model.model_validate_json(data), None
     except ValidationError as error:
         raise _invalid(error) from None
+
+
+_models: dict[str, Any] = {}  # of bodies, by name; empty until the first body comes
+
+
+def _import_models() -> Mapping[str, Any]:
+    from magid.api.schemas import bodies  # late: no start waits for pydantic
+
+    return bodies.MODELS
 
 
 def _check_values(data: bytes) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
-from pydantic import BaseModel
 
 from magid import errors as e
 from magid.api import events
@@ -19,27 +18,21 @@ from magid.api.schemas.access import (
     ProfileCreated,
     ProfileReplaced,
     ProfileReply,
-    TokenBody,
     TokenCreated,
     TokenLimitsReply,
     TokensReply,
 )
-from magid.api.schemas.gateway import ExplainBody, Explanation, RequestsReply, UsageReply
+from magid.api.schemas.gateway import Explanation, RequestsReply, UsageReply
 from magid.api.schemas.models import (
     DiscoveredModel,
-    EnabledBody,
     EnabledReply,
     Message,
     ModelDetail,
-    PortBody,
     PortReply,
     RegistryReply,
     RescanReply,
-    SettingsBody,
     SettingsReply,
-    ThinkingBody,
     ThinkingReply,
-    TierBody,
     TierReply,
 )
 from magid.api.schemas.servers import (
@@ -53,8 +46,7 @@ from magid.api.schemas.servers import (
     ServersReply,
     StatusReply,
 )
-from magid.auth.tokens import Scope, TokenLimits
-from magid.catalog.profile import Profile
+from magid.auth.tokens import Scope
 
 Handler = Callable[[Context, Call], Awaitable[Reply | Stream]]
 
@@ -92,7 +84,7 @@ class Route(Struct, frozen=True):
     access: Access
     status: int = 200
     more: tuple[int, ...] = ()
-    body: type[BaseModel] | None = None
+    body: str = ""  # its model's name in `schemas.bodies`
     query: tuple[Query, ...] = ()
     errors: tuple[type[e.MagidError], ...] = ()
     media: tuple[str, ...] = ("application/json",)
@@ -145,7 +137,7 @@ def _post(path: str, handler: Handler, reply: Any, **more: Any) -> Route:
     return Route("POST", path, handler, reply, Access.CHANGE, **more)
 
 
-def _put(path: str, handler: Handler, reply: Any, body: type[BaseModel], **more: Any) -> Route:
+def _put(path: str, handler: Handler, reply: Any, body: str, **more: Any) -> Route:
     return Route("PUT", path, handler, reply, Access.CHANGE, body=body, **more)
 
 
@@ -187,10 +179,10 @@ ROUTES: tuple[Route, ...] = (
     _get(f"{SID}/metrics", metrics.get_server_metrics, str, query=(_INSTANCE,), media=_TEXT[:1],
          errors=(*_UNKNOWN, e.ServerUnreachable)),
     _get(P, profiles.list_profiles, list[str], more=_TAG),
-    _post(P, profiles.create_profile, ProfileCreated, status=201, body=Profile,
+    _post(P, profiles.create_profile, ProfileCreated, status=201, body="Profile",
           errors=(e.ProfileExists, *_WRITE)),
     _get(NAME, profiles.get_profile, ProfileReply, more=_TAG, errors=_PROFILE),
-    _put(NAME, profiles.replace_profile, ProfileReplaced, Profile,
+    _put(NAME, profiles.replace_profile, ProfileReplaced, "Profile",
          errors=(*_PROFILE, e.StaleRevision, *_WRITE)),
     _delete(NAME, profiles.delete_profile, Message,
             errors=(e.ProfileNotFound, e.ProfileActive, *_WRITE)),
@@ -198,14 +190,14 @@ ROUTES: tuple[Route, ...] = (
           errors=(*_PROFILE, e.Busy, *_WRITE)),
     _get(ID, models.get_model, ModelDetail,
          errors=(*_UNKNOWN, e.ModelGone, e.NotReady)),
-    _put(f"{ID}/tier", models.put_tier, TierReply, TierBody, errors=_UPDATE),
-    _put(f"{ID}/thinking", models.put_thinking, ThinkingReply, ThinkingBody, errors=_UPDATE),
-    _put(f"{ID}/enabled", models.put_enabled, EnabledReply, EnabledBody, errors=_UPDATE),
-    _put(f"{ID}/port", models.put_port, PortReply, PortBody, errors=_UPDATE),
-    _put(f"{ID}/runtime-settings", models.put_settings, SettingsReply, SettingsBody,
+    _put(f"{ID}/tier", models.put_tier, TierReply, "TierBody", errors=_UPDATE),
+    _put(f"{ID}/thinking", models.put_thinking, ThinkingReply, "ThinkingBody", errors=_UPDATE),
+    _put(f"{ID}/enabled", models.put_enabled, EnabledReply, "EnabledBody", errors=_UPDATE),
+    _put(f"{ID}/port", models.put_port, PortReply, "PortBody", errors=_UPDATE),
+    _put(f"{ID}/runtime-settings", models.put_settings, SettingsReply, "SettingsBody",
          errors=_UPDATE),
     # Changes nothing: a dry run.
-    replace(_post("/api/route/explain", requests.explain, Explanation, body=ExplainBody,
+    replace(_post("/api/route/explain", requests.explain, Explanation, body="ExplainBody",
                   errors=(e.ModelNotFound, e.NotReady, e.ServerFailed)),
             access=Access.READ, takes_large=True),
     _get("/api/requests", requests.list_requests, RequestsReply, query=(_LIMIT,)),
@@ -215,9 +207,9 @@ ROUTES: tuple[Route, ...] = (
     _get("/metrics", metrics.get_metrics, str, media=_TEXT),
     _get("/sd/prometheus", metrics.discover, list[ScrapeTarget]),
     _get("/api/tokens", tokens.list_tokens, TokensReply, access=Access.CHANGE),
-    _post("/api/tokens", tokens.create_token, TokenCreated, status=201, body=TokenBody,
+    _post("/api/tokens", tokens.create_token, TokenCreated, status=201, body="TokenBody",
           errors=(e.TokenExists, e.TokensUnusable, *_WRITE)),
-    _put("/api/tokens/{name}/limits", tokens.limit_token, TokenLimitsReply, TokenLimits,
+    _put("/api/tokens/{name}/limits", tokens.limit_token, TokenLimitsReply, "TokenLimits",
          errors=(e.TokenNotFound, e.TokensUnusable, *_WRITE)),
     _delete("/api/tokens/{name}", tokens.revoke_token, Message,
             errors=(e.TokenNotFound, e.TokensUnusable, *_WRITE)),

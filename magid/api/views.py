@@ -18,6 +18,7 @@ from magid.control.planner import Blocked, Keep, Plan, Start, Stop
 from magid.control.snapshot import Snapshot
 from magid.discovery.found import BrokenFile
 from magid.discovery.tiers import Tier
+from magid.files import schema
 from magid.host.control_groups import controllers
 from magid.host.usage import ServerFigures
 from magid.llama.program import LlamaProgram
@@ -294,8 +295,8 @@ def plan_line(line: Stop | Start | Keep | Blocked) -> server_schemas.PlanLine:
 def profile_reply(
     profile: Profile, *, active: bool, missing: list[str]
 ) -> access_schemas.ProfileReply:
-    # The aliases of Profile are the API's names; a test checks the answer against the schema.
-    own = cast(access_schemas.ProfileReply, profile.model_dump(mode="json", by_alias=True))
+    # A test checks the answer against the schema.
+    own = cast(access_schemas.ProfileReply, schema.plain(profile, api_names=True))
     return {**own, "active": active, "missingModels": missing}
 
 

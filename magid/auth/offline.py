@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from magid.auth import token_store, tokens
-from magid.auth.tokens import Scope, Token, TokenLimits
+from magid.auth.tokens import Scope, Token
 from magid.config import loading
 from magid.errors import AlreadyRunning, CannotWrite, Conflict, MagidError
 from magid.files import lock as document
@@ -75,7 +75,7 @@ def _create(path: Path, body: Mapping[str, Any]) -> dict[str, Any]:
         body["name"],
         map(Scope, body["scopes"]),
         models=body.get("models"),
-        limits=TokenLimits(**body["limits"]) if body.get("limits") else None,
+        limits=tokens.limits_of(body["limits"]) if body.get("limits") else None,
         expires_at=datetime.fromisoformat(expires) if expires else None,
     )
     token_store.write(path, tokens.added(_read(path), token))

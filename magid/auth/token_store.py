@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import ValidationError
+from msgspec.structs import asdict, replace
 
 from magid.auth import tokens
 from magid.auth.limits import Limits
@@ -89,7 +89,7 @@ class TokenStore:
     def all(self) -> tuple[Token, ...]:
         """All tokens, by name, with their last use."""
         return tuple(
-            entry.token.model_copy(update={"last_used_at": _moment(entry.used)})
+            replace(entry.token, last_used_at=_moment(entry.used))
             for entry in sorted(self._by_id.values(), key=lambda entry: entry.token.name)
         )
 
@@ -143,9 +143,7 @@ class TokenStore:
         Raises TokenNotFound, InvalidInput, CannotWrite, TokensUnusable.
         """
         await self._change(lambda present: tokens.limited(present, name, limits))
-        log.info(
-            "token %s has new limits: %s", name, limits.model_dump(exclude_none=True) or "none"
-        )
+        log.info("token %s has new limits: %s", name, _given(limits) or "none")
         return next(token for token in self.all if token.name == name)
 
     async def flush(self) -> None:
@@ -203,6 +201,10 @@ class TokenStore:
             self._by_id[token.id] = entry
 
 
+def _given(limits: TokenLimits) -> dict[str, int]:
+    return {name: value for name, value in asdict(limits).items() if value is not None}
+
+
 def _limits(token: Token) -> Limits | None:
     given = token.limits
     if given is None:
@@ -214,8 +216,7 @@ _NO_DIGEST = bytes(32)  # is compared with the digest of an unknown token
 
 
 def _is_same(one: Token, other: Token) -> bool:
-    unused = {"last_used_at": None}
-    return one.model_copy(update=unused) == other.model_copy(update=unused)
+    return replace(one, last_used_at=None) == replace(other, last_used_at=None)
 
 
 def _moment(seconds: float) -> datetime | None:
@@ -253,8 +254,6 @@ def read(path: Path) -> tuple[Token, ...] | None:
         return None
     except OSError as error:
         raise _unusable(path, error.strerror or str(error)) from None
-    except ValidationError as error:
-        raise _unusable(path, tokens.first_fault(error)) from None
     except ValueError as error:
         raise _unusable(path, str(error)) from None
 

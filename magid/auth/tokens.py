@@ -9,29 +9,22 @@ import hashlib
 import re
 import secrets
 import string
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from msgspec import Struct
-from pydantic import (
-    AfterValidator,
-    AwareDatetime,
-    BaseModel,
-    ConfigDict,
-    Field,
-    StrictInt,
-    StrictStr,
-    ValidationError,
-)
-from pydantic.alias_generators import to_camel
+import msgspec
+from msgspec import Meta, Struct
+from msgspec.structs import replace
 from typing_extensions import TypedDict
 
 from magid.errors import InvalidInput, TokenExists, TokenNotFound
 
-FORMAT = 1
+FORMAT: Final = 1
 MAX_TOKENS = 1000
+MAX_MODELS = 100  # of one token
+MAX_LIMIT = 10**12
 _LETTERS = string.ascii_letters + string.digits
 _SECRET_LENGTH = 43  # 62^43 > 2^256
 _TOKEN = re.compile(rb"magi_([0-9a-f]{8})_[0-9A-Za-z]{43}")
@@ -50,54 +43,41 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(dict.fromkeys(values))
 
 
-Name = Annotated[StrictStr, Field(pattern=rf"^{NAME}$")]
-Scopes = Annotated[tuple[Scope, ...], Field(min_length=1, max_length=3), AfterValidator(_distinct)]
-Models = Annotated[
-    tuple[Annotated[StrictStr, Field(min_length=1, max_length=200)], ...],
-    Field(min_length=1, max_length=100),
-    AfterValidator(_distinct),
-]
+# `\Z`: for Python, `$` is before a final newline too.
+Moment = Annotated[datetime, Meta(tz=True)]
 
 
-Limit = Annotated[StrictInt, Field(ge=1, le=10**12)]
+Limit = Annotated[int, Meta(ge=1, le=MAX_LIMIT)]
 
 
-class TokenLimits(BaseModel):
-    """What a token may ask of the gateway; null: as much as it likes."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        alias_generator=to_camel,
-        validate_by_name=True,
-        defer_build=True,
-    )
+class TokenLimits(
+    Struct, frozen=True, forbid_unknown_fields=True, rename="camel", omit_defaults=True
+):
+    """What a token may ask of the gateway; None: as much as it likes."""
 
     requests_per_minute: Limit | None = None
     tokens_per_day: Limit | None = None
     requests_at_once: Limit | None = None
 
 
-class Token(BaseModel):
+class Token(Struct, frozen=True, forbid_unknown_fields=True, rename="camel", omit_defaults=True):
     """The stored part of a token. `models`: ids, globs, aliases or tiers; None: all models."""
 
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        alias_generator=to_camel,
-        validate_by_name=True,
-        defer_build=True,  # most daemons have no token
-    )
-
-    name: Name
-    id: Annotated[StrictStr, Field(pattern=r"^[0-9a-f]{8}$")]
-    sha256: Annotated[StrictStr, Field(pattern=r"^[0-9a-f]{64}$")]
-    scopes: Scopes
-    models: Models | None = None
+    name: Annotated[str, Meta(pattern=rf"^{NAME}\Z")]
+    id: Annotated[str, Meta(pattern=r"^[0-9a-f]{8}\Z")]
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    scopes: Annotated[tuple[Scope, ...], Meta(min_length=1, max_length=3)]
+    created_at: Moment
+    models: (
+        Annotated[
+            tuple[Annotated[str, Meta(min_length=1, max_length=200)], ...],
+            Meta(min_length=1, max_length=MAX_MODELS),
+        ]
+        | None
+    ) = None
     limits: TokenLimits | None = None
-    created_at: AwareDatetime
-    expires_at: AwareDatetime | None = None
-    last_used_at: AwareDatetime | None = None  # up to ten minutes old: see `token_store`
+    expires_at: Moment | None = None
+    last_used_at: Moment | None = None  # up to ten minutes old: see `token_store`
 
 
 class ApiLimits(TypedDict):
@@ -120,11 +100,9 @@ class ApiToken(TypedDict):
     lastUsedAt: str | None
 
 
-class _TokenFile(BaseModel):
-    model_config = ConfigDict(extra="forbid", defer_build=True)
-
+class _TokenFile(Struct, frozen=True, forbid_unknown_fields=True):
     format: Literal[1]
-    tokens: Annotated[tuple[Token, ...], Field(max_length=MAX_TOKENS)]
+    tokens: Annotated[tuple[Token, ...], Meta(max_length=MAX_TOKENS)]
 
 
 class Credential(Struct, frozen=True):
@@ -224,20 +202,20 @@ def make(
             field="expiresAt",
         )
     secret, ident, digest = mint()
+    token = Token(
+        name=name,
+        id=ident,
+        sha256=digest,
+        scopes=_distinct(given),
+        models=None if only is None else _distinct(only),
+        limits=_or_none(limits),
+        created_at=created,
+        expires_at=expires_at,
+    )
     try:
-        token = Token(
-            name=name,
-            id=ident,
-            sha256=digest,
-            scopes=given,
-            models=only,
-            limits=_or_none(limits),
-            created_at=created,
-            expires_at=expires_at,
-        )
-    except ValidationError as error:
-        raise InvalidInput(f"cannot make a token: {first_fault(error)}") from None
-    return token, secret
+        return msgspec.convert(msgspec.to_builtins(token), Token), secret
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"cannot make a token: {_fault(error)}") from None
 
 
 def _check_limited(scopes: tuple[Scope, ...]) -> None:
@@ -300,19 +278,29 @@ def limited(tokens: tuple[Token, ...], name: str, limits: TokenLimits) -> tuple[
     others = without(tokens, name)
     token = next(token for token in tokens if token.name == name)
     _check_limited(token.scopes)
-    return (*others, token.model_copy(update={"limits": _or_none(limits)}))
+    return (*others, replace(token, limits=_or_none(limits)))
 
 
-def first_fault(error: ValidationError) -> str:
-    """Returns pydantic's first error, without the value, which could be a secret."""
-    fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    where = ".".join(map(str, fault["loc"]))
-    return f"{where}: {fault['msg']}" if where else fault["msg"]
+def limits_of(given: Mapping[str, Any]) -> TokenLimits:
+    """Returns limits by the API's names. Raises InvalidInput."""
+    try:
+        return msgspec.convert(given, TokenLimits)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"cannot limit a token: {_fault(error)}", field="limits") from None
+
+
+def _fault(error: msgspec.ValidationError) -> str:
+    """Returns what does not fit, with its place before it, and never the value."""
+    what, _, where = str(error).partition(" - at `$.")
+    return f"{where.rstrip('`')}: {what}" if where else what
 
 
 def parse(content: bytes) -> tuple[Token, ...]:
     """Parses the content of a token file. Raises ValueError with the first problem."""
-    found = _TokenFile.model_validate_json(content).tokens
+    try:
+        found = msgspec.json.decode(content, type=_TokenFile).tokens
+    except msgspec.ValidationError as error:
+        raise ValueError(_fault(error)) from None
     for what in ("name", "id"):
         seen = [getattr(token, what) for token in found]
         if len(set(seen)) < len(seen):
@@ -322,4 +310,4 @@ def parse(content: bytes) -> tuple[Token, ...]:
 
 def serialise(tokens: Iterable[Token]) -> bytes:
     document = _TokenFile(format=FORMAT, tokens=tuple(tokens))
-    return (document.model_dump_json(by_alias=True, exclude_none=True, indent=2) + "\n").encode()
+    return msgspec.json.format(msgspec.json.encode(document)) + b"\n"

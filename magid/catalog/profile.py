@@ -7,28 +7,18 @@ and writes it. Its name is a slug, which cannot contain a path.
 import fnmatch
 import re
 import unicodedata
-from dataclasses import replace
 from enum import StrEnum
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, ClassVar
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    StrictBool,
-    StrictInt,
-    StrictStr,
-    ValidationError,
-)
-from pydantic.alias_generators import to_camel, to_snake
-from pydantic_core import PydanticCustomError
+from msgspec import Meta, field
+from msgspec.structs import replace
 
 from magid.discovery.naming import spellings
 from magid.discovery.tiers import Tier
 from magid.errors import InvalidInput, InvalidProfile, ProfileNotFound
-from magid.files import strict_yaml
+from magid.files import schema, strict_yaml
+from magid.files.schema import Mismatch, Rule, Schema
 from magid.files.strict_yaml import YamlError
 
 SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -42,61 +32,54 @@ _TIER_PREFIX = "tier:"
 def _selector(text: str) -> str:
     if text.startswith(_TIER_PREFIX):
         if text.removeprefix(_TIER_PREFIX) not in list(Tier):
-            raise _refused(f"should be one of {', '.join(_TIER_PREFIX + tier for tier in Tier)}")
+            raise ValueError(f"should be one of {', '.join(_TIER_PREFIX + tier for tier in Tier)}")
     elif not _SELECTOR.fullmatch(text):
-        raise _refused("should be a model id, a pattern of ids with *, ? and [...], or tier:NAME")
+        raise ValueError("should be a model id, a pattern of ids with *, ? and [...], or tier:NAME")
     return text
 
 
 def _one_line(text: str) -> str:
     if not text.strip() or not text.isprintable():
-        raise _refused("should be text on one line")
+        raise ValueError("should be text on one line")
     return text
 
 
 def _no_controls(text: str) -> str:
     if not text.replace("\n", "").isprintable():
-        raise _refused("should be text without control characters")
+        raise ValueError("should be text without control characters")
     return text
 
 
-def _refused(reason: str) -> PydanticCustomError:
-    return PydanticCustomError("profile", "{reason}", {"reason": reason})
+Line = Annotated[str, Meta(max_length=100), Rule(_one_line)]
+Text = Annotated[str, Meta(max_length=1000), Rule(_no_controls)]
+Alias = Annotated[str, Meta(max_length=200), Rule(_one_line)]
+WholeSeconds = Annotated[int, Meta(ge=0, le=86_400)]
 
 
-Line = Annotated[StrictStr, Field(max_length=100), AfterValidator(_one_line)]
-Text = Annotated[StrictStr, Field(max_length=1000), AfterValidator(_no_controls)]
-Alias = Annotated[StrictStr, Field(max_length=200), AfterValidator(_one_line)]
-WholeSeconds = Annotated[StrictInt, Field(ge=0, le=86_400)]
+class _Part(Schema, frozen=True):
+    has_api_names: ClassVar[bool] = True
 
 
-class _Part(BaseModel):
-    # snake_case in files, camelCase in the API; both accept either.
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True
-    )
-
-
-class TierRange(_Part):
+class TierRange(_Part, frozen=True):
     """Maximum complexity score of requests for a tier, and the time to expect."""
 
-    model_config = ConfigDict(title="TierConfig")  # in the OpenAPI document
+    api_title: ClassVar[str] = "TierConfig"
 
     name: Tier
-    max_score: Annotated[float, Field(strict=True, ge=0, le=1000, allow_inf_nan=False)]
+    max_score: Annotated[float, Meta(ge=0, le=1000)]
     expected_time_seconds: WholeSeconds = 5
     description: Text = ""
 
 
-class TwoStageRules(_Part):
+class TwoStageRules(_Part, frozen=True):
     """Lets one tier draft an answer and another refine it."""
 
-    model_config = ConfigDict(title="TwoStage")  # in the OpenAPI document
+    api_title: ClassVar[str] = "TwoStage"
 
-    enabled: StrictBool = False
+    enabled: bool = False
     stage1_tier: Tier = Tier.BALANCED
     stage2_tier: Tier = Tier.POWERFUL
-    stage1_max_tokens: Annotated[StrictInt, Field(ge=1, le=1_000_000)] = 500
+    stage1_max_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] = 500
 
 
 class Strategy(StrEnum):
@@ -107,48 +90,48 @@ class Strategy(StrEnum):
     PREFIX_AFFINITY = "prefix_affinity"
 
 
-class LoadBalancingRules(_Part):
+class LoadBalancingRules(_Part, frozen=True):
     """How requests for a model are distributed over its servers."""
 
-    model_config = ConfigDict(title="LoadBalancing")  # in the OpenAPI document
+    api_title: ClassVar[str] = "LoadBalancing"
 
-    enabled: StrictBool = True
+    enabled: bool = True
     strategy: Strategy = Strategy.ROUND_ROBIN
-    health_check_interval: Annotated[WholeSeconds, Field(ge=1)] = 30  # seconds
+    health_check_interval: Annotated[int, Meta(ge=1, le=86_400)] = 30  # seconds
     # Shares of requests, by selector as in enabled_models; 1 for models that match none.
     weights: Annotated[
         dict[
-            Annotated[StrictStr, AfterValidator(_selector)],
-            Annotated[StrictInt, Field(ge=1, le=1000)],
+            Annotated[str, Rule(_selector)],
+            Annotated[int, Meta(ge=1, le=1000)],
         ],
-        Field(max_length=1000),
-    ] = {}
+        Meta(max_length=1000),
+    ] = field(default_factory=dict)
 
 
 def _rising(tiers: tuple[TierRange, ...]) -> tuple[TierRange, ...]:
     if len({tier.name for tier in tiers}) != len(tiers):
-        raise _refused("should have each tier at most once")
+        raise ValueError("should have each tier at most once")
     if any(low.max_score >= high.max_score for low, high in pairwise(tiers)):
-        raise _refused("should have tiers in ascending order of max_score")
+        raise ValueError("should have tiers in ascending order of max_score")
     return tiers
 
 
 DEFAULT_TIERS = (
     TierRange(
         name=Tier.FAST,
-        max_score=3,
+        max_score=3.0,
         expected_time_seconds=2,
         description="Fast processing for simple queries",
     ),
     TierRange(
         name=Tier.BALANCED,
-        max_score=7,
+        max_score=7.0,
         expected_time_seconds=5,
         description="Balanced speed and depth for most queries",
     ),
     TierRange(
         name=Tier.POWERFUL,
-        max_score=10,
+        max_score=10.0,
         expected_time_seconds=15,
         description="Deep reasoning for complex queries",
     ),
@@ -156,19 +139,19 @@ DEFAULT_TIERS = (
 """Scores are from 0 to 10."""
 
 
-class Profile(_Part):
+class Profile(_Part, frozen=True):
     """A profile. `enabled_models` has ids, patterns of ids, and `tier:NAME`."""
 
     name: Line
     description: Text = ""
     enabled_models: Annotated[
-        tuple[Annotated[StrictStr, AfterValidator(_selector)], ...], Field(max_length=1000)
+        tuple[Annotated[str, Rule(_selector)], ...], Meta(max_length=1000)
     ] = ()
-    tier_config: Annotated[tuple[TierRange, ...], AfterValidator(_rising)] = DEFAULT_TIERS
+    tier_config: Annotated[tuple[TierRange, ...], Rule(_rising)] = DEFAULT_TIERS
     two_stage: TwoStageRules = TwoStageRules()
     load_balancing: LoadBalancingRules = LoadBalancingRules()
     # Further names for the gateway: alias -> model id, tier or auto.
-    aliases: Annotated[dict[Alias, Alias], Field(max_length=1000)] = {}
+    aliases: Annotated[dict[Alias, Alias], Meta(max_length=1000)] = field(default_factory=dict)
 
 
 def matches(profile: Profile, model_id: str, tier: Tier) -> bool:
@@ -226,12 +209,18 @@ def parse(content: bytes, source: str) -> Profile:
     except YamlError as error:
         raise InvalidProfile(str(error)) from None
     try:
-        return Profile.model_validate(document.data)
-    except ValidationError as error:
-        problem = strict_yaml.first_problem(error, Profile)
+        return schema.read(document.data, Profile)
+    except Mismatch as error:
+        problem = error.faults[0]
         if problem.path not in document.lines:  # a missing key: name it as in a file
-            snake = tuple(to_snake(p) if isinstance(p, str) else p for p in problem.path)
-            problem = replace(problem, path=snake)
+            problem = replace(problem, path=tuple(map(_as_in_files, problem.path)))
         line = document.line(problem.path)
         where = f"line {line}: " if line else ""
         raise InvalidProfile(f"cannot use {source}: {where}{problem}") from None
+
+
+def _as_in_files(part: str | int) -> str | int:
+    """`max_score` for `maxScore`."""
+    if isinstance(part, int):
+        return part
+    return re.sub("[A-Z]", lambda found: f"_{found[0].lower()}", part)

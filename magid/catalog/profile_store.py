@@ -21,7 +21,7 @@ from magid.errors import (
     StaleRevision,
     TooLarge,
 )
-from magid.files import strict_yaml
+from magid.files import schema, strict_yaml
 from magid.files.atomic import (
     REAL,
     FileSystem,
@@ -262,7 +262,7 @@ def _exists(name: str, path: Path) -> ProfileExists:
 
 
 def _to_yaml(profile: Profile) -> bytes:
-    data: dict[str, Any] = profile.model_dump(mode="json")
+    data: dict[str, Any] = schema.plain(profile)
     try:
         return strict_yaml.dumps(data).encode()
     except YamlError as error:

@@ -12,16 +12,9 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
-from msgspec import Struct
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    PlainValidator,
-    ValidationError,
-)
-from pydantic.alias_generators import to_camel
+import msgspec
+from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from magid.discovery.found import FoundModel
 from magid.discovery.hub_cache import repository
@@ -30,47 +23,15 @@ from magid.discovery.tiers import Tier
 from magid.errors import InvalidInput, ModelGone, ModelNotFound, PortTaken
 from magid.llama.runtime_settings import BY_KEY, BY_NAME
 
-Port = Annotated[int, Field(ge=1, le=65535)]
+Port = Annotated[int, Meta(ge=1, le=65535)]
 
 
-class _RegistryFile(BaseModel):
-    # `forbid`: an unknown key would be lost at the next write. A version that adds a key raises the
-    # document's format number, and older versions then refuse the file. An unknown run-time
-    # setting is kept instead, so adding one does not change the format.
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True
-    )
-
-
-def _read_settings(value: object) -> Mapping[str, Any]:
-    """Returns the settings by name, from keys or names. Raises ValueError for a wrong value."""
-    if not isinstance(value, Mapping):
-        raise ValueError("should be an object")
-    chosen = {}
-    for key, given in value.items():
-        setting = BY_KEY.get(key) or BY_NAME.get(key)
-        if setting is None:
-            chosen[key] = given
-        elif given is not None:  # null means the default
-            try:
-                chosen[setting.name] = setting.values.check(given)
-            except ValueError as error:
-                raise ValueError(f"{key} {error}") from None
-    return chosen
-
-
-def _write_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {BY_NAME[n].key if n in BY_NAME else n: value for n, value in settings.items()}
-
-
-# The user's run-time settings, by name in the table of settings. One that the table lacks is a
-# later version's: it is kept but not used.
-ChosenSettings = Annotated[
-    Mapping[str, Any], PlainValidator(_read_settings), PlainSerializer(_write_settings)
-]
-
-
-class ModelEntry(_RegistryFile):
+# `forbid_unknown_fields`: an unknown key would be lost at the next write. A version that adds a key
+# raises the document's format number, and older versions then refuse the file. An unknown run-time
+# setting is kept instead, so adding one does not change the format.
+class ModelEntry(
+    Struct, frozen=True, forbid_unknown_fields=True, rename="camel", omit_defaults=True
+):
     """One model in the registry, whether its file exists or not."""
 
     model_id: str
@@ -83,32 +44,84 @@ class ModelEntry(_RegistryFile):
     enabled_override: bool | None = None
     ports: tuple[Port, ...] = ()
     port_pinned: bool = False  # the user has chosen the first port
-    settings: ChosenSettings = {}
+    # The user's run-time settings, by name in the table of settings. One that the table lacks is a
+    # later version's: it is kept but not used.
+    settings: dict[str, Any] = {}
 
 
-class Registry(_RegistryFile):
+class Registry(Struct, frozen=True, forbid_unknown_fields=True, rename="camel", omit_defaults=True):
     """The whole document. `models` is keyed by model id."""
 
-    models: Mapping[str, ModelEntry] = {}
+    models: dict[str, ModelEntry] = {}
     active_profile: str | None = None
     last_scan: datetime | None = None
 
     def with_entry(self, entry: ModelEntry) -> "Registry":
-        return self.model_copy(update={"models": {**self.models, entry.model_id: entry}})
+        return replace(self, models={**self.models, entry.model_id: entry})
 
 
 def parse(document: object) -> Registry:
     """Parses a registry from decoded JSON. Raises ValueError, and the caller uses an older copy."""
     try:
-        registry = Registry.model_validate(document)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{where}: {first['msg']}") from None
+        registry = msgspec.convert(document, Registry)
+    except msgspec.ValidationError as error:
+        raise ValueError(_fault(document, error)) from None
     for model_id, entry in registry.models.items():
         if entry.model_id != model_id:
             raise ValueError(f"models.{model_id}: has the id {entry.model_id!r}")
-    return registry
+    models = {i: replace(e, settings=_read_settings(i, e)) for i, e in registry.models.items()}
+    return replace(registry, models=models)
+
+
+def _fault(document: Any, error: msgspec.ValidationError) -> str:
+    """What does not fit, with its place before it. msgspec does not tell keys of mappings."""
+    what, _, where = str(error).partition(" - at `$.")
+    where = where.rstrip("`")
+    if where.startswith("models[...]"):
+        for model_id, entry in document["models"].items():
+            try:
+                msgspec.convert(entry, ModelEntry)
+            except msgspec.ValidationError:
+                where = f"models.{model_id}{where.removeprefix('models[...]')}"
+                break
+    return f"{where}: {what}" if where else what
+
+
+def document_of(registry: Registry) -> dict[str, Any]:
+    """The registry as `parse` takes it, without what is default. Pure."""
+    models = registry.models.items()
+    written = {i: replace(e, settings=_write_settings(e.settings)) for i, e in models}
+    content = msgspec.json.encode(replace(registry, models=written))
+    document: dict[str, Any] = msgspec.json.decode(content)
+    return document
+
+
+def fields_of(entry: ModelEntry) -> dict[str, Any]:
+    """All that is kept of one model, by its names in the document, with what is default. Pure."""
+    written = replace(entry, settings=_write_settings(entry.settings))
+    return {
+        each.encode_name: msgspec.to_builtins(getattr(written, each.name))
+        for each in msgspec.structs.fields(ModelEntry)
+    }
+
+
+def _read_settings(model_id: str, entry: ModelEntry) -> dict[str, Any]:
+    """Returns the settings by name, from keys or names. Raises ValueError for a wrong value."""
+    chosen = {}
+    for key, given in entry.settings.items():
+        setting = BY_KEY.get(key) or BY_NAME.get(key)
+        if setting is None:
+            chosen[key] = given
+        elif given is not None:  # null means the default
+            try:
+                chosen[setting.name] = setting.values.check(given)
+            except ValueError as error:
+                raise ValueError(f"models.{model_id}.settings: {key} {error}") from None
+    return chosen
+
+
+def _write_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {BY_NAME[n].key if n in BY_NAME else n: value for n, value in settings.items()}
 
 
 class Merge(Struct, frozen=True):
@@ -145,12 +158,8 @@ def merge_scan(
         if known is None:
             known = _moved(model, entries, present) or _new_entry(model, entries, now)
             added.append(known.model_id)
-        entries[known.model_id] = known.model_copy(
-            update={
-                "path": model.path,
-                "size_bytes": model.size_bytes,
-                "missing_since": None,
-            }
+        entries[known.model_id] = replace(
+            known, path=model.path, size_bytes=model.size_bytes, missing_since=None
         )
         named[known.model_id] = model
     gone = [model_id for model_id in entries if model_id not in named]
@@ -161,7 +170,7 @@ def merge_scan(
             del entries[model_id]
         else:
             entries[model_id] = entry
-    merged = registry.model_copy(update={"models": entries, "last_scan": now})
+    merged = replace(registry, models=entries, last_scan=now)
     return Merge(merged, named, tuple(added), tuple(removed))
 
 
@@ -189,7 +198,7 @@ def _new_entry(model: FoundModel, entries: Mapping[str, ModelEntry], now: dateti
 def _as_missing(entry: ModelEntry, now: datetime) -> ModelEntry:
     if entry.missing_since is not None:
         return entry
-    return entry.model_copy(update={"missing_since": now})
+    return replace(entry, missing_since=now)
 
 
 def _expired(entry: ModelEntry, deadline: datetime, unreadable_roots: Sequence[str]) -> bool:
@@ -233,7 +242,7 @@ def entry_of(registry: Registry, model_id: str) -> ModelEntry:
 def with_settings(entry: ModelEntry, given: Mapping[str, Any]) -> ModelEntry:
     """Returns the entry with these settings changed, by name; None resets to the default."""
     chosen = {n: v for n, v in {**entry.settings, **given}.items() if v is not None}
-    return entry.model_copy(update={"settings": chosen})
+    return replace(entry, settings=chosen)
 
 
 # -- ports -----------------------------------------------------------------------------------
@@ -268,13 +277,13 @@ def allocate_ports(
             continue
         ports = kept[model_id] + free[:need]
         del free[:need]
-        entries[model_id] = entries[model_id].model_copy(update={"ports": tuple(ports)})
+        entries[model_id] = replace(entries[model_id], ports=tuple(ports))
     owners = {p: m for m in demand if m not in unserved for p in entries[m].ports}
     for model_id, entry in entries.items():
         left = tuple(p for p in entry.ports if owners.get(p, model_id) == model_id)
         if left != entry.ports:
-            entries[model_id] = entry.model_copy(update={"ports": left})
-    return registry.model_copy(update={"models": entries}), tuple(unserved)
+            entries[model_id] = replace(entry, ports=left)
+    return replace(registry, models=entries), tuple(unserved)
 
 
 def _is_mine(port: int, entry: ModelEntry, taken: set[int], low: int, high: int) -> bool:
@@ -298,7 +307,7 @@ def pin_port(
     """
     entry = registry.models[model_id]
     if port is None:
-        return registry.with_entry(entry.model_copy(update={"port_pinned": False}))
+        return registry.with_entry(replace(entry, port_pinned=False))
     low, high = port_range
     if not low <= port <= high:
         raise InvalidInput(
@@ -317,11 +326,9 @@ def pin_port(
                 modelId=other.model_id,
             )
         left = tuple(p for p in other.ports if p != port)
-        registry = registry.with_entry(other.model_copy(update={"ports": left}))
+        registry = registry.with_entry(replace(other, ports=left))
     rest = tuple(p for p in entry.ports[1:] if p != port)
-    return registry.with_entry(
-        entry.model_copy(update={"ports": (port, *rest), "port_pinned": True})
-    )
+    return registry.with_entry(replace(entry, ports=(port, *rest), port_pinned=True))
 
 
 def utc_now() -> datetime:

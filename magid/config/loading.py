@@ -5,15 +5,16 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, get_args
 
-from pydantic import BaseModel, ValidationError
+import msgspec
 
 from magid.config.settings import Config, Section
 from magid.errors import InvalidConfig
-from magid.files import strict_yaml
+from magid.files import schema, strict_yaml
+from magid.files.schema import Fault, Mismatch, Schema
 from magid.files.strict_yaml import Scalar, YamlError
-from magid.llama.runtime_settings import SETTINGS, RuntimeSettings
+from magid.llama.runtime_settings import BY_NAME, SETTINGS, RuntimeSettings, numbers_of
 
 DEFAULT_PATH = Path("/etc/magi/magid.yaml")
 
@@ -91,7 +92,7 @@ class Setting:
 
 def settings() -> tuple[Setting, ...]:
     """Returns all settings, in the order of the shipped file."""
-    defaults = _flat(Config().model_dump(mode="json"))
+    defaults = _flat(Config())
     allowed = {f"server_defaults.{setting.name}": setting.allowed for setting in SETTINGS}
     return tuple(
         Setting(
@@ -106,20 +107,19 @@ def settings() -> tuple[Setting, ...]:
     )
 
 
-def _descriptions(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for name, field in model.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Section):
-            yield from _descriptions(kind, f"{name}.")
-        elif kind is RuntimeSettings:
+def _descriptions(kind: type[Schema], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, annotation in schema.hints(kind).items():
+        if isinstance(annotation, type) and issubclass(annotation, Section):
+            yield from _descriptions(annotation, f"{name}.")
+        elif get_args(annotation)[:1] == (RuntimeSettings,):
             yield from ((f"{name}.{setting.name}", setting.description) for setting in SETTINGS)
         else:
-            yield prefix + name, field.description or ""
+            yield prefix + name, schema.description(annotation)
 
 
-def _flat(data: Mapping[str, Any]) -> dict[str, Any]:
+def _flat(config: Config) -> dict[str, Any]:
     flat: dict[str, Any] = {}
-    for key, value in data.items():
+    for key, value in msgspec.to_builtins(config, enc_hook=str).items():
         nested = value.items() if isinstance(value, dict) else None
         flat |= {key: value} if nested is None else {f"{key}.{name}": v for name, v in nested}
     return flat
@@ -164,16 +164,40 @@ def load(
         if key in argv_overrides:
             data[key], given[key] = parse(argv_overrides[key]), _flag(key)
     try:
-        config = Config.model_validate(data)
-    except ValidationError as error:
-        raise _invalid(strict_yaml.all_problems(error, Config), given, document) from None
+        config = checked(data)
+    except Mismatch as error:
+        raise _invalid(error.faults, given, document) from None
     sources = {key: given.get(key) or _position(key, document) for key, _ in _descriptions(Config)}
     return Effective(config, sources, Path(document.name) if document.name else None)
 
 
+_SECTIONS: Final = ("tier_thresholds", "server_defaults", "restart", "gateway")
+
+
+def checked(given: Mapping[str, Any]) -> Config:
+    """Returns the configuration with these values, decoded from YAML. Pure. Raises Mismatch."""
+    data = prepared(given)
+    defaults = data.get("server_defaults")
+    if isinstance(defaults, Mapping) and not defaults.keys() <= BY_NAME.keys():
+        from magid.files import explanation  # msgspec ignores keys that a dataclass lacks
+
+        return explanation.read(data, Config)
+    return schema.read(data, Config)
+
+
+def prepared(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values without empty sections, and with `24G` as the number it stands for."""
+    data = {
+        key: {} if value is None and key in _SECTIONS else value for key, value in given.items()
+    }
+    if isinstance(defaults := data.get("server_defaults"), Mapping):
+        data["server_defaults"] = numbers_of(defaults)
+    return data
+
+
 def render(effective: Effective) -> str:
     """Returns the text of `magid --check`: lines of `key = value  # source`, aligned. Pure."""
-    values = _flat(effective.config.model_dump(mode="json"))
+    values = _flat(effective.config)
     left = {key: f"{key} = {_shown(values[key])}" for key in effective.sources}
     width = max(map(len, left.values()))
     return "\n".join(f"{left[k]:<{width}}  # {source}" for k, source in effective.sources.items())
@@ -204,7 +228,7 @@ def _position(key: str, document: strict_yaml.Document) -> str:
 
 
 def _invalid(
-    problems: Sequence[strict_yaml.YamlProblem],
+    problems: Sequence[Fault],
     given: Mapping[str, str],
     document: strict_yaml.Document,
 ) -> InvalidConfig:
@@ -215,7 +239,7 @@ def _invalid(
 
 
 def _describe(
-    problem: strict_yaml.YamlProblem, given: Mapping[str, str], document: strict_yaml.Document
+    problem: Fault, given: Mapping[str, str], document: strict_yaml.Document
 ) -> tuple[str, str, str]:
     """Returns message, key and source."""
     source = given.get(str(problem.path[0])) if problem.path else None

@@ -5,24 +5,13 @@ file, the environment and the command line, in rising priority, and records the 
 value.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    StrictInt,
-    StrictStr,
-    ValidationInfo,
-    field_validator,
-)
+from msgspec import Meta
 
 from magid.config.addresses import Address, TcpAddress, parse_address
 from magid.config.values import (
-    AbsolutePath,
     Billions,
     Host,
     Port,
@@ -33,202 +22,232 @@ from magid.config.values import (
     ordered,
     origin,
     profile_name,
-    refused,
-    refused_at,
 )
 from magid.errors import InvalidInput
+from magid.files.schema import Fault, Mismatch, Rule, Schema, about
 from magid.llama.options import check_extra_args
-from magid.llama.runtime_settings import RuntimeSettings, numbers_of
+from magid.llama.runtime_settings import SETTINGS, RuntimeSettings
+
+# -- rules ---------------------------------------------------------------------------------------
 
 
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+def _up_to_powerful(value: float, limit: float) -> float:
+    if value > limit:
+        raise ValueError(f"should be at most powerful_min ({limit:g}), not {value:g}")
+    return value
 
 
-class TierBounds(Section):
+def _from_first_on(value: float, least: float) -> float:
+    if value < least:
+        raise ValueError(f"should be at least first_delay ({least:g}), not {value:g}")
+    return value
+
+
+def _below(value: Path, folder: Path) -> Path:
+    return folder / value  # an absolute path stays what it is
+
+
+def _with_certificate(value: Path | None, certificate: Path | None) -> Path | None:
+    if (value is None) != (certificate is None):
+        raise ValueError("should be set together with tls_cert, or not at all")
+    return value
+
+
+def _apart_from_servers(value: tuple[str, ...], servers: tuple[int, int]) -> tuple[str, ...]:
+    low, high = servers
+    for address in map(parse_address, value):
+        if isinstance(address, TcpAddress) and low <= address.port <= high:
+            raise ValueError(
+                f"should leave port {address.port} to the servers: it is in port_range "
+                f"[{low}, {high}]"
+            )
+    return value
+
+
+def _allowed(value: RuntimeSettings) -> RuntimeSettings:
+    """Checks what types alone do not: bounds, and which arguments are allowed."""
+    for setting in SETTINGS:
+        given = getattr(value, setting.name)
+        if given != setting.default:
+            setting.values.check(given)
+    try:
+        check_extra_args(value.extra_args)
+    except InvalidInput as error:
+        raise Mismatch([Fault(("extra_args",), error.message)]) from None
+    return value
+
+
+# -- the settings --------------------------------------------------------------------------------
+
+_MODEL_PATHS = (Path("/var/lib/magi/models"), Path("/models"))
+
+
+class Section(Schema, frozen=True):
+    """Settings that stand together."""
+
+
+class TierBounds(Section, frozen=True):
     """The bounds of tiers, in billions of parameters."""
 
-    powerful_min: Billions = Field(14.0, description="A model of at least this size is powerful")
-    fast_max: Billions = Field(
-        7.0, description="Below this size a model of at most 4 bits per weight is fast"
-    )
-
-    @field_validator("fast_max")
-    @classmethod
-    def _below_powerful(cls, value: float, info: ValidationInfo) -> float:
-        limit = info.data.get("powerful_min", value)
-        if value > limit:
-            raise refused(f"should be at most powerful_min ({limit:g}), not {value:g}")
-        return value
+    powerful_min: Annotated[Billions, about("A model of at least this size is powerful")] = 14.0
+    fast_max: Annotated[
+        Billions,
+        Rule(_up_to_powerful, beside="powerful_min"),
+        about("Below this size a model of at most 4 bits per weight is fast"),
+    ] = 7.0
 
 
-class Restart(Section):
+class Restart(Section, frozen=True):
     """Restarts of a server that has ended by itself."""
 
-    limit: Annotated[StrictInt, Field(ge=0, le=1000)] = Field(
-        5, description="Restarts within the window before a server counts as failed; 0: none"
-    )
-    window: Seconds = Field(600, description="Seconds over which restarts are counted")
-    first_delay: Seconds = Field(
-        1, description="Seconds before the first restart; doubled for each further one"
-    )
-    max_delay: Seconds = Field(60, description="Longest delay before a restart, in seconds")
-
-    @field_validator("max_delay")
-    @classmethod
-    def _from_first_on(cls, value: float, info: ValidationInfo) -> float:
-        least = info.data.get("first_delay", value)
-        if value < least:
-            raise refused(f"should be at least first_delay ({least:g}), not {value:g}")
-        return value
+    limit: Annotated[
+        int,
+        Meta(ge=0, le=1000),
+        about("Restarts within the window before a server counts as failed; 0: none"),
+    ] = 5
+    window: Annotated[Seconds, about("Seconds over which restarts are counted")] = 600.0
+    first_delay: Annotated[
+        Seconds, about("Seconds before the first restart; doubled for each further one")
+    ] = 1.0  # fmt: skip
+    max_delay: Annotated[
+        Seconds,
+        Rule(_from_first_on, beside="first_delay"),
+        about("Longest delay before a restart, in seconds"),
+    ] = 60.0
 
 
-class Gateway(Section):
+class Gateway(Section, frozen=True):
     """Limits of requests to models."""
 
-    max_body_bytes: Annotated[StrictInt, Field(ge=1024, le=2**30)] = Field(
-        33_554_432, description="The largest request body for a model, in bytes, images included"
-    )
-    queue_limit: Annotated[StrictInt, Field(ge=0, le=100_000)] = Field(
-        256, description="Requests that may wait for a free slot of one model or tier"
-    )
-    queue_timeout: Seconds = Field(
-        60, description="Seconds that a request may wait for a free slot"
-    )
-    max_loaded: Annotated[StrictInt, Field(ge=1, le=10_000)] | None = Field(
-        None, description="On-demand models that may run at once; null: no limit"
-    )
+    max_body_bytes: Annotated[
+        int,
+        Meta(ge=1024, le=2**30),
+        about("The largest request body for a model, in bytes, images included"),
+    ] = 33_554_432
+    queue_limit: Annotated[
+        int,
+        Meta(ge=0, le=100_000),
+        about("Requests that may wait for a free slot of one model or tier"),
+    ] = 256
+    queue_timeout: Annotated[
+        Seconds, about("Seconds that a request may wait for a free slot")
+    ] = 60.0  # fmt: skip
+    max_loaded: Annotated[
+        Annotated[int, Meta(ge=1, le=10_000)] | None,
+        about("On-demand models that may run at once; null: no limit"),
+    ] = None
 
 
-class Config(Section):
+class Config(Section, frozen=True):
     """Every setting of the daemon. Times are in seconds, sizes in bytes."""
 
     model_paths: Annotated[
-        tuple[AbsolutePath, ...], Field(min_length=1, max_length=64), AfterValidator(distinct)
-    ] = Field(
-        (Path("/var/lib/magi/models"), Path("/models")),
-        description="Folders that are searched for GGUF files",
+        tuple[Path, ...],
+        Meta(min_length=1, max_length=64),
+        Rule(distinct),
+        about("Folders that are searched for GGUF files"),
+    ] = _MODEL_PATHS
+    state_dir: Annotated[Path, about("Where the daemon keeps its own files")] = Path(
+        "/var/lib/magi"
     )
-    state_dir: AbsolutePath = Field(
-        Path("/var/lib/magi"), description="Where the daemon keeps its own files"
-    )
-    registry_path: AbsolutePath = Field(
-        default_factory=lambda data: data.get("state_dir", Path("/")) / "model_registry.json",
-        description="The registry; without it, model_registry.json in state_dir",
-    )
-    profiles_dir: AbsolutePath = Field(
-        Path("/etc/magi/profiles"), description="Where the profiles are, one NAME.yaml each"
-    )
-    shipped_profiles_dir: AbsolutePath = Field(
-        Path("/usr/share/magi/profiles"),
-        description="Profiles that come with magid; a file in profiles_dir replaces its namesake",
-    )
-    profile: Annotated[StrictStr, AfterValidator(profile_name)] | None = Field(
-        "development", description="The profile that the very first start activates; null: none"
-    )
-    launcher: Literal["auto", "systemd", "process"] = Field(
-        "auto", description="What runs the servers; auto: systemd if it is the init system"
-    )
-    llama_server_path: AbsolutePath | None = Field(
-        None, description="The llama-server program; null: searched for in the usual places"
-    )
-    llama_server_host: Host = Field("127.0.0.1", description="The address that servers listen on")
-    max_startup_time: Seconds = Field(
-        120, description="Seconds after which a server that is not ready has failed"
-    )
-    readiness_check_interval: Seconds = Field(2, description="Seconds between readiness checks")
-    stop_timeout: Seconds = Field(
-        10, description="Seconds that a server has to stop before it is killed"
-    )
-    port_range: Annotated[tuple[Port, Port], AfterValidator(ordered)] = Field(
-        (8080, 8099), description="Ports of the servers, [lowest, highest]"
-    )
+    registry_path: Annotated[
+        Path,
+        Rule(_below, beside="state_dir"),
+        about("The registry; without it, model_registry.json in state_dir"),
+    ] = Path("model_registry.json")
+    profiles_dir: Annotated[
+        Path, about("Where the profiles are, one NAME.yaml each")
+    ] = Path("/etc/magi/profiles")  # fmt: skip
+    shipped_profiles_dir: Annotated[
+        Path, about("Profiles that come with magid; a file in profiles_dir replaces its namesake")
+    ] = Path("/usr/share/magi/profiles")
+    profile: Annotated[
+        Annotated[str, Rule(profile_name)] | None,
+        about("The profile that the very first start activates; null: none"),
+    ] = "development"
+    launcher: Annotated[
+        Literal["auto", "systemd", "process"],
+        about("What runs the servers; auto: systemd if it is the init system"),
+    ] = "auto"
+    llama_server_path: Annotated[
+        Path | None, about("The llama-server program; null: searched for in the usual places")
+    ] = None
+    llama_server_host: Annotated[
+        Host, about("The address that servers listen on")
+    ] = "127.0.0.1"  # fmt: skip
+    max_startup_time: Annotated[
+        Seconds, about("Seconds after which a server that is not ready has failed")
+    ] = 120.0
+    readiness_check_interval: Annotated[
+        Seconds, about("Seconds between readiness checks")
+    ] = 2.0  # fmt: skip
+    stop_timeout: Annotated[
+        Seconds, about("Seconds that a server has to stop before it is killed")
+    ] = 10.0
+    port_range: Annotated[
+        tuple[Port, Port], Rule(ordered), about("Ports of the servers, [lowest, highest]")
+    ] = (8080, 8099)
     bind: Annotated[
-        tuple[Annotated[StrictStr, AfterValidator(listenable)], ...],
-        Field(min_length=1, max_length=16),
-        AfterValidator(distinct),
-    ] = Field(
-        ("127.0.0.1:8000",),
-        description="Where the API listens: HOST:PORT, [IPV6]:PORT or unix:/PATH",
-    )
-    allowed_hosts: Annotated[tuple[Host, ...], Field(max_length=256)] = Field(
-        (), description="Host names under which clients may call the API, besides the machine's own"
-    )
+        tuple[Annotated[str, Rule(listenable)], ...],
+        Meta(min_length=1, max_length=16),
+        Rule(distinct),
+        Rule(_apart_from_servers, beside="port_range"),
+        about("Where the API listens: HOST:PORT, [IPV6]:PORT or unix:/PATH"),
+    ] = ("127.0.0.1:8000",)
+    allowed_hosts: Annotated[
+        tuple[Host, ...],
+        Meta(max_length=256),
+        about("Host names under which clients may call the API, besides the machine's own"),
+    ] = ()
     allowed_origins: Annotated[
-        tuple[Annotated[StrictStr, AfterValidator(origin)], ...], Field(max_length=256)
-    ] = Field((), description="Web or app origins whose pages may call the API, besides its own")
+        tuple[Annotated[str, Rule(origin)], ...],
+        Meta(max_length=256),
+        about("Web or app origins whose pages may call the API, besides its own"),
+    ] = ()
     trusted_proxies: Annotated[
-        tuple[Annotated[StrictStr, AfterValidator(network)], ...], Field(max_length=256)
-    ] = Field((), description="Addresses of reverse proxies whose X-Forwarded-Host is trusted")
-    tls_cert: AbsolutePath | None = Field(
-        None, description="The TLS certificate of the API, with its chain; null: no TLS"
-    )
-    tls_key: AbsolutePath | None = Field(None, description="The private key of tls_cert")
+        tuple[Annotated[str, Rule(network)], ...],
+        Meta(max_length=256),
+        about("Addresses of reverse proxies whose X-Forwarded-Host is trusted"),
+    ] = ()
+    tls_cert: Annotated[
+        Path | None,
+        about("The TLS certificate of the API, with its chain; null: no TLS"),
+    ] = None
+    tls_key: Annotated[
+        Path | None,
+        Rule(_with_certificate, beside="tls_cert"),
+        about("The private key of tls_cert"),
+    ] = None
     tier_thresholds: TierBounds = TierBounds()
-    server_defaults: RuntimeSettings = RuntimeSettings()
+    server_defaults: Annotated[RuntimeSettings, Rule(_allowed)] = RuntimeSettings()
     restart: Restart = Restart()
     gateway: Gateway = Gateway()
-    removed_model_days: Annotated[StrictInt, Field(ge=0, le=36_500)] = Field(
-        90, description="Days before the settings of a model whose file is gone are forgotten"
-    )
-    max_body_bytes: Annotated[StrictInt, Field(ge=1024, le=2**30)] = Field(
-        1_048_576, description="The largest request body, in bytes"
-    )
-    request_timeout: Seconds = Field(
-        10, description="Seconds within which a whole request has to arrive"
-    )
-    send_timeout: Seconds = Field(
-        60, description="Seconds after which a client that does not read its answer is cut off"
-    )
-    drain_timeout: Seconds = Field(
-        10, description="Seconds that requests in progress have to finish at shutdown"
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="The lowest level of messages that are logged"
-    )
-
-    @field_validator("tier_thresholds", "server_defaults", "restart", "gateway", mode="before")
-    @classmethod
-    def _emptied(cls, value: object) -> object:
-        return {} if value is None else value  # a section whose keys are all commented out
-
-    @field_validator("server_defaults", mode="before")
-    @classmethod
-    def _with_suffixes(cls, value: object) -> object:
-        return numbers_of(value) if isinstance(value, Mapping) else value
-
-    @field_validator("server_defaults")
-    @classmethod
-    def _with_allowed_arguments(cls, value: RuntimeSettings) -> RuntimeSettings:
-        try:
-            check_extra_args(value.extra_args)
-        except InvalidInput as error:
-            raise refused_at("extra_args", value.extra_args, error.message) from None
-        return value
-
-    @field_validator("tls_key")
-    @classmethod
-    def _with_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
-        if (value is None) != (info.data.get("tls_cert") is None):
-            raise refused("should be set together with tls_cert, or not at all")
-        return value
-
-    @field_validator("bind")
-    @classmethod
-    def _apart_from_servers(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        low, high = info.data.get("port_range", (0, 0))
-        for address in map(parse_address, value):
-            if isinstance(address, TcpAddress) and low <= address.port <= high:
-                raise refused(
-                    f"should leave port {address.port} to the servers: it is in port_range "
-                    f"[{low}, {high}]"
-                )
-        return value
+    removed_model_days: Annotated[
+        int,
+        Meta(ge=0, le=36_500),
+        about("Days before the settings of a model whose file is gone are forgotten"),
+    ] = 90
+    max_body_bytes: Annotated[
+        int, Meta(ge=1024, le=2**30), about("The largest request body, in bytes")
+    ] = 1_048_576
+    request_timeout: Annotated[
+        Seconds, about("Seconds within which a whole request has to arrive")
+    ] = 10.0  # fmt: skip
+    send_timeout: Annotated[
+        Seconds, about("Seconds after which a client that does not read its answer is cut off")
+    ] = 60.0
+    drain_timeout: Annotated[
+        Seconds, about("Seconds that requests in progress have to finish at shutdown")
+    ] = 10.0  # fmt: skip
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        about("The lowest level of messages that are logged"),
+    ] = "info"
 
     @property
     def may_lack_folders(self) -> bool:
         """Whether a missing model folder needs no warning, because it is only a default."""
-        return "model_paths" not in self.model_fields_set
+        return self.model_paths is _MODEL_PATHS
 
     @property
     def addresses(self) -> tuple[Address, ...]:

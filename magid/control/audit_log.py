@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from magid.catalog.effective import Model
-from magid.catalog.registry import ModelEntry
+from magid.catalog.registry import ModelEntry, fields_of
 from magid.log.events import Event, about
 from magid.servers.backend import ObservedServer, ServerState
 
@@ -55,7 +55,7 @@ def _how(server: ObservedServer) -> str:
 
 def log_decision(before: ModelEntry, model: Model) -> None:
     """Logs which settings of a model a user has changed."""
-    old, new = (entry.model_dump(mode="json", by_alias=True) for entry in (before, model.entry))
+    old, new = map(fields_of, (before, model.entry))
     words = ", ".join(_changes(old, new)) or "nothing changed"
     log.info(
         "decided for %s: %s", model.model_id, words,

@@ -9,6 +9,8 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from msgspec.structs import replace
+
 from magid.catalog import registry
 from magid.catalog.effective import Model
 from magid.catalog.profile_store import ProfileDir
@@ -191,15 +193,13 @@ class Daemon:
     # -- what the user decides -------------------------------------------------------------
 
     async def set_tier(self, model_id: str, tier: Tier | None) -> Model:
-        _, model = await self._update(
-            model_id, lambda e: e.model_copy(update={"tier_override": tier})
-        )
+        _, model = await self._update(model_id, lambda e: replace(e, tier_override=tier))
         return model
 
     async def set_thinking(self, model_id: str, thinking: bool | None) -> tuple[Model, bool]:
         """Sets the thinking override; returns the model and whether its effective tier changed."""
         before, model = await self._update(
-            model_id, lambda e: e.model_copy(update={"thinking_override": thinking})
+            model_id, lambda e: replace(e, thinking_override=thinking)
         )
         return model, model.tier is not before.tier
 
@@ -210,7 +210,7 @@ class Daemon:
         """
         _, model = await self._update(
             model_id,
-            lambda e: e.model_copy(update={"enabled_override": enabled}),
+            lambda e: replace(e, enabled_override=enabled),
             asks_for_ports=True,
         )
         return model
@@ -276,9 +276,7 @@ class Daemon:
 
         def choose(now: Snapshot) -> Transition:
             active = self._store.profile(name)
-            return Transition(
-                now.registry.model_copy(update={"active_profile": name}), active=active
-            )
+            return Transition(replace(now.registry, active_profile=name), active=active)
 
         if dry_run:
             draft = self._store.preview(choose(self.snapshot))

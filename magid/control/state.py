@@ -14,10 +14,11 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from magid.catalog import registry
 from magid.catalog.profile_store import ProfileDir
-from magid.catalog.registry import Registry
+from magid.catalog.registry import Registry, document_of
 from magid.config.settings import Config
 from magid.control import snapshot
 from magid.control.snapshot import ActiveProfile, Disk, Snapshot
@@ -74,7 +75,7 @@ class StateStore:
         self._durable = loaded.value
         stored = loaded.value or Registry()
         if stored.active_profile is None:
-            stored = stored.model_copy(update={"active_profile": self._config.profile})
+            stored = replace(stored, active_profile=self._config.profile)
         self._swap(stored, active=self._as_it_is(stored.active_profile))
 
     async def close(self) -> None:
@@ -202,10 +203,10 @@ class StateStore:
         """
         if self._durable is None:
             return True
-        return new.model_copy(update={"last_scan": self._durable.last_scan}) != self._durable
+        return replace(new, last_scan=self._durable.last_scan) != self._durable
 
     async def _save(self, new: Registry) -> None:
-        document = new.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        document = document_of(new)
         await asyncio.to_thread(self._store.save, document)
         self._durable, self._write_problem = new, ""
         self.writes.done += 1

@@ -14,21 +14,19 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
-from difflib import get_close_matches
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn
 
 import yaml
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+
+from magid.files.schema import Location
 
 MAX_BYTES = 64 * 1024
 MAX_DEPTH = 16
 
 Scalar = str | int | float | bool | None
-Location = tuple[str | int, ...]  # of keys and list positions, from the top
 
 # 18 digits always fit 64 bits; a longer number stays text and is refused as the wrong type.
 _INT = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})")
@@ -267,85 +265,3 @@ def _represent_str(dumper: _Dumper, text: str) -> yaml.ScalarNode:
 
 
 _Dumper.add_representer(str, _represent_str)
-
-
-# -- errors of pydantic models ---------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class YamlProblem:
-    """One error in a file's data, in words."""
-
-    path: Location
-    reason: str  # follows the key: "should be ...", "is not known ..."
-
-    @property
-    def key(self) -> str:
-        """`tier_config[0].max_score`."""
-        parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in self.path)
-        return "".join(parts).removeprefix(".")
-
-    def __str__(self) -> str:
-        return f"{self.key} {self.reason}".strip()
-
-
-# Pydantic's own texts use Python's names for these types.
-_WORDING = {
-    "model_type": "should be a mapping of keys to values",
-    "dataclass_type": "should be a mapping of keys to values",
-    "tuple_type": "should be a list",
-}
-
-
-# Pydantic's types of errors for unknown keys, of a model and of a dataclass.
-_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
-
-
-def first_problem(error: ValidationError, model: type[BaseModel]) -> YamlProblem:
-    """Returns the most helpful of the errors in data that `model` refused."""
-    return all_problems(error, model)[0]
-
-
-def all_problems(error: ValidationError, model: type[BaseModel]) -> list[YamlProblem]:
-    """Returns the errors, unknown keys first: a missing key is often a misspelt one."""
-    found = error.errors(include_url=False)
-    found.sort(key=lambda each: each["type"] not in _UNKNOWN)  # stable
-    return [_problem(each, model) for each in found]
-
-
-def _problem(found: ErrorDetails, model: type[BaseModel]) -> YamlProblem:
-    path, kind = found["loc"], found["type"]
-    if kind in _UNKNOWN:
-        return YamlProblem(path, _unknown_key(path, model))
-    if kind == "missing":
-        return YamlProblem(path, "is missing; add it")
-    reason = _WORDING.get(kind) or re.sub(r"^\w+ (?=should)", "", found["msg"])
-    reason = reason.replace(" after validation", "")
-    value = found["input"]
-    says_what = reason.startswith("should") and ", not " not in reason
-    if says_what and isinstance(value, (str, int, float)):
-        shown = repr(value)
-        reason += f", not {shown}" if len(shown) <= 60 else ""
-    return YamlProblem(path, reason)
-
-
-def _unknown_key(path: Location, model: type[BaseModel]) -> str:
-    known = sorted(_keys_at(path[:-1], model))
-    if path[-1] in known:
-        return "is given in two spellings; remove one"
-    near = get_close_matches(str(path[-1]), known, n=1)
-    if near:
-        return f"is not known; did you mean '{near[0]}'?"
-    return f"is not known; known are {', '.join(known)}"
-
-
-def _keys_at(path: Location, model: type[BaseModel]) -> Iterable[str]:
-    """Returns the keys that the model, or a dataclass in it, has at this path."""
-    for part in path:
-        field = next((f for n, f in model.model_fields.items() if part in (n, f.alias)), None)
-        for kind in () if field is None else (field.annotation, *get_args(field.annotation)):
-            if isinstance(kind, type) and issubclass(kind, BaseModel):
-                model = kind
-            elif isinstance(kind, type) and is_dataclass(kind):
-                return (each.name for each in fields(kind))
-    return model.model_fields

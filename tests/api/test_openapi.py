@@ -101,7 +101,7 @@ def test_an_operation_says_what_it_does_and_takes(route: Route) -> None:
     assert in_query.keys() == {query.name for query in route.query}
     for query in route.query:
         assert in_query[query.name].get("maximum") == query.high
-    assert ("requestBody" in operation) is (route.body is not None)
+    assert ("requestBody" in operation) is bool(route.body)
     others = {("POST", "/api/route/explain"): Access.READ, ("GET", "/api/tokens"): Access.CHANGE}
     if (route.method, route.path) in others:
         assert route.access is others[route.method, route.path]

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from magid.auth import authenticator, token_store, tokens
 from magid.auth.authenticator import Authenticator
@@ -163,7 +164,7 @@ async def test_a_broken_file_keeps_everybody_out_and_stays(tmp_path: Path, conte
 async def test_two_of_one_name_or_id_and_dead_links_are_broken_files(tmp_path: Path) -> None:
     path = tmp_path / token_store.NAME
     token = tokens.make("ci", [Scope.READ])[0]
-    for twin in (tokens.make("ci", [Scope.READ])[0], token.model_copy(update={"name": "other"})):
+    for twin in (tokens.make("ci", [Scope.READ])[0], replace(token, name="other")):
         path.write_bytes(tokens.serialise([token, twin]))
         with pytest.raises(TokensUnusable, match="two tokens have the same"):
             token_store.read(path)

@@ -289,7 +289,7 @@ def test_what_is_pending_is_a_note() -> None:
     ("active", "message", "remedy"),
     [
         (
-            ActiveProfile("few", Profile(name="Few", enabled_models=["a"])),
+            ActiveProfile("few", Profile(name="Few", enabled_models=("a",))),
             "2 models are not wanted, because profile 'few' leaves them out: b, c",
             ("magictl enable b c", "magictl profile edit few"),
         ),
@@ -309,7 +309,7 @@ def test_what_the_profile_leaves_out(
 
 def test_a_model_that_a_user_has_disabled_is_not_left_out() -> None:
     merge = merged(found("a"))
-    entry = merge.registry.models["a"].model_copy(update={"enabled_override": False})
+    entry = replace(merge.registry.models["a"], enabled_override=False)
     disk = Disk(merge.found, listed=True)
     snapshot = build(1, merge.registry.with_entry(entry), disk, ALL, CONFIG, ())
     assert at(snapshot) == []
@@ -325,7 +325,7 @@ def test_the_document_lists_every_code() -> None:
 
 
 def test_errors_come_first_and_what_is_healthy_has_none() -> None:
-    few = ActiveProfile("few", Profile(name="Few", enabled_models=["a"]))
+    few = ActiveProfile("few", Profile(name="Few", enabled_models=("a",)))
     snapshot = moment("a", "b", active=few)
     shown = at(snapshot, servers(snapshot, S.FAILED))
     assert [one.severity for one in shown] == sorted(

@@ -1,6 +1,7 @@
 """What a snapshot holds, and what systemctl status says of it, as tables."""
 
 import pytest
+from msgspec.structs import replace
 
 from magid.catalog.profile import Profile
 from magid.catalog.registry import Registry
@@ -65,14 +66,13 @@ def test_overrides_win(
     effective: tuple[Tier, bool, bool],
 ) -> None:
     merge = merged(found("a"))
-    entry = merge.registry.models["a"].model_copy(
-        update={
-            "tier_override": tier,
-            "thinking_override": thinking,
-            "enabled_override": enabled,
-        }
+    entry = replace(
+        merge.registry.models["a"],
+        tier_override=tier,
+        thinking_override=thinking,
+        enabled_override=enabled,
     )
-    active = ActiveProfile("p", Profile(name="P", enabled_models=profile))
+    active = ActiveProfile("p", Profile(name="P", enabled_models=tuple(profile)))
     disk = Disk(merge.found)
     model = build(1, merge.registry.with_entry(entry), disk, active, CONFIG, ()).models["a"]
     assert (model.tier, model.is_thinking, model.enabled) == effective

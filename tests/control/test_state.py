@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from magid.catalog.profile import Profile
+from magid.catalog.registry import fields_of
 from magid.control.snapshot import Phase
 from magid.control.state import Change
 from magid.discovery.tiers import Tier
@@ -75,7 +76,7 @@ async def test_concurrent_changes_are_all_kept(house: House) -> None:
     )
     assert house.saves.at_once == 1
     for model in (daemon.model(ALPHA).entry, entry(house, ALPHA)):
-        kept = model if isinstance(model, dict) else model.model_dump(mode="json", by_alias=True)
+        kept = model if isinstance(model, dict) else fields_of(model)
         assert (kept["tierOverride"], kept["thinkingOverride"]) == ("powerful", True)
     assert entry(house, BETA)["enabledOverride"] is False
     assert entry(house, GAMMA)["settings"] == {"ctxSize": 512, "parallel": 2}

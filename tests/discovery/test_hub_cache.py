@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from magid.discovery.hub_cache import current, main_revision, repository
 from magid.discovery.walker import File
@@ -67,7 +68,7 @@ def test_a_new_revision_keeps_the_id_and_what_was_decided(hub: Repository, tmp_p
     hub.name_main(OLD)
     before = merged(*scan(tmp_path).models)
     ((model_id, entry),) = before.registry.models.items()
-    registry = before.registry.with_entry(entry.model_copy(update={"enabled_override": True}))
+    registry = before.registry.with_entry(replace(entry, enabled_override=True))
     blob = hub.add(NEW, "Demo-1B-Q4_K_M.gguf", parameters=1.01)
     hub.name_main(NEW)
     after = merged(*scan(tmp_path).models, registry=registry)

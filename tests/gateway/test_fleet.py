@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from magid.catalog.profile import Profile
 from magid.catalog.registry import with_settings
 from magid.config.settings import Config
@@ -11,12 +13,13 @@ from magid.control.snapshot import ActiveProfile, Disk, build
 from magid.discovery.found import FoundModel
 from magid.gateway.routing import fleet
 from magid.gateway.routing.fleet import Fleet, ServerProperties
+from magid.llama.runtime_settings import RuntimeSettings
 from magid.servers.backend import ServerState
 from tests.support import ggufs
 from tests.support.scanning import scan
 from tests.support.values import merged, observed
 
-ALL = ActiveProfile("all", Profile(name="All", enabled_models=["*"]), "r1")
+ALL = ActiveProfile("all", Profile(name="All", enabled_models=("*",)), "r1")
 
 
 def made(
@@ -33,11 +36,11 @@ def made(
     merge = merged(*models)
     registry = merge.registry
     for name in disabled:
-        entry = registry.models[name].model_copy(update={"enabled_override": False})
+        entry = replace(registry.models[name], enabled_override=False)
         registry = registry.with_entry(entry)
     for name, given in (settings or {}).items():
         registry = registry.with_entry(with_settings(registry.models[name], given))
-    config = Config.model_validate({"server_defaults": {"start": "on-demand"}})
+    config = Config(server_defaults=RuntimeSettings(start="on-demand"))
     now = build(1, registry, Disk(merge.found, listed=True), ALL, config, ())
     told = dict(facts or {})
     running = {

@@ -19,6 +19,7 @@ import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from magid.config.settings import Config
 from magid.errors import (
@@ -567,7 +568,7 @@ def test_only_the_folder_of_that_file_is_waited_for(house: House, tmp_path: Path
     net = tmp_path / "data" / "net"
     net.mkdir(parents=True)
     (net / "b.gguf").write_bytes(b"GGUF")
-    settings = house.settings.model_copy(update={"model_paths": (net, house.models)})
+    settings = structs.replace(house.settings, model_paths=(net, house.models))
     with mounted(net) as mount, closing(Examiner(late_s=1.0)) as examiner:
         before = authorize(house.order(), settings, examiner)
         assert before.roots == (str(house.models), str(net))

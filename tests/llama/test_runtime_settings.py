@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from magid.api.schemas.models import DiscoveredModel, SettingsBody
+from magid.api.schemas import bodies
+from magid.api.schemas.models import DiscoveredModel
 from magid.catalog import registry
-from magid.config.settings import Config
+from magid.config import loading
 from magid.errors import InvalidInput
 from magid.launcher import protocol
 from magid.llama.arguments import server_argv
@@ -59,18 +60,18 @@ def test_a_setting_that_is_set_counts_in_the_hash(setting: RuntimeSetting) -> No
 
 
 def in_configuration(setting: RuntimeSetting, value: object) -> object:
-    config = Config.model_validate({"server_defaults": {setting.name: value}})
+    config = loading.checked({"server_defaults": {setting.name: value}})
     return getattr(config.server_defaults, setting.name)
 
 
 def in_request(setting: RuntimeSetting, value: object) -> object:
-    body = SettingsBody.model_validate_json(json.dumps({setting.key: value}))
+    body = bodies.SettingsBody.model_validate_json(json.dumps({setting.key: value}))
     return body.given()[setting.name]
 
 
 def in_registry(setting: RuntimeSetting, value: object) -> object:
     entry = registry.ModelEntry(model_id="m", path="/m.gguf", size_bytes=1, discovered_at=NOW)
-    document = registry.Registry(models={"m": entry}).model_dump(mode="json", by_alias=True)
+    document = registry.document_of(registry.Registry(models={"m": entry}))
     document["models"]["m"]["settings"] = {setting.key: value}
     return registry.parse(document).models["m"].settings[setting.name]
 

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from magid.catalog.profile import Profile
 from magid.catalog.profile_store import ProfileDir
 from magid.errors import CannotWrite, MagidError
@@ -73,7 +75,7 @@ def fill_with_profiles(folder: Path, figures: Figures) -> None:
     while not (why := refused(partial(profiles.create, one))):
         figures.rounds += 1
         made.append(one.name)
-        one = one.model_copy(update={"name": f"p{len(made)}"})
+        one = replace(one, name=f"p{len(made)}")
     figures.check(why == "ENOSPC", f"profiles: refused with {why}")
     readable_profiles(folder, made, figures)
     figures.check(bool(refused(lambda: profiles.create(one))), "profiles: there is room again")

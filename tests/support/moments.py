@@ -7,7 +7,7 @@ from magid.servers.backend import ObservedServer, ServerState
 from tests.support.values import found, merged, observed
 
 CONFIG = Config(port_range=(8080, 8082))
-ALL = ActiveProfile("all", Profile(name="All", enabled_models=["*"]), "r1")
+ALL = ActiveProfile("all", Profile(name="All", enabled_models=("*",)), "r1")
 
 
 def moment(

@@ -1,5 +1,7 @@
 """Handlers of the registry: the models that exist, and the user's decisions about them."""
 
+from typing import TYPE_CHECKING
+
 from magid.api import views
 from magid.api.context import Context
 from magid.api.reply import Call, Reply, cached, reply
@@ -11,6 +13,9 @@ from magid.control.snapshot import Snapshot
 from magid.discovery.tiers import Tier
 from magid.errors import InvalidInput, MagidError
 from magid.llama import options
+
+if TYPE_CHECKING:  # they are imported with the first body
+    from magid.api.schemas import bodies
 
 
 async def get_registry(ctx: Context, call: Call) -> Reply:
@@ -76,7 +81,7 @@ async def get_tier(ctx: Context, call: Call) -> Reply:
 
 async def put_tier(ctx: Context, call: Call) -> Reply:
     """Override the tier; null clears the override."""
-    body: models.TierBody = call.body
+    body: bodies.TierBody = call.body
     ctx.need_listing()
     model = await ctx.daemon.set_tier(call.params["modelId"], body.tier)
     answer: models.TierReply = {
@@ -91,7 +96,7 @@ async def put_tier(ctx: Context, call: Call) -> Reply:
 
 async def put_thinking(ctx: Context, call: Call) -> Reply:
     """Override the thinking capability; true without a tier override makes it powerful."""
-    body: models.ThinkingBody = call.body
+    body: bodies.ThinkingBody = call.body
     ctx.need_listing()
     model, tier_changed = await ctx.daemon.set_thinking(call.params["modelId"], body.thinking)
     answer: models.ThinkingReply = {
@@ -108,7 +113,7 @@ async def put_thinking(ctx: Context, call: Call) -> Reply:
 
 async def put_enabled(ctx: Context, call: Call) -> Reply:
     """Enable or disable a model; null leaves it to the active profile."""
-    body: models.EnabledBody = call.body
+    body: bodies.EnabledBody = call.body
     ctx.need_listing()
     model = await ctx.daemon.set_enabled(call.params["modelId"], body.enabled)
     answer: models.EnabledReply = {
@@ -123,7 +128,7 @@ async def put_enabled(ctx: Context, call: Call) -> Reply:
 
 async def put_port(ctx: Context, call: Call) -> Reply:
     """Choose the model's port; null leaves it to magid."""
-    body: models.PortBody = call.body
+    body: bodies.PortBody = call.body
     ctx.need_listing()
     model = await ctx.daemon.set_port(call.params["modelId"], body.port)
     answer: models.PortReply = {
@@ -138,7 +143,7 @@ async def put_port(ctx: Context, call: Call) -> Reply:
 
 async def put_settings(ctx: Context, call: Call) -> Reply:
     """Change how the model runs; null puts a setting back to its default."""
-    body: models.SettingsChange = call.body
+    body: bodies.SettingsChange = call.body
     ctx.need_listing()
     given = body.given()
     options.check_extra_args(given.get("extra_args") or ())

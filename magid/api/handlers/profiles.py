@@ -1,6 +1,7 @@
 """Handlers of profiles: named selections of models to run."""
 
 import asyncio
+from typing import cast
 
 from pydantic_core import to_json
 
@@ -38,7 +39,7 @@ async def get_profile(ctx: Context, call: Call) -> Reply:
 
 async def create_profile(ctx: Context, call: Call) -> Reply:
     """Create a profile."""
-    profile: Profile = call.body
+    profile = _profile(call)
     name, path = await ctx.daemon.profiles.create(profile)
     answer: access_schemas.ProfileCreated = {
         "message": f"Profile '{profile.name}' created successfully",
@@ -53,13 +54,19 @@ async def replace_profile(ctx: Context, call: Call) -> Reply:
     name = check_slug(call.params["name"])
     present = await asyncio.to_thread(ctx.daemon.profiles.revision, name)
     expected = _expected(call.if_match, present)
-    await ctx.daemon.profiles.replace(name, call.body, expected)
+    await ctx.daemon.profiles.replace(name, _profile(call), expected)
     answer: access_schemas.ProfileReplaced = {
         "message": f"Profile '{name}' replaced successfully",
         "profileName": name,
         "active": ctx.daemon.snapshot.active.name == name,
     }
     return reply(answer)
+
+
+def _profile(call: Call) -> Profile:
+    from magid.files import explanation  # late, as `schemas.bodies` is
+
+    return cast(Profile, explanation.value_of(call.body))
 
 
 def _expected(if_match: str | None, present: str) -> str | None:

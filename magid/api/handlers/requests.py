@@ -2,6 +2,7 @@
 
 import time
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from pydantic_core import to_json
 
@@ -16,10 +17,13 @@ from magid.gateway.proxy.server import UpstreamServer
 from magid.gateway.routing import request
 from magid.gateway.routing.endpoints import find
 
+if TYPE_CHECKING:  # they are imported with the first body
+    from magid.api.schemas import bodies
+
 
 async def explain(ctx: Context, call: Call) -> Reply:
     """Where a request to the gateway would go, and why, without sending it."""
-    given: gateway_schemas.ExplainBody = call.body
+    given: bodies.ExplainBody = call.body
     endpoint = find("POST", given.endpoint)
     if endpoint is None:
         raise InvalidInput(

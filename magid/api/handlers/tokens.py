@@ -1,12 +1,18 @@
 """Handlers of tokens, which callers need over TCP."""
 
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from magid.api.context import Context
 from magid.api.reply import Call, Reply, reply
 from magid.api.schemas import access as access_schemas
-from magid.auth.tokens import shown
+from magid.auth.tokens import TokenLimits, shown
 from magid.errors import NotAllowed
+
+if TYPE_CHECKING:  # they are imported with the first body
+    from pydantic import BaseModel
+
+    from magid.api.schemas import bodies
 
 
 async def list_tokens(ctx: Context, call: Call) -> Reply:
@@ -31,9 +37,9 @@ async def create_token(ctx: Context, call: Call) -> Reply:
             "it over the unix socket, as root or in group magi (magictl token create), or while "
             "magid is stopped (magictl token create --offline)"
         )
-    given: access_schemas.TokenBody = call.body
+    given: bodies.TokenBody = call.body
     made, secret = await ctx.tokens.create(
-        given.name, given.scopes, given.models, given.expires_at, given.limits
+        given.name, given.scopes, given.models, given.expires_at, _limits(given.limits)
     )
     answer: access_schemas.TokenCreated = {
         "message": f"Token {made.name!r} made; it is shown only once",
@@ -45,12 +51,17 @@ async def create_token(ctx: Context, call: Call) -> Reply:
 
 async def limit_token(ctx: Context, call: Call) -> Reply:
     """Change what a token may ask of the gateway; null, or left out, lifts a limit."""
-    made = await ctx.tokens.limit(call.params["name"], call.body)
+    limits = _limits(call.body) or TokenLimits()
+    made = await ctx.tokens.limit(call.params["name"], limits)
     answer: access_schemas.TokenLimitsReply = {
         "message": f"Limits updated for token {made.name!r}",
         "entry": shown(made, datetime.now(UTC)),
     }
     return reply(answer)
+
+
+def _limits(body: "BaseModel | None") -> TokenLimits | None:
+    return None if body is None else TokenLimits(**body.model_dump())
 
 
 async def revoke_token(ctx: Context, call: Call) -> Reply:

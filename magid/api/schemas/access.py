@@ -1,24 +1,10 @@
 """Schemas of tokens and profiles."""
 
-from typing import Annotated
-
-from pydantic import AwareDatetime, Field
 from typing_extensions import TypedDict
 
-from magid.api.schemas.models import Body
 from magid.api.schemas.servers import PlanReply
-from magid.auth.tokens import ApiToken, Models, Name, Scopes, TokenLimits
+from magid.auth.tokens import ApiToken
 from magid.discovery.tiers import Tier
-
-
-class TokenBody(Body):
-    """A token to make. `models` limits it to these ids, globs, aliases and tiers."""
-
-    name: Name
-    scopes: Annotated[Scopes, Field(strict=False)]
-    models: Annotated[Models, Field(strict=False)] | None = None
-    expires_at: Annotated[AwareDatetime, Field(strict=False)] | None = None
-    limits: TokenLimits | None = None
 
 
 class TokenLimitsReply(TypedDict):

@@ -2,15 +2,7 @@
 
 from typing_extensions import TypedDict
 
-from magid.api.schemas.models import JSON_OBJECT, Body
 from magid.discovery.tiers import Tier
-
-
-class ExplainBody(Body):
-    """A request's body as the gateway takes it, and the endpoint that it is meant for."""
-
-    request: JSON_OBJECT
-    endpoint: str = "/v1/chat/completions"
 
 
 class Candidate(TypedDict):

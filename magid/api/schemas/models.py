@@ -1,14 +1,12 @@
-"""Schemas of models and the registry. Request bodies are validated, answers are typed.
+"""Schemas of the answers on models and the registry.
 
 Answers are TypedDicts with the names used on the wire, so that the type checker checks them,
 OpenAPI describes them, and no object is built twice. `tierThresholds` keeps the snake_case keys
 that the first clients were written against.
 """
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
-from pydantic.alias_generators import to_camel
 from typing_extensions import TypedDict
 
 from magid.api.schemas.servers import Condition
@@ -17,58 +15,6 @@ from magid.discovery.tiers import ThinkingMode, Tier
 from magid.llama.runtime_settings import SETTINGS
 
 JSON_OBJECT = dict[str, Any]
-
-
-class Body(BaseModel):
-    """A request body: unknown keys and wrong types are refused."""
-
-    model_config = ConfigDict(
-        strict=True,
-        extra="forbid",
-        alias_generator=to_camel,
-        frozen=True,
-        populate_by_name=False,
-        defer_build=True,  # build at the first request of a kind, not at the daemon's start
-    )
-
-
-class TierBody(Body):
-    tier: Annotated[Tier, Field(strict=False)] | None
-
-
-class ThinkingBody(Body):
-    thinking: bool | None
-
-
-class EnabledBody(Body):
-    enabled: bool | None
-
-
-class PortBody(Body):
-    port: Annotated[int, Field(ge=1, le=65535)] | None
-
-
-class SettingsChange(Body):
-    """The body without its keys, which the table of run-time settings has."""
-
-    def given(self) -> dict[str, Any]:
-        """Returns the settings that are in the body, by name."""
-        return {name: getattr(self, name) for name in self.model_fields_set}
-
-
-_FIELDS: dict[str, Any] = {
-    each.name: (
-        each.annotation | None,
-        Field(None, description=each.meaning, **each.values.constraints),
-    )
-    for each in SETTINGS
-}
-SettingsBody: type[SettingsChange] = create_model(
-    "SettingsBody",
-    __base__=SettingsChange,
-    __doc__="Every key may be left out (unchanged) or null (back to the default).",
-    **_FIELDS,
-)
 
 
 class ErrorReply(TypedDict):

@@ -1,7 +1,6 @@
 """profile: what should run."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -163,24 +162,26 @@ def _path(name: str) -> str:
 
 def read(content: bytes, source: str) -> dict[str, Any]:
     """The profile as the API takes it, from YAML or JSON. Raises Refused with line and key."""
-    from magid.catalog.profile import parse
-    from magid.errors import InvalidProfile  # late: pydantic takes longer than all the rest
+    from magid.catalog.profile import parse  # late: takes longer than all the rest
+    from magid.errors import InvalidProfile
+    from magid.files import schema
 
     try:
         profile = parse(content, source)
     except InvalidProfile as error:
         raise Refused(f"{error.message}\ntry: man 5 magi-profile") from None
-    data: dict[str, Any] = profile.model_dump(mode="json", by_alias=True)
+    data: dict[str, Any] = schema.plain(profile, api_names=True)
     return data
 
 
 def _yaml(answer: dict[str, Any]) -> str:
     """As a file has it: snake_case."""
     from magid.catalog.profile import Profile
+    from magid.files import schema
     from magid.files.strict_yaml import dumps
 
     given = {key: value for key, value in answer.items() if key not in ANSWERED}
-    return dumps(Profile.model_validate_json(json.dumps(given)).model_dump(mode="json"))
+    return dumps(schema.plain(schema.read(given, Profile)))
 
 
 def _content(file: str) -> tuple[bytes, str]:
