@@ -23,7 +23,7 @@ from magid.api.context import Context
 from magid.api.protocol import Response, WireRequest
 from magid.api.reply import Call, Reply, Stream, error_reply, unexpected
 from magid.api.routes import ROUTES, Access, Handler, Route
-from magid.auth import origins
+from magid.auth import origins, peers
 from magid.auth.authenticator import Authenticator
 from magid.config.addresses import Address
 from magid.gateway.frontend.context import FrontendContexts
@@ -146,7 +146,7 @@ def _endpoint(
         if isinstance(answer, Stream):
             return await _send_stream(request, answer, lambda: authenticator.is_valid(caller))
         if route.access is Access.CHANGE and route.method != "GET" and not query.get("dryRun"):
-            name = incoming.name_of(request, caller)
+            name = peers.name_of(caller, request.transport)
             access_log.log_change(name, answer.status, **_named(request))
         return _response(request, answer)
 

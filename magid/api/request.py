@@ -93,16 +93,6 @@ def admit(request: Request, need: Access, authenticator: Authenticator) -> Calle
     )
 
 
-def name_of(request: Request, caller: Caller) -> str:
-    """Returns who has asked, for the log: a token, a user over a unix socket, or an address."""
-    if caller.name:
-        return f"token {caller.name}"
-    if _is_local_socket(request):
-        return f"uid {sandboxed.uid_of_peer(request.transport)}"
-    peer = request.transport.get_extra_info("peername")
-    return str(peer[0]) if peer else "unknown"
-
-
 def _presented(request: Request) -> Credential | None:
     held = [request.headers.get(name, "") for name in ("authorization", "x-api-key")]
     authorization, api_key = (text.encode(errors="surrogateescape") for text in held)

@@ -7,17 +7,15 @@ systemd, models run as magid's own user, who could change magid's files anyway.
 """
 
 import re
-import socket
-import struct
 from asyncio import BaseTransport
 from pathlib import Path
 
+from magid.auth.peers import uid_of_peer
 from magid.errors import NotAllowed
 from magid.host.ports import far_ends
 
 USERS = Path("/run/systemd/dynamic-uid")  # of DynamicUser=; "direct:UID" names one
 _MODEL = re.compile(r"llama-[0-9]{1,5}")  # as `sandbox` names them
-_CREDENTIALS = struct.Struct("3i")  # struct ucred
 
 
 def is_models(uid: int, users: Path = USERS) -> bool:
@@ -47,14 +45,6 @@ def comes_from_model(transport: BaseTransport, users: Path = USERS) -> bool:
     if not ends:
         return _is_loopback(str(there[0]))
     return any(not end.inode or is_models(end.uid, users) for end in ends)
-
-
-def uid_of_peer(transport: BaseTransport) -> int:
-    """Returns the user who has connected to a unix socket."""
-    sock = transport.get_extra_info("socket")
-    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    _, uid, _ = _CREDENTIALS.unpack(raw)
-    return int(uid)
 
 
 def _is_loopback(address: str) -> bool:

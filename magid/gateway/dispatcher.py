@@ -83,10 +83,7 @@ class Dispatcher:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.statistics.settle()
-        try:
-            await self.usage.flush()
-        except MagidError as error:
-            log.error("%s; the usage of the last minute is lost", error)
+        await self.usage.close()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

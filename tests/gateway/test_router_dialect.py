@@ -129,6 +129,9 @@ def test_a_model_is_loaded_and_unloaded(magid: Running, router: RouterClient) ->
         assert router.order("unload", SMALL).json() == {"success": True}
         until(events, SMALL, "unloaded")
     assert router.models()[SMALL]["status"]["value"] == "unloaded"
+    logged = magid.log.read_text()
+    for what in ("load", "unload"):
+        assert f"127.0.0.1: POST /models/{what}: 200" in logged, "who has changed what runs"
 
 
 @pytest.mark.slow

@@ -146,6 +146,13 @@ class UsageStore:
         """Writes what is new. Raises CannotWrite; nothing is lost then. Idempotent."""
         await asyncio.shield(asyncio.ensure_future(self._flush()))
 
+    async def close(self) -> None:
+        """Flushes for the last time; what fails is logged."""
+        try:
+            await self.flush()
+        except MagidError as error:
+            log.error("%s; the usage of the last minute is lost", error)
+
     async def _flush(self) -> None:
         async with self._lock:
             for day, new in list(self._new.items()):

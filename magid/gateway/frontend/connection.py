@@ -8,7 +8,7 @@ byte of its response (`api.protocol`): until it does, no more of its input is re
 import asyncio
 from collections.abc import Callable
 
-from magid.auth import authenticator
+from magid.auth import authenticator, peers
 from magid.auth.limits import Limits
 from magid.auth.token_store import Caller
 from magid.auth.tokens import Scope
@@ -250,6 +250,8 @@ class ClientConnection:
             check_json(head)
         request = OwnRequest(endpoint, head.path, body, caller.models)
         answer = own_answers.answer(dispatcher, request)
+        if endpoint.path in own_answers.CHANGES:
+            self._log_change(head)
         self._writer.respond(200, b"Content-Type: application/json\r\n", answer)
 
     def _dispatch(self, request: ParsedRequest) -> None:
@@ -289,8 +291,16 @@ class ClientConnection:
         assert self._head is not None
         self._context.admit(self._head, self._peer, Scope.ADMIN)
         own_answers.stop(self._context.dispatcher, request.model)
+        self._log_change(self._head)
         answer = loaded(Shape(request.endpoint.path, request.model), "unload")
         self._writer.respond(200, b"Content-Type: application/json\r\n", answer)
+
+    def _log_change(self, head: RequestHead) -> None:
+        access_log.log_change(
+            peers.name_of(self._caller, self._transport), 200,
+            request_id=self._writer.request_id, client_request_id=head.client_request_id,
+            method=head.method, path=head.path,
+        )  # fmt: skip
 
     def _on_error(self, error: Exception) -> None:
         if isinstance(error, MagidError):
