@@ -23,7 +23,7 @@ from magid.auth import tokens
 from magid.auth.limits import Limits
 from magid.auth.tokens import Credential, Scope, Token, TokenLimits
 from magid.errors import MagidError, TokensUnusable
-from magid.files.atomic import cannot_write, discard, sync_directory, write_temporary
+from magid.files.atomic import cannot_write, replace_file
 
 log = logging.getLogger(__name__)
 
@@ -269,12 +269,6 @@ def _unusable(path: Path, why: str) -> TokensUnusable:
 def write(path: Path, kept: tuple[Token, ...]) -> None:
     """Replaces the file durably. Raises CannotWrite; the old file then stays."""
     try:
-        temporary = write_temporary(path, tokens.serialise(kept), mode=_MODE)
-        try:
-            temporary.rename(path)
-        except BaseException:
-            discard(temporary)
-            raise
-        sync_directory(path.parent)
+        replace_file(path, tokens.serialise(kept), mode=_MODE)
     except OSError as error:
         raise cannot_write(path, error) from None

@@ -28,6 +28,7 @@ from magid.files.atomic import (
     cannot_write,
     discard,
     discard_leftovers,
+    replace_file,
     sync_directory,
     write_temporary,
 )
@@ -129,13 +130,7 @@ class ProfileDir:
                 path=str(path),
             )
         with self._writing(path):
-            temporary = write_temporary(path, content, mode=0o644, files=self._files)
-            try:
-                self._files.rename(temporary, path)
-            except BaseException:
-                discard(temporary, self._files)
-                raise
-            sync_directory(self.path, self._files)
+            replace_file(path, content, mode=0o644, files=self._files)
 
     def delete(self, name: str) -> None:
         """Deletes the file; of a link, only the link.

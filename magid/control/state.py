@@ -8,9 +8,7 @@ wait. Runs on the event loop; disk access runs in threads.
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
 from typing import Any, TypeVar
 
 from msgspec import Struct
@@ -26,6 +24,7 @@ from magid.control.transitions import Transition
 from magid.errors import CannotWrite, Conflict, MagidError, PortTaken
 from magid.files.document import Store
 from magid.log.events import Event, about
+from magid.servers.listeners import Listeners
 
 log = logging.getLogger(__name__)
 
@@ -61,9 +60,7 @@ class StateStore:
         self._store_problems: tuple[str, ...] = ()
         self._write_problem = ""  # of the last write, if it failed
         self.writes = Writes()
-        self._listeners: list[Callable[[Change], None]] = []
-        self._pending_changes: deque[Change] = deque()
-        self._is_notifying = False
+        self._listeners: Listeners[Change] = Listeners()
         self._present = snapshot.build(0, Registry(), Disk(), ActiveProfile(), config, ())
 
     async def load(self) -> None:
@@ -247,35 +244,8 @@ class StateStore:
 
         The result unsubscribes; it is idempotent.
         """
-        self._listeners.append(listener)
-
-        def unsubscribe() -> None:
-            with suppress(ValueError):
-                self._listeners.remove(listener)
-
-        return unsubscribe
+        return self._listeners.subscribe(listener)
 
     def notify(self, change: Change) -> None:
-        """Calls all listeners with the change, in the same order each time.
-
-        A listener that reads the snapshot may cause a further change, which is delivered after this
-        one. A listener that raises is logged and stays subscribed; it must not undo the change.
-        """
-        self._pending_changes.append(change)
-        if self._is_notifying:
-            return
-        self._is_notifying = True
-        try:
-            while self._pending_changes:
-                next_change = self._pending_changes.popleft()
-                for listener in tuple(self._listeners):
-                    _pass_on(listener, next_change)
-        finally:
-            self._is_notifying = False
-
-
-def _pass_on(listener: Callable[[Change], None], change: Change) -> None:
-    try:
-        listener(change)
-    except Exception:
-        log.exception("a listener failed on %s", change)
+        """Calls all listeners; see `Listeners.notify`."""
+        self._listeners.notify(change)

@@ -53,6 +53,17 @@ def write_temporary(path: Path, content: bytes, *, mode: int, files: FileSystem 
     return temporary
 
 
+def replace_file(path: Path, content: bytes, *, mode: int, files: FileSystem = REAL) -> None:
+    """Replaces the file durably. Raises OSError; then usually the old file is still there."""
+    temporary = write_temporary(path, content, mode=mode, files=files)
+    try:
+        files.rename(temporary, path)
+    except BaseException:
+        discard(temporary, files)
+        raise
+    sync_directory(path.parent, files)
+
+
 def discard_leftovers(folder: Path, suffix: str, files: FileSystem = REAL) -> None:
     """Removes temporary files of this suffix that killed processes left behind.
 

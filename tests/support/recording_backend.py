@@ -5,7 +5,6 @@ It keeps `ServerBackend`'s promises, so what is built on launchers cannot tell t
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 
 from msgspec.structs import replace
 
@@ -14,6 +13,7 @@ from magid.host.usage import ServerFigures
 from magid.llama.spec import ServerSpec
 from magid.log.buffer import LogLine
 from magid.servers.backend import ObservedServer, ServerState
+from magid.servers.listeners import Listeners
 from tests.support.deadlines import PATIENCE_S
 
 
@@ -37,7 +37,7 @@ class StillLauncher:
         self.boot = "first boot"
         self.held: set[tuple[str, int]] = set()  # calls that do not return yet
         self._servers: dict[int, ObservedServer] = {}
-        self._listeners: list[Callable[[ObservedServer], None]] = []
+        self._listeners: Listeners[ObservedServer] = Listeners()
         self._moved = asyncio.Event()
 
     # -- what the test does ----------------------------------------------------------------
@@ -87,13 +87,7 @@ class StillLauncher:
         self.is_open = False
 
     def subscribe(self, listener: Callable[[ObservedServer], None]) -> Callable[[], None]:
-        self._listeners.append(listener)
-
-        def unsubscribe() -> None:
-            with suppress(ValueError):
-                self._listeners.remove(listener)
-
-        return unsubscribe
+        return self._listeners.subscribe(listener)
 
     @property
     def listeners(self) -> int:
@@ -155,8 +149,7 @@ class StillLauncher:
 
     def _put(self, server: ObservedServer) -> None:
         self._servers[server.port] = server
-        for listener in tuple(self._listeners):
-            listener(server)
+        self._listeners.notify(server)
         self._wake()
 
     def _wake(self) -> None:

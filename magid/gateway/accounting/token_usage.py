@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from magid.errors import MagidError
-from magid.files.atomic import cannot_write, discard, sync_directory, write_temporary
+from magid.files.atomic import cannot_write, discard, replace_file
 from magid.gateway.accounting.request_log import Usage
 
 log = logging.getLogger(__name__)
@@ -210,13 +210,7 @@ def add_to_file(path: Path, new: Mapping[Key, UsageCounts]) -> None:
     content = msgspec.json.format(msgspec.json.encode(_File(1, rows)), indent=1) + b"\n"
     try:
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        temporary = write_temporary(path, content, mode=0o600)
-        try:
-            temporary.rename(path)
-        except BaseException:
-            discard(temporary)
-            raise
-        sync_directory(path.parent)
+        replace_file(path, content, mode=0o600)
     except OSError as error:
         raise cannot_write(path, error) from None
 

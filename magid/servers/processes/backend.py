@@ -7,7 +7,6 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from magid.errors import Conflict, NotFound
@@ -17,6 +16,7 @@ from magid.llama.program import LlamaProgram
 from magid.llama.spec import ServerSpec
 from magid.log.buffer import LogLine, LogRing
 from magid.servers.backend import ObservedServer
+from magid.servers.listeners import Listeners
 from magid.servers.processes.supervisor import (
     Dependencies,
     KeyFiles,
@@ -56,7 +56,7 @@ class ProcessBackend:
         )
         self._servers: dict[int, ServerProcess] = {}
         self._rings: dict[int, LogRing] = {}
-        self._listeners: list[Callable[[ObservedServer], None]] = []
+        self._listeners: Listeners[ObservedServer] = Listeners()
         self._changed = asyncio.Event()
         self._closed = False
         self.problem = ""  # changes are always observed: the servers are children
@@ -78,14 +78,8 @@ class ProcessBackend:
         await asyncio.gather(*(self.stop(port) for port in self._servers))
 
     def subscribe(self, listener: Callable[[ObservedServer], None]) -> Callable[[], None]:
-        """See ServerBackend. A listener that raises is logged and stays subscribed."""
-        self._listeners.append(listener)
-
-        def unsubscribe() -> None:
-            with suppress(ValueError):
-                self._listeners.remove(listener)
-
-        return unsubscribe
+        """See ServerBackend and `Listeners`."""
+        return self._listeners.subscribe(listener)
 
     def observed(self) -> dict[int, ObservedServer]:
         """See ServerBackend."""
@@ -162,11 +156,7 @@ class ProcessBackend:
             return
         self._changed.set()
         self._changed = asyncio.Event()
-        for listener in tuple(self._listeners):
-            try:
-                listener(server.observed)
-            except Exception:
-                log.exception("a listener failed on %s", server.observed)
+        self._listeners.notify(server.observed)
 
 
 def _figures_of(pids: Mapping[int, int]) -> dict[int, ServerFigures]:

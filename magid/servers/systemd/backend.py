@@ -24,6 +24,7 @@ from magid.llama.program import LlamaProgram
 from magid.llama.spec import ServerSpec
 from magid.log.buffer import LogLine
 from magid.servers.backend import ObservedServer, ServerState, initial_state
+from magid.servers.listeners import Listeners
 from magid.servers.systemd.launcher_client import KEYS, LauncherClient
 from magid.servers.systemd.observer import UnitObserver
 from magid.servers.systemd.references import References
@@ -65,7 +66,7 @@ class SystemdBackend:
         self._journal = journal or Journal()
         self._timeout_s = stop_timeout_s + _MARGIN_S
         self._units = UnitObserver(address, self._journal, self._announce, self._mark_launcher)
-        self._listeners: list[Callable[[ObservedServer], None]] = []
+        self._listeners: Listeners[ObservedServer] = Listeners()
         self._changed = asyncio.Event()
         self._references: References | None = None
         self._requests: set[asyncio.Task[None]] = set()
@@ -116,17 +117,11 @@ class SystemdBackend:
         if self._references is not None:
             self._references.mark()
 
-    # -- telling -------------------------------------------------------------------------
+    # -- listeners ------------------------------------------------------------------------
 
     def subscribe(self, listener: Callable[[ObservedServer], None]) -> Callable[[], None]:
-        """See ServerBackend. A listener that raises is logged and stays subscribed."""
-        self._listeners.append(listener)
-
-        def unsubscribe() -> None:
-            with suppress(ValueError):
-                self._listeners.remove(listener)
-
-        return unsubscribe
+        """See ServerBackend and `Listeners`."""
+        return self._listeners.subscribe(listener)
 
     def observed(self) -> dict[int, ObservedServer]:
         """See ServerBackend. While the bus is away: the last known state."""
@@ -136,11 +131,7 @@ class SystemdBackend:
     def _announce(self, server: ObservedServer) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
-        for listener in tuple(self._listeners):
-            try:
-                listener(server)
-            except Exception:
-                log.exception("a listener failed on %s", server)
+        self._listeners.notify(server)
 
     async def settled(self, port: int) -> ObservedServer:
         """See ServerBackend. Raises NotFound if there is no server on the port."""
