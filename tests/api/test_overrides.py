@@ -1,7 +1,6 @@
 """What users decide about models: tier, thinking, enabled, port and run-time settings."""
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,18 +12,6 @@ from tests.support.running import Running
 
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 UNKNOWN = "no_such_1p0b_q40_fast"
-
-
-@pytest.fixture(scope="module")
-def shared(parts: rest.Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with rest.serving(parts, tmp_path_factory.mktemp("daemon")) as running:
-        yield running
-
-
-@pytest.fixture
-def magid(shared: Running) -> Iterator[Running]:
-    yield shared
-    rest.forget_overrides(shared)
 
 
 # -- overrides ---------------------------------------------------------------------------------

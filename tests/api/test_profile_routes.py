@@ -9,41 +9,9 @@ import pytest
 from tests.support import rest
 from tests.support.rest import ALPHA, BETA, DEEPSEEK, QWEN
 from tests.support.running import Running
+from tests.support.values import EXAMPLE_PROFILE
 
 PROFILES = "/api/models/profiles"
-# The documented example of the first clients, as it is.
-EXAMPLE = {
-    "name": "Development",
-    "description": "Fast iteration with small models",
-    "enabledModels": ["qwen3_4p0b_q4km_fast"],
-    "tierConfig": [
-        {
-            "name": "fast",
-            "maxScore": 3.0,
-            "expectedTimeSeconds": 2,
-            "description": "Fast processing for simple queries",
-        }
-    ],
-    "twoStage": {
-        "enabled": False,
-        "stage1Tier": "balanced",
-        "stage2Tier": "powerful",
-        "stage1MaxTokens": 500,
-    },
-    "loadBalancing": {
-        "enabled": True,
-        "strategy": "round_robin",
-        "healthCheckInterval": 30,
-        "weights": {},  # as aliases not in the seed's example: keys may be added
-    },
-    "aliases": {},
-}
-
-
-@pytest.fixture(scope="module")
-def shared(parts: rest.Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with rest.serving(parts, tmp_path_factory.mktemp("daemon")) as running:
-        yield running
 
 
 @pytest.fixture
@@ -57,7 +25,7 @@ def magid(shared: Running) -> Iterator[Running]:
 
 
 def test_create_read_and_delete(magid: Running) -> None:
-    created = magid.ask("POST", PROFILES, EXAMPLE, status=201)
+    created = magid.ask("POST", PROFILES, EXAMPLE_PROFILE, status=201)
     assert created == {
         "message": "Profile 'Development' created successfully",
         "profileName": "development",
@@ -66,7 +34,7 @@ def test_create_read_and_delete(magid: Running) -> None:
     assert Path(created["path"]).is_file()
     assert magid.get(PROFILES) == ["development", "test"]
     assert magid.get(f"{PROFILES}/development") == {
-        **EXAMPLE,
+        **EXAMPLE_PROFILE,
         "active": False,
         "missingModels": ["qwen3_4p0b_q4km_fast"],
     }
@@ -81,14 +49,14 @@ def test_the_smallest_profile_gets_defaults(magid: Running) -> None:
     shown = magid.get(f"{PROFILES}/bare")
     assert (shown["description"], shown["enabledModels"], shown["missingModels"]) == ("", [], [])
     assert [tier["name"] for tier in shown["tierConfig"]] == ["fast", "balanced", "powerful"]
-    assert shown["twoStage"] == EXAMPLE["twoStage"]
-    assert shown["loadBalancing"] == EXAMPLE["loadBalancing"]
+    assert shown["twoStage"] == EXAMPLE_PROFILE["twoStage"]
+    assert shown["loadBalancing"] == EXAMPLE_PROFILE["loadBalancing"]
 
 
 def test_what_was_read_can_be_written_back(magid: Running) -> None:
-    magid.ask("POST", PROFILES, EXAMPLE)
+    magid.ask("POST", PROFILES, EXAMPLE_PROFILE)
     shown = magid.get(f"{PROFILES}/development")
-    own = {key: value for key, value in shown.items() if key in EXAMPLE}
+    own = {key: value for key, value in shown.items() if key in EXAMPLE_PROFILE}
     magid.ask("PUT", f"{PROFILES}/development", own)
     assert magid.get(f"{PROFILES}/development") == shown
 
@@ -168,10 +136,10 @@ def test_profiles_that_are_refused(
 
 
 def test_a_replacement_counts_only_for_what_was_read(magid: Running) -> None:
-    magid.ask("POST", PROFILES, EXAMPLE)
+    magid.ask("POST", PROFILES, EXAMPLE_PROFILE)
     path = f"{PROFILES}/development"
     tag = magid.client.get(path).headers["etag"]
-    body = {**EXAMPLE, "description": "changed"}
+    body = {**EXAMPLE_PROFILE, "description": "changed"}
     for stale in ('"other"', f"W/{tag}", "garbage"):
         response = magid.client.put(path, json=body, headers={"If-Match": stale})
         assert (response.status_code, response.json()["error"]) == (412, "StaleRevision")
@@ -184,7 +152,7 @@ def test_a_replacement_counts_only_for_what_was_read(magid: Running) -> None:
     assert magid.get(path)["description"] == "changed"
     assert magid.client.put(path, json=body, headers={"If-Match": tag}).status_code == 412
     for blind in ({}, {"If-Match": "*"}):
-        assert magid.client.put(path, json=EXAMPLE, headers=blind).status_code == 200
+        assert magid.client.put(path, json=EXAMPLE_PROFILE, headers=blind).status_code == 200
     assert magid.client.get(path).headers["etag"] == tag  # the same content again
 
 
@@ -194,18 +162,19 @@ def test_a_tag_covers_all_that_is_answered(magid: Running) -> None:
     magid.ask("POST", f"{PROFILES}/none/activate?apply=false")
     again = magid.client.get(f"{PROFILES}/test", headers={"If-None-Match": tag})
     assert (again.status_code, again.json()["active"]) == (200, False)
-    content = {key: value for key, value in again.json().items() if key in EXAMPLE}
+    content = {key: value for key, value in again.json().items() if key in EXAMPLE_PROFILE}
     kept = magid.client.put(f"{PROFILES}/test", json=content, headers={"If-Match": tag})
     assert kept.status_code == 200  # the file is the one that was read
 
 
 def test_an_edit_by_hand_counts_as_a_change(magid: Running) -> None:
-    magid.ask("POST", PROFILES, EXAMPLE)
+    magid.ask("POST", PROFILES, EXAMPLE_PROFILE)
     path = f"{PROFILES}/development"
     tag = magid.client.get(path).headers["etag"]
     file = magid.profiles / "development.yaml"
     file.write_text(file.read_text().replace("Fast iteration", "Slow iteration"))
-    assert magid.client.put(path, json=EXAMPLE, headers={"If-Match": tag}).status_code == 412
+    changed = magid.client.put(path, json=EXAMPLE_PROFILE, headers={"If-Match": tag})
+    assert changed.status_code == 412
     assert magid.get(path)["description"].startswith("Slow")
 
 

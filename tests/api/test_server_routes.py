@@ -20,12 +20,6 @@ Events = Generator[tuple[str, Any], None, None]
 ALPHA_SERVER = f"/api/models/servers/{ALPHA}"
 
 
-@pytest.fixture(scope="module")
-def shared(parts: rest.Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with rest.serving(parts, tmp_path_factory.mktemp("daemon")) as running:
-        yield running
-
-
 @pytest.fixture
 def magid(shared: Running) -> Iterator[Running]:
     """Every test finds both servers ready, and leaves no override behind."""

@@ -29,48 +29,21 @@ from magid.errors import (
 )
 from magid.files import schema
 from magid.files.atomic import REAL
-
-_EXAMPLE: dict[str, Any] = {
-    "name": "Development",
-    "description": "Fast iteration with small models",
-    "enabledModels": ["qwen3_4p0b_q4km_fast"],
-    "tierConfig": [
-        {
-            "name": "fast",
-            "maxScore": 3.0,
-            "expectedTimeSeconds": 2,
-            "description": "Fast processing for simple queries",
-        }
-    ],
-    "twoStage": {
-        "enabled": False,
-        "stage1Tier": "balanced",
-        "stage2Tier": "powerful",
-        "stage1MaxTokens": 500,
-    },
-    "loadBalancing": {
-        "enabled": True,
-        "strategy": "round_robin",
-        "healthCheckInterval": 30,
-        "weights": {},  # ours, as aliases are; the rest is the documented example
-    },
-    "aliases": {},
-}
-
+from tests.support.values import EXAMPLE_PROFILE
 
 # -- what a profile says -------------------------------------------------------------------------
 
 
 def test_the_api_has_the_documented_shape() -> None:
-    profile = schema.read(_EXAMPLE, Profile)
-    assert schema.plain(profile, api_names=True) == _EXAMPLE
+    profile = schema.read(EXAMPLE_PROFILE, Profile)
+    assert schema.plain(profile, api_names=True) == EXAMPLE_PROFILE
 
 
 def test_what_is_left_out_is_as_documented() -> None:
     profile = schema.plain(Profile(name="Production"), api_names=True)
-    assert profile["twoStage"] == _EXAMPLE["twoStage"]
-    assert profile["loadBalancing"] == _EXAMPLE["loadBalancing"]
-    assert profile["tierConfig"][0] == _EXAMPLE["tierConfig"][0]
+    assert profile["twoStage"] == EXAMPLE_PROFILE["twoStage"]
+    assert profile["loadBalancing"] == EXAMPLE_PROFILE["loadBalancing"]
+    assert profile["tierConfig"][0] == EXAMPLE_PROFILE["tierConfig"][0]
     assert [tier["name"] for tier in profile["tierConfig"]] == list(Tier)
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,6 @@ from tests.support.recording_backend import all_quiet
 
 S = ServerState
 ALL_READY = {ALPHA: S.READY, BETA: S.READY, GAMMA: S.READY}
-
-
-@pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
-    house = House(tmp_path)
-    yield house
-    await house.close()
-    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 def record(house: House) -> Any:

@@ -1,9 +1,7 @@
 """The daemon from boot to end: folders, ports, servers, and who comes at the wrong moment."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -40,15 +38,6 @@ from tests.support.deadlines import PATIENCE_S
 from tests.support.recording_backend import all_quiet, refusal
 
 S = ServerState
-
-
-@pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
-    """Three models and a profile of all; no daemon yet, and at the end no task."""
-    house = House(tmp_path)
-    yield house
-    await house.close()
-    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 # -- boot ------------------------------------------------------------------------------------

@@ -1,18 +1,8 @@
 """What is taken up without a request for a scan."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
 from tests.support.daemons import House, until
-
-
-@pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
-    found = House(tmp_path)
-    yield found
-    await found.close()
 
 
 @pytest.mark.slow

@@ -2,8 +2,6 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -38,15 +36,6 @@ from tests.support.daemons import (
 from tests.support.recording_backend import all_quiet
 
 S = ServerState
-
-
-@pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
-    """Three models and a profile of all; no daemon yet, and at the end no task."""
-    house = House(tmp_path)
-    yield house
-    await house.close()
-    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 def break_state(house: House) -> None:

@@ -79,3 +79,32 @@ def spec(model_id: str = "a", port: int = 8080, **changes: Any) -> ServerSpec:
 def observed(of: ServerSpec, state: ServerState, **changes: Any) -> ObservedServer:
     server = ObservedServer(of.port, of.model_id, of.instance, of.hash, state)
     return replace(server, **changes)
+
+
+# The documented example of the first clients.
+EXAMPLE_PROFILE: dict[str, Any] = {
+    "name": "Development",
+    "description": "Fast iteration with small models",
+    "enabledModels": ["qwen3_4p0b_q4km_fast"],
+    "tierConfig": [
+        {
+            "name": "fast",
+            "maxScore": 3.0,
+            "expectedTimeSeconds": 2,
+            "description": "Fast processing for simple queries",
+        }
+    ],
+    "twoStage": {
+        "enabled": False,
+        "stage1Tier": "balanced",
+        "stage2Tier": "powerful",
+        "stage1MaxTokens": 500,
+    },
+    "loadBalancing": {
+        "enabled": True,
+        "strategy": "round_robin",
+        "healthCheckInterval": 30,
+        "weights": {},  # added since, as aliases
+    },
+    "aliases": {},
+}
