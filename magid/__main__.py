@@ -1,6 +1,5 @@
 """`magid`: the composition root. Reads the configuration; creates, runs and stops the parts."""
 
-import argparse
 import asyncio
 import contextlib
 import gc
@@ -13,6 +12,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 import sdnotify
 import uvloop
@@ -46,6 +46,9 @@ from magid.servers import choose
 from magid.systemd import notify
 from magid.systemd.notify import Notify
 
+if TYPE_CHECKING:
+    import argparse
+
 # With the default of 5 ms, threads that read model files would delay the event loop by 5 ms a turn.
 SWITCH_INTERVAL_S = 0.001
 EX_CONFIG = 78  # sysexits.h: what systemd's RestartPreventExitStatus is set to
@@ -59,8 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0, 1 for a failure that may pass, 2 for wrong usage, 78 for one that an administrator must mend.
     """
-    flags = vars(parser().parse_args(arguments))
-    check = flags.pop("check")
+    words = sys.argv[1:] if arguments is None else arguments
+    flags = vars(parser().parse_args(words)) if words else {}  # the service has none
+    check = flags.pop("check", False)
     given = {key: text for key, text in flags.items() if text is not None}
     if check:
         return _check(given)
@@ -115,8 +119,10 @@ def _check_exposure(settings: Config) -> None:
     sockets.check_exposure(settings.addresses, has_token=has_token)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> "argparse.ArgumentParser":
     """Returns the parser with all options; the manual is generated from it too."""
+    import argparse  # late: the service has no arguments
+
     root = argparse.ArgumentParser(
         prog="magid", description="Runs GGUF models as services and answers for them over REST."
     )

@@ -18,13 +18,13 @@ from magid.llama.runtime_settings import MAX_EXTRA_ARGS, SETTINGS
 class _Value:
     """The values of an option: they match `pattern`, with each number within the bounds."""
 
-    pattern: re.Pattern[str]
+    pattern: str  # compiled at its first use: most options are never used
     says: str  # for a person
     low: float | None = None
     high: float | None = None
 
     def accepts(self, text: str) -> bool:
-        if not self.pattern.fullmatch(text):
+        if not re.fullmatch(self.pattern, text):
             return False
         if self.low is None or self.high is None:
             return True
@@ -36,27 +36,27 @@ _FLOAT = r"-?[0-9]{1,10}(?:\.[0-9]{1,10})?(?:e[+-]?[0-9]{1,2})?"
 
 
 def _int(low: int, high: int) -> _Value:
-    return _Value(re.compile(_INT), f"a whole number from {low} to {high}", low, high)
+    return _Value(_INT, f"a whole number from {low} to {high}", low, high)
 
 
 def _float(low: float, high: float) -> _Value:
-    return _Value(re.compile(_FLOAT), f"a number from {low:g} to {high:g}", low, high)
+    return _Value(_FLOAT, f"a number from {low:g} to {high:g}", low, high)
 
 
 def _floats(low: float, high: float) -> _Value:
-    pattern = re.compile(rf"{_FLOAT}(?:,{_FLOAT}){{0,31}}")
+    pattern = rf"{_FLOAT}(?:,{_FLOAT}){{0,31}}"
     return _Value(pattern, f"numbers from {low:g} to {high:g} with commas between", low, high)
 
 
 def _one_of(text: str) -> _Value:
     words = text.split()
-    return _Value(re.compile("|".join(map(re.escape, words))), "one of " + ", ".join(words))
+    return _Value("|".join(map(re.escape, words)), "one of " + ", ".join(words))
 
 
 def _some_of(text: str) -> _Value:
     words = text.split()
     word = "(?:" + "|".join(map(re.escape, words)) + ")"
-    return _Value(re.compile(rf"{word}(?:,{word}){{0,15}}"), "some of " + ", ".join(words))
+    return _Value(rf"{word}(?:,{word}){{0,15}}", "some of " + ", ".join(words))
 
 
 _MANY = 2**31 - 1  # llama-server keeps counts in a signed 32-bit integer

@@ -115,6 +115,17 @@ def test_limits_are_inclusive() -> None:
     loads("a: " + "[" * 15 + "]" * 15, "x")
 
 
+@pytest.mark.parametrize("text", ["# \x07\n", "#a\n\x00#b\n", "#a\n# \ufffe\n"])
+def test_comments_are_checked_for_characters_too(text: str) -> None:
+    with pytest.raises(YamlError, match="is not allowed; remove it"):
+        loads(text, "x")
+
+
+@pytest.mark.parametrize("text", ["  # a\n\n#b: 1", "#a\n \n  #b\n", "# é\n"])
+def test_comments_alone_are_an_empty_mapping(text: str) -> None:
+    assert loads(text, "x") == Document({}, {}, "x")
+
+
 @pytest.mark.parametrize("text", ["", "\n", "# only a comment\n", "---\n", "\ufeff", "{}", "a:"])
 def test_nearly_nothing(text: str) -> None:
     assert loads(text, "x").data in ({}, {"a": None})
