@@ -25,9 +25,11 @@ from magid.api.schemas.access import (
 from magid.api.schemas.gateway import Explanation, RequestsReply, UsageReply
 from magid.api.schemas.models import (
     DiscoveredModel,
+    EnabledAllReply,
     EnabledReply,
     Message,
     ModelDetail,
+    PortRangeReply,
     PortReply,
     RegistryReply,
     RescanReply,
@@ -44,7 +46,9 @@ from magid.api.schemas.servers import (
     ScrapeTarget,
     ServerAction,
     ServersReply,
+    StartAllReply,
     StatusReply,
+    StopAllReply,
 )
 from magid.auth.tokens import Scope
 
@@ -100,6 +104,7 @@ _WAIT = Query("wait", float, "seconds to wait until it is done; without it 202 a
 _MODEL = Query("model", str, "ask for this model only")
 _DRY_RUN = Query("dryRun", bool, "only answer the plan")
 _APPLY = Query("apply", bool, "false: only remember the choice")
+_ALL = Query("all", bool, "true: stopped and failed servers too")
 _LIMIT = Query("limit", int, "how many, the newest first", 1, 1100)
 _USAGE = (
     Query("days", int, "how many days, the last one is today (UTC); 7 if not given", 1, 400),
@@ -166,9 +171,9 @@ ROUTES: tuple[Route, ...] = (
     _post(f"{M}/rescan", models.rescan, RescanReply, errors=(e.RescanFailed, *_WRITE)),
     _post(f"{M}/apply", servers.apply, PlanReply, more=_LATER, query=(_DRY_RUN,),
           errors=(e.Busy,)),
-    _get(S, servers.list_servers, ServersReply),
-    _post(f"{S}/start-all", servers.start_all, PlanReply, more=_LATER, errors=(e.Busy,)),
-    _post(f"{S}/stop-all", servers.stop_all, PlanReply, more=_LATER, errors=(e.Busy,)),
+    _get(S, servers.list_servers, ServersReply, query=(_ALL,)),
+    _post(f"{S}/start-all", servers.start_all, StartAllReply, more=_LATER, errors=(e.Busy,)),
+    _post(f"{S}/stop-all", servers.stop_all, StopAllReply, more=_LATER, errors=(e.Busy,)),
     _post(f"{SID}/start", servers.start, ServerAction, more=_LATER, query=(_WAIT,),
           errors=_START),
     _post(f"{SID}/stop", servers.stop, ServerAction, more=_LATER, query=(_WAIT,), errors=_STOP),
@@ -188,6 +193,10 @@ ROUTES: tuple[Route, ...] = (
             errors=(e.ProfileNotFound, e.ProfileActive, *_WRITE)),
     _post(f"{NAME}/activate", profiles.activate, Activated, more=_LATER, query=(_APPLY, _DRY_RUN),
           errors=(*_PROFILE, e.Busy, *_WRITE)),
+    _post(f"{M}/enable-all", models.enable_all, EnabledAllReply, errors=(e.NotReady, *_WRITE)),
+    _post(f"{M}/disable-all", models.disable_all, EnabledAllReply, errors=(e.NotReady, *_WRITE)),
+    _put(f"{M}/port-range", models.put_port_range, PortRangeReply, "PortRangeBody",
+         errors=(e.Conflict,)),
     _get(ID, models.get_model, ModelDetail,
          errors=(*_UNKNOWN, e.ModelGone, e.NotReady)),
     _put(f"{ID}/tier", models.put_tier, TierReply, "TierBody", errors=_UPDATE),

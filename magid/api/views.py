@@ -256,9 +256,18 @@ def _in_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
+_DOWN = frozenset({ServerState.STOPPED, ServerState.FAILED})
+
+
+def servers_that_run(servers: Iterable[server_schemas.Server]) -> list[server_schemas.Server]:
+    """Returns those that have a process, or will have one by themselves."""
+    return [server for server in servers if server["state"] not in _DOWN]
+
+
 def servers_reply(servers: list[server_schemas.Server]) -> server_schemas.ServersReply:
+    """The counts are of what runs, whatever else is listed."""
     return {
-        "totalServers": len(servers),
+        "totalServers": len(servers_that_run(servers)),
         "readyServers": sum(s["isReady"] for s in servers),
         "servers": servers,
     }

@@ -215,6 +215,15 @@ class Daemon:
         )
         return model
 
+    async def set_all_enabled(self, enabled: bool) -> int:
+        """Enables or disables all models; returns how many were not so before."""
+        before, after = await self._store.change(lambda now: transitions.all_enabled(now, enabled))
+        changed = [i for i, model in before.models.items() if model.enabled is not enabled]
+        for model_id in changed:
+            log_decision(before.models[model_id].entry, transitions.find(after, model_id))
+        self._cancel_unwanted()
+        return len(changed)
+
     async def set_settings(self, model_id: str, given: Mapping[str, Any]) -> Model:
         """Changes these runtime settings of the model, by name; None clears one.
 

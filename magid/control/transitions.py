@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from magid.catalog import registry
 from magid.catalog.effective import Model
@@ -86,6 +87,15 @@ def edited(
     model = find(now, model_id)
     needs = model.model_id if asks_for_ports else _unless_blocked(now, model.model_id)
     return Transition(now.registry.with_entry(change(model.entry)), ports_for=needs)
+
+
+def all_enabled(now: Snapshot, enabled: bool) -> Transition:
+    """Decides for every model that is there. One that gets no port stays without a server."""
+    new = now.registry
+    for model in now.models.values():
+        if model.entry.enabled_override is not enabled:
+            new = new.with_entry(replace(model.entry, enabled_override=enabled))
+    return Transition(new)
 
 
 def pinned(

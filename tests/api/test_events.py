@@ -76,7 +76,7 @@ class Page:
             "registry": (self.registry, magid.get("/api/models/registry")),
             "servers": (
                 [lasting(self.servers[port]) for port in sorted(self.servers)],
-                [lasting(s) for s in magid.get("/api/models/servers")["servers"]],
+                [lasting(s) for s in magid.get("/api/models/servers?all=true")["servers"]],
             ),
             "profiles": (self.profiles, magid.get("/api/models/profiles")),
             "status": (

@@ -72,7 +72,7 @@ def test_servers_show_the_overrides_of_their_model(magid: Running) -> None:
 
 def test_stop_start_and_restart_answer_at_once_or_when_done(magid: Running) -> None:
     stopped = magid.ask("POST", f"{ALPHA_SERVER}/stop?wait=30", status=200)
-    assert stopped.keys() == {"message", "modelId", "servers"}
+    assert stopped.keys() == {"message", "modelId", "status", "servers"}
     assert stopped["message"] == f"{ALPHA} has stopped"
     (server,) = stopped["servers"]
     assert (server["state"], server["pid"], server["uptimeSeconds"]) == ("stopped", None, 0)
@@ -143,7 +143,9 @@ def test_a_server_that_cannot_load_says_why(magid: Running) -> None:
 def test_stop_all_and_start_all(magid: Running) -> None:
     assert magid.ask("POST", "/api/models/servers/start-all", status=200)["start"] == []
     plan = magid.ask("POST", "/api/models/servers/stop-all", status=202)
-    assert plan.keys() == {"message", "stop", "start", "keep", "blocked", "conditions"}
+    assert plan.keys() == {
+        "message", "stop", "start", "keep", "blocked", "conditions", "stopped",
+    }  # fmt: skip
     assert {line["modelId"] for line in plan["stop"]} == {ALPHA, BETA}
     for line in plan["stop"]:
         assert line["unit"] == f"llama-server@{line['port']}.service"

@@ -303,7 +303,7 @@ def test_two_instances_have_two_ports(magid: Running) -> None:
 
 
 def ready_of(magid: Running, model_id: str) -> list[Any]:
-    servers = magid.get("/api/models/servers")["servers"]
+    servers = magid.get("/api/models/servers?all=true")["servers"]
     return [s for s in servers if s["modelId"] == model_id and s["isReady"]]
 
 

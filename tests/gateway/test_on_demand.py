@@ -27,7 +27,7 @@ def defaults(more: str = "") -> str:
 
 def states(magid: Running) -> dict[str, str]:
     """Of those that are not stopped."""
-    servers = magid.get("/api/models/servers")["servers"]
+    servers = magid.get("/api/models/servers?all=true")["servers"]
     return {s["modelId"]: s["state"] for s in servers if s["state"] != "stopped"}
 
 
@@ -169,7 +169,9 @@ def test_no_get_starts_or_stops_a_model(parts: Parts, tmp_path: Path) -> None:
         fleets.client(magid) as client,
     ):
         assert client.post(CHAT, json=chat(SMALL)).status_code == 200
-        (before,) = [s for s in magid.get("/api/models/servers")["servers"] if s["isReady"]]
+        (before,) = [
+            s for s in magid.get("/api/models/servers?all=true")["servers"] if s["isReady"]
+        ]
         for path in GETS:
             for name in (MEDIUM, SMALL, "balanced", "test"):
                 url = re.sub(r"{\w+}", name, path)
@@ -178,7 +180,7 @@ def test_no_get_starts_or_stops_a_model(parts: Parts, tmp_path: Path) -> None:
         stopped, running = (client.get(f"/slots?model={name}") for name in (MEDIUM, SMALL))
         assert (stopped.status_code, running.status_code) == (503, 200)
         assert "a GET starts nothing" in stopped.json()["error"]["message"]
-        (after,) = [s for s in magid.get("/api/models/servers")["servers"] if s["isReady"]]
+        (after,) = [s for s in magid.get("/api/models/servers?all=true")["servers"] if s["isReady"]]
         assert (after["modelId"], after["pid"]) == (SMALL, before["pid"])
         log = magid.log.read_text()
         assert log.count("executor: starting ") == 1

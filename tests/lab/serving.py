@@ -39,7 +39,7 @@ class Daemon:
         self.client = container.client("http://127.0.0.1:8000")
 
     def servers(self) -> dict[str, dict[str, Any]]:
-        reply = self.client.get("/api/models/servers")
+        reply = self.client.get("/api/models/servers?all=true")
         reply.raise_for_status()
         return {server["modelId"]: server for server in reply.json()["servers"]}
 

@@ -180,7 +180,7 @@ class Machine:
         return reply.json()
 
     def servers(self) -> dict[str, dict[str, Any]]:
-        return {s["modelId"]: s for s in self.get("/api/models/servers")["servers"]}
+        return {s["modelId"]: s for s in self.get("/api/models/servers?all=true")["servers"]}
 
     def pids(self) -> dict[str, int]:
         return {model_id: server["pid"] for model_id, server in self.servers().items()}

@@ -143,7 +143,7 @@ async def ask_once(port: int, model: str) -> str:
 
 
 async def kill(client: httpx.AsyncClient) -> None:
-    for server in (await client.get("/api/models/servers")).json()["servers"]:
+    for server in (await client.get("/api/models/servers?all=true")).json()["servers"]:
         if server["modelId"] == TROUBLED and server["pid"]:
             with suppress(ProcessLookupError):
                 os.kill(server["pid"], signal.SIGKILL)

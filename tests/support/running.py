@@ -195,7 +195,7 @@ class Running:
 
     def servers(self) -> dict[str, Any]:
         """Model id -> its first server."""
-        return {s["modelId"]: s for s in self.get("/api/models/servers")["servers"]}
+        return {s["modelId"]: s for s in self.get("/api/models/servers?all=true")["servers"]}
 
     def key(self, port: int) -> str:
         return (self.state / "keys" / f"{port}.key").read_text().strip()

@@ -11,7 +11,7 @@ from magid.catalog.registry import utc_now
 from magid.control.conditions import ABOUT_MODELS
 from magid.control.snapshot import Snapshot
 from magid.discovery.tiers import Tier
-from magid.errors import InvalidInput, MagidError
+from magid.errors import Conflict, InvalidInput, MagidError
 from magid.llama import options
 
 if TYPE_CHECKING:  # they are imported with the first body
@@ -122,6 +122,53 @@ async def put_enabled(ctx: Context, call: Call) -> Reply:
         "enabled": model.enabled,
         "override": model.entry.enabled_override is not None,
         "restartRequired": ctx.daemon.restart_required(model.model_id),
+    }
+    return reply(answer)
+
+
+async def enable_all(ctx: Context, call: Call) -> Reply:
+    """Enable every model; starts none."""
+    return await _enable_all(ctx, enabled=True)
+
+
+async def disable_all(ctx: Context, call: Call) -> Reply:
+    """Disable every model; running servers stay until the next apply."""
+    return await _enable_all(ctx, enabled=False)
+
+
+async def _enable_all(ctx: Context, *, enabled: bool) -> Reply:
+    ctx.need_listing()
+    changed = await ctx.daemon.set_all_enabled(enabled)
+    answer: models.EnabledAllReply = {
+        "message": f"All models {'enabled' if enabled else 'disabled'} ({changed} changed)",
+        "modelsUpdated": changed,
+        "enabled": enabled,
+        "timestamp": views.when(utc_now()) or "",
+        "restartRequired": not ctx.daemon.make_plan().is_empty,
+    }
+    return reply(answer)
+
+
+async def put_port_range(ctx: Context, call: Call) -> Reply:
+    """Confirm the range of ports; magid.yaml decides it, so another one is a 409."""
+    body: bodies.PortRangeBody = call.body
+    start, end = ctx.daemon.config.port_range
+    if body.start > body.end:
+        raise InvalidInput(
+            f"cannot use the ports {body.start} to {body.end}: the first is above the last",
+            field="start",
+        )
+    if (body.start, body.end) != (start, end):
+        raise Conflict(
+            "cannot change the range of ports over the API: the administrator decides it; set "
+            f"port_range: [{body.start}, {body.end}] in magid.yaml and restart magid (now it is "
+            f"[{start}, {end}])"
+        )
+    answer: models.PortRangeReply = {
+        "message": f"The ports of servers are {start} to {end}",
+        "start": start,
+        "end": end,
+        "restartRequired": False,
     }
     return reply(answer)
 

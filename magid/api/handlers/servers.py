@@ -4,9 +4,11 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Iterable
+from typing import Literal
 
 from magid.api import views
 from magid.api.context import Context
+from magid.api.dashboard_status import dashboard_status
 from magid.api.reply import Call, Reply, reply
 from magid.api.schemas import servers as server_schemas
 from magid.control.conditions import DaemonCondition, Severity, messages
@@ -15,34 +17,46 @@ from magid.discovery.tiers import Tier
 from magid.http import request_rules
 from magid.servers.backend import ServerState
 
+Status = Literal["started", "already_running", "stopped", "not_running", "restarted"]
+
 
 async def list_servers(ctx: Context, call: Call) -> Reply:
-    """All servers and their states."""
-    return reply(views.servers_reply(await ctx.servers()))
+    """The servers that run; with ?all=true the others too."""
+    servers = await ctx.servers()
+    shown = servers if call.query.get("all") else views.servers_that_run(servers)
+    return reply(views.servers_reply(shown))
+
+
+def _runs(ctx: Context, model_id: str) -> bool:
+    return any(
+        s.model_id == model_id and s.state.is_running for s in ctx.daemon.observed().values()
+    )
 
 
 async def start(ctx: Context, call: Call) -> Reply:
     """Start a model's servers."""
     ctx.need_listing()
     model_id = ctx.daemon.model(call.params["modelId"]).model_id
-    return await _act(ctx, call, model_id, "Start", ctx.daemon.start(model_id))
+    status: Status = "already_running" if _runs(ctx, model_id) else "started"
+    return await _act(ctx, call, model_id, "Start", status, ctx.daemon.start(model_id))
 
 
 async def stop(ctx: Context, call: Call) -> Reply:
     """Stop a model's servers."""
     model_id = ctx.daemon.resolve_id(call.params["modelId"])
-    return await _act(ctx, call, model_id, "Stop", ctx.daemon.stop(model_id))
+    status: Status = "stopped" if _runs(ctx, model_id) else "not_running"
+    return await _act(ctx, call, model_id, "Stop", status, ctx.daemon.stop(model_id))
 
 
 async def restart(ctx: Context, call: Call) -> Reply:
     """Restart a model's servers."""
     ctx.need_listing()
     model_id = ctx.daemon.model(call.params["modelId"]).model_id
-    return await _act(ctx, call, model_id, "Restart", ctx.daemon.restart(model_id))
+    return await _act(ctx, call, model_id, "Restart", "restarted", ctx.daemon.restart(model_id))
 
 
 async def _act(
-    ctx: Context, call: Call, model_id: str, verb: str, work: asyncio.Task[None]
+    ctx: Context, call: Call, model_id: str, verb: str, status: Status, work: asyncio.Task[None]
 ) -> Reply:
     """Returns 202 at once; with ?wait=SECONDS 200 when the work is done, or raises its error."""
     wait_s = call.query.get("wait")
@@ -52,6 +66,7 @@ async def _act(
     answer: server_schemas.ServerAction = {
         "message": f"{model_id} {done}" if wait_s else f"{verb} of {model_id} requested",
         "modelId": model_id,
+        "status": status,
         "servers": await ctx.servers_of(model_id),
     }
     return reply(answer, 200 if wait_s else 202)
@@ -60,12 +75,20 @@ async def _act(
 async def start_all(ctx: Context, call: Call) -> Reply:
     """Start every wanted server that does not run."""
     plan = ctx.daemon.start_all()
-    return _planned("Start of all wanted servers requested", plan, ctx.conditions())
+    done = _plan_reply("Start of all wanted servers requested", plan, ctx.conditions())
+    started = len(plan.start)
+    answer: server_schemas.StartAllReply = {
+        **done, "started": started, "total": started + len(plan.keep),
+    }  # fmt: skip
+    return _planned(answer, plan)
 
 
 async def stop_all(ctx: Context, call: Call) -> Reply:
     """Stop every server."""
-    return _planned("Stop of all servers requested", ctx.daemon.stop_all(), ())
+    plan = ctx.daemon.stop_all()
+    done = _plan_reply("Stop of all servers requested", plan, ())
+    answer: server_schemas.StopAllReply = {**done, "stopped": len(plan.stop)}
+    return _planned(answer, plan)
 
 
 async def apply(ctx: Context, call: Call) -> Reply:
@@ -73,13 +96,20 @@ async def apply(ctx: Context, call: Call) -> Reply:
     if call.query.get("dryRun"):
         plan = ctx.daemon.make_plan()
         return reply(views.plan_reply("Nothing was changed", plan, ctx.conditions()))
-    return _planned("Applying what is wanted", ctx.daemon.apply(), ctx.conditions())
+    plan = ctx.daemon.apply()
+    return _planned(_plan_reply("Applying what is wanted", plan, ctx.conditions()), plan)
 
 
-def _planned(message: str, plan: Plan, found: Iterable[DaemonCondition]) -> Reply:
+def _plan_reply(
+    message: str, plan: Plan, found: Iterable[DaemonCondition]
+) -> server_schemas.PlanReply:
     if plan.is_empty:
         message = "Nothing to do: what runs is what is wanted"
-    return reply(views.plan_reply(message, plan, found), 200 if plan.is_empty else 202)
+    return views.plan_reply(message, plan, found)
+
+
+def _planned(answer: server_schemas.PlanReply, plan: Plan) -> Reply:
+    return reply(answer, 200 if plan.is_empty else 202)
 
 
 async def root(ctx: Context, call: Call) -> Reply:
@@ -134,7 +164,12 @@ async def status(ctx: Context, call: Call) -> Reply:
     states = Counter(server["state"] for server in servers)
     found = ctx.conditions()
     reasons = messages(found, Severity.ERROR)
+    gateway, now = ctx.gateway, time.time()
+    records = gateway.records
     answer: server_schemas.StatusReply = {
+        **dashboard_status(
+            servers, records.running.values(), records.ended, gateway.statistics, now
+        ),
         "phase": daemon.phase,
         "ready": not reasons,
         "activeProfile": snapshot.active.name,
@@ -148,6 +183,6 @@ async def status(ctx: Context, call: Call) -> Reply:
         "pendingChanges": {"stop": len(plan.stop), "start": len(plan.start)},
         "memory": ctx.memory(),
         "versions": versions,
-        "uptimeSeconds": int(time.time() - ctx.started_at),
+        "uptimeSeconds": int(now - ctx.started_at),
     }
     return reply(answer)

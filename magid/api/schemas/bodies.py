@@ -49,6 +49,11 @@ class PortBody(Body):
     port: Annotated[int, Field(ge=1, le=65535)] | None
 
 
+class PortRangeBody(Body):
+    start: Annotated[int, Field(ge=1024, le=65535)]
+    end: Annotated[int, Field(ge=1024, le=65535)]
+
+
 class SettingsChange(Body):
     """The body without its keys, which the table of run-time settings has."""
 
@@ -115,6 +120,7 @@ MODELS: Final[Mapping[str, type[BaseModel]]] = {
         ThinkingBody,
         EnabledBody,
         PortBody,
+        PortRangeBody,
         SettingsBody,
         ExplainBody,
         TokenBody,

@@ -185,6 +185,21 @@ class EnabledReply(TypedDict):
     restartRequired: bool
 
 
+class EnabledAllReply(TypedDict):
+    message: str
+    modelsUpdated: int
+    enabled: bool
+    timestamp: str
+    restartRequired: bool
+
+
+class PortRangeReply(TypedDict):
+    message: str
+    start: int
+    end: int
+    restartRequired: bool
+
+
 class PortReply(TypedDict):
     message: str
     modelId: str

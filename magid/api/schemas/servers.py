@@ -40,6 +40,7 @@ class ServersReply(TypedDict):
 class ServerAction(TypedDict):
     message: str
     modelId: str
+    status: Literal["started", "already_running", "stopped", "not_running", "restarted"]
     servers: list[Server]
 
 
@@ -65,6 +66,15 @@ class PlanReply(TypedDict):
     keep: list[PlanLine]
     blocked: list[PlanLine]
     conditions: list[Condition]
+
+
+class StartAllReply(PlanReply):
+    started: int
+    total: int
+
+
+class StopAllReply(PlanReply):
+    stopped: int
 
 
 class LogEntry(TypedDict):
@@ -124,7 +134,40 @@ class Pending(TypedDict):
     start: int
 
 
-class StatusReply(TypedDict):
+ModelState = Literal["processing", "idle", "error", "offline"]
+
+
+class ModelStatus(TypedDict):
+    """Of one server. Memory in MiB, the time of an answer in milliseconds."""
+
+    id: str
+    name: str
+    displayName: str
+    tier: Tier
+    port: int
+    state: ModelState
+    memoryUsed: int | None
+    memoryTotal: int | None
+    requestCount: int
+    avgResponseTime: float | None
+    lastActive: str | None
+    errorCount: int
+    uptimeSeconds: int
+
+
+class DashboardStatus(TypedDict):
+    models: list[ModelStatus]
+    totalVramGb: float | None
+    totalVramUsedGb: float | None
+    cacheHitRate: float | None
+    activeQueries: int
+    totalRequests: int
+    timestamp: str
+    metrics: dict[str, float] | None
+    metricsTimestamp: str | None
+
+
+class StatusReply(DashboardStatus):
     phase: str
     ready: bool
     activeProfile: str | None

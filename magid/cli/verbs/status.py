@@ -141,7 +141,7 @@ def ls(client: Client, args: argparse.Namespace) -> int:
 
 
 def ps(client: Client, args: argparse.Namespace) -> int:
-    answer = client.call("GET", f"{MODELS}/servers")
+    answer = client.call("GET", f"{MODELS}/servers?all=true")
     shown = [s for s in answer["servers"] if args.all or s["state"] != "stopped"]
     if args.json:
         print_json({**answer, "servers": shown})
