@@ -3,7 +3,8 @@
 import ipaddress
 import os
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 _UNIX = "unix:"
 _MAX_UNIX_PATH = 107  # bytes of sockaddr_un.sun_path, less the final NUL
@@ -17,16 +18,14 @@ _APP_ORIGIN = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class TcpAddress:
+class TcpAddress(Struct, frozen=True):
     """Where to listen on TCP. `host` is an IP address without brackets, or `localhost`."""
 
     host: str
     port: int
 
 
-@dataclass(frozen=True, slots=True)
-class UnixAddress:
+class UnixAddress(Struct, frozen=True):
     """Where to listen on a unix socket."""
 
     path: str

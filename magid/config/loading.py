@@ -3,11 +3,11 @@
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, get_args
 
 import msgspec
+from msgspec import Struct
 
 from magid.config.settings import Config, Section
 from magid.errors import InvalidConfig
@@ -78,8 +78,7 @@ FILE_VARIABLE = "MAGI_CONFIG"
 FILE_KEY = "config"  # the flag --config, which is not a setting
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(Struct, frozen=True):
     """One row of the table of settings. A nested setting has a key like `restart.limit`."""
 
     key: str
@@ -137,8 +136,7 @@ def _flag(key: str) -> str:
 # -- loading -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Effective:
+class Effective(Struct, frozen=True):
     """The configuration in force."""
 
     config: Config

@@ -18,15 +18,15 @@ import struct
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+
+from msgspec import Struct
 
 from magid.errors import ServerFailed
 
 
-@dataclass(frozen=True, slots=True)
-class PortOwner:
+class PortOwner(Struct, frozen=True):
     """A process that listens on a port; fields are None for a hidden one of another user."""
 
     pid: int | None = None
@@ -39,8 +39,7 @@ class PortOwner:
         return f"pid {self.pid} ({self.name})"
 
 
-@dataclass(frozen=True, slots=True)
-class HostPort:
+class HostPort(Struct, frozen=True):
     """Where one server listens."""
 
     host: str
@@ -146,16 +145,14 @@ _EVERY_STATE = 0xFFFF_FFFF
 Place = tuple[str, int]  # IP address and port
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(Struct, frozen=True):
     """A socket at one end of a connection; `inode` is 0 once no process has it open."""
 
     uid: int
     inode: int
 
 
-@dataclass(frozen=True, slots=True)
-class ListeningSocket:
+class ListeningSocket(Struct, frozen=True):
     """One listening socket. Two queries with the same `inode` found the same socket."""
 
     uid: int

@@ -2,8 +2,9 @@
 
 import re
 import sys
-from dataclasses import dataclass
 from functools import lru_cache
+
+from msgspec import Struct
 
 from magid.errors import InvalidInput
 from magid.http.limits import MAX_HEAD_LINES
@@ -144,8 +145,7 @@ class ChunkReader:
         return at
 
 
-@dataclass(frozen=True, slots=True)
-class ReplyHead:
+class ReplyHead(Struct, frozen=True):
     """The relevant part of an answer's head. Without length and chunks the body ends at EOF."""
 
     status: int
