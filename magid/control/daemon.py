@@ -353,9 +353,11 @@ class Daemon:
         return plan
 
     def start_all(self) -> Plan:
-        """Begins to start every wanted server that does not run as wanted."""
-        plan = planner.start_all(self.snapshot.wanted, self.observed())
-        self._executor.execute(plan)
+        """Begins to start every wanted server that does not run as wanted, or is being stopped."""
+        executor = self._executor
+        running = {p: s for p, s in self.observed().items() if p not in executor.stopping}
+        plan = executor.behind_stops(planner.start_all(self.snapshot.wanted, running))
+        executor.execute(plan, behind_stops=True)
         return plan
 
     async def finished(

@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Container, Coroutine, Iterable
 from typing import Any
 
+from msgspec.structs import replace
+
 from magid.control.planner import Plan, Start, Stop
 from magid.errors import Busy, Conflict, MagidError, ServerFailed, TimedOut
 from magid.llama.spec import ServerSpec
@@ -34,6 +36,7 @@ class PlanExecutor:
         self._changing: Counter[str] = Counter()  # model id -> its changing servers
         self._calm = asyncio.Event()
         self._calm.set()
+        self._stops: dict[int, tuple[str, _Task]] = {}  # by port: model id, and the stop under way
         self._queued: dict[int, tuple[ServerSpec, _Task]] = {}  # by port
         self._line: dict[_Task, frozenset[str]] = {}  # unfinished starts, in order
         self._tasks: set[_Task] = set()
@@ -45,15 +48,34 @@ class PlanExecutor:
         """Returns port -> spec of the servers whose start is queued. A copy."""
         return {port: spec for port, (spec, _) in self._queued.items()}
 
-    def execute(self, plan: Plan, *, cancel: Iterable[int] = ()) -> _Task:
+    @property
+    def stopping(self) -> frozenset[int]:
+        """Returns the ports whose servers are being stopped."""
+        return frozenset(self._stops)
+
+    def behind_stops(self, plan: Plan) -> Plan:
+        """Returns the part of the plan that needs to wait for nothing but stops under way."""
+        stopping = Counter(model_id for model_id, _ in self._stops.values())
+        stops = {line.model_id for line in plan.stop}
+        busy = {i for i, n in self._changing.items() if i in stops or n > stopping[i]}
+        return replace(
+            plan,
+            stop=tuple(line for line in plan.stop if line.model_id not in busy),
+            start=tuple(line for line in plan.start if line.spec.model_id not in busy),
+        )
+
+    def execute(
+        self, plan: Plan, *, cancel: Iterable[int] = (), behind_stops: bool = False
+    ) -> _Task:
         """Begins to carry out `plan`; the task ends when each server has stopped, loaded or failed.
 
         Queued starts on the ports `cancel` are dropped first. Raises Busy, before anything changes,
-        if a model of the plan is changing. A start that is already queued is not queued twice. The
+        if a model of the plan is changing; with `behind_stops`, starts wait for the stops of their
+        models instead. A start that is already queued is not queued twice. The
         task raises the first error, and Conflict where a start was cancelled or ended by a stop.
         The task need not be awaited, and cancelling it does not undo the plan.
         """
-        self._check(plan)
+        self._check(Plan() if behind_stops else plan)
         self.cancel_queued(cancel)
         self.cancel_queued(line.port for line in plan.stop)
         stops = [self._begin_stop(line) for line in plan.stop]
@@ -173,7 +195,9 @@ class PlanExecutor:
         # Mark the model as changing now, not when the task first runs: of two concurrent requests
         # only one may pass.
         self._enter(line.model_id)
-        return self._spawn(self._stop(line))
+        task = self._spawn(self._stop(line))
+        self._stops[line.port] = (line.model_id, task)
+        return task
 
     async def _stop(self, line: Stop) -> None:
         log.info(
@@ -183,6 +207,7 @@ class PlanExecutor:
         try:
             await self._launcher.stop(line.port)
         finally:
+            self._stops.pop(line.port, None)
             self._leave(line.model_id)
 
     # -- starts --------------------------------------------------------------------------
@@ -196,6 +221,7 @@ class PlanExecutor:
         self.cancel_queued([spec.port])
         mine = devices_of(spec)
         ahead = [task for task, theirs in self._line.items() if _share(mine, theirs)]
+        ahead += [t for p, (i, t) in self._stops.items() if p == spec.port or i == spec.model_id]
         task = self._spawn(self._start(line, stops + ahead))
         self._queued[spec.port] = (spec, task)
         self._line[task] = mine

@@ -79,6 +79,20 @@ def test_start_all_and_stop_all_say_how_many(magid: Running) -> None:
     assert (again["started"], again["total"]) == (0, 2)
 
 
+def test_start_all_right_behind_stop_all(magid: Running) -> None:
+    """It waits for the stops; it was a 409 for the whole call."""
+    before = {s["pid"] for s in magid.servers().values()}
+    assert magid.ask("POST", f"{SERVERS}/stop-all", {}, status=202)["stopped"] == 2
+    started = magid.ask("POST", f"{SERVERS}/start-all", {}, status=202)
+    assert (started["started"], started["total"]) == (2, 2)
+
+    def all_new() -> bool:
+        servers = magid.servers().values()
+        return all(s["isReady"] for s in servers) and before.isdisjoint(s["pid"] for s in servers)
+
+    magid.wait_for("both to run again", all_new)
+
+
 def test_all_models_are_enabled_and_disabled_at_once(magid: Running) -> None:
     def enabled() -> list[bool]:
         models = magid.get("/api/models/registry")["models"]

@@ -321,6 +321,31 @@ async def test_busy_while_a_model_changes(
     runner.execute(stops(A))
 
 
+async def test_starts_that_wait_for_the_stops_of_their_models(
+    launcher: StillLauncher, runner: PlanExecutor
+) -> None:
+    launcher.adopt(A, S.READY)
+    launcher.hold("stop", 8080)
+    runner.execute(stops(A))
+    launcher.hold("start", 8081)
+    runner.execute(starts(B))
+    await launcher.wait_for(lambda: ("start", 8081) in launcher.calls)
+    assert runner.stopping == {8080}
+    plan = runner.behind_stops(starts(B, A))
+    assert plan.model_ids == {"a"}, "b is being started already"
+    work = runner.execute(plan, behind_stops=True)
+    await all_quiet()
+    assert ("start", 8080) not in launcher.calls
+    launcher.release("stop", 8080)
+    launcher.release("start", 8081)
+    launcher.show(8081, S.READY)
+    await launcher.wait_for(lambda: ("start", 8080) in launcher.calls)
+    launcher.show(8080, S.READY)
+    await ended(work)
+    assert not runner.stopping
+    assert runner.behind_stops(restarts(A)) == restarts(A)
+
+
 async def test_two_restarts_of_one_instant_do_not_both_pass(
     launcher: StillLauncher, runner: PlanExecutor
 ) -> None:
