@@ -23,6 +23,10 @@ BACKLOG = 1024
 _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
+class OllamaSocket(socket.socket):
+    """An address beside magid's own, where clients of Ollama look; served like any other."""
+
+
 class ViewSocket(socket.socket):
     """A listening unix socket whose clients may only read."""
 
@@ -76,7 +80,8 @@ def take(
     if passed:
         bound = [_address(sock) for sock in passed]
         check_exposure(bound, has_token=has_token, advice=_PASSED_ADVICE)
-        return Taken(list(passed), missing=tuple(_not_passed(bound)), are_passed=True)
+        usual = [_address(sock) for sock in passed if not isinstance(sock, OllamaSocket)]
+        return Taken(list(passed), missing=tuple(_not_passed(usual)), are_passed=True)
     check_exposure(addresses, has_token=has_token)
     sockets: list[socket.socket] = []
     files: list[tuple[Path, int]] = []
@@ -117,6 +122,7 @@ _TCP_UNIT = "magid.socket"
 # Of magid-view.socket. Either is enough: a lost name must not let readers change anything.
 _VIEW_NAME = "magid-view"
 _VIEW_PATH = "/run/magi/view.sock"
+_OLLAMA_NAME = "magid-ollama"  # of magid-ollama.socket
 _MASK = Path("/etc/systemd/system") / _TCP_UNIT  # a link to /dev/null, where a person wants no TCP
 
 
@@ -164,7 +170,9 @@ def _adopt(fd: int, name: str = "") -> socket.socket:
             f"cannot use descriptor {fd} of LISTEN_FDS: it is not a listening stream socket; use "
             "ListenStream= in the socket unit"
         )
-    if sock.family == socket.AF_UNIX and (name == _VIEW_NAME or sock.getsockname() == _VIEW_PATH):
+    if name == _OLLAMA_NAME:
+        sock = OllamaSocket(fileno=sock.detach())
+    elif sock.family == socket.AF_UNIX and (name == _VIEW_NAME or sock.getsockname() == _VIEW_PATH):
         sock = ViewSocket(fileno=sock.detach())
     sock.setblocking(False)
     os.set_inheritable(fd, False)

@@ -246,6 +246,18 @@ def test_without_tcp_magid_says_so(held: ExitStack, tmp_path: Path) -> None:
     assert sockets.take([], [local, tcp]).missing == ()
 
 
+def test_the_socket_for_clients_of_ollama(held: ExitStack, tmp_path: Path) -> None:
+    """It is served like any other, and stands for none: that magid.socket is missing is said."""
+    beside = listening(held, socket.AF_INET, ("127.0.0.1", 0))
+    name = f"127.0.0.1:{beside.getsockname()[1]}"
+    assert hand_over(beside, LISTEN_FDNAMES="magid-ollama")["names"] == [name]
+    local = listening(held, socket.AF_UNIX, str(tmp_path / "s"))
+    ollama = sockets.OllamaSocket(fileno=beside.detach())
+    taken = sockets.take([], [local, held.enter_context(ollama)])
+    assert taken.names == [f"unix:{tmp_path}/s", name]
+    assert "magid.socket did not start" in taken.missing[0]
+
+
 @pytest.mark.parametrize(
     "env",
     [{"LISTEN_PID": "1"}, {"LISTEN_PID": ""}, {"LISTEN_PID": "x"}, {"LISTEN_FDS": "0"}],

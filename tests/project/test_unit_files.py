@@ -17,7 +17,7 @@ FILES = sorted(
 SERVICES = [path for path in FILES if path.suffix == ".service"]
 PROGRAMS = (
     *("/usr/bin/magid", "/usr/lib/magi/magi-launcher", "/usr/lib/magi/magi-key", "/bin/kill"),
-    *("/usr/lib/magi/magi-owners", "/usr/bin/nvidia-smi"),
+    *("/usr/lib/magi/magi-owners", "/usr/bin/nvidia-smi", "/usr/bin/systemctl"),
 )
 # Units that are part of systemd, or of what we only wish for.
 FOREIGN = (
@@ -98,6 +98,8 @@ def test_nothing_ties_models_to_magid() -> None:
         ("magid-view.socket", "SocketMode", ["0660"]),
         ("magid-view.socket", "SocketGroup", ["magi-view"]),
         ("magid-view.socket", "FileDescriptorName", ["magid-view"]),
+        ("magid-ollama.socket", "ListenStream", ["127.0.0.1:11434"]),
+        ("magid-ollama.socket", "FileDescriptorName", ["magid-ollama"]),
         ("magi-launcher.socket", "SocketMode", ["0660"]),
         ("magi-launcher.socket", "SocketGroup", ["magi"]),
         ("magi-launcher.socket", "TriggerLimitIntervalSec", ["0"]),
