@@ -1,5 +1,6 @@
 """/infill: code between a beginning and an end, by a model that was made for it."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,3 +55,15 @@ def test_models_that_cannot(client: httpx.Client) -> None:
     assert "Infill is not supported" in answer.json()["error"]["message"]
     answer = client.post("/infill", json={**BODY, "model": VECTORS})
     assert answer.status_code == 400
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_a_suffix_in_ollamas_api(client: httpx.Client, *, is_stream: bool) -> None:
+    body = {"prompt": "def f():\n    ", "suffix": "\n", "options": {"num_predict": 2}}
+    answer = client.post("/api/generate", json={**body, "model": "auto", "stream": is_stream})
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-magi-model"] == CODER
+    lines = [json.loads(line) for line in answer.text.splitlines()]
+    assert "".join(line["response"] for line in lines)
+    assert (lines[-1]["done"], lines[-1]["done_reason"]) == (True, "length")
+    assert lines[-1]["eval_count"] == 2

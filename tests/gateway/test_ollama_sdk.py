@@ -211,6 +211,7 @@ def test_loading_and_unloading(client: ollama.Client, magid: Running) -> None:
     assert (refused.status_code, list(refused.json())) == (403, ["error"])
     done = unload(admin)
     assert (done.status_code, done.json()["done_reason"]) == (200, "unload")
+    assert "token rules: POST /api/generate: 200" in magid.log.read_text()
     headers = {"Authorization": f"Bearer {secret}"}
     with ollama.Client(host=magid.url, headers=headers, trust_env=False) as limited:
         assert limited.list().models

@@ -45,7 +45,9 @@ def translated(endpoint: Endpoint, fields: Mapping[str, Any]) -> tuple[Endpoint,
         case _:
             target, body = _embed(endpoint.path, fields)
     if target in (LOAD, UNLOAD):
-        endpoint = replace(endpoint, kinds=frozenset(ModelKind), generates=False)
+        endpoint = replace(
+            endpoint, kinds=frozenset(ModelKind), generates=False, changes=target == UNLOAD
+        )
     body = {"model": fields.get("model", "auto"), **body}
     return replace(endpoint, target=target), body
 

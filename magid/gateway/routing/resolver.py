@@ -127,7 +127,7 @@ def to_tier(
         floor, why = None, f"{why}; nothing is left of its conversation's tier"
     rejected: list[_Rejected] = []
     order = _order(tier, floor)
-    is_picky = (request.has_tools or request.endpoint.path == INFILL) and any(
+    is_picky = (request.has_tools or request.endpoint.upstream == INFILL) and any(
         not _misfit(offer, request) and _gate(offer, request) is None
         for candidate in order
         for offer in fleet.of_tier(candidate, request.endpoint.kinds)
@@ -158,7 +158,7 @@ def _misfit(offer: AvailableModel, request: ParsedRequest) -> str:
     """
     if request.has_tools and offer.tools is False:
         return "cannot call tools: its chat template has no place for them"
-    if request.endpoint.path == INFILL and not offer.model.abilities.infill:
+    if request.endpoint.upstream == INFILL and not offer.model.abilities.infill:
         return "cannot fill in code: its header names no tokens for it"
     return ""
 
