@@ -34,6 +34,16 @@ def test_every_route_is_in_its_document_and_no_other() -> None:
     }
 
 
+def test_every_endpoint_of_the_gateway_is_in_the_table_of_dialects() -> None:
+    section = document("docs/gateway.md").partition("\n## Dialects\n")[2].partition("\n### ")[0]
+    named = set()
+    for row in section.splitlines():
+        cells = row.split(" | ")
+        if row.startswith("| ") and len(cells) > 1:
+            named |= set(re.findall(r"`(/[^`]*)`", cells[1]))
+    assert named == {endpoint.path for endpoint in ENDPOINTS}
+
+
 def settings_of_the_file() -> list[tuple[str, ...]]:
     return [
         (f"`{s.key}`", f"`{s.default}`", f"`{s.variable}`" if s.variable else "", s.description)
