@@ -1,5 +1,6 @@
 """What Ollama's clients are told of models: pure, but for the last ones."""
 
+import gzip
 import json
 from typing import Any
 
@@ -125,6 +126,13 @@ def check_calls(client: httpx.Client) -> None:
     assert refused.json()["error"].startswith("cannot find model 'gone'")
     assert client.post("/api/show", json={}).status_code == 400
     assert client.post("/api/show", content=b"x" * 70_000).status_code == 415
+    packed = gzip.compress(b'\xef\xbb\xbf{"model": "my-model"}')
+    as_json = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    assert client.post("/api/show", content=packed, headers=as_json).status_code == 200
+    bomb = gzip.compress(b" " * 10_000_000)
+    assert client.post("/api/show", content=bomb, headers=as_json).status_code == 413
+    odd = as_json | {"Content-Encoding": "br"}
+    assert client.post("/api/show", content=packed, headers=odd).status_code == 415
     large = {"model": "x" * 70_000}
     assert client.post("/api/show", json=large).status_code == 413
     for word in ("create", "copy", "push", "pull"):

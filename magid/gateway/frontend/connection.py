@@ -248,7 +248,7 @@ class ClientConnection:
             return
         if endpoint.method == "POST":
             check_json(head)
-        request = OwnRequest(endpoint, head.path, body, caller.models)
+        request = OwnRequest(endpoint, head.path, body, caller.models, head.content_encoding)
         answer = own_answers.answer(dispatcher, request)
         if endpoint.path in own_answers.CHANGES:
             self._log_change(head)

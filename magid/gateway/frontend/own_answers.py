@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import cast
 from urllib.parse import unquote
 
 from msgspec import Struct
@@ -10,12 +11,13 @@ from pydantic_core import from_json, to_json
 
 from magid.errors import InvalidInput, ModelNotFound, NotSupported
 from magid.gateway.dispatcher import Dispatcher
+from magid.gateway.frontend.request_reader import BOM
 from magid.gateway.ollama import models as ollama
 from magid.gateway.routing import fleet, resolver
 from magid.gateway.routing.endpoints import Endpoint
 from magid.gateway.routing.fleet import Fleet
 from magid.gateway.routing.outline import WHOLE_BYTES
-from magid.http import request_rules
+from magid.http import content_coding, request_rules
 
 
 class OwnRequest(Struct, frozen=True):
@@ -25,6 +27,7 @@ class OwnRequest(Struct, frozen=True):
     path: str
     body: bytes | bytearray
     only: tuple[str, ...] | None
+    content_encoding: str = ""
 
 
 def answer(dispatcher: Dispatcher, request: OwnRequest) -> bytes:
@@ -85,7 +88,7 @@ def _tags(dispatcher: Dispatcher, request: OwnRequest) -> bytes:
 
 
 def _show(dispatcher: Dispatcher, request: OwnRequest) -> bytes:
-    fields = fields_of(request.body)
+    fields = fields_of(request)
     name = fields.get("model") or fields.get("name")  # `name` is the older one
     if not isinstance(name, str):
         raise _no_name()
@@ -129,7 +132,7 @@ def _no_name() -> InvalidInput:
 
 def _named(dispatcher: Dispatcher, request: OwnRequest) -> str:
     """The id of the model that the body names. Raises InvalidInput, ModelNotFound, TooLarge."""
-    name = fields_of(request.body).get("model")
+    name = fields_of(request).get("model")
     if not isinstance(name, str) or not name:
         raise _no_name()
     return _model_id(dispatcher, name)
@@ -151,17 +154,32 @@ def _model_id(dispatcher: Dispatcher, name: str) -> str:
     return model_id
 
 
-def fields_of(body: bytes | bytearray) -> dict[str, object]:
-    """The body's JSON object. Raises InvalidInput, TooLarge."""
-    if len(body) > WHOLE_BYTES:
-        raise request_rules.body_too_large(WHOLE_BYTES, "for what is not a request to a model")
+def fields_of(request: OwnRequest) -> dict[str, object]:
+    """The body's JSON object. Raises InvalidInput, TooLarge, UnsupportedMediaType."""
     try:
-        fields = from_json(body)
+        fields = from_json(_plain(request).removeprefix(BOM))
     except ValueError as error:
         raise InvalidInput(f"cannot read the request body: it is not JSON: {error}") from None
     if not isinstance(fields, dict):
         raise InvalidInput("cannot read the request body: it is not a JSON object")
     return fields
+
+
+def _plain(request: OwnRequest) -> bytes | bytearray:
+    """The body without its coding, at once: neither form may be long."""
+    limit = WHOLE_BYTES
+    too_large = request_rules.body_too_large(limit, "for what is not a request to a model")
+    if len(request.body) > limit:
+        raise too_large
+    coding = content_coding.coding_of(request.content_encoding)
+    if not coding:
+        return request.body
+    steps = content_coding.decoded(request.body, coding, limit, too_large)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return cast(bytearray, end.value)
 
 
 _ANSWERS: dict[str, Callable[[Dispatcher, OwnRequest], bytes]] = {
