@@ -279,7 +279,7 @@ def test_malformed_start_lines_end_the_connection(magid: Running, start: bytes) 
 
 
 @pytest.mark.parametrize(
-    "chunks", [b"g\r\n{}\r\n0\r\n\r\n", b"2\r\n{}XX0\r\n\r\n", b"2\r\n{}\r\n0\r\nX: y\r\n\r\n"]
+    "chunks", [b"g\r\n{}\r\n0\r\n\r\n", b"2\r\n{}XX0\r\n\r\n", b"2\r\n{}\r\n0\r\nHost: y\r\n\r\n"]
 )
 def test_malformed_chunks_end_the_connection(magid: Running, chunks: bytes) -> None:
     head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
