@@ -261,7 +261,7 @@ class _Errors(ErrorHandler):
 
 def allowed_methods(path: str, routes: Iterable[Route]) -> set[str]:
     """Returns the methods of a path. Sanic does not say them when a path has parameters. Pure."""
-    path = path.rstrip("/")
+    path = path.rstrip("/") or "/"
     fitting = [
         route for route in routes if re.fullmatch(re.sub(r"{\w+}", "[^/]+", route.path), path)
     ]

@@ -88,7 +88,7 @@ class Feed:
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
         self._models = ctx.daemon.snapshot.models
-        self._frame: dict[str, Any] = {}
+        self._frame = self._present_frame()
         self._changed = asyncio.Event()
         self._unsubscribe = ctx.daemon.subscribe(self._on_change)
         self._looking = asyncio.create_task(self._keep_looking())
@@ -102,7 +102,7 @@ class Feed:
 
     def _on_change(self, change: Change) -> None:
         if not self._ctx.fanout.is_heard:
-            self._models = self._ctx.daemon.snapshot.models
+            self._models, self._frame = self._ctx.daemon.snapshot.models, self._present_frame()
             return
         self._changed.set()
         payload = self._payload(change)
@@ -136,12 +136,17 @@ class Feed:
         self._models = now
         changed = {i: views.discovered_model(m) for i, m in now.items() if before.get(i) != m}
         gone = sorted(before.keys() - now.keys())
-        frame: dict[str, Any] = {**views.registry_frame(snapshot, self._ctx.daemon.config)}
+        frame = self._present_frame()
         other = {name: value for name, value in frame.items() if self._frame.get(name) != value}
         self._frame = frame
         if not changed and not gone and not other:
             return None
         return {"models": changed, "removed": gone, "registry": other}
+
+    def _present_frame(self) -> dict[str, Any]:
+        """Returns all of the registry but its models."""
+        daemon = self._ctx.daemon
+        return {**views.registry_frame(daemon.snapshot, daemon.config)}
 
     # -- changes that are not announced -------------------------------------------------------
 

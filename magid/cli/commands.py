@@ -26,18 +26,7 @@ MODULES = (
 )  # fmt: skip
 GROUPS = {
     "Models": ("ls", "show", "cat", "rescan"),
-    "Servers": (
-        "status",
-        "ps",
-        "top",
-        "usage",
-        "events",
-        "logs",
-        "start",
-        "stop",
-        "restart",
-        "wait",
-    ),
+    "Servers": ("status", "ps", "top", "events", "logs", "start", "stop", "restart", "wait"),
     "Decisions": ("enable", "disable", "tier", "thinking", "set", "profile", "diff", "apply"),
     "Prompts": ("run", "route", "usage"),
     "This machine": ("doctor", "config", "token", "version", "completion", "help"),

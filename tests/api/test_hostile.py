@@ -248,7 +248,7 @@ def test_other_methods(magid: Running, path: str) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "/", "//", "/api", "/api/models", "/api/models/x/y/z", "/etc/passwd", "/openapi.json/x",
+        "/api", "/api/models", "/api/models/x/y/z", "/etc/passwd", "/openapi.json/x",
         "/../../etc/passwd", "/api/models/../../livez", "/%2e%2e/etc/passwd", "/livez%00",
         "/livez%2f", "/LIVEZ", "//livez", "/api%2fmodels%2fregistry", "/.git/config", "/static/",
         "/" + "a" * 10_000, "/" + "a/" * 5000, "/%", "/%zz", "/;x", "/livez;x=1",

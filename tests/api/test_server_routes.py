@@ -253,7 +253,7 @@ def test_a_cursor_of_another_log(magid: Running) -> None:
         f"{ALPHA_SERVER}/logs?follow=true", headers={"Last-Event-ID": "nonsense"}
     )
     assert response.status_code == 400
-    assert response.json()["message"].startswith("cannot go on")
+    assert response.json()["message"].startswith("cannot continue")
 
 
 def following(magid: Running, query: str, last: str = "") -> "closing[Events]":

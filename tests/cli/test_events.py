@@ -4,6 +4,7 @@ import json
 import re
 import signal
 import subprocess
+import threading
 from typing import Any
 
 import pytest
@@ -40,6 +41,8 @@ def test_events_for_a_person(magid: Running, type_in: Type) -> None:
     process = subprocess.Popen(
         [MAGICTL, "events"], env=environment(magid.url), stdout=subprocess.PIPE, text=True
     )
+    overdue = threading.Timer(DEADLINE_S, process.kill)  # ends a wait for what never comes
+    overdue.start()
     try:
         assert process.stdout is not None
         told = iter(process.stdout.readline, "")
@@ -63,6 +66,7 @@ def test_events_for_a_person(magid: Running, type_in: Type) -> None:
         type_in(f"start {ALPHA}")
         until(f"llama-server@{port}.service ({ALPHA}) is ready")
     finally:
+        overdue.cancel()
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=DEADLINE_S)
 
