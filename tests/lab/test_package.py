@@ -19,8 +19,9 @@ from tests.lab import minimal, packages
 from tests.lab.container import Container, booted
 from tests.lab.layers import output
 from tests.lab.trees import LLAMA, RELEASES, ROOT, Release, Tree
-from tests.support import ggufs
+from tests.support import ggufs, transcript
 from tests.support.deadlines import SET_UP_S
+from tests.support.transcript import Step
 
 pytestmark = pytest.mark.slow
 
@@ -30,6 +31,7 @@ FOLDER = "/var/lib/magi/models"
 SEEDS = "/models"  # the folder that the first users of magid have
 ALPHA, BETA = "alpha_1p0b_q4km_fast", "beta_8p0b_q4km_balanced"
 PLACES = {ALPHA: f"{FOLDER}/Alpha-1B-Q4_K_M.gguf", BETA: f"{SEEDS}/Beta-8B-Q4_K_M.gguf"}
+RECIPES, REMOVING = ROOT / "docs/recipes.md", "Removing magid, and what stays"
 MINE = {"name": "Mine", "enabledModels": ["*"]}
 # The loopback addresses as /proc/net/tcp and tcp6 write them.
 IPV4, IPV6 = "0100007F", "00000000000000000000000001000000"
@@ -226,7 +228,7 @@ def test_its_life(machine: Machine, model: Path) -> None:
         *(partial(runs_models, model=model), keeps_decisions, is_upgraded, is_downgraded),
         survives_its_launcher,
         *(is_left_alone_by_needrestart, is_removed, comes_back, is_purged, is_installed_again),
-        is_mended_as_doctor_says,
+        *(is_mended_as_doctor_says, is_removed_as_the_recipe_says),
     ):
         began = time.monotonic()
         step(machine)
@@ -455,6 +457,20 @@ def is_mended_as_doctor_says(machine: Machine) -> None:
     for command in finding["run"]:
         machine.sh(command)
     assert _findings(machine) == []
+
+
+def is_removed_as_the_recipe_says(machine: Machine) -> None:
+    def typed(script: list[Step]) -> list[tuple[str, int]]:
+        done = [
+            machine.container.run(
+                ["sh", "-c", f"exec 2>&1; {step.command}"], check=False, timeout=SET_UP_S,
+                environment={"DEBIAN_FRONTEND": "noninteractive"},
+            )
+            for step in script
+        ]  # fmt: skip
+        return [(one.stdout, one.returncode) for one in done]
+
+    transcript.check_document(RECIPES, typed, REMOVING)
 
 
 def _findings(machine: Machine) -> list[dict[str, Any]]:

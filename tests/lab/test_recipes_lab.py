@@ -2,15 +2,16 @@
 
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import groupby
 from pathlib import Path
 
 import pytest
 
 from tests.lab.container import Container, booted
-from tests.lab.serving import SETTINGS, Daemon, installed_in
-from tests.lab.trees import NEWEST, Release, Tree
+from tests.lab.launching import install_launcher
+from tests.lab.serving import FILES, SETTINGS, UNITS, Daemon, installed_in
+from tests.lab.trees import NEWEST, ROOT, Release, Tree
 from tests.support import transcript
 from tests.support.deadlines import SET_UP_S
 from tests.support.transcript import Step
@@ -23,6 +24,7 @@ PROGRAM = "/srv/person.py"
 SETTINGS_HERE = SETTINGS.replace("[/models]", "[/models, /var/lib/magi/models]")
 URL = "http://127.0.0.1:8000"
 LAPTOP = "/srv/laptop"  # the home folder of that machine
+GPU2 = "/srv/gpu2"  # what was copied to that machine, which is a container of its own
 # A network and files of its own; nothing of magid's.
 ON_LAPTOP = f"""\
 #!/bin/sh
@@ -33,7 +35,7 @@ exec ip netns exec laptop unshare --mount sh -e -c '
     exec bash -c "$1"' sh "$1"
 """
 NETWORK = f"""\
-mkdir -p {LAPTOP} /etc/netns/laptop
+mkdir -p {LAPTOP} {GPU2} /etc/netns/laptop
 printf '127.0.0.1 localhost\\n192.0.2.1 gpu1.example.org\\n' >/etc/netns/laptop/hosts
 ip netns add laptop
 ip link add lan type veth peer name eth0 netns laptop
@@ -47,14 +49,15 @@ ip -n laptop link set eth0 up
 SCP = f"""\
 #!/bin/sh
 for last; do :; done
-case $last in laptop:) ;; *) exit 1;; esac
-while [ $# -gt 1 ]; do cp "$1" {LAPTOP}/ || exit; shift; done
+case $last in laptop:) to={LAPTOP};; gpu2:) to={GPU2};; *) exit 1;; esac
+while [ $# -gt 1 ]; do cp "$1" $to/ || exit; shift; done
 """
 TLS = "One other machine may use the models, over TLS"
 PROMETHEUS = "Prometheus on another machine, over TLS"
 DISK = "Models on another disk"
 PEOPLE = "People who may operate magid"
 HOME = "Models in a home folder"
+BACKUP = "Backup, and restore on another machine"
 # What a recipe finds there, and what leaves the machine as it was.
 BEFORE = {
     PROMETHEUS: """
@@ -109,6 +112,9 @@ AFTERWARDS = {
         systemctl restart magid
         magictl rescan
         magictl apply""",
+    BACKUP: """
+        magictl set alpha ctxSize=
+        magictl apply""",
     PEOPLE: """
         userdel --remove alice
         rm /var/lib/magi/models/*
@@ -116,7 +122,8 @@ AFTERWARDS = {
         magictl apply""",
 }
 REBOOT = "systemctl reboot"
-HEADINGS = list(transcript.sections(DOCUMENT.read_text()))
+OF_THE_PACKAGE = "Removing magid, and what stays"  # test_package.py has a machine for it
+HEADINGS = [h for h in transcript.sections(DOCUMENT.read_text()) if h != OF_THE_PACKAGE]
 
 
 @pytest.fixture(scope="module")
@@ -132,11 +139,35 @@ def gpu1(all_trees: dict[Release, Tree], chat_model: Path) -> Iterator[Daemon]:
         daemon.client.close()
 
 
-def typed(daemon: Daemon, script: list[Step]) -> list[tuple[str, int]]:
+@pytest.fixture(scope="module")
+def gpu2(all_trees: dict[Release, Tree], chat_model: Path) -> Iterator[Container]:
+    """Another machine: magid as it was installed, the models, and other numbers of users."""
+    with booted(all_trees[NEWEST]) as container:
+        container.run(["useradd", "--system", "somebody"])
+        install_launcher(container, chat_model)
+        container.run(["rm", "-r", "/models"])
+        container.write("/etc/magi/magid.yaml", (ROOT / "etc/magid.yaml").read_bytes())
+        for name in FILES:
+            container.write(f"/models/{name}", chat_model.read_bytes())
+        container.write(PROGRAM, PERSON)
+        container.systemctl("enable", *UNITS)
+        container.systemctl("start", *UNITS)
+        yield container
+
+
+def typed(
+    daemon: Daemon, script: list[Step], other: Callable[[], Container]
+) -> list[tuple[str, int]]:
     """A reboot is one of the container, and takes the network beside it with it."""
     results: list[tuple[str, int]] = []
-    for is_reboot, steps in groupby(script, lambda step: step.command == REBOOT):
-        if is_reboot:
+    for (is_reboot, host), steps in groupby(script, lambda s: (s.command == REBOOT, s.host)):
+        if host == "gpu2":
+            gpu2 = other()
+            copied = daemon.container.run(["sh", "-c", f"ls {GPU2}"]).stdout.split()
+            for name in copied:
+                gpu2.write(f"/root/{name}", daemon.container.read(f"{GPU2}/{name}"))
+            results += typed_at_once(gpu2, list(steps))
+        elif is_reboot:
             daemon.client.close()
             daemon.container.reboot()
             daemon.client = daemon.container.client(URL)
@@ -160,11 +191,17 @@ def typed_at_once(container: Container, script: list[Step]) -> list[tuple[str, i
 
 
 @pytest.mark.parametrize("heading", HEADINGS)
-def test_a_recipe_leads_to_what_it_shows(gpu1: Daemon, heading: str) -> None:
+def test_a_recipe_leads_to_what_it_shows(
+    gpu1: Daemon, heading: str, request: pytest.FixtureRequest
+) -> None:
+    def gpu2() -> Container:
+        found: Container = request.getfixturevalue("gpu2")
+        return found
+
     container = gpu1.container
     container.run(["sh", "-e", "-c", BEFORE.get(heading, "")])
     try:
-        transcript.check_document(DOCUMENT, lambda script: typed(gpu1, script), heading)
+        transcript.check_document(DOCUMENT, lambda script: typed(gpu1, script, gpu2), heading)
     finally:
         container.run(["sh", "-e", "-c", AFTERWARDS.get(heading, "")])
         container.wait_until(gpu1.is_ready, "readiness")
