@@ -487,6 +487,13 @@ def test_what_magid_reports_is_told_once_and_by_the_check_that_knows_more() -> N
     assert unseen[0][1].run == ("magictl start a b",)  # and not doctor itself
 
 
+def test_a_masked_launcher_is_told_once() -> None:
+    masked = with_unit("magi-launcher.service", load="masked", active="inactive")
+    told = found(units=masked, launcher="refused", daemon=reported("UnitMasked"))
+    assert [finding.name for _, finding in told] == ["unit-masked"]
+    assert told[0][1].run[0] == "systemctl unmask magi-launcher.service"
+
+
 def test_every_condition_is_known_to_doctor_by_its_name() -> None:
     assert {*conditions._CAUSES, *conditions._LEFT_OUT} <= set(Code)
 

@@ -64,6 +64,11 @@ ALONE: Final = (
         "unit-masked", "systemctl mask -q --now magid-local.socket", "magid-local.socket is masked"
     ),
     Fault(
+        "unit-masked",
+        "systemctl mask -q --now magi-launcher.service",
+        "magi-launcher.service is masked",
+    ),
+    Fault(
         "unit-not-running",
         "systemctl stop magi-launcher.socket",
         "magi-launcher.socket does not run",

@@ -43,6 +43,23 @@ def test_faults_that_come_together(doctor: Doctor) -> None:
     doctor.sh("magictl rescan && magictl apply")
 
 
+def test_a_masked_launcher_shows_everywhere(doctor: Doctor) -> None:
+    def said(*words: str) -> subprocess.CompletedProcess[str]:
+        return doctor.container.run(["magictl", *words], check=False)
+
+    text = "magi-launcher.service is masked: no server can be started or stopped"
+    doctor.sh("systemctl mask -q --now magi-launcher.service")
+    doctor.container.wait_until(lambda: text in said("status").stdout, "a word about the mask")
+    assert said("status").returncode == 3
+    assert "systemctl unmask magi-launcher.service" in said("status").stdout
+    assert text in said("ls").stderr
+    assert text in said("ps").stderr
+    ready = doctor.daemon.client.get("/readyz")
+    assert (ready.status_code, ready.json()["reasons"]) == (503, [text])
+    doctor.mend(doctor.findings())
+    doctor.container.wait_until(doctor.daemon.is_ready, "readiness")
+
+
 def test_a_state_folder_behind_a_link_is_sound(doctor: Doctor) -> None:
     """Its owner and mode are those of the folder that it leads to."""
     units = "magid.service magid.socket magid-local.socket magid-view.socket"

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from magid.doctor.checks.installed import restarted
-from magid.doctor.checks.units import set_aside
+from magid.doctor.checks.units import LAUNCHER, set_aside
 from magid.doctor.collect.services import TRIAL
 from magid.doctor.facts import (
     CheckSkipped,
@@ -117,6 +117,8 @@ def _what_to_do(problem: str) -> str:
 def launcher(facts: Facts) -> Iterator[Finding]:
     """The privileged helper answers."""
     _runs(facts, "magi-launcher.socket")
+    if not isinstance(facts.units, NotCollected) and facts.units[LAUNCHER].load == "masked":
+        raise CheckSkipped(NotCollected(f"{LAUNCHER} is masked"))  # the check of the units says so
     if why := known(facts.launcher):
         yield Finding(
             "launcher-silent",

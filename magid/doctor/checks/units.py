@@ -15,6 +15,7 @@ _WANTED: Final = (  # in the order of starts
     *("magi-key.socket", "magi-launcher.socket"),
     *(*_ENABLED[1:], "magid.service"),
 )
+LAUNCHER: Final = "magi-launcher.service"
 _SHIPPED: Final[Mapping[str, Mapping[str, str]]] = {
     "magid.service": {
         "User": "magi",
@@ -44,6 +45,8 @@ def units(facts: Facts) -> Iterator[Finding]:
     for name in _WANTED:
         if name not in told:
             yield from _of_unit(found[name])
+    if found[LAUNCHER].load == "masked":
+        yield from _of_unit(found[LAUNCHER])
     stale = sorted(unit.name for unit in found.values() if unit.stale)
     if stale:
         yield Finding(
