@@ -7,9 +7,9 @@ stream but an event that is not whole, and calls of tools, which Ollama's client
 import re
 import time
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
+from msgspec.structs import replace
 from pydantic_core import to_json
 
 from magid.errors import MagidError

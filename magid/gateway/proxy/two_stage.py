@@ -9,9 +9,9 @@ come, the second stage answers without it.
 import re
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, Protocol
 
+from msgspec.structs import replace
 from pydantic_core import from_json, to_json
 
 from magid.catalog.profile import TwoStageRules
