@@ -92,7 +92,7 @@ def test_clients_get_the_reason_and_the_sockets_stay_open(machine: Container) ->
             assert done.startswith(f"magictl: cannot use {SETTINGS}\nline 1: port_rnage")
             assert "systemctl restart magid\n" in done
         assert starts(machine) - before <= 6  # one answers all that come within ten seconds
-        assert machine.systemctl("is-active", *SOCKETS).split() == ["active"] * 2
+        assert machine.systemctl("is-active", *SOCKETS).split() == ["active"] * len(SOCKETS)
         why = machine.show("magid.service", "StatusText")["StatusText"]
         assert f"{SETTINGS}: line 1: port_rnage" in why  # for every user, without the journal
         machine.wait_until(
@@ -130,7 +130,7 @@ def test_a_tcp_port_in_use_leaves_the_unix_socket(machine: Container) -> None:
             problems = client.get(STATUS).json()["problems"]
         assert [p for p in problems if p.startswith("cannot listen on TCP: magid.socket")]
         assert machine.systemctl("is-active", *SOCKETS, check=False).split() == [
-            "failed", "active",
+            "failed", "active", "active",
         ]  # fmt: skip
     finally:
         machine.systemctl("stop", "thief")
