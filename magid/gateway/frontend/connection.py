@@ -250,7 +250,7 @@ class ClientConnection:
             check_json(head)
         request = OwnRequest(endpoint, head.path, body, caller.models, head.content_encoding)
         answer = own_answers.answer(dispatcher, request)
-        if endpoint.path in own_answers.CHANGES:
+        if endpoint.changes:
             self._log_change(head)
         self._writer.respond(200, b"Content-Type: application/json\r\n", answer)
 

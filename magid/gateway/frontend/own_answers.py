@@ -57,7 +57,6 @@ def _model(dispatcher: Dispatcher, request: OwnRequest) -> bytes:
 
 # -- llama.cpp's router: POST /models/load and /models/unload ----------------------------------
 
-CHANGES = frozenset({"/models/load", "/models/unload"})
 _SUCCESS = b'{"success":true}'
 
 
