@@ -144,7 +144,7 @@ def daemon(ask: Ask) -> DaemonFacts | NotCollected:
     """Blocks for as long as magid does. Never raises."""
     try:
         status = ask(f"{MODELS}/status")
-        servers = ask(f"{MODELS}/servers")["servers"]
+        servers = ask(f"{MODELS}/servers?all=true")["servers"]
         registry = ask(f"{MODELS}/registry")
     except Exception as error:  # whatever it is, it is the finding
         lines = [line for line in str(error).splitlines() if not line.startswith("try: ")]
