@@ -19,7 +19,10 @@ LESS_SEEN = {
     "magid-cannot-start": ("open-without-token",),
     "model-unread": ("model-file-closed", "model-way-closed", "model-folder-closed"),
     "model-unused": ("model-file-refused",),
-    "magid-reports": ("llama-server-does-not-run", "model-folder-closed", "model-folder-missing"),
+    "magid-reports": (
+        *("llama-server-does-not-run", "llama-server-too-old", "model-folder-closed"),
+        *("model-folder-missing", "model-folder-private", "model-folder-not-mounted"),
+    ),
 }
 HEALTHY = "no problems found (29 checks)\n"
 
