@@ -172,7 +172,9 @@ def _gateway(endpoint: Endpoint) -> dict[str, Any]:
         },
     }
     if endpoint.method == "POST":
-        schema = {**_OPEN, "properties": {"model": _MODEL}}
+        # Who sends null to a server's endpoint leaves the choice to magid.
+        model = {**_MODEL, "type": ["string", "null"]} if endpoint.kinds else _MODEL
+        schema = {**_OPEN, "properties": {"model": model}}
         operation["requestBody"] = {
             "required": True,
             "content": {"application/json": {"schema": schema}},

@@ -18,7 +18,19 @@ from tests.lab.trees import ROOT
 # own programs, and what is called in containers only.
 NO_PROGRAMS = frozenset(
     {
-        *("curl", "editor", "false", "file", "free", "gpasswd", "install", "ip", "last", "link"),
+        *(
+            "curl",
+            "editor",
+            "false",
+            "file",
+            "free",
+            "gpasswd",
+            "idle",
+            "install",
+            "ip",
+            "last",
+            "link",
+        ),
         *("look", "more", "open", "pip", "poweroff", "pytest", "python", "reboot", "route"),
         *("script", "service", "size", "ss", "systemd", "test", "time", "timeout", "top", "true"),
         *("usermod", "w", "who", "write", "yes"),

@@ -138,7 +138,8 @@ def test_a_tcp_port_in_use_leaves_the_unix_socket(machine: Container) -> None:
     machine.systemctl("restart", "magid")
     assert machine.http("GET", "http://127.0.0.1:8000/livez").status_code == 200
     with machine.unix_client(SOCKET) as client:
-        assert client.get(STATUS).json()["problems"] == []
+        problems = client.get(STATUS).json()["problems"]
+        assert [p for p in problems if "cannot listen" in p] == []
 
 
 def test_where_it_cannot_even_be_run_systemd_gives_up(machine: Container) -> None:
@@ -160,7 +161,7 @@ def test_where_it_cannot_even_be_run_systemd_gives_up(machine: Container) -> Non
         machine.wait_until(
             lambda: (
                 machine.systemctl("is-active", *SOCKETS, "magid.service", check=False).split()
-                == ["failed"] * 3
+                == ["failed"] * len([*SOCKETS, "magid.service"])
             ),
             "end of the tries",
         )

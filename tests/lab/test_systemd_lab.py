@@ -449,7 +449,7 @@ def test_magids_own_entries_have_fields(daemon: Daemon) -> None:
     assert (entry["SYSLOG_IDENTIFIER"], entry["PRIORITY"]) == ("magid", "6")
     assert entry["_SYSTEMD_UNIT"] == "magid.service"
     assert entry["_TRANSPORT"] == "journal"
-    assert (entry["CODE_FUNC"], entry["LOGGER"]) == ("hear", "magid.control.audit_log")
+    assert (entry["CODE_FUNC"], entry["LOGGER"]) == ("on_change", "magid.control.audit_log")
     assert not entries(daemon, "MAGI_MODEL=nothing")
 
 

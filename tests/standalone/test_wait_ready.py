@@ -110,7 +110,7 @@ def test_older_servers(serve: Serve, port: int, key_file: Path, behaviour: str) 
     [
         (
             "any-key",
-            "another program answers on port {port}: it answers a request with a wrong key",
+            "another program answers on port {port}: it answers a wrong key with 200",
         ),
         ("other-alias", "another program answers on port {port}: it serves "),
         ("crashes", "the server ended before it was ready"),
