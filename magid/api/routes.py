@@ -51,6 +51,7 @@ from magid.api.schemas.servers import (
     StopAllReply,
 )
 from magid.auth.tokens import Scope
+from magid.gateway.accounting.token_usage import KEPT_DAYS
 
 Handler = Callable[[Context, Call], Awaitable[Reply | Stream]]
 
@@ -107,7 +108,7 @@ _APPLY = Query("apply", bool, "false: only remember the choice")
 _ALL = Query("all", bool, "true: stopped and failed servers too")
 _LIMIT = Query("limit", int, "how many, the newest first", 1, 1100)
 _USAGE = (
-    Query("days", int, "how many days, the last one is today (UTC); 7 if not given", 1, 400),
+    Query("days", int, "how many days, the last one is today (UTC); 7 if not given", 1, KEPT_DAYS),
     Query("by", str, "what to sum by: some of day,token,model (all of them if not given)"),
 )
 _INSTANCE = Query("instance", int, "which of the model's servers, from 0", 0, 15)

@@ -37,7 +37,7 @@ class Limiter:
 
     def __init__(self, used_today: Callable[[str], int]) -> None:
         self._used_today = used_today
-        self._counts: dict[str, _Count] = {}  # by the token's id; as many as there are tokens
+        self._counts: dict[str, _Count] = {}  # by the id of each token used since the start
 
     def enter(self, name: str, ident: str, limits: Limits) -> None:
         """Counts a request, which ends with `leave`. Raises RateLimited for one that may not be."""
@@ -86,12 +86,14 @@ class Limiter:
         return found
 
     def _count(self, ident: str, limits: Limits) -> _Count:
-        """What may be sent now. A limit that was changed counts from here on."""
-        now, most = time.monotonic(), float(limits.requests_per_minute or 0)
+        """What may be sent now. A new limit begins with a full minute."""
+        now, most = time.monotonic(), float(limits.requests_per_minute or math.inf)
         count = self._counts.get(ident)
         if count is None:
             count = self._counts[ident] = _Count(most, now)
-        count.left = min(most, count.left + (now - count.at) * most / 60)
+        if math.isfinite(count.left):
+            count.left += (now - count.at) * most / 60
+        count.left = min(most, count.left)
         count.at = now
         return count
 

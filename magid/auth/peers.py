@@ -18,9 +18,14 @@ def uid_of_peer(transport: BaseTransport) -> int:
 
 
 def name_of(caller: Caller, transport: BaseTransport) -> str:
-    """Returns who calls, for the log: a token, the user of a unix socket, or an address."""
+    """Returns who calls, for the log: a token, the user of a unix socket, or an address.
+
+    "unknown" where the connection is closed already.
+    """
     if caller.name:
         return f"token {caller.name}"
+    if transport.is_closing():
+        return "unknown"
     if not isinstance(transport.get_extra_info("sockname"), tuple):
         return f"uid {uid_of_peer(transport)}"
     peer = transport.get_extra_info("peername")

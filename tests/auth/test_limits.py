@@ -89,6 +89,9 @@ def test_a_limit_that_is_changed_counts_at_once(limiter: Limiter) -> None:
         enter(limiter, ONE)
     assert limiter.headers("ci", "1", Limits()) == {}
     enter(limiter, Limits())
+    enter(limiter, ONE)  # once lifted, a new limit begins with a full minute
+    with pytest.raises(RateLimited):
+        enter(limiter, ONE)
 
 
 @pytest.mark.parametrize(("now", "left"), [(0.0, 86_400), (86_399.5, 1), (86_400.0, 86_400)])

@@ -2,16 +2,24 @@
 
 import asyncio
 import json
+import time
 from datetime import date
 from pathlib import Path
 
 import httpx
 import pytest
 
-from magid.errors import CannotWrite
+from magid.errors import CannotWrite, InvalidInput
 from magid.gateway.accounting import token_usage
 from magid.gateway.accounting.request_log import Usage
-from magid.gateway.accounting.token_usage import MAX_ROWS, OTHER, UsageCounts, UsageStore
+from magid.gateway.accounting.token_usage import (
+    MAX_ROWS,
+    MAX_SUMS,
+    OTHER,
+    SumKey,
+    UsageCounts,
+    UsageStore,
+)
 from tests.support import fleets
 from tests.support.magictl import magictl
 from tests.support.rest import Parts
@@ -20,7 +28,11 @@ DAY, NEXT = "2026-11-29", "2026-11-30"
 AT = 1_795_996_799.0  # one second before NEXT, UTC
 USAGE = Usage(prompt_tokens=100, cached_tokens=60, answer_tokens=20)
 COUNTS = UsageCounts(1, 100, 60, 20)
-TWO = {DAY: {("ci", "m"): UsageCounts(2, 200, 120, 40)}}
+TWO = {(DAY, "ci", "m"): UsageCounts(2, 200, 120, 40)}
+
+
+async def sums(store: UsageStore, *by: str) -> dict[SumKey, UsageCounts]:
+    return (await store.read([DAY, NEXT], by)).counts
 
 
 @pytest.fixture
@@ -37,17 +49,16 @@ async def test_counts_are_summed_by_day_caller_and_model(folder: Path) -> None:
     store = UsageStore(folder)
     for token, model, at in [("ci", "m", AT), ("ci", "m", AT), ("", "m", AT), ("ci", "n", AT + 1)]:
         store.count(at, token, model, USAGE)
-    days = await store.read([DAY, NEXT])
-    assert token_usage.grouped(days, ["day", "token", "model"]) == {
+    assert await sums(store, "day", "token", "model") == {
         (DAY, "ci", "m"): UsageCounts(2, 200, 120, 40),
         (DAY, "", "m"): COUNTS,
         (NEXT, "ci", "n"): COUNTS,
     }
-    assert token_usage.grouped(days, ["token"]) == {
+    assert await sums(store, "token") == {
         ("", "ci", ""): UsageCounts(3, 300, 180, 60),
         ("", "", ""): COUNTS,
     }
-    assert token_usage.grouped(days, []) == {("", "", ""): UsageCounts(4, 400, 240, 80)}
+    assert await sums(store) == {("", "", ""): UsageCounts(4, 400, 240, 80)}
     assert store.by_token == {"ci": UsageCounts(3, 300, 180, 60), "": COUNTS}
 
 
@@ -55,7 +66,7 @@ async def test_a_request_without_figures_counts_as_one(folder: Path) -> None:
     store = UsageStore(folder)
     store.count(AT, "ci", "m", None)
     store.count(AT, "ci", "m", Usage())
-    assert await store.read([DAY]) == {DAY: {("ci", "m"): UsageCounts(2)}}
+    assert await sums(store, "token") == {("", "ci", ""): UsageCounts(2)}
 
 
 async def test_what_is_written_is_added_to_what_was_there(folder: Path) -> None:
@@ -64,7 +75,7 @@ async def test_what_is_written_is_added_to_what_was_there(folder: Path) -> None:
         store.count(AT, "ci", "m", USAGE)
         await store.flush()
         await store.flush()
-    assert await UsageStore(folder).read([DAY]) == TWO
+    assert await sums(UsageStore(folder), *token_usage.GROUPS) == TWO
 
 
 def test_a_file_has_rows_and_is_the_services_own(folder: Path) -> None:
@@ -91,7 +102,7 @@ async def test_what_cannot_be_written_is_kept(tmp_path: Path) -> None:
     store.count(AT, "ci", "m", USAGE)
     await asyncio.to_thread(above.mkdir)
     await store.flush()
-    assert await UsageStore(above / "usage").read([DAY]) == TWO
+    assert await sums(UsageStore(above / "usage"), *token_usage.GROUPS) == TWO
 
 
 @pytest.mark.parametrize(
@@ -101,22 +112,69 @@ async def test_what_cannot_be_written_is_kept(tmp_path: Path) -> None:
         b"\xff", b" " * (token_usage.MAX_BYTES + 1),
     ],
 )  # fmt: skip
-def test_a_file_that_cannot_be_read_is_set_aside(folder: Path, content: bytes) -> None:
-    folder.mkdir()
+async def test_content_that_cannot_be_used_is_set_aside(folder: Path, content: bytes) -> None:
     file = folder / f"{DAY}.json"
+    await asyncio.to_thread(put, file, content)
+    store = UsageStore(folder)
+    found = await store.read([DAY], ())
+    assert (found.counts, len(found.problems)) == ({}, 1)
+    assert str(file) in found.problems[0]
+    assert await asyncio.to_thread(file.read_bytes) == content, "to look changes nothing"
+    store.count(AT, "ci", "m", USAGE)
+    await store.flush()
+    assert await sums(store, "token") == {("", "ci", ""): COUNTS}
+    assert await asyncio.to_thread(file.with_suffix(token_usage.UNUSABLE).read_bytes) == content
+
+
+def put(file: Path, content: bytes) -> None:
+    file.parent.mkdir(exist_ok=True)
     file.write_bytes(content)
-    assert token_usage.read_file(file) == {}
-    assert file.exists(), "who only reads changes nothing"
-    token_usage.add_to_file(file, {("ci", "m"): COUNTS})
-    assert token_usage.read_file(file) == {("ci", "m"): COUNTS}
-    assert (folder / f"{DAY}.unreadable").read_bytes() == content
+
+
+async def test_a_file_that_cannot_be_read_now_stays_where_it_is(folder: Path) -> None:
+    """Out of descriptors, a disk that fails for a moment: the next flush may find it well."""
+    file = folder / f"{DAY}.json"
+    await asyncio.to_thread(file.mkdir, parents=True)  # to open it fails
+    store = UsageStore(folder)
+    store.count(AT, "ci", "m", USAGE)
+    with pytest.raises(CannotWrite):
+        await store.flush()
+    await asyncio.to_thread(file.rmdir)
+    await asyncio.to_thread(token_usage.add_to_file, file, {("ci", "m"): COUNTS})
+    await store.flush()
+    assert await sums(store, *token_usage.GROUPS) == TWO
+
+
+async def test_an_answer_is_bounded(folder: Path) -> None:
+    store = UsageStore(folder)
+    for number in range(MAX_SUMS + 1):
+        store.count(AT, f"t{number}", "m", None)
+    for _ in range(2):  # in memory, then in the file
+        with pytest.raises(InvalidInput, match="fewer days"):
+            await store.read([DAY], ["token"])
+        assert (await store.read([DAY], ["model"])).counts == {
+            ("", "", "m"): UsageCounts(MAX_SUMS + 1)
+        }
+        await store.flush()
+
+
+async def test_tokens_of_today_are_those_of_before_and_since(folder: Path) -> None:
+    today = token_usage.day_of(time.time())
+    await asyncio.to_thread(
+        token_usage.add_to_file, folder / f"{today}.json", {("ci", "m"): COUNTS}
+    )
+    store = UsageStore(folder)
+    await store.load_today()
+    store.count(time.time(), "ci", "m", USAGE)
+    assert (store.used_today("ci"), store.used_today("other")) == (240, 0)
 
 
 async def test_a_day_is_bounded(folder: Path) -> None:
     store = UsageStore(folder)
     for number in range(MAX_ROWS + 10):
         store.count(AT, f"t{number}", "m", None)
-    (day,) = (await store.read([DAY])).values()
+    await store.flush()
+    day = token_usage.read_file(folder / f"{DAY}.json")
     assert len(day) <= MAX_ROWS + 1
     assert day[OTHER, OTHER].requests == 10
     assert len(store.by_token) <= MAX_ROWS + 1

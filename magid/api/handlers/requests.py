@@ -12,7 +12,7 @@ from magid.api.schemas import gateway as gateway_schemas
 from magid.errors import InvalidInput, NotFound
 from magid.gateway.accounting import token_usage
 from magid.gateway.accounting.request_log import Record, Usage
-from magid.gateway.accounting.token_usage import UsageCounts
+from magid.gateway.accounting.token_usage import GROUPS, SumKey, UsageCounts
 from magid.gateway.proxy.server import UpstreamServer
 from magid.gateway.routing import request
 from magid.gateway.routing.endpoints import find
@@ -108,43 +108,41 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 6)
 
 
-_BY = ("day", "token", "model")
-
-
 async def get_usage(ctx: Context, call: Call) -> Reply:
     """Requests and tokens by day, token and model, for the last days.
 
     Days begin at 00:00 UTC.
     """
-    by = _grouping(call.query.get("by", "day,token,model"))
+    by = _grouping(call.query.get("by", ",".join(GROUPS)))
     days = token_usage.last_days(call.query.get("days", 7), token_usage.day_of(time.time()))
     ctx.gateway.statistics.settle()
-    found = token_usage.grouped(await ctx.gateway.usage.read(days), by)
+    sums = await ctx.gateway.usage.read(days, by)
     total = UsageCounts()
-    for counts in found.values():
+    for counts in sums.counts.values():
         total.add(counts)
     answer: gateway_schemas.UsageReply = {
         "from": days[0],
         "to": days[-1],
-        "rows": [_row(key, by, counts) for key, counts in sorted(found.items())],
+        "rows": [_row(key, by, counts) for key, counts in sorted(sums.counts.items())],
         "total": _figures(total),
+        "problems": sums.problems,
     }
     return reply(answer)
 
 
 def _grouping(text: str) -> list[str]:
     by = text.split(",") if text else []
-    if unknown := [name for name in by if name not in _BY]:
+    if unknown := [name for name in by if name not in GROUPS]:
         raise InvalidInput(
-            f"cannot group by {unknown[0][:100]!r}: give some of {', '.join(_BY)}, with commas",
+            f"cannot group by {unknown[0][:100]!r}: give some of {', '.join(GROUPS)}, with commas",
             field="by",
         )
     return by
 
 
-def _row(key: tuple[str, ...], by: list[str], counts: UsageCounts) -> gateway_schemas.UsageRow:
+def _row(key: SumKey, by: list[str], counts: UsageCounts) -> gateway_schemas.UsageRow:
     day, token, model = (
-        value if name in by else None for name, value in zip(_BY, key, strict=True)
+        value if name in by else None for name, value in zip(GROUPS, key, strict=True)
     )
     return {"day": day, "token": token, "model": model, **_figures(counts)}
 

@@ -74,5 +74,12 @@ class UsageRow(UsageFigures):
 
 
 UsageReply = TypedDict(
-    "UsageReply", {"from": str, "to": str, "rows": list[UsageRow], "total": UsageFigures}
+    "UsageReply",
+    {
+        "from": str,
+        "to": str,
+        "rows": list[UsageRow],
+        "total": UsageFigures,
+        "problems": list[str],
+    },
 )

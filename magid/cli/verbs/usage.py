@@ -5,7 +5,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from magid.cli.client import Client
-from magid.cli.output import print_json, table
+from magid.cli.output import note, print_json, table
 from magid.cli.parser import Verbs
 
 COLUMNS = ("day", "token", "model")
@@ -31,6 +31,8 @@ def usage(client: Client, args: argparse.Namespace) -> int:
     if args.json:
         print_json(answer)
         return 0
+    for problem in answer["problems"]:
+        note(problem)
     shown = [name for name in COLUMNS if name in args.by.split(",")]
     rows = [[*(_named(row, name) for name in shown), *_figures(row)] for row in answer["rows"]]
     if len(rows) > 1:

@@ -1,15 +1,15 @@
 """Counts requests and tokens by day, caller and model: what a bill or a limit is made from.
 
 Durable: a file for each day in `usage/` of the state directory, written at most FLUSH_S after a
-request has ended; what is younger is lost if magid is killed. A file that cannot be read is set
-aside, and counting goes on. Days begin at 00:00 UTC.
+request has ended; what is younger is lost if magid is killed. A file whose content cannot be used
+is set aside, and counting goes on. Days begin at 00:00 UTC.
 """
 
 import asyncio
 import logging
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -17,8 +17,8 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from magid.errors import MagidError
-from magid.files.atomic import cannot_write, discard, replace_file
+from magid.errors import InvalidInput, MagidError
+from magid.files.atomic import cannot_write, discard, discard_leftovers, replace_file
 from magid.gateway.accounting.request_log import Usage
 
 log = logging.getLogger(__name__)
@@ -26,9 +26,11 @@ log = logging.getLogger(__name__)
 FLUSH_S = 60.0
 KEPT_DAYS = 400  # a year, and a month to look back on it
 MAX_ROWS = 20_000  # of one day; what comes on top is counted for OTHER
+MAX_SUMS = 5000  # in one answer: about 20 ms of the event loop
 MAX_BYTES = 16 * 2**20  # of a file: MAX_ROWS take 4 MiB
 OTHER = "other"  # what is not counted one by one
 NAME = "usage"
+UNUSABLE = ".unreadable"  # in the place of .json
 _FILE = re.compile(r"\d{4}-\d{2}-\d{2}\.json")
 
 Key = tuple[str, str]  # the token's name, "" for callers without one; the model's id
@@ -50,6 +52,9 @@ class UsageCounts(Struct, rename="camel"):
 
 
 Day = dict[Key, UsageCounts]
+_REST: Key = (OTHER, OTHER)
+GROUPS = ("day", "token", "model")
+SumKey = tuple[str, str, str]  # in the order of GROUPS; "" where the sum is over all
 
 
 class _Row(UsageCounts, rename="camel", kw_only=True):
@@ -73,15 +78,29 @@ def last_days(count: int, today: str) -> list[str]:
     return [(end - timedelta(days=back)).isoformat() for back in range(count - 1, -1, -1)]
 
 
-def grouped(days: Mapping[str, Day], by: Collection[str]) -> dict[tuple[str, ...], UsageCounts]:
-    """Returns the sums by these of day, token and model; what is not in `by` is "" in the key."""
-    found: dict[tuple[str, ...], UsageCounts] = {}
-    for day, counts in days.items():
+class Sums:
+    """Sums up days by some of GROUPS. Raises InvalidInput at more than MAX_SUMS of them."""
+
+    def __init__(self, by: Collection[str]) -> None:
+        self._by = by
+        self.counts: dict[SumKey, UsageCounts] = {}
+        self.problems: list[str] = []  # files that cannot be read
+
+    def add(self, day: str, counts: Day) -> None:
+        by = self._by
+        shown_day = day if "day" in by else ""
         for (token, model), figures in counts.items():
-            values = {"day": day, "token": token, "model": model}
-            key = tuple(value if name in by else "" for name, value in values.items())
-            found.setdefault(key, UsageCounts()).add(figures)
-    return found
+            key = (shown_day, token if "token" in by else "", model if "model" in by else "")
+            found = self.counts.get(key)
+            if found is None:
+                if len(self.counts) >= MAX_SUMS:
+                    raise InvalidInput(
+                        f"cannot list more than {MAX_SUMS} sums: ask for fewer days, or sum by "
+                        "less (by=token, by=model)",
+                        field="by",
+                    )
+                found = self.counts[key] = UsageCounts()
+            found.add(figures)
 
 
 def merge(counts: Day, more: Mapping[Key, UsageCounts]) -> None:
@@ -89,8 +108,8 @@ def merge(counts: Day, more: Mapping[Key, UsageCounts]) -> None:
     for key, figures in more.items():
         kept = counts.get(key)
         if kept is None:
-            if len(counts) >= MAX_ROWS:
-                key = (OTHER, OTHER)
+            if len(counts) - (_REST in counts) >= MAX_ROWS:
+                key = _REST
             kept = counts.setdefault(key, UsageCounts())
         kept.add(figures)
 
@@ -133,8 +152,13 @@ class UsageStore:
         """Adds what was counted today before magid has started. Called once."""
         today = day_of(time.time())
         self._begin_day(today)
-        async with self._lock:
-            found = await asyncio.to_thread(read_file, self._folder / f"{today}.json")
+        path = self._folder / f"{today}.json"
+        try:
+            async with self._lock:
+                found = await asyncio.to_thread(read_file, path)
+        except (OSError, ValueError) as error:
+            log.warning("cannot read %s: %s; tokens a day are counted from now on", path, error)
+            return
         for (token, _model), counts in found.items():
             self._use(token, counts)
 
@@ -183,22 +207,33 @@ class UsageStore:
                 cleaned = today
                 await asyncio.to_thread(remove_before, self._folder, last_days(KEPT_DAYS, today)[0])
 
-    async def read(self, days: Iterable[str]) -> dict[str, Day]:
-        """Returns the counts of these days, those of the last minute included."""
-        days = list(days)
+    async def read(self, days: Sequence[str], by: Collection[str]) -> Sums:
+        """Returns the sums of these days, the last minute included. Raises InvalidInput."""
         async with self._lock:
-            found = await asyncio.to_thread(_read_days, self._folder, days)
+            sums = await asyncio.to_thread(_sums_of, self._folder, days, by)
             for day in days:
-                merge(found[day], self._new.get(day, {}))
-        return found
+                sums.add(day, self._new.get(day, {}))
+        return sums
 
 
 # -- the files: everything here blocks ---------------------------------------------------------
 
 
 def add_to_file(path: Path, new: Mapping[Key, UsageCounts]) -> None:
-    """Adds to the file of a day; durable on return. Raises CannotWrite; then it stays as it was."""
-    counts = read_file(path, set_aside=True)
+    """Adds to the file of a day; durable on return. Sets aside a file that cannot be used.
+
+    Raises CannotWrite, also where the file cannot be read now; then it stays as it was. Only if the
+    disk fails behind the rename, `new` may be counted twice.
+    """
+    try:
+        counts = read_file(path)
+    except ValueError as error:
+        log.warning("cannot use %s: %s; it is set aside as %s", path, error, UNUSABLE)
+        counts = {}
+        with suppress(OSError):
+            path.rename(path.with_suffix(UNUSABLE))
+    except OSError as error:
+        raise cannot_write(path, error) from None
     merge(counts, new)
     rows = [
         _Row(
@@ -215,39 +250,45 @@ def add_to_file(path: Path, new: Mapping[Key, UsageCounts]) -> None:
         raise cannot_write(path, error) from None
 
 
-def read_file(path: Path, *, set_aside: bool = False) -> Day:
-    """Returns a day's counts; empty where there is no file that can be used.
+def read_file(path: Path) -> Day:
+    """Returns a day's counts; none where there is no file.
 
-    With `set_aside` a file that cannot be used is renamed, so that it is not written over.
+    Raises OSError, and ValueError for content that cannot be used.
     """
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
-            raise ValueError(f"it is larger than {MAX_BYTES} bytes")
-        found = msgspec.json.decode(content, type=_File)
-        if found.format != 1:
-            raise ValueError(f"its format is {found.format}, and this magid knows format 1")
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, RecursionError) as error:
-        log.warning("cannot use %s: %s; its counts are left out", path, error)
-        if set_aside:
-            with suppress(OSError):
-                path.rename(path.with_suffix(".unreadable"))
-        return {}
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"it is larger than {MAX_BYTES} bytes")
+    try:
+        found = msgspec.json.decode(content, type=_File)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if found.format != 1:
+        raise ValueError(f"its format is {found.format}, and this magid knows format 1")
     day: Day = {}
     for row in found.rows:
         merge(day, {(row.token, row.model): row})
     return day
 
 
-def _read_days(folder: Path, days: Iterable[str]) -> dict[str, Day]:
-    return {day: read_file(folder / f"{day}.json") for day in days}
+def _sums_of(folder: Path, days: Iterable[str], by: Collection[str]) -> Sums:
+    """One day after the other, so that a year takes no more memory than a day."""
+    sums = Sums(by)
+    for day in days:
+        path = folder / f"{day}.json"
+        try:
+            sums.add(day, read_file(path))
+        except (OSError, ValueError) as error:
+            sums.problems.append(f"cannot read {path}: {error}; its counts are left out")
+    return sums
 
 
 def remove_before(folder: Path, first: str) -> None:
-    """Removes the files of days before `first`. Never fails."""
+    """Removes the files of days before `first`, and what killed writes have left. Never fails."""
+    discard_leftovers(folder, ".json")
     with suppress(OSError):
         for path in list(folder.iterdir()):
             if _FILE.fullmatch(path.name) and path.stem < first:
