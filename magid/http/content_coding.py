@@ -45,14 +45,14 @@ def decoded(
                     raise too_large
                 rest = decoder.unconsumed_tail or decoder.unused_data
                 yield
+        # What the last step may have left: no more input, and up to so much output.
+        while not decoder.eof and (more := decoder.decompress(b"", _STEP_OUT_BYTES)):
+            whole += more
+            if len(whole) > limit:
+                raise too_large
+            yield
     except zlib.error:
         raise _malformed(coding) from None
-    # What the last step may have left: no more input, and up to so much output.
-    while not decoder.eof and (more := decoder.decompress(b"", _STEP_OUT_BYTES)):
-        whole += more
-        if len(whole) > limit:
-            raise too_large
-        yield
     if not decoder.eof:
         raise _malformed(coding)
     return whole

@@ -7,6 +7,8 @@ import zlib
 from typing import Any
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from magid.errors import InvalidInput, TooLarge, UnsupportedMediaType
 from magid.http.content_coding import coding_of, decoded
@@ -69,17 +71,68 @@ def test_what_is_not_one_whole_gzip(body: bytes) -> None:
         finished(body, "gzip")
 
 
+def full_step_then(rest: str) -> bytes:
+    """Raw deflate: a byte more than one step puts out, then these bits, all in the last byte.
+
+    The block has two codes of one bit: 0 is a zero byte, 1 ends the block.
+    """
+    head = "0" + "01"  # each number with its lowest bit first: not the last block; own codes
+    lengths = "00000" + "00000" + "0111"  # 257 literals, 1 distance, 18 lengths of codes
+    order = (16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1)
+    codes = "".join("100" if symbol in (18, 1) else "000" for symbol in order)
+    zeros = "".join("1" + f"{count - 11:07b}"[::-1] for count in (138, 117))
+    bits = head + lengths + codes + "0" + zeros + "0" + "0" + "0" * 65_537 + rest
+    bits += "0" * (-len(bits) % 8)
+    return bytes(int(bits[at : at + 8][::-1], 2) for at in range(0, len(bits), 8))
+
+
+@pytest.mark.parametrize("rest", ["1" + "0" + "11", "1" + "1" + "11", "", "1"])
+def test_what_follows_a_full_step_is_malformed(rest: str) -> None:
+    """All input is taken, but its last bits are read only when zlib is asked for more."""
+    with pytest.raises(InvalidInput, match="not one whole deflate"):
+        finished(full_step_then(rest), "deflate")
+
+
+PACKED = [pack(data) for pack in PACKERS.values() for data in (b"{}", b"\0" * 65_536, NOISE)]
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> bytes:
+    """A body with some bytes of it replaced, left out or added."""
+    body = bytearray(draw(st.sampled_from(PACKED)))
+    for _ in range(draw(st.integers(0, 3))):
+        at = draw(st.integers(0, len(body)))
+        body[at : at + draw(st.integers(0, 3))] = draw(st.binary(max_size=3))
+    return bytes(body)
+
+
+full_steps = st.builds(full_step_then, st.text("01", max_size=40))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.one_of(st.binary(max_size=300), damaged(), full_steps), st.sampled_from(["gzip", "deflate"])
+)
+@example(full_step_then("1011"), "deflate")
+def test_any_bytes_are_a_body_or_are_refused(body: bytes, coding: str) -> None:
+    try:
+        whole, _ = finished(body, coding)
+    except (InvalidInput, TooLarge):
+        return
+    assert len(whole) <= LIMIT
+
+
 @pytest.mark.parametrize(
-    ("given", "coding"),
+    ("header", "coding"),
     [("gzip", "gzip"), (" X-GZip ", "gzip"), ("deflate", "deflate"), ("identity", ""), ("", "")],
 )
-def test_codings_that_are_known(given: str, coding: str) -> None:
-    assert coding_of(given) == coding
+def test_codings_that_are_known(header: str, coding: str) -> None:
+    assert coding_of(header) == coding
 
 
-@pytest.mark.parametrize("given", ["br", "zstd", "gzip, gzip", "compress", "*"])
-def test_others_are_named(given: str) -> None:
+@pytest.mark.parametrize("header", ["br", "zstd", "gzip, gzip", "compress", "*"])
+def test_others_are_named(header: str) -> None:
     with pytest.raises(UnsupportedMediaType, match="Content-Encoding: ") as refused:
-        coding_of(given)
-    assert given in refused.value.message
+        coding_of(header)
+    assert header in refused.value.message
     assert "gzip" in refused.value.message
