@@ -19,7 +19,7 @@ class MagidError(Exception):
 
     @property
     def code(self) -> str:
-        """The stable name of this condition: the class name, as the seed's `error` field has it."""
+        """The stable name of this condition: the class name."""
         return type(self).__name__
 
 

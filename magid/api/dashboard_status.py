@@ -1,7 +1,9 @@
-"""The keys of status that the front ends of the seed's program read. Pure."""
+"""The keys of status that dashboards for the original program's /status read. Pure."""
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+
+from msgspec import Struct
 
 from magid.api import views
 from magid.api.schemas import servers as schemas
@@ -17,6 +19,18 @@ _STATES: Mapping[ServerState, schemas.ModelState] = {
 }
 
 
+class _ModelFigures(Struct):
+    """Of the ended requests to one model, over its servers, tiers and paths."""
+
+    requests: int = 0
+    failed: int = 0
+    answered: int = 0
+    took_s: float = 0.0
+
+
+_NONE = _ModelFigures()
+
+
 def dashboard_status(
     servers: Iterable[schemas.Server],
     running: Iterable[Record],
@@ -30,8 +44,12 @@ def dashboard_status(
     counts = statistics.models.values()
     prompts = sum(count.prompt_tokens for count in counts)
     cached = sum(count.cached_tokens for count in counts)
+    figures = _by_model(statistics)
     return {
-        "models": [_model(server, server["port"] in busy, statistics) for server in servers],
+        "models": [
+            _model(server, server["port"] in busy, figures.get(server["modelId"], _NONE))
+            for server in servers
+        ],
         "totalVramGb": None,
         "totalVramUsedGb": None,
         "cacheHitRate": min(1.0, cached / prompts) if prompts else None,
@@ -43,16 +61,24 @@ def dashboard_status(
     }
 
 
-def _model(
-    server: schemas.Server, is_busy: bool, statistics: RequestStatistics
-) -> schemas.ModelStatus:
-    model_id, memory = server["modelId"], server["memoryBytes"]
-    ended = {key: n for key, n in statistics.requests.items() if key[0] == model_id}
-    good = [h for key, h in statistics.durations_s.items() if key[0] == model_id]
-    answered = sum(sum(histogram.counts) for histogram in good)
-    took_s = sum(histogram.total for histogram in good)
+def _by_model(statistics: RequestStatistics) -> dict[str, _ModelFigures]:
+    figures: dict[str, _ModelFigures] = {}
+    for key, count in statistics.requests.items():
+        of_model = figures.setdefault(key[0], _ModelFigures())
+        of_model.requests += count
+        if key[4] == Outcome.FAILED:
+            of_model.failed += count
+    for (model_id, _tier, _path), histogram in statistics.durations_s.items():
+        of_model = figures.setdefault(model_id, _ModelFigures())
+        of_model.answered += sum(histogram.counts)
+        of_model.took_s += histogram.total
+    return figures
+
+
+def _model(server: schemas.Server, is_busy: bool, figures: _ModelFigures) -> schemas.ModelStatus:
+    memory, answered = server["memoryBytes"], figures.answered
     return {
-        "id": model_id,
+        "id": server["modelId"],
         "name": server["displayName"],
         "displayName": server["displayName"],
         "tier": server["tier"],
@@ -60,9 +86,9 @@ def _model(
         "state": "processing" if is_busy else _STATES.get(server["state"], "offline"),
         "memoryUsed": None if memory is None else memory // _MIB,
         "memoryTotal": None,
-        "requestCount": sum(ended.values()),
-        "avgResponseTime": 1000 * took_s / answered if answered else None,
+        "requestCount": figures.requests,
+        "avgResponseTime": 1000 * figures.took_s / answered if answered else None,
         "lastActive": None,
-        "errorCount": sum(n for key, n in ended.items() if key[4] == Outcome.FAILED),
+        "errorCount": figures.failed,
         "uptimeSeconds": server["uptimeSeconds"],
     }

@@ -29,7 +29,7 @@ from magid.systemd.unit_names import unit_name
 
 
 def when(moment: datetime | None) -> str | None:
-    """Returns RFC 3339 in UTC with a Z, as the seed writes it."""
+    """Returns RFC 3339 in UTC with a Z, in whole seconds."""
     return None if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

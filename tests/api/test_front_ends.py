@@ -1,4 +1,4 @@
-"""What the front ends of the seed's program ask for beside the eleven documented routes."""
+"""What dashboards for the original program ask for beside the eleven documented routes."""
 
 from collections.abc import Iterator
 from datetime import datetime

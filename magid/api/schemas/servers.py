@@ -138,7 +138,10 @@ ModelState = Literal["processing", "idle", "error", "offline"]
 
 
 class ModelStatus(TypedDict):
-    """Of one server. Memory in MiB, the time of an answer in milliseconds."""
+    """One server. Memory is in MiB, `avgResponseTime` in milliseconds.
+
+    `requestCount`, `errorCount` and `avgResponseTime` are those of its model, over all its servers.
+    """
 
     id: str
     name: str
