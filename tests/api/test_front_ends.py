@@ -65,6 +65,23 @@ def test_only_what_runs_is_listed_and_counted(magid: Running) -> None:
     assert magid.ask("POST", f"{path}/restart?wait=60", {})["status"] == "restarted"
 
 
+def test_a_start_beside_a_server_that_runs(magid: Running) -> None:
+    """One instance runs and one does not: something starts, so it is not `already_running`."""
+    path, settings = f"{SERVERS}/{ALPHA}", f"/api/models/{ALPHA}/runtime-settings"
+    first = magid.wait_state(ALPHA, "ready")
+    try:
+        magid.ask("PUT", settings, {"instances": 2})
+        answer = magid.ask("POST", f"{path}/start?wait=60", {})
+        assert answer["status"] == "starting"
+        assert [s["isReady"] for s in answer["servers"]] == [True, True]
+        assert first["pid"] in {s["pid"] for s in answer["servers"]}
+        assert magid.ask("POST", f"{path}/start?wait=60", {})["status"] == "already_running"
+    finally:
+        magid.ask("PUT", settings, {"instances": None})
+        magid.ask("POST", "/api/models/apply")
+        magid.wait_for("one server", lambda: len(magid.get(SERVERS)["servers"]) == 2)
+
+
 def test_start_all_and_stop_all_say_how_many(magid: Running) -> None:
     stopped = magid.ask("POST", f"{SERVERS}/stop-all", {}, status=202)
     assert stopped["stopped"] == 2

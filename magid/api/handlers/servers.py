@@ -11,13 +11,14 @@ from magid.api.context import Context
 from magid.api.dashboard_status import dashboard_status
 from magid.api.reply import Call, Reply, reply
 from magid.api.schemas import servers as server_schemas
+from magid.control import planner
 from magid.control.conditions import DaemonCondition, Severity, messages
 from magid.control.planner import Plan
 from magid.discovery.tiers import Tier
 from magid.http import request_rules
 from magid.servers.backend import ServerState
 
-Status = Literal["started", "already_running", "stopped", "not_running", "restarted"]
+Status = Literal["started", "starting", "already_running", "stopped", "not_running", "restarted"]
 
 
 async def list_servers(ctx: Context, call: Call) -> Reply:
@@ -33,11 +34,19 @@ def _runs(ctx: Context, model_id: str) -> bool:
     )
 
 
+def start_status(plan: Plan, *, runs: bool) -> Status:
+    """Returns `starting` where the plan starts a server of a model that `runs` already. Pure."""
+    if not runs:
+        return "started"
+    return "starting" if plan.start else "already_running"
+
+
 async def start(ctx: Context, call: Call) -> Reply:
     """Start a model's servers."""
     ctx.need_listing()
     model_id = ctx.daemon.model(call.params["modelId"]).model_id
-    status: Status = "already_running" if _runs(ctx, model_id) else "started"
+    plan = planner.only(model_id, ctx.daemon.snapshot.wanted, ctx.daemon.observed())
+    status = start_status(plan, runs=_runs(ctx, model_id))
     return await _act(ctx, call, model_id, "Start", status, ctx.daemon.start(model_id))
 
 

@@ -40,7 +40,7 @@ class ServersReply(TypedDict):
 class ServerAction(TypedDict):
     message: str
     modelId: str
-    status: Literal["started", "already_running", "stopped", "not_running", "restarted"]
+    status: Literal["started", "starting", "already_running", "stopped", "not_running", "restarted"]
     servers: list[Server]
 
 
