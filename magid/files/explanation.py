@@ -181,6 +181,7 @@ _WORDING = {
     "model_type": "should be a mapping of keys to values",
     "dataclass_type": "should be a mapping of keys to values",
     "tuple_type": "should be a list",
+    "string_unicode": "should be text in UTF-8",
 }
 
 

@@ -81,7 +81,7 @@ def read(data: object, kind: type[S]) -> S:
     """Returns data decoded from YAML or JSON as a value of this schema. Pure. Raises Mismatch."""
     try:
         return msgspec.convert(data, kind, dec_hook=_path)
-    except msgspec.ValidationError:
+    except (msgspec.ValidationError, UnicodeEncodeError):  # the latter for bytes of no UTF-8
         from magid.files import explanation  # late: see the module's docstring
 
         return explanation.read(data, kind)

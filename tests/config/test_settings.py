@@ -182,6 +182,9 @@ def test_wrong_files(tmp_path: Path) -> None:
         ({}, {"bind": ""}, "--bind: bind should have at least 1 item, not 0"),
         ({}, {"bnd": "x"}, "--bnd: it is not known; see magid --help"),
         ({"MAGI_STATE_DIR": "/\udcff"}, {}, "MAGI_STATE_DIR: state_dir should be a path of print"),
+        ({"MAGI_LAUNCHER": "\udcff"}, {}, "MAGI_LAUNCHER: launcher should be text in UTF-8"),
+        ({"MAX_STARTUP_TIME": "\udcff"}, {}, "MAX_STARTUP_TIME: max_startup_time should be a val"),
+        ({}, {"log_level": "\udcff"}, "--log-level: log_level should be "),
     ],
 )
 def test_wrong_values_elsewhere(

@@ -20,10 +20,12 @@ from magid.files.schema import Mismatch, Schema
 from magid.llama.runtime_settings import SETTINGS, RuntimeSettings
 
 SHIPPED = Path(__file__).parents[2] / "etc/profiles"
+NOT_UTF8 = "a\udcff"  # as Python reads such an environment variable
 WORDS = (
     "", "a", "fast", "tier:fast", "tier:x", "qwen*", "auto", "/", "/a/b", "/a//b/", "a/b", "Host",
     "127.0.0.1", "127.0.0.1:8000", "[::1]:8090", "unix:/x", "https://a.b", "x" * 101, "a\nb", "5",
     "-5", "1e3", "nan", "2026-01-01", "\u202e", "é", "\x00", "always", "none", "CUDA0,CUDA1",
+    NOT_UTF8,
 )  # fmt: skip
 NUMBERS = (0, -1, 1, 7, 8080, 8099, 2**31, 2**64, 0.0, -0.0, 1.0, 1.5, 1e300)
 ANYTHING = st.recursive(
@@ -46,7 +48,7 @@ def near(annotation: Any, meta: Meta | None = None) -> st.SearchStrategy[Any]:
     if origin is Annotated:
         return near(inner[0], next((m for m in inner[1:] if isinstance(m, Meta)), None))
     if origin is Literal:
-        return st.sampled_from(inner)
+        return st.sampled_from((*inner, NOT_UTF8))
     if origin is tuple:
         items = st.one_of([near(each) for each in inner if each is not ...])
         return st.lists(items, max_size=4)
@@ -57,11 +59,11 @@ def near(annotation: Any, meta: Meta | None = None) -> st.SearchStrategy[Any]:
     if isinstance(annotation, type) and issubclass(annotation, Schema):
         return like(annotation)
     if isinstance(annotation, type) and issubclass(annotation, Enum):
-        return st.sampled_from([each.value for each in annotation])
+        return st.sampled_from((*(each.value for each in annotation), NOT_UTF8))
     if annotation in (int, float):
         bounds = (meta.ge, meta.gt, meta.le) if meta else ()
         edges = [bound + step for bound in bounds if bound is not None for step in (-1, 0, 1)]
-        return st.sampled_from((*edges, *NUMBERS)) | st.booleans()
+        return st.sampled_from((*edges, *NUMBERS, NOT_UTF8)) | st.booleans()
     return st.sampled_from(WORDS) if annotation in (str, Path) else ANYTHING
 
 
