@@ -32,7 +32,10 @@ def of_spec(spec: ServerSpec) -> SpecValues:
 
 
 def of_command(argv: Sequence[str]) -> SpecValues:
-    """Returns the values that an argument list of `arguments.server_argv` shows."""
+    """Returns the values that an argument list of `arguments.server_argv` shows.
+
+    Nothing is known of another command.
+    """
     found: dict[str, str | None] = dict.fromkeys((*_OWN.values(), *_OPTIONS.values()))
     words = iter(argv[1:])
     extra: list[str] = []
@@ -43,6 +46,8 @@ def of_command(argv: Sequence[str]) -> SpecValues:
             next(words, None)
         elif word not in _FLAGS:
             extra = [word, *words]  # the user's arguments come last
+    if found["model_path"] is None:
+        return ()
     return tuple({**found, "extra_args": shlex.join(extra) or None}.items())
 
 

@@ -65,3 +65,10 @@ def test_what_is_not_known_is_not_claimed() -> None:
     assert differences(shown, replace(SPEC, memory_max=2**32)) == "its file or a limit changed"
     assert differences(shown, replace(SPEC, parallel=3)) == "settings changed: parallel 2 -> 3"
     assert differences((), replace(SPEC, parallel=3)) == "its settings or its file changed"
+
+
+@pytest.mark.parametrize(
+    "command", [[], ["/usr/bin/llama-server"], ["/bin/sh", "-c", "exec x"], ["x", "--model"]]
+)
+def test_a_command_that_is_not_ours_shows_nothing(command: list[str]) -> None:
+    assert of_command(command) == ()

@@ -89,6 +89,8 @@ def test_what_it_was_started_with() -> None:
     by_hand = dict(observed_from(unit(ExecStart=COMMAND, **LIMITS, DropInPaths=["/x"])).values)
     assert "memory_max" not in by_hand
     assert observed_from(unit()).values == ()  # not what the launcher writes
+    other = [("/bin/sh", ["/bin/sh", "--", "x"], False, 0, 0, 0, 0, 0, 0, 0)]
+    assert observed_from(unit(ExecStart=other, **LIMITS)).values == ()
 
 
 def test_unit_path() -> None:

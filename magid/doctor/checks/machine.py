@@ -21,7 +21,6 @@ FULL: Final = 16 * 2**20  # bytes: a registry of a thousand models, and what sys
 NEARLY: Final = 0.02  # of a file system, and at most _NEARLY_MOST
 _NEARLY_MOST: Final = 2**30
 _FEW_INODES: Final = 100
-_DAY: Final = 86_400
 
 
 def disks(facts: Facts) -> Iterator[Finding]:

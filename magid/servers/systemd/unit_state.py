@@ -110,7 +110,8 @@ def _values(properties: Mapping[str, Any]) -> SpecValues:
     if "--" not in words:  # it stands between exec_model.py and the server's own command
         return ()
     found = spec_values.of_command([str(word) for word in words[words.index("--") + 1 :]])
-    if properties.get("DropInPaths") or not {"MemoryMax", "CPUQuotaPerSecUSec"} <= set(properties):
+    is_limited = {"MemoryMax", "CPUQuotaPerSecUSec"} <= set(properties)
+    if not found or properties.get("DropInPaths") or not is_limited:
         return found
     memory, quota = figure(properties["MemoryMax"]), figure(properties["CPUQuotaPerSecUSec"])
     limits = (
