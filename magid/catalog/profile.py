@@ -213,7 +213,8 @@ def parse(content: bytes, source: str) -> Profile:
     except Mismatch as error:
         problem = error.faults[0]
         if problem.path not in document.lines:  # a missing key: name it as in a file
-            problem = replace(problem, path=tuple(map(_as_in_files, problem.path)))
+            *above, key = problem.path
+            problem = replace(problem, path=(*above, _as_in_files(key)))
         line = document.line(problem.path)
         where = f"line {line}: " if line else ""
         raise InvalidProfile(f"cannot use {source}: {where}{problem}") from None

@@ -187,6 +187,7 @@ _WORDING = {
 
 # Pydantic's types of errors for unknown keys, of a model and of a dataclass.
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+_OF_KEY = "[key]"  # after the path, if the key is wrong and not its value
 
 
 def _problems(error: ValidationError, model: type[BaseModel]) -> list[Fault]:
@@ -198,6 +199,8 @@ def _problems(error: ValidationError, model: type[BaseModel]) -> list[Fault]:
 
 def _problem(found: ErrorDetails, model: type[BaseModel]) -> Fault:
     path, kind = found["loc"], found["type"]
+    if path[-2:] == (found["input"], _OF_KEY):
+        path = path[:-1]
     if kind in _UNKNOWN:
         return Fault(path, _unknown_key(path, model))
     if kind == "missing":

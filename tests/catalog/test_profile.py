@@ -87,6 +87,22 @@ def test_what_is_left_out_is_as_documented() -> None:
             "name: x\nenabled_models: ['tier:huge']",
             "cannot use p.yaml: line 2: enabled_models[0] should be one of tier:fast, tier:balanc",
         ),
+        (
+            "name: x\nload_balancing:\n  weights:\n    Qwen3: 1",
+            "cannot use p.yaml: line 4: load_balancing.weights.Qwen3 should be a model id, a patte",
+        ),
+        (
+            "name: x\nload_balancing:\n  weights:\n    '[key]': 0",
+            "cannot use p.yaml: line 4: load_balancing.weights.[key] should be greater than or equ",
+        ),
+        (
+            "name: x\naliases:\n  ' ': a",
+            "cannot use p.yaml: line 3: aliases.  should be text on one line, not ' '",
+        ),
+        (
+            "name: x\ntierConfig:\n- name: fast",
+            "cannot use p.yaml: line 3: tierConfig[0].max_score is missing; add it",
+        ),
     ],
 )
 def test_wrong_files(text: str, message: str) -> None:
