@@ -27,6 +27,8 @@ MAX_MODELS = 100  # of one token
 MAX_LIMIT = 10**12
 _LETTERS = string.ascii_letters + string.digits
 _SECRET_LENGTH = 43  # 62^43 > 2^256
+_FIRST = datetime(1, 1, 1, tzinfo=UTC)
+_LAST = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 _TOKEN = re.compile(rb"magi_([0-9a-f]{8})_[0-9A-Za-z]{43}")
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
 
@@ -188,7 +190,8 @@ def make(
 ) -> tuple[Token, str]:
     """Makes a token; returns its entry and the token itself.
 
-    Raises InvalidInput for a date in the past, a limit without effect, and an invalid name.
+    Raises InvalidInput for a date in the past or beyond the year 9999, a limit without effect, and
+    an invalid name.
     """
     given, only = tuple(scopes), None if models is None else tuple(models)
     _check_models(given, only)
@@ -201,6 +204,7 @@ def make(
             "give a later time",
             field="expiresAt",
         )
+    expires_at = None if expires_at is None else _expiry(expires_at)
     secret, ident, digest = mint()
     token = Token(
         name=name,
@@ -216,6 +220,18 @@ def make(
         return msgspec.convert(msgspec.to_builtins(token), Token), secret
     except msgspec.ValidationError as error:
         raise InvalidInput(f"cannot make a token: {_fault(error)}") from None
+
+
+def _expiry(moment: datetime) -> datetime:
+    """In UTC, as it is shown. Raises InvalidInput where UTC has no such date."""
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise InvalidInput(
+            f"cannot make a token that expires at {moment.isoformat()}: in UTC that is beyond the "
+            "year 9999; give an earlier time, or none",
+            field="expiresAt",
+        ) from None
 
 
 def _check_limited(scopes: tuple[Scope, ...]) -> None:
@@ -246,6 +262,15 @@ def _check_models(scopes: tuple[Scope, ...], models: tuple[str, ...] | None) -> 
             "models that the token may use",
             field="models",
         )
+    for model in models:
+        try:
+            model.encode()
+        except UnicodeEncodeError:
+            raise InvalidInput(
+                f"cannot limit a token to {model[:100]!r}: it is not valid Unicode, so no model "
+                "has this name; GET /v1/models lists the names",
+                field="models",
+            ) from None
 
 
 def added(tokens: tuple[Token, ...], new: Token) -> tuple[Token, ...]:
@@ -305,7 +330,22 @@ def parse(content: bytes) -> tuple[Token, ...]:
         seen = [getattr(token, what) for token in found]
         if len(set(seen)) < len(seen):
             raise ValueError(f"two tokens have the same {what}")
-    return found
+    return tuple(map(_with_times_in_utc, found))
+
+
+def _with_times_in_utc(token: Token) -> Token:
+    created, expires, used = map(_utc, (token.created_at, token.expires_at, token.last_used_at))
+    return replace(token, created_at=created, expires_at=expires, last_used_at=used)
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    """The second in UTC; where UTC has no such date, the first or last one that it has."""
+    if moment is None:
+        return None
+    try:
+        return moment.replace(microsecond=0).astimezone(UTC)
+    except OverflowError:
+        return _FIRST if moment.year == 1 else _LAST
 
 
 def serialise(tokens: Iterable[Token]) -> bytes:

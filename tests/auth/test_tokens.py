@@ -92,6 +92,44 @@ def test_names_scopes_and_dates_are_checked() -> None:
     assert tokens.make("ci", [Scope.READ, Scope.READ])[0].scopes == (Scope.READ,)
 
 
+@pytest.mark.parametrize(
+    "written",
+    ["9999-12-31T23:59:59-12:00", "9999-12-31T23:59:59.999999Z", "0001-01-01T00:00:00+12:00"],
+)
+async def test_a_file_may_hold_any_date(tmp_path: Path, written: str) -> None:
+    """One that UTC does not have becomes the nearest that it has, and all tokens are shown."""
+    token, secret = tokens.make("odd", [Scope.READ])
+    moment = datetime.fromisoformat(written)
+    odd = replace(token, created_at=moment, expires_at=moment, last_used_at=moment)
+    (tmp_path / token_store.NAME).write_bytes(tokens.serialise([odd]))
+    store = await store_of(tmp_path)
+    (entry,) = store.all
+    told = tokens.shown(entry, NOW)
+    nearest = "0001-01-01T00:00:00Z" if moment.year == 1 else "9999-12-31T23:59:59Z"
+    assert {told["createdAt"], told["expiresAt"], told["lastUsedAt"]} == {nearest}
+    assert told["expired"] is (moment.year == 1)
+    assert store.find(shown(secret))
+    await store.create("next", [Scope.READ])  # the file is written with all of them
+    assert [each.name for each in (await store_of(tmp_path)).all] == ["next", "odd"]
+
+
+def test_what_cannot_be_shown_or_written_is_not_made() -> None:
+    """Else its secret would be lost with the answer, and no list of tokens would work again."""
+    east = datetime.fromisoformat("2100-01-01T00:00:00+12:00")
+    assert tokens.make("ci", [Scope.READ], expires_at=east)[0].expires_at == east
+    for year in ("9999-12-31T23:59:59-12:00", "9999-12-31T23:00:00-01:00"):
+        with pytest.raises(InvalidInput, match="beyond the year 9999") as refused:
+            tokens.make("ci", [Scope.READ], expires_at=datetime.fromisoformat(year))
+        assert refused.value.details["field"] == "expiresAt"
+    first = datetime.fromisoformat("0001-01-01T00:00:00+12:00")
+    with pytest.raises(InvalidInput, match="is in the past"):
+        tokens.make("ci", [Scope.READ], expires_at=first)
+    for name in ("\udcff", "fast\ud800"):
+        with pytest.raises(InvalidInput, match="not valid Unicode") as refused:
+            tokens.make("ci", [Scope.INFER], models=["fast", name])
+        assert refused.value.message.isprintable()
+
+
 # -- the store ---------------------------------------------------------------------------------
 
 
