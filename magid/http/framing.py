@@ -253,6 +253,14 @@ def path_of(target: bytes) -> bytes:
     return target if target.startswith(b"/") else b"/" + target.split(b"/", 3)[3]
 
 
+LAST_CHUNK = b"0\r\n\r\n"
+
+
+def chunk(data: bytes) -> bytes:
+    """Returns the data as one chunk; nothing for none, since an empty one is the last."""
+    return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+
+
 def check_fields(raw: bytes) -> None:
     """Refuses header lines that two parsers could read differently. `raw` has no start line.
 

@@ -16,7 +16,7 @@ from magid.gateway.routing.fleet import Fleet, ServerProperties
 from magid.gateway.routing.request import ParsedRequest
 from magid.gateway.routing.resolver import ModelRoute
 from tests.gateway.test_fleet import made
-from tests.support import values
+from tests.support import ollama, values
 
 TEXT = ModelAbilities(tools=False, images=False, audio=False)
 CALLER = ModelAbilities(tools=True, images=False, audio=False)
@@ -45,6 +45,14 @@ def test_an_embedding_model_has_no_say_in_who_gets_tools() -> None:
     able = ModelAbilities(tools=None)  # as if its server were not asked yet
     now = made([model("a"), model("vectors", able, kind=ModelKind.EMBEDDING)])
     assert route(asked("balanced", **TOOLS), now).starts == "a"
+
+
+def test_a_load_by_tier_loads_what_a_chat_would_get() -> None:
+    vectors = model("v", kind=ModelKind.EMBEDDING, size_bytes=1)
+    now = made([vectors, model("c", size_bytes=2)])
+    for name, chosen in (("balanced", "c"), ("auto", "c"), ("v", "v")):
+        endpoint, body = ollama.translated("/api/chat", model=name)
+        assert route(ParsedRequest(endpoint, b"", body, name), now).starts == chosen
 
 
 def test_tools_start_the_one_model_that_was_taught_them() -> None:

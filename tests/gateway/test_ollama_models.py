@@ -36,6 +36,16 @@ def by_name(listed: dict[str, Any]) -> dict[str, Any]:
     return {entry["name"]: entry for entry in listed["models"]}
 
 
+def test_a_name_without_a_model_behind_it_is_not_found() -> None:
+    """No model yet, or only those for vectors: auto and tiers lead nowhere."""
+    vectors = made([values.found("v", abilities=PLAIN, kind=ModelKind.EMBEDDING)])
+    for fleet in (made([]), vectors):
+        for name in ("auto", "fast:latest"):
+            with pytest.raises(ModelNotFound, match="no enabled model is behind it"):
+                models.show(name, fleet)
+    assert models.show("v", vectors)["capabilities"] == ["embedding"]
+
+
 def test_every_name_is_listed_with_a_tag() -> None:
     listed = by_name(models.tags(NOW))
     assert listed.keys() == {"a:latest", "v:latest", "fast:latest", "auto:latest"}

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
+from magid.errors import InvalidInput, MagidError
 from magid.gateway.proxy.upstream import ConnectionPool, UpstreamConnection
 from magid.gateway.routing.fleet import Backend, ServerProperties
 from magid.host.ports import HostPort
@@ -42,6 +43,9 @@ class Handler:
 
     def ended(self) -> None:
         self.over.set_result("ended")
+
+    def refused(self, error: MagidError) -> None:
+        self.over.set_result(f"refused: {error.message}")
 
     def failed(self, why: str, *, is_stale: bool) -> None:
         self.over.set_result(f"stale: {why}" if is_stale else why)
@@ -199,6 +203,22 @@ async def test_what_nobody_asked_for_is_not_taken_for_the_next_answer() -> None:
         assert pool.take() is None
         assert (await ask(pool)).body == b"ok"
         assert peer.connections == 2
+
+
+class Strict(Handler):
+    """Its client may have nothing of an answer."""
+
+    def begins(self, head: ReplyHead, first: bytes) -> None:
+        raise InvalidInput("cannot answer: too long")
+
+
+async def test_what_a_client_may_not_have_is_no_failure_of_the_server() -> None:
+    async with answering() as (peer, pool), asyncio.timeout(10):
+        peer.answers = [PLAIN]
+        handler = Strict()
+        (await pool.connect()).send(REQUEST, handler)
+        assert await handler.over == "refused: cannot answer: too long"
+        assert pool.take() is None, "what is left of the answer must not come to another request"
 
 
 async def test_a_server_that_speaks_first_is_asked_nothing() -> None:

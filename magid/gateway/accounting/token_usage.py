@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -23,6 +24,7 @@ from magid.gateway.accounting.request_log import Usage
 
 log = logging.getLogger(__name__)
 
+DAY_S = 86_400
 FLUSH_S = 60.0
 KEPT_DAYS = 400  # a year, and a month to look back on it
 MAX_ROWS = 20_000  # of one day; what comes on top is counted for OTHER
@@ -34,6 +36,9 @@ UNUSABLE = ".unreadable"  # in the place of .json
 _FILE = re.compile(r"\d{4}-\d{2}-\d{2}\.json")
 
 Key = tuple[str, str]  # the token's name, "" for callers without one; the model's id
+
+
+_Key = TypeVar("_Key")
 
 
 class UsageCounts(Struct, rename="camel"):
@@ -106,12 +111,17 @@ class Sums:
 def merge(counts: Day, more: Mapping[Key, UsageCounts]) -> None:
     """Adds `more` to `counts`, which stays bounded."""
     for key, figures in more.items():
-        kept = counts.get(key)
-        if kept is None:
-            if len(counts) - (_REST in counts) >= MAX_ROWS:
-                key = _REST
-            kept = counts.setdefault(key, UsageCounts())
-        kept.add(figures)
+        _row_of(counts, key, _REST).add(figures)
+
+
+def _row_of(rows: dict[_Key, UsageCounts], key: _Key, rest: _Key) -> UsageCounts:
+    """The row of this key, made where there is room; else that of `rest`, which comes on top."""
+    row = rows.get(key)
+    if row is None:
+        if len(rows) - (rest in rows) >= MAX_ROWS:
+            key = rest
+        row = rows.setdefault(key, UsageCounts())
+    return row
 
 
 class UsageStore:
@@ -122,37 +132,44 @@ class UsageStore:
         self._lock = asyncio.Lock()
         self._new: dict[str, Day] = {}  # by day: not in the files yet
         self.by_token: dict[str, UsageCounts] = {}  # since magid has started; bounded like a day
-        self._today = ""
+        self._today, self._begins, self._ends = "", 0.0, 0.0
         self._used_today: dict[str, int] = {}  # tokens by caller; bounded likewise
 
     def count(self, at: float, token: str, model: str, usage: Usage | None) -> None:
         """Counts a request that came at this time and has ended. Does not block."""
-        counts = UsageCounts(1)
+        self._follow_day()
+        # Nearly all are of today, and to work out a day takes a microsecond.
+        day = self._today if self._begins <= at < self._ends else day_of(at)
+        new = self._new.setdefault(day, {})
+        rows = _row_of(new, (token, model), _REST), _row_of(self.by_token, token, OTHER)
+        prompt = answer = cached = 0
         if usage is not None:
-            counts.prompt_tokens = usage.prompt_tokens or 0
-            counts.cached_tokens = usage.cached_tokens or 0
-            counts.answer_tokens = usage.answer_tokens or 0
-        merge(self._new.setdefault(day_of(at), {}), {(token, model): counts})
-        if token not in self.by_token and len(self.by_token) >= MAX_ROWS:
-            token = OTHER
-        self.by_token.setdefault(token, UsageCounts()).add(counts)
-        self._begin_day(day_of(time.time()))
-        self._use(token, counts)
+            prompt, answer = usage.prompt_tokens or 0, usage.answer_tokens or 0
+            cached = usage.cached_tokens or 0
+        for row in rows:
+            row.requests += 1
+            row.prompt_tokens += prompt
+            row.cached_tokens += cached
+            row.answer_tokens += answer
+        self._use(token, prompt + answer)
 
     def used_today(self, token: str) -> int:
         """Returns the prompt and answer tokens of this caller since 00:00 UTC."""
-        self._begin_day(day_of(time.time()))
+        self._follow_day()
         return self._used_today.get(token, 0)
 
-    def _begin_day(self, today: str) -> None:
-        if self._today != today:
-            self._today, self._used_today = today, {}
+    def _follow_day(self) -> None:
+        """Begins a new count where another day has begun."""
+        now = time.time()
+        if not self._begins <= now < self._ends:
+            self._today, self._used_today = day_of(now), {}
+            self._begins = now - now % DAY_S
+            self._ends = self._begins + DAY_S
 
     async def load_today(self) -> None:
         """Adds what was counted today before magid has started. Called once."""
-        today = day_of(time.time())
-        self._begin_day(today)
-        path = self._folder / f"{today}.json"
+        self._follow_day()
+        path = self._folder / f"{self._today}.json"
         try:
             async with self._lock:
                 found = await asyncio.to_thread(read_file, path)
@@ -160,11 +177,10 @@ class UsageStore:
             log.warning("cannot read %s: %s; tokens a day are counted from now on", path, error)
             return
         for (token, _model), counts in found.items():
-            self._use(token, counts)
+            self._use(token, counts.prompt_tokens + counts.answer_tokens)
 
-    def _use(self, token: str, counts: UsageCounts) -> None:
-        used = self._used_today
-        used[token] = used.get(token, 0) + counts.prompt_tokens + counts.answer_tokens
+    def _use(self, token: str, count: int) -> None:
+        self._used_today[token] = self._used_today.get(token, 0) + count
 
     async def flush(self) -> None:
         """Writes what is new. Raises CannotWrite; nothing is lost then. Idempotent."""

@@ -143,7 +143,7 @@ def _model_id(dispatcher: Dispatcher, name: str) -> str:
     try:
         model_id = resolver.by_name(name, now)
     except ModelNotFound:  # it is disabled, or its file is gone
-        return dispatcher.daemon.resolve_id(name)
+        return dispatcher.daemon.resolve_id(name.removesuffix(resolver.LATEST))
     if model_id not in now.offers:
         raise InvalidInput(
             f"cannot load or unload {name[:200]!r}: it is no model, but leads to {model_id}; "

@@ -8,7 +8,7 @@ from magid.errors import MagidError
 from magid.gateway.frontend import responses
 from magid.gateway.frontend.request_reader import RequestHead
 from magid.gateway.routing.endpoints import NAME_FILES, Style, style_of
-from magid.http.framing import ChunkReader, ReplyHead
+from magid.http.framing import LAST_CHUNK, ChunkReader, ReplyHead, chunk
 from magid.http.status import status_of
 
 _STREAMS = (b"text/event-stream", b"application/x-ndjson")
@@ -119,7 +119,7 @@ class ResponseWriter:
         if reply.content_type.startswith(_STREAMS) and not is_inside_chunk:
             event = responses.error_event(style_of(self._path), status_of(error), error)
             if reply.is_chunked and not self._is_1_0:
-                event = b"%x\r\n%b\r\n0\r\n\r\n" % (len(event), event)
+                event = chunk(event) + LAST_CHUNK
             self._send(event)
         else:
             self._transport.abort()

@@ -11,6 +11,7 @@ from typing import Any
 
 from magid.discovery.kinds import ModelKind
 from magid.discovery.tiers import ThinkingMode
+from magid.errors import ModelNotFound
 from magid.gateway.routing import resolver
 from magid.gateway.routing.fleet import AUTO, AvailableModel, Fleet
 from magid.gateway.routing.resolver import STRENGTH
@@ -41,6 +42,12 @@ def show(name: str, fleet: Fleet) -> dict[str, Any]:
     """The answer of /api/show. Raises ModelNotFound."""
     target = resolver.by_name(name, fleet)
     offers = _meant(target, fleet)
+    if not offers:
+        raise ModelNotFound(
+            f"cannot show {name[:200]!r}: no enabled model is behind it; GET /v1/models lists the "
+            "names that can be used",
+            modelId=name[:200],
+        )
     facts = _facts(target, offers)
     return {
         "license": "",
@@ -71,9 +78,9 @@ def running(fleet: Fleet, idle_until: Mapping[str, datetime]) -> dict[str, Any]:
 
 
 def _meant(name: str, fleet: Fleet) -> list[AvailableModel]:
-    """The models that a request of this name could go to."""
-    name = fleet.aliases.get(name, name)
-    name = fleet.aliases.get(name, name)
+    """The models that a request of this name could go to. An alias may lead to another one."""
+    for _ in range(2):
+        name = fleet.aliases.get(name, name)
     if name in fleet.offers:
         return [fleet.offers[name]]
     chat = [offer for offer in fleet.offers.values() if offer.kind is ModelKind.CHAT]

@@ -5,16 +5,17 @@ Ollama's own memory (`keep_alive`, `context`), or to its files. What would chang
 cannot be done is refused. Malformed parts go on as they are: llama-server refuses them.
 """
 
+import re
+from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from msgspec.structs import replace
 
-from magid.discovery.kinds import ModelKind
 from magid.errors import InvalidInput
-from magid.gateway.routing.endpoints import Endpoint
+from magid.gateway.routing.endpoints import INFILL, Endpoint
 
-CHAT, COMPLETIONS, INFILL = "/v1/chat/completions", "/v1/completions", "/infill"
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 EMBEDDINGS, LOAD = "/v1/embeddings", "/tokenize"  # a text of no token only needs the model to run
 UNLOAD = ""  # no server is asked
 Fields = dict[str, Any]
@@ -45,9 +46,7 @@ def translated(endpoint: Endpoint, fields: Mapping[str, Any]) -> tuple[Endpoint,
         case _:
             target, body = _embed(endpoint.path, fields)
     if target in (LOAD, UNLOAD):
-        endpoint = replace(
-            endpoint, kinds=frozenset(ModelKind), generates=False, changes=target == UNLOAD
-        )
+        endpoint = replace(endpoint, takes_any_by_name=True, generates=False)
     body = {"model": fields.get("model", "auto"), **body}
     return replace(endpoint, target=target), body
 
@@ -62,7 +61,7 @@ def _chat(fields: Mapping[str, Any]) -> tuple[str, Fields]:
     body = {"messages": _messages(messages) if isinstance(messages, list) else messages}
     if fields.get("tools"):
         body["tools"] = fields["tools"]
-    return CHAT, {**body, **_common(fields)}
+    return CHAT, {**body, **_common(fields, CHAT)}
 
 
 def _generate(fields: Mapping[str, Any]) -> tuple[str, Fields]:
@@ -74,26 +73,38 @@ def _generate(fields: Mapping[str, Any]) -> tuple[str, Fields]:
             field="template",
         )
     if fields.get("suffix"):
+        _refuse(fields, ("images", "system"), "with `suffix`")
         body = {"input_prefix": prompt, "input_suffix": fields["suffix"], "prompt": ""}
-        return INFILL, {**body, **_common(fields, limit="n_predict")}
+        return INFILL, {**body, **_common(fields, INFILL)}
     if not prompt and not images:
         return _load_or_unload(fields)
     if fields.get("raw"):
-        return COMPLETIONS, {"prompt": prompt, **_common(fields)}
+        _refuse(fields, ("images", "system"), "with raw: true, where the prompt is all there is")
+        return COMPLETIONS, {"prompt": prompt, **_common(fields, COMPLETIONS)}
     system = fields.get("system")
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": prompt, "images": images})
-    return CHAT, {"messages": _messages(messages), **_common(fields)}
+    return CHAT, {"messages": _messages(messages), **_common(fields, CHAT)}
+
+
+def _refuse(fields: Mapping[str, Any], names: tuple[str, ...], where: str) -> None:
+    for name in names:
+        if fields.get(name):
+            raise InvalidInput(f"cannot use `{name}` {where}; leave it out", field=name)
+
+
+# A duration of Go, as its clients write it: 0, "0s", "0h0m", "-0.0ms".
+_NO_TIME = re.compile(r"-?(?:0+(?:\.0*)?(?:ns|us|µs|ms|[hms])?)+")
 
 
 def _load_or_unload(fields: Mapping[str, Any]) -> tuple[str, Fields]:
-    """Without a text, Ollama loads the model, or unloads it where it is to be kept for no time."""
-    is_over = str(fields.get("keep_alive")) in ("0", "0s", "0m", "0.0")
+    """Without a text, Ollama loads the model, or unloads it if `keep_alive` is 0."""
+    is_over = _NO_TIME.fullmatch(str(fields.get("keep_alive"))[:100]) is not None
     return (UNLOAD, {}) if is_over else (LOAD, {"content": ""})
 
 
-def _common(fields: Mapping[str, Any], limit: str = "max_tokens") -> Fields:
-    """What conversations and texts have in common. `limit`: the server's word for it."""
+def _common(fields: Mapping[str, Any], target: str) -> Fields:
+    """What conversations and texts have in common, in the words of this path."""
     options = fields.get("options")
     given = options if isinstance(options, dict) else {}
     body = {
@@ -103,18 +114,22 @@ def _common(fields: Mapping[str, Any], limit: str = "max_tokens") -> Fields:
     }
     tokens = given.get("num_predict")
     if isinstance(tokens, int) and tokens > 0:  # -1: without a limit
-        body[limit] = tokens
+        body["n_predict" if target == INFILL else "max_tokens"] = tokens
     if fields.get("logprobs"):
         body["logprobs"] = True
-        body["top_logprobs"] = fields.get("top_logprobs") or 0
+        # llama-server 0.7.0 gives none at all for 0.
+        body["top_logprobs"] = fields.get("top_logprobs") or 1
     if fields.get("stream", True) is not False:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
-    return body | _format(fields.get("format")) | _thinking(fields.get("think"))
+    return body | _format(fields.get("format"), target) | _thinking(fields.get("think"))
 
 
-def _format(wanted: object) -> Fields:
+def _format(wanted: object, target: str) -> Fields:
     if not wanted:
         return {}
+    if target != CHAT and (wanted == "json" or isinstance(wanted, dict)):
+        # Only conversations have `response_format`; other paths ignore it.
+        return {"json_schema": {"type": "object"} if wanted == "json" else wanted}
     if wanted == "json":
         return {"response_format": {"type": "json_object"}}
     if isinstance(wanted, dict):
@@ -150,25 +165,38 @@ def _messages(messages: list[Any]) -> list[Any]:
 
 
 class _Calls:
-    """Tells which call an answer of a tool belongs to: Ollama's have no ids, only an order."""
+    """Tells which call an answer of a tool belongs to: Ollama's have no ids, only an order.
+
+    The answer of a tool belongs to the oldest open call of its name, else to the oldest one. Each
+    call and each answer costs the same, however many are open.
+    """
 
     def __init__(self) -> None:
         self._made = 0
-        self._open: list[tuple[str, object]] = []  # id, and the name of the tool
+        self._open: dict[str, None] = {}  # ids, the oldest first
+        self._by_name: defaultdict[str, deque[str]] = defaultdict(deque)  # with closed ones
 
     def new(self, name: object) -> str:
         self._made += 1
         made = f"call_{self._made}"
-        self._open.append((made, name))
+        self._open[made] = None
+        if isinstance(name, str):
+            self._by_name[name].append(made)
         return made
 
     def answered(self, name: object) -> str:
-        found = next((one for one in self._open if name in (one[1], None)), None)
-        if found is None:
-            found = self._open[0] if self._open else ("call_0", None)
-        if found in self._open:
-            self._open.remove(found)
-        return found[0]
+        found = self._named(name) if isinstance(name, str) else None
+        found = found or next(iter(self._open), "call_0")
+        self._open.pop(found, None)
+        return found
+
+    def _named(self, name: str) -> str | None:
+        ids = self._by_name.get(name)
+        while ids:
+            found = ids.popleft()
+            if found in self._open:
+                return found
+        return None
 
 
 def _message(message: Mapping[str, Any], calls: _Calls) -> Fields:

@@ -12,16 +12,15 @@ from typing import Any
 from msgspec.structs import replace
 from pydantic_core import to_json
 
-from magid.errors import MagidError
+from magid.errors import InvalidInput, MagidError, ServerLost
 from magid.gateway.ollama import requests
 from magid.gateway.ollama.answers import AnswerParts, Line, Shape
 from magid.gateway.proxy.forward import ResponseSink
 from magid.gateway.routing.request import ParsedRequest
-from magid.http.framing import ChunkReader, ProtocolError, ReplyHead
+from magid.http.framing import LAST_CHUNK, ChunkReader, ProtocolError, ReplyHead, chunk
 from magid.http.limits import MAX_COLLECTED_BYTES, parsed
 
 _LINES, _JSON = b"application/x-ndjson", b"application/json"
-_END = b"0\r\n\r\n"
 
 
 def sink_for(request: ParsedRequest, client: ResponseSink) -> ResponseSink:
@@ -105,9 +104,8 @@ class StreamedAnswer(_Translation):
         lines = b"".join(map(self._lines, self._events(self._payload(data))))
         assert self._reader is not None
         if self._reader.done:
-            lines += self._last()
-        chunk = b"%x\r\n%b\r\n" % (len(lines), lines) if lines else b""
-        return chunk + _END if self._reader.done else chunk
+            lines += self._lines(bytes(self._rest)) + self._last()
+        return chunk(lines) + LAST_CHUNK if self._reader.done else chunk(lines)
 
     def _events(self, payload: bytes) -> list[bytes]:
         """Those that are whole now. Raises ProtocolError for one without an end."""
@@ -124,11 +122,8 @@ class StreamedAnswer(_Translation):
         return whole.split(b"\n\n")
 
     def _lines(self, event: bytes) -> bytes:
-        data = b"".join(
-            line.partition(b":")[2].strip()
-            for line in event.split(b"\n")
-            if line.startswith((b"data:", b"error:"))
-        )
+        given = [line for line in event.split(b"\n") if line.startswith((b"data:", b"error:"))]
+        data = b"".join(line.partition(b":")[2].strip() for line in given)
         if not data:
             return b""
         if data == b"[DONE]":
@@ -137,6 +132,8 @@ class StreamedAnswer(_Translation):
             part: Any = parsed(data)
         except ValueError as error:
             raise ProtocolError(f"an event is not JSON: {error}") from None
+        if given[0].startswith(b"error:") and not (isinstance(part, dict) and "error" in part):
+            part = {"error": part}  # as older servers have it
         return _joined(self._parts.lines(part))
 
     def _last(self) -> bytes:
@@ -179,23 +176,29 @@ class WholeAnswer(_Translation):
             self._collect(data)
 
     def _collect(self, data: bytes) -> None:
+        """Raises InvalidInput for more: its length goes by what the client has asked."""
         self._body += self._payload(data)
         if len(self._body) > MAX_COLLECTED_BYTES:
-            raise ProtocolError("its answer is too long for one piece; ask for a stream")
+            raise InvalidInput(
+                f"cannot answer in one piece: that is more than {MAX_COLLECTED_BYTES} bytes; "
+                "ask for a stream, or for fewer logprobs",
+                field="stream",
+            )
 
     def ends(self) -> None:
         if self._head is not None:
-            body = loaded(self._shape, "load") if self._is_load else self._answer()
+            try:
+                body = loaded(self._shape, "load") if self._is_load else self._answer()
+            except ValueError:
+                error = ServerLost("cannot answer: what the server has sent is not JSON; try again")
+                self._client.fails(error, self._fields)
+                return
             head = replace(self._head, length=len(body), is_chunked=False, content_type=_JSON)
             self._client.begins(head, self._fields, body)
         self._client.ends()
 
     def _answer(self) -> bytes:
-        answer: object
-        try:
-            answer = parsed(bytes(self._body))
-        except ValueError:
-            answer = {"error": {"message": "the server's answer cannot be read"}}
+        answer: object = parsed(bytes(self._body))
         return to_json(AnswerParts(self._shape).whole(answer, self._took_ns))
 
     def breaks_off(self, error: MagidError, *, is_inside_chunk: bool) -> None:
@@ -227,16 +230,20 @@ class VectorAnswer(_Translation):
         if self._begin(head, fields, data):
             opening = b'{"embedding":' if self._is_one else _opening(self._shape.name)
             head = replace(head, length=None, is_chunked=True, content_type=_JSON)
-            self._client.begins(head, fields, _chunk(opening + self._taken(data)))
+            self._client.begins(head, fields, chunk(opening + self._taken(data)))
 
     def goes_on(self, data: bytes) -> None:
-        translated = data if self._is_passed else _chunk(self._taken(data))
+        translated = data if self._is_passed else chunk(self._taken(data))
         if translated:
             self._client.goes_on(translated)
 
     def _taken(self, data: bytes) -> bytes:
         """The vectors that are whole now."""
-        text, at, made = self._rest + self._payload(data), 0, []
+        new = self._payload(data)
+        text, at, made = self._rest + new, 0, []
+        if b"]" not in new and b"}" not in new:  # nothing has ended
+            self._keep(text)
+            return b""
         used = _USED.search(text)
         self._used = int(used[1]) if used else self._used
         for vector in _VECTOR.finditer(text):
@@ -244,14 +251,17 @@ class VectorAnswer(_Translation):
             if not self._is_one or not self._vectors:
                 made.append(b"," * bool(self._vectors) + vector[1])
             self._vectors += 1
-        self._rest = text[at:]
-        if len(self._rest) > MAX_COLLECTED_BYTES:
-            raise ProtocolError("a vector has no end")
+        self._keep(text[at:])
         return b"".join(made)
+
+    def _keep(self, rest: bytes) -> None:
+        if len(rest) > MAX_COLLECTED_BYTES:
+            raise ProtocolError("a vector has no end")
+        self._rest = rest
 
     def ends(self) -> None:
         if not self._is_passed:
-            self._client.goes_on(_chunk(self._closing()) + _END)
+            self._client.goes_on(chunk(self._closing()) + LAST_CHUNK)
         self._client.ends()
 
     def _closing(self) -> bytes:
@@ -268,7 +278,3 @@ class VectorAnswer(_Translation):
 
 def _opening(name: str) -> bytes:
     return b'{"model":%b,"embeddings":[' % to_json(name)
-
-
-def _chunk(data: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(data), data) if data else b""

@@ -246,6 +246,12 @@ class ForwardedRequest:
         if self._losses >= MAX_LOSSES or not self._move(why):
             self.refuse(self._lost(why), Outcome.FAILED, lost=why)
 
+    def refused(self, error: MagidError) -> None:
+        is_inside = self._connection is not None and self._connection.is_inside_chunk
+        self.record.problem = error.code
+        self._finish(Outcome.REFUSED, error.message)
+        self.client.breaks_off(error, is_inside_chunk=is_inside)
+
     def _lost(self, why: str) -> ServerLost:
         assert self.server is not None
         backend = self.server.backend

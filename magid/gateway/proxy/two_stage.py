@@ -19,7 +19,7 @@ from magid.errors import MagidError
 from magid.gateway.accounting.request_log import Outcome
 from magid.gateway.proxy.forward import ForwardedRequest, ResponseSink
 from magid.gateway.routing.request import ParsedRequest
-from magid.http.framing import ChunkReader, ProtocolError, ReplyHead
+from magid.http.framing import LAST_CHUNK, ChunkReader, ProtocolError, ReplyHead, chunk
 from magid.http.limits import MAX_COLLECTED_BYTES, MAX_COUNTED_EVENTS, MAX_USAGE_BYTES, parsed
 
 
@@ -124,11 +124,11 @@ class Events:
             return b""
         whole = bytes(rest[: end + 2])
         del rest[: end + 2]
-        return _chunk(self._with_usages(whole))
+        return chunk(self._with_usages(whole))
 
     def end(self) -> bytes:
         rest, self._rest = bytes(self._rest), bytearray()
-        return (_chunk(rest) if rest else b"") + b"0\r\n\r\n"
+        return chunk(rest) + LAST_CHUNK
 
     def _with_usages(self, events: bytes) -> bytes:
         """Nearly all have none, and are not looked at one by one."""
@@ -137,10 +137,6 @@ class Events:
         first, *parts = events.split(_KEY, MAX_COUNTED_EVENTS - self._counted)
         self._counted += len(parts)
         return b"".join((first, *(_counted_at(0, _KEY + part, self._usage) for part in parts)))
-
-
-def _chunk(data: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 Begin = Callable[[ParsedRequest, ResponseSink], ForwardedRequest]

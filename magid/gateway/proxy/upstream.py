@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Protocol, cast
 
+from magid.errors import MagidError
 from magid.gateway.routing.fleet import Backend
 from magid.gateway.routing.outline import Body, Buffer
 from magid.http.framing import ChunkReader, ProtocolError, ReplyHead, reply_head
@@ -42,6 +43,9 @@ class ResponseHandler(Protocol):
 
     def failed(self, why: str, *, is_stale: bool) -> None:
         """`is_stale`: a kept connection had ended before a byte came; worth another try."""
+
+    def refused(self, error: MagidError) -> None:
+        """The answer is more than its client may have, which is not the server's fault."""
 
 
 _START = b"HTTP/1."
@@ -147,6 +151,9 @@ class UpstreamConnection(asyncio.Protocol):
         except ProtocolError as error:
             self.drop()
             handler.failed(f"its answer is malformed: {error}", is_stale=False)
+        except MagidError as error:
+            self.drop()
+            handler.refused(error)
         except Exception:
             log.exception("passing on an answer of port %d failed", self._pool.port)
             self.drop()

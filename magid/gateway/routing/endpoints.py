@@ -33,6 +33,7 @@ class Endpoint(Struct, frozen=True):
     changes: bool = False  # what runs: for administrators too
     names_files: bool = False  # its answer has a path of this machine, which must not leave it
     has_events: bool = False  # its answer is a stream of magid's own, without end
+    takes_any_by_name: bool = False  # also models of other kinds, where one is named
     target: str = ""  # llama-server's path, where it is another one
 
     @property

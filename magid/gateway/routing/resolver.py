@@ -66,13 +66,13 @@ class _Rejected(Struct, frozen=True):
     lacks_room: bool = False  # for the prompt
 
 
-_LATEST = ":latest"  # Ollama's clients add it to a name without a tag
+LATEST = ":latest"  # Ollama's clients add it to a name without a tag
 
 
 def by_name(name: str, fleet: Fleet) -> str:
     """The model id, tier or `auto` that a name leads to. Raises ModelNotFound."""
     if name not in fleet.aliases:
-        name = name.removesuffix(_LATEST)
+        name = name.removesuffix(LATEST)
     if name in fleet.offers or name in STRENGTH or name == AUTO:
         return name
     target = fleet.aliases.get(name)
@@ -202,7 +202,8 @@ def _order(tier: Tier, floor: Tier | None) -> tuple[Tier, ...]:
 
 def _gate(offer: AvailableModel, request: ParsedRequest) -> _Rejected | None:
     """The first gate that this model does not pass, being ready last. Raises InvalidInput."""
-    if offer.kind not in request.endpoint.kinds:
+    endpoint = request.endpoint
+    if offer.kind not in endpoint.kinds and not endpoint.takes_any_by_name:
         return _Rejected(offer, f"is a model for {_USES[offer.kind]}")
     if request.endpoint.generates and _may_fetch(offer) and request.prompt.is_remote:
         raise InvalidInput(_REMOTE)

@@ -1,4 +1,4 @@
-"""Requests of Ollama's API and the answers to them, translated. Pure: no server, no socket."""
+"""Answers in the shapes of Ollama's API, from what servers say. Pure: no server, no socket."""
 
 import json
 from typing import Any
@@ -6,153 +6,12 @@ from typing import Any
 import pytest
 
 from magid.errors import InvalidInput, MagidError, ServerLost
-from magid.gateway.ollama import requests
 from magid.gateway.ollama.answers import AnswerParts, Shape
 from magid.gateway.ollama.stream import sink_for
-from magid.gateway.routing.endpoints import find
 from magid.gateway.routing.request import ParsedRequest
-from magid.http.framing import ChunkReader, ProtocolError, ReplyHead
+from magid.http.framing import LAST_CHUNK, ChunkReader, ProtocolError, ReplyHead
 from magid.http.limits import MAX_COLLECTED_BYTES
-
-
-def translated(path: str, **fields: Any) -> tuple[str, dict[str, Any]]:
-    endpoint = find("POST", path)
-    assert endpoint is not None
-    found, body = requests.translated(endpoint, {"model": "a", **fields})
-    assert found.path == path
-    return found.target, body
-
-
-# -- requests ----------------------------------------------------------------------------------
-
-USER = {"role": "user", "content": "Hello"}
-
-
-def test_a_conversation_is_streamed_unless_it_says_otherwise() -> None:
-    target, body = translated("/api/chat", messages=[USER])
-    assert target == "/v1/chat/completions"
-    assert body == {
-        "model": "a",
-        "messages": [USER],
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-    assert "stream" not in translated("/api/chat", messages=[USER], stream=False)[1]
-
-
-def test_options_become_parameters_and_those_of_a_server_are_left_out() -> None:
-    options = {
-        "num_predict": 5,
-        "num_ctx": 9,
-        "num_gpu": 1,
-        "seed": 0,
-        "stop": ["x"],
-        "top_k": None,
-    }
-    body = translated("/api/chat", messages=[USER], options=options, keep_alive="5m", stream=False)[
-        1
-    ]
-    assert body == {"model": "a", "messages": [USER], "max_tokens": 5, "seed": 0, "stop": ["x"]}
-    for endless in (-1, -2, 0, None, "x"):
-        made = translated("/api/chat", messages=[USER], options={"num_predict": endless})[1]
-        assert "max_tokens" not in made
-
-
-def test_calls_of_tools_get_ids_and_their_answers_the_same() -> None:
-    call = {"function": {"name": "f", "arguments": {"x": 1}}}
-    other = {"function": {"name": "g", "arguments": {}}}
-    messages = [
-        USER,
-        {"role": "assistant", "tool_calls": [call, other], "thinking": "hm"},
-        {"role": "tool", "content": "2", "tool_name": "g"},
-        {"role": "tool", "content": "1"},
-        {"role": "tool", "content": "0"},
-    ]
-    tools = [{"type": "function", "function": {"name": "f"}}]
-    body = translated("/api/chat", messages=messages, tools=tools)[1]
-    assert body["tools"] == tools
-    made = body["messages"]
-    assert made[1]["reasoning_content"] == "hm"
-    assert made[1]["content"] == ""
-    assert [c["id"] for c in made[1]["tool_calls"]] == ["call_1", "call_2"]
-    assert made[1]["tool_calls"][0]["function"] == {"name": "f", "arguments": {"x": 1}}
-    assert [m["tool_call_id"] for m in made[2:]] == ["call_2", "call_1", "call_0"]
-
-
-def test_images_become_parts() -> None:
-    (message,) = translated("/api/chat", messages=[{**USER, "images": ["AAAA"]}])[1]["messages"]
-    assert message["content"] == [
-        {"type": "text", "text": "Hello"},
-        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
-    ]
-    target, body = translated("/api/generate", prompt="", images=["AAAA"], system="be brief")
-    assert target == "/v1/chat/completions"
-    assert [m["role"] for m in body["messages"]] == ["system", "user"]
-
-
-@pytest.mark.parametrize(
-    ("given", "made"),
-    [
-        ({"format": "json"}, {"response_format": {"type": "json_object"}}),
-        ({"format": {"type": "object"}},
-         {"response_format": {"type": "json_schema",
-                              "json_schema": {"name": "answer", "schema": {"type": "object"}}}}),
-        ({"format": ""}, {}),
-        ({"think": False}, {"chat_template_kwargs": {"enable_thinking": False}}),
-        ({"think": "low"},
-         {"chat_template_kwargs": {"enable_thinking": True, "reasoning_effort": "low"}}),
-        ({"logprobs": True, "top_logprobs": 2}, {"logprobs": True, "top_logprobs": 2}),
-    ],
-)  # fmt: skip
-def test_format_and_think(given: dict[str, Any], made: dict[str, Any]) -> None:
-    body = translated("/api/chat", messages=[USER], stream=False, **given)[1]
-    assert body == {"model": "a", "messages": [USER], **made}
-
-
-def test_texts() -> None:
-    assert translated("/api/generate", prompt="x", raw=True, stream=False) == (
-        "/v1/completions", {"model": "a", "prompt": "x"}
-    )  # fmt: skip
-    target, body = translated("/api/generate", prompt="x", suffix="y", options={"num_predict": 3})
-    assert (target, body["input_prefix"], body["input_suffix"]) == ("/infill", "x", "y")
-    assert body["n_predict"] == 3
-
-
-@pytest.mark.parametrize("path", ["/api/chat", "/api/generate"])
-def test_without_a_text_a_model_is_loaded_or_unloaded(path: str) -> None:
-    assert translated(path)[0] == requests.LOAD
-    assert translated(path, keep_alive=-1)[0] == requests.LOAD
-    for over in (0, "0", "0s"):
-        assert translated(path, keep_alive=over)[0] == requests.UNLOAD
-
-
-def test_vectors() -> None:
-    assert translated("/api/embed", input=["a", "b"], truncate=True)[1]["input"] == ["a", "b"]
-    assert translated("/api/embeddings", prompt="a") == (
-        "/v1/embeddings", {"model": "a", "input": "a"}
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("path", "fields"),
-    [
-        ("/api/chat", {"messages": [USER], "format": 5}),
-        ("/api/chat", {"messages": [USER], "think": "much"}),
-        ("/api/generate", {"prompt": "x", "template": "{{ .Prompt }}"}),
-        ("/api/embed", {"input": "a", "dimensions": 5}),
-    ],
-)
-def test_what_would_change_the_answer_is_refused(path: str, fields: dict[str, Any]) -> None:
-    with pytest.raises(InvalidInput, match=r"^cannot use"):
-        translated(path, **fields)
-
-
-@pytest.mark.parametrize("messages", ["x", 5, [5], [None], [{}], [{"tool_calls": [5, {}]}]])
-def test_malformed_messages_are_the_servers_to_refuse(messages: Any) -> None:
-    translated("/api/chat", messages=messages)
-
-
-# -- answers -----------------------------------------------------------------------------------
+from tests.support.ollama import USER, translated
 
 
 class Client:
@@ -204,9 +63,7 @@ EVENTS = ReplyHead(200, b"text/event-stream", None, is_chunked=True, keeps_alive
 
 def answered(path: str, parts: list[Any], size: int = 7, **fields: Any) -> Client:
     """The answer of these events, in segments of so many bytes."""
-    target, body = translated(path, **fields)
-    endpoint = requests.translated(find("POST", path), {**fields})[0]  # type: ignore[arg-type]  # it is there
-    assert endpoint.target == target
+    endpoint, body = translated(path, **fields)
     client = Client()
     sink = sink_for(ParsedRequest(endpoint, b"", body, "a:latest"), client)
     text = b"".join(b"data: %b\n\n" % json.dumps(part).encode() for part in parts)
@@ -217,6 +74,16 @@ def answered(path: str, parts: list[Any], size: int = 7, **fields: Any) -> Clien
     sink.ends()
     assert client.has_ended
     assert client.reader.done
+    return client
+
+
+def streamed(data: bytes) -> Client:
+    """The answer to a conversation, of these bytes in one segment."""
+    endpoint, body = translated("/api/chat", messages=[USER])
+    client = Client()
+    sink = sink_for(ParsedRequest(endpoint, b"", body, "a"), client)
+    sink.begins(EVENTS, b"", chunked(data) + LAST_CHUNK)
+    sink.ends()
     return client
 
 
@@ -283,6 +150,15 @@ def test_an_error_in_a_stream_is_its_last_line() -> None:
     assert lines[1:] == [{"error": "out of memory"}]
 
 
+def test_an_error_of_older_servers_and_one_without_its_blank_line() -> None:
+    for data in (
+        b'error: {"code":500,"message":"no memory","type":"server_error"}\n\n',
+        b'error: {"code":500,"message":"no memory"}',
+        b'data: {"error":{"message":"no memory"}}\n',
+    ):
+        assert streamed(data).lines == [{"error": "no memory"}]
+
+
 @pytest.mark.parametrize(
     "part",
     [5, None, {}, {"choices": 5}, {"choices": [5]}, delta(content=5, tool_calls=[5, {"index": []}]),
@@ -295,7 +171,7 @@ def test_a_server_may_say_anything(part: Any) -> None:
 
 
 def whole(path: str, answer: bytes, status: int = 200, **fields: Any) -> Client:
-    endpoint = requests.translated(find("POST", path), fields)[0]  # type: ignore[arg-type]  # it is there
+    endpoint = translated(path, **fields)[0]
     client = Client()
     body = {"stream": fields.get("stream", True)}
     sink = sink_for(ParsedRequest(endpoint, b"", body, "a"), client)
@@ -332,6 +208,20 @@ def test_an_error_goes_on_as_it_came() -> None:
         assert (client.head.status, client.body) == (500, b'{"error":{"message":"no"}}')
 
 
+@pytest.mark.parametrize("answer", [b"<html>", b'{"choices":', b"\xff"])
+def test_an_answer_that_is_no_json_is_the_servers_error(answer: bytes) -> None:
+    client = whole("/api/chat", answer + b" " * 10, messages=[USER], stream=False)
+    assert client.head is None, "no status of success"
+    assert client.error.startswith("cannot answer: what the server has sent is not JSON")
+
+
+def test_an_answer_too_long_for_one_piece_is_not_the_servers_fault() -> None:
+    message = {"content": "x" * (MAX_COLLECTED_BYTES + 1)}
+    answer = json.dumps({"choices": [{"message": message}]}).encode()
+    with pytest.raises(InvalidInput, match="ask for a stream"):
+        whole("/api/chat", answer, messages=[USER], stream=False)
+
+
 def test_a_load_says_so() -> None:
     made = json.loads(whole("/api/generate", b'{"tokens":[]}').body)
     assert (made["done_reason"], made["response"]) == ("load", "")
@@ -360,13 +250,13 @@ def sinks() -> list[tuple[Any, ReplyHead]]:
     made = []
     for path, fields in (("/api/chat", chat), ("/api/chat", {**chat, "stream": False}),
                          ("/api/embed", {"input": "a"})):  # fmt: skip
-        endpoint, body = requests.translated(find("POST", path), fields)  # type: ignore[arg-type]  # it is there
+        endpoint, body = translated(path, **fields)
         sink = sink_for(ParsedRequest(endpoint, b"", body, "a"), Client())
         made.append((sink, EVENTS))
     return made
 
 
-@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("number", [0, 2])
 def test_what_has_no_end_is_cut(number: int) -> None:
     sink, head = sinks()[number]
     sink.begins(head, b"", chunked(b'"embedding":[0'))
