@@ -24,6 +24,7 @@ from magid.errors import (
     TooLarge,
 )
 from magid.files.atomic import REAL
+from tests.support.deadlines import PATIENCE_S
 
 
 @pytest.fixture
@@ -113,7 +114,7 @@ def test_create_is_won_by_one_of_many(folder: ProfileDir) -> None:
     start, won = threading.Barrier(8), list[int]()
 
     def create(number: int) -> None:
-        start.wait()
+        start.wait(PATIENCE_S)
         try:
             folder.create(Profile(name="A", description=str(number)))
             won.append(number)
@@ -124,7 +125,7 @@ def test_create_is_won_by_one_of_many(folder: ProfileDir) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(PATIENCE_S)
     assert len(won) == 1
     assert folder.get("a").description == str(won[0])
     assert _names(folder) == ["a.yaml"]

@@ -48,8 +48,10 @@ def test_verbs_wait_for_the_first_scan(
         [MAGICTL, *words], env=environment(running.url), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     ) as asking:  # fmt: skip
+        latest = time.monotonic() + DEADLINE_S
         while ": 503" not in running.log.read_text():
             assert asking.poll() is None, asking.communicate()
+            assert time.monotonic() < latest, "magictl has not asked"
             time.sleep(0.05)  # between two looks
         mount.thaw()
         output, errors = asking.communicate(timeout=DEADLINE_S)

@@ -10,6 +10,7 @@ import pytest
 
 from magid.errors import AlreadyRunning, CannotWrite
 from magid.files.lock import lock
+from tests.support.deadlines import DEADLINE_S
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -49,7 +50,7 @@ def test_a_killed_holder_holds_nothing_even_if_its_child_lives_on(tmp_path: Path
             lock(tmp_path)
         assert caught.value.details == {"pid": holder.pid}
         holder.send_signal(signal.SIGKILL)
-        holder.wait()
+        holder.wait(DEADLINE_S)
         lock(tmp_path).release()
         holder.stdin.close()  # the child was alive up to here: now it ends
         assert holder.stdout.read() == ""

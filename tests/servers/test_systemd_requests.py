@@ -128,7 +128,8 @@ async def test_stop_is_seen_at_once_and_ends_when_it_is_done(world: World) -> No
         # It crashes and is started again, before systemd gets to end it.
         world.systemd.was_read.clear()
         world.systemd.change(spec.port, **ready(spec, pid=7, run=9))
-        await world.systemd.was_read.wait()
+        async with asyncio.timeout(PATIENCE_S):
+            await world.systemd.was_read.wait()
         world.systemd.change(spec.port, **STOPPED)
         await go.wait()
         return LauncherReply()
