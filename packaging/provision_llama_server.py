@@ -5,6 +5,9 @@ archive is unpacked, with every library that it needs, below MAGI_CACHE (the che
 and started through its own dynamic loader: nothing of the system is read, changed or replaced,
 and no right is needed. Any Debian release, or a system with apt and Debian's keyring, will do.
 
+With --rpc, the printed one also has ggml's RPC back end, and beside it is ggml-rpc-server: of the
+two, tests make GPUs. That is always the private one.
+
 Runs before there is a virtual environment, so it uses the standard library alone. May be run
 again and by several at once: the first one works, the others wait and find the result.
 """
@@ -17,12 +20,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-PACKAGE = "llama.cpp-tools"
+PACKAGES = ("llama.cpp-tools",)
+RPC_PACKAGES = ("llama.cpp-tools-extra", "libggml0-backend-rpc")
+RPC_SERVER = "usr/libexec/{libraries}/llama/bin/ggml-rpc-server"
 # The first release that has the package. A codename stays true when the release becomes stable.
 SUITE = "forky"
 KEYRINGS = (
@@ -42,13 +47,13 @@ ADVICE = "install one and set LLAMA_SERVER_PATH to it"
 
 LAUNCHER = """\
 #!/bin/sh
-# Starts the llama-server of this folder with the folder's own loader and libraries, so that the
+# Starts the program of this folder with the folder's own loader and libraries, so that the
 # system's own C library plays no part. The CPU backends lie beside the loader: ggml looks for them
 # next to the running program, which is the loader, and takes the best one for this processor.
 here=${{0%/*}}
 libraries=$here/{libraries}
 exec "$libraries/{loader}" --argv0 "$0" --library-path "$libraries:$libraries/llama" \\
-    "$here/usr/bin/llama-server" "$@"
+    "$here/{program}" "$@"
 """
 
 
@@ -229,14 +234,15 @@ def installed(environment: Mapping[str, str]) -> Path | None:
     return None
 
 
-def provision(environment: Mapping[str, str]) -> Path:
+def provision(environment: Mapping[str, str], *, rpc: bool = False) -> Path:
     """The private llama-server, unpacked first if it is not there yet. Blocks for the download."""
     for tool in ("apt-get", "apt-config", "dpkg", "dpkg-deb"):
         if shutil.which(tool) is None:
             raise CannotProvide(f"none is installed, and without {tool} none can be unpacked")
     architecture = output(["dpkg", "--print-architecture"]).strip()
     home = Path(environment.get("MAGI_CACHE") or CACHE).absolute() / "llama-server"
-    tree = home / architecture
+    tree = home / (f"{architecture}-rpc" if rpc else architecture)
+    packages = (*PACKAGES, *RPC_PACKAGES) if rpc else PACKAGES
     program = tree / "llama-server"
     if fault(program) is None:
         return program
@@ -246,13 +252,15 @@ def provision(environment: Mapping[str, str]) -> Path:
         for left in home.glob("new-*"):  # of one that was killed
             shutil.rmtree(left)
         with tempfile.TemporaryDirectory(prefix="new-", dir=home) as work:
-            made = fetch_and_unpack(Path(work), architecture, environment)
+            made = fetch_and_unpack(Path(work), architecture, environment, packages)
             shutil.rmtree(tree, ignore_errors=True)
             made.rename(tree)
     return program
 
 
-def fetch_and_unpack(work: Path, architecture: str, environment: Mapping[str, str]) -> Path:
+def fetch_and_unpack(
+    work: Path, architecture: str, environment: Mapping[str, str], wanted: Sequence[str]
+) -> Path:
     """A folder in `work` with a llama-server that was seen to run.
 
     It is of the first archive that has one; raises CannotProvide with what each of them said.
@@ -267,7 +275,7 @@ def fetch_and_unpack(work: Path, architecture: str, environment: Mapping[str, st
     for number, archive in enumerate(candidates(environment)):
         folder = work / str(number)
         try:
-            packages = fetch(folder, archive, architecture, keyring)
+            packages = fetch(folder, archive, architecture, keyring, wanted)
             return unpack(packages, folder / "tree")
         except CannotProvide as error:
             reasons.append(f"{without_password(archive)}: {error}")
@@ -302,8 +310,10 @@ def machine_sources(etc: Path) -> list[Source]:
     return sources
 
 
-def fetch(folder: Path, archive: str, architecture: str, keyring: Path) -> list[Path]:
-    """Download the package and all that it depends on, down to the C library."""
+def fetch(
+    folder: Path, archive: str, architecture: str, keyring: Path, wanted: Sequence[str]
+) -> list[Path]:
+    """Download the packages and all that they depend on, down to the C library."""
     for part in ("state/lists/partial", "cache/archives/partial", "sources.list.d"):
         (folder / part).mkdir(parents=True)
     (folder / "status").touch()  # nothing is installed: apt's resolver names every dependency
@@ -312,9 +322,9 @@ def fetch(folder: Path, archive: str, architecture: str, keyring: Path) -> list[
     configuration.touch(mode=0o600)  # a proxy's address may have a password in it
     inherited = output(["apt-config", "dump", "Acquire"])
     configuration.write_text(apt_configuration(folder, architecture, inherited))
-    say(f"getting {PACKAGE} of Debian {SUITE} ({architecture}), about 30 MB")
+    say(f"getting {' and '.join(wanted)} of Debian {SUITE} ({architecture}), about 30 MB")
     apt(configuration, "update", "--error-on=any")
-    apt(configuration, "install", "--yes", "--download-only", PACKAGE)
+    apt(configuration, "install", "--yes", "--download-only", *wanted)
     packages = sorted((folder / "cache/archives").glob("*.deb"))
     if not packages:
         raise CannotProvide("apt-get downloaded nothing")
@@ -344,7 +354,7 @@ def apt(configuration: Path, *arguments: str) -> None:
 
 
 def unpack(packages: Iterable[Path], tree: Path) -> Path:
-    """Lay the packages' files below `tree`, run none of their scripts, and add the launcher."""
+    """Lay the packages' files below `tree`, run none of their scripts, and add the launchers."""
     for package in packages:
         output(["dpkg-deb", "--extract", str(package), str(tree)])
     loaders = sorted(tree.glob("usr/lib/*/ld-linux*.so.*"))
@@ -353,15 +363,22 @@ def unpack(packages: Iterable[Path], tree: Path) -> Path:
     libraries = loaders[0].parent
     for backend in sorted(libraries.glob("ggml/backends*/libggml-*.so")):
         (libraries / backend.name).symlink_to(backend.relative_to(libraries))
-    program = tree / "llama-server"
-    program.write_text(
-        LAUNCHER.format(libraries=libraries.relative_to(tree), loader=loaders[0].name)
-    )
-    program.chmod(0o755)
-    reason = fault(program)
+    for inside in ("usr/bin/llama-server", RPC_SERVER.format(libraries=libraries.name)):
+        if (tree / inside).exists():
+            launch(tree, inside, loaders[0].relative_to(tree))
+    reason = fault(tree / "llama-server")
     if reason:
         raise CannotProvide(f"the one of {SUITE} is of no use here: {reason}")
     return tree
+
+
+def launch(tree: Path, inside: str, loader: Path) -> None:
+    """Write the launcher of a program of the tree, by the program's name at the top of the tree."""
+    launcher = tree / Path(inside).name
+    launcher.write_text(
+        LAUNCHER.format(libraries=loader.parent, loader=loader.name, program=inside)
+    )
+    launcher.chmod(0o755)
 
 
 @contextmanager
@@ -401,10 +418,13 @@ def main() -> int:
     parser.add_argument(
         "--private", action="store_true", help="get one even where the machine has its own"
     )
-    private = parser.parse_args().private
+    parser.add_argument(
+        "--rpc", action="store_true", help="get one with ggml's RPC back end, and ggml-rpc-server"
+    )
+    given = parser.parse_args()
     try:
-        found = None if private else installed(os.environ)
-        print(found or provision(os.environ))
+        found = None if given.private or given.rpc else installed(os.environ)
+        print(found or provision(os.environ, rpc=given.rpc))
     except CannotProvide as error:
         print(f"cannot get a llama-server: {error}; {ADVICE}", file=sys.stderr)
         return 1

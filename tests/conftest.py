@@ -4,12 +4,14 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.support import ggufs
+from tests.support.gpus import Gpus, MakeGpus, fake_gpus
 from tests.support.rest import Parts
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -44,8 +46,29 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 @pytest.fixture(scope="session")
 def llama_server() -> Path:
     """A real llama-server program. Where none can be had, every test that wants it fails."""
+    return _provisioned()
+
+
+@pytest.fixture(scope="session")
+def llama_server_with_rpc() -> Path:
+    """A real one with ggml's RPC back end, for `tests.support.gpus`."""
+    return _provisioned("--rpc")
+
+
+@pytest.fixture
+def make_gpus(llama_server_with_rpc: Path, tmp_path: Path) -> Iterator[MakeGpus]:
+    """A callable: one GPU for each (total, used by others) in MiB; they end with the test."""
+    with ExitStack() as held:
+
+        def make(*sizes: tuple[int, int]) -> Gpus:
+            return held.enter_context(fake_gpus(llama_server_with_rpc, tmp_path, sizes))
+
+        yield make
+
+
+def _provisioned(*options: str) -> Path:
     done = subprocess.run(
-        [str(_PROVISION)],
+        [str(_PROVISION), *options],
         capture_output=True,
         text=True,
         timeout=_PROVISION_SECONDS,

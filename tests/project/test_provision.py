@@ -205,6 +205,15 @@ def test_one_that_was_made_is_found_again(llama_server: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{llama_server}\n", "")
 
 
+def test_the_one_with_rpc_is_never_the_chosen_one(
+    tmp_path: Path, llama_server_with_rpc: Path
+) -> None:
+    chosen = _program(tmp_path / "llama-server", "#!/bin/sh\necho version: 1\n")
+    done = _run("--rpc", environment={**os.environ, "LLAMA_SERVER_PATH": str(chosen)})
+    assert (done.returncode, done.stdout) == (0, f"{llama_server_with_rpc}\n"), done.stderr
+    assert os.access(llama_server_with_rpc.with_name("ggml-rpc-server"), os.X_OK)
+
+
 @pytest.mark.slow
 def test_a_fresh_one_is_made_once_by_two_at_once(tmp_path: Path) -> None:
     """Downloads twice 10 MB of index and 20 MB of packages at most; leaves no work files."""
