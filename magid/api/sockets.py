@@ -170,10 +170,11 @@ def _adopt(fd: int, name: str = "") -> socket.socket:
             f"cannot use descriptor {fd} of LISTEN_FDS: it is not a listening stream socket; use "
             "ListenStream= in the socket unit"
         )
-    if name == _OLLAMA_NAME:
-        sock = OllamaSocket(fileno=sock.detach())
-    elif sock.family == socket.AF_UNIX and (name == _VIEW_NAME or sock.getsockname() == _VIEW_PATH):
+    is_unix = sock.family == socket.AF_UNIX
+    if is_unix and (name == _VIEW_NAME or sock.getsockname() == _VIEW_PATH):
         sock = ViewSocket(fileno=sock.detach())
+    elif not is_unix and name == _OLLAMA_NAME:
+        sock = OllamaSocket(fileno=sock.detach())
     sock.setblocking(False)
     os.set_inheritable(fd, False)
     return sock

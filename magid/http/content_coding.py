@@ -1,4 +1,8 @@
-"""Bodies that a client has compressed: decoded in steps, within a bound. Pure."""
+"""Bodies that a client has compressed: decoded in steps, within bounds. Pure.
+
+A few bytes can stand for many: without a bound on their ratio, a thousand small requests at once
+would take as much memory as a thousand of the largest ones.
+"""
 
 import zlib
 from collections.abc import Generator
@@ -9,6 +13,8 @@ _GZIP, _DEFLATE = "gzip", "deflate"
 _ALIASES = {"": "", "identity": "", _GZIP: _GZIP, "x-gzip": _GZIP, _DEFLATE: _DEFLATE}
 _STEP_BYTES = 16_384  # that are decoded at once
 _STEP_OUT_BYTES = 65_536  # that come of it: half a millisecond
+MAX_RATIO = 64  # JSON with long texts shrinks to a fifth, lists of equal numbers to a fiftieth
+FREE_BYTES = 2**20  # that may come of any body, however small it is
 
 
 def coding_of(given: str) -> str:
@@ -30,10 +36,14 @@ def decoded(
 ) -> Generator[None, None, bytearray]:
     """The body in steps of about half a millisecond each.
 
-    Raises `too_large` as soon as more than `limit` bytes come of it, however small it is, and
-    InvalidInput for what is not of this coding or does not end with it.
+    Raises `too_large` as soon as more than `limit` bytes come of it, TooLarge where more than
+    MAX_RATIO times its own size and FREE_BYTES do, and InvalidInput for what is not of this coding
+    or does not end with it.
     """
     decoder, whole = zlib.decompressobj(_window_bits(body, coding)), bytearray()
+    by_ratio = max(FREE_BYTES, MAX_RATIO * len(body))
+    if by_ratio < limit:
+        limit, too_large = by_ratio, _out_of_ratio()
     try:
         for at in range(0, len(body), _STEP_BYTES):
             rest = bytes(body[at : at + _STEP_BYTES])
@@ -64,6 +74,13 @@ def _window_bits(body: bytes | bytearray, coding: str) -> int:
         return 16 + zlib.MAX_WBITS
     has_header = len(body) > 1 and body[0] & 15 == 8 and not (body[0] * 256 + body[1]) % 31
     return zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS
+
+
+def _out_of_ratio() -> TooLarge:
+    return TooLarge(
+        f"cannot read the request body: it grows to more than {MAX_RATIO} times its size; send it "
+        "uncompressed"
+    )
 
 
 def _malformed(coding: str) -> InvalidInput:

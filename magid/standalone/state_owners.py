@@ -27,6 +27,7 @@ PROFILE_FILES = re.compile(r"[^.].*\.ya?ml")
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NONBLOCK
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_LINKS = "/proc/sys/fs/protected_hardlinks"
 _MAX_BYTES = 2**26  # of a file that is copied: a registry has some
 
 
@@ -44,8 +45,13 @@ def main() -> int:
     return 0
 
 
-def adopt(folder: str, names: re.Pattern[str], uid: int, gid: int) -> Iterator[str]:
-    """Gives the folder, and the files in it with these names, to the user. Yields lines to log."""
+def adopt(
+    folder: str, names: re.Pattern[str], uid: int, gid: int, links: str = _LINKS
+) -> Iterator[str]:
+    """Gives the folder, and the files in it with these names, to the user. Yields lines to log.
+
+    `links` is a file that says "1" where the kernel lets users link their own files only.
+    """
     try:
         descriptor = os.open(folder, _FOLDER | _no_follow(folder))
     except FileNotFoundError:
@@ -56,7 +62,7 @@ def adopt(folder: str, names: re.Pattern[str], uid: int, gid: int) -> Iterator[s
     try:
         yield from _given(descriptor, folder, uid, gid)
         for name in sorted(filter(names.fullmatch, os.listdir(descriptor))):  # noqa: PTH208
-            yield from _adopt_file(descriptor, name, f"{folder}/{name}", uid, gid)
+            yield from _adopt_file(descriptor, name, f"{folder}/{name}", uid, gid, links)
     finally:
         os.close(descriptor)
 
@@ -68,7 +74,7 @@ def _no_follow(folder: str) -> int:
     return 0 if is_roots else os.O_NOFOLLOW
 
 
-def _adopt_file(folder: int, name: str, path: str, uid: int, gid: int) -> Iterator[str]:
+def _adopt_file(folder: int, name: str, path: str, uid: int, gid: int, links: str) -> Iterator[str]:
     try:
         # Looked at before it is opened: to open a device can do something.
         seen = os.stat(name, dir_fd=folder, follow_symlinks=False)
@@ -79,12 +85,29 @@ def _adopt_file(folder: int, name: str, path: str, uid: int, gid: int) -> Iterat
         yield f"cannot look at {path}: {error.strerror}"
         return
     try:
-        if os.fstat(descriptor).st_nlink > 1:
+        if os.fstat(descriptor).st_nlink > 1 and not _are_protected(links):
+            yield (
+                f"cannot give {path} to magi: it has a hard link, and may be another user's file; "
+                "set fs.protected_hardlinks to 1 with sysctl, then restart magid"
+            )
+        elif os.fstat(descriptor).st_nlink > 1:
             yield from _copied(folder, name, descriptor, path, uid, gid)
         else:
             yield from _given(descriptor, path, uid, gid)
     finally:
         os.close(descriptor)
+
+
+def _are_protected(links: str) -> bool:
+    """Whether a file with a hard link in magi's folders was magi's to read when it was made.
+
+    Otherwise the user magi could link any file there, and would be given a copy of what it holds.
+    """
+    try:
+        with open(links, encoding="ascii") as file:  # noqa: PTH123
+            return file.read().strip() == "1"
+    except OSError:
+        return False
 
 
 def _given(descriptor: int, path: str, uid: int, gid: int) -> Iterator[str]:

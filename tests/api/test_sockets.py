@@ -166,6 +166,8 @@ try:
     passed = sockets.handed_over(os.environ)
     taken = sockets.take([], passed)
     answer = {"names": taken.names, "inheritable": [s.get_inheritable() for s in taken.sockets]}
+    kinds = [type(s).__name__ for s in passed if type(s).__module__ == sockets.__name__]
+    answer |= {"kinds": kinds} if kinds else {}
 except InvalidConfig as error:
     answer = {"error": error.message}
 open_fds = [fd for fd in range(3, 3 + len(moved)) if os.path.exists(f"/proc/self/fd/{fd}")]
@@ -250,8 +252,10 @@ def test_the_socket_for_clients_of_ollama(held: ExitStack, tmp_path: Path) -> No
     """It is served like any other, and stands for none: that magid.socket is missing is said."""
     beside = listening(held, socket.AF_INET, ("127.0.0.1", 0))
     name = f"127.0.0.1:{beside.getsockname()[1]}"
-    assert hand_over(beside, LISTEN_FDNAMES="magid-ollama")["names"] == [name]
     local = listening(held, socket.AF_UNIX, str(tmp_path / "s"))
+    told = hand_over(beside, local, LISTEN_FDNAMES="magid-ollama:magid-ollama")
+    assert told["names"] == [name, f"unix:{tmp_path}/s"]
+    assert told["kinds"] == ["OllamaSocket"], "its clients come over TCP"
     ollama = sockets.OllamaSocket(fileno=beside.detach())
     taken = sockets.take([], [local, held.enter_context(ollama)])
     assert taken.names == [f"unix:{tmp_path}/s", name]

@@ -146,6 +146,9 @@ def test_a_client_is_told_its_limits_and_when_to_come_again(magid: Running) -> N
         assert 1 <= int(answer.headers["retry-after"]) <= 30
         assert answer.headers["x-ratelimit-remaining-requests"] == "0"
         assert answer.json()["error"]["code"] == "rate_limit_exceeded"
+        packed = {**headers, "Content-Encoding": "gzip", "Content-Type": "application/json"}
+        unread = client.post("/v1/chat/completions", content=b"no gzip", headers=packed)
+        assert unread.status_code == 429, "it is counted before its body is looked at"
         models = client.get("/v1/models", headers=headers)
         assert models.status_code == 200, "no server is asked"
         lifted = typed(magid, "token", "limit", "minute")

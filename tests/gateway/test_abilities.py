@@ -88,6 +88,19 @@ def test_an_image_goes_to_the_model_with_a_projector_for_it() -> None:
     assert route(asked("balanced", [SOUND]), now).starts == "c"
 
 
+@pytest.mark.parametrize(
+    "path", ["/v1/chat/completions", "/v1/messages", "/v1/messages/count_tokens"]
+)
+def test_no_server_is_asked_to_fetch_an_image(path: str) -> None:
+    """To count its tokens it would fetch it too."""
+    source = {"type": "image", "source": {"type": "url", "url": "http://other.example/a.png"}}
+    endpoint, now = find("POST", path), made([model("a", SEER)], ready=["a"])
+    assert endpoint is not None
+    fields = {"model": "a", "messages": [{"role": "user", "content": [source]}]}
+    with pytest.raises(InvalidInput, match="neither magid nor its servers fetch anything"):
+        route(ParsedRequest(endpoint, repr(fields).encode(), fields, "a"), now)
+
+
 @pytest.mark.parametrize("is_running", [False, True])
 def test_a_model_that_cannot_is_refused_by_name_with_one_that_can(*, is_running: bool) -> None:
     now = made([model("a"), model("b", SEER)], ready=["a"] * is_running)

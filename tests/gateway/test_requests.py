@@ -123,10 +123,12 @@ def test_nothing_is_fetched_for_a_client(client: httpx.Client) -> None:
         for written in (part, part.replace("image_url", "\\u0069mage_url")):
             fields = json.loads(body) | {"messages": [{"role": "user", "content": "CONTENT"}]}
             raw = json.dumps(fields).replace('"CONTENT"', written)
-            answer = client.post(CHAT, content=raw, headers={"Content-Type": "application/json"})
-            assert 400 <= answer.status_code <= 500, answer.text
-            with pytest.raises(BlockingIOError):
-                secret.accept()
+            for path in (CHAT, "/v1/messages", "/v1/messages/count_tokens"):
+                headers = {"Content-Type": "application/json"}
+                answer = client.post(path, content=raw, headers=headers)
+                assert path != CHAT or 400 <= answer.status_code <= 500, answer.text
+                with pytest.raises(BlockingIOError):
+                    secret.accept()
 
 
 # -- bytes -------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """What local users and a magid that was taken over try: ports, secrets, the launcher."""
 
+import itertools
 import json
 import random
 import re
@@ -201,15 +202,22 @@ def found_in(container: Container, *patterns: str) -> list[str]:
 def answers(daemon: Daemon) -> str:
     """What the API says without parameters, of each model and its server, and in errors."""
     paths = [path for path in daemon.client.get("/openapi.json").json()["paths"] if "{" not in path]
-    paths = [path for path in paths if path != "/api/events"]
     for model_id in MODELS:
         paths += [f"/api/models/{model_id}", f"/api/models/servers/{model_id}/logs?lines=500"]
-    said = [daemon.client.get(path).text for path in paths]
+    said = [answer_of(daemon, path) for path in paths]
     for key in ("wrong", "Bearer wrong"):
         body = {"model": "gone", "prompt": CANARY}
         headers = {"Authorization": key}
         said.append(daemon.client.post("/v1/completions", json=body, headers=headers).text)
     return "\n".join(said)
+
+
+def answer_of(daemon: Daemon, path: str) -> str:
+    """The whole answer, or the first event of a stream, which has no end."""
+    with daemon.client.stream("GET", path) as answer:
+        if answer.headers.get("content-type", "").startswith("text/event-stream"):
+            return "".join(itertools.takewhile(bool, answer.iter_lines()))
+        return answer.read().decode()
 
 
 @contextmanager

@@ -88,6 +88,21 @@ def test_the_other_name_of_a_file_stays_its_owners(state: Path, tmp_path: Path) 
     assert owners(own, state / "tokens.json") == [OTHER, MAGI]
 
 
+@pytest.mark.parametrize("setting", ["0\n", None])
+def test_where_anybody_may_link_any_file_no_copy_is_given(
+    state: Path, tmp_path: Path, setting: str | None
+) -> None:
+    links, secret = tmp_path / "protected_hardlinks", tmp_path / "shadow"
+    if setting is not None:
+        links.write_text(setting)
+    secret.write_text("root:secret")
+    (state / "tokens.json").unlink()
+    (state / "tokens.json").hardlink_to(secret)
+    told = list(adopt(str(state), STATE_FILES, MAGI, MAGI, str(links)))
+    assert owners(secret, state / "tokens.json") == [0, 0]
+    assert any("set fs.protected_hardlinks to 1 with sysctl" in line for line in told)
+
+
 def test_a_folder_that_others_could_have_put_there_is_no_link(state: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

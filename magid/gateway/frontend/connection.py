@@ -221,6 +221,8 @@ class ClientConnection:
         else:
             if not endpoint.asks_by_query:
                 check_json(head)
+            if self._caller.limits is not None:
+                self._count(self._caller, self._caller.limits)
             # For fairness: clients on one machine differ by what they hold.
             client = f"{self._peer} {head.presented_id}"
             builder = RequestBuilder(
@@ -245,6 +247,8 @@ class ClientConnection:
             self._request = ModelEvents(
                 dispatcher, self._writer, caller.models, lambda: is_valid(caller)
             )
+            if self._is_write_paused:  # by the response before
+                self._request.pause(paused=True)
             return
         if endpoint.method == "POST":
             check_json(head)
@@ -255,8 +259,6 @@ class ClientConnection:
         self._writer.respond(200, b"Content-Type: application/json\r\n", answer)
 
     def _dispatch(self, request: ParsedRequest) -> None:
-        if self._caller.limits is not None:
-            self._count(self._caller, self._caller.limits)
         sink: ResponseSink = self._writer
         if request.endpoint.style is Style.OLLAMA:
             if request.endpoint.target == ollama.UNLOAD:
@@ -278,7 +280,7 @@ class ClientConnection:
             self._limited = caller.id
         finally:
             headers = limiter.headers(caller.name, caller.id, limits)
-            self._writer.limit_fields = responses.limit_fields(headers)
+            self._writer.limit_fields = responses.header_lines(headers)
 
     def _end_count(self) -> None:
         """Idempotent."""

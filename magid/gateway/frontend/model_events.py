@@ -15,7 +15,7 @@ from magid.gateway.dispatcher import Dispatcher
 from magid.gateway.frontend.own_answers import visible
 from magid.gateway.proxy.forward import ResponseSink
 from magid.gateway.routing import model_list
-from magid.http.framing import ReplyHead
+from magid.http.framing import ReplyHead, chunk
 
 SETTLE_S = 0.1  # changes that come together are compared once
 KEEP_ALIVE_S = 15.0  # a comment, which keeps proxies from closing the connection
@@ -32,10 +32,6 @@ def changes(before: Statuses, now: Statuses) -> Iterator[dict[str, Any]]:
         if before.get(model_id) != status:
             data = {"status": status["value"], **({"failed": True} if "failed" in status else {})}
             yield {"model": model_id, "event": "model_status", "data": data}
-
-
-def _chunk(data: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 class ModelEvents:
@@ -59,14 +55,14 @@ class ModelEvents:
         self._settling: asyncio.TimerHandle | None = None
         self._unsubscribe = dispatcher.daemon.subscribe(self._on_change)
         self._silence = self._loop.call_later(KEEP_ALIVE_S, self._keep_alive)
-        sink.begins(_HEAD, b"", self._news() or _chunk(b": no model yet\n\n"))
+        sink.begins(_HEAD, b"", self._news() or chunk(b": no model yet\n\n"))
 
     def _news(self) -> bytes:
         """The events since the last call, as one chunk; empty if there are none."""
         now = model_list.statuses(visible(self._dispatcher, self._only))
         told, self._told = self._told, now
         events = b"".join(b"data: %b\n\n" % to_json(event) for event in changes(told, now))
-        return _chunk(events) if events else b""
+        return chunk(events) if events else b""
 
     def _on_change(self, change: Change) -> None:
         if self._settling is None:
@@ -76,14 +72,17 @@ class ModelEvents:
         self._settling = None
         if self._is_over or self._is_paused:
             return
+        if not self._may_go_on():
+            self._end()  # without the news, which its token may no longer read
+            return
         self._send(self._news())
-        if self._dispatcher.daemon.phase is Phase.DRAINING or not self._may_go_on():
+        if self._dispatcher.daemon.phase is Phase.DRAINING:
             self._end()
 
     def _keep_alive(self) -> None:
         self._silence = self._loop.call_later(KEEP_ALIVE_S, self._keep_alive)
         if not self._is_paused:
-            self._send(_chunk(b": keep-alive\n\n"))
+            self._send(chunk(b": keep-alive\n\n"))
             self._tell()
 
     def _send(self, data: bytes) -> None:

@@ -274,7 +274,6 @@ class RequestBuilder(Struct, frozen=True):
     def _translated(self, fields: dict[str, Any]) -> tuple[Endpoint, dict[str, Any]]:
         endpoint, fields = ollama.translated(self.endpoint, fields)
         nulls.dropped(endpoint, fields)
-        compatibility.adapt(endpoint, fields)
         return endpoint, fields
 
     def _adapted(

@@ -19,13 +19,13 @@ from magid.http.limits import parsed
 from magid.http.response_headers import PHRASES, PLAIN_DATA, headers_for
 
 
-def _lines(headers: Mapping[str, str]) -> bytes:
+def header_lines(headers: Mapping[str, str]) -> bytes:
     return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("latin-1")
 
 
 # A server's answer may have been made by an attacker: a browser gives it no origin either.
 _SANDBOXED = {"Content-Security-Policy": f"{PLAIN_DATA['Content-Security-Policy']}; sandbox"}
-_PLAIN = _lines({**PLAIN_DATA, **_SANDBOXED, "X-Accel-Buffering": "no"})
+_PLAIN = header_lines({**PLAIN_DATA, **_SANDBOXED, "X-Accel-Buffering": "no"})
 
 
 def head_bytes(
@@ -34,7 +34,7 @@ def head_bytes(
     """The head, to its empty line. `fields` are whole lines; `head` is the request's head."""
     origin = b""
     if head is not None and head.origin:
-        origin = _lines({**origins.reading_headers(head.origin), "Vary": "Origin"})
+        origin = header_lines({**origins.reading_headers(head.origin), "Vary": "Origin"})
     return b"HTTP/1.1 %d %b\r\n%b%b%bX-Request-Id: %b\r\nConnection: %b\r\n\r\n" % (
         status, PHRASES.get(status, b""), fields, _PLAIN, origin,
         request_id.encode(), b"close" if closes else b"keep-alive",
@@ -47,19 +47,14 @@ def error_fields(status: int, error: errors.MagidError, head: RequestHead | None
     needed = headers_for(status, methods)
     if isinstance(error, errors.RateLimited):
         needed["Retry-After"] = str(error.details["retryAfterSeconds"])
-    return _lines({"Content-Type": "application/json", **needed})
-
-
-def limit_fields(headers: Mapping[str, str]) -> bytes:
-    """The lines that tell a caller of its limits."""
-    return _lines(headers)
+    return header_lines({"Content-Type": "application/json", **needed})
 
 
 def preflight_fields(head: RequestHead) -> bytes:
     """The lines that tell a browser what its page may send; empty for a page of magid's own."""
     if head.origin is None:
         return b""
-    return _lines(origins.preflight_headers(methods_of(head.path), head.requested_headers))
+    return header_lines(origins.preflight_headers(methods_of(head.path), head.requested_headers))
 
 
 _CODES: dict[type[errors.MagidError], str] = {

@@ -51,6 +51,11 @@ class Endpoint(Struct, frozen=True):
         return self.method == "GET" and bool(self.kinds)
 
     @property
+    def reads_messages(self) -> bool:
+        """Whether a server may fetch what its messages name by address, if only to count it."""
+        return self.kinds == _CHAT
+
+    @property
     def prefix(self) -> str:
         """The path up to its parameter."""
         return self.path.partition("{")[0]

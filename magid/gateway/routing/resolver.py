@@ -205,9 +205,9 @@ def _gate(offer: AvailableModel, request: ParsedRequest) -> _Rejected | None:
     endpoint = request.endpoint
     if offer.kind not in endpoint.kinds and not endpoint.takes_any_by_name:
         return _Rejected(offer, f"is a model for {_USES[offer.kind]}")
-    if request.endpoint.generates and _may_fetch(offer) and request.prompt.is_remote:
+    if endpoint.reads_messages and _may_fetch(offer) and request.prompt.is_remote:
         raise InvalidInput(_REMOTE)
-    if request.endpoint.generates and not _is_plain(offer, request):
+    if endpoint.generates and not _is_plain(offer, request):
         missing = _missing_room(offer, request.prompt)
         if missing:
             return _Rejected(offer, missing, is_unable=True, lacks_room=True)
