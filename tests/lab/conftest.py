@@ -1,12 +1,14 @@
 """Containers for tests. The first session on a machine builds their trees, for some minutes."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 
-from tests.lab import trees
+from tests.lab import packages, trees
 from tests.lab.container import Container, booted
 from tests.lab.layers import LabError
 from tests.lab.trees import RELEASES, Release, Tree
@@ -19,12 +21,12 @@ def all_trees(request: pytest.FixtureRequest) -> dict[Release, Tree]:
     shown = capture.global_and_fixture_disabled() if capture else nullcontext()
     try:
         with shown:
-            return trees.build_all(RELEASES, _say)
+            return trees.build_all(RELEASES, say)
     except LabError as error:
         pytest.fail(str(error), pytrace=False)
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     """To the person who waits."""
     sys.stderr.write(f"\nlab: {text}")
     sys.stderr.flush()
@@ -53,3 +55,10 @@ def fresh_container(tree: Tree) -> Iterator[Container]:
     """A booted one of the test's own."""
     with booted(tree) as one:
         yield one
+
+
+@pytest.fixture(scope="session")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Debian package of this checkout, built once for all processes of pytest-xdist."""
+    own = tmp_path_factory.getbasetemp()
+    return packages.built_once(own.parent if "PYTEST_XDIST_WORKER" in os.environ else own)

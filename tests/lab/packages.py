@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from magid import __version__
-from tests.lab.layers import output
+from tests.lab.layers import locked, output
 from tests.lab.trees import ROOT, load_program
 
 PYTHONS: tuple[str, ...] = load_program("vendor").PYTHONS
@@ -26,6 +26,14 @@ def build(folder: Path, **environment: str) -> Path:
     )
     assert done.returncode == 0, done.stderr
     return Path(done.stdout.strip())
+
+
+def built_once(folder: Path) -> Path:
+    """The package below `folder`, built by the first process that asks; the others wait for it."""
+    with locked(folder / "package.lock"):
+        built = sorted((folder / "package/dist").glob("*.deb"))
+        cache = str(folder / "package/cache")
+        return built[0] if built else build(folder / "package", XDG_CACHE_HOME=cache)
 
 
 def next_version(package: Path, folder: Path) -> Path:

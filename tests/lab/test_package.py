@@ -42,12 +42,6 @@ EDIT = "server_defaults: {n_threads: 1, parallel: 1, ctx_size: 512}\n"
 
 
 @pytest.fixture(scope="session")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("package")
-    return packages.build(folder, XDG_CACHE_HOME=str(folder / "cache"))
-
-
-@pytest.fixture(scope="session")
 def newer(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return packages.next_version(package, tmp_path_factory.mktemp("newer"))
 

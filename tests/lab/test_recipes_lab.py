@@ -1,26 +1,23 @@
 """docs/recipes.md, as an administrator types it, in a booted machine with others beside it."""
 
-import json
-import shlex
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
 import pytest
 
+from tests.lab import person
 from tests.lab.container import Container, booted
 from tests.lab.launching import install_launcher
 from tests.lab.serving import FILES, SETTINGS, UNITS, Daemon, installed_in
 from tests.lab.trees import NEWEST, ROOT, Release, Tree
 from tests.support import transcript
-from tests.support.deadlines import SET_UP_S
 from tests.support.transcript import Step
 
 pytestmark = pytest.mark.slow
 
 DOCUMENT = Path(__file__).parents[2] / "docs/recipes.md"
-PERSON = (Path(__file__).parent / "inside/person.py").read_text()
-PROGRAM = "/srv/person.py"
 SETTINGS_HERE = SETTINGS.replace("[/models]", "[/models, /var/lib/magi/models]")
 URL = "http://127.0.0.1:8000"
 LAPTOP = "/srv/laptop"  # the home folder of that machine
@@ -122,15 +119,15 @@ AFTERWARDS = {
         magictl apply""",
 }
 REBOOT = "systemctl reboot"
-OF_THE_PACKAGE = "Removing magid, and what stays"  # test_package.py has a machine for it
-HEADINGS = [h for h in transcript.sections(DOCUMENT.read_text()) if h != OF_THE_PACKAGE]
+# test_package.py and test_next_release_lab.py have machines for these.
+OF_THE_PACKAGE = ("Removing magid, and what stays", "A new release of Debian")
+HEADINGS = [h for h in transcript.sections(DOCUMENT.read_text()) if h not in OF_THE_PACKAGE]
 
 
 @pytest.fixture(scope="module")
 def gpu1(all_trees: dict[Release, Tree], chat_model: Path) -> Iterator[Daemon]:
     with booted(all_trees[NEWEST]) as container:
         daemon = installed_in(container, chat_model, SETTINGS_HERE)
-        container.write(PROGRAM, PERSON)
         container.write("/usr/local/bin/on-laptop", ON_LAPTOP, 0o755)
         container.write("/usr/local/bin/scp", SCP, 0o755)
         container.run(["sh", "-e", "-c", NETWORK])
@@ -149,7 +146,6 @@ def gpu2(all_trees: dict[Release, Tree], chat_model: Path) -> Iterator[Container
         container.write("/etc/magi/magid.yaml", (ROOT / "etc/magid.yaml").read_bytes())
         for name in FILES:
             container.write(f"/models/{name}", chat_model.read_bytes())
-        container.write(PROGRAM, PERSON)
         container.systemctl("enable", *UNITS)
         container.systemctl("start", *UNITS)
         yield container
@@ -166,28 +162,15 @@ def typed(
             copied = daemon.container.run(["sh", "-c", f"ls {GPU2}"]).stdout.split()
             for name in copied:
                 gpu2.write(f"/root/{name}", daemon.container.read(f"{GPU2}/{name}"))
-            results += typed_at_once(gpu2, list(steps))
+            results += person.typed_at_once(gpu2, [replace(step, host="") for step in steps])
         elif is_reboot:
             daemon.client.close()
             daemon.container.reboot()
             daemon.client = daemon.container.client(URL)
             results += [("", 0) for _ in steps]
         else:
-            results += typed_at_once(daemon.container, list(steps))
+            results += person.typed_at_once(daemon.container, list(steps))
     return results
-
-
-def typed_at_once(container: Container, script: list[Step]) -> list[tuple[str, int]]:
-    wanted = [
-        {
-            "command": f"on-laptop {shlex.quote(s.command)}" if s.host == "laptop" else s.command,
-            "keys": s.keys,
-            "terminal": False,
-        }
-        for s in script
-    ]
-    done = container.run(["python3", "-I", PROGRAM], input=json.dumps(wanted), timeout=SET_UP_S)
-    return [(output, status) for output, status in json.loads(done.stdout)]
 
 
 @pytest.mark.parametrize("heading", HEADINGS)
