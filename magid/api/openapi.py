@@ -59,7 +59,7 @@ def _shapes(routes: list[Route]) -> tuple[dict[Any, Any], dict[str, Any]]:
         [(kind, mode, TypeAdapter(kind)) for kind, mode in ordered], ref_template=_REF
     )
     shapes = {kind: _named(schema) for (kind, _mode), schema in found.items()}
-    shapes |= {name: shapes[model] for name, model in bodies.MODELS.items() if model in shapes}
+    shapes |= {name: shapes[model] for name, model in bodies.MODELS.items()}
     components = definitions.get("$defs", {})
     return shapes, {
         _COMPONENTS.get(name, name): _named(schema) for name, schema in components.items()
@@ -171,6 +171,8 @@ def _gateway(endpoint: Endpoint) -> dict[str, Any]:
             "default": {"description": "An error", "content": error},
         },
     }
+    if endpoint.is_absent:
+        operation["responses"] = {"501": {"description": "NotSupported", "content": error}}
     if endpoint.method == "POST":
         # Who sends null to a server's endpoint leaves the choice to magid.
         model = {**_MODEL, "type": ["string", "null"]} if endpoint.kinds else _MODEL

@@ -24,6 +24,7 @@ from magid.errors import InvalidInput, ModelGone, ModelNotFound, PortTaken
 from magid.llama.runtime_settings import BY_KEY, BY_NAME
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
+Moment = Annotated[datetime, Meta(tz=True)]  # one without a zone cannot be compared
 
 
 # `forbid_unknown_fields`: an unknown key would be lost at the next write. A version that adds a key
@@ -37,8 +38,8 @@ class ModelEntry(
     model_id: str
     path: str
     size_bytes: int
-    discovered_at: datetime
-    missing_since: datetime | None = None
+    discovered_at: Moment
+    missing_since: Moment | None = None
     tier_override: Tier | None = None
     thinking_override: bool | None = None
     enabled_override: bool | None = None
@@ -54,7 +55,7 @@ class Registry(Struct, frozen=True, forbid_unknown_fields=True, rename="camel", 
 
     models: dict[str, ModelEntry] = {}
     active_profile: str | None = None
-    last_scan: datetime | None = None
+    last_scan: Moment | None = None
 
     def with_entry(self, entry: ModelEntry) -> "Registry":
         return replace(self, models={**self.models, entry.model_id: entry})

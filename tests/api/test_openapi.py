@@ -134,6 +134,12 @@ def tree(kind: type[errors.MagidError]) -> Iterator[type[errors.MagidError]]:
         yield from tree(below)
 
 
+def test_an_endpoint_that_is_not_here_promises_no_answer() -> None:
+    for endpoint in ENDPOINTS:
+        told = DOCUMENT["paths"][endpoint.path][endpoint.method.lower()]["responses"]
+        assert ("200" in told, "501" in told) == (not endpoint.is_absent, endpoint.is_absent)
+
+
 @pytest.mark.parametrize("kind", list(tree(errors.MagidError)), ids=lambda kind: kind.__name__)
 def test_every_error_has_a_status(kind: type[errors.MagidError]) -> None:
     assert any(ancestor in STATUS for ancestor in kind.__mro__), "add it to api.replies.STATUS"

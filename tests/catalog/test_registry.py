@@ -261,6 +261,7 @@ def test_a_setting_of_a_later_version_is_kept_and_not_used() -> None:
         ({"models": []}, "models: "),
         ({"models": {"x": {}}}, "models.x: .*`modelId`"),
         ({"unknown": 1}, "unknown field `unknown`"),
+        ({"lastScan": "2026-01-02T10:30:00"}, "timezone"),
         (
             {
                 "models": {

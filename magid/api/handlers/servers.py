@@ -161,7 +161,10 @@ def _model_reasons(ctx: Context, name: str) -> list[str]:
 
 
 async def status(ctx: Context, call: Call) -> Reply:
-    """One summary for a dashboard, of one moment: nothing is awaited after the servers."""
+    """One summary for a dashboard.
+
+    It is of one moment: nothing is awaited after the servers.
+    """
     await ctx.look_for_program()
     versions = await ctx.versions()
     servers = await ctx.servers()

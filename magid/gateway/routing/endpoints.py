@@ -34,6 +34,7 @@ class Endpoint(Struct, frozen=True):
     names_files: bool = False  # its answer has a path of this machine, which must not leave it
     has_events: bool = False  # its answer is a stream of magid's own, without end
     takes_any_by_name: bool = False  # also models of other kinds, where one is named
+    is_absent: bool = False  # the answer is 501 always
     target: str = ""  # llama-server's path, where it is another one
 
     @property
@@ -78,6 +79,10 @@ def _ollama(
 ) -> Endpoint:
     """One of Ollama's. Where a server answers, the body decides which of its paths is asked."""
     return Endpoint(method, path, summary, Style.OLLAMA, kinds, generates=kinds == _CHAT)
+
+
+def _absent(method: str, path: str) -> Endpoint:
+    return Endpoint(method, path, "Not here: 501", Style.OLLAMA, is_absent=True)
 
 
 def style_of(path: str) -> Style:
@@ -131,11 +136,11 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     _ollama("POST", "/api/generate", "How a text goes on; without one, loads a model", _CHAT),
     _ollama("POST", "/api/embed", "Texts as vectors", _EMBED),
     _ollama("POST", "/api/embeddings", "One text as a vector; the older form", _EMBED),
-    _ollama("POST", "/api/create", "Not here: 501"),
-    _ollama("POST", "/api/copy", "Not here: 501"),
-    _ollama("POST", "/api/push", "Not here: 501"),
-    _ollama("POST", "/api/pull", "Not here: 501"),
-    _ollama("DELETE", "/api/delete", "Not here: 501"),
+    _absent("POST", "/api/create"),
+    _absent("POST", "/api/copy"),
+    _absent("POST", "/api/push"),
+    _absent("POST", "/api/pull"),
+    _absent("DELETE", "/api/delete"),
 )
 
 FOR_ADMINS = frozenset(e.path for e in ENDPOINTS if e.needs_admin)
