@@ -49,13 +49,21 @@ class Scanning:
         self._scanner = scanner
         self._store = store
         self._lock = asyncio.Lock()
+        self._first_over = asyncio.Event()
+        self._first: Rescan | None = None  # result of the first scan, if it has succeeded
         self._ended = asyncio.Event()
         self._is_remounted = False  # a disk has come or gone since the last scan began
         self._mounts = MountWatch(self._folders, self._note_mounts)
 
     async def first(self) -> None:
         """Does a quick listing, then a scan. Errors are logged, reported and retried."""
-        self._mounts.open()
+        try:
+            self._mounts.open()
+            await self._list_and_scan()
+        finally:
+            self._first_over.set()
+
+    async def _list_and_scan(self) -> None:
         try:
             pending = await asyncio.to_thread(self._scanner.first_listing)
         except Exception as error:  # any: it would go unnoticed otherwise
@@ -64,8 +72,8 @@ class Scanning:
         if pending:
             disk = self._store.snapshot.disk
             self._store.note_disk(replace(disk, pending=pending, listed=True))
-        with suppress(Exception):  # recorded by `rescan`
-            await self.rescan()
+        with suppress(Exception):  # recorded by `_scan`
+            self._first = await self._scan()
 
     def close(self) -> None:
         """Stops watching mounts. Idempotent."""
@@ -74,9 +82,16 @@ class Scanning:
     async def rescan(self) -> Rescan:
         """Reads the model folders again. Running servers are untouched.
 
+        During the first scan it waits for that one, and counts what that one has found too.
         Raises RescanFailed if no folder could be read, CannotWrite if the result cannot be saved.
         The result takes effect even then: a full disk must not keep models from starting.
         """
+        is_early = not self._first_over.is_set()
+        await self._first_over.wait()
+        result = await self._scan()
+        return transitions.joined(self._first, result) if is_early and self._first else result
+
+    async def _scan(self) -> Rescan:
         async with self._lock:
             self._is_remounted = False
             try:
@@ -167,7 +182,7 @@ class Scanning:
                     await taken_in()
                 elif self._is_remounted:
                     log.info("a disk was mounted or unmounted: the model folders are read again")
-                    with suppress(Exception):  # recorded by `rescan`
+                    with suppress(Exception):  # recorded by `_scan`
                         await self.rescan()
                 elif has_downloads:
                     await self._take_up_downloads()
@@ -177,12 +192,12 @@ class Scanning:
                 await taken_in()
             else:
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-                with suppress(Exception):  # recorded by `rescan`
+                with suppress(Exception):  # recorded by `_scan`
                     await self.rescan()
 
     async def _take_up_downloads(self) -> None:
         """Scans if a download has ended since the last scan."""
-        with suppress(Exception):  # recorded by `rescan`
+        with suppress(Exception):  # recorded by `_scan`
             if await asyncio.to_thread(self._scanner.has_fewer_downloads):
                 await self.rescan()
 

@@ -37,6 +37,17 @@ class Rescan(Struct, frozen=True):
     duration_s: float
 
 
+def joined(first: Rescan, then: Rescan) -> Rescan:
+    """Returns the result of two scans, one right after the other, as one."""
+    added = dict.fromkeys((*first.added, *then.added))
+    removed = dict.fromkeys((*first.removed, *then.removed))
+    return replace(
+        then,
+        added=tuple(name for name in added if name not in then.removed),
+        removed=tuple(name for name in removed if name not in then.added),
+    )
+
+
 def find(now: Snapshot, model_id: str) -> Model:
     """Returns the model.
 
