@@ -2,6 +2,7 @@
 
 import re
 import secrets
+from collections.abc import Mapping
 from itertools import count
 
 from magid.errors import (
@@ -36,6 +37,17 @@ def client_request_id(given: str) -> str:
 def is_json(content_type: str) -> bool:
     """Whether this is the type of JSON, which a form on another site cannot send."""
     return _media_type(content_type) == "application/json"
+
+
+def counts_as_json(headers: Mapping[str, str]) -> bool:
+    """Whether the body is JSON by its type, or by having none if no browser has sent it.
+
+    A page can send a body without a type to any site, but not without these two headers.
+    """
+    content_type = headers.get("content-type")
+    if content_type is None:
+        return headers.keys().isdisjoint(("origin", "sec-fetch-site"))
+    return is_json(content_type)
 
 
 def _media_type(content_type: str) -> str:

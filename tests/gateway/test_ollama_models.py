@@ -135,7 +135,9 @@ def check_calls(client: httpx.Client) -> None:
     assert refused.status_code == 404
     assert refused.json()["error"].startswith("cannot find model 'gone'")
     assert client.post("/api/show", json={}).status_code == 400
-    assert client.post("/api/show", content=b"x" * 70_000).status_code == 415
+    assert client.post("/api/show", content=b'{"model": "my-model"}').status_code == 200
+    for foreign in ({"Content-Type": "text/plain"}, {"Sec-Fetch-Site": "same-origin"}):
+        assert client.post("/api/show", content=b"{}", headers=foreign).status_code == 415
     packed = gzip.compress(b'\xef\xbb\xbf{"model": "my-model"}')
     as_json = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
     assert client.post("/api/show", content=packed, headers=as_json).status_code == 200

@@ -80,7 +80,7 @@ def parse_request_head(raw: bytes, policy: origins.Policy | None) -> RequestHead
         is_1_0=is_1_0,
         expects=_expects(fields),
         content_type=text.get("content-type", ""),
-        is_json=request_rules.is_json(text.get("content-type", "")),
+        is_json=request_rules.counts_as_json(text),
         presented=presented,
         presented_id=presented.digest.hex() if presented else "",
         client_request_id=request_rules.client_request_id(text.get("x-request-id", "")),
