@@ -31,6 +31,7 @@ deb: $(READY)
 
 test: $(READY)
 	@packaging/test-tools
+	@packaging/client-tools
 	$(PY) -I -m pytest $(SIDE_BY_SIDE)
 
 check: $(READY)

@@ -3,14 +3,13 @@
 import json
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import ollama
 import pytest
 
-from tests.support import fleets, ggufs
+from tests.support import fleets
 from tests.support.deadlines import DEADLINE_S
 from tests.support.fleets import MEDIUM, SMALL, THINKER, VECTORS
 from tests.support.rest import Parts
@@ -24,17 +23,8 @@ FEW: dict[str, Any] = {"num_predict": 4, "num_ctx": 100, "temperature": 0}
 
 @pytest.fixture(scope="module")
 def magid(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    def write(models: Path) -> None:
-        fleets.write_every_kind(models)
-        ggufs.write_chat_model(
-            models / "Caller-F16.gguf",
-            name="Caller",
-            quantization="F16",
-            template=ggufs.TOOL_TEMPLATE,
-            answer=ggufs.TOOL_ANSWER,
-        )
-
-    with fleets.fleet(parts, tmp_path_factory.mktemp("ollama"), write, locally=True) as running:
+    folder, write = tmp_path_factory.mktemp("ollama"), fleets.write_with_caller
+    with fleets.fleet(parts, folder, write, locally=True) as running:
         yield running
 
 

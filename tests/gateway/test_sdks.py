@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import anthropic
 import openai
@@ -11,7 +10,7 @@ from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from openai.types.chat import ChatCompletionFunctionToolParam, ChatCompletionUserMessageParam
 from pydantic import SecretStr
 
-from tests.support import fleets, ggufs
+from tests.support import fleets
 from tests.support.deadlines import DEADLINE_S
 from tests.support.fleets import SMALL, VECTORS
 from tests.support.rest import Parts
@@ -24,17 +23,7 @@ HELLO: list[ChatCompletionUserMessageParam] = [{"role": "user", "content": "Hell
 
 @pytest.fixture(scope="module")
 def magid(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    def write(models: Path) -> None:
-        fleets.write_every_kind(models)
-        ggufs.write_chat_model(
-            models / "Caller-F16.gguf",
-            name="Caller",
-            quantization="F16",
-            template=ggufs.TOOL_TEMPLATE,
-            answer=ggufs.TOOL_ANSWER,
-        )
-
-    with fleets.fleet(parts, tmp_path_factory.mktemp("sdks"), write) as running:
+    with fleets.fleet(parts, tmp_path_factory.mktemp("sdks"), fleets.write_with_caller) as running:
         yield running
 
 

@@ -20,9 +20,10 @@ from tests.lab.trees import RELEASES, ROOT, Release
 ASKED_FOR = ("make", "git", "python3", "ca-certificates")  # as CONTRIBUTING.md has it
 RELEASES_OF_TODAY = tuple(release for release in RELEASES if not release.has_package)
 # What decides on the outcome, and is copied into the machine with the rest of the checkout.
-SCRIPTS = ("install", "test-tools", "bench-tools", "deb")
+SCRIPTS = ("install", "test-tools", "bench-tools", "client-tools", "deb")
 DECIDING = (*(f"packaging/{name}" for name in SCRIPTS), "debian/control")
-SAMPLE = frozenset({"pyyaml", "sdnotify"})  # what is installed of the packages
+# What is installed of the packages.
+SAMPLE = {"requirements.lock": {"pyyaml", "sdnotify"}, "clients.lock": {"h11"}}
 COPIED = ("debian", "etc", "magid", "packaging", "systemd", "tests", "Makefile", "pyproject.toml")
 FILES = ("README.md", "LICENSE", "CHANGELOG.md")
 CHECKOUT, WHEELS = "/srv/checkout", "/srv/wheels"
@@ -39,13 +40,16 @@ dpkg-checkbuilddeps
 packaging/test-tools check
 packaging/test-tools test
 packaging/bench-tools
+packaging/client-tools
 mkdir /srv/closed
 printf '#!/bin/sh\nexit 77\n' >/srv/closed/apt-get
 chmod +x /srv/closed/apt-get
-for script in 'install .venv' 'test-tools deb' 'test-tools check' 'test-tools test' bench-tools; do
+for script in 'install .venv' 'test-tools deb' 'test-tools check' 'test-tools test' bench-tools \
+        client-tools; do
     PATH=/srv/closed:$PATH packaging/$script
 done
 .venv/bin/python -I -c 'import yaml, sdnotify, magid'
+.cache/clients/bin/python -I -c 'import h11'
 """
 # Afterwards: the names of all programs, in PATH and unpacked.
 LOOK = f"cd {CHECKOUT} && ls ${{PATH//:/ }} {' '.join(called.UNPACKED)}"
@@ -130,12 +134,14 @@ def _copy(source: Path, release: Release) -> None:
             shutil.copytree(ROOT / name, checkout / name, ignore=made)
         else:
             shutil.copy(ROOT / name, checkout / name)
-    sample = [e for e in locked("requirements.lock", release.python) if e.name in SAMPLE]
-    lines = "".join(entry.lines for entry in sample)
-    (checkout / "packaging/requirements.lock").write_text(lines)
+    wanted = locked("build.lock", release.python)
+    for name, packages in SAMPLE.items():
+        sample = [entry for entry in locked(name, release.python) if entry.name in packages]
+        lines = "".join(entry.lines for entry in sample)
+        (checkout / "packaging" / name).write_text(lines)
+        wanted += sample
     wheels, between = source / Path(WHEELS).name, source / "between"
     wheels.mkdir()
     between.mkdir()
-    wanted = [*sample, *locked("build.lock", release.python)]
     requirements.download(wanted, release.python, between, wheels)
     remove(between)

@@ -91,9 +91,16 @@ def from_here(pattern: re.Pattern[str], text: str) -> list[str]:
 
 def test_no_script_asks_a_python_that_looks_into_the_working_directory() -> None:
     found = scripts()
-    assert {"install", "test-tools", "run", "deb", "bench-tools", "lock", "rules"} <= {
-        path.name for path in found
-    }
+    assert {
+        "install",
+        "test-tools",
+        "run",
+        "deb",
+        "bench-tools",
+        "client-tools",
+        "lock",
+        "rules",
+    } <= {path.name for path in found}
     assert {
         path.name: asked for path, text in found.items() if (asked := from_here(ASKED, text))
     } == {}
@@ -148,14 +155,15 @@ def test_the_list_of_parts_is_the_lock_and_always_the_same() -> None:
         assert component["hashes"]
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "build.lock", "soak.lock"])
+@pytest.mark.parametrize("name", ["requirements.lock", "build.lock", "soak.lock", "clients.lock"])
 def test_every_locked_package_has_its_version_and_hash(name: str) -> None:
     entries = list(requirements.parse((ROOT / "packaging" / name).read_text()))
     assert entries
     for entry in entries:
         assert re.match(r"[\w.\[\]-]+==[0-9]", entry.lines), entry.name
         assert "--hash=sha256:" in entry.lines, entry.name
-    installed = (ROOT / "packaging/install").read_text() + (ROOT / "Makefile").read_text()
+    by = ("packaging/install", "packaging/client-tools", "Makefile")
+    installed = "".join((ROOT / name).read_text() for name in by)
     uses = [line for line in installed.splitlines() if f"packaging/{name}" in line and "-r" in line]
     assert uses
     assert all("--require-hashes" in line for line in uses)

@@ -16,6 +16,7 @@ SMALL = "small_0p0b_q40_fast"
 MEDIUM = "medium_0p0b_f16_balanced"
 THINKER = "thinker_thinking_0p0b_f16_powerful"
 VECTORS = "vectors_embedding_0p0b_f16_balanced"
+CALLER = "caller_0p0b_f16_balanced"
 RANKER = "ranker_reranker_0p0b_f16_balanced"
 PROFILE = """\
 name: Test
@@ -51,6 +52,18 @@ def write_every_kind(models: Path) -> None:
     ggufs.write_embedding_model(models / "Vectors-Embedding-F16.gguf", quantization="F16")
     ggufs.write_embedding_model(
         models / "Ranker-Reranker-F16.gguf", pooling="rank", quantization="F16"
+    )
+
+
+def write_with_caller(models: Path) -> None:
+    """Those, and a model that calls the tool `look`, whatever it is asked."""
+    write_every_kind(models)
+    ggufs.write_chat_model(
+        models / "Caller-F16.gguf",
+        name="Caller",
+        quantization="F16",
+        template=ggufs.TOOL_TEMPLATE,
+        answer=ggufs.TOOL_ANSWER,
     )
 
 
