@@ -1,6 +1,7 @@
 """What a token may ask of the gateway: the counts, and what its callers get to see."""
 
 import asyncio
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -172,6 +173,25 @@ def test_tokens_of_a_day_count_over_a_restart(magid: Running) -> None:
     magid.wait_ready()
     with fleets.client(magid) as client:
         magid.wait_for("the count of before", lambda: chat(client, headers).status_code == 429)
+
+
+@pytest.mark.slow
+async def test_a_client_that_leaves_early_has_used_what_it_saw(magid: Running) -> None:
+    """Else a client that reads no stream to its end would have no limit."""
+    headers = key(magid, "leaves", "--tokens-per-day", "100")
+    long = fleets.chat(fleets.MEDIUM, stream=True, ignore_eos=True) | {"max_tokens": 10_000}
+    path = "/v1/chat/completions"
+    async with httpx.AsyncClient(base_url=magid.url, headers=headers, timeout=DEADLINE_S) as client:
+        async with client.stream("POST", path, json=long) as answer:
+            lines = (line async for line in answer.aiter_lines() if line.startswith("data:"))
+            for _ in range(101):
+                assert await anext(lines)
+        async with asyncio.timeout(DEADLINE_S):  # in which magid sees that the client has gone
+            while (await client.post(path, json=fleets.chat(fleets.SMALL))).status_code != 429:
+                pass
+    used = json.loads(typed(magid, "usage", "--by", "token", "--json").stdout)
+    (row,) = [row for row in used["rows"] if row["token"] == "leaves"]
+    assert row["answerTokens"] >= 100
 
 
 @pytest.mark.slow

@@ -57,6 +57,26 @@ def test_models_that_cannot(client: httpx.Client) -> None:
     assert answer.status_code == 400
 
 
+def test_an_answer_without_figures_is_counted_by_its_size(client: httpx.Client) -> None:
+    """A client that chooses the fields of its answer does not get around the limit of its token."""
+
+    def used() -> tuple[int, int]:
+        rows = client.get("/api/usage?by=model").json()["rows"]
+        found = [
+            (row["promptTokens"], row["answerTokens"]) for row in rows if row["model"] == CODER
+        ]
+        return found[0] if found else (0, 0)
+
+    before = used()
+    body = {**BODY, "model": CODER, "n_predict": 20, "response_fields": ["content"]}
+    body["input_prefix"] = "word " * 100
+    answer = client.post("/infill", json=body)
+    assert answer.json().keys() == {"content"}
+    prompt, answered = (after - was for after, was in zip(used(), before, strict=True))
+    assert prompt > 100
+    assert answered == int(len(answer.content) / 3.5)
+
+
 @pytest.mark.parametrize("is_stream", [True, False])
 def test_a_suffix_in_ollamas_api(client: httpx.Client, *, is_stream: bool) -> None:
     body = {"prompt": "def f():\n    ", "suffix": "\n", "options": {"num_predict": 2}}

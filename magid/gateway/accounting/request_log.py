@@ -67,6 +67,7 @@ class Record(Struct):
     first_token_s: float | None = None  # of a stream
     duration_s: float | None = None
     figures: bytes = b""  # the server's, as they came
+    estimate: Usage | None = None  # where an answer has begun, and its figures have not come
 
     @property
     def usage(self) -> Usage | None:

@@ -129,7 +129,7 @@ class RequestStatistics:
                 counts = self._models[model, taken] = ModelCounts()
             usage = record.usage
             _measure(counts, record, usage)
-            self._usage.count(record.at, record.token, model, usage)
+            self._usage.count(record.at, record.token, model, usage or record.estimate)
         if record.outcome is Outcome.OK and record.duration_s is not None:
             whole = self._durations.get((model, taken, record.path))
             if whole is None:

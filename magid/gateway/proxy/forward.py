@@ -15,10 +15,16 @@ from typing import Protocol
 
 from magid.errors import MagidError, ServerLost
 from magid.gateway.accounting import request_log
-from magid.gateway.accounting.request_log import START_BYTES, TAIL_BYTES, TAIL_SEGMENTS, Outcome
+from magid.gateway.accounting.request_log import (
+    START_BYTES,
+    TAIL_BYTES,
+    TAIL_SEGMENTS,
+    Outcome,
+    Usage,
+)
 from magid.gateway.proxy.server import UpstreamServer, is_own_trouble
 from magid.gateway.proxy.upstream import INTERNAL_ERROR, UpstreamConnection
-from magid.gateway.routing.request import ParsedRequest
+from magid.gateway.routing.request import CHARS_PER_TOKEN, ParsedRequest
 from magid.gateway.routing.resolver import ModelRoute
 from magid.http.framing import ProtocolError, ReplyHead
 from magid.http.limits import MAX_COLLECTED_BYTES, MAX_SILENT_BYTES
@@ -54,8 +60,9 @@ class ForwardedRequest:
 
     __slots__ = (
         "_connection", "_has_begun", "_is_silent", "_left", "_losses", "_on_end", "_on_free",
-        "_retry", "_start", "_tail", "_task", "_was_resent", "client", "is_over", "last_byte",
-        "record", "request", "route", "server", "started", "timeout_s", "tried", "wait_timer",
+        "_retry", "_seen", "_start", "_tail", "_task", "_was_resent", "client", "is_over",
+        "last_byte", "record", "request", "route", "server", "started", "timeout_s", "tried",
+        "wait_timer",
     )  # fmt: skip
 
     def __init__(
@@ -78,6 +85,7 @@ class ForwardedRequest:
         self._retry, self._on_free, self._on_end = retry, on_free, on_end
         self._connection: UpstreamConnection | None = None
         self._task: asyncio.Task[None] | None = None
+        self._seen = 0  # events of a stream, bytes of another answer
         self._start = b""
         self._tail: deque[bytes] = deque(maxlen=TAIL_SEGMENTS)
         self._has_begun = False
@@ -157,6 +165,7 @@ class ForwardedRequest:
             is_events = head.content_type.startswith(b"text/event-stream")
             self._left = MAX_SILENT_BYTES if is_events else sys.maxsize
             self._look_for_event(first)
+        self._seen = self._amount(first)
         self._start = first[:START_BYTES]
         self._tail.append(first[-TAIL_BYTES:])
         pool = self.server.pool
@@ -195,8 +204,12 @@ class ForwardedRequest:
             self._count_error(data)
         if len(self._start) < START_BYTES:
             self._start += data[:START_BYTES]
+        self._seen += self._amount(data)
         self._tail.append(data[-TAIL_BYTES:])
         self.client.goes_on(data)
+
+    def _amount(self, data: bytes) -> int:
+        return data.count(b"data:") if self.request.is_stream else len(data)
 
     def _look_for_event(self, data: bytes) -> None:
         """Looks for the first event of the stream, which carries the first token.
@@ -333,7 +346,19 @@ class ForwardedRequest:
         self.stop_waiting()
         self._let_go(outcome, lost)
         self.record.outcome, self.record.error = outcome, error
+        if self._has_begun and not self.record.figures:
+            self.record.estimate = self._estimate()
         self._on_end(self)
+
+    def _estimate(self) -> Usage | None:
+        """What the caller has used where the server does not say: limits count it too.
+
+        A client may leave a stream before its end, or choose fields of an answer without figures.
+        """
+        if not self.request.endpoint.generates or (self.record.status or 0) >= 400:
+            return None
+        answer = self._seen if self.request.is_stream else int(self._seen / CHARS_PER_TOKEN)
+        return Usage(self.request.prompt.tokens, answer_tokens=answer)
 
     def _let_go(self, outcome: Outcome | None = None, lost: str | None = None) -> None:
         """Frees the slot and records the outcome on the server."""
