@@ -12,6 +12,7 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from magid.errors import RateLimited
+from magid.wording import counted
 
 DAY_S = 86_400
 
@@ -47,20 +48,22 @@ class Limiter:
         )  # fmt: skip
         if at_once is not None and count.under_way >= at_once:
             raise _refused(
-                f"token {name!r} has {count.under_way} requests under way, and may have {at_once}; "
+                f"token {name!r} has {counted(count.under_way, 'request')} under way, and may have "
+                f"{at_once}; "
                 "wait until one has ended", 1,
             )  # fmt: skip
         if a_day is not None and (used := self._used_today(name)) >= a_day:
             rest = seconds_of_day_left(time.time())
             raise _refused(
-                f"token {name!r} has used {used} tokens today, and may use {a_day} a day; it may "
-                "go on at 00:00 UTC", rest,
+                f"token {name!r} has used {counted(used, 'token')} today, and may use {a_day} a "
+                "day; it may go on at 00:00 UTC", rest,
             )  # fmt: skip
         if a_minute is not None:
             if count.left < 1:
                 wait = math.ceil((1 - count.left) * 60 / a_minute)
                 raise _refused(
-                    f"token {name!r} may send {a_minute} requests a minute; try again in {wait} s",
+                    f"token {name!r} may send {counted(a_minute, 'request')} a minute; try again "
+                    f"in {wait} s",
                     wait,
                 )
             count.left -= 1

@@ -22,6 +22,7 @@ from magid.discovery.naming import spellings
 from magid.discovery.tiers import Tier
 from magid.errors import InvalidInput, ModelGone, ModelNotFound, PortTaken
 from magid.llama.runtime_settings import BY_KEY, BY_NAME
+from magid.wording import counted
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Moment = Annotated[datetime, Meta(tz=True)]  # one without a zone cannot be compared
@@ -223,7 +224,8 @@ def resolve_id(model_id: str, known: Iterable[str]) -> str:
         if other in ids:
             return other
     raise ModelNotFound(
-        f"cannot find model {model_id!r}; GET /api/models/registry lists all {len(ids)} models",
+        f"cannot find model {model_id!r}; GET /api/models/registry lists "
+        f"{counted(len(ids), 'model')}",
         modelId=model_id,
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from magid.cli import hints, model_names
 from magid.cli.client import MODELS, Client, Refused
 from magid.cli.output import RED, flush, note, paint, plain
+from magid.wording import counted
 
 TRY = {  # error code of the API -> the command to try
     "ModelNotFound": "magictl ls",
@@ -100,12 +101,19 @@ def _asked(error: Refused) -> str:
     return str(error.details.get("modelId") or error.details.get("profileName") or "")
 
 
+def _none_of(number: int) -> str:
+    """Returns that none of so many models matches; empty if there are none."""
+    if number == 1:
+        return "the only model there is does not match it"
+    return f"none of the {counted(number, 'model')} matches it" if number else ""
+
+
 def _similar(client: Client | None, error: Refused) -> tuple[str, list[str]]:
     """Returns that no name of the kind matches, and the similar ones; empty for other errors."""
     word = _asked(error)
     if client is not None and error.code in model_names.UNKNOWN:
         models = model_names.present(client)
-        none = f"none of the {len(models)} models matches it" if models else ""
+        none = _none_of(len(models))
         near = model_names.nearest(word, models)
         return none, [] if word in (*near, *model_names.POOLS) else near
     try:

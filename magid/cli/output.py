@@ -7,6 +7,8 @@ import time
 from collections.abc import Sequence
 from typing import IO
 
+from magid.wording import counted
+
 COLOURS = {  # by the word that a table shows
     "ready": "32", "starting": "33", "loading": "33", "stopping": "33", "backoff": "33",
     "failed": "31", "stop": "31", "start": "32", "blocked": "33",
@@ -113,8 +115,7 @@ def span(seconds: float) -> str:
     """Returns `3 minutes`: the largest unit only."""
     for name, length in SPANS:
         if seconds >= length:
-            count = int(seconds // length)
-            return f"{count} {name}{'s' if count > 1 else ''}"
+            return counted(int(seconds // length), name)
     return "0 seconds"
 
 

@@ -4,7 +4,7 @@ Pure. A condition has a stable code, a sentence for a person, and the commands t
 """
 
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from typing import Final
 
@@ -14,6 +14,7 @@ from magid.control.planner import Plan
 from magid.control.snapshot import Phase, Snapshot
 from magid.llama.runtime_settings import not_in_force
 from magid.servers.backend import ObservedServer, ServerState
+from magid.wording import counted
 
 _NAMED: Final = 3  # of a longer list
 
@@ -194,7 +195,7 @@ def _gone(now: Situation) -> Iterable[DaemonCondition]:
     if names and now.snapshot.disk.is_read:
         yield DaemonCondition(
             Code.MODELS_GONE,
-            f"{_count(names, 'model has', 'models have')} no file any more: {_listed(names)}",
+            f"{counted(len(names), 'model has', 'models have')} no file any more: {_listed(names)}",
             Severity.NOTE,
             model_ids=tuple(names),
         )
@@ -207,7 +208,7 @@ def _broken(now: Situation) -> Iterable[DaemonCondition]:
         files = [f"{file.path} ({file.reason})" for file in broken]
         yield DaemonCondition(
             Code.FILES_BROKEN,
-            f"{_count(files, 'file', 'files')} cannot be used: {_listed(files)}",
+            f"{counted(len(files), 'file')} cannot be used: {_listed(files)}",
             remedy=("magictl doctor",),
         )
 
@@ -258,8 +259,8 @@ def _stopped(now: Situation) -> Iterable[DaemonCondition]:
         names = list(dict.fromkeys(found))
         yield DaemonCondition(
             Code.MODELS_STOPPED,
-            f"{_count(names, 'wanted model is', 'wanted models are')} stopped: {_listed(names)}"
-            f"{f' ({reason})' if reason else ''}",
+            f"{counted(len(names), 'wanted model is', 'wanted models are')} stopped: "
+            f"{_listed(names)}{f' ({reason})' if reason else ''}",
             Severity.WARNING if is_all else Severity.NOTE,
             (f"magictl start {' '.join(names)}",),
             tuple(names),
@@ -292,8 +293,8 @@ def older_program(
     if names:
         yield DaemonCondition(
             Code.OLDER_PROGRAM,
-            f"{_count(names, 'model runs', 'models run')} an older llama-server, from before it "
-            f"was replaced: {_listed(names)}",
+            f"{counted(len(names), 'model runs', 'models run')} an older llama-server, from before "
+            f"it was replaced: {_listed(names)}",
             Severity.NOTE,
             (f"magictl restart {' '.join(names)}",),
             tuple(names),
@@ -336,7 +337,8 @@ def _left_out(now: Situation) -> Iterable[DaemonCondition]:
         why, change = f"profile {profile!r} leaves {them} out", f"magictl profile edit {profile}"
     yield DaemonCondition(
         Code.MODELS_LEFT_OUT,
-        f"{_count(names, 'model is', 'models are')} not wanted, because {why}: {_listed(names)}",
+        f"{counted(len(names), 'model is', 'models are')} not wanted, because {why}: "
+        f"{_listed(names)}",
         Severity.NOTE,
         (f"magictl enable {' '.join(names[:_NAMED])}", change),
         tuple(names),
@@ -355,7 +357,3 @@ _RULES: Final[tuple[Callable[[Situation], Iterable[DaemonCondition]], ...]] = (
 def _listed(names: list[str]) -> str:
     rest = len(names) - _NAMED
     return ", ".join(names[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def _count(names: Sized, one: str, many: str) -> str:
-    return f"{len(names)} {one if len(names) == 1 else many}"

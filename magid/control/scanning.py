@@ -26,6 +26,7 @@ from magid.discovery.scanner import Scanner
 from magid.errors import CannotWrite, MagidError, RescanFailed
 from magid.host.mounts import MountWatch
 from magid.log.events import Event, about
+from magid.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -108,9 +109,10 @@ class Scanning:
                 self._ended.set()
         self._note_success(result.duration_s)
         log.info(
-            "scan: %d models, %d added, %d removed, %d broken files, %.0f ms",
-            result.found, len(result.added), len(result.removed), len(result.broken),
-            result.duration_s * 1000, extra=about(Event.SCANNED),
+            "scan: %s, %d added, %d removed, %s, %.0f ms",
+            counted(result.found, "model"), len(result.added), len(result.removed),
+            counted(len(result.broken), "broken file"), result.duration_s * 1000,
+            extra=about(Event.SCANNED),
         )  # fmt: skip
         return result
 

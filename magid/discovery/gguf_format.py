@@ -41,6 +41,7 @@ from magid.discovery.gguf_strings import (
 )
 from magid.discovery.gguf_tensors import Tensor, add_up, data_size, pad, shown
 from magid.errors import GgufError
+from magid.wording import counted
 
 Value: TypeAlias = "bool | int | float | str | tuple[Value, ...]"
 
@@ -144,7 +145,7 @@ def _parse(cursor: Cursor, jump: Jump | None) -> tuple[GgufHeader, bool]:
     start = pad(cursor.pos, alignment)
     beyond = cursor.file_size - (start + tensors.end)
     if tensor_count and beyond < 0:
-        raise GgufError(f"is truncated: {-beyond} bytes are missing")
+        raise GgufError(f"is truncated: {counted(-beyond, 'byte is', 'bytes are')} missing")
     header = GgufHeader(
         version=version,
         metadata=found.values,
@@ -290,7 +291,9 @@ def _tensor_infos(cursor: Cursor, count: int) -> list[Tensor]:
             pos += 8 + length
             (dimensions,) = dimensions_at(data, pos)
             if (layout := _TENSOR_TAIL.get(dimensions)) is None:
-                raise GgufError(f"is damaged: the tensor {shown(name)} has {dimensions} dimensions")
+                raise GgufError(
+                    f"is damaged: the tensor {shown(name)} has {counted(dimensions, 'dimension')}"
+                )
             *shape, kind, offset = layout.unpack_from(data, pos + 4)
             pos += 4 + layout.size
             elements = prod(shape)

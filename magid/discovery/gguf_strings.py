@@ -9,6 +9,7 @@ from typing import Any, Final
 from msgspec import Struct, field
 
 from magid.errors import GgufError
+from magid.wording import counted
 
 TOKEN_BYTES: Final = 48
 """Estimated header bytes per token, with its type, score and merges."""
@@ -49,7 +50,10 @@ class Cursor(Struct):
         """
         if end > self.file_size:
             missing = end - self.file_size
-            raise GgufError(f"is truncated: at least {missing} bytes are missing in its header")
+            raise GgufError(
+                f"is truncated: at least "
+                f"{counted(missing, 'byte is', 'bytes are')} missing in its header"
+            )
         if end > len(self.data):
             raise ShortError(max(end, guess))
 

@@ -16,6 +16,7 @@ from msgspec import Struct
 from magid.discovery.header_cache import HeaderFacts, Reading, Unusable
 from magid.discovery.naming import number
 from magid.discovery.walker import File
+from magid.wording import counted
 
 _SHARD: Final = re.compile(r"(.+)[-._]([0-9]{1,5})-of-([0-9]{1,5})\.gguf", re.I | re.S)
 
@@ -66,7 +67,7 @@ def _wrong_numbers(parts: Parts) -> str | None:
     if len(present) == count:
         return None
     if count - len(present) > 1:
-        return f"{count - len(present)} of its {count} shards are missing"
+        return f"{count - len(present)} of its {counted(count, 'shard')} are missing"
     missing = next(n for n in range(1, count + 1) if n not in present)
     return f"shard {missing} of {count} is missing"
 
@@ -85,10 +86,10 @@ def _wrong_headers(parts: Parts, facts: Sequence[HeaderFacts]) -> str | None:
     for number_, file, own in zip(parts.numbers, parts.files, facts, strict=True):
         count = number(own.metadata, "split.count") or 1
         if count != parts.count:
-            place = _place(number_, parts.count, file)
+            place, said = _place(number_, parts.count, file), counted(count, "shard")
             if parts.count == 1:
-                return f"is one of {count} shards by its header, but not by its name; rename it"
-            return f"{place}belongs to a model of {count} shards, by its header (split.count)"
+                return f"is one of {said} by its header, but not by its name; rename it"
+            return f"{place}belongs to a model of {said}, by its header (split.count)"
         place_in_header = number(own.metadata, "split.no")
         if count > 1 and place_in_header != number_ - 1:
             place = _place(number_, parts.count, file)
@@ -96,5 +97,5 @@ def _wrong_headers(parts: Parts, facts: Sequence[HeaderFacts]) -> str | None:
     tensors = sum(own.tensor_count for own in facts)
     wanted = number(facts[0].metadata, "split.tensors.count")
     if parts.count > 1 and wanted is not None and wanted != tensors:
-        return f"its shards have {tensors} tensors instead of {wanted}"
+        return f"its shards have {counted(tensors, 'tensor')} instead of {wanted}"
     return None

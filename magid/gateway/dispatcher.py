@@ -34,6 +34,7 @@ from magid.gateway.routing import auto_tier, resolver
 from magid.gateway.routing.fleet import Fleet
 from magid.gateway.routing.request import ParsedRequest
 from magid.gateway.routing.resolver import ModelRoute
+from magid.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -223,9 +224,9 @@ class Dispatcher:
             self._want(starts, forwarded)
         pool = forwarded.route.pool
         if not self._queues.enter(pool, forwarded.request.client, forwarded):
+            waiting = counted(self._queues.lengths()[pool], "request waits", "requests wait")
             raise QueueFull(
-                f"cannot take the request: {self._queues.lengths()[pool]} requests wait for {pool} "
-                "already; try again later"
+                f"cannot take the request: {waiting} for {pool} already; try again later"
             )
         self._limit_wait(forwarded)
 

@@ -16,6 +16,7 @@ from magid.log.events import Event
 from magid.systemd.journal import Journal, check_cursor, matches_of
 from magid.systemd.journal_socket import JournalSocket
 from magid.systemd.unit_names import unit_of_process
+from magid.wording import counted
 
 # The fields of an entry that the API shows besides its text.
 SHOWN_FIELDS = (
@@ -191,7 +192,8 @@ class JournalHandler(logging.Handler):
 
     def _report_lost(self) -> None:
         if self._lost:
-            text = f"{self._lost} log entries are missing here: the journal accepted none"
+            what = counted(self._lost, "log entry is", "log entries are")
+            text = f"{what} missing here: the journal accepted none"
             fields = {"MESSAGE": text, "PRIORITY": "4", "SYSLOG_IDENTIFIER": "magid"}
             self._journal.send(fields)
             self._lost = 0

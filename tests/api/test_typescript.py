@@ -119,7 +119,7 @@ def test_a_client_made_from_the_document(magid: Running, built: Path) -> None:
         "models": [ALPHA, BETA],
         "told": "powerful",
         "error": "ModelNotFound",
-        "message": "cannot find model 'nothing'; GET /api/models/registry lists all 2 models",
+        "message": "cannot find model 'nothing'; GET /api/models/registry lists 2 models",
         "status": 404,
         "unchanged": 304,
     }

@@ -52,7 +52,7 @@ def test_the_minute_refills_evenly(limiter: Limiter) -> None:
 def test_a_request_under_way_holds_its_place(limiter: Limiter) -> None:
     given = Limits(requests_at_once=1)
     enter(limiter, given)
-    with pytest.raises(RateLimited, match="has 1 requests under way, and may have 1"):
+    with pytest.raises(RateLimited, match="has 1 request under way, and may have 1"):
         enter(limiter, given)
     limiter.leave("1")
     limiter.leave("1")

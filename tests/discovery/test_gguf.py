@@ -277,7 +277,7 @@ SMALL = [
 def test_every_part_of_a_file_is_truncated(tmp_path: Path) -> None:
     whole = raw.model(SMALL)
     for length in range(1, len(whole)):
-        with pytest.raises(GgufError, match=r"^is truncated: .*\d+ bytes are missing"):
+        with pytest.raises(GgufError, match=r"^is truncated: .*\d+ (byte is|bytes are) missing"):
             parse(whole[:length])
     path = tmp_path / "model.gguf"
     path.write_bytes(whole[:-5])

@@ -11,6 +11,7 @@ from magid.cli import hints
 from magid.cli.client import Client
 from magid.cli.output import note, print_json, say
 from magid.cli.parser import Verbs
+from magid.wording import counted
 
 if TYPE_CHECKING:  # the checks are imported when they are made: other verbs start without them
     from magid.doctor.checks.all import Result
@@ -106,12 +107,16 @@ def _say_finding(name: str, finding: "Finding") -> None:
         say(f"{'':17}     {command}")
 
 
+def _found(problems: int) -> str:
+    return counted(problems, "problem") if problems else "no problems"
+
+
 def _sum_up(results: "list[Result]", problems: int) -> None:
     """Prints the last line; checks that need root are named on stderr."""
     left = [r.not_made for r in results if r.not_made]
     made = len(results) - len(left)
-    say(f"{problems or 'no'} problem{'' if problems == 1 else 's'} found ({made} checks)")
+    say(f"{_found(problems)} found ({counted(made, 'check')})")
     commands = dict.fromkeys(one.run for one in left if one.run)
     if commands:
         more = sum(bool(one.run) for one in left)
-        note(f"{more} more checks with: {', '.join(commands)}")
+        note(f"{counted(more, 'more check')} with: {', '.join(commands)}")

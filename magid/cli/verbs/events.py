@@ -9,6 +9,7 @@ from magid.cli import hints
 from magid.cli.client import TIMED_OUT, Client, Refused
 from magid.cli.output import DIM, json_line, paint, plain
 from magid.cli.parser import Verbs
+from magid.wording import counted
 
 AWAY_S = 60.0  # for how long a daemon that went away may take to come back
 PAUSE_S = 0.2
@@ -73,9 +74,10 @@ def _told(kind: str, data: Any) -> str:
     match kind:
         case "snapshot":
             servers = data["servers"]
+            models = counted(len(data["registry"]["models"]), "model")
             return (
-                f"{len(data['registry']['models'])} models, {servers['readyServers']} of "
-                f"{servers['totalServers']} servers ready; {_overall(data)}"
+                f"{models}, {servers['readyServers']} of "
+                f"{counted(servers['totalServers'], 'server')} ready; {_overall(data)}"
             )
         case "server":
             server = data["server"]

@@ -10,6 +10,7 @@ from magid.cli.interaction import agrees
 from magid.cli.output import note, paint, plain, print_json, say
 from magid.cli.parser import Verbs
 from magid.cli.verbs.status import note_condition
+from magid.wording import counted
 
 SIGNS = {"stop": ("-", "31"), "start": ("+", "32"), "blocked": ("!", "33"), "keep": (" ", "2")}
 
@@ -36,7 +37,7 @@ def rescan(client: Client, args: argparse.Namespace) -> int:
         print_json(answer)
         return 0
     say(
-        f"{answer['modelsFound']} models, {answer['modelsAdded']} added, "
+        f"{counted(answer['modelsFound'], 'model')}, {answer['modelsAdded']} added, "
         f"{answer['modelsRemoved']} removed"
     )
     for sign, names in (("+", answer["added"]), ("-", answer["removed"])):
@@ -83,7 +84,7 @@ def agreed(args: argparse.Namespace, what: str, plan: Callable[[], Any]) -> bool
     if not count:
         return False
     show_plan({**changes, "keep": []})
-    if not agrees(f"Stop {count} server{'s' if count > 1 else ''}?"):
+    if not agrees(f"Stop {counted(count, 'server')}?"):
         raise Refused(f"cannot {what}: you answered no")
     return True
 

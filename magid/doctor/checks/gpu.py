@@ -119,7 +119,7 @@ def use(facts: Facts) -> Iterator[Finding]:
     if said:
         yield Finding(
             "server-without-gpu",
-            f"{', '.join(said)} run{'' if len(said) > 1 else 's'} on the processor",
+            f"{', '.join(said)} {'run' if len(said) > 1 else 'runs'} on the processor",
             f"the log says: {next(iter(said.values()))}; /health still says ok",
             run=(f"systemctl restart {' '.join(said)}",),
         )

@@ -21,6 +21,7 @@ from magid.gateway.proxy.upstream import INTERNAL_ERROR
 from magid.gateway.routing.fleet import Fleet
 from magid.log.events import Event, about
 from magid.servers.backend import ServerState
+from magid.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +139,8 @@ class OnDemand:
                 return
             if time.monotonic() > deadline:
                 raise NotReady(
-                    f"cannot start {model_id!r}: {len(loaded)} on-demand models run and "
+                    f"cannot start {model_id!r}: "
+                    f"{counted(len(loaded), 'on-demand model runs', 'on-demand models run')} and "
                     f"{why or 'none of them is idle'} (gateway.max_loaded in magid.yaml); "
                     "try again later"
                 )
@@ -226,5 +228,5 @@ def _explained(failure: Failure) -> str:
     reason = failure.error.message.removesuffix(".")
     return (
         f"could not be started ({reason}); it is left alone for {failure.pause_s:.0f} s after "
-        f"{failure.count} failed start{'s' if failure.count > 1 else ''}"
+        f"{counted(failure.count, 'failed start')}"
     )

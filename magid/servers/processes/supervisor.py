@@ -30,6 +30,7 @@ from magid.llama.spec import ServerSpec
 from magid.log.buffer import LogRing
 from magid.servers.backend import ObservedServer, ServerState, initial_state, restarting_in
 from magid.servers.processes.child import Child
+from magid.wording import counted
 
 
 class KeyFiles:
@@ -238,7 +239,7 @@ class ServerProcess:
             reason = await self._run_once()
             in_a_row = 1 if self._was_well() else in_a_row + 1
             if in_a_row > policy.limit:
-                raise ServerFailed(f"{reason}; given up after {policy.limit} restarts")
+                raise ServerFailed(f"{reason}; given up after {counted(policy.limit, 'restart')}")
             delay_s = policy.delay_s(in_a_row)
             self._forget_process()
             self._show(ServerState.BACKOFF, f"{reason}{restarting_in(delay_s)}")
