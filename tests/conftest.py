@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.support import ggufs
@@ -20,6 +21,11 @@ _PROVISION_SECONDS = 600  # a first download on a slow line; an installed one an
 _PORTS = range(10_000, 32_000)
 _given_ports: set[int] = set()
 
+# No test fails because the machine has other work.
+hypothesis.settings.register_profile(
+    "magid", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("magid")
 
 # A shell that runs the tests in the background has SIGINT ignored, and programs that tests start
 # would inherit that: they could not be interrupted as a person does it.
