@@ -179,7 +179,8 @@ class Config(Section, frozen=True):
         Seconds, about("Seconds after which a server that is not ready has failed")
     ] = 120.0
     readiness_check_interval: Annotated[
-        Seconds, about("Seconds between readiness checks")
+        Seconds,
+        about("Longest pause between readiness checks, in seconds; it begins with 10 ms"),
     ] = 2.0  # fmt: skip
     stop_timeout: Annotated[
         Seconds, about("Seconds that a server has to stop before it is killed")

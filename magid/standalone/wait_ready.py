@@ -26,8 +26,8 @@ from typing import NamedTuple
 
 ANSWER_S = 5.0  # for one answer of a busy server
 ALIVE_S = 60.0  # silence of this program after which systemd aborts the start
-_FIRST_PAUSE_S = 0.05  # a small model is ready within 0.1 s
-_GROWTH = 1.5
+_FIRST_PAUSE_S = 0.01  # a small model is ready within 0.1 s
+_SHARE = 0.01  # of the time so far: a check that comes that late makes no difference
 _LISTEN = "0A"  # TCP_LISTEN in /proc/net/tcp
 _MAX_BODY = 1024 * 1024
 _EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -62,25 +62,30 @@ def main(arguments: Sequence[str]) -> int:
 def wait(server: ServerAddress, longest_s: float, every_s: float, main_pid: int | None) -> float:
     """Returns the seconds until the server was ready. Raises ServerNotReady.
 
-    The interval between checks grows to `every_s`.
+    The pause between checks grows with the time so far, to `every_s`.
     """
     process = _handle(main_pid)
-    began, pause, status = time.monotonic(), _FIRST_PAUSE_S, 0
+    began, took, status = time.monotonic(), 0.0, 0
     try:
-        while (left := longest_s - (time.monotonic() - began)) > 0:
-            _pause(process, min(pause, left))
+        while (left := longest_s - took) > 0:
+            _pause(process, min(pause_s(took, every_s), left))
             status = _health(server, min(ANSWER_S, left + 0.1))
             if status == 200 and _is_ours(server):
                 return time.monotonic() - began
+            took = time.monotonic() - began
             _notify(
-                f"STATUS={_seen(status)} ({time.monotonic() - began:.0f} s)\n"
+                f"STATUS={_seen(status)} ({took:.0f} s)\n"
                 f"EXTEND_TIMEOUT_USEC={int(ALIVE_S * 1_000_000)}"
             )
-            pause = min(pause * _GROWTH, every_s)
     finally:
         if process is not None:
             os.close(process)
     raise ServerNotReady(f"the server was not ready within {longest_s:g} s: {_LATE[_seen(status)]}")
+
+
+def pause_s(took_s: float, longest_s: float) -> float:
+    """Returns how long to wait before the next check. Pure."""
+    return min(max(_FIRST_PAUSE_S, _SHARE * took_s), longest_s)
 
 
 _LATE = {

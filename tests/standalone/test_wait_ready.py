@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from magid.standalone.wait_ready import pause_s
 from tests.support import fake_llama
 from tests.support.deadlines import DEADLINE_S
 from tests.support.impostor_server import NOBODY, Sly
@@ -196,3 +197,10 @@ def test_bad_usage(arguments: tuple[str, ...]) -> None:
         check=False,
     )
     assert (done.returncode, done.stderr.startswith("error: ")) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("took", "pause"), [(0.0, 0.01), (0.9, 0.01), (2.0, 0.02), (60.0, 0.6), (1000.0, 2.0)]
+)
+def test_a_check_comes_late_by_a_hundredth_of_the_start(took: float, pause: float) -> None:
+    assert pause_s(took, 2.0) == pytest.approx(pause)

@@ -85,10 +85,6 @@ class KeyFiles:
 log = logging.getLogger(__name__)
 
 
-_FIRST_CHECK_S = 0.05  # a small model is ready within 0.1 s
-_CHECK_GROWTH = 1.5
-
-
 class RestartPolicy(Struct, frozen=True):
     """When a server that ended by itself is restarted; delays in seconds.
 
@@ -297,18 +293,18 @@ class ServerProcess:
 
         Raises ServerFailed if it takes too long or if another program answers in its place.
         """
+        from magid.standalone.wait_ready import pause_s  # late: it loads http.client
+
         timing = self._around.timing
-        deadline = time.monotonic() + timing.max_startup_s
-        pause, health = _FIRST_CHECK_S, Health.UNREACHABLE
-        while (left := deadline - time.monotonic()) > 0:
-            if await child.wait(min(pause, left)):
+        began, health = time.monotonic(), Health.UNREACHABLE
+        while (left := timing.max_startup_s - (took := time.monotonic() - began)) > 0:
+            if await child.wait(min(pause_s(took, timing.check_interval_s), left)):
                 return False
             health = await check_health(self._endpoint, timeout_s=max(min(left, 2.0), 0.1))
             if health is Health.OK and await self._is_confirmed(child):
                 return True
             if health is Health.LOADING:
                 self._show(ServerState.LOADING)
-            pause = min(pause * _CHECK_GROWTH, timing.check_interval_s)
         raise ServerFailed(f"was not ready within {timing.max_startup_s:g} s: {_LAST_SEEN[health]}")
 
     async def _is_confirmed(self, child: Child) -> bool:
