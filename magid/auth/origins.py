@@ -137,7 +137,8 @@ def check_origin(headers: Mapping[str, str], policy: Policy, *, changes: bool) -
 
 # The response headers that a page of another origin may read.
 _EXPOSED = (
-    "ETag, X-Request-Id, Retry-After, X-Magi-Model, X-Magi-Server, X-Magi-Route, X-Magi-Draft-Model"
+    "ETag, X-Request-Id, Request-Id, Retry-After, "
+    "X-Magi-Model, X-Magi-Server, X-Magi-Route, X-Magi-Draft-Model"
 )
 _NAMES = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z, -]+")
 _PREFLIGHT_AGE_S = 600

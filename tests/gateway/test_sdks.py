@@ -137,10 +137,11 @@ def test_anthropic_conversations(claude: anthropic.Anthropic) -> None:
 
 
 def test_anthropic_errors(claude: anthropic.Anthropic) -> None:
-    with pytest.raises(anthropic.NotFoundError, match="cannot find model 'gone'"):
+    with pytest.raises(anthropic.NotFoundError, match="cannot find model 'gone'") as missing:
         claude.messages.create(
             model="gone", max_tokens=4, messages=[{"role": "user", "content": "Hello"}]
         )
+    assert missing.value.request_id == missing.value.response.headers["x-request-id"]
 
 
 # -- langchain ---------------------------------------------------------------------------------

@@ -24,7 +24,8 @@ TAKEN = 2 * MAX_SILENT_BYTES
 # Every line of a head that may be on an answer of the gateway.
 HARMLESS = {
     "content-type", "content-length", "transfer-encoding", "connection", "retry-after",
-    "x-request-id", "x-magi-model", "x-magi-server", "x-magi-route", "x-magi-draft-model",
+    "x-request-id", "request-id",
+    "x-magi-model", "x-magi-server", "x-magi-route", "x-magi-draft-model",
     "x-content-type-options", "content-security-policy", "cache-control", "x-accel-buffering",
 }  # fmt: skip
 

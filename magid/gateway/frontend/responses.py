@@ -14,7 +14,7 @@ from pydantic_core import to_json
 from magid import errors
 from magid.auth import origins
 from magid.gateway.frontend.request_reader import RequestHead
-from magid.gateway.routing.endpoints import Style, methods_of
+from magid.gateway.routing.endpoints import Style, methods_of, style_of
 from magid.http.limits import parsed
 from magid.http.response_headers import PHRASES, PLAIN_DATA, headers_for
 
@@ -35,9 +35,12 @@ def head_bytes(
     origin = b""
     if head is not None and head.origin:
         origin = header_lines({**origins.reading_headers(head.origin), "Vary": "Origin"})
+    name = request_id.encode()
+    if head is not None and style_of(head.path) is Style.ANTHROPIC:
+        fields += b"Request-Id: %b\r\n" % name  # where Anthropic's SDK looks
     return b"HTTP/1.1 %d %b\r\n%b%b%bX-Request-Id: %b\r\nConnection: %b\r\n\r\n" % (
         status, PHRASES.get(status, b""), fields, _PLAIN, origin,
-        request_id.encode(), b"close" if closes else b"keep-alive",
+        name, b"close" if closes else b"keep-alive",
     )  # fmt: skip
 
 
