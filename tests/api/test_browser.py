@@ -5,23 +5,17 @@ under another site's name; under a name that DNS rebinding has led to the daemon
 allowed_origins has.
 """
 
-import json
-import os
-import shutil
-import signal
 import socket
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import suppress
 from pathlib import Path
-from queue import Queue
-from typing import Any
 
 import pytest
 
-from tests.support import fleets, hostile
+from tests.support import browser, fleets, hostile
+from tests.support.browser import Site
 from tests.support.deadlines import DEADLINE_S
 from tests.support.fleets import SMALL
 from tests.support.hostile_llama import SCRIPT
@@ -30,46 +24,11 @@ from tests.support.running import Running
 
 pytestmark = pytest.mark.slow
 
-BROWSERS = ("chromium-headless-shell", "chromium")  # Debian's
 PAGE = (Path(__file__).parents[1] / "support" / "attacks.html").read_bytes()
 EVIL, OWN = "evil.example", "ui.example"
 PLACE = "/attack"  # of the page; a rebound name leads there until the page has loaded
 REBOUND = "127.0.0.2"  # where EVIL was before
-
-
-class Site:
-    """Serves the page at any name, and takes what came of it."""
-
-    def __init__(self) -> None:
-        self.found: Queue[dict[str, str]] = Queue()
-        found = self.found
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.answer(PAGE)
-
-            def do_POST(self) -> None:
-                found.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-                self.answer(b"")
-
-            def answer(self, body: bytes) -> None:
-                self.send_response(200)
-                self.send_header("Content-Type", "text/html; charset=utf-8")
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: Any) -> None:
-                """Not among the test's output."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.port = self._server.server_port
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+PLACES = {EVIL: "127.0.0.1", OWN: "127.0.0.1", f"rebound.{EVIL}": REBOUND}
 
 
 class Rebinding:
@@ -122,7 +81,7 @@ def pump(source: socket.socket, sink: socket.socket) -> None:
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
-    site = Site()
+    site = Site(PAGE)
     yield site
     site.close()
 
@@ -138,41 +97,12 @@ def magid(parts: Parts, site: Site, tmp_path_factory: pytest.TempPathFactory) ->
         yield magid
 
 
-def command(folder: Path) -> list[str]:
-    program = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    assert program, "no Chromium: packaging/test-tools installs it"
-    return [
-        program, "--headless", "--disable-gpu", "--disable-background-networking",
-        "--no-proxy-server", f"--user-data-dir={folder / 'user'}",
-        *(["--no-sandbox"] if os.geteuid() == 0 else []),
-    ]  # fmt: skip
-
-
-@contextmanager
-def browser(url: str, folder: Path) -> Iterator[None]:
-    """Chromium with this page open. It and all its processes end behind the block."""
-    places = {EVIL: "127.0.0.1", OWN: "127.0.0.1", f"rebound.{EVIL}": REBOUND}
-    names = ",".join(f"MAP {name} {address}" for name, address in places.items())
-    words = [
-        *command(folder), f"--host-resolver-rules={names}",
-        "--remote-debugging-port=0",  # without it, it prints the page and ends
-        url,
-    ]  # fmt: skip
-    with (folder / "browser.log").open("wb") as log:
-        process = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-        )
-    try:
-        yield
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait(DEADLINE_S)
-
-
 def attack(site: Site, page: str, target: str, folder: Path) -> dict[str, str]:
     report = f"http://127.0.0.1:{site.port}/"
-    with browser(f"{page}{PLACE}?target={target}&model={SMALL}&report={report}", folder):
-        return site.found.get(timeout=DEADLINE_S)
+    url = f"{page}{PLACE}?target={target}&model={SMALL}&report={report}"
+    with browser.browser(url, folder, PLACES):
+        found: dict[str, str] = site.found.get(timeout=DEADLINE_S)
+        return found
 
 
 def state(magid: Running) -> object:
@@ -234,7 +164,7 @@ def test_a_page_that_is_allowed(magid: Running, site: Site, tmp_path: Path) -> N
 def shown(url: str, folder: Path) -> str:
     """The page at this address, as the browser has it once all of it has run."""
     done = subprocess.run(
-        [*command(folder), "--dump-dom", url],
+        [*browser.command(folder), "--dump-dom", url],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=DEADLINE_S, check=True,
     )  # fmt: skip
     return done.stdout

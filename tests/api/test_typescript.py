@@ -5,70 +5,28 @@ The packages are those of typescript/package-lock.json, installed once per lock 
 with, byte by byte.
 """
 
-import hashlib
 import json
-import os
 import re
 import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support import fake_llama, ggufs, rest
-from tests.support.deadlines import DEADLINE_S, SET_UP_S
+from tests.support import fake_llama, ggufs, npm, programs, rest
 from tests.support.running import Running
 
 pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parents[1] / "typescript"
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "magi"
 ALPHA = "alpha_1p0b_q4km_fast"
 BETA = "beta_8p0b_q4km_balanced"
 
 
-def run(
-    folder: Path,
-    *command: str,
-    seconds: float = DEADLINE_S,
-    environment: dict[str, str] | None = None,
-) -> str:
-    """What it prints; a failure shows all that it said."""
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env={"PATH": os.environ["PATH"], "HOME": str(Path.home()), **(environment or {})},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=seconds,
-        check=False,
-    )
-    assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def modules() -> Path:
-    """The installed packages. Two sessions at once may both install them: the later one wins."""
-    names = ("package.json", "package-lock.json", ".npmrc")
-    node = subprocess.run(["node", "--version"], capture_output=True, check=True).stdout
-    digest = hashlib.sha256(b"".join((HERE / n).read_bytes() for n in names) + node).hexdigest()
-    place = CACHE / f"npm-{digest[:16]}"
-    if not place.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=CACHE, prefix="npm-new-") as name:
-            new = Path(name) / "installed"
-            new.mkdir()
-            for file in names:
-                shutil.copy(HERE / file, new)
-            run(new, "npm", "ci", "--ignore-scripts", seconds=SET_UP_S)
-            if not place.exists():
-                new.rename(place)
-    return place / "node_modules"
+    return npm.installed(HERE)
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +50,8 @@ def built(magid: Running, modules: Path, tmp_path_factory: pytest.TempPathFactor
     shutil.copytree(HERE, project, dirs_exist_ok=True)
     (project / "node_modules").symlink_to(modules)
     for command in commands():
-        run(project, *(word.replace("http://127.0.0.1:8000", magid.url) for word in command))
-    run(project, "npx", "--no-install", "tsc", "--project", ".")
+        programs.output([w.replace("http://127.0.0.1:8000", magid.url) for w in command], project)
+    programs.output(["npx", "--no-install", "tsc", "--project", "."], project)
     return project / "out"
 
 
@@ -107,7 +65,7 @@ def commands() -> list[list[str]]:
 
 
 def result(built: Path, program: str, **environment: str) -> dict[str, Any]:
-    (line,) = run(built, "node", program, environment=environment).splitlines()
+    (line,) = programs.output(["node", program], built, environment).splitlines()
     found: dict[str, Any] = json.loads(line)
     return found
 
@@ -143,9 +101,4 @@ def test_the_examples_as_they_stand(magid: Running, built: Path) -> None:
 
 
 def test_the_lock_names_exact_versions_and_no_host() -> None:
-    lock = json.loads((HERE / "package-lock.json").read_text())
-    packages = {path: package for path, package in lock["packages"].items() if path}
-    assert all(package["integrity"] for package in packages.values())
-    assert not any("resolved" in package for package in packages.values())
-    wanted = json.loads((HERE / "package.json").read_text())["dependencies"]
-    assert wanted == {name: packages[f"node_modules/{name}"]["version"] for name in wanted}
+    npm.check_lock(HERE)
