@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from magid import errors as e
 from magid.api import events
 from magid.api.context import Context
-from magid.api.handlers import logs, metrics, models, profiles, requests, servers, tokens
+from magid.api.handlers import gpus, logs, metrics, models, profiles, requests, servers, tokens
 from magid.api.handlers import servers as health
 from magid.api.reply import Call, Reply, Stream
 from magid.api.schemas.access import (
@@ -23,6 +23,7 @@ from magid.api.schemas.access import (
     TokensReply,
 )
 from magid.api.schemas.gateway import Explanation, RequestsReply, UsageReply
+from magid.api.schemas.gpus import GpusReply
 from magid.api.schemas.models import (
     DiscoveredModel,
     EnabledAllReply,
@@ -214,6 +215,8 @@ ROUTES: tuple[Route, ...] = (
     _get("/api/usage", requests.get_usage, UsageReply, query=_USAGE),
     _delete("/api/requests/{requestId}", requests.cancel_request, Message,
             errors=(e.NotFound,)),
+    _get("/api/gpus", gpus.list_gpus, GpusReply),
+    _post("/api/gpus/refresh", gpus.refresh_gpus, GpusReply),
     _get("/metrics", metrics.get_metrics, str, media=_TEXT),
     _get("/sd/prometheus", metrics.discover, list[ScrapeTarget]),
     _get("/api/tokens", tokens.list_tokens, TokensReply, access=Access.CHANGE),

@@ -20,6 +20,7 @@ from magid.control import boot, conditions, planner, transitions
 from magid.control.audit_log import StateLog, log_decision
 from magid.control.boot import Boot
 from magid.control.conditions import DaemonCondition, Situation
+from magid.control.devices import Devices
 from magid.control.executor import PlanExecutor
 from magid.control.planner import Plan
 from magid.control.profiles import Profiles
@@ -61,6 +62,7 @@ class Daemon:
         self._boot = Boot(
             config.state_dir / boot.NAME, launcher, self._executor, self._scanning, self._store
         )
+        self.devices = Devices(launcher, lambda: self._store.notify(Change("gpus")))
         self._task: asyncio.Task[None] | None = None
 
     # -- life ----------------------------------------------------------------------------
@@ -75,6 +77,7 @@ class Daemon:
         self.launcher.subscribe(StateLog().on_change)
         self.launcher.subscribe(lambda server: self._store.notify(Change("server", server.port)))
         await self.launcher.open()
+        self.devices.open()
         await self._boot.load()
         self._task = asyncio.create_task(self._run())
 
@@ -113,6 +116,7 @@ class Daemon:
         self._scanning.close()
         await self._boot.close()
         await self._executor.close()
+        await self.devices.close()
         await self.launcher.close()
         await self._store.close()
         await asyncio.to_thread(self._scanner.close)

@@ -58,7 +58,7 @@ async def serve(
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     over = False
     while not (over or stop.is_set()):
-        bus = Bus()
+        bus = Bus(passes_descriptors=True)
         try:
             await bus.open()
             ring = KeyRing(keys, USER)

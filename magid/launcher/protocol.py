@@ -6,6 +6,7 @@ is within its bounds, or raises InvalidInput. The launcher itself refuses a vali
 machine does not allow (a port outside the range, a file outside the model folders, an argument).
 """
 
+import base64
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -62,7 +63,12 @@ class Ping:
     """Checks that the launcher answers."""
 
 
-Request = StartRequest | StopRequest | ForgetRequest | Ping
+@dataclass(frozen=True, slots=True)
+class DevicesRequest:
+    """Lists the devices that llama-server finds in the sandbox of servers; see `devices_reply`."""
+
+
+Request = StartRequest | StopRequest | ForgetRequest | Ping | DevicesRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +95,7 @@ def request_line(request: Request) -> bytes:
             body |= {"spec": asdict(spec), "profile": profile, "flags": sorted(flags)}
         case StopRequest(port) | ForgetRequest(port):
             body |= {"port": port}
-        case Ping():
+        case Ping() | DevicesRequest():
             pass
     line = _line(body)
     if len(line) > MAX_LINE_BYTES:
@@ -104,6 +110,19 @@ def reply_line(reply: LauncherReply) -> bytes:
     return _line({"ok": False, "error": reply.error, "message": reply.message, **reply.details})
 
 
+def devices_reply(output: bytes) -> LauncherReply:
+    """Returns the reply to a DevicesRequest. Encoded, as the text may be any bytes."""
+    return LauncherReply(details={"output": base64.b64encode(output).decode()})
+
+
+def output_in(details: Mapping[str, str | int]) -> str:
+    """Returns llama-server's output of a `devices_reply`. Raises InvalidInput."""
+    try:
+        return base64.b64decode(str(details["output"]), validate=True).decode(errors="replace")
+    except (KeyError, ValueError):
+        raise _bad("reply", 'should have "output", in base64') from None
+
+
 def _line(body: Mapping[str, Any]) -> bytes:
     return json.dumps(body, separators=(",", ":")).encode() + b"\n"
 
@@ -113,6 +132,7 @@ _VERBS: Final[Mapping[type, str]] = {
     StopRequest: "stop",
     ForgetRequest: "forget",
     Ping: "ping",
+    DevicesRequest: "devices",
 }
 
 
@@ -133,9 +153,9 @@ def parse_request(line: bytes) -> Request:
             _only(body, {"port"}, "request")
             port = _port("port", body["port"])
             return StopRequest(port) if verb == "stop" else ForgetRequest(port)
-        case "ping":
+        case "ping" | "devices":
             _only(body, set(), "request")
-            return Ping()
+            return Ping() if verb == "ping" else DevicesRequest()
         case _:
             raise _bad("verb", f"should be one of {', '.join(_VERBS.values())}")
 

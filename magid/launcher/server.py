@@ -20,11 +20,12 @@ from typing import Final
 
 from magid.config.settings import Config
 from magid.errors import Busy, InvalidInput, MagidError, NotAllowed, TimedOut
-from magid.launcher import protocol, sandbox
+from magid.launcher import device_list, protocol, sandbox
 from magid.launcher.keys import KeyRing
 from magid.launcher.model_files import Examiner
 from magid.launcher.policy import authorize
 from magid.launcher.protocol import (
+    DevicesRequest,
     ForgetRequest,
     LauncherReply,
     Ping,
@@ -68,6 +69,7 @@ class LauncherServer:
         self._request_s = request_s
         self._examine = Examiner()
         self._locks: dict[int, asyncio.Lock] = {}
+        self._listing = asyncio.Lock()
         self._connections = 0
         self._changed = asyncio.Event()
 
@@ -128,6 +130,8 @@ class LauncherServer:
         match request:
             case Ping():
                 return LauncherReply(details={"units": len(self._units.held)})
+            case DevicesRequest():
+                return await self._list_devices()
             case StartRequest(spec):
                 return await self._alone(spec.port, lambda: self._start(request))
             case StopRequest(port):
@@ -145,6 +149,11 @@ class LauncherServer:
         properties = sandbox.unit_properties(order, self._units.version)
         log.info("starting %s (%s)", order.spec.unit, order.spec.model_id)
         await self._units.start(order.spec.port, properties)
+
+    async def _list_devices(self) -> LauncherReply:
+        async with self._listing:
+            output = await device_list.output(self._units, self._settings(), self._examine)
+        return protocol.devices_reply(output)
 
     async def _stop(self, port: int) -> None:
         log.info("stopping port %d", port)

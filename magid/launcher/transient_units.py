@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from magid.errors import Conflict, TimedOut
+from magid.errors import Busy, Conflict, TimedOut
 from magid.launcher.sandbox import ORDER_FIELD, SPEC_FIELD, Property, field_of
 from magid.systemd.bus import (
     MANAGER,
@@ -127,6 +127,32 @@ class Units:
         """Stops and releases the unit; returns when systemd has forgotten it."""
         if await self._ours(unit_name(port)):
             await self._end(port)
+
+    async def run_short(self, name: str, properties: Sequence[Property], output: int) -> None:
+        """Starts a unit that ends by itself, its output going to this descriptor.
+
+        Raises Busy if the last one of that name has not ended.
+        """
+        streams = [Property(f"Standard{of}FileDescriptor", "h", 0) for of in ("Output", "Error")]
+        body = [[p.name, variant(p.signature, p.value)] for p in (*properties, *streams)]
+        signature = "ssa(sv)a(sa(sv))"
+        try:
+            await self._bus.call(
+                MANAGER_PATH, MANAGER, "StartTransientUnit", signature, name, "replace", body, [],
+                descriptors=[output],
+            )  # fmt: skip
+        except BusError as error:
+            if error.name != _EXISTS:
+                raise
+            raise Busy(
+                f"cannot start {name}: the last one has not ended; see `systemctl status {name}`",
+                unit=name,
+            ) from None
+
+    async def end_short(self, name: str) -> None:
+        """Stops a unit of `run_short`; returns when systemd has forgotten it. Idempotent."""
+        await self._tolerant("StopUnit", name, "replace")
+        await self._until(name, lambda seen: not seen.transient, _REMOVAL_S)
 
     # -- steps -------------------------------------------------------------------------------
 

@@ -147,6 +147,12 @@ class ServerBackend(Protocol):
     async def settled(self, port: int) -> ObservedServer:
         """Waits until the server is ready, failed or stopped."""
 
+    async def list_devices(self) -> str:
+        """Returns what llama-server prints of its devices, run as a server is: seconds at most.
+
+        Raises MagidError if it cannot be run, or does not end in time.
+        """
+
     async def command(self, spec: ServerSpec) -> list[str]:
         """Returns the argv this server would be run with. Raises LlamaServerMissing."""
 

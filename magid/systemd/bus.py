@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -53,9 +53,10 @@ def variant(signature: str, value: Any) -> Any:
 class Bus:
     """One connection. Once it is closed, every call raises BusError."""
 
-    def __init__(self, address: str | None = None) -> None:
+    def __init__(self, address: str | None = None, *, passes_descriptors: bool = False) -> None:
         """`address` is a D-Bus address; None: the system bus."""
         self._address = address
+        self._passes_descriptors = passes_descriptors
         self._bus: MessageBus | None = None
         self._watch: asyncio.Task[None] | None = None
         self._closed = asyncio.Event()
@@ -74,7 +75,11 @@ class Bus:
     async def open(self) -> None:
         """Connects; call it once. Raises BusError if the bus cannot be reached."""
         try:
-            bus = MessageBus(bus_address=self._address, bus_type=BusType.SYSTEM)
+            bus = MessageBus(
+                bus_address=self._address,
+                bus_type=BusType.SYSTEM,
+                negotiate_unix_fd=self._passes_descriptors,
+            )
             self._bus = await bus.connect()
         except (OSError, DBusError, EOFError, AuthError, InvalidAddressError) as error:
             raise BusError("org.freedesktop.DBus.Error.NoServer", str(error)) from error
@@ -92,10 +97,21 @@ class Bus:
             await asyncio.wait([self._watch])
 
     async def call(
-        self, path: str, interface: str, member: str, signature: str = "", *body: Any
+        self,
+        path: str,
+        interface: str,
+        member: str,
+        signature: str = "",
+        *body: Any,
+        descriptors: Sequence[int] = (),
     ) -> list[Any]:
-        """Calls a method of systemd; returns its values, variants unwrapped. Raises BusError."""
-        return await self._call(SYSTEMD, path, interface, member, signature, *body)
+        """Calls a method of systemd; returns its values, variants unwrapped. Raises BusError.
+
+        Values of type `h` are indices of `descriptors`, which stay the caller's.
+        """
+        return await self._call(
+            SYSTEMD, path, interface, member, signature, *body, descriptors=descriptors
+        )
 
     async def match(self, rule: str) -> None:
         """Subscribes to the signals that match a D-Bus rule. Raises BusError."""
@@ -115,7 +131,14 @@ class Bus:
         self._closed.set()
 
     async def _call(
-        self, destination: str, path: str, interface: str, member: str, signature: str, *body: Any
+        self,
+        destination: str,
+        path: str,
+        interface: str,
+        member: str,
+        signature: str,
+        *body: Any,
+        descriptors: Sequence[int] = (),
     ) -> list[Any]:
         if self._bus is None or not self._bus.connected:
             raise BusError(_GONE, "the bus has gone away")
@@ -127,6 +150,7 @@ class Bus:
             signature=signature,
             body=list(body),
             flags=MessageFlag.NONE,
+            unix_fds=list(descriptors),
         )
         try:
             async with asyncio.timeout(_ANSWER_S):

@@ -12,6 +12,7 @@ from magid.doctor.facts import (
     DaemonFacts,
     NotCollected,
 )
+from magid.launcher import short_units
 from magid.launcher.sandbox import unit_properties
 from magid.launcher.unit_request import Timeouts, UnitRequest
 from magid.llama.spec import ServerSpec
@@ -72,7 +73,7 @@ def test_the_trial_is_boxed_as_a_server_is() -> None:
         )
         names = {p.name for p in trial}
         server = unit_properties(order, version)
-        assert {p.name for p in server} - names <= sandbox_trial.LEFT_OUT
+        assert {p.name for p in server} - names <= short_units.LEFT_OUT
         for needed in ("DynamicUser", "NoNewPrivileges", "DevicePolicy", "IPAddressDeny"):
             assert needed in names
         own = {"Description", "Type", "CollectMode", "TimeoutStartUSec", "StandardOutputFile"}

@@ -3,18 +3,22 @@
 import json
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
 from magid.errors import InvalidInput
+from magid.launcher import device_list
 from magid.launcher.protocol import (
+    DevicesRequest,
     ForgetRequest,
+    LauncherReply,
     Ping,
     StartRequest,
     StopRequest,
+    output_in,
     parse_request,
     request_line,
 )
@@ -89,6 +93,67 @@ def test_a_model_answers_and_is_boxed(asker: Asker) -> None:
 
 
 def test_the_launcher_says_that_it_is_there(asker: Asker) -> None:
+    assert asker.ask(Ping()).ok
+
+
+LISTER = "/usr/local/bin/list-devices"
+
+
+@pytest.fixture
+def lister(asker: Asker) -> Iterator[Callable[[str], LauncherReply]]:
+    """Asks for the devices, with this shell script as llama-server."""
+
+    def ask(script: str) -> LauncherReply:
+        asker.container.write(LISTER, f"#!/bin/sh\n{script}\n", 0o755)
+        asker.container.write("/etc/magi/magid.yaml", SETTINGS + f"llama_server_path: {LISTER}\n")
+        return asker.ask(DevicesRequest())
+
+    yield ask
+    asker.container.write("/etc/magi/magid.yaml", SETTINGS)
+
+
+def test_the_devices(asker: Asker) -> None:
+    for _ in range(2):
+        reply = asker.ask(DevicesRequest())
+        assert reply.ok, reply.message
+        assert output_in(reply.details).endswith("Available devices:\n  (none)\n")
+        shown = asker.container.show(device_list.UNIT, "LoadState")
+        assert shown["LoadState"] == "not-found", "nothing is left of it"
+    assert asker.container.journal(device_list.UNIT) == []
+
+
+def test_the_devices_are_listed_in_the_sandbox(
+    asker: Asker, lister: Callable[[str], LauncherReply]
+) -> None:
+    script = """
+        echo "arguments: $*"
+        awk '/^(Seccomp|NoNewPrivs|CapBnd):/ {print $1 $2}' /proc/self/status
+        ls /models /etc/magi
+        echo key $CREDENTIALS_DIRECTORY .
+        head -c 1 </dev/kmsg
+    """
+    reply = lister(script)
+    assert reply.ok, reply.message
+    output = output_in(reply.details)
+    assert "arguments: -lv 5 --list-devices\n" in output
+    assert "NoNewPrivs:1\nSeccomp:2\n" in output.replace("CapBnd:0000000000000000\n", "")
+    assert "CapBnd:0000000000000000\n" in output
+    assert "cannot access '/models'" in output
+    assert "magid.yaml" not in output
+    assert "key .\n" in output
+    assert "/dev/kmsg" in output
+    with asker.running(asker.spec()) as unit:
+        assert not asker.container.journal(unit, "_COMM=list-devices")
+
+
+def test_a_device_list_that_never_ends(
+    asker: Asker, lister: Callable[[str], LauncherReply]
+) -> None:
+    reply = lister("exec yes")
+    assert reply.error == "ServerFailed"
+    assert "printed more than" in reply.message
+    shown = asker.container.show(device_list.UNIT, "LoadState")
+    assert shown["LoadState"] == "not-found"
     assert asker.ask(Ping()).ok
 
 

@@ -11,17 +11,21 @@ from hypothesis import strategies as st
 from magid.errors import InvalidInput
 from magid.launcher.protocol import (
     MAX_LINE_BYTES,
+    DevicesRequest,
     ForgetRequest,
     LauncherReply,
     Ping,
     Request,
     StartRequest,
     StopRequest,
+    devices_reply,
+    output_in,
     parse_reply,
     parse_request,
     reply_line,
     request_line,
 )
+from magid.llama.device_list import MAX_BYTES
 from magid.llama.spec import ServerSpec
 from tests.support.values import FULL_SPEC
 
@@ -31,6 +35,7 @@ REQUESTS: list[Request] = [
     StopRequest(8080),
     ForgetRequest(65_535),
     Ping(),
+    DevicesRequest(),
 ]
 
 
@@ -50,6 +55,22 @@ def line(value: Any) -> bytes:
 @pytest.mark.parametrize("request_", REQUESTS, ids=lambda one: type(one).__name__)
 def test_requests_arrive(request_: Request) -> None:
     assert parse_request(request_line(request_)) == request_
+
+
+@given(st.binary(max_size=MAX_BYTES))
+def test_the_output_of_a_device_list_arrives(output: bytes) -> None:
+    arrived = parse_reply(reply_line(devices_reply(output)))
+    assert output_in(arrived.details) == output.decode(errors="replace")
+
+
+def test_the_longest_output_fits_into_a_line() -> None:
+    assert len(reply_line(devices_reply(b"[" * MAX_BYTES))) <= MAX_LINE_BYTES
+
+
+@pytest.mark.parametrize("details", [{}, {"output": "%"}, {"output": 5}, {"output": "é"}], ids=repr)
+def test_a_reply_without_output(details: dict[str, str | int]) -> None:
+    with pytest.raises(InvalidInput, match="output"):
+        output_in(details)
 
 
 def test_the_hash_of_a_spec_arrives() -> None:

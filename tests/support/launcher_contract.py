@@ -328,6 +328,15 @@ class LauncherContract:
         assert gone.seen == []
         assert one.seen[-1] == launcher.observed()[spec.port]
 
+    async def test_devices(self, launcher: ServerBackend, specs: Specs) -> None:
+        spec = specs()
+        await started(launcher, spec)
+        async with asyncio.timeout(PATIENCE_S):
+            listed = await asyncio.gather(launcher.list_devices(), launcher.list_devices())
+        for output in listed:
+            assert output.endswith(("Available devices:\n  (none)", "  (none)\n")), output
+        assert list(launcher.observed()) == [spec.port]
+
     async def test_figures(self, launcher: ServerBackend, specs: Specs) -> None:
         spec = specs()
         await started(launcher, spec)

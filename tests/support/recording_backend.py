@@ -36,6 +36,8 @@ class StillLauncher:
         self.masked: frozenset[str] = frozenset()
         self.boot = "first boot"
         self.held: set[tuple[str, int]] = set()  # calls that do not return yet
+        self.devices: str | Exception = "Available devices:\n  (none)\n"
+        self.listings = 0
         self._servers: dict[int, ObservedServer] = {}
         self._listeners: Listeners[ObservedServer] = Listeners()
         self._moved = asyncio.Event()
@@ -118,6 +120,14 @@ class StillLauncher:
         while not self._servers[port].state.is_settled:
             await self._moved.wait()
         return self._servers[port]
+
+    async def list_devices(self) -> str:
+        self.listings += 1
+        self._wake()
+        await self._while_held("devices", 0)
+        if isinstance(self.devices, Exception):
+            raise self.devices
+        return self.devices
 
     async def command(self, spec: ServerSpec) -> list[str]:
         return ["llama-server", "--model", spec.model_path, "--port", str(spec.port)]

@@ -8,6 +8,7 @@ from magid.doctor.checks.installed import restarted, service_only
 from magid.doctor.checks.ports import SOCKET, taker
 from magid.doctor.collect.services import TRIAL
 from magid.doctor.facts import Facts, Finding, FindingSeverity, ServiceUnit, known
+from magid.systemd.unit_names import port_in
 
 # Started by hand or at boot; the launcher's service is its socket's business.
 _ENABLED: Final = ("magid.service", "magid.socket", "magid-local.socket", "magid-view.socket")
@@ -144,7 +145,7 @@ def drop_ins(facts: Facts) -> Iterator[Finding]:
     """No drop-in takes away what keeps magid and the models in their boxes."""
     service_only(facts)
     for unit in known(facts.units).values():
-        model = unit.name.startswith("llama-server@") and unit.name != TRIAL
+        model = port_in(unit.name) is not None
         shipped = _MODELS if model else _SHIPPED.get(unit.name, {})
         if unit.load != "loaded" or not unit.drop_ins:
             continue

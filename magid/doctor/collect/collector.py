@@ -28,6 +28,7 @@ from magid.doctor.facts import (
 from magid.errors import InvalidConfig, MagidError
 from magid.host.control_groups import controllers
 from magid.systemd import journald_conf
+from magid.systemd.unit_names import port_in
 
 T = TypeVar("T")
 Source = Callable[[], Any]  # collects one fact
@@ -128,7 +129,7 @@ def _invocations(runs: Any) -> dict[str, str]:
 
 
 def _is_model(unit: ServiceUnit) -> bool:
-    return unit.name.startswith("llama-server@") and unit.name != services.TRIAL
+    return port_in(unit.name) is not None
 
 
 def _collect(sources: dict[str, Source | NotCollected]) -> dict[str, Any]:

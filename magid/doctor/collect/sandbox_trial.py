@@ -2,13 +2,12 @@
 
 Whether a server can open a file or a GPU is decided by a dozen settings together: user and groups,
 mounts, the device list, drop-ins of the administrator. To work that out again here would be a
-second sandbox, which is wrong one day; so the first one is asked. The unit has the properties that
-the launcher would give it, made by the same functions, but for what makes it a server; and as it is
-an instance of llama-server@, drop-ins for all models hold for it too.
+second sandbox, which is wrong one day; so the first one is asked, in a unit of
+`launcher/short_units`.
 
-Only root may do this, by asking systemd itself. The launcher is not asked: it takes the spec of a
-server and nothing else, and that is worth more than a trial for everybody. It is also how doctor
-runs llama-server: never as root, wherever the configuration says that it is.
+Only root may do this, by asking systemd itself. The launcher is not asked: it takes no paths to
+try, and that is worth more than a trial for everybody. It is also how doctor runs llama-server:
+never as root, wherever the configuration says that it is.
 """
 
 import asyncio
@@ -24,27 +23,17 @@ from magid.doctor.collect.commands import PROBE, CannotCollect
 from magid.doctor.collect.services import TRIAL
 from magid.doctor.facts import Program, SandboxTrial
 from magid.errors import LlamaServerMissing, MagidError
+from magid.launcher import short_units
 from magid.launcher.model_files import Examiner, check_files
-from magid.launcher.policy import PROGRAM_PLACES, groups_here, patience_of, program_folders
-from magid.launcher.sandbox import Property, command_property, unit_properties
+from magid.launcher.policy import PROGRAM_PLACES
+from magid.launcher.sandbox import Property, unit_properties
 from magid.launcher.unit_request import CheckedFile, UnitRequest
 from magid.llama.program import find_program, flags_in, version_in
-from magid.llama.spec import ServerSpec
 from magid.systemd.bus import MANAGER, MANAGER_PATH, PROPERTIES, Bus, BusError, major, variant
 
 TRIAL_S: Final = 45.0  # three runs of llama-server, each with its own limit
 _LOOK_S: Final = 0.05
 _SERVICE: Final = "org.freedesktop.systemd1.Service"
-# What makes a unit a server, which this one is not.
-LEFT_OUT: Final = frozenset(
-    {
-        *("Description", "PartOf", "Wants", "After", "CollectMode", "AddRef", "Type"),
-        *("NotifyAccess", "ExecStart", "ExecStartEx", "ExecStartPost", "ExecStartPostEx"),
-        *("TimeoutStartUSec", "Restart", "RestartUSec", "RestartPreventExitStatus"),
-        *("StartLimitIntervalUSec", "StartLimitBurst", "RestartSteps", "RestartMaxDelayUSec"),
-        *("LoadCredential", "LogExtraFields", "MemoryMax", "CPUQuotaPerSecUSec"),
-    }
-)
 
 
 def trial(settings: Config, paths: Iterable[str]) -> SandboxTrial:
@@ -76,15 +65,10 @@ def properties(
     order: UnitRequest, version: int, argv: Sequence[str], output: Path
 ) -> list[Property]:
     """The unit of the trial: that of the order, without what makes it a server. Pure."""
-    kept = [p for p in unit_properties(order, version) if p.name not in LEFT_OUT]
+    what = "magictl doctor tries the sandbox of models"
     return [
-        *kept,
-        Property("Description", "s", "magictl doctor tries the sandbox of models"),
-        Property("Type", "s", "oneshot"),
-        Property("CollectMode", "s", "inactive-or-failed"),
-        Property("TimeoutStartUSec", "t", int(TRIAL_S * 1e6)),
+        *short_units.properties(order, version, argv, TRIAL_S, what),
         Property("StandardOutputFile", "s", str(output)),
-        command_property("ExecStart", argv, version),
     ]
 
 
@@ -129,7 +113,7 @@ async def _tried(
         (text,) = await bus.call(MANAGER_PATH, PROPERTIES, "Get", "ss", MANAGER, "Version")
         version = major(text)
         files, unfit = _fit(settings, program, roots, paths, version)
-        order = _order(settings, program, roots, files)
+        order = short_units.request(settings, program, roots, files)
         argv = [
             *("/usr/bin/python3", "-I", "-S", str(PROBE), "box", str(program or "")),
             *(file.path for file in files),
@@ -158,30 +142,12 @@ def _fit(
     for path in paths:
         try:
             (file,) = check_files((path,), roots)
-            unit_properties(_order(settings, program, (), [file]), version)
+            unit_properties(short_units.request(settings, program, (), [file]), version)
         except MagidError as error:
             unfit[path] = error.message
         else:
             files.append(file)
     return files, unfit
-
-
-def _order(
-    settings: Config, program: Path | None, roots: tuple[str, ...], files: Iterable[CheckedFile]
-) -> UnitRequest:
-    port, host = settings.port_range[0], settings.llama_server_host
-    return UnitRequest(
-        spec=ServerSpec("doctor", 0, port, host, "/"),
-        profile=None,
-        argv=(),
-        files=tuple(files),
-        roots=roots,
-        program_folders=program_folders(program) if program else (),
-        scripts=str(PROBE.parent.parent),
-        key_source="/dev/null",
-        groups=groups_here(),
-        patience=patience_of(settings),
-    )
 
 
 async def _run(bus: Bus, unit: Sequence[Property]) -> str:

@@ -17,6 +17,7 @@ from magid.llama.spec import ServerSpec
 from magid.log.buffer import LogLine, LogRing
 from magid.servers.backend import ObservedServer
 from magid.servers.listeners import Listeners
+from magid.servers.processes import device_list
 from magid.servers.processes.supervisor import (
     Dependencies,
     KeyFiles,
@@ -117,6 +118,10 @@ class ProcessBackend:
         while not (server := self._known(port).observed).state.is_settled:
             await self._changed.wait()
         return server
+
+    async def list_devices(self) -> str:
+        """See ServerBackend. Raises LlamaServerMissing, ServerFailed."""
+        return await device_list.output(await self._around.program())
 
     async def command(self, spec: ServerSpec) -> list[str]:
         """See ServerBackend. Also raises InvalidInput if the program lacks what the spec needs."""

@@ -19,6 +19,7 @@ from magid.host.ports import HostPort, can_bind, owners_of
 from magid.host.usage import ServerFigures, process_figures
 from magid.launcher import protocol
 from magid.launcher.protocol import credential_path
+from magid.llama import device_list
 from magid.llama.arguments import server_argv
 from magid.llama.program import LlamaProgram
 from magid.llama.spec import ServerSpec
@@ -37,7 +38,7 @@ from magid.systemd.unit_names import unit_name, unit_path
 log = logging.getLogger(__name__)
 
 _QUEUE_S: Final = 120.0  # for a job in systemd's queue: magi-gpu.service may take a minute
-_MARGIN_S: Final = 60.0  # what the launcher may take beyond the servers' stop timeout
+_MARGIN_S: Final = 60.0  # what the launcher may take beyond llama-server's own time
 
 
 class SystemdBackend:
@@ -219,6 +220,12 @@ class SystemdBackend:
             await watched.refresh()
         finally:
             watched.drop(pending)
+
+    async def list_devices(self) -> str:
+        """See ServerBackend. Raises LlamaServerMissing, ServerFailed, the launcher's refusal."""
+        device_list.check(await self._program())
+        request, limit_s = protocol.DevicesRequest(), device_list.LIST_S + _MARGIN_S
+        return protocol.output_in(await self._launcher.call(request, limit_s))
 
     async def command(self, spec: ServerSpec) -> list[str]:
         """See ServerBackend. Also raises InvalidInput if the program lacks what the spec needs."""

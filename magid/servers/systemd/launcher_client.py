@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -31,8 +31,8 @@ class LauncherClient:
         request: Request,
         timeout_s: float,
         is_done: Callable[[], bool] = lambda: False,
-    ) -> None:
-        """Sends the request; returns when the launcher reports success.
+    ) -> Mapping[str, str | int]:
+        """Sends the request; returns the reply's details when the launcher reports success.
 
         Raises the launcher's refusal, and TimedOut. If the launcher closes the connection without
         replying, the request is sent again unless `is_done` returns true by then: every request may
@@ -47,7 +47,7 @@ class LauncherClient:
                 return _check(protocol.parse_reply(answer))
             await asyncio.sleep(_PAUSE_S)
             if is_done():
-                return None
+                return {}
         raise LauncherUnreachable(
             "cannot get an answer of magi-launcher: it ended in the middle of the request; see "
             "`journalctl -u magi-launcher`"
@@ -83,10 +83,10 @@ class LauncherClient:
             writer.close()
 
 
-def _check(reply: LauncherReply) -> None:
-    """Raises the error that the reply carries; ServerFailed for an unknown code."""
+def _check(reply: LauncherReply) -> Mapping[str, str | int]:
+    """Returns the details. Raises the error that the reply carries; ServerFailed for any other."""
     if reply.ok:
-        return
+        return reply.details
     kind = getattr(errors, reply.error, ServerFailed)
     if not (isinstance(kind, type) and issubclass(kind, MagidError)):
         kind = ServerFailed

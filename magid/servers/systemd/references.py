@@ -34,7 +34,7 @@ class References:
         self,
         needed: Callable[[], bool],
         bus: Callable[[], Bus],
-        wake: Callable[[], Awaitable[None]],
+        wake: Callable[[], Awaitable[object]],
     ) -> None:
         self._needed = needed
         self._bus = bus

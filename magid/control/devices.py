@@ -1,0 +1,121 @@
+"""What is known of the GPUs, and when llama-server is asked for them again.
+
+The one owner of that state. llama-server is asked at the start of magid, after a start has settled
+and after a stop, and on request. Where it listed no GPU, starts and stops ask no more.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from magid.errors import LlamaServerMissing, MagidError
+from magid.gpus.device import Gpu, gpus_of
+from magid.gpus.listing import devices_in, last_line
+from magid.log.events import Event, about
+from magid.servers.backend import ObservedServer, ServerBackend, ServerState
+
+log = logging.getLogger(__name__)
+
+# A server that has come into one of these states has changed what is free.
+_SETTLED = frozenset(
+    {ServerState.READY, ServerState.STOPPED, ServerState.FAILED, ServerState.BACKOFF}
+)
+
+
+class DeviceList(Struct, frozen=True):
+    """The GPUs as they were listed last, and why a later listing failed."""
+
+    gpus: tuple[Gpu, ...] = ()
+    listed_at: float | None = None  # seconds since the epoch; None: not yet
+    problem: str = ""
+
+
+class Devices:
+    """Keeps the list of GPUs. `notify` is called after each new one."""
+
+    def __init__(self, launcher: ServerBackend, notify: Callable[[], None]) -> None:
+        self._launcher = launcher
+        self._notify = notify
+        self._states: dict[int, ServerState] = {}
+        self._asked = self._answered = 0
+        self._new = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self.listings = 0  # the number of those that did not fail
+        self.failures = 0
+        self.present = DeviceList()
+
+    def open(self) -> None:
+        """Begins to list the GPUs; does not wait for the list."""
+        self._launcher.subscribe(self._on_server)
+        self._ask()
+
+    async def refresh(self) -> DeviceList:
+        """Returns a list that was begun after this call."""
+        mine = self._ask()
+        while self._answered < mine:
+            await self._new.wait()
+        return self.present
+
+    async def close(self) -> None:
+        """Ends a listing in progress; those who wait for it get the list that is there."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._answer(self._asked)
+
+    def _on_server(self, server: ObservedServer) -> None:
+        before = self._states.get(server.port)
+        self._states[server.port] = server.state
+        is_news = before is not None and before is not server.state
+        if is_news and server.state in _SETTLED and (self.present.gpus or self.present.problem):
+            self._ask()
+
+    def _ask(self) -> int:
+        """Requests a list; of several requests during a listing, one more listing comes."""
+        self._asked += 1
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._list())
+        return self._asked
+
+    async def _list(self) -> None:
+        while self._answered < self._asked:
+            asked = self._asked
+            self.present = await self._listed()
+            self._answer(asked)
+            self._notify()
+
+    def _answer(self, number: int) -> None:
+        self._answered = number
+        self._new.set()
+        self._new = asyncio.Event()
+
+    async def _listed(self) -> DeviceList:
+        try:
+            output = await self._launcher.list_devices()
+        except LlamaServerMissing as error:  # a condition says so
+            self.failures += 1
+            return replace(self.present, problem=error.message)
+        except MagidError as error:
+            return self._failed(error.message)
+        except Exception:
+            log.exception("listing the GPUs failed with an internal error")
+            return self._failed("cannot list the GPUs: an internal error; the log has its trace")
+        devices = devices_in(output)
+        if devices is None:
+            return self._failed(
+                f"cannot list the GPUs: llama-server printed no list: {last_line(output)}; "
+                "`magictl doctor` looks for the cause"
+            )
+        self.listings += 1
+        return DeviceList(gpus_of(devices), time.time())
+
+    def _failed(self, problem: str) -> DeviceList:
+        """Keeps what was known, and logs a problem that is new."""
+        self.failures += 1
+        if problem != self.present.problem:
+            log.warning("%s", problem, extra=about(Event.GPUS_UNKNOWN))
+        return replace(self.present, problem=problem)

@@ -1,0 +1,1 @@
+"""GPUs: the devices that llama-server lists, and the physical GPUs behind them. Pure."""

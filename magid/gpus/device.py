@@ -1,0 +1,86 @@
+"""Devices of llama-server, and the physical GPUs behind them. Pure."""
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from msgspec import Struct
+
+# A GPU that several back ends list is used by the first of these.
+_PREFERRED: Final = ("CUDA", "ROCm", "SYCL")
+_REMOTE: Final = "RPC"
+_ASIDE: Final = re.compile(r"\([^()]*\)")  # "(RADV NAVI31)", "(TM)"
+
+
+class Device(Struct, frozen=True):
+    """One device that llama-server can use. Memory in bytes; None: unknown."""
+
+    name: str  # what `--device` takes
+    backend: str  # the name without its number
+    description: str
+    total: int | None = None
+    free: int | None = None
+    integrated: bool | None = None
+    address: str | None = None  # of PCI, in lower case
+    uuid: str | None = None
+
+    @property
+    def is_partition(self) -> bool:
+        """Whether it is a part of a GPU (MIG) and not a whole one."""
+        return " MIG " in f" {self.description} " or (self.uuid or "").startswith("MIG-")
+
+    @property
+    def id(self) -> str:
+        """The name that stays over reboots, as far as one is known."""
+        return self.uuid or (None if self.is_partition else self.address) or self.name
+
+
+class Gpu(Struct, frozen=True):
+    """One physical GPU, or a part of one. `same` is that GPU by other back ends."""
+
+    device: Device
+    same: tuple[Device, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.device.name, *(device.name for device in self.same))
+
+
+def gpus_of(devices: Iterable[Device]) -> tuple[Gpu, ...]:
+    """Returns the physical GPUs, in the order of their preferred devices.
+
+    Devices of different back ends are one GPU if their addresses or UUIDs say so; where one of
+    them has neither, if they have the same name. A GPU is once in each back end.
+    """
+    groups: list[list[Device]] = []
+    for device in sorted(devices, key=_rank):
+        group = next((one for one in groups if _belongs(device, one)), None)
+        if group is None:
+            groups.append([device])
+        else:
+            group.append(device)
+    return tuple(Gpu(first, tuple(rest)) for first, *rest in groups)
+
+
+def _rank(device: Device) -> int:
+    known = device.backend in _PREFERRED
+    return _PREFERRED.index(device.backend) if known else len(_PREFERRED)
+
+
+def _belongs(device: Device, group: list[Device]) -> bool:
+    if any(device.backend == other.backend for other in group):
+        return False
+    return _is_same(device, group[0])
+
+
+def _is_same(one: Device, other: Device) -> bool:
+    if _REMOTE in (one.backend, other.backend) or one.is_partition or other.is_partition:
+        return False
+    for mine, theirs in ((one.uuid, other.uuid), (one.address, other.address)):
+        if mine and theirs:
+            return mine == theirs
+    return _plain(one.description) == _plain(other.description)
+
+
+def _plain(description: str) -> str:
+    return " ".join(_ASIDE.sub(" ", description).lower().split())

@@ -1,0 +1,157 @@
+"""When llama-server is asked for the GPUs, and what is known of them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from magid.control.devices import Devices
+from magid.errors import LlamaServerMissing, ServerFailed
+from magid.llama.spec import ServerSpec
+from magid.servers.backend import ServerState
+from tests.support.deadlines import PATIENCE_S
+from tests.support.recording_backend import StillLauncher, all_quiet
+
+ONE = "Available devices:\n  CUDA0: NVIDIA (8192 MiB, {} MiB free)\n"
+SPEC = ServerSpec("m", 0, 8080, "127.0.0.1", "/m.gguf")
+MIB = 1 << 20
+
+Until = Callable[[Callable[[], bool]], Awaitable[None]]
+
+
+@pytest.fixture
+def launcher() -> StillLauncher:
+    found = StillLauncher(prompt=True)
+    found.devices = ONE.format(8000)
+    return found
+
+
+@pytest.fixture
+def news() -> asyncio.Event:
+    return asyncio.Event()
+
+
+@pytest.fixture
+async def devices(launcher: StillLauncher, news: asyncio.Event) -> AsyncIterator[Devices]:
+    found = Devices(launcher, news.set)
+    yield found
+    await found.close()
+
+
+@pytest.fixture
+def until(news: asyncio.Event) -> Until:
+    """Wait until it is so; looked at after each new list."""
+
+    async def until(is_so: Callable[[], bool]) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while not is_so():
+                news.clear()
+                await news.wait()
+
+    return until
+
+
+def free(devices: Devices) -> int | None:
+    (gpu,) = devices.present.gpus
+    return None if gpu.device.free is None else gpu.device.free // MIB
+
+
+async def test_listed_at_the_start_without_waiting(
+    launcher: StillLauncher, devices: Devices, until: Until
+) -> None:
+    launcher.hold("devices", 0)
+    devices.open()
+    await launcher.wait_for(lambda: launcher.listings == 1)
+    assert devices.present.listed_at is None
+    launcher.release("devices", 0)
+    await until(lambda: devices.present.listed_at is not None)
+    assert free(devices) == 8000
+
+
+async def test_listed_again_after_a_start_and_a_stop(
+    launcher: StillLauncher, devices: Devices, until: Until
+) -> None:
+    devices.open()
+    await until(lambda: bool(devices.present.gpus))
+    launcher.prompt = False
+    launcher.devices = ONE.format(3000)
+    await launcher.start(SPEC)
+    launcher.show(SPEC.port, ServerState.LOADING)
+    await all_quiet()
+    assert launcher.listings == 1, "it has not settled"
+    launcher.show(SPEC.port, ServerState.READY)
+    await until(lambda: free(devices) == 3000)
+    launcher.devices = ONE.format(8000)
+    await launcher.stop(SPEC.port)
+    await until(lambda: free(devices) == 8000)
+    assert launcher.listings == 3
+
+
+async def test_a_server_that_ran_before_is_no_news(
+    launcher: StillLauncher, devices: Devices, until: Until
+) -> None:
+    devices.open()
+    await until(lambda: bool(devices.present.gpus))
+    launcher.adopt(SPEC, ServerState.READY)
+    launcher.adopt(SPEC, ServerState.READY)
+    await all_quiet()
+    assert launcher.listings == 1
+
+
+async def test_without_a_gpu_starts_ask_for_nothing(
+    launcher: StillLauncher, devices: Devices, until: Until
+) -> None:
+    launcher.devices = "Available devices:\n  (none)\n"
+    devices.open()
+    await until(lambda: devices.present.listed_at is not None)
+    await launcher.start(SPEC)
+    await launcher.stop(SPEC.port)
+    await all_quiet()
+    assert launcher.listings == 1
+    launcher.devices = ONE.format(1)
+    assert (await devices.refresh()).gpus, "asked for, it is listed again"
+
+
+async def test_a_refresh_gets_a_list_begun_after_it(
+    launcher: StillLauncher, devices: Devices
+) -> None:
+    launcher.hold("devices", 0)
+    devices.open()
+    await launcher.wait_for(lambda: launcher.listings == 1)
+    waiting = [asyncio.create_task(devices.refresh()) for _ in range(3)]
+    await all_quiet()
+    launcher.release("devices", 0)
+    async with asyncio.timeout(PATIENCE_S):
+        assert len(set(await asyncio.gather(*waiting))) == 1
+    assert launcher.listings == 2, "one listing serves all that asked meanwhile"
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (ServerFailed("cannot list the GPUs: it hangs"), "cannot list the GPUs: it hangs"),
+        (LlamaServerMissing("cannot find llama-server"), "cannot find llama-server"),
+        ("error: libcuda.so.1: broken\n", "libcuda.so.1: broken"),
+        (RuntimeError("broken"), "internal error"),
+    ],
+)
+async def test_a_failure_keeps_what_was_known(
+    launcher: StillLauncher, devices: Devices, answer: str | Exception, problem: str
+) -> None:
+    before = await devices.refresh()
+    launcher.devices = answer
+    after = await devices.refresh()
+    assert (after.gpus, after.listed_at) == (before.gpus, before.listed_at)
+    assert problem in after.problem
+    assert (devices.listings, devices.failures) == (1, 1)
+    launcher.devices = ONE.format(8000)
+    assert (await devices.refresh()).problem == ""
+
+
+async def test_the_end_releases_those_who_wait(launcher: StillLauncher, devices: Devices) -> None:
+    launcher.hold("devices", 0)
+    waiting = asyncio.create_task(devices.refresh())
+    await launcher.wait_for(lambda: launcher.listings == 1)
+    await devices.close()
+    async with asyncio.timeout(PATIENCE_S):
+        assert (await waiting).listed_at is None
