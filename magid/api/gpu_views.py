@@ -38,7 +38,7 @@ def _has(gpu: Gpu, devices: frozenset[str] | None) -> bool:
 
 def _gpu(
     gpu: Gpu, servers: Sequence[ObservedServer], anywhere: Sequence[ObservedServer]
-) -> schemas.Gpu:
+) -> schemas.ListedGpu:
     device = gpu.device
     total, free = device.total, device.free
     used = None if total is None or free is None else total - free

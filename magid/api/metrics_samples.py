@@ -21,6 +21,7 @@ from magid.api.metrics_families import Buckets, Labelled, Value
 from magid.api.schemas import servers as server_schemas
 from magid.control.conditions import Severity
 from magid.control.daemon import Daemon
+from magid.control.devices import Devices
 from magid.control.planner import Wanted
 from magid.control.snapshot import Phase, Snapshot
 from magid.discovery.tiers import Tier
@@ -54,6 +55,7 @@ async def gather(ctx: Context) -> dict[str, list[Labelled]]:
         _of_requests(ctx.gateway.statistics),
         _of_callers(ctx.gateway.usage),
         _of_gpus(usage.memory()),
+        _of_devices(daemon.devices),
         _of_events(ctx),
     )
     found: dict[str, list[Labelled]] = {}
@@ -135,6 +137,19 @@ def _of_gpus(found: Iterable[GpuMemory]) -> Named:
     for gpu in found:
         yield "gpu_memory_total_bytes", (gpu.address,), gpu.total
         yield "gpu_memory_used_bytes", (gpu.address,), gpu.used
+
+
+def _of_devices(devices: Devices) -> Named:
+    listed = devices.present
+    for gpu in listed.gpus:
+        if gpu.device.total is not None:
+            yield "gpu_device_total_bytes", (gpu.device.name,), gpu.device.total
+        if gpu.device.free is not None:
+            yield "gpu_device_free_bytes", (gpu.device.name,), gpu.device.free
+    if listed.listed_at is not None:
+        yield "gpu_last_listing_timestamp_seconds", (), listed.listed_at
+    yield "gpu_listings_total", ("ok",), devices.listings
+    yield "gpu_listings_total", ("error",), devices.failures
 
 
 def _of_events(ctx: Context) -> Named:

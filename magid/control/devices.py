@@ -35,7 +35,10 @@ class DeviceList(Struct, frozen=True):
 
 
 class Devices:
-    """Keeps the list of GPUs. `notify` is called after each new one."""
+    """Keeps the list of GPUs.
+
+    `notify` is called after each list; without a GPU, only if that or the problem is new.
+    """
 
     def __init__(self, launcher: ServerBackend, notify: Callable[[], None]) -> None:
         self._launcher = launcher
@@ -83,10 +86,11 @@ class Devices:
 
     async def _list(self) -> None:
         while self._answered < self._asked:
-            asked = self._asked
+            asked, before = self._asked, self.present
             self.present = await self._listed()
             self._answer(asked)
-            self._notify()
+            if self.present.gpus or _without_time(before) != _without_time(self.present):
+                self._notify()
 
     def _answer(self, number: int) -> None:
         self._answered = number
@@ -119,3 +123,7 @@ class Devices:
         if problem != self.present.problem:
             log.warning("%s", problem, extra=about(Event.GPUS_UNKNOWN))
         return replace(self.present, problem=problem)
+
+
+def _without_time(listed: DeviceList) -> tuple[bool, tuple[Gpu, ...], str]:
+    return listed.listed_at is not None, listed.gpus, listed.problem

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from magid.config.settings import Config
+from magid.gpus.device import Gpu
 
 T = TypeVar("T")
 
@@ -199,7 +200,8 @@ class Program:
     problem: str = ""
     version: str = ""
     flags: frozenset[str] = frozenset()
-    devices: tuple[str, ...] = ()  # as `--list-devices` names them, with their memory
+    gpus: tuple[Gpu, ...] = ()
+    unlisted: str = ""  # why `--list-devices` gave no list
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""How llama-server is asked for its devices, whoever runs it. Pure."""
+"""How llama-server is asked for its devices, as a child or in a unit. Pure."""
 
 from typing import Final
 

@@ -32,6 +32,7 @@ class Page:
         self.status: dict[str, Any] = {}
         self.profiles: list[str] = []
         self.requests: dict[str, int] = {}
+        self.gpus: dict[str, Any] = {}
 
     def take(self, kind: str, data: dict[str, Any]) -> None:
         match kind:
@@ -39,6 +40,7 @@ class Page:
                 self.registry = data["registry"]
                 self.servers = {s["port"]: s for s in data["servers"]["servers"]}
                 self.profiles, self.requests = data["profiles"], data["requests"]
+                self.gpus = data["gpus"]
                 self._take_status(data)
             case "registry":
                 self.registry["models"] |= data["models"]
@@ -53,6 +55,8 @@ class Page:
                 self.profiles = data["profiles"]
             case "requests":
                 self.requests = data["requests"]
+            case "gpus":
+                self.gpus = {name: value for name, value in data.items() if name != "revision"}
             case "figures":
                 for figures in data["servers"]:
                     self.servers[figures["port"]] |= figures
@@ -83,6 +87,7 @@ class Page:
                 {n: self.status[n] for n in ("phase", "ready", "activeProfile", "pendingChanges")},
                 {n: status[n] for n in ("phase", "ready", "activeProfile", "pendingChanges")},
             ),
+            "gpus": (self.gpus["problem"], magid.get("/api/gpus")["problem"]),
             "reasons": (self.status["reasons"], ready["reasons"]),
             "problems": (self.status["problems"], ready["warnings"]),
             "conditions": (self.status["conditions"], ready["conditions"]),

@@ -33,6 +33,8 @@ ELSEWHERE = {
     "magi_gateway_queue_length",
     "magi_gpu_memory_total_bytes",
     "magi_gpu_memory_used_bytes",
+    "magi_gpu_device_total_bytes",
+    "magi_gpu_device_free_bytes",
 }
 
 

@@ -87,6 +87,21 @@ async def test_listed_again_after_a_start_and_a_stop(
     assert launcher.listings == 3
 
 
+async def test_without_a_gpu_only_news_is_announced(
+    launcher: StillLauncher, devices: Devices, news: asyncio.Event
+) -> None:
+    launcher.devices = "Available devices:\n  (none)\n"
+    for expected in (True, False):
+        await devices.refresh()
+        assert news.is_set() is expected
+        news.clear()
+    launcher.devices = ServerFailed("cannot list the GPUs: it hangs")
+    for expected in (True, False):
+        await devices.refresh()
+        assert news.is_set() is expected
+        news.clear()
+
+
 async def test_a_server_that_ran_before_is_no_news(
     launcher: StillLauncher, devices: Devices, until: Until
 ) -> None:

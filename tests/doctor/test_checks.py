@@ -44,6 +44,8 @@ from magid.doctor.facts import (
     Tokens,
     Volume,
 )
+from magid.gpus.device import gpus_of
+from magid.gpus.listing import devices_in
 from tests.lab import faults
 from tests.lab.faults_alone import ALONE
 from tests.support import findings
@@ -165,7 +167,9 @@ def reported(*codes: str) -> DaemonFacts:
 
 
 DEVICE = "CUDA0: NVIDIA H100 (81920 MiB, 81000 MiB free)"
-WITH_GPU = dataclasses.replace(PROGRAM, devices=(DEVICE,))
+LISTED = f"Available devices:\n  {DEVICE}\n"
+WITH_GPU = dataclasses.replace(PROGRAM, gpus=gpus_of(devices_in(LISTED) or ()))
+TWICE = gpus_of(devices_in(LISTED + f"  {DEVICE.replace('CUDA', 'Vulkan')}\n") or ())
 OPEN = Listener("0.0.0.0", 8000, 9, "magid", "magid.service")
 ROOTED = {"magid.service": {"User": "root", "NoNewPrivileges": "yes"}}
 
@@ -340,6 +344,11 @@ CASES: tuple[tuple[str, dict[str, Any], str, str], ...] = (
      "the sandbox of servers keeps /dev/nvidia0 from them", "modprobe nvidia"),
     ("gpu-driver", {"gpus": gpus(libraries=("560.1",)), "trial": tried(program=WITH_GPU)},
      "the NVIDIA driver that is loaded is 550.54, and its library is 560.1", "systemctl stop"),
+    ("gpu-use", {"trial": tried(program=dataclasses.replace(PROGRAM, gpus=TWICE))},
+     "llama-server lists NVIDIA H100 as CUDA0 and as Vulkan0", "remove llama-server's"),
+    ("gpu-use", {"trial": tried(program=dataclasses.replace(PROGRAM, unlisted="it printed nothing",
+     flags=PROGRAM.flags | {"--list-devices"}))},
+     "cannot list its devices in the sandbox: it printed nothing", "a driver or a library"),
     ("gpu-use", {"gpus": NVIDIA}, "/usr/bin/llama-server finds no GPU", "install a llama-server"),
     ("gpu-use", {"daemon": with_models(1, layers=99)}, "finds no GPU", "set n_gpu_layers to 0"),
     ("gpu-use", {"gpus": NVIDIA, "trial": tried(program=WITH_GPU),

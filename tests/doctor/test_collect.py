@@ -106,8 +106,25 @@ def test_a_program_that_runs() -> None:
     program = sandbox_trial.program_of(
         "/l", {k: {"status": 0, "output": v} for k, v in texts.items()}
     )
-    assert (program.version, program.devices) == ("9000 (abc)", (DEVICE,))
+    assert (program.version, program.unlisted) == ("9000 (abc)", "")
+    assert [gpu.names for gpu in program.gpus] == [("CUDA0",)]
     assert {"-m", "--model", "--port"} <= program.flags
+
+
+@pytest.mark.parametrize(
+    ("status", "output", "why"),
+    [
+        (139, "ggml_vulkan: Found 1 Vulkan devices:\n", "it ended with 139: ggml_vulkan: Found 1"),
+        (None, "it did not end within 10 s", "it did not end within 10 s"),
+    ],
+)
+def test_a_program_that_lists_no_devices(status: int | None, output: str, why: str) -> None:
+    good: dict[str, Any] = {"status": 0, "output": "version: 9000\n"}
+    listed = {"status": status, "output": output}
+    runs = {"--version": good, "--help": good, "--list-devices": listed}
+    program = sandbox_trial.program_of("/l", runs)
+    assert program.gpus == ()
+    assert program.unlisted.startswith(why)
 
 
 def test_a_broken_configuration_is_a_fact(tmp_path: Path) -> None:

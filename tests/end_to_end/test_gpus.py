@@ -55,6 +55,10 @@ def by_setting(magid: Running) -> None:
     assert head.split() == ["GPU", "DESCRIPTION", "KIND", "TOTAL", "FREE", "OTHERS", "SERVERS"]
     assert re.fullmatch(rf"RPC0 .* - +8\.0 GiB +7\.. GiB +- +{ALPHA}", first), first
     assert re.fullmatch(r"RPC1 .* - +24\.0 GiB +24\.0 GiB +0 B +-", second), second
+    text = magid.client.get("/metrics").text
+    total = re.search(r'^magi_gpu_device_total_bytes\{device="RPC0"\} (\S+)$', text, re.M)
+    assert total
+    assert float(total[1]) == 8192 * MIB
     magid.ask("POST", f"/api/models/servers/{ALPHA}/stop?wait=60")
     magid.wait_for("the memory that alpha had", lambda: free(magid)[0] == 7892)
 

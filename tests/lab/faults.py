@@ -144,6 +144,8 @@ NO_COMMAND: Final = {
     "llama-server-too-old": "a program comes from elsewhere",
     "llama-server-old": "a program comes from elsewhere",
     "no-gpu-found": "a llama-server for the GPU comes from elsewhere; or a setting is wrong",
+    "gpus-not-listed": "a driver, or a program from elsewhere",
+    "gpu-listed-twice": _PERSON + "which back end may go",
     "gpu-kept-out": _HARDWARE,
     "nvidia-driver-missing": _HARDWARE,
     "nvidia-uvm-missing": _HARDWARE,

@@ -119,7 +119,8 @@ def test_the_devices(asker: Asker) -> None:
         assert output_in(reply.details).endswith("Available devices:\n  (none)\n")
         shown = asker.container.show(device_list.UNIT, "LoadState")
         assert shown["LoadState"] == "not-found", "nothing is left of it"
-    assert asker.container.journal(device_list.UNIT) == []
+    logged = asker.container.journal(device_list.UNIT)
+    assert [entry for entry in logged if int(entry["PRIORITY"]) > 5] == [], "no start, no end"
 
 
 def test_the_devices_are_listed_in_the_sandbox(
@@ -138,12 +139,8 @@ def test_the_devices_are_listed_in_the_sandbox(
     assert "arguments: -lv 5 --list-devices\n" in output
     assert "NoNewPrivs:1\nSeccomp:2\n" in output.replace("CapBnd:0000000000000000\n", "")
     assert "CapBnd:0000000000000000\n" in output
-    assert "cannot access '/models'" in output
-    assert "magid.yaml" not in output
-    assert "key .\n" in output
+    assert "/etc/magi:\n\n/models:\nkey .\n" in output, "both are empty, and there is no key"
     assert "/dev/kmsg" in output
-    with asker.running(asker.spec()) as unit:
-        assert not asker.container.journal(unit, "_COMM=list-devices")
 
 
 def test_a_device_list_that_never_ends(

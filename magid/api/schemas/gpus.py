@@ -20,7 +20,7 @@ class GpuServer(TypedDict):
     port: int
 
 
-class Gpu(GpuName):
+class ListedGpu(GpuName):
     """One physical GPU, or a part of one (MIG). Null is unknown.
 
     `othersBytes` is what other programs use: unknown while a server of magid's may use the GPU.
@@ -46,7 +46,7 @@ class GpusReply(TypedDict):
     `serversAnywhere` are running servers without the setting `device`: llama-server chose for them.
     """
 
-    gpus: list[Gpu]
+    gpus: list[ListedGpu]
     serversAnywhere: list[GpuServer]
     listedAt: str | None
     problem: str | None

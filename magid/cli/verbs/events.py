@@ -7,7 +7,7 @@ from typing import Any
 
 from magid.cli import hints
 from magid.cli.client import TIMED_OUT, Client, Refused
-from magid.cli.output import DIM, json_line, paint, plain
+from magid.cli.output import DIM, json_line, paint, plain, size
 from magid.cli.parser import Verbs
 from magid.wording import counted
 
@@ -91,6 +91,9 @@ def _told(kind: str, data: Any) -> str:
         case "profiles":
             removed = "".join(f", {name} removed" for name in data["removed"])
             return f"profiles: {', '.join(data['changed']) or 'nothing'} changed{removed}"
+        case "gpus" if data["gpus"]:
+            free = (f"{gpu['name']} {size(gpu['freeBytes'])} free" for gpu in data["gpus"])
+            return f"GPUs: {', '.join(free)}"
         case "figures" | "requests":
             return ""  # every few seconds: `magictl top` shows them
         case "status":

@@ -2,13 +2,16 @@
 
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 from magid.doctor.facts import (
     Facts,
     Finding,
+    FindingSeverity,
     Gpus,
     NotCollected,
+    Program,
     answering,
     configured,
     known,
@@ -104,13 +107,39 @@ def driver(facts: Facts) -> Iterator[Finding]:
         )  # fmt: skip
 
 
+def _listed(program: Program | None, settings: Path) -> Iterator[Finding]:
+    """llama-server can list its devices in the sandbox, and lists each GPU once."""
+    if program is None or not program.version:
+        return
+    if program.unlisted and "--list-devices" in program.flags:
+        yield Finding(
+            "gpus-not-listed",
+            f"{program.path} cannot list its devices in the sandbox: {program.unlisted}",
+            "magid does not know the GPUs, and models may run on the processor",
+            FindingSeverity.WARNING,
+            do="a driver or a library of its back ends is broken, or hangs: see `journalctl -k`, "
+            f"and run `{program.path} --list-devices`",
+        )
+    for gpu in program.gpus:
+        if gpu.same:
+            yield Finding(
+                "gpu-listed-twice",
+                f"llama-server lists {gpu.device.description} as {' and as '.join(gpu.names)}",
+                "a model without the setting `device` may be split between a GPU and itself",
+                FindingSeverity.WARNING,
+                do=f"remove llama-server's back end {gpu.same[-1].backend}, or set "
+                f"server_defaults.device to {gpu.device.name} in {settings}",
+            )
+
+
 def use(facts: Facts) -> Iterator[Finding]:
     """Models that should run on a GPU do: llama-server goes on without one, and says it is well."""
+    program = None if isinstance(facts.trial, NotCollected) else facts.trial.program
+    yield from _listed(program, facts.settings.path)
     if not _wants_gpu(facts):
         answering(facts)  # a model's settings may ask for one
         return
-    program = None if isinstance(facts.trial, NotCollected) else facts.trial.program
-    if program and program.version and not program.devices:
+    if program and program.version and not program.gpus and not program.unlisted:
         yield Finding(
             "no-gpu-found", f"{program.path} finds no GPU", _why_none(facts), do=_where_from(facts)
         )

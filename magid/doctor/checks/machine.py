@@ -173,14 +173,8 @@ def memory(facts: Facts) -> Iterator[Finding]:
 def video_memory(facts: Facts) -> int:
     """Returns the bytes on the GPUs that llama-server has found; 0 if it could not be run."""
     trial = facts.trial
-    devices = getattr(getattr(trial, "program", None), "devices", ())
-    return sum(_mib_in(line) for line in devices) * 2**20
-
-
-def _mib_in(line: str) -> int:
-    """Of `CUDA0: NVIDIA RTX 4090 (24564 MiB, 24100 MiB free)`."""
-    number = line.rpartition("(")[2].partition(" MiB")[0]
-    return int(number) if number.isdecimal() else 0
+    program = None if isinstance(trial, NotCollected) else trial.program
+    return sum(gpu.device.total or 0 for gpu in program.gpus) if program else 0
 
 
 def _mib(size: int) -> str:

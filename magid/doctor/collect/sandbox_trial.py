@@ -23,6 +23,8 @@ from magid.doctor.collect.commands import PROBE, CannotCollect
 from magid.doctor.collect.services import TRIAL
 from magid.doctor.facts import Program, SandboxTrial
 from magid.errors import LlamaServerMissing, MagidError
+from magid.gpus.device import gpus_of
+from magid.gpus.listing import devices_in, last_line
 from magid.launcher import short_units
 from magid.launcher.model_files import Examiner, check_files
 from magid.launcher.policy import PROGRAM_PLACES
@@ -92,13 +94,20 @@ def program_of(path: str, runs: Mapping[str, Mapping[str, Any]]) -> Program:
             lines = output.strip().splitlines() or ["it printed nothing"]
             how = f"`{option}` ended with {status}: " if status is not None else ""
             return Program(path, f"{how}{lines[-1][:300]}")
-    found = str(runs["--list-devices"]["output"]).partition("Available devices:")[2]
+    listed = runs["--list-devices"]
+    devices = devices_in(str(listed["output"]))
     return Program(
         path,
         version=version_in(str(runs["--version"]["output"])),
         flags=flags_in(str(runs["--help"]["output"])),
-        devices=tuple(line.strip() for line in found.splitlines() if ":" in line),
+        gpus=gpus_of(devices or ()),
+        unlisted=_why_unlisted(listed) if devices is None else "",
     )
+
+
+def _why_unlisted(run: Mapping[str, Any]) -> str:
+    how = "" if run["status"] is None else f"it ended with {run['status']}: "
+    return f"{how}{last_line(str(run['output']))}"
 
 
 # -- doing -----------------------------------------------------------------------------------
