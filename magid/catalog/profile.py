@@ -14,6 +14,7 @@ from typing import Annotated, ClassVar
 from msgspec import Meta, field
 from msgspec.structs import replace
 
+from magid.catalog.aliases import Alias, Target, lead_to_models, one_line
 from magid.discovery.naming import spellings
 from magid.discovery.tiers import Tier
 from magid.errors import InvalidInput, InvalidProfile, ProfileNotFound
@@ -38,21 +39,14 @@ def _selector(text: str) -> str:
     return text
 
 
-def _one_line(text: str) -> str:
-    if not text.strip() or not text.isprintable():
-        raise ValueError("should be text on one line")
-    return text
-
-
 def _no_controls(text: str) -> str:
     if not text.replace("\n", "").isprintable():
         raise ValueError("should be text without control characters")
     return text
 
 
-Line = Annotated[str, Meta(max_length=100), Rule(_one_line)]
+Line = Annotated[str, Meta(max_length=100), Rule(one_line)]
 Text = Annotated[str, Meta(max_length=1000), Rule(_no_controls)]
-Alias = Annotated[str, Meta(max_length=200), Rule(_one_line)]
 WholeSeconds = Annotated[int, Meta(ge=0, le=86_400)]
 
 
@@ -150,8 +144,10 @@ class Profile(_Part, frozen=True):
     tier_config: Annotated[tuple[TierRange, ...], Rule(_rising)] = DEFAULT_TIERS
     two_stage: TwoStageRules = TwoStageRules()
     load_balancing: LoadBalancingRules = LoadBalancingRules()
-    # Further names for the gateway: alias -> model id, tier or auto.
-    aliases: Annotated[dict[Alias, Alias], Meta(max_length=1000)] = field(default_factory=dict)
+    # Further names for the gateway: alias -> model id, tier or auto, perhaps with parameters.
+    aliases: Annotated[dict[Alias, Target], Meta(max_length=1000), Rule(lead_to_models)] = field(
+        default_factory=dict
+    )
 
 
 def matches(profile: Profile, model_id: str, tier: Tier) -> bool:

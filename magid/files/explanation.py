@@ -5,7 +5,7 @@ document of the API.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache, reduce
@@ -22,7 +22,9 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationError,
     ValidationInfo,
     create_model,
@@ -102,16 +104,40 @@ def _typed(annotation: Any) -> Any:
     origin, inner = get_origin(annotation), get_args(annotation)
     if annotation in _STRICT:
         return Annotated[annotation, _STRICT[annotation]]
-    if isinstance(annotation, type) and issubclass(annotation, Schema):
+    if _is_schema(annotation):
         return model_of(annotation)
     if origin is Annotated:
         more = (_constraint(each) for each in inner[1:])
         return reduce(lambda kind, each: Annotated[kind, each], more, _typed(inner[0]))
     if origin in (Union, UnionType):
+        mapping = next((each for each in inner if _is_schema(each)), None)
+        if mapping is not None:
+            return _text_or_mapping(next(each for each in inner if each is not mapping), mapping)
         return reduce(or_, map(_typed, inner))
     if origin in (tuple, dict):
         return origin[tuple(each if each is ... else _typed(each) for each in inner)]
     return annotation
+
+
+def _is_schema(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Schema)
+
+
+# Parts of an error's path that say which of two types was meant. No key can be one of them.
+_TEXT, _MAPPING = "\0text", "\0mapping"
+
+
+def _text_or_mapping(text: Any, mapping: type[Schema]) -> Any:
+    """Only the type that a value has says what is wrong with it."""
+
+    def kind(value: object) -> str | None:
+        if isinstance(value, str):
+            return _TEXT
+        return _MAPPING if isinstance(value, (dict, BaseModel)) else None
+
+    tagged = ((_typed(text), _TEXT), (model_of(mapping), _MAPPING))
+    either = reduce(or_, (Annotated[each, Tag(tag)] for each, tag in tagged))
+    return Annotated[either, Discriminator(kind, "refused", "should be text or a mapping")]
 
 
 _BOUNDS = ("gt", "ge", "lt", "le", "min_length", "max_length", "pattern", "description")
@@ -171,6 +197,8 @@ def value_of(model: BaseModel) -> Schema:
 def _as_value(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(map(_as_value, value))
+    if isinstance(value, dict):
+        return {name: _as_value(each) for name, each in value.items()}
     return value_of(value) if isinstance(value, BaseModel) else value
 
 
@@ -178,6 +206,7 @@ def _as_value(value: Any) -> Any:
 
 # Pydantic's own texts use Python's names for these types.
 _WORDING = {
+    "dict_type": "should be a mapping of keys to values",
     "model_type": "should be a mapping of keys to values",
     "dataclass_type": "should be a mapping of keys to values",
     "tuple_type": "should be a list",
@@ -198,7 +227,8 @@ def _problems(error: ValidationError, model: type[BaseModel]) -> list[Fault]:
 
 
 def _problem(found: ErrorDetails, model: type[BaseModel]) -> Fault:
-    path, kind = found["loc"], found["type"]
+    kind = found["type"]
+    path = tuple(part for part in found["loc"] if part not in (_TEXT, _MAPPING))
     if path[-2:] == (found["input"], _OF_KEY):
         path = path[:-1]
     if kind in _UNKNOWN:
@@ -229,9 +259,17 @@ def _keys_at(path: Location, model: type[BaseModel]) -> Iterable[str]:
     """Returns the keys that the model, or a dataclass in it, has at this path."""
     for part in path:
         field = next((f for n, f in model.model_fields.items() if part in (n, f.alias)), None)
-        for kind in () if field is None else (field.annotation, *get_args(field.annotation)):
-            if isinstance(kind, type) and issubclass(kind, BaseModel):
+        for kind in () if field is None else _classes(field.annotation):
+            if issubclass(kind, BaseModel):
                 model = kind
-            elif isinstance(kind, type) and is_dataclass(kind):
+            elif is_dataclass(kind):
                 return (each.name for each in fields(kind))
     return model.model_fields
+
+
+def _classes(annotation: Any) -> Iterator[type]:
+    """All classes in an annotation."""
+    if isinstance(annotation, type) and get_origin(annotation) is None:
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _classes(inner)

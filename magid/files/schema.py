@@ -8,10 +8,11 @@ In an annotation, `Meta` has bounds and a description, and `Rule` a further chec
 be absolute. Numbers, text and booleans are strict: `"5"` is not a number.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
@@ -41,6 +42,7 @@ class Schema(Struct, frozen=True, forbid_unknown_fields=True):
 
     has_api_names: ClassVar[bool] = False  # its keys may be in camelCase too, as in the API
     api_title: ClassVar[str] = ""  # in the API's document, where it is not the class's name
+    omits_defaults: ClassVar[bool] = False  # `plain` leaves out the fields that have their default
 
     def __post_init__(self) -> None:
         for name, apply in _rules(type(self)):
@@ -92,11 +94,24 @@ def plain(value: Any, *, api_names: bool = False) -> Any:
     if isinstance(value, Schema):
         return {
             api_name(name) if api_names else name: plain(getattr(value, name), api_names=api_names)
-            for name in value.__struct_fields__
+            for name in _shown(value)
         }
     if isinstance(value, tuple):
         return [plain(item, api_names=api_names) for item in value]
+    if isinstance(value, dict):
+        return {name: plain(item, api_names=api_names) for name, item in value.items()}
     return msgspec.to_builtins(value, enc_hook=str)
+
+
+def _shown(value: Schema) -> Iterator[str]:
+    """The names of the fields that `plain` has."""
+    for each in msgspec.structs.fields(type(value)):
+        if value.omits_defaults and not each.required:
+            has_factory = each.default_factory is not msgspec.NODEFAULT
+            default = each.default_factory() if has_factory else each.default
+            if getattr(value, each.name) == default:
+                continue
+        yield each.name
 
 
 def api_name(name: str) -> str:
@@ -152,7 +167,7 @@ def _applied(annotation: Any) -> _Apply | None:
         return _of_items(_applied(inner[0]))
     if origin is dict:
         return _of_entries(_applied(inner[0]), _applied(inner[1]))
-    return _if_set(next(filter(None, map(_applied, inner)), None))
+    return _of_union(inner) if origin in (Union, UnionType) else None
 
 
 def _by(rule: Rule) -> _Apply:
@@ -190,6 +205,21 @@ def _of_entries(key: _Apply | None, value: _Apply | None) -> _Apply | None:
     return apply
 
 
-def _if_set(apply: _Apply | None) -> _Apply | None:
-    """For an optional value."""
-    return apply and (lambda value, within: None if value is None else apply(value, within))
+def _of_union(members: tuple[Any, ...]) -> _Apply | None:
+    """For an optional value, or one of several types: the rules of the type that it has."""
+    found = [(_base(each), apply) for each in members if (apply := _applied(each)) is not None]
+    if not found:
+        return None
+
+    def apply_one(value: Any, within: Schema) -> Any:
+        fitting = (apply for base, apply in found if isinstance(value, base))
+        return next((apply(value, within) for apply in fitting), value)
+
+    return apply_one
+
+
+def _base(annotation: Any) -> Any:
+    """The class behind an annotation."""
+    while get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    return get_origin(annotation) or annotation

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from magid.catalog.aliases import Variant
 from magid.catalog.profile import Profile, check_slug, matches, parse, slug
 from magid.catalog.profile_store import ProfileDir
 from magid.discovery.tiers import Tier
@@ -103,6 +104,14 @@ def test_what_is_left_out_is_as_documented() -> None:
             "name: x\ntierConfig:\n- name: fast",
             "cannot use p.yaml: line 3: tierConfig[0].max_score is missing; add it",
         ),
+        (
+            "name: x\naliases:\n  q:think: 5",
+            "cannot use p.yaml: line 3: aliases.q:think should be text or a mapping, not 5",
+        ),
+        (
+            "name: x\naliases:\n  q: ''",
+            "cannot use p.yaml: line 3: aliases.q should be text on one line, not ''",
+        ),
     ],
 )
 def test_wrong_files(text: str, message: str) -> None:
@@ -198,3 +207,115 @@ def test_path_parameters_that_are_no_names(text: str, tmp_path: Path) -> None:
         with pytest.raises(ProfileNotFound):
             call(text)
     assert folder.revision(text) == ""
+
+
+# -- variants ------------------------------------------------------------------------------------
+
+VARIANTS = """\
+name: x
+aliases:
+  gpt-4o: powerful
+  qwen3:think:
+    model: qwen3_8p0b
+    set:
+      temperature: 0.6
+      logit_bias: [[5, -1.5], {a: {b: true}}]
+    defaults: {max_tokens: 4096}
+    strip: [min_p]
+    system: |
+      Think.
+
+      \tTwice.
+    reasoning: 2048
+  qwen3:fast: {model: qwen3_8p0b, reasoning: 0}
+"""
+
+
+def test_an_alias_may_have_parameters() -> None:
+    profile = parse(VARIANTS.encode(), "p.yaml")
+    think = profile.aliases["qwen3:think"]
+    assert isinstance(think, Variant)
+    assert think.set == {"temperature": 0.6, "logit_bias": [[5, -1.5], {"a": {"b": True}}]}
+    assert (think.defaults, think.strip, think.reasoning) == (
+        {"max_tokens": 4096},
+        ("min_p",),
+        2048,
+    )
+    assert think.system == "Think.\n\n\tTwice.\n"
+    assert profile.aliases["qwen3:fast"] == Variant(model="qwen3_8p0b", reasoning=0)
+    assert profile.aliases["gpt-4o"] == "powerful"
+
+
+def test_a_file_has_of_a_variant_what_was_written(tmp_path: Path) -> None:
+    profile = parse(VARIANTS.encode(), "p.yaml")
+    shown = schema.plain(profile, api_names=True)["aliases"]
+    assert shown["qwen3:fast"] == {"model": "qwen3_8p0b", "reasoning": 0}
+    assert shown["qwen3:think"].keys() == {
+        "model", "set", "defaults", "strip", "system", "reasoning"
+    }  # fmt: skip
+    assert schema.read({"name": "x", "aliases": shown}, Profile) == profile
+    folder = ProfileDir(tmp_path)
+    name, _ = folder.create(profile)
+    assert ProfileDir(tmp_path).get(name) == profile
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{modes: a}", "modes is not known; did you mean 'model'?"),
+        ("{set: {}}", "model is missing; add it"),
+        ("{model: ''}", "model should be text on one line, not ''"),
+        ("{model: a, set: {model: b}}", "set.model cannot be changed here: it is given as `model`"),
+        (
+            "{model: a, defaults: {stream: true}}",
+            "defaults.stream cannot be changed here: it is th",
+        ),
+        (
+            "{model: a, strip: [messages]}",
+            "strip[0] cannot be changed here: it is the client's que",
+        ),
+        (
+            "{model: a, set: {system: b}}",
+            "set.system cannot be changed here: it is given as `system",
+        ),
+        (
+            "{model: a, set: {thinking_budget_tokens: 5}}",
+            "set.thinking_budget_tokens cannot be changed here: it is given as `reasoning`",
+        ),
+        ("{model: a, set: [b]}", "set should be a mapping of keys to values"),
+        ("{model: a, set: {b c: 1}}", "set.b c should be the name of a parameter, as temperature"),
+        ("{model: a, set: {b: null}}", "set should have no null (b); `strip` removes a parameter"),
+        (
+            "{model: a, set: {b: [[[[[[[[[1]]]]]]]]]}}",
+            "set should have at most 1000 values, 8 deep",
+        ),
+        ("{model: a, set: {b: 1}, defaults: {b: 2}}", "defaults has b, which `set` has too and"),
+        ("{model: a, set: {b: 1}, strip: [c, b]}", "strip has b, which `set` has too and always"),
+        ("{model: a, reasoning: -2}", "reasoning should be greater than or equal to -1, not -2"),
+        ("{model: a, reasoning: lots}", "reasoning should be a valid integer, not 'lots'"),
+        ('{model: a, system: "\\e[2J"}', "system should be text without control characters, not"),
+    ],
+)
+def test_wrong_variants_are_named_by_their_keys(text: str, message: str) -> None:
+    with pytest.raises(InvalidProfile) as caught:
+        parse(f"name: x\naliases:\n  q:fast: {text}".encode(), "p.yaml")
+    start = "cannot use p.yaml: line 3: aliases.q:fast."
+    assert caught.value.message.startswith(start + message)
+
+
+@pytest.mark.parametrize("second", ["q:fast", "q"])
+def test_a_variant_is_of_a_model_and_not_of_a_variant(second: str) -> None:
+    text = f"name: x\naliases:\n  q:fast: {{model: m}}\n  q: q:fast\n  r: {{model: '{second}'}}"
+    with pytest.raises(InvalidProfile, match="no variants of variants: the `model` of 'r' is 'q"):
+        parse(text.encode(), "p.yaml")
+
+
+def test_the_examples_of_documents_are_valid() -> None:
+    root = Path(__file__).parents[2]
+    shipped = (root / "etc/profiles/production.yaml").read_text()
+    example = shipped.partition("# aliases:")[2].replace("\n# ", "\n")
+    document = (root / "docs/gateway.md").read_text().partition("\n```\naliases:")[2]
+    of_document = parse(f"name: x\naliases:{document.partition('```')[0]}".encode(), "gateway.md")
+    of_profile = parse(f"name: x\naliases:{example}".encode(), "production.yaml")
+    assert of_document.aliases == of_profile.aliases
+    assert of_profile.aliases.keys() == {"gpt-4o", "qwen3:think", "qwen3:fast"}

@@ -22,6 +22,7 @@ from magid.gateway.frontend.connection_state import TRANSITIONS, ConnectionState
 from magid.gateway.frontend.context import FrontendContext
 from magid.gateway.frontend.request_reader import RequestHeadCache
 from magid.gateway.proxy.forward import ResponseSink
+from magid.gateway.routing.fleet import Fleet
 from magid.gateway.routing.request import ParsedRequest
 from magid.http.framing import ReplyHead
 from magid.http.request_rules import MAX_HEAD_BYTES
@@ -78,6 +79,7 @@ class FakeDispatcher:
     """Leaves each request unanswered; with `refuses` it fails before `begin` returns."""
 
     slices = None
+    fleet = Fleet()
 
     def __init__(self) -> None:
         self.errors: Counter[str] = Counter()

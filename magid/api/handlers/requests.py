@@ -2,7 +2,7 @@
 
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from pydantic_core import to_json
 
@@ -10,12 +10,15 @@ from magid.api.context import Context
 from magid.api.reply import Call, Reply, reply
 from magid.api.schemas import gateway as gateway_schemas
 from magid.errors import InvalidInput, NotFound
+from magid.files import schema
 from magid.gateway.accounting import token_usage
 from magid.gateway.accounting.request_log import Record, Usage
 from magid.gateway.accounting.token_usage import GROUPS, SumKey, UsageCounts
+from magid.gateway.frontend.rewriting import rewritten
 from magid.gateway.proxy.server import UpstreamServer
-from magid.gateway.routing import request
+from magid.gateway.routing import request, variants
 from magid.gateway.routing.endpoints import find
+from magid.gateway.routing.fleet import ChosenVariant
 
 if TYPE_CHECKING:  # they are imported with the first body
     from magid.api.schemas import bodies
@@ -33,12 +36,16 @@ async def explain(ctx: Context, call: Call) -> Reply:
         )
     outline = call.outline
     fields, model = request.checked(given.request, outline)
-    body = to_json(given.request) if outline is None else b""
+    variant = variants.find(model, ctx.gateway.fleet)
+    if variant is not None:
+        endpoint, fields = rewritten(endpoint, fields, variant)
+    body = to_json(fields) if outline is None else b""
     wanted = request.ParsedRequest(endpoint, body, fields, model, outline=outline)
     route, verdicts, chosen = ctx.gateway.explain(wanted)
     candidates = [_candidate(ctx, server, why) for server, why in verdicts]
     answer: gateway_schemas.Explanation = {
         "model": model,
+        "variant": None if variant is None else _variant(variant),
         "pool": route.pool,
         "tier": route.tier,
         "route": route.why,
@@ -49,6 +56,12 @@ async def explain(ctx: Context, call: Call) -> Reply:
         "starts": route.starts,
     }
     return reply(answer)
+
+
+def _variant(chosen: ChosenVariant) -> gateway_schemas.ExplainedVariant:
+    # A test checks the answer against the schema.
+    parameters = schema.plain(chosen.parameters)
+    return cast(gateway_schemas.ExplainedVariant, {"name": chosen.name, **parameters})
 
 
 def _candidate(ctx: Context, server: UpstreamServer, why_not: str) -> gateway_schemas.Candidate:
@@ -84,6 +97,7 @@ def _shown(record: Record) -> gateway_schemas.GatewayRequest:
         "path": record.path,
         "token": record.token or None,
         "model": record.requested_model,
+        "variant": record.variant or None,
         "modelId": record.model_id,
         "port": record.port,
         "tier": record.tier,

@@ -1,5 +1,7 @@
 """Schemas of tokens and profiles."""
 
+from typing import Any, NotRequired
+
 from typing_extensions import TypedDict
 
 from magid.api.schemas.servers import PlanReply
@@ -30,6 +32,18 @@ class LoadBalancing(TypedDict):
     enabled: bool
     strategy: str
     healthCheckInterval: float
+    weights: dict[str, int]
+
+
+class ProfileVariant(TypedDict):
+    """An alias with parameters of its own. What it has not is left out."""
+
+    model: str
+    set: NotRequired[dict[str, Any]]
+    defaults: NotRequired[dict[str, Any]]
+    strip: NotRequired[list[str]]
+    system: NotRequired[str]
+    reasoning: NotRequired[int]
 
 
 class ProfileReply(TypedDict):
@@ -39,6 +53,7 @@ class ProfileReply(TypedDict):
     tierConfig: list[TierConfig]
     twoStage: TwoStage
     loadBalancing: LoadBalancing
+    aliases: dict[str, str | ProfileVariant]
     active: bool
     missingModels: list[str]
 

@@ -2,6 +2,7 @@
 
 from typing_extensions import TypedDict
 
+from magid.api.schemas.access import ProfileVariant
 from magid.discovery.tiers import Tier
 
 
@@ -14,8 +15,13 @@ class Candidate(TypedDict):
     whyNot: str | None
 
 
+class ExplainedVariant(ProfileVariant):
+    name: str  # of the alias in the profile
+
+
 class Explanation(TypedDict):
     model: str
+    variant: ExplainedVariant | None
     pool: str
     tier: Tier | None
     route: str
@@ -33,6 +39,7 @@ class GatewayRequest(TypedDict):
     path: str
     token: str | None
     model: str
+    variant: str | None
     modelId: str | None
     port: int | None
     tier: str | None

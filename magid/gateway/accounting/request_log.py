@@ -52,6 +52,7 @@ class Record(Struct):
     is_stream: bool
     token: str = ""  # the name of the caller's
     client_request_id: str = ""  # by which the client knows it
+    variant: str = ""  # of a model: its name
     model_id: str | None = None
     port: int | None = None
     tier: str | None = None
@@ -101,6 +102,7 @@ def of(request: ParsedRequest) -> Record:
         is_stream=request.is_stream,
         token=request.token,
         client_request_id=request.client_request_id,
+        variant=request.variant,
         began=time.monotonic(),
     )
 

@@ -227,7 +227,7 @@ class ClientConnection:
             client = f"{self._peer} {head.presented_id}"
             builder = RequestBuilder(
                 endpoint, head, self._writer.request_id, client, self._caller,
-                self._context.max_body_bytes,
+                self._context.max_body_bytes, self._context.dispatcher.fleet,
             )  # fmt: skip
             if builder.needs_steps(body):
                 self._request = self._context.dispatcher.slices.begin(

@@ -16,9 +16,10 @@ from magid.auth import origins
 from magid.auth.token_store import Caller
 from magid.auth.tokens import Credential, credential_from_headers
 from magid.errors import InvalidInput, TooLarge
-from magid.gateway.ollama import requests as ollama
-from magid.gateway.routing import compatibility, nulls
+from magid.gateway.frontend.rewriting import rewritten
+from magid.gateway.routing import compatibility, nulls, variants
 from magid.gateway.routing.endpoints import Endpoint, Style, canonical
+from magid.gateway.routing.fleet import ChosenVariant, Fleet
 from magid.gateway.routing.outline import WHOLE_BYTES, Outline
 from magid.gateway.routing.request import ParsedRequest, parse, parse_large, parse_query
 from magid.http import content_coding, framing, request_rules
@@ -225,6 +226,7 @@ class RequestBuilder(Struct, frozen=True):
     client: str
     caller: Caller
     max_body_bytes: int  # also of a body that has to be decoded
+    now: Fleet = Fleet()  # whose variants count
 
     def needs_steps(self, body: bytes | bytearray) -> bool:
         """Whether `build` would hold the event loop too long, or cannot read the body."""
@@ -238,9 +240,10 @@ class RequestBuilder(Struct, frozen=True):
         if body[:3] == BOM:
             body = body[3:]
         fields, model = parse(self.endpoint, body)
-        if self.endpoint.style is Style.OLLAMA:
-            endpoint, fields = self._translated(fields)
-            return self._parsed(to_json(fields), fields, model, endpoint=endpoint)
+        chosen = variants.find(model, self.now)
+        if chosen is not None or self.endpoint.style is Style.OLLAMA:
+            endpoint, fields = rewritten(self.endpoint, fields, chosen)
+            return self._parsed(to_json(fields), fields, model, None, endpoint, chosen)
         body = nulls.without(self.endpoint, bytes(body), fields)
         if compatibility.adapt(self.endpoint, fields):
             body = to_json(fields)
@@ -261,20 +264,16 @@ class RequestBuilder(Struct, frozen=True):
             body = body[3:]
         fields, model, outline = yield from parse_large(self.endpoint, body)
         yield
-        if self.endpoint.style is Style.OLLAMA:
-            endpoint, fields = self._translated(fields)
-            request = self._parsed(body, fields, model, outline, endpoint).changed(fields)
+        chosen = variants.find(model, self.now)
+        if chosen is not None or self.endpoint.style is Style.OLLAMA:
+            endpoint, fields = rewritten(self.endpoint, fields, chosen)
+            request = self._parsed(body, fields, model, outline, endpoint, chosen).changed(fields)
         else:
             request = self._adapted(body, fields, model, outline)
         if self.endpoint.generates:
             yield
             _ = request.prompt  # which takes a step of its own
         return request
-
-    def _translated(self, fields: dict[str, Any]) -> tuple[Endpoint, dict[str, Any]]:
-        endpoint, fields = ollama.translated(self.endpoint, fields)
-        nulls.dropped(endpoint, fields)
-        return endpoint, fields
 
     def _adapted(
         self, body: bytes | bytearray, fields: dict[str, Any], model: str, outline: Outline
@@ -288,9 +287,11 @@ class RequestBuilder(Struct, frozen=True):
     def _parsed(
         self, body: bytes | bytearray, fields: Mapping[str, Any], model: str,
         outline: Outline | None = None, endpoint: Endpoint | None = None,
+        chosen: ChosenVariant | None = None,
     ) -> ParsedRequest:  # fmt: skip
         head, caller = self.head, self.caller
         return ParsedRequest(
             endpoint or self.endpoint, body, fields, model, self.request_id, self.client,
             head.passed, caller.name, caller.models, head.client_request_id, outline,
+            variant=chosen.name if chosen else "",
         )  # fmt: skip

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from msgspec import Struct, field
 
+from magid.catalog.aliases import Target, Variant
 from magid.catalog.effective import Model, effective_enabled, remembered_tier
 from magid.catalog.profile import Profile, selects
 from magid.catalog.registry import ModelEntry
@@ -95,11 +96,19 @@ class AvailableModel(Struct, frozen=True):
         return self.model.is_on_demand and not self.backends and not self.resting
 
 
+class ChosenVariant(Struct, frozen=True):
+    """A variant with its name in the profile: another alias may lead to it."""
+
+    name: str
+    parameters: Variant
+
+
 class Fleet(Struct, frozen=True):
-    """One moment. `aliases` leads to model ids, tiers or auto."""
+    """One moment. `aliases` leads to model ids, tiers or auto; `variants` are those of them."""
 
     offers: Mapping[str, AvailableModel] = field(default_factory=dict)  # by model id
     aliases: Mapping[str, str] = field(default_factory=dict)
+    variants: Mapping[str, ChosenVariant] = field(default_factory=dict)  # by alias
     profile: Profile | None = None
     disabled: Mapping[str, Model] = field(default_factory=dict)  # known and not enabled, by id
     # Enabled before this start, while their files are looked for. Only to be listed.
@@ -158,7 +167,8 @@ def build(
         )  # fmt: skip
     disabled = {i: m for i, m in now.models.items() if not m.enabled}
     remembered = _remembered(now) if is_scanning else {}
-    return Fleet(offers, _aliases(now.models, enabled, profile), profile, disabled, remembered)
+    aliases, variants = _aliases(now.models, enabled, profile)
+    return Fleet(offers, aliases, variants, profile, disabled, remembered)
 
 
 def _joined(known: list[bool | None], by_files: bool | None) -> bool | None:
@@ -195,7 +205,8 @@ def limited(fleet: Fleet, names: Iterable[str]) -> Fleet:
     }
     targets = {*offers, *(offer.tier for offer in offers.values()), *([AUTO] if offers else [])}
     aliases = {a: to for a, to in fleet.aliases.items() if fleet.aliases.get(to, to) in targets}
-    return Fleet(offers, aliases, fleet.profile)
+    variants = {a: chosen for a, chosen in fleet.variants.items() if a in aliases}
+    return Fleet(offers, aliases, variants, fleet.profile)
 
 
 def _selector(fleet: Fleet, name: str) -> str:
@@ -251,12 +262,12 @@ def _why_none(model_id: str, servers: list[ObservedServer]) -> tuple[str, bool]:
 
 def _aliases(
     models: Mapping[str, Model], enabled: Mapping[str, Model], profile: Profile | None
-) -> dict[str, str]:
+) -> tuple[dict[str, str], dict[str, ChosenVariant]]:
     """Returns the names besides ids, tiers and auto: the profile's, file names, spellings of sizes.
 
-    The profile's come first; a name that could mean two models is dropped.
+    The profile's come first; a name that could mean two models is dropped. Those that bring
+    parameters along are returned as variants too.
     """
-    own = dict(profile.aliases) if profile else {}
     found: dict[str, set[str]] = {}
     for model_id, model in enabled.items():
         names = [model.found.stem, *spellings(model_id)[1:]]
@@ -264,4 +275,16 @@ def _aliases(
             found.setdefault(name, set()).add(model_id)
     taken = {*models, *Tier, AUTO}
     plain = {n: next(iter(ids)) for n, ids in found.items() if len(ids) == 1 and n not in taken}
-    return {**plain, **{name: to for name, to in own.items() if name not in taken}}
+    own = profile.aliases if profile else {}
+    given = {name: to for name, to in own.items() if name not in taken}
+    variants = {name: chosen for name, to in given.items() if (chosen := _chosen(name, to, given))}
+    targets = {name: str(to) for name, to in given.items()}
+    targets |= {name: chosen.parameters.model for name, chosen in variants.items()}
+    return {**plain, **targets}, variants
+
+
+def _chosen(name: str, to: Target, given: Mapping[str, Target]) -> ChosenVariant | None:
+    """The variant that an alias is, or leads to."""
+    if isinstance(to, str):
+        name, to = to, given.get(to, to)
+    return ChosenVariant(name, to) if isinstance(to, Variant) else None

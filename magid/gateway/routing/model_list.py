@@ -23,7 +23,7 @@ def entries(fleet: Fleet) -> list[dict[str, Any]]:
     aliases = _names_of(fleet)
     found = [_model(offer, aliases.get(offer.model_id, ())) for offer in fleet.offers.values()]
     found += [_remembered(entry) for entry in fleet.remembered.values()]
-    found += [_name(alias, "alias", to) for alias, to in sorted(fleet.aliases.items())]
+    found += [_alias(alias, to, fleet) for alias, to in sorted(fleet.aliases.items())]
     tiers = {offer.tier for offer in fleet.offers.values()}
     tiers |= {remembered_tier(entry) for entry in fleet.remembered.values()}
     found += [_name(tier, "tier", tier) for tier in STRENGTH if tier in tiers]
@@ -117,6 +117,14 @@ def _remembered(entry: ModelEntry) -> dict[str, Any]:
         "status": {"value": "unloaded"},
         "meta": {"tier": remembered_tier(entry)},
     }
+
+
+def _alias(name: str, target: str, fleet: Fleet) -> dict[str, Any]:
+    entry = _name(name, "alias", target)
+    chosen = fleet.variants.get(name)
+    if chosen is not None:
+        entry["meta"]["variant"] = chosen.parameters.public
+    return entry
 
 
 def _name(name: str, kind: str, target: str) -> dict[str, Any]:

@@ -194,6 +194,7 @@ class ParsedRequest(Struct):
     only: tuple[str, ...] | None = None  # the models that it may use, as `fleet.limited` takes them
     client_request_id: str = ""  # the client's own word for it: shown, and good for nothing else
     outline: Outline | None = None  # of a large body
+    variant: str = ""  # whose parameters are in its fields; empty: none
     pieces: tuple[Buffer, ...] = ()  # what goes on in the place of `body`
     _prompt: Prompt | None = None
 
