@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 
+from magid.systemd.unit_names import port_in
 from tests.lab.container import Container
 from tests.lab.launching import install_launcher
 from tests.support.deadlines import DEADLINE_S
@@ -58,9 +59,10 @@ class Daemon:
         self.client.put(url, json=value).raise_for_status()
 
     def units(self) -> set[str]:
-        """All model units that systemd knows of, in whatever state."""
+        """All servers' units that systemd knows of, in whatever state."""
         listed = self.container.systemctl("list-units", "--all", "llama-server@*", "--output=json")
-        return {unit["unit"] for unit in json.loads(listed)}
+        names = {unit["unit"] for unit in json.loads(listed)}
+        return {name for name in names if port_in(name) is not None}
 
     def is_ready(self) -> bool:
         try:

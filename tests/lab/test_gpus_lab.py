@@ -1,0 +1,63 @@
+"""GPUs of a real magid whose models run as units: listed in their sandbox, shown as JSON."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from magid.launcher import device_list
+from tests.lab.container import Container
+from tests.lab.serving import MODELS, SETTINGS, Daemon, installed_in
+
+pytestmark = pytest.mark.slow
+
+PROGRAM = "/usr/local/bin/llama-with-gpus"
+# It lists what two back ends find of one GPU, with another figure each time (a sandbox keeps
+# nothing, so by the clock), and is llama-server for all else.
+WRAPPER = """\
+#!/bin/sh
+case "$*" in *--list-devices) ;; *) exec {program} "$@" ;; esac
+echo 'ggml_vulkan: 0 = NVIDIA H100 (NVIDIA) | uma: 0 | fp16: 1' >&2
+echo 'Available devices:'
+free=$(awk '{{print 80000 - int($1 * 100) % 80000}}' /proc/uptime)
+echo "  CUDA0: NVIDIA H100 (81920 MiB, $free MiB free)"
+echo '  Vulkan0: NVIDIA H100 (81920 MiB, 80000 MiB free)'
+"""
+MODEL = next(iter(MODELS))
+DEVICE = 'server_defaults: {n_threads: 1, parallel: 1, ctx_size: 512, device: "none"}'
+
+
+@pytest.fixture
+def daemon(fresh_container: Container, chat_model: Path) -> Iterator[Daemon]:
+    program = fresh_container.release.llama_server
+    fresh_container.write(PROGRAM, WRAPPER.format(program=program), 0o755)
+    settings = SETTINGS.replace(SETTINGS.splitlines()[2], DEVICE)
+    daemon = installed_in(fresh_container, chat_model, f"{settings}llama_server_path: {PROGRAM}\n")
+    daemon.wait_ready()
+    yield daemon
+    daemon.client.close()
+
+
+def free(daemon: Daemon) -> list[int]:
+    """Of each GPU; nothing before the first list."""
+    return [gpu["freeBytes"] for gpu in daemon.client.get("/api/gpus").json()["gpus"]]
+
+
+def test_gpus_of_units(daemon: Daemon) -> None:
+    container = daemon.container
+    container.wait_until(lambda: bool(free(daemon)), "a list of GPUs")
+    answer = daemon.client.get("/api/gpus").json()
+    assert answer["problem"] is None
+    (gpu,) = answer["gpus"]
+    assert (gpu["name"], gpu["kind"], gpu["id"]) == ("CUDA0", "discrete", "CUDA0")
+    assert [other["name"] for other in gpu["alsoListedAs"]] == ["Vulkan0"]
+    assert (gpu["servers"], answer["serversAnywhere"]) == ([], []), "all are told to use none"
+    assert gpu["othersBytes"] == gpu["totalBytes"] - gpu["freeBytes"]
+    before = free(daemon)
+    daemon.client.post(f"/api/models/servers/{MODEL}/stop?wait=60").raise_for_status()
+    container.wait_until(lambda: free(daemon) != before, "a list after the stop")
+    before = free(daemon)
+    assert daemon.client.post("/api/gpus/refresh").json()["gpus"][0]["freeBytes"] != before[0]
+    shown = container.run(["magictl", "gpus"]).stdout.splitlines()
+    assert shown[1].startswith("CUDA0 = Vulkan0  NVIDIA H100  discrete  80.0 GiB")
+    assert container.show(device_list.UNIT, "LoadState")["LoadState"] == "not-found"
