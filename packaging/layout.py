@@ -44,13 +44,25 @@ PROGRAM = """\
 #!/usr/bin/python3 -I
 import sys
 sys.path[:0] = [{library!r}, {vendor!r}]
-{first}from {module} import main
+from {module} import main
 sys.exit(main())
 """
-
-
 # The collector would look at all that is imported, again and again; it is switched on at READY.
-FIRST = {"/usr/bin/magid": "import gc\ngc.disable()\n"}
+# A magid that cannot be imported tells systemd and its clients so.
+DAEMON = """\
+#!/usr/bin/python3 -I
+import gc
+import sys
+gc.disable()
+sys.path[:0] = [{library!r}, {vendor!r}]
+try:
+    from {module} import main
+except Exception as error:
+    from magid.standalone.broken_program import end
+    sys.exit(end(error))
+sys.exit(main())
+"""
+TEMPLATES = {"/usr/bin/magid": DAEMON}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +81,8 @@ def placed(checkout: Path = CHECKOUT) -> Iterator[Placed]:
     for program, source in PROGRAMS.items():
         if (checkout / source).exists():
             module = source.removesuffix(".py").replace("/", ".")
-            first = FIRST.get(program, "")
-            text = PROGRAM.format(library=LIBRARY, vendor=VENDOR, module=module, first=first)
+            template = TEMPLATES.get(program, PROGRAM)
+            text = template.format(library=LIBRARY, vendor=VENDOR, module=module)
             yield Placed(program, text.encode(), 0o755)
     yield from _found(checkout / "systemd", SYSTEMD)
     yield from _found(checkout / "etc", SETTINGS)

@@ -87,6 +87,8 @@ def explained(reason: str) -> str:
     if advice.startswith("systemctl "):  # that alone is the remedy
         return f"{cause}\n{_tried(advice)}"
     commands = [f"{_sudo()}magid --check", f"{_sudo()}systemctl restart magid"]
+    if advice.startswith(("apt ", "journalctl ")):
+        advice = f"{_sudo()}{advice}"
     block = "\n     ".join([advice, *commands] if advice else commands)
     return f"{cause}\nmagid does not run because of this\ntry: {block}"
 

@@ -174,6 +174,65 @@ def test_where_it_cannot_even_be_run_systemd_gives_up(machine: Container) -> Non
     assert machine.http("GET", "http://127.0.0.1:8000/livez").status_code == 200
 
 
+def test_a_module_that_cannot_be_imported_is_said_once(machine: Container) -> None:
+    """Every user gets the reason, with or without the journal; nothing is retried."""
+    module, away = "/usr/lib/magi/vendor/msgspec", "/srv/msgspec"
+    machine.run(["mv", module, away])
+    try:
+        before = machine.show("magid.service", "NRestarts")
+        machine.systemctl("restart", "magid.service", check=False)
+        assert machine.show("magid.service", "ActiveState", "ExecMainStatus", "NRestarts") == {
+            "ActiveState": "failed", "ExecMainStatus": "78", **before,
+        }  # fmt: skip
+        for user in (None, "magi"):
+            sudo = "" if user is None else "sudo "
+            assert asked(machine, user) == (
+                "magictl: cannot start magid\n"
+                "ModuleNotFoundError: No module named 'msgspec'\n"
+                "magid does not run because of this\n"
+                f"try: {sudo}apt install --reinstall magi python3-systemd\n"
+                f"     {sudo}magid --check\n"
+                f"     {sudo}systemctl restart magid\n"
+            )
+        with machine.client("http://127.0.0.1:8000") as client:
+            answer = client.get(STATUS)
+        assert (answer.status_code, answer.json()["error"]) == (503, "CannotStart")
+        assert "msgspec" not in answer.text
+        checked = machine.run(["magid", "--check"], check=False)
+        assert checked.returncode == 78
+        assert checked.stderr.splitlines()[-1] == (
+            "magid: cannot start magid: ModuleNotFoundError: No module named 'msgspec'; "
+            "apt install --reinstall magi python3-systemd"
+        )
+        assert machine.systemctl("is-active", *SOCKETS).split() == ["active"] * len(SOCKETS)
+    finally:
+        machine.run(["mv", away, module])
+        machine.systemctl("restart", "magid.service")
+    assert machine.http("GET", "http://127.0.0.1:8000/livez").status_code == 200
+
+
+def test_a_crash_loop_is_quoted_from_the_log(machine: Container) -> None:
+    """It ends before it answers, and systemd starts it again and again."""
+    folder = "/etc/systemd/system/magid.service.d"
+    program = "ExecStart=/usr/bin/python3 -Ic 'raise RuntimeError(\"broken\")'"
+    machine.write(f"{folder}/broken.conf", f"[Service]\nExecStart=\n{program}\n")
+    machine.systemctl("daemon-reload")
+    try:
+        machine.systemctl("restart", "magid.service", check=False)
+        said = asked(machine)
+        assert said.startswith("magictl: cannot start magid\nRuntimeError: broken\n")
+        assert said.endswith(
+            "try: journalctl -n 20 -u magid\n     magid --check\n     systemctl restart magid\n"
+        )
+        assert "journalctl" in asked(machine, "magi")  # who may not read the journal
+    finally:
+        machine.run(["rm", "-r", folder])
+        machine.systemctl("daemon-reload")
+        machine.systemctl("reset-failed", "magid.service")
+        machine.systemctl("start", *SOCKETS, "magid.service")
+    assert machine.http("GET", "http://127.0.0.1:8000/livez").status_code == 200
+
+
 # -- owners --------------------------------------------------------------------------------------
 
 OTHER = 4711  # no user of this machine
