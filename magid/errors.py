@@ -183,5 +183,9 @@ class ServerLost(MagidError):
     """A server ended or misbehaved while it was working on a request."""
 
 
+class ServerStopped(MagidError):
+    """A server was stopped, by magid or by a person, while it was working on a request."""
+
+
 class AlreadyRunning(MagidError):
     """Another magid owns the state directory."""

@@ -58,6 +58,7 @@ class Daemon:
         self._store = StateStore(config, store, profiles)
         self.profiles = Profiles(profiles, self._store)
         self._executor = PlanExecutor(launcher)
+        self.why_stopped = self._executor.why_stopped
         self._scanning = Scanning(config, scanner, self._store)
         self._boot = Boot(
             config.state_dir / boot.NAME, launcher, self._executor, self._scanning, self._store

@@ -37,6 +37,7 @@ class PlanExecutor:
         self._calm = asyncio.Event()
         self._calm.set()
         self._stops: dict[int, tuple[str, _Task]] = {}  # by port: model id, and the stop under way
+        self._stopped: dict[int, tuple[str, str]] = {}  # by port: the last process, and why
         self._queued: dict[int, tuple[ServerSpec, _Task]] = {}  # by port
         self._line: dict[_Task, frozenset[str]] = {}  # unfinished starts, in order
         self._tasks: set[_Task] = set()
@@ -52,6 +53,17 @@ class PlanExecutor:
     def stopping(self) -> frozenset[int]:
         """Returns the ports whose servers are being stopped."""
         return frozenset(self._stops)
+
+    def why_stopped(self, port: int, process: str) -> str:
+        """Returns why a process was stopped, or is being stopped, on this port.
+
+        By magid, or by a person with systemctl; "" if neither is known.
+        """
+        known, reason = self._stopped.get(port, ("", ""))
+        if known == process:
+            return reason
+        server = self._launcher.observed().get(port)
+        return server.stopped_by if server is not None else ""
 
     def behind_stops(self, plan: Plan) -> Plan:
         """Returns the part of the plan that needs to wait for nothing but stops under way."""
@@ -195,6 +207,9 @@ class PlanExecutor:
         # Mark the model as changing now, not when the task first runs: of two concurrent requests
         # only one may pass.
         self._enter(line.model_id)
+        server = self._launcher.observed().get(line.port)
+        if server is not None:
+            self._stopped[line.port] = (server.process, line.reason)
         task = self._spawn(self._stop(line))
         self._stops[line.port] = (line.model_id, task)
         return task

@@ -26,6 +26,7 @@ STATUS: Mapping[type[errors.MagidError], int] = {
     errors.NotSupported: 501,
     errors.NotReady: 503,
     errors.ServerFailed: 503,
+    errors.ServerStopped: 503,
     errors.ServerLost: 502,
     errors.TimedOut: 504,
     errors.CannotWrite: 507,

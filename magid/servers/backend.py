@@ -46,6 +46,11 @@ _RUNNING = frozenset(
 )
 
 
+# Reasons of a server that was stopped, and not by magid.
+BY_SYSTEMCTL = "by systemctl"
+WITH_TARGET = "with magi-models.target"
+
+
 class ObservedServer(Struct, frozen=True):
     """What is known of one server at one moment. Replaced whole, never changed in place."""
 
@@ -67,6 +72,17 @@ class ObservedServer(Struct, frozen=True):
     @property
     def unit(self) -> str:
         return unit_name(self.port)
+
+    @property
+    def process(self) -> str:
+        """Returns what differs for each process on a port."""
+        return f"{self.port}/{self.invocation_id or self.pid}/{self.started_at}"
+
+    @property
+    def stopped_by(self) -> str:
+        """Returns how a person has stopped it; "" if none did, or it is not known."""
+        is_stopped = self.state is ServerState.STOPPED
+        return self.reason if is_stopped and self.reason in (BY_SYSTEMCTL, WITH_TARGET) else ""
 
     @property
     def described(self) -> str:

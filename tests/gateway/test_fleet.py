@@ -49,7 +49,7 @@ def made(
         if spec.model_id in (*ready, *told)
     }
     known = {
-        fleet.process_of(server): told[server.model_id]
+        server.process: told[server.model_id]
         for server in running.values()
         if server.model_id in told
     }

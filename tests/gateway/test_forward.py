@@ -94,7 +94,8 @@ async def listening(peer: Answering) -> AsyncIterator[UpstreamServer]:
 
 def server_at(host: str, port: int) -> UpstreamServer:
     return UpstreamServer(
-        Backend(port, "m", 0, HostPort(host, port), None, f"{host}/{port}", ServerProperties(1))
+        Backend(port, "m", 0, HostPort(host, port), None, f"{host}/{port}", ServerProperties(1)),
+        lambda _backend, then: then(""),
     )
 
 

@@ -30,6 +30,7 @@ class Outcome(StrEnum):
     FAILED = "failed"  # the server's fault
     CANCELLED = "cancelled"  # the client left
     KILLED = "killed"  # by DELETE /api/requests/{id}
+    STOPPED = "stopped"  # its server was, by magid or by a person
 
 
 class Usage(Struct):
@@ -222,7 +223,11 @@ def _whole(text: bytes | None) -> int | None:
 log = logging.getLogger(__name__)
 
 
-_RATE_LIMITS = {Event.REQUEST_REFUSED: rate_limit.REFUSED, Event.REQUEST_FAILED: rate_limit.FAILED}
+_RATE_LIMITS = {
+    Event.REQUEST_REFUSED: rate_limit.REFUSED,
+    Event.REQUEST_FAILED: rate_limit.FAILED,
+    Event.REQUEST_STOPPED: rate_limit.FAILED,
+}
 SLOW_S = 30.0  # to the first byte, from where the request came
 
 
@@ -252,6 +257,8 @@ def _log_entry(record: Record) -> tuple[Event, int, str] | None:
         return Event.REQUEST_REFUSED, logging.WARNING, f"was refused: {record.error}"
     if record.outcome is Outcome.KILLED:
         return Event.REQUEST_KILLED, logging.INFO, "was ended by DELETE /api/requests"
+    if record.outcome is Outcome.STOPPED:
+        return Event.REQUEST_STOPPED, logging.INFO, f"was ended: {record.error}"
     if (record.first_byte_s or 0.0) >= SLOW_S:
         text = f"got its first byte after {record.first_byte_s:.1f} s"
         if record.sent_s is not None:

@@ -68,6 +68,7 @@ _CODES: dict[type[errors.MagidError], str] = {
     errors.NotReady: "model_not_ready",
     errors.ServerFailed: "server_failed",
     errors.ServerLost: "server_lost",
+    errors.ServerStopped: "server_stopped",
 }
 # OpenAI's and Anthropic's words for classes of statuses.
 _OPENAI = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error",

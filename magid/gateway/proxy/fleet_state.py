@@ -7,6 +7,7 @@ the first use after a change.
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any
 
 from pydantic_core import to_json
@@ -16,6 +17,7 @@ from magid.control.daemon import Daemon
 from magid.control.planner import Wanted
 from magid.gateway.proxy import health
 from magid.gateway.proxy.server import UpstreamServer
+from magid.gateway.proxy.server_ends import EndOfServer
 from magid.gateway.routing import fleet, model_list
 from magid.gateway.routing.fleet import Backend, Fleet, ServerProperties
 from magid.servers.backend import ServerState
@@ -162,12 +164,15 @@ class FleetState:
         """
         known = self._servers.get(process)
         if known is None:
-            known = self._leaving.pop(process, None) or UpstreamServer(backend)
+            known = self._leaving.pop(process, None) or self._made(backend)
             self._servers[process] = known
             if process not in self._facts and process not in self._asking:
                 self._asking.add(process)
                 self._spawn(self._learn_facts(known))
         known.backend = backend
+
+    def _made(self, backend: Backend) -> UpstreamServer:
+        return UpstreamServer(backend, partial(EndOfServer, self._daemon))
 
     async def _learn_facts(self, server: UpstreamServer) -> None:
         """Asks until the server tells, with growing pauses: one may be too busy to answer."""
@@ -189,7 +194,7 @@ class FleetState:
             return
         self._facts[backend.process] = facts
         observed = self._daemon.observed().get(backend.port)
-        if observed is not None and fleet.process_of(observed) == backend.process:
+        if observed is not None and observed.process == backend.process:
             self._seen[observed.spec_hash] = facts
         model = self._daemon.snapshot.models.get(backend.model_id)
         if model is not None:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from magid.errors import MagidError, ServerLost
@@ -22,8 +23,9 @@ from magid.gateway.accounting.request_log import (
     Outcome,
     Usage,
 )
+from magid.gateway.proxy import server_ends
 from magid.gateway.proxy.server import UpstreamServer, is_own_trouble
-from magid.gateway.proxy.upstream import INTERNAL_ERROR, UpstreamConnection
+from magid.gateway.proxy.upstream import ENDED, INTERNAL_ERROR, UpstreamConnection
 from magid.gateway.routing.request import CHARS_PER_TOKEN, ParsedRequest
 from magid.gateway.routing.resolver import ModelRoute
 from magid.http.framing import ProtocolError, ReplyHead
@@ -140,7 +142,7 @@ class ForwardedRequest:
     def _on_unsent(self, why: str) -> None:
         self._task = None
         if not self._move(why):
-            self.refuse(self._lost(why), Outcome.FAILED, lost=why)
+            self._find_end(why)
 
     def _send_on(self, connection: UpstreamConnection) -> None:
         assert self.server is not None
@@ -250,14 +252,11 @@ class ForwardedRequest:
             self._task = asyncio.get_running_loop().create_task(self._connect(self.server))
             return
         if self._has_begun:
-            error = self._lost(why)
-            is_inside = self._connection is not None and self._connection.is_inside_chunk
-            self._finish(Outcome.FAILED, error.message, lost=why)
-            self.client.breaks_off(error, is_inside_chunk=is_inside)
+            self._find_end(why) if why == ENDED else self._end_with(why, "")
             return
         self._losses += 1
         if self._losses >= MAX_LOSSES or not self._move(why):
-            self.refuse(self._lost(why), Outcome.FAILED, lost=why)
+            self._find_end(why)
 
     def refused(self, error: MagidError) -> None:
         is_inside = self._connection is not None and self._connection.is_inside_chunk
@@ -265,14 +264,24 @@ class ForwardedRequest:
         self._finish(Outcome.REFUSED, error.message)
         self.client.breaks_off(error, is_inside_chunk=is_inside)
 
-    def _lost(self, why: str) -> ServerLost:
+    def _find_end(self, why: str) -> None:
+        """Ends the request with an error that says how its server has ended, once that is known."""
         assert self.server is not None
-        backend = self.server.backend
-        return ServerLost(
-            f"cannot finish: the server of {backend.model_id!r} on port {backend.port} failed: "
-            f"{why}; GET /api/models/servers/{backend.model_id}/logs may show the reason",
-            modelId=backend.model_id,
-        )
+        self.server.tell_end(partial(self._end_with, why))
+
+    def _end_with(self, why: str, stopped: str) -> None:
+        if self.is_over:
+            return
+        assert self.server is not None
+        error = server_ends.error_of(self.server.backend, why, stopped)
+        outcome = Outcome.STOPPED if stopped else Outcome.FAILED
+        lost = None if stopped else why
+        if not self._has_begun:
+            self.refuse(error, outcome, lost=lost)
+            return
+        is_inside = self._connection is not None and self._connection.is_inside_chunk
+        self._finish(outcome, error.message, lost=lost)
+        self.client.breaks_off(error, is_inside_chunk=is_inside)
 
     def _move(self, why: str) -> bool:
         """Moves to another server, if there is one; the failure counts against this one."""
@@ -286,15 +295,10 @@ class ForwardedRequest:
         if self._task is not None:
             self._task.cancel()
             self._task = None
-        is_inside = self._connection is not None and self._connection.is_inside_chunk
         if self._connection is not None:
             self._connection.drop()
-        if self._has_begun:
-            error = self._lost(why)
-            self._finish(Outcome.FAILED, error.message, lost=why)
-            self.client.breaks_off(error, is_inside_chunk=is_inside)
-        elif not self._move(why):
-            self.refuse(self._lost(why), Outcome.FAILED, lost=why)
+        if self._has_begun or not self._move(why):
+            self._find_end(why)  # llama-server ends its listener first when it is stopped
 
     # -- the end -----------------------------------------------------------------------------
 

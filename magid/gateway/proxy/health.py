@@ -17,7 +17,7 @@ from magid.control.daemon import Daemon
 from magid.discovery.kinds import ModelKind
 from magid.errors import BadReply, MagidError, ServerUnreachable
 from magid.gateway.proxy.server import UNWELL, UpstreamServer, is_own_trouble
-from magid.gateway.routing.fleet import Backend, Fleet, ServerProperties, facts_of, process_of
+from magid.gateway.routing.fleet import Backend, Fleet, ServerProperties, facts_of
 from magid.llama.client import get_json
 from magid.log.events import Event, about
 
@@ -68,7 +68,7 @@ class HealthChecker:
         if any(now - forwarded.last_byte < SUSPECT_S for forwarded in server.active):
             return
         observed = self._daemon.observed().get(backend.port)
-        if observed is None or process_of(observed) != backend.process:
+        if observed is None or observed.process != backend.process:
             return  # another process is there by now
         log.error(
             "restarting the server on port %d (%s): it answers /health and fails its requests",

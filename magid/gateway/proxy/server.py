@@ -9,7 +9,7 @@ finds it well again, after a pause that doubles each time.
 import errno
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -113,10 +113,15 @@ class InFlight(Protocol):
     def give_up_on_server(self, why: str) -> None: ...
 
 
+OnLost = Callable[[Backend, Callable[[str], None]], object]
+
+
 class UpstreamServer:
     """Of one process. Lives as long as it is ready, or works on something."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, on_lost: OnLost) -> None:
+        """`on_lost` finds out how a server has ended."""
+        self._on_lost = on_lost
         self.backend = backend
         self.pool = ConnectionPool(backend)
         self.breaker = Breaker()
@@ -163,6 +168,13 @@ class UpstreamServer:
                     Event.SERVER_LEFT_OUT, model=self.backend.model_id, port=self.backend.port
                 ),
             )  # fmt: skip
+
+    def tell_end(self, then: Callable[[str], None]) -> None:
+        """Calls `then` with why the server was stopped; with "" if it ended by itself.
+
+        At once, or in a moment.
+        """
+        self._on_lost(self.backend, then)
 
     def lost_request(self) -> None:
         """It ended the connection of a request, or its answer makes no sense."""

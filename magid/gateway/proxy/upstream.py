@@ -29,6 +29,7 @@ MAX_IDLE = 32
 IDLE_S = 4.0  # llama-server ends them after 5
 CONNECT_S = 5.0  # to a server of this machine
 INTERNAL_ERROR = "magid failed with an internal error; its log has the trace"
+ENDED = "its connection ended before the answer did"  # what a stop looks like too
 
 
 class ResponseHandler(Protocol):
@@ -172,7 +173,7 @@ class UpstreamConnection(asyncio.Protocol):
             handler.ended()
         else:
             is_stale = self._is_reused and head is None and not has_begun
-            handler.failed("its connection ended before the answer did", is_stale=is_stale)
+            handler.failed(ENDED, is_stale=is_stale)
 
     # -- the answer ------------------------------------------------------------------------
 

@@ -133,7 +133,7 @@ def build(
     seen: Mapping[str, ServerProperties] | None = None,
     is_scanning: bool = False,
 ) -> Fleet:
-    """`keys` by port, `facts` by `process_of`; `resting` and `seen` by model.
+    """`keys` by port, `facts` by process; `resting` and `seen` by model.
 
     `is_scanning`: for the first time.
     """
@@ -144,7 +144,7 @@ def build(
     for model_id, model in enabled.items():
         servers = [s for s in observed.values() if s.model_id == model_id]
         ready = tuple(
-            _backend(model, s, keys.get(s.port), facts.get(process_of(s)), profile)
+            _backend(model, s, keys.get(s.port), facts.get(s.process), profile)
             for s in sorted(servers, key=lambda s: s.port)
             if s.state is ServerState.READY
         )
@@ -215,11 +215,6 @@ def _selector(fleet: Fleet, name: str) -> str:
     return f"tier:{name}" if name in set(Tier) else name
 
 
-def process_of(server: ObservedServer) -> str:
-    """Differs for each process on a port. Pure."""
-    return f"{server.port}/{server.invocation_id or server.pid}/{server.started_at}"
-
-
 def _backend(
     model: Model,
     server: ObservedServer,
@@ -233,7 +228,7 @@ def _backend(
         server.instance,
         HostPort(server.host, server.port),
         key,
-        process_of(server),
+        server.process,
         facts or ServerProperties(model.settings.parallel or DEFAULT_SLOTS),
         _weight(model, profile),
         server.uid,

@@ -15,7 +15,13 @@ from msgspec import Struct
 from magid.llama import spec_values
 from magid.llama.log_errors import error_text
 from magid.llama.spec_values import SpecValues
-from magid.servers.backend import ObservedServer, ServerState, restarting_in
+from magid.servers.backend import (
+    BY_SYSTEMCTL,
+    WITH_TARGET,
+    ObservedServer,
+    ServerState,
+    restarting_in,
+)
 from magid.systemd.unit_names import port_in
 
 _EXITED, _KILLED, _DUMPED = 1, 2, 3  # CLD_EXITED and so on, as in ExecMainCode
@@ -168,8 +174,6 @@ def _given_up(properties: Mapping[str, Any]) -> bool:
 
 # -- why -------------------------------------------------------------------------------------
 
-BY_SYSTEMCTL: Final = "by systemctl"
-
 
 def why_stopped(properties: Mapping[str, Any]) -> str:
     """Returns who or what ended a stopped server; "" in every other state, or if unknown.
@@ -185,7 +189,7 @@ def why_stopped(properties: Mapping[str, Any]) -> str:
     if ended <= left:
         return f"its process ended by itself ({_how_ended(properties)})"
     target = int(properties.get("TargetStopped", 0))
-    return "with magi-models.target" if abs(left - target) < _AT_ONCE_US else BY_SYSTEMCTL
+    return WITH_TARGET if abs(left - target) < _AT_ONCE_US else BY_SYSTEMCTL
 
 
 def _how_ended(properties: Mapping[str, Any]) -> str:

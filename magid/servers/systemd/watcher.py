@@ -9,9 +9,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from magid.errors import NotReady
-from magid.servers.backend import ObservedServer, ServerState
+from magid.servers.backend import BY_SYSTEMCTL, ObservedServer, ServerState
 from magid.servers.systemd.unit_state import (
-    BY_SYSTEMCTL,
     FailureReason,
     complaint,
     failure_of,

@@ -1,0 +1,139 @@
+"""A model that is stopped while it answers: its clients are told so, each in its own dialect."""
+
+import concurrent.futures
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support import fleets, ggufs
+from tests.support.fleets import LONG, chat
+from tests.support.rest import Parts
+from tests.support.running import Running
+
+pytestmark = pytest.mark.slow
+
+MODEL = "medium_0p0b_f16_balanced"
+STREAM = {"model": MODEL, "stream": True}
+HELLO = [{"role": "user", "content": "Hello"}]
+MANY = 4000  # words of its answer, which take seconds
+ANSWER = " ".join(f"w{n}" for n in range(MANY))
+
+
+@pytest.fixture
+def magid(parts: Parts, tmp_path: Path) -> Iterator[Running]:
+    def write(models: Path) -> None:
+        ggufs.write_chat_model(
+            models / "Medium-F16.gguf",
+            name="Medium",
+            quantization="F16",
+            context=LONG,
+            answer=ANSWER,
+        )
+
+    with fleets.fleet(
+        parts,
+        tmp_path / "stopped",
+        write,
+        configuration="stop_timeout: 1\n",
+        ports=1,
+    ) as running:
+        yield running
+
+
+@pytest.fixture
+def client(magid: Running) -> Iterator[httpx.Client]:
+    with fleets.client(magid) as opened:
+        yield opened
+
+
+def send(magid: Running, number: int) -> None:
+    (server,) = magid.get("/api/models/servers")["servers"]
+    os.kill(server["pid"], number)
+
+
+def stop(magid: Running) -> None:
+    """In the middle of its answer: a frozen server does not end it first."""
+    send(magid, signal.SIGSTOP)
+    magid.ask("POST", f"/api/models/servers/{MODEL}/stop")
+
+
+def ending(client: httpx.Client, path: str, body: dict[str, Any], act: Callable[[], object]) -> str:
+    """The last event or line of a stream during which something was done."""
+    with client.stream("POST", path, json=body) as answer:
+        assert answer.status_code == 200
+        lines = answer.iter_lines()
+        next(lines)
+        act()
+        return [line for line in lines if line][-1].removeprefix("data: ")
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"messages": HELLO, "max_tokens": MANY}),
+        ("/v1/completions", {"prompt": "Hello", "max_tokens": MANY}),
+        ("/v1/responses", {"input": "Hello", "max_output_tokens": MANY}),
+    ],
+)
+def test_openais_clients_are_told(
+    magid: Running, client: httpx.Client, path: str, body: dict[str, Any]
+) -> None:
+    last = ending(client, path, {**STREAM, **body}, lambda: stop(magid))
+    error = json.loads(last)["error"]
+    assert (error["code"], error["type"]) == ("server_stopped", "server_error")
+    assert "was stopped (stop asked for)" in error["message"]
+    record = magid.get("/api/requests")["requests"][0]
+    assert (record["outcome"], record["status"]) == ("stopped", 200)
+    assert record["error"] == error["message"]
+    assert 'outcome="stopped"' in magid.client.get("/metrics").text
+
+
+def test_anthropics_clients_are_told(magid: Running, client: httpx.Client) -> None:
+    body = {**STREAM, "messages": HELLO, "max_tokens": MANY}
+    last = json.loads(ending(client, "/v1/messages", body, lambda: stop(magid)))
+    assert (last["type"], last["error"]["type"]) == ("error", "overloaded_error")
+    assert "was stopped (stop asked for)" in last["error"]["message"]
+
+
+def test_ollamas_clients_are_told(magid: Running, client: httpx.Client) -> None:
+    body = {"model": MODEL, "prompt": "Hello", "raw": True, "options": {"num_predict": MANY}}
+    last = ending(client, "/api/generate", body, lambda: stop(magid))
+    assert "was stopped (stop asked for)" in json.loads(last)["error"]
+
+
+def test_an_answer_in_one_piece_is_refused(magid: Running, client: httpx.Client) -> None:
+    body = chat(MODEL, max_tokens=MANY)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(client.post, "/v1/chat/completions", json=body)
+        magid.wait_for("the request", lambda: magid.get("/api/requests")["running"] == 1)
+        stop(magid)
+        answer = asked.result()
+    assert answer.status_code == 503
+    assert answer.json()["error"]["code"] == "server_stopped"
+
+
+def test_a_restart_for_new_settings_is_a_stop_too(magid: Running, client: httpx.Client) -> None:
+    def act() -> None:
+        send(magid, signal.SIGSTOP)
+        magid.ask("PUT", f"/api/models/{MODEL}/runtime-settings", {"parallel": 1})
+        magid.ask("POST", "/api/models/apply")
+
+    body = {**STREAM, "messages": HELLO, "max_tokens": MANY}
+    error = json.loads(ending(client, "/v1/chat/completions", body, act))["error"]
+    assert error["code"] == "server_stopped"
+    assert "was stopped (settings changed: parallel" in error["message"]
+
+
+def test_a_server_that_is_killed_was_not_stopped(magid: Running, client: httpx.Client) -> None:
+    body = {**STREAM, "messages": HELLO, "max_tokens": MANY}
+    error = json.loads(
+        ending(client, "/v1/chat/completions", body, lambda: send(magid, signal.SIGKILL))
+    )
+    assert error["error"]["code"] == "server_lost"
+    assert magid.get("/api/requests")["requests"][0]["outcome"] == "failed"
