@@ -179,6 +179,21 @@ def test_what_a_person_does_shows(daemon: Daemon) -> None:
     assert daemon.state(OTHER) == "ready"
 
 
+def test_a_stream_that_systemctl_ends_says_so(daemon: Daemon) -> None:
+    body = {"model": ONE, "prompt": "a", "max_tokens": 400, "stream": True, "ignore_eos": True}
+    body["n_probs"] = 200  # much text for each token: it cannot all be sent before it is read
+    with daemon.client.stream("POST", "/v1/completions", json=body) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        daemon.container.systemctl("kill", "--signal=STOP", UNIT)
+        daemon.container.systemctl("stop", UNIT)
+        last = [line for line in lines if line][-1]
+    error = json.loads(last.removeprefix("data: "))["error"]
+    assert (error["code"], "(by systemctl)" in error["message"]) == ("server_stopped", True), error
+    daemon.container.systemctl("start", UNIT)
+    daemon.wait_state("ready", ONE)
+
+
 def test_a_model_stopped_by_hand_stays_stopped(daemon: Daemon) -> None:
     daemon.container.systemctl("stop", UNIT)
     daemon.wait_state("stopped", ONE)
