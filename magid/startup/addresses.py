@@ -31,11 +31,12 @@ def of_service(
                 yield from _taken(address, listeners)
 
 
-def to_restart(units: Mapping[str, ServiceUnit], listeners: Sequence[Listener]) -> list[str]:
-    """Returns the units whose restart brings magid up on all addresses that its units name. Pure.
+def restart_command(units: Mapping[str, ServiceUnit], listeners: Sequence[Listener]) -> str:
+    """Returns the command that brings magid up on all addresses that its units name. Pure.
 
-    A socket unit that is active keeps its old addresses until it is restarted, whatever its files
-    say; one that is not is started with the service.
+    A socket unit that is active keeps its old addresses until it is stopped, whatever its files
+    say; one that is not is started with the service. systemd 252 refuses to start it by itself
+    while the service runs, as `systemctl restart` of both would have it.
     """
     bound = {(one.host, one.port) for one in listeners}
     changed = [
@@ -47,7 +48,8 @@ def to_restart(units: Mapping[str, ServiceUnit], listeners: Sequence[Listener]) 
             for address in listens_on(units[name])
         )
     ]
-    return [*changed, "magid.service"] if changed else ["magid"]
+    stops = f"systemctl stop {' '.join(changed)} && " if changed else ""
+    return f"{stops}systemctl restart magid"
 
 
 def listens_on(unit: ServiceUnit) -> list[Address]:

@@ -53,8 +53,8 @@ def check(given: Mapping[str, str], env: Mapping[str, str], failing: int) -> int
     for text in map(rendered, found):
         sys.stderr.write(f"{text}\n")
     if found and machine.is_service:
-        names = addresses.to_restart(machine.units, machine.listeners)
-        sys.stderr.write(f"then: systemctl restart {' '.join(names)}\n")
+        command = addresses.restart_command(machine.units, machine.listeners)
+        sys.stderr.write(f"then: {command}\n")
     if machine.is_service and not _is_magi():
         sys.stderr.write("files were not looked at, which only magi may read: sudo magid --check\n")
     return failing if found else 0

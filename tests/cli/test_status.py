@@ -73,6 +73,13 @@ def test_rescan(type_in: Type) -> None:
     assert json.loads(type_in("rescan --json").stdout)["modelsFound"] == 5
 
 
+def test_apply_reads_the_folders_first(type_in: Type) -> None:
+    done = type_in("apply --rescan")
+    assert done.stdout.startswith("5 models, 0 added, 0 removed\nNothing to do")
+    assert "Broken" in done.stderr
+    assert set(json.loads(type_in("apply --rescan --json").stdout)) >= {"message", "start", "stop"}
+
+
 def test_cat_has_every_argument_with_its_source(magid: Running, type_in: Type) -> None:
     argv = magid.get(f"/api/models/{ALPHA}")["argv"][0]
     program, *lines = type_in(f"cat {ALPHA}").stdout.splitlines()

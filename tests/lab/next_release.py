@@ -12,8 +12,11 @@ from tests.lab.layers import layer
 from tests.lab.trees import OLDEST, RELEASES, Tree
 
 BEFORE, AFTER = OLDEST, RELEASES[RELEASES.index(OLDEST) + 1]
-# What a machine with magi has: the upgrade is of these, and of what they need.
-INSTALLED = ("systemd", "systemd-sysv", "dbus", "python3", "python3-systemd", "libstdc++6")
+# What a machine with magi has, and what its recipes type: the upgrade is of these.
+INSTALLED = (
+    *("systemd", "systemd-sysv", "dbus", "python3", "python3-systemd", "libstdc++6"),
+    *("openssl", "ca-certificates", "curl", "iproute2"),
+)
 # $1 is the tree. It believes in two archives, each in a folder named after its release.
 ARCHIVE = f"""\
 set -e

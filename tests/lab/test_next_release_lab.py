@@ -1,4 +1,4 @@
-"""docs/recipes.md: a machine with magid moves from Debian 12 to 13, with apt."""
+"""docs/recipes.md: a fresh machine gets magid's package, and moves from Debian 12 to 13 later."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -7,39 +7,31 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import next_release, person
+from tests.lab import laptop, next_release, person
 from tests.lab.conftest import say
 from tests.lab.container import Container, booted
 from tests.lab.trees import ROOT
 from tests.support import transcript
-from tests.support.deadlines import SET_UP_S
 from tests.support.transcript import Step
 
 pytestmark = pytest.mark.slow
 
 RECIPE = "A new release of Debian"
 UPGRADE, REBOOT = "full-upgrade", "systemctl reboot"
-MODELS = ("/models/Alpha-1B-Q4_K_M.gguf", "/models/Beta-8B-Q4_K_M.gguf")
+FIRST_DAY = "From the installation to the first answer on another machine"
+MODELS = ("Alpha-1B-Q4_K_M.gguf", "Beta-8B-Q4_K_M.gguf")
 SERVICES = ("magid.service", "magi-launcher.service")
-FIRST_STEPS = """\
-cd /root
-exec 2>&1
-apt-get -qq update
-DEBIAN_FRONTEND=noninteractive apt-get -qq -y install ./magi_*.deb
-magictl rescan
-magictl apply
-magictl wait alpha
-magictl wait beta
-"""
+MOST_COMMANDS = 12
 
 
 @pytest.fixture
 def machine(package: Path, chat_model: Path) -> Iterator[Container]:
     with booted(next_release.build(say)) as container:
         container.write(f"/root/{package.name}", package.read_bytes())
-        for path in MODELS:
-            container.write(path, chat_model.read_bytes())
-        container.run(["sh", "-e", "-c", FIRST_STEPS], timeout=SET_UP_S)
+        for name in MODELS:
+            container.write(f"/root/{name}", chat_model.read_bytes())
+        container.run(["apt-get", "-qq", "update"])
+        laptop.set_up(container)
         yield container
 
 
@@ -77,9 +69,18 @@ def _turning_point(step: Step) -> str:
     return next((part for part in (UPGRADE, REBOOT) if part in step.command), "")
 
 
-def test_models_run_through_the_upgrade_and_after_it(machine: Container) -> None:
+def test_from_the_first_day_to_the_next_release(machine: Container) -> None:
+    """In few commands, and with no start of magid that fails; then through an upgrade."""
+    document = ROOT / "docs/recipes.md"
     seen = Machine(machine)
-    transcript.check_document(ROOT / "docs/recipes.md", seen.typed, RECIPE)
+    transcript.check_document(document, seen.typed, FIRST_DAY)
+    assert len(transcript.steps(transcript.sections(document.read_text())[FIRST_DAY])) <= (
+        MOST_COMMANDS
+    )
+    said = [entry["MESSAGE"] for entry in machine.journal("magid.service")]
+    assert [line for line in said if "cannot" in line or "Failed" in line] == []
+
+    transcript.check_document(document, seen.typed, RECIPE)
     before, after = seen.models
     assert before == after
     assert 0 not in before.values()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import person
+from tests.lab import laptop, person
 from tests.lab.container import Container, booted
 from tests.lab.launching import install_launcher
 from tests.lab.serving import FILES, SETTINGS, UNITS, Daemon, installed_in
@@ -20,35 +20,6 @@ pytestmark = pytest.mark.slow
 DOCUMENT = Path(__file__).parents[2] / "docs/recipes.md"
 SETTINGS_HERE = SETTINGS.replace("[/models]", "[/models, /var/lib/magi/models]")
 URL = "http://127.0.0.1:8000"
-LAPTOP = "/srv/laptop"  # the home folder of that machine
-GPU2 = "/srv/gpu2"  # what was copied to that machine, which is a container of its own
-# A network and files of its own; nothing of magid's.
-ON_LAPTOP = f"""\
-#!/bin/sh
-exec ip netns exec laptop unshare --mount sh -e -c '
-    for path in /etc/magi /run/magi /var/lib/magi; do mount -t tmpfs tmpfs $path; done
-    mount --bind {LAPTOP} /root
-    cd /root
-    exec bash -c "$1"' sh "$1"
-"""
-NETWORK = f"""\
-mkdir -p {LAPTOP} {GPU2} /etc/netns/laptop
-printf '127.0.0.1 localhost\\n192.0.2.1 gpu1.example.org\\n' >/etc/netns/laptop/hosts
-ip netns add laptop
-ip link add lan type veth peer name eth0 netns laptop
-ip address add 192.0.2.1/24 dev lan
-ip link set lan up
-ip -n laptop address add 192.0.2.2/24 dev eth0
-ip -n laptop link set lo up
-ip -n laptop link set eth0 up
-"""
-# No ssh stands between the machines.
-SCP = f"""\
-#!/bin/sh
-for last; do :; done
-case $last in laptop:) to={LAPTOP};; gpu2:) to={GPU2};; *) exit 1;; esac
-while [ $# -gt 1 ]; do cp "$1" $to/ || exit; shift; done
-"""
 TLS = "One other machine may use the models, over TLS"
 PROMETHEUS = "Prometheus on another machine, over TLS"
 DISK = "Models on another disk"
@@ -71,7 +42,8 @@ BEFORE = {
             >/etc/systemd/system/magid.socket.d/lan.conf
         magictl token create --name me --scope admin >/dev/null
         systemctl daemon-reload
-        systemctl restart magid.socket magid.service
+        systemctl stop magid.socket
+    systemctl restart magid.service
         until magictl status >/dev/null 2>&1; do sleep 1; done""",
     DISK: """
         mkdir /srv/disk /data
@@ -90,7 +62,8 @@ LOCAL_AGAIN = """
     rm -r /etc/systemd/system/magid.socket.d /etc/magi/gpu1.* /var/lib/magi/tokens.json
     sed -i '/^tls_/d; /^allowed_hosts/d' /etc/magi/magid.yaml
     systemctl daemon-reload
-    systemctl restart magid.socket magid.service"""
+    systemctl stop magid.socket
+    systemctl restart magid.service"""
 AFTERWARDS = {
     TLS: LOCAL_AGAIN,
     PROMETHEUS: LOCAL_AGAIN,
@@ -120,7 +93,10 @@ AFTERWARDS = {
 }
 REBOOT = "systemctl reboot"
 # test_package.py and test_next_release_lab.py have machines for these.
-OF_THE_PACKAGE = ("Removing magid, and what stays", "A new release of Debian")
+OF_THE_PACKAGE = (
+    *("Removing magid, and what stays", "A new release of Debian"),
+    "From the installation to the first answer on another machine",
+)
 HEADINGS = [h for h in transcript.sections(DOCUMENT.read_text()) if h not in OF_THE_PACKAGE]
 
 
@@ -128,9 +104,7 @@ HEADINGS = [h for h in transcript.sections(DOCUMENT.read_text()) if h not in OF_
 def gpu1(all_trees: dict[Release, Tree], chat_model: Path) -> Iterator[Daemon]:
     with booted(all_trees[NEWEST]) as container:
         daemon = installed_in(container, chat_model, SETTINGS_HERE)
-        container.write("/usr/local/bin/on-laptop", ON_LAPTOP, 0o755)
-        container.write("/usr/local/bin/scp", SCP, 0o755)
-        container.run(["sh", "-e", "-c", NETWORK])
+        laptop.set_up(container)
         daemon.wait_ready()
         yield daemon
         daemon.client.close()
@@ -159,9 +133,9 @@ def typed(
     for (is_reboot, host), steps in groupby(script, lambda s: (s.command == REBOOT, s.host)):
         if host == "gpu2":
             gpu2 = other()
-            copied = daemon.container.run(["sh", "-c", f"ls {GPU2}"]).stdout.split()
+            copied = daemon.container.run(["sh", "-c", f"ls {laptop.GPU2}"]).stdout.split()
             for name in copied:
-                gpu2.write(f"/root/{name}", daemon.container.read(f"{GPU2}/{name}"))
+                gpu2.write(f"/root/{name}", daemon.container.read(f"{laptop.GPU2}/{name}"))
             results += person.typed_at_once(gpu2, [replace(step, host="") for step in steps])
         elif is_reboot:
             daemon.client.close()

@@ -6,7 +6,7 @@ from pathlib import Path
 from magid.config.settings import Config
 from magid.doctor.collect.services import OURS
 from magid.doctor.facts import Listener, ServiceUnit
-from magid.startup.addresses import listens_on, of_service, to_restart
+from magid.startup.addresses import listens_on, of_service, restart_command
 from magid.startup.check import StartupFacts
 from magid.startup.files import outside_sandbox
 from magid.startup.problem import Problem, problem_of, rendered
@@ -61,18 +61,18 @@ def test_an_open_address_needs_a_token() -> None:
     assert found(active="active", listen="0.0.0.0:8000 (Stream)", has_token=True) == []
 
 
-def restart(active: str, *listeners: Listener) -> list[str]:
+def restart(active: str, *listeners: Listener) -> str:
     units = {name: unit(name) for name in OURS} | {
         "magid.socket": unit("magid.socket", active, "0.0.0.0:8000 (Stream)")
     }
-    return to_restart(units, listeners)
+    return restart_command(units, listeners)
 
 
-def test_a_socket_that_has_other_addresses_now_is_restarted_too() -> None:
+def test_a_socket_that_has_other_addresses_now_is_stopped_first() -> None:
     before = Listener("127.0.0.1", 8000, 1, "systemd")
-    assert restart("active", before) == ["magid.socket", "magid.service"]
-    assert restart("active", Listener("0.0.0.0", 8000, 1, "systemd")) == ["magid"]
-    assert restart("failed", before) == ["magid"]
+    assert restart("active", before) == ("systemctl stop magid.socket && systemctl restart magid")
+    assert restart("active", Listener("0.0.0.0", 8000, 1, "systemd")) == "systemctl restart magid"
+    assert restart("failed", before) == "systemctl restart magid"
 
 
 def test_other_kinds_of_addresses_are_left_to_magid() -> None:

@@ -22,9 +22,10 @@ def add(verbs: Verbs) -> None:
     )  # fmt: skip
     sub = verbs.add(
         "apply", apply, "make what runs equal what is wanted",
-        examples=("magictl apply", "magictl apply --dry-run", "magictl apply -y"),
+        examples=("magictl apply", "magictl apply --rescan", "magictl apply --dry-run"),
     )  # fmt: skip
     add_options(sub, "as diff does")
+    sub.add_argument("--rescan", action="store_true", help="read the model folders again first")
     verbs.add(
         "diff", diff, "what apply would change, and why",
         examples=("magictl diff", "magictl diff --json"),
@@ -36,6 +37,13 @@ def rescan(client: Client, args: argparse.Namespace) -> int:
     if args.json:
         print_json(answer)
         return 0
+    _say_scan(answer)
+    for one in answer["conditions"]:
+        note_condition(one)
+    return 0
+
+
+def _say_scan(answer: Any) -> None:
     say(
         f"{counted(answer['modelsFound'], 'model')}, {answer['modelsAdded']} added, "
         f"{answer['modelsRemoved']} removed"
@@ -45,12 +53,13 @@ def rescan(client: Client, args: argparse.Namespace) -> int:
             say(f"  {sign} {name}")
     for broken in answer["modelsBroken"]:
         note(plain(f"{broken['path']}: {broken['reason']}"))
-    for one in answer["conditions"]:
-        note_condition(one)
-    return 0
 
 
 def apply(client: Client, args: argparse.Namespace) -> int:
+    if args.rescan:
+        scan = client.call("POST", f"{MODELS}/rescan")
+        if not args.json:
+            _say_scan(scan)
     if args.dry_run:
         return diff(client, args)
     path = f"{MODELS}/apply"
