@@ -12,7 +12,7 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from magid.errors import RateLimited
-from magid.wording import counted
+from magid.wording.counts import counted
 
 DAY_S = 86_400
 

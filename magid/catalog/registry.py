@@ -22,7 +22,7 @@ from magid.discovery.naming import spellings
 from magid.discovery.tiers import Tier
 from magid.errors import InvalidInput, ModelGone, ModelNotFound, PortTaken
 from magid.llama.runtime_settings import BY_KEY, BY_NAME
-from magid.wording import counted
+from magid.wording.counts import counted
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Moment = Annotated[datetime, Meta(tz=True)]  # one without a zone cannot be compared

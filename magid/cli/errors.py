@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from magid.cli import hints, model_names
 from magid.cli.client import MODELS, Client, Refused
 from magid.cli.output import RED, flush, note, paint, plain
-from magid.wording import counted
+from magid.wording.counts import counted
 
 TRY = {  # error code of the API -> the command to try
     "ModelNotFound": "magictl ls",

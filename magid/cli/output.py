@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import IO
 
-from magid.wording import counted
+from magid.wording.counts import counted
 
 COLOURS = {  # by the word that a table shows
     "ready": "32", "starting": "33", "loading": "33", "stopping": "33", "backoff": "33",

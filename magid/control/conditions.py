@@ -14,7 +14,7 @@ from magid.control.planner import Plan
 from magid.control.snapshot import Phase, Snapshot
 from magid.llama.runtime_settings import not_in_force
 from magid.servers.backend import ObservedServer, ServerState
-from magid.wording import counted
+from magid.wording.counts import counted
 
 _NAMED: Final = 3  # of a longer list
 

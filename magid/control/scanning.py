@@ -26,7 +26,7 @@ from magid.discovery.scanner import Scanner
 from magid.errors import CannotWrite, MagidError, RescanFailed
 from magid.host.mounts import MountWatch
 from magid.log.events import Event, about
-from magid.wording import counted
+from magid.wording.counts import counted
 
 log = logging.getLogger(__name__)
 

@@ -41,7 +41,7 @@ from magid.discovery.gguf_strings import (
 )
 from magid.discovery.gguf_tensors import Tensor, add_up, data_size, pad, shown
 from magid.errors import GgufError
-from magid.wording import counted
+from magid.wording.counts import counted
 
 Value: TypeAlias = "bool | int | float | str | tuple[Value, ...]"
 

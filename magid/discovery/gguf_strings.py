@@ -9,7 +9,7 @@ from typing import Any, Final
 from msgspec import Struct, field
 
 from magid.errors import GgufError
-from magid.wording import counted
+from magid.wording.counts import counted
 
 TOKEN_BYTES: Final = 48
 """Estimated header bytes per token, with its type, score and merges."""

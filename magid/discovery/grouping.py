@@ -16,7 +16,7 @@ from msgspec import Struct
 from magid.discovery.header_cache import HeaderFacts, Reading, Unusable
 from magid.discovery.naming import number
 from magid.discovery.walker import File
-from magid.wording import counted
+from magid.wording.counts import counted
 
 _SHARD: Final = re.compile(r"(.+)[-._]([0-9]{1,5})-of-([0-9]{1,5})\.gguf", re.I | re.S)
 

@@ -34,7 +34,7 @@ from magid.gateway.routing import auto_tier, resolver
 from magid.gateway.routing.fleet import Fleet
 from magid.gateway.routing.request import ParsedRequest
 from magid.gateway.routing.resolver import ModelRoute
-from magid.wording import counted
+from magid.wording.counts import counted
 
 log = logging.getLogger(__name__)
 

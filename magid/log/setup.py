@@ -16,7 +16,7 @@ from magid.log.events import Event
 from magid.systemd.journal import Journal, check_cursor, matches_of
 from magid.systemd.journal_socket import JournalSocket
 from magid.systemd.unit_names import unit_of_process
-from magid.wording import counted
+from magid.wording.counts import counted
 
 # The fields of an entry that the API shows besides its text.
 SHOWN_FIELDS = (

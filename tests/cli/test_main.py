@@ -179,4 +179,4 @@ def test_it_starts_without_the_daemons_code() -> None:
     loaded = set(done.stdout.split())
     assert not loaded & {"sanic", "pydantic", "asyncio", "yaml", "psutil", "inspect", "logging"}
     ours = {".".join(name.split(".")[:2]) for name in loaded if name.startswith("magid")}
-    assert ours == {"magid", "magid.cli"}
+    assert ours == {"magid", "magid.cli", "magid.wording"}

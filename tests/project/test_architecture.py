@@ -105,6 +105,14 @@ def test_the_table_has_no_cycle_and_nothing_that_is_gone() -> None:
         done.add(package)
 
 
+def test_a_module_belongs_to_a_package() -> None:
+    assert {path.name for path in PACKAGE.glob("*.py")} == {
+        "__init__.py",
+        "__main__.py",
+        "errors.py",
+    }
+
+
 def test_every_package_says_what_it_is_for() -> None:
     for path in PACKAGE.rglob("__init__.py"):
         assert ast.get_docstring(ast.parse(path.read_text())), path

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from magid.wording import counted
+from magid.wording.counts import counted
 
 PACKAGE = Path(__file__).parents[2] / "magid"
-FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "wording.py")
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent.name != "wording")
 NOUNS = """
     arguments bytes checks days dimensions digits elements entries files folders hours messages
     minutes models problems profiles processes requests restarts rows seconds servers shards

@@ -11,7 +11,7 @@ from magid.cli import hints
 from magid.cli.client import Client
 from magid.cli.output import note, print_json, say
 from magid.cli.parser import Verbs
-from magid.wording import counted
+from magid.wording.counts import counted
 
 if TYPE_CHECKING:  # the checks are imported when they are made: other verbs start without them
     from magid.doctor.checks.all import Result

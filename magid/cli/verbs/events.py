@@ -9,7 +9,7 @@ from magid.cli import hints
 from magid.cli.client import TIMED_OUT, Client, Refused
 from magid.cli.output import DIM, json_line, paint, plain, size
 from magid.cli.parser import Verbs
-from magid.wording import counted
+from magid.wording.counts import counted
 
 AWAY_S = 60.0  # for how long a daemon that went away may take to come back
 PAUSE_S = 0.2

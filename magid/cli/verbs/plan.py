@@ -10,7 +10,7 @@ from magid.cli.interaction import agrees
 from magid.cli.output import note, paint, plain, print_json, say
 from magid.cli.parser import Verbs
 from magid.cli.verbs.status import note_condition
-from magid.wording import counted
+from magid.wording.counts import counted
 
 SIGNS = {"stop": ("-", "31"), "start": ("+", "32"), "blocked": ("!", "33"), "keep": (" ", "2")}
 

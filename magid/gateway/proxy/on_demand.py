@@ -21,7 +21,7 @@ from magid.gateway.proxy.upstream import INTERNAL_ERROR
 from magid.gateway.routing.fleet import Fleet
 from magid.log.events import Event, about
 from magid.servers.backend import ServerState
-from magid.wording import counted
+from magid.wording.counts import counted
 
 log = logging.getLogger(__name__)
 

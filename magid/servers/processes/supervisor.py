@@ -30,7 +30,7 @@ from magid.llama.spec import ServerSpec
 from magid.log.buffer import LogRing
 from magid.servers.backend import ObservedServer, ServerState, initial_state, restarting_in
 from magid.servers.processes.child import Child
-from magid.wording import counted
+from magid.wording.counts import counted
 
 
 class KeyFiles:

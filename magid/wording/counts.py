@@ -1,4 +1,4 @@
-"""How messages word a number of things: the one place that knows singular and plural."""
+"""Numbers of things in messages: the one place that knows singular and plural."""
 
 
 def counted(number: int, one: str, many: str = "") -> str:
