@@ -40,14 +40,18 @@ def is_json(content_type: str) -> bool:
 
 
 def counts_as_json(headers: Mapping[str, str]) -> bool:
-    """Whether the body is JSON by its type, or by having none if no browser has sent it.
+    """Whether the body is JSON by its type, or by none or curl's if no browser has sent it.
 
-    A page can send a body without a type to any site, but not without these two headers.
+    `curl -d` calls any body a form. A page can send a body without a type to any site, but not
+    without one of these two headers; what an older browser sends for a form is no JSON.
     """
     content_type = headers.get("content-type")
-    if content_type is None:
+    if content_type is None or _media_type(content_type) == _FORM:
         return headers.keys().isdisjoint(("origin", "sec-fetch-site"))
     return is_json(content_type)
+
+
+_FORM = "application/x-www-form-urlencoded"
 
 
 def _media_type(content_type: str) -> str:

@@ -136,7 +136,10 @@ def check_calls(client: httpx.Client) -> None:
     assert refused.json()["error"].startswith("cannot find model 'gone'")
     assert client.post("/api/show", json={}).status_code == 400
     assert client.post("/api/show", content=b'{"model": "my-model"}').status_code == 200
-    for foreign in ({"Content-Type": "text/plain"}, {"Sec-Fetch-Site": "same-origin"}):
+    form = {"Content-Type": "application/x-www-form-urlencoded"}  # as `curl -d` calls it
+    assert client.post("/api/show", content=b'{"model": "my-model"}', headers=form).is_success
+    text, page = {"Content-Type": "text/plain"}, {"Sec-Fetch-Site": "same-origin"}
+    for foreign in (text, page, {**form, "Origin": str(client.base_url)}):
         assert client.post("/api/show", content=b"{}", headers=foreign).status_code == 415
     packed = gzip.compress(b'\xef\xbb\xbf{"model": "my-model"}')
     as_json = {"Content-Type": "application/json", "Content-Encoding": "gzip"}

@@ -326,6 +326,18 @@ async def test_no_program(tmp_path: Path, specs: Specs) -> None:
         await asked()
 
 
+async def test_whatever_is_raised_in_a_start_ends_in_failed(tmp_path: Path, specs: Specs) -> None:
+    async def ask() -> LlamaProgram:
+        raise RuntimeError("a defect")
+
+    launcher, spec = ProcessBackend(tmp_path / "keys", ask), specs()
+    await launcher.open()
+    await launcher.start(spec)
+    server = await settle(launcher, spec.port)
+    assert server.state is ServerState.FAILED
+    assert server.reason == "cannot run it, because of an internal error: RuntimeError('a defect')"
+
+
 async def test_a_program_that_cannot_be_run(
     make_launcher: MakeLauncher, specs: Specs, tmp_path: Path
 ) -> None:
