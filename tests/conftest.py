@@ -35,7 +35,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The laboratory first: its files take longest, and two processes share all files."""
+    """The laboratory first: its files take longest, and the processes share all files."""
     items.sort(key=lambda item: not item.nodeid.startswith("tests/lab/"))
 
 
