@@ -386,7 +386,7 @@ def is_removed(machine: Machine) -> None:
     machine.sh("apt-get --yes remove needrestart")
     units = [machine.unit(model_id) for model_id in PLACES]
     for command in readme("Remove"):
-        machine.sh(command)
+        assert "Failed to stop" not in machine.sh(command)
     for unit in units:
         assert machine.container.show(unit, "LoadState")["LoadState"] == "not-found"
     listed = machine.container.systemctl("list-units", "--all", "llama-server@*", "--output=json")
