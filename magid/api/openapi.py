@@ -59,7 +59,7 @@ def _shapes(routes: list[Route]) -> tuple[dict[Any, Any], dict[str, Any]]:
         [(kind, mode, TypeAdapter(kind)) for kind, mode in ordered], ref_template=_REF
     )
     shapes = {kind: _named(schema) for (kind, _mode), schema in found.items()}
-    shapes |= {name: shapes[model] for name, model in bodies.MODELS.items()}
+    shapes |= {name: shapes[model] for name, model in bodies.MODELS.items() if model in shapes}
     components = definitions.get("$defs", {})
     return shapes, {
         _COMPONENTS.get(name, name): _named(schema) for name, schema in components.items()

@@ -237,9 +237,13 @@ def test_a_line_of_a_file_that_is_no_profile(magid: Running, tmp_path: Path) -> 
     """A name out of a file, in the log as text."""
     profile = magid.profiles / "test.yaml"
     good = profile.read_text()
-    profile.write_text('name: Test\n"\\e[2Jevil\\u202e": 1\n')
-    magid.get("/api/models/status")
-    profile.write_text(good)
+    for text in ('name: Test\n"\\e[2Jevil\\u202e": 1\n', good):
+        new = profile.with_suffix(
+            ".new"
+        )  # as editors do it: a file that is half written is another
+        new.write_text(text)
+        new.rename(profile)
+        magid.get("/api/models/status")
     (logged,) = [line for line in own(magid) if line["event"] == "profile_problem"]
     assert "evil" in logged["message"]
     assert all(sign.isprintable() for sign in logged["message"])
