@@ -17,7 +17,8 @@ from tests.support.running import ROOT, Running
 
 pytestmark = pytest.mark.slow
 
-DOCUMENT = (ROOT / "docs/clients.md").read_text()
+# Behind this chapter are the settings of clients.
+DOCUMENT = (ROOT / "docs/clients.md").read_text().partition("\n## Libraries and SDKs\n")[0]
 NAME = "magi.example.org"
 CHANGES = ("/api/models/apply?dryRun=true", "/v1/chat/completions")  # of Sanic and of the gateway
 # What nginx is told beside the snippet.
