@@ -65,10 +65,21 @@ class Ping:
 
 @dataclass(frozen=True, slots=True)
 class DevicesRequest:
-    """Lists the devices that llama-server finds in the sandbox of servers; see `devices_reply`."""
+    """Lists the devices that llama-server finds in the sandbox of servers; see `output_reply`."""
 
 
-Request = StartRequest | StopRequest | ForgetRequest | Ping | DevicesRequest
+@dataclass(frozen=True, slots=True)
+class PredictRequest:
+    """Predicts the memory of this server in the sandbox of servers; see `output_reply`.
+
+    Its files and options are checked as those of a StartRequest; nothing is started to stay.
+    """
+
+    spec: ServerSpec
+    flags: frozenset[str]
+
+
+Request = StartRequest | StopRequest | ForgetRequest | Ping | DevicesRequest | PredictRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +104,8 @@ def request_line(request: Request) -> bytes:
     match request:
         case StartRequest(spec, profile, flags):
             body |= {"spec": asdict(spec), "profile": profile, "flags": sorted(flags)}
+        case PredictRequest(spec, flags):
+            body |= {"spec": asdict(spec), "flags": sorted(flags)}
         case StopRequest(port) | ForgetRequest(port):
             body |= {"port": port}
         case Ping() | DevicesRequest():
@@ -110,13 +123,13 @@ def reply_line(reply: LauncherReply) -> bytes:
     return _line({"ok": False, "error": reply.error, "message": reply.message, **reply.details})
 
 
-def devices_reply(output: bytes) -> LauncherReply:
-    """Returns the reply to a DevicesRequest. Encoded, as the text may be any bytes."""
+def output_reply(output: bytes) -> LauncherReply:
+    """Returns the reply that has what llama-server printed. Encoded, as it may be any bytes."""
     return LauncherReply(details={"output": base64.b64encode(output).decode()})
 
 
 def output_in(details: Mapping[str, str | int]) -> str:
-    """Returns llama-server's output of a `devices_reply`. Raises InvalidInput."""
+    """Returns the output of an `output_reply`. Raises InvalidInput."""
     try:
         return base64.b64decode(str(details["output"]), validate=True).decode(errors="replace")
     except (KeyError, ValueError):
@@ -133,6 +146,7 @@ _VERBS: Final[Mapping[type, str]] = {
     ForgetRequest: "forget",
     Ping: "ping",
     DevicesRequest: "devices",
+    PredictRequest: "predict",
 }
 
 
@@ -149,6 +163,9 @@ def parse_request(line: bytes) -> Request:
             return StartRequest(
                 _spec(body["spec"]), _profile("profile", body["profile"]), _flags(body["flags"])
             )
+        case "predict":
+            _only(body, {"spec", "flags"}, "request")
+            return PredictRequest(_spec(body["spec"]), _flags(body["flags"]))
         case "stop" | "forget":
             _only(body, {"port"}, "request")
             port = _port("port", body["port"])

@@ -20,7 +20,7 @@ from typing import Final
 
 from magid.config.settings import Config
 from magid.errors import Busy, InvalidInput, MagidError, NotAllowed, TimedOut
-from magid.launcher import device_list, protocol, sandbox
+from magid.launcher import device_list, memory_prediction, protocol, sandbox
 from magid.launcher.keys import KeyRing
 from magid.launcher.model_files import Examiner
 from magid.launcher.policy import authorize
@@ -29,6 +29,7 @@ from magid.launcher.protocol import (
     ForgetRequest,
     LauncherReply,
     Ping,
+    PredictRequest,
     Request,
     StartRequest,
     StopRequest,
@@ -70,6 +71,7 @@ class LauncherServer:
         self._examine = Examiner()
         self._locks: dict[int, asyncio.Lock] = {}
         self._listing = asyncio.Lock()
+        self._predicting = asyncio.Lock()
         self._connections = 0
         self._changed = asyncio.Event()
 
@@ -132,6 +134,8 @@ class LauncherServer:
                 return LauncherReply(details={"units": len(self._units.held)})
             case DevicesRequest():
                 return await self._list_devices()
+            case PredictRequest():
+                return await self._predict(request)
             case StartRequest(spec):
                 return await self._alone(spec.port, lambda: self._start(request))
             case StopRequest(port):
@@ -153,7 +157,14 @@ class LauncherServer:
     async def _list_devices(self) -> LauncherReply:
         async with self._listing:
             output = await device_list.output(self._units, self._settings(), self._examine)
-        return protocol.devices_reply(output)
+        return protocol.output_reply(output)
+
+    async def _predict(self, request: PredictRequest) -> LauncherReply:
+        async with self._predicting:
+            output = await memory_prediction.output(
+                request, self._units, self._settings(), self._examine
+            )
+        return protocol.output_reply(output)
 
     async def _stop(self, port: int) -> None:
         log.info("stopping port %d", port)

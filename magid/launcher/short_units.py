@@ -16,6 +16,8 @@ from magid.launcher.unit_request import CheckedFile, UnitRequest
 from magid.llama.spec import ServerSpec
 from magid.standalone import SCRIPTS
 
+_GPU_UNIT: Final = "magi-gpu.service"
+_NOTICE: Final = 5  # systemd does not log each start and end of the unit
 # What makes a unit a server.
 LEFT_OUT: Final = frozenset(
     {
@@ -59,4 +61,15 @@ def properties(
         Property("CollectMode", "s", "inactive-or-failed"),
         Property("TimeoutStartUSec", "t", int(seconds * 1e6)),
         command_property("ExecStart", argv, version),
+    ]
+
+
+def quiet(made: Iterable[Property], user: str) -> list[Property]:
+    """Returns these properties for a unit that runs as `user`, often, and needs the GPUs."""
+    return [
+        *(p for p in made if p.name != "User"),
+        Property("User", "s", user),
+        Property("LogLevelMax", "i", _NOTICE),
+        Property("Wants", "as", [_GPU_UNIT]),
+        Property("After", "as", [_GPU_UNIT]),
     ]

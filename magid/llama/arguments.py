@@ -37,6 +37,8 @@ _PASSED_ENVIRONMENT = frozenset(
     }
 )
 
+_ALL_LAYERS = "999"
+
 
 def server_argv(
     spec: ServerSpec, program: str, api_key_file: str, flags: frozenset[str]
@@ -55,10 +57,35 @@ def server_argv(
             program=program,
         )
     return [
-        program,
-        *("--model", spec.model_path, "--alias", spec.model_id),
+        *_model_argv(spec, program),
         *("--host", spec.host, "--port", str(spec.port)),
         *("--api-key-file", api_key_file),
+        *_decided_argv(spec, flags),
+    ]
+
+
+def prediction_argv(spec: ServerSpec, program: str, flags: frozenset[str]) -> list[str]:
+    """Returns the arguments with which llama-server predicts the memory of this server.
+
+    They are the server's own, but for its address and key, which the caller appends or leaves out.
+    All layers count for the devices unless the spec says otherwise. What follows the user's own
+    arguments wins over them. Raises InvalidInput as `server_argv` does.
+    """
+    return [
+        *_model_argv(spec, program),
+        *_decided_argv(spec, flags),
+        *(() if spec.n_gpu_layers is not None else ("-ngl", _ALL_LAYERS)),
+        *("--fit", "on", "-lv", "4"),
+        *_when_known(flags, ("--no-warmup",)),
+    ]
+
+
+def _model_argv(spec: ServerSpec, program: str) -> list[str]:
+    return [program, "--model", spec.model_path, "--alias", spec.model_id]
+
+
+def _decided_argv(spec: ServerSpec, flags: frozenset[str]) -> list[str]:
+    return [
         *_when_known(flags, ("--metrics",)),
         *_when_known(flags, ("--no-ui",), ("--no-webui",)),
         *_when_known(flags, ("--offline",)),

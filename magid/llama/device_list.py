@@ -4,9 +4,10 @@ from typing import Final
 
 from magid.errors import ServerFailed
 from magid.llama.program import LlamaProgram
+from magid.llama.short_runs import ShortRun
 
-LIST_S: Final = 30.0  # a driver takes seconds to wake a GPU
-MAX_BYTES: Final = 45_000  # a machine with 16 GPUs prints 4 KB; fits into the launcher's reply
+# A driver takes seconds to wake a GPU. A machine with 16 GPUs prints 4 KB.
+RUN: Final = ShortRun("list the GPUs", "run `llama-server --list-devices`", seconds=30.0)
 _OPTIONS: Final = ("-lv", "5", "--list-devices")  # in this order: each acts when it is read
 
 
@@ -22,17 +23,3 @@ def check(program: LlamaProgram) -> None:
             f"cannot list the GPUs: {program.path} has no option --list-devices; install a newer "
             "llama-server"
         )
-
-
-def late() -> ServerFailed:
-    return ServerFailed(
-        f"cannot list the GPUs: llama-server did not end within {LIST_S:g} s; a driver may hang: "
-        "see `journalctl -k`"
-    )
-
-
-def too_long() -> ServerFailed:
-    return ServerFailed(
-        f"cannot list the GPUs: llama-server printed more than {MAX_BYTES} bytes; run "
-        "`llama-server --list-devices` to see what it prints"
-    )

@@ -169,6 +169,13 @@ class ServerBackend(Protocol):
         Raises MagidError if it cannot be run, or does not end in time.
         """
 
+    async def predict_memory(self, spec: ServerSpec) -> str:
+        """Returns what `standalone/predict_memory.py` prints about this server: seconds at most.
+
+        llama-server is run as this server would be, and ended before it reads the weights. Calls
+        must not overlap. Raises MagidError if it cannot be run, or does not end in time.
+        """
+
     async def command(self, spec: ServerSpec) -> list[str]:
         """Returns the argv this server would be run with. Raises LlamaServerMissing."""
 

@@ -26,6 +26,7 @@ FLAGS = frozenset(
     {
         *("--api-key-file", "--metrics", "--no-ui", "--offline", "--cors-origins"),
         *("--ctx-size", "--threads", "--parallel", "--temp", "--flash-attn"),
+        *("--fit", "-lv", "--no-warmup"),
     }
 )
 LOW, HIGH = 8080, 8179

@@ -10,12 +10,14 @@ import httpx
 import pytest
 
 from magid.errors import InvalidInput
-from magid.launcher import device_list
+from magid.gpus.memory_report import Report, report_in
+from magid.launcher import device_list, memory_prediction
 from magid.launcher.protocol import (
     DevicesRequest,
     ForgetRequest,
     LauncherReply,
     Ping,
+    PredictRequest,
     StartRequest,
     StopRequest,
     output_in,
@@ -152,6 +154,71 @@ def test_a_device_list_that_never_ends(
     shown = asker.container.show(device_list.UNIT, "LoadState")
     assert shown["LoadState"] == "not-found"
     assert asker.ask(Ping()).ok
+
+
+# -- the memory of a server that does not run -------------------------------------------------
+
+
+def predicted(reply: LauncherReply) -> Report:
+    assert reply.ok, reply.message
+    report = report_in(output_in(reply.details))
+    assert report is not None, output_in(reply.details)
+    return report
+
+
+def test_the_memory_of_a_server(asker: Asker) -> None:
+    container = asker.container
+    for ctx_size, mib in ((131_072, 64), (262_144, 128)):
+        spec = asker.spec(ctx_size=ctx_size, parallel=1, memory_max=1 << 26)
+        report = predicted(asker.ask(PredictRequest(spec, FLAGS)))
+        assert report.why == "done", report
+        assert report.estimate is not None, report
+        assert report.estimate.host_total.context == mib << 20
+        for unit in (memory_prediction.UNIT, spec.unit):
+            assert container.show(unit, "LoadState")["LoadState"] == "not-found"
+    logged = container.journal(memory_prediction.UNIT)
+    assert [entry for entry in logged if int(entry["PRIORITY"]) > 5] == [], "no start, no end"
+
+
+def test_the_memory_is_predicted_in_the_sandbox(
+    asker: Asker, lister: Callable[[str], LauncherReply]
+) -> None:
+    lister("""
+        echo "error: $*"
+        awk '/^(Seccomp|NoNewPrivs|CapBnd):/ {print "error: " $1 $2}' /proc/self/status
+        for folder in /models /etc/magi; do echo "error: $folder:" $(ls $folder); done
+        echo "error: key $CREDENTIALS_DIRECTORY."
+        head -c 1 </dev/kmsg
+    """)
+    report = predicted(asker.ask(PredictRequest(asker.spec(port=8099), FLAGS)))
+    arguments, *said = report.lines
+    assert "--api-key-file" not in arguments
+    assert "--port" not in arguments
+    assert arguments.endswith("/predict.sock")
+    assert "--fit on -lv 4 --no-warmup --host /dev/shm/" in arguments
+    assert {"error: NoNewPrivs:1", "error: Seccomp:2", "error: CapBnd:0000000000000000"} <= {*said}
+    assert {"error: /models: Demo.gguf", "error: /etc/magi:", "error: key ."} <= {*said}
+
+
+def test_a_prediction_of_a_file_that_no_server_may_open(asker: Asker) -> None:
+    for path in ("/etc/shadow", "/models/../etc/passwd.gguf", "/models/missing.gguf"):
+        spec = asker.spec(model_path=path, port=8099)
+        try:
+            reply = asker.ask(PredictRequest(spec, FLAGS))
+        except InvalidInput:
+            continue
+        assert reply.error == asker.start(spec, None).error
+        assert not reply.ok
+    wrong = asker.spec(port=8099, extra_args=("--hf-repo", "x"))
+    assert asker.say(request_line(PredictRequest(wrong, FLAGS))).startswith(b'{"ok":false')
+
+
+def test_a_prediction_of_a_damaged_model(asker: Asker) -> None:
+    asker.container.write("/models/Damaged.gguf", b"GGUF" + bytes(100))
+    spec = asker.spec(model_path="/models/Damaged.gguf", port=8099)
+    report = predicted(asker.ask(PredictRequest(spec, FLAGS)))
+    assert report.estimate is None
+    assert report.problem == "cannot predict the memory: gguf_init_from_reader: bad GGUF version: 0"
 
 
 def test_a_start_by_hand_after_a_stop(asker: Asker) -> None:

@@ -15,17 +15,18 @@ from magid.launcher.protocol import (
     ForgetRequest,
     LauncherReply,
     Ping,
+    PredictRequest,
     Request,
     StartRequest,
     StopRequest,
-    devices_reply,
     output_in,
+    output_reply,
     parse_reply,
     parse_request,
     reply_line,
     request_line,
 )
-from magid.llama.device_list import MAX_BYTES
+from magid.llama.short_runs import MAX_BYTES
 from magid.llama.spec import ServerSpec
 from tests.support.values import FULL_SPEC
 
@@ -36,6 +37,7 @@ REQUESTS: list[Request] = [
     ForgetRequest(65_535),
     Ping(),
     DevicesRequest(),
+    PredictRequest(FULL_SPEC, frozenset({"--fit", "-lv"})),
 ]
 
 
@@ -59,12 +61,12 @@ def test_requests_arrive(request_: Request) -> None:
 
 @given(st.binary(max_size=MAX_BYTES))
 def test_the_output_of_a_device_list_arrives(output: bytes) -> None:
-    arrived = parse_reply(reply_line(devices_reply(output)))
+    arrived = parse_reply(reply_line(output_reply(output)))
     assert output_in(arrived.details) == output.decode(errors="replace")
 
 
 def test_the_longest_output_fits_into_a_line() -> None:
-    assert len(reply_line(devices_reply(b"[" * MAX_BYTES))) <= MAX_LINE_BYTES
+    assert len(reply_line(output_reply(b"[" * MAX_BYTES))) <= MAX_LINE_BYTES
 
 
 @pytest.mark.parametrize("details", [{}, {"output": "%"}, {"output": 5}, {"output": "é"}], ids=repr)

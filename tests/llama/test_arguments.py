@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from magid.errors import InvalidInput, LlamaServerMissing
-from magid.llama.arguments import child_environment, server_argv
+from magid.llama.arguments import child_environment, prediction_argv, server_argv
 from magid.llama.options import allowed_options, check_extra_args
 from magid.llama.program import flags_in, version_in
 from magid.llama.runtime_settings import MAX_EXTRA_ARGS
@@ -25,6 +25,21 @@ FLAGS |= {"--cors-origins", "--n-gpu-layers", "--ctx-size", "--threads", "--batc
 FLAGS |= {"--parallel", "--mmproj", "--embeddings", "--reranking", "--seed"}
 # Spellings of the table that llama-server 0.7.0 no longer has.
 OLD = {"--mlock", "--no-mmap", "--draft-max", "--draft-min"}
+
+
+PREDICTING = ["--fit", "on", "-lv", "4"]
+
+
+def test_a_prediction_has_the_arguments_of_the_server() -> None:
+    spec = replace(SPEC, ctx_size=4096, extra_args=("--seed", "1", "--fit", "off"))
+    flags = FLAGS | {"--fit", "-lv", "--no-warmup"}
+    argv = prediction_argv(spec, "/llama", flags)
+    server = server_argv(spec, "/llama", "/run/key", flags)
+    del server[5:11]  # its address and key
+    assert argv == [*server, "-ngl", "999", *PREDICTING, "--no-warmup"]
+    chosen = prediction_argv(replace(spec, n_gpu_layers=7), "/llama", flags - {"--no-warmup"})
+    assert chosen[-4:] == PREDICTING
+    assert "999" not in chosen
 
 
 @pytest.fixture(scope="module")

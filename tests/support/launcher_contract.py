@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from magid.errors import InvalidInput, NotFound
+from magid.gpus.memory_report import report_in
 from magid.host.ports import HostPort
 from magid.llama.client import Health, check_health, get_json, why_foreign
 from magid.llama.spec import ServerSpec
@@ -336,6 +337,17 @@ class LauncherContract:
         for output in listed:
             assert output.endswith(("Available devices:\n  (none)", "  (none)\n")), output
         assert list(launcher.observed()) == [spec.port]
+
+    async def test_the_memory_of_a_server_that_does_not_run(
+        self, launcher: ServerBackend, specs: Specs
+    ) -> None:
+        output = await launcher.predict_memory(specs(ctx_size=131_072, parallel=1))
+        report = report_in(output)
+        assert report is not None, output
+        assert (report.why, report.status) == ("done", -signal.SIGKILL), output
+        assert report.estimate is not None, output
+        assert report.estimate.host_total.context == 64 << 20
+        assert launcher.observed() == {}
 
     async def test_figures(self, launcher: ServerBackend, specs: Specs) -> None:
         spec = specs()

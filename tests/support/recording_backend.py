@@ -38,6 +38,8 @@ class StillLauncher:
         self.held: set[tuple[str, int]] = set()  # calls that do not return yet
         self.devices: str | Exception = "Available devices:\n  (none)\n"
         self.listings = 0
+        self.memory: str | Exception = '{"why": "ended", "status": 1, "lines": []}\n'
+        self.predicted: list[ServerSpec] = []
         self._servers: dict[int, ObservedServer] = {}
         self._listeners: Listeners[ObservedServer] = Listeners()
         self._moved = asyncio.Event()
@@ -128,6 +130,14 @@ class StillLauncher:
         if isinstance(self.devices, Exception):
             raise self.devices
         return self.devices
+
+    async def predict_memory(self, spec: ServerSpec) -> str:
+        self.predicted.append(spec)
+        self._wake()
+        await self._while_held("predict", 0)
+        if isinstance(self.memory, Exception):
+            raise self.memory
+        return self.memory
 
     async def command(self, spec: ServerSpec) -> list[str]:
         return ["llama-server", "--model", spec.model_path, "--port", str(spec.port)]

@@ -6,18 +6,20 @@ psutil is imported at first use, usually in a thread: the import takes a tenth o
 import asyncio
 import logging
 import secrets
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from magid.errors import Conflict, NotFound
 from magid.host.ports import can_bind, owners_of
 from magid.host.usage import ServerFigures, process_figures
+from magid.llama import device_list, memory_prediction
 from magid.llama.program import LlamaProgram
 from magid.llama.spec import ServerSpec
 from magid.log.buffer import LogLine, LogRing
 from magid.servers.backend import ObservedServer
 from magid.servers.listeners import Listeners
-from magid.servers.processes import device_list
+from magid.servers.processes.short_runs import output_of
 from magid.servers.processes.supervisor import (
     Dependencies,
     KeyFiles,
@@ -25,6 +27,7 @@ from magid.servers.processes.supervisor import (
     ServerProcess,
     Timing,
 )
+from magid.standalone import SCRIPTS
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +124,16 @@ class ProcessBackend:
 
     async def list_devices(self) -> str:
         """See ServerBackend. Raises LlamaServerMissing, ServerFailed."""
-        return await device_list.output(await self._around.program())
+        program = await self._around.program()
+        device_list.check(program)
+        return await output_of(device_list.argv(str(program.path)), device_list.RUN)
+
+    async def predict_memory(self, spec: ServerSpec) -> str:
+        """See ServerBackend. Raises LlamaServerMissing, ServerFailed, InvalidInput."""
+        program = await self._around.program()
+        script = (sys.executable, "-I", "-S", str(SCRIPTS / memory_prediction.SCRIPT))
+        argv = memory_prediction.command(script, spec, str(program.path), program.flags)
+        return await output_of(argv, memory_prediction.RUN)
 
     async def command(self, spec: ServerSpec) -> list[str]:
         """See ServerBackend. Also raises InvalidInput if the program lacks what the spec needs."""

@@ -19,7 +19,7 @@ from magid.host.ports import HostPort, can_bind, owners_of
 from magid.host.usage import ServerFigures, process_figures
 from magid.launcher import protocol
 from magid.launcher.protocol import credential_path
-from magid.llama import device_list
+from magid.llama import device_list, memory_prediction
 from magid.llama.arguments import server_argv
 from magid.llama.program import LlamaProgram
 from magid.llama.spec import ServerSpec
@@ -224,7 +224,15 @@ class SystemdBackend:
     async def list_devices(self) -> str:
         """See ServerBackend. Raises LlamaServerMissing, ServerFailed, the launcher's refusal."""
         device_list.check(await self._program())
-        request, limit_s = protocol.DevicesRequest(), device_list.LIST_S + _MARGIN_S
+        request, limit_s = protocol.DevicesRequest(), device_list.RUN.seconds + _MARGIN_S
+        return protocol.output_in(await self._launcher.call(request, limit_s))
+
+    async def predict_memory(self, spec: ServerSpec) -> str:
+        """See ServerBackend. Raises LlamaServerMissing, ServerFailed, the launcher's refusal."""
+        program = await self._program()
+        memory_prediction.check(str(program.path), program.flags)
+        request = protocol.PredictRequest(spec, program.flags)
+        limit_s = memory_prediction.RUN.seconds + _MARGIN_S
         return protocol.output_in(await self._launcher.call(request, limit_s))
 
     async def command(self, spec: ServerSpec) -> list[str]:
