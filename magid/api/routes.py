@@ -23,7 +23,7 @@ from magid.api.schemas.access import (
     TokensReply,
 )
 from magid.api.schemas.gateway import Explanation, RequestsReply, UsageReply
-from magid.api.schemas.gpus import GpusReply
+from magid.api.schemas.gpus import GpusReply, ModelMemory
 from magid.api.schemas.models import (
     DiscoveredModel,
     EnabledAllReply,
@@ -114,6 +114,10 @@ _USAGE = (
 )
 _INSTANCE = Query("instance", int, "which of the model's servers, from 0", 0, 15)
 _RUN = Query("run", str, "the process start: current, previous, or all (the default)")
+_MEMORY = (
+    Query("ctxSize", int, "with this context; the model's own setting if not given", 0, 2**24),
+    Query("parallel", int, "with so many slots; the model's own setting if not given", 1, 1024),
+)
 _LOGS = (
     Query("lines", int, "how many of the last lines", 1, 2000),
     Query("since", str, "an RFC 3339 time, or a span back from now: 90s, 10m, 2h, 1d"),
@@ -201,6 +205,8 @@ ROUTES: tuple[Route, ...] = (
          errors=(e.Conflict,)),
     _get(ID, models.get_model, ModelDetail,
          errors=(*_UNKNOWN, e.ModelGone, e.NotReady)),
+    _get(f"{ID}/memory", gpus.get_memory, ModelMemory, query=_MEMORY,
+         errors=(*_UNKNOWN, e.ModelGone, e.NotReady, e.Busy)),
     _put(f"{ID}/tier", models.put_tier, TierReply, "TierBody", errors=_UPDATE),
     _put(f"{ID}/thinking", models.put_thinking, ThinkingReply, "ThinkingBody", errors=_UPDATE),
     _put(f"{ID}/enabled", models.put_enabled, EnabledReply, "EnabledBody", errors=_UPDATE),

@@ -7,6 +7,7 @@ from magid.cli.verbs import (
     config,
     doctor,
     events,
+    fits,
     gpus,
     help_verb,
     logs,
@@ -23,14 +24,14 @@ from magid.cli.verbs import (
 
 MODULES = (
     status, servers, settings, plan, profiles, logs, chat, top, events, doctor,
-    tokens, version, completion, config, usage, gpus, help_verb,
+    tokens, version, completion, config, usage, gpus, fits, help_verb,
 )  # fmt: skip
 GROUPS = {
     "Models": ("ls", "show", "cat", "rescan"),
     "Servers": ("status", "ps", "top", "events", "logs", "start", "stop", "restart", "wait"),
     "Decisions": ("enable", "disable", "tier", "thinking", "set", "profile", "diff", "apply"),
     "Prompts": ("run", "route", "usage"),
-    "This machine": ("gpus", "doctor", "config", "token", "version", "completion", "help"),
+    "This machine": ("gpus", "fits", "doctor", "config", "token", "version", "completion", "help"),
 }
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import IO
 
+from magid.wording import sizes
 from magid.wording.counts import counted
 
 COLOURS = {  # by the word that a table shows
@@ -102,13 +103,7 @@ def cell(value: object) -> str:
 
 
 def size(count: float | None) -> str:
-    if count is None:
-        return "-"
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
+    return "-" if count is None else sizes.size(count)
 
 
 def span(seconds: float) -> str:

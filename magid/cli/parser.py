@@ -15,7 +15,7 @@ EXITS = {
     0: "done",
     1: "refused or failed; the message says why",
     2: "wrong usage",
-    3: "not ready: status",
+    3: "not ready: status; no room, or not known: fits",
     4: "no such model, profile or token, or several of that beginning",
     124: "timed out: --timeout, --request-timeout",
     130: "ended by Ctrl-C",

@@ -23,6 +23,7 @@ from magid.control.conditions import DaemonCondition, Situation
 from magid.control.devices import Devices
 from magid.control.executor import PlanExecutor
 from magid.control.planner import Plan
+from magid.control.predictions import Predictions
 from magid.control.profiles import Profiles
 from magid.control.scanning import Scanning, Scans
 from magid.control.snapshot import Phase, Snapshot
@@ -64,6 +65,7 @@ class Daemon:
             config.state_dir / boot.NAME, launcher, self._executor, self._scanning, self._store
         )
         self.devices = Devices(launcher, lambda: self._store.notify(Change("gpus")))
+        self.predictions = Predictions(launcher)
         self._task: asyncio.Task[None] | None = None
 
     # -- life ----------------------------------------------------------------------------

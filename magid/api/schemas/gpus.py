@@ -5,6 +5,7 @@ from typing import Literal
 from typing_extensions import TypedDict
 
 Kind = Literal["discrete", "integrated"]
+Fitting = Literal["yes", "tight", "no", "unknown"]
 
 
 class GpuName(TypedDict):
@@ -50,3 +51,51 @@ class GpusReply(TypedDict):
     serversAnywhere: list[GpuServer]
     listedAt: str | None
     problem: str | None
+
+
+class MemoryNeed(TypedDict):
+    """What one server takes in one place, in bytes; each is rounded down to whole MiB."""
+
+    name: str
+    modelBytes: int
+    contextBytes: int
+    computeBytes: int
+    totalBytes: int
+
+
+class DeviceMemory(MemoryNeed):
+    """Of one device of llama-server's. Null is unknown."""
+
+    description: str
+    freeBytes: int | None
+
+
+class HostMemory(TypedDict):
+    """The machine's own memory. `limitBytes` is the model's setting memoryMax, kept by systemd.
+
+    `buffers` are the kinds of which `totalBytes` is the sum.
+    """
+
+    totalBytes: int
+    availableBytes: int
+    limitBytes: int | None
+    buffers: list[MemoryNeed]
+
+
+class ModelMemory(TypedDict):
+    """What one server of the model needs, and whether that fits now.
+
+    `source` is null where there is no prediction, and `why` says why. `fittingCtxSize` is the
+    context to which llama-server would have reduced it at `predictedAt`, where that helps.
+    """
+
+    modelId: str
+    ctxSize: int | None
+    parallel: int | None
+    fits: Fitting
+    why: str
+    source: Literal["predicted"] | None
+    predictedAt: str | None
+    devices: list[DeviceMemory]
+    host: HostMemory | None
+    fittingCtxSize: int | None

@@ -1,0 +1,69 @@
+"""Converts predictions of memory to the answers of the API. Pure."""
+
+from datetime import UTC, datetime
+
+from magid.api.schemas import gpus as schemas
+from magid.api.views import when
+from magid.control.predictions import Prediction
+from magid.gpus.fitting import Fits, Room, Verdict, free_on, judge
+from magid.gpus.memory_table import Estimate, Need
+from magid.llama.spec import ServerSpec
+
+
+def model_memory(
+    spec: ServerSpec, prediction: Prediction, room: Room, *, runs: bool
+) -> schemas.ModelMemory:
+    """`runs`: a server of the model runs with the very settings of this spec."""
+    estimate = prediction.estimate
+    verdict = _verdict(prediction, room, runs=runs)
+    predicted = estimate is not None
+    return {
+        "modelId": spec.model_id,
+        "ctxSize": spec.ctx_size,
+        "parallel": spec.parallel,
+        "fits": verdict.fits.value,
+        "why": verdict.why,
+        "source": "predicted" if predicted else None,
+        "predictedAt": when(datetime.fromtimestamp(prediction.at, UTC)) if predicted else None,
+        "devices": [] if estimate is None else _devices(estimate, room),
+        "host": None if estimate is None else _host(estimate, room),
+        "fittingCtxSize": None if estimate is None else estimate.fitting_ctx_size,
+    }
+
+
+def _verdict(prediction: Prediction, room: Room, *, runs: bool) -> Verdict:
+    if prediction.estimate is None:
+        return Verdict(Fits.UNKNOWN, prediction.problem)
+    if runs:
+        return Verdict(Fits.YES, "a server of it runs with these settings")
+    return judge(prediction.estimate, room)
+
+
+def _devices(estimate: Estimate, room: Room) -> list[schemas.DeviceMemory]:
+    return [
+        {
+            **_need(device.name, device.need),
+            "description": device.description,
+            "freeBytes": free_on(device.name, room.gpus),
+        }
+        for device in estimate.devices
+    ]
+
+
+def _host(estimate: Estimate, room: Room) -> schemas.HostMemory:
+    return {
+        "totalBytes": estimate.host_total.total,
+        "availableBytes": room.host,
+        "limitBytes": room.limit,
+        "buffers": [_need(one.name, one.need) for one in estimate.host],
+    }
+
+
+def _need(name: str, need: Need) -> schemas.MemoryNeed:
+    return {
+        "name": name,
+        "modelBytes": need.model,
+        "contextBytes": need.context,
+        "computeBytes": need.compute,
+        "totalBytes": need.total,
+    }

@@ -1,0 +1,144 @@
+"""Predictions are made once for the same files, program and arguments, one at a time."""
+
+import asyncio
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from magid.control import predictions as module
+from magid.control.predictions import Prediction, Predictions
+from magid.errors import Busy, InvalidInput, LlamaServerMissing
+from magid.llama.program import LlamaProgram
+from magid.llama.spec import ServerSpec
+from tests.support.deadlines import PATIENCE_S
+from tests.support.recording_backend import StillLauncher
+
+LINES = ["| memory breakdown [MiB] |", "|   - Host | 6 = 1 + 2 + 3 |"]
+TABLE = json.dumps({"why": "done", "status": -9, "lines": LINES})
+FLAGS = frozenset({"--fit", "-lv", "--ctx-size", "--parallel", "--threads"})
+PROGRAM = LlamaProgram(Path("/llama"), "1", FLAGS, 5.0)
+SPEC = ServerSpec("m", 0, 8080, "127.0.0.1", "/m.gguf", ctx_size=512, stamp="1:2")
+
+
+@pytest.fixture
+def launcher() -> StillLauncher:
+    found = StillLauncher(prompt=True)
+    found.memory = TABLE
+    return found
+
+
+@pytest.fixture
+def predictions(launcher: StillLauncher) -> Predictions:
+    return Predictions(launcher)
+
+
+async def test_asked_once(launcher: StillLauncher, predictions: Predictions) -> None:
+    first = await predictions.of(SPEC, PROGRAM)
+    assert first.estimate is not None
+    assert first.estimate.host_total.total == 6 << 20
+    same = replace(SPEC, model_id="copy", instance=1, port=8081, memory_max=1 << 30)
+    assert await predictions.of(same, PROGRAM) is first
+    assert launcher.predicted == [SPEC]
+
+
+@pytest.mark.parametrize(
+    "change", [{"ctx_size": 1024}, {"parallel": 2}, {"stamp": "1:3"}, {"model_path": "/n.gguf"},
+               {"extra_args": ("--fit", "off")}],
+)  # fmt: skip
+async def test_another_server(
+    launcher: StillLauncher, predictions: Predictions, change: dict[str, object]
+) -> None:
+    other = replace(SPEC, **change)  # type: ignore[arg-type]  # a table of test values
+    await predictions.of(SPEC, PROGRAM)
+    await predictions.of(other, PROGRAM)
+    assert launcher.predicted == [SPEC, other]
+
+
+async def test_another_program(launcher: StillLauncher, predictions: Predictions) -> None:
+    for program in (PROGRAM, replace(PROGRAM, version="2"), replace(PROGRAM, changed_at=6.0)):
+        await predictions.of(SPEC, program)
+    assert len(launcher.predicted) == 3
+
+
+@pytest.mark.parametrize(
+    ("memory", "problem"),
+    [
+        (LlamaServerMissing("cannot find llama-server"), "cannot find llama-server"),
+        ("exec_model: refused", "cannot predict the memory: exec_model: refused"),
+        ('{"why": "late", "status": -9, "lines": []}', "in time; try again"),
+    ],
+)
+async def test_a_failure_is_not_kept(
+    launcher: StillLauncher, predictions: Predictions, memory: str | Exception, problem: str
+) -> None:
+    launcher.memory = memory
+    failed = await predictions.of(SPEC, PROGRAM)
+    assert failed.estimate is None
+    assert problem in failed.problem
+    launcher.memory = TABLE
+    assert (await predictions.of(SPEC, PROGRAM)).estimate is not None
+
+
+async def test_an_option_that_the_program_lacks(predictions: Predictions) -> None:
+    failed = await predictions.of(replace(SPEC, n_threads=2, device="CUDA0"), PROGRAM)
+    assert failed.problem.startswith("cannot use device")
+
+
+async def begun(
+    launcher: StillLauncher, predictions: Predictions, count: int
+) -> list[asyncio.Task[Prediction]]:
+    """Asks for so many at once, of which the first does not end yet."""
+    launcher.hold("predict", 0)
+    tasks = [
+        asyncio.create_task(predictions.of(replace(SPEC, ctx_size=number), PROGRAM))
+        for number in range(count)
+    ]
+    await launcher.wait_for(lambda: bool(launcher.predicted))
+    return tasks
+
+
+async def test_one_at_a_time_and_not_without_end(
+    launcher: StillLauncher, predictions: Predictions
+) -> None:
+    tasks = await begun(launcher, predictions, module.MAX_WAITING)
+    with pytest.raises(Busy, match="8 other predictions wait"):
+        await predictions.of(replace(SPEC, ctx_size=77), PROGRAM)
+    assert len(launcher.predicted) == 1
+    launcher.release("predict", 0)
+    async with asyncio.timeout(PATIENCE_S):
+        assert all(made.estimate for made in await asyncio.gather(*tasks))
+    assert len(launcher.predicted) == module.MAX_WAITING
+    assert (await predictions.of(replace(SPEC, ctx_size=77), PROGRAM)).estimate
+
+
+async def test_who_asks_for_the_same_waits_for_it(
+    launcher: StillLauncher, predictions: Predictions
+) -> None:
+    launcher.hold("predict", 0)
+    tasks = [asyncio.create_task(predictions.of(SPEC, PROGRAM)) for _ in range(3)]
+    await launcher.wait_for(lambda: bool(launcher.predicted))
+    tasks[0].cancel()
+    launcher.release("predict", 0)
+    async with asyncio.timeout(PATIENCE_S):
+        rest = await asyncio.gather(*tasks[1:])
+    assert rest[0] is rest[1]
+    assert len(launcher.predicted) == 2
+
+
+async def test_it_is_bounded(launcher: StillLauncher, predictions: Predictions) -> None:
+    for number in range(module.MAX_KEPT + 1):
+        await predictions.of(replace(SPEC, ctx_size=number), PROGRAM)
+    await predictions.of(replace(SPEC, ctx_size=1), PROGRAM)
+    assert len(launcher.predicted) == module.MAX_KEPT + 1
+    await predictions.of(replace(SPEC, ctx_size=0), PROGRAM)
+    assert len(launcher.predicted) == module.MAX_KEPT + 2, "the oldest went"
+
+
+async def test_a_bug_is_no_answer(launcher: StillLauncher, predictions: Predictions) -> None:
+    launcher.memory = RuntimeError("broken")
+    with pytest.raises(RuntimeError):
+        await predictions.of(SPEC, PROGRAM)
+    launcher.memory = InvalidInput("cannot use spec")
+    assert (await predictions.of(SPEC, PROGRAM)).problem == "cannot use spec"

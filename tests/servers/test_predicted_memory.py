@@ -1,0 +1,93 @@
+"""The predicted memory of children is what they then allocate, on GPUs of the tests."""
+
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from magid.gpus.memory_report import report_in
+from magid.gpus.memory_table import Estimate
+from magid.llama.program import InstalledProgram
+from magid.llama.spec import ServerSpec
+from magid.servers.backend import ServerState
+from magid.servers.processes.backend import ProcessBackend
+from tests.support import architectures
+from tests.support.gpus import Gpus, MakeGpus
+
+pytestmark = pytest.mark.slow
+
+MIB = 1 << 20
+CTX = 65_536
+
+
+@pytest.fixture
+def gpus(make_gpus: MakeGpus) -> Gpus:
+    return make_gpus((8192, 300), (8192, 0))
+
+
+@pytest.fixture
+async def backend(gpus: Gpus, tmp_path: Path) -> AsyncIterator[ProcessBackend]:
+    program = InstalledProgram(str(gpus.llama_server), os.environ["PATH"])
+    made = ProcessBackend(tmp_path / "keys", program)
+    await made.open()
+    yield made
+    await made.close()
+
+
+async def predicted(backend: ProcessBackend, spec: ServerSpec) -> Estimate:
+    output = await backend.predict_memory(spec)
+    report = report_in(output)
+    assert report is not None, output
+    assert report.estimate is not None, output
+    return report.estimate
+
+
+@pytest.mark.parametrize("parallel", [1, 4])
+@pytest.mark.parametrize("architecture", architectures.NAMES)
+async def test_it_is_what_is_allocated(
+    backend: ProcessBackend,
+    gpus: Gpus,
+    tmp_path: Path,
+    free_port: Callable[[], int],
+    architecture: str,
+    parallel: int,
+) -> None:
+    model = architectures.write(tmp_path / "Model.gguf", architecture)
+    spec = ServerSpec("m", 0, free_port(), "127.0.0.1", str(model), device="RPC0", ctx_size=CTX,
+                      parallel=parallel, n_gpu_layers=99)  # fmt: skip
+    estimate = await predicted(backend, spec)
+    (device,) = estimate.devices
+    assert gpus.fakes[0].memory()["used"] == 0, "a prediction allocates nothing"
+    await backend.start(spec)
+    assert (await backend.settled(spec.port)).state is ServerState.READY
+    held = gpus.fakes[0].memory()["used"]
+    assert 0 <= held - device.need.total // MIB <= 3, "each of three kinds is rounded down"
+    assert gpus.fakes[1].memory()["used"] == 0
+    assert device.name == "RPC0"
+
+
+async def test_what_each_architecture_keeps(backend: ProcessBackend, tmp_path: Path) -> None:
+    """A sliding window and a state of fixed size need less than a formula would say."""
+    kept = {}
+    for name in architectures.NAMES:
+        model = architectures.write(tmp_path / f"{name}.gguf", name)
+        spec = ServerSpec("m", 0, 8080, "127.0.0.1", str(model), device="RPC0", ctx_size=CTX,
+                          parallel=1)  # fmt: skip
+        (device,) = (await predicted(backend, spec)).devices
+        kept[name] = device.need.context // MIB
+    assert kept["llama"] == kept["qwen3"] == 32
+    assert kept["llama"] // 2 <= kept["gemma2"] < kept["llama"]
+    assert kept["mamba"] == 0
+
+
+async def test_all_layers_of_a_model_on_two_gpus(backend: ProcessBackend, chat_model: Path) -> None:
+    spec = ServerSpec("m", 0, 8080, "127.0.0.1", str(chat_model), ctx_size=CTX)
+    estimate = await predicted(backend, spec)
+    assert [device.name for device in estimate.devices] == ["RPC0", "RPC1"]
+    assert sum(device.need.context for device in estimate.devices) == 32 * MIB
+    assert [one.name for one in estimate.host] == ["Host"]
+    processor = await predicted(backend, ServerSpec("m", 0, 8080, "127.0.0.1", str(chat_model),
+                                                    ctx_size=CTX, device="none"))  # fmt: skip
+    assert processor.devices == ()
+    assert processor.host_total.context == 32 * MIB
