@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from magid.launcher import device_list
+from magid.launcher import device_list, memory_prediction
 from tests.lab.container import Container
 from tests.lab.serving import MODELS, SETTINGS, Daemon, installed_in
 
@@ -61,3 +61,23 @@ def test_gpus_of_units(daemon: Daemon) -> None:
     shown = container.run(["magictl", "gpus"]).stdout.splitlines()
     assert shown[1].startswith("CUDA0 = Vulkan0  NVIDIA H100  discrete  80.0 GiB")
     assert container.show(device_list.UNIT, "LoadState")["LoadState"] == "not-found"
+
+
+def test_the_memory_of_a_model_that_runs_as_a_unit(daemon: Daemon) -> None:
+    """The prediction sees the same GPUs as the model, and its own limit counts."""
+    container, path = daemon.container, f"/api/models/{MODEL}"
+    running = daemon.client.get(f"{path}/memory").json()
+    assert (running["fits"], running["devices"]) == ("yes", [])
+    assert running["why"] == "a server of it runs with these settings"
+    larger = daemon.client.get(f"{path}/memory?ctxSize=1048576").json()
+    assert (larger["fits"], larger["host"]["limitBytes"]) == ("yes", None)
+    assert larger["host"]["buffers"][0]["contextBytes"] == 512 << 20
+    settings = {"memoryMax": 64 << 20}
+    daemon.client.put(f"{path}/runtime-settings", json=settings).raise_for_status()
+    limited = daemon.client.get(f"{path}/memory?ctxSize=1048576").json()
+    assert (limited["fits"], limited["host"]["limitBytes"]) == ("no", 64 << 20)
+    assert limited["predictedAt"] == larger["predictedAt"], "it does not depend on the limit"
+    assert limited["why"].startswith("memoryMax: 1.5 GiB needed, 64.0 MiB allowed")
+    done = container.run(["magictl", "fits", MODEL, "--ctx", "1048576"], check=False)
+    assert (done.stdout.splitlines()[-1], done.returncode) == ("fits: no", 3)
+    assert container.show(memory_prediction.UNIT, "LoadState")["LoadState"] == "not-found"
