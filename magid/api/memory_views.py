@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from magid.api.schemas import gpus as schemas
 from magid.api.views import when
-from magid.control.predictions import Prediction
+from magid.control.prediction_cache import Prediction
 from magid.gpus.fitting import Fits, Room, Verdict, free_on, judge
 from magid.gpus.memory_table import Estimate, Need
 from magid.llama.spec import ServerSpec

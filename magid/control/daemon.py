@@ -16,7 +16,7 @@ from magid.catalog.effective import Model
 from magid.catalog.profile_store import ProfileDir
 from magid.catalog.registry import ModelEntry, with_settings
 from magid.config.settings import Config
-from magid.control import boot, conditions, planner, transitions
+from magid.control import boot, conditions, planner, prediction_cache, transitions
 from magid.control.audit_log import StateLog, log_decision
 from magid.control.boot import Boot
 from magid.control.conditions import DaemonCondition, Situation
@@ -65,7 +65,7 @@ class Daemon:
             config.state_dir / boot.NAME, launcher, self._executor, self._scanning, self._store
         )
         self.devices = Devices(launcher, lambda: self._store.notify(Change("gpus")))
-        self.predictions = Predictions(launcher)
+        self.predictions = Predictions(launcher, config.state_dir / prediction_cache.NAME)
         self._task: asyncio.Task[None] | None = None
 
     # -- life ----------------------------------------------------------------------------

@@ -7,15 +7,13 @@ are its key. One is made at a time.
 import asyncio
 import logging
 import time
-from collections import OrderedDict
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
-from msgspec import Struct
-
+from magid.control.prediction_cache import Prediction, PredictionCache, key_of
 from magid.errors import Busy, MagidError
 from magid.gpus.memory_report import problem_in, report_in
-from magid.gpus.memory_table import Estimate
 from magid.llama.arguments import prediction_argv
 from magid.llama.program import LlamaProgram
 from magid.llama.spec import ServerSpec
@@ -24,26 +22,16 @@ from magid.wording.counts import counted
 
 log = logging.getLogger(__name__)
 
-MAX_KEPT: Final = 1000
 MAX_WAITING: Final = 8  # a caller may ask for any context, and each costs a process
-
-_Key = tuple[object, ...]
-
-
-class Prediction(Struct, frozen=True):
-    """An estimate, or why there is none."""
-
-    at: float  # seconds since the epoch
-    estimate: Estimate | None = None
-    problem: str = ""
 
 
 class Predictions:
-    """Makes and keeps predictions. The one owner of them."""
+    """Makes and keeps predictions. The one owner of them; `path` is the file that keeps them."""
 
-    def __init__(self, launcher: ServerBackend) -> None:
+    def __init__(self, launcher: ServerBackend, path: Path | None = None) -> None:
         self._launcher = launcher
-        self._kept: OrderedDict[_Key, Prediction] = OrderedDict()
+        self._kept = PredictionCache(path)
+        self._is_loaded = False
         self._turn = asyncio.Lock()
         self._waiting = 0
 
@@ -56,7 +44,7 @@ class Predictions:
             key = _key(spec, program)
         except MagidError as error:
             return Prediction(time.time(), problem=error.message)
-        if found := self._found(key):
+        if found := self._kept.get(key):
             return found
         if self._waiting >= MAX_WAITING:
             raise Busy(
@@ -67,21 +55,21 @@ class Predictions:
         self._waiting += 1
         try:
             async with self._turn:
-                return self._found(key) or await self._made(key, spec)
+                await self._load()
+                return self._kept.get(key) or await self._made(key, spec)
         finally:
             self._waiting -= 1
 
-    def _found(self, key: _Key) -> Prediction | None:
-        if key in self._kept:
-            self._kept.move_to_end(key)
-        return self._kept.get(key)
+    async def _load(self) -> None:
+        if not self._is_loaded:
+            await asyncio.to_thread(self._kept.load)
+            self._is_loaded = True
 
-    async def _made(self, key: _Key, spec: ServerSpec) -> Prediction:
+    async def _made(self, key: str, spec: ServerSpec) -> Prediction:
         made = await self._asked(spec)
         if made.estimate is not None:
-            self._kept[key] = made
-            if len(self._kept) > MAX_KEPT:
-                self._kept.popitem(last=False)
+            self._kept.put(key, made)
+            await asyncio.to_thread(self._kept.write, self._kept.document())
         return made
 
     async def _asked(self, spec: ServerSpec) -> Prediction:
@@ -99,8 +87,8 @@ class Predictions:
         return Prediction(time.time(), estimate)
 
 
-def _key(spec: ServerSpec, program: LlamaProgram) -> _Key:
+def _key(spec: ServerSpec, program: LlamaProgram) -> str:
     """Raises InvalidInput if the program lacks what the spec needs."""
     nameless = replace(spec, model_id="model")  # equal files need equal memory
     argv = prediction_argv(nameless, str(program.path), program.flags)
-    return (program.version, program.changed_at, spec.stamp, *argv)
+    return key_of((program.version, program.changed_at, spec.stamp, *argv))

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from magid.control import predictions as module
-from magid.control.predictions import Prediction, Predictions
+from magid.control.prediction_cache import MAX_KEPT, Prediction
+from magid.control.predictions import Predictions
 from magid.errors import Busy, InvalidInput, LlamaServerMissing
 from magid.llama.program import LlamaProgram
 from magid.llama.spec import ServerSpec
@@ -128,12 +129,12 @@ async def test_who_asks_for_the_same_waits_for_it(
 
 
 async def test_it_is_bounded(launcher: StillLauncher, predictions: Predictions) -> None:
-    for number in range(module.MAX_KEPT + 1):
+    for number in range(MAX_KEPT + 1):
         await predictions.of(replace(SPEC, ctx_size=number), PROGRAM)
     await predictions.of(replace(SPEC, ctx_size=1), PROGRAM)
-    assert len(launcher.predicted) == module.MAX_KEPT + 1
+    assert len(launcher.predicted) == MAX_KEPT + 1
     await predictions.of(replace(SPEC, ctx_size=0), PROGRAM)
-    assert len(launcher.predicted) == module.MAX_KEPT + 2, "the oldest went"
+    assert len(launcher.predicted) == MAX_KEPT + 2, "the oldest went"
 
 
 async def test_a_bug_is_no_answer(launcher: StillLauncher, predictions: Predictions) -> None:
@@ -142,3 +143,34 @@ async def test_a_bug_is_no_answer(launcher: StillLauncher, predictions: Predicti
         await predictions.of(SPEC, PROGRAM)
     launcher.memory = InvalidInput("cannot use spec")
     assert (await predictions.of(SPEC, PROGRAM)).problem == "cannot use spec"
+
+
+async def test_they_outlive_magid(launcher: StillLauncher, tmp_path: Path) -> None:
+    path = tmp_path / "predictions.json"
+    first = await Predictions(launcher, path).of(SPEC, PROGRAM)
+    later = Predictions(launcher, path)
+    assert await later.of(SPEC, PROGRAM) == first
+    await later.of(replace(SPEC, ctx_size=1024), PROGRAM)
+    assert await Predictions(launcher, path).of(SPEC, PROGRAM) == first
+    assert len(launcher.predicted) == 2
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[" * 100_000, b'{"schema": 2, "kept": {}}', b'{"schema": 1}',
+                b'{"schema": 1, "kept": {"x": {"at": "now"}}}', b"\xff"],
+)  # fmt: skip
+async def test_a_damaged_file_counts_as_empty(
+    launcher: StillLauncher, tmp_path: Path, content: bytes
+) -> None:
+    path = tmp_path / "predictions.json"
+    path.write_bytes(content)
+    first = await Predictions(launcher, path).of(SPEC, PROGRAM)
+    assert first.estimate is not None
+    assert await Predictions(launcher, path).of(SPEC, PROGRAM) == first
+    assert len(launcher.predicted) == 1
+
+
+async def test_a_file_that_cannot_be_written(launcher: StillLauncher, tmp_path: Path) -> None:
+    predictions = Predictions(launcher, tmp_path / "missing" / "predictions.json")
+    first = await predictions.of(SPEC, PROGRAM)
+    assert await predictions.of(SPEC, PROGRAM) is first

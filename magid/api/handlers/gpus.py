@@ -8,7 +8,7 @@ from magid.api.gpu_views import gpus_reply
 from magid.api.memory_views import model_memory
 from magid.api.reply import Call, Reply, reply
 from magid.catalog.effective import Model, server_specs
-from magid.control.predictions import Prediction
+from magid.control.prediction_cache import Prediction
 from magid.errors import LlamaServerMissing
 from magid.gpus.fitting import Room
 from magid.host.usage import machine_memory
