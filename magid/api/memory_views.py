@@ -1,6 +1,7 @@
 """Converts predictions of memory to the answers of the API. Pure."""
 
 from datetime import UTC, datetime
+from itertools import pairwise
 
 from magid.api.schemas import gpus as schemas
 from magid.api.views import when
@@ -15,7 +16,7 @@ def model_memory(
 ) -> schemas.ModelMemory:
     """`runs`: a server of the model runs with the very settings of this spec."""
     estimate = prediction.estimate
-    verdict = _verdict(prediction, room, runs=runs)
+    verdict = _running(spec, estimate) if runs and estimate else _verdict(prediction, room)
     predicted = estimate is not None
     return {
         "modelId": spec.model_id,
@@ -27,16 +28,29 @@ def model_memory(
         "predictedAt": when(datetime.fromtimestamp(prediction.at, UTC)) if predicted else None,
         "devices": [] if estimate is None else _devices(estimate, room),
         "host": None if estimate is None else _host(estimate, room),
-        "fittingCtxSize": None if estimate is None else estimate.fitting_ctx_size,
+        "fittingCtxSize": None if estimate is None else _fitting_ctx_size(spec, estimate),
     }
 
 
-def _verdict(prediction: Prediction, room: Room, *, runs: bool) -> Verdict:
+def _verdict(prediction: Prediction, room: Room) -> Verdict:
     if prediction.estimate is None:
         return Verdict(Fits.UNKNOWN, prediction.problem)
-    if runs:
-        return Verdict(Fits.YES, "a server of it runs with these settings")
     return judge(prediction.estimate, room)
+
+
+def _running(spec: ServerSpec, estimate: Estimate) -> Verdict:
+    """It has what it needs, but llama-server may have chosen where, and says so only in its log."""
+    why = "a server of it runs with these settings"
+    if estimate.devices and spec.n_gpu_layers is None:
+        why += "; without nGpuLayers part of it may be on the processor"
+    return Verdict(Fits.YES, why)
+
+
+def _fitting_ctx_size(spec: ServerSpec, estimate: Estimate) -> int | None:
+    """llama-server reduces the context only where neither its size is set nor `--fit off`."""
+    pairs = pairwise(spec.extra_args)
+    is_off = any(name in ("-fit", "--fit") and value == "off" for name, value in pairs)
+    return None if is_off else estimate.fitting_ctx_size
 
 
 def _devices(estimate: Estimate, room: Room) -> list[schemas.DeviceMemory]:

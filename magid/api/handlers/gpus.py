@@ -13,6 +13,7 @@ from magid.errors import LlamaServerMissing
 from magid.gpus.fitting import Room
 from magid.host.usage import machine_memory
 from magid.llama.spec import ServerSpec
+from magid.servers.backend import ServerState
 
 
 async def list_gpus(ctx: Context, _call: Call) -> Reply:
@@ -38,7 +39,8 @@ async def get_memory(ctx: Context, call: Call) -> Reply:
         listed = await daemon.devices.refresh()
     limit = spec.memory_max if daemon.launcher.has_model_users else None
     room = Room(listed.gpus, machine_memory()["available"], limit)
-    running = {s.spec_hash for s in daemon.observed().values() if s.state.is_running}
+    observed = daemon.observed().values()
+    running = {server.spec_hash for server in observed if server.state is ServerState.READY}
     runs = spec == own[0] and any(one.hash in running for one in own)
     return reply(model_memory(spec, prediction, room, runs=runs))
 
