@@ -13,9 +13,9 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import cast
 
 from magid.log.buffer import MAX_LINE_BYTES, MAX_LINES
+from magid.servers.processes.pipe import PipeReader
 from magid.standalone import SCRIPTS
 
 _PAUSE_S = 0.005  # pause of one server after that many lines at once
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 _TETHER = SCRIPTS / "exec_child.py"
 
 
-class _Lines(asyncio.Protocol):
+class _Lines:
     """Splits the output of a child into lines. Control characters are left as they are.
 
     Of many lines at once some wait for a later turn of the loop, and so does the child.
@@ -41,13 +41,15 @@ class _Lines(asyncio.Protocol):
         self._add = add
         self._rest = b""  # an unfinished line
         self._held: list[bytes] = []  # lines for a later turn, the next one last
-        self._transport: asyncio.ReadTransport | None = None
+        self._pipe: PipeReader | None = None  # until it has ended
         self.ended = asyncio.Event()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.ReadTransport, transport)  # uvloop's is no subclass
+    def read_from(self, descriptor: int) -> PipeReader:
+        """Begins to read; closes the descriptor at the end."""
+        self._pipe = pipe = PipeReader(descriptor, self._add_data, self._end)
+        return pipe
 
-    def data_received(self, data: bytes) -> None:
+    def _add_data(self, data: bytes) -> None:
         *lines, self._rest = (self._rest + data).split(b"\n")
         lines = [part for line in lines for part in _parts(line.removesuffix(b"\r"))]
         if len(self._rest) > MAX_LINE_BYTES:
@@ -55,8 +57,8 @@ class _Lines(asyncio.Protocol):
             lines += more
         self._held = lines[::-1] + self._held  # else empty, unless the transport is closed
         self._emit_some()
-        if self._held and self._transport is not None:
-            self._transport.pause_reading()
+        if self._held and self._pipe is not None:
+            self._pipe.pause_reading()
             asyncio.get_running_loop().call_later(_PAUSE_S, self._go_on)
 
     def _go_on(self) -> None:
@@ -65,15 +67,15 @@ class _Lines(asyncio.Protocol):
         self._emit_some()
         if self._held:
             asyncio.get_running_loop().call_later(_PAUSE_S, self._go_on)
-        elif self._transport is not None:
-            self._transport.resume_reading()
+        elif self._pipe is not None:
+            self._pipe.resume_reading()
 
     def _emit_some(self) -> None:
         for _ in range(min(MAX_LINES, len(self._held))):
             self._add(self._held.pop().decode(errors="replace"))
 
-    def connection_lost(self, _error: Exception | None) -> None:
-        self._transport = None
+    def _end(self) -> None:
+        self._pipe = None
         while self._held:
             self._emit_some()
         if self._rest:
@@ -101,7 +103,7 @@ class Child:
         self._process = process
         self._pidfd = os.pidfd_open(process.pid)
         self._exited = asyncio.Event()
-        self._output: tuple[asyncio.ReadTransport, _Lines] | None = None
+        self._output: tuple[PipeReader, _Lines] | None = None
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._pidfd, self._collect)
 
@@ -124,7 +126,7 @@ class Child:
         finally:
             os.close(writing)
         try:
-            await child._read_from(reading, on_line)
+            child._read_from(reading, on_line)
         except BaseException:
             await child.end(0)
             raise
@@ -139,10 +141,9 @@ class Child:
             process.wait()
             raise
 
-    async def _read_from(self, reading: int, on_line: Callable[[str], None]) -> None:
-        self._output = await self._loop.connect_read_pipe(
-            lambda: _Lines(on_line), os.fdopen(reading, "rb", buffering=0)
-        )
+    def _read_from(self, reading: int, on_line: Callable[[str], None]) -> None:
+        lines = _Lines(on_line)
+        self._output = lines.read_from(reading), lines
 
     def _collect(self) -> None:
         """Reaps the leader; kills what is left of its process group first."""
@@ -188,11 +189,11 @@ class Child:
         """Reads the last lines; does not wait for a foreign process that holds the pipe open."""
         if self._output is None:
             return
-        transport, lines = self._output
+        pipe, lines = self._output
         with suppress(TimeoutError):
             async with asyncio.timeout(_DRAIN_SECONDS):
                 await lines.ended.wait()
-        transport.close()
+        pipe.close()
 
 
 def _popen(
