@@ -80,7 +80,6 @@ class Daemon:
         self.launcher.subscribe(StateLog().on_change)
         self.launcher.subscribe(lambda server: self._store.notify(Change("server", server.port)))
         await self.launcher.open()
-        self.devices.open()
         await self._boot.load()
         self._task = asyncio.create_task(self._run())
 
@@ -88,6 +87,7 @@ class Daemon:
         """Scans, does what is left of the boot, then keeps watching the model folders."""
         await self._scanning.first()
         self.knows_models = True
+        self.devices.open()  # not before: it runs a process, and nothing at a start waits for it
         await self._executor.wait_idle()  # a user may have begun a change first
         if self.phase is Phase.DRAINING:
             self._store.notify(Change("phase"))  # wakes listeners that wait for the models

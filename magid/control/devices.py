@@ -1,7 +1,8 @@
 """What is known of the GPUs, and when llama-server is asked for them again.
 
-The one owner of that state. llama-server is asked at the start of magid, after a start has settled
-and after a stop, and on request. Where it listed no GPU, starts and stops ask no more.
+The one owner of that state. llama-server is asked when magid has read its model folders, after a
+start has settled and after a stop, and on request. Where it listed no GPU, starts and stops ask no
+more.
 """
 
 import asyncio
@@ -47,6 +48,7 @@ class Devices:
         self._asked = self._answered = 0
         self._new = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._is_closed = False
         self.listings = 0  # the number of those that did not fail
         self.failures = 0
         self.present = DeviceList()
@@ -59,12 +61,16 @@ class Devices:
     async def refresh(self) -> DeviceList:
         """Returns a list that was begun after this call."""
         mine = self._ask()
-        while self._answered < mine:
+        while self._answered < mine and not self._is_closed:
             await self._new.wait()
         return self.present
 
     async def close(self) -> None:
-        """Ends a listing in progress; those who wait for it get the list that is there."""
+        """Ends a listing in progress; those who wait for it get the list that is there.
+
+        None is begun from now on, although servers that end with magid still change. Idempotent.
+        """
+        self._is_closed = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -80,7 +86,7 @@ class Devices:
     def _ask(self) -> int:
         """Requests a list; of several requests during a listing, one more listing comes."""
         self._asked += 1
-        if self._task is None or self._task.done():
+        if not self._is_closed and (self._task is None or self._task.done()):
             self._task = asyncio.create_task(self._list())
         return self._asked
 
@@ -105,7 +111,7 @@ class Devices:
             return replace(self.present, problem=error.message)
         except MagidError as error:
             return self._failed(error.message)
-        except Exception:
+        except Exception:  # those who wait for a list must not wait for ever
             log.exception("listing the GPUs failed with an internal error")
             return self._failed("cannot list the GPUs: an internal error; the log has its trace")
         devices = devices_in(output)

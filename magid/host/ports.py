@@ -93,8 +93,7 @@ def owners_of(endpoint: HostPort) -> list[PortOwner]:
 def listening() -> set[tuple[str, int, int | None]]:
     """Returns address, port and pid of all TCP listeners; pid is None for a hidden process.
 
-    Walks all of /proc. Retries, because psutil fails (EBADF) if a process ends while its
-    descriptors are listed.
+    Walks all of /proc. Retries, because a process may end while psutil lists its descriptors.
     """
     import psutil
 

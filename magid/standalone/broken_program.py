@@ -56,7 +56,8 @@ def _handed_over(environment: Mapping[str, str]) -> list[socket.socket]:
 def _answer(listening: Sequence[socket.socket], message: str) -> None:
     """Answers the clients on these sockets for ANSWER_S; returns at once if none waits.
 
-    Only clients on a unix socket get the reason, which names files.
+    Only clients on a unix socket get the reason, which names files. One after another: each has
+    _CLIENT_S in all.
     """
     if not listening or not select.select(listening, [], [], 0)[0]:
         return
@@ -86,13 +87,22 @@ def _refuse(client: socket.socket, reply: bytes) -> None:
 
     Else its client could get a reset in the place of the answer.
     """
-    client.settimeout(_CLIENT_S)
+    ends_at = time.monotonic() + _CLIENT_S
     head = b""
     while b"\r\n\r\n" not in head and len(head) < 65_536:
-        if not (piece := client.recv(65_536)):
+        if not (piece := _received(client, ends_at)):
             return
         head += piece
     client.sendall(reply)
     client.shutdown(socket.SHUT_WR)
-    while client.recv(65_536):
+    while _received(client, ends_at):
         pass
+
+
+def _received(client: socket.socket, ends_at: float) -> bytes:
+    """Raises TimeoutError when the client's time is over, however little it sends at once."""
+    left_s = ends_at - time.monotonic()
+    if left_s <= 0:
+        raise TimeoutError
+    client.settimeout(left_s)
+    return client.recv(65_536)

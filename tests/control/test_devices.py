@@ -163,6 +163,22 @@ async def test_a_failure_keeps_what_was_known(
     assert (await devices.refresh()).problem == ""
 
 
+async def test_nothing_is_listed_after_the_end(
+    launcher: StillLauncher, devices: Devices, until: Until
+) -> None:
+    """Servers that are children end after it."""
+    devices.open()
+    await until(lambda: bool(devices.present.gpus))
+    await launcher.start(SPEC)
+    await until(lambda: launcher.listings == 2)
+    await devices.close()
+    await launcher.stop(SPEC.port)
+    await all_quiet()
+    assert launcher.listings == 2
+    async with asyncio.timeout(PATIENCE_S):
+        assert (await devices.refresh()).gpus
+
+
 async def test_the_end_releases_those_who_wait(launcher: StillLauncher, devices: Devices) -> None:
     launcher.hold("devices", 0)
     waiting = asyncio.create_task(devices.refresh())

@@ -3,8 +3,11 @@
 import json
 import socket
 import threading
+import time
+from contextlib import suppress
 
 from magid.standalone import broken_program
+from tests.support.deadlines import DEADLINE_S
 
 
 def test_the_reason_is_one_line_with_the_command() -> None:
@@ -21,6 +24,24 @@ def test_a_client_gets_the_reason_over_a_unix_socket_only() -> None:
     assert told["cannot start: x"]["details"]
     assert told[""]["message"].startswith("cannot answer: magid does not start")
     assert not told[""]["details"]
+
+
+def test_a_client_has_a_time_in_all_however_little_it_sends_at_once() -> None:
+    """Others wait behind it."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        thread = threading.Thread(target=_given_up, args=(theirs,))
+        thread.start()
+        latest = time.monotonic() + DEADLINE_S
+        while thread.is_alive():
+            assert time.monotonic() < latest
+            ours.send(b"x")
+            thread.join(0.05)  # between two bytes
+
+
+def _given_up(client: socket.socket) -> None:
+    with suppress(TimeoutError):
+        broken_program._refuse(client, b"")
 
 
 def _asked(reply: bytes) -> dict[str, str]:

@@ -38,6 +38,12 @@ def test_magids_own_files_are_given_back_and_no_other(state: Path) -> None:
     assert list(adopt(str(state), STATE_FILES, MAGI, MAGI)) == []
 
 
+def test_what_was_predicted_is_magids_own(state: Path) -> None:
+    (state / "predictions.json").touch()
+    list(adopt(str(state), STATE_FILES, MAGI, MAGI))
+    assert owners(state / "predictions.json") == [MAGI]
+
+
 def test_profiles(tmp_path: Path) -> None:
     for name in ("mine.yaml", "other.yml", ".hidden.yaml", "mine.yaml.off"):
         (tmp_path / name).touch()

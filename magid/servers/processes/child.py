@@ -55,7 +55,7 @@ class _Lines:
         if len(self._rest) > MAX_LINE_BYTES:
             *more, self._rest = _parts(self._rest)
             lines += more
-        self._held = lines[::-1] + self._held  # else empty, unless the transport is closed
+        self._held = lines[::-1] + self._held  # else empty, unless the pipe is closed
         self._emit_some()
         if self._held and self._pipe is not None:
             self._pipe.pause_reading()
@@ -128,6 +128,7 @@ class Child:
         try:
             child._read_from(reading, on_line)
         except BaseException:
+            os.close(reading)
             await child.end(0)
             raise
         return child

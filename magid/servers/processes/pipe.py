@@ -8,10 +8,10 @@ _MOST_BYTES = 65_536  # at once: what a pipe holds
 
 
 class PipeReader:
-    """Reads a pipe to its end, then closes it. It owns the descriptor from the beginning.
+    """Reads a pipe to its end, then closes it. The descriptor is its own once it is made.
 
-    In the place of `loop.connect_read_pipe`: uvloop 0.22 closes a descriptor of a pipe twice. Where
-    a thread opens a file in between, it gets the number, and loses its file (EBADF).
+    In the place of `loop.connect_read_pipe`: uvloop 0.23 closes the descriptor of a pipe twice. A
+    file that a thread opens in between gets the number, and is closed under it (EBADF).
     """
 
     def __init__(
