@@ -30,7 +30,8 @@ _TIER_PREFIX = "tier:"
 # -- the profile ---------------------------------------------------------------------------------
 
 
-def _selector(text: str) -> str:
+def check_selector(text: str) -> str:
+    """Returns an entry of `enabled_models`. Raises ValueError."""
     if text.startswith(_TIER_PREFIX):
         if text.removeprefix(_TIER_PREFIX) not in list(Tier):
             raise ValueError(f"should be one of {', '.join(_TIER_PREFIX + tier for tier in Tier)}")
@@ -95,7 +96,7 @@ class LoadBalancingRules(_Part, frozen=True):
     # Shares of requests, by selector as in enabled_models; 1 for models that match none.
     weights: Annotated[
         dict[
-            Annotated[str, Rule(_selector)],
+            Annotated[str, Rule(check_selector)],
             Annotated[int, Meta(ge=1, le=1000)],
         ],
         Meta(max_length=1000),
@@ -139,7 +140,7 @@ class Profile(_Part, frozen=True):
     name: Line
     description: Text = ""
     enabled_models: Annotated[
-        tuple[Annotated[str, Rule(_selector)], ...], Meta(max_length=1000)
+        tuple[Annotated[str, Rule(check_selector)], ...], Meta(max_length=1000)
     ] = ()
     tier_config: Annotated[tuple[TierRange, ...], Rule(_rising)] = DEFAULT_TIERS
     two_stage: TwoStageRules = TwoStageRules()

@@ -302,11 +302,13 @@ def pin_port(
     *,
     enabled: Container[str],
     port_range: tuple[int, int],
+    exchange: bool = False,
 ) -> Registry:
     """Pins the model's first port; None lets magid choose again.
 
     Raises InvalidInput outside the range, PortTaken if another model has pinned it, or is enabled
-    and uses it. A disabled model that has only kept the port loses it.
+    and uses it. A disabled model that has only kept the port loses it. With `exchange` an enabled
+    model that has not pinned the port takes this model's first port for it.
     """
     entry = registry.models[model_id]
     if port is None:
@@ -321,15 +323,17 @@ def pin_port(
     for other in registry.models.values():
         if other.model_id == model_id or port not in other.ports:
             continue
-        if other.model_id in enabled or (other.port_pinned and other.ports[0] == port):
+        is_pinned = other.port_pinned and other.ports[0] == port
+        if is_pinned or (other.model_id in enabled and not exchange):
             raise PortTaken(
                 f"cannot give port {port} to {model_id!r}: it belongs to {other.model_id!r}; "
                 "choose another one, or move that model first",
                 port=port,
                 modelId=other.model_id,
             )
-        left = tuple(p for p in other.ports if p != port)
-        registry = registry.with_entry(replace(other, ports=left))
+        given = entry.ports[:1] if exchange else ()
+        kept = dict.fromkeys(p for q in other.ports for p in (given if q == port else (q,)))
+        registry = registry.with_entry(replace(other, ports=tuple(kept)))
     rest = tuple(p for p in entry.ports[1:] if p != port)
     return registry.with_entry(replace(entry, ports=(port, *rest), port_pinned=True))
 

@@ -10,6 +10,7 @@ from magid.cli.verbs import (
     fits,
     gpus,
     help_verb,
+    import_verb,
     logs,
     plan,
     profiles,
@@ -24,15 +25,17 @@ from magid.cli.verbs import (
 
 MODULES = (
     status, servers, settings, plan, profiles, logs, chat, top, events, doctor,
-    tokens, version, completion, config, usage, gpus, fits, help_verb,
+    tokens, version, completion, config, usage, gpus, fits, import_verb, help_verb,
 )  # fmt: skip
 GROUPS = {
     "Models": ("ls", "show", "cat", "rescan"),
     "Servers": ("status", "ps", "top", "events", "logs", "start", "stop", "restart", "wait"),
-    "Decisions": ("enable", "disable", "tier", "thinking", "set", "profile", "diff", "apply"),
+    "Decisions": (
+        "enable", "disable", "tier", "thinking", "set", "profile", "diff", "apply", "import",
+    ),
     "Prompts": ("run", "route", "usage"),
     "This machine": ("gpus", "fits", "doctor", "config", "token", "version", "completion", "help"),
-}
+}  # fmt: skip
 
 
 def add(verbs: Verbs) -> None:

@@ -239,13 +239,15 @@ class Daemon:
         _, model = await self._update(model_id, lambda e: with_settings(e, given))
         return model
 
-    async def set_port(self, model_id: str, port: int | None) -> Model:
-        """Pins the model's port.
+    async def set_port(self, model_id: str, port: int | None, *, exchange: bool = False) -> Model:
+        """Pins the model's port. With `exchange` a model that has it, unpinned, takes this one's.
 
         Raises InvalidInput outside the range, PortTaken if the port belongs to another model.
         """
+        in_range = self.config.port_range
         _, model = await self._decide(
-            model_id, lambda now: transitions.pinned(now, model_id, port, self.config.port_range)
+            model_id,
+            lambda now: transitions.pinned(now, model_id, port, in_range, exchange=exchange),
         )
         return model
 

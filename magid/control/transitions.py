@@ -110,13 +110,23 @@ def all_enabled(now: Snapshot, enabled: bool) -> Transition:
 
 
 def pinned(
-    now: Snapshot, model_id: str, port: int | None, port_range: tuple[int, int]
+    now: Snapshot,
+    model_id: str,
+    port: int | None,
+    port_range: tuple[int, int],
+    *,
+    exchange: bool = False,
 ) -> Transition:
     """Pins the model's port; None lets magid choose. Raises as `registry.pin_port` does."""
     model = find(now, model_id)
     enabled = {m.model_id for m in now.models.values() if m.enabled}
     new = registry.pin_port(
-        now.registry, model.model_id, port, enabled=enabled, port_range=port_range
+        now.registry,
+        model.model_id,
+        port,
+        enabled=enabled,
+        port_range=port_range,
+        exchange=exchange,
     )
     return Transition(new, ports_for=_unless_blocked(now, model.model_id))
 

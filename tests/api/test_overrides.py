@@ -125,6 +125,10 @@ def test_a_port_of_ones_own(magid: Running) -> None:
         {"port": theirs, "modelId": BETA},
     )
     (first,) = taken - {theirs}
+    magid.ask("PUT", f"/api/models/{ALPHA}/port", {"port": theirs, "exchange": True})
+    assert rest.model(magid, BETA)["port"] == free
+    magid.ask("PUT", f"/api/models/{ALPHA}/port", {"port": free, "exchange": True})
+    assert rest.model(magid, BETA)["port"] == theirs
     magid.ask("PUT", f"/api/models/{ALPHA}/port", {"port": first})  # back to where it runs
     cleared = magid.ask("PUT", f"/api/models/{ALPHA}/port", {"port": None})
     assert (cleared["override"], cleared["restartRequired"]) == (False, False)

@@ -1,6 +1,7 @@
 """The registry's transitions: ids, overrides, vanished files, ports."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -221,6 +222,21 @@ def test_a_merely_remembered_port_changes_hands() -> None:
     assert ports_of(registry) == {"a": (8080,)}
     with pytest.raises(PortTaken):  # but a pinned one does not
         pin_port(registry, "b", 8080, enabled=(), port_range=RANGE)
+
+
+def test_two_models_exchange_their_ports() -> None:
+    both: dict[str, Any] = {"enabled": {"a", "b"}, "port_range": RANGE, "exchange": True}
+    registry = entries(a=(8080, 8082), b=(8081, 8083))
+    registry = pin_port(registry, "a", 8081, **both)
+    assert ports_of(registry) == {"a": (8081, 8082), "b": (8080, 8083)}
+    registry = pin_port(registry, "b", 8080, **both)
+    assert ports_of(registry) == {"a": (8081, 8082), "b": (8080, 8083)}
+    with pytest.raises(PortTaken):  # a pinned one is not exchanged
+        pin_port(registry, "b", 8081, **both)
+    registry = pin_port(entries(a=(8080, 8082), b=()), "a", 8082, **both)
+    assert ports_of(registry) == {"a": (8082,)}
+    registry = pin_port(entries(a=(), b=(8080, 8083)), "a", 8080, **both)
+    assert ports_of(registry) == {"a": (8080,), "b": (8083,)}
 
 
 def test_a_pin_can_be_given_back() -> None:

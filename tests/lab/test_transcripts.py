@@ -13,7 +13,7 @@ from tests.lab.container import Container, booted
 from tests.lab.launching import install_launcher
 from tests.lab.serving import UNITS, Daemon
 from tests.lab.trees import RELEASES, Release, Tree
-from tests.support import ggufs, transcript
+from tests.support import ggufs, original, transcript
 from tests.support.deadlines import SET_UP_S
 from tests.support.transcript import Step
 
@@ -56,6 +56,8 @@ def machine(
         for name, model in (("Qwen3-4B-Q4_K_M", plain), ("Gemma-3-12B-Q4_K_M", plain),
                             ("DeepSeek-R1-8B-Q4_K_M", thinker)):  # fmt: skip
             container.write(f"/var/lib/magi/models/{name}.gguf", model.read_bytes())
+        for path, content in original.PROGRAM.items():
+            container.write(f"/opt/synapse-engine/{path}", content)
         container.write(PROGRAM, PERSON)
         container.write("/usr/local/bin/my-editor", EDITOR, 0o755)
         container.systemctl("enable", *UNITS)

@@ -177,7 +177,7 @@ async def put_port(ctx: Context, call: Call) -> Reply:
     """Choose the model's port; null leaves it to magid."""
     body: bodies.PortBody = call.body
     ctx.need_listing()
-    model = await ctx.daemon.set_port(call.params["modelId"], body.port)
+    model = await ctx.daemon.set_port(call.params["modelId"], body.port, exchange=body.exchange)
     answer: models.PortReply = {
         "message": f"Port updated for {model.model_id}",
         "modelId": model.model_id,

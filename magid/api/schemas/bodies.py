@@ -47,6 +47,10 @@ class EnabledBody(Body):
 
 class PortBody(Body):
     port: Annotated[int, Field(ge=1, le=65535)] | None
+    exchange: Annotated[
+        bool,
+        Field(description="Whether an enabled model that has the port, unpinned, takes this one's"),
+    ] = False
 
 
 class PortRangeBody(Body):
