@@ -38,7 +38,7 @@ from magid.discovery.tiers import Thresholds
 from magid.errors import CannotStart, CannotWrite, InvalidConfig, MagidError, TokensUnusable
 from magid.files import document, lock
 from magid.gateway.dispatcher import Dispatcher
-from magid.llama.program import InstalledProgram
+from magid.llama.installed_program import InstalledProgram
 from magid.log import setup
 from magid.log.events import Event, about
 from magid.log.setup import OwnLog
@@ -159,6 +159,7 @@ class _Started(Struct, frozen=True):
     """A magid that answers requests."""
 
     context: Context
+    program: InstalledProgram
     taken: sockets.Taken
     certificate: Certificate | None
     feed: Feed
@@ -197,6 +198,7 @@ async def serve(settings: Config, own_log: OwnLog, passed: Sequence[socket.socke
         gc.freeze()  # what exists now is permanent: keep it out of collections that requests cause
         await stop.wait()
         notifier.notify("STOPPING=1")
+        started.program.close()
         await _drain(context, started.feed, started.listening, settings.drain_timeout, hurry)
         await context.tokens.flush()
     log.info("magid has ended", extra=about(Event.ENDED))
@@ -212,13 +214,15 @@ async def _start(
     """Returns when requests are answered. Raises MagidError, whatever it is that failed."""
     try:
         held.callback(lock.lock(settings.state_dir).release)
-        context = compose(settings, own_log)
+        program = installed_program(settings)
+        context = compose(settings, own_log, program)
         await context.tokens.load()
         taken = sockets.take(settings.addresses, passed, has_token=context.tokens.requires_token)
         held.callback(taken.close)
         context.not_listening = taken.missing
         certificate = _certificate(settings)
         held.push_async_callback(context.daemon.close)
+        held.callback(program.close)
         await context.daemon.open()
         context.gateway.open()
         held.push_async_callback(context.gateway.close)
@@ -236,7 +240,7 @@ async def _start(
             f"cannot start: {type(error).__name__}: {error}; the log has its trace: "
             "journalctl -u magid"
         ) from error
-    return _Started(context, taken, certificate, feed, listening)
+    return _Started(context, program, taken, certificate, feed, listening)
 
 
 def _certificate(settings: Config) -> Certificate | None:
@@ -263,10 +267,13 @@ def _say_where(taken: sockets.Taken, certificate: Certificate | None) -> None:
         )
 
 
-def compose(settings: Config, own_log: OwnLog) -> Context:
-    """Creates and connects all parts; starts none."""
+def installed_program(settings: Config) -> InstalledProgram:
     configured = settings.llama_server_path
-    program = InstalledProgram(str(configured) if configured else None, os.environ.get("PATH", ""))
+    return InstalledProgram(str(configured) if configured else None, os.environ.get("PATH", ""))
+
+
+def compose(settings: Config, own_log: OwnLog, program: InstalledProgram) -> Context:
+    """Creates and connects all parts; starts none."""
     thresholds = settings.tier_thresholds
     daemon = Daemon(
         config=settings,

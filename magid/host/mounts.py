@@ -1,17 +1,28 @@
 """Mounted file systems, and a watch for changes of mounts."""
 
 import asyncio
+import errno
 import os
 import re
 import select
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 _TABLE: Final = Path("/proc/self/mountinfo")
 _PAUSE_S: Final = 1.0
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
+_MAX_LINKS: Final = 40  # as Linux counts
+
+# File systems of this machine's own disks and memory. Any other may wait for another machine, or
+# for a program: NFS, CIFS, FUSE, and an automount that is yet to mount one of them.
+_LOCAL: Final = frozenset(
+    {
+        *("bcachefs", "btrfs", "erofs", "exfat", "ext2", "ext3", "ext4", "f2fs", "iso9660", "jfs"),
+        *("ntfs3", "overlay", "ramfs", "rootfs", "squashfs", "tmpfs", "udf", "vfat", "xfs", "zfs"),
+    }
+)
 
 
 def mounts_at(table: str, folders: Iterable[str]) -> frozenset[tuple[str, str, str]]:
@@ -26,12 +37,77 @@ def mounts_at(table: str, folders: Iterable[str]) -> frozenset[tuple[str, str, s
     automatic = {fields[4] for fields, rest in rows if rest.startswith("autofs ")}
     found = set()
     for fields, _ in rows:
-        name = _OCTAL.sub(lambda match: chr(int(match[1], 8)), fields[4])
+        name = _plain(fields[4])
         above = name.rstrip("/") + "/"
         is_near = any(folder.startswith(above) or above.startswith(folder) for folder in parted)
         if is_near and fields[4] not in automatic:
             found.add((fields[0], fields[2], name))
     return frozenset(found)
+
+
+def _plain(point: str) -> str:
+    return _OCTAL.sub(lambda match: chr(int(match[1], 8)), point)
+
+
+def foreign_mounts(table: str) -> frozenset[str]:
+    """Returns the mount points whose file system may wait for another machine or program. Pure.
+
+    Of mounts in the same place the last one counts: it covers the others.
+    """
+    rows = (line.partition(" - ") for line in table.splitlines())
+    types = {_plain(left.split()[4]): right.partition(" ")[0] for left, _, right in rows}
+    return frozenset(point for point, kind in types.items() if kind not in _LOCAL)
+
+
+def mount_on_the_way(
+    path: str, mounts: Collection[str], link: Callable[[str], str | None]
+) -> str | None:
+    """Returns the first of the mounts that the kernel meets when it resolves the absolute path.
+
+    `link` returns a symbolic link's target, or None; it may raise OSError, which ends the way. It
+    is called for nothing in one of the mounts.
+    """
+    todo, here, links = path.split("/")[::-1], PurePosixPath("/"), 0
+    while str(here) not in mounts and todo and links <= _MAX_LINKS:
+        name = todo.pop()
+        if name in ("", ".", ".."):
+            here = here.parent if name == ".." else here
+            continue
+        below = here / name
+        if str(below) in mounts:
+            return str(below)
+        try:
+            target = link(str(below))
+        except OSError:
+            return None
+        if target is None:
+            here = below
+            continue
+        links += 1
+        todo += target.split("/")[::-1]
+        here = PurePosixPath("/") if target.startswith("/") else here
+    return str(here) if str(here) in mounts else None
+
+
+def may_hang(path: str) -> str | None:
+    """Returns the mount because of which a look at the absolute path may never return, or None.
+
+    It touches nothing on such a mount. A disk of this machine that hangs is not told.
+    """
+    try:
+        table = _TABLE.read_text(errors="surrogateescape")
+    except OSError:
+        return None
+    return mount_on_the_way(path, foreign_mounts(table), _link_at)
+
+
+def _link_at(path: str) -> str | None:
+    try:
+        return str(Path(path).readlink())
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # it is there, and no link
+            return None
+        raise
 
 
 class MountWatch:

@@ -7,7 +7,7 @@ from typing import Final
 from magid.config.settings import Config
 from magid.launcher import short_units
 from magid.launcher.model_files import Examiner
-from magid.launcher.policy import authorize
+from magid.launcher.policy import Find, authorize
 from magid.launcher.protocol import PredictRequest, StartRequest
 from magid.launcher.sandbox import PYTHON, Property
 from magid.launcher.short_runs import output_of
@@ -22,22 +22,24 @@ _ALONE: Final = (PYTHON, "-I", "-S")
 
 
 async def output(
-    request: PredictRequest, units: Units, settings: Config, examine: Examiner
+    request: PredictRequest, units: Units, settings: Config, examine: Examiner, find: Find
 ) -> bytes:
     """Returns what `predict_memory.py` printed. Calls must not overlap.
 
     Raises MagidError as `authorize` does, ServerFailed, Busy, BusError.
     """
-    properties = await asyncio.to_thread(_properties, request, settings, examine, units.version)
+    properties = await asyncio.to_thread(
+        _properties, request, settings, examine, find, units.version
+    )
     return await output_of(units, UNIT, properties, memory_prediction.RUN)
 
 
 def _properties(
-    request: PredictRequest, settings: Config, examine: Examiner, version: int
+    request: PredictRequest, settings: Config, examine: Examiner, find: Find, version: int
 ) -> list[Property]:
     spec, flags = request.spec, request.flags
     start = StartRequest(spec, None, flags)
-    order = authorize(start, settings, examine)
+    order = authorize(start, settings, examine, find)
     program = order.argv[0]
     script = (*_ALONE, str(SCRIPTS / memory_prediction.SCRIPT))
     argv = memory_prediction.command(script, spec, program, flags)

@@ -18,7 +18,7 @@ from magid.launcher.model_files import Examined, examine, shards
 from magid.launcher.protocol import StartRequest
 from magid.launcher.unit_request import Timeouts, UnitRequest
 from magid.llama.arguments import server_argv
-from magid.llama.program import find_program
+from magid.llama.program import FoundProgram, find_program
 from magid.standalone import SCRIPTS
 
 KEY_SOCKET: Final = "/run/magi/key.sock"
@@ -29,9 +29,15 @@ _GROUPS: Final = ("render", "video", "magi-models")  # GPU devices, and models t
 
 
 Examine = Callable[[Sequence[str], Sequence[Path]], Examined]
+Find = Callable[[str | None, str], FoundProgram]
 
 
-def authorize(start: StartRequest, settings: Config, examine: Examine = examine) -> UnitRequest:
+def authorize(
+    start: StartRequest,
+    settings: Config,
+    examine: Examine = examine,
+    find: Find = find_program,
+) -> UnitRequest:
     """Returns the unit that a request asks for. Blocks.
 
     Raises MagidError if the unit is not allowed or cannot be made.
@@ -44,9 +50,8 @@ def authorize(start: StartRequest, settings: Config, examine: Examine = examine)
             f"{settings.llama_server_host}",
             field="spec.host",
         )
-    configured = settings.llama_server_path
-    program = find_program(str(configured) if configured else None, PROGRAM_PLACES)
-    argv = server_argv(spec, str(program), protocol.credential_path(spec.port), start.flags)
+    program = configured_program(settings, find)
+    argv = server_argv(spec, str(program.path), protocol.credential_path(spec.port), start.flags)
     projector = () if spec.mmproj_path is None else (spec.mmproj_path,)
     found = examine((*shards(spec.model_path), *projector), settings.model_paths)
     folders = program_folders(program)
@@ -113,17 +118,20 @@ def patience_of(settings: Config) -> Timeouts:
     )
 
 
-def program_folders(program: Path) -> tuple[str, ...]:
-    """Returns the folders that the program needs to run: its own, and that of its real path.
+def configured_program(settings: Config, find: Find) -> FoundProgram:
+    """Returns the llama-server of the configuration. Raises LlamaServerMissing."""
+    configured = settings.llama_server_path
+    return find(str(configured) if configured else None, PROGRAM_PLACES)
+
+
+def program_folders(program: FoundProgram) -> tuple[str, ...]:
+    """Returns the folders that the program needs to run: its own, and that of its real path. Pure.
 
     A program in PREFIX/bin finds its libraries in PREFIX/lib; any other finds them beside itself.
     """
-    folders = {folder.parent if folder.name == "bin" else folder for folder in _homes(program)}
+    homes = (program.path.parent, program.real.parent)
+    folders = {folder.parent if folder.name == "bin" else folder for folder in homes}
     return tuple(sorted(str(folder) for folder in folders))
-
-
-def _homes(program: Path) -> tuple[Path, Path]:
-    return program.parent, program.resolve().parent
 
 
 def groups_here() -> tuple[str, ...]:

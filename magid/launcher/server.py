@@ -35,6 +35,7 @@ from magid.launcher.protocol import (
     StopRequest,
 )
 from magid.launcher.transient_units import Units
+from magid.llama.program_search import ProgramSearch
 from magid.systemd.journal_socket import JournalSocket
 
 USER: Final = "magi"  # the only user besides root that the launcher serves
@@ -69,6 +70,7 @@ class LauncherServer:
         self._settings = settings
         self._request_s = request_s
         self._examine = Examiner()
+        self._programs = ProgramSearch()
         self._locks: dict[int, asyncio.Lock] = {}
         self._listing = asyncio.Lock()
         self._predicting = asyncio.Lock()
@@ -100,6 +102,7 @@ class LauncherServer:
     def close(self) -> None:
         """Ends the workers that wait for a file system that hangs."""
         self._examine.close()
+        self._programs.close()
 
     async def drained(self) -> None:
         """Returns when no request is in progress."""
@@ -149,20 +152,24 @@ class LauncherServer:
         return LauncherReply()
 
     async def _start(self, start: StartRequest) -> None:
-        order = await asyncio.to_thread(authorize, start, self._settings(), self._examine)
+        order = await asyncio.to_thread(
+            authorize, start, self._settings(), self._examine, self._programs.find
+        )
         properties = sandbox.unit_properties(order, self._units.version)
         log.info("starting %s (%s)", order.spec.unit, order.spec.model_id)
         await self._units.start(order.spec.port, properties)
 
     async def _list_devices(self) -> LauncherReply:
         async with self._listing:
-            output = await device_list.output(self._units, self._settings(), self._examine)
+            output = await device_list.output(
+                self._units, self._settings(), self._examine, self._programs.find
+            )
         return protocol.output_reply(output)
 
     async def _predict(self, request: PredictRequest) -> LauncherReply:
         async with self._predicting:
             output = await memory_prediction.output(
-                request, self._units, self._settings(), self._examine
+                request, self._units, self._settings(), self._examine, self._programs.find
             )
         return protocol.output_reply(output)
 

@@ -6,13 +6,13 @@ properties of a model's, made by the same functions, and is an instance of llama
 """
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Final
 
 from magid.config.settings import Config
 from magid.launcher.policy import groups_here, patience_of, program_folders
 from magid.launcher.sandbox import Property, command_property, unit_properties
 from magid.launcher.unit_request import CheckedFile, UnitRequest
+from magid.llama.program import FoundProgram
 from magid.llama.spec import ServerSpec
 from magid.standalone import SCRIPTS
 
@@ -31,7 +31,10 @@ LEFT_OUT: Final = frozenset(
 
 
 def request(
-    settings: Config, program: Path | None, roots: tuple[str, ...], files: Iterable[CheckedFile]
+    settings: Config,
+    program: FoundProgram | None,
+    roots: tuple[str, ...],
+    files: Iterable[CheckedFile],
 ) -> UnitRequest:
     """Returns the request of a server with these files: no more of it matters than its sandbox."""
     port, host = settings.port_range[0], settings.llama_server_host

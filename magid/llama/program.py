@@ -5,8 +5,8 @@ import os
 import platform
 import re
 import signal
-import time
-from collections.abc import Iterator, Mapping
+import stat
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from magid.llama.arguments import child_environment
 from magid.llama.client import TooLong, read_at_most
 
 MAX_PROBE_BYTES = 1024 * 1024  # `--help` is 60 KB in 0.7.0
+PROBE_S = 10.0  # for each of the two runs
 
 
 _USUAL_PLACES = (Path("/usr/local/bin/llama-server"), Path("/usr/bin/llama-server"))
@@ -54,85 +55,57 @@ def _advice() -> str:
         return advice({})
 
 
-def find_program(configured: str | None, search_path: str) -> Path:
-    """Returns the llama-server to use. Raises LlamaServerMissing.
+@dataclass(frozen=True, slots=True)
+class FoundProgram:
+    """The file of a llama-server that can be run; `identity` is another one after a change."""
+
+    path: Path
+    real: Path  # links resolved
+    identity: tuple[int, int, int, int]
+
+
+def look_at(program: Path) -> FoundProgram | None:
+    """Returns None if it cannot be run. Blocks for as long as its file system does."""
+    try:
+        status = program.stat()
+        if not stat.S_ISREG(status.st_mode) or not os.access(program, os.X_OK):
+            return None
+        identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        return FoundProgram(program, program.resolve(), identity)
+    except OSError:  # a parent folder may not be entered, or it was removed meanwhile
+        return None
+
+
+def find_program(
+    configured: str | None,
+    search_path: str,
+    look: Callable[[Path], FoundProgram | None] = look_at,
+) -> FoundProgram:
+    """Returns the llama-server to use. Raises LlamaServerMissing, and what `look` raises.
 
     `configured`, if it is set: if that cannot be run, no other is used. Else the first in
     /usr/local/bin, /usr/bin and the folders of `search_path` (the PATH variable).
     """
     if configured:
         program = Path(configured).absolute()
-        if not _can_run(program):
+        if (found := look(program)) is None:
             raise LlamaServerMissing(
                 f"cannot use {program} as llama-server: it is not an executable program; "
                 "install one there, or correct llama_server_path in /etc/magi/magid.yaml "
                 "(LLAMA_SERVER_PATH)",
                 program=str(program),
             )
-        return program
+        return found
     folders = [Path(folder) for folder in search_path.split(os.pathsep) if folder.startswith("/")]
     for program in (*_USUAL_PLACES, *(folder / "llama-server" for folder in folders)):
-        if _can_run(program):
-            return program
+        if found := look(program):
+            return found
     raise LlamaServerMissing(
         f"cannot find llama-server in /usr/local/bin, /usr/bin or PATH: {_advice()}"
     )
 
 
-def _can_run(program: Path) -> bool:
-    """False also if a parent folder may not be entered, where `Path.is_file` raises."""
-    try:
-        return program.is_file() and os.access(program, os.X_OK)
-    except OSError:
-        return False
-
-
-RETRY_S = 10.0
-
-
-class InstalledProgram:
-    """The llama-server of this machine; it is probed again only if its file has changed.
-
-    Call the object for the LlamaProgram; concurrent callers share one probe. Raises
-    LlamaServerMissing; the next call searches again. A program that failed is not run again for
-    RETRY_S unless its file changes, because a dashboard calls this every second.
-    """
-
-    def __init__(self, configured: str | None, search_path: str) -> None:
-        self._configured = configured
-        self._search_path = search_path
-        self._lock = asyncio.Lock()
-        self._known: tuple[tuple[str, int, int, int, int], LlamaProgram] | None = None
-        self._failed: tuple[tuple[str, int, int, int, int], float, LlamaServerMissing] | None = None
-
-    async def __call__(self) -> LlamaProgram:
-        async with self._lock:
-            path = find_program(self._configured, self._search_path)
-            identity = _identity(path)
-            if self._known is None or self._known[0] != identity:
-                self._known = (identity, await self._probed(path, identity))
-            return self._known[1]
-
-    async def _probed(self, path: Path, identity: tuple[str, int, int, int, int]) -> LlamaProgram:
-        failed = self._failed
-        if failed and failed[0] == identity and time.monotonic() < failed[1] + RETRY_S:
-            raise failed[2]
-        try:
-            return await probe(path)
-        except LlamaServerMissing as error:
-            self._failed = (identity, time.monotonic(), error)
-            raise
-
-
-def _identity(path: Path) -> tuple[str, int, int, int, int]:
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise _unusable(path, str(error)) from error
-    return (str(path), stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
-
-
-async def probe(program: Path, *, timeout_s: float = 10.0) -> LlamaProgram:
+async def probe(program: Path, *, timeout_s: float = PROBE_S) -> LlamaProgram:
     """Runs a llama-server twice, for its version and its options.
 
     That takes 50 ms, but up to 10 s on a cold disk, or if a driver has to wake a GPU. Raises

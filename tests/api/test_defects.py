@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from magid.__main__ import compose
+from magid.__main__ import compose, installed_program
 from magid.api.app import make_app
 from magid.api.context import Context
 from magid.api.protocol import listen
@@ -63,7 +63,8 @@ async def served(folder: Path) -> AsyncIterator[httpx.AsyncClient]:
         config = Config(
             model_paths=(folder,), state_dir=folder, profiles_dir=folder, launcher="process"
         )
-        listening = await listen(make_app(compose(config, RingLog()), TABLE), [taken])
+        context = compose(config, RingLog(), installed_program(config))
+        listening = await listen(make_app(context, TABLE), [taken])
         try:
             url = f"http://127.0.0.1:{taken.getsockname()[1]}"
             async with httpx.AsyncClient(base_url=url, trust_env=False) as client:

@@ -3,11 +3,11 @@
 import asyncio
 import subprocess
 import time
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
-from magid.host.mounts import MountWatch, mounts_at
+from magid.host.mounts import MountWatch, foreign_mounts, mount_on_the_way, mounts_at
 from tests.support.deadlines import PATIENCE_S
 
 TABLE = r"""
@@ -36,6 +36,54 @@ TABLE = r"""
 def test_which_mounts_count(folder: str, points: set[str]) -> None:
     assert {point for *_, point in mounts_at(TABLE, [folder])} == points
     assert mounts_at("", [folder]) == mounts_at(TABLE, []) == frozenset()
+
+
+FOREIGN = rf"""
+{TABLE}
+60 22 0:10 / /opt/share rw - fuse.sshfs host:/ rw
+61 22 0:11 / /mnt/my\040nas rw - cifs //host/share rw
+62 22 0:12 / /covered rw - nfs host:/ rw
+63 62 8:9 / /covered rw - ext4 /dev/sdd1 rw
+""".strip()
+LINKS = {
+    "/usr/local/bin/llama-server": "/opt/share/bin/llama-server",
+    "/usr/bin/llama-server": "../../net/llama-server",
+    "/usr/loop": "/usr/loop",
+    "/home": "/srv",
+}
+
+
+def link(path: str) -> str | None:
+    folders = ("/net", "/opt/share", "/mnt/my nas")
+    assert not any(PurePosixPath(path).is_relative_to(folder) for folder in folders), "would hang"
+    if path == "/srv/absent":
+        raise FileNotFoundError(path)
+    return LINKS.get(path)
+
+
+@pytest.mark.parametrize(
+    ("path", "mount"),
+    [
+        ("/srv/models/big/llama-server", None),
+        ("/net/llama-server", "/net"),
+        ("/opt/share/bin/llama-server", "/opt/share"),
+        ("/opt/share", "/opt/share"),
+        ("/opt/shared/llama-server", None),
+        ("/mnt/my nas/llama-server", "/mnt/my nas"),
+        ("/usr/local/bin/llama-server", "/opt/share"),
+        ("/usr/bin/llama-server", "/net"),
+        ("/usr/../net/x", "/net"),
+        ("/usr/./x//y", None),
+        ("/srv/../../opt/share/x", "/opt/share"),
+        ("/home/x", None),
+        ("/home/absent/../../net/x", None),  # the kernel ends there too
+        ("/usr/loop/x", None),
+        ("/covered/x", None),
+        ("/", None),
+    ],
+)
+def test_a_way_over_a_mount_that_may_hang(path: str, mount: str | None) -> None:
+    assert mount_on_the_way(path, foreign_mounts(FOREIGN), link) == mount
 
 
 async def test_a_mount_that_comes_and_goes_is_noticed(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from msgspec import structs
 
 from magid.errors import (
+    LlamaServerMissing,
     MagidError,
     ServerFailed,
 )
@@ -17,6 +18,7 @@ from magid.launcher.model_files import (
     examine,
 )
 from magid.launcher.policy import authorize, covers
+from magid.llama.program_search import ProgramSearch
 from tests.support.launcher_house import House
 from tests.support.mounts import mounted
 
@@ -40,6 +42,21 @@ def test_only_the_folder_of_that_file_is_waited_for(house: House, tmp_path: Path
         deadline = time.monotonic() + 60
         while authorize(house.order(), settings, examiner).roots != before.roots:
             assert time.monotonic() < deadline
+
+
+def test_a_program_on_a_mount_that_hangs(house: House, tmp_path: Path) -> None:
+    net = tmp_path / "net"
+    net.mkdir()
+    house.program.rename(net / "llama-server")
+    house.program.symlink_to(net / "llama-server")
+    with mounted(net) as mount, closing(ProgramSearch(late_s=1.0)) as programs:
+        before = authorize(house.order(), house.settings, find=programs.find)
+        assert before.argv[0] == str(house.program)
+        assert str(net) in before.program_folders
+        mount.hang()
+        with pytest.raises(LlamaServerMissing, match=rf"{net} does not answer"):
+            authorize(house.order(), house.settings, find=programs.find)
+        mount.thaw()
 
 
 def stuck() -> list[psutil.Process]:

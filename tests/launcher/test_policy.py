@@ -34,6 +34,7 @@ from magid.launcher.protocol import (
 )
 from magid.launcher.sandbox import unit_properties
 from magid.launcher.unit_request import CheckedFile
+from magid.llama.program import FoundProgram
 from tests.support.launcher_house import FLAGS, House
 
 VERSIONS = (252, 257, 262)
@@ -273,7 +274,8 @@ def test_the_largest_unit(house: House, version: int) -> None:
     ],
 )
 def test_program_folders(program: str, folders: tuple[str, ...]) -> None:
-    assert program_folders(Path(program)) == folders
+    path = Path(program)
+    assert program_folders(FoundProgram(path, path, (0, 0, 0, 0))) == folders
 
 
 def test_the_configuration_has_to_be_roots(tmp_path: Path) -> None:

@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 
 from magid.errors import LlamaServerMissing
-from magid.llama.program import InstalledProgram, advice, find_program, flags_in, probe, version_in
+from magid.llama.installed_program import InstalledProgram
+from magid.llama.program import advice, find_program, flags_in, probe, version_in
 from tests.support import fake_llama
 from tests.support.deadlines import PATIENCE_S
 
 
 def test_a_configured_program(tmp_path: Path) -> None:
     program = fake_llama.install(tmp_path)
-    assert find_program(str(program), "") == program
+    assert find_program(str(program), "").path == program
 
 
 @pytest.mark.parametrize("what", ["absent", "folder", "not executable"])
@@ -49,7 +50,7 @@ def test_the_search_path(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     found = find_program(None, f".::{tmp_path}/a:{tmp_path}/b")
     usual = [Path("/usr/local/bin/llama-server"), Path("/usr/bin/llama-server")]
-    assert found == next((path for path in usual if path.exists()), program)
+    assert found.path == next((path for path in usual if path.exists()), program)
 
 
 async def test_the_real_program(llama_server: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from magid.config.settings import Config
 from magid.errors import InvalidConfig
-from magid.llama.program import InstalledProgram
+from magid.llama.installed_program import InstalledProgram
 from magid.servers import choose as launchers
 from magid.servers.choose import choose
 from magid.servers.processes.backend import ProcessBackend

@@ -8,7 +8,7 @@ import pytest
 
 from magid.gpus.memory_report import report_in
 from magid.gpus.memory_table import Estimate
-from magid.llama.program import InstalledProgram
+from magid.llama.installed_program import InstalledProgram
 from magid.llama.spec import ServerSpec
 from magid.servers.backend import ServerState
 from magid.servers.processes.backend import ProcessBackend

@@ -20,7 +20,8 @@ import pytest
 from magid.errors import CannotWrite, Conflict, InvalidInput, LlamaServerMissing
 from magid.host.ports import HostPort, owners_of
 from magid.host.usage import ServerFigures, machine_memory, process_figures
-from magid.llama.program import InstalledProgram, LlamaProgram, probe
+from magid.llama.installed_program import InstalledProgram
+from magid.llama.program import LlamaProgram, probe
 from magid.servers.backend import ServerBackend, ServerState
 from magid.servers.processes.backend import ProcessBackend
 from magid.servers.processes.supervisor import RestartPolicy

@@ -37,15 +37,14 @@ class Files:
 
     def __init__(self, folder: str) -> None:
         names = sorted(path.name for path in Path(folder).iterdir())
-        self.contents = {
-            number: (name, Path(folder, name).read_bytes())
-            for number, name in enumerate(names, start=ROOT + 1)
-        }
+        paths = {number: Path(folder, name) for number, name in enumerate(names, start=ROOT + 1)}
+        self.contents = {n: (path.name, path.read_bytes()) for n, path in paths.items()}
+        self.modes = {n: path.stat().st_mode & 0o755 | 0o644 for n, path in paths.items()}
 
     def attributes(self, node: int) -> bytes:
         mode, size = stat.S_IFDIR | 0o755, 4096
         if node != ROOT:
-            mode, size = stat.S_IFREG | 0o644, len(self.contents[node][1])
+            mode, size = stat.S_IFREG | self.modes[node], len(self.contents[node][1])
         return struct.pack("<QQQQQQIIIIIIIIII", node, size, (size + 511) // 512, 0, 0, 0, 0, 0, 0,
                            mode, 1, 0, 0, 0, 4096, 0)  # fmt: skip
 

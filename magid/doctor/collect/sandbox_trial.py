@@ -27,10 +27,11 @@ from magid.gpus.device import gpus_of
 from magid.gpus.listing import devices_in, last_line
 from magid.launcher import short_units
 from magid.launcher.model_files import Examiner, check_files
-from magid.launcher.policy import PROGRAM_PLACES
+from magid.launcher.policy import configured_program
 from magid.launcher.sandbox import Property, unit_properties
 from magid.launcher.unit_request import CheckedFile, UnitRequest
-from magid.llama.program import find_program, flags_in, version_in
+from magid.llama.program import FoundProgram, flags_in, version_in
+from magid.llama.program_search import ProgramSearch
 from magid.systemd.bus import MANAGER, MANAGER_PATH, PROPERTIES, Bus, BusError, major, variant
 
 TRIAL_S: Final = 45.0  # three runs of llama-server, each with its own limit
@@ -49,13 +50,13 @@ def trial(settings: Config, paths: Iterable[str]) -> SandboxTrial:
             answer = asyncio.run(_tried(settings, program, roots, list(paths), output))
         except (BusError, TimeoutError) as error:
             raise CannotCollect(f"systemd made no unit for a trial: {error}") from None
-    return _trial_of(answer, program, problem)
+    return _trial_of(answer, str(program.path) if program else "", problem)
 
 
-def _program(settings: Config) -> tuple[Path | None, str]:
-    configured = settings.llama_server_path
+def _program(settings: Config) -> tuple[FoundProgram | None, str]:
     try:
-        return find_program(str(configured) if configured else None, PROGRAM_PLACES), ""
+        with closing(ProgramSearch()) as search:
+            return configured_program(settings, search.find), ""
     except LlamaServerMissing as error:
         return None, error.message
 
@@ -74,15 +75,15 @@ def properties(
     ]
 
 
-def _trial_of(answer: Mapping[str, Any], program: Path | None, problem: str) -> SandboxTrial:
+def _trial_of(answer: Mapping[str, Any], program: str, problem: str) -> SandboxTrial:
     if "failed" in answer:
-        return SandboxTrial(failed=answer["failed"], program=Program(str(program or ""), problem))
+        return SandboxTrial(failed=answer["failed"], program=Program(program, problem))
     return SandboxTrial(
         files=answer["files"] | answer["unfit"],
         ways=answer["ways"],
         nodes=answer["nodes"],
         egress=answer["egress"],
-        program=(program_of(str(program), answer["runs"]) if program else Program("", problem)),
+        program=(program_of(program, answer["runs"]) if program else Program("", problem)),
     )
 
 
@@ -114,7 +115,11 @@ def _why_unlisted(run: Mapping[str, Any]) -> str:
 
 
 async def _tried(
-    settings: Config, program: Path | None, roots: tuple[str, ...], paths: list[str], output: Path
+    settings: Config,
+    program: FoundProgram | None,
+    roots: tuple[str, ...],
+    paths: list[str],
+    output: Path,
 ) -> dict[str, Any]:
     bus = Bus()
     await bus.open()
@@ -124,7 +129,14 @@ async def _tried(
         files, unfit = _fit(settings, program, roots, paths, version)
         order = short_units.request(settings, program, roots, files)
         argv = [
-            *("/usr/bin/python3", "-I", "-S", str(PROBE), "box", str(program or "")),
+            *(
+                "/usr/bin/python3",
+                "-I",
+                "-S",
+                str(PROBE),
+                "box",
+                str(program.path) if program else "",
+            ),
             *(file.path for file in files),
         ]
         unit = properties(order, version, argv, output)
@@ -141,7 +153,7 @@ async def _tried(
 
 def _fit(
     settings: Config,
-    program: Path | None,
+    program: FoundProgram | None,
     roots: tuple[str, ...],
     paths: Iterable[str],
     version: int,

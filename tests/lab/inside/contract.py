@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from magid.launcher import protocol
-from magid.llama.program import InstalledProgram
+from magid.llama.installed_program import InstalledProgram
 from magid.servers.backend import ServerBackend
 from magid.servers.systemd.backend import SystemdBackend
 from magid.servers.systemd.launcher_client import LauncherClient
