@@ -180,8 +180,8 @@ class Config(Section, frozen=True):
     ] = 120.0
     readiness_check_interval: Annotated[
         Seconds,
-        about("Longest pause between readiness checks, in seconds; it begins with 10 ms"),
-    ] = 2.0  # fmt: skip
+        about("Longest pause between readiness checks, in seconds; it begins with 5 ms"),
+    ] = 0.02  # fmt: skip
     stop_timeout: Annotated[
         Seconds, about("Seconds that a server has to stop before it is killed")
     ] = 10.0

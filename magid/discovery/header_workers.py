@@ -14,7 +14,7 @@ from magid.discovery.gguf_file import read_head
 from magid.discovery.header_cache import Unusable, kept_metadata, packed, read_facts
 from magid.discovery.links import follow
 from magid.discovery.naming import text
-from magid.discovery.walker import File, walk, why_unusable
+from magid.discovery.walker import File, walk
 from magid.errors import GgufError
 from magid.host.workers import Heartbeat, answer, requests
 
@@ -32,8 +32,6 @@ def carry_out(request: Any) -> Any:
             return _read(path)
         case ["begin", path]:
             return _begin(path)
-        case ["usable", path]:
-            return why_unusable(path) or []
         case ["be nice"]:
             with suppress(OSError):
                 os.nice(_NICENESS)

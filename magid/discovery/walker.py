@@ -186,17 +186,6 @@ def is_below(path: str, folders: Iterable[str]) -> bool:
     return path.startswith(tuple(folder.rstrip("/") + "/" for folder in folders))
 
 
-def why_unusable(path: str) -> tuple[str, str] | None:
-    """Returns what cannot be done with a model's file ("open" or "read"), and why. Blocks."""
-    try:
-        regular = stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116 - pathlib would only wrap it
-    except OSError as error:
-        return "open", error.strerror or str(error)
-    if not regular or not os.access(path, os.R_OK):
-        return "read", "check its permissions"
-    return None
-
-
 def _unreadable(error: OSError) -> str:
     return f"cannot be read: {error.strerror}"
 

@@ -55,7 +55,7 @@ class HostPort(Struct, frozen=True):
         return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
 
-_EVERY_ADDRESS = frozenset({"", "0.0.0.0", "::"})
+EVERY_ADDRESS = frozenset({"", "0.0.0.0", "::"})
 _TRIES = 3  # to list all connections
 
 
@@ -108,7 +108,7 @@ def listening() -> set[tuple[str, int, int | None]]:
 
 
 def _overlap(one: str, other: str) -> bool:
-    return one == other or not _EVERY_ADDRESS.isdisjoint((one, other))
+    return one == other or not EVERY_ADDRESS.isdisjoint((one, other))
 
 
 def _owner(pid: int | None) -> PortOwner:
@@ -183,8 +183,8 @@ def far_ends(here: Place, there: Place) -> tuple[End, ...]:
         found = None
     if found is not None:
         return (found,)
-    address = _plain(there[0])
-    if not address.is_loopback and address != _plain(here[0]):
+    address = plain(there[0])
+    if not address.is_loopback and address != plain(here[0]):
         return ()
     return _proc_ends(address, there[1])
 
@@ -282,7 +282,7 @@ def _proc_ends(address: "Address", port: int) -> tuple[End, ...]:
         End(uid, inode)
         for text in _tables()
         for state, at, at_port, uid, inode in _rows(text)
-        if state != _LISTENS and at_port == port and _plain(str(at)) == address
+        if state != _LISTENS and at_port == port and plain(str(at)) == address
     )
     return tuple(end for end in found if end.inode) or found
 
@@ -321,7 +321,7 @@ def _address(text: str) -> Address:
     return ipaddress.ip_address(struct.pack(f"={len(words)}I", *words))
 
 
-def _plain(text: str) -> Address:
+def plain(text: str) -> Address:
     """Parses an IP address; an IPv4-mapped one becomes IPv4."""
     address = ipaddress.ip_address(text)
     return (address.version == 6 and address.ipv4_mapped) or address

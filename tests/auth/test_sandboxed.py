@@ -109,7 +109,7 @@ def test_by_the_tables_of_the_kernel_too() -> None:
             inode = os.fstat(client.fileno()).st_ino
             here, there = ours.getsockname()[:2], ours.getpeername()[:2]
             assert far_ends(here, there) == (End(MODEL, inode),)
-            address = ports._plain(there[0])
+            address = ports.plain(there[0])
             assert ports._proc_ends(address, there[1]) == (End(MODEL, inode),)
             redirected = (here[0], 1)  # the goal that the other end knows of is another one
             assert far_ends(redirected, there) == (End(MODEL, inode),)

@@ -10,6 +10,7 @@ BENCHES = (
     "bench_events",
     "bench_start",
     "bench_magictl",
+    "bench_swap",
     "bench_gateway",
     "bench_bodies",
     "bench_metrics",

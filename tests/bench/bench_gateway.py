@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,10 +176,16 @@ LD_LIBRARY_PATH=$PWD:$PWD/llama exec "$@"
 """
 
 
-def router(folder: Path, program: Path, model: Path) -> Iterator[tuple[int, int]]:
-    """llama-server's own router, in front of a server of its own. Needs root for its loader."""
+def router(
+    folder: Path, program: Path, models: Mapping[str, Path], options: Sequence[str]
+) -> Iterator[tuple[int, int]]:
+    """llama-server's own router, in front of servers of its own. Needs root for its loader.
+
+    `models` by the names of their files there; `options` are those of the servers.
+    """
     (folder / "models").mkdir(parents=True)
-    shutil.copy(model, folder / "models" / "tiny.gguf")
+    for name, model in models.items():
+        (folder / "models" / name).hardlink_to(model)
     port = _free_port()
     libraries = program.parent / "usr/lib/x86_64-linux-gnu"
     command = [str(program)]
@@ -189,8 +195,7 @@ def router(folder: Path, program: Path, model: Path) -> Iterator[tuple[int, int]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [*command, "--models-dir", folder / "models", "--port", str(port), "--host",
-             "127.0.0.1", "-np", str(CLIENTS), "-t", "1", "-c", "32768", "--no-webui",
-             "-lv", "0"],
+             "127.0.0.1", "--no-webui", "-lv", "0", *options],
             stdout=log, stderr=log, cwd=libraries if libraries.exists() else folder,
         )  # fmt: skip
     try:
@@ -376,7 +381,12 @@ def stage(folder: Path) -> Iterator[tuple[Running, list[Way], list[Way]]]:
             )
             both.append(Way("nginx", port, pid, key, MEDIUM))
         port, pid = held.enter_context(
-            contextmanager(router)(folder / "router", program, magid.models / "Medium-F16.gguf")
+            contextmanager(router)(
+                folder / "router",
+                program,
+                {"tiny.gguf": magid.models / "Medium-F16.gguf"},
+                ("-np", str(CLIENTS), "-t", "1", "-c", "32768"),
+            )
         )
         way = Way("llama-server router", port, pid, "any", "tiny")
         Client(way).ask_surely(Client(way).request(stream=False, tokens=1))

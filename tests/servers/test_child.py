@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from sys import getsizeof
 
 import pytest
@@ -54,6 +55,32 @@ async def test_a_program_that_is_not_there() -> None:
     lines, returncode = await output_of("/nonexistent/program")
     assert returncode == 127
     assert lines == ["error: cannot run /nonexistent/program: No such file or directory"]
+
+
+@pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        (["model"], None),
+        (["model", "absent"], (1, "open", "No such file or directory")),
+        (["folder"], (0, "read", "check its permissions")),
+    ],
+)
+async def test_a_program_runs_with_its_files_only(
+    tmp_path: Path, names: list[str], problem: tuple[int, str, str] | None
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "model").write_text("")
+    (tmp_path / "program").write_text("#!/bin/sh\necho ran; ls /proc/self/fd | wc -l")
+    (tmp_path / "program").chmod(0o755)
+    lines: list[str] = []
+    files = [str(tmp_path / name) for name in names]
+    environment = {"PATH": "/usr/bin:/bin"}
+    child = await Child.spawn([str(tmp_path / "program")], environment, lines.append, files=files)
+    assert await child.problem_of_files(PATIENCE_S) == problem
+    async with asyncio.timeout(PATIENCE_S):
+        await child.wait()
+    await child.end(0)
+    assert lines == (["ran", "4"] if problem is None else [])
 
 
 async def test_a_stranger_who_keeps_the_pipe_is_not_waited_for() -> None:

@@ -2,10 +2,9 @@
 
 import pytest
 
-from magid.errors import ServerFailed
 from magid.llama.log_errors import LastErrors, error_text, exit_reason
 from magid.llama.spec import ServerSpec
-from magid.servers.processes.supervisor import RestartPolicy, check_files
+from magid.servers.processes.supervisor import RestartPolicy, files_of, why_unusable
 
 # As llama-server 0.7.0 prints them for a truncated file.
 TRUNCATED = """\
@@ -96,12 +95,8 @@ def test_the_delay_of_a_long_row() -> None:
     assert RestartPolicy(limit=10**6).delay_s(10**6) == 60
 
 
-def test_a_folder_is_no_model(tmp_path: object) -> None:
-    with pytest.raises(ServerFailed, match="cannot read the model file"):
-        check_files(ServerSpec("m", 0, 8080, "127.0.0.1", str(tmp_path)))
-
-
-def test_the_projector_counts_too(tmp_path: object) -> None:
-    spec = ServerSpec("m", 0, 8080, "127.0.0.1", __file__, mmproj_path=f"{tmp_path}/absent")
-    with pytest.raises(ServerFailed, match=r"cannot open the projector file .*No such file"):
-        check_files(spec)
+def test_the_projector_counts_too() -> None:
+    spec = ServerSpec("m", 0, 8080, "127.0.0.1", "/m.gguf", mmproj_path="/p.gguf")
+    assert files_of(spec) == ("/m.gguf", "/p.gguf")
+    why = why_unusable(spec, 1, "open", "No such file or directory")
+    assert why == "cannot open the projector file /p.gguf: No such file or directory"

@@ -84,6 +84,40 @@ def write_chat_model(
     return _write(path, pairs | dict(metadata or {}), tensors)
 
 
+def write_wide_model(path: Path, *, name: str, width: int, feed: int, layers: int) -> Path:
+    """A model of any size, of random numbers in F16, that a real llama-server runs; it babbles.
+
+    All layers hold the same numbers: a large file is written in seconds.
+    """
+    words = tiny_llama.Vocabulary(())
+    random = np.random.default_rng(0)
+    shapes = {
+        **{f"attn_{x}": (width, width) for x in ("q", "k", "v", "output")},
+        "ffn_gate": (feed, width),
+        "ffn_up": (feed, width),
+        "ffn_down": (width, feed),
+        "attn_norm": (width,),
+        "ffn_norm": (width,),
+    }
+    own = {x: random.normal(scale=0.02, size=shape) for x, shape in shapes.items()}
+    one = _encoded(own, "F16")
+    few = {x: random.normal(size=(len(words.tokens), width)) for x in ("token_embd", "output")}
+    ends = _encoded({**few, "output_norm": np.ones(width)}, "F16")
+    tensors = {f"{x}.weight": found for x, found in ends.items()}
+    for layer in range(layers):
+        tensors |= {f"blk.{layer}.{x}.weight": found for x, found in one.items()}
+    pairs = _model_pairs(name, words, "F16", 2048) | {
+        "llama.embedding_length": width,
+        "llama.block_count": layers,
+        "llama.feed_forward_length": feed,
+        **{f"llama.attention.head_count{x}": width // 64 for x in ("", "_kv")},
+        **{f"llama.attention.{x}_length": 64 for x in ("key", "value")},
+        "llama.rope.dimension_count": 64,
+        "tokenizer.chat_template": CHAT_TEMPLATE,
+    }
+    return _write(path, pairs, tensors)
+
+
 def write_embedding_model(
     path: Path,
     *,

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from magid.errors import Conflict, NotFound
+from magid.host.listening_sockets import is_held_by
 from magid.host.ports import can_bind, owners_of
 from magid.host.usage import ServerFigures, process_figures
 from magid.llama import device_list, memory_prediction
@@ -45,7 +46,7 @@ class ProcessBackend:
         program: Callable[[], Awaitable[LlamaProgram]],
         *,
         max_startup_s: float = 120.0,
-        check_interval_s: float = 2.0,
+        check_interval_s: float = 0.02,
         stop_timeout_s: float = 10.0,
         restart: RestartPolicy | None = None,
     ) -> None:
@@ -53,6 +54,7 @@ class ProcessBackend:
             keys=KeyFiles(keys_dir),
             program=program,
             owners_of=owners_of,
+            is_held_by=is_held_by,
             can_bind=can_bind,
             timing=Timing(max_startup_s, check_interval_s, stop_timeout_s),
             restart=restart or RestartPolicy(),

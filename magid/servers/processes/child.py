@@ -104,27 +104,39 @@ class Child:
         self._pidfd = os.pidfd_open(process.pid)
         self._exited = asyncio.Event()
         self._output: tuple[PipeReader, _Lines] | None = None
+        self._report: _Report | None = None
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._pidfd, self._collect)
 
     @classmethod
     async def spawn(
-        cls, argv: Sequence[str], environment: Mapping[str, str], on_line: Callable[[str], None]
+        cls,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        on_line: Callable[[str], None],
+        *,
+        files: Sequence[str] = (),
     ) -> "Child":
         """Runs `argv`. Blocks the loop for the few milliseconds of a fork. Raises OSError.
 
         Must be called on a thread that lives as long as the daemon: the kernel kills the child
         together with the thread that created it. A program that cannot be run shows as a child that
-        exits with 127.
+        exits with 127. It is not run without the `files`: see `problem_of_files`.
         """
+        report = _Report() if files else None
         reading, writing = os.pipe()
         try:
-            child = cls._watching(_popen(argv, environment, writing))
+            child = cls._watching(_popen(argv, environment, writing, report, files))
         except BaseException:
             os.close(reading)
+            if report is not None:
+                report.close()
             raise
         finally:
             os.close(writing)
+            if report is not None:
+                report.begin()
+        child._report = report
         try:
             child._read_from(reading, on_line)
         except BaseException:
@@ -169,6 +181,18 @@ class Child:
                 await self._exited.wait()
         return self.has_exited
 
+    async def problem_of_files(self, timeout_s: float) -> tuple[int, str, str] | None:
+        """Waits until the program runs, and returns None; or which file it cannot have.
+
+        That is the file's number, what cannot be done ("open" or "read"), and why. Raises
+        TimeoutError if a file system does not answer in time.
+        """
+        if self._report is None:
+            return None
+        await self._report.begun.wait()
+        async with asyncio.timeout(timeout_s):
+            return await self._report.problem()
+
     async def end(self, grace_s: float) -> None:
         """Sends SIGTERM, and SIGKILL after `grace_s`; returns when the child is gone. Idempotent.
 
@@ -184,6 +208,8 @@ class Child:
                         "process %d does not end, not even by SIGKILL: it waits for a disk or a "
                         "mount that does not answer", self.pid,
                     )  # fmt: skip
+        if self._report is not None:
+            self._report.close()
         await self._finish_output()
 
     async def _finish_output(self) -> None:
@@ -197,16 +223,62 @@ class Child:
         pipe.close()
 
 
+class _Report:
+    """What exec_child.py says of the files: nothing, and the end, once it executes the program."""
+
+    def __init__(self) -> None:
+        self._reading, self.writing = os.pipe()
+        self._text = b""
+        self.begun = asyncio.Event()  # the files are being checked
+        self._ended = asyncio.Event()
+        self._pipe: PipeReader | None = None
+
+    def begin(self) -> None:
+        """Reads. Call it when the child exists: its end of the pipe is then its own."""
+        os.close(self.writing)
+        if self._reading >= 0:
+            self._pipe = PipeReader(self._reading, self._add, self._end)
+
+    def _add(self, data: bytes) -> None:
+        self._text += data
+        self.begun.set()
+
+    def _end(self) -> None:
+        self.begun.set()
+        self._ended.set()
+
+    async def problem(self) -> tuple[int, str, str] | None:
+        await self._ended.wait()
+        text = self._text.decode(errors="replace").removeprefix(".")
+        if not text:
+            return None
+        number, verb, why = text.split(" ", 2)
+        return int(number), verb, why
+
+    def close(self) -> None:
+        if self._pipe is not None:
+            self._pipe.close()
+        elif self._reading >= 0:
+            os.close(self._reading)
+            self._reading = -1
+
+
 def _popen(
-    argv: Sequence[str], environment: Mapping[str, str], output: int
+    argv: Sequence[str],
+    environment: Mapping[str, str],
+    output: int,
+    report: _Report | None,
+    files: Sequence[str],
 ) -> "subprocess.Popen[bytes]":
-    tether = [sys.executable, "-I", "-S", str(_TETHER), str(os.getpid()), "--"]
+    tether = [sys.executable, "-I", "-S", str(_TETHER), str(os.getpid())]
+    needed = () if report is None else (str(report.writing), *files)
     return subprocess.Popen(
-        [*tether, *argv],
+        [*tether, *needed, "--", *argv],
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,
         env=environment,
         cwd="/",
         start_new_session=True,
+        pass_fds=() if report is None else (report.writing,),
     )

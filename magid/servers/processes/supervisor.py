@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from magid.errors import CannotWrite, InvalidInput, MagidError, ServerFailed, ServerUnreachable
 from magid.host.ports import HostPort, PortOwner, port_taken
-from magid.host.workers import LATE_S, Silent, Worker, WorkerEnded
+from magid.host.workers import LATE_S
 from magid.llama.arguments import child_environment, server_argv
 from magid.llama.client import Health, check_health, why_foreign
 from magid.llama.log_errors import LastErrors, exit_reason
@@ -117,6 +117,7 @@ class Dependencies(Struct, frozen=True):
     keys: KeyFiles
     program: Callable[[], Awaitable[LlamaProgram]]
     owners_of: Callable[[HostPort], Sequence[PortOwner]]  # blocks: called in a thread
+    is_held_by: Callable[[HostPort, int], bool]
     can_bind: Callable[[HostPort], bool]  # blocks: called in a thread
     timing: Timing
     restart: RestartPolicy
@@ -264,15 +265,17 @@ class ServerProcess:
         return exit_reason(child.returncode or 0, self._errors, was_ready=ready)
 
     async def _make_child(self) -> Child:
-        await asyncio.to_thread(check_files, self.spec)
         await self._check_free()
         argv = await self._around.argv_of(self.spec)
         self.key = self._around.keys.write_new(self.spec.port)
         self._errors = LastErrors()
         try:
-            self._child = await Child.spawn(argv, child_environment(os.environ), self._on_line)
+            self._child = await Child.spawn(
+                argv, child_environment(os.environ), self._on_line, files=files_of(self.spec)
+            )
         except OSError as error:
             raise ServerFailed(f"cannot start a process: {error.strerror}") from error
+        await self._check_files(self._child)
         self.observed = replace(
             self.observed,
             pid=self._child.pid,
@@ -283,6 +286,17 @@ class ServerProcess:
         self._show(ServerState.STARTING)
         self.made.set()
         return self._child
+
+    async def _check_files(self, child: Child) -> None:
+        """Waits until the program runs. Raises ServerFailed if a file of it cannot be used."""
+        try:
+            problem = await child.problem_of_files(LATE_S)
+        except TimeoutError:
+            problem = (0, "open", "its file system does not answer")
+        if problem is not None:
+            await child.end(0)
+            self._child = None
+            raise ServerFailed(why_unusable(self.spec, *problem))
 
     def _on_line(self, text: str) -> None:
         self._ring.add(text, run=self.observed.invocation_id or "")
@@ -333,6 +347,8 @@ class ServerProcess:
         Checked before the key is sent to the process that answers there. Raises ServerFailed if
         another process holds the port or shares it (SO_REUSEPORT lets the same user).
         """
+        if self._around.is_held_by(self._endpoint, child.pid):
+            return True
         owners = await asyncio.to_thread(self._around.owners_of, self._endpoint)
         strangers = [owner for owner in owners if owner.session != child.pid]
         if strangers and not child.has_exited:
@@ -359,31 +375,12 @@ _LAST_SEEN = {
 }
 
 
-def check_files(spec: ServerSpec, late_s: float = LATE_S) -> None:
-    """Raises ServerFailed if a file of the spec cannot be read. Blocks for `late_s` at most.
-
-    Uses a worker process: a thread that waits for a mount would keep magid from ending.
-    """
-    named = (("model", spec.model_path), ("projector", spec.mmproj_path))
-    wanted = [(what, path) for what, path in named if path is not None]
-    try:
-        worker = Worker("magid.discovery.header_workers")
-    except OSError as error:
-        raise ServerFailed(f"cannot start a process: {error.strerror}") from error
-    try:
-        for what, path in wanted:
-            if problem := _problem_of(path, worker, late_s):
-                verb, why = problem
-                raise ServerFailed(f"cannot {verb} the {what} file {path}: {why}")
-    finally:
-        worker.end()
+def files_of(spec: ServerSpec) -> tuple[str, ...]:
+    """Returns the files that a server needs: the model's first, and its projector."""
+    return tuple(path for path in (spec.model_path, spec.mmproj_path) if path is not None)
 
 
-def _problem_of(path: str, worker: Worker, late_s: float) -> tuple[str, str] | None:
-    worker.submit([["usable", path]])
-    try:
-        return worker.receive(late_s) or None
-    except Silent:
-        return "open", "its file system does not answer"
-    except WorkerEnded:
-        return "open", "who looked at it was ended; try again"
+def why_unusable(spec: ServerSpec, number: int, verb: str, why: str) -> str:
+    """Returns the message for the file of `files_of` with this number."""
+    what = ("model", "projector")[number]
+    return f"cannot {verb} the {what} file {files_of(spec)[number]}: {why}"

@@ -1,0 +1,122 @@
+"""Measures swaps between two models: reads ways and rounds as JSON, prints seconds as JSON.
+
+Runs where the servers run, in a container too, so it uses the standard library alone. From the
+request for B, while A is ready and idle in its place, to the first byte of B's answer; then the
+other way round. The ways take turns, so that they share the machine's moods.
+"""
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+LOOK_S = 0.002  # by hand: between two looks at /health
+PATIENCE_S = 120.0
+
+
+class ByHand:
+    """Stops the running server, starts the other one and polls /health, then asks it."""
+
+    def __init__(self, servers: list[dict[str, Any]]) -> None:
+        self._servers = servers
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def swap_to(self, number: int) -> None:
+        server = self._servers[number]
+        self.end()
+        self._process = subprocess.Popen(
+            server["argv"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + PATIENCE_S
+        while not is_ready(server["port"]):
+            if time.monotonic() > deadline or self._process.poll() is not None:
+                raise SystemExit(f"cannot start {server['argv']}")
+            time.sleep(LOOK_S)
+        ask(server["port"], server["key"], server["model"])
+
+    def end(self) -> None:
+        if self._process is not None:
+            self._process.send_signal(signal.SIGTERM)
+            self._process.wait()
+            self._process = None
+
+
+class Through:
+    """Asks a gateway that stops and starts servers itself."""
+
+    def __init__(self, port: int, models: list[str]) -> None:
+        self._port, self._models = port, models
+
+    def swap_to(self, number: int) -> None:
+        ask(self._port, "any", self._models[number])
+
+    def end(self) -> None:
+        pass
+
+
+def is_ready(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+def ask(port: int, key: str, model: str) -> None:
+    """Returns with the first byte of the answer to a request for one token."""
+    body = json.dumps({"model": model, "prompt": "a", "max_tokens": 1, "stream": True})
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
+    try:
+        connection.request("POST", "/v1/completions", body, headers)
+        answer = connection.getresponse()
+        if answer.status != 200 or not answer.read(1):
+            raise SystemExit(f"cannot use port {port}: {answer.status} {answer.read()[:300]!r}")
+    finally:
+        connection.close()
+
+
+def forget_pages(paths: list[str]) -> None:
+    """Drops the files from the page cache; those that a process has mapped stay."""
+    for path in paths:
+        file = os.open(path, os.O_RDONLY)
+        try:
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(file)
+
+
+def measure(ways: dict[str, Any], rounds: int) -> dict[str, list[float]]:
+    made = {
+        name: ByHand(way["servers"]) if "servers" in way else Through(way["port"], way["models"])
+        for name, way in ways.items()
+    }
+    for way in made.values():
+        way.swap_to(0)
+    took: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(1, rounds + 1):
+        for name in list(ways) if number % 2 else reversed(ways):
+            forget_pages(ways[name].get("cold", [])[number % 2 : number % 2 + 1])
+            time.sleep(0.2)  # what the last swap left behind ends
+            began = time.perf_counter()
+            made[name].swap_to(number % 2)
+            took[name].append(time.perf_counter() - began)
+    for way in made.values():
+        way.end()
+    return took
+
+
+if __name__ == "__main__":
+    asked = json.loads(Path(sys.argv[1]).read_text())
+    print(json.dumps(measure(asked["ways"], asked["rounds"])))
