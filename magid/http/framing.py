@@ -49,13 +49,31 @@ class ChunkReader:
         """Whether the bytes so far end within a chunk, where nothing may be inserted."""
         return bool(self._left or self._line)
 
+    def takes_one(self, data: bytes) -> bool:
+        """Takes exactly one complete chunk, as llama-server sends each event; else returns False.
+
+        Then nothing was taken, and `feed` knows what it is.
+        """
+        line = None if self._left or self._line else _WHOLE_LINE.match(data)
+        if line is None:
+            return False
+        size = int(line[1], 16)
+        start = line.end()
+        if not size or len(data) != start + size + 2 or not data.endswith(b"\r\n"):
+            return False
+        self.size += size
+        self.count += 1
+        if self.payload is not None:
+            self.payload.append(data[start:-2])
+        return True
+
     def feed(self, data: bytes, most: int | None = None) -> int:
         """Returns how many of these bytes belong to the body. Raises ProtocolError.
 
         With `most`, stops after about that many chunks; pass the remaining bytes in again.
         """
         at, end = 0, len(data)
-        if not self._left and not self._line and self._is_one_chunk(data):
+        if self.takes_one(data):
             return end
         last = sys.maxsize if most is None else self.count + most
         while at < end and not self.done and self.count < last:
@@ -81,21 +99,6 @@ class ChunkReader:
             self.count += 1
             at = stop + 2
         return at
-
-    def _is_one_chunk(self, data: bytes) -> bool:
-        """Whether this is exactly one complete chunk, as llama-server sends each event."""
-        found = data.find(b"\r\n", 0, MAX_CHUNK_LINE)
-        match = _SIZE.fullmatch(data, 0, found) if found > 0 else None
-        if match is None or not data.endswith(b"\r\n"):
-            return False
-        size = int(match[1], 16)
-        if not size or len(data) != found + size + 4:
-            return False
-        self.size += size
-        self.count += 1
-        if self.payload is not None:
-            self.payload.append(data[found + 2 : -2])
-        return True
 
     def _inside(self, data: bytes, at: int) -> int:
         step = min(self._left, len(data) - at)

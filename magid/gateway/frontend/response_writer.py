@@ -70,7 +70,7 @@ class ResponseWriter:
 
     def begins(self, head: ReplyHead, fields: bytes, data: bytes) -> None:
         self._reply, self._fields = head, fields
-        if self._is_rewritten(head):
+        if self._path in NAME_FILES or (head.status >= 400 and self._is_misshapen(head.status)):
             self._chunks = ChunkReader(keep=True) if head.is_chunked else None
             self._collected = bytearray(self._without_chunks(data))
             return
@@ -131,12 +131,8 @@ class ResponseWriter:
     def _is_1_0(self) -> bool:
         return self._head is not None and self._head.is_1_0
 
-    def _is_rewritten(self, head: ReplyHead) -> bool:
-        return self._path in NAME_FILES or self._is_misshapen(head)
-
-    def _is_misshapen(self, head: ReplyHead) -> bool:
+    def _is_misshapen(self, status: int) -> bool:
         """Whether clients may look for other words: in each error, or that of a long prompt."""
-        status = head.status
         return status == 400 or (status > 400 and style_of(self._path) is not Style.OPENAI)
 
     def _without_chunks(self, data: bytes) -> bytes:

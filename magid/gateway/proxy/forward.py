@@ -61,10 +61,10 @@ class ForwardedRequest:
     """
 
     __slots__ = (
-        "_connection", "_has_begun", "_is_silent", "_left", "_losses", "_on_end", "_on_free",
-        "_retry", "_seen", "_start", "_tail", "_task", "_was_resent", "client", "is_over",
-        "last_byte", "record", "request", "route", "server", "started", "timeout_s", "tried",
-        "wait_timer",
+        "_connection", "_has_begun", "_is_silent", "_is_stream", "_left", "_losses", "_on_end",
+        "_on_free", "_retry", "_seen", "_start", "_tail", "_task", "_was_resent", "client",
+        "is_over", "last_byte", "record", "request", "route", "server", "started", "timeout_s",
+        "tried", "wait_timer",
     )  # fmt: skip
 
     def __init__(
@@ -93,7 +93,8 @@ class ForwardedRequest:
         self._has_begun = False
         self._losses = 0
         self._was_resent = False
-        self._is_silent = request.is_stream  # no event of its stream has come
+        self._is_stream = self.record.is_stream
+        self._is_silent = self._is_stream  # no event of its stream has come
         # Bytes that may come yet of an error, or before the first event.
         self._left = MAX_SILENT_BYTES if self._is_silent else 0
         self.is_over = False
@@ -167,7 +168,7 @@ class ForwardedRequest:
             is_events = head.content_type.startswith(b"text/event-stream")
             self._left = MAX_SILENT_BYTES if is_events else sys.maxsize
             self._look_for_event(first)
-        self._seen = self._amount(first)
+        self._seen = first.count(b"data:") if self._is_stream else len(first)
         self._start = first[:START_BYTES]
         self._tail.append(first[-TAIL_BYTES:])
         pool = self.server.pool
@@ -206,12 +207,9 @@ class ForwardedRequest:
             self._count_error(data)
         if len(self._start) < START_BYTES:
             self._start += data[:START_BYTES]
-        self._seen += self._amount(data)
+        self._seen += data.count(b"data:") if self._is_stream else len(data)
         self._tail.append(data[-TAIL_BYTES:])
         self.client.goes_on(data)
-
-    def _amount(self, data: bytes) -> int:
-        return data.count(b"data:") if self.request.is_stream else len(data)
 
     def _look_for_event(self, data: bytes) -> None:
         """Looks for the first event of the stream, which carries the first token.
@@ -361,7 +359,7 @@ class ForwardedRequest:
         """
         if not self.request.endpoint.generates or (self.record.status or 0) >= 400:
             return None
-        answer = self._seen if self.request.is_stream else int(self._seen / CHARS_PER_TOKEN)
+        answer = self._seen if self._is_stream else int(self._seen / CHARS_PER_TOKEN)
         return Usage(self.request.prompt.tokens, answer_tokens=answer)
 
     def _let_go(self, outcome: Outcome | None = None, lost: str | None = None) -> None:

@@ -218,6 +218,10 @@ class UpstreamConnection(asyncio.Protocol):
             handler.failed("its answer is malformed: its head takes too long", is_stale=False)
 
     def _go_on(self, data: bytes, handler: ResponseHandler) -> None:
+        chunks = self._chunks
+        if chunks is not None and chunks.takes_one(data):  # nearly always
+            handler.goes_on(data)
+            return
         data = self._count(data)
         handler.goes_on(data)
         if self._is_whole and self.handler is handler:
