@@ -40,8 +40,9 @@ PROGRAMS = {  # -> the module whose `main` it calls
     f"{LIBRARY}/magi-owners": "magid/standalone/state_owners.py",
 }
 # -I: neither the caller's environment nor its folder nor its home has a say in what is imported.
+# -S: nor has what else is installed; all that magid needs is in the two folders.
 PROGRAM = """\
-#!/usr/bin/python3 -I
+#!/usr/bin/python3 -IS
 import sys
 sys.path[:0] = [{library!r}, {vendor!r}]
 from {module} import main
@@ -50,7 +51,7 @@ sys.exit(main())
 # The collector would look at all that is imported, again and again; it is switched on at READY.
 # A magid that cannot be imported tells systemd and its clients so.
 DAEMON = """\
-#!/usr/bin/python3 -I
+#!/usr/bin/python3 -IS
 import gc
 import sys
 gc.disable()
