@@ -5,7 +5,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from msgspec import Struct, field
-from pydantic_core import to_json
 
 from magid.api import views
 from magid.api.reply import etag_of
@@ -19,6 +18,7 @@ from magid.control.snapshot import Snapshot
 from magid.errors import MagidError, NotReady
 from magid.gateway.dispatcher import Dispatcher
 from magid.host import usage
+from magid.http.json_text import to_json
 from magid.llama.program import LlamaProgram
 from magid.log.setup import OwnLog, RingLog
 from magid.servers.backend import ObservedServer

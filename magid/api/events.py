@@ -9,8 +9,6 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from pydantic_core import to_json
-
 from magid.api import views
 from magid.api.context import Context, DashboardState
 from magid.api.gpu_views import gpus_reply
@@ -19,6 +17,7 @@ from magid.api.sse import RETRY, event_of
 from magid.control.conditions import Severity, messages
 from magid.control.state import Change
 from magid.errors import MagidError
+from magid.http.json_text import to_json
 from magid.servers.backend import ObservedServer
 
 # They change all the time: they are sent alone, without the rest of the server's row.

@@ -6,13 +6,12 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Any, Literal
 
-from pydantic_core import to_json
-
 from magid import __version__
 from magid.api.reply import Call, Reply, cached, etag_of
 from magid.api.routes import Access, Query, Route
 from magid.api.schemas import models
 from magid.gateway.routing.endpoints import ENDPOINTS, Endpoint, Style
+from magid.http.json_text import to_json
 from magid.http.status import STATUS, status_of
 
 _REF = "#/components/schemas/{model}"

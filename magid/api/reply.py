@@ -4,8 +4,8 @@ import hashlib
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from typing import Any
 
+import msgspec
 from msgspec import Struct, field
-from pydantic_core import to_json
 
 from magid import errors
 from magid.gateway.routing.outline import Outline
@@ -53,7 +53,7 @@ class Stream(Struct, frozen=True):
 
 
 def reply(payload: object, status: int = 200) -> Reply:
-    return Reply(to_json(payload), status, headers_for(status))
+    return Reply(msgspec.json.encode(payload), status, headers_for(status))
 
 
 def digest(body: bytes) -> str:
@@ -83,7 +83,7 @@ def error_reply(error: errors.MagidError, methods: Iterable[str] = ()) -> Reply:
     """Returns the reply to a request that failed. `methods`: those of the path, for a 405."""
     status = status_of(error)
     body = {"error": error.code, "message": error.message, "details": dict(error.details)}
-    return Reply(to_json(body, fallback=str), status, headers_for(status, methods))
+    return Reply(msgspec.json.encode(body, enc_hook=str), status, headers_for(status, methods))
 
 
 def unexpected(request_id: str) -> Reply:
@@ -94,4 +94,4 @@ def unexpected(request_id: str) -> Reply:
         f"id: journalctl -u magid --grep {request_id}",
         "details": {"requestId": request_id},
     }
-    return Reply(to_json(body), 500)
+    return Reply(msgspec.json.encode(body), 500)

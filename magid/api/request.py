@@ -8,10 +8,9 @@ import asyncio
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
 
-from pydantic_core import ValidationError
 from sanic import Request
 from sanic.http import Http
 
@@ -25,6 +24,9 @@ from magid.gateway.frontend.request_reader import BOM
 from magid.gateway.proxy.time_slices import TimeSlices
 from magid.gateway.routing.outline import WHOLE_BYTES, Outline, outlined
 from magid.http import content_coding, framing, request_rules
+
+if TYPE_CHECKING:
+    from pydantic_core import ValidationError
 
 MAX_BODY_BYTES = WHOLE_BYTES  # for routes without `takes_large`
 MAX_VALUES = 4096
@@ -186,6 +188,8 @@ async def parse_body(
         return None, None
     if not _models:
         _models.update(await asyncio.to_thread(_import_models))
+    from pydantic_core import ValidationError  # imported with the models
+
     model = _models[name]
     data, outline = data.removeprefix(BOM), None
     try:
@@ -215,7 +219,7 @@ def _check_values(data: bytes) -> None:
         )
 
 
-def _invalid(error: ValidationError) -> errors.InvalidInput:
+def _invalid(error: "ValidationError") -> errors.InvalidInput:
     faults = error.errors(include_url=False, include_context=False, include_input=False)
     shown = [{"field": _field(fault["loc"]), "reason": fault["msg"]} for fault in faults[:10]]
     first = shown[0]

@@ -7,7 +7,7 @@ event and does not slow the others: its queue is bounded, and `publish` never wa
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
-from pydantic_core import to_json
+from magid.http.json_text import to_json
 
 KEEP_ALIVE_S = 15.0
 QUEUE_LIMIT = 256

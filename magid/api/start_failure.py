@@ -11,9 +11,8 @@ import socket
 from collections.abc import Sequence
 from functools import partial
 
-from pydantic_core import to_json
-
 from magid.errors import CannotStart
+from magid.http.json_text import to_json
 from magid.http.status import status_of
 
 ANSWER_S = 10.0  # a client that asks again and again costs one start in this time

@@ -4,7 +4,7 @@ A compromised server may send anything, without end. The client's own speed boun
 magid passes on; the limits here bound the bytes that it keeps or parses itself.
 """
 
-from pydantic_core import from_json
+from magid.http.json_text import from_json
 
 # -- the head of an answer
 MAX_HEAD_BYTES = 16 * 1024

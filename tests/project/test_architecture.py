@@ -152,7 +152,7 @@ def test_functions_are_short_and_files_small() -> None:
 @pytest.mark.parametrize(
     ("program", "unneeded"),
     [
-        ("magid.__main__", {"pydantic", "annotated_types"}),
+        ("magid.__main__", {"pydantic", "pydantic_core", "annotated_types"}),
         ("magid.launcher.__main__", {"pydantic", "sanic", "uvloop"}),
         ("magid.cli.main", {"msgspec", "pydantic", "sanic", "uvloop"}),
     ],

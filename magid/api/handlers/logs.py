@@ -9,13 +9,13 @@ from functools import partial
 from typing import Any
 
 from msgspec import Struct
-from pydantic_core import to_json
 
 from magid.api.context import Context
 from magid.api.reply import Call, Reply, Stream
 from magid.api.schemas import servers as server_schemas
 from magid.api.sse import KEEP_ALIVE_S, RETRY, comment, event_of
 from magid.errors import InvalidInput, NotFound
+from magid.http.json_text import to_json
 from magid.llama.spec import ServerSpec
 from magid.log.buffer import LogLine
 from magid.servers.backend import ObservedServer

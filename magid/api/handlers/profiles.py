@@ -3,14 +3,13 @@
 import asyncio
 from typing import cast
 
-from pydantic_core import to_json
-
 from magid.api import views
 from magid.api.context import Context
 from magid.api.reply import Call, Reply, cached, digest, etag_of, reply
 from magid.api.schemas import access as access_schemas
 from magid.api.schemas import models
 from magid.catalog.profile import Profile, check_slug
+from magid.http.json_text import to_json
 
 
 async def list_profiles(ctx: Context, call: Call) -> Reply:

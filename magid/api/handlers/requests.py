@@ -4,8 +4,6 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, cast
 
-from pydantic_core import to_json
-
 from magid.api.context import Context
 from magid.api.reply import Call, Reply, reply
 from magid.api.schemas import gateway as gateway_schemas
@@ -19,6 +17,7 @@ from magid.gateway.proxy.server import UpstreamServer
 from magid.gateway.routing import request, variants
 from magid.gateway.routing.endpoints import find
 from magid.gateway.routing.fleet import ChosenVariant
+from magid.http.json_text import to_json
 
 if TYPE_CHECKING:  # they are imported with the first body
     from magid.api.schemas import bodies

@@ -7,8 +7,6 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from pydantic_core import to_json
-
 from magid.control.snapshot import Phase
 from magid.control.state import Change
 from magid.gateway.dispatcher import Dispatcher
@@ -16,6 +14,7 @@ from magid.gateway.frontend.own_answers import visible
 from magid.gateway.proxy.forward import ResponseSink
 from magid.gateway.routing import model_list
 from magid.http.framing import ReplyHead, chunk
+from magid.http.json_text import to_json
 
 SETTLE_S = 0.1  # changes that come together are compared once
 KEEP_ALIVE_S = 15.0  # a comment, which keeps proxies from closing the connection

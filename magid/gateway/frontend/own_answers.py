@@ -7,7 +7,6 @@ from typing import cast
 from urllib.parse import unquote
 
 from msgspec import Struct
-from pydantic_core import from_json, to_json
 
 from magid.errors import InvalidInput, ModelNotFound, NotSupported
 from magid.gateway.dispatcher import Dispatcher
@@ -18,6 +17,7 @@ from magid.gateway.routing.endpoints import Endpoint
 from magid.gateway.routing.fleet import Fleet
 from magid.gateway.routing.outline import WHOLE_BYTES
 from magid.http import content_coding, request_rules
+from magid.http.json_text import from_json, to_json
 
 
 class OwnRequest(Struct, frozen=True):

@@ -10,7 +10,6 @@ from collections.abc import Generator, Mapping
 from typing import Any
 
 from msgspec import Struct
-from pydantic_core import to_json
 
 from magid.auth import origins
 from magid.auth.token_store import Caller
@@ -24,6 +23,7 @@ from magid.gateway.routing.outline import WHOLE_BYTES, Outline
 from magid.gateway.routing.request import ParsedRequest, parse, parse_large, parse_query
 from magid.http import content_coding, framing, request_rules
 from magid.http.framing import ChunkReader, ProtocolError
+from magid.http.json_text import to_json
 
 _PASSED = re.compile(
     rb"accept|anthropic-(?:beta|version)|openai-beta|traceparent|x-conversation-id"

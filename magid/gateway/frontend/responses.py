@@ -9,12 +9,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic_core import to_json
-
 from magid import errors
 from magid.auth import origins
 from magid.gateway.frontend.request_reader import RequestHead
 from magid.gateway.routing.endpoints import Style, methods_of, style_of
+from magid.http.json_text import to_json
 from magid.http.limits import parsed
 from magid.http.response_headers import PHRASES, PLAIN_DATA, headers_for
 

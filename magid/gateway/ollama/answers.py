@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from msgspec import Struct
-from pydantic_core import from_json
 
 from magid.gateway.ollama.models import timestamp
 from magid.http.framing import ProtocolError
+from magid.http.json_text import from_json
 from magid.http.limits import MAX_COLLECTED_BYTES
 
 Line = dict[str, Any]

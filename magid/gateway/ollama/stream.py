@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from msgspec.structs import replace
-from pydantic_core import to_json
 
 from magid.errors import InvalidInput, MagidError, ServerLost
 from magid.gateway.ollama import requests
@@ -18,6 +17,7 @@ from magid.gateway.ollama.answers import AnswerParts, Line, Shape
 from magid.gateway.proxy.forward import ResponseSink
 from magid.gateway.routing.request import ParsedRequest
 from magid.http.framing import LAST_CHUNK, ChunkReader, ProtocolError, ReplyHead, chunk
+from magid.http.json_text import to_json
 from magid.http.limits import MAX_COLLECTED_BYTES, parsed
 
 _LINES, _JSON = b"application/x-ndjson", b"application/json"

@@ -10,8 +10,6 @@ from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any
 
-from pydantic_core import to_json
-
 from magid.catalog.effective import Model
 from magid.control.daemon import Daemon
 from magid.control.planner import Wanted
@@ -20,6 +18,7 @@ from magid.gateway.proxy.server import UpstreamServer
 from magid.gateway.proxy.server_ends import EndOfServer
 from magid.gateway.routing import fleet, model_list
 from magid.gateway.routing.fleet import Backend, Fleet, ServerProperties
+from magid.http.json_text import to_json
 from magid.servers.backend import ServerState
 
 log = logging.getLogger(__name__)

@@ -11,13 +11,12 @@ import time
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
-from pydantic_core import to_json
-
 from magid.control.daemon import Daemon
 from magid.discovery.kinds import ModelKind
 from magid.errors import BadReply, MagidError, ServerUnreachable
 from magid.gateway.proxy.server import UNWELL, UpstreamServer, is_own_trouble
 from magid.gateway.routing.fleet import Backend, Fleet, ServerProperties, facts_of
+from magid.http.json_text import to_json
 from magid.llama.client import get_json
 from magid.log.events import Event, about
 

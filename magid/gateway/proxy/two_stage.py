@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from msgspec.structs import replace
-from pydantic_core import from_json, to_json
 
 from magid.catalog.profile import TwoStageRules
 from magid.errors import MagidError
@@ -20,6 +19,7 @@ from magid.gateway.accounting.request_log import Outcome
 from magid.gateway.proxy.forward import ForwardedRequest, ResponseSink
 from magid.gateway.routing.request import ParsedRequest
 from magid.http.framing import LAST_CHUNK, ChunkReader, ProtocolError, ReplyHead, chunk
+from magid.http.json_text import from_json, to_json
 from magid.http.limits import MAX_COLLECTED_BYTES, MAX_COUNTED_EVENTS, MAX_USAGE_BYTES, parsed
 
 

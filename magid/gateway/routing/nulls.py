@@ -10,9 +10,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from pydantic_core import to_json
-
 from magid.gateway.routing.endpoints import Endpoint
+from magid.http.json_text import to_json
 
 MOST_LOOKS = 10_000  # objects of one body that are looked at, and places where a key may stand
 

@@ -13,9 +13,9 @@ from hashlib import blake2b
 from typing import Any
 
 from msgspec import Struct
-from pydantic_core import from_json
 
 from magid.errors import InvalidInput
+from magid.http.json_text import from_json
 
 WHOLE_BYTES = 65_536  # a body up to this size is parsed as it is: at most 10 ms
 STEP_BYTES = 32_768

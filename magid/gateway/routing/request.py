@@ -12,12 +12,12 @@ from urllib.parse import parse_qs
 
 from msgspec import Struct
 from msgspec.structs import replace
-from pydantic_core import from_json, to_json
 
 from magid.errors import InvalidInput
 from magid.gateway.routing.endpoints import Endpoint
 from magid.gateway.routing.fleet import AUTO
 from magid.gateway.routing.outline import CUT_BYTES, Body, Buffer, Outline, outlined, shortened
+from magid.http.json_text import from_json, to_json
 
 # English takes about 4 characters per token, other languages and code fewer; a little pessimism
 # only costs a larger model where both would do.
