@@ -13,10 +13,10 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from magid.auth import tokens
@@ -31,8 +31,7 @@ log = logging.getLogger(__name__)
 FLUSH_S = 600.0  # between writes of "last used", which a kill of magid loses
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(Struct, frozen=True):
     """An authenticated caller. `models` limits its requests to the gateway; None: no limit."""
 
     name: str = ""  # of the token; empty without a token
@@ -41,20 +40,16 @@ class Caller:
     limits: Limits | None = None
 
 
-@dataclass(slots=True)
 class TokenEntry:
     """One token, with the values that each request needs. `used`: seconds since the epoch, or 0."""
 
-    token: Token
-    used: float
-    expires: float = field(init=False)  # infinity if it never does
-    scopes: frozenset[Scope] = field(init=False)
-    digest: bytes = field(init=False)
-    caller: Caller = field(init=False)
+    __slots__ = ("caller", "digest", "expires", "scopes", "token", "used")
 
-    def __post_init__(self) -> None:
-        token = self.token
+    def __init__(self, token: Token, used: float) -> None:
         given = frozenset(token.scopes)
+        self.token = token
+        self.used = used
+        # infinity if it never does
         self.expires = token.expires_at.timestamp() if token.expires_at else float("inf")
         self.scopes = frozenset(Scope) if Scope.ADMIN in given else given
         self.digest = bytes.fromhex(token.sha256)

@@ -15,11 +15,11 @@ import os
 import re
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
+from msgspec import Struct
 
 from magid.files.schema import Location
 
@@ -55,8 +55,7 @@ class YamlError(Exception):
         self.column = column  # from 1
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(Struct, frozen=True):
     """A file's content, and the line of each key."""
 
     data: dict[str, Any]

@@ -10,8 +10,10 @@ import base64
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, fields
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 from magid.errors import InvalidInput
 from magid.llama.runtime_settings import MAX_INSTANCES, SERVER_SETTINGS, RuntimeSetting
@@ -31,8 +33,7 @@ _FLAG = re.compile(r"--?[A-Za-z][A-Za-z0-9._-]{0,63}")
 _KINDS: Final = ("chat", "embedding", "reranker")
 
 
-@dataclass(frozen=True, slots=True)
-class StartRequest:
+class StartRequest(Struct, frozen=True):
     """Starts this server; it replaces any server on the same port.
 
     `flags` are the options that the installed llama-server knows: the launcher does not run it to
@@ -44,32 +45,27 @@ class StartRequest:
     flags: frozenset[str]
 
 
-@dataclass(frozen=True, slots=True)
-class StopRequest:
+class StopRequest(Struct, frozen=True):
     """Stops the server; systemctl can start it again."""
 
     port: int
 
 
-@dataclass(frozen=True, slots=True)
-class ForgetRequest:
+class ForgetRequest(Struct, frozen=True):
     """Stops the server and removes its unit."""
 
     port: int
 
 
-@dataclass(frozen=True, slots=True)
-class Ping:
+class Ping(Struct, frozen=True):
     """Checks that the launcher answers."""
 
 
-@dataclass(frozen=True, slots=True)
-class DevicesRequest:
+class DevicesRequest(Struct, frozen=True):
     """Lists the devices that llama-server finds in the sandbox of servers; see `output_reply`."""
 
 
-@dataclass(frozen=True, slots=True)
-class PredictRequest:
+class PredictRequest(Struct, frozen=True):
     """Predicts the memory of this server in the sandbox of servers; see `output_reply`.
 
     Its files and options are checked as those of a StartRequest; nothing is started to stay.
@@ -82,8 +78,7 @@ class PredictRequest:
 Request = StartRequest | StopRequest | ForgetRequest | Ping | DevicesRequest | PredictRequest
 
 
-@dataclass(frozen=True, slots=True)
-class LauncherReply:
+class LauncherReply(Struct, frozen=True):
     """`error` is a stable code, the name of a class of `errors`; empty after a success."""
 
     error: str = ""

@@ -8,8 +8,9 @@ import signal
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from magid.errors import LlamaServerMissing
 from magid.llama.arguments import child_environment
@@ -23,8 +24,7 @@ _USUAL_PLACES = (Path("/usr/local/bin/llama-server"), Path("/usr/bin/llama-serve
 _OPTION_NAME = re.compile(r"--?[A-Za-z][A-Za-z0-9._-]*")
 
 
-@dataclass(frozen=True, slots=True)
-class LlamaProgram:
+class LlamaProgram(Struct, frozen=True):
     """An installed llama-server."""
 
     path: Path

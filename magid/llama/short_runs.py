@@ -1,14 +1,13 @@
 """Limits of a llama-server that runs for a moment to answer a question, as a child or a unit."""
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from magid.errors import ServerFailed
 
 MAX_BYTES = 45_000  # of its output; fits into the launcher's reply
 
 
-@dataclass(frozen=True, slots=True)
-class ShortRun:
+class ShortRun(Struct, frozen=True):
     """What it is asked, and how long it may take. `purpose` follows "cannot "."""
 
     purpose: str

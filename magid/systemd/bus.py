@@ -4,13 +4,13 @@ import asyncio
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Final
 
 from dbus_fast import BusType, Message, MessageFlag, MessageType, Variant
 from dbus_fast.aio import MessageBus
 from dbus_fast.errors import AuthError, DBusError, InvalidAddressError
 from dbus_fast.unpack import unpack_variants
+from msgspec import Struct
 
 from magid.errors import NotReady
 
@@ -35,8 +35,7 @@ class BusError(NotReady):
         self.text = text
 
 
-@dataclass(frozen=True, slots=True)
-class Signal:
+class Signal(Struct, frozen=True):
     """One signal, with variants unwrapped."""
 
     path: str
