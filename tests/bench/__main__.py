@@ -1,5 +1,6 @@
-"""`make bench`: every measurement, one after another, each in a process of its own."""
+"""`make bench`: measurements, one after another, each in a process of its own."""
 
+import argparse
 import subprocess
 import sys
 
@@ -19,8 +20,10 @@ BENCHES = (
 
 def main() -> int:
     """The number of benches that failed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"all, or: {', '.join(BENCHES)}")
     failed = 0
-    for name in BENCHES:
+    for name in parser.parse_args().names or BENCHES:
         print(f"== {name}", flush=True)
         done = subprocess.run([sys.executable, "-m", f"tests.bench.{name}"], check=False)
         failed += done.returncode != 0
