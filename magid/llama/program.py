@@ -55,8 +55,7 @@ def _advice() -> str:
         return advice({})
 
 
-@dataclass(frozen=True, slots=True)
-class FoundProgram:
+class FoundProgram(Struct, frozen=True):
     """The file of a llama-server that can be run; `identity` is another one after a change."""
 
     path: Path
