@@ -58,7 +58,7 @@ def test_litellm(magid: Running, python: Path, tmp_path: Path) -> None:
     assert answers == {
         "openai": expected,
         "anthropic": expected,
-        "ollama_chat": expected | {"too long": "BadRequestError"},  # it knows no other of Ollama
+        "ollama_chat": expected | {"too long": "BadRequestError"},  # by status alone
         "responses": ggufs.ANSWER,
         "vectors": [64, 64],
     }

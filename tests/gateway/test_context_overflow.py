@@ -86,6 +86,24 @@ def test_anthropics_words(client: httpx.Client, text: str, stream: bool) -> None
 
 
 @finders
+@pytest.mark.parametrize("path", ["/api/chat", "/api/generate"])
+def test_llama_servers_words_for_clients_of_ollama(
+    client: httpx.Client, path: str, text: str
+) -> None:
+    given = (
+        {"messages": [{"role": "user", "content": text}]} if "chat" in path else {"prompt": text}
+    )
+    answer = client.post(path, json={"model": SMALL, **given})
+    assert answer.status_code == 400, answer.text
+    message = answer.json()["error"]
+    numbers = re.search(
+        r"request \((\d+) tokens\) exceeds the available context size \((\d+) tokens\)", message
+    )
+    assert numbers, message
+    check_numbers(message, int(numbers[1]), int(numbers[2]))
+
+
+@finders
 def test_the_libraries_see_it(magid: Running, text: str) -> None:
     with (
         openai.OpenAI(

@@ -78,12 +78,12 @@ _ANTHROPIC = {400: "invalid_request_error", 401: "authentication_error", 403: "p
 
 
 def error_body(style: Style, status: int, error: errors.MagidError) -> bytes:
-    if style is Style.OLLAMA:
-        return to_json({"error": error.message})
     details = error.details
     if isinstance(error, errors.ContextExceeded) and "promptTokens" in details:
         prompt, room = details["promptTokens"], details["contextTokens"]
         return to_json(_overflow(style, prompt, room, details["hint"]))
+    if style is Style.OLLAMA:
+        return to_json({"error": error.message})
     return to_json(_shape(style, status, error.message, _code(error), error.details.get("field")))
 
 
@@ -103,12 +103,12 @@ def reshaped(style: Style, status: int, body: bytes) -> bytes:
     """
     try:
         match parsed(body):
-            case {"error": {"message": str(message)}} if style is Style.OLLAMA:
-                return to_json({"error": message})
             case {"error": {"type": "exceed_context_size_error", **figures}} if isinstance(
                 prompt := figures.get("n_prompt_tokens"), int
             ) and isinstance(room := figures.get("n_ctx"), int):
                 return to_json(_overflow(style, prompt, room, ""))
+            case {"error": {"message": str(message)}} if style is Style.OLLAMA:
+                return to_json({"error": message})
             case {"error": {"message": str(message)}} if style is Style.ANTHROPIC:
                 return to_json(_shape(style, status, message, "", None))
             case _:
@@ -137,6 +137,7 @@ def _overflow(style: Style, prompt: int, room: int, hint: str) -> dict[str, Any]
 
     They shorten the conversation by them: OpenAI's code and its "maximum context length is",
     llama-server's type, figures and "exceeds the available context size", Anthropic's sentence.
+    Ollama itself cuts a prompt off and has no words for it: llama-server's serve there.
     """
     if style is Style.ANTHROPIC:
         message = f"prompt is too long: {prompt} tokens > {room} maximum{hint}"
@@ -145,6 +146,8 @@ def _overflow(style: Style, prompt: int, room: int, hint: str) -> dict[str, Any]
         f"cannot answer: the request ({prompt} tokens) exceeds the available context size ({room} "
         f"tokens): this model's maximum context length is {room} tokens; shorten it{hint}"
     )
+    if style is Style.OLLAMA:
+        return {"error": message}
     shape = _shape(style, 400, message, "context_length_exceeded", None)
     error = {"type": "exceed_context_size_error", "n_prompt_tokens": prompt, "n_ctx": room}
     return {"error": {**shape["error"], **error}}
