@@ -1,8 +1,11 @@
 """A clock that jumps, as one does that hears late of the time: nothing depends on it."""
 
+import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -90,3 +93,22 @@ def test_a_start_is_waited_for_by_another_clock(magid: Running, clock: Clock) ->
     clock.jump(3 * 86_400)
     answer = magid.client.post(f"/api/models/servers/{ALPHA}/restart", params={"wait": 50})
     assert answer.status_code == 200, answer.text
+
+
+def test_a_crash_loop_is_one_by_another_clock(magid: Running, clock: Clock) -> None:
+    """To be ready for ten minutes ends the row of restarts; an hour on the wall does not."""
+    pid = magid.servers()[ALPHA]["pid"]
+    for hours in (1, 2):
+        clock.jump(hours * 3600)
+        os.kill(pid, signal.SIGKILL)
+        magid.wait_for("another process", partial(is_another, magid, pid))
+        pid = magid.servers()[ALPHA]["pid"]
+    clock.jump(3 * 3600)
+    os.kill(pid, signal.SIGKILL)
+    reason = magid.wait_state(ALPHA, "failed")["stateReason"]
+    assert reason.endswith("given up after 2 restarts")
+
+
+def is_another(magid: Running, gone: int) -> bool:
+    server = magid.servers()[ALPHA]
+    return bool(server["state"] == "ready" and server["pid"] != gone)

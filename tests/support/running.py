@@ -78,6 +78,7 @@ class Running:
         self.process: subprocess.Popen[bytes] | None = None
         self.client = httpx.Client(base_url=self.url, timeout=DEADLINE_S, trust_env=False)
         self.trusted: ssl.SSLContext | bool = True
+        self.through: tuple[str, ...] = ()  # the program, with arguments, that becomes magid
 
     def use_token(self, token: str) -> None:
         """Show it with every request from here on."""
@@ -117,7 +118,7 @@ class Running:
             path.unlink(missing_ok=True)
             notify.bind(str(path))
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "magid"],
+                [*self.through, sys.executable, "-m", "magid"],
                 cwd=ROOT,
                 env={**self.environment, "NOTIFY_SOCKET": str(path)},
                 stdin=subprocess.DEVNULL,
