@@ -196,6 +196,13 @@ def write_mmproj(
     return _write(path, pairs | dict(metadata or {}), _encoded(tensors, "F16"))
 
 
+def write_tensors(
+    path: Path, pairs: Mapping[str, object], tensors: Mapping[str, np.ndarray]
+) -> Path:
+    """A file of these, in F32."""
+    return _write(path, pairs, _encoded(tensors, "F32"))
+
+
 def write_lora(path: Path, *, name: str = "Demo", architecture: str = "llama") -> Path:
     """A LoRA adapter of rank 4 for one matrix."""
     pairs = {
