@@ -1,18 +1,17 @@
-"""Pages behind a proxy: the snippets of docs/clients.md, and nginx itself in front of magid."""
+"""Pages behind a proxy: the snippets of docs/clients.md, with nginx, Caddy and Vite themselves."""
 
 import re
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from magid.config.loading import load
-from tests.support import rest
+from tests.support import fleets, ggufs, npm, proxies, rest
 from tests.support.deadlines import DEADLINE_S
+from tests.support.fleets import SMALL
 from tests.support.running import ROOT, Running
 
 pytestmark = pytest.mark.slow
@@ -21,14 +20,6 @@ pytestmark = pytest.mark.slow
 DOCUMENT = (ROOT / "docs/clients.md").read_text().partition("\n## Libraries and SDKs\n")[0]
 NAME = "magi.example.org"
 CHANGES = ("/api/models/apply?dryRun=true", "/v1/chat/completions")  # of Sanic and of the gateway
-# What nginx is told beside the snippet.
-AROUND = """\
-daemon off; pid {folder}/pid; error_log {folder}/error.log;
-events {{ }}
-http {{ access_log off; client_body_temp_path {folder}/b; proxy_temp_path {folder}/p;
-fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
-{server} }}
-"""
 
 
 def snippets(language: str) -> list[str]:
@@ -42,37 +33,20 @@ def test_settings_can_be_used(tmp_path: Path, text: str) -> None:
     load({}, {}, file)
 
 
+def write(models: Path) -> None:
+    """A model that says the same again and again: its stream lasts for seconds."""
+    ggufs.write_chat_model(
+        models / "Small-Q4_0.gguf", name="Small", quantization="Q4_0", context=fleets.LONG,
+        endless=True,
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def magid(parts: rest.Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """Without a model: its answer to a request that is let in is 200 or 404."""
     settings = f"allowed_hosts: [{NAME}]\ntrusted_proxies: [127.0.0.1]\n"
-    running = parts.daemon(tmp_path_factory.mktemp("daemon"), settings)
-    with running, running.client:
-        running.wait_ready()
+    folder = tmp_path_factory.mktemp("daemon")
+    with fleets.fleet(parts, folder, write, configuration=settings) as running:
         yield running
-
-
-@contextmanager
-def nginx(folder: Path, server: str, port: int) -> Iterator[httpx.Client]:
-    private = ROOT / ".cache/nginx/usr/sbin/nginx"
-    program = str(private) if private.exists() else shutil.which("nginx")
-    assert program, "there is no nginx: run packaging/test-tools"
-    (folder / "nginx.conf").write_text(AROUND.format(folder=folder, server=server))
-    command = [program, "-e", f"{folder}/error.log", "-p", str(folder), "-c"]
-    checked = subprocess.run(
-        [*command, str(folder / "nginx.conf"), "-t"], capture_output=True, text=True, check=False
-    )
-    assert checked.returncode == 0, checked.stderr
-    process = subprocess.Popen([*command, str(folder / "nginx.conf")])
-    transport = httpx.HTTPTransport(retries=10)  # until it listens
-    try:
-        with httpx.Client(
-            base_url=f"http://127.0.0.1:{port}", transport=transport, timeout=DEADLINE_S
-        ) as client:
-            yield client
-    finally:
-        process.terminate()
-        process.wait(DEADLINE_S)
 
 
 def statuses(client: httpx.Client, headers: dict[str, str]) -> set[int]:
@@ -86,30 +60,77 @@ LET_IN = {200, 404}
 @pytest.mark.parametrize(
     "lines",
     [
-        (),
+        ("Host $http_host;", "Host $http_host;"),
         ("Host $http_host;", "Host $host; proxy_set_header X-Forwarded-Host $http_host;"),
         ("Host $http_host;", "X-Forwarded-Host $http_host;"),
     ],
     ids=["as documented", "without the port", "with a Host of its own"],
 )
 def test_a_page_behind_nginx_makes_changes(
-    magid: Running, tmp_path: Path, free_port: Callable[[], int], lines: tuple[str, ...]
+    magid: Running, tmp_path: Path, free_port: Callable[[], int], lines: tuple[str, str]
 ) -> None:
     (server,) = snippets("nginx")
     port = free_port()
-    for old, new in (
-        ("listen 80", f"listen 127.0.0.1:{port}"), ("127.0.0.1:8000", f"127.0.0.1:{magid.port}"),
-        *([lines] if lines else []),
-    ):  # fmt: skip
-        assert old in server
-        server = server.replace(old, new)
+    server = proxies.replaced(server, lines)
     own = {"Host": f"{NAME}:{port}", "Origin": f"http://{NAME}:{port}"}
-    with nginx(tmp_path, server, port) as client:
+    with proxies.nginx(tmp_path, server, port, magid.port) as client:
         assert statuses(client, own) == LET_IN
         assert statuses(client, own | {"Origin": "http://evil.example"}) == {403}
         evil = {"Host": "evil.example", "Origin": "http://evil.example"}
         assert statuses(client, evil) == {421}
         assert client.get("/v1/models", headers=own).status_code == 200
+
+
+def test_a_page_behind_caddy_makes_changes(
+    magid: Running, tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    (site,) = snippets("caddy")
+    port = free_port()
+    own = {"Host": f"{NAME}:{port}", "Origin": f"http://{NAME}:{port}"}
+    with proxies.caddy(tmp_path, site, port, magid.port) as client:
+        assert statuses(client, own) == LET_IN
+        assert statuses(client, own | {"Origin": "http://evil.example"}) == {403}
+        assert client.get("/v1/models", headers=own).status_code == 200
+
+
+def test_a_page_of_vite_makes_changes(
+    magid: Running, tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    (config,) = snippets("ts")
+    port = free_port()
+    own = {"Host": f"localhost:{port}", "Origin": f"http://localhost:{port}"}
+    with proxies.vite(tmp_path, config, port, magid.port) as client:
+        assert "A page" in client.get("/", headers={"Accept": "text/html"}).text
+        assert statuses(client, own | {"Sec-Fetch-Site": "same-origin"}) == LET_IN
+        assert statuses(client, own | {"Origin": "http://evil.example"}) == {403}
+        assert client.get("/v1/models", headers=own).status_code == 200
+
+
+def test_each_package_of_vite_has_a_hash() -> None:
+    npm.check_lock(proxies.VITE)
+
+
+PROXIES: dict[str, Any] = {"nginx": proxies.nginx, "caddy": proxies.caddy, "ts": proxies.vite}
+LINES = {"/v1/chat/completions": b"data: {", "/api/chat": b'{"'}  # how an event begins
+
+
+@pytest.mark.parametrize("language", PROXIES)
+def test_a_streamed_answer_comes_as_it_is_made(
+    magid: Running, tmp_path: Path, free_port: Callable[[], int], language: str
+) -> None:
+    (snippet,) = snippets(language)
+    host = {"Host": NAME} if language != "ts" else {}
+    options = {"num_predict": 15_000}
+    with PROXIES[language](tmp_path, snippet, free_port(), magid.port) as client:
+        for path, start in LINES.items():
+            body = {**fleets.chat(SMALL, max_tokens=15_000), "stream": True, "options": options}
+            with client.stream("POST", path, json=body, headers=host) as answer:
+                assert answer.status_code == 200
+                pieces = answer.iter_raw()  # kept: its end would be that of the answer
+                first = next(pieces)
+                (request, *_) = magid.get("/api/requests")["requests"]
+                assert (request["path"], request["outcome"]) == (path, "running")
+            assert first.startswith(start)
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ NO_PROGRAMS = frozenset(
     }
 )
 # Unpacked into the checkout by packaging/test-tools and bench-tools.
-UNPACKED = (".cache/prometheus/usr/bin", ".cache/nginx/usr/sbin")
+UNPACKED = (".cache/prometheus/usr/bin", ".cache/nginx/usr/sbin", ".cache/caddy/usr/bin")
 NAME = re.compile(r"[a-z][a-z0-9._+-]*")
 # A word where a shell looks for a program: at the beginning of a line or behind an operator.
 IN_SHELL = re.compile(
