@@ -62,10 +62,11 @@ def main(arguments: Sequence[str]) -> int:
 def wait(server: ServerAddress, longest_s: float, every_s: float, main_pid: int | None) -> float:
     """Returns the seconds until the server was ready. Raises ServerNotReady.
 
-    The pause between checks grows with the time so far, to `every_s`.
+    The pause between checks grows with the time so far, to `every_s`. systemd is told once a second
+    and whenever the state changes, not after each check.
     """
     process = _handle(main_pid)
-    began, took, status = time.monotonic(), 0.0, 0
+    began, took, status, told = time.monotonic(), 0.0, 0, ""
     try:
         while (left := longest_s - took) > 0:
             _pause(process, min(pause_s(took, every_s), left))
@@ -73,10 +74,9 @@ def wait(server: ServerAddress, longest_s: float, every_s: float, main_pid: int 
             if status == 200 and _is_ours(server):
                 return time.monotonic() - began
             took = time.monotonic() - began
-            _notify(
-                f"STATUS={_seen(status)} ({took:.0f} s)\n"
-                f"EXTEND_TIMEOUT_USEC={int(ALIVE_S * 1_000_000)}"
-            )
+            before, told = told, f"STATUS={_seen(status)} ({took:.0f} s)"
+            if told != before:
+                _notify(f"{told}\nEXTEND_TIMEOUT_USEC={int(ALIVE_S * 1_000_000)}")
     finally:
         if process is not None:
             os.close(process)
