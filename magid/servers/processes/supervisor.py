@@ -23,13 +23,14 @@ from magid.errors import CannotWrite, InvalidInput, MagidError, ServerFailed, Se
 from magid.host.ports import HostPort, PortOwner, port_taken
 from magid.host.workers import LATE_S
 from magid.llama.arguments import child_environment, server_argv
-from magid.llama.client import Health, check_health, why_foreign
+from magid.llama.client import Health, why_foreign
 from magid.llama.log_errors import LastErrors, exit_reason
 from magid.llama.program import LlamaProgram
 from magid.llama.spec import ServerSpec
 from magid.log.buffer import LogRing
 from magid.servers.backend import ObservedServer, ServerState, initial_state, restarting_in
 from magid.servers.processes.child import Child
+from magid.servers.readiness import Pace, TooLate, becomes_ready
 from magid.wording.counts import counted
 
 
@@ -307,19 +308,19 @@ class ServerProcess:
 
         Raises ServerFailed if it takes too long or if another program answers in its place.
         """
-        from magid.standalone.wait_ready import pause_s  # late: it loads http.client
-
         timing = self._around.timing
-        began, health = time.monotonic(), Health.UNREACHABLE
-        while (left := timing.max_startup_s - (took := time.monotonic() - began)) > 0:
-            if await child.wait(min(pause_s(took, timing.check_interval_s), left)):
-                return False
-            health = await check_health(self._endpoint, timeout_s=max(min(left, 2.0), 0.1))
-            if health is Health.OK and await self._is_confirmed(child):
-                return True
-            if health is Health.LOADING:
-                self._show(ServerState.LOADING)
-        raise ServerFailed(f"was not ready within {timing.max_startup_s:g} s: {_LAST_SEEN[health]}")
+        try:
+            return await becomes_ready(
+                self._endpoint,
+                Pace(timing.check_interval_s, timing.max_startup_s),
+                child.wait,
+                lambda: self._is_confirmed(child),
+                lambda: self._show(ServerState.LOADING),
+            )
+        except TooLate as late:
+            raise ServerFailed(
+                f"was not ready within {timing.max_startup_s:g} s: {_LAST_SEEN[late.health]}"
+            ) from None
 
     async def _is_confirmed(self, child: Child) -> bool:
         """Returns whether our child is the one that answers. False: it went away; check again."""

@@ -2,7 +2,8 @@
 
 systemd is the only source of state. Signals only mark a unit as changed, and its properties are
 then read again: so no signal can be misread, and a forged one costs one read. The state shown
-differs from systemd's only while a request of ours is pending or was refused: see `PendingState`.
+differs from systemd's only while a request of ours is pending or was refused (see `PendingState`),
+and while systemd does not know yet that a server answers (see `UnitReadiness`).
 """
 
 import asyncio
@@ -26,6 +27,7 @@ from magid.llama.spec import ServerSpec
 from magid.log.buffer import LogLine
 from magid.servers.backend import ObservedServer, ServerState, initial_state
 from magid.servers.listeners import Listeners
+from magid.servers.readiness import UnitReadiness
 from magid.servers.systemd.launcher_client import KEYS, LauncherClient
 from magid.servers.systemd.observer import UnitObserver
 from magid.servers.systemd.references import References
@@ -58,6 +60,7 @@ class SystemdBackend:
         keys: Path = KEYS,
         journal: Journal | None = None,
         stop_timeout_s: float = 10.0,
+        check_interval_s: float = 0.02,
         address: str | None = None,
     ) -> None:
         self._program = program
@@ -66,7 +69,13 @@ class SystemdBackend:
         self._keys = keys
         self._journal = journal or Journal()
         self._timeout_s = stop_timeout_s + _MARGIN_S
-        self._units = UnitObserver(address, self._journal, self._announce, self._mark_launcher)
+        self._units = UnitObserver(
+            address,
+            self._journal,
+            self._announce,
+            self._mark_launcher,
+            UnitReadiness(keys, check_interval_s),
+        )
         self._listeners: Listeners[ObservedServer] = Listeners()
         self._changed = asyncio.Event()
         self._references: References | None = None

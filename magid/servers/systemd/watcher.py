@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -46,6 +47,7 @@ class Seen(Struct, frozen=True):
 
 
 Reads = Callable[[], Awaitable[Seen | None]]
+SeesReady = Callable[[ObservedServer], Awaitable[bool]]
 
 
 class PendingState(Struct, eq=False):
@@ -69,14 +71,26 @@ class PendingState(Struct, eq=False):
 
 
 class UnitWatcher:
-    """Watches one unit. A single task reads it; `announce` is called for every change, in order."""
+    """Watches one unit. A single task reads it; `announce` is called for every change, in order.
 
-    def __init__(self, port: int, read: Reads, announce: Callable[[ObservedServer], None]) -> None:
+    `sees_ready` returns True when a server that is starting answers, which systemd learns later.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        read: Reads,
+        announce: Callable[[ObservedServer], None],
+        sees_ready: SeesReady,
+    ) -> None:
         self.port = port
         self.shown: ObservedServer | None = None  # None: there is no server
         self.turn = asyncio.Lock()  # serialises requests to the launcher, first come first served
         self._read = read
         self._announce = announce
+        self._sees_ready = sees_ready
+        self._looking: tuple[str, asyncio.Task[None]] | None = None  # the process it looks at
+        self._ready: tuple[str, float] | None = None  # the process that answers, and since when
         self._seen: Seen | None = None
         self._pending: PendingState | None = None
         self._own_stop: str | None = None  # invocation id of the last process that magid stopped
@@ -86,6 +100,7 @@ class UnitWatcher:
         self._task = asyncio.create_task(self._follow(), name=f"watch {unit_name(port)}")
 
     async def end(self) -> None:
+        self._look_for(None)
         self._task.cancel()
         await asyncio.wait([self._task])
 
@@ -118,9 +133,29 @@ class UnitWatcher:
             except Exception:
                 log.exception("cannot make out %s", unit_name(self.port))
             self._completed = number
+            self._look_for(_starting(self._seen))
             self._show()
             self._read_done.set()
             self._read_done = asyncio.Event()
+
+    def _look_for(self, server: ObservedServer | None) -> None:
+        """Begins to look whether this process is ready, and ends to look at any other."""
+        process = server.invocation_id if server is not None else None
+        if self._looking is not None:
+            if self._looking[0] == process:
+                return
+            self._looking[1].cancel()
+            self._looking = None
+        if server is not None and process is not None:
+            self._looking = process, asyncio.create_task(self._look(process, server))
+
+    async def _look(self, process: str, server: ObservedServer) -> None:
+        try:
+            if await self._sees_ready(server):
+                self._ready = process, time.time()
+                self._show()
+        except Exception:  # systemd will tell
+            log.exception("cannot see whether %s is ready", unit_name(self.port))
 
     # -- what is known ---------------------------------------------------------------------
 
@@ -199,7 +234,8 @@ class UnitWatcher:
             return
         self._pending = None
         if self._seen is not None:
-            self._put(self._explained(_onward(self.shown, self._seen.server)))
+            server = _answering(_onward(self.shown, self._seen.server), self._ready)
+            self._put(self._explained(server))
         elif self.shown is not None:
             self._put(_ended(self.shown))
 
@@ -232,6 +268,24 @@ def _onward(shown: ObservedServer | None, server: ObservedServer) -> ObservedSer
     if (shown.state, server.state) == (ServerState.LOADING, ServerState.STARTING):
         return replace(server, state=ServerState.LOADING)
     return server
+
+
+def _starting(seen: Seen | None) -> ObservedServer | None:
+    """Returns the server if its process runs and systemd does not know yet that it is ready."""
+    if seen is None or seen.server.state not in _BEFORE_READY:
+        return None
+    return seen.server if seen.server.pid is not None and seen.server.uid is not None else None
+
+
+_BEFORE_READY: Final = frozenset({ServerState.STARTING, ServerState.LOADING})
+
+
+def _answering(server: ObservedServer, ready: tuple[str, float] | None) -> ObservedServer:
+    """Returns `server`; ready since it answered, if magid has seen that before systemd."""
+    is_up = server.state in _BEFORE_READY or server.state is ServerState.READY
+    if ready is None or server.invocation_id != ready[0] or not is_up:
+        return server
+    return replace(server, state=ServerState.READY, ready_at=ready[1])
 
 
 def _ended(server: ObservedServer) -> ObservedServer:
