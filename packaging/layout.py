@@ -36,7 +36,7 @@ PROGRAMS = {  # -> the module whose `main` it calls
     "/usr/bin/magid": "magid/__main__.py",
     "/usr/bin/magictl": "magid/cli/main.py",
     f"{LIBRARY}/magi-launcher": "magid/launcher/__main__.py",
-    f"{LIBRARY}/magi-key": "magid/launcher/key_service.py",
+    f"{LIBRARY}/magi-key": "magid/standalone/make_key.py",
     f"{LIBRARY}/magi-owners": "magid/standalone/state_owners.py",
 }
 # -I: neither the caller's environment nor its folder nor its home has a say in what is imported.
@@ -63,7 +63,15 @@ except Exception as error:
     sys.exit(end(error))
 sys.exit(main())
 """
-TEMPLATES = {"/usr/bin/magid": DAEMON}
+# For each start of a server one: without site, and without what is installed beside it.
+KEY = """\
+#!/usr/bin/python3 -IS
+import sys
+sys.path[:0] = [{library!r}]
+from {module} import main
+sys.exit(main())
+"""
+TEMPLATES = {"/usr/bin/magid": DAEMON, f"{LIBRARY}/magi-key": KEY}
 
 
 @dataclass(frozen=True, slots=True)

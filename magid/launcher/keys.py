@@ -1,21 +1,20 @@
 """The keys of the servers that systemd runs: made by root, read by magid.
 
-PORT.key is root:magi 0640, in a folder root:magi 02750: magid may read a key, but neither replace
-it nor put another file in its place. `magi-key` writes the keys; the launcher removes the keys of
-servers that are gone.
+`magi-key` (`standalone.make_key`) writes the keys; the launcher looks after their folder, and
+removes the keys of servers that are gone.
 """
 
 import grp
 import os
-import secrets
 from collections.abc import Container
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from magid.errors import CannotWrite
+from magid.standalone.make_key import FOLDER
 
-KEYS: Final = Path("/run/magi-keys")
+KEYS: Final = Path(FOLDER)
 
 
 class KeyRing:
@@ -41,25 +40,6 @@ class KeyRing:
                 f"cannot keep server keys in {self._folder}: {error.strerror}; run "
                 "`systemd-tmpfiles --create`"
             ) from error
-
-    def write_new(self, port: int) -> str:
-        """Replaces the key by a fresh one of 256 bits, atomically. Raises CannotWrite."""
-        key = secrets.token_urlsafe(32)
-        temporary = self._folder / f".{int(port)}.new"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        try:
-            temporary.unlink(missing_ok=True)
-            with os.fdopen(os.open(temporary, flags, 0o600), "w") as file:
-                file.write(key + "\n")
-                file.flush()
-                os.fchmod(file.fileno(), 0o640)
-            temporary.replace(self.path(port))
-        except OSError as error:
-            raise CannotWrite(
-                f"cannot write the key of port {port} to {self._folder}: {error.strerror}; make "
-                "room or run `systemd-tmpfiles --create`, then start the server again"
-            ) from error
-        return key
 
     def path(self, port: int) -> Path:
         return self._folder / f"{int(port)}.key"

@@ -4,8 +4,9 @@ Every folder of a path is opened by its name within its parent, never through a 
 outside the model folders is ever reached, whatever is renamed meanwhile. The device and inode of
 each file are recorded for exec_model.py to compare. Blocks: a handful of system calls.
 
-A folder may be a mount that does not answer. So the launcher checks files in a worker, `python -m
-magid.launcher.model_files`, and waits for no folder other than the one that the file is in.
+A folder may be a mount that does not answer. So where a file system may wait for another machine,
+the launcher checks files in a worker, `python -m magid.launcher.model_files`, and waits for no
+folder other than the one that the file is in. On disks of this machine it needs no worker.
 """
 
 import os
@@ -18,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from magid.errors import InvalidInput, MagidError, NotAllowed, ServerFailed
+from magid.host.mounts import may_hang
 from magid.host.workers import LATE_S, Silent, Unanswered, Worker, WorkerEnded, answer, requests
 from magid.launcher.unit_request import CheckedFile
 
@@ -91,7 +93,7 @@ def examine(paths: Sequence[str], configured: Sequence[Path]) -> Examined:
 
 
 class Examiner:
-    """Runs `examine` in workers and waits at most `late_s` seconds for each answer. Thread-safe.
+    """Runs `examine`, in workers where it may hang, for `late_s` seconds at most. Thread-safe.
 
     Every method blocks, and raises ServerFailed if a worker cannot be started, or dies.
     """
@@ -102,6 +104,8 @@ class Examiner:
 
     def __call__(self, paths: Sequence[str], configured: Sequence[Path]) -> Examined:
         """Checks the files. Raises as `check_files`; ServerFailed if the folder hangs."""
+        if not any(map(may_hang, (*map(str, configured), *paths))):
+            return examine(paths, configured)
         with self._worker(paths[0], configured) as (worker, roots, late):
             for root in late:
                 if _is_in(paths[0], root) and not any(_is_in(paths[0], one) for one in roots):

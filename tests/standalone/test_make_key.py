@@ -1,6 +1,7 @@
 """keymaker over a socket: who may ask, and where the key is before anybody has it."""
 
 import os
+import re
 import secrets
 import socket
 import subprocess
@@ -11,18 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from magid.errors import CannotWrite, NotAllowed
-from magid.launcher.key_service import answer
-from magid.launcher.keys import KeyRing
+from magid.standalone.make_key import NoKey, answer, write_new
 from tests.support.deadlines import DEADLINE_S
 
 OF_A_UNIT = "unit/llama-server@8080.service/api-key"
 
 
 @pytest.fixture
-def ring(tmp_path: Path) -> KeyRing:
+def folder(tmp_path: Path) -> Path:
     (tmp_path / "keys").mkdir()
-    return KeyRing(tmp_path / "keys", "magi-absent")
+    return tmp_path / "keys"
 
 
 @contextmanager
@@ -44,17 +43,17 @@ def keys_in(tmp_path: Path) -> list[str]:
     return sorted(path.name for path in (tmp_path / "keys").iterdir())
 
 
-def test_each_process_has_a_key_of_its_own(tmp_path: Path, ring: KeyRing) -> None:
+def test_each_process_has_a_key_of_its_own(tmp_path: Path, folder: Path) -> None:
     seen = set()
     for number in range(3):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        with asked(folder, OF_A_UNIT) as (systemd, maker):
-            answer(maker, ring)
+        own = tmp_path / str(number)
+        own.mkdir()
+        with asked(own, OF_A_UNIT) as (systemd, maker):
+            answer(maker, str(folder))
             maker.close()
             key = systemd.makefile("rb").read()
         assert len(key) >= 43
-        assert ring.path(8080).read_bytes().strip() == key
+        assert (folder / "8080.key").read_bytes().strip() == key
         seen.add(key)
     assert len(seen) == 3
     assert keys_in(tmp_path) == ["8080.key"]
@@ -74,21 +73,21 @@ def test_each_process_has_a_key_of_its_own(tmp_path: Path, ring: KeyRing) -> Non
     ],
 )
 def test_a_key_is_for_units_of_models_alone(
-    tmp_path: Path, ring: KeyRing, whose: str | None
+    tmp_path: Path, folder: Path, whose: str | None
 ) -> None:
     with asked(tmp_path, whose) as (systemd, maker):
-        with pytest.raises(NotAllowed, match="no credential of a model's unit"):
-            answer(maker, ring)
+        with pytest.raises(NoKey, match="no credential of a model's unit"):
+            answer(maker, str(folder))
         maker.close()
         assert systemd.recv(1) == b""
     assert keys_in(tmp_path) == []
 
 
 def test_a_key_that_magid_could_not_read_is_given_to_nobody(tmp_path: Path) -> None:
-    ring = KeyRing(tmp_path / "absent", "magi-absent")
+    folder = tmp_path / "absent"
     with asked(tmp_path, OF_A_UNIT) as (systemd, maker):
-        with pytest.raises(CannotWrite, match="systemd-tmpfiles"):
-            answer(maker, ring)
+        with pytest.raises(NoKey, match="systemd-tmpfiles"):
+            answer(maker, str(folder))
         maker.close()
         assert systemd.recv(1) == b""
 
@@ -96,7 +95,7 @@ def test_a_key_that_magid_could_not_read_is_given_to_nobody(tmp_path: Path) -> N
 def test_the_program_says_why(tmp_path: Path) -> None:
     with asked(tmp_path, "unit/stranger.service/api-key") as (systemd, maker):
         done = subprocess.run(
-            [sys.executable, "-m", "magid.launcher.key_service"],
+            [sys.executable, "-m", "magid.standalone.make_key"],
             stdin=maker.fileno(),
             capture_output=True,
             text=True,
@@ -108,3 +107,14 @@ def test_the_program_says_why(tmp_path: Path) -> None:
         assert systemd.recv(1) == b""
     assert done.returncode == 1
     assert done.stderr.startswith("error: cannot make a key for ")
+
+
+def test_a_key_and_its_file(folder: Path) -> None:
+    (folder / ".8080.new").write_text("left behind")
+    first = write_new(str(folder), 8080)
+    second = write_new(str(folder), 8080)
+    assert first != second
+    assert len(second) == 43
+    assert re.fullmatch(rb"[A-Za-z0-9_-]+", second)
+    assert [path.name for path in folder.iterdir()] == ["8080.key"]
+    assert (folder / "8080.key").stat().st_mode & 0o7777 == 0o640
