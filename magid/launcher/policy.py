@@ -20,6 +20,7 @@ from magid.launcher.unit_request import Timeouts, UnitRequest
 from magid.llama.arguments import server_argv
 from magid.llama.program import FoundProgram, find_program
 from magid.standalone import SCRIPTS
+from magid.standalone.exec_model import can_bind_only
 
 KEY_SOCKET: Final = "/run/magi/key.sock"
 PROGRAM_PLACES: Final = "/usr/local/bin:/usr/bin:/bin"
@@ -66,6 +67,7 @@ def authorize(
         key_source=KEY_SOCKET,
         groups=groups_here(),
         patience=patience_of(settings),
+        filters_port=can_bind_only(),
     )
 
 

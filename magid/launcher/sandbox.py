@@ -19,6 +19,7 @@ from magid.errors import InvalidInput, NotAllowed
 from magid.launcher.protocol import CREDENTIAL, credential_path
 from magid.launcher.unit_request import Timeouts, UnitRequest
 from magid.llama.spec import ServerSpec
+from magid.standalone.exec_model import BIND
 
 PYTHON: Final = "/usr/bin/python3"
 KEY_UNIT: Final = "magi-key.socket"
@@ -87,8 +88,8 @@ def unit_properties(order: UnitRequest, version: int) -> list[Property]:
         *_limits(order.spec),
         *_identity(order),
         *_file_system(order, version),
-        *_kernel(),
-        *_network(order.spec),
+        *_kernel(order),
+        *_network(order),
         *_devices(),
         Property("LoadCredential", "a(ss)", [(CREDENTIAL, order.key_source)]),
     ]
@@ -133,7 +134,9 @@ def _description(order: UnitRequest) -> list[Property]:
 def _service(order: UnitRequest, version: int) -> list[Property]:
     spec, patience = order.spec, order.patience
     key = credential_path(spec.port)
-    gate = [PYTHON, "-I", "-S", f"{order.scripts}/exec_model.py", *map(str, order.files), "--"]
+    filters = [f"{BIND}{spec.port}"] if order.filters_port else []
+    gate = [PYTHON, "-I", "-S", f"{order.scripts}/exec_model.py", *filters]
+    gate += [*map(str, order.files), "--"]
     ready = [
         *(PYTHON, "-I", "-S", f"{order.scripts}/wait_ready.py", spec.host, str(spec.port)),
         *(spec.model_id, key if version >= 254 else f"{_KEY_FOLDER}/{CREDENTIAL}"),
@@ -255,18 +258,24 @@ def _shown(order: UnitRequest) -> list[str]:
     return [*sorted(programs), *dict.fromkeys(file.path for file in order.files)]
 
 
-def _kernel() -> list[Property]:
+def _kernel(order: UnitRequest) -> list[Property]:
     return [
         *(Property(name, "b", True) for name in _SWITCHES),
         Property("ProtectProc", "s", "invisible"),
         Property("RestrictNamespaces", "t", _CLONE_NEWUTS),  # the mask of allowed ones
         Property("SystemCallArchitectures", "as", ["native"]),
-        Property("SystemCallFilter", "(bas)", (True, ["@system-service"])),
+        Property("SystemCallFilter", "(bas)", (True, ["@system-service", *_calls_of(order)])),
         Property("SystemCallFilter", "(bas)", (False, ["@privileged", "@keyring"])),
         Property("SystemCallErrorNumber", "i", 1),  # EPERM
     ]
 
 
+def _calls_of(order: UnitRequest) -> list[str]:
+    """Returns the calls that exec_model.py makes, and forbids to the server afterwards."""
+    return [f"landlock_{x}" for x in _LANDLOCK] if order.filters_port else []
+
+
+_LANDLOCK: Final = ("create_ruleset", "add_rule", "restrict_self")
 _SWITCHES: Final = (
     "PrivateIPC",
     "PrivateUsers",
@@ -284,12 +293,13 @@ _SWITCHES: Final = (
 )
 
 
-def _network(spec: ServerSpec) -> list[Property]:
+def _network(order: UnitRequest) -> list[Property]:
     """Allows the server's own address, 127.0.0.1 and ::1, and its own port only.
 
     Not all of 127.0.0.0/8: a resolver listens there (127.0.0.53). systemd restricts binding only
     where it is built with BPF: not in Debian 12.
     """
+    spec = order.spec
     inet, inet6 = int(socket.AF_INET), int(socket.AF_INET6)
     everyone = [(inet, bytes(4), 0), (inet6, bytes(16), 0)]
     allowed = [(inet, bytes([127, 0, 0, 1]), 32), (inet6, bytes(15) + b"\x01", 128)]
@@ -299,8 +309,14 @@ def _network(spec: ServerSpec) -> list[Property]:
         Property("RestrictAddressFamilies", "(bas)", (True, ["AF_INET", "AF_INET6", "AF_UNIX"])),
         Property("IPAddressDeny", "a(iayu)", everyone),
         Property("IPAddressAllow", "a(iayu)", allowed),
+        *([] if order.filters_port else _own_port(spec.port)),
+    ]
+
+
+def _own_port(port: int) -> list[Property]:
+    return [
         Property("SocketBindDeny", "a(iiqq)", [(0, 0, 0, 0)]),
-        Property("SocketBindAllow", "a(iiqq)", [(0, int(socket.IPPROTO_TCP), 1, spec.port)]),
+        Property("SocketBindAllow", "a(iiqq)", [(0, int(socket.IPPROTO_TCP), 1, port)]),
     ]
 
 

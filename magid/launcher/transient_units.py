@@ -114,19 +114,19 @@ class Units:
             await self._manager("RestartUnit", "ss", name, "replace")
             return
         if seen:
-            await self._end(port)
+            await self._end(port, seen)
         await self._make(port, properties)
 
     async def stop(self, port: int) -> None:
         """Stops the unit; returns when no process is left. The unit can be started again."""
         name = unit_name(port)
-        if await self._ours(name):
-            await self._stop(name)
+        if seen := await self._ours(name):
+            await self._stop(name, seen)
 
     async def forget(self, port: int) -> None:
         """Stops and releases the unit; returns when systemd has forgotten it."""
-        if await self._ours(unit_name(port)):
-            await self._end(port)
+        if seen := await self._ours(unit_name(port)):
+            await self._end(port, seen)
 
     async def run_short(self, name: str, properties: Sequence[Property], output: int) -> None:
         """Starts a unit that ends by itself, its output going to this descriptor.
@@ -183,18 +183,17 @@ class Units:
         (fragment,) = await self._bus.call(path, PROPERTIES, "Get", "ss", _UNIT, "FragmentPath")
         return str(fragment)
 
-    async def _end(self, port: int) -> None:
+    async def _end(self, port: int, seen: UnitFacts) -> None:
         """Stops the unit, drops the reference, and waits until systemd has forgotten the unit."""
-        await self._stop(unit_name(port))
+        await self._stop(unit_name(port), seen)
         if port in self.held:
             self.held.discard(port)
             await self._tolerant("UnrefUnit", unit_name(port))
         await self._until(unit_name(port), lambda seen: not seen.transient, _REMOVAL_S)
 
-    async def _stop(self, name: str) -> None:
-        seen = await self._look(name)
+    async def _stop(self, name: str, seen: UnitFacts) -> None:
         await self._tolerant("StopUnit", name, "replace")
-        patience = (seen.stop_s if seen else 0) + _STOP_MARGIN_S
+        patience = seen.stop_s + _STOP_MARGIN_S
         await self._until(name, lambda seen: seen.is_down, patience)
         await self._tolerant("ResetFailedUnit", name)
 

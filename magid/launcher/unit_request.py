@@ -44,3 +44,4 @@ class UnitRequest:
     key_source: str  # the socket that gives every process a new key
     groups: tuple[str, ...]  # groups that exist here and open GPU devices or model files
     patience: Timeouts
+    filters_port: bool = False  # exec_model.py keeps the server to its port; else the unit does

@@ -1,6 +1,8 @@
-"""The first program of a model unit: `exec_model.py DEV:INO:PATH... -- PROGRAM ARGUMENT...`.
+"""The first program of a model unit, which executes llama-server.
 
-It checks the model's files and the key, installs a system call filter, and executes llama-server.
+    exec_model.py [bind:PORT] DEV:INO:PATH... -- PROGRAM ARGUMENT...
+
+It checks the model's files and the key, and installs a filter of ports and one of system calls.
 
 The launcher checked the model's files before it made the unit, and systemd resolved their paths
 again when it mounted them into the unit. In between, a user who may write to a model folder could
@@ -14,6 +16,10 @@ The system call filter keeps the server and its children from opening connection
 only accept them. Mounts and IPAddressDeny= close most sockets, but not abstract ones, which belong
 to the host's network namespace, and not other services on 127.0.0.1: a resolver, databases, magid,
 other servers. The unit cannot have the filter, because wait_ready.py, in the same unit, connects.
+
+With bind:PORT the server may bind no other TCP port (Landlock, Linux 6.7). SocketBindDeny= of the
+unit does the same by programs in the kernel, which systemd takes 60 ms to load; where the launcher
+finds Landlock, it asks for this one instead.
 
 Runs as `python3 -I -S` with the standard library only, and as little as possible of that, because
 it delays every start. Exit status: 66 (EX_NOINPUT) if a file is not the one that was checked, or
@@ -39,6 +45,7 @@ if TYPE_CHECKING:  # importing less halves the delay
 NO_INPUT = 66
 BAD_USAGE = 78
 KEY_OPTION = "--api-key-file"
+BIND = "bind:"
 _SHORTEST_KEY = 32
 
 
@@ -48,6 +55,12 @@ def main(arguments: Sequence[str]) -> int:
         return _refuse(BAD_USAGE, "cannot start: no program after '--'")
     end = arguments.index("--")
     checked_files = list(arguments[:end])
+    port = 0
+    if checked_files and checked_files[0].startswith(BIND):
+        text = checked_files.pop(0).removeprefix(BIND)
+        port = int(text) if _is_number(text) else 0
+        if not 0 < port < 65536:
+            return _refuse(BAD_USAGE, f"cannot start: {text!r} is no port")
     if not checked_files:
         return _refuse(BAD_USAGE, "cannot start: no file to check")
     for checked in checked_files:
@@ -63,9 +76,11 @@ def main(arguments: Sequence[str]) -> int:
     if machine not in _MACHINES:
         return _refuse(BAD_USAGE, f"cannot start: there is no system call filter for {machine}")
     try:
+        if port:
+            bind_only(port)
         install(filter_for(machine))
     except OSError as error:
-        return _refuse(1, f"cannot install the system call filter: {error.strerror}")
+        return _refuse(1, f"cannot install the filters of ports and calls: {error.strerror}")
     return _execute(arguments[end + 1 :])
 
 
@@ -141,6 +156,7 @@ _ALLOW: Final = 0x7FFF_0000
 _ERROR: Final = 0x0005_0000
 _FAST_OPEN: Final = 0x2000_0000  # MSG_FASTOPEN: sending opens a connection
 _SOCKET_TYPE: Final = 0xF  # without SOCK_CLOEXEC and SOCK_NONBLOCK
+_SET_NO_NEW_PRIVILEGES = 38
 _STREAM, _SEQPACKET, _TCP = 1, 5, 6  # SOCK_STREAM, SOCK_SEQPACKET, IPPROTO_TCP of these machines
 
 Instruction = tuple[int, int, int, int]  # code, jumps if true and if false, operand
@@ -162,6 +178,9 @@ def filter_for(machine: str) -> list[Instruction]:
         *_returned([(_IF_AT_LEAST, 0, 1, _X32)], errno.ENOSYS),
         *_on(number["connect"], _answer(errno.ENOENT)),
         *_on(number["io_uring_setup"], _answer(errno.ENOSYS)),
+        *_on(_CREATE_RULESET, _answer(errno.ENOSYS)),
+        *_on(_ADD_RULE, _answer(errno.ENOSYS)),
+        *_on(_RESTRICT_SELF, _answer(errno.ENOSYS)),
         *_on(number["socketpair"], _unless_stream(errno.EACCES)),
         *_on(number["socket"], [*_unless_stream(errno.EACCES, end=False), *_unless_plain()]),
     ]
@@ -224,13 +243,49 @@ def install(rules: Sequence[Instruction]) -> None:
     # struct sock_fprog: a short, padding, a pointer.
     program = struct.pack("@HP", len(rules), ctypes.addressof(buffer))
     libc = ctypes.CDLL(None, use_errno=True)
-    set_no_new_privileges, set_seccomp, mode_filter = 38, 22, 2
+    set_seccomp, mode_filter = 22, 2
     if (
-        libc.prctl(set_no_new_privileges, 1, 0, 0, 0) != 0
+        libc.prctl(_SET_NO_NEW_PRIVILEGES, 1, 0, 0, 0) != 0
         or libc.prctl(set_seccomp, mode_filter, program, 0, 0) != 0
     ):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+
+
+# -- the filter of ports -------------------------------------------------------------------------
+# Sources: landlock(7), linux/landlock.h, asm-generic/unistd.h.
+
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # of every machine
+_VERSION, _NET_PORT = 1, 2
+_BIND_TCP, _CONNECT_TCP = 1, 2
+_KNOWS_PORTS = 4  # the first version of Landlock that does
+
+
+def can_bind_only() -> bool:
+    """Whether the kernel can restrict the ports of a process. Changes nothing."""
+    return int(ctypes.CDLL(None).syscall(_CREATE_RULESET, None, 0, _VERSION)) >= _KNOWS_PORTS
+
+
+def bind_only(port: int) -> None:
+    """Forbids other TCP ports, and TCP connections, irrevocably, as `install` does. OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    ruleset = struct.pack("=QQ", 0, _BIND_TCP | _CONNECT_TCP)
+    rule = struct.pack("=QQ", _BIND_TCP, port)
+    made = libc.syscall(_CREATE_RULESET, ruleset, len(ruleset), 0)
+    if made >= 0:
+        try:
+            if (
+                libc.syscall(_ADD_RULE, made, _NET_PORT, rule, 0) == 0
+                and libc.prctl(_SET_NO_NEW_PRIVILEGES, 1, 0, 0, 0) == 0
+                and libc.syscall(_RESTRICT_SELF, made, 0) == 0
+            ):
+                return
+        finally:
+            number = ctypes.get_errno()
+            os.close(made)
+        raise OSError(number, os.strerror(number))
+    number = ctypes.get_errno()
+    raise OSError(number, os.strerror(number))
 
 
 if __name__ == "__main__":

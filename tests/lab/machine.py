@@ -38,6 +38,10 @@ exec systemd-nspawn "$@"
 GUARD = f'read -r _; echo 1 >"$0/{cgroups.KILL}"'
 
 
+# What a machine allows, and systemd-nspawn does not by itself.
+FORBIDDEN_BY_NSPAWN = "bpf landlock_create_ruleset landlock_add_rule landlock_restrict_self"
+
+
 def nspawn_arguments(name: str, root: Path) -> list[str]:
     """A network of its own with loopback alone, and what a real host would enforce.
 
@@ -49,7 +53,10 @@ def nspawn_arguments(name: str, root: Path) -> list[str]:
         *("--register=no", "--keep-unit", "--link-journal=no"),
         *("--resolv-conf=off", "--timezone=off", "--private-network"),
         *("--console=pipe", "--notify-ready=yes"),
-        *("--system-call-filter=bpf", "--capability=CAP_BPF,CAP_NET_ADMIN,CAP_PERFMON"),
+        *(
+            f"--system-call-filter={FORBIDDEN_BY_NSPAWN}",
+            "--capability=CAP_BPF,CAP_NET_ADMIN,CAP_PERFMON",
+        ),
     ]
 
 

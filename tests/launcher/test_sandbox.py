@@ -92,6 +92,15 @@ def test_the_command(version: int) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
+def test_a_kernel_that_keeps_servers_to_their_ports(version: int) -> None:
+    """In the place of the programs that systemd would load, which do the same."""
+    properties = made(replace(ORDER, filters_port=True), version)
+    command = properties["ExecStart" if version < 254 else "ExecStartEx"][0][1]
+    assert command[4] == "bind:8080"
+    assert made(version=version).keys() - properties.keys() == {"SocketBindDeny", "SocketBindAllow"}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
 def test_where_ready_finds_the_key(version: int) -> None:
     """Before 254 the unit's credentials are hidden from it, and bound elsewhere."""
     properties = made(version=version)

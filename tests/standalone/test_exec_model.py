@@ -6,11 +6,12 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from magid.standalone.exec_model import filter_for
+from magid.standalone.exec_model import can_bind_only, filter_for
 from tests.support.deadlines import DEADLINE_S
 
 GATE = Path(__file__).parents[2] / "magid" / "standalone" / "exec_model.py"
@@ -180,6 +181,43 @@ def test_a_program_reaches_nobody(model: Path, tmp_path: Path) -> None:
         "multipath tcp": "EACCES", "sctp": "EACCES", "raw": "EACCES",
         "sendto": "EPERM", "sendmsg": "EPERM", "ring": "ENOSYS",
     }  # fmt: skip
+
+
+BINDS = """\
+import errno, json, socket, sys
+found = {}
+for port in map(int, sys.argv[1:]):
+    for host in ("127.0.0.1", "::1"):
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
+            try:
+                sock.bind((host, port))
+                sock.listen()
+                found[f"{host} {port}"] = "done"
+            except OSError as error:
+                found[f"{host} {port}"] = errno.errorcode[error.errno]
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.skipif(not can_bind_only(), reason="this kernel has no Landlock that knows ports")
+def test_a_program_has_its_own_port_only(model: Path, free_port: Callable[[], int]) -> None:
+    own, other = free_port(), free_port()
+    ports = [str(port) for port in (own, other, 0)]
+    done = gate(f"bind:{own}", checked(model), "--", sys.executable, "-I", "-c", BINDS, *ports)
+    assert done.stderr == ""
+    found = json.loads(done.stdout)
+    assert {name: found[name] for name in found if name.endswith(f" {own}")} == {
+        f"127.0.0.1 {own}": "done",
+        f"::1 {own}": "done",
+    }
+    assert {found[name] for name in found if not name.endswith(f" {own}")} == {"EACCES"}
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "-1", "x", ""])
+def test_what_is_no_port(model: Path, port: str) -> None:
+    done = gate(f"bind:{port}", checked(model), "--", "/bin/echo")
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr == f"error: cannot start: {port!r} is no port\n"
 
 
 def verdict(machine: str, call: int, *arguments: int, architecture: int | None = None) -> int:
