@@ -63,7 +63,7 @@ except Exception as error:
     sys.exit(end(error))
 sys.exit(main())
 """
-# For each start of a server one: without site, and without what is installed beside it.
+# A start of a server may wait for it: without site, and without what is installed beside it.
 KEY = """\
 #!/usr/bin/python3 -IS
 import sys

@@ -1,15 +1,18 @@
-"""`magi-key`: makes a new key for every process of a model's server. systemd starts it for each.
+"""`magi-key`: makes a new key for every process of a model's server.
 
 A unit loads its key, as a credential, from a socket that PID 1 holds. So every start has a new key,
 whether magid, a person or systemd itself starts the server; magid and the launcher need not run.
+systemd starts this program with the first connection; it answers one after another, which takes no
+time, and ends when none has come for an hour.
 Each connection stands for one process: systemd connects as root before it starts the process, from
 an abstract address that names the unit, and passes the key to the server and to wait_ready.py.
 
 PORT.key is root:magi 0640, in a folder root:magi 02750, which `launcher.keys` looks after: magid
 may read a key, but neither replace it nor put another file in its place.
 
-It imports as little as possible, because it delays every start. Exit status 1, with a line that
-says why: no key was sent, and exec_model.py refuses to go on.
+A connection for which no key can be made is closed, with a line on stderr that says why: then
+exec_model.py refuses to go on. Imports little, because it delays a start. Exit status: 0 when idle,
+1 if systemd did not start it by its socket.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from binascii import b2a_base64
 
 FOLDER = "/run/magi-keys"
 _PATIENCE_S = 10.0
+_IDLE_S = 3600.0
+_SOCKET = 3  # sd_listen_fds(3): the first descriptor
 _HEXADECIMAL = frozenset(b"0123456789abcdef")
 
 
@@ -30,15 +35,31 @@ class NoKey(Exception):
 
 
 def main() -> int:
-    """Answers the connection on standard input; returns the exit status."""
-    try:
-        with socket.socket(fileno=os.dup(0)) as connection:
-            connection.settimeout(_PATIENCE_S)
-            answer(connection, FOLDER)
-    except (NoKey, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
+    """Answers connections until none has come for an hour; returns the exit status."""
+    environment = os.environ
+    if environment.get("LISTEN_PID") != str(os.getpid()) or environment.get("LISTEN_FDS") != "1":
+        sys.stderr.write("error: cannot listen: only magi-key.socket may start this program\n")
         return 1
+    with socket.socket(fileno=_SOCKET) as listening:
+        serve(listening, FOLDER, _IDLE_S)
     return 0
+
+
+def serve(listening: socket.socket, folder: str, idle_s: float) -> None:
+    """Answers each connection; returns when none has come for so long."""
+    listening.settimeout(idle_s)
+    while True:
+        try:
+            connection, _ = listening.accept()
+        except TimeoutError:
+            return
+        with connection:
+            connection.settimeout(_PATIENCE_S)
+            try:
+                answer(connection, folder)
+            except (NoKey, OSError) as error:
+                sys.stderr.write(f"error: {error}\n")
+                sys.stderr.flush()
 
 
 def answer(connection: socket.socket, folder: str) -> None:

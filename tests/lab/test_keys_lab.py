@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from magid.systemd.unit_names import unit_name
@@ -50,6 +51,14 @@ for process in glob.glob("/proc/[0-9]*"):
 """
 
 
+SILENT = """\
+import socket
+listening = socket.socket(fileno=3)
+while True:
+    listening.accept()[0].close()
+"""
+
+
 @pytest.fixture(scope="module")
 def daemon(container: Container, chat_model: Path) -> Iterator[Daemon]:
     one = installed_in(container, chat_model)
@@ -65,6 +74,14 @@ def key_of(container: Container) -> str:
 def status_with(container: Container, key: str) -> int:
     bearer = {"Authorization": f"Bearer {key}"}
     return container.http("GET", f"http://127.0.0.1:{PORT}/props", headers=bearer).status_code
+
+
+def status_of(container: Container) -> int | None:
+    """What the server answers without a key; None if it does not answer."""
+    try:
+        return container.http("GET", f"http://127.0.0.1:{PORT}/props").status_code
+    except httpx.TransportError:
+        return None
 
 
 def renewed(container: Container, act: Callable[[], object]) -> tuple[str, str]:
@@ -150,19 +167,21 @@ def test_a_server_cannot_have_the_key_of_the_next(daemon: Daemon) -> None:
 
 
 def test_without_a_key_nothing_is_started(daemon: Daemon) -> None:
-    """A maker that fails leaves an empty key, with which llama-server would be open to all."""
-    container, drop_in = daemon.container, "/run/systemd/system/magi-key@.service.d/fails.conf"
-    container.write(drop_in, "[Service]\nExecStart=\nExecStart=/bin/false\n")
-    container.systemctl("daemon-reload")
-    try:
-        assert container.run(["systemctl", "restart", UNIT], check=False).returncode != 0
-        said = [str(entry["MESSAGE"]) for entry in container.journal(UNIT)]
-        assert any("cannot start without a key" in line for line in said)
-    finally:
-        container.run(["rm", "-r", drop_in.rpartition("/")[0]])
+    """A maker that answers nothing: systemd takes that for a key, llama-server for none at all."""
+    container, drop_in = daemon.container, "/run/systemd/system/magi-key.service.d/fails.conf"
+    container.write("/run/silent.py", SILENT)
+    for program in ("/usr/bin/python3 -I /run/silent.py", "/bin/false"):
+        container.write(drop_in, f"[Service]\nExecStart=\nExecStart={program}\n")
         container.systemctl("daemon-reload")
-    container.systemctl("reset-failed", UNIT, check=False)
-    container.systemctl("restart", UNIT)
+        container.systemctl("stop", "magi-key.service")
+        assert container.run(["systemctl", "restart", UNIT], check=False).returncode != 0, program
+        assert container.pid_of(UNIT) == 0 or status_of(container) is None
+    said = [str(entry["MESSAGE"]) for entry in container.journal(UNIT)]
+    assert any("cannot start without a key" in line for line in said)
+    container.run(["rm", "-r", drop_in.rpartition("/")[0]])
+    container.systemctl("daemon-reload")
+    container.systemctl("reset-failed", UNIT, "magi-key.service", "magi-key.socket", check=False)
+    container.systemctl("restart", UNIT)  # and what it wants
     daemon.wait_ready()
 
 
@@ -170,11 +189,9 @@ def test_many_at_once(daemon: Daemon) -> None:
     """Every server of the machine is started in the same moment."""
     container, units = daemon.container, [unit_name(port) for port in MODELS.values()]
     container.systemctl("stop", *units)
-    container.systemctl("stop", "magi-key.socket")  # a start brings it back
+    container.systemctl("stop", "magi-key.socket")  # and its service; a start brings both back
     container.systemctl("start", *units)
     daemon.wait_ready()
     keys = {container.read(f"/run/magi-keys/{port}.key") for port in MODELS.values()}
     assert len(keys) == len(MODELS)
     assert container.show("magi-key.socket", "ActiveState")["ActiveState"] == "active"
-    listed = ["list-units", "--all", "--plain", "--no-legend", "magi-key@*"]
-    container.wait_until(lambda: container.systemctl(*listed) == "", "end of all makers of keys")

@@ -1,18 +1,19 @@
 """keymaker over a socket: who may ask, and where the key is before anybody has it."""
 
-import os
 import re
 import secrets
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from magid.standalone.make_key import NoKey, answer, write_new
+from magid.standalone import make_key
+from magid.standalone.make_key import NoKey, answer, serve, write_new
 from tests.support.deadlines import DEADLINE_S
 
 OF_A_UNIT = "unit/llama-server@8080.service/api-key"
@@ -92,21 +93,46 @@ def test_a_key_that_magid_could_not_read_is_given_to_nobody(tmp_path: Path) -> N
         assert systemd.recv(1) == b""
 
 
-def test_the_program_says_why(tmp_path: Path) -> None:
-    with asked(tmp_path, "unit/stranger.service/api-key") as (systemd, maker):
-        done = subprocess.run(
-            [sys.executable, "-m", "magid.standalone.make_key"],
-            stdin=maker.fileno(),
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE_S,
-            check=False,
-            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[2])},
-        )
-        maker.close()
-        assert systemd.recv(1) == b""
+def test_it_answers_until_it_is_idle(
+    tmp_path: Path, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One that it refuses does not end it."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "key.sock"))
+        listening.listen()
+        server = threading.Thread(target=serve, args=(listening, str(folder), 0.5))
+        server.start()
+        seen = [
+            whole(tmp_path / "key.sock", whose)
+            for whose in ("unit/stranger.service/api-key", OF_A_UNIT, OF_A_UNIT)
+        ]
+        server.join(DEADLINE_S)
+        assert not server.is_alive()
+    assert [len(key) for key in seen] == [0, 43, 43]
+    assert seen[1] != seen[2]
+    assert capfd.readouterr().err.startswith("error: cannot make a key for ")
+
+
+def whole(path: Path, whose: str) -> bytes:
+    """What systemd would take for a key."""
+    with socket.socket(socket.AF_UNIX) as systemd:
+        systemd.bind(f"\0{secrets.token_hex(8)}/{whose}")
+        systemd.settimeout(DEADLINE_S)
+        systemd.connect(str(path))
+        with systemd.makefile("rb") as answered:
+            return answered.read()
+
+
+def test_only_systemd_starts_it() -> None:
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", make_key.__file__],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
     assert done.returncode == 1
-    assert done.stderr.startswith("error: cannot make a key for ")
+    assert done.stderr.startswith("error: cannot listen: ")
 
 
 def test_a_key_and_its_file(folder: Path) -> None:
