@@ -63,15 +63,7 @@ except Exception as error:
     sys.exit(end(error))
 sys.exit(main())
 """
-# A start of a server may wait for it: without site, and without what is installed beside it.
-KEY = """\
-#!/usr/bin/python3 -IS
-import sys
-sys.path[:0] = [{library!r}]
-from {module} import main
-sys.exit(main())
-"""
-TEMPLATES = {"/usr/bin/magid": DAEMON, f"{LIBRARY}/magi-key": KEY}
+TEMPLATES = {"/usr/bin/magid": DAEMON}
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from magid.control.executor import PlanExecutor
 from magid.control.planner import Plan
 from magid.control.predictions import Predictions
 from magid.control.profiles import Profiles
+from magid.control.resources import MachineResources
 from magid.control.scanning import Scanning, Scans
 from magid.control.snapshot import Phase, Snapshot
 from magid.control.state import Change, StateStore, Writes
@@ -58,7 +59,8 @@ class Daemon:
         self._scanner = scanner
         self._store = StateStore(config, store, profiles)
         self.profiles = Profiles(profiles, self._store)
-        self._executor = PlanExecutor(launcher)
+        machine = MachineResources(lambda: self._store.snapshot, lambda: self.devices.present)
+        self._executor = PlanExecutor(launcher, machine)
         self.why_stopped = self._executor.why_stopped
         self._scanning = Scanning(config, scanner, self._store)
         self._boot = Boot(

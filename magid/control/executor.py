@@ -1,9 +1,9 @@
 """Carries out plans: the only caller of `ServerBackend.start` and `stop`.
 
-Starts on one device run one after another, because llama-server fits itself to the memory that is
-free while it loads; starts on different devices run in parallel. A queued start can be cancelled. A
-model whose process is being created or ended is changing: a second change of it is refused with
-Busy. Loading is a state and not a change, so a model can be stopped while it loads.
+Starts on one device run one after another; others run in parallel, as `turns` decides. A queued
+start can be cancelled. A model whose process is being created or ended is changing: a second change
+of it is refused with Busy. Loading is a state and not a change, so a model can be stopped while it
+loads.
 """
 
 import asyncio
@@ -15,6 +15,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from magid.control.planner import Plan, Start, Stop
+from magid.control.resources import MachineResources
+from magid.control.turns import Turn, turn_of, waits_for
 from magid.errors import Busy, Conflict, MagidError, ServerFailed, TimedOut
 from magid.llama.spec import ServerSpec
 from magid.log.events import Event, about
@@ -31,15 +33,16 @@ _Task = asyncio.Task[None]
 class PlanExecutor:
     """Executes plans. Not thread-safe: everything happens on the event loop."""
 
-    def __init__(self, launcher: ServerBackend) -> None:
+    def __init__(self, launcher: ServerBackend, machine: MachineResources) -> None:
         self._launcher = launcher
+        self._machine = machine
         self._changing: Counter[str] = Counter()  # model id -> its changing servers
         self._calm = asyncio.Event()
         self._calm.set()
         self._stops: dict[int, tuple[str, _Task]] = {}  # by port: model id, and the stop under way
         self._stopped: dict[int, tuple[str, str]] = {}  # by port: the last process, and why
         self._queued: dict[int, tuple[ServerSpec, _Task]] = {}  # by port
-        self._line: dict[_Task, frozenset[str]] = {}  # unfinished starts, in order
+        self._line: dict[_Task, Turn] = {}  # unfinished starts, in order
         self._tasks: set[_Task] = set()
         self._plans: set[_Task] = set()
         self._closed = False
@@ -228,24 +231,33 @@ class PlanExecutor:
     # -- starts --------------------------------------------------------------------------
 
     def _enqueue(self, line: Start, stops: list[_Task]) -> _Task:
-        """Queues the start behind the stops and behind all earlier starts that share a device."""
+        """Queues the start behind the stops and behind the earlier starts that it waits for."""
         spec = line.spec
         queued = self._queued.get(spec.port)
         if queued and queued[0] == spec:
             return queued[1]
         self.cancel_queued([spec.port])
-        mine = devices_of(spec)
-        ahead = [task for task, theirs in self._line.items() if _share(mine, theirs)]
-        ahead += [t for p, (i, t) in self._stops.items() if p == spec.port or i == spec.model_id]
-        task = self._spawn(self._start(line, stops + ahead))
+        ahead = [t for p, (i, t) in self._stops.items() if p == spec.port or i == spec.model_id]
+        mine, earlier = turn_of(spec, self._machine.need_of(spec)), list(self._line)
+        task = self._spawn(self._start(line, stops + ahead, mine, earlier))
         self._queued[spec.port] = (spec, task)
         self._line[task] = mine
         return task
 
-    async def _start(self, line: Start, ahead: list[_Task]) -> None:
+    async def _wait_for_turn(self, mine: Turn, earlier: list[_Task]) -> None:
+        while left := {task: self._line[task] for task in earlier if task in self._line}:
+            ahead = waits_for(mine, left, await self._machine.processors())
+            if not ahead:
+                return
+            await asyncio.wait(ahead, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _start(
+        self, line: Start, ahead: list[_Task], mine: Turn, earlier: list[_Task]
+    ) -> None:
         spec = line.spec
         if ahead:
             await asyncio.wait(ahead)
+        await self._wait_for_turn(mine, earlier)
         # No longer queued but changing: from here on it cannot be cancelled.
         self._queued.pop(spec.port, None)
         log.info(
@@ -307,12 +319,3 @@ async def _all(tasks: list[_Task]) -> None:
             )
         if error := task.exception():
             raise error
-
-
-def devices_of(spec: ServerSpec) -> frozenset[str]:
-    """Returns the devices the server loads onto. Empty: llama-server chooses among all of them."""
-    return frozenset(spec.device.split(",") if spec.device else ())
-
-
-def _share(some: frozenset[str], others: frozenset[str]) -> bool:
-    return not some or not others or not some.isdisjoint(others)

@@ -8,8 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from magid.control.executor import PlanExecutor, devices_of
+from magid.control.executor import PlanExecutor
 from magid.control.planner import Plan, Start, Stop
+from magid.control.resources import MachineResources
+from magid.control.turns import Processors
 from magid.errors import Busy, Conflict, NotReady, ServerFailed, TimedOut
 from magid.llama.spec import ServerSpec
 from magid.servers.backend import ServerState
@@ -43,15 +45,33 @@ async def ended(task: asyncio.Task[None]) -> None:
         await task
 
 
+class StillMachine(MachineResources):
+    """Two cores, and GPUs unless a test says otherwise."""
+
+    def __init__(self) -> None:
+        self.has = Processors(cores=2, free_bytes=100, has_devices=True)
+
+    async def processors(self) -> Processors:
+        return self.has
+
+    def need_of(self, spec: ServerSpec) -> int | None:
+        return 10
+
+
+@pytest.fixture
+def machine() -> StillMachine:
+    return StillMachine()
+
+
 @pytest.fixture
 def launcher() -> StillLauncher:
     return StillLauncher()
 
 
 @pytest.fixture
-async def runner(launcher: StillLauncher) -> AsyncIterator[PlanExecutor]:
+async def runner(launcher: StillLauncher, machine: StillMachine) -> AsyncIterator[PlanExecutor]:
     """A runner that leaves no task behind."""
-    runner = PlanExecutor(launcher)
+    runner = PlanExecutor(launcher, machine)
     yield runner
     await runner.close()
     assert asyncio.all_tasks() == {asyncio.current_task()}
@@ -109,6 +129,21 @@ async def test_devices(
     launcher.show(first.port, S.READY)
     await launcher.wait_for(lambda: second.port in launcher.observed())
     launcher.show(second.port, S.READY)
+    await ended(work)
+
+
+async def test_without_a_device_as_many_load_as_there_are_cores(
+    launcher: StillLauncher, runner: PlanExecutor, machine: StillMachine
+) -> None:
+    machine.has = Processors(cores=2, free_bytes=100, has_devices=False)
+    work = runner.execute(starts(*(replace(each, n_threads=1) for each in (A, B, C))))
+    await launcher.until(("start", 8080), ("start", 8081))
+    await all_quiet()
+    assert runner.queued.keys() == {8082}
+    launcher.show(8081, S.READY)
+    await launcher.until(("start", 8080), ("start", 8081), ("start", 8082))
+    for port in (8080, 8082):
+        launcher.show(port, S.READY)
     await ended(work)
 
 
@@ -502,11 +537,3 @@ async def test_finished_gives_up_and_the_work_goes_on(
     await launcher.until(("start", 8080))
     launcher.show(8080, S.READY)
     await ended(work)
-
-
-@pytest.mark.parametrize(
-    ("device", "devices"),
-    [(None, set()), ("CUDA0", {"CUDA0"}), ("CUDA0,CUDA1", {"CUDA0", "CUDA1"}), ("none", {"none"})],
-)
-def test_devices_of(device: str | None, devices: set[str]) -> None:
-    assert devices_of(replace(A, device=device)) == devices

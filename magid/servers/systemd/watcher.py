@@ -139,7 +139,7 @@ class UnitWatcher:
             self._read_done = asyncio.Event()
 
     def _look_for(self, server: ObservedServer | None) -> None:
-        """Begins to look whether this process is ready, and ends to look at any other."""
+        """Begins to poll this process for readiness, and stops polling any other."""
         process = server.invocation_id if server is not None else None
         if self._looking is not None:
             if self._looking[0] == process:

@@ -1,0 +1,31 @@
+"""What the machine has for servers that load side by side."""
+
+import asyncio
+import os
+from collections.abc import Callable
+
+from magid.control.devices import DeviceList
+from magid.control.snapshot import Snapshot
+from magid.control.turns import Processors
+from magid.host.usage import machine_memory
+from magid.llama.spec import ServerSpec
+
+
+class MachineResources:
+    """Asks the kernel, the last list of GPUs, and the last scan. Runs no program."""
+
+    def __init__(self, snapshot: Callable[[], Snapshot], listed: Callable[[], DeviceList]) -> None:
+        self._snapshot, self._listed = snapshot, listed
+
+    async def processors(self) -> Processors:
+        """Returns what is there now. Until llama-server has listed none, there may be GPUs."""
+        listed = self._listed()
+        is_without = listed.listed_at is not None and not listed.gpus and not listed.problem
+        memory = await asyncio.to_thread(machine_memory)
+        cores = len(os.sched_getaffinity(0))
+        return Processors(cores, memory["available"], has_devices=not is_without)
+
+    def need_of(self, spec: ServerSpec) -> int | None:
+        """Returns the size of the model's files; None if they are not known."""
+        model = self._snapshot().models.get(spec.model_id)
+        return None if model is None else model.found.size_bytes
