@@ -21,6 +21,7 @@ OWNERS = {
     "sdnotify": {"__main__"},
     "prometheus_client": {"api.metrics_families"},
     "uvloop": {"__main__"},
+    "zstandard": {"http.content_coding"},
 }
 NEVER = {"gguf", "numpy", "httpx", "aiohttp", "requests"}
 ANYWHERE = {"msgspec", "pydantic", "pydantic_core", "typing_extensions"}
