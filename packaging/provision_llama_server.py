@@ -22,8 +22,11 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parent)]
+
+import apt_sources  # noqa: E402  # needs the line above
 
 PACKAGES = ("llama.cpp-tools",)
 RPC_PACKAGES = ("llama.cpp-tools-extra", "libggml0-backend-rpc")
@@ -33,12 +36,6 @@ SUITE = "forky"
 KEYRINGS = (
     Path("/usr/share/keyrings/debian-archive-keyring.pgp"),  # Debian 13 and later
     Path("/usr/share/keyrings/debian-archive-keyring.gpg"),
-)
-SUITES = frozenset(
-    {
-        *("oldoldstable", "oldstable", "stable", "testing", "unstable"),
-        *("bullseye", "bookworm", "trixie", "forky", "duke", "sid"),
-    }
 )
 CACHE = Path(__file__).resolve().parent.parent / ".cache"
 TRY_SECONDS = 30  # `llama-server --version` takes 20 ms; a cold disk or an emulator more
@@ -61,77 +58,7 @@ class CannotProvide(Exception):
     """Why there is no llama-server; the text goes behind "cannot get a llama-server: "."""
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """One `deb` line of the machine: where it leads, and what it takes from there."""
-
-    uri: str
-    suite: str
-    components: tuple[str, ...]
-
-
 # --- deciding -------------------------------------------------------------------------------
-
-
-def parse_list(text: str) -> list[Source]:
-    """The sources of a one-line-style file (sources.list(5)); options in brackets are left out."""
-    sources = []
-    for line in text.splitlines():
-        words = re.sub(r"\[[^\]]*\]", " ", line.partition("#")[0]).split()
-        if len(words) >= 3 and words[0] == "deb":
-            sources.append(Source(words[1], words[2], tuple(words[3:])))
-    return sources
-
-
-def parse_deb822(text: str) -> list[Source]:
-    """The enabled sources of a deb822-style file (sources.list(5)), each combination apart."""
-    lines = [line for line in text.splitlines() if not line.startswith("#")]
-    sources = []
-    for stanza in re.split(r"\n\s*\n", "\n".join(lines)):
-        fields = _fields(stanza)
-        if "deb" not in fields.get("types", "").split() or _is_off(fields.get("enabled", "yes")):
-            continue
-        components = tuple(fields.get("components", "").split())
-        sources += [
-            Source(uri, suite, components)
-            for uri in fields.get("uris", "").split()
-            for suite in fields.get("suites", "").split()
-        ]
-    return sources
-
-
-def _fields(stanza: str) -> dict[str, str]:
-    """Field name in lower case -> value, continuation lines joined."""
-    fields: dict[str, str] = {}
-    name = ""
-    for line in stanza.splitlines():
-        if line[:1] in (" ", "\t"):
-            fields[name] = f"{fields.get(name, '')} {line.strip()}"
-        elif ":" in line:
-            name, _, value = line.partition(":")
-            name = name.strip().lower()
-            fields[name] = value.strip()
-    return fields
-
-
-def _is_off(value: str) -> bool:
-    return value.lower() in ("no", "false", "without", "off", "disable", "0")
-
-
-def archives(sources: Iterable[Source]) -> list[str]:
-    """The addresses that may be Debian's main archive, the likeliest first, each once.
-
-    Another publisher may use Debian's release names too; an address that ends in `debian` goes
-    first. Asking the wrong one does no harm: its index is not signed with Debian's keys.
-    """
-    found = [
-        source.uri.rstrip("/")
-        for source in sources
-        if source.suite.rstrip("/") in SUITES
-        and "main" in source.components
-        and not source.uri.startswith("cdrom:")
-    ]
-    return sorted(dict.fromkeys(found), key=lambda uri: PurePosixPath(uri).stem != "debian")
 
 
 def without_password(text: str) -> str:
@@ -139,7 +66,7 @@ def without_password(text: str) -> str:
     return re.sub(r"://[^/\s@]*@", "://", text)
 
 
-def apt_sources(archive: str, keyring: Path) -> str:
+def source_file(archive: str, keyring: Path) -> str:
     """The private deb822 file. Signatures are always checked; an index may be old.
 
     Check-Valid-Until is off because mirrors that stand still (snapshots, caches) carry indexes
@@ -286,28 +213,13 @@ def candidates(environment: Mapping[str, str]) -> list[str]:
     """MAGI_DEBIAN_ARCHIVE, or else what the machine's own sources name."""
     if chosen := environment.get("MAGI_DEBIAN_ARCHIVE"):
         return [chosen.rstrip("/")]
-    found = archives(machine_sources(Path("/etc/apt")))
+    found = apt_sources.archives(apt_sources.machine_sources(Path("/etc/apt")))
     if not found:
         raise CannotProvide(
             "none is installed, and the machine's package sources name no Debian archive: "
             "set MAGI_DEBIAN_ARCHIVE to the address of one"
         )
     return found
-
-
-def machine_sources(etc: Path) -> list[Source]:
-    """What the apt configuration folder `etc` names; files that cannot be read are left out."""
-    sources: list[Source] = []
-    for path in (etc / "sources.list", *sorted((etc / "sources.list.d").glob("*"))):
-        try:
-            text = path.read_text(errors="replace")
-        except OSError:
-            continue
-        if path.suffix == ".list":
-            sources += parse_list(text)
-        elif path.suffix == ".sources":
-            sources += parse_deb822(text)
-    return sources
 
 
 def fetch(
@@ -317,7 +229,7 @@ def fetch(
     for part in ("state/lists/partial", "cache/archives/partial", "sources.list.d"):
         (folder / part).mkdir(parents=True)
     (folder / "status").touch()  # nothing is installed: apt's resolver names every dependency
-    (folder / "sources.list.d/debian.sources").write_text(apt_sources(archive, keyring))
+    (folder / "sources.list.d/debian.sources").write_text(source_file(archive, keyring))
     configuration = folder / "apt.conf"
     configuration.touch(mode=0o600)  # a proxy's address may have a password in it
     inherited = output(["apt-config", "dump", "Acquire"])

@@ -14,10 +14,9 @@ _FOLDER = Path(__file__).resolve().parents[2] / "packaging"
 _PROGRAM = _FOLDER / "provision-llama-server"
 
 
-def _load() -> ModuleType:
+def _load(name: str) -> ModuleType:
     """The module by its path: `packaging` as a name is a library's."""
-    path = _FOLDER / "provision_llama_server.py"
-    spec = importlib.util.spec_from_file_location("provision_llama_server", path)
+    spec = importlib.util.spec_from_file_location(name, _FOLDER / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -26,7 +25,8 @@ def _load() -> ModuleType:
     return module
 
 
-provision = _load()
+apt_sources = _load("apt_sources")
+provision = _load("provision_llama_server")
 
 
 # --- the machine's sources ------------------------------------------------------------------
@@ -80,12 +80,12 @@ Triple = tuple[str, str, tuple[str, ...]]
 
 @pytest.mark.parametrize(("text", "expected"), ONE_LINE)
 def test_one_line_sources(text: str, expected: list[Triple]) -> None:
-    assert provision.parse_list(text) == [provision.Source(*each) for each in expected]
+    assert apt_sources.parse_list(text) == [apt_sources.Source(*each) for each in expected]
 
 
 @pytest.mark.parametrize(("text", "expected"), DEB822)
 def test_deb822_sources(text: str, expected: list[Triple]) -> None:
-    assert provision.parse_deb822(text) == [provision.Source(*each) for each in expected]
+    assert apt_sources.parse_deb822(text) == [apt_sources.Source(*each) for each in expected]
 
 
 ARCHIVES = [
@@ -107,7 +107,7 @@ ARCHIVES = [
 
 @pytest.mark.parametrize(("sources", "expected"), ARCHIVES)
 def test_which_archives_are_asked(sources: list[Triple], expected: list[str]) -> None:
-    assert provision.archives([provision.Source(*each) for each in sources]) == expected
+    assert apt_sources.archives([apt_sources.Source(*each) for each in sources]) == expected
 
 
 def test_sources_of_both_kinds_are_read(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_sources_of_both_kinds_are_read(tmp_path: Path) -> None:
     (parts / "b.list").write_text("deb http://3.test/debian sid main\n")
     (parts / "c.list.save").write_text("deb http://4.test/debian sid main\n")
     (parts / "d.list").mkdir()
-    read = provision.machine_sources(tmp_path)
+    read = apt_sources.machine_sources(tmp_path)
     assert [source.uri for source in read] == [f"http://{n}.test/debian" for n in (1, 2, 3)]
 
 
