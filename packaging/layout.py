@@ -11,6 +11,7 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parent.parent
 LIBRARY = "/usr/lib/magi"
 VENDOR = f"{LIBRARY}/vendor"  # what magid depends on and Debian does not have, or not new enough
+DEBIAN = "/usr/lib/python3/dist-packages"  # of which magid needs python3-systemd
 UNITS = "/usr/lib/systemd/system"
 UNIT_KINDS = ("service", "socket", "target", "slice", "path", "timer")
 # Pattern below systemd/ -> where such files go; a drop-in keeps the name of its folder.
@@ -40,11 +41,11 @@ PROGRAMS = {  # -> the module whose `main` it calls
     f"{LIBRARY}/magi-owners": "magid/standalone/state_owners.py",
 }
 # -I: neither the caller's environment nor its folder nor its home has a say in what is imported.
-# -S: nor has what else is installed; all that magid needs is in the two folders.
+# -S: nor have .pth files, sitecustomize.py and what pip has installed for the whole machine.
 PROGRAM = """\
 #!/usr/bin/python3 -IS
 import sys
-sys.path[:0] = [{library!r}, {vendor!r}]
+sys.path = [{library!r}, {vendor!r}, *sys.path, {debian!r}]
 from {module} import main
 sys.exit(main())
 """
@@ -55,7 +56,7 @@ DAEMON = """\
 import gc
 import sys
 gc.disable()
-sys.path[:0] = [{library!r}, {vendor!r}]
+sys.path = [{library!r}, {vendor!r}, *sys.path, {debian!r}]
 try:
     from {module} import main
 except Exception as error:
@@ -83,7 +84,7 @@ def placed(checkout: Path = CHECKOUT) -> Iterator[Placed]:
         if (checkout / source).exists():
             module = source.removesuffix(".py").replace("/", ".")
             template = TEMPLATES.get(program, PROGRAM)
-            text = template.format(library=LIBRARY, vendor=VENDOR, module=module)
+            text = template.format(library=LIBRARY, vendor=VENDOR, debian=DEBIAN, module=module)
             yield Placed(program, text.encode(), 0o755)
     yield from _found(checkout / "systemd", SYSTEMD)
     yield from _found(checkout / "etc", SETTINGS)
