@@ -152,7 +152,7 @@ NO_COMMAND: Final = {
     "nvidia-driver-mismatch": _HARDWARE,
     "kfd-missing": _HARDWARE,
     "server-without-gpu": _HARDWARE,
-    "unit-missing": "the package's file is elsewhere: tests/lab/test_package.py plants it",
+    "unit-missing": "the package's file is elsewhere: tests/lab/test_package_life.py plants it",
     "model-unused": _PERSON + "whether a linked folder is one, or which model a part is for",
     "model-unread": "asks to be run as root; test_who_is_not_root plants it",
 }

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from magid.systemd.unit_names import port_in
+from magid.systemd.unit_names import port_in, unit_name
 from tests.lab.container import Container
 from tests.lab.launching import install_launcher
 from tests.support.deadlines import DEADLINE_S
@@ -97,6 +97,21 @@ class Daemon:
                     return server
         raise AssertionError(f"the events ended before {model_id} was {state}")
 
+    def restart(self, model_id: str, status: int, **query: float) -> None:
+        """Restarts the model's server, once no other change of it is under way."""
+        url = f"/api/models/servers/{model_id}/restart"
+
+        def is_accepted() -> bool:
+            reply = self.client.post(url, params=query)
+            assert reply.status_code == status or reply.json()["error"] == "Busy", reply.text
+            return reply.status_code == status
+
+        self.container.wait_until(is_accepted, "restart")
+
+    def entries(self, *matches: str) -> list[dict[str, Any]]:
+        """Magid's own entries in the journal that have these fields."""
+        return self.container.journal("magid", *matches)
+
     def wait_serving(self) -> None:
         """Until a magid that began anew has done all that it does at its start."""
 
@@ -104,6 +119,24 @@ class Daemon:
             return bool(self.client.get("/api/models/status").json()["phase"] == "serving")
 
         self.container.wait_until(serving, "magid serving")
+
+
+def check_agreement(daemon: Daemon) -> None:
+    """systemctl, journalctl and the API say the same of all models."""
+    container = daemon.container
+    assert daemon.units() == {unit_name(port) for port in MODELS.values()}
+    for model_id, port in MODELS.items():
+        server, unit = daemon.server(model_id), unit_name(port)
+        shown = container.show(unit, "MainPID", "ActiveState")
+        assert (server["port"], str(server["pid"])) == (port, shown["MainPID"])
+        assert (server["state"], shown["ActiveState"]) == ("ready", "active")
+        assert container.http("GET", f"http://127.0.0.1:{port}/health").status_code == 200
+        lines = [
+            str(entry["MESSAGE"]) for entry in container.journal(unit, f"MAGI_MODEL={model_id}")
+        ]
+        assert any("model loaded" in line for line in lines)
+    status = container.show("magid", "StatusText")["StatusText"]
+    assert status == "serving: 3 ready, profile everything"
 
 
 def installed_in(container: Container, model: Path, settings: str = SETTINGS) -> Daemon:

@@ -27,12 +27,12 @@ MODEL = next(iter(MODELS))
 DEVICE = 'server_defaults: {n_threads: 1, parallel: 1, ctx_size: 512, device: "none"}'
 
 
-@pytest.fixture
-def daemon(fresh_container: Container, chat_model: Path) -> Iterator[Daemon]:
-    program = fresh_container.release.llama_server
-    fresh_container.write(PROGRAM, WRAPPER.format(program=program), 0o755)
+@pytest.fixture(scope="module")
+def daemon(container: Container, chat_model: Path) -> Iterator[Daemon]:
+    program = container.release.llama_server
+    container.write(PROGRAM, WRAPPER.format(program=program), 0o755)
     settings = SETTINGS.replace(SETTINGS.splitlines()[2], DEVICE)
-    daemon = installed_in(fresh_container, chat_model, f"{settings}llama_server_path: {PROGRAM}\n")
+    daemon = installed_in(container, chat_model, f"{settings}llama_server_path: {PROGRAM}\n")
     daemon.wait_ready()
     yield daemon
     daemon.client.close()
@@ -61,6 +61,7 @@ def test_gpus_of_units(daemon: Daemon) -> None:
     shown = container.run(["magictl", "gpus"]).stdout.splitlines()
     assert shown[1].startswith("CUDA0 = Vulkan0  NVIDIA H100  discrete  80.0 GiB")
     assert container.show(device_list.UNIT, "LoadState")["LoadState"] == "not-found"
+    daemon.client.post(f"/api/models/servers/{MODEL}/start?wait=60").raise_for_status()
 
 
 def test_the_memory_of_a_model_that_runs_as_a_unit(daemon: Daemon) -> None:

@@ -1,9 +1,6 @@
-"""Servers as units of a real systemd: the launchers' contract, and what people do meanwhile."""
+"""Servers as units of a real systemd, and what people do meanwhile."""
 
-import importlib.metadata
-import io
 import json
-import tarfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,12 +12,10 @@ from magid.launcher.protocol import Ping
 from magid.log.events import Event
 from magid.systemd.unit_names import unit_name
 from tests.lab.container import Container
-from tests.lab.installing import LIBRARY
-from tests.lab.launching import Asker, install_launcher
-from tests.lab.serving import FILES, MODELS, Daemon, installed_in
-from tests.lab.trees import NEWEST, OLDEST, ROOT, VENDOR
-from tests.support import ggufs
-from tests.support.deadlines import DEADLINE_S, SET_UP_S
+from tests.lab.launching import Asker
+from tests.lab.serving import MODELS, Daemon, check_agreement, installed_in
+from tests.lab.trees import NEWEST, OLDEST
+from tests.support.deadlines import DEADLINE_S
 
 # Between these two systemd changed what it says of units; the others are like one of them.
 pytestmark = [
@@ -33,78 +28,10 @@ pytestmark = [
 ONE, OTHER, THIRD = MODELS
 UNIT = unit_name(MODELS[ONE])
 
-INSIDE = "/srv/contract"
-INSIDE_SETTINGS = """\
-model_paths: [/srv/models]
-port_range: [20000, 20999]
-restart: {limit: 2, first_delay: 0.1, max_delay: 0.1}
-"""
-PYTEST_INI = "[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n"
-# Pure Python, all of it: what runs the tests here runs them on every release.
-TOOLS = (
-    *("pytest", "pytest-asyncio", "pluggy", "iniconfig", "packaging", "pygments"),
-    "typing_extensions",
-)
-
-
-# -- the contract ------------------------------------------------------------------------------
-
-
-def tools() -> bytes:
-    """A tar archive of what runs tests, as it is installed here."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for name in TOOLS:
-            for file in importlib.metadata.files(name) or []:
-                assert file.suffix != ".so", f"{file} is for one Python only"
-                if ".." not in file.parts and file.suffix != ".pyc":
-                    tar.add(str(file.locate()), f"lib/{file}")
-    return buffer.getvalue()
-
-
-@pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("lab-model") / "Demo-Tiny-F16.gguf"
-    return ggufs.write_chat_model(path, quantization="F16")
-
-
-def test_the_contract_of_launchers(fresh_container: Container, model: Path) -> None:
-    """By pytest in there: it has to see the processes, and to kill them."""
-    install_launcher(fresh_container, model)
-    fresh_container.write("/etc/magi/magid.yaml", INSIDE_SETTINGS)
-    fresh_container.write("/srv/models/Demo-Tiny-F16.gguf", model.read_bytes())
-    sources = {
-        "__init__.py": b"",
-        "support/__init__.py": b"",
-        "support/deadlines.py": (ROOT / "tests/support/deadlines.py").read_bytes(),
-        "support/launcher_contract.py": (ROOT / "tests/support/launcher_contract.py").read_bytes(),
-        "test_contract.py": (ROOT / "tests/lab/inside/contract.py").read_bytes(),
-    }
-    for name, data in sources.items():
-        fresh_container.write(f"{INSIDE}/tests/{name}", data)
-    fresh_container.write(f"{INSIDE}/pytest.ini", PYTEST_INI)
-    fresh_container.run(["tar", "-x", "-C", INSIDE], input=tools())
-    path = ":".join([INSIDE, LIBRARY, VENDOR, f"{INSIDE}/lib"])
-    done = fresh_container.run(
-        [
-            *("python3", "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rootdir={INSIDE}"),
-            *("-c", f"{INSIDE}/pytest.ini", "--basetemp=/srv/models/tmp"),
-            f"{INSIDE}/tests/test_contract.py",
-        ],
-        check=False,
-        timeout=SET_UP_S,
-        environment={"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
-    )
-    assert done.returncode == 0, done.stdout + fresh_container.diagnosis()
-    assert " passed" in done.stdout
-
-
-# -- the daemon --------------------------------------------------------------------------------
-
 
 @pytest.fixture(scope="module")
-def installed(container: Container, model: Path) -> Iterator[Daemon]:
-    daemon = installed_in(container, model)
+def installed(container: Container, chat_model: Path) -> Iterator[Daemon]:
+    daemon = installed_in(container, chat_model)
     yield daemon
     daemon.client.close()
 
@@ -121,24 +48,6 @@ def daemon(installed: Daemon) -> Iterator[Daemon]:
     installed.wait_ready()
     assert installed.units() == {unit_name(port) for port in MODELS.values()}
     assert installed.client.get(f"/api/models/{THIRD}").json()["tierOverride"] == "fast"
-
-
-def check_agreement(daemon: Daemon) -> None:
-    """systemctl, journalctl and the API say the same of all models."""
-    container = daemon.container
-    assert daemon.units() == {unit_name(port) for port in MODELS.values()}
-    for model_id, port in MODELS.items():
-        server, unit = daemon.server(model_id), unit_name(port)
-        shown = container.show(unit, "MainPID", "ActiveState")
-        assert (server["port"], str(server["pid"])) == (port, shown["MainPID"])
-        assert (server["state"], shown["ActiveState"]) == ("ready", "active")
-        assert container.http("GET", f"http://127.0.0.1:{port}/health").status_code == 200
-        lines = [
-            str(entry["MESSAGE"]) for entry in container.journal(unit, f"MAGI_MODEL={model_id}")
-        ]
-        assert any("model loaded" in line for line in lines)
-    status = container.show("magid", "StatusText")["StatusText"]
-    assert status == "serving: 3 ready, profile everything"
 
 
 def test_systemctl_and_the_api_agree(daemon: Daemon) -> None:
@@ -311,14 +220,14 @@ def test_limits(daemon: Daemon) -> None:
     before = daemon.pids()
     daemon.put(ONE, "runtime-settings", {"memoryMax": 2**31, "cpuQuota": 150})
     try:
-        restarted(daemon, 200, wait=DEADLINE_S)
+        daemon.restart(ONE, 200, wait=DEADLINE_S)
         shown = daemon.container.show(UNIT, "MemoryMax", "CPUQuotaPerSecUSec")
         assert shown == {"MemoryMax": str(2**31), "CPUQuotaPerSecUSec": "1.500000s"}
         assert daemon.server(ONE)["specCurrent"] is True
         assert daemon.pids()[OTHER] == before[OTHER]
     finally:
         daemon.put(ONE, "runtime-settings", {"memoryMax": None, "cpuQuota": None})
-        restarted(daemon, 200, wait=DEADLINE_S)
+        daemon.restart(ONE, 200, wait=DEADLINE_S)
 
 
 def test_a_drop_in_by_hand(daemon: Daemon) -> None:
@@ -354,32 +263,20 @@ def test_a_drop_in_that_breaks_the_unit(daemon: Daemon) -> None:
     daemon.wait_state("ready", ONE)
 
 
-def restarted(daemon: Daemon, status: int, **query: float) -> None:
-    """Asked for until no change of it is under way any more: a server may be ready before that."""
-    url = f"/api/models/servers/{ONE}/restart"
-
-    def is_accepted() -> bool:
-        reply = daemon.client.post(url, params=query)
-        assert reply.status_code == status or reply.json()["error"] == "Busy", reply.text
-        return reply.status_code == status
-
-    daemon.container.wait_until(is_accepted, "restart")
-
-
 def test_a_launcher_killed_in_mid_request(daemon: Daemon) -> None:
     """Where it is hit is left to chance; what was asked for is done, or can be asked for again."""
     container = daemon.container
     before = daemon.pids()
     for number, pause in enumerate((0.0, 0.01, 0.03, 0.1)):
         daemon.put(ONE, "runtime-settings", {"ctxSize": 256 + 64 * number})
-        restarted(daemon, 202)
+        daemon.restart(ONE, 202)
         time.sleep(pause)  # where it is hit is left to chance
         container.systemctl("kill", "--signal=KILL", "magi-launcher")
         container.wait_until(
             lambda: daemon.state(ONE) in ("ready", "failed", "stopped"), "an end of it"
         )
     if daemon.state(ONE) != "ready" or not daemon.server(ONE)["specCurrent"]:
-        restarted(daemon, 200, wait=DEADLINE_S)
+        daemon.restart(ONE, 200, wait=DEADLINE_S)
     daemon.wait_state("ready", ONE)
     server = daemon.server(ONE)
     assert (server["specCurrent"], server["pid"]) == (True, container.pid_of(UNIT))
@@ -390,11 +287,8 @@ def test_a_launcher_killed_in_mid_request(daemon: Daemon) -> None:
 def test_the_first_connection_starts_magid(daemon: Daemon) -> None:
     container, before = daemon.container, daemon.pids()
     with container.client() as tcp, container.unix_client("/run/magi/magid.sock") as local:
-        clients = (
-            (tcp, "http://127.0.0.1:8000/livez"),
-            (tcp, "http://[::1]:8000/livez"),
-            (local, "/livez"),
-        )
+        addresses = ("http://127.0.0.1:8000", "http://[::1]:8000")
+        clients = (*((tcp, f"{address}/livez") for address in addresses), (local, "/livez"))
         for client, url in clients:
             container.systemctl("stop", "magid")
             assert container.show("magid", "ActiveState")["ActiveState"] == "inactive"
@@ -449,23 +343,18 @@ def test_logs_have_what_systemd_says(daemon: Daemon) -> None:
         daemon.container.wait_until(has(text), text)
 
 
-def entries(daemon: Daemon, *matches: str) -> list[dict[str, Any]]:
-    """What magid itself has written to the journal, with these fields."""
-    return daemon.container.journal("magid", *matches)
-
-
 def test_magids_own_entries_have_fields(daemon: Daemon) -> None:
     daemon.container.systemctl("restart", UNIT)
     daemon.wait_state("ready", ONE)
     ready = f"MESSAGE_ID={Event.SERVER_READY.value}"
-    daemon.container.wait_until(lambda: bool(entries(daemon, f"MAGI_MODEL={ONE}", ready)), "it")
-    entry = entries(daemon, f"MAGI_MODEL={ONE}", ready)[-1]
+    daemon.container.wait_until(lambda: bool(daemon.entries(f"MAGI_MODEL={ONE}", ready)), "it")
+    entry = daemon.entries(f"MAGI_MODEL={ONE}", ready)[-1]
     assert (entry["MAGI_UNIT"], entry["MAGI_EVENT"]) == (UNIT, "server_ready")
     assert (entry["SYSLOG_IDENTIFIER"], entry["PRIORITY"]) == ("magid", "6")
     assert entry["_SYSTEMD_UNIT"] == "magid.service"
     assert entry["_TRANSPORT"] == "journal"
     assert (entry["CODE_FUNC"], entry["LOGGER"]) == ("on_change", "magid.control.audit_log")
-    assert not entries(daemon, "MAGI_MODEL=nothing")
+    assert not daemon.entries("MAGI_MODEL=nothing")
 
 
 def test_the_catalog_explains_them(daemon: Daemon) -> None:
@@ -491,11 +380,10 @@ def test_the_log_of_magid_over_rest(daemon: Daemon) -> None:
             if entry["event"] == "started":
                 break
     assert seen.index("ended") < seen.index("started")
-    url = "/livez"
-    refused = daemon.client.get(url, headers={"Host": "evil", "X-Request-Id": "lab.1"})
+    refused = daemon.client.get("/livez", headers={"Host": "evil", "X-Request-Id": "lab.1"})
     assert refused.status_code == 421
     daemon.container.wait_until(
-        lambda: bool(entries(daemon, "MAGI_CLIENT_REQUEST_ID=lab.1")), "the refusal"
+        lambda: bool(daemon.entries("MAGI_CLIENT_REQUEST_ID=lab.1")), "the refusal"
     )
     found = daemon.client.get("/api/logs?grep=evil&lines=1").json()["lines"]
     assert [line["clientRequestId"] for line in found] == ["lab.1"]
@@ -508,29 +396,3 @@ def test_the_log_is_followed(daemon: Daemon) -> None:
         stream.raise_for_status()
         daemon.container.systemctl("restart", UNIT)
         assert any("model loaded" in line for line in stream.iter_lines())
-
-
-def test_a_bad_model_is_told_of_in_words(daemon: Daemon, model: Path) -> None:
-    good = model.read_bytes()
-    daemon.container.write(f"/models/{FILES[0]}", good[:-100])
-    restart = ["systemctl", "restart", UNIT]
-    told = daemon.told("backoff", ONE, lambda: daemon.container.run(restart, check=False))
-    reason = told["stateReason"]
-    assert reason.startswith("exited with status 1: ")
-    assert "not within the file bounds" in reason
-    daemon.container.write(f"/models/{FILES[0]}", good)
-    daemon.wait_state("ready", ONE)
-
-
-def test_after_a_reboot_all_is_as_wanted(fresh_container: Container, model: Path) -> None:
-    before = installed_in(fresh_container, model)
-    with before.client:
-        before.wait_ready()
-        before.put(THIRD, "tier", {"tier": "fast"})
-    fresh_container.reboot()
-    after = Daemon(fresh_container)
-    with after.client:
-        after.wait_ready()
-        check_agreement(after)
-        assert after.client.get(f"/api/models/{THIRD}").json()["tierOverride"] == "fast"
-        assert fresh_container.systemctl("is-system-running") == "running"

@@ -242,3 +242,14 @@ def test_one_whose_file_has_vanished(daemon: Daemon, chat_model: Path) -> None:
         assert len(starts(container, since)) == 1
     finally:
         container.run(["mv", "/srv/aside", path])
+
+
+def test_one_whose_file_is_cut_off(daemon: Daemon, chat_model: Path) -> None:
+    good = chat_model.read_bytes()
+    daemon.container.write(f"/models/{FILES[0]}", good[:-100])
+    restart = ["systemctl", "restart", UNIT]
+    told = daemon.told("backoff", ONE, lambda: daemon.container.run(restart, check=False))
+    reason = told["stateReason"]
+    assert reason.startswith("exited with status 1: ")
+    assert "not within the file bounds" in reason
+    daemon.container.write(f"/models/{FILES[0]}", good)

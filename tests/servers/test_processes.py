@@ -10,26 +10,22 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from magid.errors import CannotWrite, Conflict, InvalidInput, LlamaServerMissing
+from magid.errors import CannotWrite, InvalidInput, LlamaServerMissing
 from magid.host.ports import HostPort, owners_of
 from magid.host.usage import ServerFigures, machine_memory, process_figures
 from magid.llama.installed_program import InstalledProgram
-from magid.llama.program import LlamaProgram, probe
+from magid.llama.program import LlamaProgram
 from magid.servers.backend import ServerBackend, ServerState
 from magid.servers.processes.backend import ProcessBackend
-from magid.servers.processes.supervisor import RestartPolicy
-from tests.support import fake_llama
 from tests.support.deadlines import PATIENCE_S
 from tests.support.impostor_server import NOBODY, Sly
 from tests.support.launcher_contract import (
-    RESTART_LIMIT,
     LauncherContract,
     Specs,
     Witness,
@@ -39,72 +35,15 @@ from tests.support.launcher_contract import (
     started,
     stranger_on,
 )
+from tests.support.process_backends import Faking, MakeLauncher
 
 pytestmark = pytest.mark.slow
 
 __all__ = ["broken_model", "specs"]  # fixtures: pytest finds them here
 
-IMPATIENT = RestartPolicy(first_delay_s=0.05, factor=1, limit=RESTART_LIMIT)
-FLAGS = frozenset({"--model", "--port", "--api-key-file", "--ctx-size", "--threads", "--parallel"})
-
-MakeLauncher = Callable[..., ProcessBackend]
-
-
-@pytest.fixture(scope="session")
-def program(llama_server: Path) -> LlamaProgram:
-    return asyncio.run(probe(llama_server))
-
-
-@pytest.fixture
-async def make_launcher(tmp_path: Path) -> AsyncIterator[MakeLauncher]:
-    """Makes launchers of a program file; they are closed at the end."""
-    made: list[ProcessBackend] = []
-
-    def make(program: LlamaProgram | Path, **settings: float) -> ProcessBackend:
-        asked = program if isinstance(program, LlamaProgram) else _fake_program(program)
-
-        async def ask() -> LlamaProgram:
-            return asked
-
-        patience = {"max_startup_s": 20.0, "check_interval_s": 0.05, "stop_timeout_s": 10.0}
-        made.append(
-            ProcessBackend(tmp_path / "keys", ask, restart=IMPATIENT, **(patience | settings))
-        )
-        return made[-1]
-
-    yield make
-    for launcher in made:
-        await launcher.close()
-
-
-@pytest.fixture
-async def launcher(make_launcher: MakeLauncher, program: LlamaProgram) -> ServerBackend:
-    made = make_launcher(program)
-    await made.open()
-    return made
-
-
-def _fake_program(path: Path) -> LlamaProgram:
-    return LlamaProgram(path, "fake", FLAGS)
-
 
 class TestProcessBackend(LauncherContract):
     """The contract, with child processes."""
-
-
-@pytest.fixture
-def faking(make_launcher: MakeLauncher, tmp_path: Path) -> Callable[..., ProcessBackend]:
-    """A launcher, open, of a program that behaves as the words say."""
-
-    def make(*behaviour: str, **settings: float) -> ProcessBackend:
-        made = make_launcher(fake_llama.install(tmp_path / "bin", *behaviour), **settings)
-        (tmp_path / "keys").mkdir(mode=0o700, exist_ok=True)
-        return made
-
-    return make
-
-
-Faking = Callable[..., ProcessBackend]
 
 
 async def test_loading_is_seen(faking: Faking, specs: Specs, tmp_path: Path) -> None:
@@ -356,100 +295,6 @@ async def test_an_address_of_another_machine(launcher: ServerBackend, specs: Spe
     server = await settle(launcher, spec.port)
     assert server.state is ServerState.FAILED
     assert f"cannot listen on 192.0.2.1:{spec.port}" in server.reason
-
-
-async def test_starts_at_the_same_time(faking: Faking, specs: Specs) -> None:
-    """The last one wins, and one process is left."""
-    launcher, spec = faking("fine"), specs()
-    witness = Witness(launcher)
-    others = [specs(port=spec.port, model_id=f"other_{number}") for number in range(4)]
-    async with asyncio.timeout(PATIENCE_S):
-        await asyncio.gather(*(launcher.start(each) for each in (*others, spec)))
-    server = await settle(launcher, spec.port)
-    assert (server.state, server.model_id) == (ServerState.READY, spec.model_id)
-    pids = {server.pid for server in witness.seen if server.pid}
-    assert [pid for pid in pids if psutil.pid_exists(pid)] == [server.pid]
-
-
-async def test_a_replaced_server_is_spoken_of_no_more(faking: Faking, specs: Specs) -> None:
-    launcher, old = faking("fine"), specs()
-    new, witness = specs(port=old.port, model_id="other"), Witness(launcher)
-    await started(launcher, old)
-    await started(launcher, new)
-    order = [server.model_id for server in witness.seen]
-    assert order == sorted(order, key=["demo_tiny", "other"].index)
-    assert witness.states(old.port) == [ServerState.STARTING, ServerState.READY] * 2
-
-
-async def test_stop_waits_for_the_replaced_server_too(faking: Faking, specs: Specs) -> None:
-    launcher, spec = faking("deaf", stop_timeout_s=0.3), specs()
-    old = (await started(launcher, spec)).pid
-    witness = Witness(launcher)
-    replacing = asyncio.create_task(launcher.start(spec))
-    await witness.until(ServerState.STARTING)
-    await launcher.stop(spec.port)
-    assert old
-    assert not psutil.pid_exists(old)
-    async with asyncio.timeout(PATIENCE_S):
-        await replacing
-    assert launcher.observed()[spec.port].state is ServerState.STOPPED
-
-
-async def test_start_and_stop_at_the_same_time(faking: Faking, specs: Specs) -> None:
-    launcher, spec = faking("fine"), specs()
-    for _ in range(5):
-        async with asyncio.timeout(PATIENCE_S):
-            await asyncio.gather(launcher.start(spec), launcher.stop(spec.port))
-        assert launcher.observed()[spec.port].state is ServerState.STOPPED
-        assert owners_of(HostPort(spec.host, spec.port)) == []
-
-
-async def test_exit_and_stop_at_the_same_time(faking: Faking, specs: Specs) -> None:
-    launcher, spec = faking("fine"), specs()
-    for signals in ([signal.SIGKILL], [signal.SIGTERM, signal.SIGKILL]):
-        server = await started(launcher, spec)
-        assert server.pid
-        for number in signals:
-            os.kill(server.pid, number)
-        await launcher.stop(spec.port)
-        assert launcher.observed()[spec.port].state is ServerState.STOPPED
-
-
-async def test_a_caller_who_leaves_changes_nothing(faking: Faking, specs: Specs) -> None:
-    launcher, spec = faking("deaf", stop_timeout_s=0.2), specs()
-    witness = Witness(launcher)
-    start = asyncio.create_task(launcher.start(spec))
-    await witness.until(ServerState.STARTING)
-    start.cancel()
-    assert (await settle(launcher, spec.port)).state is ServerState.READY
-    stop = asyncio.create_task(launcher.stop(spec.port))
-    await witness.until(ServerState.STOPPING)
-    stop.cancel()
-    assert (await settle(launcher, spec.port)).state is ServerState.STOPPED
-
-
-async def test_close_in_the_middle(faking: Faking, specs: Specs) -> None:
-    launcher = faking("loading=/nonexistent")
-    all_specs = [specs(instance=number) for number in range(3)]
-    await asyncio.gather(*(launcher.start(spec) for spec in all_specs))
-    pids = [server.pid for server in launcher.observed().values()]
-    await launcher.close()
-    await launcher.close()
-    assert not [pid for pid in pids if pid and psutil.pid_exists(pid)]
-    with pytest.raises(Conflict, match="shutting down"):
-        await launcher.start(all_specs[0])
-
-
-async def test_a_listener_that_fails(faking: Faking, specs: Specs) -> None:
-    launcher, spec = faking("fine"), specs()
-
-    def fail(_: object) -> None:
-        raise RuntimeError("on purpose")
-
-    launcher.subscribe(fail)
-    witness = Witness(launcher)
-    await started(launcher, spec)
-    assert witness.seen[-1].state is ServerState.READY
 
 
 def wait_for_exit(pidfd: int) -> None:

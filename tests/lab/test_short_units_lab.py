@@ -1,0 +1,147 @@
+"""Short units of the launcher: the list of devices, and the memory that a server would need."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from magid.errors import InvalidInput
+from magid.gpus.memory_report import Report, report_in
+from magid.launcher import device_list, memory_prediction
+from magid.launcher.protocol import (
+    DevicesRequest,
+    LauncherReply,
+    Ping,
+    PredictRequest,
+    output_in,
+    request_line,
+)
+from tests.lab.container import Container
+from tests.lab.launching import FLAGS, SETTINGS, Asker, install_launcher
+
+pytestmark = pytest.mark.slow
+
+LISTER = "/usr/local/bin/list-devices"
+
+
+@pytest.fixture(scope="module")
+def asker(container: Container, chat_model: Path) -> Asker:
+    install_launcher(container, chat_model)
+    return Asker.of(container)
+
+
+@pytest.fixture
+def lister(asker: Asker) -> Iterator[Callable[[str], LauncherReply]]:
+    """Asks for the devices, with this shell script as llama-server."""
+
+    def ask(script: str) -> LauncherReply:
+        asker.container.write(LISTER, f"#!/bin/sh\n{script}\n", 0o755)
+        asker.container.write("/etc/magi/magid.yaml", SETTINGS + f"llama_server_path: {LISTER}\n")
+        return asker.ask(DevicesRequest())
+
+    yield ask
+    asker.container.write("/etc/magi/magid.yaml", SETTINGS)
+
+
+def test_the_devices(asker: Asker) -> None:
+    for _ in range(2):
+        reply = asker.ask(DevicesRequest())
+        assert reply.ok, reply.message
+        assert output_in(reply.details).endswith("Available devices:\n  (none)\n")
+        shown = asker.container.show(device_list.UNIT, "LoadState")
+        assert shown["LoadState"] == "not-found", "nothing is left of it"
+    logged = asker.container.journal(device_list.UNIT)
+    assert [entry for entry in logged if int(entry["PRIORITY"]) > 5] == [], "no start, no end"
+
+
+def test_the_devices_are_listed_in_the_sandbox(
+    asker: Asker, lister: Callable[[str], LauncherReply]
+) -> None:
+    script = """
+        echo "arguments: $*"
+        awk '/^(Seccomp|NoNewPrivs|CapBnd):/ {print $1 $2}' /proc/self/status
+        ls /models /etc/magi
+        echo key $CREDENTIALS_DIRECTORY .
+        head -c 1 </dev/kmsg
+    """
+    reply = lister(script)
+    assert reply.ok, reply.message
+    output = output_in(reply.details)
+    assert "arguments: -lv 5 --list-devices\n" in output
+    assert "NoNewPrivs:1\nSeccomp:2\n" in output.replace("CapBnd:0000000000000000\n", "")
+    assert "CapBnd:0000000000000000\n" in output
+    assert "/etc/magi:\n\n/models:\nkey .\n" in output, "both are empty, and there is no key"
+    assert "/dev/kmsg" in output
+
+
+def test_a_device_list_that_never_ends(
+    asker: Asker, lister: Callable[[str], LauncherReply]
+) -> None:
+    reply = lister("exec yes")
+    assert reply.error == "ServerFailed"
+    assert "printed more than" in reply.message
+    shown = asker.container.show(device_list.UNIT, "LoadState")
+    assert shown["LoadState"] == "not-found"
+    assert asker.ask(Ping()).ok
+
+
+def predicted(reply: LauncherReply) -> Report:
+    assert reply.ok, reply.message
+    report = report_in(output_in(reply.details))
+    assert report is not None, output_in(reply.details)
+    return report
+
+
+def test_the_memory_of_a_server(asker: Asker) -> None:
+    container = asker.container
+    for ctx_size, mib in ((131_072, 64), (262_144, 128)):
+        spec = asker.spec(ctx_size=ctx_size, parallel=1, memory_max=1 << 26)
+        report = predicted(asker.ask(PredictRequest(spec, FLAGS)))
+        assert report.why == "done", report
+        assert report.estimate is not None, report
+        assert report.estimate.host_total.context == mib << 20
+        for unit in (memory_prediction.UNIT, spec.unit):
+            assert container.show(unit, "LoadState")["LoadState"] == "not-found"
+    logged = container.journal(memory_prediction.UNIT)
+    assert [entry for entry in logged if int(entry["PRIORITY"]) > 5] == [], "no start, no end"
+
+
+def test_the_memory_is_predicted_in_the_sandbox(
+    asker: Asker, lister: Callable[[str], LauncherReply]
+) -> None:
+    lister("""
+        echo "error: $*"
+        awk '/^(Seccomp|NoNewPrivs|CapBnd):/ {print "error: " $1 $2}' /proc/self/status
+        for folder in /models /etc/magi; do echo "error: $folder:" $(ls $folder); done
+        echo "error: key $CREDENTIALS_DIRECTORY."
+        head -c 1 </dev/kmsg
+    """)
+    report = predicted(asker.ask(PredictRequest(asker.spec(port=8099), FLAGS)))
+    arguments, *said = report.lines
+    assert "--api-key-file" not in arguments
+    assert "--port" not in arguments
+    assert arguments.endswith("/predict.sock")
+    assert "--fit on -lv 4 --no-warmup --host /dev/shm/" in arguments
+    assert {"error: NoNewPrivs:1", "error: Seccomp:2", "error: CapBnd:0000000000000000"} <= {*said}
+    assert {"error: /models: Demo.gguf", "error: /etc/magi:", "error: key ."} <= {*said}
+
+
+def test_a_prediction_of_a_file_that_no_server_may_open(asker: Asker) -> None:
+    for path in ("/etc/shadow", "/models/../etc/passwd.gguf", "/models/missing.gguf"):
+        spec = asker.spec(model_path=path, port=8099)
+        try:
+            reply = asker.ask(PredictRequest(spec, FLAGS))
+        except InvalidInput:
+            continue
+        assert reply.error == asker.start(spec, None).error
+        assert not reply.ok
+    wrong = asker.spec(port=8099, extra_args=("--hf-repo", "x"))
+    assert asker.say(request_line(PredictRequest(wrong, FLAGS))).startswith(b'{"ok":false')
+
+
+def test_a_prediction_of_a_damaged_model(asker: Asker) -> None:
+    asker.container.write("/models/Damaged.gguf", b"GGUF" + bytes(100))
+    spec = asker.spec(model_path="/models/Damaged.gguf", port=8099)
+    report = predicted(asker.ask(PredictRequest(spec, FLAGS)))
+    assert report.estimate is None
+    assert report.problem == "cannot predict the memory: gguf_init_from_reader: bad GGUF version: 0"
