@@ -62,9 +62,9 @@ class _UnixConnection(http.client.HTTPConnection):
 class Client:
     """Sends requests to the daemon at `where`: a URL or `unix:/path`. Raises Refused for a bad one.
 
-    `cacert` is the file with the certificate to trust for https; None: those of the system. What
-    a magid that has just been started does not know yet is asked for again until its first scan
-    has ended, for `patience_s` at most; None: without a limit.
+    `cacert` is the file with the certificate to trust for https; None: those of the system.
+    While magid's first scan after a start goes on, requests that need its result are repeated for
+    at most `patience_s`; None: without a limit.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
-"""The commands of docker, systemctl and ollama, and what does the same here."""
+"""Commands of docker, systemctl and ollama, and their equivalents in magictl."""
 
-# What was typed -> what to type, or a sentence where magictl has no such command.
+# Typed command -> its equivalent, or advice where magictl has no such command.
 HABITS = {
     "ask": "magictl run MODEL", "chat": "magictl run MODEL", "exec": "magictl run MODEL",
     "generate": "magictl run MODEL",

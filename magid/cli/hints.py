@@ -1,4 +1,4 @@
-"""The REST calls that magid's messages advise, as the commands that do the same."""
+"""Translates REST calls in magid's messages to the equivalent commands of magictl."""
 
 import re
 
@@ -26,7 +26,7 @@ _CALLS = tuple(
 
 
 def translated(text: str) -> str:
-    """Returns the text with commands of magictl in the place of REST calls. Pure."""
+    """Returns the text with REST calls replaced by commands of magictl. Pure."""
     for call, command in _CALLS:
         text = call.sub(command, text)
     return text

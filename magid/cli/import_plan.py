@@ -1,4 +1,4 @@
-"""What `magictl import` would change: decisions of the original program, beside magid's. Pure."""
+"""Plans `magictl import`: compares decisions of the original program with magid's. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ class ImportStep(NamedTuple):
 class ImportPlan(NamedTuple):
     changes: list[ImportStep]
     left: list[str]  # what cannot be taken over, and why
-    same: list[str]  # what magid has already
+    same: list[str]  # decisions that magid has already
     unusable: list[str]  # why a whole file cannot be used
     warnings: list[str]
 

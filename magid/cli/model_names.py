@@ -34,7 +34,7 @@ class Named(NamedTuple):  # dataclasses would double the time of a start
 
 
 def folded(word: str) -> str:
-    """Returns the word as people confuse it: in lower case, with one separator, and 8b for 8p0b."""
+    """Normalises a name for comparison: lower case, one kind of separator, 8b for 8p0b."""
     return _WHOLE_SIZE.sub(r"\1b", re.sub(r"[-_. ]+", "_", word.casefold()))
 
 

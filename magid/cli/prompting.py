@@ -10,8 +10,8 @@ _LOOK_S = 0.1
 def line(prompt: str) -> str:
     """Reads a line. As input(), raises EOFError and KeyboardInterrupt. Main thread only.
 
-    Python's readline shows the prompt and only then starts to wait. Python notes a signal between
-    the two, but does not handle it until the next key: a Ctrl-C just after a prompt seemed lost. A
+    Python's readline shows the prompt and only then starts to wait. Python does not handle a signal
+    that arrives in between until the next key: a Ctrl-C just after a prompt would seem lost. A
     periodic second signal ends the wait, so that the first one is handled.
     """
     with _ticking():

@@ -16,7 +16,7 @@ URL = "http://127.0.0.1:8000"
 # Where magid's service listens: of another address systemd knows nothing.
 _SERVICES = (f"unix:{SOCKET}", f"unix:{VIEW_SOCKET}", URL)
 
-SILENCE_S = 1.0  # without an answer; then it is looked why
+SILENCE_S = 1.0  # without an answer, before the cause is looked for
 _PROBE_S = 1.0
 _FROZEN_S = 10.0  # without an answer to any request
 
@@ -45,7 +45,7 @@ def wait_for_answer(connection: http.client.HTTPConnection, where: str, connect:
 
 
 def answers(connect: Connect) -> bool:
-    """Whether magid answers a request of our own in time."""
+    """Whether magid answers a test request in time."""
     try:
         with closing(connect()) as probe:
             probe.timeout = _PROBE_S
@@ -59,7 +59,7 @@ def answers(connect: Connect) -> bool:
 
 
 def failure_at(where: str, starts: set[str] | None = None) -> str:
-    """Why the service that listens there does not run; "" if it does, or it cannot be told."""
+    """Returns why the service that listens there does not run; "" if it runs, or if unknown."""
     if where not in _SERVICES:
         return ""
     from magid.doctor.collect.service_failure import failure  # late: only needed here

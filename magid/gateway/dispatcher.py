@@ -38,7 +38,7 @@ from magid.wording.counts import counted
 
 log = logging.getLogger(__name__)
 
-_UNKNOWN = "a model"  # whose name says nothing yet
+_UNKNOWN = "a model"  # the pool of requests whose model is not known yet
 
 
 class Dispatcher:

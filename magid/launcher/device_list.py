@@ -15,7 +15,7 @@ from magid.llama import device_list
 from magid.standalone import SCRIPTS
 
 UNIT: Final = "llama-server@devices.service"
-_USER: Final = "llama-0"  # a name as the servers' users have it, but no server's
+_USER: Final = "llama-0"  # named as the users of servers, but used by no server
 _GATE: Final = SCRIPTS / "exec_model.py"
 
 
@@ -31,7 +31,9 @@ async def output(units: Units, settings: Config, examine: Examiner, find: Find) 
 def _properties(settings: Config, examine: Examiner, find: Find, version: int) -> list[Property]:
     program = configured_program(settings, find)
     found = _GATE.stat()
-    gate = CheckedFile(str(_GATE), found.st_dev, found.st_ino)  # it wants a file to check
+    gate = CheckedFile(
+        str(_GATE), found.st_dev, found.st_ino
+    )  # exec_model.py needs a file to check
     order = short_units.request(settings, program, examine.roots(settings.model_paths), ())
     seconds = device_list.RUN.seconds
     return short_units.quiet(

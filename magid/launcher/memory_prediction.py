@@ -16,8 +16,8 @@ from magid.llama import memory_prediction
 from magid.standalone import SCRIPTS
 
 UNIT: Final = "llama-server@memory.service"
-_USER: Final = "llama-1"  # a name as the servers' users have it, but no server's
-_MEMORY_MAX: Final = 4 << 30  # it takes 110 MB, and what a driver takes
+_USER: Final = "llama-1"  # named as the users of servers, but used by no server
+_MEMORY_MAX: Final = 4 << 30  # llama-server takes 110 MB, plus the driver's share
 _ALONE: Final = (PYTHON, "-I", "-S")
 
 

@@ -1,8 +1,8 @@
-"""Units that run for a moment in a model's own sandbox, and are no servers. Pure.
+"""Short units: they run in a model's sandbox for a moment and are not servers. Pure.
 
-What a server can open and see is decided by a dozen settings together, drop-ins of the
-administrator for all models among them. So a question about it is asked in a unit that has the
-properties of a model's, made by the same functions, and is an instance of llama-server@.
+A dozen settings together decide what a server can open and see, the administrator's drop-ins for
+all models among them. So llama-server is asked in an instance of llama-server@ that has the
+properties of a model's unit, made by the same functions.
 """
 
 from collections.abc import Iterable, Sequence
@@ -36,7 +36,7 @@ def request(
     roots: tuple[str, ...],
     files: Iterable[CheckedFile],
 ) -> UnitRequest:
-    """Returns the request of a server with these files: no more of it matters than its sandbox."""
+    """Returns a request with these files, of which only the sandbox is used."""
     port, host = settings.port_range[0], settings.llama_server_host
     return UnitRequest(
         spec=ServerSpec("none", 0, port, host, "/"),

@@ -38,8 +38,8 @@ _GONE: Final = frozenset(
         "org.freedesktop.DBus.Error.UnknownObject",
     }
 )
-_REMOVAL_S: Final = 10.0  # systemd forgets a unit in a later turn of its loop: milliseconds
-_PROVEN_S: Final = 1.0  # a unit that is active for this long has started well
+_REMOVAL_S: Final = 10.0  # systemd forgets a unit milliseconds later, in another turn of its loop
+_PROVEN_S: Final = 1.0  # a unit that stays active for this long has started successfully
 _STOP_MARGIN_S: Final = 30.0
 _LONGEST_STOP_S: Final = 86_400.0
 

@@ -1,4 +1,4 @@
-"""What decides about the unit of one model: checked by `policy`, made a unit by `sandbox`."""
+"""The description of a model's unit: checked by `policy`, turned into properties by `sandbox`."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ class CheckedFile:
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Times in seconds, and how often a server that ended by itself is restarted."""
+    """Timeouts in seconds, and the limits of automatic restarts."""
 
     max_startup_s: float
     check_interval_s: float

@@ -1,4 +1,4 @@
-"""The addresses that magid would listen on: taken by others, or open to other machines."""
+"""Checks the addresses that magid would listen on: in use, or reachable from other machines."""
 
 import re
 import shlex
@@ -22,7 +22,7 @@ _STREAM: Final = re.compile(r"(\S+) \(Stream\)")
 def of_service(
     units: Mapping[str, ServiceUnit], listeners: Sequence[Listener], *, has_token: bool
 ) -> Iterator[Problem]:
-    """What is wrong with the addresses of the socket units. Pure."""
+    """Yields the problems with the addresses of the socket units. Pure."""
     for name in SOCKETS:
         unit = units[name]
         for address in listens_on(unit):
@@ -34,9 +34,9 @@ def of_service(
 def restart_command(units: Mapping[str, ServiceUnit], listeners: Sequence[Listener]) -> str:
     """Returns the command that brings magid up on all addresses that its units name. Pure.
 
-    A socket unit that is active keeps its old addresses until it is stopped, whatever its files
-    say; one that is not is started with the service. systemd 252 refuses to start it by itself
-    while the service runs, as `systemctl restart` of both would have it.
+    An active socket unit keeps its old addresses until it is stopped, whatever its files say. An
+    inactive one is started with the service: `systemctl restart` of both would start it while the
+    service runs, which systemd 252 refuses.
     """
     bound = {(one.host, one.port) for one in listeners}
     changed = [
@@ -53,7 +53,7 @@ def restart_command(units: Mapping[str, ServiceUnit], listeners: Sequence[Listen
 
 
 def listens_on(unit: ServiceUnit) -> list[Address]:
-    """The addresses of a socket unit, from what `systemctl show` prints as Listen=. Pure."""
+    """Parses the addresses of a socket unit from Listen= of `systemctl show`. Pure."""
     found: list[Address] = []
     for text in _STREAM.findall(unit.shown.get("Listen", "")):
         try:
@@ -68,7 +68,7 @@ def exposure(address: Address, *, has_token: bool) -> Iterator[Problem]:
     if isinstance(address, TcpAddress) and not has_token and not is_loopback(address.host):
         yield Problem(
             f"cannot listen on {written(address)}",
-            "others than this machine can reach it, and there is no token that would keep them out",
+            "other machines can reach it, and there is no token to keep them out",
             do="make a token, or name loopback addresses only:",
             run=(TOKEN,),
         )
@@ -113,9 +113,9 @@ def written(address: TcpAddress) -> str:
 def of_process(
     addresses: Sequence[Address], *, has_token: bool, is_running: bool
 ) -> Iterator[Problem]:
-    """What is wrong with the addresses of a magid that binds them itself.
+    """Yields the problems with addresses that magid binds itself.
 
-    Binds each, unless this magid runs already, and closes it.
+    Binds and closes each address, unless magid already runs.
     """
     for address in addresses:
         exposed = list(exposure(address, has_token=has_token))

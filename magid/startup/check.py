@@ -1,8 +1,8 @@
 """`magid --check`: prints the configuration in force, or all that keeps magid from starting.
 
-Where magid is a service of this machine, it is checked as the service: the addresses are those of
-its socket units, and root looks as the user magi, whose rights the service has. Root gives its own
-up for good: the process ends with the check.
+Where magid is a service of this machine, it is checked as the service: with the addresses of its
+socket units and the rights of the user magi. Root drops its own rights for good; the process ends
+with the check.
 """
 
 import os
@@ -32,7 +32,7 @@ SERVICE: Final = "magid.service"
 
 @dataclass(frozen=True, slots=True)
 class StartupFacts:
-    """What was seen before root gave up its rights. `units` is empty where magid is no service."""
+    """Facts collected before root drops its rights. `units` is empty if magid is not a service."""
 
     units: Mapping[str, ServiceUnit]
     listeners: Sequence[Listener]
@@ -43,7 +43,7 @@ class StartupFacts:
 
 
 def check(given: Mapping[str, str], env: Mapping[str, str], failing: int) -> int:
-    """Prints what it finds. Returns 0, or `failing` if magid would not start, or not wholly."""
+    """Prints its findings. Returns 0, or `failing` if magid or a socket of it would not start."""
     machine = look()
     if machine.is_service and os.geteuid() == 0:
         become_magi()
@@ -56,12 +56,12 @@ def check(given: Mapping[str, str], env: Mapping[str, str], failing: int) -> int
         command = addresses.restart_command(machine.units, machine.listeners)
         sys.stderr.write(f"then: {command}\n")
     if machine.is_service and not _is_magi():
-        sys.stderr.write("files were not looked at, which only magi may read: sudo magid --check\n")
+        sys.stderr.write("files that only magi may read were not checked: sudo magid --check\n")
     return failing if found else 0
 
 
 def look() -> StartupFacts:
-    """Asks systemd and the kernel. Blocks for seconds at most."""
+    """Queries systemd and the kernel. Blocks for a few seconds at most."""
     try:
         units = services.units()
     except CannotCollect:
@@ -70,7 +70,7 @@ def look() -> StartupFacts:
 
 
 def become_magi() -> None:
-    """Gives up root's rights for good. Does nothing where there is no user magi."""
+    """Drops root's rights for good. Does nothing if there is no user magi."""
     try:
         magi = pwd.getpwnam(MAGI)
     except KeyError:
@@ -84,13 +84,13 @@ def _is_magi() -> bool:
     try:
         return pwd.getpwnam(MAGI).pw_uid == os.geteuid()
     except KeyError:
-        return True  # that is a problem of its own
+        return True  # reported as a problem by itself
 
 
 def problems(
     given: Mapping[str, str], env: Mapping[str, str], machine: StartupFacts
 ) -> tuple[Effective | None, list[Problem]]:
-    """The configuration, None if it cannot be used, and all that keeps magid from starting."""
+    """Returns the configuration, or None if it is invalid, and all problems that were found."""
     found = list(_of_units(machine)) if machine.is_service else []
     try:
         effective = loading.load(given, env)
@@ -111,7 +111,7 @@ def problems(
 
 
 def _fault(message: str) -> Problem:
-    """An error in the configuration: it names the place itself."""
+    """Returns an error of the configuration, whose message names the place, as a problem."""
     what, _, why = message.partition(": ")
     return Problem(what, why)
 
@@ -150,4 +150,4 @@ def _has_token(state_dir: Path) -> bool:
     try:
         return bool(token_store.read(state_dir / token_store.NAME))
     except TokensUnusable:
-        return True  # it admits no caller, or this user may not read it
+        return True  # it admits no caller, or is unreadable for this user

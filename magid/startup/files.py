@@ -1,4 +1,4 @@
-"""Files that magid would read and write, as the user that looks. Changes nothing."""
+"""Checks the files that magid would read and write, with the rights of this user. Read-only."""
 
 import errno
 import grp
@@ -25,10 +25,10 @@ _ADOPTED = {
 
 
 def problems(settings: Config, *, is_service: bool) -> Iterator[Problem]:
-    """What this user cannot read or write. The service gets files of its own back by itself."""
+    """Yields files that this user cannot read or write, except those that a start repairs."""
     state = settings.state_dir
     if is_service and state in _ADOPTED and not _belongs_to_us(state):
-        return  # the next start gives it to magi, with all that is in it
+        return  # the next start gives it to magi, with its content
     found = list(_folder(state, "magid keeps its state there"))
     yield from found
     if not found and state.is_dir():
@@ -40,7 +40,7 @@ def problems(settings: Config, *, is_service: bool) -> Iterator[Problem]:
 
 
 def outside_sandbox(settings: Config, unit: ServiceUnit) -> Iterator[Problem]:
-    """Folders that magid writes to, and its service must not. Pure."""
+    """Yields folders that magid writes to and the sandbox of its service makes read-only. Pure."""
     if unit.shown.get("ProtectSystem") != "strict":
         return
     writable = [Path(path.lstrip("-+")) for path in unit.shown.get("ReadWritePaths", "").split()]
@@ -113,7 +113,7 @@ def _belongs_to_us(path: Path) -> bool:
 
 
 def _folder(path: Path, why: str) -> Iterator[Problem]:
-    """It can be listed and written, or be made."""
+    """Yields a problem unless the folder can be listed and written, or created."""
     user, group = _us()
     if not os.path.lexists(path):
         above = next(one for one in path.parents if os.path.lexists(one))
@@ -129,7 +129,7 @@ def _folder(path: Path, why: str) -> Iterator[Problem]:
 
 
 def _file(path: Path, mode: int) -> Iterator[Problem]:
-    """It is not there, or can be opened."""
+    """Yields a problem if the file exists and cannot be opened."""
     if os.path.lexists(path) and not path.exists():
         yield Problem(
             f"cannot read {path}", "it is a link that leads nowhere", run=_set_aside(path)
@@ -146,7 +146,7 @@ def _set_aside(path: Path) -> tuple[str, ...]:
 
 
 def _refused(path: Path, what: str, mode: int) -> Problem:
-    """Of what is there and may not be used: its owner is another, its mode, or its disk."""
+    """Returns why an existing file cannot be used: its owner, its mode, or its disk."""
     user, group = _us()
     quoted = shlex.quote(str(path))
     status = path.stat()
@@ -190,7 +190,7 @@ def _certificate(settings: Config) -> Iterator[Problem]:
 
 
 def _unreadable(cert: Path, key: Path, refused: list[Path]) -> Problem:
-    """What lets the group of magid read them; copies where it cannot even get to them."""
+    """Returns commands that let magid's group read the files, or copy them to where it can."""
     user, group = _us()
     what = f"cannot use the certificate {cert} with the key {key}"
     why = f"{user} may not read {' and '.join(map(str, refused))}"

@@ -14,14 +14,14 @@ class Problem:
 
 
 def problem_of(message: str) -> Problem:
-    """One of magid's errors, "cannot ...: why; what to do". Pure."""
+    """Splits the message of an error, "cannot ...: why; what to do". Pure."""
     text, _, advice = message.rpartition("; ")
     what, _, why = (text or message).partition(": ")
     return Problem(what, why, do=advice if text else "")
 
 
 def rendered(problem: Problem) -> str:
-    """One line with what and why, and below it what to do and the commands. Pure."""
+    """Formats a problem: one line with what and why, then what to do and the commands. Pure."""
     why = f": {problem.why}" if problem.why else ""
     lines = [f"magid: {problem.what}{why}"]
     lines += [f"    {problem.do}"] if problem.do else []

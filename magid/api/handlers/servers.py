@@ -122,7 +122,7 @@ def _planned(answer: server_schemas.PlanReply, plan: Plan) -> Reply:
 
 
 async def root(ctx: Context, call: Call) -> Reply:
-    """What Ollama's clients look for before they ask; a browser gets 404."""
+    """What Ollama's clients check before their first request; a browser gets 404."""
     if "text/html" in (call.accept or ""):
         raise request_rules.unknown_path("/")
     return Reply(b"Ollama is running", content_type="text/plain; charset=utf-8")

@@ -77,12 +77,12 @@ class Record(Struct):
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Of the answer, by the server's clock where it tells; else from its first token on."""
+        """The answer's tokens per second: by the server's clock, else from its first token on."""
         usage = self.usage
         return None if usage is None else self.speed_of(usage)
 
     def speed_of(self, usage: Usage) -> float | None:
-        """The same, where its usage was read already: that takes a few microseconds."""
+        """Returns the same with usage that was read already, which takes microseconds."""
         if not usage.answer_tokens:
             return None
         if usage.answer_ms:
@@ -147,7 +147,7 @@ _COUNT, _MS = rb'":(\d{1,9})', rb'":(\d{1,9}(?:\.\d{1,20})?)'
 _FIGURE = re.compile(
     rb'"(prompt_n|predicted_n|cache_n|prompt_ms|predicted_ms|prompt_tokens|completion_tokens|'
     rb"cached_tokens|input_tokens|output_tokens|cache_read_input_tokens)"
-    rb'":(\d{1,9}(?:\.\d{1,20})?(?:e-\d{2,3})?)(?![\d.eE])'  # what is out of bounds is none
+    rb'":(\d{1,9}(?:\.\d{1,20})?(?:e-\d{2,3})?)(?![\d.eE])'  # values out of bounds are ignored
 )
 # As llama-server has them since it counts what is cached: all there is to know in one piece. A
 # figure that is written in another way is left to _FIGURE.

@@ -89,19 +89,19 @@ class RequestStatistics:
 
     @property
     def decisions(self) -> Counter[DecisionKey]:
-        """Of routes that led somewhere."""
+        """Counts requests with a route."""
         self.settle()
         return self._decisions
 
     @property
     def models(self) -> dict[tuple[str, str], ModelCounts]:
-        """By model and tier, of requests that reached a server."""
+        """Counts requests that reached a server, by model and tier."""
         self.settle()
         return self._models
 
     @property
     def durations_s(self) -> dict[tuple[str, str, str], Histogram]:
-        """By model, tier and path, of requests that went well: a path has a length of its own."""
+        """Counts successful requests by model, tier and path: typical lengths differ by path."""
         self.settle()
         return self._durations
 
@@ -146,7 +146,7 @@ class RequestStatistics:
 
 
 def _code(record: Record) -> int | str:
-    """What the client got: a status, or the name of an error of magid's own."""
+    """Returns what the client got: a status, or the code of magid's own error."""
     if record.status is not None:
         return record.status
     # nginx's number for a client that has closed the connection before it got an answer.

@@ -1,4 +1,4 @@
-"""Counts requests and tokens by day, caller and model: what a bill or a limit is made from.
+"""Counts requests and tokens by day, caller and model, for bills and limits.
 
 Durable: a file for each day in `usage/` of the state directory, written at most FLUSH_S after a
 request has ended; what is younger is lost if magid is killed. A file whose content cannot be used
@@ -115,7 +115,7 @@ def merge(counts: Day, more: Mapping[Key, UsageCounts]) -> None:
 
 
 def _row_of(rows: dict[_Key, UsageCounts], key: _Key, rest: _Key) -> UsageCounts:
-    """The row of this key, made where there is room; else that of `rest`, which comes on top."""
+    """Returns the row of this key, or that of `rest` if there is no room for another row."""
     row = rows.get(key)
     if row is None:
         if len(rows) - (rest in rows) >= MAX_ROWS:

@@ -38,7 +38,7 @@ from magid.http.status import status_of
 from magid.log import access_log
 
 MAX_BEHIND = 65_536  # bytes that a client may send behind a request that is being answered
-BREATH_BYTES = 16_384  # of a body that is not whole, after which others have their turn
+BREATH_BYTES = 16_384  # of an incomplete body, before other connections get their turn
 BODY_S_PER_MIB = 4.0  # more time for larger bodies: 2 Mbit/s
 
 # Looked up for each segment: an attribute of an Enum takes several times as long.
@@ -199,7 +199,7 @@ class ClientConnection:
     # -- the request -----------------------------------------------------------------------
 
     def _take_request(self, body: bytes | bytearray, rest: bytes) -> None:
-        """A request has come whole; `rest` stands behind it."""
+        """Handles a complete request; `rest` is what follows it."""
         self._stop_timer()
         self._buffer, self._body = rest, None
         self._enter(_RESPONDING)
@@ -237,7 +237,7 @@ class ClientConnection:
                 self._dispatch(builder.build(body))
 
     def _answer(self, endpoint: Endpoint, head: RequestHead, body: bytes | bytearray) -> None:
-        """Answers without a server."""
+        """Answers a request that needs no server."""
         dispatcher, caller = self._context.dispatcher, self._caller
         if endpoint.has_events and head.method == "HEAD":
             self._writer.respond(200, b"Content-Type: text/event-stream\r\n", b"")
@@ -289,7 +289,7 @@ class ClientConnection:
             self._limited = ""
 
     def _unload(self, request: ParsedRequest) -> None:
-        """Stops the model, which needs more than asking it does."""
+        """Stops the model. Requires more rights than a request to it."""
         assert self._head is not None
         self._context.admit(self._head, self._peer, Scope.ADMIN)
         own_answers.stop(self._context.dispatcher, request.model)
@@ -342,7 +342,7 @@ class ClientConnection:
             self._resume_reading()
 
     def pause(self, *, paused: bool) -> None:
-        """The client takes no bytes at the moment, or does again."""
+        """Called when the client stops reading (`paused`) and when it reads again."""
         self._is_write_paused = paused
         if self._request is not None:
             self._request.pause(paused=paused)
@@ -366,7 +366,7 @@ class ClientConnection:
         self._writer.reset()
 
     def _close(self) -> None:
-        """Closes, and does not wait for ever until the client has taken the last response."""
+        """Closes the connection; the client has limited time to read the last response."""
         self._enter(_CLOSED)
         if self._transport.is_closing():
             return

@@ -1,6 +1,6 @@
 """`GET /models/sse` of llama.cpp's router: the status of each model, and each change of one.
 
-Nothing is queued: a client that takes no bytes gets, once it does again, how things stand then.
+Nothing is queued: a client that stops reading gets the current state when it reads again.
 """
 
 import asyncio

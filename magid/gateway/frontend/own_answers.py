@@ -1,4 +1,4 @@
-"""The gateway's answers that no server is asked for: lists, and changes of what runs."""
+"""Answers that the gateway gives without a server: lists, and starts and stops of models."""
 
 import time
 from collections.abc import Callable
@@ -100,7 +100,7 @@ def _running(dispatcher: Dispatcher, request: OwnRequest) -> bytes:
 
 
 def _idle_until(dispatcher: Dispatcher, now: Fleet) -> dict[str, datetime]:
-    """When each model on demand that runs stops, if it is not used again."""
+    """Returns when each running on-demand model will stop if it stays idle."""
     ends: dict[str, datetime] = {}
     moment, clock = datetime.now(UTC), time.monotonic()
     for server in dispatcher.servers():

@@ -55,7 +55,8 @@ class RequestHead(Struct, frozen=True):
 def parse_request_head(raw: bytes, policy: origins.Policy | None) -> RequestHead:
     """`raw` without the empty line. Without a policy, on a unix socket, any Host will do.
 
-    Raises as guard's checks do, and InvalidInput for an encoding or expectation it does not know.
+    Raises as the checks of `auth.origins` do, and InvalidInput for an unknown encoding or
+    expectation.
     """
     framing.check_head(raw)
     start, *lines = raw.split(b"\r\n")
@@ -152,9 +153,9 @@ STEP_BYTES = 16_384  # of a chunked body, between two looks at how many chunks i
 
 
 class BodyReader:
-    """Of the length that the head says, or chunked where it says none. Raises TooLarge.
+    """Reads a body with the length from the head, or chunked without one. Raises TooLarge.
 
-    What came so far is kept once. A large body is given back as the bytearray that it grew in.
+    Keeps one copy of what has arrived. Returns a large body as the bytearray that it grew in.
     """
 
     __slots__ = ("_chunks", "_limit", "_missing", "_received", "rest")
@@ -169,7 +170,7 @@ class BodyReader:
             raise _too_large(self._limit)
 
     def feed(self, data: bytes) -> bytes | bytearray | None:
-        """The whole body, once it is there. Raises InvalidInput, TooLarge."""
+        """Returns the body once it is complete, else None. Raises InvalidInput, TooLarge."""
         if self._chunks is not None:
             return self._feed_chunks(data, self._chunks)
         missing = self._missing
@@ -229,12 +230,12 @@ class RequestBuilder(Struct, frozen=True):
     now: Fleet = Fleet()  # whose variants count
 
     def needs_steps(self, body: bytes | bytearray) -> bool:
-        """Whether `build` would hold the event loop too long, or cannot read the body."""
+        """Whether `build` would block the event loop too long, or cannot read the body."""
         has_coding = bool(self.head.content_encoding)
         return (has_coding or len(body) > WHOLE_BYTES) and not self.endpoint.asks_by_query
 
     def build(self, body: bytes | bytearray) -> ParsedRequest:
-        """Holds the event loop for as long as it takes to parse the body. Raises InvalidInput."""
+        """Parses the body; blocks the event loop meanwhile. Raises InvalidInput."""
         if self.endpoint.asks_by_query:
             return self._parsed(b"", *parse_query(self.head.query))
         if body[:3] == BOM:
@@ -250,7 +251,7 @@ class RequestBuilder(Struct, frozen=True):
         return self._parsed(body, fields, model)
 
     def build_in_steps(self, body: bytes | bytearray) -> Generator[None, None, ParsedRequest]:
-        """The same for any body, in steps between which others have their turn.
+        """Parses any body in steps, between which the event loop serves others.
 
         Raises UnsupportedMediaType and TooLarge too, for what was compressed.
         """

@@ -44,7 +44,7 @@ class ResponseWriter:
         self._collected: bytearray | None = None  # of a response that is rewritten
 
     def start(self, head: RequestHead, request_id: str) -> None:
-        """Whatever is written next responds to this request."""
+        """Sets the request that is answered next."""
         self._head, self._path, self.request_id = head, head.path, request_id
         if not head.keeps_alive:
             self.closes = True
@@ -132,7 +132,7 @@ class ResponseWriter:
         return self._head is not None and self._head.is_1_0
 
     def _is_misshapen(self, status: int) -> bool:
-        """Whether clients may look for other words: in each error, or that of a long prompt."""
+        """Whether an error with this status may need another shape or wording for its client."""
         return status == 400 or (status > 400 and style_of(self._path) is not Style.OPENAI)
 
     def _without_chunks(self, data: bytes) -> bytes:

@@ -88,7 +88,7 @@ def error_body(style: Style, status: int, error: errors.MagidError) -> bytes:
 
 
 def error_event(style: Style, status: int, error: errors.MagidError) -> bytes:
-    """For a stream of server-sent events, or of lines, that cannot go on."""
+    """Returns the last event, or line, of a stream that fails."""
     body = error_body(style, status, error)
     if style is Style.OLLAMA:
         return body + b"\n"
@@ -118,7 +118,7 @@ def reshaped(style: Style, status: int, body: bytes) -> bytes:
 
 
 def without_path(body: bytes) -> bytes:
-    """An answer of /props that names the model's file, and not where it lies."""
+    """Returns an answer of /props with the name of the model's file instead of its path."""
     try:
         match parsed(body):
             case {"model_path": str(path), **rest}:
@@ -129,7 +129,7 @@ def without_path(body: bytes) -> bytes:
         return _NO_ANSWER
 
 
-_NO_ANSWER = b"{}"  # what cannot be read could name anything
+_NO_ANSWER = b"{}"  # unreadable content could contain any path
 
 
 def _overflow(style: Style, prompt: int, room: int, hint: str) -> dict[str, Any]:

@@ -120,7 +120,7 @@ def _choice(part: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _call(name: str, arguments: str) -> Line | None:
-    """None for a call that is not whole: the answer ended before its arguments did."""
+    """Returns None for an incomplete call: the answer ended before its arguments did."""
     try:
         parsed = from_json(arguments or "{}")
     except ValueError:

@@ -43,7 +43,7 @@ def loaded(shape: Shape, reason: str) -> bytes:
 
 
 class _Translation:
-    """What all have in common: an error goes on as it came; the connection gives it its shape."""
+    """Common base: errors pass unchanged, as the connection gives them their shape."""
 
     def __init__(self, shape: Shape, client: ResponseSink) -> None:
         self._shape, self._client = shape, client
@@ -108,7 +108,7 @@ class StreamedAnswer(_Translation):
         return chunk(lines) + LAST_CHUNK if self._reader.done else chunk(lines)
 
     def _events(self, payload: bytes) -> list[bytes]:
-        """Those that are whole now. Raises ProtocolError for one without an end."""
+        """Returns the complete events. Raises ProtocolError for one that does not end."""
         rest = self._rest
         seen = max(len(rest) - 1, 0)  # up to where no event ends
         rest += payload
@@ -213,7 +213,7 @@ _USED = re.compile(rb'"prompt_tokens":\s*([0-9]{1,15})')
 
 
 class VectorAnswer(_Translation):
-    """Vectors, each as soon as it has come whole: many of them are megabytes, and not parsed."""
+    """Passes on each vector once it is complete, unparsed: many vectors are megabytes."""
 
     def __init__(self, shape: Shape, client: ResponseSink) -> None:
         super().__init__(shape, client)
@@ -238,7 +238,7 @@ class VectorAnswer(_Translation):
             self._client.goes_on(translated)
 
     def _taken(self, data: bytes) -> bytes:
-        """The vectors that are whole now."""
+        """Returns the vectors that are complete."""
         new = self._payload(data)
         text, at, made = self._rest + new, 0, []
         if b"]" not in new and b"}" not in new:  # nothing has ended

@@ -353,7 +353,7 @@ class ForwardedRequest:
         self._on_end(self)
 
     def _estimate(self) -> Usage | None:
-        """What the caller has used where the server does not say: limits count it too.
+        """Estimates what the caller has used if the server does not report it: limits need it.
 
         A client may leave a stream before its end, or choose fields of an answer without figures.
         """

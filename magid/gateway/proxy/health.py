@@ -1,4 +1,4 @@
-"""Health checks: which servers answer, and which ones only seem to.
+"""Health checks: finds servers that do not answer, and those that only answer /health.
 
 /health is asked at the profile's interval, and at once where a request got no byte for a while. A
 server that does not answer it gets no requests, and those that wait for it move on. One that
@@ -83,7 +83,7 @@ class HealthChecker:
 
 
 def _is_due(server: UpstreamServer, now: float) -> bool:
-    """Whether to give it a request of magid's own. After a long time pauses begin small."""
+    """Whether to probe it with a request. After a long time without, pauses start small."""
     since = now - server.examined_at
     if since > 2 * MAX_EXAMINE_S:
         server.examinations = 0
@@ -131,7 +131,7 @@ _WORK: dict[ModelKind, tuple[str, dict[str, object]]] = {
 
 
 async def facts(backend: Backend) -> ServerProperties | None:
-    """None if it does not tell."""
+    """Returns None if the server does not report it."""
     try:
         _, props = await _asked(backend, "/props")
     except ServerUnreachable:
@@ -140,7 +140,7 @@ async def facts(backend: Backend) -> ServerProperties | None:
 
 
 async def is_healthy(backend: Backend) -> bool | None:
-    """By /health, which needs no key. None: magid could not even ask."""
+    """Checks /health, which needs no key. None: magid could not connect for a reason of its own."""
     try:
         status, _ = await get_json(backend.address, "/health", key=None, timeout_s=TIMEOUT_S)
     except ServerUnreachable as error:
@@ -182,7 +182,7 @@ async def can_work(
 
 
 async def _is_merely_busy(backend: Backend, timeout_s: float) -> bool | None:
-    """None: it is. False: it is idle, or its loop stands still, and yet it did not answer."""
+    """Returns None if it works on a request; False if it is idle, or stuck, and did not answer."""
     try:
         _, slots = await _asked(backend, "/slots", timeout_s=timeout_s)
     except ServerUnreachable:

@@ -70,7 +70,7 @@ class OnDemand:
         return self._starts.of(model_id, now, self._specs(model_id))
 
     def _specs(self, model_id: str) -> frozenset[str]:
-        """What would be started: another file or setting deserves another try."""
+        """Returns what would be started: a changed file or setting allows another attempt."""
         specs = self._daemon.snapshot.wanted.specs
         return frozenset(spec.hash for spec in specs if spec.model_id == model_id)
 
@@ -185,7 +185,7 @@ class OnDemand:
         return not any(server.active for server in self._servers(model_id))
 
     async def _stop(self, model_id: str, why: str) -> str:
-        """Why it could not be stopped; empty: it was."""
+        """Returns why the model could not be stopped; empty after a success."""
         log.info(
             "stopping %s: %s", model_id, why, extra=about(Event.SERVER_STOPPING, model=model_id)
         )
@@ -224,7 +224,7 @@ class OnDemand:
 
 
 def _explained(failure: Failure) -> str:
-    """For a person, behind the model's name."""
+    """Returns the reason for a person, to follow the model's name."""
     reason = failure.error.message.removesuffix(".")
     return (
         f"could not be started ({reason}); it is left alone for {failure.pause_s:.0f} s after "

@@ -64,7 +64,7 @@ class Breaker(Struct):
     open_until: float | None = None  # not closed before
     trips: int = 0
     reason: str = ""
-    needs_work: bool = False  # it is open because the server failed a request of magid's own
+    needs_work: bool = False  # open because the server failed a probe
 
     @property
     def is_open(self) -> bool:
@@ -177,12 +177,12 @@ class UpstreamServer:
         self._on_lost(self.backend, then)
 
     def lost_request(self) -> None:
-        """It ended the connection of a request, or its answer makes no sense."""
+        """Notes a connection that closed during a request, or a malformed answer."""
         self.is_doubted = True
         self.is_suspect = self.breaker.request_failed() or self.is_suspect
 
     def failed_request(self, status: int, body: bytes) -> None:
-        """It answered a request with this status, which is 5xx."""
+        """Notes an answer with this status, which is 5xx."""
         if not blames_request(status, body):
             self.is_suspect = self.breaker.request_failed() or self.is_suspect
 

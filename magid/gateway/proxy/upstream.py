@@ -29,7 +29,7 @@ MAX_IDLE = 32
 IDLE_S = 4.0  # llama-server ends them after 5
 CONNECT_S = 5.0  # to a server of this machine
 INTERNAL_ERROR = "magid failed with an internal error; its log has the trace"
-ENDED = "its connection ended before the answer did"  # what a stop looks like too
+ENDED = "its connection ended before the answer did"  # also how a stopped server looks
 
 
 class ResponseHandler(Protocol):
@@ -139,7 +139,7 @@ class UpstreamConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         handler = self.handler
         if handler is None:
-            self.drop()  # it speaks without being asked
+            self.drop()  # it sends bytes before a request
         else:
             self._take(data, handler)
 

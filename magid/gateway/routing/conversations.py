@@ -37,7 +37,7 @@ class Conversations:
         return len(self._seen)
 
     def remember(self, prompt: Prompt, process: str, tier: Tier | None) -> None:
-        """This process has read the prompt; `tier` is what was chosen for the conversation."""
+        """Notes that this process has read the prompt; `tier` was chosen for the conversation."""
         for digest in _kept(prompt.chain):
             seen = self._seen.pop(digest, None) or _Seen()
             seen.processes.pop(process, None)

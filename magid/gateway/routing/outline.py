@@ -64,7 +64,7 @@ class Outline(Struct, frozen=True):
     cuts: Mapping[str, Cut]
 
     def chars(self, text: str) -> int:
-        """How long this text from `fields` is in truth."""
+        """Returns the real length of this text from `fields`."""
         if text in self.cuts:
             return self.cuts[text].chars
         marks = _marks(text)
