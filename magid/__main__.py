@@ -285,6 +285,7 @@ def compose(settings: Config, own_log: OwnLog, program: InstalledProgram) -> Con
             settings.state_dir / "header_cache.json",
         ),
         launcher=choose.build(settings, program, lambda: daemon.snapshot.active.name),
+        program=program,
     )
     tokens = TokenStore(settings.state_dir / token_store.NAME)
     return Context(daemon, program, Dispatcher(daemon), tokens, own_log)

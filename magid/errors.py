@@ -103,6 +103,10 @@ class ProfileActive(Conflict):
     """The active profile cannot be deleted."""
 
 
+class DeviceMissing(Conflict):
+    """The model's setting `device` names a GPU that this machine does not have."""
+
+
 class InvalidProfile(Conflict):
     """The profile's file exists but cannot be used; the text names file, line and key."""
 
@@ -149,6 +153,10 @@ class TimedOut(MagidError):
 
 class CannotWrite(MagidError):
     """State could not be made durable; nothing was changed."""
+
+
+class DoesNotFit(MagidError):
+    """The server needs more memory than can become free; `details` has `needBytes`."""
 
 
 class GgufError(MagidError):

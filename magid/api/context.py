@@ -7,7 +7,9 @@ from typing import Any
 from msgspec import Struct, field
 
 from magid.api import views
+from magid.api.gpu_views import gpus_reply
 from magid.api.reply import etag_of
+from magid.api.schemas import gpus as gpu_schemas
 from magid.api.schemas import servers as server_schemas
 from magid.api.sse import Fanout
 from magid.auth.token_store import TokenStore
@@ -50,6 +52,13 @@ class Context(Struct):
     _program_changed_at: float = 0.0
     _written: dict[str, tuple[Model, bytes]] = field(default_factory=dict)
     _ready_made: dict[str, tuple[int, bytes, str]] = field(default_factory=dict)
+
+    def gpus(self) -> gpu_schemas.GpusReply:
+        """Returns the GPUs as they were listed last, and what servers hold there."""
+        daemon, listed = self.daemon, self.daemon.gpus.devices.present
+        capacity = daemon.gpus.placing.capacity(listed.gpus)
+        reserve = daemon.config.gpu_reserve
+        return gpus_reply(listed, daemon.observed().values(), capacity, reserve)
 
     def need_listing(self) -> Snapshot:
         """Returns the current snapshot. Raises NotReady until the models are known."""

@@ -11,7 +11,6 @@ from typing import Any
 
 from magid.api import views
 from magid.api.context import Context, DashboardState
-from magid.api.gpu_views import gpus_reply
 from magid.api.reply import Call, Stream
 from magid.api.sse import RETRY, event_of
 from magid.control.conditions import Severity, messages
@@ -117,7 +116,7 @@ class Feed:
         if change.kind == "registry":
             return self._registry_changes()
         if change.kind == "gpus":
-            return {**gpus_reply(daemon.devices.present, daemon.observed().values())}
+            return {**self._ctx.gpus()}
         return overall(self._ctx)
 
     def _server(self, observed: ObservedServer) -> dict[str, Any]:
@@ -198,7 +197,7 @@ def _everything(ctx: Context) -> Callable[[], Any]:
             "servers": views.servers_reply([*now.servers.values()]),
             "profiles": sorted(now.profiles),
             "requests": now.requests,
-            "gpus": gpus_reply(ctx.daemon.devices.present, ctx.daemon.observed().values()),
+            "gpus": ctx.gpus(),
             "memory": now.memory,
             "versions": versions,
             **now.status,

@@ -6,28 +6,36 @@ from datetime import UTC, datetime
 from magid.api.schemas import gpus as schemas
 from magid.api.views import when
 from magid.control.devices import DeviceList
+from magid.gpus.capacity import Capacity, DeviceRoom, need_on
 from magid.gpus.device import Device, Gpu
-from magid.servers.backend import ObservedServer
+from magid.servers.backend import ObservedServer, ServerState
 
 
-def gpus_reply(listed: DeviceList, servers: Iterable[ObservedServer]) -> schemas.GpusReply:
+def gpus_reply(
+    listed: DeviceList, servers: Iterable[ObservedServer], capacity: Capacity, reserve: int
+) -> schemas.GpusReply:
+    """`capacity` is the room on the GPUs that are listed."""
     running = sorted((s for s in servers if s.state.is_running), key=lambda s: s.port)
     chosen = [(server, _devices_of(server)) for server in running]
     anywhere = [server for server, devices in chosen if devices is None]
     at = listed.listed_at
     return {
         "gpus": [
-            _gpu(gpu, [s for s, devices in chosen if _has(gpu, devices)], anywhere)
-            for gpu in listed.gpus
+            _gpu(gpu, room, [s for s, devices in chosen if _has(gpu, devices)], anywhere)
+            for gpu, room in zip(listed.gpus, capacity.devices, strict=True)
         ],
         "serversAnywhere": [_server(server) for server in anywhere],
         "listedAt": None if at is None else when(datetime.fromtimestamp(at, UTC)),
         "problem": listed.problem or None,
+        "reserveBytes": reserve,
     }
 
 
 def _devices_of(server: ObservedServer) -> frozenset[str] | None:
-    """Returns the names in the server's setting `device`; None if it has none, or is unknown."""
+    """Returns the names of its devices; None if llama-server has chosen them."""
+    placement = server.placement
+    if placement is not None and placement.extent != "own":
+        return frozenset(one.name.lower() for one in placement.devices)
     value = dict(server.values).get("device")
     return None if value is None else frozenset(value.lower().split(","))
 
@@ -37,7 +45,10 @@ def _has(gpu: Gpu, devices: frozenset[str] | None) -> bool:
 
 
 def _gpu(
-    gpu: Gpu, servers: Sequence[ObservedServer], anywhere: Sequence[ObservedServer]
+    gpu: Gpu,
+    room: DeviceRoom,
+    servers: Sequence[ObservedServer],
+    anywhere: Sequence[ObservedServer],
 ) -> schemas.ListedGpu:
     device = gpu.device
     total, free = device.total, device.free
@@ -52,8 +63,9 @@ def _gpu(
         "totalBytes": total,
         "freeBytes": free,
         "usedBytes": used,
-        "othersBytes": None if servers or anywhere else used,
-        "servers": [_server(server) for server in servers],
+        "othersBytes": None if used is None else _others(gpu, used, servers, anywhere),
+        "roomBytes": room.room,
+        "servers": [_holder(server, device) for server in servers],
         "alsoListedAs": [_name(other) for other in gpu.same],
     }
 
@@ -72,6 +84,28 @@ def _name(device: Device) -> schemas.GpuName:
         "backend": device.backend,
         "description": device.description,
     }
+
+
+def _others(
+    gpu: Gpu,
+    used: int,
+    servers: Sequence[ObservedServer],
+    anywhere: Sequence[ObservedServer],
+) -> int | None:
+    """Returns what other programs use; None while a server takes what was not predicted."""
+    if anywhere or any(server.state is not ServerState.READY for server in servers):
+        return None
+    needs = [_need(server, gpu.device) for server in servers]
+    known = [need for need in needs if need is not None]
+    return None if len(known) < len(needs) else max(0, used - sum(known))
+
+
+def _need(server: ObservedServer, device: Device) -> int | None:
+    return None if server.placement is None else need_on(device, server.placement)
+
+
+def _holder(server: ObservedServer, device: Device) -> schemas.GpuHolder:
+    return {**_server(server), "needBytes": _need(server, device)}
 
 
 def _server(server: ObservedServer) -> schemas.GpuServer:

@@ -55,7 +55,7 @@ async def gather(ctx: Context) -> dict[str, list[Labelled]]:
         _of_requests(ctx.gateway.statistics),
         _of_callers(ctx.gateway.usage),
         _of_gpus(usage.memory()),
-        _of_devices(daemon.devices),
+        _of_devices(daemon.gpus.devices),
         _of_events(ctx),
     )
     found: dict[str, list[Labelled]] = {}

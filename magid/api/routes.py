@@ -131,8 +131,9 @@ _Errors = tuple[type[e.MagidError], ...]
 _UNKNOWN: _Errors = (e.ModelNotFound,)
 _WRITE: _Errors = (e.CannotWrite,)
 _UPDATE: _Errors = (*_UNKNOWN, *_WRITE, e.ModelGone, e.PortTaken, e.NotReady)
+_ROOM: _Errors = (e.DoesNotFit, e.DeviceMissing)
 _STOP: _Errors = (*_UNKNOWN, e.Busy, e.TimedOut, e.ServerFailed)
-_START: _Errors = (*_STOP, e.ModelDisabled, e.ModelGone, e.PortTaken)
+_START: _Errors = (*_STOP, e.ModelDisabled, e.ModelGone, e.PortTaken, *_ROOM)
 _PROFILE: _Errors = (e.ProfileNotFound, e.InvalidProfile)
 
 

@@ -221,6 +221,16 @@ class Config(Section, frozen=True):
     ] = None
     tier_thresholds: TierBounds = TierBounds()
     server_defaults: Annotated[RuntimeSettings, Rule(_allowed)] = RuntimeSettings()
+    gpu_reserve: Annotated[
+        int,
+        Meta(ge=0, le=2**50),
+        about("Bytes of each GPU's memory, and of the machine's, that magid leaves free"),
+    ] = 2**30
+    ctx_default_max: Annotated[
+        int,
+        Meta(ge=4096, le=2**24),
+        about("The largest context, in tokens, that a model on a GPU gets by itself"),
+    ] = 32_768
     restart: Restart = Restart()
     gateway: Gateway = Gateway()
     removed_model_days: Annotated[

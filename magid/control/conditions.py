@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from magid.control.planner import Plan
 from magid.control.snapshot import Phase, Snapshot
+from magid.errors import MagidError
 from magid.llama.runtime_settings import not_in_force
 from magid.servers.backend import ObservedServer, ServerState
 from magid.wording.counts import counted
@@ -42,6 +43,8 @@ class Code(StrEnum):
     UNIT_MASKED = "UnitMasked"
     SERVER_DOWN = "ServerDown"
     NO_PORT = "NoPort"
+    DOES_NOT_FIT = "DoesNotFit"
+    OFF_GPU = "OffGpu"
     NO_PROGRAM = "NoProgram"
     OLDER_PROGRAM = "OlderProgram"
     LIMITS_NOT_IN_FORCE = "LimitsNotInForce"
@@ -81,6 +84,7 @@ class Situation(Struct, frozen=True):
     queued: frozenset[int] = frozenset()  # ports whose start is queued
     masked: frozenset[str] = frozenset()  # of magid's own units
     controllers: frozenset[str] | None = None  # of control groups; None: limits are not looked at
+    refused: Mapping[int, tuple[str, MagidError]] = {}  # by port: see `Placing.refused`
     unknown: tuple[str, ...] = ()  # what keeps magid from knowing the state; "" is skipped
 
 
@@ -240,6 +244,43 @@ def _without_port(now: Situation) -> Iterable[DaemonCondition]:
         yield DaemonCondition(Code.NO_PORT, text, Severity.ERROR, model_ids=(line.model_id,))
 
 
+def _without_room(now: Situation) -> Iterable[DaemonCondition]:
+    """Names the wanted models that had no place on the GPUs when they were to start."""
+    for spec in now.snapshot.wanted.specs:
+        spec_hash, error = now.refused.get(spec.port, ("", None))
+        server = now.observed.get(spec.port)
+        is_down = server is None or not server.state.is_running
+        if error is not None and spec_hash == spec.hash and is_down:
+            is_note = spec.port in now.snapshot.wanted.on_demand
+            yield DaemonCondition(
+                Code.DOES_NOT_FIT,
+                error.message,
+                Severity.NOTE if is_note else Severity.ERROR,
+                ("magictl gpus", f"magictl start {spec.model_id}"),
+                (spec.model_id,),
+            )
+
+
+def _off_gpu(now: Situation) -> Iterable[DaemonCondition]:
+    """Notes the models that run in part on the processor, as their setting offload allows."""
+    names = sorted({s.model_id for s in now.observed.values() if _is_off_gpu(s, now)})
+    if names:
+        said = counted(len(names), "model runs", "models run")
+        text = f"{said} on the processor, in part at least, for lack of room on the GPUs: "
+        remedy = ("magictl gpus", f"magictl restart {' '.join(names[:_NAMED])}")
+        text += _listed(names)
+        yield DaemonCondition(Code.OFF_GPU, text, Severity.NOTE, remedy, tuple(names))
+
+
+def _is_off_gpu(server: ObservedServer, now: Situation) -> bool:
+    """Whether it would be on a GPU if there had been room."""
+    placement, spec = server.placement, now.snapshot.wanted.by_port.get(server.port)
+    if placement is None or not server.state.is_running or not placement.pins_devices:
+        return False
+    is_wish = spec is not None and (spec.device == "none" or spec.n_gpu_layers == 0)
+    return placement.extent == "part" or (placement.extent == "none" and not is_wish)
+
+
 def _stopped(now: Situation) -> Iterable[DaemonCondition]:
     """Tells which wanted models are stopped, and why; a warning if no wanted model runs."""
     if now.phase is not Phase.SERVING:
@@ -346,8 +387,8 @@ def _left_out(now: Situation) -> Iterable[DaemonCondition]:
 
 
 _RULES: Final[tuple[Callable[[Situation], Iterable[DaemonCondition]], ...]] = (
-    *(_phase, _unknown, _masked, _folders, _profile, _down, _without_port),
-    *(_saved, _missing, _broken, _limits, _stopped, _pending, _gone, _left_out),
+    *(_phase, _unknown, _masked, _folders, _profile, _down, _without_port, _without_room),
+    *(_off_gpu, _saved, _missing, _broken, _limits, _stopped, _pending, _gone, _left_out),
 )
 
 

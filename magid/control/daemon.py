@@ -6,7 +6,7 @@ progress. The state of running servers is not kept here: the server backend is q
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from msgspec.structs import replace
@@ -16,16 +16,14 @@ from magid.catalog.effective import Model
 from magid.catalog.profile_store import ProfileDir
 from magid.catalog.registry import ModelEntry, with_settings
 from magid.config.settings import Config
-from magid.control import boot, conditions, planner, prediction_cache, transitions
+from magid.control import boot, conditions, planner, transitions
 from magid.control.audit_log import StateLog, log_decision
 from magid.control.boot import Boot
 from magid.control.conditions import DaemonCondition, Situation
-from magid.control.devices import Devices
 from magid.control.executor import PlanExecutor
+from magid.control.gpus import GpuState
 from magid.control.planner import Plan
-from magid.control.predictions import Predictions
 from magid.control.profiles import Profiles
-from magid.control.resources import MachineResources
 from magid.control.scanning import Scanning, Scans
 from magid.control.snapshot import Phase, Snapshot
 from magid.control.state import Change, StateStore, Writes
@@ -34,6 +32,7 @@ from magid.discovery.scanner import Scanner
 from magid.discovery.tiers import Tier
 from magid.files.document import Store
 from magid.host.control_groups import controllers
+from magid.llama.program import LlamaProgram
 from magid.log.events import Event, about
 from magid.servers.backend import ObservedServer, ServerBackend
 
@@ -51,6 +50,7 @@ class Daemon:
         profiles: ProfileDir,
         scanner: Scanner,
         launcher: ServerBackend,
+        program: Callable[[], Awaitable[LlamaProgram]],
     ) -> None:
         self.config = config
         self.launcher = launcher
@@ -59,15 +59,13 @@ class Daemon:
         self._scanner = scanner
         self._store = StateStore(config, store, profiles)
         self.profiles = Profiles(profiles, self._store)
-        machine = MachineResources(lambda: self._store.snapshot, lambda: self.devices.present)
-        self._executor = PlanExecutor(launcher, machine)
+        self.gpus = GpuState(config, launcher, program, self._store)
+        self._executor = PlanExecutor(launcher, self.gpus.machine, self.gpus.placing)
         self.why_stopped = self._executor.why_stopped
         self._scanning = Scanning(config, scanner, self._store)
         self._boot = Boot(
             config.state_dir / boot.NAME, launcher, self._executor, self._scanning, self._store
         )
-        self.devices = Devices(launcher, lambda: self._store.notify(Change("gpus")))
-        self.predictions = Predictions(launcher, config.state_dir / prediction_cache.NAME)
         self._task: asyncio.Task[None] | None = None
 
     # -- life ----------------------------------------------------------------------------
@@ -89,7 +87,7 @@ class Daemon:
         """Scans, does what is left of the boot, then keeps watching the model folders."""
         await self._scanning.first()
         self.knows_models = True
-        self.devices.open()  # not before: it runs a process, and nothing at a start waits for it
+        self.gpus.open()  # not before: it runs a process, and nothing at a start waits for it
         await self._executor.wait_idle()  # a user may have begun a change first
         if self.phase is Phase.DRAINING:
             self._store.notify(Change("phase"))  # wakes listeners that wait for the models
@@ -121,7 +119,7 @@ class Daemon:
         self._scanning.close()
         await self._boot.close()
         await self._executor.close()
-        await self.devices.close()
+        await self.gpus.close()
         await self.launcher.close()
         await self._store.close()
         await asyncio.to_thread(self._scanner.close)
@@ -174,7 +172,7 @@ class Daemon:
         return conditions.conditions(
             Situation(
                 self.phase, self.snapshot, self.observed(), self.make_plan(), self.queued_ports,
-                self.launcher.masked, controllers(), unknown,
+                self.launcher.masked, controllers(), self.gpus.placing.refused, unknown,
             )
         )  # fmt: skip
 
@@ -398,7 +396,6 @@ class Daemon:
         return registry.resolve_id(model_id, running | self.snapshot.registry.models.keys())
 
     # -- inside ----------------------------------------------------------------------------
-
     def _set_phase(self, phase: Phase) -> None:
         self.phase = phase
         log.info("magid is %s", phase, extra=about(Event.PHASE))

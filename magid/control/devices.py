@@ -60,8 +60,23 @@ class Devices:
 
     async def refresh(self) -> DeviceList:
         """Returns a list that was begun after this call."""
-        mine = self._ask()
-        while self._answered < mine and not self._is_closed:
+        return await self._list_of(self._ask())
+
+    async def fresh(self, max_age_s: float) -> DeviceList:
+        """Returns a list that no change of a server has made out of date, or a new one.
+
+        Where the last list had no GPU, it is returned whatever its age.
+        """
+        present = self.present
+        if present.listed_at is None and not present.problem:
+            return await self.refresh()
+        if self._answered < self._asked:
+            return await self._list_of(self._asked)
+        is_old = time.time() - (present.listed_at or 0.0) > max_age_s
+        return await self.refresh() if present.gpus and is_old else present
+
+    async def _list_of(self, number: int) -> DeviceList:
+        while self._answered < number and not self._is_closed:
             await self._new.wait()
         return self.present
 

@@ -1,16 +1,16 @@
 """Carries out plans: the only caller of `ServerBackend.start` and `stop`.
 
-Starts on one device run one after another; others run in parallel, as `turns` decides. A queued
-start can be cancelled. A model whose process is being created or ended is changing: a second change
-of it is refused with Busy. Loading is a state and not a change, so a model can be stopped while it
-loads.
+Each start first gets its place. Starts on one device run one after another; others run in parallel,
+as `turns` decides. A queued start can be cancelled. A model whose process is being created or ended
+is changing: a second change of it is refused with Busy. Loading is a state and not a change, so a
+model can be stopped while it loads.
 """
 
 import asyncio
 import logging
 from collections import Counter
 from collections.abc import Container, Coroutine, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 from msgspec.structs import replace
 
@@ -18,6 +18,7 @@ from magid.control.planner import Plan, Start, Stop
 from magid.control.resources import MachineResources
 from magid.control.turns import Turn, turn_of, waits_for
 from magid.errors import Busy, Conflict, MagidError, ServerFailed, TimedOut
+from magid.llama.placement import Placement
 from magid.llama.spec import ServerSpec
 from magid.log.events import Event, about
 from magid.servers.backend import ObservedServer, ServerBackend, ServerState
@@ -30,19 +31,30 @@ _HOLDING = frozenset({ServerState.STARTING, ServerState.LOADING, ServerState.STO
 _Task = asyncio.Task[None]
 
 
+class Places(Protocol):
+    """Decides where servers start; see `Placing`."""
+
+    async def place(self, spec: ServerSpec) -> Placement | None: ...
+
+    def release(self, port: int) -> None: ...
+
+
 class PlanExecutor:
     """Executes plans. Not thread-safe: everything happens on the event loop."""
 
-    def __init__(self, launcher: ServerBackend, machine: MachineResources) -> None:
+    def __init__(
+        self, launcher: ServerBackend, machine: MachineResources, places: "Places"
+    ) -> None:
         self._launcher = launcher
         self._machine = machine
+        self._places = places
         self._changing: Counter[str] = Counter()  # model id -> its changing servers
         self._calm = asyncio.Event()
         self._calm.set()
         self._stops: dict[int, tuple[str, _Task]] = {}  # by port: model id, and the stop under way
         self._stopped: dict[int, tuple[str, str]] = {}  # by port: the last process, and why
         self._queued: dict[int, tuple[ServerSpec, _Task]] = {}  # by port
-        self._line: dict[_Task, Turn] = {}  # unfinished starts, in order
+        self._line: dict[_Task, Turn] = {}  # unfinished starts that have a place, in that order
         self._tasks: set[_Task] = set()
         self._plans: set[_Task] = set()
         self._closed = False
@@ -231,44 +243,33 @@ class PlanExecutor:
     # -- starts --------------------------------------------------------------------------
 
     def _enqueue(self, line: Start, stops: list[_Task]) -> _Task:
-        """Queues the start behind the stops and behind the earlier starts that it waits for."""
+        """Queues the start behind the stops, and behind those of its port and its model."""
         spec = line.spec
         queued = self._queued.get(spec.port)
         if queued and queued[0] == spec:
             return queued[1]
         self.cancel_queued([spec.port])
         ahead = [t for p, (i, t) in self._stops.items() if p == spec.port or i == spec.model_id]
-        mine, earlier = turn_of(spec, self._machine.need_of(spec)), list(self._line)
-        task = self._spawn(self._start(line, stops + ahead, mine, earlier))
+        task = self._spawn(self._start(line, stops + ahead))
         self._queued[spec.port] = (spec, task)
-        self._line[task] = mine
         return task
 
-    async def _wait_for_turn(self, mine: Turn, earlier: list[_Task]) -> None:
-        while left := {task: self._line[task] for task in earlier if task in self._line}:
-            ahead = waits_for(mine, left, await self._machine.processors())
-            if not ahead:
-                return
-            await asyncio.wait(ahead, return_when=asyncio.FIRST_COMPLETED)
-
-    async def _start(
-        self, line: Start, ahead: list[_Task], mine: Turn, earlier: list[_Task]
-    ) -> None:
+    async def _start(self, line: Start, ahead: list[_Task]) -> None:
         spec = line.spec
         if ahead:
             await asyncio.wait(ahead)
-        await self._wait_for_turn(mine, earlier)
-        # No longer queued but changing: from here on it cannot be cancelled.
-        self._queued.pop(spec.port, None)
-        log.info(
-            "starting %s on port %d: %s", spec.model_id, spec.port, line.reason,
-            extra=about(Event.SERVER_STARTING, model=spec.model_id, port=spec.port),
-        )  # fmt: skip
-        self._enter(spec.model_id)
         try:
-            await self._launcher.start(spec)
+            placement = await self._place(spec)
+            # No longer queued but changing: from here on it cannot be cancelled.
+            self._unqueue(spec.port)
+            log.info(
+                "starting %s on port %d: %s", spec.model_id, spec.port, line.reason,
+                extra=about(Event.SERVER_STARTING, model=spec.model_id, port=spec.port),
+            )  # fmt: skip
+            await self._begin(spec, placement)
         finally:
-            self._leave(spec.model_id)
+            self._unqueue(spec.port)
+            self._places.release(spec.port)
         server = await self._loaded(spec.port)
         if server is not None and server.state is ServerState.STOPPED:
             raise Conflict(
@@ -276,6 +277,36 @@ class PlanExecutor:
                 "start it again",
                 modelId=spec.model_id,
             )
+
+    async def _place(self, spec: ServerSpec) -> Placement | None:
+        """Returns where it starts, when its turn to load there has come.
+
+        It waits for starts that got their place before it and for no other: none waits for ever.
+        """
+        placement = await self._places.place(spec)
+        mine = turn_of(spec, self._machine.need_of(spec), placement)
+        earlier = list(self._line)
+        if (task := asyncio.current_task()) is not None:
+            self._line[task] = mine
+        while left := {task: self._line[task] for task in earlier if task in self._line}:
+            ahead = waits_for(mine, left, await self._machine.processors())
+            if not ahead:
+                break
+            await asyncio.wait(ahead, return_when=asyncio.FIRST_COMPLETED)
+        return placement
+
+    def _unqueue(self, port: int) -> None:
+        """Takes this task's own start out of the queue; a later one of the port stays."""
+        queued = self._queued.get(port)
+        if queued is not None and queued[1] is asyncio.current_task():
+            del self._queued[port]
+
+    async def _begin(self, spec: ServerSpec, placement: Placement | None) -> None:
+        self._enter(spec.model_id)
+        try:
+            await self._launcher.start(spec, placement)
+        finally:
+            self._leave(spec.model_id)
 
     async def _loaded(self, port: int) -> ObservedServer | None:
         """Waits until the server has finished loading: ready, failed, stopped or in backoff."""

@@ -15,6 +15,7 @@ from magid.control.prediction_cache import Prediction, PredictionCache, key_of
 from magid.errors import Busy, MagidError
 from magid.gpus.memory_report import problem_in, report_in
 from magid.llama.arguments import prediction_argv
+from magid.llama.placement import Placement
 from magid.llama.program import LlamaProgram
 from magid.llama.spec import ServerSpec
 from magid.servers.backend import ServerBackend
@@ -35,13 +36,17 @@ class Predictions:
         self._turn = asyncio.Lock()
         self._waiting = 0
 
-    async def of(self, spec: ServerSpec, program: LlamaProgram) -> Prediction:
+    async def of(
+        self, spec: ServerSpec, program: LlamaProgram, placement: Placement | None = None
+    ) -> Prediction:
         """Returns the prediction for this server; starts nothing that stays. Seconds at most.
+
+        With a placement: of the server there, whatever that place holds.
 
         Raises Busy if too many wait. What else fails is the prediction's problem, and not kept.
         """
         try:
-            key = _key(spec, program)
+            key = _key(spec, program, placement)
         except MagidError as error:
             return Prediction(time.time(), problem=error.message)
         if found := self._kept.get(key):
@@ -56,7 +61,7 @@ class Predictions:
         try:
             async with self._turn:
                 await self._load()
-                return self._kept.get(key) or await self._made(key, spec)
+                return self._kept.get(key) or await self._made(key, spec, placement)
         finally:
             self._waiting -= 1
 
@@ -65,16 +70,16 @@ class Predictions:
             await asyncio.to_thread(self._kept.load)
             self._is_loaded = True
 
-    async def _made(self, key: str, spec: ServerSpec) -> Prediction:
-        made = await self._asked(spec)
+    async def _made(self, key: str, spec: ServerSpec, placement: Placement | None) -> Prediction:
+        made = await self._asked(spec, placement)
         if made.estimate is not None:
             self._kept.put(key, made)
             await asyncio.to_thread(self._kept.write, self._kept.document())
         return made
 
-    async def _asked(self, spec: ServerSpec) -> Prediction:
+    async def _asked(self, spec: ServerSpec, placement: Placement | None) -> Prediction:
         try:
-            output = await self._launcher.predict_memory(spec)
+            output = await self._launcher.predict_memory(spec, placement)
         except MagidError as error:
             return Prediction(time.time(), problem=error.message)
         report = report_in(output)
@@ -87,8 +92,8 @@ class Predictions:
         return Prediction(time.time(), estimate)
 
 
-def _key(spec: ServerSpec, program: LlamaProgram) -> str:
+def _key(spec: ServerSpec, program: LlamaProgram, placement: Placement | None) -> str:
     """Raises InvalidInput if the program lacks what the spec needs."""
     nameless = replace(spec, model_id="model")  # equal files need equal memory
-    argv = prediction_argv(nameless, str(program.path), program.flags)
+    argv = prediction_argv(nameless, str(program.path), program.flags, placement)
     return key_of((program.version, program.changed_at, spec.stamp, *argv))

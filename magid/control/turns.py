@@ -1,10 +1,10 @@
 """Which starts run side by side. Pure.
 
-Starts that load onto the same device take turns, because llama-server fits itself to the memory
-that is free while it loads. A server without a device loads with the processors. Side by side that
-is faster only while each has its share of them: two servers with llama-server's own number of
-threads, one for each core, take four times as long together as one after the other (0.99 s and
-0.23 s, 2 cores).
+Starts that load onto the same device take turns: side by side they would load at each other's cost,
+and one that llama-server places fits itself to the memory that is free while it loads. A server
+without a device loads with the processors. Side by side that is faster only while each has its
+share of them: two servers with llama-server's own number of threads, one for each core, take four
+times as long together as one after the other (0.99 s and 0.23 s, 2 cores).
 """
 
 from collections.abc import Hashable, Mapping
@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from msgspec import Struct
 
+from magid.llama.placement import Placement
 from magid.llama.spec import ServerSpec
 
 NONE = "none"  # llama-server's name for "no device"
@@ -38,10 +39,12 @@ class Turn(Struct, frozen=True):
         return self.devices == {NONE} or (not self.devices and not processors.has_devices)
 
 
-def turn_of(spec: ServerSpec, need_bytes: int | None) -> Turn:
+def turn_of(spec: ServerSpec, need_bytes: int | None, placement: Placement | None = None) -> Turn:
     """Returns what this start takes. `need_bytes` is what its weights need."""
-    devices = frozenset(spec.device.split(",") if spec.device else ())
-    return Turn(devices, spec.n_threads, need_bytes)
+    names = spec.device.split(",") if spec.device else ()
+    if placement is not None:
+        names = [one.name for one in placement.devices] or [NONE]
+    return Turn(frozenset(names), spec.n_threads, need_bytes)
 
 
 def waits_for(mine: Turn, earlier: Mapping[Key, Turn], processors: Processors) -> frozenset[Key]:

@@ -19,6 +19,7 @@ class Fits(StrEnum):
 
     YES = "yes"
     TIGHT = "tight"  # less than RESERVE is left
+    PART = "part"  # in part or as a whole on the processor, as its setting offload allows
     UNKNOWN = "unknown"
     NO = "no"
 

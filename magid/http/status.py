@@ -30,6 +30,7 @@ STATUS: Mapping[type[errors.MagidError], int] = {
     errors.ServerLost: 502,
     errors.TimedOut: 504,
     errors.CannotWrite: 507,
+    errors.DoesNotFit: 507,
 }
 
 

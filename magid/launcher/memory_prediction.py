@@ -38,11 +38,11 @@ def _properties(
     request: PredictRequest, settings: Config, examine: Examiner, find: Find, version: int
 ) -> list[Property]:
     spec, flags = request.spec, request.flags
-    start = StartRequest(spec, None, flags)
+    start = StartRequest(spec, None, flags, request.placement)
     order = authorize(start, settings, examine, find)
     program = order.argv[0]
     script = (*_ALONE, str(SCRIPTS / memory_prediction.SCRIPT))
-    argv = memory_prediction.command(script, spec, program, flags)
+    argv = memory_prediction.command(script, spec, program, flags, request.placement)
     order = replace(order, argv=(), key_source="/dev/null")
     gate = [*_ALONE, f"{order.scripts}/exec_model.py", *map(str, order.files), "--"]
     seconds = memory_prediction.RUN.seconds

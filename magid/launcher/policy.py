@@ -52,7 +52,8 @@ def authorize(
             field="spec.host",
         )
     program = configured_program(settings, find)
-    argv = server_argv(spec, str(program.path), protocol.credential_path(spec.port), start.flags)
+    key = protocol.credential_path(spec.port)
+    argv = server_argv(spec, str(program.path), key, start.flags, start.placement)
     projector = () if spec.mmproj_path is None else (spec.mmproj_path,)
     found = examine((*shards(spec.model_path), *projector), settings.model_paths)
     folders = program_folders(program)
@@ -68,6 +69,7 @@ def authorize(
         groups=groups_here(),
         patience=patience_of(settings),
         filters_port=can_bind_only(),
+        placement=start.placement,
     )
 
 

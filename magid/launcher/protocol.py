@@ -16,12 +16,14 @@ from typing import Any, Final
 from msgspec import Struct, field
 
 from magid.errors import InvalidInput
+from magid.llama import placement as placements
+from magid.llama.placement import Placement
 from magid.llama.runtime_settings import MAX_INSTANCES, SERVER_SETTINGS, RuntimeSetting
 from magid.llama.spec import ServerSpec
 
 MAX_LINE_BYTES: Final = 64 * 1024
 MAX_FLAGS: Final = 1024  # llama-server 0.7.0 knows 500 options, with all spellings
-_MAX_DEPTH: Final = 8  # the deepest request has 3
+_MAX_DEPTH: Final = 8  # the deepest request has 4
 
 
 _MODEL_ID = re.compile(r"[a-z0-9_-]{1,128}")
@@ -43,6 +45,7 @@ class StartRequest(Struct, frozen=True):
     spec: ServerSpec
     profile: str | None
     flags: frozenset[str]
+    placement: Placement | None = None
 
 
 class StopRequest(Struct, frozen=True):
@@ -73,6 +76,7 @@ class PredictRequest(Struct, frozen=True):
 
     spec: ServerSpec
     flags: frozenset[str]
+    placement: Placement | None = None
 
 
 Request = StartRequest | StopRequest | ForgetRequest | Ping | DevicesRequest | PredictRequest
@@ -97,10 +101,12 @@ def request_line(request: Request) -> bytes:
     """Returns the line of the request. Raises InvalidInput if it is too long to send."""
     body: dict[str, Any] = {"verb": _VERBS[type(request)]}
     match request:
-        case StartRequest(spec, profile, flags):
+        case StartRequest(spec, profile, flags, placement):
             body |= {"spec": asdict(spec), "profile": profile, "flags": sorted(flags)}
-        case PredictRequest(spec, flags):
+            body |= {"placement": placement and asdict(placement)}
+        case PredictRequest(spec, flags, placement):
             body |= {"spec": asdict(spec), "flags": sorted(flags)}
+            body |= {"placement": placement and asdict(placement)}
         case StopRequest(port) | ForgetRequest(port):
             body |= {"port": port}
         case Ping() | DevicesRequest():
@@ -154,13 +160,16 @@ def parse_request(line: bytes) -> Request:
     verb = body.pop("verb", None)
     match verb:
         case "start":
-            _only(body, {"spec", "profile", "flags"}, "request")
+            _only(body, {"spec", "profile", "flags", "placement"}, "request")
             return StartRequest(
-                _spec(body["spec"]), _profile("profile", body["profile"]), _flags(body["flags"])
-            )
+                _spec(body["spec"]), _profile("profile", body["profile"]), _flags(body["flags"]),
+                _placement(body["placement"]),
+            )  # fmt: skip
         case "predict":
-            _only(body, {"spec", "flags"}, "request")
-            return PredictRequest(_spec(body["spec"]), _flags(body["flags"]))
+            _only(body, {"spec", "flags", "placement"}, "request")
+            return PredictRequest(
+                _spec(body["spec"]), _flags(body["flags"]), _placement(body["placement"])
+            )
         case "stop" | "forget":
             _only(body, {"port"}, "request")
             port = _port("port", body["port"])
@@ -318,6 +327,10 @@ def _spec(value: Any) -> ServerSpec:
         raise _bad("spec", "should be an object")
     _only(value, set(_SPEC), "spec")
     return ServerSpec(**{name: check(f"spec.{name}", value[name]) for name, check in _SPEC.items()})
+
+
+def _placement(value: Any) -> Placement | None:
+    return None if value is None else placements.checked(value)
 
 
 def _flags(value: Any) -> frozenset[str]:

@@ -18,6 +18,7 @@ from typing import Any, Final
 from magid.errors import InvalidInput, NotAllowed
 from magid.launcher.protocol import CREDENTIAL, credential_path
 from magid.launcher.unit_request import Timeouts, UnitRequest
+from magid.llama import placement
 from magid.llama.spec import ServerSpec
 from magid.standalone.exec_model import BIND
 
@@ -153,10 +154,14 @@ def _service(order: UnitRequest, version: int) -> list[Property]:
         Property("OOMPolicy", "s", "stop"),
         Property("OOMScoreAdjust", "i", _OOM_SCORE),
         Property("SyslogIdentifier", "s", "llama-server"),
-        Property("Environment", "as", [f"HOME={SCRATCH}", f"TMPDIR={SCRATCH}"]),
+        Property("Environment", "as", [f"HOME={SCRATCH}", f"TMPDIR={SCRATCH}", *_gpus(order)]),
         Property("LimitMEMLOCK", "t", _NO_LIMIT),
         Property("LimitCORE", "t", 0),  # a core dump would be as large as the model
     ]
+
+
+def _gpus(order: UnitRequest) -> list[str]:
+    return [f"{k}={v}" for k, v in placement.environment_of(order.placement).items()]
 
 
 def command_property(name: str, argv: Sequence[str], version: int) -> Property:
@@ -350,6 +355,8 @@ def _log_fields(order: UnitRequest, made_of: str) -> Property:
         SPEC_FIELD: spec.hash,
         ORDER_FIELD: made_of,
     }
+    if order.placement is not None:
+        fields[placement.FIELD] = order.placement.text
     return Property("LogExtraFields", "aay", [f"{k}={v}".encode() for k, v in fields.items()])
 
 

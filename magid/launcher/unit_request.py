@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from magid.llama.placement import Placement
 from magid.llama.spec import ServerSpec
 
 
@@ -45,3 +46,4 @@ class UnitRequest:
     groups: tuple[str, ...]  # groups that exist here and open GPU devices or model files
     patience: Timeouts
     filters_port: bool = False  # exec_model.py keeps the server to its port; else the unit does
+    placement: Placement | None = None

@@ -8,9 +8,11 @@ spellings of options that were renamed.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from magid.errors import InvalidInput, LlamaServerMissing
 from magid.llama.options import check_extra_args, is_option
+from magid.llama.placement import Placement, environment_of, options_of
 from magid.llama.runtime_settings import SERVER_SETTINGS
 from magid.llama.spec import ServerSpec
 
@@ -37,13 +39,21 @@ _PASSED_ENVIRONMENT = frozenset(
     }
 )
 
-_ALL_LAYERS = "999"
+ALL_LAYERS: Final = 999
+_FIT: Final = ("--fit", "-fit")
 
 
 def server_argv(
-    spec: ServerSpec, program: str, api_key_file: str, flags: frozenset[str]
+    spec: ServerSpec,
+    program: str,
+    api_key_file: str,
+    flags: frozenset[str],
+    placement: Placement | None = None,
 ) -> list[str]:
     """Returns the argument list for `spec`.
+
+    With a placement, llama-server may not look for settings that fit by itself: what was decided
+    happens, or the start fails.
 
     `flags` are the options that the installed program has. magid's own options are left out if the
     program lacks them, except `--api-key-file`: without it anyone could use the server, so this
@@ -60,21 +70,24 @@ def server_argv(
         *_model_argv(spec, program),
         *("--host", spec.host, "--port", str(spec.port)),
         *("--api-key-file", api_key_file),
-        *_decided_argv(spec, flags),
+        *_decided_argv(spec, flags, placement),
     ]
 
 
-def prediction_argv(spec: ServerSpec, program: str, flags: frozenset[str]) -> list[str]:
+def prediction_argv(
+    spec: ServerSpec, program: str, flags: frozenset[str], placement: Placement | None = None
+) -> list[str]:
     """Returns the arguments with which llama-server predicts the memory of this server.
 
     They are the server's own, but for its address and key, which the caller appends or leaves out.
-    All layers count for the devices unless the spec says otherwise. What follows the user's own
-    arguments wins over them. Raises InvalidInput as `server_argv` does.
+    All layers count for the devices unless the spec or the placement says otherwise. What follows
+    the user's own arguments wins over them. Raises InvalidInput as `server_argv` does.
     """
+    layers = options_of(placement).get("n_gpu_layers", spec.n_gpu_layers)
     return [
         *_model_argv(spec, program),
-        *_decided_argv(spec, flags),
-        *(() if spec.n_gpu_layers is not None else ("-ngl", _ALL_LAYERS)),
+        *_decided_argv(spec, flags, placement),
+        *(() if layers is not None else ("-ngl", str(ALL_LAYERS))),
         *("--fit", "on", "-lv", "4"),
         *_when_known(flags, ("--no-warmup",)),
     ]
@@ -84,14 +97,17 @@ def _model_argv(spec: ServerSpec, program: str) -> list[str]:
     return [program, "--model", spec.model_path, "--alias", spec.model_id]
 
 
-def _decided_argv(spec: ServerSpec, flags: frozenset[str]) -> list[str]:
+def _decided_argv(
+    spec: ServerSpec, flags: frozenset[str], placement: Placement | None
+) -> list[str]:
     return [
         *_when_known(flags, ("--metrics",)),
         *_when_known(flags, ("--no-ui",), ("--no-webui",)),
         *_when_known(flags, ("--offline",)),
         *_when_known(flags, ("--cors-origins", "localhost")),
         *_kind_argv(spec, flags),
-        *_settings_argv(spec, flags),
+        *_settings_argv(spec, flags, placement),
+        *_placement_argv(spec, flags, placement),
         *_extra_argv(spec.extra_args, flags),
     ]
 
@@ -123,15 +139,34 @@ def _kind_argv(spec: ServerSpec, flags: frozenset[str]) -> list[str]:
             return []
 
 
-def _settings_argv(spec: ServerSpec, flags: frozenset[str]) -> list[str]:
+def _settings_argv(
+    spec: ServerSpec, flags: frozenset[str], placement: Placement | None
+) -> list[str]:
+    placed = options_of(placement)
     argv: list[str] = []
     if spec.mmproj_path is not None:
         argv += [_required("mmproj", flags, "--mmproj"), spec.mmproj_path]
     for setting in SERVER_SETTINGS:
-        value = getattr(spec, setting.name)
+        value = placed.get(setting.name, getattr(spec, setting.name))
         if setting.options and value is not None:
             argv += [_required(setting.key, flags, *setting.options), str(value)]
     return argv
+
+
+def _placement_argv(
+    spec: ServerSpec, flags: frozenset[str], placement: Placement | None
+) -> tuple[str, ...]:
+    if placement is None:
+        return ()
+    shares = ",".join(map(str, placement.shares))
+    split = (_required("device", flags, "--tensor-split"), shares) if shares else ()
+    is_fitted = not options_in(spec.extra_args).isdisjoint(_FIT)
+    return (*split, *(() if is_fitted else _when_known(flags, ("--fit", "off"))))
+
+
+def options_in(args: Sequence[str]) -> frozenset[str]:
+    """Returns the names of the options in these arguments."""
+    return frozenset(word.partition("=")[0] for word in args if is_option(word.partition("=")[0]))
 
 
 def _extra_argv(args: Sequence[str], flags: frozenset[str]) -> tuple[str, ...]:
@@ -142,6 +177,9 @@ def _extra_argv(args: Sequence[str], flags: frozenset[str]) -> tuple[str, ...]:
     return checked
 
 
-def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
+def child_environment(
+    environ: Mapping[str, str], placement: Placement | None = None
+) -> dict[str, str]:
     """Returns the environment of a llama-server; see `_PASSED_ENVIRONMENT`."""
-    return {name: environ[name] for name in sorted(_PASSED_ENVIRONMENT & environ.keys())}
+    passed = {name: environ[name] for name in sorted(_PASSED_ENVIRONMENT & environ.keys())}
+    return passed | dict(environment_of(placement))

@@ -9,6 +9,7 @@ from typing import Final
 
 from magid.errors import ServerFailed
 from magid.llama.arguments import prediction_argv
+from magid.llama.placement import Placement
 from magid.llama.short_runs import ShortRun
 from magid.llama.spec import ServerSpec
 
@@ -20,7 +21,11 @@ SCRIPT: Final = "predict_memory.py"
 
 
 def command(
-    script: Sequence[str], spec: ServerSpec, program: str, flags: frozenset[str]
+    script: Sequence[str],
+    spec: ServerSpec,
+    program: str,
+    flags: frozenset[str],
+    placement: Placement | None = None,
 ) -> list[str]:
     """Returns the command line that predicts the memory of this server.
 
@@ -28,7 +33,7 @@ def command(
     ServerFailed if it cannot predict, InvalidInput if it lacks an option that the spec needs.
     """
     check(program, flags)
-    return [*script, f"{PREDICT_S:g}", "--", *prediction_argv(spec, program, flags)]
+    return [*script, f"{PREDICT_S:g}", "--", *prediction_argv(spec, program, flags, placement)]
 
 
 def check(program: str, flags: frozenset[str]) -> None:

@@ -25,7 +25,9 @@ from magid.llama.setting_values import (
 
 MAX_INSTANCES: Final = 16
 MAX_EXTRA_ARGS: Final = 64
-_DEVICE: Final = "[A-Za-z]{1,16}[0-9]{0,3}"
+_UUID: Final = "[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"
+_ADDRESS: Final = "[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}[.][0-7]"
+_DEVICE: Final = f"(?:[A-Za-z]{{1,16}}[0-9]{{0,3}}|(?:GPU|MIG)-{_UUID}|{_ADDRESS})"
 _DEVICES: Final = f"{_DEVICE}(?:,{_DEVICE}){{0,31}}"
 
 
@@ -91,21 +93,28 @@ class ServerSettings:
     n_gpu_layers: int | None = _setting(
         Integer(-1, 9999),
         "Layers on the GPU; 0: none",
-        unset="as many as fit",
+        unset="all; see offload",
         options=("--n-gpu-layers", "--gpu-layers", "-ngl"),
         example="99",
     )
     device: str | None = _setting(
-        Text(_DEVICES, "none, or names of llama-server --list-devices with commas between"),
+        Text(_DEVICES, "none, or names or ids of `magictl gpus` with commas between"),
         "GPUs that a server uses; none: only the processor",
-        unset="llama-server chooses",
+        unset="magid chooses by their memory",
         options=("--device", "-dev"),
         example="CUDA0",
+    )
+    offload: Literal["all", "part", "cpu"] = _setting(
+        Choice(("all", "part", "cpu")),
+        "Where the GPUs lack room for all layers: all: it does not start; part: as many as fit; "
+        "cpu: on the processor",
+        default="all",
+        example="part",
     )
     ctx_size: int | None = _setting(
         Integer(0, 2**24, TOKENS),
         "Context of a server in tokens, for all its slots; 0: the model's own",
-        unset="llama-server chooses",
+        unset="on a GPU as much as fits, up to ctx_default_max; else llama-server chooses",
         options=("--ctx-size", "-c"),
         example="8192",
     )

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from magid.llama.placement import Placement, options_of
 from magid.llama.runtime_settings import SERVER_SETTINGS, RuntimeSetting
 from magid.llama.setting_values import Integer
 from magid.llama.spec import ServerSpec
@@ -17,24 +18,25 @@ SpecValues = tuple[tuple[str, str | None], ...]  # field of ServerSpec -> its te
 _OWN: Final = {"--model": "model_path", "--mmproj": "mmproj_path", "--host": "host"}
 _OPTIONS: Final = {o: setting.name for setting in SERVER_SETTINGS for o in setting.options}
 _SKIPPED: Final = frozenset({"--alias", "--port", "--api-key-file", "--cors-origins"})
+_PLACED: Final = frozenset({"--fit", "--tensor-split"})
 _FLAGS: Final = frozenset({"--metrics", "--no-ui", "--no-webui", "--offline"}) | frozenset(
     {"--embeddings", "--embedding", "--reranking", "--rerank"}
 )
-_LIMITS: Final = ("memory_max", "cpu_quota")  # they are in no command line
+_ASIDE: Final = ("memory_max", "cpu_quota", "offload")  # they are in no command line
 
 
 def of_spec(spec: ServerSpec) -> SpecValues:
     """Returns all values of the spec."""
-    fields = (*_OWN.values(), *_OPTIONS.values(), *_LIMITS)
+    fields = (*_OWN.values(), *_OPTIONS.values(), *_ASIDE)
     found = {name: getattr(spec, name) for name in fields}
     texts = {name: None if value is None else str(value) for name, value in found.items()}
     return tuple({**texts, "extra_args": shlex.join(spec.extra_args) or None}.items())
 
 
-def of_command(argv: Sequence[str]) -> SpecValues:
+def of_command(argv: Sequence[str], placement: Placement | None = None) -> SpecValues:
     """Returns the values that an argument list of `arguments.server_argv` shows.
 
-    Nothing is known of another command.
+    What the placement has decided is no value of the spec. Nothing is known of another command.
     """
     found: dict[str, str | None] = dict.fromkeys((*_OWN.values(), *_OPTIONS.values()))
     words = iter(argv[1:])
@@ -42,13 +44,14 @@ def of_command(argv: Sequence[str]) -> SpecValues:
     for word in words:
         if name := _OWN.get(word) or _OPTIONS.get(word):
             found[name] = next(words, None)
-        elif word in _SKIPPED:
+        elif word in _SKIPPED or (placement is not None and word in _PLACED):
             next(words, None)
         elif word not in _FLAGS:
             extra = [word, *words]  # the user's arguments come last
     if found["model_path"] is None:
         return ()
-    return tuple({**found, "extra_args": shlex.join(extra) or None}.items())
+    unset = dict.fromkeys(options_of(placement))
+    return tuple({**found, **unset, "extra_args": shlex.join(extra) or None}.items())
 
 
 def differences(running: SpecValues, spec: ServerSpec) -> str:
@@ -68,8 +71,8 @@ def differences(running: SpecValues, spec: ServerSpec) -> str:
     said += _files(known, wanted)
     if said:
         return "; ".join(said)
-    is_complete = all(name in known for name in _LIMITS)
-    return "its file changed" if is_complete else "its file or a limit changed"
+    is_complete = all(name in known for name in _ASIDE)
+    return "its file changed" if is_complete else "its file, a limit or offload changed"
 
 
 def _files(known: Mapping[str, str | None], wanted: Mapping[str, str | None]) -> list[str]:

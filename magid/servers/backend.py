@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from magid.host.usage import ServerFigures
 from magid.llama import spec_values
+from magid.llama.placement import Placement
 from magid.llama.spec import ServerSpec
 from magid.llama.spec_values import SpecValues
 from magid.log.buffer import LogLine
@@ -68,6 +69,7 @@ class ObservedServer(Struct, frozen=True):
     invocation_id: str | None = None  # one per process start
     uid: int | None = None  # of the user it runs as; None if unknown
     values: SpecValues = ()  # what it was started with, as far as is known
+    placement: Placement | None = None  # where it runs, if magid has decided it
 
     @property
     def unit(self) -> str:
@@ -98,7 +100,7 @@ def restarting_in(seconds: float) -> str:
     return f"; restarting in {max(1, math.ceil(seconds))} s"
 
 
-def initial_state(spec: ServerSpec) -> ObservedServer:
+def initial_state(spec: ServerSpec, placement: Placement | None = None) -> ObservedServer:
     """Returns the state of a server that was requested but not observed yet."""
     return ObservedServer(
         port=spec.port,
@@ -108,6 +110,7 @@ def initial_state(spec: ServerSpec) -> ObservedServer:
         state=ServerState.STARTING,
         host=spec.host,
         values=spec_values.of_spec(spec),
+        placement=placement,
     )
 
 
@@ -150,8 +153,8 @@ class ServerBackend(Protocol):
     def observed(self) -> dict[int, ObservedServer]:
         """Returns port -> server, including stopped and failed ones. A copy; does not block."""
 
-    async def start(self, spec: ServerSpec) -> None:
-        """Starts this server. Returns once the process exists, not when it is ready.
+    async def start(self, spec: ServerSpec, placement: Placement | None = None) -> None:
+        """Starts this server, in this place. Returns once the process exists, not when it is ready.
 
         Replaces a server on the same port. A failure shows as state `failed` with a reason; raises
         MagidError only if the start cannot even be tried.
@@ -169,14 +172,14 @@ class ServerBackend(Protocol):
         Raises MagidError if it cannot be run, or does not end in time.
         """
 
-    async def predict_memory(self, spec: ServerSpec) -> str:
+    async def predict_memory(self, spec: ServerSpec, placement: Placement | None = None) -> str:
         """Returns what `standalone/predict_memory.py` prints about this server: seconds at most.
 
         llama-server is run as this server would be, and ended before it reads the weights. Calls
         must not overlap. Raises MagidError if it cannot be run, or does not end in time.
         """
 
-    async def command(self, spec: ServerSpec) -> list[str]:
+    async def command(self, spec: ServerSpec, placement: Placement | None = None) -> list[str]:
         """Returns the argv this server would be run with. Raises LlamaServerMissing."""
 
     def api_key(self, port: int) -> str | None:

@@ -45,7 +45,7 @@ def test_values_as_people_write_them(text: str, key: str, value: Any) -> None:
         ("parallel=many", "cannot set parallel=many: it must be a whole number (for example 4)"),
         ("start=never", "cannot set start=never: it must be always or on-demand (for example on-"),
         ("enabled=maybe", "cannot set enabled=maybe: it must be yes or no (for example yes)"),
-        ("device=/dev/x", "cannot set device=/dev/x: it must be none, or names of llama-server -"),
+        ("device=/dev/x", "cannot set device=/dev/x: it must be none, or names or ids of `ma"),
         ("port=80", "cannot set port=80: it must be at least 1024 (for example 8085)"),
         ("ctxSize", "cannot set ctxSize: it has no value; give ctxSize=8192, or ctxSize= for its"),
         ("ctx=1", "cannot set 'ctx': known are nGpuLayers, device, "),

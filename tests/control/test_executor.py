@@ -16,7 +16,7 @@ from magid.errors import Busy, Conflict, NotReady, ServerFailed, TimedOut
 from magid.llama.spec import ServerSpec
 from magid.servers.backend import ServerState
 from tests.support.deadlines import PATIENCE_S
-from tests.support.recording_backend import StillLauncher, all_quiet, refusal
+from tests.support.recording_backend import Nowhere, StillLauncher, all_quiet, refusal
 from tests.support.values import spec
 
 S = ServerState
@@ -71,7 +71,7 @@ def launcher() -> StillLauncher:
 @pytest.fixture
 async def runner(launcher: StillLauncher, machine: StillMachine) -> AsyncIterator[PlanExecutor]:
     """A runner that leaves no task behind."""
-    runner = PlanExecutor(launcher, machine)
+    runner = PlanExecutor(launcher, machine, Nowhere())
     yield runner
     await runner.close()
     assert asyncio.all_tasks() == {asyncio.current_task()}

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from magid.control import predictions as module
 from magid.control.prediction_cache import MAX_KEPT, Prediction
@@ -58,7 +59,11 @@ async def test_another_server(
 
 
 async def test_another_program(launcher: StillLauncher, predictions: Predictions) -> None:
-    for program in (PROGRAM, replace(PROGRAM, version="2"), replace(PROGRAM, changed_at=6.0)):
+    for program in (
+        PROGRAM,
+        structs.replace(PROGRAM, version="2"),
+        structs.replace(PROGRAM, changed_at=6.0),
+    ):
         await predictions.of(SPEC, program)
     assert len(launcher.predicted) == 3
 

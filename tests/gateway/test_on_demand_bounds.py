@@ -19,6 +19,7 @@ from magid.gateway.routing.endpoints import find
 from magid.gateway.routing.fleet import ServerProperties
 from magid.gateway.routing.request import ParsedRequest
 from magid.http.framing import ReplyHead
+from magid.llama.placement import Placement
 from magid.llama.runtime_settings import RuntimeSettings
 from magid.llama.spec import ServerSpec
 from magid.servers.backend import ServerState
@@ -42,9 +43,9 @@ class Launcher(StillLauncher):
         self.broken: set[int] = set()
         self.sticky: set[int] = set()
 
-    async def start(self, spec: ServerSpec) -> None:
+    async def start(self, spec: ServerSpec, placement: Placement | None = None) -> None:
         self.prompt = spec.port not in self.broken
-        await super().start(spec)
+        await super().start(spec, placement)
         if spec.port in self.broken:
             self.show(spec.port, ServerState.FAILED, BROKEN)
 

@@ -28,7 +28,7 @@ from magid.launcher.protocol import (
 )
 from magid.llama.short_runs import MAX_BYTES
 from magid.llama.spec import ServerSpec
-from tests.support.values import FULL_SPEC
+from tests.support.values import FULL_SPEC, PLACEMENT
 
 REQUESTS: list[Request] = [
     StartRequest(FULL_SPEC, "production", frozenset({"--metrics", "-ngl"})),
@@ -38,12 +38,24 @@ REQUESTS: list[Request] = [
     Ping(),
     DevicesRequest(),
     PredictRequest(FULL_SPEC, frozenset({"--fit", "-lv"})),
+    StartRequest(FULL_SPEC, None, frozenset(), PLACEMENT),
+    PredictRequest(FULL_SPEC, frozenset(), PLACEMENT),
 ]
 
 
 def body(**changes: Any) -> dict[str, Any]:
     """A good start request with something else in it."""
-    return {"verb": "start", "spec": asdict(FULL_SPEC), "profile": None, "flags": []} | changes
+    good: dict[str, Any] = {
+        "verb": "start",
+        "spec": asdict(FULL_SPEC),
+        "profile": None,
+        "flags": [],
+    }
+    return good | {"placement": None} | changes
+
+
+def placed(**changes: Any) -> dict[str, Any]:
+    return body(placement=asdict(PLACEMENT) | changes)
 
 
 def spec(**changes: Any) -> dict[str, Any]:
@@ -124,7 +136,24 @@ BAD_FIELDS: dict[str, tuple[object, ...]] = {
     "extra_args": ("--temp", None, [1], [""], ["a\nb"], ["é"], ["x"] * 65, ["x" * 4097]),
     "memory_max": (0, 2**26 - 1, 2**50 + 1, "1G", True),
     "cpu_quota": (0, 102_401, 1.5),
+    "offload": ("", "none", None, 1),
     "stamp": (None, 1, "a b", "x" * 4097, "'"),
+}
+PLACE = {"name": "CUDA0", "id": "CUDA0", "need": 1}
+BAD_PLACES: dict[str, tuple[object, ...]] = {
+    "devices": (
+        *(None, "CUDA0", {}, [None], ["CUDA0"], [{}], [PLACE] * 33, [PLACE | {"argv": "x"}]),
+        *([PLACE | {"name": name}] for name in ("", "CUDA 0", "--tools", "a\n", "é", 0, None)),
+        *([PLACE | {"id": name}] for name in ("", "a b", "x" * 65, "a,b", "a=b", None)),
+        *([PLACE | {"need": need}] for need in (-1, 2**60 + 1, "1", None, True)),
+    ),
+    "host": (-1, None, "1", 1.0),
+    "extent": ("", "most", None, ["all"]),
+    "source": ("", "guess", None),
+    "pins_devices": (None, 0, 1, "yes"),
+    "n_gpu_layers": (-1, 10_000, "all", True),
+    "ctx_size": (0, 2**24 + 1, "4096"),
+    "shares": (None, [-1], ["1"], [1.0], [0] * 33),
 }
 HOSTILE: list[tuple[str, bytes]] = [
     ("request", b""),
@@ -170,6 +199,10 @@ HOSTILE: list[tuple[str, bytes]] = [
     ("flags[0]", line(body(flags=["x"]))),
     ("flags[0]", line(body(flags=["--x=y"]))),
     ("flags[0]", line(body(flags=[1]))),
+    *(("placement", line(placed(**{k: v}))) for k, values in BAD_PLACES.items() for v in values),
+    ("placement", line(body(placement={}))),
+    ("placement", line(body(placement="none"))),
+    ("placement", line(placed(argv="--tools"))),
     *(
         (f"spec.{name}", line(spec(**{name: value})))
         for name, values in BAD_FIELDS.items()

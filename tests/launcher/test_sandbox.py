@@ -12,7 +12,9 @@ from magid.errors import InvalidInput, MagidError, NotAllowed
 from magid.launcher.protocol import credential_path
 from magid.launcher.sandbox import NOTIFY, Property, field_of, unit_properties
 from magid.launcher.unit_request import CheckedFile, Timeouts, UnitRequest
+from magid.llama.placement import PlacedDevice
 from magid.llama.spec import ServerSpec
+from tests.support.values import PLACEMENT, UUIDS
 
 VERSIONS = (252, 254, 257, 262)
 PATIENCE = Timeouts(120, 2, 10, 5, 600, 1, 60)
@@ -119,7 +121,8 @@ def test_run_is_hidden_and_one_place_is_writable(version: int) -> None:
     assert folders["/run"] == "ro"
     writable = {path: options for path, options in folders.items() if options != "ro"}
     assert writable == {"/dev/shm": "size=1G,nr_inodes=16384,mode=1777"}
-    assert set(properties["Environment"]) == {"HOME=/dev/shm", "TMPDIR=/dev/shm"}
+    environment = {"HOME=/dev/shm", "TMPDIR=/dev/shm", "CUDA_DEVICE_ORDER=PCI_BUS_ID"}
+    assert set(properties["Environment"]) == environment
     in_run = {path for _, path, *_ in properties["BindReadOnlyPaths"] if path.startswith("/run")}
     assert in_run - {"/run/magi-key"} == {"/run/systemd/notify"}
 
@@ -301,3 +304,18 @@ def test_a_file_that_was_rewritten_in_place_makes_another_unit() -> None:
     rewritten = replace(ORDER, spec=replace(ORDER.spec, stamp="another"))
     fields = [made(order)["LogExtraFields"] for order in (ORDER, rewritten)]
     assert len({field_of(each, "MAGI_ORDER") for each in fields}) == 2
+
+
+def test_a_placement_is_in_the_unit() -> None:
+    placed = made(replace(ORDER, placement=PLACEMENT))
+    assert field_of(placed["LogExtraFields"], "MAGI_PLACEMENT") == PLACEMENT.text
+    assert field_of(made()["LogExtraFields"], "MAGI_PLACEMENT") == ""
+    assert field_of(placed["LogExtraFields"], "MAGI_SPEC") == ORDER.spec.hash
+
+
+def test_gpus_are_numbered_by_their_bus() -> None:
+    assert "CUDA_DEVICE_ORDER=PCI_BUS_ID" in made()["Environment"]
+    devices = tuple(PlacedDevice("CUDA0", uuid, 1) for uuid in UUIDS)
+    chosen = replace(PLACEMENT, devices=devices)
+    environment = made(replace(ORDER, placement=chosen))["Environment"]
+    assert f"CUDA_VISIBLE_DEVICES={','.join(UUIDS)}" in environment

@@ -282,4 +282,5 @@ def test_environment() -> None:
         "PATH": "/bin",
         "HOME": "/h",
         "CUDA_VISIBLE_DEVICES": "0",
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
     }

@@ -78,7 +78,7 @@ def in_registry(setting: RuntimeSetting, value: object) -> object:
 
 def in_launcher(setting: RuntimeSetting, value: object) -> object:
     spec = asdict(SPEC) | {setting.name: value}
-    body: Any = {"verb": "start", "spec": spec, "profile": None, "flags": []}
+    body: Any = {"verb": "start", "spec": spec, "profile": None, "flags": [], "placement": None}
     request = protocol.parse_request(json.dumps(body).encode() + b"\n")
     assert isinstance(request, protocol.StartRequest)
     return getattr(request.spec, setting.name)

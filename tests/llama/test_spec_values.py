@@ -9,6 +9,7 @@ from magid.llama.arguments import server_argv
 from magid.llama.runtime_settings import SERVER_SETTINGS
 from magid.llama.spec import ServerSpec
 from magid.llama.spec_values import differences, of_command, of_spec
+from tests.support.values import PLACEMENT
 
 SPEC = ServerSpec("demo_tiny", 0, 8080, "127.0.0.1", "/models/demo.gguf", ctx_size=512, parallel=2)
 NEW = frozenset(setting.options[0] for setting in SERVER_SETTINGS if setting.options)
@@ -16,6 +17,7 @@ OLD = frozenset(setting.options[-1] for setting in SERVER_SETTINGS if setting.op
 FIXED = frozenset({"--api-key-file", "--mmproj", "--temp", "--seed", "--flash-attn"})
 NEWEST = NEW | FIXED | {"--metrics", "--no-ui", "--offline", "--cors-origins", "--embeddings"}
 OLDEST = OLD | FIXED | {"--no-webui", "--embedding"}
+ASIDE = ("memory_max", "cpu_quota", "offload")
 FULL: dict[str, Any] = {
     "n_gpu_layers": -1, "device": "CUDA0,CUDA1", "ctx_size": 0, "n_threads": 8, "batch_size": 2048,
     "parallel": 4, "extra_args": ("--temp", "0.2", "--flash-attn", "on"),
@@ -31,7 +33,16 @@ def test_a_command_line_shows_what_the_spec_says(
     spec = replace(SPEC, **changes)
     shown = dict(of_command(server_argv(spec, "/usr/bin/llama-server", "/run/key", flags)))
     whole = dict(of_spec(spec))
-    assert shown == {name: whole[name] for name in whole if name not in ("memory_max", "cpu_quota")}
+    assert shown == {name: whole[name] for name in whole if name not in ASIDE}
+
+
+def test_what_a_placement_decides_is_no_value_of_the_spec() -> None:
+    spec = replace(SPEC, ctx_size=None, extra_args=("--temp", "0.2"))
+    argv = server_argv(spec, "/llama", "/run/key", NEWEST | {"--fit", "--tensor-split"}, PLACEMENT)
+    assert argv[-6:] == ["--tensor-split", "667,333", "--fit", "off", "--temp", "0.2"]
+    shown = dict(of_command(argv, PLACEMENT))
+    whole = dict(of_spec(spec))
+    assert shown == {name: whole[name] for name in whole if name not in ASIDE}
 
 
 @pytest.mark.parametrize(
@@ -62,7 +73,10 @@ def test_what_differs(changes: dict[str, Any], said: str) -> None:
 
 def test_what_is_not_known_is_not_claimed() -> None:
     shown = of_command(server_argv(SPEC, "/usr/bin/llama-server", "/run/key", NEWEST))
-    assert differences(shown, replace(SPEC, memory_max=2**32)) == "its file or a limit changed"
+    assert (
+        differences(shown, replace(SPEC, memory_max=2**32))
+        == "its file, a limit or offload changed"
+    )
     assert differences(shown, replace(SPEC, parallel=3)) == "settings changed: parallel 2 -> 3"
     assert differences((), replace(SPEC, parallel=3)) == "its settings or its file changed"
 

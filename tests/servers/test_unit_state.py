@@ -17,6 +17,7 @@ from magid.servers.systemd.unit_state import (
 )
 from magid.systemd.unit_names import port_in, unit_path
 from tests.support.fake_systemd import ready
+from tests.support.values import PLACEMENT
 
 SPEC = ServerSpec("demo_tiny", 2, 8080, "127.0.0.1", "/models/demo.gguf")
 EXITED, KILLED, DUMPED = 1, 2, 3
@@ -187,6 +188,14 @@ def test_times_are_those_of_the_present_process() -> None:
     assert (loading.started_at, loading.ready_at) == (1_700_000_000.0, None)
     stopped = observed_from(unit(ActiveState="inactive", SubState="dead", MainPID=0))
     assert (stopped.pid, stopped.started_at, stopped.ready_at) == (None, None, None)
+
+
+def test_where_it_runs() -> None:
+    fields = [*unit()["LogExtraFields"], f"MAGI_PLACEMENT={PLACEMENT.text}".encode()]
+    assert observed_from(unit(LogExtraFields=fields)).placement == PLACEMENT
+    assert observed_from(unit()).placement is None
+    later = [*unit()["LogExtraFields"], b'MAGI_PLACEMENT={"version": 9}']
+    assert observed_from(unit(LogExtraFields=later)).placement is None
 
 
 def test_what_can_be_missing() -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ from magid.control.state import Change
 from magid.discovery.found import Scan
 from magid.discovery.scanner import Scanner
 from magid.discovery.tiers import Thresholds
+from magid.errors import LlamaServerMissing
 from magid.files.document import Store
+from magid.llama.program import LlamaProgram
 from magid.servers.backend import ServerState
 from tests.support import ggufs
 from tests.support.deadlines import PATIENCE_S
@@ -84,6 +86,10 @@ class GatedScanner(Scanner):
         return super().scan(progress)
 
 
+async def no_program() -> LlamaProgram:
+    raise LlamaServerMissing("cannot find llama-server")
+
+
 @dataclass
 class House:
     """The folders of one daemon, and the daemons that live in it one after another."""
@@ -93,6 +99,7 @@ class House:
     saves: Gate = field(default_factory=Gate)
     scans: Gate = field(default_factory=Gate)
     settings: dict[str, Any] = field(default_factory=dict)
+    program: Callable[[], Awaitable[LlamaProgram]] = no_program
     opened: list[Daemon] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
 
@@ -159,6 +166,7 @@ class House:
             profiles=ProfileDir(config.profiles_dir),
             scanner=GatedScanner(config.model_paths, self.scans),
             launcher=self.launcher,
+            program=self.program,
         )
         self.opened.append(daemon)
         daemon.subscribe(self.changes.append)

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from magid.errors import NotFound, NotReady
 from magid.host.usage import ServerFigures
+from magid.llama.placement import Placement
 from magid.llama.spec import ServerSpec
 from magid.log.buffer import LogLine
 from magid.servers.backend import ObservedServer, ServerState
@@ -40,6 +41,7 @@ class StillLauncher:
         self.listings = 0
         self.memory: str | Exception = '{"why": "ended", "status": 1, "lines": []}\n'
         self.predicted: list[ServerSpec] = []
+        self.questions: list[Placement | None] = []  # with which they were predicted
         self._servers: dict[int, ObservedServer] = {}
         self._listeners: Listeners[ObservedServer] = Listeners()
         self._moved = asyncio.Event()
@@ -100,10 +102,10 @@ class StillLauncher:
     def observed(self) -> dict[int, ObservedServer]:
         return dict(self._servers)
 
-    async def start(self, spec: ServerSpec) -> None:
+    async def start(self, spec: ServerSpec, placement: Placement | None = None) -> None:
         self._called("start", spec.port)
         self.specs[spec.port] = spec
-        self._put(_seen(spec, ServerState.STARTING))
+        self._put(replace(_seen(spec, ServerState.STARTING), placement=placement))
         await self._while_held("start", spec.port)
         if self.prompt:
             self.show(spec.port, ServerState.READY)
@@ -131,15 +133,16 @@ class StillLauncher:
             raise self.devices
         return self.devices
 
-    async def predict_memory(self, spec: ServerSpec) -> str:
+    async def predict_memory(self, spec: ServerSpec, placement: Placement | None = None) -> str:
         self.predicted.append(spec)
+        self.questions.append(placement)
         self._wake()
         await self._while_held("predict", 0)
         if isinstance(self.memory, Exception):
             raise self.memory
         return self.memory
 
-    async def command(self, spec: ServerSpec) -> list[str]:
+    async def command(self, spec: ServerSpec, placement: Placement | None = None) -> list[str]:
         return ["llama-server", "--model", spec.model_path, "--port", str(spec.port)]
 
     def api_key(self, port: int) -> str | None:
@@ -175,6 +178,16 @@ class StillLauncher:
     def _wake(self) -> None:
         self._moved.set()
         self._moved = asyncio.Event()
+
+
+class Nowhere:
+    """Leaves each place to llama-server."""
+
+    async def place(self, spec: ServerSpec) -> Placement | None:
+        return None
+
+    def release(self, port: int) -> None:
+        pass
 
 
 def _seen(spec: ServerSpec, state: ServerState) -> ObservedServer:

@@ -11,6 +11,7 @@ from magid.discovery.found import FoundModel
 from magid.discovery.kinds import ModelKind
 from magid.discovery.naming import ModelName
 from magid.discovery.tiers import ThinkingMode, Tier
+from magid.llama.placement import PlacedDevice, Placement
 from magid.llama.spec import ServerSpec
 from magid.servers.backend import ObservedServer, ServerState
 
@@ -33,6 +34,17 @@ FULL_SPEC = ServerSpec(
     cpu_quota=250,
     stamp="0123456789abcdef",
 )
+
+PLACEMENT = Placement(
+    devices=(PlacedDevice("RPC0", "RPC0", 2**31), PlacedDevice("RPC1", "RPC1", 2**30)),
+    host=2**28,
+    extent="all",
+    pins_devices=True,
+    n_gpu_layers=999,
+    ctx_size=8192,
+    shares=(667, 333),
+)
+UUIDS = ("GPU-01234567-0123-0123-0123-0123456789ab", "MIG-11234567-0123-0123-0123-0123456789ab")
 
 
 def found(base_id: str, path: str = "", **changes: Any) -> FoundModel:

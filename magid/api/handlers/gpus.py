@@ -1,30 +1,37 @@
 """The GPUs that servers can use, and the memory that servers would need."""
 
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 
 from magid.api.context import Context
-from magid.api.gpu_views import gpus_reply
-from magid.api.memory_views import model_memory
+from magid.api.memory_views import (
+    deciding,
+    model_memory,
+    verdict_of,
+    verdict_placed,
+    verdict_running,
+)
 from magid.api.reply import Call, Reply, reply
 from magid.catalog.effective import Model, server_specs
 from magid.control.prediction_cache import Prediction
 from magid.errors import LlamaServerMissing
 from magid.gpus.fitting import Room
 from magid.host.usage import machine_memory
+from magid.llama.placement import Placement
 from magid.llama.spec import ServerSpec
-from magid.servers.backend import ServerState
+from magid.servers.backend import ObservedServer, ServerState
 
 
 async def list_gpus(ctx: Context, _call: Call) -> Reply:
     """The GPUs as llama-server listed them last, and which servers are told to use them."""
-    return reply(gpus_reply(ctx.daemon.devices.present, ctx.daemon.observed().values()))
+    return reply(ctx.gpus())
 
 
 async def refresh_gpus(ctx: Context, _call: Call) -> Reply:
     """Ask llama-server for the GPUs again, and wait for its list."""
-    listed = await ctx.daemon.devices.refresh()
-    return reply(gpus_reply(listed, ctx.daemon.observed().values()))
+    await ctx.daemon.gpus.devices.refresh()
+    return reply(ctx.gpus())
 
 
 async def get_memory(ctx: Context, call: Call) -> Reply:
@@ -33,16 +40,31 @@ async def get_memory(ctx: Context, call: Call) -> Reply:
     daemon = ctx.daemon
     own = _specs(ctx, daemon.model(call.params["modelId"]))
     spec = _asked_for(own[0], call)
-    prediction = await _prediction(ctx, spec)
-    listed = daemon.devices.present
-    if prediction.estimate is not None and prediction.estimate.devices:
-        listed = await daemon.devices.refresh()
+    if daemon.gpus.devices.present.gpus:
+        await daemon.gpus.devices.refresh()
+    decision = await daemon.gpus.placing.decided(spec)
+    answer = decision.answer
+    if answer is None or not decision.known:
+        prediction = await _prediction(ctx, spec)
+    else:
+        prediction = deciding(answer, decision.known)
+    listed = daemon.gpus.devices.present
     limit = spec.memory_max if daemon.launcher.has_model_users else None
     room = Room(listed.gpus, machine_memory()["available"], limit)
-    observed = daemon.observed().values()
-    running = {server.spec_hash for server in observed if server.state is ServerState.READY}
-    runs = spec == own[0] and any(one.hash in running for one in own)
-    return reply(model_memory(spec, prediction, room, runs=runs))
+    placement = answer if isinstance(answer, Placement) else None
+    verdict = verdict_of(prediction, room) if answer is None else verdict_placed(answer)
+    running = _running(ctx, own) if spec == own[0] else None
+    if running is not None and prediction.estimate is not None:
+        verdict, placement = verdict_running(running, prediction.estimate), running.placement
+    capacity = daemon.gpus.placing.capacity(listed.gpus, spec.port)
+    return reply(model_memory(spec, prediction, room, capacity, verdict, placement))
+
+
+def _running(ctx: Context, specs: Iterable[ServerSpec]) -> ObservedServer | None:
+    """Returns a server that runs with the settings of one of these."""
+    hashes = {spec.hash for spec in specs}
+    ready = (s for s in ctx.daemon.observed().values() if s.state is ServerState.READY)
+    return next((server for server in ready if server.spec_hash in hashes), None)
 
 
 def _specs(ctx: Context, model: Model) -> tuple[ServerSpec, ...]:
@@ -66,4 +88,4 @@ async def _prediction(ctx: Context, spec: ServerSpec) -> Prediction:
         program = await ctx.program()
     except LlamaServerMissing as error:
         return Prediction(time.time(), problem=error.message)
-    return await ctx.daemon.predictions.of(spec, program)
+    return await ctx.daemon.gpus.predictions.of(spec, program)

@@ -5,7 +5,7 @@ from typing import Literal
 from typing_extensions import TypedDict
 
 Kind = Literal["discrete", "integrated"]
-Fitting = Literal["yes", "tight", "no", "unknown"]
+Fitting = Literal["yes", "tight", "part", "no", "unknown"]
 
 
 class GpuName(TypedDict):
@@ -21,11 +21,17 @@ class GpuServer(TypedDict):
     port: int
 
 
+class GpuHolder(GpuServer):
+    """A running server on a GPU. `needBytes` is what it was predicted to take there, if it was."""
+
+    needBytes: int | None
+
+
 class ListedGpu(GpuName):
     """One physical GPU, or a part of one (MIG). Null is unknown.
 
-    `othersBytes` is what other programs use: unknown while a server of magid's may use the GPU.
-    `servers` are the running ones whose setting `device` names it.
+    `othersBytes` is what other programs use: unknown while a server loads, or one may use the GPU
+    whose memory was not predicted. `roomBytes` is what magid would give one more server.
     """
 
     id: str
@@ -37,20 +43,23 @@ class ListedGpu(GpuName):
     freeBytes: int | None
     usedBytes: int | None
     othersBytes: int | None
-    servers: list[GpuServer]
+    roomBytes: int | None
+    servers: list[GpuHolder]
     alsoListedAs: list[GpuName]
 
 
 class GpusReply(TypedDict):
     """The GPUs as listed at `listedAt`; `problem` says why a later listing failed.
 
-    `serversAnywhere` are running servers without the setting `device`: llama-server chose for them.
+    `serversAnywhere` are running servers whose place llama-server chose. `reserveBytes` stay free
+    on each GPU (gpu_reserve in magid.yaml).
     """
 
     gpus: list[ListedGpu]
     serversAnywhere: list[GpuServer]
     listedAt: str | None
     problem: str | None
+    reserveBytes: int
 
 
 class MemoryNeed(TypedDict):
@@ -64,10 +73,14 @@ class MemoryNeed(TypedDict):
 
 
 class DeviceMemory(MemoryNeed):
-    """Of one device of llama-server's. Null is unknown."""
+    """Of one device of llama-server's. Null is unknown.
+
+    `roomBytes` is what magid would give one more server: without the reserve, and what others hold.
+    """
 
     description: str
     freeBytes: int | None
+    roomBytes: int | None
 
 
 class HostMemory(TypedDict):
@@ -85,8 +98,9 @@ class HostMemory(TypedDict):
 class ModelMemory(TypedDict):
     """What one server of the model needs, and whether that fits now.
 
-    `source` is null where there is no prediction, and `why` says why. `fittingCtxSize` is the
-    context to which llama-server would have reduced it at `predictedAt`, where that helps.
+    `source` is null where there is no prediction, and `why` says why. `ctxSize` is the model's
+    setting, or what magid would choose. `fittingCtxSize` is the context to which llama-server would
+    have reduced it at `predictedAt`, where magid places nothing.
     """
 
     modelId: str

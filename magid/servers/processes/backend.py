@@ -15,6 +15,7 @@ from magid.host.listening_sockets import is_held_by
 from magid.host.ports import can_bind, owners_of
 from magid.host.usage import ServerFigures, process_figures
 from magid.llama import device_list, memory_prediction
+from magid.llama.placement import Placement
 from magid.llama.program import LlamaProgram
 from magid.llama.spec import ServerSpec
 from magid.log.buffer import LogLine, LogRing
@@ -91,7 +92,7 @@ class ProcessBackend:
         """See ServerBackend."""
         return {port: server.observed for port, server in self._servers.items()}
 
-    async def start(self, spec: ServerSpec) -> None:
+    async def start(self, spec: ServerSpec, placement: Placement | None = None) -> None:
         """See ServerBackend. Of overlapping calls the last one wins.
 
         Cancelling the call does not stop the server. Raises Conflict once the backend is closed.
@@ -103,7 +104,9 @@ class ProcessBackend:
             )
         predecessor = self._servers.get(spec.port)
         ring = self._rings.setdefault(spec.port, LogRing())
-        server = self._servers[spec.port] = ServerProcess(spec, ring, self._around, predecessor)
+        server = self._servers[spec.port] = ServerProcess(
+            spec, ring, self._around, predecessor, placement
+        )
         if predecessor:
             predecessor.ask_to_stop()
         server.begin()
@@ -130,16 +133,16 @@ class ProcessBackend:
         device_list.check(program)
         return await output_of(device_list.argv(str(program.path)), device_list.RUN)
 
-    async def predict_memory(self, spec: ServerSpec) -> str:
+    async def predict_memory(self, spec: ServerSpec, placement: Placement | None = None) -> str:
         """See ServerBackend. Raises LlamaServerMissing, ServerFailed, InvalidInput."""
         program = await self._around.program()
         script = (sys.executable, "-I", "-S", str(SCRIPTS / memory_prediction.SCRIPT))
-        argv = memory_prediction.command(script, spec, str(program.path), program.flags)
+        argv = memory_prediction.command(script, spec, str(program.path), program.flags, placement)
         return await output_of(argv, memory_prediction.RUN)
 
-    async def command(self, spec: ServerSpec) -> list[str]:
+    async def command(self, spec: ServerSpec, placement: Placement | None = None) -> list[str]:
         """See ServerBackend. Also raises InvalidInput if the program lacks what the spec needs."""
-        return await self._around.argv_of(spec)
+        return await self._around.argv_of(spec, placement)
 
     def api_key(self, port: int) -> str | None:
         """Returns the key of the current process; None if there is none."""

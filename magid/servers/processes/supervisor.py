@@ -25,6 +25,7 @@ from magid.host.workers import LATE_S
 from magid.llama.arguments import child_environment, server_argv
 from magid.llama.client import Health, why_foreign
 from magid.llama.log_errors import LastErrors, exit_reason
+from magid.llama.placement import Placement
 from magid.llama.program import LlamaProgram
 from magid.llama.spec import ServerSpec
 from magid.log.buffer import LogRing
@@ -124,7 +125,7 @@ class Dependencies(Struct, frozen=True):
     restart: RestartPolicy
     announce: Callable[["ServerProcess"], None]
 
-    async def argv_of(self, spec: ServerSpec) -> list[str]:
+    async def argv_of(self, spec: ServerSpec, placement: Placement | None = None) -> list[str]:
         """Returns the argv.
 
         Raises LlamaServerMissing, and InvalidInput if the machine cannot provide what the spec
@@ -138,7 +139,7 @@ class Dependencies(Struct, frozen=True):
             )
         program = await self.program()
         key_file = self.keys.path(spec.port)
-        return server_argv(spec, str(program.path), str(key_file), program.flags)
+        return server_argv(spec, str(program.path), str(key_file), program.flags, placement)
 
 
 class ServerProcess:
@@ -154,11 +155,12 @@ class ServerProcess:
         ring: LogRing,
         surroundings: Dependencies,
         predecessor: "ServerProcess | None",
+        placement: Placement | None = None,
     ) -> None:
         self.spec = spec
         self.key: str | None = None  # of the current process
         self.made = asyncio.Event()  # the process exists, or it is certain that it never will
-        self.observed = initial_state(spec)
+        self.observed = initial_state(spec, placement)
         self._announced: ObservedServer | None = None
         self._around = surroundings
         self._endpoint = HostPort(spec.host, spec.port)
@@ -267,12 +269,16 @@ class ServerProcess:
 
     async def _make_child(self) -> Child:
         await self._check_free()
-        argv = await self._around.argv_of(self.spec)
+        placement = self.observed.placement
+        argv = await self._around.argv_of(self.spec, placement)
         self.key = self._around.keys.write_new(self.spec.port)
         self._errors = LastErrors()
         try:
             self._child = await Child.spawn(
-                argv, child_environment(os.environ), self._on_line, files=files_of(self.spec)
+                argv,
+                child_environment(os.environ, placement),
+                self._on_line,
+                files=files_of(self.spec),
             )
         except OSError as error:
             raise ServerFailed(f"cannot start a process: {error.strerror}") from error

@@ -22,6 +22,7 @@ from magid.launcher import protocol
 from magid.launcher.protocol import credential_path
 from magid.llama import device_list, memory_prediction
 from magid.llama.arguments import server_argv
+from magid.llama.placement import Placement
 from magid.llama.program import LlamaProgram
 from magid.llama.spec import ServerSpec
 from magid.log.buffer import LogLine
@@ -159,7 +160,7 @@ class SystemdBackend:
 
     # -- asking --------------------------------------------------------------------------
 
-    async def start(self, spec: ServerSpec) -> None:
+    async def start(self, spec: ServerSpec, placement: Placement | None = None) -> None:
         """See ServerBackend. Of overlapping calls the last one wins.
 
         Raises Conflict once the backend is closed, BusError while systemd cannot be watched, and
@@ -171,7 +172,7 @@ class SystemdBackend:
                 port=spec.port,
             )
         watched = await self._units.watch(spec.port)
-        await self._finish(self._start(spec, watched))
+        await self._finish(self._start(spec, watched, placement))
 
     async def stop(self, port: int) -> None:
         """See ServerBackend. Raises the launcher's refusal; the server then runs on."""
@@ -187,11 +188,13 @@ class SystemdBackend:
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         await asyncio.shield(task)
 
-    async def _start(self, spec: ServerSpec, watched: UnitWatcher) -> None:
-        pending = watched.expect_start(initial_state(spec))
+    async def _start(
+        self, spec: ServerSpec, watched: UnitWatcher, placement: Placement | None
+    ) -> None:
+        pending = watched.expect_start(initial_state(spec, placement))
         try:
             async with watched.turn:
-                await self._ask_to_start(spec, watched, pending)
+                await self._ask_to_start(spec, watched, pending, placement)
         except Exception as error:  # any: the server would be shown as starting for ever
             reason = _why_failed(error, spec)
             await watched.refresh()
@@ -208,13 +211,17 @@ class SystemdBackend:
                     await self._changed.wait()
 
     async def _ask_to_start(
-        self, spec: ServerSpec, watched: UnitWatcher, pending: PendingState
+        self,
+        spec: ServerSpec,
+        watched: UnitWatcher,
+        pending: PendingState,
+        placement: Placement | None,
     ) -> None:
         program = await self._program()
         if not watched.is_running:
             await asyncio.to_thread(_check_free, HostPort(spec.host, spec.port))
         if watched.is_current(pending):  # otherwise a later start or stop has taken over
-            request = protocol.StartRequest(spec, self._profile(), program.flags)
+            request = protocol.StartRequest(spec, self._profile(), program.flags, placement)
             await self._launcher.call(
                 request, self._timeout_s, lambda: watched.has_new_process(pending)
             )
@@ -236,18 +243,19 @@ class SystemdBackend:
         request, limit_s = protocol.DevicesRequest(), device_list.RUN.seconds + _MARGIN_S
         return protocol.output_in(await self._launcher.call(request, limit_s))
 
-    async def predict_memory(self, spec: ServerSpec) -> str:
+    async def predict_memory(self, spec: ServerSpec, placement: Placement | None = None) -> str:
         """See ServerBackend. Raises LlamaServerMissing, ServerFailed, the launcher's refusal."""
         program = await self._program()
         memory_prediction.check(str(program.path), program.flags)
-        request = protocol.PredictRequest(spec, program.flags)
+        request = protocol.PredictRequest(spec, program.flags, placement)
         limit_s = memory_prediction.RUN.seconds + _MARGIN_S
         return protocol.output_in(await self._launcher.call(request, limit_s))
 
-    async def command(self, spec: ServerSpec) -> list[str]:
+    async def command(self, spec: ServerSpec, placement: Placement | None = None) -> list[str]:
         """See ServerBackend. Also raises InvalidInput if the program lacks what the spec needs."""
         program = await self._program()
-        return server_argv(spec, str(program.path), credential_path(spec.port), program.flags)
+        key = credential_path(spec.port)
+        return server_argv(spec, str(program.path), key, program.flags, placement)
 
     def api_key(self, port: int) -> str | None:
         """Returns the key of the current process; None if there is none.

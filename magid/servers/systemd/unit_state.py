@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from magid.llama import spec_values
 from magid.llama.log_errors import error_text
+from magid.llama.placement import FIELD, Placement, parse
 from magid.llama.spec_values import SpecValues
 from magid.servers.backend import (
     BY_SYSTEMCTL,
@@ -89,6 +90,7 @@ def observed_from(properties: Mapping[str, Any], quote: str = "") -> ObservedSer
     fields = fields_of(properties)
     state = state_of(properties)
     failure = failure_of(properties)
+    placement = parse(fields.get(FIELD, "null"))
     return ObservedServer(
         port=port_in(str(properties["Id"])) or 0,
         model_id=fields.get("MAGI_MODEL", ""),
@@ -105,17 +107,22 @@ def observed_from(properties: Mapping[str, Any], quote: str = "") -> ObservedSer
         restarts=_restarts(properties),
         invocation_id=invocation_of(properties),
         uid=_uid(properties),
-        values=_values(properties),
+        values=_values(properties, placement),
+        placement=placement,
     )
 
 
-def _values(properties: Mapping[str, Any]) -> SpecValues:
-    """Returns what the unit's command shows; and its limits, unless a drop-in may have set them."""
+def _values(properties: Mapping[str, Any], placement: Placement | None) -> SpecValues:
+    """Returns what the unit's command shows of its spec, so without what its placement decides.
+
+    Its limits too, unless a drop-in may have set them.
+    """
     commands = properties.get("ExecStart") or ()
     words = list(commands[-1][1]) if commands else []
     if "--" not in words:  # it stands between exec_model.py and the server's own command
         return ()
-    found = spec_values.of_command([str(word) for word in words[words.index("--") + 1 :]])
+    command = [str(word) for word in words[words.index("--") + 1 :]]
+    found = spec_values.of_command(command, placement)
     is_limited = {"MemoryMax", "CPUQuotaPerSecUSec"} <= set(properties)
     if not found or properties.get("DropInPaths") or not is_limited:
         return found

@@ -1,0 +1,42 @@
+"""What magid knows of GPUs and of the memory of servers, and what it decides from that."""
+
+from collections.abc import Awaitable, Callable
+
+from magid.config.settings import Config
+from magid.control import prediction_cache
+from magid.control.devices import Devices
+from magid.control.placing import Placing, facts_of
+from magid.control.predictions import Predictions
+from magid.control.resources import MachineResources
+from magid.control.state import Change, StateStore
+from magid.llama.program import LlamaProgram
+from magid.servers.backend import ServerBackend
+
+
+class GpuState:
+    """The list of GPUs, the predictions and the decisions; one of each."""
+
+    def __init__(
+        self,
+        config: Config,
+        launcher: ServerBackend,
+        program: Callable[[], Awaitable[LlamaProgram]],
+        store: StateStore,
+    ) -> None:
+        self.devices = Devices(launcher, lambda: store.notify(Change("gpus")))
+        self.predictions = Predictions(launcher, config.state_dir / prediction_cache.NAME)
+        self.machine = MachineResources(lambda: store.snapshot, lambda: self.devices.present)
+        self.placing = Placing(
+            config, launcher, self.devices, self.predictions, program,
+            lambda model_id: facts_of(store.snapshot.models.get(model_id)),
+        )  # fmt: skip
+
+    def open(self) -> None:
+        """Begins to list the GPUs; does not wait for the list."""
+        self.placing.open()
+        self.devices.open()
+
+    async def close(self) -> None:
+        """Ends what is under way. Idempotent."""
+        await self.placing.close()
+        await self.devices.close()

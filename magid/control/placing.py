@@ -1,0 +1,365 @@
+"""Decides where a server starts: asks for what the rules need to know, and keeps what was decided.
+
+The rules are `gpus.placing` and `gpus.eviction`. What runs keeps its place: a decision is made for
+a start, and its reservation counts until the server is observed. Decisions are made one after
+another; of several that wait together, the largest model's first.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import Final
+
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from magid.catalog.effective import Model
+from magid.config.settings import Config
+from magid.control.devices import DeviceList, Devices
+from magid.control.prediction_cache import Prediction
+from magid.control.predictions import Predictions
+from magid.control.returning import ReturningMemory
+from magid.errors import DeviceMissing, DoesNotFit, MagidError
+from magid.gpus import eviction
+from magid.gpus.capacity import Capacity, Holder, capacity_of, need_on
+from magid.gpus.device import Gpu
+from magid.gpus.eviction import Evictable, Stopping, Waiting
+from magid.gpus.memory_table import Estimate
+from magid.gpus.placing import (
+    ALL_LAYERS,
+    Answer,
+    NoDevice,
+    NoRoom,
+    Question,
+    Wish,
+    decide,
+    steps_up_to,
+)
+from magid.llama.arguments import options_in
+from magid.llama.placement import PlacedDevice, Placement
+from magid.llama.program import LlamaProgram
+from magid.llama.spec import ServerSpec
+from magid.log.events import Event, about
+from magid.servers.backend import ObservedServer, ServerBackend, ServerState
+from magid.wording.sizes import size
+
+log = logging.getLogger(__name__)
+
+MAX_AGE_S: Final = 5.0  # of the list of GPUs that a decision is made with
+_OWN: Final = frozenset(
+    {"--device", "-dev", "--split-mode", "-sm", "--tensor-split", "-ts", "--main-gpu", "-mg"}
+    | {"--override-tensor", "-ot", "--cpu-moe", "-cmoe", "--n-cpu-moe", "-ncmoe", "--fit", "-fit"}
+    | {"--fit-target", "-fitt", "--fit-ctx", "-fitc", "--n-gpu-layers", "--gpu-layers", "-ngl"}
+)
+"""Options of llama-server with which a user chooses devices or layers."""
+
+
+class FileFacts(Struct, frozen=True):
+    """What a decision needs to know of a model's file."""
+
+    trained_ctx: int | None = None
+    size_bytes: int = 0
+
+
+def facts_of(model: Model | None) -> FileFacts:
+    """Returns the facts of a model; None: its file is gone."""
+    if model is None:
+        return FileFacts()
+    return FileFacts(model.found.context_length, model.found.size_bytes)
+
+
+class _Waiting(Struct):
+    spec: ServerSpec
+    answer: "asyncio.Future[Placement | None]"
+
+
+class _Unpredictable(Exception):
+    pass
+
+
+class Decision(Struct, frozen=True):
+    """Where a server would start now, or why it would not, and by which prediction."""
+
+    answer: Placement | NoRoom | NoDevice | None  # None: llama-server chooses
+    known: Mapping[Question, Prediction] = field(default_factory=dict)
+    problem: str = ""
+
+
+class Placing:
+    """The one owner of reservations. `facts` are those of a model by its id."""
+
+    def __init__(
+        self,
+        config: Config,
+        launcher: ServerBackend,
+        devices: Devices,
+        predictions: Predictions,
+        program: Callable[[], Awaitable[LlamaProgram]],
+        facts: Callable[[str], FileFacts],
+    ) -> None:
+        self._config, self._launcher = config, launcher
+        self._devices, self._predictions = devices, predictions
+        self._program, self._facts = program, facts
+        self._reserved: dict[int, tuple[ServerSpec, Placement]] = {}  # by port
+        self._waiting: list[_Waiting] = []
+        self._task: asyncio.Task[None] | None = None
+        self._returning = ReturningMemory(devices)
+        self.refused: dict[int, tuple[str, MagidError]] = {}  # by port: hash of the spec, and why
+
+    def open(self) -> None:
+        """Begins to observe servers, whose memory comes back when they have stopped."""
+        self._launcher.subscribe(self._returning.on_server)
+
+    async def close(self) -> None:
+        """Ends the decision that is being made; those who wait for one get none. Idempotent."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        for waiting in self._waiting:
+            waiting.answer.cancel()
+
+    # -- starts ----------------------------------------------------------------------------
+
+    async def place(self, spec: ServerSpec) -> Placement | None:
+        """Returns where this server starts, and reserves its memory there; see `release`.
+
+        None leaves it to llama-server: without a GPU, or without a prediction. Raises DoesNotFit,
+        DeviceMissing.
+        """
+        reserved = self._reserved.get(spec.port)
+        if reserved is not None and reserved[0] == spec:
+            return reserved[1]
+        waiting = _Waiting(spec, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._work())
+        return await waiting.answer
+
+    def release(self, port: int) -> None:
+        """Drops the reservation: the server is observed, or will not start. Idempotent."""
+        self._reserved.pop(port, None)
+
+    async def _work(self) -> None:
+        while self._waiting:
+            if (await self._devices.fresh(MAX_AGE_S)).gpus:
+                self._waiting.sort(key=lambda one: self._order(one.spec))
+            waiting = self._waiting.pop(0)
+            if waiting.answer.done():
+                continue  # cancelled
+            try:
+                found = await self._placed(waiting.spec)
+            except MagidError as error:
+                self.refused[waiting.spec.port] = waiting.spec.hash, error
+                if not waiting.answer.done():
+                    waiting.answer.set_exception(error)
+            except Exception as error:  # any: the start must not wait for ever
+                if not waiting.answer.done():
+                    waiting.answer.set_exception(error)
+            else:
+                self.refused.pop(waiting.spec.port, None)
+                if not waiting.answer.done():
+                    waiting.answer.set_result(found)
+
+    def _order(self, spec: ServerSpec) -> tuple[bool, int]:
+        """Those that must go to one device first, then the largest."""
+        return spec.device is None, -self._facts(spec.model_id).size_bytes
+
+    async def _placed(self, spec: ServerSpec) -> Placement | None:
+        await self._returning.wait()
+        decision = await self.decided(spec)
+        match decision.answer:
+            case NoRoom() | NoDevice() as refused:
+                raise self._refusal(spec, refused)
+            case Placement() as placement:
+                self._reserved[spec.port] = spec, placement
+                _log_decision(spec, placement)
+                return placement
+            case _:
+                return None
+
+    def _refusal(self, spec: ServerSpec, why: NoRoom | NoDevice) -> MagidError:
+        if isinstance(why, NoDevice):
+            return _missing(spec, why, self._devices.present)
+        return DoesNotFit(
+            f"cannot start {spec.model_id!r}: it {why.reason}; stop another model, choose a "
+            "smaller context (ctxSize), or allow it a part of the processor (offload)",
+            modelId=spec.model_id,
+            needBytes=why.need,
+        )
+
+    # -- decisions -------------------------------------------------------------------------
+
+    async def decided(self, spec: ServerSpec) -> Decision:
+        """Returns where this server would start now. Reserves nothing."""
+        listed = await self._devices.fresh(MAX_AGE_S)
+        if not listed.gpus:
+            return Decision(None)
+        known: dict[Question, Prediction] = {}
+        wish = self._wish(spec)
+        capacity = self.capacity(listed.gpus, spec.port)
+        try:
+            while isinstance(answer := decide(wish, capacity, _estimates(known)), Question):
+                known[answer] = await self._predicted(spec, answer)
+        except _Unpredictable as error:
+            return Decision(None, known, str(error))
+        return Decision(answer, known)
+
+    async def room_for(
+        self, spec: ServerSpec, candidates: Sequence[Evictable]
+    ) -> Stopping | Waiting | None:
+        """Returns which of these models, in the order of their last use, have to stop for it.
+
+        Where none has to, its place is reserved. None: llama-server chooses. Raises as `place`.
+        """
+        await self._returning.wait()
+        listed = await self._devices.fresh(MAX_AGE_S)
+        if not listed.gpus:
+            return None
+        wish, known = self._wish(spec), dict[Question, Prediction]()
+
+        def place(gone: frozenset[str]) -> Answer:
+            capacity = self._capacity_without(listed.gpus, spec.port, gone)
+            return decide(wish, capacity, _estimates(known))
+
+        try:
+            while isinstance(found := eviction.make_room(candidates, place), Question):
+                known[found] = await self._predicted(spec, found)
+        except _Unpredictable:
+            return None
+        if isinstance(found, NoRoom | NoDevice):
+            raise self._refusal(spec, found)
+        if isinstance(found, Stopping) and not found.model_ids:
+            self._reserved[spec.port] = spec, found.placement
+            _log_decision(spec, found.placement)
+        return found
+
+    def _wish(self, spec: ServerSpec) -> Wish:
+        facts = self._facts(spec.model_id)
+        steps: tuple[int, ...] = ()
+        if spec.ctx_size is None:
+            most = self._config.ctx_default_max
+            steps = steps_up_to(most, facts.trained_ctx, spec.parallel or 1)
+        device = None if spec.device is None else tuple(spec.device.split(","))
+        return Wish(
+            spec.model_id,
+            device=() if device == ("none",) else device,
+            layers=_layers(spec),
+            steps=steps,
+            offload=spec.offload,
+            is_own=not _OWN.isdisjoint(options_in(spec.extra_args)),
+        )
+
+    async def _predicted(self, spec: ServerSpec, question: Question) -> Prediction:
+        try:
+            program = await self._program()
+        except MagidError as error:
+            raise _Unpredictable(error.message) from None
+        found = await self._predictions.of(spec, program, _as_placement(spec, question))
+        if found.estimate is None:
+            log.warning(
+                "llama-server chooses where %s runs: %s", spec.model_id, found.problem,
+                extra=about(Event.SERVER_STARTING, model=spec.model_id),
+            )  # fmt: skip
+            raise _Unpredictable(found.problem)
+        return found
+
+    # -- what servers hold -----------------------------------------------------------------
+
+    def holders(self) -> list[Holder]:
+        """Returns what each placed server holds, and those that are about to start."""
+        observed = self._launcher.observed()
+        held = [
+            Holder(server.model_id, port, server.placement, server.state is ServerState.READY)
+            for port, server in observed.items()
+            if server.placement is not None and holds_memory(server)
+        ]
+        ports = {one.port for one in held}
+        return held + [
+            Holder(spec.model_id, port, placement, is_settled=False)
+            for port, (spec, placement) in self._reserved.items()
+            if port not in ports
+        ]
+
+    def capacity(self, gpus: Sequence[Gpu], port: int | None = None) -> Capacity:
+        """Returns the room for one more server; the one on `port` counts as gone."""
+        others = [one for one in self.holders() if one.port != port]
+        return capacity_of(gpus, _NO_LIMIT, others, self._config.gpu_reserve)
+
+    def _capacity_without(self, gpus: Sequence[Gpu], port: int, gone: frozenset[str]) -> Capacity:
+        others = [one for one in self.holders() if one.port != port]
+        going = [one for one in others if one.model_id in gone]
+        left = [one for one in others if one.model_id not in gone]
+        now = list(_freed(gpus, going))
+        return capacity_of(now, _NO_LIMIT, left, self._config.gpu_reserve)
+
+
+_NO_LIMIT: Final = 1 << 60
+
+
+def holds_memory(server: ObservedServer) -> bool:
+    """Returns whether it has a process, or will have one again without anybody's doing."""
+    return server.state.is_running or server.state is ServerState.BACKOFF
+
+
+def _freed(gpus: Sequence[Gpu], going: Sequence[Holder]) -> Iterator[Gpu]:
+    """Returns the GPUs as they will be when these servers have ended."""
+    for gpu in gpus:
+        device = gpu.device
+        back = sum(need_on(device, one.placement) for one in going if one.is_settled)
+        if back and device.free is not None and device.total is not None:
+            free = min(device.total, device.free + back)
+            yield replace(gpu, device=replace(device, free=free))
+        else:
+            yield gpu
+
+
+def _layers(spec: ServerSpec) -> int | None:
+    layers = spec.n_gpu_layers
+    return None if layers is None or not 0 <= layers < ALL_LAYERS else layers
+
+
+def _as_placement(spec: ServerSpec, question: Question) -> Placement | None:
+    """Returns the placement with which llama-server predicts what the question is about."""
+    if question.is_own:
+        return None
+    devices = tuple(PlacedDevice(name, name, 0) for name in question.devices)
+    layers = None
+    if _layers(spec) is None:
+        layers = ALL_LAYERS if devices else 0
+    return Placement(
+        devices, 0, "all" if devices else "none", pins_devices=True, n_gpu_layers=layers,
+        ctx_size=question.ctx, shares=question.shares,
+    )  # fmt: skip
+
+
+def _estimates(known: Mapping[Question, Prediction]) -> dict[Question, Estimate]:
+    return {q: made.estimate for q, made in known.items() if made.estimate is not None}
+
+
+def _missing(spec: ServerSpec, why: NoDevice, listed: DeviceList) -> DeviceMissing:
+    there = ", ".join(gpu.device.name for gpu in listed.gpus)
+    return DeviceMissing(
+        f"cannot start {spec.model_id!r}: its setting device names {', '.join(why.missing)}, and "
+        f"this machine has {there}; change the setting, or look for the GPU with "
+        "`magictl gpus --refresh`",
+        modelId=spec.model_id,
+    )
+
+
+def _log_decision(spec: ServerSpec, placement: Placement) -> None:
+    where = ", ".join(f"{one.name} ({size(one.need)})" for one in placement.devices)
+    level = logging.WARNING if placement.extent in ("part", "none") else logging.INFO
+    log.log(
+        level, "%s goes to %s", spec.model_id, _where(placement, where),
+        extra=about(Event.SERVER_PLACED, model=spec.model_id, port=spec.port),
+    )  # fmt: skip
+
+
+def _where(placement: Placement, where: str) -> str:
+    match placement.extent:
+        case "none":
+            return "the processor"
+        case "part":
+            return f"{where}, and in part to the processor"
+        case _:
+            return where or "the processor"

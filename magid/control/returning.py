@@ -1,0 +1,57 @@
+"""Memory that comes back late: a driver frees it some time after the process has ended."""
+
+import time
+from collections.abc import Iterable
+from typing import Final
+
+from msgspec import Struct
+
+from magid.control.devices import Devices
+from magid.gpus.device import Gpu
+from magid.servers.backend import ObservedServer, ServerState
+
+PATIENCE_S: Final = 5.0
+_TOLERANCE: Final = 64 << 20
+
+
+class _Expected(Struct, frozen=True):
+    device: str  # its id
+    free: int  # bytes
+    until: float  # by time.monotonic
+
+
+class ReturningMemory:
+    """Knows which memory of stopped servers has not been seen free yet."""
+
+    def __init__(self, devices: Devices) -> None:
+        self._devices = devices
+        self._states: dict[int, ServerState] = {}
+        self._expected: list[_Expected] = []
+
+    def on_server(self, server: ObservedServer) -> None:
+        """Notes the end of a server that was ready, so that its memory was in the last list."""
+        before = self._states.get(server.port)
+        self._states[server.port] = server.state
+        was_ready = before in (ServerState.READY, ServerState.STOPPING)
+        if was_ready and not server.state.is_running and server.placement is not None:
+            until = time.monotonic() + PATIENCE_S
+            free = {gpu.device.id: gpu.device.free for gpu in self._devices.present.gpus}
+            self._expected += [
+                _Expected(one.id, now + one.need, until)
+                for one in server.placement.devices
+                if (now := free.get(one.id)) is not None
+            ]
+
+    async def wait(self) -> None:
+        """Returns when the memory is seen free, or has had its time."""
+        while self._expected:
+            listed = await self._devices.refresh()
+            self._expected = list(_missing(self._expected, listed.gpus, time.monotonic()))
+
+
+def _missing(expected: Iterable[_Expected], gpus: Iterable[Gpu], now: float) -> Iterable[_Expected]:
+    free = {gpu.device.id: gpu.device.free for gpu in gpus}
+    for one in expected:
+        seen = free.get(one.device)
+        if seen is not None and now < one.until and seen + _TOLERANCE < one.free:
+            yield one

@@ -1,0 +1,111 @@
+"""What room is left on each device and in the machine's memory beside what servers hold. Pure."""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from msgspec import Struct
+
+from magid.gpus.device import Device, Gpu
+from magid.llama.placement import Placement
+from magid.wording.sizes import size
+
+REMOTE_BACKEND: Final = "RPC"
+
+
+class Holder(Struct, frozen=True):
+    """A server that holds memory, or will: `is_settled` once it has taken what it needs."""
+
+    model_id: str
+    port: int
+    placement: Placement
+    is_settled: bool
+
+
+class DeviceRoom(Struct, frozen=True):
+    """One GPU with its room for one more server, in bytes; None: not known."""
+
+    device: Device
+    room: int | None
+    holders: tuple[tuple[str, int], ...] = ()  # model, need
+    integrated: bool = False
+    overhead: int = 0  # what a driver takes beside what is predicted, per server
+
+    @property
+    def name(self) -> str:
+        return self.device.name
+
+    @property
+    def rank(self) -> int:
+        """Discrete ones first, then those in the machine's memory, then those of other machines."""
+        return 2 if self.device.backend == REMOTE_BACKEND else int(self.integrated)
+
+    @property
+    def kind(self) -> tuple[str, str, int | None]:
+        """Servers need equally much on devices of one kind."""
+        return (self.device.backend, self.device.description, self.device.total)
+
+    @property
+    def described(self) -> str:
+        """Returns "CUDA0 has room for 12.1 GiB of 23.5 GiB (beta 9.0 GiB, other programs ...)"."""
+        if self.room is None:
+            return f"of {self.name} it is not known what is free"
+        total, free = self.device.total or 0, self.device.free or 0
+        others = total - free - sum(need for _, need in self.holders)
+        parts = [f"{model} {size(need)}" for model, need in self.holders]
+        parts += [f"other programs {size(others)}"] if others >= _WORTH_SAYING else []
+        aside = f" ({', '.join(parts)})" if parts else ""
+        return f"{self.name} has room for {size(self.room)} of {size(total)}{aside}"
+
+
+class Capacity(Struct, frozen=True):
+    """The room for one more server. `host` is the machine's memory, in bytes."""
+
+    devices: tuple[DeviceRoom, ...]
+    host: int
+
+    def named(self, name: str) -> DeviceRoom | None:
+        """Returns the GPU with this name or id, as any of its back ends lists it."""
+        return next((one for one in self.devices if one.name.lower() == name.lower()), None)
+
+
+_WORTH_SAYING: Final = 64 << 20
+
+
+def capacity_of(
+    gpus: Sequence[Gpu],
+    host: int,
+    holders: Iterable[Holder],
+    reserve: int,
+    overheads: dict[str, int] | None = None,
+) -> Capacity:
+    """Returns the room that is left.
+
+    Of what is free, a server that has not settled yet will take its whole need; and whatever a
+    driver says is free, servers together never get more than the whole.
+    """
+    held = tuple(holders)
+    learned = overheads or {}
+    rooms = tuple(_room(gpu, held, reserve, learned) for gpu in gpus)
+    pending = sum(one.placement.host for one in held if not one.is_settled)
+    return Capacity(rooms, max(0, host - pending - reserve))
+
+
+def _room(
+    gpu: Gpu, holders: Iterable[Holder], reserve: int, overheads: dict[str, int]
+) -> DeviceRoom:
+    device = gpu.device
+    overhead = overheads.get(device.id, 0)
+    needs = [(one, need) for one in holders if (need := need_on(device, one.placement))]
+    pending = sum(need + overhead for one, need in needs if not one.is_settled)
+    ours = sum(need + overhead for _, need in needs)
+    room = None
+    if device.free is not None and device.total is not None:
+        room = max(0, min(device.free - pending, device.total - ours) - reserve)
+    is_integrated = any(one.integrated for one in (device, *gpu.same))
+    shown = tuple((one.model_id, need + overhead) for one, need in needs)
+    return DeviceRoom(device, room, shown, is_integrated, overhead)
+
+
+def need_on(device: Device, placement: Placement) -> int:
+    """Returns what a placed server needs on this device, in bytes."""
+    return sum(one.need for one in placement.devices if one.id == device.id)

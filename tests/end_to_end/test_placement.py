@@ -1,0 +1,118 @@
+"""Where a real daemon's servers go, on GPUs of the tests: real llama-servers, their real memory."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.support import ggufs
+from tests.support.gpus import Gpus, MakeGpus
+from tests.support.magictl import magictl
+from tests.support.rest import Parts
+from tests.support.running import Running
+
+pytestmark = pytest.mark.slow
+
+MIB = 1 << 20
+# Contexts: a server needs 292, 76 or 12 MiB with them.
+HUGE, LARGE, SMALL = 524_288, 131_072, 16_384
+PORTS = 6
+CONFIGURATION = "gpu_reserve: 1048576\nctx_default_max: 65536\n"
+
+
+@contextmanager
+def placed(
+    gpus: Gpus, parts: Parts, folder: Path, models: dict[str, int], configuration: str = ""
+) -> Iterator[Running]:
+    """A daemon with these models, by their context; none is enabled."""
+    low = parts.free_ports(PORTS)
+    home = folder / "magid"
+    home.mkdir(exist_ok=True)
+    running = Running(
+        home, port=parts.free_port(), port_range=(low, low + PORTS - 1),
+        llama_server=gpus.llama_server,
+    )  # fmt: skip
+    with running.configuration.open("a") as file:
+        file.write(CONFIGURATION + configuration)
+    (running.profiles / "test.yaml").write_text("name: Test\nenabled_models: []\n")
+    for name in models:
+        ggufs.write_chat_model(running.models / f"{name}-F16.gguf", quantization="F16")
+    with running, running.client:
+        running.wait_ready()
+        for name, ctx in models.items():
+            running.ask("PUT", f"/api/models/{name_of(running, name)}/enabled", {"enabled": True})
+            change(running, name, ctxSize=ctx, batchSize=32)
+        yield running
+
+
+def name_of(magid: Running, name: str) -> str:
+    models: dict[str, Any] = magid.get("/api/models/registry")["models"]
+    return next(model_id for model_id in models if model_id.startswith(name))
+
+
+def change(magid: Running, name: str, **settings: Any) -> None:
+    magid.ask("PUT", f"/api/models/{name_of(magid, name)}/runtime-settings", settings)
+
+
+def start(magid: Running, name: str, status: int = 200) -> Any:
+    path = f"/api/models/servers/{name_of(magid, name)}/start?wait=60"
+    return magid.ask("POST", path, status=status)
+
+
+def where(magid: Running) -> dict[str, list[str]]:
+    """GPU -> the first words of the models on it."""
+    return {
+        gpu["name"]: [server["modelId"].split("_")[0] for server in gpu["servers"]]
+        for gpu in magid.get("/api/gpus")["gpus"]
+    }
+
+
+def need(magid: Running, name: str) -> int:
+    """What a whole server of it takes on one GPU, in MiB, as it was predicted."""
+    (device,) = magid.get(f"/api/models/{name_of(magid, name)}/memory")["devices"]
+    return int(device["totalBytes"]) // MIB
+
+
+def args(magid: Running, name: str) -> str:
+    """The command line of its process."""
+    (server,) = magid.get("/api/models/servers?all=true")["servers"]
+    return " ".join(psutil.Process(server["pid"]).cmdline())
+
+
+def test_each_goes_where_it_fits_best(make_gpus: MakeGpus, parts: Parts, tmp_path: Path) -> None:
+    """And stays there: a restart of magid ends children, so what is pinned is its place only."""
+    gpus = make_gpus((200, 0), (80, 0), (80, 0))
+    models = {"alpha": LARGE, "beta": LARGE, "gamma": LARGE, "delta": LARGE, "extra": LARGE}
+    with placed(gpus, parts, tmp_path, models) as magid:
+        for name in ("alpha", "beta", "gamma", "delta"):
+            start(magid, name)
+        assert where(magid) == {"RPC0": ["gamma", "delta"], "RPC1": ["alpha"], "RPC2": ["beta"]}
+        held = [gpu.memory()["used"] for gpu in gpus.fakes]
+        needs = [
+            sum(server["needBytes"] // MIB for server in gpu["servers"])
+            for gpu in magid.get("/api/gpus")["gpus"]
+        ]
+        assert all(have <= need <= have + 6 for have, need in zip(held, needs, strict=True))
+        refused = start(magid, "extra", status=507)
+        assert refused["error"] == "DoesNotFit"
+        assert "RPC1 has room for" in refused["message"]
+        assert magid.get("/api/models/status")["conditions"][0]["code"] == "DoesNotFit"
+        assert all(gpu.memory()["refused"] == 0 for gpu in gpus.fakes), "nothing was tried"
+        shown = magictl("gpus", url=magid.url)
+        assert re.search(r"^RPC0 .*gamma.*, delta", shown.stdout, re.M), shown.stdout
+
+
+def test_a_split_where_one_will_not_do(make_gpus: MakeGpus, parts: Parts, tmp_path: Path) -> None:
+    gpus = make_gpus((285, 0), (285, 0))
+    with placed(gpus, parts, tmp_path, {"alpha": HUGE}) as magid:
+        start(magid, "alpha")
+        assert where(magid) == {"RPC0": ["alpha"], "RPC1": ["alpha"]}
+        assert all(gpu.memory()["used"] > 20 for gpu in gpus.fakes)
+        words = args(magid, "alpha")
+        assert "--device RPC0,RPC1" in words
+        assert "--tensor-split" in words
+        assert words.endswith("--fit off")
