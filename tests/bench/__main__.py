@@ -12,6 +12,7 @@ BENCHES = (
     "bench_start",
     "bench_magictl",
     "bench_swap",
+    "bench_boot",
     "bench_gateway",
     "bench_bodies",
     "bench_metrics",

@@ -12,7 +12,7 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
@@ -38,6 +38,7 @@ DEFAULTS = "{n_threads: 1, parallel: 1, ctx_size: 512, start: on-demand}"
 ROOM_FOR_ONE = "gateway: {max_loaded: 1}\n"
 PROFILE = "name: Swap\nenabled_models: ['*']\n"
 NAMES = ("alpha", "beta")
+SETTINGS = f"model_paths: [/models]\nprofile: swap\nserver_defaults: {DEFAULTS}\n{ROOM_FOR_ONE}"
 SCRIPT = "/usr/local/bin/swapping.py"
 
 Write = Callable[[Path, str], None]
@@ -79,9 +80,9 @@ def ids_in(answer: Mapping[str, Any]) -> list[str]:
     return [one for one in ids if one.startswith(NAMES)]
 
 
-def run_here(folder: Path, ways: dict[str, Any]) -> dict[str, list[float]]:
+def run_here(folder: Path, asked_for: dict[str, Any]) -> dict[str, list[float]]:
     asked = folder / "asked.json"
-    asked.write_text(json.dumps({"ways": ways, "rounds": ROUNDS}))
+    asked.write_text(json.dumps(asked_for))
     command = [sys.executable, "-I", swapping.__file__, str(asked)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -124,31 +125,28 @@ def with_children(folder: Path, write: Write) -> dict[str, list[float]]:
                 folder / "router", program, {n: magid.models / n for n in routed}, options
             )
         )
-        return run_here(
-            folder,
-            {
-                "hand": {"servers": servers},
-                "router": {"port": port, "models": list(NAMES)},
-                "children": {"port": magid.port, "models": models},
-            },
-        )
+        ways = {
+            "hand": {"servers": servers},
+            "router": {"port": port, "models": list(NAMES)},
+            "children": {"port": magid.port, "models": models},
+        }
+        return run_here(folder, {"ways": ways, "rounds": ROUNDS})
 
 
 @contextmanager
-def container_with(write: Write, folder: Path) -> Iterator[Container]:
-    """Magid as a service, with two models on demand and room for one."""
+def container_with(
+    write: Write, folder: Path, names: Sequence[str] = NAMES, settings: str = SETTINGS
+) -> Iterator[Container]:
+    """A service of these models, which by default start on demand and have room for one."""
     tree = next(t for r, t in build_all(RELEASES, print).items() if r.name == RELEASE)
     with booted(tree) as container:
-        for name in NAMES:
+        for name in names:
             write(folder / f"{name}.gguf", name)
-        install_launcher(container, folder / f"{NAMES[0]}.gguf")
+        install_launcher(container, folder / f"{names[0]}.gguf")
         container.run(["rm", "-r", "/models"])
-        for name in NAMES:
+        for name in names:
             copy_into(container, folder / f"{name}.gguf", f"/models/{name}.gguf")
-        container.write(
-            "/etc/magi/magid.yaml",
-            f"model_paths: [/models]\nprofile: swap\nserver_defaults: {DEFAULTS}\n{ROOM_FOR_ONE}",
-        )
+        container.write("/etc/magi/magid.yaml", settings)
         container.write("/etc/magi/profiles/swap.yaml", PROFILE)
         container.write(SCRIPT, Path(swapping.__file__).read_bytes())
         container.systemctl("enable", *UNITS)
@@ -182,9 +180,13 @@ def with_units(folder: Path, write: Write) -> dict[str, list[float]]:
             command = container.read(f"/proc/{pid}/cmdline").decode().rstrip("\0").split("\0")
             servers.append(by_hand(command, Path("/root/key"), 9100 + number))
         ways = {"hand": {"servers": servers}, "units": {"port": 8000, "models": models}}
-        container.write("/root/asked.json", json.dumps({"ways": ways, "rounds": ROUNDS}))
-        done = container.run(["python3", "-I", SCRIPT, "/root/asked.json"], timeout=SET_UP_S)
-        return dict(json.loads(done.stdout))
+        return run_there(container, {"ways": ways, "rounds": ROUNDS})
+
+
+def run_there(container: Container, asked_for: dict[str, Any]) -> dict[str, list[float]]:
+    container.write("/root/asked.json", json.dumps(asked_for))
+    done = container.run(["python3", "-I", SCRIPT, "/root/asked.json"], timeout=SET_UP_S)
+    return dict(json.loads(done.stdout))
 
 
 # -- the table -----------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
-"""Measures swaps between two models: reads ways and rounds as JSON, prints seconds as JSON.
+"""Measures swaps between two models, or starts of many: reads a JSON file, prints seconds as JSON.
 
-Runs where the servers run, in a container too, so it uses the standard library alone. From the
-request for B, while A is ready and idle in its place, to the first byte of B's answer; then the
-other way round. The ways take turns, so that they share the machine's moods.
+Runs where the servers run, in a container too, so it uses the standard library alone. A swap is
+from the request for B, while A is ready and idle in its place, to the first byte of B's answer;
+then the other way round. A start of many is until all are ready, by hand one after another. The
+ways take turns, so that they share the machine's moods.
 """
 
 import http.client
@@ -24,29 +25,37 @@ class ByHand:
 
     def __init__(self, servers: list[dict[str, Any]]) -> None:
         self._servers = servers
-        self._process: subprocess.Popen[bytes] | None = None
+        self._processes: list[subprocess.Popen[bytes]] = []
 
     def swap_to(self, number: int) -> None:
         server = self._servers[number]
         self.end()
-        self._process = subprocess.Popen(
+        self._start(server)
+        ask(server["port"], server["key"], server["model"])
+
+    def start_all(self) -> None:
+        for server in self._servers:
+            self._start(server)
+
+    def _start(self, server: dict[str, Any]) -> None:
+        process = subprocess.Popen(
             server["argv"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
+        self._processes.append(process)
         deadline = time.monotonic() + PATIENCE_S
         while not is_ready(server["port"]):
-            if time.monotonic() > deadline or self._process.poll() is not None:
+            if time.monotonic() > deadline or process.poll() is not None:
                 raise SystemExit(f"cannot start {server['argv']}")
             time.sleep(LOOK_S)
-        ask(server["port"], server["key"], server["model"])
 
     def end(self) -> None:
-        if self._process is not None:
-            self._process.send_signal(signal.SIGTERM)
-            self._process.wait()
-            self._process = None
+        while self._processes:
+            process = self._processes.pop()
+            process.send_signal(signal.SIGTERM)
+            process.wait()
 
 
 class Through:
@@ -58,8 +67,22 @@ class Through:
     def swap_to(self, number: int) -> None:
         ask(self._port, "any", self._models[number])
 
+    def start_all(self) -> None:
+        self._all("start", "ready")
+
     def end(self) -> None:
-        pass
+        self._all("stop", "stopped")
+
+    def _all(self, verb: str, state: str) -> None:
+        """Returns when that is the state of all servers."""
+        call(self._port, "POST", f"/api/models/servers/{verb}-all")
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            servers = call(self._port, "GET", "/api/models/servers?all=true")["servers"]
+            if {server["state"] for server in servers} == {state}:
+                return
+            time.sleep(LOOK_S)
+        raise SystemExit(f"not all servers are {state}")
 
 
 def is_ready(port: int) -> bool:
@@ -69,6 +92,20 @@ def is_ready(port: int) -> bool:
         return connection.getresponse().status == 200
     except OSError:
         return False
+    finally:
+        connection.close()
+
+
+def call(port: int, method: str, path: str) -> Any:
+    """The answer of magid's API."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
+    try:
+        connection.request(method, path)
+        answer = connection.getresponse()
+        text = answer.read()
+        if answer.status >= 300:
+            raise SystemExit(f"{method} {path}: {answer.status} {text[:300]!r}")
+        return json.loads(text)
     finally:
         connection.close()
 
@@ -97,11 +134,30 @@ def forget_pages(paths: list[str]) -> None:
             os.close(file)
 
 
-def measure(ways: dict[str, Any], rounds: int) -> dict[str, list[float]]:
-    made = {
+def made_of(ways: dict[str, Any]) -> dict[str, ByHand | Through]:
+    return {
         name: ByHand(way["servers"]) if "servers" in way else Through(way["port"], way["models"])
         for name, way in ways.items()
     }
+
+
+def measure_starts(ways: dict[str, Any], rounds: int) -> dict[str, list[float]]:
+    made = made_of(ways)
+    took: dict[str, list[float]] = {name: [] for name in ways}
+    for way in made.values():
+        way.end()
+    for number in range(rounds):
+        for name in list(ways) if number % 2 else reversed(ways):
+            time.sleep(0.5)  # what the last ones left behind ends
+            began = time.perf_counter()
+            made[name].start_all()
+            took[name].append(time.perf_counter() - began)
+            made[name].end()
+    return took
+
+
+def measure(ways: dict[str, Any], rounds: int) -> dict[str, list[float]]:
+    made = made_of(ways)
     for way in made.values():
         way.swap_to(0)
     took: dict[str, list[float]] = {name: [] for name in ways}
@@ -113,10 +169,12 @@ def measure(ways: dict[str, Any], rounds: int) -> dict[str, list[float]]:
             made[name].swap_to(number % 2)
             took[name].append(time.perf_counter() - began)
     for way in made.values():
-        way.end()
+        if isinstance(way, ByHand):
+            way.end()
     return took
 
 
 if __name__ == "__main__":
     asked = json.loads(Path(sys.argv[1]).read_text())
-    print(json.dumps(measure(asked["ways"], asked["rounds"])))
+    run = measure_starts if asked.get("starts") else measure
+    print(json.dumps(run(asked["ways"], asked["rounds"])))
