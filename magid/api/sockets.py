@@ -112,8 +112,8 @@ def check_exposure(
 
 
 _EXPOSED = (
-    "others than this machine can reach it, and there is no token that would keep them out; make "
-    "one: magictl token create --offline --scope admin --name NAME"
+    "other machines can reach it and no token exists; make one: magictl token create --offline "
+    "--scope admin --name NAME"
 )
 
 

@@ -30,7 +30,9 @@ def confirmed(what: str, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise Refused(f"cannot {what}: no terminal to ask on\ntry: the same with --yes", 2)
+        raise Refused(
+            f"cannot {what}: standard input is not a terminal\ntry: the same with --yes", 2
+        )
     if not agrees(f"{what[:1].upper()}{what[1:]}?"):
         raise Refused(f"cannot {what}: you answered no")
 

@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
         "--request-timeout",
         metavar="TIME",
         type=seconds,
-        help="give up after so long, 30 or 5m (exit 124)",
+        help="give up after this time, as 30 or 5m (exit 124)",
     )
     root.add_argument("--no-color", action="store_true", help="no colours (NO_COLOR)")
     credentials.add(root)

@@ -19,15 +19,15 @@ EXITS = {
     4: "no such model, profile or token, or several of that beginning",
     124: "timed out: --timeout, --request-timeout",
     130: "ended by Ctrl-C",
-    141: "the program that read the output has ended",
+    141: "output pipe closed",
 }
 ENVIRONMENT = {
     "MAGI_URL": "where magid is, as with --url",
     "MAGI_TOKEN": "the token, as with --token, which `ps` shows to everyone",
     "MAGI_TOKEN_FILE": "the file with the token, as with --token-file",
     "MAGI_CACERT": "the certificate to trust, as with --cacert",
-    "NO_COLOR": "no colours, whatever it is set to",
-    "FORCE_COLOR": "colours where the output is no terminal too",
+    "NO_COLOR": "no colours, whatever its value",
+    "FORCE_COLOR": "colours even if the output is not a terminal",
     "VISUAL, EDITOR": "what profile edit opens",
 }
 

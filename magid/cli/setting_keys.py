@@ -123,7 +123,7 @@ def explain() -> str:
             *lines,
             *("", "server_defaults in magid.yaml has the defaults of all models.", ""),
             *("extraArgs:", *_indented(QUOTING), *_indented(REFUSED)),
-            *_indented(f"Allowed are {allowed}; magictl(1) has what each takes."),
+            *_indented(f"Allowed: {allowed}; magictl(1) describes their values."),
             "",
         ]
     )

@@ -28,7 +28,7 @@ class FindingSeverity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong, and what puts it right.
+    """One problem, and what fixes it.
 
     `name` is the same on every machine, and its check's alone: "registry-broken".
     """

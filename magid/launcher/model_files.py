@@ -184,7 +184,7 @@ def _is_in(path: str, root: str) -> bool:
 
 def _no_answer(path: str, root: str) -> ServerFailed:
     return ServerFailed(
-        f"cannot open the model file {path}: {root} does not answer; look after that file system, "
+        f"cannot open the model file {path}: {root} does not answer; check that file system, "
         "then start the model again"
     )
 
@@ -217,7 +217,7 @@ def main() -> None:
 def _check(path: str, roots: tuple[str, ...]) -> CheckedFile:
     root = next((r for r in roots if PurePosixPath(path).is_relative_to(r)), None)
     if root is None or path == root:
-        raise NotAllowed(f"cannot use {path}: it is in none of the model folders", path=path)
+        raise NotAllowed(f"cannot use {path}: it is not in a model folder", path=path)
     if not path.lower().endswith(".gguf"):
         raise NotAllowed(f"cannot use {path}: its name does not end in .gguf", path=path)
     try:
@@ -275,7 +275,7 @@ def _target(path: str) -> str | None:
     if not stat.S_ISLNK(status.st_mode):
         return None
     if status.st_uid != 0:
-        raise PermissionError(f"{path} is a link that root has not made")
+        raise PermissionError(f"{path} is a link that root did not make")
     return str(Path(path).readlink())
 
 

@@ -160,7 +160,7 @@ def read_config(path: Path = config.DEFAULT_PATH) -> Config:
         status = path.stat()
         if status.st_uid != 0 or status.st_mode & 0o022:
             raise InvalidConfig(
-                f"cannot use {path}: others than root may write to it; chown root:root and "
+                f"cannot use {path}: users other than root may write to it; chown root:root and "
                 "chmod go-w it"
             )
     return config.load({}, {}, path).config

@@ -210,7 +210,7 @@ class Units:
         except TimeoutError:
             raise TimedOut(
                 f"cannot end {name} within {patience_s:g} s: it may have been started "
-                f"again, or refer to it; look at `systemctl status {name}`",
+                f"again, or be held by another client; see `systemctl status {name}`",
                 unit=name,
             ) from None
 
@@ -299,7 +299,7 @@ def seen_in(properties: Mapping[str, Any]) -> UnitFacts:
 def _not_ours(name: str, fragment: str) -> Conflict:
     where = fragment or "made elsewhere"
     return Conflict(
-        f"cannot use {name}: there is a unit of that name which magid has not made ({where}); "
+        f"cannot use {name}: a unit of that name exists that magid did not make ({where}); "
         "remove it, or give the model another port",
         unit=name,
     )

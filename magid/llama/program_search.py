@@ -146,7 +146,7 @@ def _no_answer(path: str) -> LlamaServerMissing:
     mount = may_hang(path) or "its file system"
     return _cannot_ask(
         path,
-        f"{mount} does not answer; look after that file system, or set llama_server_path in "
+        f"{mount} does not answer; check that file system, or set llama_server_path in "
         "/etc/magi/magid.yaml (LLAMA_SERVER_PATH) to a program on a disk of this machine",
     )
 

@@ -68,7 +68,7 @@ def exposure(address: Address, *, has_token: bool) -> Iterator[Problem]:
     if isinstance(address, TcpAddress) and not has_token and not is_loopback(address.host):
         yield Problem(
             f"cannot listen on {written(address)}",
-            "other machines can reach it, and there is no token to keep them out",
+            "other machines can reach it and no token exists",
             do="make a token, or name loopback addresses only:",
             run=(TOKEN,),
         )

@@ -233,8 +233,7 @@ def test_a_passed_address_that_others_can_reach_needs_a_token(held: ExitStack) -
     answer = hand_over(good, open_to_all)
     port = open_to_all.getsockname()[1]
     assert str(answer["error"]).startswith(
-        f"cannot listen on 0.0.0.0:{port}: others than this machine can reach it, and there is no "
-        "token"
+        f"cannot listen on 0.0.0.0:{port}: other machines can reach it and no token exists"
     )
     assert str(answer["error"]).endswith("or name loopback addresses only in magid.socket")
     assert answer["open"] == [3, 4]
@@ -350,8 +349,8 @@ def test_reachable_from_elsewhere_needs_a_token(address: str) -> None:
     with pytest.raises(InvalidConfig) as caught:
         take("127.0.0.1:1", address)
     assert caught.value.message == (
-        f"cannot listen on {address}: others than this machine can reach it, and there is no token "
-        "that would keep them out; make one: magictl token create --offline --scope admin --name "
+        f"cannot listen on {address}: other machines can reach it and no token "
+        "exists; make one: magictl token create --offline --scope admin --name "
         "NAME, or bind a loopback address"
     )
 

@@ -46,7 +46,11 @@ NEAR = (
             2,
             "magictl: cannot start without a model\nnone is named\ntry: magictl start MOD",
         ),
-        ("stop --all", 2, "magictl: cannot stop all servers\nno terminal to ask on\ntry: the same"),
+        (
+            "stop --all",
+            2,
+            "magictl: cannot stop all servers\nstandard input is not a terminal\ntry: the same",
+        ),
         (f"stop --all --yes {ALPHA}", 2, "magictl: cannot stop some and all\ngive models or --all"),
         ("profile show", 2, f"magictl profile show: {USAGE}\nthe following arguments are requi"),
         ("", 2, f"magictl: {USAGE}\nthe following arguments are required: VERB\ntry: magictl --"),

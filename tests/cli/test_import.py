@@ -85,7 +85,7 @@ def test_a_dry_run_changes_nothing(
 def test_it_asks_first(magid: Running, was: dict[str, Any], folder: Path, type_in: Type) -> None:
     refused = type_in(f"import {folder}", 2)
     assert refused.stdout.startswith(f"+ {ALPHA}: tier powerful\n")
-    assert refused.stderr.endswith("no terminal to ask on\ntry: the same with --yes\n")
+    assert refused.stderr.endswith("standard input is not a terminal\ntry: the same with --yes\n")
     assert decided(magid) == was
 
 

@@ -25,7 +25,7 @@ def test_profiles(magid: Running, type_in: Type) -> None:
     type_in("profile activate test")
     assert type_in("profile delete other", 2).stderr.splitlines() == [
         "magictl: cannot delete profile 'other'",
-        "no terminal to ask on",
+        "standard input is not a terminal",
         "try: the same with --yes",
     ]
     assert type_in("profile delete other --yes").stdout == "Profile 'other' deleted successfully\n"

@@ -245,7 +245,7 @@ async def test_a_start_that_failed_is_remembered_with_its_reason(make: Any) -> N
         for error in (first, await world.ask(ALPHA), await world.ask(ALPHA)):
             assert isinstance(error, NotReady)
             assert BROKEN in error.message
-            assert "it is left alone for 5 s after 1 failed start" in error.message
+            assert "not tried again for 5 s after 1 failed start" in error.message
         assert world.launcher.count("start")[world.port(ALPHA)] == 1
         with pytest.raises(NotReady, match="broken on purpose"):
             world.gateway.explain(asked(ALPHA))
@@ -340,7 +340,7 @@ async def test_a_server_that_says_otherwise_than_its_files_is_believed_and_logge
             assert (await world.learned(ALPHA)).tools is False
             assert world.gateway.fleet.offers[ALPHA].tools is False
             await world.daemon.finished(ALPHA, world.daemon.stop(ALPHA), PATIENCE_S)
-        assert caplog.text.count("says otherwise than the model's files: cannot do tools") == 1
+        assert caplog.text.count("disagrees with the model's files: cannot do tools") == 1
 
 
 async def test_a_server_that_was_too_busy_to_tell_is_asked_again(make: Any) -> None:

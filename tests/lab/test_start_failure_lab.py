@@ -344,7 +344,7 @@ def test_check_finds_every_cause_as_magi_and_its_commands_mend_them(
         found = [line for line in done.stderr.splitlines() if line.startswith("magid: ")]
         assert len(found) == 5, done.stderr
         for what in (
-            "cannot listen on 0.0.0.0:8000: others than this machine can reach it",
+            "cannot listen on 0.0.0.0:8000: other machines can reach it",
             "cannot listen on 0.0.0.0:8000: python3 (pid ",
             "cannot use the certificate /etc/magi/cert.pem with the key /etc/magi/key.pem: magi "
             "may not read /etc/magi/key.pem",

@@ -282,6 +282,6 @@ def test_the_configuration_has_to_be_roots(tmp_path: Path) -> None:
     path = tmp_path / "magid.yaml"
     path.write_text("port_range: [9000, 9001]\n")
     path.chmod(0o666)
-    with pytest.raises(InvalidConfig, match="others than root may write"):
+    with pytest.raises(InvalidConfig, match="users other than root may write"):
         read_config(path)
     assert read_config(tmp_path / "absent.yaml") == Config()

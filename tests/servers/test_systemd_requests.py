@@ -45,13 +45,13 @@ async def test_a_refusal_is_shown_until_the_unit_says_otherwise(world: World) ->
     await world.launcher.open()
 
     async def refuse(_request: Request) -> LauncherReply:
-        return LauncherReply("NotAllowed", "cannot use /x: it is in none of the model folders")
+        return LauncherReply("NotAllowed", "cannot use /x: it is not in a model folder")
 
     world.answers.append(refuse)
     await world.launcher.start(spec)
     server = world.launcher.observed()[spec.port]
     assert (server.state, server.spec_hash) == (ServerState.FAILED, spec.hash)
-    assert server.reason == "cannot use /x: it is in none of the model folders"
+    assert server.reason == "cannot use /x: it is not in a model folder"
     world.systemd.load(ready(spec))
     await shown(world, spec.port, ServerState.READY)
 

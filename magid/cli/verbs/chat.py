@@ -29,7 +29,7 @@ def add(verbs: Verbs) -> None:
     sub.add_argument("model", metavar="MODEL", help="a model, an alias, a tier, or auto")
     sub.add_argument("prompt", nargs="?", metavar="PROMPT", help="standard input is added to it")
     sub.add_argument("--system", metavar="TEXT", help="a system prompt")
-    sub.add_argument("--max-tokens", type=int, metavar="N", help="no longer answer than this")
+    sub.add_argument("--max-tokens", type=int, metavar="N", help="most tokens of the answer")
     sub.add_argument("--temperature", type=float, metavar="T", help="0: always the likeliest word")
     sub = verbs.add(
         "route", route, "where the gateway would send a prompt, and why, without sending it",

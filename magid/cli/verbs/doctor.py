@@ -22,9 +22,9 @@ _NOTE = "note"
 
 def add(verbs: Verbs) -> None:
     parser = verbs.add(
-        "doctor", doctor, "find what is wrong with this machine, and say what puts it right",
+        "doctor", doctor, "find problems of this machine, and the commands that fix them",
         examples=("sudo magictl doctor", "magictl doctor --all"),
-        json="every check, with its findings and the commands that mend them",
+        json="every check, with its findings and the commands that fix them",
     )  # fmt: skip
     parser.add_argument("--all", action="store_true", help="every check and every note")
 

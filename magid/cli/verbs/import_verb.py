@@ -39,7 +39,7 @@ def add(verbs: Verbs) -> None:
     )  # fmt: skip
     sub.add_argument("--dry-run", action="store_true", help="only show the plan")
     sub.add_argument(
-        "--replace", action="store_true", help="also where something else was decided here"
+        "--replace", action="store_true", help="also replace decisions that were made here"
     )
     sub.add_argument("-y", "--yes", action="store_true", help="do not ask")
 

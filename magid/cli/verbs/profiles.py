@@ -42,7 +42,9 @@ def add(verbs: Verbs) -> None:
                   "magictl profile activate night --no-apply"),
     )  # fmt: skip
     sub.add_argument("profile", metavar="PROFILE")
-    sub.add_argument("--no-apply", action="store_true", help="only remember it: magictl apply")
+    sub.add_argument(
+        "--no-apply", action="store_true", help="do not apply it yet: magictl apply does"
+    )
     add_options(sub)
     sub = group.add(
         "delete", delete, "delete a profile",

@@ -52,7 +52,7 @@ def add(verbs: Verbs) -> None:
         "--timeout",
         type=seconds,
         metavar="TIME",
-        help="give up after so long, 30 or 5m, with exit status 124 (never)",
+        help="give up after this time, as 30 or 5m, with exit status 124 (never)",
     )
 
 

@@ -206,7 +206,7 @@ class FleetState:
         said = _difference(model, facts)
         if said and self._differences.get(model.model_id) != said:
             log.warning(
-                "the server of %s says otherwise than the model's files: %s; the server counts",
+                "the server of %s disagrees with the model's files: %s; using the server's answer",
                 model.model_id, said,
             )  # fmt: skip
         self._differences[model.model_id] = said

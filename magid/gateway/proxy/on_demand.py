@@ -227,6 +227,6 @@ def _explained(failure: Failure) -> str:
     """Returns the reason for a person, to follow the model's name."""
     reason = failure.error.message.removesuffix(".")
     return (
-        f"could not be started ({reason}); it is left alone for {failure.pause_s:.0f} s after "
+        f"could not be started ({reason}); not tried again for {failure.pause_s:.0f} s after "
         f"{counted(failure.count, 'failed start')}"
     )
