@@ -140,7 +140,7 @@ class Dispatcher:
 
         Raises as `send` does.
         """
-        profile = self.fleet.profile
+        profile = self._state.fleet.profile
         if profile is not None and profile.two_stage.enabled:
             rules = profile.two_stage
             if auto_tier.has_stages(request, self._state.limited(request.only), rules):
@@ -269,22 +269,22 @@ class Dispatcher:
         """
         if forwarded.route.waits:
             return False
-        healthy = [
-            server
-            for backend in forwarded.route.backends
-            if (server := self._state.server(backend.process)) is not None
-            and backend.process not in forwarded.tried
-            and not server.why_not
-        ]
+        healthy, sure = [], []
+        for backend in forwarded.route.backends:
+            server = self._state.server(backend.process)
+            if server is None or backend.process in forwarded.tried or server.why_not:
+                continue
+            healthy.append(server)
+            if not server.is_doubted:
+                sure.append(server)
         if not healthy:
             raise self._no_healthy_server(forwarded)
-        sure = [server for server in healthy if not server.is_doubted]
-        server = self._balancer.pick(forwarded.request, forwarded.route, sure or healthy)
-        if server is None:
+        chosen = self._balancer.pick(forwarded.request, forwarded.route, sure or healthy)
+        if chosen is None:
             return False
-        self._balancer.taken(forwarded.request, forwarded.route, server)
+        self._balancer.taken(forwarded.request, forwarded.route, chosen)
         forwarded.stop_waiting()
-        forwarded.send(server)
+        forwarded.send(chosen)
         return True
 
     def _no_healthy_server(self, forwarded: ForwardedRequest) -> NotReady:

@@ -117,7 +117,8 @@ class ClientConnection:
         except MagidError as error:
             self._refuse(error)
             return
-        self._stop_timer()  # the body has a time of its own
+        if self._timer is not None:  # the body has a time of its own
+            self._stop_timer()
         self._enter(_BODY)
         self._take_body(data[end + 4 :])
 

@@ -71,7 +71,8 @@ class FleetState:
     @property
     def fleet(self) -> Fleet:
         """The present fleet; builds it first if something has changed."""
-        self.rebuild_if_stale()
+        if self._is_stale:
+            self._rebuild()
         return self._fleet
 
     def limited(self, only: tuple[str, ...] | None) -> Fleet:
