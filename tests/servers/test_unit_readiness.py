@@ -78,6 +78,21 @@ async def test_what_systemd_says_later_counts(world: World, end: dict[str, Any])
         assert (await shown(world, spec.port, state)).ready_at is None
 
 
+async def test_a_process_that_ends_at_once_is_not_ready(world: World) -> None:
+    """The unit is still starting: its wait_ready.py has not noticed the end."""
+    spec = world.spec()
+    await world.launcher.open()
+    world.systemd.load(starting(spec))
+    async with serving(world, spec):
+        await shown(world, spec.port, ServerState.READY)
+    witness = Witness(world.launcher)
+    world.systemd.change(spec.port, MainPID=0)
+    await shown(world, spec.port, ServerState.STARTING)
+    world.systemd.change(spec.port, SubState="auto-restart")
+    await shown(world, spec.port, ServerState.BACKOFF)
+    assert ServerState.READY not in witness.states(spec.port)
+
+
 async def test_the_next_process_has_to_answer_itself(world: World, tmp_path: Path) -> None:
     spec = world.spec()
     await world.launcher.open()

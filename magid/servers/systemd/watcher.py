@@ -281,9 +281,13 @@ _BEFORE_READY: Final = frozenset({ServerState.STARTING, ServerState.LOADING})
 
 
 def _answering(server: ObservedServer, ready: tuple[str, float] | None) -> ObservedServer:
-    """Returns `server`; ready since it answered, if magid has seen that before systemd."""
+    """Returns `server`; ready since it answered, if magid has seen that before systemd.
+
+    A process that has ended meanwhile has no pid, until wait_ready.py has noticed that.
+    """
     is_up = server.state in _BEFORE_READY or server.state is ServerState.READY
-    if ready is None or server.invocation_id != ready[0] or not is_up:
+    is_same = ready is not None and server.invocation_id == ready[0] and server.pid is not None
+    if ready is None or not is_same or not is_up:
         return server
     return replace(server, state=ServerState.READY, ready_at=ready[1])
 
