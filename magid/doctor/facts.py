@@ -233,6 +233,7 @@ class RegistryFiles:
     path: str
     problem: str = ""  # why it cannot be used; "" if it can
     aside: tuple[str, ...] = ()  # broken ones that were set aside
+    original: tuple[str, ...] = ()  # those that the original program has written
 
 
 @dataclass(frozen=True, slots=True)

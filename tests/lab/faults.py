@@ -98,6 +98,12 @@ TOGETHER: Final = (
         f"echo broken >{REGISTRY}.corrupt-20261124T000000Z-0000",
         "the registry was broken once, and an older copy is in use",
     ),
+    Fault(
+        "registry-to-import",
+        f"""echo '{{"models": {{"a": {{"file_path": "/models/a.gguf", "port": 8080}}}}}}' """
+        f">{REGISTRY}.corrupt-20261123T000000Z-0000",
+        f"magid has set {REGISTRY}.corrupt-20261123T000000Z-0000 aside: it is a registry of",
+    ),
     Fault("clock-wrong", f"touch -d '+3 days' {REGISTRY}", "the clock is wrong"),
     Fault(
         "server-port-taken",

@@ -234,6 +234,8 @@ CASES: tuple[tuple[str, dict[str, Any], str, str], ...] = (
      "cannot use /r: it is not valid JSON", "mv /r /r.broken"),
     ("registry", {"registry": RegistryFiles("/r", "", ("/r.corrupt-1",))},
      "was broken once", "rm /r.corrupt-1"),
+    ("registry", {"registry": RegistryFiles("/r", original=("/r.corrupt-1",))},
+     "it is a registry of S.Y.N.A.P.S.E. Engine", "magictl import --yes /r.corrupt-1"),
     ("exposure", {"listeners": (OPEN,)},
      "port 8000 is open to other machines: it listens on 0.0.0.0",
      "systemctl revert magid.socket"),

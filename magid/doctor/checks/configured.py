@@ -81,6 +81,16 @@ def registry(facts: Facts) -> Iterator[Finding]:
             run=(f"rm {names}",),
         )
 
+    for one in map(shlex.quote, found.original[:1]):
+        yield Finding(
+            "registry-to-import",
+            f"magid has set {one} aside: it is a registry of S.Y.N.A.P.S.E. Engine",
+            "what was decided there about models is not in force",
+            FindingSeverity.WARNING,
+            do="take it over, and keep the file under another name:",
+            run=(f"magictl import --yes {one}", f"mv {one} {shlex.quote(found.path)}.imported"),
+        )
+
 
 def tokens(facts: Facts) -> Iterator[Finding]:
     """The file of tokens, where there is one, can be used."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from magid.auth import token_store
+from magid.catalog import original
 from magid.catalog import registry as catalog_registry
 from magid.catalog.profile_store import ProfileDir
 from magid.config.settings import Config
@@ -141,11 +142,21 @@ def registry(settings: Config) -> RegistryFiles:
     path = settings.registry_path
     with suppress(FileNotFoundError):
         path.open("rb").close()
+    found = sorted(path.parent.glob(f"{path.name}.corrupt-*"))
+    foreign = [one for one in found if _is_original(one)]
     return RegistryFiles(
         str(path),
         document.why_unusable(path, catalog_registry.parse),
-        tuple(map(str, sorted(path.parent.glob(f"{path.name}.corrupt-*")))),
+        tuple(str(one) for one in found if one not in foreign),
+        tuple(map(str, foreign)),
     )
+
+
+def _is_original(path: Path) -> bool:
+    try:
+        return bool(original.parse_registry(path.read_bytes(), str(path)).models)
+    except (OSError, MagidError):
+        return False
 
 
 def profiles(settings: Config) -> ProfileFiles:
