@@ -19,8 +19,8 @@ from statistics import median
 from typing import Any, Final
 
 from tests.bench import swapping
-from tests.bench.bench_gateway import router
 from tests.bench.bench_gguf import cpu
+from tests.bench.gateway_ways import router
 from tests.conftest import _free_port, _free_range
 from tests.lab.container import Container, booted
 from tests.lab.launching import install_launcher

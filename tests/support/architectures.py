@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.support import ggufs, tiny_llama
+from tests.support import gguf_writing, ggufs, tiny_llama
 from tests.support.tiny_llama import HEADS, LAYERS, WIDTH
 
 WINDOW = 1024
@@ -36,7 +36,7 @@ def write(path: Path, architecture: str) -> Path:
             "mamba.ssm.state_size": _STATE,
             "mamba.ssm.time_step_rank": _RANK,
         }
-    return ggufs._write(path, pairs, ggufs._encoded(weights, "F32"))
+    return gguf_writing.write_file(path, pairs, gguf_writing.encoded_weights(weights, "F32"))
 
 
 def _norms(*names: str, width: int) -> dict[str, np.ndarray]:

@@ -5,15 +5,14 @@ tokens a second; so a test can tell by the text which model answered.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import gguf
 import numpy as np
-from gguf.quants import quantize
 
 from tests.support import tiny_llama
+from tests.support.gguf_writing import encoded_weights, padded, write_file, writer_of
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<s>{{ message['role'] }}\n{{ message['content'] }}</s>\n"
@@ -46,16 +45,7 @@ TOOL_ANSWER = '<tool_call>\n{"name": "look", "arguments": {"a": "b"}}\n</tool_ca
 ANSWER = "I am a tiny demo model: this sentence is all there ever was to learn."
 THINKING_ANSWER = "Only one sentence is known here.\n</think>\n\nThen that must be the answer."
 
-_WEIGHTS = {"F32", "F16", "Q8_0", "Q4_0"}  # what the gguf package can make of random numbers
 _POOLING = {"none": 0, "mean": 1, "cls": 2, "last": 3, "rank": 4}
-
-type_of = gguf.GGUFValueType
-_KINDS = {  # what llama.cpp wants otherwise than the value itself suggests
-    "split.no": type_of.UINT16,
-    "split.count": type_of.UINT16,
-    "split.tensors.count": type_of.INT32,
-    "tokenizer.ggml.token_type": type_of.INT32,
-}
 
 
 def write_chat_model(
@@ -80,8 +70,8 @@ def write_chat_model(
     pairs = _model_pairs(name, words, quantization, context)
     if template is not None:
         pairs["tokenizer.chat_template"] = template
-    tensors = _encoded(tiny_llama.chain_weights(words, seed, endless=endless), quantization)
-    return _write(path, pairs | dict(metadata or {}), tensors)
+    tensors = encoded_weights(tiny_llama.chain_weights(words, seed, endless=endless), quantization)
+    return write_file(path, pairs | dict(metadata or {}), tensors)
 
 
 def write_wide_model(path: Path, *, name: str, width: int, feed: int, layers: int) -> Path:
@@ -100,9 +90,9 @@ def write_wide_model(path: Path, *, name: str, width: int, feed: int, layers: in
         "ffn_norm": (width,),
     }
     own = {x: random.normal(scale=0.02, size=shape) for x, shape in shapes.items()}
-    one = _encoded(own, "F16")
+    one = encoded_weights(own, "F16")
     few = {x: random.normal(size=(len(words.tokens), width)) for x in ("token_embd", "output")}
-    ends = _encoded({**few, "output_norm": np.ones(width)}, "F16")
+    ends = encoded_weights({**few, "output_norm": np.ones(width)}, "F16")
     tensors = {f"{x}.weight": found for x, found in ends.items()}
     for layer in range(layers):
         tensors |= {f"blk.{layer}.{x}.weight": found for x, found in one.items()}
@@ -115,7 +105,7 @@ def write_wide_model(path: Path, *, name: str, width: int, feed: int, layers: in
         "llama.rope.dimension_count": 64,
         "tokenizer.chat_template": CHAT_TEMPLATE,
     }
-    return _write(path, pairs, tensors)
+    return write_file(path, pairs, tensors)
 
 
 def write_embedding_model(
@@ -151,7 +141,7 @@ def write_embedding_model(
         pairs[f"{architecture}.attention.causal"] = False
     if pooling == "rank":
         pairs["qwen3.classifier.output_labels"] = ["yes", "no"]
-    return _write(path, pairs | dict(metadata or {}), _encoded(weights, quantization))
+    return write_file(path, pairs | dict(metadata or {}), encoded_weights(weights, quantization))
 
 
 def write_split_model(
@@ -168,7 +158,7 @@ def write_split_model(
     words = tiny_llama.Vocabulary(tiny_llama.pieces(answer))
     pairs = _model_pairs(name, words, quantization, 2048)
     pairs["tokenizer.chat_template"] = CHAT_TEMPLATE
-    tensors = _encoded(tiny_llama.chain_weights(words, seed, endless=False), quantization)
+    tensors = encoded_weights(tiny_llama.chain_weights(words, seed, endless=False), quantization)
     names, step = list(tensors), math.ceil(len(tensors) / shards)
     paths = []
     for number in range(shards):
@@ -176,7 +166,7 @@ def write_split_model(
         own = {key: tensors[key] for key in names[number * step : (number + 1) * step]}
         all_pairs = (pairs | dict(metadata or {})) if number == 0 else {}
         path = prefix.with_name(f"{prefix.name}-{number + 1:05d}-of-{shards:05d}.gguf")
-        paths.append(_write(path, all_pairs | split, own))
+        paths.append(write_file(path, all_pairs | split, own))
     return paths
 
 
@@ -193,14 +183,14 @@ def write_mmproj(
         "clip.vision.embedding_length": tiny_llama.WIDTH,
     }
     tensors = {"v.patch_embd.weight": np.zeros((8, tiny_llama.WIDTH))}
-    return _write(path, pairs | dict(metadata or {}), _encoded(tensors, "F16"))
+    return write_file(path, pairs | dict(metadata or {}), encoded_weights(tensors, "F16"))
 
 
 def write_tensors(
     path: Path, pairs: Mapping[str, object], tensors: Mapping[str, np.ndarray]
 ) -> Path:
     """A file of these, in F32."""
-    return _write(path, pairs, _encoded(tensors, "F32"))
+    return write_file(path, pairs, encoded_weights(tensors, "F32"))
 
 
 def write_lora(path: Path, *, name: str = "Demo", architecture: str = "llama") -> Path:
@@ -217,7 +207,7 @@ def write_lora(path: Path, *, name: str = "Demo", architecture: str = "llama") -
         f"{matrix}a": np.zeros((4, tiny_llama.WIDTH)),
         f"{matrix}b": np.zeros((tiny_llama.WIDTH, 4)),
     }
-    return _write(path, pairs, _encoded(tensors, "F32"))
+    return write_file(path, pairs, encoded_weights(tensors, "F32"))
 
 
 def write_imatrix(path: Path) -> Path:
@@ -233,12 +223,12 @@ def write_imatrix(path: Path) -> Path:
         f"{matrix}in_sum2": np.ones((1, tiny_llama.WIDTH)),
         f"{matrix}counts": np.ones((1, 1)),
     }
-    return _write(path, pairs, _encoded(tensors, "F32"))
+    return write_file(path, pairs, encoded_weights(tensors, "F32"))
 
 
 def write_vocab_only(path: Path, *, name: str = "Demo") -> Path:
     """A tokenizer with no tensor at all, as converters write it with --vocab-only."""
-    return _write(path, _model_pairs(name, tiny_llama.Vocabulary(()), "F32", 2048), {})
+    return write_file(path, _model_pairs(name, tiny_llama.Vocabulary(()), "F32", 2048), {})
 
 
 def write_sparse_model(
@@ -271,7 +261,7 @@ def write_sparse_model(
     if experts:
         pairs[f"{architecture}.expert_count"] = experts
         pairs[f"{architecture}.expert_used_count"] = experts_used
-    writer = _writer(path, pairs | dict(metadata or {}))
+    writer = writer_of(path, pairs | dict(metadata or {}))
     block, size = gguf.GGML_QUANT_SIZES[tensor_type]
     for name, shape in shapes.items():
         stored = (*shape[:-1], shape[-1] // block * size)
@@ -283,8 +273,8 @@ def write_sparse_model(
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     writer.close()
-    head = _padded(path.stat().st_size)
-    data = sum(_padded(math.prod(shape) // block * size) for shape in shapes.values())
+    head = padded(path.stat().st_size)
+    data = sum(padded(math.prod(shape) // block * size) for shape in shapes.values())
     with path.open("r+b") as file:
         file.truncate(head + data)
     return path
@@ -364,79 +354,3 @@ def _tensor_type(quantization: str) -> str:
 def _file_type(quantization: str) -> int:
     prefix = "ALL_" if quantization == "F32" else "MOSTLY_"
     return int(gguf.LlamaFileType[prefix + quantization].value)
-
-
-# --- writing --------------------------------------------------------------------------------
-
-
-def _encoded(
-    weights: Mapping[str, np.ndarray], quantization: str
-) -> dict[str, tuple[np.ndarray, gguf.GGMLQuantizationType]]:
-    """The tensors as they are stored; norms and the like always in F32, as converters do."""
-    if quantization not in _WEIGHTS:
-        raise ValueError(f"cannot make weights of {quantization}, only of {sorted(_WEIGHTS)}")
-    encoded = {}
-    for name, array in weights.items():
-        small = array.ndim == 1 or array.shape[-1] % 32 != 0
-        kind = gguf.GGMLQuantizationType["F32" if small else quantization]
-        encoded[name] = (quantize(array.astype(np.float32), kind), kind)
-    return encoded
-
-
-def _write(
-    path: Path,
-    pairs: Mapping[str, object],
-    tensors: Mapping[str, tuple[np.ndarray, gguf.GGMLQuantizationType]],
-) -> Path:
-    writer = _writer(path, pairs)
-    for name, (array, kind) in tensors.items():
-        writer.add_tensor(name, array, raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-def _writer(path: Path, pairs: Mapping[str, object]) -> gguf.GGUFWriter:
-    """A writer that knows these pairs; the architecture is one of them, or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    architecture = str(pairs.get("general.architecture", ""))
-    writer = gguf.GGUFWriter(path, architecture)
-    writer.kv_data[0].clear()
-    for key, value, kind, part in _typed(pairs):
-        writer.add_key_value(key, value, kind, sub_type=part)
-    return writer
-
-
-def _typed(
-    pairs: Mapping[str, object],
-) -> Iterator[tuple[str, Any, gguf.GGUFValueType, gguf.GGUFValueType | None]]:
-    for key, value in pairs.items():
-        if value is None:
-            continue
-        if isinstance(value, Sequence) and not isinstance(value, str):
-            part = type_of.STRING if not value else _KINDS.get(key) or _value_type(value[0])
-            yield key, list(value), type_of.ARRAY, part
-        else:
-            yield key, value, _KINDS.get(key) or _value_type(value), None
-
-
-def _value_type(value: object) -> gguf.GGUFValueType:
-    match value:
-        case bool():
-            return type_of.BOOL
-        case int():
-            if value < 0:
-                return type_of.INT32
-            return type_of.UINT32 if value < 2**32 else type_of.UINT64
-        case float():
-            return type_of.FLOAT32
-        case str():
-            return type_of.STRING
-        case _:
-            raise TypeError(f"cannot store a {type(value).__name__} in a GGUF file")
-
-
-def _padded(size: int) -> int:
-    return -size % 32 + size  # GGUF's default alignment
