@@ -273,7 +273,7 @@ def test_sdks_know_the_errors(magid: Running) -> None:
     ):
         claude.messages.create(model="fast", max_tokens=4, messages=[])
     assert refused.value.body
-    assert refused.value.body["error"]["type"] == "authentication_error"  # type: ignore[index]  # JSON
+    assert refused.value.body["error"]["type"] == "authentication_error"
 
 
 def test_a_limited_token_has_its_models_and_no_others(magid: Running) -> None:

@@ -78,12 +78,12 @@ def test_a_killed_server_costs_nobody_an_answer(parts: Parts, tmp_path: Path) ->
         with fleets.client(magid) as client:
             # A stream on another server goes on through all of it.
             held = [client.send(client.build_request(
-                "POST", CHAT, json=chat(MEDIUM, stream=True, max_tokens=6_000, ignore_eos=True)
+                "POST", CHAT, json=chat(MEDIUM, stream=True, max_tokens=3_000, ignore_eos=True)
             ), stream=True) for _ in range(SERVERS)]  # fmt: skip
             # So do requests that the victim works on: they begin anew on another one.
             with concurrent.futures.ThreadPoolExecutor(12) as pool:
                 body = chat(MEDIUM, max_tokens=300, ignore_eos=True)
-                asked = [pool.submit(client.post, CHAT, json=body) for _ in range(48)]
+                asked = [pool.submit(client.post, CHAT, json=body) for _ in range(24)]
                 concurrent.futures.wait(asked, return_when=concurrent.futures.FIRST_COMPLETED)
                 os.kill(before[victim], signal.SIGKILL)
                 answers = [future.result() for future in asked]

@@ -114,7 +114,7 @@ def test_openai_errors(ai: openai.OpenAI) -> None:
     assert missing.value.code == "model_not_found"
     assert missing.value.request_id
     with pytest.raises(openai.BadRequestError):
-        ai.chat.completions.create(model="fast", messages=HELLO, temperature="hot")  # type: ignore[call-overload]
+        ai.chat.completions.create(model="fast", messages=HELLO, temperature="hot")
 
 
 # -- anthropic ---------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from tests.support import ggufs
 pytestmark = pytest.mark.slow
 
 OLLAMA = "http://127.0.0.1:11434"
+PAUSE_S = 0.01  # between requests, of which a hundred a second are enough to notice a gap
 
 
 @pytest.fixture(scope="module", params=[RELEASES[0], RELEASES[-1]], ids=str)
@@ -34,7 +35,7 @@ def daemon(
 
 
 class Asking:
-    """Asks magid's first address without a pause, on a new connection each time."""
+    """Asks magid's first address again and again, on a new connection each time."""
 
     def __init__(self, container: Container) -> None:
         self.failures: list[str] = []
@@ -44,7 +45,7 @@ class Asking:
         self._thread = threading.Thread(target=self._ask)
 
     def _ask(self) -> None:
-        while not self._is_over.is_set():
+        while not self._is_over.wait(PAUSE_S):
             try:
                 with self._container.client("http://127.0.0.1:8000") as client:
                     client.get("/livez").raise_for_status()

@@ -23,7 +23,7 @@ pytestmark = [
     ),
 ]
 
-RATE = 200  # requests a second, at a model's port and at the API
+RATE = 80  # requests a second, at a model's port and at the API
 GATEWAY_RATE = 40  # what waits during a restart has to fit into the gateway's queue
 TIMES = 20
 ONE, OTHER, THIRD = MODELS
