@@ -132,10 +132,7 @@ class Daemon:
         return self._store.snapshot
 
     def refresh_profile(self) -> None:
-        """Reloads the active profile if its file has changed: call it before answering a request.
-
-        Costs one `stat`. Idempotent.
-        """
+        """Reloads the active profile if its file has changed. Costs one `stat`. Idempotent."""
         self._store.refresh_profile()
 
     def model(self, model_id: str) -> Model:

@@ -1,14 +1,15 @@
 """What magid knows of GPUs and of the memory of servers, and what it decides from that."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from magid.config.settings import Config
-from magid.control import prediction_cache
+from magid.control import planner, prediction_cache
 from magid.control.devices import Devices
 from magid.control.placing import Placing, facts_of
 from magid.control.predictions import Predictions
 from magid.control.resources import MachineResources
 from magid.control.state import Change, StateStore
+from magid.gpus.eviction import Evictable, Stopping, Waiting
 from magid.llama.program import LlamaProgram
 from magid.servers.backend import ServerBackend
 
@@ -23,6 +24,7 @@ class GpuState:
         program: Callable[[], Awaitable[LlamaProgram]],
         store: StateStore,
     ) -> None:
+        self._launcher, self._store = launcher, store
         self.devices = Devices(launcher, lambda: store.notify(Change("gpus")))
         self.predictions = Predictions(launcher, config.state_dir / prediction_cache.NAME)
         self.machine = MachineResources(lambda: store.snapshot, lambda: self.devices.present)
@@ -30,6 +32,14 @@ class GpuState:
             config, launcher, self.devices, self.predictions, program,
             lambda model_id: facts_of(store.snapshot.models.get(model_id)),
         )  # fmt: skip
+
+    async def room_for(
+        self, model_id: str, candidates: Sequence[Evictable]
+    ) -> Stopping | Waiting | None:
+        """Returns which models have to stop before the model may start; see `Placing.room_for`."""
+        wanted = self._store.snapshot.wanted
+        starts = planner.only(model_id, wanted, self._launcher.observed()).start
+        return await self.placing.room_for(starts[0].spec, candidates) if starts else None
 
     def open(self) -> None:
         """Begins to list the GPUs; does not wait for the list."""

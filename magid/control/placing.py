@@ -139,6 +139,12 @@ class Placing:
         """Drops the reservation: the server is observed, or will not start. Idempotent."""
         self._reserved.pop(port, None)
 
+    def drop(self, model_id: str) -> None:
+        """Drops the reservations of the model's servers. Idempotent."""
+        for port, (spec, _) in list(self._reserved.items()):
+            if spec.model_id == model_id:
+                self.release(port)
+
     async def _work(self) -> None:
         while self._waiting:
             if (await self._devices.fresh(MAX_AGE_S)).gpus:

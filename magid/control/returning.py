@@ -1,5 +1,6 @@
 """Memory that comes back late: a driver frees it some time after the process has ended."""
 
+import asyncio
 import time
 from collections.abc import Iterable
 from typing import Final
@@ -12,6 +13,7 @@ from magid.servers.backend import ObservedServer, ServerState
 
 PATIENCE_S: Final = 5.0
 _TOLERANCE: Final = 64 << 20
+_PAUSE_S: Final = 0.05  # between two lists
 
 
 class _Expected(Struct, frozen=True):
@@ -47,6 +49,8 @@ class ReturningMemory:
         while self._expected:
             listed = await self._devices.refresh()
             self._expected = list(_missing(self._expected, listed.gpus, time.monotonic()))
+            if self._expected:
+                await asyncio.sleep(_PAUSE_S)
 
 
 def _missing(expected: Iterable[_Expected], gpus: Iterable[Gpu], now: float) -> Iterable[_Expected]:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 
@@ -40,7 +41,8 @@ def placed(
         file.write(CONFIGURATION + configuration)
     (running.profiles / "test.yaml").write_text("name: Test\nenabled_models: []\n")
     for name in models:
-        ggufs.write_chat_model(running.models / f"{name}-F16.gguf", quantization="F16")
+        path = running.models / f"{name}-F16.gguf"
+        ggufs.write_chat_model(path, quantization="F16", context=1 << 20)
     with running, running.client:
         running.wait_ready()
         for name, ctx in models.items():
@@ -116,3 +118,57 @@ def test_a_split_where_one_will_not_do(make_gpus: MakeGpus, parts: Parts, tmp_pa
         assert "--device RPC0,RPC1" in words
         assert "--tensor-split" in words
         assert words.endswith("--fit off")
+
+
+# -- room for on-demand models ------------------------------------------------------------------
+
+
+def ask(magid: Running, name: str, status: int = 200) -> httpx.Response:
+    body = {"model": name_of(magid, name), "prompt": "a", "max_tokens": 1}
+    answer = magid.client.post("/v1/completions", json=body)
+    assert answer.status_code == status, answer.text
+    return answer
+
+
+@contextmanager
+def busy(magid: Running, name: str) -> Iterator[None]:
+    """The model answers a request that has no end meanwhile."""
+    body = {"model": name_of(magid, name), "prompt": "a", "max_tokens": 10**6, "stream": True}
+    with magid.client.stream("POST", "/v1/completions", json=body | {"ignore_eos": True}) as answer:
+        assert answer.status_code == 200
+        lines = answer.iter_lines()  # kept: the stream ends with it
+        next(lines)
+        yield
+
+
+def test_room_is_made_for_a_request(make_gpus: MakeGpus, parts: Parts, tmp_path: Path) -> None:
+    gpus = make_gpus((170, 0))
+    models = {"alpha": LARGE, "beta": LARGE, "gamma": LARGE, "huge": HUGE}
+    settings = "gateway: {queue_timeout: 3}\n"
+    with placed(gpus, parts, tmp_path, models, settings) as magid:
+        for name in models:
+            change(magid, name, start="on-demand")
+        ask(magid, "alpha")
+        ask(magid, "beta")
+        assert where(magid) == {"RPC0": ["alpha", "beta"]}
+        ask(magid, "gamma")
+        assert sorted(where(magid)["RPC0"]) == ["beta", "gamma"], "alpha was used longest ago"
+        ask(magid, "beta")
+        ask(magid, "alpha")
+        assert sorted(where(magid)["RPC0"]) == ["alpha", "beta"]
+        never = ask(magid, "huge", status=507).json()["error"]
+        assert never["code"] == "does_not_fit"
+        assert "RPC0 has room for" in never["message"]
+        assert sorted(where(magid)["RPC0"]) == ["alpha", "beta"], "nothing stops in vain"
+        with busy(magid, "alpha"):
+            ask(magid, "gamma")
+            assert sorted(where(magid)["RPC0"]) == ["alpha", "gamma"], "it was idle"
+            with busy(magid, "gamma"):
+                later = ask(magid, "beta", status=503)
+        assert int(later.headers["retry-after"]) > 0
+        assert "it waits for alpha" in later.json()["error"]["message"]
+        change(magid, "alpha", start="always")
+        change(magid, "gamma", start="always")
+        pinned = ask(magid, "beta", status=507).json()["error"]["message"]
+        assert re.search(r"alpha\S* 75\.0 MiB, gamma\S* 75\.0 MiB", pinned), pinned
+        assert gpus.fakes[0].memory()["refused"] == 0

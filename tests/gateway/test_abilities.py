@@ -12,7 +12,7 @@ from magid.errors import InvalidInput, MagidError
 from magid.gateway.routing import auto_tier, model_list, resolver
 from magid.gateway.routing.conversations import Conversations
 from magid.gateway.routing.endpoints import find
-from magid.gateway.routing.fleet import Fleet, ServerProperties
+from magid.gateway.routing.fleet import Fleet, ServerProperties, StartPause
 from magid.gateway.routing.request import ParsedRequest
 from magid.gateway.routing.resolver import ModelRoute
 from tests.gateway.test_fleet import made
@@ -71,11 +71,11 @@ def test_tools_go_to_another_tier_before_they_go_to_a_model_without() -> None:
 
 def test_a_model_that_rests_is_passed_over_and_tools_go_on() -> None:
     models = [model("a"), model("b", CALLER), model("c", CALLER, tier=Tier.POWERFUL)]
-    now = made(models, resting={"b": "could not be started (no memory)"})
+    now = made(models, resting={"b": StartPause("could not be started (no memory)")})
     found = route(asked("balanced", **TOOLS), now)
     assert (found.tier, found.starts) == (Tier.POWERFUL, "c")
     assert "b could not be started" in found.why
-    resting = dict.fromkeys(["b", "c"], "could not be started (no memory)")
+    resting = dict.fromkeys(["b", "c"], StartPause("could not be started (no memory)"))
     assert route(asked("balanced", **TOOLS), made(models, resting=resting)).starts == "a"
 
 

@@ -29,7 +29,7 @@ def made(
     facts: Mapping[str, ServerProperties] | None = None,
     disabled: Sequence[str] = (),
     settings: Mapping[str, Mapping[str, Any]] | None = None,
-    resting: Mapping[str, str] | None = None,
+    resting: Mapping[str, fleet.StartPause] | None = None,
     seen: Mapping[str, ServerProperties] | None = None,
 ) -> Fleet:
     """All on demand. Those that are `ready`, or have `facts`, run."""

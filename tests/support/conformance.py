@@ -33,7 +33,8 @@ class Conformance:
         if operation is None:
             self._check_undocumented(response)
             return
-        answer = operation["responses"].get(str(response.status_code))
+        answers = operation["responses"]
+        answer = answers.get(str(response.status_code)) or answers.get("default")
         assert answer, f"{response.request.url}: {response.status_code} is not documented"
         content = answer.get("content", {})
         kind = response.headers.get("content-type", "").partition(";")[0]

@@ -1,12 +1,12 @@
 """Recent failures by model, and when the action may be retried. Pure.
 
-Each failure in a row doubles the pause; one success, or another configuration of the model, ends
-it.
+Each failure in a row doubles the pause, but not for lack of memory, which may come back at any
+time; one success, or another configuration of the model, ends it.
 """
 
 from msgspec import Struct
 
-from magid.errors import MagidError
+from magid.errors import DoesNotFit, MagidError
 
 FIRST_S, MAX_S = 5.0, 300.0
 
@@ -33,7 +33,8 @@ class Failures:
         """Records a failure; returns the length of the pause."""
         before = self._by_model.get(model_id)
         count = before.count + 1 if before and before.specs == specs else 1
-        pause_s = min(MAX_S, FIRST_S * 2.0 ** min(count - 1, 10))
+        growth = 0 if isinstance(error, DoesNotFit) else min(count - 1, 10)
+        pause_s = min(MAX_S, FIRST_S * 2.0**growth)
         self._by_model[model_id] = Failure(error, now + pause_s, pause_s, count, specs)
         return pause_s
 

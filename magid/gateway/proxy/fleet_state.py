@@ -17,7 +17,7 @@ from magid.gateway.proxy import health
 from magid.gateway.proxy.server import UpstreamServer
 from magid.gateway.proxy.server_ends import EndOfServer
 from magid.gateway.routing import fleet, model_list
-from magid.gateway.routing.fleet import Backend, Fleet, ServerProperties
+from magid.gateway.routing.fleet import Backend, Fleet, ServerProperties, StartPause
 from magid.http.json_text import to_json
 from magid.servers.backend import ServerState
 
@@ -36,7 +36,7 @@ class FleetState:
         self,
         daemon: Daemon,
         spawn: Callable[[Coroutine[Any, Any, None]], None],
-        resting: Callable[[], Mapping[str, str]],
+        resting: Callable[[], Mapping[str, StartPause]],
         on_rebuilt: Callable[[Fleet], None],
         on_learned: Callable[[], None],
     ) -> None:

@@ -1,8 +1,9 @@
 """Starts models with their first request and stops them when they are idle.
 
 A model that answers or loads is never stopped, for room or for idleness; one that starts at boot
-(`start: always`) never for room. Room is made for one model after another; then each loads when its
-devices allow, which `PlanExecutor` decides. A failed start or stop is retried only after a pause
+(`start: always`) never for room. Room is made for one model after another, by the number of models
+(`max_loaded`) and by the memory of GPUs; then each loads when its devices allow, which
+`PlanExecutor` decides. A failed start or stop is retried only after a pause
 that grows with each failure.
 """
 
@@ -13,12 +14,13 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from magid.control.daemon import Daemon
-from magid.errors import Busy, MagidError, NotReady, ServerFailed
+from magid.errors import Busy, DoesNotFit, MagidError, NotReady, ServerFailed
 from magid.gateway.proxy import health
 from magid.gateway.proxy.failures import Failure, Failures
 from magid.gateway.proxy.server import UpstreamServer
 from magid.gateway.proxy.upstream import INTERNAL_ERROR
-from magid.gateway.routing.fleet import Fleet
+from magid.gateway.routing.fleet import Fleet, StartPause
+from magid.gpus.eviction import Evictable, Use, Waiting
 from magid.log.events import Event, about
 from magid.servers.backend import ServerState
 from magid.wording.counts import counted
@@ -60,7 +62,7 @@ class OnDemand:
     def is_coming(self, model_id: str) -> bool:
         return model_id in self._coming
 
-    def resting(self) -> dict[str, str]:
+    def resting(self) -> dict[str, StartPause]:
         """Why models are not started at present, by model: their last starts failed."""
         now = time.monotonic()
         found = {i: self._failure(i, now) for i in self._starts.models}
@@ -90,6 +92,7 @@ class OnDemand:
             async with self._one_by_one:
                 try:
                     await self._make_room(model_id, deadline)
+                    await self._make_memory(model_id, deadline)
                 except NotReady as error:  # no fault of this model
                     self._coming.discard(model_id)
                     self._on_failed(model_id, error, 0.0)
@@ -107,6 +110,7 @@ class OnDemand:
         finally:
             self._coming.discard(model_id)
             self._begun.discard(model_id)
+            self._daemon.gpus.placing.drop(model_id)
 
     def _give_up(self, model_id: str, error: MagidError) -> None:
         specs = self._specs(model_id)
@@ -152,6 +156,43 @@ class OnDemand:
             if victim in self._loaded():
                 await asyncio.sleep(pause_s)
                 pause_s = min(MAX_LOOK_S, 2 * pause_s)
+
+    async def _make_memory(self, model_id: str, deadline: float) -> None:
+        """Stop idle on-demand models until the GPUs have room, if that helps.
+
+        Raises DoesNotFit where it never does, NotReady where those that hold the memory stay busy.
+        """
+        pause_s = health.LOOK_S
+        while True:
+            order = sorted(self._loaded() - {model_id}, key=self._last_used)
+            found = await self._daemon.gpus.room_for(
+                model_id, [Evictable(i, await self._use(i)) for i in order]
+            )
+            if found is None:
+                return
+            if isinstance(found, Waiting):
+                why = f"it {found.reason}; it waits for {', '.join(found.model_ids)}"
+            elif found.model_ids:
+                why = await self._stop_idle(found.model_ids, model_id)
+            else:
+                return
+            if why and time.monotonic() > deadline:
+                raise NotReady(f"cannot start {model_id!r}: {why}; try again later")
+            if why:
+                await asyncio.sleep(pause_s)
+                pause_s = min(MAX_LOOK_S, 2 * pause_s)
+
+    async def _use(self, model_id: str) -> Use:
+        return "idle" if await self._is_idle(model_id) else "busy"
+
+    async def _stop_idle(self, model_ids: Iterable[str], for_model: str) -> str:
+        """Why one of them was not stopped; empty: all were. They may have got work meanwhile."""
+        for model_id in model_ids:
+            if not await self._is_idle(model_id):
+                return f"{model_id} has got a request meanwhile"
+            if why := await self._stop(model_id, f"room is needed for {for_model}"):
+                return why
+        return ""
 
     def _loaded(self) -> set[str]:
         models = self._daemon.snapshot.models
@@ -223,10 +264,12 @@ class OnDemand:
             self._stopping.discard(model_id)
 
 
-def _explained(failure: Failure) -> str:
+def _explained(failure: Failure) -> StartPause:
     """Returns the reason for a person, to follow the model's name."""
     reason = failure.error.message.removesuffix(".")
-    return (
+    if isinstance(failure.error, DoesNotFit):
+        return StartPause(f"could not be started ({reason})", lacks_memory=True)
+    return StartPause(
         f"could not be started ({reason}); not tried again for {failure.pause_s:.0f} s after "
         f"{counted(failure.count, 'failed start')}"
     )

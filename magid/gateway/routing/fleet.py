@@ -82,6 +82,7 @@ class AvailableModel(Struct, frozen=True):
     why_none: str = ""  # where there is no backend: the reason, for a person
     may_come: bool = False  # and whether it is worth trying again
     resting: str = ""  # why it is not started at present, although it is on demand
+    lacks_memory: bool = False  # and that it has no room on the GPUs
     is_failing: bool = False  # no server is ready, and one of them has failed
     is_loading: bool = False  # no server is ready, and one of them is being started
     # What its servers say, or one of these settings said when it ran; else what its files tell.
@@ -94,6 +95,13 @@ class AvailableModel(Struct, frozen=True):
     def can_be_started(self) -> bool:
         """Whether a request may wait for a server of it, which it starts."""
         return self.model.is_on_demand and not self.backends and not self.resting
+
+
+class StartPause(Struct, frozen=True):
+    """Why a model is not started at present: its last start failed, or it had no room on GPUs."""
+
+    reason: str
+    lacks_memory: bool = False
 
 
 class ChosenVariant(Struct, frozen=True):
@@ -129,7 +137,7 @@ def build(
     keys: Mapping[int, str | None],
     facts: Mapping[str, ServerProperties],
     *,
-    resting: Mapping[str, str] | None = None,
+    resting: Mapping[str, StartPause] | None = None,
     seen: Mapping[str, ServerProperties] | None = None,
     is_scanning: bool = False,
 ) -> Fleet:
@@ -148,7 +156,8 @@ def build(
             for s in sorted(servers, key=lambda s: s.port)
             if s.state is ServerState.READY
         )
-        rests = "" if ready or not model.is_on_demand else resting.get(model_id, "")
+        pause = None if ready or not model.is_on_demand else resting.get(model_id)
+        rests = "" if pause is None else pause.reason
         why, may_come = (
             ("", False) if ready else (rests, True) if rests else _why_none(model_id, servers)
         )
@@ -160,7 +169,7 @@ def build(
         able = model.abilities
         offers[model_id] = AvailableModel(
             model, model_id, model.found.kind, model.tier, ready, context, why, may_come,
-            rests, is_failing, is_loading,
+            rests, pause is not None and pause.lacks_memory, is_failing, is_loading,
             tools=_joined([f.tools for f in known], able.tools),
             images=_joined([f.vision for f in known], able.images),
             audio=_joined([f.audio for f in known], able.audio),

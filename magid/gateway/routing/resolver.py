@@ -12,7 +12,14 @@ from msgspec import Struct, field
 
 from magid.catalog.effective import Model
 from magid.discovery.tiers import Tier
-from magid.errors import ContextExceeded, InvalidInput, ModelNotFound, NotReady, ServerFailed
+from magid.errors import (
+    ContextExceeded,
+    DoesNotFit,
+    InvalidInput,
+    ModelNotFound,
+    NotReady,
+    ServerFailed,
+)
 from magid.gateway.routing.endpoints import INFILL
 from magid.gateway.routing.fleet import AUTO, AvailableModel, Backend, Fleet
 from magid.gateway.routing.request import ParsedRequest, Prompt
@@ -274,6 +281,8 @@ def _refusal(request: ParsedRequest, rejected: Iterable[_Rejected], fleet: Fleet
             "GET /api/models/registry lists all models"
         )
     said = "; ".join(f"{p.offer.model_id} {p.why}" for p in problems[:5])
+    if all(p.offer.lacks_memory for p in problems):
+        return DoesNotFit(f"cannot answer: {said}")
     waiting = [p for p in problems if p.why == p.offer.why_none]
     if any(p.may_come for p in waiting):
         return NotReady(f"cannot answer yet: {said}")

@@ -1,0 +1,193 @@
+"""How places are decided for starts: what is asked, what is reserved, and what is said."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from magid.config.settings import Config
+from magid.control.devices import Devices
+from magid.control.placing import FileFacts, Placing
+from magid.control.predictions import Predictions
+from magid.errors import DeviceMissing, DoesNotFit, LlamaServerMissing
+from magid.gpus.eviction import Evictable, Stopping, Waiting
+from magid.llama.placement import Placement
+from magid.llama.program import LlamaProgram
+from magid.llama.spec import ServerSpec
+from magid.servers.backend import ServerState
+from tests.support.recording_backend import StillLauncher, all_quiet
+
+MIB = 1 << 20
+FLAGS = frozenset({"--fit", "-lv", "--device", "--ctx-size", "--n-gpu-layers", "--tensor-split"})
+PROGRAM = LlamaProgram(Path("/llama"), "1", FLAGS, 5.0)
+SIZES = {"small": 1, "large": 9}
+
+
+class GpuLauncher(StillLauncher):
+    """Two GPUs of 1000 MiB. A model needs as many MiB as its context has tokens, 50 more at most.
+
+    What is free follows what runs, as a driver would say.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(prompt=True)
+        self.late: dict[str, int] = {}  # MiB that the driver has not given back
+        self.others: dict[str, int] = {}
+
+    async def list_devices(self) -> str:
+        self.listings += 1
+        self._wake()
+        lines = []
+        for name in ("CUDA0", "CUDA1"):
+            used = self.late.get(name, 0) + self.others.get(name, 0)
+            for server in self.observed().values():
+                if server.placement is not None and server.state is ServerState.READY:
+                    used += sum(d.need // MIB for d in server.placement.devices if d.name == name)
+            lines.append(f"  {name}: card (1000 MiB, {max(0, 1000 - used)} MiB free)\n")
+        return f"Available devices:\n{''.join(lines)}"
+
+    async def predict_memory(self, spec: ServerSpec, placement: Placement | None = None) -> str:
+        self.predicted.append(spec)
+        self.questions.append(placement)
+        if isinstance(self.memory, Exception):
+            raise self.memory
+        need = spec.ctx_size or 0
+        on = [device.name for device in placement.devices] if placement else ["CUDA0"]
+        each = need // len(on) + 600 * (len(on) - 1)  # a split does not pay
+        rows = [f"|   - {name} (card) | 9 = 9 + ({each} = {each} + 0 + 0) + 0 |" for name in on]
+        lines = ["| memory breakdown [MiB] |", *rows, "|   - Host | 1 = 1 + 0 + 0 |"]
+        return json.dumps({"why": "done", "status": -9, "lines": lines})
+
+
+def spec(name: str, need: int, port: int = 8080, **more: object) -> ServerSpec:
+    made = ServerSpec(name, 0, port, "127.0.0.1", f"/{name}.gguf", ctx_size=need)
+    return replace(made, **more)  # type: ignore[arg-type]  # a table of test values
+
+
+@pytest.fixture
+def launcher() -> GpuLauncher:
+    return GpuLauncher()
+
+
+@pytest.fixture
+async def placing(launcher: GpuLauncher) -> AsyncIterator[Placing]:
+    async def program() -> LlamaProgram:
+        return PROGRAM
+
+    devices = Devices(launcher, lambda: None)
+    made = Placing(
+        Config(gpu_reserve=0), launcher, devices, Predictions(launcher), program,
+        lambda model_id: FileFacts(None, SIZES.get(model_id, 5)),
+    )  # fmt: skip
+    made.open()
+    devices.open()
+    yield made
+    await made.close()
+    await devices.close()
+
+
+async def started(launcher: StillLauncher, placing: Placing, wanted: ServerSpec) -> str:
+    """Starts it as the executor does; returns the names of its devices."""
+    placement = await placing.place(wanted)
+    await launcher.start(wanted, placement)
+    placing.release(wanted.port)
+    return names(placement)
+
+
+def names(placement: Placement | None) -> str:
+    assert placement is not None
+    return ",".join(device.name for device in placement.devices)
+
+
+async def test_what_is_decided_counts_before_the_server_is_there(placing: Placing) -> None:
+    assert names(await placing.place(spec("a", 600))) == "CUDA0"
+    assert names(await placing.place(spec("b", 600, 8081))) == "CUDA1"
+    with pytest.raises(DoesNotFit, match=r"a 603\.0 MiB\); CUDA1 has room"):
+        await placing.place(spec("c", 600, 8082))
+    assert placing.refused[8082][0] == spec("c", 600, 8082).hash
+    placing.release(8080)
+    assert names(await placing.place(spec("c", 600, 8082))) == "CUDA0"
+    assert 8082 not in placing.refused
+
+
+async def test_a_place_is_decided_once(launcher: GpuLauncher, placing: Placing) -> None:
+    first = await placing.place(spec("a", 600))
+    assert await placing.place(spec("a", 600)) is first
+    assert len(launcher.predicted) == 1
+
+
+async def test_of_those_that_wait_the_largest_comes_first(placing: Placing) -> None:
+    found = await asyncio.gather(
+        placing.place(spec("small", 500)), placing.place(spec("large", 900, 8081))
+    )
+    assert [names(one) for one in found] == ["CUDA1", "CUDA0"]
+
+
+async def test_one_that_must_go_somewhere_comes_before_the_largest(placing: Placing) -> None:
+    found = await asyncio.gather(
+        placing.place(spec("large", 900)), placing.place(spec("small", 500, 8081, device="CUDA0"))
+    )
+    assert [names(one) for one in found] == ["CUDA1", "CUDA0"]
+
+
+async def test_without_a_prediction_llama_server_chooses(
+    launcher: GpuLauncher, placing: Placing
+) -> None:
+    launcher.memory = LlamaServerMissing("cannot find it")
+    assert await placing.place(spec("a", 600)) is None
+    decision = await placing.decided(spec("a", 600))
+    assert (decision.answer, decision.problem) == (None, "cannot find it")
+
+
+async def test_a_device_that_is_gone(placing: Placing) -> None:
+    with pytest.raises(DeviceMissing, match="names CUDA7, and this machine has CUDA0, CUDA1"):
+        await placing.place(spec("a", 600, device="CUDA7"))
+
+
+async def test_a_start_that_is_called_off_leaves_nothing(placing: Placing) -> None:
+    waits = asyncio.create_task(placing.place(spec("a", 600)))
+    await asyncio.sleep(0)
+    waits.cancel()
+    await asyncio.gather(waits, return_exceptions=True)
+    assert names(await placing.place(spec("b", 600, 8081))) == "CUDA0"
+    placing.release(8080)
+
+
+async def test_memory_that_comes_back_late_is_waited_for(
+    launcher: GpuLauncher, placing: Placing
+) -> None:
+    assert await started(launcher, placing, spec("a", 900, device="CUDA0")) == "CUDA0"
+    await all_quiet()
+    launcher.late = {"CUDA0": 900}
+    await launcher.stop(8080)
+    waits = asyncio.create_task(placing.place(spec("b", 950, 8081, device="CUDA0")))
+    before = launcher.listings
+    await launcher.wait_for(lambda: waits.done() or launcher.listings > before + 1)
+    assert not waits.done()
+    launcher.late = {}
+    assert names(await waits) == "CUDA0"
+
+
+async def test_room_for_one_on_demand(launcher: GpuLauncher, placing: Placing) -> None:
+    for at, name in enumerate("abc"):
+        await started(launcher, placing, spec(name, 480, 8080 + at))
+    wanted = spec("d", 700, 8090)
+    idle = [Evictable(name, "idle") for name in "cab"]
+    found = await placing.room_for(wanted, idle)
+    assert isinstance(found, Stopping)
+    assert found.model_ids == ("c",)
+    busy = await placing.room_for(wanted, [Evictable("c", "busy"), Evictable("a", "idle")])
+    assert isinstance(busy, Waiting)
+    assert busy.model_ids == ("c",)
+    with pytest.raises(DoesNotFit):
+        await placing.room_for(spec("e", 5000, 8091), idle)
+    await launcher.stop(8082)
+    free = await placing.room_for(wanted, idle)
+    assert isinstance(free, Stopping)
+    assert free.model_ids == ()
+    assert await placing.place(wanted) == free.placement, "it was reserved"
+    placing.drop("d")
+    assert not [one for one in placing.holders() if one.model_id == "d"]
