@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -112,6 +113,21 @@ class Client:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+
+
+def wait_for_answer(way: Way) -> None:
+    """Until its model is loaded: the router answers 503 before."""
+    deadline = time.monotonic() + 60
+    client = Client(way)
+    while True:
+        try:
+            client.ask(client.request(stream=False, tokens=1))
+            return
+        except ConnectionError:
+            if time.monotonic() > deadline:
+                raise
+            client.close()
+            time.sleep(0.05)
 
 
 # -- measuring -----------------------------------------------------------------------------------
@@ -262,7 +278,7 @@ def stage(folder: Path) -> Iterator[tuple[Running, list[Way], list[Way]]]:
             )
         )
         way = Way("llama-server router", port, pid, "any", "tiny")
-        Client(way).ask_surely(Client(way).request(stream=False, tokens=1))
+        wait_for_answer(way)
         plain = [direct, ours, both[0], way]
         if lite := os.environ.get("BENCH_LITELLM"):
             port, pid = held.enter_context(
