@@ -161,6 +161,9 @@ def test_state(active: str, step: str, more: dict[str, Any], state: str) -> None
         (stopped(left=500, ended=600), "by systemctl"),
         (stopped(left=500, ended=600, target=400), "with magi-models.target"),
         (stopped(left=9_000_000, ended=9_000_100, target=400), "by systemctl"),
+        # Before systemd knew that it was ready: it was active in an earlier run, if ever.
+        (stopped(left=50, ended=600), "by systemctl"),
+        (stopped(left=0, ended=600, target=400), "with magi-models.target"),
         (stopped(left=500, ended=500, code=1), "its process ended by itself (status 0)"),
         (stopped(left=500, ended=400, code=2, status=15), "its process ended by itself (SIGTERM)"),
         (

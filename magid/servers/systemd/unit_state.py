@@ -191,6 +191,9 @@ def why_stopped(properties: Mapping[str, Any]) -> str:
         return ""
     left = int(properties.get("ActiveExitTimestampMonotonic", 0))  # it began to stop
     ended = int(properties.get("ExecMainExitTimestampMonotonic", 0))
+    began = int(properties.get("ExecMainStartTimestampMonotonic", 0))
+    if 0 < began < ended and left < began:  # stopped before systemd knew that it was ready
+        left = ended - 1
     if not left or not ended:
         return ""
     if ended <= left:
