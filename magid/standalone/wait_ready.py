@@ -15,6 +15,7 @@ import json
 import os
 import secrets
 import select
+import signal
 import socket
 import struct
 import sys
@@ -48,6 +49,8 @@ class ServerAddress(NamedTuple):
 
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit status."""
+    # systemd stops the unit: that is no failure of its start, which any other end would be.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
     try:
         host, port, alias, key_file, longest, every = arguments
         server = ServerAddress(host, int(port), alias, Path(key_file))

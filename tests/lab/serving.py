@@ -76,7 +76,13 @@ class Daemon:
             self.wait_state("ready", model_id)
 
     def wait_state(self, state: str, model_id: str) -> None:
+        """Where that is ready, until systemd knows it too, which is later than magid."""
         self.container.wait_until(lambda: self.state(model_id) == state, f"{model_id} {state}")
+        if state == "ready":
+            unit = unit_name(self.server(model_id)["port"])
+            self.container.wait_until(
+                lambda: self.container.show(unit, "ActiveState")["ActiveState"] == "active", unit
+            )
 
     def told(self, state: str, model_id: str, act: Callable[[], object]) -> dict[str, Any]:
         """What the events say of the server when it gets into the state after `act`.

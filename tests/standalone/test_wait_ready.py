@@ -101,6 +101,22 @@ def test_it_returns_when_the_server_answers(
     assert all("EXTEND_TIMEOUT_USEC=60000000" in message for message in messages[:-1])
 
 
+def test_a_unit_that_is_stopped_has_not_failed(port: int, key_file: Path) -> None:
+    arguments = ["127.0.0.1", str(port), "demo", str(key_file), "20", "0.1"]
+    with (
+        subprocess.Popen(
+            [sys.executable, "-I", "-S", str(READY), *arguments], stderr=subprocess.PIPE
+        ) as process,
+        socket.create_server(("127.0.0.1", port)) as server,
+    ):
+        server.settimeout(DEADLINE_S)
+        server.accept()[0].close()  # it has begun
+        process.terminate()
+        assert process.wait(DEADLINE_S) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+
+
 @pytest.mark.parametrize("behaviour", ["no-alias", "shares-port"])
 def test_older_servers(serve: Serve, port: int, key_file: Path, behaviour: str) -> None:
     assert ready(port, key_file, pid=serve(behaviour).pid).returncode == 0

@@ -23,6 +23,7 @@ from magid.gateway.routing.fleet import Fleet, StartPause
 from magid.gpus.eviction import Evictable, Use, Waiting
 from magid.log.events import Event, about
 from magid.servers.backend import ServerState
+from magid.servers.read_ahead import LEAST_BYTES, read_ahead
 from magid.wording.counts import counted
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class OnDemand:
         self._coming: set[str] = set()
         self._begun: set[str] = set()  # of those, the ones that have got their room
         self._stopping: set[str] = set()
+        self._reading: dict[str, asyncio.Task[None]] = {}  # by the model that is to start
         self._starts, self._stops = Failures(), Failures()
         self._one_by_one = asyncio.Lock()
 
@@ -108,6 +110,9 @@ class OnDemand:
             log.exception("cannot start %s", model_id)
             self._give_up(model_id, ServerFailed(f"cannot start {model_id!r}: {INTERNAL_ERROR}"))
         finally:
+            if (reading := self._reading.pop(model_id, None)) is not None:
+                reading.cancel()
+                await asyncio.wait([reading])
             self._coming.discard(model_id)
             self._begun.discard(model_id)
             self._daemon.gpus.placing.drop(model_id)
@@ -134,6 +139,13 @@ class OnDemand:
 
     # -- room --------------------------------------------------------------------------------
 
+    def _read_ahead(self, model_id: str) -> None:
+        """Begins to have the model's files read, if they are large enough for that to pay."""
+        model = self._daemon.snapshot.models.get(model_id)
+        if model is None or model_id in self._reading or model.found.size_bytes < LEAST_BYTES:
+            return
+        self._reading[model_id] = asyncio.create_task(read_ahead(model.found.files))
+
     async def _make_room(self, model_id: str, deadline: float) -> None:
         """Stop the on-demand models that were idle longest. Raises NotReady if there is none."""
         limit, pause_s, why = self._daemon.config.gateway.max_loaded, health.LOOK_S, ""
@@ -152,6 +164,7 @@ class OnDemand:
             if victim is None:
                 await asyncio.sleep(health.LOOK_S)
                 continue
+            self._read_ahead(model_id)
             why = await self._stop(victim, f"room is needed for {model_id}")
             if victim in self._loaded():
                 await asyncio.sleep(pause_s)
@@ -190,6 +203,7 @@ class OnDemand:
         for model_id in model_ids:
             if not await self._is_idle(model_id):
                 return f"{model_id} has got a request meanwhile"
+            self._read_ahead(for_model)
             if why := await self._stop(model_id, f"room is needed for {for_model}"):
                 return why
         return ""
