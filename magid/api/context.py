@@ -1,4 +1,4 @@
-"""What handlers work with: the daemon, and answers that are cached as bytes."""
+"""The context of handlers: the daemon, and answers that are cached as bytes."""
 
 import time
 from collections.abc import Awaitable, Callable, Mapping

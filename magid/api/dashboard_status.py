@@ -20,7 +20,7 @@ _STATES: Mapping[ServerState, schemas.ModelState] = {
 
 
 class _ModelFigures(Struct):
-    """Of the ended requests to one model, over its servers, tiers and paths."""
+    """Sums up ended requests to one model over its servers, tiers and paths."""
 
     requests: int = 0
     failed: int = 0

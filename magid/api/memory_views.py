@@ -55,7 +55,7 @@ def verdict_of(prediction: Prediction, room: Room) -> Verdict:
 
 
 def verdict_running(server: ObservedServer, estimate: Estimate) -> Verdict:
-    """It has what it needs, but llama-server may have chosen where, and says so only in its log."""
+    """Returns the verdict on a server that runs, perhaps in part on the processor."""
     why = "a server of it runs with these settings"
     if server.placement is not None:
         return Verdict(_extent(server.placement), f"{why} on {_where(server.placement)}")

@@ -187,7 +187,7 @@ def _is_listening_stream(sock: socket.socket) -> bool:
 
 
 def _not_passed(bound: Sequence[Address]) -> Iterator[str]:
-    """That there is no TCP, where only systemd can know why: its unit failed."""
+    """Yields that TCP is missing because its socket unit failed; only systemd knows why."""
     is_wanted = os.path.realpath(_MASK) != os.devnull
     if is_wanted and not any(isinstance(address, TcpAddress) for address in bound):
         yield (

@@ -265,7 +265,7 @@ def servers_that_run(servers: Iterable[server_schemas.Server]) -> list[server_sc
 
 
 def servers_reply(servers: list[server_schemas.Server]) -> server_schemas.ServersReply:
-    """The counts are of what runs, whatever else is listed."""
+    """Lists servers; the counts cover running ones only."""
     return {
         "totalServers": len(servers_that_run(servers)),
         "readyServers": sum(s["isReady"] for s in servers),

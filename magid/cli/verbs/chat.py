@@ -60,7 +60,7 @@ def run(client: Client, args: argparse.Namespace) -> int:
 
 
 def _talk(client: Client, args: argparse.Namespace, messages: MESSAGES) -> int:
-    """A conversation, line by line. Ctrl-C cancels an answer, Ctrl-D ends all."""
+    """Holds a conversation, line by line. Ctrl-C cancels an answer, Ctrl-D ends it."""
     import readline  # noqa: F401  # input() edits and remembers lines by it
 
     note("Ctrl-C cancels an answer, Ctrl-D ends")
@@ -80,7 +80,7 @@ def _talk(client: Client, args: argparse.Namespace, messages: MESSAGES) -> int:
             said = _answer(client, args, asked)
         except KeyboardInterrupt:
             note("\ncancelled")
-            continue  # as if it had not been asked
+            continue  # the question is not part of the conversation
         except Refused as error:
             report(client, error)
             continue
@@ -88,7 +88,7 @@ def _talk(client: Client, args: argparse.Namespace, messages: MESSAGES) -> int:
 
 
 def _answer(client: Client, args: argparse.Namespace, messages: MESSAGES) -> str:
-    """Prints the answer as it comes. From now on the model is named as the gateway knows it."""
+    """Prints the answer as it arrives. Later requests use the gateway's name of the model."""
 
     def answer(model: str) -> str:
         said = _stream(client, args, model, messages)
@@ -146,7 +146,7 @@ class _Printer:
         self._put(_shown(text), text)
 
     def end(self) -> None:
-        """The shell's prompt begins on a line of its own."""
+        """Ends the output with a newline, so that the shell's prompt starts on its own line."""
         if not self._at_start:
             self._put("\n", "\n")
 

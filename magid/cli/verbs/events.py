@@ -11,7 +11,7 @@ from magid.cli.output import DIM, json_line, paint, plain, size
 from magid.cli.parser import Verbs
 from magid.wording.counts import counted
 
-AWAY_S = 60.0  # for how long a daemon that went away may take to come back
+AWAY_S = 60.0  # how long a daemon may be away
 PAUSE_S = 0.2
 
 
@@ -43,7 +43,7 @@ def followed(client: Client, path: str) -> Iterator[tuple[str, Any]]:
             for kind, data, key in client.stream(path, after=after):
                 after, is_known, lost_at, why = key, True, 0.0, None
                 if kind == "resync":
-                    break  # the daemon ends, or we were too slow
+                    break  # the daemon stops, or magictl read too slowly
                 yield kind, data
             is_known = True  # it has ended in good order, with or without events
         except Refused as error:
@@ -70,7 +70,7 @@ def events(client: Client, args: argparse.Namespace) -> int:
 
 
 def _told(kind: str, data: Any) -> str:
-    """One line for a person; empty for what would only be in the way."""
+    """Returns one line for a person; empty for an event that would only distract."""
     match kind:
         case "snapshot":
             servers = data["servers"]

@@ -1,4 +1,4 @@
-"""import: what the users of the original program decided, and its profiles."""
+"""import: takes over decisions and profiles of the original program."""
 
 import argparse
 import os
@@ -97,7 +97,7 @@ def _sum_up(plan: Any, failed: list[str], *, is_dry: bool) -> None:
 
 def _plan(client: Client, args: argparse.Namespace) -> Any:
     """Reads all files first: the registry says which models the profiles mean."""
-    from magid.catalog import original  # late: these take longer than all the rest
+    from magid.catalog import original  # late: these imports take longer than everything else
     from magid.cli import import_plan
     from magid.errors import MagidError
 

@@ -76,9 +76,9 @@ def _print(client: Client, args: argparse.Namespace, path: str) -> int:
 
 
 def _say(line: Any) -> None:
-    """With the time of day; an entry of magid itself with its level too.
+    """Formats an entry with its time of day, and of magid's own log also with its level.
 
-    An entry can have several lines. All but the first are moved in: whatever is in them, they
+    An entry can have several lines. All but the first are indented: whatever is in them, they
     do not look like other entries.
     """
     first, *more = line["message"].split("\n")

@@ -76,7 +76,7 @@ def diff(client: Client, args: argparse.Namespace) -> int:
 
 
 def add_options(parser: argparse.ArgumentParser, how: str = "and change nothing") -> None:
-    """The options of a verb that may stop servers."""
+    """Adds the options of a verb that may stop servers."""
     parser.add_argument("--dry-run", action="store_true", help=f"only show the plan, {how}")
     parser.add_argument("-y", "--yes", action="store_true", help="do not ask before servers stop")
 
@@ -84,7 +84,7 @@ def add_options(parser: argparse.ArgumentParser, how: str = "and change nothing"
 def agreed(args: argparse.Namespace, what: str, plan: Callable[[], Any]) -> bool:
     """Shows the plan and asks, if servers would stop; returns whether it was shown.
 
-    Asks on a terminal only: scripts go on as they are. Raises Refused for a no.
+    Asks only on a terminal, so that scripts need no option. Raises Refused for a no.
     """
     if args.yes or args.json or not sys.stdin.isatty():
         return False

@@ -163,7 +163,7 @@ def _path(name: str) -> str:
 
 
 def read(content: bytes, source: str) -> dict[str, Any]:
-    """The profile as the API takes it, from YAML or JSON. Raises Refused with line and key."""
+    """Parses a profile from YAML or JSON for the API. Raises Refused with line and key."""
     from magid.catalog.profile import parse  # late: takes longer than all the rest
     from magid.errors import InvalidProfile
     from magid.files import schema
@@ -177,7 +177,7 @@ def read(content: bytes, source: str) -> dict[str, Any]:
 
 
 def _yaml(answer: dict[str, Any]) -> str:
-    """As a file has it: snake_case."""
+    """Returns the profile with the keys of a file: snake_case."""
     from magid.catalog.profile import Profile
     from magid.files import schema
     from magid.files.strict_yaml import dumps

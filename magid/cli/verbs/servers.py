@@ -14,8 +14,8 @@ from magid.cli.verbs.plan import say_plan, show_plan
 
 ALIASES = {"start": ("load",), "stop": ("unload",), "restart": ()}
 EXAMPLE = "qwen3_4p0b_q4km_fast"
-_WAIT_S = 600.0  # for a server, if nothing else is said
-_GRACE_S = 5.0  # for magid's own answer that the time is over, which has the reason
+_WAIT_S = 600.0  # for a server, without --timeout
+_GRACE_S = 5.0  # more, so that magid's own timeout, which has the reason, comes first
 LINES = "each answer of the API on a line of its own"
 
 
@@ -60,7 +60,7 @@ def add(verbs: Verbs) -> None:
 
 
 def act(client: Client, args: argparse.Namespace) -> int:
-    """start, stop and restart; they wait for the end unless --no-wait."""
+    """Carries out start, stop or restart; waits for the result unless --no-wait is given."""
     if getattr(args, "all", False):
         return _act_on_all(client, args)
     if not args.models:
@@ -128,14 +128,14 @@ def wait(client: Client, args: argparse.Namespace) -> int:
 
 
 def _is_so(servers: list[Any], state: str) -> bool:
-    """A server that `apply` is about to replace is ready, but not what is waited for."""
+    """Whether all servers are in this state; ready ones also with their current settings."""
     if state == "ready":
         return bool(servers) and all(s["isReady"] and s["specCurrent"] for s in servers)
     return all(server["state"] == state for server in servers)
 
 
 def _wait(client: Client, model: str, state: str) -> list[Any]:
-    """Its servers, once all of them are as wanted. Raises Refused when one has failed for good."""
+    """Returns the model's servers once all are as wanted. Raises Refused if one has failed."""
     servers: dict[int, Any] = {}
     for kind, data in changes(client):
         if kind == "snapshot":

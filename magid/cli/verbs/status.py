@@ -91,7 +91,7 @@ def _pending(answer: Any) -> str:
 
 
 def _known(answer: Any) -> str:
-    """Returns how many models there are: null, as far as magid has not read the folders."""
+    """Returns the numbers of models; null until magid has read the folders."""
     total, enabled = answer["totalModels"], answer["enabledModels"]
     if enabled is not None:
         return f"{total} known, {enabled} enabled"
@@ -106,13 +106,13 @@ def _note_conditions(conditions: list[Any], codes: frozenset[str]) -> None:
 
 
 def note_condition(condition: Any) -> None:
-    """Prints it to stderr, beside a list that scripts read."""
+    """Prints it to stderr, because scripts read the list on stdout."""
     for line in _shown(condition):
         note(line)
 
 
 def _shown(condition: Any) -> list[str]:
-    """Returns the lines: what is the case, then the commands that change it."""
+    """Returns the lines: the conditions, then the commands that change them."""
     kind = "note:" if condition["severity"] == "note" else "problem:"
     first = f"{kind:13} {hints.translated(condition['message'])}"
     return [first, *(f"{'':14}{command}" for command in condition["remedy"])]
@@ -205,7 +205,7 @@ def show(client: Client, args: argparse.Namespace) -> int:
 
 
 def _source(answer: Any, key: str) -> str:
-    """Where a setting comes from, and why the machine does not keep it."""
+    """Returns the source of a setting, and why this machine cannot enforce it."""
     source, why = answer["sources"].get(key, ""), answer.get("notInForce", {}).get(key)
     return f"{source}; not in force: {why}" if why else str(source)
 
@@ -231,7 +231,7 @@ def cat(client: Client, args: argparse.Namespace) -> int:
 
 
 def _options(argv: list[str], answer: Any) -> list[tuple[list[str], str]]:
-    """Each option with its values, and where it comes from."""
+    """Returns each option with its values, and its source."""
     options: list[list[str]] = []
     for word in argv[1:]:
         if word.startswith("-") and not word[1:2].isdigit():

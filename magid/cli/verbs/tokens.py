@@ -120,7 +120,7 @@ def _warn(client: Client, patterns: list[str]) -> None:
 
 
 def _offline(what: str, *given: Any) -> Any:
-    """Without the daemon, whose code is loaded here alone."""
+    """Does it without the daemon, whose code no other verb loads."""
     from magid.auth import offline
 
     do: Callable[..., Any] = getattr(offline, what)

@@ -14,7 +14,7 @@ from magid.cli.output import lines_of, print_json, size, span
 from magid.cli.parser import Verbs
 from magid.cli.verbs.events import changes
 
-LEAST_S = 0.2  # between two looks, however many changes come
+LEAST_S = 0.2  # between two redraws, however many changes come
 HEAD = ("MODEL", "PORT", "STATE", "CPU%", "MEMORY", "REQUESTS", "TOKENS/S", "UPTIME")
 
 
@@ -49,7 +49,7 @@ def _look(client: Client) -> dict[str, Any]:
 
 
 def _live(client: Client, every_s: float, now: dict[str, Any]) -> None:
-    """Looks at once when something has changed, and else after `every_s`: figures move alone."""
+    """Redraws at once after a change, else every `every_s` seconds, because figures always move."""
     told: queue.SimpleQueue[Refused | None] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(client, told), daemon=True).start()
     before: dict[str, Any] | None = None
@@ -88,7 +88,7 @@ def _listen(client: Client, told: "queue.SimpleQueue[Refused | None]") -> None:
 
 
 def _paint(lines: list[str]) -> None:
-    """Over what is there: clearing first would flicker."""
+    """Draws over the old lines: clearing the screen first would flicker."""
     height = os.get_terminal_size(sys.stdout.fileno()).lines
     text = "".join(f"{line}\x1b[K\r\n" for line in lines[: height - 1])
     sys.stdout.write(f"\x1b[H{text}\x1b[J")
@@ -99,7 +99,7 @@ def _paint(lines: list[str]) -> None:
 
 
 def screen(now: dict[str, Any], before: dict[str, Any] | None) -> list[str]:
-    """The lines; shares of a processor need two looks. Pure."""
+    """Returns the lines. Shares of a processor need two samples. Pure."""
     status, requests = now["status"], now["requests"]
     memory = status["memory"]
     running = {m: n for m, n in _running(requests).items() if n}
@@ -128,7 +128,7 @@ def _running(requests: Any) -> dict[str, int]:
 
 
 def _speed(requests: Any, model: str) -> str | None:
-    """Tokens per second of the last answer."""
+    """Returns the tokens per second of the last answer."""
     for request in requests["requests"]:
         if request["modelId"] == model and request["tokensPerSecond"]:
             return f"{request['tokensPerSecond']:.1f}"

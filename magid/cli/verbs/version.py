@@ -18,7 +18,7 @@ def add(verbs: Verbs) -> None:
 
 
 def version(client: Client, args: argparse.Namespace) -> int:
-    """Succeeds without a server: who asks for a version may be looking for what is wrong."""
+    """Succeeds without a daemon: the user may be looking for a problem with it."""
     server: Any = None
     why = ""
     try:
