@@ -14,10 +14,12 @@ from typing import Any, Protocol
 
 from msgspec.structs import replace
 
+from magid.control.placing import not_allocated
 from magid.control.planner import Plan, Start, Stop
 from magid.control.resources import MachineResources
 from magid.control.turns import Turn, turn_of, waits_for
 from magid.errors import Busy, Conflict, MagidError, ServerFailed, TimedOut
+from magid.llama.log_errors import is_out_of_memory
 from magid.llama.placement import Placement
 from magid.llama.spec import ServerSpec
 from magid.log.events import Event, about
@@ -34,9 +36,13 @@ _Task = asyncio.Task[None]
 class Places(Protocol):
     """Decides where servers start; see `Placing`."""
 
-    async def place(self, spec: ServerSpec) -> Placement | None: ...
+    async def place(
+        self, spec: ServerSpec, failed: Placement | None = None
+    ) -> Placement | None: ...
 
     def release(self, port: int) -> None: ...
+
+    def refuse(self, spec: ServerSpec, error: MagidError) -> None: ...
 
 
 class PlanExecutor:
@@ -271,6 +277,8 @@ class PlanExecutor:
             self._unqueue(spec.port)
             self._places.release(spec.port)
         server = await self._loaded(spec.port)
+        if placement is not None and server is not None and _lacked_memory(server):
+            server = await self._start_elsewhere(spec, placement, server.reason)
         if server is not None and server.state is ServerState.STOPPED:
             raise Conflict(
                 f"cannot finish the start of {spec.model_id!r}: it was stopped meanwhile; "
@@ -294,6 +302,38 @@ class PlanExecutor:
                 break
             await asyncio.wait(ahead, return_when=asyncio.FIRST_COMPLETED)
         return placement
+
+    async def _start_elsewhere(
+        self, spec: ServerSpec, failed: Placement, reason: str
+    ) -> ObservedServer | None:
+        """Starts a server once more whose memory a device has refused. No crash: none is counted.
+
+        Raises DoesNotFit if there is no other place, or that refuses it too: it is stopped then.
+        """
+        log.warning(
+            "%s has got no memory where it was to start: %s", spec.model_id, reason,
+            extra=about(Event.SERVER_STARTING, model=spec.model_id, port=spec.port),
+        )  # fmt: skip
+        await self._end(spec)
+        try:
+            placement = await self._places.place(spec, failed)
+            await self._begin(spec, placement)
+        finally:
+            self._places.release(spec.port)
+        server = await self._loaded(spec.port)
+        if placement is not None and server is not None and _lacked_memory(server):
+            await self._end(spec)
+            error = not_allocated(spec, placement)
+            self._places.refuse(spec, error)
+            raise error
+        return server
+
+    async def _end(self, spec: ServerSpec) -> None:
+        self._enter(spec.model_id)
+        try:
+            await self._launcher.stop(spec.port)
+        finally:
+            self._leave(spec.model_id)
 
     def _unqueue(self, port: int) -> None:
         """Takes this task's own start out of the queue; a later one of the port stays."""
@@ -337,6 +377,11 @@ class PlanExecutor:
             del self._changing[model_id]
         if not self._changing:
             self._calm.set()
+
+
+def _lacked_memory(server: ObservedServer) -> bool:
+    is_down = server.state in (ServerState.FAILED, ServerState.BACKOFF)
+    return is_down and is_out_of_memory(server.reason)
 
 
 async def _all(tasks: list[_Task]) -> None:

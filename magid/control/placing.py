@@ -71,6 +71,7 @@ def facts_of(model: Model | None) -> FileFacts:
 class _Waiting(Struct):
     spec: ServerSpec
     answer: "asyncio.Future[Placement | None]"
+    failed: Placement | None
 
 
 class _Unpredictable(Exception):
@@ -120,16 +121,16 @@ class Placing:
 
     # -- starts ----------------------------------------------------------------------------
 
-    async def place(self, spec: ServerSpec) -> Placement | None:
+    async def place(self, spec: ServerSpec, failed: Placement | None = None) -> Placement | None:
         """Returns where this server starts, and reserves its memory there; see `release`.
 
-        None leaves it to llama-server: without a GPU, or without a prediction. Raises DoesNotFit,
-        DeviceMissing.
+        With `failed`, a place where it could not allocate its memory: elsewhere. None leaves it to
+        llama-server: without a GPU, or without a prediction. Raises DoesNotFit, DeviceMissing.
         """
         reserved = self._reserved.get(spec.port)
-        if reserved is not None and reserved[0] == spec:
+        if reserved is not None and reserved[0] == spec and failed is None:
             return reserved[1]
-        waiting = _Waiting(spec, asyncio.get_running_loop().create_future())
+        waiting = _Waiting(spec, asyncio.get_running_loop().create_future(), failed)
         self._waiting.append(waiting)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._work())
@@ -153,9 +154,9 @@ class Placing:
             if waiting.answer.done():
                 continue  # cancelled
             try:
-                found = await self._placed(waiting.spec)
+                found = await self._placed(waiting.spec, waiting.failed)
             except MagidError as error:
-                self.refused[waiting.spec.port] = waiting.spec.hash, error
+                self.refuse(waiting.spec, error)
                 if not waiting.answer.done():
                     waiting.answer.set_exception(error)
             except Exception as error:  # any: the start must not wait for ever
@@ -166,14 +167,23 @@ class Placing:
                 if not waiting.answer.done():
                     waiting.answer.set_result(found)
 
+    def refuse(self, spec: ServerSpec, error: MagidError) -> None:
+        """Notes why this server has no place, until one is found."""
+        self.refused[spec.port] = spec.hash, error
+
     def _order(self, spec: ServerSpec) -> tuple[bool, int]:
         """Those that must go to one device first, then the largest."""
         return spec.device is None, -self._facts(spec.model_id).size_bytes
 
-    async def _placed(self, spec: ServerSpec) -> Placement | None:
+    async def _placed(self, spec: ServerSpec, failed: Placement | None) -> Placement | None:
         await self._returning.wait()
-        decision = await self.decided(spec)
+        if failed is not None:
+            self.release(spec.port)
+            await self._devices.refresh()
+        decision = await self.decided(spec, failed)
         match decision.answer:
+            case NoRoom() if failed is not None:
+                raise not_allocated(spec, failed)
             case NoRoom() | NoDevice() as refused:
                 raise self._refusal(spec, refused)
             case Placement() as placement:
@@ -195,14 +205,16 @@ class Placing:
 
     # -- decisions -------------------------------------------------------------------------
 
-    async def decided(self, spec: ServerSpec) -> Decision:
-        """Returns where this server would start now. Reserves nothing."""
+    async def decided(self, spec: ServerSpec, failed: Placement | None = None) -> Decision:
+        """Returns where this server would start now. Reserves nothing. `failed`: see `place`."""
         listed = await self._devices.fresh(MAX_AGE_S)
         if not listed.gpus:
             return Decision(None)
         known: dict[Question, Prediction] = {}
         wish = self._wish(spec)
         capacity = self.capacity(listed.gpus, spec.port)
+        if failed is not None:
+            capacity = capacity.without({one.id for one in failed.devices})
         try:
             while isinstance(answer := decide(wish, capacity, _estimates(known)), Question):
                 known[answer] = await self._predicted(spec, answer)
@@ -349,6 +361,18 @@ def _missing(spec: ServerSpec, why: NoDevice, listed: DeviceList) -> DeviceMissi
         f"this machine has {there}; change the setting, or look for the GPU with "
         "`magictl gpus --refresh`",
         modelId=spec.model_id,
+    )
+
+
+def not_allocated(spec: ServerSpec, placement: Placement) -> DoesNotFit:
+    """Returns the error of a server that had room by what the driver says, and yet did not."""
+    where = " and ".join(f"{size(one.need)} on {one.name}" for one in placement.devices)
+    return DoesNotFit(
+        f"cannot start {spec.model_id!r}: llama-server could not allocate its memory, which was "
+        f"predicted to be {where}, although the driver says that so much is free; another program "
+        "may have taken it, so try again, or raise gpu_reserve in magid.yaml",
+        modelId=spec.model_id,
+        needBytes=sum(one.need for one in placement.devices),
     )
 
 

@@ -1,9 +1,10 @@
 """What room is left on each device and in the machine's memory beside what servers hold. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from magid.gpus.device import Device, Gpu
 from magid.llama.placement import Placement
@@ -62,6 +63,11 @@ class Capacity(Struct, frozen=True):
 
     devices: tuple[DeviceRoom, ...]
     host: int
+
+    def without(self, ids: Container[str]) -> "Capacity":
+        """Returns it with no room on these devices."""
+        rooms = (replace(r, room=0) if r.device.id in ids else r for r in self.devices)
+        return replace(self, devices=tuple(rooms))
 
     def named(self, name: str) -> DeviceRoom | None:
         """Returns the GPU with this name or id, as any of its back ends lists it."""

@@ -315,7 +315,10 @@ def _in_part(case: _Case, chosen: tuple[DeviceRoom, ...] | None) -> Placement | 
         PlacedDevice(room.name, room.device.id, min(room.room or 0, memory)) for room in rooms
     )
     host = max(0, memory - sum(device.need for device in placed))
-    return Placement(placed, host, "part", pins_devices=True, ctx_size=ctx)
+    target = max((room.device.free or 0) - (room.room or 0) for room in rooms) >> 20
+    return Placement(
+        placed, host, "part", pins_devices=True, ctx_size=ctx, fit_target=max(0, target)
+    )
 
 
 def _on_processor(case: _Case) -> Placement | None:

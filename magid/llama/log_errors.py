@@ -9,6 +9,9 @@ _MAX_QUOTE = 300  # characters of a log line in a reason
 # llama-server's own lines: "0.00.010.289 E text", the letter being the level.
 _LOG_PREFIX = re.compile(r"[0-9.]{5,20} (?P<level>[A-Z]) +(?P<text>.*)")
 _ERROR_TEXT = re.compile(r"^error\b|\berror: |terminate called|ASSERT|out of memory")
+# CUDA and ROCm: "cudaMalloc failed: out of memory"; Vulkan: "ErrorOutOfDeviceMemory"; ggml itself:
+# "failed to allocate CUDA0 buffer of size ...", "unable to allocate ...".
+_NO_MEMORY = re.compile(r"(?:failed|unable) to allocate|out of memory|OutOfDeviceMemory")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _CRASHES = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 
@@ -40,6 +43,11 @@ def error_text(line: str) -> str:
         return ""
     printable = "".join(sign if sign.isprintable() else " " for sign in text)
     return " ".join(printable.split())[:_MAX_QUOTE]
+
+
+def is_out_of_memory(reason: str) -> bool:
+    """Returns whether this reason of a failed start is an allocation that a device refused."""
+    return _NO_MEMORY.search(reason) is not None
 
 
 def exit_reason(returncode: int, errors: LastErrors, *, was_ready: bool) -> str:

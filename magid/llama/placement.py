@@ -22,6 +22,7 @@ _UUID: Final = re.compile(r"(?:GPU|MIG)-[0-9A-Fa-f-]{36}")
 _BYTES: Final = Integer(0, MAX_BYTES)
 _LAYERS: Final = Integer(0, 9999)
 _CTX: Final = Integer(1, 2**24)
+_MIB: Final = Integer(0, 2**30)
 _SHARE: Final = Integer(0, 2**20)
 _ORDER: Final = ("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
 
@@ -50,6 +51,7 @@ class Placement:
     n_gpu_layers: int | None = None
     ctx_size: int | None = None
     shares: tuple[int, ...] = ()  # of each device, for `--tensor-split`
+    fit_target: int | None = None  # llama-server fits what it can, and leaves so many MiB free
 
     @property
     def uuids(self) -> tuple[str, ...]:
@@ -136,6 +138,7 @@ def _checked(value: Any) -> Placement:
         n_gpu_layers=_or_none(_LAYERS, value["n_gpu_layers"]),
         ctx_size=_or_none(_CTX, value["ctx_size"]),
         shares=tuple(_SHARE.check(one) for one in _several(value["shares"])),
+        fit_target=_or_none(_MIB, value["fit_target"]),
     )
 
 

@@ -172,3 +172,52 @@ def test_room_is_made_for_a_request(make_gpus: MakeGpus, parts: Parts, tmp_path:
         pinned = ask(magid, "beta", status=507).json()["error"]["message"]
         assert re.search(r"alpha\S* 75\.0 MiB, gamma\S* 75\.0 MiB", pinned), pinned
         assert gpus.fakes[0].memory()["refused"] == 0
+
+
+# -- memory that is not there -------------------------------------------------------------------
+
+
+def test_a_refused_allocation_is_no_crash(
+    make_gpus: MakeGpus, parts: Parts, tmp_path: Path
+) -> None:
+    """A driver keeps memory for itself that it calls free: elsewhere once, then it is said."""
+    gpus = make_gpus((100, 0), (170, 0))
+    gpus.fakes[0].hide(60)
+    with placed(gpus, parts, tmp_path, {"alpha": LARGE, "beta": LARGE}) as magid:
+        start(magid, "alpha")
+        assert where(magid) == {"RPC0": [], "RPC1": ["alpha"]}
+        assert gpus.fakes[0].memory()["refused"] > 0
+        change(magid, "beta", device="RPC0")
+        refused = start(magid, "beta", status=507)
+        assert "could not allocate its memory" in refused["message"]
+        servers = magid.get("/api/models/servers?all=true")["servers"]
+        states = {s["modelId"].split("_")[0]: s["state"] for s in servers}
+        assert (states["alpha"], states["beta"]) == ("ready", "stopped")
+        gpus.fakes[0].hide(0)
+        start(magid, "beta")
+        assert where(magid) == {"RPC0": ["beta"], "RPC1": ["alpha"]}
+
+
+@pytest.mark.parametrize(("offload", "device"), [("part", "RPC0"), ("cpu", "none")])
+def test_what_runs_on_the_processor_is_said(
+    make_gpus: MakeGpus, parts: Parts, tmp_path: Path, offload: str, device: str
+) -> None:
+    gpus = make_gpus((40, 0))  # some of its context is all that fits
+    with placed(gpus, parts, tmp_path, {"alpha": LARGE}) as magid:
+        start(magid, "alpha", status=507)
+        change(magid, "alpha", offload=offload)
+        start(magid, "alpha")
+        assert f"--device {device}" in args(magid, "alpha")
+        conditions = magid.get("/api/models/status")["conditions"]
+        assert "OffGpu" in {one["code"] for one in conditions}
+        assert re.search("WARNING .* goes to .*the processor", magid.log.read_text())
+        memory = magid.get(f"/api/models/{name_of(magid, 'alpha')}/memory")
+        assert memory["fits"] == ("part" if offload == "part" else "yes")
+
+
+def test_a_device_that_is_not_there(make_gpus: MakeGpus, parts: Parts, tmp_path: Path) -> None:
+    with placed(make_gpus((170, 0)), parts, tmp_path, {"alpha": SMALL}) as magid:
+        change(magid, "alpha", device="RPC7")
+        refused = start(magid, "alpha", status=409)
+        assert refused["error"] == "DeviceMissing"
+        assert magid.get(f"/api/models/{name_of(magid, 'alpha')}/memory")["fits"] == "no"

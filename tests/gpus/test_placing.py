@@ -244,6 +244,7 @@ def test_offload(offload: str, extent: str | None) -> None:
     if isinstance(found, Placement) and extent == "part":
         assert (found.device_option, found.ctx_size) == ("C0", 8192)
         assert found.devices[0].need == 7 * GIB
+        assert found.fit_target == 1024, "MiB that stay free"
 
 
 def test_nothing_goes_to_the_processor_by_itself() -> None:

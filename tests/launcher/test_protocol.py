@@ -153,6 +153,7 @@ BAD_PLACES: dict[str, tuple[object, ...]] = {
     "pins_devices": (None, 0, 1, "yes"),
     "n_gpu_layers": (-1, 10_000, "all", True),
     "ctx_size": (0, 2**24 + 1, "4096"),
+    "fit_target": (-1, "1", True, 2**30 + 1),
     "shares": (None, [-1], ["1"], [1.0], [0] * 33),
 }
 HOSTILE: list[tuple[str, bytes]] = [

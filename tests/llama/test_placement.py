@@ -51,6 +51,12 @@ def test_on_the_processor() -> None:
     assert options(SPEC, nowhere)[2:4] == ["--device", "none"]
 
 
+def test_in_part_llama_server_fits_what_it_can() -> None:
+    part = Placement(PLACEMENT.devices, 0, "part", pins_devices=True, fit_target=512)
+    argv = server_argv(SPEC, "/llama", "/key", FLAGS | {"--fit-target"}, part)
+    assert argv[-4:] == ["--fit", "on", "--fit-target", "512"]
+
+
 def test_a_program_without_the_option() -> None:
     with pytest.raises(InvalidInput, match="does not know --tensor-split"):
         server_argv(SPEC, "/llama", "/key", FLAGS - {"--tensor-split"}, PLACEMENT)

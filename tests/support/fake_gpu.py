@@ -7,8 +7,9 @@ hold. Each connection gets a ggml-rpc-server of its own, because that serves one
 All connections share the memory: an allocation that does not fit is refused, as a driver refuses
 it, and what a connection held is free when it ends.
 
-Prints {"port": N}. Answers each line of its input, `{}` or `{"used": MIB}`, which changes what
-others hold, with the memory as JSON. Ends with its input. Runs with the standard library only.
+Prints {"port": N}. Answers each line of its input with the memory as JSON: `{}`, `{"used": MIB}`,
+which changes what others hold, or `{"hidden": MIB}`, which is not told to llama-server. Ends with
+its input. Runs with the standard library only.
 
 It knows three commands of the RPC protocol 8 (ggml 0.27); all others are passed on as they are.
 """
@@ -40,6 +41,7 @@ class Gpu:
     program: str
     total: int
     others: int  # held by other programs
+    hidden: int = 0  # held too, but not said: as what a driver keeps for itself
     asked: int = 0  # allocations that ggml-rpc-server has not answered yet
     refused: int = 0  # number of allocations
     held: list[dict[int, int]] = field(default_factory=list)  # of each connection, by pointer
@@ -99,7 +101,7 @@ class Connection:
             self.held.pop(_SIZE.unpack(body)[0], None)
             return True
         _device, wanted = struct.unpack("<IQ", body)
-        if wanted > self._gpu.free:
+        if wanted > self._gpu.free - self._gpu.hidden:
             self._gpu.refused += 1
             self._client.write(struct.pack("<QQQ", 16, 0, 0))
             return False
@@ -183,8 +185,9 @@ async def commands(gpu: Gpu, say: Callable[[object], None]) -> None:
     protocol = asyncio.StreamReaderProtocol(reader)
     await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, sys.stdin)
     while line := await reader.readline():
-        if (used := json.loads(line).get("used")) is not None:
-            gpu.others = used * MIB
+        asked = json.loads(line)
+        gpu.others = asked.get("used", gpu.others // MIB) * MIB
+        gpu.hidden = asked.get("hidden", gpu.hidden // MIB) * MIB
         say({"total": gpu.total, "others": gpu.others, "used": gpu.used, "free": gpu.free,
              "refused": gpu.refused})  # fmt: skip
 

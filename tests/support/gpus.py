@@ -24,6 +24,10 @@ class FakeGpu:
         """From now on other programs hold so much."""
         self._ask({"used": mib})
 
+    def hide(self, mib: int) -> None:
+        """From now on so much less can be allocated than it says is free."""
+        self._ask({"hidden": mib})
+
     def memory(self) -> dict[str, int]:
         """Its own account: total, others, used by llama-servers, free, and refused allocations."""
         said = self._ask({})

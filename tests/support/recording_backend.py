@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from magid.errors import NotFound, NotReady
+from magid.errors import MagidError, NotFound, NotReady
 from magid.host.usage import ServerFigures
 from magid.llama.placement import Placement
 from magid.llama.spec import ServerSpec
@@ -183,8 +183,11 @@ class StillLauncher:
 class Nowhere:
     """Leaves each place to llama-server."""
 
-    async def place(self, spec: ServerSpec) -> Placement | None:
+    async def place(self, spec: ServerSpec, failed: Placement | None = None) -> Placement | None:
         return None
+
+    def refuse(self, spec: ServerSpec, error: MagidError) -> None:
+        pass
 
     def release(self, port: int) -> None:
         pass
