@@ -46,7 +46,7 @@ class Context(Struct):
     log: OwnLog = field(default_factory=RingLog)  # magid's own log
     started_at: float = field(default_factory=time.time)
     fanout: Fanout = field(default_factory=Fanout)
-    told: DashboardState | None = None  # the state last sent to the watchers of events
+    sent: DashboardState | None = None  # the state last sent to the watchers of events
     not_listening: tuple[str, ...] = ()  # which addresses are not served, and why
     _lacking: str = ""  # why there is no llama-server
     _program_changed_at: float = 0.0

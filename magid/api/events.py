@@ -122,12 +122,12 @@ class Feed:
     def _server(self, observed: ObservedServer) -> dict[str, Any]:
         """Returns the server's row with the last known figures of the same process."""
         row: Any = self._ctx.server_now(observed)
-        told = self._ctx.told
-        if told is not None:
-            old: Any = told.servers.get(observed.port)
+        sent = self._ctx.sent
+        if sent is not None:
+            old: Any = sent.servers.get(observed.port)
             if old is not None and old["pid"] == row["pid"]:
                 row |= {name: old[name] for name in FIGURES if row[name] is None}
-            told.servers[observed.port] = row
+            sent.servers[observed.port] = row
         return {"server": row}
 
     def _registry_changes(self) -> dict[str, Any] | None:
@@ -170,7 +170,7 @@ class Feed:
 
     async def _look(self) -> None:
         now = await look(self._ctx)
-        before, self._ctx.told = self._ctx.told, now
+        before, self._ctx.sent = self._ctx.sent, now
         if before is not None:
             for kind, payload in changes(before, now):
                 self._ctx.fanout.publish(kind, payload)
@@ -189,8 +189,8 @@ def _everything(ctx: Context) -> Callable[[], Any]:
         versions = await ctx.versions()
         now = await look(ctx)
         # No await from here on: snapshot and revision must be of the same moment.
-        if ctx.fanout.listeners <= 1 or ctx.told is None:
-            ctx.told = now  # later events are differences from this state
+        if ctx.fanout.listeners <= 1 or ctx.sent is None:
+            ctx.sent = now  # later events are differences from this state
         revision = ctx.fanout.revision
         rest = to_json({
             "revision": revision,

@@ -139,7 +139,7 @@ FAMILIES: tuple[Family, ...] = (
     _gauge("gpu_last_listing_timestamp_seconds", "When llama-server last listed the GPUs"),
     _counter("gpu_listings_total", "Lists of GPUs that llama-server was asked for", "result"),
     _gauge("events_listeners", "Clients of GET /api/events"),
-    _counter("events_published_total", "Events told to them"),
+    _counter("events_published_total", "Events sent to them"),
     _counter("events_listeners_dropped_total", "Clients that did not keep up and had to resync"),
 )
 # fmt: on

@@ -174,8 +174,8 @@ def _zsh_options(command: Command) -> list[str]:
     texts = ["'(-h --help)'{-h,--help}'[help]'"]
     for option in command.options:
         value = f":{option.value}:({' '.join(option.choices)})" if option.value else ""
-        told = f"[{option.text.replace('[', '(').replace(']', ')').replace(':', '')}]"
-        texts += [_quoted(f"{flag}{told}{value.replace('()', '')}") for flag in option.flags]
+        label = f"[{option.text.replace('[', '(').replace(']', ')').replace(':', '')}]"
+        texts += [_quoted(f"{flag}{label}{value.replace('()', '')}") for flag in option.flags]
     return texts
 
 

@@ -86,8 +86,8 @@ def _parts(error: Refused) -> tuple[str, str, list[str]]:
         return what.partition("; ")[0], why, [f"try: {command}", *more]
     is_magids = bool(error.code) and not more
     if not why:
-        what, _, told = what.partition("; ")
-        why, advice = ("", told) if is_magids else (told, "")
+        what, _, rest = what.partition("; ")
+        why, advice = ("", rest) if is_magids else (rest, "")
     elif is_magids and "; " in why:
         why, _, advice = why.rpartition("; ")
     else:

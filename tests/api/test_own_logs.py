@@ -174,8 +174,8 @@ def test_who_has_changed_something_is_told(magid: Running) -> None:
     path = f"/api/models/{ALPHA}/thinking"
     magid.ask("PUT", path, {"thinking": 7}, status=400)
     logged = [line for line in own(magid, "lines=100") if line["cursor"] not in before]
-    told = [line["message"] for line in logged if line["event"] == "changed"]
-    assert told == [f"uid {os.getuid()}: PUT {path}: 200"] * 2
+    messages = [line["message"] for line in logged if line["event"] == "changed"]
+    assert messages == [f"uid {os.getuid()}: PUT {path}: 200"] * 2
 
 
 def test_a_refused_request_is_logged_with_its_id(magid: Running) -> None:

@@ -345,9 +345,9 @@ def test_streams_end_with_the_daemon_and_tell_why(parts: rest.Parts, tmp_path: P
             assert next(events)[0] == "snapshot"
             assert running.process
             running.process.terminate()
-            told = list(events)
-            assert told[-1][0] == "resync"
-            assert ("phase", "draining") in [(kind, data.get("phase")) for kind, data in told]
+            received = list(events)
+            assert received[-1][0] == "resync"
+            assert ("phase", "draining") in [(kind, data.get("phase")) for kind, data in received]
             assert not list(logs)
         assert running.process.wait(DEADLINE_S) == 0
         assert "still under way" not in running.log.read_text()

@@ -227,7 +227,7 @@ def test_tcp_and_unix_are_taken(held: ExitStack, tmp_path: Path) -> None:
 
 
 def test_a_passed_address_that_others_can_reach_needs_a_token(held: ExitStack) -> None:
-    """It stays open: systemd has it, and clients that wait there are told why."""
+    """It stays open: systemd has it, and waiting clients get the reason."""
     good = listening(held, socket.AF_INET, ("127.0.0.1", 0))
     open_to_all = listening(held, socket.AF_INET, ("0.0.0.0", 0))
     answer = hand_over(good, open_to_all)
@@ -252,9 +252,9 @@ def test_the_socket_for_clients_of_ollama(held: ExitStack, tmp_path: Path) -> No
     beside = listening(held, socket.AF_INET, ("127.0.0.1", 0))
     name = f"127.0.0.1:{beside.getsockname()[1]}"
     local = listening(held, socket.AF_UNIX, str(tmp_path / "s"))
-    told = hand_over(beside, local, LISTEN_FDNAMES="magid-ollama:magid-ollama")
-    assert told["names"] == [name, f"unix:{tmp_path}/s"]
-    assert told["kinds"] == ["OllamaSocket"], "its clients come over TCP"
+    passed = hand_over(beside, local, LISTEN_FDNAMES="magid-ollama:magid-ollama")
+    assert passed["names"] == [name, f"unix:{tmp_path}/s"]
+    assert passed["kinds"] == ["OllamaSocket"], "its clients come over TCP"
     ollama = sockets.OllamaSocket(fileno=beside.detach())
     taken = sockets.take([], [local, held.enter_context(ollama)])
     assert taken.names == [f"unix:{tmp_path}/s", name]

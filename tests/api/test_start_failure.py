@@ -136,11 +136,11 @@ def test_a_configuration_that_cannot_be_read_is_told_to_systemd_and_to_clients(
             with client.makefile("rb") as answer:
                 body = json.loads(answer.read().partition(b"\r\n\r\n")[2])
             manager.settimeout(DEADLINE_S)
-            told = manager.recv(4096).decode()
+            status = manager.recv(4096).decode()
         finally:
             process.kill()
             _, said = process.communicate()
     assert body["error"] == "CannotStart"
     assert body["message"].startswith("cannot use --config: /does/not/exist does not exist")
-    assert told == f"STATUS={body['message']}"
+    assert status == f"STATUS={body['message']}"
     assert said == f"magid: {body['message']}\n"

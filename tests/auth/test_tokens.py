@@ -104,10 +104,10 @@ async def test_a_file_may_hold_any_date(tmp_path: Path, written: str) -> None:
     (tmp_path / token_store.NAME).write_bytes(tokens.serialise([odd]))
     store = await store_of(tmp_path)
     (entry,) = store.all
-    told = tokens.shown(entry, NOW)
+    listed = tokens.shown(entry, NOW)
     nearest = "0001-01-01T00:00:00Z" if moment.year == 1 else "9999-12-31T23:59:59Z"
-    assert {told["createdAt"], told["expiresAt"], told["lastUsedAt"]} == {nearest}
-    assert told["expired"] is (moment.year == 1)
+    assert {listed["createdAt"], listed["expiresAt"], listed["lastUsedAt"]} == {nearest}
+    assert listed["expired"] is (moment.year == 1)
     assert store.find(shown(secret))
     await store.create("next", [Scope.READ])  # the file is written with all of them
     assert [each.name for each in (await store_of(tmp_path)).all] == ["next", "odd"]

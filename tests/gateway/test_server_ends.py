@@ -50,7 +50,7 @@ class Known:
         self._listeners.notify(Change("server", server.port))
 
 
-async def told(known: Known, *later: ObservedServer) -> str:
+async def reason_of(known: Known, *later: ObservedServer) -> str:
     reasons: list[str] = []
     heard = asyncio.Event()
 
@@ -68,17 +68,17 @@ async def told(known: Known, *later: ObservedServer) -> str:
 
 
 async def test_a_stop_of_magid_is_known_at_once() -> None:
-    assert await told(Known(READY, "stop asked for")) == "stop asked for"
+    assert await reason_of(Known(READY, "stop asked for")) == "stop asked for"
 
 
 @pytest.mark.parametrize("reason", [BY_SYSTEMCTL, WITH_TARGET])
 async def test_a_stop_of_a_person_may_be_heard_of_later(reason: str) -> None:
-    assert await told(Known(READY), STOPPING, stopped(reason)) == reason
-    assert await told(Known(stopped(reason))) == reason
+    assert await reason_of(Known(READY), STOPPING, stopped(reason)) == reason
+    assert await reason_of(Known(stopped(reason))) == reason
 
 
 async def test_a_unit_that_takes_long_to_stop_was_stopped_by_a_person() -> None:
-    assert await told(Known(READY), STOPPING) == BY_SYSTEMCTL
+    assert await reason_of(Known(READY), STOPPING) == BY_SYSTEMCTL
 
 
 @pytest.mark.parametrize(
@@ -92,9 +92,9 @@ async def test_a_unit_that_takes_long_to_stop_was_stopped_by_a_person() -> None:
     ],
 )
 async def test_what_ended_by_itself_was_not_stopped(server: ObservedServer) -> None:
-    assert await told(Known(READY), server) == ""
-    assert await told(Known(server)) == ""
+    assert await reason_of(Known(READY), server) == ""
+    assert await reason_of(Known(server)) == ""
 
 
 async def test_of_a_server_that_goes_on_nothing_is_known() -> None:
-    assert await told(Known(READY)) == ""
+    assert await reason_of(Known(READY)) == ""

@@ -50,8 +50,8 @@ def _look(client: Client) -> dict[str, Any]:
 
 def _live(client: Client, every_s: float, now: dict[str, Any]) -> None:
     """Redraws at once after a change, else every `every_s` seconds, because figures always move."""
-    told: queue.SimpleQueue[Refused | None] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(client, told), daemon=True).start()
+    updates: queue.SimpleQueue[Refused | None] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(client, updates), daemon=True).start()
     before: dict[str, Any] | None = None
     sys.stdout.write("\x1b[?1049h\x1b[?25l")  # the other screen, no cursor
     try:
@@ -59,9 +59,9 @@ def _live(client: Client, every_s: float, now: dict[str, Any]) -> None:
             _paint(screen(now, before))
             time.sleep(LEAST_S)
             try:
-                error = told.get(timeout=every_s - LEAST_S)
-                while error is None and not told.empty():
-                    error = told.get()
+                error = updates.get(timeout=every_s - LEAST_S)
+                while error is None and not updates.empty():
+                    error = updates.get()
             except queue.Empty:
                 error = None
             if error is not None:
@@ -79,12 +79,12 @@ def _live(client: Client, every_s: float, now: dict[str, Any]) -> None:
         sys.stdout.flush()
 
 
-def _listen(client: Client, told: "queue.SimpleQueue[Refused | None]") -> None:
+def _listen(client: Client, updates: "queue.SimpleQueue[Refused | None]") -> None:
     try:
         for _ in changes(client):
-            told.put(None)
+            updates.put(None)
     except Refused as error:
-        told.put(error)
+        updates.put(error)
 
 
 def _paint(lines: list[str]) -> None:

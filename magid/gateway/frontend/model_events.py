@@ -49,7 +49,7 @@ class ModelEvents:
         self._dispatcher, self._sink, self._only = dispatcher, sink, only
         self._may_go_on = may_go_on
         self._loop = asyncio.get_running_loop()
-        self._told: Statuses = {}
+        self._sent: Statuses = {}
         self._is_over = self._is_paused = False
         self._settling: asyncio.TimerHandle | None = None
         self._unsubscribe = dispatcher.daemon.subscribe(self._on_change)
@@ -59,8 +59,8 @@ class ModelEvents:
     def _news(self) -> bytes:
         """The events since the last call, as one chunk; empty if there are none."""
         now = model_list.statuses(visible(self._dispatcher, self._only))
-        told, self._told = self._told, now
-        events = b"".join(b"data: %b\n\n" % to_json(event) for event in changes(told, now))
+        before, self._sent = self._sent, now
+        events = b"".join(b"data: %b\n\n" % to_json(event) for event in changes(before, now))
         return chunk(events) if events else b""
 
     def _on_change(self, change: Change) -> None:

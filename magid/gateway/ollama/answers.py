@@ -136,9 +136,9 @@ def _dict(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _figures(told: Mapping[str, Any], took_ns: int) -> dict[str, int]:
-    """Durations in nanoseconds. What is not told is 0."""
-    usage, timings = _dict(told.get("usage")), _dict(told.get("timings"))
+def _figures(part: Mapping[str, Any], took_ns: int) -> dict[str, int]:
+    """Durations in nanoseconds. Unknown ones are 0."""
+    usage, timings = _dict(part.get("usage")), _dict(part.get("timings"))
     read_ns, written_ns = (_ns(timings.get(name)) for name in ("prompt_ms", "predicted_ms"))
     return {
         "total_duration": took_ns,

@@ -220,9 +220,9 @@ def _difference(model: Model, facts: ServerProperties) -> str:
         ("images", able.images, facts.vision),
         ("audio", able.audio, facts.audio),
     )
-    told = [
+    differences = [
         f"{'can' if server else 'cannot'} do {name}"
         for name, files, server in pairs
         if server is not None and files is not None and server is not files
     ]
-    return ", ".join(told)
+    return ", ".join(differences)
