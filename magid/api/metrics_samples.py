@@ -22,6 +22,7 @@ from magid.api.schemas import servers as server_schemas
 from magid.control.conditions import Severity
 from magid.control.daemon import Daemon
 from magid.control.devices import Devices
+from magid.control.placing import Placing
 from magid.control.planner import Wanted
 from magid.control.snapshot import Phase, Snapshot
 from magid.discovery.tiers import Tier
@@ -56,6 +57,7 @@ async def gather(ctx: Context) -> dict[str, list[Labelled]]:
         _of_callers(ctx.gateway.usage),
         _of_gpus(usage.memory()),
         _of_devices(daemon.gpus.devices),
+        _of_places(daemon.gpus.placing, daemon.gpus.devices, observed.values()),
         _of_events(ctx),
     )
     found: dict[str, list[Labelled]] = {}
@@ -150,6 +152,21 @@ def _of_devices(devices: Devices) -> Named:
         yield "gpu_last_listing_timestamp_seconds", (), listed.listed_at
     yield "gpu_listings_total", ("ok",), devices.listings
     yield "gpu_listings_total", ("error",), devices.failures
+
+
+def _of_places(placing: Placing, devices: Devices, servers: Iterable[ObservedServer]) -> Named:
+    for room in placing.capacity(devices.present.gpus).devices:
+        if room.room is not None:
+            yield "gpu_device_room_bytes", (room.name,), room.room
+    for server in servers:
+        placement = server.placement
+        if placement is None or not server.state.is_running:
+            continue
+        key = (server.model_id, str(server.port))
+        for device in placement.devices:
+            yield "server_gpu_need_bytes", (*key, device.name), device.need
+        is_off = placement.extent == "part" or (placement.extent == "none" and placing.has_gpus)
+        yield "server_off_gpu", key, is_off
 
 
 def _of_events(ctx: Context) -> Named:

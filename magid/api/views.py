@@ -212,6 +212,16 @@ def _not_started(spec: ServerSpec, *, waits: bool) -> ObservedServer:
     )  # fmt: skip
 
 
+def _placement(observed: ObservedServer) -> server_schemas.ServerPlacement | None:
+    placement = observed.placement
+    if placement is None:
+        return None
+    devices: list[server_schemas.ServerDevice] = [
+        {"name": one.name, "id": one.id, "needBytes": one.need} for one in placement.devices
+    ]
+    return {"devices": devices, "extent": placement.extent, "ctxSize": placement.ctx_size}
+
+
 def server(
     observed: ObservedServer, snapshot: Snapshot, figures: ServerFigures | None, now: float
 ) -> server_schemas.Server:
@@ -239,6 +249,7 @@ def server(
         "invocationId": observed.invocation_id if running else None,
         "endpoint": f"http://{_in_url(observed.host)}:{observed.port}",
         "specCurrent": spec is not None and spec.hash == observed.spec_hash,
+        "placement": _placement(observed) if running else None,
     }
 
 

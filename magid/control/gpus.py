@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from magid.config.settings import Config
 from magid.control import planner, prediction_cache
 from magid.control.devices import Devices
+from magid.control.early_predictions import EarlyPredictions
 from magid.control.placing import Placing, facts_of
 from magid.control.predictions import Predictions
 from magid.control.resources import MachineResources
@@ -33,6 +34,8 @@ class GpuState:
             lambda model_id: facts_of(store.snapshot.models.get(model_id)),
         )  # fmt: skip
 
+        self._early = EarlyPredictions(self.placing, store)
+
     async def room_for(
         self, model_id: str, candidates: Sequence[Evictable]
     ) -> Stopping | Waiting | None:
@@ -45,8 +48,10 @@ class GpuState:
         """Begins to list the GPUs; does not wait for the list."""
         self.placing.open()
         self.devices.open()
+        self._early.open()
 
     async def close(self) -> None:
         """Ends what is under way. Idempotent."""
+        await self._early.close()
         await self.placing.close()
         await self.devices.close()

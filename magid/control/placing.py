@@ -107,6 +107,11 @@ class Placing:
         self._returning = ReturningMemory(devices)
         self.refused: dict[int, tuple[str, MagidError]] = {}  # by port: hash of the spec, and why
 
+    @property
+    def has_gpus(self) -> bool:
+        """Returns whether llama-server has listed GPUs."""
+        return bool(self._devices.present.gpus)
+
     def open(self) -> None:
         """Begins to observe servers, whose memory comes back when they have stopped."""
         self._launcher.subscribe(self._returning.on_server)

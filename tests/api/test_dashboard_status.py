@@ -27,7 +27,7 @@ def server(model_id: str, instance: int, state: ServerState = ServerState.READY)
         "isReady": True, "isRunning": True, "uptimeSeconds": 5, "tier": Tier.FAST,
         "isThinking": False, "unit": "", "instance": instance, "state": state, "stateReason": "",
         "restarts": 0, "memoryBytes": 3 * 2**20, "cpuSeconds": 1.0, "invocationId": None,
-        "endpoint": "", "specCurrent": True,
+        "endpoint": "", "specCurrent": True, "placement": None,
     }  # fmt: skip
 
 

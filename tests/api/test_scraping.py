@@ -35,6 +35,9 @@ ELSEWHERE = {
     "magi_gpu_memory_used_bytes",
     "magi_gpu_device_total_bytes",
     "magi_gpu_device_free_bytes",
+    "magi_gpu_device_room_bytes",
+    "magi_server_gpu_need_bytes",
+    "magi_server_off_gpu",
 }
 
 

@@ -48,6 +48,7 @@ def test_servers(magid: Running) -> None:
         "state": "ready",
         "endpoint": f"http://127.0.0.1:{server['port']}",
         "specCurrent": True,
+        "placement": None,
         "instance": 0,
         "unit": f"llama-server@{server['port']}.service",
     }

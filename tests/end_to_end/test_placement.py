@@ -104,6 +104,9 @@ def test_each_goes_where_it_fits_best(make_gpus: MakeGpus, parts: Parts, tmp_pat
         assert "RPC1 has room for" in refused["message"]
         assert magid.get("/api/models/status")["conditions"][0]["code"] == "DoesNotFit"
         assert all(gpu.memory()["refused"] == 0 for gpu in gpus.fakes), "nothing was tried"
+        text = magid.client.get("/metrics").text
+        assert re.search(r'^magi_server_gpu_need_bytes\{.*device="RPC1".*\} [0-9.e+]+$', text, re.M)
+        assert len(re.findall(r"^magi_server_off_gpu\{.*\} 0\.0$", text, re.M)) == 4
         shown = magictl("gpus", url=magid.url)
         assert re.search(r"^RPC0 .*gamma.*, delta", shown.stdout, re.M), shown.stdout
 
@@ -210,6 +213,11 @@ def test_what_runs_on_the_processor_is_said(
         assert f"--device {device}" in args(magid, "alpha")
         conditions = magid.get("/api/models/status")["conditions"]
         assert "OffGpu" in {one["code"] for one in conditions}
+        assert re.search(
+            r"^magi_server_off_gpu\{.*\} 1\.0$", magid.client.get("/metrics").text, re.M
+        )
+        (server,) = magid.get("/api/models/servers")["servers"]
+        assert server["placement"]["extent"] == ("part" if offload == "part" else "none")
         assert re.search("WARNING .* goes to .*the processor", magid.log.read_text())
         memory = magid.get(f"/api/models/{name_of(magid, 'alpha')}/memory")
         assert memory["fits"] == ("part" if offload == "part" else "yes")

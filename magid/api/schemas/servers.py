@@ -9,6 +9,26 @@ from magid.discovery.tiers import Tier
 from magid.servers.backend import ServerState
 
 
+class ServerDevice(TypedDict):
+    """A GPU of a server, and what it was predicted to take there."""
+
+    name: str
+    id: str
+    needBytes: int
+
+
+class ServerPlacement(TypedDict):
+    """Where magid has placed a server, when it was started.
+
+    `extent`: all its layers are on these devices; part, or none of them; or own: as its settings
+    say. `ctxSize` is the context that magid has chosen, null where a setting did.
+    """
+
+    devices: list[ServerDevice]
+    extent: Literal["all", "part", "none", "own"]
+    ctxSize: int | None
+
+
 class Server(TypedDict):
     modelId: str
     displayName: str
@@ -29,6 +49,7 @@ class Server(TypedDict):
     invocationId: str | None
     endpoint: str
     specCurrent: bool
+    placement: ServerPlacement | None
 
 
 class ServersReply(TypedDict):

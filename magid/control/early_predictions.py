@@ -1,0 +1,73 @@
+"""Predicts the memory of wanted servers before anybody asks, so that a start does not wait for it.
+
+One at a time, at the lowest priority, and only where there are GPUs. What was predicted is kept on
+disk, so after a restart nothing is to be done.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from magid.control.placing import Placing
+from magid.control.state import Change, StateStore
+from magid.errors import MagidError
+from magid.llama.spec import ServerSpec
+
+log = logging.getLogger(__name__)
+
+_KINDS = frozenset({"registry", "profile", "gpus"})
+_MOST_KNOWN = 10_000
+
+
+class EarlyPredictions:
+    """Looks at what is wanted after each change of it, and of the list of GPUs."""
+
+    def __init__(self, placing: Placing, store: StateStore) -> None:
+        self._placing, self._store = placing, store
+        self._known: set[str] = set()  # hashes of specs
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._unsubscribe: Callable[[], None] | None = None
+
+    def open(self) -> None:
+        """Begins, with what is wanted now."""
+        self._unsubscribe = self._store.subscribe(self._on_change)
+        self._changed.set()
+        self._task = asyncio.create_task(self._work())
+
+    async def close(self) -> None:
+        """Ends the prediction in progress. Idempotent."""
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def _on_change(self, change: Change) -> None:
+        if change.kind in _KINDS:
+            self._changed.set()
+
+    async def _work(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            while (spec := self._next()) is not None:
+                await self._predict(spec)
+
+    def _next(self) -> ServerSpec | None:
+        """Returns a wanted server whose memory was not predicted yet."""
+        if not self._placing.has_gpus:
+            return None
+        wanted = self._store.snapshot.wanted.specs
+        return next((spec for spec in wanted if spec.hash not in self._known), None)
+
+    async def _predict(self, spec: ServerSpec) -> None:
+        if len(self._known) >= _MOST_KNOWN:
+            self._known.clear()
+        self._known.add(spec.hash)
+        try:
+            await self._placing.decided(spec)
+        except MagidError as error:  # too many wait: the start will have it predicted
+            log.debug("no early prediction for %s: %s", spec.model_id, error.message)
+        except Exception:
+            log.exception("an early prediction failed with an internal error")
