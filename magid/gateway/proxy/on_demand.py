@@ -52,6 +52,7 @@ class OnDemand:
         self._begun: set[str] = set()  # of those, the ones that have got their room
         self._stopping: set[str] = set()
         self._reading: dict[str, asyncio.Task[None]] = {}  # by the model that is to start
+        self._ending: set[asyncio.Task[None]] = set()
         self._starts, self._stops = Failures(), Failures()
         self._one_by_one = asyncio.Lock()
 
@@ -110,9 +111,7 @@ class OnDemand:
             log.exception("cannot start %s", model_id)
             self._give_up(model_id, ServerFailed(f"cannot start {model_id!r}: {INTERNAL_ERROR}"))
         finally:
-            if (reading := self._reading.pop(model_id, None)) is not None:
-                reading.cancel()
-                await asyncio.wait([reading])
+            self._end_reading(model_id)
             self._coming.discard(model_id)
             self._begun.discard(model_id)
             self._daemon.gpus.placing.drop(model_id)
@@ -144,7 +143,15 @@ class OnDemand:
         model = self._daemon.snapshot.models.get(model_id)
         if model is None or model_id in self._reading or model.found.size_bytes < LEAST_BYTES:
             return
-        self._reading[model_id] = asyncio.create_task(read_ahead(model.found.files))
+        task = asyncio.create_task(read_ahead(model.found.files))
+        self._reading[model_id] = task
+        self._ending.add(task)  # until it has ended
+        task.add_done_callback(self._ending.discard)
+
+    def _end_reading(self, model_id: str) -> None:
+        """Leaves the rest to the server: two that read one file take longer than one of them."""
+        if (reading := self._reading.pop(model_id, None)) is not None:
+            reading.cancel()
 
     async def _make_room(self, model_id: str, deadline: float) -> None:
         """Stop the on-demand models that were idle longest. Raises NotReady if there is none."""
@@ -166,6 +173,7 @@ class OnDemand:
                 continue
             self._read_ahead(model_id)
             why = await self._stop(victim, f"room is needed for {model_id}")
+            self._end_reading(model_id)
             if victim in self._loaded():
                 await asyncio.sleep(pause_s)
                 pause_s = min(MAX_LOOK_S, 2 * pause_s)
@@ -204,7 +212,9 @@ class OnDemand:
             if not await self._is_idle(model_id):
                 return f"{model_id} has got a request meanwhile"
             self._read_ahead(for_model)
-            if why := await self._stop(model_id, f"room is needed for {for_model}"):
+            why = await self._stop(model_id, f"room is needed for {for_model}")
+            self._end_reading(for_model)
+            if why:
                 return why
         return ""
 
