@@ -129,7 +129,7 @@ class ProgramSearch:
         with self._lock:
             silent, self._silent = self._silent, {}
         for worker in silent.values():
-            worker.end(is_stuck=True)
+            worker.end(is_stuck=not worker.has_news)
 
 
 def _has_answered(worker: Worker) -> bool:

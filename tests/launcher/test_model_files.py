@@ -1,7 +1,7 @@
 """A model folder that hangs, as the launcher meets it."""
 
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import psutil
@@ -19,6 +19,7 @@ from magid.launcher.model_files import (
 )
 from magid.launcher.policy import authorize, covers
 from magid.llama.program_search import ProgramSearch
+from tests.support.deadlines import DEADLINE_S
 from tests.support.launcher_house import House
 from tests.support.mounts import mounted
 
@@ -57,6 +58,16 @@ def test_a_program_on_a_mount_that_hangs(house: House, tmp_path: Path) -> None:
         with pytest.raises(LlamaServerMissing, match=rf"{net} does not answer"):
             authorize(house.order(), house.settings, find=programs.find)
         mount.thaw()
+        deadline = time.monotonic() + DEADLINE_S
+        while not is_found(programs, house):
+            assert time.monotonic() < deadline
+
+
+def is_found(programs: ProgramSearch, house: House) -> bool:
+    with suppress(LlamaServerMissing):
+        authorize(house.order(), house.settings, find=programs.find)
+        return True
+    return False
 
 
 def stuck() -> list[psutil.Process]:

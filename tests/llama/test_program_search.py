@@ -82,6 +82,8 @@ def test_a_program_that_cannot_be_read(mount: Mounted) -> None:
         program = mount.folder / "llama-server"
         with pytest.raises(LlamaServerMissing, match="does not answer"):
             search.probe(program)
+        mount.thaw()
+        answered(lambda: search.find(str(program), ""))
 
 
 async def test_it_is_probed_once_whatever_happens(mount: Mounted, search: ProgramSearch) -> None:
