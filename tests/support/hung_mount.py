@@ -17,6 +17,7 @@ import select
 import stat
 import struct
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 LOOKUP, FORGET, GETATTR, READLINK, OPEN, READ = 1, 2, 3, 5, 14, 15
@@ -94,7 +95,7 @@ def reply(files: Files, code: int, node: int, body: bytes) -> bytes:
 
 class Mount:
     def __init__(self, folder: str, within: str | None) -> None:
-        self.device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+        self.device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
         if within:
             _enter(within)
         self.files = Files(folder)
@@ -112,7 +113,8 @@ class Mount:
         while True:
             for descriptor, _ in poll.poll():
                 if descriptor == self.device:
-                    self.take(os.read(self.device, 1 << 18))
+                    with suppress(BlockingIOError):  # who asked was killed meanwhile
+                        self.take(os.read(self.device, 1 << 18))
                 elif not self.obey(os.read(0, 100).decode().split()):
                     return
 
