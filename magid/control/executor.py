@@ -139,9 +139,8 @@ class PlanExecutor:
             async with asyncio.timeout(timeout_s):
                 await asyncio.shield(work)
                 for server in self._servers_of(model_id):
-                    if first_try:
-                        await self._loaded(server.port)
-                    else:
+                    loaded = await self._loaded(server.port) if first_try else None
+                    if loaded is None or loaded.state is ServerState.READY:
                         await self._launcher.settled(server.port)
         except TimeoutError:
             raise TimedOut(

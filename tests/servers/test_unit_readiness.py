@@ -65,6 +65,21 @@ async def test_a_server_is_ready_when_it_answers(world: World) -> None:
     assert {server.ready_at for server in witness.seen} == {early.ready_at}
 
 
+async def test_it_has_settled_when_systemd_knows_it_too(world: World) -> None:
+    """Who waits for a start may ask systemctl next."""
+    spec = world.spec()
+    await world.launcher.open()
+    world.systemd.load(starting(spec))
+    async with serving(world, spec):
+        await shown(world, spec.port, ServerState.READY)
+        settled = asyncio.create_task(world.launcher.settled(spec.port))
+        await world.launcher._units.watched[spec.port].refresh()
+        assert not settled.done()
+        world.systemd.change(spec.port, ActiveState="active", SubState="running")
+        async with asyncio.timeout(PATIENCE_S):
+            assert (await settled).state is ServerState.READY
+
+
 @pytest.mark.parametrize("end", [STOPPED, FAILED])
 async def test_what_systemd_says_later_counts(world: World, end: dict[str, Any]) -> None:
     """wait_ready.py may still fail the unit, and the process may end."""

@@ -145,10 +145,16 @@ class SystemdBackend:
         self._listeners.notify(server)
 
     async def settled(self, port: int) -> ObservedServer:
-        """See ServerBackend. Raises NotFound if there is no server on the port."""
-        while not (server := self._known(port)).state.is_settled:
-            await self._changed.wait()
-        return server
+        """See ServerBackend. Raises NotFound if there is no server on the port.
+
+        Returns when systemd knows it too: a person may ask systemctl next.
+        """
+        while True:
+            while not self._known(port).state.is_settled:
+                await self._changed.wait()
+            await self._units.watched[port].confirmed()
+            if (server := self._known(port)).state.is_settled:
+                return server
 
     def _known(self, port: int) -> ObservedServer:
         watched = self._units.watched.get(port)

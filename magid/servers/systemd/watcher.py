@@ -193,6 +193,16 @@ class UnitWatcher:
             return False
         return self._seen.server.invocation_id not in (None, pending.before)
 
+    async def confirmed(self) -> None:
+        """Returns when systemd knows too that a server is ready which magid has seen answer.
+
+        Returns at once in every other state.
+        """
+        while self.shown is not None and self.shown.state is ServerState.READY:
+            if _starting(self._seen) is None:
+                return
+            await self._read_done.wait()
+
     # -- showing -------------------------------------------------------------------------
 
     def expect_start(self, server: ObservedServer) -> PendingState:
