@@ -6,10 +6,11 @@ from magid.config.settings import Config
 from magid.control import planner, prediction_cache
 from magid.control.devices import Devices
 from magid.control.early_predictions import EarlyPredictions
-from magid.control.placing import Placing, facts_of
+from magid.control.placing import Placing
 from magid.control.predictions import Predictions
 from magid.control.resources import MachineResources
 from magid.control.state import Change, StateStore
+from magid.control.wishes import facts_of
 from magid.gpus.eviction import Evictable, Stopping, Waiting
 from magid.llama.program import LlamaProgram
 from magid.servers.backend import ServerBackend

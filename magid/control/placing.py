@@ -13,12 +13,12 @@ from typing import Final
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from magid.catalog.effective import Model
 from magid.config.settings import Config
 from magid.control.devices import DeviceList, Devices
 from magid.control.prediction_cache import Prediction
 from magid.control.predictions import Predictions
 from magid.control.returning import ReturningMemory
+from magid.control.wishes import FileFacts, as_placement, wish_of
 from magid.errors import DeviceMissing, DoesNotFit, MagidError
 from magid.gpus import eviction
 from magid.gpus.capacity import Capacity, Holder, capacity_of, need_on
@@ -26,17 +26,15 @@ from magid.gpus.device import Gpu
 from magid.gpus.eviction import Evictable, Stopping, Waiting
 from magid.gpus.memory_table import Estimate
 from magid.gpus.placing import (
-    ALL_LAYERS,
     Answer,
     NoDevice,
     NoRoom,
     Question,
     Wish,
     decide,
-    steps_up_to,
 )
-from magid.llama.arguments import options_in
-from magid.llama.placement import PlacedDevice, Placement
+from magid.host.usage import machine_memory
+from magid.llama.placement import Placement
 from magid.llama.program import LlamaProgram
 from magid.llama.spec import ServerSpec
 from magid.log.events import Event, about
@@ -45,27 +43,8 @@ from magid.wording.sizes import size
 
 log = logging.getLogger(__name__)
 
+_NO_LIMIT: Final = 1 << 60
 MAX_AGE_S: Final = 5.0  # of the list of GPUs that a decision is made with
-_OWN: Final = frozenset(
-    {"--device", "-dev", "--split-mode", "-sm", "--tensor-split", "-ts", "--main-gpu", "-mg"}
-    | {"--override-tensor", "-ot", "--cpu-moe", "-cmoe", "--n-cpu-moe", "-ncmoe", "--fit", "-fit"}
-    | {"--fit-target", "-fitt", "--fit-ctx", "-fitc", "--n-gpu-layers", "--gpu-layers", "-ngl"}
-)
-"""Options of llama-server with which a user chooses devices or layers."""
-
-
-class FileFacts(Struct, frozen=True):
-    """What a decision needs to know of a model's file."""
-
-    trained_ctx: int | None = None
-    size_bytes: int = 0
-
-
-def facts_of(model: Model | None) -> FileFacts:
-    """Returns the facts of a model; None: its file is gone."""
-    if model is None:
-        return FileFacts()
-    return FileFacts(model.found.context_length, model.found.size_bytes)
 
 
 class _Waiting(Struct):
@@ -217,7 +196,7 @@ class Placing:
             return Decision(None)
         known: dict[Question, Prediction] = {}
         wish = self._wish(spec)
-        capacity = self.capacity(listed.gpus, spec.port)
+        capacity = self.capacity(listed.gpus, spec.port, await self._host_limit(spec))
         if failed is not None:
             capacity = capacity.without({one.id for one in failed.devices})
         try:
@@ -238,10 +217,12 @@ class Placing:
         listed = await self._devices.fresh(MAX_AGE_S)
         if not listed.gpus:
             return None
-        wish, known = self._wish(spec), dict[Question, Prediction]()
+        known: dict[Question, Prediction] = {}
+        wish = self._wish(spec)
+        host = await self._host_limit(spec)
 
         def place(gone: frozenset[str]) -> Answer:
-            capacity = self._capacity_without(listed.gpus, spec.port, gone)
+            capacity = self._capacity_without(listed.gpus, spec.port, gone, host)
             return decide(wish, capacity, _estimates(known))
 
         try:
@@ -257,27 +238,14 @@ class Placing:
         return found
 
     def _wish(self, spec: ServerSpec) -> Wish:
-        facts = self._facts(spec.model_id)
-        steps: tuple[int, ...] = ()
-        if spec.ctx_size is None:
-            most = self._config.ctx_default_max
-            steps = steps_up_to(most, facts.trained_ctx, spec.parallel or 1)
-        device = None if spec.device is None else tuple(spec.device.split(","))
-        return Wish(
-            spec.model_id,
-            device=() if device == ("none",) else device,
-            layers=_layers(spec),
-            steps=steps,
-            offload=spec.offload,
-            is_own=not _OWN.isdisjoint(options_in(spec.extra_args)),
-        )
+        return wish_of(spec, self._facts(spec.model_id), self._config.ctx_default_max)
 
     async def _predicted(self, spec: ServerSpec, question: Question) -> Prediction:
         try:
             program = await self._program()
         except MagidError as error:
             raise _Unpredictable(error.message) from None
-        found = await self._predictions.of(spec, program, _as_placement(spec, question))
+        found = await self._predictions.of(spec, program, as_placement(spec, question))
         if found.estimate is None:
             log.warning(
                 "llama-server chooses where %s runs: %s", spec.model_id, found.problem,
@@ -303,20 +271,28 @@ class Placing:
             if port not in ports
         ]
 
-    def capacity(self, gpus: Sequence[Gpu], port: int | None = None) -> Capacity:
+    def capacity(
+        self, gpus: Sequence[Gpu], port: int | None = None, host: int = _NO_LIMIT
+    ) -> Capacity:
         """Returns the room for one more server; the one on `port` counts as gone."""
         others = [one for one in self.holders() if one.port != port]
-        return capacity_of(gpus, _NO_LIMIT, others, self._config.gpu_reserve)
+        return capacity_of(gpus, host, others, self._config.gpu_reserve)
 
-    def _capacity_without(self, gpus: Sequence[Gpu], port: int, gone: frozenset[str]) -> Capacity:
+    async def _host_limit(self, spec: ServerSpec) -> int:
+        """Returns what of the machine's memory the server may have, the reserve still included."""
+        available = (await asyncio.to_thread(machine_memory))["available"]
+        if spec.memory_max is None or not self._launcher.has_model_users:
+            return available
+        return min(available, spec.memory_max + self._config.gpu_reserve)
+
+    def _capacity_without(
+        self, gpus: Sequence[Gpu], port: int, gone: frozenset[str], host: int
+    ) -> Capacity:
         others = [one for one in self.holders() if one.port != port]
         going = [one for one in others if one.model_id in gone]
         left = [one for one in others if one.model_id not in gone]
         now = list(_freed(gpus, going))
-        return capacity_of(now, _NO_LIMIT, left, self._config.gpu_reserve)
-
-
-_NO_LIMIT: Final = 1 << 60
+        return capacity_of(now, host, left, self._config.gpu_reserve)
 
 
 def holds_memory(server: ObservedServer) -> bool:
@@ -334,25 +310,6 @@ def _freed(gpus: Sequence[Gpu], going: Sequence[Holder]) -> Iterator[Gpu]:
             yield replace(gpu, device=replace(device, free=free))
         else:
             yield gpu
-
-
-def _layers(spec: ServerSpec) -> int | None:
-    layers = spec.n_gpu_layers
-    return None if layers is None or not 0 <= layers < ALL_LAYERS else layers
-
-
-def _as_placement(spec: ServerSpec, question: Question) -> Placement | None:
-    """Returns the placement with which llama-server predicts what the question is about."""
-    if question.is_own:
-        return None
-    devices = tuple(PlacedDevice(name, name, 0) for name in question.devices)
-    layers = None
-    if _layers(spec) is None:
-        layers = ALL_LAYERS if devices else 0
-    return Placement(
-        devices, 0, "all" if devices else "none", pins_devices=True, n_gpu_layers=layers,
-        ctx_size=question.ctx, shares=question.shares,
-    )  # fmt: skip
 
 
 def _estimates(known: Mapping[Question, Prediction]) -> dict[Question, Estimate]:

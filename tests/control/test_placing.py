@@ -10,8 +10,9 @@ import pytest
 
 from magid.config.settings import Config
 from magid.control.devices import Devices
-from magid.control.placing import FileFacts, Placing
+from magid.control.placing import Placing
 from magid.control.predictions import Predictions
+from magid.control.wishes import FileFacts
 from magid.errors import DeviceMissing, DoesNotFit, LlamaServerMissing
 from magid.gpus.eviction import Evictable, Stopping, Waiting
 from magid.llama.placement import Placement

@@ -127,6 +127,13 @@ class Daemon:
         self.container.wait_until(serving, "magid serving")
 
 
+def replaced(container: Container, *how: str) -> None:
+    """Returns when another magid runs."""
+    before = container.pid_of("magid")
+    container.systemctl(*how)
+    container.wait_until(lambda: container.pid_of("magid") not in (0, before), "another magid")
+
+
 def check_agreement(daemon: Daemon) -> None:
     """systemctl, journalctl and the API say the same of all models."""
     container = daemon.container

@@ -10,7 +10,7 @@ import pytest
 
 from magid.systemd.unit_names import unit_name
 from tests.lab.container import CommandFailed, Container
-from tests.lab.serving import FILES, MODELS, Daemon, installed_in
+from tests.lab.serving import FILES, MODELS, Daemon, installed_in, replaced
 from tests.lab.trees import NEWEST
 
 pytestmark = [
@@ -55,13 +55,6 @@ def reboot(daemon: Daemon) -> None:
 
 def is_active(container: Container, unit: str) -> bool:
     return container.show(unit, "ActiveState")["ActiveState"] == "active"
-
-
-def replaced(container: Container, *how: str) -> None:
-    """Returns when another magid runs."""
-    before = container.pid_of("magid")
-    container.systemctl(*how)
-    container.wait_until(lambda: container.pid_of("magid") not in (0, before), "another magid")
 
 
 def pid_of(container: Container, unit: str) -> int:

@@ -7,21 +7,36 @@ import pytest
 
 from magid.launcher import device_list, memory_prediction
 from tests.lab.container import Container
-from tests.lab.serving import MODELS, SETTINGS, Daemon, installed_in
+from tests.lab.serving import MODELS, SETTINGS, Daemon, installed_in, replaced
 
 pytestmark = pytest.mark.slow
 
 PROGRAM = "/usr/local/bin/llama-with-gpus"
 # It lists what two back ends find of one GPU, with another figure each time (a sandbox keeps
-# nothing, so by the clock), and is llama-server for all else.
+# nothing, so by the clock), predicts 512 MiB on CUDA0, and is llama-server for all else, on the
+# processor.
 WRAPPER = """\
 #!/bin/sh
-case "$*" in *--list-devices) ;; *) exec {program} "$@" ;; esac
-echo 'ggml_vulkan: 0 = NVIDIA H100 (NVIDIA) | uma: 0 | fp16: 1' >&2
-echo 'Available devices:'
-free=$(awk '{{print 80000 - int($1 * 100) % 80000}}' /proc/uptime)
-echo "  CUDA0: NVIDIA H100 (81920 MiB, $free MiB free)"
-echo '  Vulkan0: NVIDIA H100 (81920 MiB, 80000 MiB free)'
+case "$*" in
+*--list-devices)
+  echo 'ggml_vulkan: 0 = NVIDIA H100 (NVIDIA) | uma: 0 | fp16: 1' >&2
+  echo 'Available devices:'
+  free=$(awk '{{print 80000 - int($1 * 100) % 8000}}' /proc/uptime)
+  echo "  CUDA0: NVIDIA H100 (81920 MiB, $free MiB free)"
+  echo '  Vulkan0: NVIDIA H100 (81920 MiB, 80000 MiB free)'
+  exit ;;
+*"--device CUDA0 "*predict.sock)
+  echo '| memory breakdown [MiB] |'
+  echo '|   - CUDA0 (H100) | 81920 = 80000 + ( 512 = 500 + 10 + 2) + 1408 |'
+  echo '|   - Host | 64 = 60 + 0 + 4 |'
+  exit ;;
+*"--device CUDA0 "*)
+  for word; do
+    shift
+    case $word in CUDA0) set -- "$@" none ;; *) set -- "$@" "$word" ;; esac
+  done ;;
+esac
+exec {program} "$@"
 """
 MODEL = next(iter(MODELS))
 DEVICE = 'server_defaults: {n_threads: 1, parallel: 1, ctx_size: 512, device: "none"}'
@@ -69,7 +84,7 @@ def test_the_memory_of_a_model_that_runs_as_a_unit(daemon: Daemon) -> None:
     container, path = daemon.container, f"/api/models/{MODEL}"
     running = daemon.client.get(f"{path}/memory").json()
     assert (running["fits"], running["devices"]) == ("yes", [])
-    assert running["why"] == "a server of it runs with these settings"
+    assert running["why"] == "a server of it runs with these settings on the processor"
     larger = daemon.client.get(f"{path}/memory?ctxSize=1048576").json()
     assert (larger["fits"], larger["host"]["limitBytes"]) == ("yes", None)
     assert larger["host"]["buffers"][0]["contextBytes"] == 512 << 20
@@ -78,7 +93,36 @@ def test_the_memory_of_a_model_that_runs_as_a_unit(daemon: Daemon) -> None:
     limited = daemon.client.get(f"{path}/memory?ctxSize=1048576").json()
     assert (limited["fits"], limited["host"]["limitBytes"]) == ("no", 64 << 20)
     assert limited["predictedAt"] == larger["predictedAt"], "it does not depend on the limit"
-    assert limited["why"].startswith("memoryMax: 1.5 GiB needed, 64.0 MiB allowed")
+    assert limited["why"].endswith("of the machine's memory, which has room for 64.0 MiB")
     done = container.run(["magictl", "fits", MODEL, "--ctx", "1048576"], check=False)
     assert (done.stdout.splitlines()[-1], done.returncode) == ("fits: no", 3)
     assert container.show(memory_prediction.UNIT, "LoadState")["LoadState"] == "not-found"
+
+
+def test_a_place_is_in_the_unit_and_outlives_magid(daemon: Daemon) -> None:
+    """It is read again from systemd after a restart of magid, and after it was killed."""
+    container = daemon.container
+    settings = {"device": "CUDA0", "memoryMax": None}
+    daemon.put(MODEL, "runtime-settings", settings)
+    daemon.restart(MODEL, 200, wait=60)
+    placed = daemon.server(MODEL)
+    assert placed["placement"] == {
+        "devices": [{"name": "CUDA0", "id": "CUDA0", "needBytes": 515 << 20}],
+        "extent": "all",
+        "ctxSize": None,
+    }
+    command = container.run(["systemctl", "show", "-P", "ExecStart", placed["unit"]]).stdout
+    assert "--n-gpu-layers 999 --device CUDA0 --ctx-size 512" in command
+    assert "--fit off" in command
+    environment = container.show(placed["unit"], "Environment")["Environment"]
+    assert "CUDA_DEVICE_ORDER=PCI_BUS_ID" in environment
+    for end in (["restart"], ["kill", "--signal=KILL"]):
+        replaced(container, *end, "magid")
+        container.wait_until(daemon.is_ready, "readiness")
+        now = daemon.server(MODEL)
+        assert (now["placement"], now["pid"]) == (placed["placement"], placed["pid"])
+        assert now["specCurrent"], "what was decided is no setting"
+    (gpu,) = daemon.client.post("/api/gpus/refresh").json()["gpus"]
+    assert [(s["modelId"], s["needBytes"]) for s in gpu["servers"]] == [(MODEL, 515 << 20)]
+    done = container.run(["magictl", "diff"], check=False)
+    assert f"{MODEL}: runs as wanted" in done.stdout

@@ -194,13 +194,8 @@ class UnitWatcher:
         return self._seen.server.invocation_id not in (None, pending.before)
 
     async def confirmed(self) -> None:
-        """Returns when systemd knows too that a server is ready which magid has seen answer.
-
-        Returns at once in every other state.
-        """
-        while self.shown is not None and self.shown.state is ServerState.READY:
-            if _starting(self._seen) is None:
-                return
+        """Returns when systemd knows it too if magid has seen that the server is ready."""
+        while self.shown and self.shown.state is ServerState.READY and _starting(self._seen):
             await self._read_done.wait()
 
     # -- showing -------------------------------------------------------------------------

@@ -1,0 +1,67 @@
+"""What is to be placed: a server's settings and its file, in the words of the rules. Pure."""
+
+from typing import Final
+
+from msgspec import Struct
+
+from magid.catalog.effective import Model
+from magid.gpus.placing import ALL_LAYERS, Question, Wish, steps_up_to
+from magid.llama.arguments import options_in
+from magid.llama.placement import PlacedDevice, Placement
+from magid.llama.spec import ServerSpec
+
+_OWN: Final = frozenset(
+    {"--device", "-dev", "--split-mode", "-sm", "--tensor-split", "-ts", "--main-gpu", "-mg"}
+    | {"--override-tensor", "-ot", "--cpu-moe", "-cmoe", "--n-cpu-moe", "-ncmoe", "--fit", "-fit"}
+    | {"--fit-target", "-fitt", "--fit-ctx", "-fitc", "--n-gpu-layers", "--gpu-layers", "-ngl"}
+)
+"""Options of llama-server with which a user chooses devices or layers."""
+
+
+class FileFacts(Struct, frozen=True):
+    """What a decision needs to know of a model's file."""
+
+    trained_ctx: int | None = None
+    size_bytes: int = 0
+
+
+def facts_of(model: Model | None) -> FileFacts:
+    """Returns the facts of a model; None: its file is gone."""
+    if model is None:
+        return FileFacts()
+    return FileFacts(model.found.context_length, model.found.size_bytes)
+
+
+def wish_of(spec: ServerSpec, facts: FileFacts, ctx_default_max: int) -> Wish:
+    """Returns what the rules have to know of a server."""
+    steps: tuple[int, ...] = ()
+    if spec.ctx_size is None:
+        steps = steps_up_to(ctx_default_max, facts.trained_ctx, spec.parallel or 1)
+    device = None if spec.device is None else tuple(spec.device.split(","))
+    return Wish(
+        spec.model_id,
+        device=() if device == ("none",) else device,
+        layers=_layers(spec),
+        steps=steps,
+        offload=spec.offload,
+        is_own=not _OWN.isdisjoint(options_in(spec.extra_args)),
+    )
+
+
+def _layers(spec: ServerSpec) -> int | None:
+    layers = spec.n_gpu_layers
+    return None if layers is None or not 0 <= layers < ALL_LAYERS else layers
+
+
+def as_placement(spec: ServerSpec, question: Question) -> Placement | None:
+    """Returns the placement with which llama-server predicts what the question is about."""
+    if question.is_own:
+        return None
+    devices = tuple(PlacedDevice(name, name, 0) for name in question.devices)
+    layers = None
+    if _layers(spec) is None:
+        layers = ALL_LAYERS if devices else 0
+    return Placement(
+        devices, 0, "all" if devices else "none", pins_devices=True, n_gpu_layers=layers,
+        ctx_size=question.ctx, shares=question.shares,
+    )  # fmt: skip
