@@ -219,6 +219,7 @@ class Placing:
             return None
         known: dict[Question, Prediction] = {}
         wish = self._wish(spec)
+        candidates = self._with_devices(candidates)
         host = await self._host_limit(spec)
 
         def place(gone: frozenset[str]) -> Answer:
@@ -236,6 +237,13 @@ class Placing:
             self._reserved[spec.port] = spec, found.placement
             _log_decision(spec, found.placement)
         return found
+
+    def _with_devices(self, candidates: Sequence[Evictable]) -> list[Evictable]:
+        found: dict[str, frozenset[str]] = {}
+        for one in self.holders():
+            names = frozenset(device.name for device in one.placement.devices)
+            found[one.model_id] = found.get(one.model_id, frozenset()) | names
+        return [replace(one, devices=found.get(one.model_id, frozenset())) for one in candidates]
 
     def _wish(self, spec: ServerSpec) -> Wish:
         return wish_of(spec, self._facts(spec.model_id), self._config.ctx_default_max)

@@ -91,17 +91,20 @@ def capacity_of(
     """
     held = tuple(holders)
     learned = overheads or {}
-    rooms = tuple(_room(gpu, held, reserve, learned) for gpu in gpus)
+    needs: dict[str, list[tuple[Holder, int]]] = {}
+    for holder in held:
+        for device in holder.placement.devices:
+            needs.setdefault(device.id, []).append((holder, device.need))
+    rooms = tuple(_room(gpu, needs.get(gpu.device.id, []), reserve, learned) for gpu in gpus)
     pending = sum(one.placement.host for one in held if not one.is_settled)
     return Capacity(rooms, max(0, host - pending - reserve))
 
 
 def _room(
-    gpu: Gpu, holders: Iterable[Holder], reserve: int, overheads: dict[str, int]
+    gpu: Gpu, needs: Sequence[tuple[Holder, int]], reserve: int, overheads: dict[str, int]
 ) -> DeviceRoom:
     device = gpu.device
     overhead = overheads.get(device.id, 0)
-    needs = [(one, need) for one in holders if (need := need_on(device, one.placement))]
     pending = sum(need + overhead for one, need in needs if not one.is_settled)
     ours = sum(need + overhead for _, need in needs)
     room = None

@@ -1,6 +1,6 @@
 """Decides which idle servers have to stop so that another one has room. Pure."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations, islice
 from typing import Final, Literal
 
@@ -9,7 +9,7 @@ from msgspec import Struct
 from magid.gpus.placing import NoDevice, NoRoom, Question
 from magid.llama.placement import Placement
 
-_TRIES: Final = 500
+_TRIES: Final = 200
 _MOST_AT_ONCE: Final = 3
 
 Use = Literal["idle", "busy"]
@@ -20,6 +20,7 @@ class Evictable(Struct, frozen=True):
 
     model_id: str
     use: Use
+    devices: frozenset[str] = frozenset()  # their names; empty: not known
 
 
 class Stopping(Struct, frozen=True):
@@ -61,12 +62,12 @@ def make_room(candidates: Sequence[Evictable], place: Place) -> Verdict:
         return Waiting(tuple(i for i in everyone if i not in idle), now.reason)
     if not isinstance(with_idle, Placement):
         return with_idle
-    return _fewest(idle, place)
+    return _fewest([one for one in candidates if one.use == "idle"], place)
 
 
-def _fewest(idle: Sequence[str], place: Place) -> Stopping | Question | NoDevice:
+def _fewest(idle: Sequence[Evictable], place: Place) -> Stopping | Question | NoDevice:
     """Returns the first set that will do; all of `idle` together do."""
-    for chosen in (*_small_sets(idle), tuple(idle)):
+    for chosen in (*_small_sets(idle), tuple(one.model_id for one in idle)):
         found = place(frozenset(chosen))
         if isinstance(found, Placement):
             return Stopping(_needed(chosen, place), found)
@@ -75,9 +76,20 @@ def _fewest(idle: Sequence[str], place: Place) -> Stopping | Question | NoDevice
     raise AssertionError("all of them were enough before")
 
 
-def _small_sets(idle: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    counts: Iterable[int] = range(1, min(_MOST_AT_ONCE, len(idle)) + 1)
-    return islice((chosen for n in counts for chosen in combinations(idle, n)), _TRIES)
+def _small_sets(idle: Sequence[Evictable]) -> Iterator[tuple[str, ...]]:
+    """Yields sets of one, two and three; of several, those that share a device."""
+    sets = (
+        tuple(one.model_id for one in chosen)
+        for count in range(1, _MOST_AT_ONCE + 1)
+        for chosen in combinations(idle, count)
+        if _share(chosen)
+    )
+    return islice(sets, _TRIES)
+
+
+def _share(chosen: Sequence[Evictable]) -> bool:
+    known = [one.devices for one in chosen if one.devices]
+    return len(known) < 2 or bool(frozenset.intersection(*known))
 
 
 def _needed(chosen: Sequence[str], place: Place) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ BENCHES = (
     "bench_magictl",
     "bench_swap",
     "bench_boot",
+    "bench_gpus",
     "bench_gateway",
     "bench_bodies",
     "bench_metrics",
