@@ -14,8 +14,8 @@ from pathlib import Path
 
 from tests.lab.trees import ROOT
 
-# What a machine has as a program and means something else here: words of other lists, verbs of our
-# own programs, and what is called in containers only.
+# What a machine has as a program and means something else here: words of other lists, codings of
+# HTTP, verbs of our own programs, and what is called in containers only.
 NO_PROGRAMS = frozenset(
     {
         *(
@@ -33,7 +33,7 @@ NO_PROGRAMS = frozenset(
         ),
         *("look", "more", "open", "pip", "poweroff", "pytest", "python", "reboot", "route"),
         *("script", "service", "size", "ss", "systemd", "test", "time", "timeout", "top", "true"),
-        *("usermod", "w", "who", "write", "yes"),
+        *("usermod", "w", "who", "write", "yes", "zstd"),
     }
 )
 # Unpacked into the checkout by packaging/test-tools and bench-tools.
