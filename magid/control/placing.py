@@ -21,7 +21,7 @@ from magid.control.returning import ReturningMemory
 from magid.control.wishes import FileFacts, as_placement, wish_of
 from magid.errors import DeviceMissing, DoesNotFit, MagidError
 from magid.gpus import eviction
-from magid.gpus.capacity import Capacity, Holder, capacity_of, need_on
+from magid.gpus.capacity import Capacity, DeviceRoom, Holder, capacity_of, need_on
 from magid.gpus.device import Gpu
 from magid.gpus.eviction import Evictable, Stopping, Waiting
 from magid.gpus.memory_table import Estimate
@@ -148,7 +148,9 @@ class Placing:
                     waiting.answer.set_exception(error)
             else:
                 self.refused.pop(waiting.spec.port, None)
-                if not waiting.answer.done():
+                if waiting.answer.done():  # called off meanwhile
+                    self.release(waiting.spec.port)
+                else:
                     waiting.answer.set_result(found)
 
     def refuse(self, spec: ServerSpec, error: MagidError) -> None:
@@ -185,6 +187,7 @@ class Placing:
             "smaller context (ctxSize), or allow it a part of the processor (offload)",
             modelId=spec.model_id,
             needBytes=why.need,
+            devices=[_figures(room) for room in why.rooms],
         )
 
     # -- decisions -------------------------------------------------------------------------
@@ -322,6 +325,18 @@ def _freed(gpus: Sequence[Gpu], going: Sequence[Holder]) -> Iterator[Gpu]:
 
 def _estimates(known: Mapping[Question, Prediction]) -> dict[Question, Estimate]:
     return {q: made.estimate for q, made in known.items() if made.estimate is not None}
+
+
+def _figures(room: DeviceRoom) -> dict[str, object]:
+    """Returns what the error says of one device, for programs."""
+    device = room.device
+    return {
+        "name": room.name,
+        "totalBytes": device.total,
+        "freeBytes": device.free,
+        "roomBytes": room.room,
+        "servers": [{"modelId": model, "needBytes": need} for model, need in room.holders],
+    }
 
 
 def _missing(spec: ServerSpec, why: NoDevice, listed: DeviceList) -> DeviceMissing:

@@ -50,10 +50,14 @@ class Question(Struct, frozen=True):
 
 
 class NoRoom(Struct, frozen=True):
-    """It has no room: `reason` follows "cannot start MODEL: it ". `need` in bytes, on one place."""
+    """It has no room: `reason` follows "cannot start MODEL: it ". `need` in bytes, on one place.
+
+    `rooms` are the devices that were looked at; none: the machine's memory.
+    """
 
     reason: str
     need: int
+    rooms: tuple[DeviceRoom, ...] = ()
 
 
 class NoDevice(Struct, frozen=True):
@@ -288,7 +292,7 @@ def _as_it_stands(case: _Case) -> Placement | NoRoom | NoDevice:
         if room is None or not device.need.total:
             continue
         if room.room is not None and need + room.overhead > room.room:
-            return NoRoom(f"needs {size(need)} on {room.name}; {room.described}", need)
+            return NoRoom(f"needs {size(need)} on {room.name}; {room.described}", need, (room,))
         placed.append(PlacedDevice(room.name, room.device.id, need))
     host = estimate.host_total.total
     if host > case.capacity.host:
@@ -356,7 +360,7 @@ def _no_room(case: _Case, chosen: tuple[DeviceRoom, ...] | None) -> NoRoom:
     if host > case.capacity.host:
         return _lacks_memory(host, case.capacity.host)
     where = "; ".join(room.described for room in rooms)
-    return NoRoom(f"needs {size(need)}; {where}", need)
+    return NoRoom(f"needs {size(need)}; {where}", need, rooms)
 
 
 def _no_room_together(case: _Case, chosen: tuple[DeviceRoom, ...], ctx: int | None) -> NoRoom:
@@ -366,4 +370,4 @@ def _no_room_together(case: _Case, chosen: tuple[DeviceRoom, ...], ctx: int | No
     needs = [(one.name, one.need.total + ROUNDING) for one in tried[-1].devices] if tried else []
     said = " and ".join(f"{size(need)} on {name}" for name, need in needs) or "more"
     where = "; ".join(room.described for room in chosen)
-    return NoRoom(f"needs {said}; {where}", sum(need for _, need in needs))
+    return NoRoom(f"needs {said}; {where}", sum(need for _, need in needs), chosen)

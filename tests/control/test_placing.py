@@ -53,6 +53,8 @@ class GpuLauncher(StillLauncher):
     async def predict_memory(self, spec: ServerSpec, placement: Placement | None = None) -> str:
         self.predicted.append(spec)
         self.questions.append(placement)
+        self._wake()
+        await self._while_held("predict", 0)
         if isinstance(self.memory, Exception):
             raise self.memory
         need = spec.ctx_size or 0
@@ -148,13 +150,17 @@ async def test_a_device_that_is_gone(placing: Placing) -> None:
         await placing.place(spec("a", 600, device="CUDA7"))
 
 
-async def test_a_start_that_is_called_off_leaves_nothing(placing: Placing) -> None:
+async def test_a_start_that_is_called_off_leaves_nothing(
+    launcher: GpuLauncher, placing: Placing
+) -> None:
+    launcher.hold("predict", 0)
     waits = asyncio.create_task(placing.place(spec("a", 600)))
-    await asyncio.sleep(0)
+    await launcher.wait_for(lambda: bool(launcher.predicted))
     waits.cancel()
     await asyncio.gather(waits, return_exceptions=True)
+    launcher.release("predict", 0)
     assert names(await placing.place(spec("b", 600, 8081))) == "CUDA0"
-    placing.release(8080)
+    assert [one.model_id for one in placing.holders()] == ["b"]
 
 
 async def test_memory_that_comes_back_late_is_waited_for(

@@ -102,6 +102,9 @@ def test_each_goes_where_it_fits_best(make_gpus: MakeGpus, parts: Parts, tmp_pat
         refused = start(magid, "extra", status=507)
         assert refused["error"] == "DoesNotFit"
         assert "RPC1 has room for" in refused["message"]
+        by_name = {one["name"]: one for one in refused["details"]["devices"]}
+        assert [s["modelId"].split("_")[0] for s in by_name["RPC1"]["servers"]] == ["alpha"]
+        assert by_name["RPC1"]["roomBytes"] < refused["details"]["needBytes"]
         assert magid.get("/api/models/status")["conditions"][0]["code"] == "DoesNotFit"
         assert all(gpu.memory()["refused"] == 0 for gpu in gpus.fakes), "nothing was tried"
         text = magid.client.get("/metrics").text

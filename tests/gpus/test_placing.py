@@ -147,10 +147,10 @@ def test_arguments_of_the_user_stand() -> None:
     assert isinstance(found, Placement)
     assert (found.device_option, found.n_gpu_layers, found.extent) == (None, None, "own")
     refused = answer(wish, machine(gpu("C0", 8), gpu("C1", 12)), predict)
-    assert refused == NoRoom(
-        "needs 7.9 GiB on C0; C0 has room for 7.0 GiB of 8.0 GiB",
-        int(7.9375 * GIB) + ROUNDING,
-    )
+    assert isinstance(refused, NoRoom)
+    assert refused.reason == "needs 7.9 GiB on C0; C0 has room for 7.0 GiB of 8.0 GiB"
+    assert refused.need == int(7.9375 * GIB) + ROUNDING
+    assert [room.name for room in refused.rooms] == ["C0"]
 
 
 def test_no_room_says_who_holds_it() -> None:
