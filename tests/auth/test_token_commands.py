@@ -5,6 +5,8 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -76,15 +78,21 @@ def test_magictl_says_what_is_missing(words: list[str], why: str) -> None:
     assert why in done.stderr
 
 
-def test_the_first_token_is_made_while_magid_does_not_run(parts: Parts, tmp_path: Path) -> None:
+@pytest.fixture
+def crossable() -> Iterator[Path]:
+    """A folder that other users get to: above tmp_path each session of pytest shuts them out."""
+    with tempfile.TemporaryDirectory(prefix="magid-test-") as name:
+        Path(name).chmod(0o711)
+        yield Path(name)
+
+
+def test_the_first_token_is_made_while_magid_does_not_run(parts: Parts, crossable: Path) -> None:
     """By root, for the user whom the state directory belongs to."""
-    running = parts.daemon(tmp_path)
+    running = parts.daemon(crossable)
     path = running.state / token_store.NAME
     os.chown(running.state, 65534, 65534)
     words = ("token", "create", "--offline", "--name", "first", "--scope", "admin")
     environment = {"MAGI_CONFIG": str(running.configuration), "MAGI_STATE_DIR": str(running.state)}
-    for folder in (tmp_path, *tmp_path.parents[:-2]):  # so that the other user gets there
-        folder.chmod(folder.stat().st_mode | 0o011)
     made = magictl(*words, **environment)
     assert made.returncode == 0, made.stderr
     assert path.stat().st_uid == 65534
