@@ -99,7 +99,7 @@ def test_check_prints_every_value_with_its_source(
         ("port_rnage: [1, 2]\n", [], "magid.yaml: line 1"),
         ("a: [\n", [], "magid.yaml"),
         ("", ["--port-range", "9-1"], "--port-range"),
-        ("", ["--bind", "0.0.0.0:8000"], "there is no token"),
+        ("", ["--bind", "0.0.0.0:8000"], "no token exists"),
         ("", ["--launcher", "systemd"], "cannot use launcher systemd"),
     ],
 )

@@ -110,6 +110,9 @@ def test_each_goes_where_it_fits_best(make_gpus: MakeGpus, parts: Parts, tmp_pat
         text = magid.client.get("/metrics").text
         assert re.search(r'^magi_server_gpu_need_bytes\{.*device="RPC1".*\} [0-9.e+]+$', text, re.M)
         assert len(re.findall(r"^magi_server_off_gpu\{.*\} 0\.0$", text, re.M)) == 4
+        head, *rows = magictl("ps", url=magid.url).stdout.splitlines()
+        assert head.split()[4:6] == ["MEMORY", "GPU"]
+        assert sorted(row.split()[6] for row in rows) == ["RPC0", "RPC0", "RPC1", "RPC2"], rows
         shown = magictl("gpus", url=magid.url)
         assert re.search(r"^RPC0 .*gamma.*, delta", shown.stdout, re.M), shown.stdout
 
@@ -215,6 +218,8 @@ def test_what_runs_on_the_processor_is_said(
         start(magid, "alpha")
         assert f"--device {device}" in args(magid, "alpha")
         conditions = magid.get("/api/models/status")["conditions"]
+        on = "RPC0,processor" if offload == "part" else "processor"
+        assert f" {on} " in magictl("ps", url=magid.url).stdout
         assert "OffGpu" in {one["code"] for one in conditions}
         assert re.search(
             r"^magi_server_off_gpu\{.*\} 1\.0$", magid.client.get("/metrics").text, re.M

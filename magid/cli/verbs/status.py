@@ -149,14 +149,11 @@ def ps(client: Client, args: argparse.Namespace) -> int:
         _names(shown)
     else:
         rest = len(answer["servers"]) - len(shown)
+        on_gpus = any(server["placement"] for server in shown)
         table(
-            ("UNIT", "MODEL", "STATE", "PID", "MEMORY", "UPTIME", "RESTARTS", "REASON"),
-            [
-                (s["unit"], s["modelId"], s["state"], s["pid"], size(s["memoryBytes"]),
-                 span(s["uptimeSeconds"]) if s["isRunning"] else None, s["restarts"],
-                 s["stateReason"])
-                for s in shown
-            ],
+            ("UNIT", "MODEL", "STATE", "PID", "MEMORY", *(("GPU",) if on_gpus else ()), "UPTIME",
+             "RESTARTS", "REASON"),
+            [_server(server, on_gpus=on_gpus) for server in shown],
             f"no servers run; {rest} are stopped: magictl ps -a" if rest else "no servers",
         )  # fmt: skip
         now = client.call("GET", f"{MODELS}/status")
@@ -164,6 +161,23 @@ def ps(client: Client, args: argparse.Namespace) -> int:
             note(pending)
         _note_conditions(now["conditions"], _BESIDE_SERVERS)
     return 0
+
+
+def _server(server: Any, *, on_gpus: bool) -> list[object]:
+    """Returns a row of `ps`; where servers have been placed, also on which GPUs each runs."""
+    return [
+        server["unit"], server["modelId"], server["state"], server["pid"],
+        size(server["memoryBytes"]), *([_gpus(server["placement"])] if on_gpus else []),
+        span(server["uptimeSeconds"]) if server["isRunning"] else None, server["restarts"],
+        server["stateReason"],
+    ]  # fmt: skip
+
+
+def _gpus(placement: Any) -> str | None:
+    if placement is None:
+        return None
+    names = [device["name"] for device in placement["devices"]]
+    return ",".join(names + ["processor"] * (placement["extent"] in ("part", "none")))
 
 
 def _names(rows: list[Any]) -> None:
