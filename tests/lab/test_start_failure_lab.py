@@ -145,7 +145,11 @@ def test_a_tcp_port_in_use_leaves_the_unix_socket(machine: Container) -> None:
 def test_where_it_cannot_even_be_run_systemd_gives_up(machine: Container) -> None:
     """Nothing can answer then: systemd's limits close the sockets, and nothing is retried."""
     folder = "/etc/systemd/system/magid.service.d"
-    machine.write(f"{folder}/broken.conf", "[Service]\nExecStart=\nExecStart=/usr/bin/none\n")
+    # Each start fails within milliseconds: at this rate systemd's own limits of sockets come first.
+    machine.write(
+        f"{folder}/broken.conf",
+        "[Service]\nExecStartPre=\nExecStart=\nExecStart=/usr/bin/none\n",
+    )
     machine.systemctl("daemon-reload")
     try:
         machine.systemctl("restart", "magid.service", check=False)

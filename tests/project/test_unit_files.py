@@ -125,6 +125,18 @@ def test_what_the_design_says(name: str, key: str, values: list[str]) -> None:
     assert setting(name, key) == values
 
 
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("magid*.socket")), ids=lambda path: path.name)
+def test_the_start_limit_closes_all_sockets_before_another_closes_one(path: Path) -> None:
+    assert setting(path.name, "Service") == ["magid.service"]
+    span = setting("magid.service", "StartLimitIntervalSec")
+    assert setting(path.name, "TriggerLimitIntervalSec") == span
+    starts, triggers = (
+        int(setting(name, key)[0])
+        for name, key in (("magid.service", "StartLimitBurst"), (path.name, "TriggerLimitBurst"))
+    )
+    assert triggers > 2 * starts
+
+
 def test_users_and_folders(tmp_path: Path) -> None:
     """The tools of systemd take the files, and make what they say."""
     for folder in ("etc", "var", "run"):
