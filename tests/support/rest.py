@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from magid.llama.runtime_settings import SETTINGS
 from tests.support import ggufs
 from tests.support.deadlines import DEADLINE_S
 from tests.support.running import Running
@@ -99,12 +100,7 @@ def forget_overrides(magid: Running) -> None:
         sources = magid.get(base)["sources"]
         if sources["port"] == "override":
             magid.ask("PUT", f"{base}/port", {"port": None})
-        mine = {
-            name: None
-            for name in ("nGpuLayers", "ctxSize", "nThreads", "batchSize", "parallel", "instances",
-                         "extraArgs", "memoryMax", "cpuQuota", "start", "idleStopSeconds")
-            if sources[name] == "override"
-        }  # fmt: skip
+        mine = {s.key: None for s in SETTINGS if sources[s.key] == "override"}
         if mine:
             magid.ask("PUT", f"{base}/runtime-settings", mine)
 
