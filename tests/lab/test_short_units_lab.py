@@ -47,7 +47,8 @@ def test_the_devices(asker: Asker) -> None:
     for _ in range(2):
         reply = asker.ask(DevicesRequest())
         assert reply.ok, reply.message
-        assert output_in(reply.details).endswith("Available devices:\n  (none)\n")
+        # A thread of llama-server's logs on the same pipe, perhaps after it.
+        assert "Available devices:\n  (none)\n" in output_in(reply.details)
         shown = asker.container.show(device_list.UNIT, "LoadState")
         assert shown["LoadState"] == "not-found", "nothing is left of it"
     logged = asker.container.journal(device_list.UNIT)
