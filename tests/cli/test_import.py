@@ -40,6 +40,10 @@ def folder(magid: Running, tmp_path: Path) -> Iterator[Path]:
     yield tmp_path
     if "development" in magid.get(PROFILES):
         magid.ask("DELETE", f"{PROFILES}/development")
+    rest.forget_overrides(magid)
+    assert magictl("apply", url=magid.url).returncode == 0  # a model may have another port now
+    for name in (ALPHA, BETA):
+        assert magictl("wait", name, url=magid.url).returncode == 0
 
 
 @pytest.fixture
