@@ -177,6 +177,31 @@ def test_why_a_server_is_stopped(more: dict[str, Any], reason: str) -> None:
     assert observed_from(unit(**more)).reason == ""  # it runs again
 
 
+@pytest.mark.parametrize(
+    ("changes", "state", "reason"),
+    [
+        ({}, ServerState.STOPPED, "by systemctl"),
+        ({"Result": "timeout"}, ServerState.FAILED, "did not end in time and was killed (timeout)"),
+        (
+            {"ExecStartPost": ready_run(300, 78, KILLED, 9)},
+            ServerState.FAILED,
+            "exited with status 0",
+        ),
+        ({"ExecStartPost": []}, ServerState.FAILED, "exited with status 0"),
+        ({"LoadState": "masked"}, ServerState.FAILED, None),
+    ],
+)
+def test_stopped_before_the_wait_for_readiness_handles_signals(
+    changes: dict[str, Any], state: ServerState, reason: str | None
+) -> None:
+    """For systemd that is a failure of the start."""
+    run = {"ExecStartPost": ready_run(310, 78, KILLED, 15), "Result": "signal"}
+    shown = stopped(left=0, ended=300) | {"ExecMainStartTimestampMonotonic": 100}
+    server = observed_from(ended(**(run | shown | changes)))
+    assert server.state is state
+    assert reason in (None, server.reason)
+
+
 def test_a_ready_server() -> None:
     server = observed_from(unit(NRestarts=3))
     assert (server.port, server.model_id, server.instance) == (8080, "demo_tiny", 2)

@@ -161,7 +161,27 @@ def state_of(properties: Mapping[str, Any]) -> ServerState:
     if job and job != "stop":
         return ServerState.STARTING  # it waits for other units or in systemd's job queue
     broken = properties.get("LoadState") in _LOAD_FAILURES
-    return ServerState.STOPPED if active == "inactive" and not broken else ServerState.FAILED
+    is_down = active == "inactive" or (active == "failed" and _is_stopped_early(properties))
+    return ServerState.STOPPED if is_down and not broken else ServerState.FAILED
+
+
+def _is_stopped_early(properties: Mapping[str, Any]) -> bool:
+    """Returns whether it was stopped before wait_ready.py could handle the stop's signal.
+
+    systemd calls that a failure. A timeout of the start, which sends the same signal, has another
+    result, and after a signal from anybody else the unit is restarted.
+    """
+    *_, code, status = _last_run_after_start(properties)
+    return (properties.get("Result"), code, status) == ("signal", _KILLED, signal.SIGTERM)
+
+
+def _last_run_after_start(properties: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Returns how wait_ready.py ran.
+
+    (path, argv, ignore, started, started monotonic, ended, ended monotonic, pid, code, status)
+    """
+    runs = properties.get("ExecStartPost") or ()
+    return tuple(runs[-1]) if runs else (0,) * 10
 
 
 def _restarts(properties: Mapping[str, Any]) -> int:
@@ -245,9 +265,7 @@ def _what_follows(properties: Mapping[str, Any]) -> str:
 
 def _of_ready(properties: Mapping[str, Any]) -> FailureReason | None:
     """Returns the failure of wait_ready.py if it gave up while the server was still running."""
-    runs = properties.get("ExecStartPost") or ()
-    # (path, argv, ignore, started, started monotonic, ended, ended monotonic, pid, code, status)
-    _, _, _, _, _, _, ended, pid, code, status = runs[-1] if runs else (0,) * 10
+    _, _, _, _, _, _, ended, pid, code, status = _last_run_after_start(properties)
     if code != _EXITED or not status:
         return None
     main_ended = int(properties.get("ExecMainExitTimestampMonotonic", 0))
