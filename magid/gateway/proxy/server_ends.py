@@ -13,7 +13,7 @@ from magid.errors import MagidError, ServerLost, ServerStopped
 from magid.gateway.routing.fleet import Backend
 from magid.servers.backend import BY_SYSTEMCTL, ServerState
 
-WAIT_S = 0.5  # for systemd to tell; a client gets its error that much later
+WAIT_S = 2.0  # for systemd to tell, which is late on a busy machine
 
 Then = Callable[[str], None]
 
