@@ -115,6 +115,8 @@ def test_restarts_and_an_upgrade_are_not_noticed(daemon: Daemon) -> None:
     with loaded(daemon) as load:
         for number in range(TIMES):
             if number == TIMES // 2:
+                # While it is installed, for a moment, no worker can be started that reads models.
+                daemon.wait_serving()
                 install_magid(daemon.container)
             daemon.container.systemctl("restart", "magid")
     assert load.outcomes["stream"] == {"200": 1}
