@@ -181,13 +181,17 @@ def test_why_a_server_is_stopped(more: dict[str, Any], reason: str) -> None:
     ("changes", "state", "reason"),
     [
         ({}, ServerState.STOPPED, "by systemctl"),
+        (stopped(0, 300, code=KILLED, status=15), ServerState.STOPPED, "by systemctl"),
+        # After `systemctl daemon-reload`.
+        ({"ExecStartPost": ready_run(0, 0, 0, 0)}, ServerState.STOPPED, "by systemctl"),
+        (stopped(0, 300, code=KILLED, status=11), ServerState.FAILED, "crashed (SIGSEGV)"),
+        (stopped(0, 300, status=1), ServerState.FAILED, "exited with status 1"),
         ({"Result": "timeout"}, ServerState.FAILED, "did not end in time and was killed (timeout)"),
         (
             {"ExecStartPost": ready_run(300, 78, KILLED, 9)},
             ServerState.FAILED,
             "exited with status 0",
         ),
-        ({"ExecStartPost": []}, ServerState.FAILED, "exited with status 0"),
         ({"LoadState": "masked"}, ServerState.FAILED, None),
     ],
 )

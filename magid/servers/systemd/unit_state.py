@@ -168,11 +168,17 @@ def state_of(properties: Mapping[str, Any]) -> ServerState:
 def _is_stopped_early(properties: Mapping[str, Any]) -> bool:
     """Returns whether it was stopped before wait_ready.py could handle the stop's signal.
 
-    systemd calls that a failure. A timeout of the start, which sends the same signal, has another
-    result, and after a signal from anybody else the unit is restarted.
+    systemd calls that a failure, although the server itself has ended as it should. After a reload
+    it no longer knows how wait_ready.py ended. A timeout of the start, which sends the same signal,
+    has another result, and after a signal from anybody else the unit is restarted.
     """
     *_, code, status = _last_run_after_start(properties)
-    return (properties.get("Result"), code, status) == ("signal", _KILLED, signal.SIGTERM)
+    ended = int(properties.get("ExecMainCode", 0)), int(properties.get("ExecMainStatus", 0))
+    return (
+        properties.get("Result") == "signal"
+        and (code, status) in ((_KILLED, signal.SIGTERM), (0, 0))
+        and ended in ((_EXITED, 0), (_KILLED, signal.SIGTERM))
+    )
 
 
 def _last_run_after_start(properties: Mapping[str, Any]) -> tuple[Any, ...]:
