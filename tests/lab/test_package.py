@@ -12,22 +12,11 @@ import pytest
 from magid import __version__
 from tests.lab import packages
 from tests.lab.layers import output
-from tests.lab.trees import ROOT
 from tests.support.deadlines import SET_UP_S
 
 pytestmark = pytest.mark.slow
 
 MOST_BYTES = 100_000_000  # installed, without byte-code
-CHECKS = "/usr/local/lib/magi-checks"
-FOLDER = "/var/lib/magi/models"
-SEEDS = "/models"  # the folder that the first users of magid have
-ALPHA, BETA = "alpha_1p0b_q4km_fast", "beta_8p0b_q4km_balanced"
-PLACES = {ALPHA: f"{FOLDER}/Alpha-1B-Q4_K_M.gguf", BETA: f"{SEEDS}/Beta-8B-Q4_K_M.gguf"}
-RECIPES, REMOVING = ROOT / "docs/recipes.md", "Removing magid, and what stays"
-MINE = {"name": "Mine", "enabledModels": ["*"]}
-# The loopback addresses as /proc/net/tcp and tcp6 write them.
-IPV4, IPV6 = "0100007F", "00000000000000000000000001000000"
-EDIT = "server_defaults: {n_threads: 1, parallel: 1, ctx_size: 512}\n"
 
 
 # -- the package -------------------------------------------------------------------------------

@@ -23,7 +23,6 @@ from tests.support.transcript import Step
 
 pytestmark = pytest.mark.slow
 
-MOST_BYTES = 100_000_000  # installed, without byte-code
 CHECKS = "/usr/local/lib/magi-checks"
 FOLDER = "/var/lib/magi/models"
 SEEDS = "/models"  # the folder that the first users of magid have
