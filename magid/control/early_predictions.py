@@ -1,4 +1,4 @@
-"""Predicts the memory of wanted servers before anybody asks, so that a start does not wait for it.
+"""Predicts the memory of wanted servers in advance, so that a start does not wait for it.
 
 One at a time, at the lowest priority, and only where there are GPUs. What was predicted is kept on
 disk, so after a restart nothing is to be done.

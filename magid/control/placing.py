@@ -30,6 +30,7 @@ from magid.gpus.placing import (
     NoDevice,
     NoRoom,
     Question,
+    UnknownRoom,
     Wish,
     decide,
 )
@@ -166,7 +167,7 @@ class Placing:
         if failed is not None:
             self.release(spec.port)
             await self._devices.refresh()
-        decision = await self.decided(spec, failed)
+        decision = await self.decided(spec, failed, for_start=True)
         match decision.answer:
             case NoRoom() if failed is not None:
                 raise not_allocated(spec, failed)
@@ -192,8 +193,13 @@ class Placing:
 
     # -- decisions -------------------------------------------------------------------------
 
-    async def decided(self, spec: ServerSpec, failed: Placement | None = None) -> Decision:
-        """Returns where this server would start now. Reserves nothing. `failed`: see `place`."""
+    async def decided(
+        self, spec: ServerSpec, failed: Placement | None = None, *, for_start: bool = False
+    ) -> Decision:
+        """Returns where this server would start now. Reserves nothing. `failed`: see `place`.
+
+        Raises Busy unless it is `for_start`; see `Predictions.of`.
+        """
         listed = await self._devices.fresh(MAX_AGE_S)
         if not listed.gpus:
             return Decision(None)
@@ -204,10 +210,10 @@ class Placing:
             capacity = capacity.without({one.id for one in failed.devices})
         try:
             while isinstance(answer := decide(wish, capacity, _estimates(known)), Question):
-                known[answer] = await self._predicted(spec, answer)
+                known[answer] = await self._predicted(spec, answer, for_start=for_start)
         except _Unpredictable as error:
             return Decision(None, known, str(error))
-        return Decision(answer, known)
+        return Decision(None if isinstance(answer, UnknownRoom) else answer, known)
 
     async def room_for(
         self, spec: ServerSpec, candidates: Sequence[Evictable]
@@ -231,8 +237,10 @@ class Placing:
 
         try:
             while isinstance(found := eviction.make_room(candidates, place), Question):
-                known[found] = await self._predicted(spec, found)
+                known[found] = await self._predicted(spec, found, for_start=True)
         except _Unpredictable:
+            return None
+        if isinstance(found, UnknownRoom):
             return None
         if isinstance(found, NoRoom | NoDevice):
             raise self._refusal(spec, found)
@@ -251,12 +259,15 @@ class Placing:
     def _wish(self, spec: ServerSpec) -> Wish:
         return wish_of(spec, self._facts(spec.model_id), self._config.ctx_default_max)
 
-    async def _predicted(self, spec: ServerSpec, question: Question) -> Prediction:
+    async def _predicted(
+        self, spec: ServerSpec, question: Question, *, for_start: bool
+    ) -> Prediction:
         try:
             program = await self._program()
         except MagidError as error:
             raise _Unpredictable(error.message) from None
-        found = await self._predictions.of(spec, program, as_placement(spec, question))
+        placement = as_placement(spec, question)
+        found = await self._predictions.of(spec, program, placement, for_start=for_start)
         if found.estimate is None:
             log.warning(
                 "llama-server chooses where %s runs: %s", spec.model_id, found.problem,

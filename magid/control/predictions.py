@@ -37,11 +37,17 @@ class Predictions:
         self._waiting = 0
 
     async def of(
-        self, spec: ServerSpec, program: LlamaProgram, placement: Placement | None = None
+        self,
+        spec: ServerSpec,
+        program: LlamaProgram,
+        placement: Placement | None = None,
+        *,
+        for_start: bool = False,
     ) -> Prediction:
         """Returns the prediction for this server; starts nothing that stays. Seconds at most.
 
-        With a placement: of the server there, whatever that place holds.
+        With a placement: of the server there, whatever that place holds. A start is never refused
+        because others ask, so `for_start` is for the one decision at a time that starts wait for.
 
         Raises Busy if too many wait. What else fails is the prediction's problem, and not kept.
         """
@@ -51,7 +57,7 @@ class Predictions:
             return Prediction(time.time(), problem=error.message)
         if found := self._kept.get(key):
             return found
-        if self._waiting >= MAX_WAITING:
+        if self._waiting >= MAX_WAITING and not for_start:
             raise Busy(
                 f"cannot predict the memory of {spec.model_id} now: "
                 f"{counted(self._waiting, 'other prediction waits', 'other predictions wait')}; "

@@ -37,12 +37,12 @@ class ReturningMemory:
         was_ready = before in (ServerState.READY, ServerState.STOPPING)
         if was_ready and not server.state.is_running and server.placement is not None:
             until = time.monotonic() + PATIENCE_S
-            free = {gpu.device.id: gpu.device.free for gpu in self._devices.present.gpus}
-            self._expected += [
-                _Expected(one.id, now + one.need, until)
-                for one in server.placement.devices
-                if (now := free.get(one.id)) is not None
-            ]
+            listed = {gpu.device.id: gpu.device for gpu in self._devices.present.gpus}
+            for one in server.placement.devices:
+                device = listed.get(one.id)
+                if device is not None and device.free is not None and device.total is not None:
+                    free = min(device.total, device.free + one.need)  # the list may be older
+                    self._expected.append(_Expected(one.id, free, until))
 
     async def wait(self) -> None:
         """Returns when the memory is seen free, or has had its time."""

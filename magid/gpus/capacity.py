@@ -29,11 +29,12 @@ class DeviceRoom(Struct, frozen=True):
     room: int | None
     holders: tuple[tuple[str, int], ...] = ()  # model, need
     integrated: bool = False
-    overhead: int = 0  # what a driver takes beside what is predicted, per server
+    others: tuple[str, ...] = ()  # its names in other back ends
+    chosen: str = ""  # one of them, if the user wants that back end
 
     @property
     def name(self) -> str:
-        return self.device.name
+        return self.chosen or self.device.name
 
     @property
     def rank(self) -> int:
@@ -70,8 +71,12 @@ class Capacity(Struct, frozen=True):
         return replace(self, devices=tuple(rooms))
 
     def named(self, name: str) -> DeviceRoom | None:
-        """Returns the GPU with this name or id, as any of its back ends lists it."""
-        return next((one for one in self.devices if one.name.lower() == name.lower()), None)
+        """Returns the GPU with this name, by the back end that lists it so."""
+        for room in self.devices:
+            for known in (room.name, *room.others):
+                if known.lower() == name.lower():
+                    return room if known == room.name else replace(room, chosen=known)
+        return None
 
 
 _WORTH_SAYING: Final = 64 << 20
@@ -82,7 +87,6 @@ def capacity_of(
     host: int,
     holders: Iterable[Holder],
     reserve: int,
-    overheads: dict[str, int] | None = None,
 ) -> Capacity:
     """Returns the room that is left.
 
@@ -90,29 +94,25 @@ def capacity_of(
     driver says is free, servers together never get more than the whole.
     """
     held = tuple(holders)
-    learned = overheads or {}
     needs: dict[str, list[tuple[Holder, int]]] = {}
     for holder in held:
         for device in holder.placement.devices:
             needs.setdefault(device.id, []).append((holder, device.need))
-    rooms = tuple(_room(gpu, needs.get(gpu.device.id, []), reserve, learned) for gpu in gpus)
+    rooms = tuple(_room(gpu, needs.get(gpu.device.id, []), reserve) for gpu in gpus)
     pending = sum(one.placement.host for one in held if not one.is_settled)
     return Capacity(rooms, max(0, host - pending - reserve))
 
 
-def _room(
-    gpu: Gpu, needs: Sequence[tuple[Holder, int]], reserve: int, overheads: dict[str, int]
-) -> DeviceRoom:
+def _room(gpu: Gpu, needs: Sequence[tuple[Holder, int]], reserve: int) -> DeviceRoom:
     device = gpu.device
-    overhead = overheads.get(device.id, 0)
-    pending = sum(need + overhead for one, need in needs if not one.is_settled)
-    ours = sum(need + overhead for _, need in needs)
+    pending = sum(need for one, need in needs if not one.is_settled)
+    ours = sum(need for _, need in needs)
     room = None
     if device.free is not None and device.total is not None:
         room = max(0, min(device.free - pending, device.total - ours) - reserve)
     is_integrated = any(one.integrated for one in (device, *gpu.same))
-    shown = tuple((one.model_id, need + overhead) for one, need in needs)
-    return DeviceRoom(device, room, shown, is_integrated, overhead)
+    shown = tuple((one.model_id, need) for one, need in needs)
+    return DeviceRoom(device, room, shown, is_integrated, gpu.names[1:])
 
 
 def need_on(device: Device, placement: Placement) -> int:

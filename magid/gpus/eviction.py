@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from magid.gpus.placing import NoDevice, NoRoom, Question
+from magid.gpus.placing import Answer, NoDevice, NoRoom, Question, UnknownRoom
 from magid.llama.placement import Placement
 
 _TRIES: Final = 200
@@ -37,10 +37,10 @@ class Waiting(Struct, frozen=True):
     reason: str
 
 
-Place = Callable[[frozenset[str]], Placement | Question | NoRoom | NoDevice]
+Place = Callable[[frozenset[str]], Answer]
 """Decides where the server would start if the servers of these models had stopped."""
 
-Verdict = Stopping | Waiting | Question | NoRoom | NoDevice
+Verdict = Stopping | Waiting | Question | NoRoom | NoDevice | UnknownRoom
 
 
 def make_room(candidates: Sequence[Evictable], place: Place) -> Verdict:
@@ -65,7 +65,9 @@ def make_room(candidates: Sequence[Evictable], place: Place) -> Verdict:
     return _fewest([one for one in candidates if one.use == "idle"], place)
 
 
-def _fewest(idle: Sequence[Evictable], place: Place) -> Stopping | Question | NoDevice:
+def _fewest(
+    idle: Sequence[Evictable], place: Place
+) -> Stopping | Question | NoDevice | UnknownRoom:
     """Returns the first set that will do; all of `idle` together do."""
     for chosen in (*_small_sets(idle), tuple(one.model_id for one in idle)):
         found = place(frozenset(chosen))

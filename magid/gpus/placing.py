@@ -60,6 +60,10 @@ class NoRoom(Struct, frozen=True):
     rooms: tuple[DeviceRoom, ...] = ()
 
 
+class UnknownRoom(Struct, frozen=True):
+    """No device that tells its free memory has room, and another one does not tell it."""
+
+
 class NoDevice(Struct, frozen=True):
     """The user has chosen devices that are not there."""
 
@@ -67,7 +71,7 @@ class NoDevice(Struct, frozen=True):
 
 
 Known = Mapping[Question, Estimate]
-Answer = Placement | Question | NoRoom | NoDevice
+Answer = Placement | Question | NoRoom | NoDevice | UnknownRoom
 
 
 class _UnpredictedError(Exception):
@@ -120,6 +124,8 @@ def _decided(case: _Case) -> Answer:
         found = _in_part(case, chosen)
     if found is None and wish.offload == "cpu":
         found = _on_processor(case)
+    if found is None and any(room.room is None for room in chosen or capacity.devices):
+        return UnknownRoom()
     return found or _no_room(case, chosen)
 
 
@@ -223,6 +229,8 @@ def _on_any(
 
 def _canonical(case: _Case, room: DeviceRoom) -> str:
     """Returns the first device of this kind: one prediction holds for all of them."""
+    if room.chosen:
+        return room.chosen
     return next(one.name for one in case.capacity.devices if one.kind == room.kind)
 
 
@@ -266,7 +274,7 @@ def _checked(
     host = estimate.host_total.total
     for room, predicted in needs:
         need = predicted + ROUNDING
-        if room.room is None or need + room.overhead > room.room:
+        if room.room is None or need > room.room:
             return None
         placed.append(PlacedDevice(room.name, room.device.id, need))
         host += need if room.integrated else 0
@@ -286,12 +294,14 @@ def _as_it_stands(case: _Case) -> Placement | NoRoom | NoDevice:
     """Returns the placement that the user's own options lead to."""
     estimate = case.estimate(Question(is_own=True))
     placed = []
+    held: dict[str, int] = {}  # by GPU: two back ends may list the same one
     for device in estimate.devices:
         room = case.capacity.named(device.name)
-        need = device.need.total + ROUNDING
         if room is None or not device.need.total:
             continue
-        if room.room is not None and need + room.overhead > room.room:
+        need = device.need.total + ROUNDING
+        held[room.device.id] = held.get(room.device.id, 0) + need
+        if room.room is not None and held[room.device.id] > room.room:
             return NoRoom(f"needs {size(need)} on {room.name}; {room.described}", need, (room,))
         placed.append(PlacedDevice(room.name, room.device.id, need))
     host = estimate.host_total.total

@@ -13,7 +13,7 @@ from magid.control.devices import Devices
 from magid.control.placing import Placing
 from magid.control.predictions import Predictions
 from magid.control.wishes import FileFacts
-from magid.errors import DeviceMissing, DoesNotFit, LlamaServerMissing
+from magid.errors import Busy, DeviceMissing, DoesNotFit, LlamaServerMissing
 from magid.gpus.eviction import Evictable, Stopping, Waiting
 from magid.llama.placement import Placement
 from magid.llama.program import LlamaProgram
@@ -148,6 +148,23 @@ async def test_without_a_prediction_llama_server_chooses(
 async def test_a_device_that_is_gone(placing: Placing) -> None:
     with pytest.raises(DeviceMissing, match="names CUDA7, and this machine has CUDA0, CUDA1"):
         await placing.place(spec("a", 600, device="CUDA7"))
+
+
+async def test_a_start_is_not_refused_because_others_ask(
+    launcher: GpuLauncher, placing: Placing
+) -> None:
+    """Anybody who may read can ask for the memory of any context."""
+    launcher.hold("predict", 0)
+    asked = [asyncio.create_task(placing.decided(spec("a", need, 8081))) for need in range(1, 20)]
+    await launcher.wait_for(lambda: bool(launcher.predicted))
+    await all_quiet()
+    waits = asyncio.create_task(placing.place(spec("b", 600)))
+    await all_quiet()
+    launcher.release("predict", 0)
+    assert names(await waits) == "CUDA0"
+    refused = [one for one in await asyncio.gather(*asked, return_exceptions=True)
+               if isinstance(one, Busy)]  # fmt: skip
+    assert refused, "the test asks for too little"
 
 
 async def test_a_start_that_is_called_off_leaves_nothing(

@@ -71,7 +71,7 @@ def test_all_get_their_turn_and_none_overdraws(
             earlier = {n: t for n, t in unfinished.items() if n < number}
             if number not in running and not waits_for(turn, earlier, machine):
                 running.add(number)
-        assert running, "nobody may begin"
+        assert running, "none may begin"
         beside = [unfinished[n] for n in running if unfinished[n].is_without_device(machine)]
         if len(beside) > 1:
             assert sum(turn.threads or 99 for turn in beside) <= machine.cores

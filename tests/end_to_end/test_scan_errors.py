@@ -1,4 +1,4 @@
-"""A first scan that fails with an error that nobody has thought of, as /readyz shows it."""
+"""A first scan that fails with an unforeseen error, as /readyz shows it."""
 
 import os
 import re

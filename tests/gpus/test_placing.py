@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from magid.gpus.capacity import Capacity
-from magid.gpus.device import Gpu
+from magid.gpus.device import Device, Gpu
 from magid.gpus.eviction import Evictable, Stopping, Waiting, make_room
 from magid.gpus.memory_table import Estimate
 from magid.gpus.placing import (
@@ -14,6 +14,7 @@ from magid.gpus.placing import (
     NoDevice,
     NoRoom,
     Question,
+    UnknownRoom,
     Wish,
     decide,
     steps_up_to,
@@ -127,6 +128,26 @@ def test_a_device_that_is_gone() -> None:
     assert answer(wish, machine(gpu("C0", 24)), Predictor(4)) == NoDevice(("C7",))
 
 
+def test_the_back_end_that_the_user_has_chosen() -> None:
+    """It is the same GPU, with the same memory, by another name."""
+    cuda = gpu("CUDA0", 24)
+    both = Gpu(cuda.device, (Device("Vulkan0", "Vulkan", "card", 24 * GIB, 24 * GIB),))
+    predict = Predictor(4)
+    found = answer(Wish("m", device=("vulkan0",)), machine(both), predict)
+    assert isinstance(found, Placement)
+    assert (found.device_option, found.devices[0].id) == ("Vulkan0", "GPU-CUDA0")
+    assert predict.asked == [Question(("Vulkan0",))]
+
+
+def test_a_gpu_that_does_not_tell_its_memory_is_no_reason_to_refuse() -> None:
+    capacity = machine(gpu("C0", None, 24), gpu("C1", 8))
+    assert answer(PLAIN, capacity, Predictor(10)) == UnknownRoom()
+    assert placed(answer(PLAIN, capacity, Predictor(4)))
+    chosen = Wish("m", device=("C1",))
+    assert isinstance(answer(chosen, capacity, Predictor(10)), NoRoom)
+    assert make_room([], lambda _: UnknownRoom()) == UnknownRoom()
+
+
 def test_layers_of_the_user_go_to_a_device_of_ours() -> None:
     found = answer(Wish("m", layers=20), machine(gpu("C0", 24), gpu("C1", 12)), Predictor(4))
     assert isinstance(found, Placement)
@@ -231,7 +252,7 @@ def room_for(
     candidates = [Evictable(m, "idle" if m in idle else "busy") for m in needs]
     while isinstance(found := make_room(candidates, place), Question):
         known[found] = predict(found)
-    assert not isinstance(found, NoDevice)
+    assert not isinstance(found, NoDevice | UnknownRoom)
     return found
 
 
@@ -323,7 +344,8 @@ def test_room_is_never_overdrawn(
         assert found.host <= capacity.host
         assert offload == "all" or found.extent in ("all", "part", "none")
     else:
-        assert isinstance(found, NoRoom)
+        is_unknown = any(room.room is None for room in capacity.devices)
+        assert isinstance(found, UnknownRoom if is_unknown else NoRoom)
 
 
 @given(machines(), sizes, st.randoms())

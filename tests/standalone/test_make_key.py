@@ -84,7 +84,7 @@ def test_a_key_is_for_units_of_models_alone(
     assert keys_in(tmp_path) == []
 
 
-def test_a_key_that_magid_could_not_read_is_given_to_nobody(tmp_path: Path) -> None:
+def test_a_key_that_magid_could_not_read_is_not_given_out(tmp_path: Path) -> None:
     folder = tmp_path / "absent"
     with asked(tmp_path, OF_A_UNIT) as (systemd, maker):
         with pytest.raises(NoKey, match="systemd-tmpfiles"):
