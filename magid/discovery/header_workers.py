@@ -16,7 +16,7 @@ from magid.discovery.links import follow
 from magid.discovery.naming import text
 from magid.discovery.walker import File, walk
 from magid.errors import GgufError
-from magid.host.workers import Heartbeat, answer, requests
+from magid.host.workers import Heartbeat, serve
 
 _NICENESS: Final = 10
 
@@ -69,9 +69,7 @@ def as_file(packed_file: Any) -> File:
 
 def main() -> None:
     """Answers each request on stdin with a line on stdout."""
-    with suppress(BrokenPipeError):
-        for request in requests():
-            answer(carry_out(request))
+    serve(carry_out)
 
 
 if __name__ == "__main__":

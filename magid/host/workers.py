@@ -177,6 +177,13 @@ def _collect() -> None:
 # -- in the worker ---------------------------------------------------------------------------
 
 
+def serve(carry_out: Callable[[Any], Any]) -> None:
+    """Answers each request on stdin with a line on stdout, until the input ends."""
+    with suppress(BrokenPipeError):
+        for request in requests():
+            answer(carry_out(request))
+
+
 def requests() -> Iterator[Any]:
     """Yields the requests, until the input is closed."""
     answer(None)

@@ -13,14 +13,14 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from magid.errors import InvalidInput, MagidError, NotAllowed, ServerFailed
 from magid.host.mounts import may_hang
-from magid.host.workers import LATE_S, Silent, Unanswered, Worker, WorkerEnded, answer, requests
+from magid.host.workers import LATE_S, Silent, Unanswered, Worker, WorkerEnded, serve
 from magid.launcher.unit_request import CheckedFile
 
 MAX_SHARDS: Final = 512
@@ -206,9 +206,7 @@ def _carried_out(request: Any) -> Any:
 
 def main() -> None:
     """Runs the worker until its input ends."""
-    with suppress(BrokenPipeError):
-        for request in requests():
-            answer(_carried_out(request))
+    serve(_carried_out)
 
 
 # -- one file --------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from magid.errors import LlamaServerMissing
 from magid.host.mounts import may_hang
-from magid.host.workers import LATE_S, Silent, Worker, WorkerEnded, answer, requests
+from magid.host.workers import LATE_S, Silent, Worker, WorkerEnded, serve
 from magid.llama.program import PROBE_S, FoundProgram, LlamaProgram, find_program, look_at, probe
 
 _MODULE: Final = "magid.llama.program_search"
@@ -176,9 +176,7 @@ def _carried_out(request: Any) -> Any:
 
 def main() -> None:
     """Runs the worker until its input ends."""
-    with suppress(BrokenPipeError):
-        for request in requests():
-            answer(_carried_out(request))
+    serve(_carried_out)
 
 
 if __name__ == "__main__":
