@@ -49,6 +49,7 @@ def _range(text: str) -> list[Scalar]:
 # Settings that have a flag: the parser of its text, and the environment variable, if any.
 _OUTSIDE: Mapping[str, tuple[Callable[[str], Any], str | None]] = {
     "model_paths": (_paths, "MODEL_SCAN_PATH"),
+    "library_path": (_path, "MAGI_LIBRARY_PATH"),
     "state_dir": (_path, "MAGI_STATE_DIR"),
     "registry_path": (_path, "REGISTRY_PATH"),
     "profiles_dir": (_path, "MAGI_PROFILES_DIR"),

@@ -147,6 +147,10 @@ class Config(Section, frozen=True):
         Rule(distinct),
         about("Folders that are searched for GGUF files"),
     ] = _MODEL_PATHS
+    library_path: Annotated[
+        Path,
+        about("The folder that magid downloads to and deletes from; in or below model_paths"),
+    ] = Path("/var/lib/magi/models")
     state_dir: Annotated[Path, about("Where the daemon keeps its own files")] = Path(
         "/var/lib/magi"
     )
@@ -259,6 +263,15 @@ class Config(Section, frozen=True):
     def may_lack_folders(self) -> bool:
         """Whether a missing model folder needs no warning, because it is only a default."""
         return self.model_paths is _MODEL_PATHS
+
+    @property
+    def library_root(self) -> Path | None:
+        """The one folder whose models magid may add and delete.
+
+        None if `library_path` is in none of `model_paths`: nothing in it would be offered.
+        """
+        offered = (self.library_path.is_relative_to(path) for path in self.model_paths)
+        return self.library_path if any(offered) else None
 
     @property
     def addresses(self) -> tuple[Address, ...]:

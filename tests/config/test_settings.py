@@ -50,6 +50,7 @@ def test_without_anything_all_is_default(tmp_path: Path) -> None:
         ("MODEL_SCAN_PATH", "/a:/b", "model_paths", (Path("/a"), Path("/b"))),
         ("MODEL_SCAN_PATH", "/with space:", "model_paths", (Path("/with space"),)),
         ("MODEL_SCAN_PATH", "models", "model_paths", (Path.cwd() / "models",)),
+        ("MAGI_LIBRARY_PATH", "/a/b", "library_path", Path("/a/b")),
         ("REGISTRY_PATH", "/r.json", "registry_path", Path("/r.json")),
         ("REGISTRY_PATH", "data/r.json", "registry_path", Path.cwd() / "data/r.json"),
         ("LLAMA_SERVER_PATH", "/opt/llama-server", "llama_server_path", Path("/opt/llama-server")),
@@ -96,6 +97,22 @@ def test_file_then_variable_then_flag(tmp_path: Path) -> None:
 
 def test_the_registry_is_in_the_state_folder(tmp_path: Path) -> None:
     assert _load(tmp_path, "state_dir: /s").config.registry_path == Path("/s/model_registry.json")
+
+
+@pytest.mark.parametrize(
+    ("models", "library", "root"),
+    [
+        ("/a:/b", "/b", Path("/b")),
+        ("/a:/b", "/b/new", Path("/b/new")),
+        ("/a:/b", "/bee", None),
+        ("/a/b", "/a", None),
+    ],
+)
+def test_only_a_folder_that_is_searched_is_a_library(
+    tmp_path: Path, models: str, library: str, root: Path | None
+) -> None:
+    variables = {"MODEL_SCAN_PATH": models, "MAGI_LIBRARY_PATH": library}
+    assert load({}, variables, tmp_path / "absent.yaml").config.library_root == root
 
 
 def test_another_file_can_be_named(tmp_path: Path) -> None:
