@@ -159,8 +159,8 @@ def test_what_the_ports_explain_is_told_once() -> None:
 
 def test_what_magid_reports_is_told_once_and_by_the_check_that_knows_more() -> None:
     masked = with_unit("magid.socket", load="masked", active="inactive")
-    told = found(units=masked, daemon=reported("UnitMasked", "NotServing", "ServerDown"))
-    assert [finding.name for _, finding in told] == ["unit-masked"]
+    findings = found(units=masked, daemon=reported("UnitMasked", "NotServing", "ServerDown"))
+    assert [finding.name for _, finding in findings] == ["unit-masked"]
     unseen = found(units=NotCollected("no systemd"), daemon=reported("UnitMasked"))
     assert [finding.name for _, finding in unseen] == ["magid-reports"]
     assert unseen[0][1].run == ("magictl start a b",)  # and not doctor itself
@@ -168,9 +168,9 @@ def test_what_magid_reports_is_told_once_and_by_the_check_that_knows_more() -> N
 
 def test_a_masked_launcher_is_told_once() -> None:
     masked = with_unit("magi-launcher.service", load="masked", active="inactive")
-    told = found(units=masked, launcher="refused", daemon=reported("UnitMasked"))
-    assert [finding.name for _, finding in told] == ["unit-masked"]
-    assert told[0][1].run[0] == "systemctl unmask magi-launcher.service"
+    findings = found(units=masked, launcher="refused", daemon=reported("UnitMasked"))
+    assert [finding.name for _, finding in findings] == ["unit-masked"]
+    assert findings[0][1].run[0] == "systemctl unmask magi-launcher.service"
 
 
 def test_every_condition_is_known_to_doctor_by_its_name() -> None:
@@ -218,8 +218,8 @@ def test_what_rests_on_settings_that_nobody_knows_is_not_claimed(
             HEALTHY, settings=settings, listeners=(OPEN, Listener("::", 8085, 7, "nginx"))
         )
     )
-    told = [finding.name for result in seen for finding in result.findings]
-    assert told == ([] if unread else ["configuration-broken"])
+    findings = [finding.name for result in seen for finding in result.findings]
+    assert findings == ([] if unread else ["configuration-broken"])
     left = {result.check.name for result in seen if result.not_made}
     assert {"exposure", "ports", "gpu-use"} <= left
 

@@ -30,7 +30,7 @@ def model(name: str, able: ModelAbilities = TEXT, **changes: Any) -> FoundModel:
     return values.found(name, **{"abilities": able, "tier": Tier.BALANCED, **changes})
 
 
-def asked(name: str, content: object = "Hello", **more: object) -> ParsedRequest:
+def chat(name: str, content: object = "Hello", **more: object) -> ParsedRequest:
     endpoint = find("POST", "/v1/chat/completions")
     assert endpoint is not None
     fields = {"model": name, "messages": [{"role": "user", "content": content}], **more}
@@ -44,7 +44,7 @@ def route(request: ParsedRequest, now: Fleet) -> ModelRoute:
 def test_an_embedding_model_has_no_say_in_who_gets_tools() -> None:
     able = ModelAbilities(tools=None)  # as if its server were not asked yet
     now = made([model("a"), model("vectors", able, kind=ModelKind.EMBEDDING)])
-    assert route(asked("balanced", **TOOLS), now).starts == "a"
+    assert route(chat("balanced", **TOOLS), now).starts == "a"
 
 
 def test_a_load_by_tier_loads_what_a_chat_would_get() -> None:
@@ -57,35 +57,35 @@ def test_a_load_by_tier_loads_what_a_chat_would_get() -> None:
 
 def test_tools_start_the_one_model_that_was_taught_them() -> None:
     now = made([model("a", size_bytes=1), model("b", CALLER, size_bytes=2), model("c")])
-    found = route(asked("balanced", **TOOLS), now)
+    found = route(chat("balanced", **TOOLS), now)
     assert found.starts == "b"
     assert found.why == "tier; a cannot call tools; c cannot call tools"
-    assert route(asked("balanced"), now).starts == "a"
-    assert route(asked("a", **TOOLS), now).starts == "a"
+    assert route(chat("balanced"), now).starts == "a"
+    assert route(chat("a", **TOOLS), now).starts == "a"
 
 
 def test_tools_go_to_another_tier_before_they_go_to_a_model_without() -> None:
     now = made([model("a"), model("b", CALLER, tier=Tier.POWERFUL)], ready=["a"])
-    assert route(asked("balanced", **TOOLS), now).starts == "b"
+    assert route(chat("balanced", **TOOLS), now).starts == "b"
 
 
 def test_a_model_that_rests_is_passed_over_and_tools_go_on() -> None:
     models = [model("a"), model("b", CALLER), model("c", CALLER, tier=Tier.POWERFUL)]
     now = made(models, resting={"b": StartPause("could not be started (no memory)")})
-    found = route(asked("balanced", **TOOLS), now)
+    found = route(chat("balanced", **TOOLS), now)
     assert (found.tier, found.starts) == (Tier.POWERFUL, "c")
     assert "b could not be started" in found.why
     resting = dict.fromkeys(["b", "c"], StartPause("could not be started (no memory)"))
-    assert route(asked("balanced", **TOOLS), made(models, resting=resting)).starts == "a"
+    assert route(chat("balanced", **TOOLS), made(models, resting=resting)).starts == "a"
 
 
 def test_an_image_goes_to_the_model_with_a_projector_for_it() -> None:
     hearer = ModelAbilities(tools=False, images=False, audio=True)
     now = made([model("a", size_bytes=1), model("b", SEER), model("c", hearer)], ready=["a"])
-    found = route(asked("auto", [IMAGE]), now)
+    found = route(chat("auto", [IMAGE]), now)
     assert (found.backends, found.starts) == ((), "b")
     assert "a cannot see images" in found.why
-    assert route(asked("balanced", [SOUND]), now).starts == "c"
+    assert route(chat("balanced", [SOUND]), now).starts == "c"
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_no_server_is_asked_to_fetch_an_image(path: str) -> None:
 def test_a_model_that_cannot_is_refused_by_name_with_one_that_can(*, is_running: bool) -> None:
     now = made([model("a"), model("b", SEER)], ready=["a"] * is_running)
     with pytest.raises(InvalidInput) as refused:
-        route(asked("a", [IMAGE]), now)
+        route(chat("a", [IMAGE]), now)
     assert refused.value.message == (
         "cannot answer this request: a cannot see images: it has no projector for them; b can"
     )
@@ -115,33 +115,33 @@ def test_where_only_a_disabled_model_can_it_is_named() -> None:
     now = made([model("a"), model("b", SEER)], disabled=["b"])
     for name in ("a", "balanced", "auto"):
         with pytest.raises(InvalidInput, match="; b can, which is disabled"):
-            route(asked(name, [IMAGE]), now)
+            route(chat(name, [IMAGE]), now)
     with pytest.raises(InvalidInput, match=r"for it$"):
-        route(asked("a", [SOUND]), now)
+        route(chat("a", [SOUND]), now)
 
 
 def test_what_a_server_says_counts_more_than_the_files() -> None:
     models = [model("a", CALLER), model("b", CALLER, tier=Tier.POWERFUL)]
     now = made(models, facts={"a": ServerProperties(1, tools=False)})
-    assert route(asked("balanced", **TOOLS), now).starts == "b"
+    assert route(chat("balanced", **TOOLS), now).starts == "b"
     seen = made(models, seen={"a": ServerProperties(1, tools=False)})
-    assert route(asked("balanced", **TOOLS), seen).starts == "b"
+    assert route(chat("balanced", **TOOLS), seen).starts == "b"
     sees = made([model("a")], facts={"a": ServerProperties(1, vision=True)})
-    assert route(asked("a", [IMAGE]), sees).backends
+    assert route(chat("a", [IMAGE]), sees).backends
 
 
 def test_what_a_server_does_not_say_is_left_to_the_files() -> None:
     now = made(
         [model("a"), model("b", CALLER)], facts={"a": ServerProperties(1), "b": ServerProperties(1)}
     )
-    (backend,) = route(asked("balanced", **TOOLS), now).backends
+    (backend,) = route(chat("balanced", **TOOLS), now).backends
     assert backend.model_id == "b"
 
 
 def test_a_request_that_brought_a_model_up_starts_no_second_one() -> None:
     models = [model("a", CALLER), model("b", CALLER, tier=Tier.POWERFUL)]
     now = made(models, facts={"a": ServerProperties(1, tools=False)})
-    request = asked("balanced", **TOOLS)
+    request = chat("balanced", **TOOLS)
     first = route(request, now)
     assert first.starts == "b"
     second = resolver.without_second_start(first, {"a"}, request, now)
@@ -159,7 +159,7 @@ def test_the_context_of_a_model_that_is_stopped() -> None:
     )
     assert [offer.context for offer in now.offers.values()] == [4096, 1024, 512]
     with pytest.raises(MagidError, match="context of 1024 tokens"):
-        route(asked("b", "word " * 4000), now)
+        route(chat("b", "word " * 4000), now)
 
 
 def test_the_list_of_models_says_what_each_can_do() -> None:

@@ -42,16 +42,16 @@ def made(
         registry = registry.with_entry(with_settings(registry.models[name], given))
     config = Config(server_defaults=RuntimeSettings(start="on-demand"))
     now = build(1, registry, Disk(merge.found, listed=True), ALL, config, ())
-    told = dict(facts or {})
+    properties = dict(facts or {})
     running = {
         spec.port: observed(spec, ServerState.READY)
         for spec in now.wanted.specs
-        if spec.model_id in (*ready, *told)
+        if spec.model_id in (*ready, *properties)
     }
     known = {
-        server.process: told[server.model_id]
+        server.process: properties[server.model_id]
         for server in running.values()
-        if server.model_id in told
+        if server.model_id in properties
     }
     return fleet.build(now, running, {}, known, resting=resting, seen=seen)
 

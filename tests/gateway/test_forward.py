@@ -107,8 +107,8 @@ def forwarded_of(
     endpoint = find("POST", "/v1/chat/completions")
     assert endpoint is not None
     route = ModelRoute("m", tuple(server.backend for server in servers), "model")
-    asked = ParsedRequest(endpoint, b"{}", {"model": "m"}, "m")
-    return ForwardedRequest(asked, client, route, retry, lambda _e, _s: None, lambda _e: None)
+    request = ParsedRequest(endpoint, b"{}", {"model": "m"}, "m")
+    return ForwardedRequest(request, client, route, retry, lambda _e, _s: None, lambda _e: None)
 
 
 async def answer_to(client: Client) -> list[object]:
@@ -178,12 +178,12 @@ async def test_a_magid_without_descriptors_leaves_no_server_out() -> None:
         try:
             forwarded_of(client, [server]).send(server)
             (heard,) = await answer_to(client)
-            asked = [await health.is_healthy(server.backend)]
-            asked.append(await health.can_work(server.backend, ModelKind.CHAT))
+            healthy = [await health.is_healthy(server.backend)]
+            healthy.append(await health.can_work(server.backend, ModelKind.CHAT))
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         assert "Too many open files" in str(heard)
-        assert asked == [None, None]
+        assert healthy == [None, None]
         assert server.why_not == ""
         forwarded_of(again, [server]).send(server)
         assert await answer_to(again) == [200, b"fine", "ends"]

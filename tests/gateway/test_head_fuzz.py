@@ -54,9 +54,9 @@ def magid(parts: rest.Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         assert "ERROR" not in log
 
 
-def target(path: str, asked: list[tuple[str, str]]) -> str:
+def target(path: str, arguments: list[tuple[str, str]]) -> str:
     """What does not belong into a target would be refused before anything reads it."""
-    query = "&".join(f"{name}={value}" for name, value in asked)
+    query = "&".join(f"{name}={value}" for name, value in arguments)
     plain = "".join(c if "!" <= c <= "~" and c != "#" else f"%{ord(c):02x}" for c in query)
     return f"{path}?{plain}" if plain else path
 

@@ -72,19 +72,19 @@ def test_a_foreign_host(client: httpx.Client, endpoint: Endpoint, host: str) -> 
 def test_a_foreign_page(client: httpx.Client, endpoint: Endpoint, origin: str) -> None:
     answer = client.request(endpoint.method, path_of(endpoint), headers={"Origin": origin})
     check_refused(endpoint, answer, 403)
-    asked = {"Origin": origin, "Access-Control-Request-Headers": SDK_HEADERS}
-    check_refused(endpoint, client.options(path_of(endpoint), headers=asked), 403)
+    headers = {"Origin": origin, "Access-Control-Request-Headers": SDK_HEADERS}
+    check_refused(endpoint, client.options(path_of(endpoint), headers=headers), 403)
 
 
 @endpoints
 def test_a_browser_asks_first(client: httpx.Client, endpoint: Endpoint) -> None:
-    asked = {"Access-Control-Request-Headers": SDK_HEADERS}
-    answer = client.options(path_of(endpoint), headers={"Origin": OWN_PAGE, **asked})
+    headers = {"Access-Control-Request-Headers": SDK_HEADERS}
+    answer = client.options(path_of(endpoint), headers={"Origin": OWN_PAGE, **headers})
     assert (answer.status_code, answer.content) == (204, b"")
     assert answer.headers["access-control-allow-origin"] == OWN_PAGE
     assert endpoint.method in answer.headers["access-control-allow-methods"].split(", ")
     assert answer.headers["access-control-allow-headers"] == SDK_HEADERS
-    own = client.options(path_of(endpoint), headers=asked)  # of magid's own page, or of none
+    own = client.options(path_of(endpoint), headers=headers)  # of magid's own page, or of none
     assert not [name for name in own.headers if name.startswith("access-control-")]
 
 

@@ -17,7 +17,7 @@ from magid.host.ports import HostPort
 from magid.llama.client import get_json, get_metrics
 from tests.support import hostile
 from tests.support.deadlines import DEADLINE_S
-from tests.support.hostile import SMALL, Answer, Taken, asked, misbehave, model, request
+from tests.support.hostile import SMALL, Answer, Taken, answer_to, misbehave, model, request
 from tests.support.hostile_llama import HOSTILE, PRINTED, VALUES, Connection, Ends
 from tests.support.rest import Parts
 
@@ -117,7 +117,7 @@ def test_a_server_that_answers_before_it_is_asked(taken: Taken) -> None:
     taken.order("ACCEPT", "early")
     try:
         for _ in range(5):
-            answer = Answer.of(asked(taken.magid, request(CHAT, "", model(2))))
+            answer = Answer.of(answer_to(taken.magid, request(CHAT, "", model(2))))
             assert answer.is_error or b'"from":"hostile"' in answer.body
     finally:
         taken.forget()
@@ -140,7 +140,7 @@ def test_drafts_without_end(parts: Parts, tmp_path: Path) -> None:
         for number, name in enumerate(DRAFTS):
             hostile.wait_sound(taken.magid, model(number))
             with bounded(taken):
-                answer = Answer.of(asked(taken.magid, request(CHAT, name, "auto")))
+                answer = Answer.of(answer_to(taken.magid, request(CHAT, name, "auto")))
             assert (answer.status, answer.is_whole) == (200, True), name
             assert "x-magi-draft-model" not in answer.fields, name
 
@@ -154,7 +154,7 @@ def test_final_answers_without_end(parts: Parts, tmp_path: Path) -> None:
         for number, name in enumerate(DRAFTS):
             hostile.wait_sound(taken.magid, model(number))
             with bounded(taken):
-                raw = asked(taken.magid, request(CHAT, name, "auto"))
+                raw = answer_to(taken.magid, request(CHAT, name, "auto"))
             answer = Answer.of(raw)
             if name in failed:
                 assert answer.status >= 500 or answer.ends_with_error or not answer.is_whole, name

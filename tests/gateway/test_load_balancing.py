@@ -83,10 +83,10 @@ def test_a_killed_server_costs_nobody_an_answer(parts: Parts, tmp_path: Path) ->
             # So do requests that the victim works on: they begin anew on another one.
             with concurrent.futures.ThreadPoolExecutor(12) as pool:
                 body = chat(MEDIUM, max_tokens=300, ignore_eos=True)
-                asked = [pool.submit(client.post, CHAT, json=body) for _ in range(24)]
-                concurrent.futures.wait(asked, return_when=concurrent.futures.FIRST_COMPLETED)
+                pending = [pool.submit(client.post, CHAT, json=body) for _ in range(24)]
+                concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
                 os.kill(before[victim], signal.SIGKILL)
-                answers = [future.result() for future in asked]
+                answers = [future.result() for future in pending]
             assert {answer.status_code for answer in answers} == {200}
             endings = {port_of(stream): stream.read() for stream in held}
         for port, text in endings.items():

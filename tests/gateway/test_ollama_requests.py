@@ -179,8 +179,8 @@ class Compared(str):
 def test_answers_of_tools_cost_the_same_however_many_calls_are_open() -> None:
     names: list[Any] = [Compared("a"), ["x"], None, 5]
     calls = [{"function": {"name": name}} for name in names * 500]
-    asked: list[Any] = [Compared("b"), Compared("a"), None, {}]
-    answers = [{"role": "tool", "tool_name": name} for name in asked * 500]
+    called: list[Any] = [Compared("b"), Compared("a"), None, {}]
+    answers = [{"role": "tool", "tool_name": name} for name in called * 500]
     messages = [{"role": "assistant", "tool_calls": calls}, *answers]
     made = translated("/api/chat", messages=messages)[1]["messages"]
     ids = [message["tool_call_id"] for message in made[1:]]

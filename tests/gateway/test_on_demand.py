@@ -41,8 +41,8 @@ def test_the_first_request_is_held_until_its_model_is_ready(parts: Parts, tmp_pa
         body = {"request": chat("fast")}
         assert magid.ask("POST", "/api/route/explain", body)["starts"] == SMALL
         with concurrent.futures.ThreadPoolExecutor(6) as pool:
-            asked = [pool.submit(client.post, CHAT, json=chat("fast")) for _ in range(6)]
-            answers = [future.result() for future in asked]
+            pending = [pool.submit(client.post, CHAT, json=chat("fast")) for _ in range(6)]
+            answers = [future.result() for future in pending]
         assert {answer.status_code for answer in answers} == {200}
         assert states(magid) == {SMALL: "ready"}
         assert magid.log.read_text().count(f"starting {SMALL}") == 1
@@ -76,8 +76,8 @@ def test_a_start_that_fails_tells_all_who_wait(parts: Parts, tmp_path: Path) -> 
         fleets.client(magid) as client,
         concurrent.futures.ThreadPoolExecutor(3) as pool,
     ):
-        asked = [pool.submit(client.post, CHAT, json=chat(SMALL)) for _ in range(3)]
-        for future in asked:
+        pending = [pool.submit(client.post, CHAT, json=chat(SMALL)) for _ in range(3)]
+        for future in pending:
             answer = future.result()
             assert answer.status_code == 503
             assert "broken on purpose" in answer.json()["error"]["message"]

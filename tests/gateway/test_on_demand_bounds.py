@@ -107,11 +107,11 @@ class Servers:
         writer.close()
 
 
-def asked(model: str, method: str = "POST", **fields: Any) -> ParsedRequest:
+def request(model: str, method: str = "POST", **fields: Any) -> ParsedRequest:
     endpoint = find(method, "/v1/chat/completions" if method == "POST" else "/props")
     assert endpoint is not None
-    told = {"model": model, "messages": [{"role": "user", "content": "Hello"}], **fields}
-    return ParsedRequest(endpoint, b'{"tools":[]}' if "tools" in fields else b"{}", told, model)
+    values = {"model": model, "messages": [{"role": "user", "content": "Hello"}], **fields}
+    return ParsedRequest(endpoint, b'{"tools":[]}' if "tools" in fields else b"{}", values, model)
 
 
 class World:
@@ -131,7 +131,7 @@ class World:
         self, model: str, method: str = "POST", **fields: Any
     ) -> tuple[ForwardedRequest, Client]:
         client = Client()
-        return self.gateway.send(asked(model, method, **fields), client), client
+        return self.gateway.send(request(model, method, **fields), client), client
 
     async def learned(self, model_id: str) -> ServerProperties:
         """What its server says, as soon as the gateway knows it."""
@@ -248,7 +248,7 @@ async def test_a_start_that_failed_is_remembered_with_its_reason(make: Any) -> N
             assert "not tried again for 5 s after 1 failed start" in error.message
         assert world.launcher.count("start")[world.port(ALPHA)] == 1
         with pytest.raises(NotReady, match="broken on purpose"):
-            world.gateway.explain(asked(ALPHA))
+            world.gateway.explain(request(ALPHA))
         # Other settings deserve another try.
         world.launcher.broken.clear()
         await world.daemon.set_settings(ALPHA, {"parallel": 3})

@@ -186,10 +186,10 @@ def test_a_changed_body_copies_no_long_string() -> None:
     endpoint = find("POST", "/v1/chat/completions")
     assert endpoint is not None
     fields, model, seen = finished(parse_large(endpoint, body))
-    asked = ParsedRequest(endpoint, body, fields, model, outline=seen)
+    request = ParsedRequest(endpoint, body, fields, model, outline=seen)
     tracemalloc.start()
     try:
-        changed = asked.changed({k: v for k, v in fields.items() if v is not None}, model="other")
+        changed = request.changed({k: v for k, v in fields.items() if v is not None}, model="other")
         assert tracemalloc.get_traced_memory()[1] < 100_000
     finally:
         tracemalloc.stop()

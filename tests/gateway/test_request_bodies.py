@@ -118,9 +118,9 @@ def test_nulls_are_dropped_from_a_large_body_as_from_a_small_one() -> None:
     for size in (10, 10 * WHOLE_BYTES):
         data = {"model": "m", "messages": [{"role": "user", "content": "x" * size, "name": None}]}
         body = json.dumps(data).encode()
-        asked = builder.build(body) if size == 10 else finished(builder.build_in_steps(body))
+        request = builder.build(body) if size == 10 else finished(builder.build_in_steps(body))
         del data["messages"][0]["name"]  # type: ignore[attr-defined]  # a list
-        assert json.loads(b"".join(asked.pieces or (asked.body,))) == data
+        assert json.loads(b"".join(request.pieces or (request.body,))) == data
 
 
 # -- what is remembered of a request -------------------------------------------------------------

@@ -96,8 +96,8 @@ def test_the_code_is_what_the_client_got(
 
 def test_a_name_that_a_client_made_up_is_no_label(counts: RequestStatistics) -> None:
     for number in range(10):
-        asked = record(model_id=None, requested_model=f"x{number}", sent_s=None, status=None)
-        counts.add(asked, None)
+        failed = record(model_id=None, requested_model=f"x{number}", sent_s=None, status=None)
+        counts.add(failed, None)
     counts.add(record(model_id=None, requested_model="m2", sent_s=None), None)
     assert {key[0]: n for key, n in counts.requests.items()} == {OTHER: 10, "m2": 1}
     assert not counts.decisions

@@ -110,10 +110,10 @@ def test_ollamas_clients_are_told(magid: Running, client: httpx.Client) -> None:
 def test_an_answer_in_one_piece_is_refused(magid: Running, client: httpx.Client) -> None:
     body = chat(MODEL, max_tokens=MANY)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(client.post, "/v1/chat/completions", json=body)
+        pending = pool.submit(client.post, "/v1/chat/completions", json=body)
         magid.wait_for("the request", lambda: magid.get("/api/requests")["running"] == 1)
         stop(magid)
-        answer = asked.result()
+        answer = pending.result()
     assert answer.status_code == 503
     assert answer.json()["error"]["code"] == "server_stopped"
 

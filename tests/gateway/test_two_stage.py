@@ -27,7 +27,7 @@ two_stage: {enabled: true, stage1_tier: fast, stage2_tier: balanced, stage1_max_
 """
 
 
-def asked(path: str = CHAT, **fields: Any) -> ParsedRequest:
+def parsed(path: str = CHAT, **fields: Any) -> ParsedRequest:
     endpoint = find("POST", path)
     assert endpoint
     return ParsedRequest(endpoint, b"", {**chat("auto"), **fields}, "auto")
@@ -37,8 +37,8 @@ def asked(path: str = CHAT, **fields: Any) -> ParsedRequest:
 
 
 def test_plain_questions_have_stages() -> None:
-    assert auto_tier.applies(asked())
-    assert auto_tier.applies(asked(n=1, tools=[], stream=True))
+    assert auto_tier.applies(parsed())
+    assert auto_tier.applies(parsed(n=1, tools=[], stream=True))
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_plain_questions_have_stages() -> None:
     ],
 )  # fmt: skip
 def test_others_have_none(more: dict[str, Any]) -> None:
-    assert not auto_tier.applies(asked(**more))
+    assert not auto_tier.applies(parsed(**more))
 
 
 def test_the_first_stage_is_short_and_whole() -> None:

@@ -22,8 +22,8 @@ DRAFT = json.dumps({"choices": [{"message": {"content": "A draft"}}]}).encode()
 class Sent:
     """A request on its way, as a `ForwardedRequest` is: it holds its client."""
 
-    def __init__(self, asked: ParsedRequest, client: Any) -> None:
-        self.asked, self.client = asked, client
+    def __init__(self, request: ParsedRequest, client: Any) -> None:
+        self.request, self.client = request, client
         self.record = SimpleNamespace(model_id="m", outcome=Outcome.RUNNING)
 
     def cancel(self) -> None:
@@ -55,7 +55,7 @@ def test_the_bodies_of_a_request_in_two_stages_are_freed_at_once(
     endpoint = find("POST", "/v1/chat/completions")
     assert endpoint is not None
     body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "x"}]}).encode()
-    asked = ParsedRequest(endpoint, body, *parse(endpoint, body))
+    request = ParsedRequest(endpoint, body, *parse(endpoint, body))
     sent: list[Sent] = []
 
     def begin(variant: ParsedRequest, client: Any) -> Any:
@@ -65,7 +65,7 @@ def test_the_bodies_of_a_request_in_two_stages_are_freed_at_once(
     gc.collect()
     gc.disable()
     try:
-        stages = TwoStageRequest(asked, Client(), TwoStageRules(enabled=True), begin)
+        stages = TwoStageRequest(request, Client(), TwoStageRules(enabled=True), begin)
         if has_draft:
             answered(sent[0], DRAFT)
             sent[0].client.ends()

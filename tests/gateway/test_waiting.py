@@ -171,10 +171,10 @@ async def test_a_model_that_may_have_eyes_is_sent_no_address_to_fetch(house: Hou
     dispatcher = Dispatcher(await house.running())
     try:
         seen = {"type": "image_url", "image_url": {"url": "http://169.254.169.254/latest"}}
-        asked = chat(ALPHA)
+        plain = chat(ALPHA)
         messages = [{"role": "user", "content": [seen]}]
         with pytest.raises(InvalidInput, match="send it along"):
-            dispatcher.send(replace(asked, fields={**asked.fields, "messages": messages}), Client())
+            dispatcher.send(replace(plain, fields={**plain.fields, "messages": messages}), Client())
         assert dispatcher.waiting == 0
     finally:
         await dispatcher.close()
@@ -186,8 +186,8 @@ async def test_a_request_that_cannot_be_placed_keeps_nobody_else_waiting(house: 
         broken.body = b'"image"'  # so its prompt is looked at, and no such object can come
         broken.fields = {"tools": object()}
         clients = [Client(), Client()]
-        for asked, client in zip([broken, sound], clients, strict=True):
-            dispatcher.send(asked, client)
+        for request, client in zip([broken, sound], clients, strict=True):
+            dispatcher.send(request, client)
         house.scans.open()
         async with asyncio.timeout(PATIENCE_S):
             errors = [await client.answer for client in clients]

@@ -242,11 +242,11 @@ class Container:
         """What a person would look at first when something went wrong in there."""
         if self._machine is None:
             return self.console()
-        asked = (
+        commands = (
             ["systemctl", "--failed", "--no-legend", "--plain"],
             ["journalctl", "--no-pager", "--lines=60", "--output=short-monotonic"],
         )
-        return "\n".join(self.run(argv, check=False).stdout for argv in asked)
+        return "\n".join(self.run(argv, check=False).stdout for argv in commands)
 
     def console(self) -> str:
         """The last lines that the container's systemd wrote to its console, of all its boots."""

@@ -64,11 +64,11 @@ class Doctor:
         return not {"starting", "loading", "stopping"} & set(states)
 
 
-def check_told(found: list[dict[str, Any]], fault: Fault) -> None:
+def check_found(found: list[dict[str, Any]], fault: Fault) -> None:
     """Asserts that doctor found it, under its name and in its words."""
-    told = [f for f in found if f["name"] == fault.finding and fault.says in f["what"]]
-    assert told, "\n".join([fault.says, "", *(f"{f['name']}: {f['what']}" for f in found)])
-    assert told[0]["run"] or fault.finding in faults.NO_COMMAND
+    findings = [f for f in found if f["name"] == fault.finding and fault.says in f["what"]]
+    assert findings, "\n".join([fault.says, "", *(f"{f['name']}: {f['what']}" for f in found)])
+    assert findings[0]["run"] or fault.finding in faults.NO_COMMAND
 
 
 def check_true(doctor: Doctor, found: list[dict[str, Any]]) -> None:

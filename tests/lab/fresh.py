@@ -79,8 +79,8 @@ def bootstrap(release: Release, target: Path) -> list[str]:
 def locked(name: str, python: str) -> list[Locked]:
     """All that `packaging/install` installs on this Python from this file."""
     entries = list(requirements.parse((ROOT / "packaging" / name).read_text()))
-    asked = {entry.name for entry in entries if not entry.via or "magid" in entry.via}
-    return requirements.closure(entries, asked - requirements.OF_DEBIAN, python)
+    roots = {entry.name for entry in entries if not entry.via or "magid" in entry.via}
+    return requirements.closure(entries, roots - requirements.OF_DEBIAN, python)
 
 
 def build_all(
@@ -114,8 +114,8 @@ def _set_up(release: Release, work: Path) -> None:
     try:
         _copy(work / "source", release)
         given = {"SOURCE": str(work / "source"), "FOUND": str(work / "found")}
-        told = {"SET_UP": SET_UP, "LOOK": LOOK}
-        command = ["env", *(f"{n}={v}" for n, v in {**given, **told}.items())]
+        scripts = {"SET_UP": SET_UP, "LOOK": LOOK}
+        command = ["env", *(f"{n}={v}" for n, v in {**given, **scripts}.items())]
         trees.bootstrapped([*command, *bootstrap(release, machine)], release, machine)
         if not (work / "found").exists():
             raise LabError(f"the set-up on Debian {release.name} has told nothing")

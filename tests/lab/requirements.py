@@ -40,14 +40,14 @@ def parse(text: str) -> Iterator[Locked]:
     """The entries of a file that `uv pip compile` or `pip-compile` wrote, with "via" comments."""
     for block in re.split(r"\n(?=[A-Za-z0-9])", "\n" + text)[1:]:
         lines = [line for line in block.splitlines() if not line.lstrip().startswith("#")]
-        asked = re.findall(r"^ +# +(?:via +)?([\w.-]+)", block, re.MULTILINE)
+        via = re.findall(r"^ +# +(?:via +)?([\w.-]+)", block, re.MULTILINE)
         head = lines[0].rstrip(" \\")
         requirement, _, marker = head.partition(";")
         yield Locked(
             normal(re.split(r"[=\[ ]", requirement)[0]),
             marker.strip(),
             "\n".join(lines).rstrip(" \\\n") + "\n",
-            frozenset(map(normal, asked)) - {"via"},
+            frozenset(map(normal, via)) - {"via"},
         )
 
 
@@ -55,8 +55,8 @@ def roots(pyproject: str) -> frozenset[str]:
     """The names that the daemon itself asks for, with the extra `systemd`."""
     project = tomllib.loads(pyproject)["project"]
     extras = project.get("optional-dependencies", {})
-    asked = [*project["dependencies"], *extras.get("systemd", ())]
-    names = {normal(re.split(r"[^\w.-]", text)[0]) for text in asked}
+    requirements = [*project["dependencies"], *extras.get("systemd", ())]
+    names = {normal(re.split(r"[^\w.-]", text)[0]) for text in requirements}
     return frozenset(names - OF_DEBIAN)
 
 

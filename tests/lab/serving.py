@@ -84,7 +84,7 @@ class Daemon:
                 lambda: self.container.show(unit, "ActiveState")["ActiveState"] == "active", unit
             )
 
-    def told(self, state: str, model_id: str, act: Callable[[], object]) -> dict[str, Any]:
+    def reported(self, state: str, model_id: str, act: Callable[[], object]) -> dict[str, Any]:
         """What the events say of the server when it gets into the state after `act`.
 
         For states that pass by themselves: between two looks they might be missed.

@@ -88,5 +88,5 @@ def test_who_is_in_magi_view_may_read_and_no_more(exposed: Container) -> None:
         refused = exposed.run(["magictl", "disable", model], user="reader", check=False)
         assert refused.returncode == 1
         assert refused.stderr.startswith("magictl: cannot do this over the socket of the group")
-        told = exposed.run(["magictl", "run", model, "x"], user="reader", check=False)
-        assert "magi-view" in told.stderr
+        done = exposed.run(["magictl", "run", model, "x"], user="reader", check=False)
+        assert "magi-view" in done.stderr

@@ -68,8 +68,8 @@ class Thief:
         assert self._process.stdout.readline() == "bound\n"
 
     def end(self) -> None:
-        told, _ = self._process.communicate(timeout=DEADLINE_S)
-        self.heard = json.loads(told)["heard"]
+        output, _ = self._process.communicate(timeout=DEADLINE_S)
+        self.heard = json.loads(output)["heard"]
 
 
 @contextmanager
@@ -113,17 +113,17 @@ def test_a_models_server_is_answered_nothing(daemon: Daemon) -> None:
     """From inside its unit, on every route of both tables; whoever else is on the machine is."""
     container = daemon.container
     operations = [(r.method, r.path) for r in ROUTES] + [(e.method, e.path) for e in ENDPOINTS]
-    asked = [f"{method} {re.sub(r'{.+}', 'none', path)}" for method, path in operations]
-    asked += ["OPTIONS /v1/messages", "OPTIONS /api/tokens", "GET /nothing", "GET /v1/nothing"]
+    requests = [f"{method} {re.sub(r'{.+}', 'none', path)}" for method, path in operations]
+    requests += ["OPTIONS /v1/messages", "OPTIONS /api/tokens", "GET /nothing", "GET /v1/nothing"]
     uid = container.show(UNIT, "UID")["UID"]
     inside = ["nsenter", "--target", str(container.pid_of(UNIT)), "--mount", "--wd=/"]
     as_model = ["setpriv", "--reuid", uid, "--regid", uid, "--clear-groups"]
     code = ["/usr/bin/python3", "-I", "-c", CALLER]
 
-    done = container.run([*inside, *as_model, *code], input="\n".join(asked), timeout=300)
+    done = container.run([*inside, *as_model, *code], input="\n".join(requests), timeout=300)
     statuses = dict(json.loads(done.stdout))
     reached = [status for status in statuses.values() if status]
-    assert len(reached) == 3 * len(asked)  # of the service's addresses one is IPv6
+    assert len(reached) == 3 * len(requests)  # of the service's addresses one is IPv6
     assert set(reached) == {403}
     assert not container.exists("/var/lib/magi/tokens.json")
 
@@ -160,8 +160,8 @@ def test_a_thief_of_the_port_gets_no_request(daemon: Daemon) -> None:
             container.wait_until(is_noticed, "a server that is known to have ended")
             end = time.monotonic() + HELD_S
             shown |= {daemon.state(ONE) for _ in iter(lambda: time.monotonic() < end, False)}
-        asked = len(statuses)
-    print(container.release.name, asked, "requests; it was shown", shown)  # noqa: T201 - a figure
+        requests = len(statuses)
+    print(container.release.name, requests, "requests; it was shown", shown)  # noqa: T201 - a figure
     new_key = container.read(f"/run/magi-keys/{PORT}.key").decode().strip()
     assert CANARY not in stranger.heard
     assert key not in stranger.heard

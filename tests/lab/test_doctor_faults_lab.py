@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.doctor import Doctor, check_told, check_true, with_doctor
+from tests.lab.doctor import Doctor, check_found, check_true, with_doctor
 from tests.lab.faults import Fault
 from tests.lab.faults_alone import ALONE
 from tests.lab.trees import OLDEST, Release, Tree
@@ -27,7 +27,7 @@ def test_a_fault_alone(doctor: Doctor, fault: Fault) -> None:
     doctor.sh(fault.plant)
     try:
         found = doctor.findings()
-        check_told(found, fault)
+        check_found(found, fault)
         check_true(doctor, found)
         doctor.mend(found, fault.by_hand)
     finally:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.lab import faults
 from tests.lab.container import ENVIRONMENT, Container
-from tests.lab.doctor import HEALTHY, PEOPLE, Doctor, check_told, check_true, with_doctor
+from tests.lab.doctor import HEALTHY, PEOPLE, Doctor, check_found, check_true, with_doctor
 from tests.lab.trees import OLDEST, Release, Tree
 
 pytestmark = pytest.mark.slow
@@ -35,7 +35,7 @@ def test_faults_that_come_together(doctor: Doctor) -> None:
         doctor.sh(fault.plant)
     found = doctor.findings()
     for fault in faults.TOGETHER:
-        check_told(found, fault)
+        check_found(found, fault)
     check_true(doctor, found)
     doctor.mend(found)
     for fault in faults.TOGETHER:

@@ -154,11 +154,11 @@ def test_a_server_cannot_have_the_key_of_the_next(daemon: Daemon) -> None:
     looked = container.run([*inside, *as_model, *python, LOOK_AROUND]).stdout.splitlines()
     assert len(looked) == 4
     assert {line.rpartition(" ")[2] for line in looked} == {"False"}
-    asked = container.run([*inside, *as_model, *python, ASK_FOR_A_KEY]).stdout.strip()
-    assert asked == "FileNotFoundError"
+    outcome = container.run([*inside, *as_model, *python, ASK_FOR_A_KEY]).stdout.strip()
+    assert outcome == "FileNotFoundError"
     for user in ("magi", "nobody"):
-        asked = container.run([*python, ASK_FOR_A_KEY], user=user).stdout.strip()
-        assert asked == "PermissionError", user
+        outcome = container.run([*python, ASK_FOR_A_KEY], user=user).stdout.strip()
+        assert outcome == "PermissionError", user
     assert key_of(container) == before
     # That it is asked rightly: root gets one.
     assert container.run([*python, ASK_FOR_A_KEY]).stdout.strip() == key_of(container) != before

@@ -95,10 +95,10 @@ def loaded(daemon: Daemon) -> Iterator[Load]:
             process.stdin.write(json.dumps(load_on(daemon)).encode() + b"\n")
             process.stdin.flush()
             yield load
-            told, _ = process.communicate(timeout=2 * DEADLINE_S)  # more than a request is given
+            output, _ = process.communicate(timeout=2 * DEADLINE_S)  # more than a request is given
         finally:
             process.kill()
-    load.outcomes = json.loads(told)
+    load.outcomes = json.loads(output)
     print(daemon.container.release.name, load.outcomes)  # noqa: T201 - a figure
 
 

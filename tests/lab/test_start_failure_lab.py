@@ -65,7 +65,7 @@ def starts(machine: Container) -> int:
     return sum(entry["MESSAGE"].startswith("magid: cannot") for entry in said)
 
 
-def asked(machine: Container, user: str | None = None) -> str:
+def error_of(machine: Container, user: str | None = None) -> str:
     """What magictl says of a magid that does not run. It takes two seconds on an idle machine."""
     began = time.monotonic()
     done = machine.run(["magictl", "status"], user=user, check=False)
@@ -88,7 +88,7 @@ def test_clients_get_the_reason_and_the_sockets_stay_open(machine: Container) ->
         with machine.client("http://127.0.0.1:8000") as client:
             assert client.get(STATUS).json()["error"] == "CannotStart"
         for user in (None, "magi"):  # with and without the right to read the journal
-            done = asked(machine, user)
+            done = error_of(machine, user)
             assert done.startswith(f"magictl: cannot use {SETTINGS}\nline 1: port_rnage")
             assert "systemctl restart magid\n" in done
         assert starts(machine) - before <= 6  # one answers all that come within ten seconds
@@ -111,7 +111,8 @@ def test_clients_get_the_reason_and_the_sockets_stay_open(machine: Container) ->
 def test_a_stopped_one_is_said_to_be_stopped(machine: Container) -> None:
     machine.systemctl("stop", "magid.service", *SOCKETS)
     assert (
-        asked(machine) == "magictl: cannot use magid\nit is stopped\ntry: systemctl start magid\n"
+        error_of(machine)
+        == "magictl: cannot use magid\nit is stopped\ntry: systemctl start magid\n"
     )
     machine.systemctl("start", "magid")
     machine.run(["magictl", "profile", "ls"])
@@ -156,7 +157,7 @@ def test_where_it_cannot_even_be_run_systemd_gives_up(machine: Container) -> Non
         assert machine.show("magid.service", "ActiveState", "ExecMainStatus") == {
             "ActiveState": "failed", "ExecMainStatus": "203",
         }  # fmt: skip
-        said = asked(machine)
+        said = error_of(machine)
         assert said.splitlines()[1] in (
             "its program /usr/bin/magid is not there, or cannot be run",
             "magid.service: Failed at step EXEC spawning /usr/bin/none: No such file or directory",
@@ -169,7 +170,7 @@ def test_where_it_cannot_even_be_run_systemd_gives_up(machine: Container) -> Non
             ),
             "end of the tries",
         )
-        assert asked(machine).startswith("magictl: cannot ")
+        assert error_of(machine).startswith("magictl: cannot ")
     finally:
         machine.run(["rm", "-r", folder])
         machine.systemctl("daemon-reload")
@@ -190,7 +191,7 @@ def test_a_module_that_cannot_be_imported_is_said_once(machine: Container) -> No
         }  # fmt: skip
         for user in (None, "magi"):
             sudo = "" if user is None else "sudo "
-            assert asked(machine, user) == (
+            assert error_of(machine, user) == (
                 "magictl: cannot start magid\n"
                 "ModuleNotFoundError: No module named 'msgspec'\n"
                 "magid does not run because of this\n"
@@ -223,12 +224,12 @@ def test_a_crash_loop_is_quoted_from_the_log(machine: Container) -> None:
     machine.systemctl("daemon-reload")
     try:
         machine.systemctl("restart", "magid.service", check=False)
-        said = asked(machine)
+        said = error_of(machine)
         assert said.startswith("magictl: cannot start magid\nRuntimeError: broken\n")
         assert said.endswith(
             "try: journalctl -n 20 -u magid\n     magid --check\n     systemctl restart magid\n"
         )
-        assert "journalctl" in asked(machine, "magi")  # who may not read the journal
+        assert "journalctl" in error_of(machine, "magi")  # who may not read the journal
     finally:
         machine.run(["rm", "-r", folder])
         machine.systemctl("daemon-reload")
@@ -304,7 +305,7 @@ def test_a_state_that_cannot_be_written_is_said_once(machine: Container) -> None
             "ActiveState": "failed", "ExecMainStatus": "78",
         }  # fmt: skip
         assert starts(machine) == before + 1
-        assert asked(machine).startswith(
+        assert error_of(machine).startswith(
             f"magictl: cannot write {lock}\nIs a directory\nmagid does"
         )
     finally:

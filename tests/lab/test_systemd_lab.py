@@ -126,8 +126,8 @@ def test_a_model_stopped_by_hand_stays_stopped(daemon: Daemon) -> None:
 def test_a_crash_is_made_good(daemon: Daemon, signal: str, reason: str) -> None:
     before = daemon.server(ONE)
     kill = ("kill", f"--signal={signal}", UNIT)
-    told = daemon.told("backoff", ONE, lambda: daemon.container.systemctl(*kill))
-    assert told["stateReason"] == f"{reason}; restarting in 1 s"
+    server = daemon.reported("backoff", ONE, lambda: daemon.container.systemctl(*kill))
+    assert server["stateReason"] == f"{reason}; restarting in 1 s"
     daemon.wait_state("ready", ONE)
     after = daemon.server(ONE)
     assert (after["pid"] != before["pid"], after["stateReason"]) == (True, "")
@@ -373,9 +373,9 @@ def test_the_log_of_magid_over_rest(daemon: Daemon) -> None:
     path = "/api/logs?follow=true"
     with daemon.client.stream("GET", path, headers={"Last-Event-ID": before["cursor"]}) as stream:
         stream.raise_for_status()
-        told = (json.loads(li[6:]) for li in stream.iter_lines() if li.startswith("data: "))
+        entries = (json.loads(li[6:]) for li in stream.iter_lines() if li.startswith("data: "))
         seen = []
-        for entry in told:
+        for entry in entries:
             seen.append(entry["event"])
             if entry["event"] == "started":
                 break

@@ -127,8 +127,8 @@ def test_a_followed_log_goes_on_when_magid_is_back(machine: Container) -> None:
     machine.run(["systemd-run", "--quiet", "--collect", "--unit=follow", *log, "--follow"])
 
     def lines() -> int:
-        told = machine.run(["journalctl", "--unit=follow", "--output=cat"]).stdout
-        return told.count("listening on http")
+        output = machine.run(["journalctl", "--unit=follow", "--output=cat"]).stdout
+        return output.count("listening on http")
 
     machine.wait_until(lambda: lines() == before, "the lines so far")
     machine.systemctl("restart", "magid.service")

@@ -113,7 +113,7 @@ def restart(daemon: Daemon) -> None:
 def test_one_that_crashes_at_once(daemon: Daemon) -> None:
     daemon.container.write(TROUBLE, "crashes")
     with given_up(daemon):
-        daemon.told("backoff", ONE, lambda: restart(daemon))
+        daemon.reported("backoff", ONE, lambda: restart(daemon))
     reason = daemon.server(ONE)["stateReason"]
     assert reason.startswith("exited with status 1: broken on purpose")
     assert reason.endswith(f"given up after {LIMIT} restarts")
@@ -125,7 +125,7 @@ def test_one_that_hangs_in_loading(daemon: Daemon) -> None:
     container.write(TROUBLE, f"loading={LOADED}")
     try:
         with given_up(daemon):
-            daemon.told("loading", ONE, lambda: restart(daemon))
+            daemon.reported("loading", ONE, lambda: restart(daemon))
             container.wait_until(  # in one of its tries
                 lambda: container.show(UNIT, "StatusText")["StatusText"].startswith("loading"),
                 "status of the unit",
@@ -248,8 +248,8 @@ def test_one_whose_file_is_cut_off(daemon: Daemon, chat_model: Path) -> None:
     good = chat_model.read_bytes()
     daemon.container.write(f"/models/{FILES[0]}", good[:-100])
     restart = ["systemctl", "restart", UNIT]
-    told = daemon.told("backoff", ONE, lambda: daemon.container.run(restart, check=False))
-    reason = told["stateReason"]
+    reported = daemon.reported("backoff", ONE, lambda: daemon.container.run(restart, check=False))
+    reason = reported["stateReason"]
     assert reason.startswith("exited with status 1: ")
     assert "not within the file bounds" in reason
     daemon.container.write(f"/models/{FILES[0]}", good)

@@ -210,8 +210,8 @@ def llama_layer() -> Path:
 def vendor_layer(release: Release, base: Path, say: Callable[[str], None]) -> Path:
     """What the daemon needs, for the release's Python, compiled."""
     entries = requirements.parse((ROOT / "packaging/requirements.lock").read_text())
-    asked = requirements.roots((ROOT / "pyproject.toml").read_text())
-    wanted = requirements.closure(entries, asked, release.python)
+    roots = requirements.roots((ROOT / "pyproject.toml").read_text())
+    wanted = requirements.closure(entries, roots, release.python)
 
     def make(work: Path) -> None:
         say(f"installing {len(wanted)} locked packages for Python {release.python}")

@@ -81,10 +81,10 @@ def faulty(folder: Path, call: str, fault: str, nth: int) -> dict[str, int]:
             assert strace.stderr is not None
             first = strace.stderr.readline()
             assert b"attached" in first, first
-            told, complaint = writer.communicate(b"x", PATIENCE_S)
+            output, complaint = writer.communicate(b"x", PATIENCE_S)
             strace.communicate(timeout=PATIENCE_S)
     said = {"registry": 0, "profile": 0, "hit": 0}
-    for line in told.decode().splitlines():
+    for line in output.decode().splitlines():
         what, number, outcome = line.split(" ", 2)
         said["hit"] += outcome != "ok"
         if outcome == "ok":

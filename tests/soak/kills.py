@@ -78,19 +78,19 @@ def read_profile(folder: Path, figures: Figures) -> int:
 
 def killed(write: Write, folder: Path, after_s: float, *, after_a_write: bool) -> int:
     """The last number that was acknowledged before the writer was killed; 0 if none was."""
-    told, tell = os.pipe()
+    read_end, write_end = os.pipe()
     pid = os.fork()
     if pid == 0:  # nothing of the parent may run on in here
         try:
-            write(folder, lambda number: void(os.write(tell, number.to_bytes(8, "big"))))
+            write(folder, lambda number: void(os.write(write_end, number.to_bytes(8, "big"))))
         finally:
             os._exit(1)
-    os.close(tell)
-    said = os.read(told, 8) if after_a_write else b""
+    os.close(write_end)
+    said = os.read(read_end, 8) if after_a_write else b""
     time.sleep(after_s)  # waits for nothing: the kill comes at any moment
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    with os.fdopen(told, "rb") as pipe:
+    with os.fdopen(read_end, "rb") as pipe:
         said += pipe.read()
     whole = said[: len(said) // 8 * 8]
     return int.from_bytes(whole[-8:], "big")

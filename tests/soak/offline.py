@@ -21,8 +21,8 @@ _REQUEST = struct.Struct("16sh22x")  # ifreq
 def raise_loopback() -> list[str]:
     """A new namespace has it, down. All interfaces there are."""
     with socket.socket() as any_socket:
-        asked = _REQUEST.pack(b"lo", 0)
-        _, flags = _REQUEST.unpack(fcntl.ioctl(any_socket, SIOCGIFFLAGS, asked))
+        request = _REQUEST.pack(b"lo", 0)
+        _, flags = _REQUEST.unpack(fcntl.ioctl(any_socket, SIOCGIFFLAGS, request))
         fcntl.ioctl(any_socket, SIOCSIFFLAGS, _REQUEST.pack(b"lo", flags | IFF_UP))
     return [name for _, name in socket.if_nameindex()]
 

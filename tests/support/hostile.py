@@ -89,7 +89,7 @@ def request(path: str, name: str, model_id: str) -> bytes:
     return head.encode() + body
 
 
-def asked(magid: Running, data: bytes, most: int = TAKEN) -> bytes:
+def answer_to(magid: Running, data: bytes, most: int = TAKEN) -> bytes:
     """What comes: to the answer's end, to that of the connection, or so many bytes."""
     received = bytearray()
     with socket.create_connection(("127.0.0.1", magid.port), timeout=DEADLINE_S) as connection:
@@ -177,7 +177,7 @@ def is_harmless(answer: Answer) -> bool:
 def wait_sound(magid: Running, model_id: str) -> None:
     """Until it gets requests again, and answers one well."""
     deadline = time.monotonic() + DEADLINE_S
-    while Answer.of(asked(magid, request("/v1/chat/completions", "", model_id))).status != 200:
+    while Answer.of(answer_to(magid, request("/v1/chat/completions", "", model_id))).status != 200:
         assert time.monotonic() < deadline, f"{model_id} gets no requests any more"
         time.sleep(0.1)  # as a client that was told Retry-After
 
@@ -185,7 +185,7 @@ def wait_sound(magid: Running, model_id: str) -> None:
 def misbehave(magid: Running, name: str, model_id: str) -> str:
     """One request to which its server misbehaves so; what is wrong with the answer."""
     path = HOSTILE[name].path if name in HOSTILE else "/v1/chat/completions"
-    return problem(name, asked(magid, request(path, name, model_id)))
+    return problem(name, answer_to(magid, request(path, name, model_id)))
 
 
 # -- memory ----------------------------------------------------------------------------------

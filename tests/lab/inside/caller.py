@@ -31,10 +31,10 @@ def status(family: int, host: str, method: str, path: str) -> int:
         return int(sock.makefile("rb").readline().split()[1])
 
 
-asked = [line.split() for line in sys.stdin.read().splitlines()]
+requests = [line.split() for line in sys.stdin.read().splitlines()]
 answers = [
     [f"{host} {method} {path}", status(family, host, method, path)]
     for family, host in PLACES
-    for method, path in asked
+    for method, path in requests
 ]
 sys.stdout.write(json.dumps(answers))

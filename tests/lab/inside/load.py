@@ -56,7 +56,7 @@ async def ask(port: int, request: bytes) -> str:
         writer.close()
 
 
-async def asked(target: dict[str, Any], places: asyncio.Semaphore, tally: Counter[str]) -> None:
+async def send(target: dict[str, Any], places: asyncio.Semaphore, tally: Counter[str]) -> None:
     port, request = target["port"], target["request"].encode()
     try:
         async with asyncio.timeout(PATIENCE_S):
@@ -77,7 +77,7 @@ async def load(target: dict[str, Any], over: asyncio.Event, tally: Counter[str])
     async with asyncio.TaskGroup() as tasks:
         while not over.is_set():
             await places.acquire()
-            tasks.create_task(asked(target, places, tally))
+            tasks.create_task(send(target, places, tally))
             number += 1
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(over.wait(), began + number / rate - loop.time())
