@@ -19,7 +19,7 @@ import uvloop
 from msgspec import Struct
 
 from magid import __version__
-from magid.api import sockets, start_failure
+from magid.api import page, sockets, start_failure
 from magid.api.app import make_app
 from magid.api.context import Context
 from magid.api.events import Feed
@@ -288,7 +288,8 @@ def compose(settings: Config, own_log: OwnLog, program: InstalledProgram) -> Con
         program=program,
     )
     tokens = TokenStore(settings.state_dir / token_store.NAME)
-    return Context(daemon, program, Dispatcher(daemon), tokens, own_log)
+    shown = page.read(settings.page_dir)
+    return Context(daemon, program, Dispatcher(daemon), tokens, own_log, page=shown)
 
 
 def _on_signals() -> tuple[asyncio.Event, asyncio.Event, asyncio.Event]:

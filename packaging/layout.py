@@ -33,6 +33,8 @@ FOR_OTHERS = {
     "prometheus/*.yml": "/usr/share/magi",
     "grafana/*.json": "/usr/share/magi",
 }
+PAGE = "magid/webui/build"  # which packaging/page makes
+PAGE_TARGET = "/usr/share/magi/page"
 PROGRAMS = {  # -> the module whose `main` it calls
     "/usr/bin/magid": "magid/__main__.py",
     "/usr/bin/magictl": "magid/cli/main.py",
@@ -89,6 +91,7 @@ def placed(checkout: Path = CHECKOUT) -> Iterator[Placed]:
     yield from _found(checkout / "systemd", SYSTEMD)
     yield from _found(checkout / "etc", SETTINGS)
     yield from _found(checkout / "packaging", FOR_OTHERS)
+    yield from _found(checkout / PAGE, {"index.html": PAGE_TARGET, "assets/*": PAGE_TARGET})
 
 
 def _found(folder: Path, places: dict[str, str]) -> Iterator[Placed]:

@@ -136,6 +136,7 @@ def _endpoint(
             if_none_match=request.headers.get("if-none-match"),
             last_event_id=request.headers.get("last-event-id"),
             accept=request.headers.get("accept"),
+            accept_encoding=request.headers.get("accept-encoding"),
             host=incoming.host_of(request),
             requested_headers=request.headers.get("access-control-request-headers"),
         )

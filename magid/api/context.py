@@ -8,6 +8,7 @@ from msgspec import Struct, field
 
 from magid.api import views
 from magid.api.gpu_views import gpus_reply
+from magid.api.page import Page
 from magid.api.reply import etag_of
 from magid.api.schemas import gpus as gpu_schemas
 from magid.api.schemas import servers as server_schemas
@@ -47,6 +48,7 @@ class Context(Struct):
     started_at: float = field(default_factory=time.time)
     fanout: Fanout = field(default_factory=Fanout)
     sent: DashboardState | None = None  # the state last sent to the watchers of events
+    page: Page = Page()
     not_listening: tuple[str, ...] = ()  # which addresses are not served, and why
     _lacking: str = ""  # why there is no llama-server
     _program_changed_at: float = 0.0

@@ -24,6 +24,7 @@ class Call(Struct, frozen=True):
     if_none_match: str | None = None
     last_event_id: str | None = None
     accept: str | None = None
+    accept_encoding: str | None = None
     host: str | None = None  # the Host header; None on a unix socket
     requested_headers: str | None = None  # by a browser's preflight
 

@@ -10,8 +10,19 @@ from msgspec.structs import replace
 from magid import errors as e
 from magid.api import events
 from magid.api.context import Context
-from magid.api.handlers import gpus, logs, metrics, models, profiles, requests, servers, tokens
+from magid.api.handlers import (
+    gpus,
+    logs,
+    metrics,
+    models,
+    page,
+    profiles,
+    requests,
+    servers,
+    tokens,
+)
 from magid.api.handlers import servers as health
+from magid.api.page import TYPES
 from magid.api.reply import Call, Reply, Stream
 from magid.api.schemas.access import (
     Activated,
@@ -163,7 +174,8 @@ ID, SID, NAME = f"{M}/{{modelId}}", f"{S}/{{modelId}}", f"{P}/{{name}}"
 
 # fmt: off
 ROUTES: tuple[Route, ...] = (
-    _probe("/", health.root, str, media=_TEXT[:1]),
+    _probe("/", page.root, str, media=("text/html", "text/plain"), more=(*_TAG, 404)),
+    _probe("/assets/{name}", page.asset, str, media=TYPES, more=_TAG, errors=(e.NotFound,)),
     _probe("/livez", health.livez, LiveReply),
     _probe("/readyz", health.readyz, HealthReply, more=(503,), query=(_MODEL,), errors=_UNKNOWN),
     _probe("/healthz", health.readyz, HealthReply, more=(503,), query=(_MODEL,), errors=_UNKNOWN),

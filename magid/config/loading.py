@@ -54,6 +54,7 @@ _OUTSIDE: Mapping[str, tuple[Callable[[str], Any], str | None]] = {
     "registry_path": (_path, "REGISTRY_PATH"),
     "profiles_dir": (_path, "MAGI_PROFILES_DIR"),
     "shipped_profiles_dir": (_path, "MAGI_SHIPPED_PROFILES_DIR"),
+    "page_dir": (_path, "MAGI_PAGE_DIR"),
     "profile": (_name, "MAGI_PROFILE"),
     "launcher": (_text, "MAGI_LAUNCHER"),
     "llama_server_path": (_path, "LLAMA_SERVER_PATH"),

@@ -165,6 +165,9 @@ class Config(Section, frozen=True):
     shipped_profiles_dir: Annotated[
         Path, about("Profiles that come with magid; a file in profiles_dir replaces its namesake")
     ] = Path("/usr/share/magi/profiles")
+    page_dir: Annotated[
+        Path, about("The built page, which is served at /; an empty folder switches it off")
+    ] = Path("/usr/share/magi/page")
     profile: Annotated[
         Annotated[str, Rule(profile_name)] | None,
         about("The profile that the very first start activates; null: none"),

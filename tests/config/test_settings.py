@@ -60,6 +60,7 @@ def test_without_anything_all_is_default(tmp_path: Path) -> None:
         ("READINESS_CHECK_INTERVAL", "1", "readiness_check_interval", 1),
         ("MAGI_PROFILES_DIR", "/p", "profiles_dir", Path("/p")),
         ("MAGI_SHIPPED_PROFILES_DIR", "/p", "shipped_profiles_dir", Path("/p")),
+        ("MAGI_PAGE_DIR", "/p", "page_dir", Path("/p")),
         ("MAGI_PROFILE", "fast-only", "profile", "fast-only"),
         ("MAGI_PROFILE", "8", "profile", "8"),
         ("MAGI_PROFILE", "null", "profile", None),

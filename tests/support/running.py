@@ -59,6 +59,7 @@ class Running:
             "MAGI_STATE_DIR": str(self.state),
             "MAGI_PROFILES_DIR": str(self.profiles),
             "MAGI_SHIPPED_PROFILES_DIR": str(folder / "shipped"),
+            "MAGI_PAGE_DIR": str(folder / "page"),
             "MAGI_PROFILE": "test",
             "MAGI_BIND": f"127.0.0.1:{port}",
             "MAGI_LAUNCHER": "process",

@@ -15,7 +15,6 @@ from magid.control import planner
 from magid.control.conditions import DaemonCondition, Severity, messages
 from magid.control.planner import Plan
 from magid.discovery.tiers import Tier
-from magid.http import request_rules
 from magid.servers.backend import ServerState
 
 Status = Literal["started", "starting", "already_running", "stopped", "not_running", "restarted"]
@@ -119,13 +118,6 @@ def _plan_reply(
 
 def _planned(answer: server_schemas.PlanReply, plan: Plan) -> Reply:
     return reply(answer, 200 if plan.is_empty else 202)
-
-
-async def root(ctx: Context, call: Call) -> Reply:
-    """What Ollama's clients check before their first request; a browser gets 404."""
-    if "text/html" in (call.accept or ""):
-        raise request_rules.unknown_path("/")
-    return Reply(b"Ollama is running", content_type="text/plain; charset=utf-8")
 
 
 async def livez(ctx: Context, call: Call) -> Reply:
