@@ -35,6 +35,13 @@ def empty() -> ImportPlan:
     return ImportPlan([], [], [], [], [])
 
 
+def extend(plan: ImportPlan, part: ImportPlan) -> None:
+    """Adds the parts of another plan."""
+    plan.changes.extend(part.changes)
+    for whole, more in zip(plan[1:], part[1:], strict=True):
+        whole.extend(more)
+
+
 # -- which model is meant --------------------------------------------------------------------
 
 
@@ -108,7 +115,7 @@ def _decided(model: OriginalModel) -> str:
     words = [
         *([f"tier {model.tier}"] if model.tier else []),
         *([f"thinking {ON_OFF[model.thinking]}"] if model.thinking is not None else []),
-        *(f"{key} {value}" for key, value in model.settings.items()),
+        *(f"{key} {_words(value)}" for key, value in model.settings.items()),
         *([f"port {model.port}"] if model.port else []),
         *(["enabled"] if model.enabled else []),
     ]
@@ -144,8 +151,8 @@ def _wishes(model: OriginalModel, here: Any) -> Iterator[tuple[str, str, str, st
     if model.tier:
         yield "tier", model.tier, here["tierOverride"] or "", "tier", {"tier": model.tier}
     for key, value in model.settings.items():
-        present = str(here[key]) if sources[key] == "override" else ""
-        yield key, str(value), present, "runtime-settings", {key: value}
+        present = _words(here[key]) if sources[key] == "override" else ""
+        yield key, _words(value), present, "runtime-settings", {key: value}
     if model.port:
         present = str(here["port"]) if sources["port"] == "override" else ""
         body = {"port": model.port, "exchange": True}
@@ -153,6 +160,11 @@ def _wishes(model: OriginalModel, here: Any) -> Iterator[tuple[str, str, str, st
     if model.enabled:
         present = {True: "yes", False: "no"}.get(here["enabledOverride"], "")
         yield "enabled", "yes", present, "enabled", {"enabled": True}
+
+
+def _words(value: Any) -> str:
+    """A setting's value; arguments as a person types them."""
+    return " ".join(value) if isinstance(value, list) else str(value)
 
 
 # -- a profile -------------------------------------------------------------------------------

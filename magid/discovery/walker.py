@@ -12,6 +12,7 @@ No file is opened. A model folder is called a root here. Each root is walked in 
   Hugging Face (`snapshots/` into `blobs/`). The link's name is the model's name.
 - A file with a downloader's marker file is unfinished (see `downloads`).
 - In such a cache, the revision counts that `main` names (see `hub_cache`).
+- In a store of Ollama, the blobs count that a manifest names (see `ollama_store`).
 - A file with several names counts once: by the first name in path order, real names before links.
 """
 
@@ -24,7 +25,7 @@ from typing import Final, NamedTuple, TypeAlias
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from magid.discovery import downloads, hub_cache
+from magid.discovery import downloads, hub_cache, ollama_store
 
 NO_ANSWER: Final = "is a link to a file system that does not answer"
 
@@ -194,6 +195,7 @@ def _list_folder(
     folder: str, subfolders: list[str], found: RootListing, heartbeat: Callable[[], None]
 ) -> None:
     is_empty = True
+    first = len(subfolders)
     with os.scandir(folder) as entries:
         for entry in entries:
             is_empty = False
@@ -201,6 +203,28 @@ def _list_folder(
             _sort_in(entry, subfolders, found)
     if is_empty:
         found.empty.append(folder)
+    if ollama_store.is_store({path.rpartition("/")[2] for path in subfolders[first:]}):
+        del subfolders[first:]
+        _list_store(folder, found, heartbeat)
+
+
+def _list_store(folder: str, found: RootListing, heartbeat: Callable[[], None]) -> None:
+    """Adds the layers that are GGUF files; what else lies in a store is none of a model's."""
+    for one in ollama_store.manifests(folder):
+        heartbeat()
+        if isinstance(one, tuple):
+            found.broken.append(one)
+            continue
+        for path, blob in one.listed():
+            try:
+                status = os.lstat(blob)
+            except OSError as error:
+                found.broken.append((path, f"lacks its file {blob}: {error.strerror}"))
+                continue
+            if stat.S_ISREG(status.st_mode):
+                found.files.append(File(path, blob, stat_key(status)))
+            else:
+                found.broken.append((path, f"lacks its file: {blob} is not a regular file"))
 
 
 def _sort_in(entry: os.DirEntry[str], subfolders: list[str], found: RootListing) -> None:
@@ -250,10 +274,11 @@ def stat_key(status: os.stat_result) -> StatKey:
 
 
 def _each_once(files: Iterable[File]) -> list[File]:
-    seen: set[tuple[int, ...]] = set()
+    seen: set[tuple[object, ...]] = set()
     once = []
     for file in files:
-        inode = file.key[:2]
+        # Models of a store of Ollama may share a projector, and each needs it beside itself.
+        inode = (*file.key[:2], file.folder if ollama_store.is_projector(file.path) else "")
         if inode not in seen:
             seen.add(inode)
             once.append(file)

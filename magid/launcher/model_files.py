@@ -32,6 +32,8 @@ _MAX_LINKS: Final = 40  # as Linux counts
 
 # Exactly as llama.cpp names shards: it derives the other names from the first one.
 _SHARD = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})\.gguf", re.DOTALL)
+# In a cache of huggingface_hub or llama.cpp, and in a store of Ollama: named after their content.
+_BLOB = re.compile(r".+/blobs/(?:[0-9a-f]{40}|(?:sha256-)?[0-9a-f]{64})", re.DOTALL)
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -48,7 +50,7 @@ def check_files(paths: Iterable[str], roots: Iterable[str]) -> tuple[CheckedFile
     """Returns each file with its current device and inode.
 
     Raises NotAllowed for a path outside the roots, and for anything but a regular file whose name
-    ends in .gguf; ServerFailed for a file that cannot be opened.
+    ends in .gguf or is a blob's; ServerFailed for a file that cannot be opened.
     """
     return tuple(_check(path, tuple(roots)) for path in paths)
 
@@ -216,7 +218,7 @@ def _check(path: str, roots: tuple[str, ...]) -> CheckedFile:
     root = next((r for r in roots if PurePosixPath(path).is_relative_to(r)), None)
     if root is None or path == root:
         raise NotAllowed(f"cannot use {path}: it is not in a model folder", path=path)
-    if not path.lower().endswith(".gguf"):
+    if not path.lower().endswith(".gguf") and not _BLOB.fullmatch(path):
         raise NotAllowed(f"cannot use {path}: its name does not end in .gguf", path=path)
     try:
         status = _status_without_links(path)

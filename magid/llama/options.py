@@ -296,3 +296,24 @@ def allowed_options() -> dict[str, str]:
 def is_option(argument: str) -> bool:
     """Whether the argument is an option in the table, not a value."""
     return argument in _OPTIONS
+
+
+def is_switch(argument: str) -> bool:
+    """Whether the argument is an option in the table that takes no value."""
+    return argument in _OPTIONS and _OPTIONS[argument][1] is None
+
+
+def first_spelling(argument: str) -> str:
+    """Returns the spelling that stands first in the table; the argument itself if it is in none."""
+    return _OPTIONS[argument][0] if argument in _OPTIONS else argument
+
+
+def is_short(name: str) -> bool:
+    """Whether the name with one dash is an option, of users, of magid itself, or a refused one."""
+    settings = {option for setting in SETTINGS for option in setting.options}
+    short = f"-{name}"
+    return (
+        short in _OPTIONS
+        or short in settings
+        or any(re.fullmatch(pattern, short) for pattern, _ in _REFUSED)
+    )

@@ -38,6 +38,8 @@ from magid.llama.program import FoundProgram
 from tests.support.launcher_house import FLAGS, House
 
 VERSIONS = (252, 257, 262)
+BLOB = "models--org--x/blobs/" + "0a" * 32  # as huggingface_hub and llama.cpp name it
+OLLAMA = "ollama/blobs/sha256-" + "0b" * 32
 
 
 # -- what may be asked for -------------------------------------------------------------------
@@ -63,9 +65,14 @@ def test_a_good_request(house: House) -> None:
             "s-00001-of-00002.gguf",
             ["s-00001-of-00002.gguf", "s-00002-of-00002.gguf"],
         ),
+        (BLOB, [BLOB]),
+        (OLLAMA, [OLLAMA]),
     ],
 )
 def test_good_files(house: House, path: str, files: list[str]) -> None:
+    for blob in (BLOB, OLLAMA):
+        (house.models / blob).parent.mkdir(parents=True)
+        (house.models / blob).write_bytes(b"GGUF")
     order = authorize(house.order(model_path=str(house.models / path)), house.settings)
     assert [file.path for file in order.files] == [str(house.models / name) for name in files]
 
@@ -80,6 +87,8 @@ BAD_PATHS: list[tuple[str, type[MagidError]]] = [
     ("{models}.gguf", NotAllowed),
     ("{models}-other/a.gguf", NotAllowed),
     ("{models}/notes.txt", NotAllowed),
+    ("{models}/blobs/notes", NotAllowed),
+    ("{models}/deep/" + "a" * 64, NotAllowed),
     ("{models}/folder.gguf", NotAllowed),
     ("{models}/pipe.gguf", NotAllowed),
     ("{models}/link.gguf", NotAllowed),

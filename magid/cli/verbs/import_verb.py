@@ -1,4 +1,4 @@
-"""import: takes over decisions and profiles of the original program."""
+"""import: takes over models and decisions of other programs."""
 
 import argparse
 import os
@@ -23,19 +23,26 @@ _REGISTRIES = (
 _PROFILES = ("profiles", "config/profiles")
 _DEFAULTS = "runtime_settings.json"
 _MAX_BYTES = 64 * 2**20
+_SOURCES = ("ollama", "hub-cache", "llama-swap", "presets")  # a folder of that name: ./ollama
+_ORIGINAL = "synapse"
 
 
 def add(verbs: Verbs) -> None:
     sub = verbs.add(
-        "import", import_, "take over decisions and profiles of S.Y.N.A.P.S.E. Engine",
-        examples=("magictl import /opt/synapse-engine --dry-run",
-                  "magictl import data/model_registry.json config/profiles/*.yaml",
-                  "magictl import old/ --replace --yes"),
+        "import", import_, "take over models and decisions of other programs, in place",
+        examples=("magictl import ollama --dry-run",
+                  "magictl import hub-cache /srv/huggingface/hub",
+                  "magictl import llama-swap config.yaml",
+                  "magictl import presets models-preset.ini",
+                  "magictl import synapse /opt/synapse-engine",
+                  "magictl import data/model_registry.json config/profiles/*.yaml"),
         json="changes, what cannot be taken over, and what was here already",
     )  # fmt: skip
     sub.add_argument(
-        "file", nargs="+", metavar="PATH",
-        help="model_registry.json, profiles, or the folder that has them",
+        "file", nargs="+", metavar="[SOURCE] PATH",
+        help="SOURCE is ollama [FOLDER], hub-cache [FOLDER], llama-swap FILE, presets FILE (of "
+        "llama.cpp's router) or synapse PATH...; without it PATH is of S.Y.N.A.P.S.E. Engine: "
+        "model_registry.json, profiles, or the folder that has them",
     )  # fmt: skip
     sub.add_argument("--dry-run", action="store_true", help="only show the plan")
     sub.add_argument(
@@ -96,12 +103,23 @@ def _sum_up(plan: Any, failed: list[str], *, is_dry: bool) -> None:
 
 
 def _plan(client: Client, args: argparse.Namespace) -> Any:
+    source, *paths = args.file
+    if source in _SOURCES:
+        from magid.cli import foreign_import  # late: these imports take longer than all else
+
+        return foreign_import.plan(client, args, source, paths)
+    if source == _ORIGINAL and not paths:
+        raise Refused("cannot import synapse: name its folder or files", 2)
+    return _plan_original(client, args, paths if source == _ORIGINAL else args.file)
+
+
+def _plan_original(client: Client, args: argparse.Namespace, paths: list[str]) -> Any:
     """Reads all files first: the registry says which models the profiles mean."""
     from magid.catalog import original  # late: these imports take longer than everything else
     from magid.cli import import_plan
     from magid.errors import MagidError
 
-    files = {path: _content(path) for path in _files(args.file)}
+    files = {path: _content(path) for path in _files(paths)}
     registry = client.call("GET", f"{MODELS}/registry")
     plan, ids = import_plan.empty(), dict[str, str]()
     for is_registry in (True, False):
@@ -119,7 +137,7 @@ def _plan(client: Client, args: argparse.Namespace) -> Any:
             except (MagidError, Refused) as error:
                 part = import_plan.empty()
                 part.unusable.append(str(error))
-            _extend(plan, part)
+            import_plan.extend(plan, part)
     return plan
 
 
@@ -144,11 +162,6 @@ def _missing(part: Any, models: Sequence[model_names.Named]) -> Iterator[str]:
         patterns = change.body["enabledModels"]
         for pattern in model_names.unmatched(patterns, [m.model_id for m in models]):
             yield f"{change.subject}: {model_names.warning(pattern, models)}"
-
-
-def _extend(plan: Any, part: Any) -> None:
-    for whole, more in zip(plan, part, strict=True):
-        whole.extend(more)
 
 
 def _of_profile(
