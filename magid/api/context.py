@@ -17,6 +17,7 @@ from magid.auth.token_store import TokenStore
 from magid.catalog.effective import Model
 from magid.control.conditions import Code, DaemonCondition, Severity, in_order, older_program
 from magid.control.daemon import Daemon
+from magid.control.fits import ModelFit
 from magid.control.snapshot import Snapshot
 from magid.errors import MagidError, NotReady
 from magid.gateway.dispatcher import Dispatcher
@@ -52,8 +53,8 @@ class Context(Struct):
     not_listening: tuple[str, ...] = ()  # which addresses are not served, and why
     _lacking: str = ""  # why there is no llama-server
     _program_changed_at: float = 0.0
-    _written: dict[str, tuple[Model, bytes]] = field(default_factory=dict)
-    _ready_made: dict[str, tuple[int, bytes, str]] = field(default_factory=dict)
+    _written: dict[str, tuple[Model, ModelFit, bytes]] = field(default_factory=dict)
+    _ready_made: dict[str, tuple[tuple[int, int], bytes, str]] = field(default_factory=dict)
 
     def gpus(self) -> gpu_schemas.GpusReply:
         """Returns the GPUs as they were listed last, and what servers hold there."""
@@ -73,15 +74,16 @@ class Context(Struct):
         return snapshot
 
     def prepared(self, name: str, make: Callable[[Snapshot], bytes]) -> tuple[bytes, str]:
-        """Returns `make(now)` and its ETag; rebuilds them only when the snapshot has changed.
+        """Returns `make(now)` and its ETag; rebuilds them only when the models have changed.
 
         Raises NotReady until the models are known.
         """
         now = self.need_listing()
         kept = self._ready_made.get(name)
-        if kept is None or kept[0] != now.revision:
+        revision = now.revision, self.daemon.gpus.fits.revision
+        if kept is None or kept[0] != revision:
             body = make(now)
-            kept = (now.revision, body, etag_of(body))
+            kept = (revision, body, etag_of(body))
             self._ready_made[name] = kept
         return kept[1], kept[2]
 
@@ -99,11 +101,12 @@ class Context(Struct):
 
     def models_json(self, models: Mapping[str, Model]) -> dict[str, bytes]:
         """Returns each model as JSON. Encodes only changed ones: there may be thousands."""
-        kept = self._written
+        kept, fits = self._written, self.daemon.gpus.fits
         for model_id, model in models.items():
-            if model_id not in kept or kept[model_id][0] != model:
-                kept[model_id] = (model, to_json(views.discovered_model(model)))
-        return {model_id: kept[model_id][1] for model_id in models}
+            fit = fits.of(model_id)
+            if model_id not in kept or kept[model_id][:2] != (model, fit):
+                kept[model_id] = (model, fit, to_json(views.discovered_model(model, fit)))
+        return {model_id: kept[model_id][2] for model_id in models}
 
     async def servers(self) -> list[server_schemas.Server]:
         """Returns all servers with their current figures."""

@@ -14,6 +14,7 @@ from magid.api.context import Context, DashboardState
 from magid.api.reply import Call, Stream
 from magid.api.sse import RETRY, event_of
 from magid.control.conditions import Severity, messages
+from magid.control.fits import ModelFit
 from magid.control.state import Change
 from magid.errors import MagidError
 from magid.http.json_text import to_json
@@ -87,6 +88,7 @@ class Feed:
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
         self._models = ctx.daemon.snapshot.models
+        self._fits = self._present_fits()
         self._frame = self._present_frame()
         self._changed = asyncio.Event()
         self._unsubscribe = ctx.daemon.subscribe(self._on_change)
@@ -102,8 +104,10 @@ class Feed:
     def _on_change(self, change: Change) -> None:
         if not self._ctx.fanout.is_heard:
             self._models, self._frame = self._ctx.daemon.snapshot.models, self._present_frame()
+            self._fits = self._present_fits()
             return
-        self._changed.set()
+        if change.kind != "memory":  # the status does not depend on it
+            self._changed.set()
         payload = self._payload(change)
         if payload is not None:
             self._ctx.fanout.publish(change.kind, payload)
@@ -117,6 +121,8 @@ class Feed:
             return self._registry_changes()
         if change.kind == "gpus":
             return {**self._ctx.gpus()}
+        if change.kind == "memory":
+            return self._memory_changes()
         return overall(self._ctx)
 
     def _server(self, observed: ObservedServer) -> dict[str, Any]:
@@ -135,7 +141,10 @@ class Feed:
         snapshot = self._ctx.daemon.snapshot
         before, now = self._models, snapshot.models
         self._models = now
-        changed = {i: views.discovered_model(m) for i, m in now.items() if before.get(i) != m}
+        fits = self._ctx.daemon.gpus.fits
+        changed = {
+            i: views.discovered_model(m, fits.of(i)) for i, m in now.items() if before.get(i) != m
+        }
         gone = sorted(before.keys() - now.keys())
         frame = self._present_frame()
         other = {name: value for name, value in frame.items() if self._frame.get(name) != value}
@@ -143,6 +152,18 @@ class Feed:
         if not changed and not gone and not other:
             return None
         return {"models": changed, "removed": gone, "registry": other}
+
+    def _memory_changes(self) -> dict[str, Any] | None:
+        """Returns the models of which it has changed whether they fit."""
+        before, self._fits = self._fits, self._present_fits()
+        changed = {
+            i: views.memory_fit(fit) for i, fit in self._fits.items() if before.get(i) != fit
+        }
+        return {"models": changed} if changed else None
+
+    def _present_fits(self) -> dict[str, ModelFit]:
+        fits = self._ctx.daemon.gpus.fits
+        return {i: fits.of(i) for i in self._ctx.daemon.snapshot.models}
 
     def _present_frame(self) -> dict[str, Any]:
         """Returns all of the registry but its models."""

@@ -14,6 +14,7 @@ from magid.catalog.profile import Profile, selects
 from magid.catalog.registry import ModelEntry
 from magid.config.settings import Config
 from magid.control.conditions import Code, DaemonCondition
+from magid.control.fits import ModelFit
 from magid.control.planner import Blocked, Keep, Plan, Start, Stop
 from magid.control.snapshot import Snapshot
 from magid.discovery.found import BrokenFile
@@ -33,7 +34,7 @@ def when(moment: datetime | None) -> str | None:
     return None if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def discovered_model(model: Model) -> schemas.DiscoveredModel:
+def discovered_model(model: Model, fit: ModelFit) -> schemas.DiscoveredModel:
     found, entry = model.found, model.entry
     return {
         "filePath": found.path,
@@ -68,9 +69,17 @@ def discovered_model(model: Model) -> schemas.DiscoveredModel:
         "thinkingMode": found.thinking_mode,
         "thinkingEvidence": found.thinking_evidence,
         "abilities": abilities(model),
+        "memory": memory_fit(fit),
         **settings_in_force(model.settings),
         "discoveredAt": when(entry.discovered_at) or "",
     }
+
+
+def memory_fit(fit: ModelFit) -> schemas.MemoryFit:
+    need: schemas.ShortNeed | None = None
+    if fit.device_bytes is not None and fit.host_bytes is not None:
+        need = {"devicesBytes": fit.device_bytes, "hostBytes": fit.host_bytes}
+    return {"fits": fit.fits.value, "why": fit.why, "need": need, "source": fit.source}
 
 
 def abilities(model: Model) -> schemas.Abilities:
@@ -93,11 +102,11 @@ def settings_in_force(settings: RuntimeSettings) -> schemas.SettingsInForce:
 
 
 def model_detail(
-    model: Model, argv: list[list[str]], argv_problem: str, snapshot: Snapshot
+    model: Model, fit: ModelFit, argv: list[list[str]], argv_problem: str, snapshot: Snapshot
 ) -> schemas.ModelDetail:
     blocked = {b.model_id: b.reason for b in snapshot.wanted.blocked}
     return {
-        **discovered_model(model),
+        **discovered_model(model, fit),
         "sources": sources_of(model, snapshot.active.name),
         "ports": [s.port for s in snapshot.wanted.specs if s.model_id == model.model_id],
         "argv": argv,

@@ -6,7 +6,7 @@ disk, so after a restart nothing is to be done.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from magid.control.placing import Placing
 from magid.control.state import Change, StateStore
@@ -25,6 +25,7 @@ class EarlyPredictions:
     def __init__(self, placing: Placing, store: StateStore) -> None:
         self._placing, self._store = placing, store
         self._known: set[str] = set()  # hashes of specs
+        self._failed: set[str] = set()  # of those, the ones that had no prediction
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._unsubscribe: Callable[[], None] | None = None
@@ -42,6 +43,16 @@ class EarlyPredictions:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+
+    def extend(self, specs: Iterable[ServerSpec]) -> None:
+        """Predicts more of these servers: a change of what is free has led to other questions.
+
+        Where the last prediction failed, the start will try again. Idempotent.
+        """
+        again = {spec.hash for spec in specs} & self._known - self._failed
+        if again:
+            self._known -= again
+            self._changed.set()
 
     def _on_change(self, change: Change) -> None:
         if change.kind in _KINDS:
@@ -64,9 +75,11 @@ class EarlyPredictions:
     async def _predict(self, spec: ServerSpec) -> None:
         if len(self._known) >= _MOST_KNOWN:
             self._known.clear()
+            self._failed.clear()
         self._known.add(spec.hash)
         try:
-            await self._placing.decided(spec)
+            if (await self._placing.decided(spec)).problem:
+                self._failed.add(spec.hash)
         except MagidError as error:  # too many wait: the start will have it predicted
             log.debug("no early prediction for %s: %s", spec.model_id, error.message)
         except Exception:

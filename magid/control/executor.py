@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 from msgspec.structs import replace
 
-from magid.control.placing import not_allocated
 from magid.control.planner import Plan, Start, Stop
+from magid.control.refusals import not_allocated
 from magid.control.resources import MachineResources
 from magid.control.turns import Turn, turn_of, waits_for
 from magid.errors import Busy, Conflict, MagidError, ServerFailed, TimedOut

@@ -6,6 +6,7 @@ from magid.config.settings import Config
 from magid.control import planner, prediction_cache
 from magid.control.devices import Devices
 from magid.control.early_predictions import EarlyPredictions
+from magid.control.fits import ModelFits
 from magid.control.placing import Placing
 from magid.control.predictions import Predictions
 from magid.control.resources import MachineResources
@@ -28,14 +29,19 @@ class GpuState:
     ) -> None:
         self._launcher, self._store = launcher, store
         self.devices = Devices(launcher, lambda: store.notify(Change("gpus")))
-        self.predictions = Predictions(launcher, config.state_dir / prediction_cache.NAME)
+        self.predictions = Predictions(
+            launcher, config.state_dir / prediction_cache.NAME, lambda: self.fits.look_again()
+        )
         self.machine = MachineResources(lambda: store.snapshot, lambda: self.devices.present)
         self.placing = Placing(
             config, launcher, self.devices, self.predictions, program,
             lambda model_id: facts_of(store.snapshot.models.get(model_id)),
         )  # fmt: skip
-
         self._early = EarlyPredictions(self.placing, store)
+        self.fits = ModelFits(
+            config, launcher, store, self.devices, self.predictions, self.placing, program,
+            self._early.extend,
+        )  # fmt: skip
 
     async def room_for(
         self, model_id: str, candidates: Sequence[Evictable]
@@ -50,9 +56,11 @@ class GpuState:
         self.placing.open()
         self.devices.open()
         self._early.open()
+        self.fits.open()
 
     async def close(self) -> None:
         """Ends what is under way. Idempotent."""
+        await self.fits.close()
         await self._early.close()
         await self.placing.close()
         await self.devices.close()

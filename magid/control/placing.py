@@ -14,14 +14,15 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from magid.config.settings import Config
-from magid.control.devices import DeviceList, Devices
+from magid.control.devices import Devices
 from magid.control.prediction_cache import Prediction
 from magid.control.predictions import Predictions
+from magid.control.refusals import not_allocated, refusal
 from magid.control.returning import ReturningMemory
 from magid.control.wishes import FileFacts, as_placement, wish_of
-from magid.errors import DeviceMissing, DoesNotFit, MagidError
+from magid.errors import MagidError
 from magid.gpus import eviction
-from magid.gpus.capacity import Capacity, DeviceRoom, Holder, capacity_of, need_on
+from magid.gpus.capacity import Capacity, Holder, capacity_of, need_on
 from magid.gpus.device import Gpu
 from magid.gpus.eviction import Evictable, Stopping, Waiting
 from magid.gpus.memory_table import Estimate
@@ -45,6 +46,7 @@ from magid.wording.sizes import size
 log = logging.getLogger(__name__)
 
 _NO_LIMIT: Final = 1 << 60
+NOT_PREDICTED: Final = "its memory was not predicted yet"
 MAX_AGE_S: Final = 5.0  # of the list of GPUs that a decision is made with
 
 
@@ -172,24 +174,13 @@ class Placing:
             case NoRoom() if failed is not None:
                 raise not_allocated(spec, failed)
             case NoRoom() | NoDevice() as refused:
-                raise self._refusal(spec, refused)
+                raise refusal(spec, refused, self._devices.present)
             case Placement() as placement:
                 self._reserved[spec.port] = spec, placement
                 _log_decision(spec, placement)
                 return placement
             case _:
                 return None
-
-    def _refusal(self, spec: ServerSpec, why: NoRoom | NoDevice) -> MagidError:
-        if isinstance(why, NoDevice):
-            return _missing(spec, why, self._devices.present)
-        return DoesNotFit(
-            f"cannot start {spec.model_id!r}: it {why.reason}; stop another model, choose a "
-            "smaller context (ctxSize), or allow it a part of the processor (offload)",
-            modelId=spec.model_id,
-            needBytes=why.need,
-            devices=[_figures(room) for room in why.rooms],
-        )
 
     # -- decisions -------------------------------------------------------------------------
 
@@ -213,6 +204,25 @@ class Placing:
                 known[answer] = await self._predicted(spec, answer, for_start=for_start)
         except _Unpredictable as error:
             return Decision(None, known, str(error))
+        return Decision(None if isinstance(answer, UnknownRoom) else answer, known)
+
+    def decided_by_now(
+        self, spec: ServerSpec, program: LlamaProgram, available: int, port: int | None
+    ) -> Decision:
+        """As `decided`, by what was listed and predicted before: asks llama-server for nothing.
+
+        Its `problem` says what is not known yet. `available` is the machine's memory, and `port`
+        that of a server which counts as gone.
+        """
+        gpus = self._devices.present.gpus
+        known: dict[Question, Prediction] = {}
+        wish = self._wish(spec)
+        capacity = self.capacity(gpus, port, self._limited(spec, available))
+        while isinstance(answer := decide(wish, capacity, _estimates(known)), Question):
+            made = self._predictions.kept(spec, program, as_placement(spec, answer))
+            if made is None or made.estimate is None:
+                return Decision(None, known, NOT_PREDICTED if made is None else made.problem)
+            known[answer] = made
         return Decision(None if isinstance(answer, UnknownRoom) else answer, known)
 
     async def room_for(
@@ -243,7 +253,7 @@ class Placing:
         if isinstance(found, UnknownRoom):
             return None
         if isinstance(found, NoRoom | NoDevice):
-            raise self._refusal(spec, found)
+            raise refusal(spec, found, self._devices.present)
         if isinstance(found, Stopping) and not found.model_ids:
             self._reserved[spec.port] = spec, found.placement
             _log_decision(spec, found.placement)
@@ -301,8 +311,10 @@ class Placing:
         return capacity_of(gpus, host, others, self._config.gpu_reserve)
 
     async def _host_limit(self, spec: ServerSpec) -> int:
+        return self._limited(spec, (await asyncio.to_thread(machine_memory))["available"])
+
+    def _limited(self, spec: ServerSpec, available: int) -> int:
         """Returns what of the machine's memory the server may have, the reserve still included."""
-        available = (await asyncio.to_thread(machine_memory))["available"]
         if spec.memory_max is None or not self._launcher.has_model_users:
             return available
         return min(available, spec.memory_max + self._config.gpu_reserve)
@@ -336,40 +348,6 @@ def _freed(gpus: Sequence[Gpu], going: Sequence[Holder]) -> Iterator[Gpu]:
 
 def _estimates(known: Mapping[Question, Prediction]) -> dict[Question, Estimate]:
     return {q: made.estimate for q, made in known.items() if made.estimate is not None}
-
-
-def _figures(room: DeviceRoom) -> dict[str, object]:
-    """Returns what the error says of one device, for programs."""
-    device = room.device
-    return {
-        "name": room.name,
-        "totalBytes": device.total,
-        "freeBytes": device.free,
-        "roomBytes": room.room,
-        "servers": [{"modelId": model, "needBytes": need} for model, need in room.holders],
-    }
-
-
-def _missing(spec: ServerSpec, why: NoDevice, listed: DeviceList) -> DeviceMissing:
-    there = ", ".join(gpu.device.name for gpu in listed.gpus)
-    return DeviceMissing(
-        f"cannot start {spec.model_id!r}: its setting device names {', '.join(why.missing)}, and "
-        f"this machine has {there}; change the setting, or look for the GPU with "
-        "`magictl gpus --refresh`",
-        modelId=spec.model_id,
-    )
-
-
-def not_allocated(spec: ServerSpec, placement: Placement) -> DoesNotFit:
-    """Returns the error of a server that had room by what the driver says, and yet did not."""
-    where = " and ".join(f"{size(one.need)} on {one.name}" for one in placement.devices)
-    return DoesNotFit(
-        f"cannot start {spec.model_id!r}: llama-server could not allocate its memory, which was "
-        f"predicted to be {where}, although the driver says that so much is free; another program "
-        "may have taken it, so try again, or raise gpu_reserve in magid.yaml",
-        modelId=spec.model_id,
-        needBytes=sum(one.need for one in placement.devices),
-    )
 
 
 def _log_decision(spec: ServerSpec, placement: Placement) -> None:

@@ -7,6 +7,7 @@ are its key. One is made at a time.
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -29,8 +30,14 @@ MAX_WAITING: Final = 8  # a caller may ask for any context, and each costs a pro
 class Predictions:
     """Makes and keeps predictions. The one owner of them; `path` is the file that keeps them."""
 
-    def __init__(self, launcher: ServerBackend, path: Path | None = None) -> None:
-        self._launcher = launcher
+    def __init__(
+        self,
+        launcher: ServerBackend,
+        path: Path | None = None,
+        on_made: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_made` is called after each new prediction."""
+        self._launcher, self._on_made = launcher, on_made
         self._kept = PredictionCache(path)
         self._is_loaded = False
         self._turn = asyncio.Lock()
@@ -71,6 +78,20 @@ class Predictions:
         finally:
             self._waiting -= 1
 
+    def kept(
+        self, spec: ServerSpec, program: LlamaProgram, placement: Placement | None = None
+    ) -> Prediction | None:
+        """Returns the prediction that was made before, if there is one; see `load`."""
+        try:
+            return self._kept.get(_key(spec, program, placement))
+        except MagidError as error:
+            return Prediction(time.time(), problem=error.message)
+
+    async def load(self) -> None:
+        """Reads the file that keeps them. Idempotent."""
+        async with self._turn:
+            await self._load()
+
     async def _load(self) -> None:
         if not self._is_loaded:
             await asyncio.to_thread(self._kept.load)
@@ -80,6 +101,7 @@ class Predictions:
         made = await self._asked(spec, placement)
         if made.estimate is not None:
             self._kept.put(key, made)
+            self._on_made()
             await asyncio.to_thread(self._kept.write, self._kept.document())
         return made
 

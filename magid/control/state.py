@@ -34,7 +34,7 @@ T = TypeVar("T")
 class Change(Struct, frozen=True):
     """A change that listeners should react to. `port` is set for kind `server` only."""
 
-    kind: str  # registry | profile | server | phase | gpus
+    kind: str  # registry | profile | server | phase | gpus | memory
     port: int | None = None
 
 

@@ -47,6 +47,10 @@ class Page:
                 for model_id in data["removed"]:
                     del self.registry["models"][model_id]
                 self.registry |= data["registry"]
+            case "memory":
+                for model_id, memory in data["models"].items():
+                    if model_id in self.registry["models"]:
+                        self.registry["models"][model_id]["memory"] = memory
             case "server":
                 self.servers[data["server"]["port"]] = data["server"]
             case "serverRemoved":

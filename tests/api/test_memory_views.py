@@ -4,15 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from magid.api.memory_views import (
-    deciding,
-    model_memory,
-    verdict_of,
-    verdict_placed,
-    verdict_running,
-)
+from magid.api.memory_views import model_memory
 from magid.api.schemas.gpus import ModelMemory
 from magid.control.prediction_cache import Prediction
+from magid.control.verdicts import deciding, verdict_of, verdict_placed, verdict_running
 from magid.gpus.capacity import Capacity
 from magid.gpus.fitting import Fits, Room, Verdict
 from magid.gpus.memory_table import DeviceNeed, Estimate, HostNeed, Need

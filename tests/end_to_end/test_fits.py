@@ -69,6 +69,33 @@ def test_on_a_gpu(magid: Running, gpus: Gpus) -> None:
     assert magid.get("/api/models/servers?all=true")["servers"] == []
 
 
+def test_in_the_model_itself(magid: Running, gpus: Gpus) -> None:
+    """Once it was predicted, the list and the model say the same, without a new prediction."""
+    magid.ask("POST", "/api/gpus/refresh")
+    assert magid.get(f"/api/models/{ALPHA}")["memory"] == {
+        "fits": "unknown", "why": "its memory was not predicted yet", "need": None, "source": None
+    }  # fmt: skip
+    predicted = memory(magid)
+    own = magid.get(f"/api/models/{ALPHA}")["memory"]
+    need = {
+        "devicesBytes": predicted["devices"][0]["totalBytes"],
+        "hostBytes": predicted["host"]["totalBytes"],
+    }
+    why = predicted["why"]
+    assert own == {"fits": "yes", "why": why, "need": need, "source": "predicted"}
+    magid.wait_for("the list", lambda: listed(magid)["fits"] == "yes")
+    assert listed(magid) == own
+    shown = magictl("show", "alpha", url=magid.url).stdout
+    assert re.search(r"^  memory +\d+\.\d MiB on GPUs, .* of the machine's +fits: it", shown, re.M)
+    gpus.fakes[0].use(2600)
+    magid.ask("POST", "/api/gpus/refresh")
+    magid.wait_for("the change", lambda: listed(magid)["fits"] == "no")
+
+
+def listed(magid: Running) -> Any:
+    return magid.get("/api/models/registry")["models"][ALPHA]["memory"]
+
+
 def test_a_model_that_runs(magid: Running, gpus: Gpus) -> None:
     settings = {"device": "RPC0", "nGpuLayers": 99, "ctxSize": 524_288}
     magid.ask("PUT", f"/api/models/{ALPHA}/runtime-settings", settings)

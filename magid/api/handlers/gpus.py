@@ -5,16 +5,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from magid.api.context import Context
-from magid.api.memory_views import (
-    deciding,
-    model_memory,
-    verdict_of,
-    verdict_placed,
-    verdict_running,
-)
+from magid.api.memory_views import model_memory
 from magid.api.reply import Call, Reply, reply
 from magid.catalog.effective import Model, server_specs
 from magid.control.prediction_cache import Prediction
+from magid.control.verdicts import deciding, verdict_of, verdict_placed, verdict_running
 from magid.errors import LlamaServerMissing
 from magid.gpus.fitting import Room
 from magid.host.usage import machine_memory

@@ -47,7 +47,8 @@ async def get_model(ctx: Context, call: Call) -> Reply:
     daemon = ctx.daemon
     model = daemon.model(call.params["modelId"])
     commands, problem = await _commands(ctx, model)
-    return reply(views.model_detail(model, commands, problem, daemon.snapshot))
+    fit = await daemon.gpus.fits.now(model)
+    return reply(views.model_detail(model, fit, commands, problem, daemon.snapshot))
 
 
 async def _commands(ctx: Context, model: Model) -> tuple[list[list[str]], str]:

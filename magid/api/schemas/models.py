@@ -5,10 +5,11 @@ OpenAPI describes them, and no object is built twice. `tierThresholds` keeps the
 that the first clients were written against.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from typing_extensions import TypedDict
 
+from magid.api.schemas.gpus import Fitting
 from magid.api.schemas.servers import Condition
 from magid.discovery.kinds import ModelKind
 from magid.discovery.tiers import ThinkingMode, Tier
@@ -53,6 +54,25 @@ class Abilities(TypedDict):
     embeddingLength: int | None
 
 
+class ShortNeed(TypedDict):
+    """Of one server: on all GPUs together, and of the machine's memory."""
+
+    devicesBytes: int
+    hostBytes: int
+
+
+class MemoryFit(TypedDict):
+    """Whether one server would start now with the model's settings. `need` is null if unknown.
+
+    By what was predicted before, or by the last list of GPUs: the answer starts nothing.
+    """
+
+    fits: Fitting
+    why: str
+    need: ShortNeed | None
+    source: Literal["predicted"] | None
+
+
 class DiscoveredModel(SettingsInForce, TypedDict):
     filePath: str
     filename: str
@@ -86,6 +106,7 @@ class DiscoveredModel(SettingsInForce, TypedDict):
     thinkingMode: ThinkingMode
     thinkingEvidence: str
     abilities: Abilities
+    memory: MemoryFit
     discoveredAt: str
 
 

@@ -205,6 +205,7 @@ def show(client: Client, args: argparse.Namespace) -> int:
         ("size", f"{size(answer['sizeBytes'])}, {answer['sizeParams']:g} billion parameters", ""),
         ("kind", f"{answer['kind']}, {answer['architecture']}", ""),
         ("context", answer["contextLength"], "tokens at most"),
+        ("memory", _need(answer["memory"]), _fitting(answer["memory"])),
         ("found", ago(answer["discoveredAt"]), ""),
         ("tier", answer["effectiveTier"], sources["tier"]),
         ("thinking", answer["effectiveThinking"], f"{sources['thinking']}: {_evidence(answer)}"),
@@ -216,6 +217,20 @@ def show(client: Client, args: argparse.Namespace) -> int:
     if answer["argvProblem"]:
         say(f"  cannot run: {answer['argvProblem']}")
     return 0
+
+
+def _need(memory: Any) -> str | None:
+    """Returns the need of one server: on GPUs, and of the machine's memory."""
+    need = memory["need"]
+    if need is None:
+        return None
+    on_gpus = f"{size(need['devicesBytes'])} on GPUs, " if need["devicesBytes"] else ""
+    return f"{on_gpus}{size(need['hostBytes'])} of the machine's"
+
+
+def _fitting(memory: Any) -> str:
+    words = {"yes": "fits", "tight": "fits barely", "part": "fits in part", "no": "does not fit"}
+    return f"{words.get(memory['fits'], memory['fits'])}: {memory['why']}"
 
 
 def _source(answer: Any, key: str) -> str:

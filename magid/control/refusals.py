@@ -1,0 +1,56 @@
+"""Why a server has no place, as the errors that clients get. Pure."""
+
+from magid.control.devices import DeviceList
+from magid.errors import DeviceMissing, DoesNotFit, MagidError
+from magid.gpus.capacity import DeviceRoom
+from magid.gpus.placing import NoDevice, NoRoom
+from magid.llama.placement import Placement
+from magid.llama.spec import ServerSpec
+from magid.wording.sizes import size
+
+
+def refusal(spec: ServerSpec, why: NoRoom | NoDevice, listed: DeviceList) -> MagidError:
+    """Returns the error of a server that has no place."""
+    if isinstance(why, NoDevice):
+        return _missing(spec, why, listed)
+    return DoesNotFit(
+        f"cannot start {spec.model_id!r}: it {why.reason}; stop another model, choose a "
+        "smaller context (ctxSize), or allow it a part of the processor (offload)",
+        modelId=spec.model_id,
+        needBytes=why.need,
+        devices=[_figures(room) for room in why.rooms],
+    )
+
+
+def _figures(room: DeviceRoom) -> dict[str, object]:
+    """Returns what the error says of one device, for programs."""
+    device = room.device
+    return {
+        "name": room.name,
+        "totalBytes": device.total,
+        "freeBytes": device.free,
+        "roomBytes": room.room,
+        "servers": [{"modelId": model, "needBytes": need} for model, need in room.holders],
+    }
+
+
+def _missing(spec: ServerSpec, why: NoDevice, listed: DeviceList) -> DeviceMissing:
+    there = ", ".join(gpu.device.name for gpu in listed.gpus)
+    return DeviceMissing(
+        f"cannot start {spec.model_id!r}: its setting device names {', '.join(why.missing)}, and "
+        f"this machine has {there}; change the setting, or look for the GPU with "
+        "`magictl gpus --refresh`",
+        modelId=spec.model_id,
+    )
+
+
+def not_allocated(spec: ServerSpec, placement: Placement) -> DoesNotFit:
+    """Returns the error of a server that had room by what the driver says, and yet did not."""
+    where = " and ".join(f"{size(one.need)} on {one.name}" for one in placement.devices)
+    return DoesNotFit(
+        f"cannot start {spec.model_id!r}: llama-server could not allocate its memory, which was "
+        f"predicted to be {where}, although the driver says that so much is free; another program "
+        "may have taken it, so try again, or raise gpu_reserve in magid.yaml",
+        modelId=spec.model_id,
+        needBytes=sum(one.need for one in placement.devices),
+    )
