@@ -1,5 +1,7 @@
 """The context of handlers: the daemon, and answers that are cached as bytes."""
 
+import asyncio
+import platform
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -15,14 +17,16 @@ from magid.api.schemas import servers as server_schemas
 from magid.api.sse import Fanout
 from magid.auth.token_store import TokenStore
 from magid.catalog.effective import Model
-from magid.control.conditions import Code, DaemonCondition, Severity, in_order, older_program
+from magid.control.conditions import Code, DaemonCondition, Severity, in_order
 from magid.control.daemon import Daemon
 from magid.control.fits import ModelFit
+from magid.control.program_conditions import gpu_unused, misses_gpu, older_program
 from magid.control.snapshot import Snapshot
 from magid.errors import MagidError, NotReady
 from magid.gateway.dispatcher import Dispatcher
-from magid.host import usage
+from magid.host import debian_packages, display_controllers, usage
 from magid.http.json_text import to_json
+from magid.llama import gpu_packages
 from magid.llama.program import LlamaProgram
 from magid.log.setup import OwnLog, RingLog
 from magid.servers.backend import ObservedServer
@@ -50,9 +54,12 @@ class Context(Struct):
     fanout: Fanout = field(default_factory=Fanout)
     sent: DashboardState | None = None  # the state last sent to the watchers of events
     page: Page = Page()
+    look_at_pci: Callable[[], frozenset[str]] = display_controllers.vendors
     not_listening: tuple[str, ...] = ()  # which addresses are not served, and why
     _lacking: str = ""  # why there is no llama-server
     _program_changed_at: float = 0.0
+    _gpu_vendors: frozenset[str] | None = None  # of the GPUs in the machine; None: not looked at
+    _gpu_unused: DaemonCondition | None = None
     _written: dict[str, tuple[Model, ModelFit, bytes]] = field(default_factory=dict)
     _ready_made: dict[str, tuple[tuple[int, int], bytes, str]] = field(default_factory=dict)
 
@@ -124,19 +131,36 @@ class Context(Struct):
         return views.server(observed, self.daemon.snapshot, None, time.time())
 
     async def look_for_program(self) -> None:
-        """Checks that llama-server exists, for `conditions`. Costs one `stat`."""
+        """Checks that llama-server exists, and sees the GPUs, for `conditions`.
+
+        Costs one `stat`; once a start, where it sees no GPU, a look at PCI and at dpkg's list.
+        """
         try:
-            self._program_changed_at = (await self.program()).changed_at
+            program = await self.program()
         except MagidError as error:
             self._lacking = error.message
         else:
-            self._lacking = ""
+            self._lacking, self._program_changed_at = "", program.changed_at
+            await self._look_for_gpus(str(program.path))
+
+    async def _look_for_gpus(self, program: str) -> None:
+        devices, config = self.daemon.gpus.devices.present, self.daemon.config
+        if self._gpu_vendors is None and devices.listed_at is not None and not devices.gpus:
+            self._gpu_vendors = await asyncio.to_thread(self.look_at_pci)
+        vendors = self._gpu_vendors or frozenset()
+        if not misses_gpu(devices, vendors, config):
+            self._gpu_unused = None
+        elif self._gpu_unused is None:
+            installed = await asyncio.to_thread(debian_packages.installed, gpu_packages.PACKAGES)
+            advice = gpu_packages.advice(_system(), vendors, program, installed)
+            self._gpu_unused = gpu_unused(vendors, advice)
 
     def conditions(self) -> list[DaemonCondition]:
         """Returns the daemon's conditions and those of the API: the one list that all show."""
         found = self.daemon.conditions()
         if self._lacking and not any(self._lacking in one.message for one in found):
             found.append(DaemonCondition(Code.NO_PROGRAM, self._lacking, Severity.ERROR))
+        found += [self._gpu_unused] if self._gpu_unused else []
         found += older_program(self.daemon.observed().values(), self._program_changed_at)
         found += (DaemonCondition(Code.NOT_LISTENING, text) for text in self.not_listening)
         if self.tokens.problem is not None:
@@ -153,3 +177,11 @@ class Context(Struct):
 
     def memory(self) -> server_schemas.Memory:
         return views.memory(usage.machine_memory())
+
+
+def _system() -> Mapping[str, str]:
+    """The fields of os-release(5); {} where there is none."""
+    try:
+        return platform.freedesktop_os_release()
+    except OSError:
+        return {}

@@ -47,6 +47,7 @@ class Code(StrEnum):
     OFF_GPU = "OffGpu"
     NO_PROGRAM = "NoProgram"
     OLDER_PROGRAM = "OlderProgram"
+    GPU_UNUSED = "GpuUnused"
     LIMITS_NOT_IN_FORCE = "LimitsNotInForce"
     STATE_NOT_SAVED = "StateNotSaved"
     TOKENS_UNUSABLE = "TokensUnusable"
@@ -185,7 +186,7 @@ def _missing(now: Situation) -> Iterable[DaemonCondition]:
         names = [entry.model_id for entry in entries]
         yield DaemonCondition(
             Code.MODELS_MISSING,
-            f"{folder} has none of the models that are known from there: {_listed(names)}; "
+            f"{folder} has none of the models that are known from there: {listed(names)}; "
             "is its disk mounted?",
             remedy=(f"findmnt --target {shlex.quote(folder)}", "magictl rescan"),
             model_ids=tuple(names),
@@ -199,7 +200,7 @@ def _gone(now: Situation) -> Iterable[DaemonCondition]:
     if names and now.snapshot.disk.is_read:
         yield DaemonCondition(
             Code.MODELS_GONE,
-            f"{counted(len(names), 'model has', 'models have')} no file any more: {_listed(names)}",
+            f"{counted(len(names), 'model has', 'models have')} no file any more: {listed(names)}",
             Severity.NOTE,
             model_ids=tuple(names),
         )
@@ -212,7 +213,7 @@ def _broken(now: Situation) -> Iterable[DaemonCondition]:
         files = [f"{file.path} ({file.reason})" for file in broken]
         yield DaemonCondition(
             Code.FILES_BROKEN,
-            f"{counted(len(files), 'file')} cannot be used: {_listed(files)}",
+            f"{counted(len(files), 'file')} cannot be used: {listed(files)}",
             remedy=("magictl doctor",),
         )
 
@@ -268,7 +269,7 @@ def _off_gpu(now: Situation) -> Iterable[DaemonCondition]:
         said = counted(len(names), "model runs", "models run")
         text = f"{said} on the processor, in part at least, for lack of room on the GPUs: "
         remedy = ("magictl gpus", f"magictl restart {' '.join(names[:_NAMED])}")
-        text += _listed(names)
+        text += listed(names)
         yield DaemonCondition(Code.OFF_GPU, text, Severity.NOTE, remedy, tuple(names))
 
 
@@ -301,7 +302,7 @@ def _stopped(now: Situation) -> Iterable[DaemonCondition]:
         yield DaemonCondition(
             Code.MODELS_STOPPED,
             f"{counted(len(names), 'wanted model is', 'wanted models are')} stopped: "
-            f"{_listed(names)}{f' ({reason})' if reason else ''}",
+            f"{listed(names)}{f' ({reason})' if reason else ''}",
             Severity.WARNING if is_all else Severity.NOTE,
             (f"magictl start {' '.join(names)}",),
             tuple(names),
@@ -320,25 +321,8 @@ def _limits(now: Situation) -> Iterable[DaemonCondition]:
     for (key, why), names in by_limit.items():
         yield DaemonCondition(
             Code.LIMITS_NOT_IN_FORCE,
-            f"{key} of {_listed(names)} is not in force: {why}",
+            f"{key} of {listed(names)} is not in force: {why}",
             model_ids=tuple(names),
-        )
-
-
-def older_program(
-    servers: Iterable[ObservedServer], changed_at: float
-) -> Iterable[DaemonCondition]:
-    """Notes the models whose server was started before llama-server was replaced, at this time."""
-    started = (s for s in servers if s.state.is_running and s.started_at is not None)
-    names = sorted({s.model_id for s in started if (s.started_at or 0.0) < changed_at})
-    if names:
-        yield DaemonCondition(
-            Code.OLDER_PROGRAM,
-            f"{counted(len(names), 'model runs', 'models run')} an older llama-server, from before "
-            f"it was replaced: {_listed(names)}",
-            Severity.NOTE,
-            (f"magictl restart {' '.join(names)}",),
-            tuple(names),
         )
 
 
@@ -355,7 +339,7 @@ def _pending(now: Situation) -> Iterable[DaemonCondition]:
             (starts - stops, "to start"),
             (stops - starts, "to stop"),
         ]
-        said = "; ".join(f"{verb}: {_listed(sorted(ids))}" for ids, verb in parts if ids)
+        said = "; ".join(f"{verb}: {listed(sorted(ids))}" for ids, verb in parts if ids)
         yield DaemonCondition(
             Code.CHANGES_PENDING,
             f"changes are pending ({said})",
@@ -379,7 +363,7 @@ def _left_out(now: Situation) -> Iterable[DaemonCondition]:
     yield DaemonCondition(
         Code.MODELS_LEFT_OUT,
         f"{counted(len(names), 'model is', 'models are')} not wanted, because {why}: "
-        f"{_listed(names)}",
+        f"{listed(names)}",
         Severity.NOTE,
         (f"magictl enable {' '.join(names[:_NAMED])}", change),
         tuple(names),
@@ -395,6 +379,7 @@ _RULES: Final[tuple[Callable[[Situation], Iterable[DaemonCondition]], ...]] = (
 # -- words -----------------------------------------------------------------------------------
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """Returns the first names, and how many there are besides."""
     rest = len(names) - _NAMED
     return ", ".join(names[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")

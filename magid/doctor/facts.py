@@ -5,7 +5,7 @@ get it; `known` ends a check that needs it. So no check has to ask who runs it.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, TypeVar
@@ -224,6 +224,8 @@ class Gpus:
     nodes: tuple[Place, ...]  # /dev/nvidia*, /dev/dri/renderD*, /dev/kfd
     driver: str  # the version of the NVIDIA module that is loaded
     libraries: tuple[str, ...]  # the versions of libcuda.so that are installed
+    system: Mapping[str, str] = field(default_factory=dict)  # the fields of os-release
+    packages: Mapping[str, str] = field(default_factory=dict)  # of ggml: name -> version
 
 
 @dataclass(frozen=True, slots=True)

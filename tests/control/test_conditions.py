@@ -16,8 +16,8 @@ from magid.control.conditions import (
     Situation,
     conditions,
     messages,
-    older_program,
 )
+from magid.control.program_conditions import older_program
 from magid.control.snapshot import ActiveProfile, Disk, Phase, Snapshot, build
 from magid.discovery.found import BrokenFile
 from magid.discovery.walker import UnreadableRoot

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
-from magid.doctor.checks import configured, installed, machine, models, ports, running, units
+from magid.doctor.checks import configured, gpu, installed, machine, models, ports, running, units
 from magid.doctor.facts import CheckSkipped, Facts, Finding, FindingSeverity, answering
 
 # They pass by themselves, or `running.servers` has the same from the same answer.
@@ -22,6 +22,7 @@ _CAUSES: Final[Mapping[str, tuple[Callable[[Facts], Iterable[Finding]], ...]]] =
     "NotListening": (ports.ports, units.units),
     "UnitMasked": (units.units,),
     "NoProgram": (running.llama_server,),
+    "GpuUnused": (gpu.use, gpu.nodes),
     "LimitsNotInForce": (machine.limits,),
 }
 

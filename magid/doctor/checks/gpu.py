@@ -16,10 +16,10 @@ from magid.doctor.facts import (
     configured,
     known,
 )
+from magid.host.display_controllers import AMD, NAMES, NVIDIA
 from magid.launcher.sandbox import DEVICES
+from magid.llama import gpu_packages
 
-NVIDIA: Final = "10de"
-AMD: Final = "1002"
 _UVM: Final = "/dev/nvidia-uvm"
 
 
@@ -140,8 +140,9 @@ def use(facts: Facts) -> Iterator[Finding]:
         answering(facts)  # a model's settings may ask for one
         return
     if program and program.version and not program.gpus and not program.unlisted:
+        do, run = _where_from(facts, program)
         yield Finding(
-            "no-gpu-found", f"{program.path} finds no GPU", _why_none(facts), do=_where_from(facts)
+            "no-gpu-found", f"{program.path} finds no GPU", _why_none(facts), do=do, run=run
         )
         return
     said = {unit: lines[0] for unit, lines in known(facts.said).items() if lines}
@@ -155,12 +156,17 @@ def use(facts: Facts) -> Iterator[Finding]:
     known(facts.trial)
 
 
-def _where_from(facts: Facts) -> str:
-    if known(facts.gpus).vendors & {NVIDIA, AMD}:
-        return "install a llama-server that is built for it (CUDA, ROCm or Vulkan)"
+def _where_from(facts: Facts, program: Program) -> tuple[str, tuple[str, ...]]:
+    """What to do, and the commands for it on this release of Debian or Ubuntu."""
+    gpus = known(facts.gpus)
+    if gpus.vendors & NAMES.keys():
+        advice = gpu_packages.advice(gpus.system, gpus.vendors, str(program.path), gpus.packages)
+        again = ("magictl gpus --refresh", "magictl apply") if advice.run else ()
+        return f"{advice.text}:" if again else advice.text, (*advice.run, *again)
     return (
         "set n_gpu_layers to 0, or back to null, in server_defaults of "
-        f"{facts.settings.path} and of the models; then `magictl apply`"
+        f"{facts.settings.path} and of the models; then `magictl apply`",
+        (),
     )
 
 
@@ -171,12 +177,12 @@ def _wants_gpu(facts: Facts) -> bool:
     asked = [configured(facts).server_defaults.n_gpu_layers, *(m.layers for m in models)]
     if any(layers is not None and layers > 0 for layers in asked):
         return True
-    there = bool(known(facts.gpus).vendors & {NVIDIA, AMD})
+    there = bool(known(facts.gpus).vendors & NAMES.keys())
     return there and 0 not in asked
 
 
 def _why_none(facts: Facts) -> str:
     gpus = known(facts.gpus)
-    if gpus.vendors & {NVIDIA, AMD}:
+    if gpus.vendors & NAMES.keys():
         return "the machine has one: its nodes are closed, or this build has no back end for it"
     return "n_gpu_layers asks for one, and this machine has none: models run on the processor"

@@ -7,9 +7,10 @@ from typing import Final
 
 from magid.doctor.collect.files import place
 from magid.doctor.facts import Gpus
+from magid.host import debian_packages, display_controllers
+from magid.llama import gpu_packages
 from magid.standalone.probe_sandbox import NODES
 
-_DISPLAY: Final = ("0x0300", "0x0302", "0x0380")  # VGA, 3D and other display controllers
 _LIBRARIES: Final = ("usr/lib", "usr/lib64", "usr/lib/*-linux-gnu")
 
 
@@ -17,18 +18,20 @@ def gpus(root: Path = Path("/")) -> Gpus:
     """Of the machine whose files are below `root`. Never raises."""
     nodes = sorted(path for pattern in NODES for path in root.glob(pattern.lstrip("/")))
     return Gpus(
-        vendors=frozenset(_vendors(root.glob("sys/bus/pci/devices/*"))),
+        vendors=display_controllers.vendors(root),
         majors=frozenset(_majors(_text(root / "proc/devices"))),
         nodes=tuple(found for path in nodes if (found := place(path, root))),
         driver=_driver(_text(root / "proc/driver/nvidia/version")),
         libraries=tuple(sorted(_libraries(root))),
+        system=_system(root),
+        packages=debian_packages.installed(gpu_packages.PACKAGES, root),
     )
 
 
-def _vendors(devices: Iterable[Path]) -> Iterable[str]:
-    for device in devices:
-        if _text(device / "class").startswith(_DISPLAY):
-            yield _text(device / "vendor").strip().removeprefix("0x")
+def _system(root: Path) -> dict[str, str]:
+    """The fields of os-release(5)."""
+    pairs = (line.partition("=") for line in _text(root / "etc/os-release").splitlines())
+    return {key: value.strip("\"'") for key, _, value in pairs if value}
 
 
 def _majors(text: str) -> Iterable[str]:
