@@ -286,6 +286,11 @@ def _translated(request: Request, exception: BaseException) -> errors.MagidError
             return request_rules.too_slow()
         case sanic_errors.ServiceUnavailable():
             return errors.TimedOut("cannot answer in time: the operation takes too long")
+        case sanic_errors.BadRequest() if str(exception) == "Bad Request":  # Sanic's for any head
+            return errors.InvalidInput(
+                "cannot read the request: it is not HTTP/1.1; send METHOD /PATH HTTP/1.1, and no "
+                "TLS to a port that has none"
+            )
         case sanic_errors.BadRequest() | sanic_errors.ExpectationFailed():
             return errors.InvalidInput(f"cannot read the request: {exception}")
         case _:

@@ -119,8 +119,10 @@ class Response(HTTPResponse):
                 yield name.encode("ascii"), str(value).encode(errors="surrogateescape")
 
 
-_GATEWAY = re.compile(b"[A-Z]{1,16} " + GATEWAY_TARGET.encode())
+_GATEWAY = re.compile(b"[A-Za-z]{1,16} " + GATEWAY_TARGET.encode())
 _DECIDED_BYTES = 384  # enough to recognise any gateway request
+_TLS_HANDSHAKE = b"\x16\x03"  # how the first record of a TLS client begins (RFC 8446 5.1)
+_UNREADABLE = b"\x16\r\n\r\n"
 
 
 def _is_gateways(data: bytes | bytearray) -> bool | None:
@@ -189,6 +191,9 @@ class DispatchingProtocol(Protocol):
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
+        if self.is_fresh and data.startswith(_TLS_HANDSHAKE):
+            # Its record need not have the end of a head: refused at once, the client need not wait.
+            data = _UNREADABLE
         self.is_fresh = False
         connection = self._connection
         if connection is not None and connection.is_busy:

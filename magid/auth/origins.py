@@ -136,9 +136,16 @@ def check_origin(headers: Mapping[str, str], policy: Policy, *, changes: bool) -
 
 
 # The response headers that a page of another origin may read.
-_EXPOSED = (
-    "ETag, X-Request-Id, Request-Id, Retry-After, "
-    "X-Magi-Model, X-Magi-Server, X-Magi-Route, X-Magi-Draft-Model"
+_EXPOSED = ", ".join(
+    (
+        *("ETag", "X-Request-Id", "Request-Id", "Retry-After"),
+        *("X-Magi-Model", "X-Magi-Server", "X-Magi-Route", "X-Magi-Draft-Model"),
+        *(
+            f"X-RateLimit-{figure}-{what}"
+            for what in ("Requests", "Tokens")
+            for figure in ("Limit", "Remaining", "Reset")
+        ),
+    )
 )
 _NAMES = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z, -]+")
 _PREFLIGHT_AGE_S = 600

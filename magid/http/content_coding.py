@@ -49,7 +49,11 @@ def coding_of(given: str) -> str:
     if coding is None:
         raise UnsupportedMediaType(
             f"cannot read a body with Content-Encoding: {given[:80]}; send it as it is, or as "
-            f"{_GZIP} or {_DEFLATE}"
+            + (
+                f"{_GZIP} or {_DEFLATE}"
+                if _zstandard() is None
+                else f"{_GZIP}, {_DEFLATE} or {_ZSTD}"
+            )
         )
     return coding
 

@@ -7,6 +7,7 @@ answered: between a proxy and this daemon it would be someone else's.
 import json
 import selectors
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -58,6 +59,7 @@ START_LINES = {
     "lower case": b"GET /livez http/1.1",
     "more words": b"GET /livez HTTP/1.1 x",
     "two spaces": b"GET  /livez HTTP/1.1",
+    "preface of HTTP/2": b"PRI * HTTP/2.0",
     "tabs": b"GET\t/livez\tHTTP/1.1",
     "leading space": b" GET /livez HTTP/1.1",
     "bare LF": b"GET /livez\n HTTP/1.1",
@@ -124,6 +126,20 @@ FIELDS = {
 @pytest.mark.parametrize("start", START_LINES.values(), ids=START_LINES)
 def test_malformed_start_lines(magid: Running, start: bytes) -> None:
     check_refused(rest.exchange(magid.port, request(start, HOST) + HIDDEN))
+
+
+def test_a_client_that_speaks_tls_is_refused_at_once(magid: Running) -> None:
+    """It sends no end of a head, and would wait until the time for one is over (408)."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = ssl.create_default_context().wrap_bio(incoming, outgoing, server_hostname="localhost")
+    with pytest.raises(ssl.SSLWantReadError):
+        client.do_handshake()
+    (answer,) = rest.exchange(magid.port, outgoing.read())
+    check_refused([answer])
+    assert "no TLS to a port that has none" in json.loads(answer.body)["message"]
+    incoming.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    with pytest.raises(ssl.SSLError, match="WRONG_VERSION_NUMBER"):  # which SDKs show
+        client.do_handshake()
 
 
 @pytest.mark.parametrize("fields", FIELDS.values(), ids=FIELDS)

@@ -10,6 +10,7 @@ import pytest
 
 from magid.auth import limits
 from magid.auth.limits import Limiter, Limits
+from magid.auth.origins import reading_headers
 from magid.errors import RateLimited
 from tests.support import fleets
 from tests.support.deadlines import DEADLINE_S
@@ -82,6 +83,12 @@ def test_what_is_refused_counts_for_nothing(limiter: Limiter) -> None:
         "x-ratelimit-limit-tokens": "500",
         "x-ratelimit-remaining-tokens": "0",
     }
+
+
+def test_a_page_of_another_origin_may_read_them(limiter: Limiter) -> None:
+    headers = limiter.headers("ci", "1", Limits(requests_per_minute=2, tokens_per_day=SPENT))
+    exposed = reading_headers("app://obsidian.md")["Access-Control-Expose-Headers"].lower()
+    assert {*headers, "retry-after"} <= set(exposed.split(", "))
 
 
 def test_a_limit_that_is_changed_counts_at_once(limiter: Limiter) -> None:

@@ -103,6 +103,13 @@ def test_a_404_names_the_address(magid: Running, path: str) -> None:
     assert f"did you mean {CHAT}?".encode() in answer.body
 
 
+@pytest.mark.slow
+def test_methods_are_capitals(magid: Running) -> None:
+    """The path is known, so it is not the path that the error is about."""
+    answer = sent(magid, f"post {CHAT} HTTP/1.1", JSON, "Content-Length: 0")
+    assert (answer.status, answer.headers["allow"]) == (405, "OPTIONS, POST")
+
+
 paths = pytest.mark.parametrize("path", [API, CHAT], ids=["sanic", "gateway"])
 
 

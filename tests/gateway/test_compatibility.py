@@ -99,6 +99,14 @@ FLAT = {"type": "function", "name": "b"}
 CHOSEN = {"type": "tool", "name": "b", "disable_parallel_tool_use": True}
 
 
+def allowed(mode: str, *tools: Any) -> dict[str, Any]:
+    return {"type": "allowed_tools", "mode": mode, "tools": list(tools)}
+
+
+def nested(mode: str, *tools: Any) -> dict[str, Any]:
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": list(tools)}}
+
+
 @pytest.mark.parametrize(
     ("path", "tools", "choice", "left", "meant"),
     [
@@ -106,13 +114,34 @@ CHOSEN = {"type": "tool", "name": "b", "disable_parallel_tool_use": True}
         (RESPONSES, [flat("b"), {"type": "x"}, flat("a")], FLAT, [flat("b")], "required"),
         (MESSAGES, [tool("a"), tool("b")], CHOSEN, [tool("b")],
          {"type": "any", "disable_parallel_tool_use": True}),
+        (CHAT, [function("a"), function("b")], nested("auto", ONE), [function("b")], "auto"),
+        (CHAT, [function("a"), function("b")], nested("required", ONE, function("a")),
+         [function("a"), function("b")], "required"),
+        (RESPONSES, [flat("a"), flat("b"), flat("c")], allowed("required", FLAT, flat("c")),
+         [flat("b"), flat("c")], "required"),
     ],
 )  # fmt: skip
-def test_the_tool_that_has_to_be_called(
+def test_the_tools_that_may_be_called(
     path: str, tools: list[Any], choice: Any, left: list[Any], meant: Any
 ) -> None:
     fields = {"model": SMALL, "tools": tools, "tool_choice": choice}
     assert sent(path, fields) == {**fields, "tools": left, "tool_choice": meant}
+
+
+def test_no_tool_may_be_called() -> None:
+    """llama-server would take Anthropic's word for the default, which lets it call any."""
+    fields = {"model": SMALL, "tools": [tool("a")], "tool_choice": {"type": "none"}}
+    assert sent(MESSAGES, fields) == {"model": SMALL}
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [allowed("x", FLAT), nested("", ONE), {"type": "allowed_tools", "allowed_tools": 1},
+     {"type": "allowed_tools", "mode": "auto", "tools": "b"}],
+)  # fmt: skip
+def test_allowed_tools_that_are_none(choice: Any) -> None:
+    with pytest.raises(InvalidInput, match="needs a list `tools` and a `mode`"):
+        sent(CHAT, {"tools": [function("b")], "tool_choice": choice})
 
 
 @pytest.mark.parametrize("tools", [None, [], "b", [function("a"), None, 1]])
@@ -219,6 +248,25 @@ def test_llama_server_calls_that_tool(magid: Running, name: str) -> None:
             },
         ).json()
         assert {p["name"] for p in answer["content"] if p["type"] == "tool_use"} == {name}
+
+
+@pytest.mark.slow
+def test_llama_server_calls_no_tool_that_may_not_be_called(magid: Running) -> None:
+    chat = {**fleets.chat("Caller-F16"), "max_tokens": 60, "temperature": 0}
+    other = {"type": "function", "function": {"name": "other", "parameters": EMPTY}}
+    look = {"type": "function", "function": {"name": "look", "parameters": EMPTY}}
+    with fleets.client(magid) as client:
+        choice = nested("required", {"type": "function", "function": {"name": "other"}})
+        limited = {**chat, "tools": [look, other], "tool_choice": choice}
+        answer = client.post(CHAT, json=limited).json()
+        calls = answer["choices"][0]["message"]["tool_calls"]
+        assert {call["function"]["name"] for call in calls} == {"other"}
+        tools = [{"name": "look", "input_schema": EMPTY}]
+        answer = client.post(MESSAGES, json={**chat, "tools": tools}).json()
+        assert "tool_use" in {part["type"] for part in answer["content"]}
+        none = {**chat, "tools": tools, "tool_choice": {"type": "none"}}
+        answer = client.post(MESSAGES, json=none).json()
+        assert {part["type"] for part in answer["content"]} == {"text"}
 
 
 # -- the body as a whole -------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from magid.gateway.accounting.request_log import Outcome
 from magid.gateway.proxy import health
 from magid.gateway.proxy.forward import ForwardedRequest
 from magid.gateway.proxy.server import UpstreamServer
+from magid.gateway.proxy.server_ends import Then
 from magid.gateway.routing.endpoints import find
 from magid.gateway.routing.fleet import Backend, ServerProperties
 from magid.gateway.routing.request import ParsedRequest
@@ -80,10 +81,20 @@ class Answering:
         self.over.set()
 
 
+def at_once(_backend: Backend, then: Then) -> None:
+    then("")
+
+
+def never(_backend: Backend, _then: Then) -> None:
+    """As where systemd does not tell why a server has ended."""
+
+
 @asynccontextmanager
-async def listening(peer: Answering) -> AsyncIterator[UpstreamServer]:
+async def listening(
+    peer: Answering, on_lost: Callable[[Backend, Then], object] = at_once
+) -> AsyncIterator[UpstreamServer]:
     async with await asyncio.start_server(peer.serve, "127.0.0.1", 0) as listener:
-        server = server_at("127.0.0.1", listener.sockets[0].getsockname()[1])
+        server = server_at("127.0.0.1", listener.sockets[0].getsockname()[1], on_lost)
         yield server
         server.pool.close()
         for forwarded in list(server.active):
@@ -92,10 +103,12 @@ async def listening(peer: Answering) -> AsyncIterator[UpstreamServer]:
             await peer.over.wait()
 
 
-def server_at(host: str, port: int) -> UpstreamServer:
+def server_at(
+    host: str, port: int, on_lost: Callable[[Backend, Then], object] = at_once
+) -> UpstreamServer:
     return UpstreamServer(
         Backend(port, "m", 0, HostPort(host, port), None, f"{host}/{port}", ServerProperties(1)),
-        lambda _backend, then: then(""),
+        on_lost,
     )
 
 
@@ -154,6 +167,16 @@ async def test_who_leaves_while_a_503_is_passed_on_leaves_its_server_too() -> No
         async with asyncio.timeout(PATIENCE_S):
             await busy.left.wait()
         assert client.heard == [503, b""]
+
+
+@pytest.mark.parametrize("segments", [[b"What?\r\n\r\n"], [FINE, b"x" * 5]], ids=["head", "body"])
+async def test_a_malformed_answer_is_an_error_at_once(segments: list[bytes]) -> None:
+    """Its server goes on, so nobody will tell why it has ended."""
+    client, peer = Client(), Answering(*segments)
+    peer.goes_on.set()
+    async with listening(peer, never) as server:
+        forwarded_of(client, [server]).send(server)
+        assert "its answer is malformed" in str((await answer_to(client))[-1])
 
 
 async def test_a_connection_that_cannot_even_be_tried_is_an_error_for_the_client() -> None:

@@ -249,12 +249,14 @@ class ForwardedRequest:
             self._connection = None
             self._task = asyncio.get_running_loop().create_task(self._connect(self.server))
             return
-        if self._has_begun:
-            self._find_end(why) if why == ENDED else self._end_with(why, "")
-            return
-        self._losses += 1
-        if self._losses >= MAX_LOSSES or not self._move(why):
+        if not self._has_begun:
+            self._losses += 1
+            if self._losses < MAX_LOSSES and self._move(why):
+                return
+        if why == ENDED:
             self._find_end(why)
+        else:
+            self._end_with(why, "")  # of a server that goes on, nothing more would be heard
 
     def refused(self, error: MagidError) -> None:
         is_inside = self._connection is not None and self._connection.is_inside_chunk

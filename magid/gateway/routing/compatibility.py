@@ -12,32 +12,65 @@ RESPONSES = "/v1/responses"
 def adapt(endpoint: Endpoint, fields: dict[str, Any]) -> bool:
     """Changes the fields of a request where needed; returns whether it did. Raises InvalidInput."""
     choice = fields.get("tool_choice")
-    changed = isinstance(choice, dict) and _narrow_tools(endpoint, fields, choice)
+    changed = isinstance(choice, dict) and _limit_tools(endpoint, fields, choice)
     return (endpoint.upstream == RESPONSES and _complete_input(fields)) or changed
 
 
-def _narrow_tools(endpoint: Endpoint, fields: dict[str, Any], choice: dict[str, Any]) -> bool:
-    """Leaves the one tool that has to be called, and has a tool called.
+def _limit_tools(endpoint: Endpoint, fields: dict[str, Any], choice: dict[str, Any]) -> bool:
+    """Leaves the tools that may be called. llama-server ignores which they are.
 
-    llama-server ignores the name, and in OpenAI's form the whole choice.
+    Of Anthropic's choices it does not know `none`, and of OpenAI's no object.
     """
+    is_anthropic = endpoint.style is Style.ANTHROPIC
+    if is_anthropic and choice.get("type") == "none":
+        del fields["tool_choice"]
+        fields.pop("tools", None)
+        return True
+    if not is_anthropic and choice.get("type") == "allowed_tools":
+        _allow_tools(fields, choice)
+        return True
     name = _tool_name(choice)
     if name is None:
         return False
-    tools = fields.get("tools")
-    chosen = [tool for tool in tools if _tool_name(tool) == name] if isinstance(tools, list) else []
-    if not chosen:
-        raise InvalidInput(
-            f"cannot answer: tool_choice is for {name[:80]!r}, which is not in tools",
-            field="tool_choice",
-        )
-    fields["tools"] = chosen
-    if endpoint.style is Style.ANTHROPIC:
+    fields["tools"] = _tools_named(fields, {name})
+    if is_anthropic:
         others = {key: value for key, value in choice.items() if key != "name"}
         fields["tool_choice"] = {**others, "type": "any"}
     else:
         fields["tool_choice"] = "required"
     return True
+
+
+def _allow_tools(fields: dict[str, Any], choice: dict[str, Any]) -> None:
+    """Leaves the tools of a choice of type `allowed_tools`, which chats nest and Responses do not.
+
+    Raises InvalidInput.
+    """
+    allowed = choice.get("allowed_tools", choice)
+    tools = allowed.get("tools") if isinstance(allowed, dict) else None
+    if not isinstance(tools, list) or allowed.get("mode") not in ("auto", "required"):
+        raise InvalidInput(
+            "cannot answer: tool_choice of type allowed_tools needs a list `tools` and a `mode`, "
+            '"auto" or "required"',
+            field="tool_choice",
+        )
+    fields["tools"] = _tools_named(fields, set(filter(None, map(_tool_name, tools))))
+    fields["tool_choice"] = allowed["mode"]
+
+
+def _tools_named(fields: dict[str, Any], names: set[str]) -> list[Any]:
+    """Returns the tools of these names. Raises InvalidInput where one of them is missing."""
+    tools = fields.get("tools")
+    chosen = (
+        [tool for tool in tools if _tool_name(tool) in names] if isinstance(tools, list) else []
+    )
+    missing = names - {_tool_name(tool) for tool in chosen}
+    if missing:
+        raise InvalidInput(
+            f"cannot answer: tool_choice is for {min(missing)[:80]!r}, which is not in tools",
+            field="tool_choice",
+        )
+    return chosen
 
 
 def _tool_name(value: object) -> str | None:
