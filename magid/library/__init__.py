@@ -1,1 +1,1 @@
-"""Models come and go: what other programs have decided about models, and where they keep them."""
+"""Models come and go: downloads, and what other programs have decided and where they keep it."""
