@@ -220,6 +220,7 @@ async def _start(
         taken = sockets.take(settings.addresses, passed, has_token=context.tokens.requires_token)
         held.callback(taken.close)
         context.not_listening = taken.missing
+        context.addresses = tuple(taken.addresses)
         certificate = _certificate(settings)
         held.push_async_callback(context.daemon.close)
         held.callback(program.close)

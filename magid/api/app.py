@@ -21,10 +21,9 @@ from magid.api import openapi
 from magid.api import request as incoming
 from magid.api.context import Context
 from magid.api.protocol import Application, Response, WireRequest
-from magid.api.reply import Call, Reply, Stream, error_reply, unexpected
+from magid.api.reply import NOBODY, Call, Reply, Stream, error_reply, unexpected
 from magid.api.routes import ROUTES, Access, Handler, Route
 from magid.auth import origins, peers
-from magid.auth.authenticator import Authenticator
 from magid.config.addresses import Address
 from magid.gateway.frontend.context import FrontendContexts
 from magid.gateway.routing.endpoints import nearest
@@ -85,7 +84,7 @@ def make_app(
     )
 
     app.ctx.has_model_users = ctx.daemon.launcher.has_model_users
-    authenticator = Authenticator(ctx.tokens)
+    authenticator = ctx.authenticator
     app.ctx.contexts = FrontendContexts(ctx.gateway, policy, config, authenticator)
 
     async def check(request: Request) -> None:
@@ -94,16 +93,14 @@ def make_app(
 
     app.register_middleware(check, "request")
     for route in routes:
-        _register(app, ctx, route, authenticator)
+        _register(app, ctx, route, policy)
     return app
 
 
-def _register(
-    app: Sanic[Any, Any], ctx: Context, route: Route, authenticator: Authenticator
-) -> None:
+def _register(app: Sanic[Any, Any], ctx: Context, route: Route, policy: origins.Policy) -> None:
     methods = ["GET", "HEAD"] if route.method == "GET" else [route.method]
     app.add_route(
-        _endpoint(ctx, route, authenticator),
+        _endpoint(ctx, route, policy),
         route.path.replace("{", "<").replace("}", ">"),
         methods=methods,
         name=f"{route.method} {route.path}",
@@ -114,9 +111,10 @@ def _register(
 
 
 def _endpoint(
-    ctx: Context, route: Route, authenticator: Authenticator
+    ctx: Context, route: Route, policy: origins.Policy
 ) -> Callable[..., Coroutine[Any, Any, HTTPResponse | None]]:
     limit, deadline = ctx.daemon.config.max_body_bytes, ctx.daemon.config.request_timeout
+    authenticator, public_path = ctx.authenticator, ctx.daemon.config.public_path
     if not route.takes_large:
         limit = min(limit, incoming.MAX_BODY_BYTES)
 
@@ -139,6 +137,7 @@ def _endpoint(
             accept_encoding=request.headers.get("accept-encoding"),
             host=incoming.host_of(request),
             requested_headers=request.headers.get("access-control-request-headers"),
+            sender=incoming.sender(request, policy, public_path) if route.signs_in else NOBODY,
         )
         ctx.daemon.refresh_profile()
         is_change = route.access is Access.CHANGE and route.method != "GET"

@@ -15,8 +15,11 @@ from magid.api.reply import etag_of
 from magid.api.schemas import gpus as gpu_schemas
 from magid.api.schemas import servers as server_schemas
 from magid.api.sse import Fanout
+from magid.auth.authenticator import Authenticator
+from magid.auth.sign_in_delays import SignInDelays
 from magid.auth.token_store import TokenStore
 from magid.catalog.effective import Model
+from magid.config.addresses import Address
 from magid.control.conditions import Code, DaemonCondition, Severity, in_order
 from magid.control.daemon import Daemon
 from magid.control.fits import ModelFit
@@ -54,6 +57,8 @@ class Context(Struct):
     fanout: Fanout = field(default_factory=Fanout)
     sent: DashboardState | None = None  # the state last sent to the watchers of events
     page: Page = Page()
+    addresses: tuple[Address, ...] = ()  # on which magid listens
+    delays: SignInDelays = field(default_factory=SignInDelays)
     look_at_pci: Callable[[], frozenset[str]] = display_controllers.vendors
     not_listening: tuple[str, ...] = ()  # which addresses are not served, and why
     _lacking: str = ""  # why there is no llama-server
@@ -62,6 +67,14 @@ class Context(Struct):
     _gpu_unused: DaemonCondition | None = None
     _written: dict[str, tuple[Model, ModelFit, bytes]] = field(default_factory=dict)
     _ready_made: dict[str, tuple[tuple[int, int], bytes, str]] = field(default_factory=dict)
+    _authenticator: Authenticator | None = None
+
+    @property
+    def authenticator(self) -> Authenticator:
+        """The one for all connections, of the API and of the gateway."""
+        if self._authenticator is None:
+            self._authenticator = Authenticator(self.tokens)
+        return self._authenticator
 
     def gpus(self) -> gpu_schemas.GpusReply:
         """Returns the GPUs as they were listed last, and what servers hold there."""

@@ -107,7 +107,7 @@ def _operation(route: Route, shapes: dict[Any, Any]) -> dict[str, Any]:
 
 
 # The empty alternative: while no token exists, no credential is required.
-_ANY_SCHEME: list[dict[str, list[str]]] = [{"bearer": []}, {"apiKey": []}, {}]
+_ANY_SCHEME: list[dict[str, list[str]]] = [{"bearer": []}, {"apiKey": []}, {"session": []}, {}]
 _SCHEMES = {
     "bearer": {
         "type": "http",
@@ -116,6 +116,13 @@ _SCHEMES = {
         "read: scope read; change: admin; infer: infer. admin has all of them in it",
     },
     "apiKey": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+    "session": {
+        "type": "apiKey",
+        "in": "cookie",
+        "name": "magi-session",
+        "description": "The page's, of POST /api/session; requests that change something need the "
+        "header X-Magi-Page: 1 too",
+    },
 }
 
 

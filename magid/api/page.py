@@ -132,7 +132,7 @@ def takes_gzip(accept_encoding: str | None) -> bool:
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-    "require-trusted-types-for 'script'"
+    "require-trusted-types-for 'script'; trusted-types magid"  # for the address of its worker
 )
 HEADERS = {
     "Content-Security-Policy": POLICY,

@@ -8,9 +8,24 @@ import msgspec
 from msgspec import Struct, field
 
 from magid import errors
+from magid.auth.session_cookie import SessionCookie
+from magid.auth.tokens import Credential
 from magid.gateway.routing.outline import Outline
 from magid.http.response_headers import headers_for
 from magid.http.status import status_of
+
+
+class Sender(Struct, frozen=True):
+    """Who sent a request: an address, or the user of a unix socket; and what they presented."""
+
+    name: str = ""
+    presented: Credential | None = None
+    cookie: SessionCookie = SessionCookie("")
+    is_viewer: bool = False  # over the socket of the group magi-view
+    is_local: bool = False  # over a unix socket
+
+
+NOBODY = Sender()  # of routes that need not know
 
 
 class Call(Struct, frozen=True):
@@ -27,6 +42,7 @@ class Call(Struct, frozen=True):
     accept_encoding: str | None = None
     host: str | None = None  # the Host header; None on a unix socket
     requested_headers: str | None = None  # by a browser's preflight
+    sender: Sender = NOBODY  # known on the routes of sessions
 
     @property
     def is_tcp(self) -> bool:

@@ -15,9 +15,11 @@ from sanic import Request
 from sanic.http import Http
 
 from magid import errors
+from magid.api.reply import Sender
 from magid.api.routes import Access, Query
-from magid.auth import origins, sandboxed
+from magid.auth import origins, peers, sandboxed
 from magid.auth.authenticator import LOCAL, Authenticator, admit_viewer, check_url
+from magid.auth.session_cookie import SessionCookie, cookie_for, credential_from_cookie
 from magid.auth.token_store import Caller
 from magid.auth.tokens import Credential, credential_from_headers
 from magid.gateway.frontend.request_reader import BOM
@@ -80,6 +82,10 @@ def _is_local_socket(request: Request) -> bool:
     return not isinstance(request.transport.get_extra_info("sockname"), tuple)
 
 
+def _is_view(request: Request) -> bool:
+    return bool(cast(Any, _stream(request).protocol).is_view)
+
+
 def admit(request: Request, need: Access, authenticator: Authenticator) -> Caller:
     """Returns the caller, if it has the needed access. Runs before the body is read.
 
@@ -88,7 +94,7 @@ def admit(request: Request, need: Access, authenticator: Authenticator) -> Calle
     if need.scope is None:
         return LOCAL
     if _is_local_socket(request):
-        return admit_viewer(need.scope) if cast(Any, _stream(request).protocol).is_view else LOCAL
+        return admit_viewer(need.scope) if _is_view(request) else LOCAL
     peer = request.transport.get_extra_info("peername")
     return authenticator.authenticate(
         _presented(request), need.scope, str(peer[0]) if peer else "unknown"
@@ -98,7 +104,30 @@ def admit(request: Request, need: Access, authenticator: Authenticator) -> Calle
 def _presented(request: Request) -> Credential | None:
     held = [request.headers.get(name, "") for name in ("authorization", "x-api-key")]
     authorization, api_key = (text.encode(errors="surrogateescape") for text in held)
-    return credential_from_headers(authorization, api_key)
+    presented = credential_from_headers(authorization, api_key)
+    if presented is not None or _is_local_socket(request):
+        return presented
+    changes = request.method not in request_rules.SAFE_METHODS
+    return credential_from_cookie(request.headers, request.ctx.origin, changes=changes)
+
+
+def sender(request: Request, policy: origins.Policy, public_path: str) -> Sender:
+    """Returns who sends the request, for a sign-in. `public_path` counts behind a proxy."""
+    transport = request.transport
+    if _is_local_socket(request):
+        person = f"uid {peers.uid_of_peer(transport)}"
+        return Sender(person, None, SessionCookie(""), is_viewer=_is_view(request), is_local=True)
+    peer = transport.get_extra_info("peername")
+    name = str(peer[0]) if peer else "unknown"
+    is_proxied = policy.for_peer(name).is_proxied
+    scheme = request.headers.get("x-forwarded-proto", "") if is_proxied else ""
+    is_secure = (
+        transport.get_extra_info("sslcontext") is not None
+        or scheme.rpartition(",")[2].strip().lower() == "https"
+    )
+    path = public_path if is_proxied else "/"
+    cookie = cookie_for(request.headers.get("host", ""), path, is_secure=is_secure)
+    return Sender(name, _presented(request), cookie)
 
 
 # -- the body --------------------------------------------------------------------------------

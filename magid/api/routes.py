@@ -19,6 +19,7 @@ from magid.api.handlers import (
     profiles,
     requests,
     servers,
+    sessions,
     tokens,
 )
 from magid.api.handlers import servers as health
@@ -29,6 +30,8 @@ from magid.api.schemas.access import (
     ProfileCreated,
     ProfileReplaced,
     ProfileReply,
+    SessionReply,
+    SignInLink,
     TokenCreated,
     TokenLimitsReply,
     TokensReply,
@@ -105,6 +108,7 @@ class Route(Struct, frozen=True):
     query: tuple[Query, ...] = ()
     errors: tuple[type[e.MagidError], ...] = ()
     media: tuple[str, ...] = ("application/json",)
+    signs_in: bool = False  # its handler needs to know who sends the request
     takes_large: bool = False  # body size is bounded by the configuration only
 
     @property
@@ -166,6 +170,12 @@ def _put(path: str, handler: Handler, reply: Any, body: str, **more: Any) -> Rou
 
 def _delete(path: str, handler: Handler, reply: Any, **more: Any) -> Route:
     return Route("DELETE", path, handler, reply, Access.CHANGE, **more)
+
+
+def _session(method: str, handler: Handler, **more: Any) -> Route:
+    """One who signs in has no access yet."""
+    path = "/api/session"
+    return Route(method, path, handler, SessionReply, Access.PUBLIC, signs_in=True, **more)
 
 
 _TAG, _LATER = (304,), (202,)  # further statuses: unchanged; started, not finished
@@ -238,6 +248,12 @@ ROUTES: tuple[Route, ...] = (
     _post("/api/gpus/refresh", gpus.refresh_gpus, GpusReply),
     _get("/metrics", metrics.get_metrics, str, media=_TEXT),
     _get("/sd/prometheus", metrics.discover, list[ScrapeTarget]),
+    _session("GET", sessions.get_session),
+    _session("POST", sessions.sign_in, body="SessionBody",
+             errors=(e.Unauthenticated, e.Conflict, e.RateLimited)),
+    _session("DELETE", sessions.sign_out),
+    _post("/api/session/links", sessions.make_link, SignInLink, status=201, body="LinkBody",
+          errors=(e.TokenNotFound, e.Conflict), signs_in=True),
     _get("/api/tokens", tokens.list_tokens, TokensReply, access=Access.CHANGE),
     _post("/api/tokens", tokens.create_token, TokenCreated, status=201, body="TokenBody",
           errors=(e.TokenExists, e.TokensUnusable, *_WRITE)),

@@ -9,7 +9,9 @@ import logging
 import re
 import time
 from collections import OrderedDict
+from collections.abc import Iterable
 
+from magid.auth.sessions import Session, Sessions
 from magid.auth.token_store import Caller, TokenEntry, TokenStore
 from magid.auth.tokens import Credential, Scope
 from magid.errors import InvalidInput, NotAllowed, NotReady, Unauthenticated
@@ -42,10 +44,13 @@ class Authenticator:
 
     def __init__(self, store: TokenStore) -> None:
         self._store = store
+        self.sessions = Sessions(store)
         self._failures: OrderedDict[str, tuple[float, int]] = OrderedDict()
 
     def authenticate(self, presented: Credential | None, need: Scope, peer: str | None) -> Caller:
-        """Returns the caller, if its token has the scope. `peer` is None on a unix socket.
+        """Returns the caller, if its token or session has the scope.
+
+        `peer` is None on a unix socket.
 
         Raises Unauthenticated, NotAllowed if the scope is missing, NotReady while the token file
         cannot be used.
@@ -58,23 +63,47 @@ class Authenticator:
                 "cannot answer without a token: send Authorization: Bearer TOKEN (or x-api-key: "
                 "TOKEN); magictl token create makes one"
             )
-        entry = store.find(presented)
+        if presented.is_session:
+            session = self.session(presented)
+            if need not in session.scopes:
+                raise _out_of_scope(session.caller.name, session.scopes, need)
+            return session.caller
+        entry = self.entry(presented, peer)
+        if need not in entry.scopes:
+            raise _out_of_scope(entry.token.name, entry.token.scopes, need)
+        return entry.caller
+
+    def entry(self, presented: Credential, peer: str) -> TokenEntry:
+        """Returns the entry of a valid token, which counts as used.
+
+        Raises Unauthenticated, NotReady.
+        """
+        entry = self._store.find(presented)
         now = time.time()
         if entry is None or now >= entry.expires:
             raise self._unknown(entry, peer)
         entry.used = now
-        if need not in entry.scopes:
-            token = entry.token
-            raise NotAllowed(
-                f"cannot do this with token {token.name!r}: its scope is "
-                f"{', '.join(token.scopes)}, but this needs {need}; use another one, or make one: "
-                f"magictl token create --scope {need}",
-                scope=str(need),
+        return entry
+
+    def session(self, presented: Credential) -> Session:
+        """Returns the session of a cookie. Raises NotAllowed if the request may not act with it."""
+        session = self.sessions.find(presented.digest)
+        if session is None:
+            raise Unauthenticated(
+                "cannot answer: this session has ended; sign in again, with a token or with "
+                "magictl open"
             )
-        return entry.caller
+        if presented.lacks:
+            raise NotAllowed(presented.lacks)
+        entry = self._store.entry(session.grant.token)
+        if entry is not None:
+            entry.used = time.time()
+        return session
 
     def is_valid(self, caller: Caller) -> bool:
-        """Whether the caller's token is still valid. For endless answers, such as event streams."""
+        """Whether the caller may still be answered. For endless answers, such as event streams."""
+        if caller.session:
+            return self.sessions.holds(caller)
         return caller is LOCAL or caller is VIEWER or self._store.holds(caller)
 
     def _unknown(self, entry: TokenEntry | None, peer: str) -> Exception:
@@ -103,6 +132,14 @@ class Authenticator:
         self._failures.move_to_end(peer)
         if len(self._failures) > _PEERS:
             self._failures.popitem(last=False)
+
+
+def _out_of_scope(name: str, scopes: Iterable[Scope], need: Scope) -> NotAllowed:
+    return NotAllowed(
+        f"cannot do this with token {name!r}: its scope is {', '.join(scopes)}, but this needs "
+        f"{need}; use another one, or make one: magictl token create --scope {need}",
+        scope=str(need),
+    )
 
 
 def check_url(query: str) -> None:

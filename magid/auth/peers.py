@@ -22,6 +22,8 @@ def name_of(caller: Caller, transport: BaseTransport) -> str:
 
     "unknown" where the connection is closed already.
     """
+    if caller.person:
+        return f"{caller.person}, by a sign-in link"
     if caller.name:
         return f"token {caller.name}"
     if transport.is_closing():

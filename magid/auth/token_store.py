@@ -32,12 +32,17 @@ FLUSH_S = 600.0  # between writes of "last used", which a kill of magid loses
 
 
 class Caller(Struct, frozen=True):
-    """An authenticated caller. `models` limits its requests to the gateway; None: no limit."""
+    """An authenticated caller. `models` limits its requests to the gateway; None: no limit.
+
+    `session` finds its session, where it has one; `person` has made the link that began it.
+    """
 
     name: str = ""  # of the token; empty without a token
     models: tuple[str, ...] | None = None
     id: str = ""
     limits: Limits | None = None
+    session: bytes = b""
+    person: str = ""
 
 
 class TokenEntry:
@@ -93,6 +98,14 @@ class TokenStore:
         entry = self._by_id.get(presented.id)
         is_right = hmac.compare_digest(presented.digest, entry.digest if entry else _NO_DIGEST)
         return entry if entry and is_right else None
+
+    def entry(self, ident: str) -> TokenEntry | None:
+        """Returns the token of this id, even if expired."""
+        return self._by_id.get(ident)
+
+    def named(self, name: str) -> TokenEntry | None:
+        """Returns the token of this name, even if expired."""
+        return next((e for e in self._by_id.values() if e.token.name == name), None)
 
     def holds(self, caller: Caller) -> bool:
         """Whether the caller's token is still valid: neither revoked nor expired."""

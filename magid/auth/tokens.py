@@ -108,10 +108,15 @@ class _TokenFile(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Credential(Struct, frozen=True):
-    """What a caller presented, hashed. `id` is empty if it does not have a token's format."""
+    """What a caller presented, hashed. `id` is empty if it does not have a token's format.
+
+    `is_session`: it is a session's cookie, and `lacks` says why the request may not act with it.
+    """
 
     id: str
     digest: bytes
+    is_session: bool = False
+    lacks: str = ""
 
 
 def mint() -> tuple[str, str, str]:
@@ -135,6 +140,11 @@ def credential_from_headers(
         held = rest.strip() if scheme.lower() == b"bearer" else authorization
     if not held:
         return None
+    return credential_of(held)
+
+
+def credential_of(held: bytes) -> Credential:
+    """Returns the credential that a token is, hashed."""
     match = _TOKEN.fullmatch(held)
     return Credential(match[1].decode() if match else "", hashlib.sha256(held).digest())
 

@@ -12,6 +12,7 @@ from magid.cli.verbs import (
     help_verb,
     import_verb,
     logs,
+    open_verb,
     plan,
     profiles,
     servers,
@@ -25,7 +26,7 @@ from magid.cli.verbs import (
 
 MODULES = (
     status, servers, settings, plan, profiles, logs, chat, top, events, doctor,
-    tokens, version, completion, config, usage, gpus, fits, import_verb, help_verb,
+    tokens, open_verb, version, completion, config, usage, gpus, fits, import_verb, help_verb,
 )  # fmt: skip
 GROUPS = {
     "Models": ("ls", "show", "cat", "rescan"),
@@ -34,7 +35,9 @@ GROUPS = {
         "enable", "disable", "tier", "thinking", "set", "profile", "diff", "apply", "import",
     ),
     "Prompts": ("run", "route", "usage"),
-    "This machine": ("gpus", "fits", "doctor", "config", "token", "version", "completion", "help"),
+    "This machine": (
+        "open", "gpus", "fits", "doctor", "config", "token", "version", "completion", "help",
+    ),
 }  # fmt: skip
 
 

@@ -67,6 +67,7 @@ _OUTSIDE: Mapping[str, tuple[Callable[[str], Any], str | None]] = {
     "allowed_hosts": (_words, None),
     "allowed_origins": (_words, None),
     "trusted_proxies": (_words, None),
+    "public_path": (_text, None),
     "removed_model_days": (strict_yaml.scalar, None),
     "max_body_bytes": (strict_yaml.scalar, None),
     "request_timeout": (strict_yaml.scalar, None),

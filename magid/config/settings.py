@@ -21,6 +21,7 @@ from magid.config.values import (
     network,
     ordered,
     origin,
+    path_prefix,
     profile_name,
 )
 from magid.errors import InvalidInput
@@ -217,6 +218,11 @@ class Config(Section, frozen=True):
         Meta(max_length=256),
         about("Addresses of reverse proxies whose X-Forwarded-Host is trusted"),
     ] = ()
+    public_path: Annotated[
+        str,
+        Rule(path_prefix),
+        about("The path below which trusted_proxies show the page and the API, like /magi/"),
+    ] = "/"
     tls_cert: Annotated[
         Path | None,
         about("The TLS certificate of the API, with its chain; null: no TLS"),

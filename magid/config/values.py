@@ -39,6 +39,16 @@ def network(text: str) -> str:
     return text
 
 
+_PATH = range(1, 200)  # characters
+
+
+def path_prefix(text: str) -> str:
+    """Returns the path with a slash at both ends. It becomes a part of a Set-Cookie header."""
+    if not re.fullmatch(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*/?", text) or len(text) not in _PATH:
+        raise ValueError("should be a path like /magi/")
+    return text if text.endswith("/") else f"{text}/"
+
+
 def profile_name(text: str) -> str:
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", text):  # as in catalog.profile
         raise ValueError("should be a profile's name, like fast-only")

@@ -1,11 +1,11 @@
 """Schemas of tokens and profiles."""
 
-from typing import Any, NotRequired
+from typing import Any, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
 from magid.api.schemas.servers import PlanReply
-from magid.auth.tokens import ApiToken
+from magid.auth.tokens import ApiToken, Scope
 from magid.discovery.tiers import Tier
 
 
@@ -73,6 +73,30 @@ class ProfileReplaced(TypedDict):
 class Activated(PlanReply):
     profileName: str  # noqa: N815  # a TypedDict, though its base is in another module
     applied: bool
+
+
+class SessionReply(TypedDict):
+    """`access`: the most that the caller may do; `scopes` has all of it.
+
+    `name` is the token's, or says who made the link; `models` limits requests to the gateway.
+    """
+
+    signedIn: bool
+    required: bool
+    access: Literal["admin", "read", "infer", "none"]
+    scopes: list[Scope]
+    name: str
+    models: list[str] | None
+    expiresAt: str | None
+
+
+class SignInLink(TypedDict):
+    """`path` is relative to the page's address; `link` and `expiresAt`: null without tokens."""
+
+    addresses: list[str]
+    path: str
+    link: str | None
+    expiresAt: str | None
 
 
 class TokensReply(TypedDict):

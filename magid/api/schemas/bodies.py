@@ -5,10 +5,10 @@ a start.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Self
 
 from msgspec.structs import fields
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, create_model
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, create_model, model_validator
 from pydantic.alias_generators import to_camel
 
 from magid.api.schemas.models import JSON_OBJECT
@@ -117,6 +117,25 @@ class TokenBody(Body):
     limits: TokenLimits | None = None
 
 
+class SessionBody(Body):
+    """A sign-in: with a token, or with the secret of a link that `magictl open` has made."""
+
+    token: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    link: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if (self.token is None) == (self.link is None):
+            raise ValueError("give either token or link")
+        return self
+
+
+class LinkBody(Body):
+    """`token`: the name of the token whose rights the link gives; null: all rights."""
+
+    token: Annotated[str, Field(max_length=63)] | None = None
+
+
 MODELS: Final[Mapping[str, type[BaseModel]]] = {
     each.__name__: each
     for each in (
@@ -128,6 +147,8 @@ MODELS: Final[Mapping[str, type[BaseModel]]] = {
         SettingsBody,
         ExplainBody,
         TokenBody,
+        SessionBody,
+        LinkBody,
         TokenLimits,
         explanation.model_of(profile.Profile),
     )

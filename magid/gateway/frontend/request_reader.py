@@ -12,6 +12,7 @@ from typing import Any
 from msgspec import Struct
 
 from magid.auth import origins
+from magid.auth.session_cookie import credential_from_cookie
 from magid.auth.token_store import Caller
 from magid.auth.tokens import Credential, credential_from_headers
 from magid.errors import InvalidInput, TooLarge
@@ -66,13 +67,14 @@ def parse_request_head(raw: bytes, policy: origins.Policy | None) -> RequestHead
         name, _, value = line.partition(b":")
         fields[name.lower()] = value.strip(b" \t")
     text = {n.decode("latin-1"): v.decode("latin-1") for n, v in fields.items() if n in _CHECKED}
+    presented = credential_from_headers(fields.get(b"authorization"), fields.get(b"x-api-key"))
     origin = None
     if policy is not None:
         changes = method.decode() not in request_rules.SAFE_METHODS
         origin = origins.check(text, policy, changes=changes)
+        presented = presented or credential_from_cookie(text, origin, changes=changes)
     path, _, query = framing.path_of(target).decode("latin-1").partition("?")
     is_1_0 = version == b"HTTP/1.0"
-    presented = credential_from_headers(fields.get(b"authorization"), fields.get(b"x-api-key"))
     return RequestHead(
         method=method.decode(),
         path=canonical(path),
@@ -94,8 +96,8 @@ def parse_request_head(raw: bytes, policy: origins.Policy | None) -> RequestHead
 
 
 _CHECKED = frozenset(
-    b"access-control-request-headers content-encoding content-type host origin sec-fetch-site "
-    b"x-forwarded-host x-request-id".split()
+    b"access-control-request-headers content-encoding content-type cookie host origin "
+    b"sec-fetch-site x-forwarded-host x-magi-page x-request-id".split()
 )
 
 
