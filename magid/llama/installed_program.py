@@ -1,12 +1,16 @@
 """The llama-server of this machine as the daemon knows it: found, probed once, kept."""
 
 import asyncio
+import threading
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 from magid.errors import LlamaServerMissing
+from magid.host.workers import LATE_S
 from magid.llama.program import FoundProgram, LlamaProgram, find_program, probe
-from magid.llama.program_search import Foreign, ProgramSearch, look_here
+from magid.llama.program_search import Foreign, ProgramSearch, look_here, no_answer
 
 RETRY_S: Final = 10.0
 
@@ -17,14 +21,19 @@ class InstalledProgram:
     Call the object for the LlamaProgram; concurrent callers share one probe. Raises
     LlamaServerMissing; the next call searches again. A program that failed is not run again for
     RETRY_S unless its file changes, because a dashboard calls this every second. The event loop
-    never waits for the program's file system: see `ProgramSearch`.
+    never waits for the program's file system: see `LocalSearch` and `ProgramSearch`.
     """
 
     def __init__(
-        self, configured: str | None, search_path: str, search: ProgramSearch | None = None
+        self,
+        configured: str | None,
+        search_path: str,
+        search: ProgramSearch | None = None,
+        late_s: float = LATE_S,
     ) -> None:
         self._configured = configured
         self._search_path = search_path
+        self._local = LocalSearch(configured, search_path, late_s)
         self._search = search or ProgramSearch()
         self._lock = asyncio.Lock()
         self._known: tuple[FoundProgram, LlamaProgram] | None = None
@@ -40,7 +49,7 @@ class InstalledProgram:
     async def _found(self) -> tuple[FoundProgram, bool]:
         """Returns the program, and whether it is on a disk of this machine."""
         try:
-            return find_program(self._configured, self._search_path, look_here), True
+            return await self._local.find(), True
         except Foreign:
             return await asyncio.to_thread(
                 self._search.find, self._configured, self._search_path
@@ -61,3 +70,65 @@ class InstalledProgram:
     def close(self) -> None:
         """Ends what still waits for a file system. Idempotent."""
         self._search.close()
+
+
+class LocalSearch:
+    """Runs `find_program` in a thread, where no other machine is waited for.
+
+    A disk of this machine can hang too, and then it holds the thread and not the event loop. A
+    process would not: but on such a disk it would cost more than all else, with each look. A thread
+    that does not return within `late_s` is left behind; until it does, each call fails at once. For
+    one caller at a time.
+    """
+
+    def __init__(self, configured: str | None, search_path: str, late_s: float) -> None:
+        self._configured, self._search_path, self._late_s = configured, search_path, late_s
+        self._running: asyncio.Future[FoundProgram] | None = None
+        self._is_late = False
+        self._path = ""  # at which the thread looks
+
+    async def find(self) -> FoundProgram:
+        """Is `find_program`. Raises Foreign where another machine may be waited for."""
+        running = self._running
+        if running is None or running.done():
+            running = self._running = asyncio.get_running_loop().create_future()
+            self._is_late = False
+            try:
+                threading.Thread(target=self._run, args=(running,), daemon=True).start()
+            except RuntimeError:  # the limit of tasks is used up
+                self._running = None
+                return self._find()
+        if not self._is_late:
+            await asyncio.wait({running}, timeout=self._late_s)
+            self._is_late = not running.done()
+        if self._is_late:
+            raise no_answer(self._path, None)  # to ask for the mount might hang too
+        return running.result()
+
+    def _run(self, result: "asyncio.Future[FoundProgram]") -> None:
+        """Runs in the thread. The loop may have been closed by the time that it is done."""
+        found: FoundProgram | Exception
+        try:
+            found = self._find()
+        except Exception as error:
+            found = error
+        with suppress(RuntimeError):
+            result.get_loop().call_soon_threadsafe(_settle, result, found)
+
+    def _find(self) -> FoundProgram:
+        found = find_program(self._configured, self._search_path, self._look)
+        with suppress(OSError), found.path.open("rb") as file:
+            file.read(1)  # where this does not hang, starting the program will not
+        return found
+
+    def _look(self, program: Path) -> FoundProgram | None:
+        self._path = str(program)
+        return look_here(program)
+
+
+def _settle(result: "asyncio.Future[FoundProgram]", found: FoundProgram | Exception) -> None:
+    if isinstance(found, Exception):
+        result.set_exception(found)
+        result.exception()  # it counts as retrieved, also where its caller has left
+    else:
+        result.set_result(found)

@@ -3,7 +3,7 @@
 On a share whose server is away, a look at the file and the start of the program wait for as long
 as that is so, and cannot be interrupted. So whatever may wait for another machine is asked in a
 worker, `python -m magid.llama.program_search`, which is left behind if it does not answer. On a
-disk of this machine a look is made directly and costs no process.
+disk of this machine a thread looks (`installed_program.LocalSearch`), which costs no process.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ class Foreign(Exception):
 
 
 def look_here(program: Path) -> FoundProgram | None:
-    """Is `look_at` for the event loop: raises Foreign where it might wait."""
+    """Is `look_at` where no other machine is waited for: raises Foreign elsewhere."""
     if may_hang(str(program)):
         raise Foreign
     return look_at(program)
@@ -82,7 +82,7 @@ class ProgramSearch:
             with self._lock:
                 return self._answer(what, path, limit_s)
         except Silent:
-            raise _no_answer(path) from None
+            raise no_answer(path, may_hang(path)) from None
         except WorkerEnded:
             raise _cannot_ask(path, "its reader ended; try again") from None
         except OSError as error:
@@ -142,12 +142,13 @@ def _has_answered(worker: Worker) -> bool:
     return True
 
 
-def _no_answer(path: str) -> LlamaServerMissing:
-    mount = may_hang(path) or "its file system"
+def no_answer(path: str, mount: str | None) -> LlamaServerMissing:
+    """Returns the error for a path on a mount that is silent; None: on which one is not known."""
     return _cannot_ask(
         path,
-        f"{mount} does not answer; check that file system, or set llama_server_path in "
-        "/etc/magi/magid.yaml (LLAMA_SERVER_PATH) to a program on a disk of this machine",
+        f"{mount or 'its file system'} does not answer; check that file system, or set "
+        "llama_server_path in /etc/magi/magid.yaml (LLAMA_SERVER_PATH) to a program on a disk of "
+        "this machine",
     )
 
 

@@ -1,6 +1,8 @@
 """A llama-server on a mount that does not answer."""
 
 import asyncio
+import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
@@ -30,6 +32,26 @@ def mount(tmp_path: Path) -> Iterator[Mounted]:
 def search() -> Iterator[ProgramSearch]:
     with closing(ProgramSearch(LATE_S)) as one:
         yield one
+
+
+@pytest.fixture
+def disk(mount: Mounted, tmp_path: Path) -> Iterator[Path]:
+    """What the kernel calls a file system of this machine, and what hangs with the mount."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "disk").mkdir()
+    layers = f"lowerdir={mount.folder}:{tmp_path / 'empty'}"
+    command = ["mount", "-t", "overlay", "overlay", "-o", layers, str(tmp_path / "disk")]
+    subprocess.run(command, check=True)
+    # What holds the event loop would hold this test too, for ever.
+    rescue = threading.Timer(DEADLINE_S, mount.thaw)
+    rescue.start()
+    try:
+        yield tmp_path / "disk"
+    finally:
+        rescue.cancel()
+        rescue.join()
+        mount.thaw()
+        subprocess.run(["umount", str(tmp_path / "disk")], check=True)
 
 
 def answered(find: Callable[[], object]) -> None:
@@ -97,6 +119,38 @@ async def test_it_is_probed_once_whatever_happens(mount: Mounted, search: Progra
     mount.thaw()
     await asyncio.to_thread(answered, lambda: search.find(str(program), ""))
     assert await installed() is known
+
+
+async def test_a_disk_of_this_machine_that_hangs_does_not_hold_the_loop(
+    mount: Mounted, disk: Path
+) -> None:
+    installed = InstalledProgram(str(disk / "llama-server"), "", late_s=LATE_S)
+    known = await installed()
+    mount.hang()
+    for _ in range(3):
+        with pytest.raises(LlamaServerMissing, match="its file system does not answer"):
+            await installed()
+    mount.thaw()
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            with suppress(LlamaServerMissing):
+                assert await installed() is known
+                return
+            await asyncio.sleep(0.01)
+
+
+async def test_who_leaves_meanwhile_leaves_the_look_to_the_next(mount: Mounted, disk: Path) -> None:
+    installed = InstalledProgram(str(disk / "llama-server"), "")
+    known = await installed()
+    mount.hang()
+    first = asyncio.create_task(installed())
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.wait({first})
+    second = asyncio.create_task(installed())
+    await asyncio.sleep(0)
+    mount.thaw()
+    assert await second is known
 
 
 async def test_what_waits_ends_with_the_daemon(mount: Mounted) -> None:
