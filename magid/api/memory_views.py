@@ -35,6 +35,7 @@ def model_memory(
         "predictedAt": when(datetime.fromtimestamp(prediction.at, UTC)) if predicted else None,
         "devices": [] if estimate is None else _devices(estimate, room, capacity),
         "host": None if estimate is None else _host(estimate, room),
+        "draftBytes": None if estimate is None else estimate.draft,
         "fittingCtxSize": (
             None if estimate is None or placement is not None else _fitting_ctx_size(spec, estimate)
         ),

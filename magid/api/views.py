@@ -9,6 +9,7 @@ from magid import __version__
 from magid.api.schemas import access as access_schemas
 from magid.api.schemas import models as schemas
 from magid.api.schemas import servers as server_schemas
+from magid.catalog.drafting import Drafting
 from magid.catalog.effective import Model
 from magid.catalog.profile import Profile, selects
 from magid.catalog.registry import ModelEntry
@@ -102,7 +103,12 @@ def settings_in_force(settings: RuntimeSettings) -> schemas.SettingsInForce:
 
 
 def model_detail(
-    model: Model, fit: ModelFit, argv: list[list[str]], argv_problem: str, snapshot: Snapshot
+    model: Model,
+    fit: ModelFit,
+    argv: list[list[str]],
+    argv_problem: str,
+    snapshot: Snapshot,
+    why_undrafted: str,
 ) -> schemas.ModelDetail:
     blocked = {b.model_id: b.reason for b in snapshot.wanted.blocked}
     return {
@@ -114,7 +120,15 @@ def model_detail(
         "wanted": model.enabled and model.model_id not in blocked,
         "wantedReason": blocked.get(model.model_id, _why_enabled(model, snapshot.active.name)),
         "notInForce": not_in_force(model.settings, controllers()),
+        "drafting": _draft_in_use(model.drafting, why_undrafted),
     }
+
+
+def _draft_in_use(chosen: Drafting, why_not: str) -> schemas.DraftInUse:
+    draft = None if why_not else chosen.draft
+    if draft is None:
+        return {"type": None, "filePath": None, "reason": why_not or chosen.reason}
+    return {"type": draft.kind, "filePath": draft.path, "reason": chosen.reason}
 
 
 def sources_of(model: Model, profile: str | None) -> dict[str, str]:

@@ -6,6 +6,7 @@ from typing import Final
 
 from msgspec import Struct, structs
 
+from magid.catalog.drafting import Drafting, by_folder, drafting
 from magid.catalog.profile import Profile, matches
 from magid.catalog.registry import ModelEntry, Registry
 from magid.config.settings import Config
@@ -29,6 +30,7 @@ class Model(Struct, frozen=True):
     is_thinking: bool
     enabled: bool
     settings: RuntimeSettings  # the user's choice, else the configuration's
+    drafting: Drafting = Drafting()
 
     @property
     def model_id(self) -> str:
@@ -98,16 +100,19 @@ def effective_models(
 ) -> dict[str, Model]:
     """Returns every model whose file exists: id -> model, in order of ids."""
     models = {}
+    folders = by_folder(found.values())
     for model_id in sorted(found):
         entry, disk = registry.models[model_id], found[model_id]
         tier = effective_tier(entry, disk)
+        settings = effective_settings(entry, config)
         models[model_id] = Model(
             entry=entry,
             found=disk,
             tier=tier,
             is_thinking=effective_thinking(entry, disk),
             enabled=effective_enabled(entry, tier, profile),
-            settings=effective_settings(entry, config),
+            settings=settings,
+            drafting=drafting(disk, settings.draft, folders),
         )
     return models
 
@@ -117,6 +122,7 @@ def server_specs(
 ) -> tuple[ServerSpec, ...]:
     """Returns the servers that the model should have: one per instance with a port (or `ports`)."""
     mmproj = next((c.path for c in model.found.companions if c.kind == "mmproj"), None)
+    draft = model.drafting.draft
     return tuple(
         ServerSpec(
             model_id=model.model_id,
@@ -127,6 +133,9 @@ def server_specs(
             mmproj_path=mmproj,
             kind=str(model.found.kind),
             stamp=model.found.stamp,
+            draft_type=draft.kind if draft else None,
+            draft_path=draft.path if draft else None,
+            draft_stamp=draft.stamp if draft else "",
             **server_settings(model.settings),
         )
         for instance, port in enumerate((ports or model.entry.ports)[: model.settings.instances])

@@ -14,21 +14,18 @@ from typing import Any, Protocol
 
 from msgspec.structs import replace
 
+from magid.control.loading import has_failed, lacked_memory, loaded, without_found_draft
 from magid.control.planner import Plan, Start, Stop
 from magid.control.refusals import not_allocated
 from magid.control.resources import MachineResources
 from magid.control.turns import Turn, turn_of, waits_for
 from magid.errors import Busy, Conflict, MagidError, ServerFailed, TimedOut
-from magid.llama.log_errors import is_out_of_memory
 from magid.llama.placement import Placement
 from magid.llama.spec import ServerSpec
 from magid.log.events import Event, about
 from magid.servers.backend import ObservedServer, ServerBackend, ServerState
 
 log = logging.getLogger(__name__)
-
-# A server in one of these states has not settled its memory use: the next start must wait.
-_HOLDING = frozenset({ServerState.STARTING, ServerState.LOADING, ServerState.STOPPING})
 
 _Task = asyncio.Task[None]
 
@@ -139,8 +136,8 @@ class PlanExecutor:
             async with asyncio.timeout(timeout_s):
                 await asyncio.shield(work)
                 for server in self._servers_of(model_id):
-                    loaded = await self._loaded(server.port) if first_try else None
-                    if loaded is None or loaded.state is ServerState.READY:
+                    first = await loaded(self._launcher, server.port) if first_try else None
+                    if first is None or first.state is ServerState.READY:
                         await self._launcher.settled(server.port)
         except TimeoutError:
             raise TimedOut(
@@ -275,9 +272,11 @@ class PlanExecutor:
         finally:
             self._unqueue(spec.port)
             self._places.release(spec.port)
-        server = await self._loaded(spec.port)
-        if placement is not None and server is not None and _lacked_memory(server):
+        server = await loaded(self._launcher, spec.port)
+        if placement is not None and server is not None and lacked_memory(server):
             server = await self._start_elsewhere(spec, placement, server.reason)
+        elif server is not None and has_failed(server):
+            server = await self._start_undrafted(spec, placement, server)
         if server is not None and server.state is ServerState.STOPPED:
             raise Conflict(
                 f"cannot finish the start of {spec.model_id!r}: it was stopped meanwhile; "
@@ -319,13 +318,31 @@ class PlanExecutor:
             await self._begin(spec, placement)
         finally:
             self._places.release(spec.port)
-        server = await self._loaded(spec.port)
-        if placement is not None and server is not None and _lacked_memory(server):
+        server = await loaded(self._launcher, spec.port)
+        if placement is not None and server is not None and lacked_memory(server):
             await self._end(spec)
             error = not_allocated(spec, placement)
             self._places.refuse(spec, error)
             raise error
         return server
+
+    async def _start_undrafted(
+        self, spec: ServerSpec, placement: Placement | None, failed: ObservedServer
+    ) -> ObservedServer | None:
+        """Starts a server once more without the draft that was found for it, if it has one.
+
+        A draft makes answers faster and changes none of them, so no model may fail by it.
+        """
+        if (plain := without_found_draft(spec)) is None:
+            return failed
+        log.warning(
+            "%s starts without its draft (%s): %s",
+            *(spec.model_id, spec.draft_path or "layers of its own file", failed.reason),
+            extra=about(Event.SERVER_STARTING, model=spec.model_id, port=spec.port),
+        )
+        await self._end(spec)
+        await self._begin(plain, placement)
+        return await loaded(self._launcher, spec.port)
 
     async def _end(self, spec: ServerSpec) -> None:
         self._enter(spec.model_id)
@@ -344,25 +361,13 @@ class PlanExecutor:
         self._enter(spec.model_id)
         try:
             await self._launcher.start(spec, placement)
+        except MagidError as error:
+            if spec.draft_path is None or (plain := without_found_draft(spec)) is None:
+                raise
+            log.warning("%s starts without its draft: %s", spec.model_id, error.message)
+            await self._launcher.start(plain, placement)
         finally:
             self._leave(spec.model_id)
-
-    async def _loaded(self, port: int) -> ObservedServer | None:
-        """Waits until the server has finished loading: ready, failed, stopped or in backoff."""
-        loaded: asyncio.Future[ObservedServer] = asyncio.get_running_loop().create_future()
-
-        def look(server: ObservedServer) -> None:
-            if server.port == port and server.state not in _HOLDING and not loaded.done():
-                loaded.set_result(server)
-
-        unsubscribe = self._launcher.subscribe(look)
-        try:
-            server = self._launcher.observed().get(port)
-            if server is None or server.state not in _HOLDING:
-                return server
-            return await loaded
-        finally:
-            unsubscribe()
 
     # -- what is changing ----------------------------------------------------------------
 
@@ -376,11 +381,6 @@ class PlanExecutor:
             del self._changing[model_id]
         if not self._changing:
             self._calm.set()
-
-
-def _lacked_memory(server: ObservedServer) -> bool:
-    is_down = server.state in (ServerState.FAILED, ServerState.BACKOFF)
-    return is_down and is_out_of_memory(server.reason)
 
 
 async def _all(tasks: list[_Task]) -> None:

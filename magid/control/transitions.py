@@ -3,18 +3,20 @@
 `StateStore` carries the transitions out. A function that refuses raises; nothing has changed then.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from magid.catalog import registry
+from magid.catalog.drafting import by_folder, drafting
 from magid.catalog.effective import Model
 from magid.catalog.registry import ModelEntry, Registry
 from magid.control.snapshot import ActiveProfile, Disk, Snapshot
 from magid.discovery.found import BrokenFile, Scan
-from magid.errors import ModelDisabled, NotReady, PortTaken
+from magid.errors import InvalidInput, ModelDisabled, NotReady, PortTaken
 
 
 class Transition(Struct, frozen=True):
@@ -98,6 +100,16 @@ def edited(
     model = find(now, model_id)
     needs = model.model_id if asks_for_ports else _unless_blocked(now, model.model_id)
     return Transition(now.registry.with_entry(change(model.entry)), ports_for=needs)
+
+
+def check_draft(now: Snapshot, model_id: str, given: Mapping[str, Any]) -> None:
+    """Raises InvalidInput if the given settings name a draft that the model does not have."""
+    model, setting = find(now, model_id), given.get("draft")
+    if setting is None:
+        return
+    found = drafting(model.found, setting, by_folder(now.disk.found.values()))
+    if found.is_missing:
+        raise InvalidInput(f"cannot set draft of {model.model_id}: {found.reason}", field="draft")
 
 
 def all_enabled(now: Snapshot, enabled: bool) -> Transition:

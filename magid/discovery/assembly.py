@@ -1,13 +1,14 @@
-"""Makes models of files and their headers: shards, projectors, names and tiers. Pure."""
+"""Makes models of files and their headers: shards, companions, names and tiers. Pure."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from math import floor
 
-from msgspec import Struct, field
+from msgspec import Struct, field, structs
 
 from magid.discovery import grouping
 from magid.discovery.abilities import abilities_of
+from magid.discovery.drafts import draft_kind, drafts_of, is_draft, pair_drafts
 from magid.discovery.found import BrokenFile, CompanionFile, FoundModel
 from magid.discovery.header_cache import HeaderFacts, Reading, Unusable
 from magid.discovery.kinds import ModelKind, companion_kind, foreign, model_kind
@@ -38,6 +39,7 @@ def assemble(
 ) -> Assembled:
     companions: list[CompanionFile] = []
     projectors: list[File] = []
+    drafts: list[File] = []
     others: list[grouping.Parts] = []
     for parts in grouping.join(files):
         first = parts.files[0]
@@ -48,6 +50,8 @@ def assemble(
         companions += [CompanionFile(kind, file.real) for file in parts.files]
         if kind == "mmproj":
             projectors.append(first)
+        if kind == "draft" and len(parts.files) == 1 and _can_draft(first, readings[first.path]):
+            drafts.append(first)
     broken: list[BrokenFile] = []
     usable: list[tuple[grouping.Parts, list[HeaderFacts]]] = []
     for parts in others:
@@ -59,11 +63,22 @@ def assemble(
             usable.append((parts, known))
     pairing = _pairing(usable, projectors, readings)
     broken += [BrokenFile(path, reason) for path, reason in pairing.unfit.items()]
+    firsts = [parts.files[0] for parts, _ in usable]
+    drafting = pair_drafts(firsts, drafts, _all_metadata((*firsts, *drafts), readings))
+    broken += [BrokenFile(path, reason) for path, reason in drafting.unfit.items()]
     models = []
     for parts, known in usable:
-        projector = pairing.chosen.get(parts.files[0].path)
+        path = parts.files[0].path
+        projector = pairing.chosen.get(path)
         seen = _metadata(readings[projector.path]) if projector else None
-        models.append(_model(parts, known, projector, seen, thresholds))
+        found = _model(parts, known, projector, seen, thresholds)
+        beside = [
+            (file, draft_kind(file.name, _metadata(readings[file.path])), _stamp([file]))
+            for file in drafting.matching.get(path, ())
+        ]
+        has_nextn = any(one.has_nextn for one in known)
+        own = drafts_of(found.kind, found.architecture, beside, has_nextn=has_nextn)
+        models.append(structs.replace(found, drafts=own))
     return Assembled(files, tuple(models), tuple(broken), tuple(companions))
 
 
@@ -76,6 +91,12 @@ def _companion_of(file: File, reading: Reading) -> str | None:
     return "vocab" if reading.tensor_count == 0 and not is_split else None
 
 
+def _can_draft(file: File, reading: Reading) -> bool:
+    return isinstance(reading, HeaderFacts) and is_draft(
+        file.name, reading.metadata, has_nextn=reading.has_nextn
+    )
+
+
 def _pairing(
     usable: Sequence[tuple[grouping.Parts, list[HeaderFacts]]],
     offered: Sequence[File],
@@ -85,6 +106,12 @@ def _pairing(
         return Pairing()
     models = [candidate(parts.files[0], facts[0].metadata) for parts, facts in usable]
     return pair(models, [candidate(file, _metadata(readings[file.path])) for file in offered])
+
+
+def _all_metadata(
+    files: Iterable[File], readings: Mapping[str, Reading]
+) -> dict[str, Mapping[str, object]]:
+    return {file.path: _metadata(readings[file.path]) for file in files}
 
 
 def _metadata(reading: Reading) -> Mapping[str, object]:

@@ -16,6 +16,15 @@ class CompanionFile(Struct, frozen=True):
     path: str
 
 
+class Draft(Struct, frozen=True):
+    """What guesses a model's next tokens, for the model to check several of them at once."""
+
+    kind: str  # of `drafts.KINDS`
+    path: str | None = None  # its file; None: layers of the model's own file
+    filename: str = ""
+    stamp: str = ""  # changes with the content of its file
+
+
 class FoundModel(Struct, frozen=True):
     """One model on disk, with all its shards."""
 
@@ -38,6 +47,7 @@ class FoundModel(Struct, frozen=True):
     tier: Tier
     base_id: str
     stamp: str  # 16 hex digits that change with the content of its files and its projector
+    drafts: tuple[Draft, ...] = ()  # those that match it, the best first
 
     @property
     def is_thinking(self) -> bool:

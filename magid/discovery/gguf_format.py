@@ -84,6 +84,7 @@ class GgufHeader(Struct, frozen=True):
     type_elements: Mapping[int, int]  # ggml type id -> elements
     tensor_bytes: int  # without padding; if a type is unknown, all bytes after the header
     header_bytes: int  # offset of the tensor data, a multiple of the alignment
+    has_nextn: bool = False  # tensors of layers that predict further tokens (MTP)
 
 
 class GgufHead(Struct, frozen=True):
@@ -156,6 +157,7 @@ def _parse(cursor: Cursor, jump: Jump | None) -> tuple[GgufHeader, bool]:
         type_elements=tensors.by_type,
         tensor_bytes=tensors.known_bytes if tensors.sized else cursor.file_size - start,
         header_bytes=start,
+        has_nextn=tensors.has_nextn,
     )
     fits = tensors.seamless and beyond < alignment
     return header, fits and not _key_follows(cursor, jump)

@@ -29,6 +29,8 @@ TYPE_SIZES: Final[Mapping[int, tuple[int, int]]] = {
 
 _ROUTED_EXPERT: Final = re.compile(rb"\.ffn_(?:gate|up|down|gate_up)_exps")
 
+_NEXTN: Final = b".nextn."
+
 _SHOWN: Final = 64  # bytes of a name: GGML_MAX_NAME
 
 Tensor: TypeAlias = tuple[bytes, int, int, int | None, int]
@@ -43,6 +45,7 @@ class TensorSums(Struct):
     end: int = 0  # of the data, relative to its start
     seamless: bool = True  # all types are known, and each tensor begins where the previous ended
     sized: bool = True  # all types are known
+    has_nextn: bool = False  # layers that predict further tokens (MTP)
 
 
 def data_size(name: bytes, row: int, elements: int, kind: int) -> int | None:
@@ -76,6 +79,8 @@ def add_up(infos: list[Tensor], alignment: int) -> TensorSums:
         end = max(end, offset + (size or 0))
         if b"_exps" in name and _ROUTED_EXPERT.search(name):
             tensors.routed += elements
+        if _NEXTN in name:
+            tensors.has_nextn = True
     if len({info[0] for info in infos}) < len(infos):
         [(name, _)] = Counter(info[0] for info in infos).most_common(1)
         raise GgufError(f"is damaged: it has the tensor {shown(name)} twice")

@@ -25,7 +25,7 @@ from magid.discovery.tiers import ThinkingMode, thinking_of_template
 from magid.discovery.walker import File, StatKey
 from magid.errors import GgufError
 
-SCHEMA: Final = 3
+SCHEMA: Final = 4
 
 _KEPT: Final = (
     "general.architecture",
@@ -46,6 +46,7 @@ _KEPT_OF_ARCHITECTURE: Final = (
     "context_length",
     "embedding_length",
     "embedding_length_out",
+    "target_hidden_size",
     "expert_count",
     "expert_used_count",
     "pooling_type",
@@ -63,6 +64,7 @@ class HeaderFacts(Struct, frozen=True):
     thinking: ThinkingMode | None  # by the chat template; None if it does not say
     evidence: str  # the part of the template that says so
     tools: bool | None  # whether the chat template uses tools; None without a template
+    has_nextn: bool  # tensors of layers that predict further tokens (MTP)
 
 
 class Unusable(Struct, frozen=True):
@@ -99,6 +101,7 @@ def facts_of(header: GgufHeader) -> HeaderFacts:
         thinking=mode,
         evidence=evidence,
         tools=None if written is None else has_place_for_tools(written),
+        has_nextn=header.has_nextn,
     )
 
 
@@ -185,6 +188,7 @@ def packed(reading: Reading) -> str | list[Any]:
         reading.thinking,
         reading.evidence,
         reading.tools,
+        reading.has_nextn,
     ]
 
 
@@ -219,17 +223,18 @@ def unpacked(packed: Any) -> Reading:
     """Raises one of the errors that `_load` catches if a value has the wrong type."""
     if isinstance(packed, str):
         return Unusable(packed, is_lasting=True)
-    metadata, tensors, parameters, routed, bits, thinking, evidence, tools = packed
+    metadata, tensors, parameters, routed, bits, thinking, evidence, tools, nextn = packed
     if not (
         type(tensors) is type(parameters) is type(routed) is int
         and type(bits) is float
         and type(evidence) is str
         and (tools is None or type(tools) is bool)
+        and type(nextn) is bool
         and all(type(value) in (str, int) for value in metadata.values())
     ):
         raise TypeError
     mode = None if thinking is None else ThinkingMode(thinking)
-    return HeaderFacts(metadata, tensors, parameters, routed, bits, mode, evidence, tools)
+    return HeaderFacts(metadata, tensors, parameters, routed, bits, mode, evidence, tools, nextn)
 
 
 def _write(path: Path, content: str) -> None:

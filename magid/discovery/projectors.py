@@ -37,18 +37,23 @@ SUBFOLDER: Final = "mmproj"
 _SOFT: Final = frozenset({"instruct", "it", "chat", "mmproj", "model", "vision"})
 """Words that often are in only one of the two names."""
 
+_OF_DRAFTS: Final = frozenset({"assistant", "dflash", "draft", "dspark", "eagle3", "mtp"})
+"""Words that only the name of a draft has."""
+
 _ENCODINGS: Final = ("f16", "bf16", "q8_0", "f32")
 _FOLDERS_ABOVE: Final = 2
 
 
 class MatchCandidate(Struct, frozen=True):
-    """The properties of a model or a projector that are compared."""
+    """The properties of a model or its companion that are compared."""
 
     file: File  # the model's first file
     words: tuple[str, ...]
     size: str | None
     encoding: str
-    width: int | None  # of the vectors that the projector passes to the model
+    width: int | None  # of the vectors that the companion passes to the model, or takes from it
+    architecture: str = ""
+    needs: str = ""  # the model's architecture that a companion needs; "": any
 
     @property
     def names(self) -> tuple[tuple[str, ...], str | None]:
@@ -56,33 +61,53 @@ class MatchCandidate(Struct, frozen=True):
 
 
 class Pairing(Struct, frozen=True):
-    """`chosen`: a model's first path -> its projector; `unfit`: projector -> why it has none."""
+    """`chosen`: a model's first path -> its projector; `unfit`: projector -> why it has none.
+
+    `matching` has all projectors of the place where the chosen one is, the best first.
+    """
 
     chosen: dict[str, File] = field(default_factory=dict)
+    matching: dict[str, tuple[File, ...]] = field(default_factory=dict)
     unfit: dict[str, str] = field(default_factory=dict)
 
 
-def candidate(file: File, metadata: Mapping[str, object]) -> MatchCandidate:
-    """Returns the properties of a file; a model's width is its embedding length."""
+def candidate(
+    file: File, metadata: Mapping[str, object], *, needs: str | None = None
+) -> MatchCandidate:
+    """Returns the properties of a file; a model's width is its embedding length.
+
+    `needs` is the architecture of the model that a draft or an adapter needs; "": any.
+    """
     own = split_name(file.name)
     named = name_words(own, metadata)
     label = (text(metadata, "general.size_label") or "").lower()
-    widths = (
-        "clip.vision.projection_dim",
-        "clip.audio.projection_dim",
-        f"{text(metadata, 'general.architecture')}.embedding_length",
-    )
+    architecture = text(metadata, "general.architecture") or ""
+    widths = ["clip.vision.projection_dim", "clip.audio.projection_dim"]
+    soft = _SOFT
+    if needs is not None:
+        widths += [f"{architecture}.target_hidden_size", f"{architecture}.embedding_length_out"]
+        soft |= _OF_DRAFTS
+    widths.append(f"{architecture}.embedding_length")
     return MatchCandidate(
         file=file,
-        words=tuple(word for word in named.tokens if word not in _SOFT),
+        words=tuple(word for word in named.tokens if word not in soft),
         size=named.size or own.size or label or None,
         encoding=own.encoding or "",
         width=next((n for key in widths if (n := number(metadata, key)) is not None), None),
+        architecture=architecture,
+        needs=needs or "",
     )
 
 
-def pair(models: Sequence[MatchCandidate], projectors: Sequence[MatchCandidate]) -> Pairing:
-    """Pairs models with projectors; also returns the projectors that match no model near them."""
+def pair(
+    models: Sequence[MatchCandidate],
+    projectors: Sequence[MatchCandidate],
+    noun: str = "projector",
+) -> Pairing:
+    """Pairs models with projectors; also returns the projectors that match no model near them.
+
+    Drafts and adapters are paired by the same rules; `noun` is what a person calls them.
+    """
     pairing, names = Pairing(), _Names(models)
     offered: dict[str, list[MatchCandidate]] = defaultdict(list)
     for projector in projectors:
@@ -97,12 +122,13 @@ def pair(models: Sequence[MatchCandidate], projectors: Sequence[MatchCandidate])
                 near[projector.file.path].append(model)
             fitting.update(one.file.path for one in fits)
             if fits and model.file.path not in pairing.chosen:
-                best = max(fits, key=lambda one: _rank(model, one))
-                pairing.chosen[model.file.path] = best.file
+                fits.sort(key=lambda one: _rank(model, one), reverse=True)
+                pairing.chosen[model.file.path] = fits[0].file
+                pairing.matching[model.file.path] = tuple(one.file for one in fits)
     for projector in projectors:
         path = projector.file.path
         if path in near and path not in fitting:
-            pairing.unfit[path] = _why_unfit(projector, near[path])
+            pairing.unfit[path] = _why_unfit(projector, near[path], noun)
     return pairing
 
 
@@ -140,6 +166,8 @@ def _folders_of(model: MatchCandidate) -> Iterator[str]:
 
 
 def _fits(model: MatchCandidate, projector: MatchCandidate, folder: str, names: _Names) -> bool:
+    if projector.needs and projector.needs != model.architecture:
+        return False
     is_known = model.width is not None and projector.width is not None
     if is_known and model.width != projector.width:
         return False
@@ -171,12 +199,14 @@ def _rank(model: MatchCandidate, projector: MatchCandidate) -> tuple[int, int]:
     return shared, encodings.get(projector.encoding, -len(_ENCODINGS))
 
 
-def _why_unfit(projector: MatchCandidate, models: Sequence[MatchCandidate]) -> str:
-    first = models[0]
-    if all(None not in (m.width, projector.width) and m.width != projector.width for m in models):
+def _why_unfit(projector: MatchCandidate, models: Sequence[MatchCandidate], noun: str) -> str:
+    first, needed = models[0], projector.needs
+    if needed and all(needed != model.architecture for model in models):
+        why = f"it needs a model of {needed!r}, and {first.file.name} is {first.architecture!r}"
+    elif all(None not in (m.width, projector.width) and m.width != projector.width for m in models):
         why = f"its width is {projector.width}, but that of {first.file.name} is {first.width}"
     elif projector.words:
         why = f"its name does not match {first.file.name}"
     else:
         why = "its name does not say to which of several models it belongs"
-    return f"is a projector without a model: {why}; put it into the folder of its model"
+    return f"is a {noun} without a model: {why}; put it into the folder of its model"

@@ -3,18 +3,20 @@
 It prints the table before it reads a byte of the weights: one row for each device, one for the
 host's memory, and one for each kind of buffer in the host's memory that a back end has of its own
 (weights repacked for the processor, for example). While it looks for settings that fit, it prints
-the table again and again. The first one is for the settings that it was started with.
+the table again and again. The first one is for the settings that it was started with. With a draft
+a second table follows, announced as that of an "extra model": what the draft takes besides.
 """
 
 import re
 from collections.abc import Iterable
 from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 _MIB: Final = 1 << 20
 _MOST_MIB: Final = 1 << 40
-_MOST_ROWS: Final = 256
+_MOST_ROWS: Final = 128
+_EXTRA: Final = " for the extra model "
 _HEAD: Final = "| memory breakdown [MiB]"
 _ROW: Final = re.compile(r"\| {2,8}- (?P<name>[^|]{1,300}?) *\|(?P<figures>[^|]{1,200})\|")
 _NAME: Final = re.compile(r"(?P<name>[^ ()]{1,64})(?: \((?P<description>.*)\))?")
@@ -22,6 +24,7 @@ _KINDS: Final = r"(\d{1,13}) = +(\d{1,13}) \+ +(\d{1,13}) \+ +(\d{1,13})"
 _ON_DEVICE: Final = re.compile(
     rf" *(\d{{1,13}}) = +(-?\d{{1,13}}) \+ \( *{_KINDS}\) \+ +-?\d{{1,20}} *", re.ASCII
 )
+_KINDS_OF_MEMORY: Final = 3
 _ON_HOST: Final = re.compile(rf" *{_KINDS} *", re.ASCII)
 _REDUCED: Final = re.compile(r"context size reduced from (\d{1,10}) to (?P<to>\d{1,10}) ", re.ASCII)
 
@@ -64,31 +67,63 @@ class Estimate(Struct, frozen=True):
     devices: tuple[DeviceNeed, ...] = ()
     host: tuple[HostNeed, ...] = ()
     fitting_ctx_size: int | None = None  # to which llama-server would reduce the context itself
+    draft: int | None = None  # bytes of it that a draft takes, in all places
 
     @property
     def host_total(self) -> Need:
         return sum((one.need for one in self.host), start=Need())
 
+    @property
+    def rounding(self) -> int:
+        """What one device may take beyond its figures: each kind was rounded down to whole MiB."""
+        return _KINDS_OF_MEMORY * _MIB * (1 if self.draft is None else 2)
+
 
 def estimate_in(lines: Iterable[str]) -> Estimate | None:
-    """Returns what the first table in these lines says; None if there is no table with rows."""
-    devices: dict[str, DeviceNeed] = {}
-    host: dict[str, HostNeed] = {}
+    """Returns what the first table in these lines says, and the first one of a draft.
+
+    None if there is no table with rows.
+    """
+    model, draft, other = _Table(), _Table(), _Table()
+    table = other
     reduced: int | None = None
-    tables = 0
+    is_extra = False
     for line in lines:
-        if _HEAD in line:
-            tables += 1
+        if _EXTRA in line:
+            is_extra = True
+        elif _HEAD in line:
+            first = draft if is_extra else model
+            table = first if first.is_new else other
+            table.is_new, is_extra = False, False
         elif found := _REDUCED.search(line):
             reduced = int(found["to"])
-        elif tables == 1 and (row := _row(line)) and len(devices) + len(host) < _MOST_ROWS:
-            if isinstance(row, DeviceNeed):
-                devices.setdefault(row.name, row)
-            else:
-                host.setdefault(row.name, row)
-    if not devices and not host:
+        elif row := _row(line):
+            table.add(row)
+    if not model.rows:
         return None
-    return Estimate(tuple(devices.values()), tuple(host.values()), reduced)
+    both = model.rows | {name: _sum(row, model.rows.get(name)) for name, row in draft.rows.items()}
+    return Estimate(
+        tuple(row for row in both.values() if isinstance(row, DeviceNeed)),
+        tuple(row for row in both.values() if isinstance(row, HostNeed)),
+        reduced,
+        sum(row.need.total for row in draft.rows.values()) if draft.rows else None,
+    )
+
+
+class _Table:
+    """The rows of one table by their names; of equal names the first counts."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, DeviceNeed | HostNeed] = {}
+        self.is_new = True
+
+    def add(self, row: DeviceNeed | HostNeed) -> None:
+        if len(self.rows) < _MOST_ROWS:
+            self.rows.setdefault(row.name, row)
+
+
+def _sum(row: DeviceNeed | HostNeed, other: DeviceNeed | HostNeed | None) -> DeviceNeed | HostNeed:
+    return row if other is None else structs.replace(other, need=row.need + other.need)
 
 
 def _row(line: str) -> DeviceNeed | HostNeed | None:

@@ -21,7 +21,6 @@ from magid.llama.placement import PlacedDevice, Placement
 from magid.wording.sizes import size
 
 ALL_LAYERS: Final = 999
-ROUNDING: Final = 3 << 20  # each of three kinds of memory is predicted in whole MiB, rounded down
 SMALLEST_CTX: Final = 4096
 PART_CTX: Final = 8192
 _SETS: Final = 6  # of each number of devices
@@ -273,7 +272,7 @@ def _checked(
     placed = []
     host = estimate.host_total.total
     for room, predicted in needs:
-        need = predicted + ROUNDING
+        need = predicted + estimate.rounding
         if room.room is None or need > room.room:
             return None
         placed.append(PlacedDevice(room.name, room.device.id, need))
@@ -299,7 +298,7 @@ def _as_it_stands(case: _Case) -> Placement | NoRoom | NoDevice:
         room = case.capacity.named(device.name)
         if room is None or not device.need.total:
             continue
-        need = device.need.total + ROUNDING
+        need = device.need.total + estimate.rounding
         held[room.device.id] = held.get(room.device.id, 0) + need
         if room.room is not None and held[room.device.id] > room.room:
             return NoRoom(f"needs {size(need)} on {room.name}; {room.described}", need, (room,))
@@ -365,8 +364,9 @@ def _no_room(case: _Case, chosen: tuple[DeviceRoom, ...] | None) -> NoRoom:
     ctx = steps[0] if steps else None
     if chosen is not None and len(chosen) > 1:
         return _no_room_together(case, chosen, ctx)
-    need = min(_least(case, room, ctx) for room in rooms) + ROUNDING
-    host = case.estimate(Question((_canonical(case, rooms[0]),), ctx)).host_total.total
+    estimate = case.estimate(Question((_canonical(case, rooms[0]),), ctx))
+    need = min(_least(case, room, ctx) for room in rooms) + estimate.rounding
+    host = estimate.host_total.total
     if host > case.capacity.host:
         return _lacks_memory(host, case.capacity.host)
     where = "; ".join(room.described for room in rooms)
@@ -377,7 +377,7 @@ def _no_room_together(case: _Case, chosen: tuple[DeviceRoom, ...], ctx: int | No
     """Returns the figures of the last split that was tried over the user's devices."""
     names = tuple(room.name for room in chosen)
     tried = [e for q, e in case.known.items() if (q.devices, q.ctx) == (names, ctx)]
-    needs = [(one.name, one.need.total + ROUNDING) for one in tried[-1].devices] if tried else []
+    needs = [(one.name, one.need.total + e.rounding) for e in tried[-1:] for one in e.devices]
     said = " and ".join(f"{size(need)} on {name}" for name, need in needs) or "more"
     where = "; ".join(room.described for room in chosen)
     return NoRoom(f"needs {said}; {where}", sum(need for _, need in needs), chosen)

@@ -55,7 +55,8 @@ def authorize(
     key = protocol.credential_path(spec.port)
     argv = server_argv(spec, str(program.path), key, start.flags, start.placement)
     projector = () if spec.mmproj_path is None else (spec.mmproj_path,)
-    found = examine((*shards(spec.model_path), *projector), settings.model_paths)
+    draft = () if spec.draft_path is None else shards(spec.draft_path)
+    found = examine((*shards(spec.model_path), *projector, *draft), settings.model_paths)
     folders = program_folders(program)
     return UnitRequest(
         spec=spec,

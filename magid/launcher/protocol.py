@@ -19,7 +19,7 @@ from magid.errors import InvalidInput
 from magid.llama import placement as placements
 from magid.llama.placement import Placement
 from magid.llama.runtime_settings import MAX_INSTANCES, SERVER_SETTINGS, RuntimeSetting
-from magid.llama.spec import ServerSpec
+from magid.llama.spec import DRAFT_TYPES, ServerSpec
 
 MAX_LINE_BYTES: Final = 64 * 1024
 MAX_FLAGS: Final = 1024  # llama-server 0.7.0 knows 500 options, with all spellings
@@ -31,7 +31,7 @@ _PROFILE = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _HOST = re.compile(r"[0-9A-Za-z.:-]{1,253}")
 _PATH = re.compile(r"/[^\x00]{1,4094}")
 _STAMP = re.compile(r"[0-9A-Za-z.:,_-]{0,4096}")
-_FLAG = re.compile(r"--?[A-Za-z][A-Za-z0-9._-]{0,63}")
+_FLAG = re.compile(r"--?[A-Za-z][A-Za-z0-9._-]{0,63}|--spec-type=[a-z][a-z0-9-]{0,31}")
 _KINDS: Final = ("chat", "embedding", "reranker")
 
 
@@ -285,10 +285,13 @@ def _path(name: str, value: Any) -> str:
     return value
 
 
-def _kind(name: str, value: Any) -> str:
-    if value not in _KINDS:
-        raise _bad(name, f"should be one of {', '.join(_KINDS)}")
-    return str(value)
+def _one_of(words: tuple[str, ...]) -> Callable[[str, Any], str]:
+    def check(name: str, value: Any) -> str:
+        if value not in words:
+            raise _bad(name, f"should be one of {', '.join(words)}")
+        return str(value)
+
+    return check
 
 
 _port = _int(1024, 65_535)
@@ -315,8 +318,11 @@ _SPEC: Final[Mapping[str, _Check]] = {
     "host": _matching(_HOST, "a host name or an IP address"),
     "model_path": _path,
     "mmproj_path": _or_none(_path),
-    "kind": _kind,
+    "kind": _one_of(_KINDS),
     "stamp": _matching(_STAMP, "the identity of files"),
+    "draft_type": _or_none(_one_of(DRAFT_TYPES)),
+    "draft_path": _or_none(_path),
+    "draft_stamp": _matching(_STAMP, "the identity of a file"),
     **{setting.name: _setting(setting) for setting in SERVER_SETTINGS},
 }
 assert set(_SPEC) == {each.name for each in fields(ServerSpec)}

@@ -41,6 +41,7 @@ _PASSED_ENVIRONMENT = frozenset(
 
 ALL_LAYERS: Final = 999
 _FIT: Final = ("--fit", "-fit")
+_DRAFT_MODEL: Final = ("--spec-draft-model", "--model-draft")
 
 
 def server_argv(
@@ -67,7 +68,7 @@ def server_argv(
             program=program,
         )
     return [
-        *_model_argv(spec, program),
+        *_model_argv(spec, program, flags),
         *("--host", spec.host, "--port", str(spec.port)),
         *("--api-key-file", api_key_file),
         *_decided_argv(spec, flags, placement),
@@ -85,7 +86,7 @@ def prediction_argv(
     """
     layers = options_of(placement).get("n_gpu_layers", spec.n_gpu_layers)
     return [
-        *_model_argv(spec, program),
+        *_model_argv(spec, program, flags),
         *_decided_argv(spec, flags, placement),
         *(() if layers is not None else ("-ngl", str(ALL_LAYERS))),
         *("--fit", "on", "-lv", "4"),
@@ -93,8 +94,35 @@ def prediction_argv(
     ]
 
 
-def _model_argv(spec: ServerSpec, program: str) -> list[str]:
-    return [program, "--model", spec.model_path, "--alias", spec.model_id]
+def _model_argv(spec: ServerSpec, program: str, flags: frozenset[str]) -> list[str]:
+    own = [program, "--model", spec.model_path, "--alias", spec.model_id]
+    if spec.draft_type is None:
+        return own
+    if why := why_undrafted(spec, flags):
+        if spec.draft != "auto":
+            raise InvalidInput(f"cannot use draft: {why}; clear one setting", field="draft")
+        return own
+    return [*own, *_draft_argv(spec, flags)]
+
+
+def why_undrafted(spec: ServerSpec, flags: frozenset[str]) -> str:
+    """Returns why a server with these options cannot use its draft; "" if it can."""
+    if "--spec-type" in options_in(spec.extra_args):
+        return "extraArgs has --spec-type"
+    kind = f"--spec-type=draft-{spec.draft_type}"
+    if kind not in flags and not (spec.draft_type == "simple" and "--spec-type" not in flags):
+        return f"this llama-server does not know {kind.replace('=', ' ')}"
+    if spec.draft_path is not None and flags.isdisjoint(_DRAFT_MODEL):
+        return f"this llama-server does not know {_DRAFT_MODEL[0]}"
+    return ""
+
+
+def _draft_argv(spec: ServerSpec, flags: frozenset[str]) -> list[str]:
+    kind = f"draft-{spec.draft_type}"
+    argv = ["--spec-type", kind] if f"--spec-type={kind}" in flags else []
+    if spec.draft_path is not None:
+        argv += [next(name for name in _DRAFT_MODEL if name in flags), spec.draft_path]
+    return argv
 
 
 def _decided_argv(

@@ -22,6 +22,8 @@ PROBE_S = 10.0  # for each of the two runs
 
 _USUAL_PLACES = (Path("/usr/local/bin/llama-server"), Path("/usr/bin/llama-server"))
 _OPTION_NAME = re.compile(r"--?[A-Za-z][A-Za-z0-9._-]*")
+_SPEC_TYPES = re.compile(r"^--spec-type\s+(\S+)", re.MULTILINE)
+_SPEC_TYPE = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
 
 class LlamaProgram(Struct, frozen=True):
@@ -29,7 +31,7 @@ class LlamaProgram(Struct, frozen=True):
 
     path: Path
     version: str
-    flags: frozenset[str]  # every option that its --help lists, short and long
+    flags: frozenset[str]  # every option that its --help lists, and `--spec-type=VALUE`
     changed_at: float = 0.0  # when its file was put there or replaced; seconds since the epoch
 
 
@@ -129,10 +131,13 @@ def _changed_at(program: Path) -> float:
 def flags_in(help_text: str) -> frozenset[str]:
     """Returns the options in `llama-server --help`, which are at the beginnings of lines.
 
-    Leaves out removed options (`--draft-max` in 0.7.0), with which llama-server does not start.
+    Leaves out removed options (`--draft-max` in 0.7.0), with which llama-server does not start. Of
+    --spec-type it adds each value: versions differ in the kinds of drafts that they can use.
     """
     lines = (line for line in help_text.splitlines() if "has been removed" not in line)
-    return frozenset(name for line in lines for name in _leading_options(line))
+    names = frozenset(name for line in lines for name in _leading_options(line))
+    values = _SPEC_TYPE.findall(found[1]) if (found := _SPEC_TYPES.search(help_text)) else ()
+    return names | {f"--spec-type={value}" for value in values}
 
 
 def _leading_options(line: str) -> Iterator[str]:

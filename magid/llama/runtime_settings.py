@@ -28,6 +28,7 @@ MAX_EXTRA_ARGS: Final = 64
 _UUID: Final = "[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"
 _ADDRESS: Final = "[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}[.][0-7]"
 _DEVICE: Final = f"(?:[A-Za-z]{{1,16}}[0-9]{{0,3}}|(?:GPU|MIG)-{_UUID}|{_ADDRESS})"
+_DRAFT: Final = r"auto|off|[^/\x00-\x1f\x7f]{1,250}\.gguf"
 _DEVICES: Final = f"{_DEVICE}(?:,{_DEVICE}){{0,31}}"
 
 
@@ -144,6 +145,13 @@ class ServerSettings:
         "More arguments for llama-server",
         default=(),
         example="--temp 0.2 --flash-attn on",
+    )
+    draft: str = _setting(
+        Text(_DRAFT, "auto, off, or the name of a GGUF file in the model's folder"),
+        "What guesses the model's next tokens, which it then checks together: auto: layers of its "
+        "own or a draft beside it, where llama-server can use them; off: nothing; or a file",
+        default="auto",
+        example="off",
     )
     memory_max: int | None = _setting(
         Integer(2**26, 2**50, BYTES),

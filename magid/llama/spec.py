@@ -16,6 +16,14 @@ _HASHED_UNSET: Final = frozenset(
 )
 
 
+# What `draft: auto` has found is not hashed: it changes how fast answers come, not which. A draft
+# that comes, goes or is replaced restarts nothing; it counts from the next start on.
+_UNHASHED: Final = frozenset({"draft_type", "draft_path", "draft_stamp"})
+
+DRAFT_TYPES: Final = ("mtp", "dflash", "dspark", "eagle3", "simple")
+"""Of --spec-type, without "draft-"; `simple` is a small model of its own."""
+
+
 @dataclass(frozen=True, slots=True)
 class ServerSpec(ServerSettings):
     """Everything that determines how one server runs. Equal specs mean the same server."""
@@ -28,6 +36,9 @@ class ServerSpec(ServerSettings):
     mmproj_path: str | None = None
     kind: str = "chat"  # chat | embedding | reranker
     stamp: str = ""  # identity of the files' content (inode, size, times): a replaced file differs
+    draft_type: str | None = None  # one of DRAFT_TYPES
+    draft_path: str | None = None  # absolute, links resolved; None: layers of the model's own file
+    draft_stamp: str = ""
 
     @property
     def unit(self) -> str:
@@ -43,5 +54,7 @@ class ServerSpec(ServerSettings):
 
 
 def _is_hashed(name: str, value: object) -> bool:
+    if name in _UNHASHED:
+        return False
     setting = BY_NAME.get(name)
     return setting is None or name in _HASHED_UNSET or value != setting.default

@@ -18,11 +18,12 @@ SpecValues = tuple[tuple[str, str | None], ...]  # field of ServerSpec -> its te
 _OWN: Final = {"--model": "model_path", "--mmproj": "mmproj_path", "--host": "host"}
 _OPTIONS: Final = {o: setting.name for setting in SERVER_SETTINGS for o in setting.options}
 _SKIPPED: Final = frozenset({"--alias", "--port", "--api-key-file", "--cors-origins"})
+_DRAFTED: Final = frozenset({"--spec-type", "--spec-draft-model", "--model-draft"})
 _PLACED: Final = frozenset({"--fit", "--fit-target", "--tensor-split"})
 _FLAGS: Final = frozenset({"--metrics", "--no-ui", "--no-webui", "--offline"}) | frozenset(
     {"--embeddings", "--embedding", "--reranking", "--rerank"}
 )
-_ASIDE: Final = ("memory_max", "cpu_quota", "offload")  # they are in no command line
+_ASIDE: Final = ("memory_max", "cpu_quota", "offload", "draft")  # they are in no command line
 
 
 def of_spec(spec: ServerSpec) -> SpecValues:
@@ -44,6 +45,8 @@ def of_command(argv: Sequence[str], placement: Placement | None = None) -> SpecV
     for word in words:
         if name := _OWN.get(word) or _OPTIONS.get(word):
             found[name] = next(words, None)
+        elif word in _DRAFTED and found["host"] is None:
+            next(words, None)  # magid's own come before --host
         elif word in _SKIPPED or (placement is not None and word in _PLACED):
             next(words, None)
         elif word not in _FLAGS:
@@ -72,7 +75,7 @@ def differences(running: SpecValues, spec: ServerSpec) -> str:
     if said:
         return "; ".join(said)
     is_complete = all(name in known for name in _ASIDE)
-    return "its file changed" if is_complete else "its file, a limit or offload changed"
+    return "its file changed" if is_complete else "its file, a limit, offload or draft changed"
 
 
 def _files(known: Mapping[str, str | None], wanted: Mapping[str, str | None]) -> list[str]:

@@ -28,7 +28,10 @@ _MAX_READ: Final = 4 << 20
 _MAX_KEPT: Final = 16_000  # bytes; as JSON at most twice as many
 _MAX_LINE: Final = 500
 _DONE: Final = (b"fitting params to free memory took", b"load_tensors:")
-_KEPT: Final = (b"| memory breakdown [MiB]", b"|   - ", b"context size reduced from ")
+_KEPT: Final = (
+    *(b"| memory breakdown [MiB]", b"|   - ", b"context size reduced from "),
+    b" for the extra model ",  # the next table is of a draft
+)
 _ERRORS: Final = (b" E ", b"error", b"terminate called")
 _NICENESS: Final = 10
 _TETHER: Final = Path(__file__).resolve().with_name("exec_child.py")

@@ -89,6 +89,29 @@ def test_rows_before_the_table_or_in_another_one() -> None:
     assert estimate_in([HEAD, one, other, HEAD, other]) == Estimate((), (host(1, 0, 0),))
 
 
+def test_a_draft_counts_too() -> None:
+    """As llama-server 0.7.0 prints it: a table for the model, one for the draft."""
+    own = (
+        "|   - RPC0 (127.0.0.1:1) |  4096 = 4096 + (  97 =     0 +      32 +      65) + -97 |",
+        "|   - Host               |                   64 =     0 +       0 +      64        |",
+    )
+    drafts = (
+        "operator(): getting device memory data for the extra model at a context size of 65536:",
+        HEAD,
+        "|   - RPC0 (127.0.0.1:1) |  4096 = 4096 + (  81 =     1 +      16 +      64) + -81 |",
+        "|   - RPC1 (127.0.0.1:2) |  4096 = 4096 + (   2 =     0 +       2 +       0) +  -2 |",
+        "|   - Host               |                   64 =     0 +       0 +      64        |",
+    )
+    estimate = estimate_in([HEAD, *own, *drafts, HEAD, *own, *drafts])
+    assert estimate == Estimate(
+        (rpc(0, 1, need(1, 48, 129)), rpc(1, 2, need(0, 2, 0))), (host(0, 0, 128),),
+        draft=147 * MIB,
+    )  # fmt: skip
+    plain = estimate_in([HEAD, *own])
+    assert plain is not None
+    assert (plain.draft, plain.rounding, estimate.rounding) == (None, 3 * MIB, 6 * MIB)
+
+
 LINES = [line for path in TABLES.glob("*.txt") for line in path.read_text().splitlines()]
 
 

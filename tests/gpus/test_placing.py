@@ -9,7 +9,6 @@ from magid.gpus.device import Device, Gpu
 from magid.gpus.eviction import Evictable, Stopping, Waiting, make_room
 from magid.gpus.memory_table import Estimate
 from magid.gpus.placing import (
-    ROUNDING,
     Answer,
     NoDevice,
     NoRoom,
@@ -20,7 +19,7 @@ from magid.gpus.placing import (
     steps_up_to,
 )
 from magid.llama.placement import Placement
-from tests.support.placing import GIB, RESERVE, Predictor, answer, gpu, held, machine
+from tests.support.placing import GIB, RESERVE, ROUNDING, Predictor, answer, gpu, held, machine
 
 
 def placed(found: Answer) -> dict[str, float]:

@@ -42,6 +42,63 @@ def test_a_prediction_has_the_arguments_of_the_server() -> None:
     assert "999" not in chosen
 
 
+DRAFTING = FLAGS | {"--spec-type", "--spec-draft-model"}
+DRAFTING |= {f"--spec-type=draft-{kind}" for kind in ("mtp", "eagle3", "simple")}
+OWN_LAYERS = replace(SPEC, draft_type="mtp")
+BESIDE = replace(SPEC, draft_type="eagle3", draft_path="/models/d.gguf")
+CHOSEN = replace(BESIDE, draft="d.gguf")
+
+
+@pytest.mark.parametrize(
+    ("spec", "flags", "words"),
+    [
+        (OWN_LAYERS, DRAFTING, "--spec-type draft-mtp"),
+        (BESIDE, DRAFTING, "--spec-type draft-eagle3 --spec-draft-model /models/d.gguf"),
+        (CHOSEN, DRAFTING, "--spec-type draft-eagle3 --spec-draft-model /models/d.gguf"),
+        (OWN_LAYERS, FLAGS, ""),
+        (BESIDE, DRAFTING - {"--spec-type=draft-eagle3"}, ""),
+        (BESIDE, DRAFTING - {"--spec-draft-model"}, ""),
+        # the first llama-servers with drafts know one type, and its option by another name
+        (
+            replace(BESIDE, draft_type="simple"),
+            FLAGS | {"--model-draft"},
+            "--model-draft /models/d.gguf",
+        ),
+        (
+            replace(OWN_LAYERS, extra_args=("--spec-type", "ngram-mod")),
+            DRAFTING,
+            "--spec-type ngram-mod",
+        ),
+    ],
+)
+def test_a_draft(spec: ServerSpec, flags: frozenset[str], words: str) -> None:
+    argv = server_argv(spec, "/llama", "/run/key", flags)
+    at = next((n for n, word in enumerate(argv) if word in ("--spec-type", "--model-draft")), None)
+    found = [] if at is None else argv[at : at + len(words.split())]
+    assert " ".join(found) == words
+    assert argv.count("--spec-type") <= 1
+    assert " ".join(found) in " ".join(prediction_argv(spec, "/llama", flags))
+
+
+@pytest.mark.parametrize(
+    ("spec", "flags", "why"),
+    [
+        (CHOSEN, FLAGS, "this llama-server does not know --spec-type draft-eagle3"),
+        (CHOSEN, DRAFTING - {"--spec-draft-model"}, "does not know --spec-draft-model"),
+        (
+            replace(CHOSEN, extra_args=("--spec-type", "none")),
+            DRAFTING,
+            "extraArgs has --spec-type; clear one setting",
+        ),
+    ],
+)
+def test_a_draft_that_was_chosen_is_never_dropped(
+    spec: ServerSpec, flags: frozenset[str], why: str
+) -> None:
+    with pytest.raises(InvalidInput, match=why):
+        server_argv(spec, "/llama", "/run/key", flags)
+
+
 @pytest.fixture(scope="module")
 def help_text(llama_server: Path) -> str:
     done = subprocess.run([llama_server, "--help"], capture_output=True, text=True, check=True)

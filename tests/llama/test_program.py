@@ -58,6 +58,7 @@ async def test_the_real_program(llama_server: Path) -> None:
     assert program.path == llama_server
     assert program.version != "unknown"
     assert {"--model", "-m", "--port", "--api-key-file", "--metrics", "-ngl"} <= program.flags
+    assert {"--spec-type=draft-mtp", "--spec-type=draft-eagle3"} <= program.flags
 
 
 async def test_the_fake_program(tmp_path: Path) -> None:
@@ -136,6 +137,17 @@ async def test_a_program_that_is_unusable_is_not_run_for_every_question(tmp_path
         ("----- common params -----", set()),
         ("--draft, --draft-max N   the argument has been removed. use another", set()),
         ("- auto: a list", set()),
+        (
+            "--spec-type none,draft-simple,ngram-map-k4v\n     the types",
+            {
+                *("--spec-type", "--spec-type=none", "--spec-type=draft-simple"),
+                "--spec-type=ngram-map-k4v",
+            },
+        ),
+        (
+            "--spec-type [none|draft-mtp]  the type",
+            {"--spec-type", "--spec-type=none", "--spec-type=draft-mtp"},
+        ),
         ("", set()),
     ],
 )

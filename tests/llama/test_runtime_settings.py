@@ -51,6 +51,12 @@ def test_a_setting_that_came_later_is_in_the_hash_only_when_it_is_set() -> None:
     assert replace(SPEC, device="CUDA0").hash == "4e4f99d085b48252"
 
 
+def test_a_draft_that_was_found_restarts_nothing() -> None:
+    found = replace(SPEC, draft_type="eagle3", draft_path="/models/d.gguf", draft_stamp="1")
+    assert found.hash == SPEC.hash
+    assert replace(found, draft="d.gguf").hash != SPEC.hash
+
+
 @pytest.mark.parametrize("setting", SERVER_SETTINGS, ids=lambda setting: setting.key)
 def test_a_setting_that_is_set_counts_in_the_hash(setting: RuntimeSetting) -> None:
     assert replace(SPEC, **{setting.name: example(setting)}).hash != SPEC.hash

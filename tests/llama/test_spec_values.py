@@ -17,7 +17,7 @@ OLD = frozenset(setting.options[-1] for setting in SERVER_SETTINGS if setting.op
 FIXED = frozenset({"--api-key-file", "--mmproj", "--temp", "--seed", "--flash-attn"})
 NEWEST = NEW | FIXED | {"--metrics", "--no-ui", "--offline", "--cors-origins", "--embeddings"}
 OLDEST = OLD | FIXED | {"--no-webui", "--embedding"}
-ASIDE = ("memory_max", "cpu_quota", "offload")
+ASIDE = ("memory_max", "cpu_quota", "offload", "draft")
 FULL: dict[str, Any] = {
     "n_gpu_layers": -1, "device": "CUDA0,CUDA1", "ctx_size": 0, "n_threads": 8, "batch_size": 2048,
     "parallel": 4, "extra_args": ("--temp", "0.2", "--flash-attn", "on"),
@@ -43,6 +43,16 @@ def test_what_a_placement_decides_is_no_value_of_the_spec() -> None:
     shown = dict(of_command(argv, PLACEMENT))
     whole = dict(of_spec(spec))
     assert shown == {name: whole[name] for name in whole if name not in ASIDE}
+
+
+def test_a_draft_that_was_found_is_no_value_of_the_spec() -> None:
+    own = replace(SPEC, draft_type="mtp", draft_path="/models/d.gguf")
+    flags = NEWEST | {"--spec-type", "--spec-type=draft-mtp", "--spec-draft-model"}
+    plain = of_command(server_argv(SPEC, "/llama", "/run/key", flags))
+    assert of_command(server_argv(own, "/llama", "/run/key", flags)) == plain
+    users = replace(own, extra_args=("--spec-type", "draft-mtp"))
+    shown = dict(of_command(server_argv(users, "/llama", "/run/key", flags)))
+    assert shown["extra_args"] == "--spec-type draft-mtp"
 
 
 @pytest.mark.parametrize(
@@ -75,7 +85,7 @@ def test_what_is_not_known_is_not_claimed() -> None:
     shown = of_command(server_argv(SPEC, "/usr/bin/llama-server", "/run/key", NEWEST))
     assert (
         differences(shown, replace(SPEC, memory_max=2**32))
-        == "its file, a limit or offload changed"
+        == "its file, a limit, offload or draft changed"
     )
     assert differences(shown, replace(SPEC, parallel=3)) == "settings changed: parallel 2 -> 3"
     assert differences((), replace(SPEC, parallel=3)) == "its settings or its file changed"

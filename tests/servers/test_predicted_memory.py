@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from magid.llama.installed_program import InstalledProgram
 from magid.llama.spec import ServerSpec
 from magid.servers.backend import ServerState
 from magid.servers.processes.backend import ProcessBackend
-from tests.support import architectures
+from tests.support import architectures, drafting
 from tests.support.gpus import Gpus, MakeGpus
 
 pytestmark = pytest.mark.slow
@@ -65,6 +66,30 @@ async def test_it_is_what_is_allocated(
     assert 0 <= held - device.need.total // MIB <= 3, "each of three kinds is rounded down"
     assert gpus.fakes[1].memory()["used"] == 0
     assert device.name == "RPC0"
+
+
+@pytest.mark.parametrize("part", ["whole", "trunk"])
+async def test_a_draft_is_part_of_it(
+    backend: ProcessBackend,
+    gpus: Gpus,
+    tmp_path: Path,
+    free_port: Callable[[], int],
+    part: drafting.Part,
+) -> None:
+    """Layers of the model's own file have a context of their own, a file has weights too."""
+    model = drafting.write(tmp_path / "Model.gguf", part)
+    beside = None if part == "whole" else drafting.write(tmp_path / "mtp-Model.gguf", "draft")
+    plain = ServerSpec("m", 0, free_port(), "127.0.0.1", str(model), device="RPC0", ctx_size=CTX,
+                       parallel=1, n_gpu_layers=99)  # fmt: skip
+    spec = replace(plain, draft_type="mtp", draft_path=None if beside is None else str(beside))
+    (without,) = (await predicted(backend, plain)).devices
+    estimate = await predicted(backend, spec)
+    (device,) = estimate.devices
+    assert device.need.context - without.need.context == 16 * MIB
+    await backend.start(spec)
+    assert (await backend.settled(spec.port)).state is ServerState.READY
+    held = gpus.fakes[0].memory()["used"]
+    assert 0 <= held - device.need.total // MIB <= estimate.rounding // MIB
 
 
 async def test_what_each_architecture_keeps(backend: ProcessBackend, tmp_path: Path) -> None:

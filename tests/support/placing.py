@@ -10,6 +10,7 @@ from magid.llama.placement import PlacedDevice, Placement
 
 GIB = 1 << 30
 RESERVE = GIB
+ROUNDING = Estimate().rounding
 
 
 class Predictor:

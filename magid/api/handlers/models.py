@@ -10,9 +10,11 @@ from magid.catalog.effective import Model, server_specs
 from magid.catalog.registry import utc_now
 from magid.control.conditions import ABOUT_MODELS
 from magid.control.snapshot import Snapshot
+from magid.control.transitions import check_draft
 from magid.discovery.tiers import Tier
 from magid.errors import Conflict, InvalidInput, MagidError
 from magid.llama import options
+from magid.llama.arguments import why_undrafted
 
 if TYPE_CHECKING:  # they are imported with the first body
     from magid.api.schemas import bodies
@@ -48,7 +50,20 @@ async def get_model(ctx: Context, call: Call) -> Reply:
     model = daemon.model(call.params["modelId"])
     commands, problem = await _commands(ctx, model)
     fit = await daemon.gpus.fits.now(model)
-    return reply(views.model_detail(model, fit, commands, problem, daemon.snapshot))
+    why = await _why_undrafted(ctx, model)
+    return reply(views.model_detail(model, fit, commands, problem, daemon.snapshot, why))
+
+
+async def _why_undrafted(ctx: Context, model: Model) -> str:
+    """Returns why llama-server cannot use the model's draft; "" if it can, or is not there."""
+    port = ctx.daemon.config.port_range[0]
+    specs = server_specs(model, ctx.daemon.config.llama_server_host, (port,))
+    if not specs or model.drafting.draft is None:
+        return ""
+    try:
+        return why_undrafted(specs[0], (await ctx.program()).flags)
+    except MagidError:
+        return ""
 
 
 async def _commands(ctx: Context, model: Model) -> tuple[list[list[str]], str]:
@@ -195,6 +210,7 @@ async def put_settings(ctx: Context, call: Call) -> Reply:
     ctx.need_listing()
     given = body.given()
     options.check_extra_args(given.get("extra_args") or ())
+    check_draft(ctx.daemon.snapshot, call.params["modelId"], given)
     model = await ctx.daemon.set_settings(call.params["modelId"], given)
     answer: models.SettingsReply = {
         "message": f"Runtime settings updated for {model.model_id}",

@@ -100,7 +100,8 @@ class ModelMemory(TypedDict):
 
     `source` is null where there is no prediction, and `why` says why. `ctxSize` is the model's
     setting, or what magid would choose. `fittingCtxSize` is the context to which llama-server would
-    have reduced it at `predictedAt`, where magid places nothing.
+    have reduced it at `predictedAt`, where magid places nothing. `draftBytes` is how much of it the
+    model's draft needs; null without one.
     """
 
     modelId: str
@@ -112,4 +113,5 @@ class ModelMemory(TypedDict):
     predictedAt: str | None
     devices: list[DeviceMemory]
     host: HostMemory | None
+    draftBytes: int | None
     fittingCtxSize: int | None

@@ -110,6 +110,17 @@ class DiscoveredModel(SettingsInForce, TypedDict):
     discoveredAt: str
 
 
+class DraftInUse(TypedDict):
+    """What guesses the model's next tokens from its next start on. `type` null: nothing does.
+
+    `filePath` null: layers of the model's own file. `reason` is for a person.
+    """
+
+    type: str | None
+    filePath: str | None
+    reason: str
+
+
 class ModelDetail(DiscoveredModel):
     """One model, with where each value comes from and what it would run as."""
 
@@ -120,6 +131,7 @@ class ModelDetail(DiscoveredModel):
     wanted: bool
     wantedReason: str
     notInForce: dict[str, str]
+    drafting: DraftInUse
 
 
 class RemovedModel(TypedDict):

@@ -51,6 +51,8 @@ def _show(answer: Any) -> None:
         table(("MEMORY", "WEIGHTS", "CONTEXT", "COMPUTE", "TOTAL", "FREE"), rows, "")
     say(f"fits: {answer['fits']}")
     note(f"why:          {answer['why']}")
+    if answer["draftBytes"] is not None:
+        note(f"draft:        {size(answer['draftBytes'])} of it")
     if answer["fits"] != "yes" and answer["fittingCtxSize"]:
         note(f"note:         without ctxSize llama-server reduces the context itself: to "
              f"{answer['fittingCtxSize']} when this was predicted")  # fmt: skip

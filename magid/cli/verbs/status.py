@@ -212,6 +212,7 @@ def show(client: Client, args: argparse.Namespace) -> int:
         ("enabled", answer["enabled"], answer["wantedReason"]),
         ("port", ", ".join(map(str, answer["ports"])) or answer["port"], sources["port"]),
         *((s.key, s.show(answer.get(s.key)), _source(answer, s.key)) for s in SETTINGS),
+        ("drafts with", *_draft(answer["drafting"])),
     ]
     explained([(name, cell(value), about) for name, value, about in rows])
     if answer["argvProblem"]:
@@ -237,6 +238,13 @@ def _source(answer: Any, key: str) -> str:
     """Returns the source of a setting, and why this machine cannot enforce it."""
     source, why = answer["sources"].get(key, ""), answer.get("notInForce", {}).get(key)
     return f"{source}; not in force: {why}" if why else str(source)
+
+
+def _draft(used: Any) -> tuple[str | None, str]:
+    """Returns what guesses the model's next tokens, and why."""
+    if used["type"] is None:
+        return None, used["reason"]
+    return f"{used['type']}: {used['filePath'] or 'the model itself'}", used["reason"]
 
 
 def _evidence(answer: Any) -> str:

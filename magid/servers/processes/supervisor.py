@@ -383,11 +383,17 @@ _LAST_SEEN = {
 
 
 def files_of(spec: ServerSpec) -> tuple[str, ...]:
-    """Returns the files that a server needs: the model's first, and its projector."""
-    return tuple(path for path in (spec.model_path, spec.mmproj_path) if path is not None)
+    """Returns the files that a server needs: the model's first, its projector and its draft."""
+    return tuple(path for path in _files(spec).values() if path is not None)
+
+
+def _files(spec: ServerSpec) -> dict[str, str | None]:
+    return {
+        "model": spec.model_path, "projector": spec.mmproj_path, "draft": spec.draft_path
+    }  # fmt: skip
 
 
 def why_unusable(spec: ServerSpec, number: int, verb: str, why: str) -> str:
     """Returns the message for the file of `files_of` with this number."""
-    what = ("model", "projector")[number]
+    what = [what for what, path in _files(spec).items() if path is not None][number]
     return f"cannot {verb} the {what} file {files_of(spec)[number]}: {why}"
