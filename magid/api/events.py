@@ -241,10 +241,21 @@ async def look(ctx: Context) -> DashboardState:
         servers={server["port"]: server for server in servers},
         status=overall(ctx),
         profiles={name: profiles.revision(name) for name in profiles.list()},
-        requests={"running": len(ctx.gateway.records.running), "waiting": ctx.gateway.waiting,
-                  "ended": ctx.gateway.records.ended},
+        requests=request_counts(ctx),
         memory=memory,
-    )  # fmt: skip
+    )
+
+
+def request_counts(ctx: Context) -> dict[str, int]:
+    """Returns counts of requests now, and since magid started. Tokens count when requests end."""
+    counts = ctx.gateway.statistics.models.values()
+    return {
+        "running": len(ctx.gateway.records.running),
+        "waiting": ctx.gateway.waiting,
+        "ended": ctx.gateway.records.ended,
+        "promptTokens": sum(count.prompt_tokens for count in counts),
+        "answerTokens": sum(count.answer_tokens for count in counts),
+    }
 
 
 def overall(ctx: Context) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from magid.discovery.tiers import ThinkingMode, thinking_of_template
 from magid.discovery.walker import File, StatKey
 from magid.errors import GgufError
 
-SCHEMA: Final = 5
+SCHEMA: Final = 4
 
 _KEPT: Final = (
     "general.architecture",
@@ -35,7 +35,6 @@ _KEPT: Final = (
     "general.version",
     "general.size_label",
     "general.file_type",
-    "adapter.type",
     "split.no",
     "split.count",
     "split.tensors.count",

@@ -18,7 +18,6 @@ from magid.launcher.model_files import Examined, examine, shards
 from magid.launcher.protocol import StartRequest
 from magid.launcher.unit_request import Timeouts, UnitRequest
 from magid.llama.arguments import server_argv
-from magid.llama.engines import check_owned, default_program
 from magid.llama.program import FoundProgram, find_program
 from magid.standalone import SCRIPTS
 from magid.standalone.exec_model import can_bind_only
@@ -57,8 +56,7 @@ def authorize(
     argv = server_argv(spec, str(program.path), key, start.flags, start.placement)
     projector = () if spec.mmproj_path is None else (spec.mmproj_path,)
     draft = () if spec.draft_path is None else shards(spec.draft_path)
-    beside = (*projector, *draft, *spec.lora_paths)
-    found = examine((*shards(spec.model_path), *beside), settings.model_paths)
+    found = examine((*shards(spec.model_path), *projector, *draft), settings.model_paths)
     folders = program_folders(program)
     return UnitRequest(
         spec=spec,
@@ -126,14 +124,8 @@ def patience_of(settings: Config) -> Timeouts:
 
 
 def configured_program(settings: Config, find: Find) -> FoundProgram:
-    """Returns the llama-server of the configuration, or of the default engine.
-
-    Raises LlamaServerMissing; InvalidConfig if others than root may write to the engines.
-    """
+    """Returns the llama-server of the configuration. Raises LlamaServerMissing."""
     configured = settings.llama_server_path
-    if configured is None and (program := default_program(settings.engines_dir)) is not None:
-        check_owned(settings.engines_dir)
-        configured = program
     return find(str(configured) if configured else None, PROGRAM_PLACES)
 
 

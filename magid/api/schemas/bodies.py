@@ -69,7 +69,17 @@ class SettingsChange(Body):
 _FIELDS: dict[str, Any] = {
     each.name: (
         each.annotation | None,
-        Field(None, description=each.meaning, **each.values.constraints),
+        Field(
+            None,
+            description=each.meaning,
+            # What a form shows beside the field, which JSON Schema has no words for.
+            json_schema_extra={
+                "x-allowed": each.allowed,
+                "x-unset": each.unset or each.show(each.default) or "none",
+                "x-example": each.example,
+            },
+            **each.values.constraints,
+        ),
     )
     for each in SETTINGS
 }

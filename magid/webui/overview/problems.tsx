@@ -1,0 +1,42 @@
+// What magid says is wrong, each with what to do about it: the lines of `magictl status`.
+import { mayChange, post } from "../api/request.ts";
+import type { Condition, Plan } from "../api/types.ts";
+import { Command } from "../parts/copy.tsx";
+import { Icon } from "../parts/icons.tsx";
+import { act } from "../parts/notices.tsx";
+
+export function Problems({ conditions }: { conditions: Condition[] }) {
+  if (conditions.length === 0) return null;
+  return (
+    <section aria-labelledby="problems">
+      <h2 id="problems">Needs attention</h2>
+      <ul class="problems">
+        {conditions.map((condition) => (
+          <Problem key={condition.code + condition.message} condition={condition} />
+        ))}
+      </ul>
+    </section>
+  );
+}
+
+function Problem({ condition }: { condition: Condition }) {
+  const { code, message, remedy, severity } = condition;
+  const isError = severity === "error";
+  return (
+    <li class={isError ? "bad" : "warn"}>
+      <Icon name={isError ? "failed" : "info"} />
+      <div>
+        <p>
+          <strong>{isError ? "Error" : "Warning"}: </strong>
+          {message}
+        </p>
+        {remedy.map((command) => (
+          <Command key={command} text={command} />
+        ))}
+      </div>
+      {code === "ChangesPending" && mayChange() && (
+        <button onClick={() => void act(() => post<Plan>("api/models/apply"))}>Apply now</button>
+      )}
+    </li>
+  );
+}

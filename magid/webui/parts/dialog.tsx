@@ -1,0 +1,55 @@
+// Asks before something that cannot be undone. The browser's own dialog keeps the focus inside it.
+import { signal } from "@preact/signals";
+import type { ComponentChildren } from "preact";
+import { useEffect, useRef } from "preact/hooks";
+
+interface Question {
+  title: string;
+  text: ComponentChildren;
+  yes: string;
+  isDestructive: boolean;
+  answer: (isYes: boolean) => void;
+}
+
+const question = signal<Question | undefined>(undefined);
+
+/** Resolves to whether the user has agreed. A question replaces an older one, which is a no. */
+export function confirmed(
+  title: string,
+  text: ComponentChildren,
+  yes: string,
+  isDestructive = true,
+): Promise<boolean> {
+  question.peek()?.answer(false);
+  return new Promise((resolve) => {
+    const answer = (isYes: boolean) => {
+      question.value = undefined;
+      resolve(isYes);
+    };
+    question.value = { title, text, yes, isDestructive, answer };
+  });
+}
+
+export function ConfirmDialog() {
+  const element = useRef<HTMLDialogElement>(null);
+  const asked = question.value;
+  useEffect(() => {
+    if (asked && !element.current?.open) element.current?.showModal();
+  }, [asked]);
+  if (asked === undefined) return null;
+  return (
+    <dialog ref={element} aria-labelledby="question" onClose={() => asked.answer(false)}>
+      <h2 id="question">{asked.title}</h2>
+      <div class="dialog-text">{asked.text}</div>
+      <div class="buttons">
+        <button onClick={() => asked.answer(false)}>Cancel</button>
+        <button
+          class={asked.isDestructive ? "danger" : "primary"}
+          onClick={() => asked.answer(true)}
+        >
+          {asked.yes}
+        </button>
+      </div>
+    </dialog>
+  );
+}

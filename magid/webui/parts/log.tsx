@@ -1,0 +1,112 @@
+// A log that is followed: paused, searched, by level.
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
+
+import { connection } from "../stream/client.ts";
+import { moment } from "./format.ts";
+import { follow, type FeedState, type LogLine } from "./log_feed.ts";
+
+const KEPT = 2_000;
+const FIRST = 500;
+const LEVELS = ["debug", "info", "warning", "error", "critical"];
+
+const SAID: Record<FeedState, string> = {
+  connecting: "Connecting",
+  open: "Following",
+  lost: "Connection lost; it comes back by itself",
+  none: "No log yet: start the model first",
+};
+
+interface Props {
+  path: string; // of the API, without a query
+  label: string;
+  hasLevels?: boolean;
+  height?: "tall" | "short";
+}
+
+export function Log({ path, label, hasLevels = false, height = "tall" }: Props) {
+  const [lines, setLines] = useState<LogLine[]>([]);
+  const [state, setState] = useState<FeedState>("connecting");
+  const [isPaused, setPaused] = useState(false);
+  const [text, setText] = useState("");
+  const [level, setLevel] = useState("debug");
+  const isBack = connection.value === "open"; // after a refusal: magid may have started again
+  useEffect(() => {
+    if (isPaused) return;
+    setState("connecting");
+    let isFresh = true;
+    const take = (fresh: LogLine[]) => {
+      const replaces = isFresh;
+      isFresh = false;
+      setLines((old) => [...(replaces ? [] : old), ...fresh].slice(-KEPT));
+    };
+    const feed = follow(`${path}?follow=true&lines=${FIRST}`, take, setState);
+    return () => feed.close();
+  }, [path, isPaused, isBack]);
+  const shown = lines.filter((line) => matches(line, text, level));
+  return (
+    <div class={`log ${height}`}>
+      <div class="filters">
+        <input
+          type="search"
+          placeholder="Search"
+          aria-label={`Search ${label}`}
+          value={text}
+          onInput={(event) => setText(event.currentTarget.value)}
+        />
+        {hasLevels && <Level value={level} onChange={setLevel} />}
+        <button aria-pressed={isPaused} onClick={() => setPaused(!isPaused)}>
+          {isPaused ? "Go on" : "Pause"}
+        </button>
+        <span class="quiet" role="status">
+          {isPaused ? "Paused" : SAID[state]}
+        </span>
+      </div>
+      <Lines lines={shown} label={label} />
+    </div>
+  );
+}
+
+function matches({ message, level }: LogLine, text: string, least: string): boolean {
+  if (level !== undefined && LEVELS.indexOf(level) < LEVELS.indexOf(least)) return false;
+  return message.toLowerCase().includes(text.toLowerCase());
+}
+
+function Level({ value, onChange }: { value: string; onChange: (level: string) => void }) {
+  return (
+    <select
+      aria-label="Level"
+      value={value}
+      onChange={(event) => onChange(event.currentTarget.value)}
+    >
+      {LEVELS.map((level) => (
+        <option key={level} value={level}>
+          {level === "debug" ? "All levels" : `${level} and above`}
+        </option>
+      ))}
+    </select>
+  );
+}
+
+/** Stays at the end while it is at the end: who scrolls back reads on undisturbed. */
+function Lines({ lines, label }: { lines: LogLine[]; label: string }) {
+  const element = useRef<HTMLDivElement>(null);
+  const isAtEnd = useRef(true);
+  useLayoutEffect(() => {
+    const box = element.current;
+    if (box && isAtEnd.current) box.scrollTop = box.scrollHeight;
+  }, [lines.at(-1)?.cursor, lines.length]);
+  const look = ({ currentTarget: box }: { currentTarget: HTMLElement }) => {
+    isAtEnd.current = box.scrollTop + box.clientHeight > box.scrollHeight - 24;
+  };
+  return (
+    <div class="lines" ref={element} role="log" aria-label={label} tabIndex={0} onScroll={look}>
+      {lines.map(({ cursor, timestamp, message, level }) => (
+        <div key={cursor} class={level ? `line-${level}` : ""}>
+          <time dateTime={timestamp}>{moment(timestamp)}</time>{" "}
+          {level && level !== "info" && <strong>{level} </strong>}
+          {message}
+        </div>
+      ))}
+    </div>
+  );
+}
