@@ -90,7 +90,8 @@ def _port_in(asker: bytes) -> int | None:
     head, _, tail = asker.partition(b"/unit/llama-server@")
     port, _, rest = tail.partition(b".")
     is_random = head[:1] == b"\0" and bool(head[1:]) and _HEXADECIMAL.issuperset(head[1:])
-    is_port = port.isdigit() and len(port) <= 5
+    is_port = port.isdigit() and len(port) <= 5 and port == b"%d" % int(port)  # no second spelling
+    is_port = is_port and 0 < int(port) < 65_536  # as systemd.unit_names.port_in
     return int(port) if is_random and is_port and rest == b"service/api-key" else None
 
 

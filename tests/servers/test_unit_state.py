@@ -33,6 +33,7 @@ def stopped(
         ("llama-server@8080.service", 8080),
         ("llama-server@65535.service", 65_535),
         ("llama-server@65536.service", None),
+        ("llama-server@99999.service", None),
         ("llama-server@0.service", None),
         ("llama-server@08080.service", None),
         ("llama-server@x.service", None),
