@@ -4,6 +4,7 @@ Made of the locks alone, so that two builds are equal: no time, and a serial num
 from the content. The hashes are those of all files that the lock accepts for a package.
 """
 
+import base64
 import json
 import re
 import sys
@@ -20,6 +21,7 @@ from magid import __version__  # noqa: E402  # likewise: vendor has made it poss
 
 def document() -> dict[str, Any]:
     components = [component(entry) for entry in vendored()]
+    components += bundled(json.loads(PAGE_LOCK.read_text())["packages"])
     own = {
         "type": "application",
         "bom-ref": "magid",
@@ -62,6 +64,31 @@ def component(entry: Any) -> dict[str, Any]:
         "purl": purl,
         "hashes": [{"alg": "SHA-256", "content": text} for text in sorted(hashes)],
     }
+
+
+PAGE_LOCK = vendor.ROOT / "magid/webui/package-lock.json"
+BUNDLER = re.compile(r"(?:@esbuild/.+|esbuild)")  # builds the page, and is no part of it
+
+
+def bundled(packages: dict[str, Any]) -> list[dict[str, Any]]:
+    """The packages of npm that the page consists of, by name, from the lock's entries."""
+    found = []
+    for path, entry in sorted(packages.items()):
+        name = path.rpartition("node_modules/")[2]
+        if not name or entry.get("dev") or BUNDLER.fullmatch(name):
+            continue
+        algorithm, _, digest = entry["integrity"].partition("-")
+        purl = f"pkg:npm/{name.replace('@', '%40')}@{entry['version']}"
+        found.append({
+            "type": "library",
+            "bom-ref": purl,
+            "name": name,
+            "version": entry["version"],
+            "purl": purl,
+            "hashes": [{"alg": f"SHA-{algorithm.removeprefix('sha')}",
+                        "content": base64.b64decode(digest).hex()}],
+        })  # fmt: skip
+    return found
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ BENCHES = (
     "bench_discovery",
     "bench_api",
     "bench_events",
+    "bench_page",
     "bench_start",
     "bench_magictl",
     "bench_swap",

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 import subprocess
 import tarfile
 from pathlib import Path
@@ -12,7 +13,9 @@ import pytest
 from magid import __version__
 from tests.lab import packages
 from tests.lab.layers import output
+from tests.support import page
 from tests.support.deadlines import SET_UP_S
+from tests.support.running import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -67,11 +70,43 @@ def test_it_says_what_it_is_made_of(package: Path) -> None:
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         member = tar.extractfile("./usr/share/doc/magi/magi.cdx.json")
         assert member is not None
-        described = {c["name"] for c in json.load(member)["components"]}
+        components = json.load(member)["components"]
         names = tar.getnames()
     there = {re.sub(r"[-_.]+", "-", n.split("/")[5]).lower() for n in names if ".dist-info" in n}
     packages_there = {re.match(r"(.+?)-[0-9]", name)[1] for name in there}  # type: ignore[index]
-    assert packages_there == described
+    described = {kind: {c["name"] for c in components if c["purl"].startswith(f"pkg:{kind}/")}
+                 for kind in ("pypi", "npm")}  # fmt: skip
+    assert packages_there == described["pypi"]
+    bundle = {"preact", "@preact/signals", "@preact/signals-core", "uplot", "yaml"}
+    assert bundle == described["npm"]
+
+
+def test_it_has_the_page(package: Path) -> None:
+    """As it is built here, from the same sources; the build has no network."""
+    listing = output(["dpkg-deb", "--contents", str(package)])
+    found = set(re.findall(r"\./usr/share/magi/page/(\S*[^/\s])$", listing, re.MULTILINE))
+    built = page.build()
+    assert found == {
+        str(path.relative_to(built))
+        for path in built.rglob("*")
+        if path.is_file() and path.name != ".sources"
+    }
+    assert "index.html" in found
+
+
+def test_without_the_page_there_is_no_package(tmp_path: Path) -> None:
+    """A build that has not got the page's packages ends, and says so."""
+    done = subprocess.run(
+        ["debian/rules", "override_dh_auto_install"], cwd=sources(tmp_path),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "cannot build the page: .cache/page is not there" in done.stderr
+
+
+def sources(folder: Path) -> Path:
+    shutil.copytree(ROOT / "debian", folder / "debian")
+    return folder
 
 
 def test_every_python_has_every_extension(package: Path) -> None:

@@ -50,6 +50,11 @@ def test_every_vendored_package_is_in_the_copyright() -> None:
     names = set(re.findall(r"vendor/(\w+)/\*", text))
     for python in vendor.PYTHONS:
         assert {entry.name.replace("-", "_") for entry in vendor.wanted(python)} <= names
+    bundled = load_program("sbom").bundled
+    lock = json.loads((ROOT / "magid/webui/package-lock.json").read_text())
+    assert {c["name"] for c in bundled(lock["packages"])} == set(
+        re.findall(r" page/(\S+)/\*", text)
+    )
 
 
 # -- which Python answers ------------------------------------------------------------------------
@@ -149,20 +154,25 @@ def test_the_list_of_parts_is_the_lock_and_always_the_same() -> None:
     assert (parts["bomFormat"], parts["specVersion"]) == ("CycloneDX", "1.6")
     assert parts["metadata"]["component"]["version"] == __version__
     names = {entry.name for python in vendor.PYTHONS for entry in vendor.wanted(python)}
-    assert {component["name"] for component in parts["components"]} == names
+    page = {"preact", "@preact/signals", "@preact/signals-core", "uplot", "yaml"}
+    assert {component["name"] for component in parts["components"]} == names | page
     for component in parts["components"]:
-        assert component["purl"] == f"pkg:pypi/{component['name']}@{component['version']}"
+        kind = "npm" if component["name"] in page else "pypi"
+        name = component["name"].replace("@", "%40")
+        assert component["purl"] == f"pkg:{kind}/{name}@{component['version']}"
         assert component["hashes"]
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "build.lock", "soak.lock", "clients.lock"])
+@pytest.mark.parametrize(
+    "name", ["requirements.lock", "build.lock", "soak.lock", "clients.lock", "node.lock"]
+)
 def test_every_locked_package_has_its_version_and_hash(name: str) -> None:
     entries = list(requirements.parse((ROOT / "packaging" / name).read_text()))
     assert entries
     for entry in entries:
         assert re.match(r"[\w.\[\]-]+==[0-9]", entry.lines), entry.name
         assert "--hash=sha256:" in entry.lines, entry.name
-    by = ("packaging/install", "packaging/client-tools", "Makefile")
+    by = ("packaging/install", "packaging/client-tools", "packaging/node", "Makefile")
     installed = "".join((ROOT / name).read_text() for name in by)
     uses = [line for line in installed.splitlines() if f"packaging/{name}" in line and "-r" in line]
     assert uses
@@ -229,6 +239,8 @@ def test_a_checkout_in_use_can_be_packed(tmp_path: Path, status: int, is_built: 
         (checkout / name).write_text(name)
     shutil.copy(ROOT / "packaging/deb", checkout / "packaging/deb")
     program(checkout / ".venv/bin/python", "echo wheelhouse")
+    program(checkout / "packaging/node", "echo /node")
+    program(checkout / "packaging/page", "mkdir -p .cache/page")
     program(programs / "dpkg-buildpackage", "cp README.md ../magi_1_all.deb")
     program(programs / "tar", f'/usr/bin/tar "$@" || exit\n[ "$1" != -c ] || exit {status}')
     program(programs / "unshare", 'shift\n[ "$1" = true ] || exec "$@"')
@@ -241,3 +253,59 @@ def test_a_checkout_in_use_can_be_packed(tmp_path: Path, status: int, is_built: 
     )
     assert (done.returncode == 0) is is_built, done.stderr
     assert (tmp_path / "dist/magi_1_all.deb").exists() is is_built
+
+
+# -- what builds the page ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """One whose Python writes down what pip is asked for, and has the locked node then."""
+    wheel = tmp_path / "wheel"
+    program(wheel / "bin/node", "exit 0")
+    program(
+        tmp_path / ".venv/bin/python",
+        f'case "$*" in *pip*) echo "$*" >>{tmp_path}/asked ;; *) echo {wheel} ;; esac',
+    )
+    (tmp_path / "packaging").mkdir()
+    for name in ("node", "node.lock"):
+        shutil.copy(ROOT / "packaging" / name, tmp_path / "packaging" / name)
+    return tmp_path
+
+
+def node(checkout: Path, system: Path) -> str:
+    """The folder that packaging/node chooses where `system` comes first in PATH."""
+    tools = checkout / "tools"
+    tools.mkdir(exist_ok=True)
+    for name in ("sh", "cmp", "ln", "mkdir", "cp", "chmod", "dirname"):
+        found = shutil.which(name)
+        assert found
+        (tools / name).unlink(missing_ok=True)
+        (tools / name).symlink_to(found)
+    done = subprocess.run(
+        [str(checkout / "packaging/node")], env={"PATH": f"{system}:{tools}"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return done.stdout.strip()
+
+
+def test_the_systems_node_builds_the_page_if_it_will_do(checkout: Path) -> None:
+    system = checkout / "bin"
+    for name in ("node", "npm"):
+        program(system / name, "exit 0")
+    assert node(checkout, system) == str(system)
+    assert not (checkout / "asked").exists()
+
+
+@pytest.mark.parametrize("lacks", ["node", "npm", "a newer one"])
+def test_else_the_locked_one_does(checkout: Path, lacks: str) -> None:
+    """By its hash, and once."""
+    system = checkout / "bin"
+    for name in ("node", "npm"):
+        if name != lacks:
+            program(system / name, f"exit {int(lacks == 'a newer one')}")
+    own = str(checkout / ".venv/node")
+    assert node(checkout, system) == node(checkout, system) == own
+    (asked,) = (checkout / "asked").read_text().splitlines()
+    assert "--require-hashes -r packaging/node.lock" in asked
+    assert "--only-binary :all:" in asked
