@@ -79,7 +79,7 @@ class Context(Struct):
     def gpus(self) -> gpu_schemas.GpusReply:
         """Returns the GPUs as they were listed last, and what servers hold there."""
         daemon, listed = self.daemon, self.daemon.gpus.devices.present
-        capacity = daemon.gpus.placing.capacity(listed.gpus)
+        capacity = daemon.gpus.placing.holders.capacity(listed.gpus)
         reserve = daemon.config.gpu_reserve
         return gpus_reply(listed, daemon.observed().values(), capacity, reserve)
 

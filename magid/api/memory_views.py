@@ -20,6 +20,7 @@ def model_memory(
     capacity: Capacity,
     verdict: Verdict,
     placement: Placement | None,
+    source: schemas.Source | None = "predicted",
 ) -> schemas.ModelMemory:
     """`placement` is where it runs, or would start."""
     estimate = prediction.estimate
@@ -31,7 +32,7 @@ def model_memory(
         "parallel": spec.parallel,
         "fits": verdict.fits.value,
         "why": verdict.why,
-        "source": "predicted" if predicted else None,
+        "source": source,
         "predictedAt": when(datetime.fromtimestamp(prediction.at, UTC)) if predicted else None,
         "devices": [] if estimate is None else _devices(estimate, room, capacity),
         "host": None if estimate is None else _host(estimate, room),

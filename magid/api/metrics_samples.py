@@ -155,7 +155,7 @@ def _of_devices(devices: Devices) -> Named:
 
 
 def _of_places(placing: Placing, devices: Devices, servers: Iterable[ObservedServer]) -> Named:
-    for room in placing.capacity(devices.present.gpus).devices:
+    for room in placing.holders.capacity(devices.present.gpus).devices:
         if room.room is not None:
             yield "gpu_device_room_bytes", (room.name,), room.room
     for server in servers:

@@ -253,13 +253,11 @@ def _without_room(now: Situation) -> Iterable[DaemonCondition]:
         is_down = server is None or not server.state.is_running
         if error is not None and spec_hash == spec.hash and is_down:
             is_note = spec.port in now.snapshot.wanted.on_demand
+            listing = "ps" if error.details.get("devices") == [] else "gpus"
             yield DaemonCondition(
-                Code.DOES_NOT_FIT,
-                error.message,
-                Severity.NOTE if is_note else Severity.ERROR,
-                ("magictl gpus", f"magictl start {spec.model_id}"),
-                (spec.model_id,),
-            )
+                Code.DOES_NOT_FIT, error.message, Severity.NOTE if is_note else Severity.ERROR,
+                (f"magictl {listing}", f"magictl start {spec.model_id}"), (spec.model_id,),
+            )  # fmt: skip
 
 
 def _off_gpu(now: Situation) -> Iterable[DaemonCondition]:

@@ -1,7 +1,7 @@
 """Predicts the memory of wanted servers in advance, so that a start does not wait for it.
 
-One at a time, at the lowest priority, and only where there are GPUs. What was predicted is kept on
-disk, so after a restart nothing is to be done.
+One at a time and at the lowest priority; without GPUs only what may lack memory. What was predicted
+is kept on disk, so after a restart nothing is to be done.
 """
 
 import asyncio
@@ -67,7 +67,7 @@ class EarlyPredictions:
 
     def _next(self) -> ServerSpec | None:
         """Returns a wanted server whose memory was not predicted yet."""
-        if not self._placing.has_gpus:
+        if not self._placing.knows_gpus:
             return None
         wanted = self._store.snapshot.wanted.specs
         return next((spec for spec in wanted if spec.hash not in self._known), None)

@@ -10,18 +10,30 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from magid.catalog.effective import Model, server_specs
 from magid.config.settings import Config
 from magid.control.devices import Devices
+from magid.control.holders import MachineMemory
 from magid.control.placing import NOT_PREDICTED, Decision, Placing
 from magid.control.prediction_cache import Prediction
 from magid.control.predictions import Predictions
 from magid.control.state import Change, StateStore
-from magid.control.verdicts import deciding, verdict_of, verdict_placed, verdict_running
+from magid.control.verdicts import (
+    deciding,
+    is_on_processor,
+    verdict_estimated,
+    verdict_of,
+    verdict_placed,
+    verdict_running,
+)
+from magid.control.wishes import facts_of, header_estimate
 from magid.errors import MagidError
+from magid.gpus.capacity import Capacity
 from magid.gpus.fitting import Fits, Room, Verdict
-from magid.host.usage import machine_memory
+from magid.gpus.header_estimate import HeaderEstimate
+from magid.gpus.memory_table import Estimate
 from magid.llama.program import LlamaProgram
 from magid.llama.spec import ServerSpec
 from magid.servers.backend import ObservedServer, ServerBackend, ServerState
@@ -39,7 +51,7 @@ class ModelFit(Struct, frozen=True):
     why: str
     device_bytes: int | None = None  # on all GPUs together
     host_bytes: int | None = None
-    source: Literal["predicted"] | None = None
+    source: Literal["predicted", "estimated"] | None = None
 
 
 UNKNOWN: Final = ModelFit(Fits.UNKNOWN, NOT_PREDICTED)
@@ -80,7 +92,7 @@ class ModelFits:
             program = await self._program()
         except MagidError as error:
             return ModelFit(Fits.UNKNOWN, error.message)
-        return self._fit(model, program, machine_memory()["available"])
+        return self._fit(model, program, await self._placing.holders.memory())
 
     def look_again(self) -> None:
         """Has all answers made again, soon."""
@@ -123,44 +135,76 @@ class ModelFits:
         except MagidError as error:
             found = dict.fromkeys(models, ModelFit(Fits.UNKNOWN, error.message))
         else:
-            available = machine_memory()["available"]
+            memory = await self._placing.holders.memory()
             for model_id, model in models.items():
-                found[model_id] = self._fit(model, program, available)
+                found[model_id] = self._fit(model, program, memory)
                 await asyncio.sleep(0)
+            lacking = {i for i, fit in found.items() if self._lacks_prediction(fit)}
             wanted = self._store.snapshot.wanted.specs
-            self._on_unpredicted([s for s in wanted if found.get(s.model_id) == UNKNOWN])
+            self._on_unpredicted([spec for spec in wanted if spec.model_id in lacking])
         if found != self._known:
             self._known = found
             self.revision += 1
             self._store.notify(Change("memory"))
 
-    def _fit(self, model: Model, program: LlamaProgram, available: int) -> ModelFit:
+    def _lacks_prediction(self, fit: ModelFit) -> bool:
+        """Returns whether a prediction would say more. Without GPUs, not of what surely fits."""
+        is_sure = fit.fits is Fits.YES and not self._devices.present.gpus
+        return fit.source != "predicted" and not is_sure
+
+    def _fit(self, model: Model, program: LlamaProgram, memory: MachineMemory) -> ModelFit:
         specs = server_specs(model, self._config.llama_server_host, model.entry.ports or (0,))
-        spec, port = specs[0], model.port
-        if self._devices.present.listed_at is None:
-            return ModelFit(Fits.UNKNOWN, "the GPUs are not listed yet")
-        decision = Decision(None)
-        if self._devices.present.gpus:
-            decision = self._placing.decided_by_now(spec, program, available, port)
-        if decision.answer is None:
-            made = self._kept(spec, program, decision.problem)
-            verdict = verdict_of(made, self._room(spec, available))
-        else:
-            made = deciding(decision.answer, decision.known)
-            verdict = verdict_placed(decision.answer)
+        spec, listed = specs[0], self._devices.present
+        if listed.listed_at is None:
+            return ModelFit(Fits.UNKNOWN, listed.problem or "the GPUs are not listed yet")
+        decision = self._placing.decided_by_now(spec, program, memory, model.port)
+        answer = decision.answer
         running = self._running(specs)
-        if running is not None and made.estimate is not None:
+        made = self._basis(decision, spec, program)
+        if made is None or made.estimate is None:
+            found = self.by_header(model, spec, memory, decision)
+            return found if running is None else _running_fit(found, running)
+        verdict = (
+            verdict_of(made, self._room(spec, memory))
+            if answer is None
+            else verdict_placed(answer, made.estimate, memory.available)
+        )
+        if running is not None:
             verdict = verdict_running(running, made.estimate)
-        return _fit_of(verdict, made)
+        return _fit_of(verdict, made.estimate)
 
-    def _kept(self, spec: ServerSpec, program: LlamaProgram, problem: str) -> Prediction:
-        """Returns the prediction of the server as llama-server would place it."""
-        made = self._predictions.kept(spec, program)
-        return made or Prediction(0.0, problem=problem or NOT_PREDICTED)
+    def by_header(
+        self,
+        model: Model,
+        spec: ServerSpec,
+        memory: MachineMemory,
+        decision: Decision,
+        failure: str = "",
+    ) -> ModelFit:
+        """Returns what the header of the model's file allows to say.
 
-    def _room(self, spec: ServerSpec, available: int) -> Room:
-        limit = spec.memory_max if self._launcher.has_model_users else None
-        return Room(self._devices.present.gpus, available, limit)
+        `failure` is why llama-server predicted nothing when it was asked: it may not load the file.
+        """
+        estimated = header_estimate(spec, facts_of(model))
+        gpus = self._devices.present.gpus
+        capacity = self._placing.holders.capacity(gpus, memory, model.port)
+        problem = failure or decision.problem or NOT_PREDICTED
+        verdict = verdict_estimated(estimated, spec, decision.answer, capacity, problem)
+        if failure and verdict.fits is Fits.YES:
+            verdict = Verdict(Fits.UNKNOWN, f"{failure}; {verdict.why}")
+        return _fit_by_header(verdict, estimated, spec, capacity)
+
+    def _basis(
+        self, decision: Decision, spec: ServerSpec, program: LlamaProgram
+    ) -> Prediction | None:
+        """Returns the prediction that the answer rests on; None: on none."""
+        if decision.answer is None:
+            return self._predictions.kept(spec, program)
+        return deciding(decision.answer, decision.known) if decision.known else None
+
+    def _room(self, spec: ServerSpec, memory: MachineMemory) -> Room:
+        limit = self._placing.holders.limit_of(spec)
+        return Room(self._devices.present.gpus, memory.available, limit)
 
     def _running(self, specs: tuple[ServerSpec, ...]) -> ObservedServer | None:
         """Returns a server that runs with just these settings."""
@@ -170,9 +214,22 @@ class ModelFits:
         return next((server for spec, server in ready if server.spec_hash == spec.hash), None)
 
 
-def _fit_of(verdict: Verdict, made: Prediction) -> ModelFit:
-    estimate = made.estimate
-    if estimate is None:
-        return ModelFit(verdict.fits, verdict.why)
+def _running_fit(found: ModelFit, running: ObservedServer) -> ModelFit:
+    verdict = verdict_running(running, Estimate())
+    return replace(found, fits=verdict.fits, why=verdict.why)
+
+
+def _fit_of(verdict: Verdict, estimate: Estimate) -> ModelFit:
     on_devices = sum(one.need.total for one in estimate.devices)
     return ModelFit(verdict.fits, verdict.why, on_devices, estimate.host_total.total, "predicted")
+
+
+def _fit_by_header(
+    verdict: Verdict, estimate: HeaderEstimate | None, spec: ServerSpec, capacity: Capacity
+) -> ModelFit:
+    if estimate is None:
+        return ModelFit(verdict.fits, verdict.why)
+    if is_on_processor(spec, capacity):
+        return ModelFit(verdict.fits, verdict.why, 0, estimate.on_processor, "estimated")
+    host = estimate.weights - estimate.device_weights
+    return ModelFit(verdict.fits, verdict.why, estimate.on_devices, host, "estimated")

@@ -7,23 +7,23 @@ another; of several that wait together, the largest model's first.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct, field
 from msgspec.structs import replace
 
 from magid.config.settings import Config
-from magid.control.devices import Devices
+from magid.control.devices import DeviceList, Devices
+from magid.control.holders import Holders, MachineMemory, Reservation
 from magid.control.prediction_cache import Prediction
 from magid.control.predictions import Predictions
 from magid.control.refusals import not_allocated, refusal
 from magid.control.returning import ReturningMemory
-from magid.control.wishes import FileFacts, as_placement, wish_of
+from magid.control.wishes import FileFacts, as_placement, header_need, wish_of
 from magid.errors import MagidError
 from magid.gpus import eviction
-from magid.gpus.capacity import Capacity, Holder, capacity_of, need_on
-from magid.gpus.device import Gpu
+from magid.gpus.capacity import Capacity
 from magid.gpus.eviction import Evictable, Stopping, Waiting
 from magid.gpus.memory_table import Estimate
 from magid.gpus.placing import (
@@ -32,7 +32,6 @@ from magid.gpus.placing import (
     NoRoom,
     Question,
     UnknownRoom,
-    Wish,
     decide,
 )
 from magid.host.usage import machine_memory
@@ -40,12 +39,11 @@ from magid.llama.placement import Placement
 from magid.llama.program import LlamaProgram
 from magid.llama.spec import ServerSpec
 from magid.log.events import Event, about
-from magid.servers.backend import ObservedServer, ServerBackend, ServerState
+from magid.servers.backend import ServerBackend
 from magid.wording.sizes import size
 
 log = logging.getLogger(__name__)
 
-_NO_LIMIT: Final = 1 << 60
 NOT_PREDICTED: Final = "its memory was not predicted yet"
 MAX_AGE_S: Final = 5.0  # of the list of GPUs that a decision is made with
 
@@ -69,7 +67,7 @@ class Decision(Struct, frozen=True):
 
 
 class Placing:
-    """The one owner of reservations. `facts` are those of a model by its id."""
+    """Makes one decision after another. `facts` are those of a model by its id."""
 
     def __init__(
         self,
@@ -79,11 +77,12 @@ class Placing:
         predictions: Predictions,
         program: Callable[[], Awaitable[LlamaProgram]],
         facts: Callable[[str], FileFacts],
+        machine: Callable[[], Mapping[str, int]] = machine_memory,
     ) -> None:
         self._config, self._launcher = config, launcher
         self._devices, self._predictions = devices, predictions
         self._program, self._facts = program, facts
-        self._reserved: dict[int, tuple[ServerSpec, Placement]] = {}  # by port
+        self.holders = Holders(config, launcher, machine)
         self._waiting: list[_Waiting] = []
         self._task: asyncio.Task[None] | None = None
         self._returning = ReturningMemory(devices)
@@ -93,6 +92,12 @@ class Placing:
     def has_gpus(self) -> bool:
         """Returns whether llama-server has listed GPUs."""
         return bool(self._devices.present.gpus)
+
+    @property
+    def knows_gpus(self) -> bool:
+        """Returns whether llama-server has listed the GPUs, or that there are none."""
+        listed = self._devices.present
+        return listed.listed_at is not None and not _is_unknown(listed)
 
     def open(self) -> None:
         """Begins to observe servers, whose memory comes back when they have stopped."""
@@ -114,9 +119,9 @@ class Placing:
         With `failed`, a place where it could not allocate its memory: elsewhere. None leaves it to
         llama-server: without a GPU, or without a prediction. Raises DoesNotFit, DeviceMissing.
         """
-        reserved = self._reserved.get(spec.port)
-        if reserved is not None and reserved[0] == spec and failed is None:
-            return reserved[1]
+        reserved = self.holders.reserved(spec)
+        if reserved is not None and failed is None:
+            return reserved.passed
         waiting = _Waiting(spec, asyncio.get_running_loop().create_future(), failed)
         self._waiting.append(waiting)
         if self._task is None or self._task.done():
@@ -125,13 +130,11 @@ class Placing:
 
     def release(self, port: int) -> None:
         """Drops the reservation: the server is observed, or will not start. Idempotent."""
-        self._reserved.pop(port, None)
+        self.holders.release(port)
 
     def drop(self, model_id: str) -> None:
         """Drops the reservations of the model's servers. Idempotent."""
-        for port, (spec, _) in list(self._reserved.items()):
-            if spec.model_id == model_id:
-                self.release(port)
+        self.holders.drop(model_id)
 
     async def _work(self) -> None:
         while self._waiting:
@@ -170,17 +173,28 @@ class Placing:
             self.release(spec.port)
             await self._devices.refresh()
         decision = await self.decided(spec, failed, for_start=True)
+        if isinstance(decision.answer, NoDevice):  # it may have come since the last list
+            await self._devices.refresh()
+            decision = await self.decided(spec, failed, for_start=True)
         match decision.answer:
             case NoRoom() if failed is not None:
                 raise not_allocated(spec, failed)
             case NoRoom() | NoDevice() as refused:
                 raise refusal(spec, refused, self._devices.present)
             case Placement() as placement:
-                self._reserved[spec.port] = spec, placement
-                _log_decision(spec, placement)
-                return placement
+                return self._reserve(spec, placement)
             case _:
                 return None
+
+    def _reserve(self, spec: ServerSpec, placement: Placement) -> Placement | None:
+        """Returns what its start gets: nothing without GPUs, unless a context was chosen for it."""
+        passed: Placement | None = placement
+        if not self.has_gpus and placement.ctx_size is None:
+            passed = None
+        else:
+            _log_decision(spec, placement)
+        self.holders.reserve(Reservation(spec, placement, passed))
+        return passed
 
     # -- decisions -------------------------------------------------------------------------
 
@@ -192,38 +206,49 @@ class Placing:
         Raises Busy unless it is `for_start`; see `Predictions.of`.
         """
         listed = await self._devices.fresh(MAX_AGE_S)
-        if not listed.gpus:
+        if _is_unknown(listed):
             return Decision(None)
         known: dict[Question, Prediction] = {}
-        wish = self._wish(spec)
-        capacity = self.capacity(listed.gpus, spec.port, await self._host_limit(spec))
+        memory = await self.holders.memory()
+        limit = self.holders.limit_of(spec)
+        capacity = self.holders.capacity(listed.gpus, memory, spec.port, limit)
         if failed is not None:
             capacity = capacity.without({one.id for one in failed.devices})
         try:
-            while isinstance(answer := decide(wish, capacity, _estimates(known)), Question):
+            while isinstance(answer := self._answer(spec, capacity, known), Question):
                 known[answer] = await self._predicted(spec, answer, for_start=for_start)
         except _Unpredictable as error:
             return Decision(None, known, str(error))
         return Decision(None if isinstance(answer, UnknownRoom) else answer, known)
 
     def decided_by_now(
-        self, spec: ServerSpec, program: LlamaProgram, available: int, port: int | None
+        self, spec: ServerSpec, program: LlamaProgram, memory: MachineMemory, port: int | None
     ) -> Decision:
         """As `decided`, by what was listed and predicted before: asks llama-server for nothing.
 
-        Its `problem` says what is not known yet. `available` is the machine's memory, and `port`
-        that of a server which counts as gone.
+        Its `problem` says what is not known yet. The server on `port` counts as gone.
         """
         gpus = self._devices.present.gpus
         known: dict[Question, Prediction] = {}
-        wish = self._wish(spec)
-        capacity = self.capacity(gpus, port, self._limited(spec, available))
-        while isinstance(answer := decide(wish, capacity, _estimates(known)), Question):
+        capacity = self.holders.capacity(gpus, memory, port, self.holders.limit_of(spec))
+        while isinstance(answer := self._answer(spec, capacity, known), Question):
             made = self._predictions.kept(spec, program, as_placement(spec, answer))
             if made is None or made.estimate is None:
                 return Decision(None, known, NOT_PREDICTED if made is None else made.problem)
             known[answer] = made
         return Decision(None if isinstance(answer, UnknownRoom) else answer, known)
+
+    def _answer(
+        self, spec: ServerSpec, capacity: Capacity, known: Mapping[Question, Prediction]
+    ) -> Answer:
+        """Returns what the rules say. Without GPUs, what surely fits is not predicted."""
+        facts = self._facts(spec.model_id)
+        if not capacity.devices and (spec.device or "none") == "none":
+            need = header_need(spec, facts)
+            if need is not None and need <= capacity.host:
+                return Placement((), need, "none")
+        return decide(wish_of(spec, facts, self._config.ctx_default_max), capacity,
+                      _estimates(known))  # fmt: skip
 
     async def room_for(
         self, spec: ServerSpec, candidates: Sequence[Evictable]
@@ -234,16 +259,15 @@ class Placing:
         """
         await self._returning.wait()
         listed = await self._devices.fresh(MAX_AGE_S)
-        if not listed.gpus:
+        if _is_unknown(listed):
             return None
         known: dict[Question, Prediction] = {}
-        wish = self._wish(spec)
         candidates = self._with_devices(candidates)
-        host = await self._host_limit(spec)
+        memory, limit = await self.holders.memory(), self.holders.limit_of(spec)
 
         def place(gone: frozenset[str]) -> Answer:
-            capacity = self._capacity_without(listed.gpus, spec.port, gone, host)
-            return decide(wish, capacity, _estimates(known))
+            capacity = self.holders.capacity_without(gone, listed.gpus, memory, spec.port, limit)
+            return self._answer(spec, capacity, known)
 
         try:
             while isinstance(found := eviction.make_room(candidates, place), Question):
@@ -255,19 +279,15 @@ class Placing:
         if isinstance(found, NoRoom | NoDevice):
             raise refusal(spec, found, self._devices.present)
         if isinstance(found, Stopping) and not found.model_ids:
-            self._reserved[spec.port] = spec, found.placement
-            _log_decision(spec, found.placement)
+            self._reserve(spec, found.placement)
         return found
 
     def _with_devices(self, candidates: Sequence[Evictable]) -> list[Evictable]:
         found: dict[str, frozenset[str]] = {}
-        for one in self.holders():
+        for one in self.holders.all():
             names = frozenset(device.name for device in one.placement.devices)
             found[one.model_id] = found.get(one.model_id, frozenset()) | names
         return [replace(one, devices=found.get(one.model_id, frozenset())) for one in candidates]
-
-    def _wish(self, spec: ServerSpec) -> Wish:
-        return wish_of(spec, self._facts(spec.model_id), self._config.ctx_default_max)
 
     async def _predicted(
         self, spec: ServerSpec, question: Question, *, for_start: bool
@@ -279,71 +299,18 @@ class Placing:
         placement = as_placement(spec, question)
         found = await self._predictions.of(spec, program, placement, for_start=for_start)
         if found.estimate is None:
-            log.warning(
-                "llama-server chooses where %s runs: %s", spec.model_id, found.problem,
-                extra=about(Event.SERVER_STARTING, model=spec.model_id),
-            )  # fmt: skip
+            if self.has_gpus:
+                log.warning(
+                    "llama-server chooses where %s runs: %s", spec.model_id, found.problem,
+                    extra=about(Event.SERVER_STARTING, model=spec.model_id),
+                )  # fmt: skip
             raise _Unpredictable(found.problem)
         return found
 
-    # -- what servers hold -----------------------------------------------------------------
 
-    def holders(self) -> list[Holder]:
-        """Returns what each placed server holds, and those that are about to start."""
-        observed = self._launcher.observed()
-        held = [
-            Holder(server.model_id, port, server.placement, server.state is ServerState.READY)
-            for port, server in observed.items()
-            if server.placement is not None and holds_memory(server)
-        ]
-        ports = {one.port for one in held}
-        return held + [
-            Holder(spec.model_id, port, placement, is_settled=False)
-            for port, (spec, placement) in self._reserved.items()
-            if port not in ports
-        ]
-
-    def capacity(
-        self, gpus: Sequence[Gpu], port: int | None = None, host: int = _NO_LIMIT
-    ) -> Capacity:
-        """Returns the room for one more server; the one on `port` counts as gone."""
-        others = [one for one in self.holders() if one.port != port]
-        return capacity_of(gpus, host, others, self._config.gpu_reserve)
-
-    async def _host_limit(self, spec: ServerSpec) -> int:
-        return self._limited(spec, (await asyncio.to_thread(machine_memory))["available"])
-
-    def _limited(self, spec: ServerSpec, available: int) -> int:
-        """Returns what of the machine's memory the server may have, the reserve still included."""
-        if spec.memory_max is None or not self._launcher.has_model_users:
-            return available
-        return min(available, spec.memory_max + self._config.gpu_reserve)
-
-    def _capacity_without(
-        self, gpus: Sequence[Gpu], port: int, gone: frozenset[str], host: int
-    ) -> Capacity:
-        others = [one for one in self.holders() if one.port != port]
-        going = [one for one in others if one.model_id in gone]
-        left = [one for one in others if one.model_id not in gone]
-        now = list(_freed(gpus, going))
-        return capacity_of(now, host, left, self._config.gpu_reserve)
-
-
-def holds_memory(server: ObservedServer) -> bool:
-    """Returns whether it has a process, or will have one again without anybody's doing."""
-    return server.state.is_running or server.state is ServerState.BACKOFF
-
-
-def _freed(gpus: Sequence[Gpu], going: Sequence[Holder]) -> Iterator[Gpu]:
-    """Returns the GPUs as they will be when these servers have ended."""
-    for gpu in gpus:
-        device = gpu.device
-        back = sum(need_on(device, one.placement) for one in going if one.is_settled)
-        if back and device.free is not None and device.total is not None:
-            free = min(device.total, device.free + back)
-            yield replace(gpu, device=replace(device, free=free))
-        else:
-            yield gpu
+def _is_unknown(listed: DeviceList) -> bool:
+    """Returns whether the machine may have GPUs that could not be listed."""
+    return not listed.gpus and bool(listed.problem)
 
 
 def _estimates(known: Mapping[Question, Prediction]) -> dict[Question, Estimate]:

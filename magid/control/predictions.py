@@ -12,12 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from msgspec import structs
+
 from magid.control.prediction_cache import Prediction, PredictionCache, key_of
 from magid.errors import Busy, MagidError
 from magid.gpus.memory_report import problem_in, report_in
 from magid.llama.arguments import prediction_argv
 from magid.llama.placement import Placement
 from magid.llama.program import LlamaProgram
+from magid.llama.server_shape import is_mapped
 from magid.llama.spec import ServerSpec
 from magid.servers.backend import ServerBackend
 from magid.wording.counts import counted
@@ -117,7 +120,7 @@ class Predictions:
         if estimate is None:
             log.info("no prediction for %s: %s", spec.model_id, report.problem)
             return Prediction(time.time(), problem=report.problem)
-        return Prediction(time.time(), estimate)
+        return Prediction(time.time(), structs.replace(estimate, is_mapped=is_mapped(spec)))
 
 
 def _key(spec: ServerSpec, program: LlamaProgram, placement: Placement | None) -> str:

@@ -1,5 +1,7 @@
 """Why a server has no place, as the errors that clients get. Pure."""
 
+from typing import Final
+
 from magid.control.devices import DeviceList
 from magid.errors import DeviceMissing, DoesNotFit, MagidError
 from magid.gpus.capacity import DeviceRoom
@@ -8,14 +10,19 @@ from magid.llama.placement import Placement
 from magid.llama.spec import ServerSpec
 from magid.wording.sizes import size
 
+_WAYS: Final = (
+    "stop another model, choose a smaller context (ctxSize), or allow it a part of the processor "
+    "(offload)"
+)
+_WAYS_ON_HOST: Final = "stop another model, or choose a smaller context (ctxSize)"
+
 
 def refusal(spec: ServerSpec, why: NoRoom | NoDevice, listed: DeviceList) -> MagidError:
     """Returns the error of a server that has no place."""
     if isinstance(why, NoDevice):
         return _missing(spec, why, listed)
     return DoesNotFit(
-        f"cannot start {spec.model_id!r}: it {why.reason}; stop another model, choose a "
-        "smaller context (ctxSize), or allow it a part of the processor (offload)",
+        f"cannot start {spec.model_id!r}: it {why.reason}; {_WAYS if why.rooms else _WAYS_ON_HOST}",
         modelId=spec.model_id,
         needBytes=why.need,
         devices=[_figures(room) for room in why.rooms],
@@ -35,7 +42,7 @@ def _figures(room: DeviceRoom) -> dict[str, object]:
 
 
 def _missing(spec: ServerSpec, why: NoDevice, listed: DeviceList) -> DeviceMissing:
-    there = ", ".join(gpu.device.name for gpu in listed.gpus)
+    there = ", ".join(gpu.device.name for gpu in listed.gpus) or "no GPU"
     return DeviceMissing(
         f"cannot start {spec.model_id!r}: its setting device names {', '.join(why.missing)}, and "
         f"this machine has {there}; change the setting, or look for the GPU with "

@@ -5,10 +5,13 @@ from collections.abc import Mapping, Sequence
 from msgspec.structs import replace
 
 from magid.control.prediction_cache import Prediction
+from magid.gpus.capacity import Capacity
 from magid.gpus.fitting import Fits, Room, Verdict, judge
+from magid.gpus.header_estimate import HeaderEstimate, at_most
 from magid.gpus.memory_table import Estimate
 from magid.gpus.placing import NoDevice, NoRoom, Question
 from magid.llama.placement import Placement
+from magid.llama.spec import ServerSpec
 from magid.servers.backend import ObservedServer
 from magid.wording.sizes import size
 
@@ -30,8 +33,12 @@ def verdict_running(server: ObservedServer, estimate: Estimate) -> Verdict:
     return Verdict(Fits.YES, why)
 
 
-def verdict_placed(answer: Placement | NoRoom | NoDevice) -> Verdict:
-    """Returns whether it would start now, and where."""
+def verdict_placed(
+    answer: Placement | NoRoom | NoDevice,
+    estimate: Estimate | None = None,
+    available: int | None = None,
+) -> Verdict:
+    """Returns whether it would start now, and where. `available` is the machine's memory."""
     match answer:
         case NoRoom(reason):
             return Verdict(Fits.NO, f"it {reason}")
@@ -40,7 +47,60 @@ def verdict_placed(answer: Placement | NoRoom | NoDevice) -> Verdict:
         case placement:
             needs = ", ".join(f"{one.name}: {size(one.need)} needed" for one in placement.devices)
             why = f"it would start on {_where(placement)}"
-            return Verdict(_extent(placement), f"{why}; {needs}" if needs else why)
+            if placement.devices or estimate is None or available is None:
+                return Verdict(_extent(placement), f"{why}; {needs}" if needs else why)
+            return _on_processor(why, estimate.host_total.total, available)
+
+
+def _on_processor(why: str, need: int, available: int) -> Verdict:
+    """Returns whether the weights stay in memory too: the kernel may drop them and read again."""
+    if need <= available:
+        return Verdict(Fits.YES, why)
+    why += f", and be slow: it needs {size(need)} with its weights, {size(available)} are free, "
+    return Verdict(Fits.TIGHT, f"{why}so weights are read from the disk again and again")
+
+
+def verdict_estimated(
+    estimate: HeaderEstimate | None,
+    spec: ServerSpec,
+    answer: Placement | NoRoom | NoDevice | None,
+    capacity: Capacity,
+    problem: str,
+) -> Verdict:
+    """Returns what the model's header allows to say, where nothing is predicted.
+
+    `answer` is what was decided without a prediction, and `problem` why there is none.
+    """
+    if answer is not None:
+        return verdict_placed(answer)
+    if estimate is None:
+        return Verdict(Fits.UNKNOWN, problem)
+    if is_on_processor(spec, capacity):
+        need = f"{size(at_most(estimate.on_processor))} at most of the machine's memory"
+        said = f"{problem}; by its header it needs {need}, which has room for {size(capacity.host)}"
+        return Verdict(Fits.UNKNOWN, said)
+    return _on_gpus_by_header(estimate, spec, capacity, problem)
+
+
+def _on_gpus_by_header(
+    estimate: HeaderEstimate, spec: ServerSpec, capacity: Capacity, problem: str
+) -> Verdict:
+    rooms = [room for room in capacity.devices if room.room is not None]
+    best = max(rooms, key=lambda room: room.room or 0, default=None)
+    most, total = at_most(estimate.on_devices), sum(room.device.total or 0 for room in rooms)
+    said = f"by its header it needs {size(most)} at most"
+    if best is not None and most <= (best.room or 0) and not (spec.device or spec.extra_args):
+        return Verdict(Fits.YES, f"{said}; {best.described}")
+    is_all = len(rooms) == len(capacity.devices) and spec.offload == "all"
+    if is_all and spec.n_gpu_layers is None and estimate.device_weights > total:
+        weights = f"its weights alone need {size(estimate.device_weights)}"
+        return Verdict(Fits.NO, f"{weights}, and all GPUs together have {size(total)}")
+    where = "" if best is None else f"; {best.described}"
+    return Verdict(Fits.UNKNOWN, f"{problem or 'its memory is not known'}; {said}{where}")
+
+
+def is_on_processor(spec: ServerSpec, capacity: Capacity) -> bool:
+    return not capacity.devices or spec.device == "none" or spec.n_gpu_layers == 0
 
 
 def _extent(placement: Placement) -> Fits:

@@ -5,9 +5,12 @@ from typing import Final
 from msgspec import Struct
 
 from magid.catalog.effective import Model
-from magid.gpus.placing import ALL_LAYERS, Question, Wish, steps_up_to
+from magid.discovery.model_shape import ModelShape
+from magid.gpus.header_estimate import HeaderEstimate, at_most, estimate_by_header
+from magid.gpus.placing import ALL_LAYERS, SMALLEST_CTX, Question, Wish, steps_up_to
 from magid.llama.arguments import options_in
 from magid.llama.placement import PlacedDevice, Placement
+from magid.llama.server_shape import server_shape
 from magid.llama.spec import ServerSpec
 
 _OWN: Final = frozenset(
@@ -23,13 +26,14 @@ class FileFacts(Struct, frozen=True):
 
     trained_ctx: int | None = None
     size_bytes: int = 0
+    shape: ModelShape = ModelShape()
 
 
 def facts_of(model: Model | None) -> FileFacts:
     """Returns the facts of a model; None: its file is gone."""
     if model is None:
         return FileFacts()
-    return FileFacts(model.found.context_length, model.found.size_bytes)
+    return FileFacts(model.found.context_length, model.found.size_bytes, model.found.shape)
 
 
 def wish_of(spec: ServerSpec, facts: FileFacts, ctx_default_max: int) -> Wish:
@@ -46,6 +50,26 @@ def wish_of(spec: ServerSpec, facts: FileFacts, ctx_default_max: int) -> Wish:
         offload=spec.offload,
         is_own=not _OWN.isdisjoint(options_in(spec.extra_args)),
     )
+
+
+def header_estimate(spec: ServerSpec, facts: FileFacts) -> HeaderEstimate | None:
+    """Returns the estimate of a server whose context llama-server chooses, or the user.
+
+    None of one that loads further files, whose headers say nothing of the memory for images.
+    """
+    if spec.mmproj_path or spec.draft_type:
+        return None
+    ctx = spec.ctx_size or facts.trained_ctx or SMALLEST_CTX
+    return estimate_by_header(facts.shape, server_shape(spec, ctx))
+
+
+def header_need(spec: ServerSpec, facts: FileFacts) -> int | None:
+    """Returns what the server needs at most of the machine's memory, as it stands; None: unknown.
+
+    All weights may be repacked for the processor, and such a copy is no part of a file.
+    """
+    found = header_estimate(spec, facts)
+    return None if found is None else at_most(found.on_processor)
 
 
 def _layers(spec: ServerSpec) -> int | None:

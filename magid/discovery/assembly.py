@@ -161,6 +161,7 @@ def _model(
         ),
         tier=tier,
         base_id=name.base_id(tier),
+        shape=sum((one.shape for one in facts[1:]), start=facts[0].shape),
         stamp=_stamp((*parts.files, projector) if projector else parts.files),
     )
 

@@ -4,6 +4,7 @@ from msgspec import Struct
 
 from magid.discovery.abilities import ModelAbilities
 from magid.discovery.kinds import ModelKind
+from magid.discovery.model_shape import ModelShape
 from magid.discovery.naming import ModelName, file_stem
 from magid.discovery.tiers import ThinkingMode, Tier
 from magid.discovery.walker import UnreadableRoot
@@ -46,6 +47,7 @@ class FoundModel(Struct, frozen=True):
     abilities: ModelAbilities
     tier: Tier
     base_id: str
+    shape: ModelShape
     stamp: str  # 16 hex digits that change with the content of its files and its projector
     drafts: tuple[Draft, ...] = ()  # those that match it, the best first
 

@@ -85,6 +85,8 @@ class GgufHeader(Struct, frozen=True):
     tensor_bytes: int  # without padding; if a type is unknown, all bytes after the header
     header_bytes: int  # offset of the tensor data, a multiple of the alignment
     has_nextn: bool = False  # tensors of layers that predict further tokens (MTP)
+    embedding_bytes: int = 0  # of token_embd.weight
+    output_bytes: int = 0  # of output.weight
 
 
 class GgufHead(Struct, frozen=True):
@@ -158,6 +160,8 @@ def _parse(cursor: Cursor, jump: Jump | None) -> tuple[GgufHeader, bool]:
         tensor_bytes=tensors.known_bytes if tensors.sized else cursor.file_size - start,
         header_bytes=start,
         has_nextn=tensors.has_nextn,
+        embedding_bytes=tensors.embedding_bytes,
+        output_bytes=tensors.output_bytes,
     )
     fits = tensors.seamless and beyond < alignment
     return header, fits and not _key_follows(cursor, jump)

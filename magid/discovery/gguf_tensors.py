@@ -42,6 +42,8 @@ class TensorSums(Struct):
     routed: int = 0
     by_type: dict[int, int] = field(default_factory=dict)
     known_bytes: int = 0
+    embedding_bytes: int = 0  # of token_embd.weight
+    output_bytes: int = 0  # of output.weight
     end: int = 0  # of the data, relative to its start
     seamless: bool = True  # all types are known, and each tensor begins where the previous ended
     sized: bool = True  # all types are known
@@ -77,6 +79,10 @@ def add_up(infos: list[Tensor], alignment: int) -> TensorSums:
         if offset != pad(end, alignment) or size is None:
             tensors.seamless = False
         end = max(end, offset + (size or 0))
+        if name == b"token_embd.weight":
+            tensors.embedding_bytes = size or 0
+        elif name == b"output.weight":
+            tensors.output_bytes = size or 0
         if b"_exps" in name and _ROUTED_EXPERT.search(name):
             tensors.routed += elements
         if _NEXTN in name:

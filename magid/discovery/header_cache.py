@@ -4,9 +4,9 @@ Reading a header takes milliseconds and megabytes, a stat takes microseconds. A 
 inode, size and times have not changed is not opened again.
 
 The facts are raw: they contain no names, tiers or thresholds, so a change of a rule or a setting
-needs no second read. The two exceptions are thinking and tools, which are found in the chat
-template while the header is read: a thousand templates are too big to keep. Raise SCHEMA when
-other facts are taken from a header.
+needs no second read. The exceptions are thinking and tools, which are found in the chat template
+while the header is read, because a thousand templates are too big to keep, and the shape, which is
+added up over layers. Raise SCHEMA when other facts are taken from a header.
 """
 
 import json
@@ -15,17 +15,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from magid.discovery.abilities import HEADER_FLAGS, HEADER_KEYS, has_place_for_tools
 from magid.discovery.gguf_file import read_header
 from magid.discovery.gguf_format import GgufHeader, bits_per_weight
+from magid.discovery.model_shape import ModelShape, shape_of
 from magid.discovery.naming import number, text
 from magid.discovery.tiers import ThinkingMode, thinking_of_template
 from magid.discovery.walker import File, StatKey
 from magid.errors import GgufError
 
-SCHEMA: Final = 4
+SCHEMA: Final = 5
 
 _KEPT: Final = (
     "general.architecture",
@@ -65,6 +66,7 @@ class HeaderFacts(Struct, frozen=True):
     evidence: str  # the part of the template that says so
     tools: bool | None  # whether the chat template uses tools; None without a template
     has_nextn: bool  # tensors of layers that predict further tokens (MTP)
+    shape: ModelShape = ModelShape()
 
 
 class Unusable(Struct, frozen=True):
@@ -102,6 +104,11 @@ def facts_of(header: GgufHeader) -> HeaderFacts:
         evidence=evidence,
         tools=None if written is None else has_place_for_tools(written),
         has_nextn=header.has_nextn,
+        shape=shape_of(
+            header.metadata,
+            header.array_lengths,
+            (header.tensor_bytes, header.embedding_bytes, header.output_bytes),
+        ),
     )
 
 
@@ -189,6 +196,7 @@ def packed(reading: Reading) -> str | list[Any]:
         reading.evidence,
         reading.tools,
         reading.has_nextn,
+        list(structs.astuple(reading.shape)),
     ]
 
 
@@ -223,7 +231,7 @@ def unpacked(packed: Any) -> Reading:
     """Raises one of the errors that `_load` catches if a value has the wrong type."""
     if isinstance(packed, str):
         return Unusable(packed, is_lasting=True)
-    metadata, tensors, parameters, routed, bits, thinking, evidence, tools, nextn = packed
+    metadata, tensors, parameters, routed, bits, thinking, evidence, tools, nextn, shape = packed
     if not (
         type(tensors) is type(parameters) is type(routed) is int
         and type(bits) is float
@@ -231,10 +239,14 @@ def unpacked(packed: Any) -> Reading:
         and (tools is None or type(tools) is bool)
         and type(nextn) is bool
         and all(type(value) in (str, int) for value in metadata.values())
+        and all(type(value) is int for value in shape)
     ):
         raise TypeError
     mode = None if thinking is None else ThinkingMode(thinking)
-    return HeaderFacts(metadata, tensors, parameters, routed, bits, mode, evidence, tools, nextn)
+    dimensions = ModelShape(*shape)
+    return HeaderFacts(
+        metadata, tensors, parameters, routed, bits, mode, evidence, tools, nextn, dimensions
+    )
 
 
 def _write(path: Path, content: str) -> None:

@@ -20,6 +20,7 @@ class Holder(Struct, frozen=True):
     port: int
     placement: Placement
     is_settled: bool
+    host_taken: int = 0  # of the machine's memory, what it holds now and the kernel cannot drop
 
 
 class DeviceRoom(Struct, frozen=True):
@@ -64,6 +65,7 @@ class Capacity(Struct, frozen=True):
 
     devices: tuple[DeviceRoom, ...]
     host: int
+    is_limited: bool = False  # to less than the machine has, by the server's own limit
 
     def without(self, ids: Container[str]) -> "Capacity":
         """Returns it with no room on these devices."""
@@ -80,6 +82,8 @@ class Capacity(Struct, frozen=True):
 
 
 _WORTH_SAYING: Final = 64 << 20
+_MOST_RESERVED: Final = 1 << 30
+_PART_RESERVED: Final = 16
 
 
 def capacity_of(
@@ -87,8 +91,10 @@ def capacity_of(
     host: int,
     holders: Iterable[Holder],
     reserve: int,
+    host_reserve: int = 0,
+    limit: int | None = None,
 ) -> Capacity:
-    """Returns the room that is left.
+    """Returns the room that is left. `limit` is the most of the machine's memory for this server.
 
     Of what is free, a server that has not settled yet will take its whole need; and whatever a
     driver says is free, servers together never get more than the whole.
@@ -99,8 +105,16 @@ def capacity_of(
         for device in holder.placement.devices:
             needs.setdefault(device.id, []).append((holder, device.need))
     rooms = tuple(_room(gpu, needs.get(gpu.device.id, []), reserve) for gpu in gpus)
-    pending = sum(one.placement.host for one in held if not one.is_settled)
-    return Capacity(rooms, max(0, host - pending - reserve))
+    pending = sum(max(0, one.placement.host - one.host_taken) for one in held if not one.is_settled)
+    left = max(0, host - pending - host_reserve)
+    if limit is not None and limit < left:
+        return Capacity(rooms, limit, is_limited=True)
+    return Capacity(rooms, left)
+
+
+def host_reserve(total: int) -> int:
+    """Returns what of the machine's memory stays free for other programs, in bytes."""
+    return min(_MOST_RESERVED, total // _PART_RESERVED)
 
 
 def _room(gpu: Gpu, needs: Sequence[tuple[Holder, int]], reserve: int) -> DeviceRoom:

@@ -17,6 +17,7 @@ _MIB: Final = 1 << 20
 _MOST_MIB: Final = 1 << 40
 _MOST_ROWS: Final = 128
 _EXTRA: Final = " for the extra model "
+_HOST: Final = "Host"
 _HEAD: Final = "| memory breakdown [MiB]"
 _ROW: Final = re.compile(r"\| {2,8}- (?P<name>[^|]{1,300}?) *\|(?P<figures>[^|]{1,200})\|")
 _NAME: Final = re.compile(r"(?P<name>[^ ()]{1,64})(?: \((?P<description>.*)\))?")
@@ -68,6 +69,7 @@ class Estimate(Struct, frozen=True):
     host: tuple[HostNeed, ...] = ()
     fitting_ctx_size: int | None = None  # to which llama-server would reduce the context itself
     draft: int | None = None  # bytes of it that a draft takes, in all places
+    is_mapped: bool = True  # the weights in the host's memory are pages of their file
 
     @property
     def host_total(self) -> Need:
@@ -77,6 +79,15 @@ class Estimate(Struct, frozen=True):
     def rounding(self) -> int:
         """What one device may take beyond its figures: each kind was rounded down to whole MiB."""
         return _KINDS_OF_MEMORY * _MIB * (1 if self.draft is None else 2)
+
+    @property
+    def host_held(self) -> int:
+        """Returns what of the host's memory the kernel cannot drop and read again from a file.
+
+        That are all but the weights in `Host`: what a back end has of its own is a copy.
+        """
+        mapped = (one.need.model for one in self.host if one.name == _HOST and self.is_mapped)
+        return self.host_total.total - sum(mapped)
 
 
 def estimate_in(lines: Iterable[str]) -> Estimate | None:

@@ -111,6 +111,8 @@ class _Case(Struct, frozen=True):
 
 def _decided(case: _Case) -> Answer:
     wish, capacity = case.wish, case.capacity
+    if wish.device and not capacity.devices:
+        return NoDevice(wish.device)
     if wish.is_own:
         return _as_it_stands(case)
     if wish.device == () or wish.layers == 0 or not capacity.devices:
@@ -270,7 +272,7 @@ def _checked(
 ) -> Placement | None:
     """Returns the placement if all places have room for what was predicted."""
     placed = []
-    host = estimate.host_total.total
+    host = estimate.host_held
     for room, predicted in needs:
         need = predicted + estimate.rounding
         if room.room is None or need > room.room:
@@ -281,7 +283,7 @@ def _checked(
         return None
     is_whole = case.wish.layers is None
     return Placement(
-        tuple(placed), estimate.host_total.total, "all" if is_whole else "own", pins_devices=True,
+        tuple(placed), estimate.host_held, "all" if is_whole else "own", pins_devices=True,
         n_gpu_layers=ALL_LAYERS if is_whole else None, ctx_size=ctx, shares=shares,
     )  # fmt: skip
 
@@ -303,9 +305,9 @@ def _as_it_stands(case: _Case) -> Placement | NoRoom | NoDevice:
         if room.room is not None and held[room.device.id] > room.room:
             return NoRoom(f"needs {size(need)} on {room.name}; {room.described}", need, (room,))
         placed.append(PlacedDevice(room.name, room.device.id, need))
-    host = estimate.host_total.total
+    host = estimate.host_held
     if host > case.capacity.host:
-        return _lacks_memory(host, case.capacity.host)
+        return _lacks_memory(host, case.capacity)
     return Placement(tuple(placed), host, "own")
 
 
@@ -321,13 +323,15 @@ def _in_part(case: _Case, chosen: tuple[DeviceRoom, ...] | None) -> Placement | 
     rooms = [room for room in rooms if chosen or room.device.backend == backend]
     steps = case.wish.steps
     ctx = max((step for step in steps if step <= PART_CTX), default=steps[0]) if steps else None
-    memory = case.estimate(Question((), ctx)).host_total.total
-    if not rooms or memory - _sum(rooms) > case.capacity.host:
+    estimate = case.estimate(Question((), ctx))
+    memory = estimate.host_total.total
+    mapped = memory - estimate.host_held
+    if not rooms or memory - _sum(rooms) - mapped > case.capacity.host:
         return None
     placed = tuple(
         PlacedDevice(room.name, room.device.id, min(room.room or 0, memory)) for room in rooms
     )
-    host = max(0, memory - sum(device.need for device in placed))
+    host = max(0, memory - sum(device.need for device in placed) - mapped)
     target = max((room.device.free or 0) - (room.room or 0) for room in rooms) >> 20
     return Placement(
         placed, host, "part", pins_devices=True, ctx_size=ctx, fit_target=max(0, target)
@@ -339,7 +343,7 @@ def _on_processor(case: _Case) -> Placement | None:
     pins = bool(case.capacity.devices)
     contexts: tuple[int | None, ...] = (None, *case.wish.steps[::-1])
     for ctx in contexts:
-        need = case.estimate(Question((), ctx)).host_total.total
+        need = case.estimate(Question((), ctx)).host_held
         if need <= case.capacity.host:
             layers = 0 if pins else None
             return Placement((), need, "none", pins_devices=pins, n_gpu_layers=layers, ctx_size=ctx)
@@ -348,12 +352,13 @@ def _on_processor(case: _Case) -> Placement | None:
 
 def _no_room_in_memory(case: _Case) -> NoRoom:
     steps = case.wish.steps
-    need = case.estimate(Question((), steps[0] if steps else None)).host_total.total
-    return _lacks_memory(need, case.capacity.host)
+    need = case.estimate(Question((), steps[0] if steps else None)).host_held
+    return _lacks_memory(need, case.capacity)
 
 
-def _lacks_memory(need: int, room: int) -> NoRoom:
-    return NoRoom(f"needs {size(need)} of the machine's memory, which has room for {size(room)}",
+def _lacks_memory(need: int, capacity: Capacity) -> NoRoom:
+    where = "of which its memoryMax allows" if capacity.is_limited else "which has room for"
+    return NoRoom(f"needs {size(need)} of the machine's memory, {where} {size(capacity.host)}",
                   need)  # fmt: skip
 
 
@@ -366,9 +371,9 @@ def _no_room(case: _Case, chosen: tuple[DeviceRoom, ...] | None) -> NoRoom:
         return _no_room_together(case, chosen, ctx)
     estimate = case.estimate(Question((_canonical(case, rooms[0]),), ctx))
     need = min(_least(case, room, ctx) for room in rooms) + estimate.rounding
-    host = estimate.host_total.total
+    host = estimate.host_held
     if host > case.capacity.host:
-        return _lacks_memory(host, case.capacity.host)
+        return _lacks_memory(host, case.capacity)
     where = "; ".join(room.described for room in rooms)
     return NoRoom(f"needs {size(need)}; {where}", need, rooms)
 

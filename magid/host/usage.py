@@ -20,6 +20,7 @@ class ServerFigures(Struct, frozen=True):
 
     memory_bytes: int | None = None
     cpu_seconds: float | None = None
+    held_bytes: int | None = None  # of its memory, what is no part of a file: it cannot be dropped
 
 
 def process_figures(pid: int) -> ServerFigures:
@@ -33,7 +34,10 @@ def process_figures(pid: int) -> ServerFigures:
     try:
         process = psutil.Process(pid)
         cpu = process.cpu_times()
-        return ServerFigures(_memory_of(process), cpu.user + cpu.system)
+        resident = process.memory_info()
+        return ServerFigures(
+            _memory_of(process), cpu.user + cpu.system, max(0, resident.rss - resident.shared)
+        )
     except psutil.Error:
         return ServerFigures()
 
@@ -45,6 +49,19 @@ def _memory_of(process: "psutil.Process") -> int:
         return int(process.memory_full_info().uss)
     except psutil.AccessDenied:
         return int(process.memory_info().rss)
+
+
+def held_in_group(group: str, root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Returns what a control group (v2) holds beside files, in bytes; None: not known. Blocks.
+
+    Source: Linux, Documentation/admin-guide/cgroup-v2.rst, memory.stat, anon.
+    """
+    try:
+        with (root / group.strip("/") / "memory.stat").open() as file:
+            found = (line.split() for line in file)
+            return next((int(words[1]) for words in found if words[0] == "anon"), None)
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def machine_memory() -> dict[str, int]:

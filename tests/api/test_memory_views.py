@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from magid.api.memory_views import model_memory
-from magid.api.schemas.gpus import ModelMemory
+from magid.api.schemas.gpus import ModelMemory, Source
 from magid.control.prediction_cache import Prediction
 from magid.control.verdicts import deciding, verdict_of, verdict_placed, verdict_running
 from magid.gpus.capacity import Capacity
@@ -83,7 +83,8 @@ def test_a_prediction_of_one_device_is_shown_for_the_chosen_one() -> None:
 
 def shown(spec: ServerSpec, prediction: Prediction) -> ModelMemory:
     verdict = verdict_of(prediction, ROOM)
-    return model_memory(spec, prediction, ROOM, Capacity((), 0), verdict, None)
+    source: Source | None = None if prediction.estimate is None else "predicted"
+    return model_memory(spec, prediction, ROOM, Capacity((), 0), verdict, None, source)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import pytest
 
 from magid.control.daemon import Daemon
 from magid.control.fits import ModelFit
-from magid.control.placing import NOT_PREDICTED
 from magid.gpus.fitting import Fits
 from magid.llama.program import LlamaProgram
 from tests.support.daemons import ALPHA, BETA, ONLY_FAST, House, until
@@ -42,12 +41,12 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
 
 
 def is_known(daemon: Daemon, model_id: str) -> bool:
-    return daemon.gpus.fits.of(model_id).source is not None
+    return daemon.gpus.fits.of(model_id).source == "predicted"
 
 
 async def test_what_is_predicted_already(house: House) -> None:
     daemon = await house.running()
-    await until(daemon, lambda: is_known(daemon, ALPHA))
+    await until(daemon, lambda: "runs with" in daemon.gpus.fits.of(ALPHA).why)
     count = len(house.launcher.predicted)
     assert daemon.gpus.fits.of(ALPHA) == ModelFit(
         Fits.YES, "a server of it runs with these settings on CUDA0",
@@ -55,7 +54,7 @@ async def test_what_is_predicted_already(house: House) -> None:
     )  # fmt: skip
     await daemon.stop(ALPHA)
     await until(daemon, lambda: "would start" in daemon.gpus.fits.of(ALPHA).why)
-    assert daemon.gpus.fits.of(BETA) == ModelFit(Fits.UNKNOWN, NOT_PREDICTED)
+    assert daemon.gpus.fits.of(BETA).source == "estimated"
     assert await daemon.gpus.fits.now(daemon.model(BETA)) == daemon.gpus.fits.of(BETA)
     assert len(house.launcher.predicted) == count, "nothing was asked for it"
 

@@ -72,9 +72,9 @@ def test_on_a_gpu(magid: Running, gpus: Gpus) -> None:
 def test_in_the_model_itself(magid: Running, gpus: Gpus) -> None:
     """Once it was predicted, the list and the model say the same, without a new prediction."""
     magid.ask("POST", "/api/gpus/refresh")
-    assert magid.get(f"/api/models/{ALPHA}")["memory"] == {
-        "fits": "unknown", "why": "its memory was not predicted yet", "need": None, "source": None
-    }  # fmt: skip
+    before = magid.get(f"/api/models/{ALPHA}")["memory"]
+    assert (before["fits"], before["source"]) == ("yes", "estimated")
+    assert before["why"].startswith("by its header it needs ")
     predicted = memory(magid)
     own = magid.get(f"/api/models/{ALPHA}")["memory"]
     need = {
@@ -147,7 +147,7 @@ def test_by_magictl(magid: Running, gpus: Gpus) -> None:
 def test_where_there_is_no_prediction(magid: Running) -> None:
     """llama-server cannot load a model that lacks most of its weights."""
     sparse = memory(magid, "qwen3_4p0b_q2k_fast")
-    assert (sparse["fits"], sparse["source"], sparse["host"]) == ("unknown", None, None)
+    assert (sparse["fits"], sparse["source"], sparse["host"]) == ("unknown", "estimated", None)
     assert sparse["why"].startswith("cannot predict the memory: ")
     done = magictl("fits", "qwen3_4p0b_q2k_fast", url=magid.url)
     assert (done.stdout, done.returncode) == ("fits: unknown\n", 3)

@@ -303,6 +303,9 @@ async def test_a_model_that_crashes_while_it_loads_delays_no_other(make: Any) ->
 
 async def test_models_on_different_devices_load_side_by_side(make: Any) -> None:
     async with make() as world:
+        cards = (f"  CUDA{at}: card (8192 MiB, 8000 MiB free)\n" for at in range(2))
+        world.launcher.devices = f"Available devices:\n{''.join(cards)}"
+        await world.daemon.gpus.devices.refresh()
         for model_id, device in ((ALPHA, "CUDA0"), (BETA, "CUDA1")):
             await world.daemon.set_settings(model_id, {"device": device})
         world.launcher.hold("start", world.port(ALPHA))

@@ -44,7 +44,7 @@ class Predictor:
 
 
 def _host(name: str, gib: float) -> HostNeed:
-    return HostNeed(name, Need(model=int(gib * GIB)))
+    return HostNeed(name, Need(compute=int(gib * GIB)))
 
 
 def answer(wish: Wish, capacity: Capacity, predict: Callable[[Question], Estimate]) -> Answer:
@@ -78,4 +78,4 @@ def held(model: str, needs: Mapping[str, float], *, settled: bool = True) -> Hol
 
 
 def machine(*gpus: Gpu, holders: Iterable[Holder] = (), host: float = 64) -> Capacity:
-    return capacity_of(gpus, int(host * GIB), holders, RESERVE)
+    return capacity_of(gpus, int(host * GIB), holders, RESERVE, host_reserve=RESERVE)

@@ -9,6 +9,7 @@ from magid.catalog.registry import Merge, Registry, merge_scan
 from magid.discovery.abilities import ModelAbilities
 from magid.discovery.found import FoundModel
 from magid.discovery.kinds import ModelKind
+from magid.discovery.model_shape import ModelShape
 from magid.discovery.naming import ModelName
 from magid.discovery.tiers import ThinkingMode, Tier
 from magid.llama.placement import PlacedDevice, Placement
@@ -69,6 +70,7 @@ def found(base_id: str, path: str = "", **changes: Any) -> FoundModel:
         abilities=ModelAbilities(),
         tier=Tier.FAST,
         base_id=base_id,
+        shape=ModelShape(),
         stamp="s1",
     )
     return replace(model, **changes)

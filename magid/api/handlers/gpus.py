@@ -11,8 +11,7 @@ from magid.catalog.effective import Model, server_specs
 from magid.control.prediction_cache import Prediction
 from magid.control.verdicts import deciding, verdict_of, verdict_placed, verdict_running
 from magid.errors import LlamaServerMissing
-from magid.gpus.fitting import Room
-from magid.host.usage import machine_memory
+from magid.gpus.fitting import Room, Verdict
 from magid.llama.placement import Placement
 from magid.llama.spec import ServerSpec
 from magid.servers.backend import ObservedServer, ServerState
@@ -33,7 +32,8 @@ async def get_memory(ctx: Context, call: Call) -> Reply:
     """What memory one server of the model would need, and whether that fits now."""
     ctx.need_listing()
     daemon = ctx.daemon
-    own = _specs(ctx, daemon.model(call.params["modelId"]))
+    model = daemon.model(call.params["modelId"])
+    own = _specs(ctx, model)
     spec = _asked_for(own[0], call)
     if daemon.gpus.devices.present.gpus:
         await daemon.gpus.devices.refresh()
@@ -43,15 +43,23 @@ async def get_memory(ctx: Context, call: Call) -> Reply:
         prediction = await _prediction(ctx, spec)
     else:
         prediction = deciding(answer, decision.known)
-    listed = daemon.gpus.devices.present
-    limit = spec.memory_max if daemon.launcher.has_model_users else None
-    room = Room(listed.gpus, machine_memory()["available"], limit)
+    gpus, placing = daemon.gpus.devices.present.gpus, daemon.gpus.placing
+    memory = await placing.holders.memory()
+    room = Room(gpus, memory.available, placing.holders.limit_of(spec))
+    capacity = placing.holders.capacity(gpus, port=spec.port)
+    if prediction.estimate is None:
+        fit = daemon.gpus.fits.by_header(model, spec, memory, decision, prediction.problem)
+        verdict = Verdict(fit.fits, fit.why)
+        return reply(model_memory(spec, prediction, room, capacity, verdict, None, fit.source))
     placement = answer if isinstance(answer, Placement) else None
-    verdict = verdict_of(prediction, room) if answer is None else verdict_placed(answer)
+    verdict = (
+        verdict_of(prediction, room)
+        if answer is None
+        else verdict_placed(answer, prediction.estimate, memory.available)
+    )
     running = _running(ctx, own) if spec == own[0] else None
-    if running is not None and prediction.estimate is not None:
+    if running is not None:
         verdict, placement = verdict_running(running, prediction.estimate), running.placement
-    capacity = daemon.gpus.placing.capacity(listed.gpus, spec.port)
     return reply(model_memory(spec, prediction, room, capacity, verdict, placement))
 
 

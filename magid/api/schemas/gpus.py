@@ -5,6 +5,7 @@ from typing import Literal
 from typing_extensions import TypedDict
 
 Kind = Literal["discrete", "integrated"]
+Source = Literal["predicted", "estimated"]
 Fitting = Literal["yes", "tight", "part", "no", "unknown"]
 
 
@@ -98,7 +99,8 @@ class HostMemory(TypedDict):
 class ModelMemory(TypedDict):
     """What one server of the model needs, and whether that fits now.
 
-    `source` is null where there is no prediction, and `why` says why. `ctxSize` is the model's
+    `source` is `estimated` where there is no prediction: `why` says why, and what the header of the
+    file allows to say; null where that says nothing. `ctxSize` is the model's
     setting, or what magid would choose. `fittingCtxSize` is the context to which llama-server would
     have reduced it at `predictedAt`, where magid places nothing. `draftBytes` is how much of it the
     model's draft needs; null without one.
@@ -109,7 +111,7 @@ class ModelMemory(TypedDict):
     parallel: int | None
     fits: Fitting
     why: str
-    source: Literal["predicted"] | None
+    source: Source | None
     predictedAt: str | None
     devices: list[DeviceMemory]
     host: HostMemory | None

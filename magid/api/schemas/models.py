@@ -5,11 +5,11 @@ OpenAPI describes them, and no object is built twice. `tierThresholds` keeps the
 that the first clients were written against.
 """
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import TypedDict
 
-from magid.api.schemas.gpus import Fitting
+from magid.api.schemas.gpus import Fitting, Source
 from magid.api.schemas.servers import Condition
 from magid.discovery.kinds import ModelKind
 from magid.discovery.tiers import ThinkingMode, Tier
@@ -64,13 +64,14 @@ class ShortNeed(TypedDict):
 class MemoryFit(TypedDict):
     """Whether one server would start now with the model's settings. `need` is null if unknown.
 
-    By what was predicted before, or by the last list of GPUs: the answer starts nothing.
+    By what was predicted before and by the last list of GPUs: the answer starts nothing. `source`
+    is `estimated` where nothing was predicted and the header of the file is what is known.
     """
 
     fits: Fitting
     why: str
     need: ShortNeed | None
-    source: Literal["predicted"] | None
+    source: Source | None
 
 
 class DiscoveredModel(SettingsInForce, TypedDict):

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from magid.errors import Conflict, MagidError, NotFound, ServerFailed
 from magid.host.ports import HostPort, can_bind, owners_of
-from magid.host.usage import ServerFigures, process_figures
+from magid.host.usage import ServerFigures, held_in_group, process_figures
 from magid.launcher import protocol
 from magid.launcher.protocol import credential_path
 from magid.llama import device_list, memory_prediction
@@ -289,18 +289,27 @@ class SystemdBackend:
         memory = await self._figure(port, "MemoryCurrent")
         cpu = await self._figure(port, "CPUUsageNSec")
         if memory is not None and cpu is not None:
-            return ServerFigures(memory, cpu / 1e9)
+            return ServerFigures(memory, cpu / 1e9, await self._held(port))
         # Without the memory controller: fall back to what the process shows.
         seen = await asyncio.to_thread(process_figures, pid)
         return replace(seen, cpu_seconds=seen.cpu_seconds if cpu is None else cpu / 1e9)
 
+    async def _held(self, port: int) -> int | None:
+        group = await self._property(port, "ControlGroup")
+        if not isinstance(group, str) or not group:
+            return None
+        return await asyncio.to_thread(held_in_group, group)
+
     async def _figure(self, port: int, name: str) -> int | None:
+        return figure(await self._property(port, name))
+
+    async def _property(self, port: int, name: str) -> object:
         interface = "org.freedesktop.systemd1.Service"
         with suppress(BusError):
             found = await self._units.bus.call(
                 unit_path(port), PROPERTIES, "Get", "ss", interface, name
             )
-            return figure(found[0])
+            return found[0]
         return None
 
     async def logs(self, port: int, *, lines: int, after: str | None = None) -> list[LogLine]:

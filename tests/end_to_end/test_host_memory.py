@@ -1,0 +1,63 @@
+"""A machine without a GPU: what it lacks memory for is refused, by llama-server's own figures."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support import ggufs, rest
+from tests.support.rest import ALPHA, Parts
+from tests.support.running import Running
+
+pytestmark = pytest.mark.slow
+
+WIDE = "wide_0p0b_f16_balanced"
+MOST_CTX = 1 << 24  # with it, the model's cache takes a TiB
+
+
+@pytest.fixture(scope="module")
+def magid(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    running = parts.daemon(tmp_path_factory.mktemp("host"))
+    rest.write_models(running.models)
+    ggufs.write_wide_model(
+        running.models / "Wide-F16.gguf", name="Wide", width=256, feed=64, layers=64
+    )
+    (running.profiles / "test.yaml").write_text("name: Test\nenabled_models: []\n")
+    with running, running.client:
+        running.wait_for("the models", lambda: running.client.get("/readyz").status_code == 200)
+        yield running
+
+
+def test_a_start_that_no_machine_has_memory_for(magid: Running) -> None:
+    magid.ask("PUT", f"/api/models/{WIDE}/enabled", {"enabled": True})
+    magid.ask("PUT", f"/api/models/{WIDE}/runtime-settings", {"ctxSize": MOST_CTX})
+    answer = magid.client.post(f"/api/models/servers/{WIDE}/start?wait=60")
+    assert (answer.status_code, answer.json()["error"]) == (507, "DoesNotFit")
+    assert answer.json()["details"]["needBytes"] > 1 << 40
+    assert "of the machine's memory, which has room for" in answer.json()["message"]
+    conditions = magid.get("/api/models/status")["conditions"]
+    (condition,) = (one for one in conditions if one["code"] == "DoesNotFit")
+    assert condition["modelIds"] == [WIDE]
+    assert magid.get(f"/api/models/{WIDE}")["memory"]["fits"] == "no"
+    assert magid.get("/api/models/servers")["servers"] == [], "nothing was started"
+
+
+def test_a_request_for_it(magid: Running) -> None:
+    settings = {"ctxSize": MOST_CTX, "start": "on-demand"}
+    magid.ask("PUT", f"/api/models/{WIDE}/enabled", {"enabled": True})
+    magid.ask("PUT", f"/api/models/{WIDE}/runtime-settings", settings)
+    body = {"model": WIDE, "messages": [{"role": "user", "content": "?"}], "max_tokens": 1}
+    answer = magid.client.post("/v1/chat/completions", json=body, timeout=60)
+    assert answer.status_code == 507, answer.text
+    assert "has room for" in answer.json()["error"]["message"]
+    magid.ask("PUT", f"/api/models/{WIDE}/runtime-settings", {"ctxSize": 512})
+    answer = magid.client.post("/v1/chat/completions", json=body, timeout=60)
+    assert answer.status_code == 200, answer.text
+    magid.ask("POST", f"/api/models/servers/{WIDE}/stop?wait=60")
+
+
+def test_what_fits_is_said_without_a_prediction(magid: Running) -> None:
+    own = magid.get(f"/api/models/{ALPHA}")["memory"]
+    assert (own["fits"], own["source"]) == ("yes", "estimated")
+    assert own["why"] == "it would start on the processor"
+    predicted = magid.get(f"/api/models/{ALPHA}/memory?ctxSize=2048")["host"]["totalBytes"]
+    assert predicted <= own["need"]["hostBytes"]
