@@ -4,6 +4,7 @@ GPU memory is only known for amdgpu, from sysfs. NVIDIA's driver reports it to p
 open its devices; magid may not, because it parses files from the network. Use dcgm-exporter there.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,7 +39,7 @@ def process_figures(pid: int) -> ServerFigures:
         return ServerFigures(
             _memory_of(process), cpu.user + cpu.system, max(0, resident.rss - resident.shared)
         )
-    except psutil.Error:
+    except (psutil.Error, OSError):  # OSError: no descriptor is free
         return ServerFigures()
 
 
@@ -65,10 +66,18 @@ def held_in_group(group: str, root: Path = Path("/sys/fs/cgroup")) -> int | None
 
 
 def machine_memory() -> dict[str, int]:
-    """Returns the machine's `total` and `available` memory, in bytes. Reads only /proc/meminfo."""
+    """Returns the machine's `total` and `available` memory, in bytes. Reads only /proc/meminfo.
+
+    Where clients have used up the descriptors, what is available leaves out the page cache.
+    """
     import psutil
 
-    memory = psutil.virtual_memory()
+    try:
+        memory = psutil.virtual_memory()
+    except OSError:
+        page = os.sysconf("SC_PAGE_SIZE")
+        found = {"total": "SC_PHYS_PAGES", "available": "SC_AVPHYS_PAGES"}
+        return {name: os.sysconf(key) * page for name, key in found.items()}
     return {"total": int(memory.total), "available": int(memory.available)}
 
 

@@ -1,7 +1,10 @@
-"""Memory of GPUs as amdgpu shows it, in a sysfs of the test's own."""
+"""Memory of GPUs as amdgpu shows it, in a sysfs of the test's own; what needs no descriptor."""
 
+import os
+import resource
 from pathlib import Path
 
+from magid.host import usage
 from magid.host.usage import GpuMemory, memory
 
 
@@ -40,3 +43,19 @@ def test_cards_whose_driver_reports_no_memory(tmp_path: Path) -> None:
 
 def test_a_machine_without_graphics(tmp_path: Path) -> None:
     assert memory(tmp_path / "none") == []
+
+
+def test_figures_where_clients_have_used_up_the_descriptors() -> None:
+    total = usage.machine_memory()["total"]
+    usage.process_figures(os.getpid())
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        machine, server = usage.machine_memory(), usage.process_figures(os.getpid())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert machine["total"] == total
+    assert 0 < machine["available"] < total
+    assert server == usage.ServerFigures()
