@@ -122,11 +122,13 @@ class Holders:
         gone: frozenset[str],
         gpus: Sequence[Gpu],
         memory: MachineMemory,
-        port: int,
+        others: Sequence[Holder],
         limit: int | None,
     ) -> Capacity:
-        """Returns the room as it will be when the servers of these models have ended."""
-        others = [one for one in self.all(memory) if one.port != port]
+        """Returns the room as it will be when the servers of these models have ended.
+
+        `others` are all holders but the server that is to get the room.
+        """
         going = [one for one in others if one.model_id in gone]
         left = [one for one in others if one.model_id not in gone]
         back = sum(one.host_taken or one.placement.host for one in going if one.is_settled)

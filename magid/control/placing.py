@@ -23,7 +23,7 @@ from magid.control.returning import ReturningMemory
 from magid.control.wishes import FileFacts, as_placement, header_need, wish_of
 from magid.errors import MagidError
 from magid.gpus import eviction
-from magid.gpus.capacity import Capacity
+from magid.gpus.capacity import Capacity, freed_by
 from magid.gpus.eviction import Evictable, Stopping, Waiting
 from magid.gpus.memory_table import Estimate
 from magid.gpus.placing import (
@@ -32,6 +32,7 @@ from magid.gpus.placing import (
     NoRoom,
     Question,
     UnknownRoom,
+    Wish,
     decide,
 )
 from magid.host.usage import machine_memory
@@ -247,8 +248,10 @@ class Placing:
             need = header_need(spec, facts)
             if need is not None and need <= capacity.host:
                 return Placement((), need, "none")
-        return decide(wish_of(spec, facts, self._config.ctx_default_max), capacity,
-                      _estimates(known))  # fmt: skip
+        return decide(self._wish(spec), capacity, _estimates(known))
+
+    def _wish(self, spec: ServerSpec) -> Wish:
+        return wish_of(spec, self._facts(spec.model_id), self._config.ctx_default_max)
 
     async def room_for(
         self, spec: ServerSpec, candidates: Sequence[Evictable]
@@ -265,12 +268,22 @@ class Placing:
         candidates = self._with_devices(candidates)
         memory, limit = await self.holders.memory(), self.holders.limit_of(spec)
 
+        others = [one for one in self.holders.all(memory) if one.port != spec.port]
+
+        def capacity(gone: frozenset[str]) -> Capacity:
+            return self.holders.capacity_without(gone, listed.gpus, memory, others, limit)
+
         def place(gone: frozenset[str]) -> Answer:
-            capacity = self.holders.capacity_without(gone, listed.gpus, memory, spec.port, limit)
-            return self._answer(spec, capacity, known)
+            return self._answer(spec, capacity(gone), known)
+
+        def verdict() -> eviction.Verdict:
+            wish = self._wish(spec)
+            now, estimates = capacity(frozenset()), _estimates(known)
+            may_help = eviction.could_fit(wish, now, estimates, freed_by(others))
+            return eviction.make_room(candidates, place, may_help)
 
         try:
-            while isinstance(found := eviction.make_room(candidates, place), Question):
+            while isinstance(found := verdict(), Question):
                 known[found] = await self._predicted(spec, found, for_start=True)
         except _Unpredictable:
             return None

@@ -129,6 +129,16 @@ def _room(gpu: Gpu, needs: Sequence[tuple[Holder, int]], reserve: int) -> Device
     return DeviceRoom(device, room, shown, is_integrated, gpu.names[1:])
 
 
+def freed_by(holders: Iterable[Holder]) -> dict[str, dict[str, int]]:
+    """Returns model -> id of a device -> what all its servers hold there, in bytes."""
+    freed: dict[str, dict[str, int]] = {}
+    for one in holders:
+        for device in one.placement.devices:
+            held = freed.setdefault(one.model_id, {})
+            held[device.id] = held.get(device.id, 0) + device.need
+    return freed
+
+
 def need_on(device: Device, placement: Placement) -> int:
     """Returns what a placed server needs on this device, in bytes."""
     return sum(one.need for one in placement.devices if one.id == device.id)

@@ -23,8 +23,7 @@ from magid.wording.sizes import size
 ALL_LAYERS: Final = 999
 SMALLEST_CTX: Final = 4096
 PART_CTX: Final = 8192
-_SETS: Final = 6  # of each number of devices
-_SPLITS: Final = 4  # tries to balance one
+_SETS, _SPLITS = 6, 4  # sets of each number of devices, and tries to balance one
 _SHARES: Final = 1000
 
 
@@ -92,7 +91,7 @@ def steps_up_to(most: int, trained: int | None, parallel: int) -> tuple[int, ...
 def decide(wish: Wish, capacity: Capacity, known: Known) -> Answer:
     """Returns where the server starts, why it cannot, or what has to be predicted first."""
     try:
-        return _decided(_Case(wish, capacity, known))
+        return _decided(_case_of(wish, capacity, known))
     except _UnpredictedError as error:
         return error.question
 
@@ -101,12 +100,34 @@ class _Case(Struct, frozen=True):
     wish: Wish
     capacity: Capacity
     known: Known
+    first_of: Mapping[tuple[str, str, int | None], str]  # kind -> the first device of it
 
     def estimate(self, question: Question) -> Estimate:
         found = self.known.get(question)
         if found is None:
             raise _UnpredictedError(question)
         return found
+
+    def alone(self, room: DeviceRoom, ctx: int | None) -> Estimate:
+        """Returns the estimate on this device alone: one holds for all devices of its kind."""
+        return self.estimate(Question((room.chosen or self.first_of[room.kind],), ctx))
+
+
+def _case_of(wish: Wish, capacity: Capacity, known: Known) -> _Case:
+    first_of = {room.kind: room.name for room in reversed(capacity.devices)}
+    return _Case(wish, capacity, known, first_of)
+
+
+def least_need(wish: Wish, capacity: Capacity, known: Known) -> int | None:
+    """Returns what the devices need together at least; None: the rules may use less than all."""
+    if wish.is_own or wish.device is not None or wish.layers is not None or wish.offload != "all":
+        return None
+    case = _case_of(wish, capacity, known)
+    ctx = wish.steps[0] if wish.steps else None
+    try:
+        return min((_least(case, room, ctx) for room in capacity.devices), default=None)
+    except _UnpredictedError:
+        return None
 
 
 def _decided(case: _Case) -> Answer:
@@ -201,8 +222,7 @@ def _sets(case: _Case, count: int, ctx: int | None) -> Iterator[tuple[DeviceRoom
 
 def _least(case: _Case, room: DeviceRoom, ctx: int | None) -> int:
     """Returns what all devices together need at least: as much as one alone."""
-    estimate = case.estimate(Question((_canonical(case, room),), ctx))
-    return sum(device.need.total for device in estimate.devices)
+    return sum(device.need.total for device in case.alone(room, ctx).devices)
 
 
 def _sum(devices: Sequence[DeviceRoom]) -> int:
@@ -228,15 +248,8 @@ def _on_any(
     return None if best is None else best[1]
 
 
-def _canonical(case: _Case, room: DeviceRoom) -> str:
-    """Returns the first device of this kind: one prediction holds for all of them."""
-    if room.chosen:
-        return room.chosen
-    return next(one.name for one in case.capacity.devices if one.kind == room.kind)
-
-
 def _on_one(case: _Case, room: DeviceRoom, ctx: int | None) -> Placement | None:
-    estimate = case.estimate(Question((_canonical(case, room),), ctx))
+    estimate = case.alone(room, ctx)
     need = sum(device.need.total for device in estimate.devices)
     return _checked(case, estimate, [(room, need)], ctx)
 
@@ -271,19 +284,19 @@ def _checked(
     shares: tuple[int, ...] = (),
 ) -> Placement | None:
     """Returns the placement if all places have room for what was predicted."""
-    placed = []
-    host = estimate.host_held
+    placed, shared = [], 0
     for room, predicted in needs:
         need = predicted + estimate.rounding
         if room.room is None or need > room.room:
             return None
         placed.append(PlacedDevice(room.name, room.device.id, need))
-        host += need if room.integrated else 0
-    if host > case.capacity.host:
+        shared += need if room.integrated else 0
+    host = estimate.host_held
+    if host + shared > case.capacity.host:
         return None
     is_whole = case.wish.layers is None
     return Placement(
-        tuple(placed), estimate.host_held, "all" if is_whole else "own", pins_devices=True,
+        tuple(placed), host, "all" if is_whole else "own", pins_devices=True,
         n_gpu_layers=ALL_LAYERS if is_whole else None, ctx_size=ctx, shares=shares,
     )  # fmt: skip
 
@@ -324,8 +337,7 @@ def _in_part(case: _Case, chosen: tuple[DeviceRoom, ...] | None) -> Placement | 
     steps = case.wish.steps
     ctx = max((step for step in steps if step <= PART_CTX), default=steps[0]) if steps else None
     estimate = case.estimate(Question((), ctx))
-    memory = estimate.host_total.total
-    mapped = memory - estimate.host_held
+    memory, mapped = estimate.host_total.total, estimate.host_total.total - estimate.host_held
     if not rooms or memory - _sum(rooms) - mapped > case.capacity.host:
         return None
     placed = tuple(
@@ -369,7 +381,7 @@ def _no_room(case: _Case, chosen: tuple[DeviceRoom, ...] | None) -> NoRoom:
     ctx = steps[0] if steps else None
     if chosen is not None and len(chosen) > 1:
         return _no_room_together(case, chosen, ctx)
-    estimate = case.estimate(Question((_canonical(case, rooms[0]),), ctx))
+    estimate = case.alone(rooms[0], ctx)
     need = min(_least(case, room, ctx) for room in rooms) + estimate.rounding
     host = estimate.host_held
     if host > case.capacity.host:
