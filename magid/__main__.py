@@ -270,7 +270,11 @@ def _say_where(taken: sockets.Taken, certificate: Certificate | None) -> None:
 
 def installed_program(settings: Config) -> InstalledProgram:
     configured = settings.llama_server_path
-    return InstalledProgram(str(configured) if configured else None, os.environ.get("PATH", ""))
+    return InstalledProgram(
+        str(configured) if configured else None,
+        os.environ.get("PATH", ""),
+        engines_dir=settings.engines_dir,
+    )
 
 
 def compose(settings: Config, own_log: OwnLog, program: InstalledProgram) -> Context:

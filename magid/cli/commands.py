@@ -6,6 +6,7 @@ from magid.cli.verbs import (
     completion,
     config,
     doctor,
+    engines,
     events,
     fits,
     gpus,
@@ -26,7 +27,8 @@ from magid.cli.verbs import (
 
 MODULES = (
     status, servers, settings, plan, profiles, logs, chat, top, events, doctor,
-    tokens, open_verb, version, completion, config, usage, gpus, fits, import_verb, help_verb,
+    tokens, open_verb, version, completion, config, usage, gpus, fits, import_verb, engines,
+    help_verb,
 )  # fmt: skip
 GROUPS = {
     "Models": ("ls", "show", "cat", "rescan"),
@@ -36,7 +38,8 @@ GROUPS = {
     ),
     "Prompts": ("run", "route", "usage"),
     "This machine": (
-        "open", "gpus", "fits", "doctor", "config", "token", "version", "completion", "help",
+        "open", "gpus", "fits", "engine", "doctor", "config", "token", "version", "completion",
+        "help",
     ),
 }  # fmt: skip
 

@@ -180,6 +180,10 @@ class Config(Section, frozen=True):
     llama_server_path: Annotated[
         Path | None, about("The llama-server program; null: searched for in the usual places")
     ] = None
+    engines_dir: Annotated[
+        Path,
+        about("Where `magictl engine` keeps llama-servers; root's, and so is every folder above"),
+    ] = Path("/var/lib/magi-engines")
     llama_server_host: Annotated[
         Host, about("The address that servers listen on")
     ] = "127.0.0.1"  # fmt: skip

@@ -18,6 +18,7 @@ from magid.launcher.model_files import Examined, examine, shards
 from magid.launcher.protocol import StartRequest
 from magid.launcher.unit_request import Timeouts, UnitRequest
 from magid.llama.arguments import server_argv
+from magid.llama.engines import check_owned, default_program
 from magid.llama.program import FoundProgram, find_program
 from magid.standalone import SCRIPTS
 from magid.standalone.exec_model import can_bind_only
@@ -124,8 +125,14 @@ def patience_of(settings: Config) -> Timeouts:
 
 
 def configured_program(settings: Config, find: Find) -> FoundProgram:
-    """Returns the llama-server of the configuration. Raises LlamaServerMissing."""
+    """Returns the llama-server of the configuration, or of the default engine.
+
+    Raises LlamaServerMissing; InvalidConfig if others than root may write to the engines.
+    """
     configured = settings.llama_server_path
+    if configured is None and (program := default_program(settings.engines_dir)) is not None:
+        check_owned(settings.engines_dir)
+        configured = program
     return find(str(configured) if configured else None, PROGRAM_PLACES)
 
 

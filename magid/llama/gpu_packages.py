@@ -25,8 +25,8 @@ _VULKAN: Final = "libggml0-backend-vulkan"
 _ROCM: Final = "libggml0-backend-hip"
 _CUDA: Final = "libggml0-backend-cuda"
 _ELSEWHERE: Final = (
-    "use a llama-server that is built for it (CUDA, ROCm or Vulkan): put it into /usr/local/bin, "
-    "or set llama_server_path in /etc/magi/magid.yaml"
+    "use a llama-server that is built for it (CUDA, ROCm or Vulkan): `magictl engine add NAME "
+    "ARCHIVE`, then `magictl engine use NAME`"
 )
 
 

@@ -3,12 +3,14 @@
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from magid.errors import LlamaServerMissing
 from magid.host.workers import LATE_S
+from magid.llama.engines import default_program
 from magid.llama.program import FoundProgram, LlamaProgram, find_program, probe
 from magid.llama.program_search import Foreign, ProgramSearch, look_here, no_answer
 
@@ -30,10 +32,12 @@ class InstalledProgram:
         search_path: str,
         search: ProgramSearch | None = None,
         late_s: float = LATE_S,
+        engines_dir: Path | None = None,
     ) -> None:
-        self._configured = configured
+        """`engines_dir` has the engines; the default one of them is used if none is configured."""
+        self._fixed, self._engines = configured, engines_dir
         self._search_path = search_path
-        self._local = LocalSearch(configured, search_path, late_s)
+        self._local = LocalSearch(self._configured, search_path, late_s)
         self._search = search or ProgramSearch()
         self._lock = asyncio.Lock()
         self._known: tuple[FoundProgram, LlamaProgram] | None = None
@@ -52,8 +56,14 @@ class InstalledProgram:
             return await self._local.find(), True
         except Foreign:
             return await asyncio.to_thread(
-                self._search.find, self._configured, self._search_path
+                self._search.find, self._configured(), self._search_path
             ), False
+
+    def _configured(self) -> str | None:
+        if self._fixed is not None or self._engines is None:
+            return self._fixed
+        program = default_program(self._engines)
+        return None if program is None else str(program)
 
     async def _probed(self, found: FoundProgram, is_here: bool) -> LlamaProgram:
         failed = self._failed
@@ -81,7 +91,9 @@ class LocalSearch:
     one caller at a time.
     """
 
-    def __init__(self, configured: str | None, search_path: str, late_s: float) -> None:
+    def __init__(
+        self, configured: Callable[[], str | None], search_path: str, late_s: float
+    ) -> None:
         self._configured, self._search_path, self._late_s = configured, search_path, late_s
         self._running: asyncio.Future[FoundProgram] | None = None
         self._is_late = False
@@ -116,7 +128,7 @@ class LocalSearch:
             result.get_loop().call_soon_threadsafe(_settle, result, found)
 
     def _find(self) -> FoundProgram:
-        found = find_program(self._configured, self._search_path, self._look)
+        found = find_program(self._configured(), self._search_path, self._look)
         with suppress(OSError), found.path.open("rb") as file:
             file.read(1)  # where this does not hang, starting the program will not
         return found

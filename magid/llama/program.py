@@ -15,6 +15,7 @@ from msgspec import Struct
 from magid.errors import LlamaServerMissing
 from magid.llama.arguments import child_environment
 from magid.llama.client import TooLong, read_at_most
+from magid.llama.engines import chosen_at
 
 MAX_PROBE_BYTES = 1024 * 1024  # `--help` is 60 KB in 0.7.0
 PROBE_S = 10.0  # for each of the two runs
@@ -93,7 +94,7 @@ def find_program(
             raise LlamaServerMissing(
                 f"cannot use {program} as llama-server: it is not an executable program; "
                 "install one there, or correct llama_server_path in /etc/magi/magid.yaml "
-                "(LLAMA_SERVER_PATH)",
+                "(LLAMA_SERVER_PATH); `magictl engine use` chooses another engine",
                 program=str(program),
             )
         return found
@@ -121,9 +122,12 @@ async def probe(program: Path, *, timeout_s: float = PROBE_S) -> LlamaProgram:
 
 
 def _changed_at(program: Path) -> float:
-    """Returns the time of the inode's last change: a package keeps the time of its making."""
+    """Returns the time of the inode's last change, or of the choice of its engine.
+
+    A package keeps the time of its making.
+    """
     try:
-        return program.stat().st_ctime
+        return max(program.stat().st_ctime, chosen_at(program))
     except OSError as error:
         raise _unusable(program, str(error)) from error
 

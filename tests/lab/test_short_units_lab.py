@@ -146,3 +146,32 @@ def test_a_prediction_of_a_damaged_model(asker: Asker) -> None:
     report = predicted(asker.ask(PredictRequest(spec, FLAGS)))
     assert report.estimate is None
     assert report.problem == "cannot predict the memory: gguf_init_from_reader: bad GGUF version: 0"
+
+
+def test_an_engine_is_tried_in_the_sandbox_before_it_counts(asker: Asker) -> None:
+    container = asker.container
+    build = "/opt/build"
+    theirs = container.run(["sh", "-c", "command -v llama-server"]).stdout.strip()
+    for name, script in (("good", f'exec {theirs} "$@"'), ("odd", "ls /models >&2; exit 3")):
+        container.write(f"{build}/{name}/llama-server", f"#!/bin/sh\n{script}\n", 0o755)
+    container.write("/models/secret", "x")
+    refused = container.run(["magictl", "engine", "add", "odd", f"{build}/odd"], check=False)
+    assert (refused.returncode, "secret" in refused.stderr) == (1, False), refused.stderr
+    assert "`--version` ended with 3" in refused.stderr
+    added = container.run(["magictl", "engine", "add", "good", f"{build}/good"])
+    assert added.stdout.startswith("engine good added: llama-server ")
+    assert container.run(["ls", "-A", "/var/lib/magi-engines"]).stdout == "good\n"
+    mine = container.run(["magictl", "engine", "use", "good"], user="magi", check=False)
+    assert "only root may write there" in mine.stderr
+    spec = asker.spec()
+    with asker.running(spec) as unit:
+        container.run(["magictl", "engine", "use", "good"])
+        started = container.show(unit, "MainPID", "ActiveState")
+        assert started["ActiveState"] == "active"
+        with asker.running(asker.spec()) as other:
+            shown = container.show(other, "ExecStart")["ExecStart"]
+            assert "/var/lib/magi-engines/good/llama-server" in shown
+        container.run(["magictl", "engine", "use", "system"])
+        assert container.show(unit, "MainPID", "ActiveState") == started
+    container.run(["magictl", "engine", "rm", "good", "--yes"])
+    container.run(["rm", "/models/secret"])

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from magid.config.settings import Config
 from magid.errors import (
@@ -75,6 +76,28 @@ def test_good_files(house: House, path: str, files: list[str]) -> None:
         (house.models / blob).write_bytes(b"GGUF")
     order = authorize(house.order(model_path=str(house.models / path)), house.settings)
     assert [file.path for file in order.files] == [str(house.models / name) for name in files]
+
+
+def test_the_program_is_that_of_the_default_engine(house: House) -> None:
+    folder = house.models.parent / "engines"
+    home = folder / "fast"
+    (home / "files/bin").mkdir(parents=True)
+    program = home / "files/bin/llama-server"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    (home / "llama-server").symlink_to("files/bin/llama-server")
+    (folder / "default").symlink_to("fast")
+    for part in (folder, *folder.parents[:2]):
+        part.chmod(0o755)
+    engines = structs.replace(house.settings, llama_server_path=None, engines_dir=folder)
+    order = authorize(house.order(), engines)
+    assert order.argv[0] == str(home / "llama-server")
+    assert str(home / "files") in order.program_folders
+    folder.chmod(0o777)
+    with pytest.raises(InvalidConfig, match="users other than root may write to"):
+        authorize(house.order(), engines)
+    configured = structs.replace(engines, llama_server_path=house.program)
+    assert authorize(house.order(), configured).argv[0] == str(house.program)
 
 
 BAD_PATHS: list[tuple[str, type[MagidError]]] = [

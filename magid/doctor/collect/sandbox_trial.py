@@ -22,7 +22,7 @@ from magid.config.settings import Config
 from magid.doctor.collect.commands import PROBE, CannotCollect
 from magid.doctor.collect.services import TRIAL
 from magid.doctor.facts import Program, SandboxTrial
-from magid.errors import LlamaServerMissing, MagidError
+from magid.errors import MagidError
 from magid.gpus.device import gpus_of
 from magid.gpus.listing import devices_in, last_line
 from magid.launcher import short_units
@@ -30,7 +30,7 @@ from magid.launcher.model_files import Examiner, check_files
 from magid.launcher.policy import configured_program
 from magid.launcher.sandbox import Property, unit_properties
 from magid.launcher.unit_request import CheckedFile, UnitRequest
-from magid.llama.program import FoundProgram, flags_in, version_in
+from magid.llama.program import FoundProgram, flags_in, look_at, version_in
 from magid.llama.program_search import ProgramSearch
 from magid.systemd.bus import MANAGER, MANAGER_PATH, PROPERTIES, Bus, BusError, major, variant
 
@@ -44,20 +44,39 @@ def trial(settings: Config, paths: Iterable[str]) -> SandboxTrial:
     program, problem = _program(settings)
     with closing(Examiner()) as examiner:
         roots = examiner.roots(settings.model_paths)
+    answer = _answered(settings, program, roots, list(paths))
+    return _trial_of(answer, str(program.path) if program else "", problem)
+
+
+def _answered(
+    settings: Config, program: FoundProgram | None, roots: tuple[str, ...], paths: list[str]
+) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="magi-doctor-", dir="/run") as folder:
         output = Path(folder) / "output"
         try:
-            answer = asyncio.run(_tried(settings, program, roots, list(paths), output))
+            return asyncio.run(_tried(settings, program, roots, paths, output))
         except (BusError, TimeoutError) as error:
             raise CannotCollect(f"systemd made no unit for a trial: {error}") from None
-    return _trial_of(answer, str(program.path) if program else "", problem)
+
+
+def program_trial(settings: Config, path: Path) -> Program:
+    """Try this llama-server, which need not be configured. For root. Raises CannotCollect."""
+    found = look_at(path)
+    if found is None:
+        return Program(str(path), "it is not an executable program")
+    with closing(Examiner()) as examiner:
+        roots = examiner.roots(settings.model_paths)
+    answer = _answered(settings, found, roots, [])
+    if "failed" in answer:
+        raise CannotCollect(f"it was not tried in the sandbox of models: {answer['failed']}")
+    return program_of(str(path), answer["runs"])
 
 
 def _program(settings: Config) -> tuple[FoundProgram | None, str]:
     try:
         with closing(ProgramSearch()) as search:
             return configured_program(settings, search.find), ""
-    except LlamaServerMissing as error:
+    except MagidError as error:
         return None, error.message
 
 
