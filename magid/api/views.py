@@ -121,6 +121,10 @@ def model_detail(
         "wantedReason": blocked.get(model.model_id, _why_enabled(model, snapshot.active.name)),
         "notInForce": not_in_force(model.settings, controllers()),
         "drafting": _draft_in_use(model.drafting, why_undrafted),
+        "adapters": [
+            {"name": f"{model.model_id}:{one.name}", "filePath": one.path}
+            for one in model.found.adapters
+        ],
     }
 
 

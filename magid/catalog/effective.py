@@ -122,7 +122,7 @@ def server_specs(
 ) -> tuple[ServerSpec, ...]:
     """Returns the servers that the model should have: one per instance with a port (or `ports`)."""
     mmproj = next((c.path for c in model.found.companions if c.kind == "mmproj"), None)
-    draft = model.drafting.draft
+    draft, adapters = model.drafting.draft, model.found.adapters
     return tuple(
         ServerSpec(
             model_id=model.model_id,
@@ -136,6 +136,9 @@ def server_specs(
             draft_type=draft.kind if draft else None,
             draft_path=draft.path if draft else None,
             draft_stamp=draft.stamp if draft else "",
+            lora_paths=tuple(adapter.path for adapter in adapters),
+            lora_stamp=",".join(adapter.stamp for adapter in adapters),
+            lora_bytes=sum(adapter.size_bytes for adapter in adapters),
             **server_settings(model.settings),
         )
         for instance, port in enumerate((ports or model.entry.ports)[: model.settings.instances])

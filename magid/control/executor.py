@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from msgspec.structs import replace
 
-from magid.control.loading import has_failed, lacked_memory, loaded, without_found_draft
+from magid.control.loading import has_failed, lacked_memory, loaded, without_extras
 from magid.control.planner import Plan, Start, Stop
 from magid.control.refusals import not_allocated
 from magid.control.resources import MachineResources
@@ -276,7 +276,7 @@ class PlanExecutor:
         if placement is not None and server is not None and lacked_memory(server):
             server = await self._start_elsewhere(spec, placement, server.reason)
         elif server is not None and has_failed(server):
-            server = await self._start_undrafted(spec, placement, server)
+            server = await self._start_plain(spec, placement, server)
         if server is not None and server.state is ServerState.STOPPED:
             raise Conflict(
                 f"cannot finish the start of {spec.model_id!r}: it was stopped meanwhile; "
@@ -326,20 +326,21 @@ class PlanExecutor:
             raise error
         return server
 
-    async def _start_undrafted(
+    async def _start_plain(
         self, spec: ServerSpec, placement: Placement | None, failed: ObservedServer
     ) -> ObservedServer | None:
-        """Starts a server once more without the draft that was found for it, if it has one.
+        """Starts a server once more without what was found beside its model, if there is any.
 
-        A draft makes answers faster and changes none of them, so no model may fail by it.
+        A draft makes answers faster and changes none of them, and adapters have names of their own:
+        no model may fail by them.
         """
-        if (plain := without_found_draft(spec)) is None:
+        if (found := without_extras(spec)) is None:
             return failed
+        plain, extras = found
         log.warning(
-            "%s starts without its draft (%s): %s",
-            *(spec.model_id, spec.draft_path or "layers of its own file", failed.reason),
+            "%s starts without %s: %s", spec.model_id, extras, failed.reason,
             extra=about(Event.SERVER_STARTING, model=spec.model_id, port=spec.port),
-        )
+        )  # fmt: skip
         await self._end(spec)
         await self._begin(plain, placement)
         return await loaded(self._launcher, spec.port)
@@ -362,9 +363,10 @@ class PlanExecutor:
         try:
             await self._launcher.start(spec, placement)
         except MagidError as error:
-            if spec.draft_path is None or (plain := without_found_draft(spec)) is None:
+            if (found := without_extras(spec)) is None or not (spec.draft_path or spec.lora_paths):
                 raise
-            log.warning("%s starts without its draft: %s", spec.model_id, error.message)
+            plain, extras = found
+            log.warning("%s starts without %s: %s", spec.model_id, extras, error.message)
             await self._launcher.start(plain, placement)
         finally:
             self._leave(spec.model_id)

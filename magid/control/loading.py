@@ -1,4 +1,4 @@
-"""How a server's start comes out, and whether its draft may be to blame."""
+"""How a server's start comes out, and whether what lies beside its model may be to blame."""
 
 import asyncio
 from dataclasses import replace
@@ -40,11 +40,18 @@ def lacked_memory(server: ObservedServer) -> bool:
     return has_failed(server) and is_out_of_memory(server.reason)
 
 
-def without_found_draft(spec: ServerSpec) -> ServerSpec | None:
-    """Returns the same server without the draft that `auto` has found; None if it has none.
+def without_extras(spec: ServerSpec) -> tuple[ServerSpec, str] | None:
+    """Returns the same server without what was found beside its model, and what that is.
 
-    Its hash is the same: it counts as the wanted server.
+    That is the draft which `auto` has found, and adapters. None if there is neither. The hash stays
+    the same: it counts as the wanted server.
     """
-    if spec.draft_type is None or spec.draft != "auto":
-        return None
-    return replace(spec, draft_type=None, draft_path=None, draft_stamp="")
+    extras = []
+    plain = spec
+    if spec.draft_type is not None and spec.draft == "auto":
+        extras.append(f"its draft ({spec.draft_path or 'layers of its own file'})")
+        plain = replace(plain, draft_type=None, draft_path=None, draft_stamp="")
+    if spec.lora_paths:
+        extras.append(f"its adapters ({', '.join(spec.lora_paths)})")
+        plain = replace(plain, lora_paths=(), lora_stamp="", lora_bytes=0)
+    return (plain, " and ".join(extras)) if extras else None

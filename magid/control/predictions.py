@@ -17,6 +17,7 @@ from msgspec import structs
 from magid.control.prediction_cache import Prediction, PredictionCache, key_of
 from magid.errors import Busy, MagidError
 from magid.gpus.memory_report import problem_in, report_in
+from magid.gpus.memory_table import with_adapters
 from magid.llama.arguments import prediction_argv
 from magid.llama.placement import Placement
 from magid.llama.program import LlamaProgram
@@ -120,11 +121,13 @@ class Predictions:
         if estimate is None:
             log.info("no prediction for %s: %s", spec.model_id, report.problem)
             return Prediction(time.time(), problem=report.problem)
-        return Prediction(time.time(), structs.replace(estimate, is_mapped=is_mapped(spec)))
+        estimate = structs.replace(estimate, is_mapped=is_mapped(spec))
+        return Prediction(time.time(), with_adapters(estimate, spec.lora_bytes))
 
 
 def _key(spec: ServerSpec, program: LlamaProgram, placement: Placement | None) -> str:
     """Raises InvalidInput if the program lacks what the spec needs."""
     nameless = replace(spec, model_id="model")  # equal files need equal memory
     argv = prediction_argv(nameless, str(program.path), program.flags, placement)
-    return key_of((program.version, program.changed_at, spec.stamp, *argv))
+    stamps = (spec.stamp, *filter(None, (spec.draft_stamp, spec.lora_stamp)))
+    return key_of((program.version, program.changed_at, *stamps, *argv))

@@ -8,6 +8,7 @@ from msgspec import Struct, field, structs
 
 from magid.discovery import grouping
 from magid.discovery.abilities import abilities_of
+from magid.discovery.adapters import adapters_of, pair_adapters
 from magid.discovery.drafts import draft_kind, drafts_of, is_draft, pair_drafts
 from magid.discovery.found import BrokenFile, CompanionFile, FoundModel
 from magid.discovery.header_cache import HeaderFacts, Reading, Unusable
@@ -40,6 +41,7 @@ def assemble(
     companions: list[CompanionFile] = []
     projectors: list[File] = []
     drafts: list[File] = []
+    adapters: list[File] = []
     others: list[grouping.Parts] = []
     for parts in grouping.join(files):
         first = parts.files[0]
@@ -52,6 +54,8 @@ def assemble(
             projectors.append(first)
         if kind == "draft" and len(parts.files) == 1 and _can_draft(first, readings[first.path]):
             drafts.append(first)
+        if kind == "lora" and text(_metadata(readings[first.path]), "adapter.type") == "lora":
+            adapters.append(first)
     broken: list[BrokenFile] = []
     usable: list[tuple[grouping.Parts, list[HeaderFacts]]] = []
     for parts in others:
@@ -64,8 +68,11 @@ def assemble(
     pairing = _pairing(usable, projectors, readings)
     broken += [BrokenFile(path, reason) for path, reason in pairing.unfit.items()]
     firsts = [parts.files[0] for parts, _ in usable]
-    drafting = pair_drafts(firsts, drafts, _all_metadata((*firsts, *drafts), readings))
-    broken += [BrokenFile(path, reason) for path, reason in drafting.unfit.items()]
+    metadata = _all_metadata((*firsts, *drafts, *adapters), readings)
+    drafting = pair_drafts(firsts, drafts, metadata)
+    adapting = pair_adapters(firsts, adapters, metadata)
+    unfit = drafting.unfit | adapting.unfit
+    broken += [BrokenFile(path, reason) for path, reason in unfit.items()]
     models = []
     for parts, known in usable:
         path = parts.files[0].path
@@ -78,7 +85,8 @@ def assemble(
         ]
         has_nextn = any(one.has_nextn for one in known)
         own = drafts_of(found.kind, found.architecture, beside, has_nextn=has_nextn)
-        models.append(structs.replace(found, drafts=own))
+        loras = [(file, _stamp([file])) for file in adapting.matching.get(path, ())]
+        models.append(structs.replace(found, drafts=own, adapters=adapters_of(loras)))
     return Assembled(files, tuple(models), tuple(broken), tuple(companions))
 
 

@@ -26,6 +26,15 @@ class Draft(Struct, frozen=True):
     stamp: str = ""  # changes with the content of its file
 
 
+class Adapter(Struct, frozen=True):
+    """A LoRA adapter of a model. Clients ask for `MODEL:NAME`."""
+
+    name: str
+    path: str
+    size_bytes: int
+    stamp: str  # changes with the content of its file
+
+
 class FoundModel(Struct, frozen=True):
     """One model on disk, with all its shards."""
 
@@ -50,6 +59,7 @@ class FoundModel(Struct, frozen=True):
     shape: ModelShape
     stamp: str  # 16 hex digits that change with the content of its files and its projector
     drafts: tuple[Draft, ...] = ()  # those that match it, the best first
+    adapters: tuple[Adapter, ...] = ()  # in the order of their names
 
     @property
     def is_thinking(self) -> bool:

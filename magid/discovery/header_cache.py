@@ -36,6 +36,7 @@ _KEPT: Final = (
     "general.version",
     "general.size_label",
     "general.file_type",
+    "adapter.type",
     "split.no",
     "split.count",
     "split.tensors.count",

@@ -37,8 +37,10 @@ SUBFOLDER: Final = "mmproj"
 _SOFT: Final = frozenset({"instruct", "it", "chat", "mmproj", "model", "vision"})
 """Words that often are in only one of the two names."""
 
-_OF_DRAFTS: Final = frozenset({"assistant", "dflash", "draft", "dspark", "eagle3", "mtp"})
-"""Words that only the name of a draft has."""
+_OF_COMPANIONS: Final = frozenset(
+    {"adapter", "assistant", "dflash", "draft", "dspark", "eagle3", "lora", "mtp"}
+)
+"""Words that only the name of a draft or an adapter has."""
 
 _ENCODINGS: Final = ("f16", "bf16", "q8_0", "f32")
 _FOLDERS_ABOVE: Final = 2
@@ -86,7 +88,7 @@ def candidate(
     soft = _SOFT
     if needs is not None:
         widths += [f"{architecture}.target_hidden_size", f"{architecture}.embedding_length_out"]
-        soft |= _OF_DRAFTS
+        soft |= _OF_COMPANIONS
     widths.append(f"{architecture}.embedding_length")
     return MatchCandidate(
         file=file,

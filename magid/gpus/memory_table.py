@@ -90,6 +90,22 @@ class Estimate(Struct, frozen=True):
         return self.host_total.total - sum(mapped)
 
 
+def with_adapters(estimate: Estimate, size: int) -> Estimate:
+    """Returns what a server with LoRA adapters of this size needs: llama-server leaves them out.
+
+    Each device has those of its own layers. How they are split is not known, so each counts with
+    all of them.
+    """
+    if not size:
+        return estimate
+    more = Need(model=size)
+    if estimate.devices:
+        devices = tuple(structs.replace(one, need=one.need + more) for one in estimate.devices)
+        return structs.replace(estimate, devices=devices)
+    first, *others = estimate.host
+    return structs.replace(estimate, host=(structs.replace(first, need=first.need + more), *others))
+
+
 def estimate_in(lines: Iterable[str]) -> Estimate | None:
     """Returns what the first table in these lines says, and the first one of a draft.
 

@@ -57,7 +57,8 @@ def authorize(
     argv = server_argv(spec, str(program.path), key, start.flags, start.placement)
     projector = () if spec.mmproj_path is None else (spec.mmproj_path,)
     draft = () if spec.draft_path is None else shards(spec.draft_path)
-    found = examine((*shards(spec.model_path), *projector, *draft), settings.model_paths)
+    beside = (*projector, *draft, *spec.lora_paths)
+    found = examine((*shards(spec.model_path), *beside), settings.model_paths)
     folders = program_folders(program)
     return UnitRequest(
         spec=spec,

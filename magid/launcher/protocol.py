@@ -19,7 +19,7 @@ from magid.errors import InvalidInput
 from magid.llama import placement as placements
 from magid.llama.placement import Placement
 from magid.llama.runtime_settings import MAX_INSTANCES, SERVER_SETTINGS, RuntimeSetting
-from magid.llama.spec import DRAFT_TYPES, ServerSpec
+from magid.llama.spec import DRAFT_TYPES, MAX_ADAPTERS, ServerSpec
 
 MAX_LINE_BYTES: Final = 64 * 1024
 MAX_FLAGS: Final = 1024  # llama-server 0.7.0 knows 500 options, with all spellings
@@ -285,6 +285,14 @@ def _path(name: str, value: Any) -> str:
     return value
 
 
+def _plain_path(name: str, value: Any) -> str:
+    """Checks a path of a list: llama-server ends it at a comma and at a colon."""
+    path = _path(name, value)
+    if not {",", ":"}.isdisjoint(path):
+        raise _bad(name, "should have no comma and no colon")
+    return path
+
+
 def _one_of(words: tuple[str, ...]) -> Callable[[str, Any], str]:
     def check(name: str, value: Any) -> str:
         if value not in words:
@@ -323,6 +331,9 @@ _SPEC: Final[Mapping[str, _Check]] = {
     "draft_type": _or_none(_one_of(DRAFT_TYPES)),
     "draft_path": _or_none(_path),
     "draft_stamp": _matching(_STAMP, "the identity of a file"),
+    "lora_paths": _many(_plain_path, MAX_ADAPTERS),
+    "lora_stamp": _matching(_STAMP, "the identity of files"),
+    "lora_bytes": _int(0, 2**60),
     **{setting.name: _setting(setting) for setting in SERVER_SETTINGS},
 }
 assert set(_SPEC) == {each.name for each in fields(ServerSpec)}

@@ -38,7 +38,7 @@ class UnitRequest:
     spec: ServerSpec
     profile: str | None
     argv: tuple[str, ...]  # llama-server's, the program first
-    files: tuple[CheckedFile, ...]  # all shards, the projector and the draft
+    files: tuple[CheckedFile, ...]  # all shards, projector, draft, adapters
     roots: tuple[str, ...]  # the model folders, links resolved: hidden
     program_folders: tuple[str, ...]  # bound back in where a hidden folder contains them
     scripts: str  # the folder of exec_model.py and wait_ready.py

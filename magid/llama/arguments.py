@@ -95,7 +95,7 @@ def prediction_argv(
 
 
 def _model_argv(spec: ServerSpec, program: str, flags: frozenset[str]) -> list[str]:
-    own = [program, "--model", spec.model_path, "--alias", spec.model_id]
+    own = [program, "--model", spec.model_path, "--alias", spec.model_id, *_lora_argv(spec, flags)]
     if spec.draft_type is None:
         return own
     if why := why_undrafted(spec, flags):
@@ -103,6 +103,16 @@ def _model_argv(spec: ServerSpec, program: str, flags: frozenset[str]) -> list[s
             raise InvalidInput(f"cannot use draft: {why}; clear one setting", field="draft")
         return own
     return [*own, *_draft_argv(spec, flags)]
+
+
+def _lora_argv(spec: ServerSpec, flags: frozenset[str]) -> list[str]:
+    """With scale 0 no request has an adapter that it does not choose.
+
+    `--lora-init-without-apply` does not do that: with it llama-server 0.7.0 applies all of them.
+    """
+    if not spec.lora_paths or "--lora-scaled" not in flags:
+        return []
+    return ["--lora-scaled", ",".join(f"{path}:0" for path in spec.lora_paths)]
 
 
 def why_undrafted(spec: ServerSpec, flags: frozenset[str]) -> str:

@@ -16,9 +16,13 @@ _HASHED_UNSET: Final = frozenset(
 )
 
 
-# What `draft: auto` has found is not hashed: it changes how fast answers come, not which. A draft
-# that comes, goes or is replaced restarts nothing; it counts from the next start on.
-_UNHASHED: Final = frozenset({"draft_type", "draft_path", "draft_stamp"})
+# What lies beside a model is not hashed: a draft that was found changes how fast answers come, not
+# which, and adapters have names of their own. They count from the next start on.
+_UNHASHED: Final = frozenset(
+    {"draft_type", "draft_path", "draft_stamp", "lora_paths", "lora_stamp", "lora_bytes"}
+)
+
+MAX_ADAPTERS: Final = 16
 
 DRAFT_TYPES: Final = ("mtp", "dflash", "dspark", "eagle3", "simple")
 """Of --spec-type, without "draft-"; `simple` is a small model of its own."""
@@ -39,6 +43,9 @@ class ServerSpec(ServerSettings):
     draft_type: str | None = None  # one of DRAFT_TYPES
     draft_path: str | None = None  # absolute, links resolved; None: layers of the model's own file
     draft_stamp: str = ""
+    lora_paths: tuple[str, ...] = ()  # of adapters, loaded with scale 0; requests choose them
+    lora_stamp: str = ""
+    lora_bytes: int = 0  # of all of them
 
     @property
     def unit(self) -> str:

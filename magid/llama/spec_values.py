@@ -18,7 +18,7 @@ SpecValues = tuple[tuple[str, str | None], ...]  # field of ServerSpec -> its te
 _OWN: Final = {"--model": "model_path", "--mmproj": "mmproj_path", "--host": "host"}
 _OPTIONS: Final = {o: setting.name for setting in SERVER_SETTINGS for o in setting.options}
 _SKIPPED: Final = frozenset({"--alias", "--port", "--api-key-file", "--cors-origins"})
-_DRAFTED: Final = frozenset({"--spec-type", "--spec-draft-model", "--model-draft"})
+_BESIDE: Final = frozenset({"--spec-type", "--spec-draft-model", "--model-draft", "--lora-scaled"})
 _PLACED: Final = frozenset({"--fit", "--fit-target", "--tensor-split"})
 _FLAGS: Final = frozenset({"--metrics", "--no-ui", "--no-webui", "--offline"}) | frozenset(
     {"--embeddings", "--embedding", "--reranking", "--rerank"}
@@ -45,7 +45,7 @@ def of_command(argv: Sequence[str], placement: Placement | None = None) -> SpecV
     for word in words:
         if name := _OWN.get(word) or _OPTIONS.get(word):
             found[name] = next(words, None)
-        elif word in _DRAFTED and found["host"] is None:
+        elif word in _BESIDE and found["host"] is None:
             next(words, None)  # magid's own come before --host
         elif word in _SKIPPED or (placement is not None and word in _PLACED):
             next(words, None)

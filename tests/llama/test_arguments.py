@@ -99,6 +99,15 @@ def test_a_draft_that_was_chosen_is_never_dropped(
         server_argv(spec, "/llama", "/run/key", flags)
 
 
+def test_adapters_are_loaded_and_not_applied() -> None:
+    spec = replace(SPEC, lora_paths=("/models/a.gguf", "/models/b b.gguf"))
+    argv = server_argv(spec, "/llama", "/run/key", FLAGS | {"--lora-scaled"})
+    assert argv[5:7] == ["--lora-scaled", "/models/a.gguf:0,/models/b b.gguf:0"]
+    assert server_argv(spec, "/llama", "/run/key", FLAGS) == server_argv(
+        SPEC, "/llama", "/run/key", FLAGS
+    )
+
+
 @pytest.fixture(scope="module")
 def help_text(llama_server: Path) -> str:
     done = subprocess.run([llama_server, "--help"], capture_output=True, text=True, check=True)

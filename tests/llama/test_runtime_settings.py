@@ -51,6 +51,10 @@ def test_a_setting_that_came_later_is_in_the_hash_only_when_it_is_set() -> None:
     assert replace(SPEC, device="CUDA0").hash == "4e4f99d085b48252"
 
 
+def test_adapters_that_were_found_restart_nothing() -> None:
+    assert replace(SPEC, lora_paths=("/l.gguf",), lora_stamp="1", lora_bytes=9).hash == SPEC.hash
+
+
 def test_a_draft_that_was_found_restarts_nothing() -> None:
     found = replace(SPEC, draft_type="eagle3", draft_path="/models/d.gguf", draft_stamp="1")
     assert found.hash == SPEC.hash

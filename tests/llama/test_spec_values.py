@@ -46,8 +46,8 @@ def test_what_a_placement_decides_is_no_value_of_the_spec() -> None:
 
 
 def test_a_draft_that_was_found_is_no_value_of_the_spec() -> None:
-    own = replace(SPEC, draft_type="mtp", draft_path="/models/d.gguf")
-    flags = NEWEST | {"--spec-type", "--spec-type=draft-mtp", "--spec-draft-model"}
+    own = replace(SPEC, draft_type="mtp", draft_path="/models/d.gguf", lora_paths=("/l.gguf",))
+    flags = NEWEST | {"--lora-scaled", "--spec-type", "--spec-type=draft-mtp", "--spec-draft-model"}
     plain = of_command(server_argv(SPEC, "/llama", "/run/key", flags))
     assert of_command(server_argv(own, "/llama", "/run/key", flags)) == plain
     users = replace(own, extra_args=("--spec-type", "draft-mtp"))

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from magid.gpus.memory_report import report_in
-from magid.gpus.memory_table import Estimate
+from magid.gpus.memory_table import Estimate, with_adapters
 from magid.llama.installed_program import InstalledProgram
 from magid.llama.spec import ServerSpec
 from magid.servers.backend import ServerState
 from magid.servers.processes.backend import ProcessBackend
-from tests.support import architectures, drafting
+from tests.support import adapting, architectures, drafting
 from tests.support.gpus import Gpus, MakeGpus
 
 pytestmark = pytest.mark.slow
@@ -90,6 +90,27 @@ async def test_a_draft_is_part_of_it(
     assert (await backend.settled(spec.port)).state is ServerState.READY
     held = gpus.fakes[0].memory()["used"]
     assert 0 <= held - device.need.total // MIB <= estimate.rounding // MIB
+
+
+async def test_adapters_are_part_of_it(
+    backend: ProcessBackend,
+    gpus: Gpus,
+    tmp_path: Path,
+    chat_model: Path,
+    free_port: Callable[[], int],
+) -> None:
+    """llama-server's own table leaves them out; magid adds their size, which is what they take."""
+    adapter = adapting.write(tmp_path / "adapter.gguf", "XY", rank=8192)
+    size = adapter.stat().st_size
+    plain = ServerSpec("m", 0, free_port(), "127.0.0.1", str(chat_model), device="RPC0",
+                       ctx_size=CTX, parallel=1, n_gpu_layers=99)  # fmt: skip
+    spec = replace(plain, lora_paths=(str(adapter),), lora_bytes=size)
+    estimate = with_adapters(await predicted(backend, spec), spec.lora_bytes)
+    await backend.start(spec)
+    assert (await backend.settled(spec.port)).state is ServerState.READY
+    held = gpus.fakes[0].memory()["used"]
+    assert size > 12 * MIB
+    assert -1 <= held - estimate.devices[0].need.total // MIB <= 3
 
 
 async def test_what_each_architecture_keeps(backend: ProcessBackend, tmp_path: Path) -> None:

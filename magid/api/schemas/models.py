@@ -122,6 +122,13 @@ class DraftInUse(TypedDict):
     reason: str
 
 
+class ModelAdapter(TypedDict):
+    """A LoRA adapter of the model, loaded from its next start on. Clients ask for `name`."""
+
+    name: str
+    filePath: str
+
+
 class ModelDetail(DiscoveredModel):
     """One model, with where each value comes from and what it would run as."""
 
@@ -133,6 +140,7 @@ class ModelDetail(DiscoveredModel):
     wantedReason: str
     notInForce: dict[str, str]
     drafting: DraftInUse
+    adapters: list[ModelAdapter]
 
 
 class RemovedModel(TypedDict):

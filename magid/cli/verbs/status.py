@@ -213,6 +213,7 @@ def show(client: Client, args: argparse.Namespace) -> int:
         ("port", ", ".join(map(str, answer["ports"])) or answer["port"], sources["port"]),
         *((s.key, s.show(answer.get(s.key)), _source(answer, s.key)) for s in SETTINGS),
         ("drafts with", *_draft(answer["drafting"])),
+        *(("adapter", one["name"], one["filePath"]) for one in answer["adapters"]),
     ]
     explained([(name, cell(value), about) for name, value, about in rows])
     if answer["argvProblem"]:

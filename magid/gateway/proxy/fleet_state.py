@@ -10,6 +10,8 @@ from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any
 
+from msgspec.structs import replace
+
 from magid.catalog.effective import Model
 from magid.control.daemon import Daemon
 from magid.control.planner import Wanted
@@ -179,7 +181,7 @@ class FleetState:
         process, pause_s = server.backend.process, _FIRST_PAUSE_S
         try:
             while process in self._servers:
-                facts = await health.facts(server.backend)
+                facts = await self._facts_of(server.backend)
                 if facts is not None:
                     self._learned(server, facts)
                     return
@@ -187,6 +189,14 @@ class FleetState:
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         finally:
             self._asking.discard(process)
+
+    async def _facts_of(self, backend: Backend) -> ServerProperties | None:
+        facts = await health.facts(backend)
+        model = self._daemon.snapshot.models.get(backend.model_id)
+        if facts is None or model is None or not model.found.adapters:
+            return facts
+        adapters = await health.adapters(backend)
+        return None if adapters is None else replace(facts, adapters=adapters)
 
     def _learned(self, server: UpstreamServer, facts: ServerProperties) -> None:
         backend = server.backend

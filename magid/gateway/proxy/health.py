@@ -15,7 +15,13 @@ from magid.control.daemon import Daemon
 from magid.discovery.kinds import ModelKind
 from magid.errors import BadReply, MagidError, ServerUnreachable
 from magid.gateway.proxy.server import UNWELL, UpstreamServer, is_own_trouble
-from magid.gateway.routing.fleet import Backend, Fleet, ServerProperties, facts_of
+from magid.gateway.routing.fleet import (
+    Backend,
+    Fleet,
+    ServerProperties,
+    adapters_in,
+    facts_of,
+)
 from magid.http.json_text import to_json
 from magid.llama.client import get_json
 from magid.log.events import Event, about
@@ -137,6 +143,15 @@ async def facts(backend: Backend) -> ServerProperties | None:
     except ServerUnreachable:
         return None
     return facts_of(props)
+
+
+async def adapters(backend: Backend) -> tuple[str, ...] | None:
+    """Returns the paths of the server's LoRA adapters by their ids; None if it does not tell."""
+    try:
+        _, listed = await _asked(backend, "/lora-adapters")
+    except ServerUnreachable:
+        return None
+    return adapters_in(listed)
 
 
 async def is_healthy(backend: Backend) -> bool | None:

@@ -3,7 +3,7 @@
 Pure: made from the snapshot, from what runs, and from what each server says about itself.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 from msgspec import Struct, field
 
@@ -32,6 +32,24 @@ class ServerProperties(Struct, frozen=True):
     vision: bool | None = None
     audio: bool | None = None
     tools: bool | None = None
+    adapters: tuple[str, ...] | None = None  # paths of its LoRA adapters by their ids
+
+
+MAX_ADAPTERS = 64  # what a server that was taken over may claim
+
+
+def adapters_in(listed: object) -> tuple[str, ...]:
+    """From the JSON of /lora-adapters; none if it is no list of paths in the order of their ids."""
+    if not isinstance(listed, list) or len(listed) > MAX_ADAPTERS:
+        return ()
+    found = []
+    for number, one in enumerate(listed):
+        match one:
+            case {"id": int(given), "path": str(path)} if given == number:
+                found.append(path)
+            case _:
+                return ()
+    return tuple(found)
 
 
 def facts_of(props: object) -> ServerProperties | None:
@@ -177,6 +195,9 @@ def build(
     disabled = {i: m for i, m in now.models.items() if not m.enabled}
     remembered = _remembered(now) if is_scanning else {}
     aliases, variants = _aliases(now.models, enabled, profile)
+    adapted = _adapted(offers.values(), {*now.models, *aliases})
+    aliases |= {name: chosen.parameters.model for name, chosen in adapted.items()}
+    variants |= adapted
     return Fleet(offers, aliases, variants, profile, disabled, remembered)
 
 
@@ -285,6 +306,27 @@ def _aliases(
     targets = {name: str(to) for name, to in given.items()}
     targets |= {name: chosen.parameters.model for name, chosen in variants.items()}
     return {**plain, **targets}, variants
+
+
+def _adapted(offers: Iterable[AvailableModel], taken: Container[str]) -> dict[str, ChosenVariant]:
+    """Returns `MODEL:ADAPTER` of each LoRA adapter that all ready servers of a model have loaded.
+
+    A model without a server will load what lies beside it, in this order.
+    """
+    found = {}
+    for offer in offers:
+        beside = tuple(adapter.path for adapter in offer.model.found.adapters)
+        told = (backend.facts.adapters for backend in offer.backends)
+        loaded = {beside if paths is None else paths for paths in told} or {beside}
+        if len(loaded) != 1:
+            continue
+        ids = {path: number for number, path in enumerate(loaded.pop())}
+        for adapter in offer.model.found.adapters:
+            name = f"{offer.model_id}:{adapter.name}"
+            if adapter.path in ids and name not in taken:
+                lora = {"lora": [{"id": ids[adapter.path], "scale": 1.0}]}
+                found[name] = ChosenVariant(name, Variant(model=offer.model_id, set=lora))
+    return found
 
 
 def _chosen(name: str, to: Target, given: Mapping[str, Target]) -> ChosenVariant | None:

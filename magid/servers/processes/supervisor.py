@@ -383,17 +383,18 @@ _LAST_SEEN = {
 
 
 def files_of(spec: ServerSpec) -> tuple[str, ...]:
-    """Returns the files that a server needs: the model's first, its projector and its draft."""
-    return tuple(path for path in _files(spec).values() if path is not None)
+    """Returns the files that a server needs: the model's first, and those beside it."""
+    return tuple(path for _, path in _files(spec))
 
 
-def _files(spec: ServerSpec) -> dict[str, str | None]:
-    return {
-        "model": spec.model_path, "projector": spec.mmproj_path, "draft": spec.draft_path
-    }  # fmt: skip
+def _files(spec: ServerSpec) -> list[tuple[str, str]]:
+    """Returns the files with what they are."""
+    one = (("model", spec.model_path), ("projector", spec.mmproj_path), ("draft", spec.draft_path))
+    found = [(what, path) for what, path in one if path is not None]
+    return [*found, *(("adapter", path) for path in spec.lora_paths)]
 
 
 def why_unusable(spec: ServerSpec, number: int, verb: str, why: str) -> str:
     """Returns the message for the file of `files_of` with this number."""
-    what = [what for what, path in _files(spec).items() if path is not None][number]
-    return f"cannot {verb} the {what} file {files_of(spec)[number]}: {why}"
+    what, path = _files(spec)[number]
+    return f"cannot {verb} the {what} file {path}: {why}"
