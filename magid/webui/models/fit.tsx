@@ -75,30 +75,32 @@ function Needs({ memory }: { memory: ModelMemory }) {
   ];
   if (places.length === 0) return null;
   return (
-    <table aria-label="Memory of one server">
-      <thead>
-        <tr>
-          <th scope="col">On</th>
-          <th scope="col" class="number">Weights</th>
-          <th scope="col" class="number">Context</th>
-          <th scope="col" class="number">Compute</th>
-          <th scope="col" class="number">Together</th>
-          <th scope="col" class="number low">Room now</th>
-        </tr>
-      </thead>
-      <tbody>
-        {places.map((place) => (
-          <tr key={place.name}>
-            <td>{place.name}</td>
-            <td class="number">{bytes(place.modelBytes)}</td>
-            <td class="number">{bytes(place.contextBytes)}</td>
-            <td class="number">{bytes(place.computeBytes)}</td>
-            <td class="number">{bytes(place.totalBytes)}</td>
-            <td class="number low">{bytes(place.room)}</td>
+    <div class="scroll" role="region" aria-label="Memory of one server" tabIndex={0}>
+      <table aria-label="Memory of one server">
+        <thead>
+          <tr>
+            <th scope="col">On</th>
+            <th scope="col" class="number">Weights</th>
+            <th scope="col" class="number">Context</th>
+            <th scope="col" class="number">Compute</th>
+            <th scope="col" class="number">Together</th>
+            <th scope="col" class="number low">Room now</th>
           </tr>
-        ))}
-      </tbody>
-      {memory.ctxSize !== null && <caption>With a context of {count(memory.ctxSize)}</caption>}
-    </table>
+        </thead>
+        <tbody>
+          {places.map((place) => (
+            <tr key={place.name}>
+              <td>{place.name}</td>
+              <td class="number">{bytes(place.modelBytes)}</td>
+              <td class="number">{bytes(place.contextBytes)}</td>
+              <td class="number">{bytes(place.computeBytes)}</td>
+              <td class="number">{bytes(place.totalBytes)}</td>
+              <td class="number low">{bytes(place.room)}</td>
+            </tr>
+          ))}
+        </tbody>
+        {memory.ctxSize !== null && <caption>With a context of {count(memory.ctxSize)}</caption>}
+      </table>
+    </div>
   );
 }

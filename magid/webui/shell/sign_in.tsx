@@ -1,5 +1,5 @@
 // Trades a token for a session of this browser.
-import { useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 
 import { signIn } from "../api/request.ts";
 import { Command } from "../parts/copy.tsx";
@@ -9,6 +9,8 @@ export function SignIn() {
   const [token, setToken] = useState("");
   const [problem, setProblem] = useState("");
   const [isBusy, setBusy] = useState(false);
+  const field = useRef<HTMLInputElement>(null);
+  useEffect(() => field.current?.focus(), []);
   const submit = async (event: Event) => {
     event.preventDefault();
     setBusy(true);
@@ -32,7 +34,7 @@ export function SignIn() {
           autocomplete="current-password"
           spellcheck={false}
           required
-          autofocus
+          ref={field}
           aria-invalid={problem !== ""}
           aria-describedby="sign-in-problem"
           value={token}

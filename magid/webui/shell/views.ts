@@ -1,7 +1,7 @@
 // The views, in the order of the navigation. Each is loaded when it is opened first.
 import type { ComponentType } from "preact";
 
-import { mayRead } from "../api/request.ts";
+import { mayAsk, mayRead } from "../api/request.ts";
 import type { IconName } from "../parts/icons.tsx";
 
 export interface View {
@@ -26,5 +26,40 @@ export const VIEWS: View[] = [
     icon: "models",
     isAllowed: mayRead,
     load: () => import("../models/models.tsx"),
+  },
+  {
+    name: "profiles",
+    title: "Profiles",
+    icon: "profiles",
+    isAllowed: mayRead,
+    load: () => import("../profiles/profiles.tsx"),
+  },
+  {
+    name: "chat",
+    title: "Chat",
+    icon: "chat",
+    isAllowed: mayAsk,
+    load: () => import("../chat/chat.tsx"),
+  },
+  {
+    name: "activity",
+    title: "Activity",
+    icon: "activity",
+    isAllowed: mayRead,
+    load: () => import("../activity/activity.tsx"),
+  },
+  {
+    name: "logs",
+    title: "Logs",
+    icon: "logs",
+    isAllowed: mayRead,
+    load: () => import("../logs/logs.tsx"),
+  },
+  {
+    name: "system",
+    title: "System",
+    icon: "system",
+    isAllowed: mayRead,
+    load: () => import("../system/system.tsx"),
   },
 ];

@@ -1,0 +1,133 @@
+// All profiles, and the switch to another one.
+import { useEffect, useState } from "preact/hooks";
+
+import { get, mayChange, post, remove } from "../api/request.ts";
+import type { Plan, Profile } from "../api/types.ts";
+import { confirmed } from "../parts/dialog.tsx";
+import { Empty } from "../parts/empty.tsx";
+import { Icon } from "../parts/icons.tsx";
+import { act, tellError } from "../parts/notices.tsx";
+import { Table, type Column } from "../parts/table.tsx";
+import { go, to } from "../shell/route.ts";
+import { listeners, live } from "../stream/client.ts";
+import { NEW } from "./draft.ts";
+import { PlanView } from "./plan.tsx";
+
+interface Entry {
+  slug: string;
+  profile?: Profile;
+  problem?: string;
+}
+
+const path = (slug: string) => `api/models/profiles/${encodeURIComponent(slug)}`;
+
+/** The profiles' contents; those that have changed are asked for again. */
+function useProfiles(names: string[]): Entry[] {
+  const [known, setKnown] = useState<Record<string, Entry>>({});
+  const load = async (slug: string) => {
+    const entry = await get<Profile>(path(slug)).then(
+      (profile): Entry => ({ slug, profile }),
+      (error: Error): Entry => ({ slug, problem: error.message }),
+    );
+    setKnown((old) => ({ ...old, [slug]: entry }));
+  };
+  useEffect(() => {
+    for (const slug of names) if (!(slug in known)) void load(slug);
+  }, [names.join(" ")]);
+  useEffect(() => {
+    const listener = ({ kind, data }: { kind: string; data: Record<string, unknown> }) => {
+      if (kind === "profiles") for (const slug of data.changed as string[]) void load(slug);
+    };
+    listeners.add(listener);
+    return () => void listeners.delete(listener);
+  }, []);
+  return names.map((slug) => known[slug] ?? { slug });
+}
+
+/** Shows the plan, and activates the profile if the user agrees. */
+async function activate(slug: string): Promise<void> {
+  const now = live.peek();
+  if (now === undefined) return;
+  try {
+    const plan = await post<Plan>(`${path(slug)}/activate?dryRun=true`);
+    const text = <PlanView plan={plan} live={now} />;
+    if (!(await confirmed(`Switch to profile ${slug}?`, text, "Switch", false))) return;
+    await act(() => post<Plan>(`${path(slug)}/activate`));
+  } catch (error) {
+    tellError(error);
+  }
+}
+
+async function deleteProfile(slug: string): Promise<void> {
+  const text = "Its file is deleted. A profile that came with magid comes back as it was shipped.";
+  if (!(await confirmed(`Delete profile ${slug}?`, text, "Delete"))) return;
+  await act(() => remove<{ message: string }>(path(slug)));
+}
+
+const COLUMNS: Column<Entry>[] = [
+  {
+    key: "name",
+    title: "Profile",
+    cell: ({ slug, profile }) => (
+      <a class="name" href={to("profiles", slug)}>
+        {profile?.name ?? slug}
+      </a>
+    ),
+  },
+  { key: "about", title: "Description", low: true,
+    cell: ({ profile, problem }) =>
+      problem ? <span class="problem">{problem}</span> : profile?.description },
+  { key: "models", title: "Models", low: true,
+    cell: ({ profile }) => profile?.enabledModels.join(", ") },
+  { key: "aliases", title: "Aliases", isNumber: true, low: true,
+    cell: ({ profile }) => (profile ? Object.keys(profile.aliases).length : "") },
+  { key: "verbs", title: "Actions", isTitleHidden: true, isNumber: true,
+    cell: (entry) => <Verbs entry={entry} /> },
+];
+
+function Verbs({ entry: { slug } }: { entry: Entry }) {
+  if (slug === live.value?.activeProfile) {
+    return (
+      <span class="state good">
+        <Icon name="ready" /> Active
+      </span>
+    );
+  }
+  if (!mayChange()) return null;
+  return (
+    <>
+      <button aria-label={`Switch to ${slug}`} onClick={() => void activate(slug)}>
+        Switch
+      </button>{" "}
+      <button
+        class="bare"
+        aria-label={`Delete ${slug}`}
+        title="Delete"
+        onClick={() => void deleteProfile(slug)}
+      >
+        <Icon name="close" />
+      </button>
+    </>
+  );
+}
+
+export function ProfileList() {
+  const names = live.value?.profiles ?? [];
+  const entries = useProfiles(names);
+  if (live.value === undefined) return <h1>Profiles</h1>;
+  return (
+    <>
+      <div class="heading">
+        <h1>Profiles</h1>
+        {mayChange() && <button onClick={() => go("profiles", NEW)}>New profile</button>}
+      </div>
+      {entries.length === 0 ? (
+        <Empty title="No profiles yet">
+          <p>A profile says which models run. Without an active one, none does.</p>
+        </Empty>
+      ) : (
+        <Table label="Profiles" columns={COLUMNS} rows={entries} keyOf={({ slug }) => slug} />
+      )}
+    </>
+  );
+}

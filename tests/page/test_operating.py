@@ -1,0 +1,263 @@
+"""Profiles, chat, activity, logs and system: the views beside the models, with real servers."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Locator, expect
+
+from tests.support import page, rest
+from tests.support.ggufs import THINKING_ANSWER
+from tests.support.page import Tab
+from tests.support.rest import ALPHA, BETA, GAMMA
+from tests.support.running import Running
+
+pytestmark = pytest.mark.slow
+
+PROFILES = "/api/models/profiles"
+# Each view, and what is there once all of it has come.
+VIEWS = {
+    "overview": "h2:text('Servers')",
+    "models": "td.col-name",
+    f"models/{ALPHA}": ".field",
+    "profiles": "td:text('two that run')",
+    "profiles/test": "#sheet",
+    "chat": "option:text('BETA')",
+    "activity": ":is(table, .empty)",
+    "logs": ".lines div",
+    "system": "#tokens",
+}
+
+
+@pytest.fixture(autouse=True)
+def as_before(magid: Running) -> Iterator[None]:
+    yield
+    if magid.get("/api/models/status")["activeProfile"] != "test":
+        magid.ask("POST", f"{PROFILES}/test/activate")
+    for name in magid.get(PROFILES):
+        if name != "test":
+            magid.ask("DELETE", f"{PROFILES}/{name}")
+    magid.wait_ready()
+
+
+# -- profiles ------------------------------------------------------------------------------------
+
+
+def write(tab: Tab, text: str) -> None:
+    tab.page.get_by_label("Profile as YAML").fill(text)
+    tab.page.get_by_role("button", name="Save").click()
+
+
+def test_a_profile_is_written_switched_to_and_deleted(tab: Tab, magid: Running) -> None:
+    tab.open("profiles")
+    tab.page.get_by_role("button", name="New profile").click()
+    write(tab, f"name: Only alpha\nenabled_models: [{ALPHA}]\naliases: {{best: powerful}}\n")
+    tab.sees("Profile only-alpha")
+    assert magid.get(f"{PROFILES}/only-alpha")["aliases"] == {"best": "powerful"}
+    tab.page.get_by_role("link", name="Profiles").first.click()
+    tab.page.get_by_role("button", name="Switch to only-alpha").click()
+    plan = tab.page.get_by_role("dialog")
+    expect(plan).to_contain_text("Stops 1 server, starts 0, keeps 1")
+    expect(plan).to_contain_text(BETA)
+    plan.get_by_role("button", name="Cancel").click()
+    assert magid.get("/api/models/status")["activeProfile"] == "test"
+    tab.page.get_by_role("button", name="Switch to only-alpha").click()
+    plan.get_by_role("button", name="Switch").click()
+    tab.sees("only-alpha", "header")
+    magid.wait_for("stop", lambda: BETA not in magid.servers())
+    tab.page.get_by_role("button", name="Switch to test").click()
+    plan.get_by_role("button", name="Switch").click()
+    tab.sees("test", "header")
+    tab.page.get_by_role("button", name="Delete only-alpha").click()
+    plan.get_by_role("button", name="Delete").click()
+    expect(tab.page.get_by_role("link", name="Only alpha")).to_have_count(0)
+    assert magid.get(PROFILES) == ["test"]
+
+
+def test_what_is_wrong_is_marked_at_its_line(tab: Tab, magid: Running) -> None:
+    before = magid.get(f"{PROFILES}/test")
+    tab.open("profiles/test")
+    sheet = tab.page.get_by_label("Profile as YAML")
+    expect(sheet).to_have_value(re.compile("enabled_models:"))
+    faults = tab.page.get_by_role("alert")
+    write(tab, "name: Test\nenabled_models: [\n")
+    expect(faults).to_contain_text("Line 3")
+    write(tab, "name: Test\nload_balancing:\n  strategy: best\nenabled_models: ['a b']\n")
+    expect(faults.locator("p")).to_have_count(2)
+    expect(faults).to_contain_text("Line 3")
+    expect(faults).to_contain_text("Line 4")
+    expect(tab.page.locator(".numbers .marked")).to_have_text(["3", "4"])
+    faults.get_by_role("button", name="Line 3").click()
+    selected = "getSelection().toString()"
+    assert tab.page.evaluate(selected) == "  strategy: best"
+    assert magid.get(f"{PROFILES}/test") == before
+
+
+def test_another_edit_meanwhile_is_not_undone(tab: Tab, magid: Running) -> None:
+    tab.open("profiles/test")
+    expect(tab.page.get_by_label("Profile as YAML")).to_have_value(re.compile("enabled_models:"))
+    changed = rest.PROFILE.replace("two that run", "by another one")
+    (magid.profiles / "test.yaml").write_text(changed)
+    write(tab, "name: Mine\n")
+    tab.sees("cannot", ".notices")
+    assert magid.get(f"{PROFILES}/test")["description"] == "by another one"
+    (magid.profiles / "test.yaml").write_text(rest.PROFILE)
+
+
+# -- chat ----------------------------------------------------------------------------------------
+
+
+def say(tab: Tab, text: str) -> None:
+    tab.page.get_by_label("Message").fill(text)
+    tab.page.keyboard.press("Enter")
+
+
+def answers(tab: Tab) -> Locator:
+    return tab.page.get_by_role("article", name="Model")
+
+
+def test_a_conversation_is_streamed_and_kept_in_the_browser(tab: Tab, magid: Running) -> None:
+    tab.open("chat")
+    tab.page.get_by_role("combobox", name="Model").select_option(ALPHA)
+    say(tab, "Hello <b>you</b>")
+    expect(answers(tab)).to_contain_text("a second")
+    expect(answers(tab)).to_contain_text(ALPHA)
+    expect(tab.page.get_by_role("article", name="You")).to_have_text("Hello <b>you</b>")
+    said = answers(tab).locator(".prose").first.inner_text()
+    assert said
+    tab.page.reload()
+    expect(answers(tab)).to_contain_text(said)
+    say(tab, "And again")
+    expect(answers(tab).last).to_contain_text("a second")
+    expect(answers(tab)).to_have_count(2)
+    tab.page.get_by_role("button", name="New conversation").click()
+    tab.page.get_by_role("dialog").get_by_role("button", name="Begin").click()
+    tab.sees("Ask something")
+
+
+def test_reasoning_is_folded(tab: Tab, magid: Running) -> None:
+    magid.ask("POST", f"/api/models/servers/{GAMMA}/start", status=409)  # the profile has it not
+    magid.ask("PUT", f"/api/models/{GAMMA}/enabled", {"enabled": True})
+    magid.ask("POST", f"/api/models/servers/{GAMMA}/start?wait=60")
+    tab.open("chat")
+    tab.page.get_by_role("combobox", name="Model").select_option(GAMMA)
+    say(tab, "Hello")
+    thoughts, _, answer = THINKING_ANSWER.partition("</think>")
+    expect(answers(tab)).to_contain_text(answer.strip())
+    folded = answers(tab).locator("details .prose")
+    expect(folded).to_be_hidden()
+    answers(tab).get_by_text("Reasoning").click()
+    expect(folded).to_contain_text(thoughts.strip()[:20])
+    magid.ask("PUT", f"/api/models/{GAMMA}/enabled", {"enabled": None})
+    magid.ask("POST", f"/api/models/servers/{GAMMA}/stop?wait=60")
+
+
+def test_a_refusal_of_the_gateway_stands_in_the_answer(tab: Tab) -> None:
+    tab.page.add_init_script("localStorage.setItem('magid.chat-model', '\"nothing\"')")
+    tab.open("chat")
+    say(tab, "Hello")
+    expect(answers(tab).get_by_role("alert")).to_contain_text("cannot find model 'nothing'")
+
+
+# -- activity, logs, system ----------------------------------------------------------------------
+
+
+def test_requests_are_listed_live_and_exported(tab: Tab, magid: Running, tmp_path: Path) -> None:
+    tab.open("activity")
+    body = {"model": BETA, "messages": [{"role": "user", "content": "secret"}], "max_tokens": 4}
+    magid.client.post("/v1/chat/completions", json=body).raise_for_status()
+    magid.client.post("/v1/chat/completions", json={**body, "model": ALPHA}).raise_for_status()
+    rows = tab.page.get_by_role("table", name="Requests").locator("tbody tr")
+    expect(rows.filter(has_text=BETA).first).to_contain_text("ok")
+    expect(rows.filter(has_text=ALPHA).first).to_contain_text("/v1/chat/completions")
+    tab.page.get_by_label("Search requests").fill(BETA)
+    expect(rows.filter(has_text=ALPHA)).to_have_count(0)
+    with tab.page.expect_download() as caught:
+        tab.page.get_by_role("button", name="Export JSON").click()
+    caught.value.save_as(tmp_path / "requests.json")
+    exported = json.loads((tmp_path / "requests.json").read_text())
+    assert {one["modelId"] for one in exported} == {BETA}
+    assert "secret" not in tab.page.content()
+
+
+def test_logs_are_followed_searched_and_paused(tab: Tab, magid: Running) -> None:
+    tab.open("logs")
+    lines = tab.page.get_by_role("log")
+    expect(lines).to_contain_text("magid is serving")
+    tab.page.get_by_label("Search Log of magid").fill("tier")
+    magid.ask("PUT", f"/api/models/{ALPHA}/tier", {"tier": "powerful"})
+    expect(lines).to_contain_text(ALPHA)
+    expect(lines).not_to_contain_text("magid is serving")
+    tab.page.get_by_role("button", name="Pause").click()
+    magid.ask("PUT", f"/api/models/{ALPHA}/tier", {"tier": "balanced"})
+    tab.page.get_by_label("Search Log of magid").fill("")
+    tab.page.get_by_label("Level", exact=True).select_option("warning")
+    expect(lines).not_to_contain_text("magid is serving")
+    rest.forget_overrides(magid)
+    tab.page.get_by_label("Log of", exact=True).select_option(ALPHA)
+    expect(lines).to_contain_text("llama_server: listening")
+
+
+def test_the_system_says_what_it_is_and_what_was_used(tab: Tab, magid: Running) -> None:
+    body = {"model": ALPHA, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
+    magid.client.post("/v1/chat/completions", json=body).raise_for_status()
+    tab.open("system")
+    tab.sees(magid.get("/api/models/status")["versions"]["llamaServer"])
+    tab.sees(str(magid.models))
+    usage = tab.page.get_by_role("table", name="Usage")
+    expect(usage.locator("tr", has_text=ALPHA)).to_have_count(1)
+    tab.page.get_by_label("Sum by").select_option("day")
+    expect(usage.locator("tbody tr")).to_have_count(1)
+    tab.sees("There are none: who reaches this address may do everything")
+
+
+# -- all views -----------------------------------------------------------------------------------
+
+
+def opened(tab: Tab, view: str) -> Tab:
+    tab.open(view)
+    tab.page.locator(f"main {VIEWS[view]}").first.wait_for(state="attached")
+    return tab
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing_in_any_view(chromium: Browser, magid: Running, theme: str) -> None:
+    with page.tab(chromium, magid, color_scheme=theme) as tab:
+        found = {view: page.axe(opened(tab, view).page) for view in VIEWS}
+    assert found == {view: [] for view in VIEWS}
+
+
+def test_no_view_is_wider_than_the_screen(chromium: Browser, magid: Running) -> None:
+    for width in (360, 1280, 2560):
+        with page.tab(chromium, magid, viewport={"width": width, "height": 900}) as tab:
+            wide = "document.documentElement.scrollWidth"
+            assert [v for v in VIEWS if opened(tab, v).page.evaluate(wide) > width] == [], width
+
+
+# What has the focus, by its name; the outline that shows it is not to be missing.
+FOCUSED = """() => {
+  const one = document.activeElement;
+  if (one === document.body) return null;
+  const style = getComputedStyle(one);
+  const name = one.ariaLabel || one.labels?.[0]?.textContent || one.textContent;
+  return [name.trim(), style.outlineStyle !== "none"];
+}"""
+
+
+def test_each_view_is_walked_by_keyboard_alone(chromium: Browser, magid: Running) -> None:
+    with page.tab(chromium, magid) as tab:
+        for view in VIEWS:
+            tab.page.goto("about:blank")  # a change of the view alone leaves the focus in it
+            opened(tab, view)
+            reached = []
+            for _ in range(25):
+                tab.page.keyboard.press("Tab")
+                if (found := tab.page.evaluate(FOCUSED)) is None:
+                    break
+                reached.append(found)
+            names = [name for name, _ in reached]
+            assert all(name and shown for name, shown in reached), (view, reached)
+            assert "System" in names, view
+            assert len(names) > 11 or view == "overview", (view, names)

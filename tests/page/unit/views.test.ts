@@ -1,0 +1,135 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { chosen, toCsv } from "../activity/requests.ts";
+import type { GatewayRequest, Plan, Profile } from "../api/types.ts";
+import { partOf, split } from "../chat/answer_stream.ts";
+import { blocks, inline } from "../chat/prose.ts";
+import { lineOf, parse, toText } from "../profiles/draft.ts";
+import { needOf } from "../profiles/need.ts";
+import type { Live } from "../stream/state.ts";
+
+// -- profiles -----------------------------------------------------------------------------------
+
+const PROFILE = {
+  name: "One",
+  enabledModels: ["tier:fast"],
+  tierConfig: [{ name: "fast", maxScore: 3 }],
+  loadBalancing: { weights: { "my_model*": 2 } },
+  aliases: { my_Alias: { model: "fast", set: { top_k: 1 } } },
+  active: true,
+  missingModels: [],
+} as unknown as Profile;
+
+test("a profile is written with the keys of its file, and read as the API's body", () => {
+  const text = toText(PROFILE);
+  assert.match(text, /^enabled_models:\n {2}- tier:fast\n/m);
+  assert.match(text, /my_Alias:\n {4}model: fast\n {4}set:\n {6}top_k: 1/);
+  assert.doesNotMatch(text, /active|missing/);
+  const draft = parse(text);
+  assert.ok("body" in draft);
+  const { active, missingModels, ...own } = PROFILE;
+  assert.deepEqual(draft.body, own);
+});
+
+test("a text that is no YAML, or no profile, has a fault at its line", () => {
+  const lineIn = (text: string) => {
+    const draft = parse(text);
+    return "fault" in draft ? draft.fault.line : 0;
+  };
+  assert.equal(lineIn("name: x\naliases: [\n"), 3);
+  assert.equal(lineIn("name: x\nname: y\n"), 2);
+  assert.equal(lineIn("- a\n"), 1);
+  assert.equal(lineIn("name: ok\n"), 0);
+});
+
+test("a field of the body is found in the text", () => {
+  const draft = parse(
+    "name: x\ntier_config:\n  - name: fast\n    max_score: many\n  - name: slow\naliases:\n  a: 1\n",
+  );
+  assert.ok("body" in draft);
+  const line = (field: string) => lineOf(draft.document, field);
+  assert.deepEqual(
+    ["name", "tierConfig[0].maxScore", "tierConfig[1].name", "aliases.a", "tierConfig[1].maxScore"]
+      .map(line),
+    [1, 4, 5, 7, 5],
+  );
+  assert.equal(line("missing"), 1);
+});
+
+test("what a plan needs", () => {
+  const model = (devicesBytes: number | null) => ({
+    memory: { need: devicesBytes === null ? null : { devicesBytes, hostBytes: 1 } },
+  });
+  const live = {
+    gpus: { gpus: [{ totalBytes: 10 }, { totalBytes: null }] },
+    memory: { totalBytes: 99 },
+    registry: { models: { a: model(3), b: model(4), c: model(null) } },
+  } as unknown as Live;
+  const plan = (...ids: string[]) =>
+    ({ start: ids.map((modelId) => ({ modelId })), keep: [{ modelId: "a" }] }) as unknown as Plan;
+  assert.deepEqual(needOf(plan("b"), live), { total: 7, room: 10, isPart: false });
+  assert.deepEqual(needOf(plan("b", "c"), live), { total: 7, room: 10, isPart: true });
+});
+
+// -- chat ---------------------------------------------------------------------------------------
+
+test("events are split where they end, whatever the chunks are", () => {
+  const { data, rest } = split('data: {"a":1}\n\n: comment\n\ndata: x\r\n\r\ndata: ha');
+  assert.deepEqual(data, ['{"a":1}', "x"]);
+  assert.equal(rest, "data: ha");
+});
+
+test("what an event of an answer says", () => {
+  const delta = (content: object) => JSON.stringify({ choices: [{ delta: content }] });
+  assert.equal(partOf("[DONE]"), undefined);
+  assert.equal(partOf("{"), undefined);
+  assert.deepEqual(partOf(delta({ content: "a" })), { text: "a", reasoning: "" });
+  assert.deepEqual(partOf(delta({ reasoning_content: "b" })), { text: "", reasoning: "b" });
+  assert.deepEqual(partOf('{"error":{"message":"no"}}'), { error: "no" });
+  const timings = { choices: [], timings: { predicted_n: 3, predicted_per_second: 7 } };
+  assert.deepEqual(partOf(JSON.stringify(timings))?.timings, { tokens: 3, perSecond: 7 });
+});
+
+test("an answer is paragraphs, lists, headings and code", () => {
+  const text = "# Title\nOne\ntwo\n- a\n- b\n  c\n\n```py\nx = 1\n\ny\n```\nEnd\n~~~\nopen";
+  assert.deepEqual(
+    blocks(text).map((block) => [block.kind, "text" in block ? block.text : ""]),
+    [
+      ["heading", ""], ["paragraph", ""], ["list", ""], ["code", "x = 1\n\ny"], ["paragraph", ""],
+      ["code", "open"],
+    ],
+  );
+});
+
+test("code and strong within a line; markup is text", () => {
+  assert.deepEqual(inline("a `b` **c** <b>d</b>"), [
+    { kind: "text", text: "a " },
+    { kind: "code", text: "b" },
+    { kind: "text", text: " " },
+    { kind: "strong", text: "c" },
+    { kind: "text", text: " <b>d</b>" },
+  ]);
+  assert.deepEqual(inline("2 ** 3 ` open"), [{ kind: "text", text: "2 ** 3 ` open" }]);
+});
+
+// -- activity -----------------------------------------------------------------------------------
+
+const request = (id: string, more: Partial<GatewayRequest>) =>
+  ({ id, model: "auto", outcome: "ok", ...more }) as GatewayRequest;
+
+test("requests are searched and filtered", () => {
+  const all = [request("1", { token: "Kim" }), request("2", { outcome: "failed", error: "x" })];
+  const found = (text: string, outcome: string) =>
+    chosen(all, { text, outcome }).map(({ id }) => id);
+  assert.deepEqual(found("kim", ""), ["1"]);
+  assert.deepEqual(found("", "failed"), ["2"]);
+  assert.deepEqual(found("kim", "failed"), []);
+});
+
+test("an export holds no formula and no broken line", () => {
+  const rows = toCsv([request("1", { error: '=a,"b"', route: "+x" })]).split("\r\n");
+  assert.equal(rows.length, 3);
+  assert.match(rows[1] ?? "", /"'=a,""b"""/);
+  assert.match(rows[1] ?? "", /,'\+x,/);
+});
