@@ -11,6 +11,7 @@ from magid import errors as e
 from magid.api import events
 from magid.api.context import Context
 from magid.api.handlers import (
+    disk,
     gpus,
     logs,
     metrics,
@@ -36,6 +37,7 @@ from magid.api.schemas.access import (
     TokenLimitsReply,
     TokensReply,
 )
+from magid.api.schemas.disk import RemovalReply
 from magid.api.schemas.gateway import Explanation, RequestsReply, UsageReply
 from magid.api.schemas.gpus import GpusReply, ModelMemory
 from magid.api.schemas.models import (
@@ -132,6 +134,12 @@ _RUN = Query("run", str, "the process start: current, previous, or all (the defa
 _MEMORY = (
     Query("ctxSize", int, "with this context; the model's own setting if not given", 0, 2**24),
     Query("parallel", int, "with so many slots; the model's own setting if not given", 1, 1024),
+)
+_REMOVAL = (
+    Query("files", bool, "has to be true: the model's files are removed from the disk"),
+    Query("stop", bool, "true: stop its servers first; else a running model is refused"),
+    Query("forget", bool, "true: also forget what was decided of the model"),
+    _DRY_RUN,
 )
 _LOGS = (
     Query("lines", int, "how many of the last lines", 1, 2000),
@@ -230,6 +238,8 @@ ROUTES: tuple[Route, ...] = (
          errors=(*_UNKNOWN, e.ModelGone, e.NotReady)),
     _get(f"{ID}/memory", gpus.get_memory, ModelMemory, query=_MEMORY,
          errors=(*_UNKNOWN, e.ModelGone, e.NotReady, e.Busy)),
+    _delete(ID, disk.delete_model, RemovalReply, query=_REMOVAL,
+            errors=(*_STOP, *_WRITE, e.ModelGone, e.NotReady, e.Conflict, e.NotAllowed)),
     _put(f"{ID}/tier", models.put_tier, TierReply, "TierBody", errors=_UPDATE),
     _put(f"{ID}/thinking", models.put_thinking, ThinkingReply, "ThinkingBody", errors=_UPDATE),
     _put(f"{ID}/enabled", models.put_enabled, EnabledReply, "EnabledBody", errors=_UPDATE),

@@ -5,6 +5,7 @@ from magid.cli.verbs import (
     chat,
     completion,
     config,
+    disk,
     doctor,
     engines,
     events,
@@ -27,11 +28,11 @@ from magid.cli.verbs import (
 
 MODULES = (
     status, servers, settings, plan, profiles, logs, chat, top, events, doctor,
-    tokens, open_verb, version, completion, config, usage, gpus, fits, import_verb, engines,
+    tokens, open_verb, version, completion, config, usage, gpus, fits, import_verb, engines, disk,
     help_verb,
 )  # fmt: skip
 GROUPS = {
-    "Models": ("ls", "show", "cat", "rescan"),
+    "Models": ("ls", "show", "cat", "rescan", "rm"),
     "Servers": ("status", "ps", "top", "events", "logs", "start", "stop", "restart", "wait"),
     "Decisions": (
         "enable", "disable", "tier", "thinking", "set", "profile", "diff", "apply", "import",

@@ -30,7 +30,5 @@ HABITS = {
     "pull": "put the GGUF file into a model folder, then run magictl rescan",
     "add": "put the GGUF file into a model folder, then run magictl rescan",
     "create": "put the GGUF file into a model folder, then run magictl rescan",
-    "rm": "delete the model's file, then run magictl rescan",
-    "rmi": "delete the model's file, then run magictl rescan",
-    "delete": "delete the model's file, then run magictl rescan",
+    "rmi": "magictl rm MODEL", "delete": "magictl rm MODEL", "remove": "magictl rm MODEL",
 }  # fmt: skip

@@ -24,6 +24,7 @@ from magid.control.executor import PlanExecutor
 from magid.control.gpus import GpuState
 from magid.control.planner import Plan
 from magid.control.profiles import Profiles
+from magid.control.removal import Removals
 from magid.control.scanning import Scanning, Scans
 from magid.control.snapshot import Phase, Snapshot
 from magid.control.state import Change, StateStore, Writes
@@ -60,6 +61,7 @@ class Daemon:
         self._store = StateStore(config, store, profiles)
         self.profiles = Profiles(profiles, self._store)
         self.gpus = GpuState(config, launcher, program, self._store)
+        self.removals = Removals(config, launcher, self._store, self.rescan)
         self._executor = PlanExecutor(launcher, self.gpus.machine, self.gpus.placing)
         self.why_stopped = self._executor.why_stopped
         self._scanning = Scanning(config, scanner, self._store)
@@ -108,10 +110,7 @@ class Daemon:
         self._set_phase(Phase.DRAINING)
 
     async def close(self) -> None:
-        """Ends all tasks and closes the server backend.
-
-        Writes in progress are completed. Idempotent.
-        """
+        """Ends all tasks, completes writes and closes the server backend. Idempotent."""
         self._scanner.stop()
         if self._task is not None:
             self._task.cancel()

@@ -112,6 +112,13 @@ def check_draft(now: Snapshot, model_id: str, given: Mapping[str, Any]) -> None:
         raise InvalidInput(f"cannot set draft of {model.model_id}: {found.reason}", field="draft")
 
 
+def forgotten(now: Snapshot, model_id: str) -> Transition:
+    """Drops what was decided of a model whose files are gone, by its whole id. Idempotent."""
+    is_here = model_id in now.models
+    models = {i: e for i, e in now.registry.models.items() if i != model_id or is_here}
+    return Transition(replace(now.registry, models=models))
+
+
 def all_enabled(now: Snapshot, enabled: bool) -> Transition:
     """Decides for every model that is there. One that gets no port stays without a server."""
     new = now.registry

@@ -148,6 +148,7 @@ def _model(
         thresholds=thresholds,
     )
     architecture = text(metadata, "general.architecture") or ""
+    own = (*parts.files, projector) if projector else parts.files
     return FoundModel(
         path=path_to_open(parts),
         filename=first.name,
@@ -170,7 +171,8 @@ def _model(
         tier=tier,
         base_id=name.base_id(tier),
         shape=sum((one.shape for one in facts[1:]), start=facts[0].shape),
-        stamp=_stamp((*parts.files, projector) if projector else parts.files),
+        stamp=_stamp(own),
+        paths=tuple(dict.fromkeys((*(f.path for f in own), *(f.real for f in own)))),
     )
 
 

@@ -60,6 +60,7 @@ class FoundModel(Struct, frozen=True):
     stamp: str  # 16 hex digits that change with the content of its files and its projector
     drafts: tuple[Draft, ...] = ()  # those that match it, the best first
     adapters: tuple[Adapter, ...] = ()  # in the order of their names
+    paths: tuple[str, ...] = ()  # all of its files and its projector: links, then what they lead to
 
     @property
     def is_thinking(self) -> bool:

@@ -21,6 +21,7 @@ PROJECTOR: Final = "application/vnd.ollama.image.projector"
 _DIGEST: Final = re.compile(r"sha256[:-]([0-9a-f]{64})")
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _PROJECTOR: Final = "-mmproj.gguf"
+_BLOB: Final = re.compile(r"/blobs/sha256-[0-9a-f]{64}$")
 _LEVELS: Final = 4  # HOST/NAMESPACE/NAME/TAG
 _MAX_BYTES: Final = 2**20  # of a manifest; real ones have 1 KiB
 _MOST: Final = 10_000  # manifests
@@ -68,6 +69,11 @@ class OllamaManifest(Struct, frozen=True):
 def is_store(names: Container[str]) -> bool:
     """Whether a folder with subfolders of these names is a store."""
     return "manifests" in names and "blobs" in names
+
+
+def is_in_store(path: str) -> bool:
+    """Whether a model's path is that of a layer, as it is listed or as its blob. By its text."""
+    return _BLOB.search(path) is not None or "/manifests/" in path
 
 
 def is_projector(path: str) -> bool:

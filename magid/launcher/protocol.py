@@ -17,12 +17,14 @@ from msgspec import Struct, field
 
 from magid.errors import InvalidInput
 from magid.llama import placement as placements
+from magid.llama.file_removal import FileIdentity
 from magid.llama.placement import Placement
 from magid.llama.runtime_settings import MAX_INSTANCES, SERVER_SETTINGS, RuntimeSetting
 from magid.llama.spec import DRAFT_TYPES, MAX_ADAPTERS, ServerSpec
 
 MAX_LINE_BYTES: Final = 64 * 1024
 MAX_FLAGS: Final = 1024  # llama-server 0.7.0 knows 500 options, with all spellings
+MAX_REMOVED: Final = 64  # files of one request: a line is bounded
 _MAX_DEPTH: Final = 8  # the deepest request has 4
 
 
@@ -32,6 +34,7 @@ _HOST = re.compile(r"[0-9A-Za-z.:-]{1,253}")
 _PATH = re.compile(r"/[^\x00]{1,4094}")
 _STAMP = re.compile(r"[0-9A-Za-z.:,_-]{0,4096}")
 _FLAG = re.compile(r"--?[A-Za-z][A-Za-z0-9._-]{0,63}|--spec-type=[a-z][a-z0-9-]{0,31}")
+_IDENTITY = re.compile(r"([0-9]{1,20}):([0-9]{1,20}):(/.*)", re.DOTALL)
 _KINDS: Final = ("chat", "embedding", "reranker")
 
 
@@ -64,6 +67,15 @@ class Ping(Struct, frozen=True):
     """Checks that the launcher answers."""
 
 
+class RemoveRequest(Struct, frozen=True):
+    """Removes files of one model below the library; see `output_reply`.
+
+    The library is the one of the launcher's configuration, whatever the request says.
+    """
+
+    files: tuple[FileIdentity, ...]
+
+
 class DevicesRequest(Struct, frozen=True):
     """Lists the devices that llama-server finds in the sandbox of servers; see `output_reply`."""
 
@@ -79,7 +91,15 @@ class PredictRequest(Struct, frozen=True):
     placement: Placement | None = None
 
 
-Request = StartRequest | StopRequest | ForgetRequest | Ping | DevicesRequest | PredictRequest
+Request = (
+    StartRequest
+    | StopRequest
+    | ForgetRequest
+    | Ping
+    | DevicesRequest
+    | PredictRequest
+    | RemoveRequest
+)
 
 
 class LauncherReply(Struct, frozen=True):
@@ -109,6 +129,8 @@ def request_line(request: Request) -> bytes:
             body |= {"placement": placement and asdict(placement)}
         case StopRequest(port) | ForgetRequest(port):
             body |= {"port": port}
+        case RemoveRequest(files):
+            body |= {"files": [str(one) for one in files]}
         case Ping() | DevicesRequest():
             pass
     line = _line(body)
@@ -148,6 +170,7 @@ _VERBS: Final[Mapping[type, str]] = {
     Ping: "ping",
     DevicesRequest: "devices",
     PredictRequest: "predict",
+    RemoveRequest: "remove",
 }
 
 
@@ -174,6 +197,9 @@ def parse_request(line: bytes) -> Request:
             _only(body, {"port"}, "request")
             port = _port("port", body["port"])
             return StopRequest(port) if verb == "stop" else ForgetRequest(port)
+        case "remove":
+            _only(body, {"files"}, "request")
+            return RemoveRequest(_identities("files", body["files"]))
         case "ping" | "devices":
             _only(body, set(), "request")
             return Ping() if verb == "ping" else DevicesRequest()
@@ -302,6 +328,14 @@ def _one_of(words: tuple[str, ...]) -> Callable[[str, Any], str]:
     return check
 
 
+def _identity(name: str, value: Any) -> FileIdentity:
+    found = _IDENTITY.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        raise _bad(name, "should be DEVICE:INODE:PATH")
+    return FileIdentity(_path(name, found[3]), int(found[1]), int(found[2]))
+
+
+_identities = _many(_identity, MAX_REMOVED)
 _port = _int(1024, 65_535)
 _profile = _or_none(_matching(_PROFILE, "a profile's name or null"))
 _flag_list = _many(_matching(_FLAG, "an option of llama-server"), MAX_FLAGS)

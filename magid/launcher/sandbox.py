@@ -265,7 +265,7 @@ def _shown(order: UnitRequest) -> list[str]:
 
 def _kernel(order: UnitRequest) -> list[Property]:
     return [
-        *(Property(name, "b", True) for name in _SWITCHES),
+        *(Property(name, "b", True) for name in SWITCHES),
         Property("ProtectProc", "s", "invisible"),
         Property("RestrictNamespaces", "t", _CLONE_NEWUTS),  # the mask of allowed ones
         Property("SystemCallArchitectures", "as", ["native"]),
@@ -281,7 +281,7 @@ def _calls_of(order: UnitRequest) -> list[str]:
 
 
 _LANDLOCK: Final = ("create_ruleset", "add_rule", "restrict_self")
-_SWITCHES: Final = (
+SWITCHES: Final = (
     "PrivateIPC",
     "PrivateUsers",
     "ProtectClock",

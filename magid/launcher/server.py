@@ -20,7 +20,7 @@ from typing import Final
 
 from magid.config.settings import Config
 from magid.errors import Busy, InvalidInput, MagidError, NotAllowed, TimedOut
-from magid.launcher import device_list, memory_prediction, protocol, sandbox
+from magid.launcher import device_list, file_removal, memory_prediction, protocol, sandbox
 from magid.launcher.keys import KeyRing
 from magid.launcher.model_files import Examiner
 from magid.launcher.policy import authorize
@@ -30,6 +30,7 @@ from magid.launcher.protocol import (
     LauncherReply,
     Ping,
     PredictRequest,
+    RemoveRequest,
     Request,
     StartRequest,
     StopRequest,
@@ -74,6 +75,7 @@ class LauncherServer:
         self._locks: dict[int, asyncio.Lock] = {}
         self._listing = asyncio.Lock()
         self._predicting = asyncio.Lock()
+        self._removing = asyncio.Lock()
         self._connections = 0
         self._changed = asyncio.Event()
 
@@ -139,6 +141,8 @@ class LauncherServer:
                 return await self._list_devices()
             case PredictRequest():
                 return await self._predict(request)
+            case RemoveRequest():
+                return await self._remove(request)
             case StartRequest(spec):
                 return await self._alone(spec.port, lambda: self._start(request))
             case StopRequest(port):
@@ -171,6 +175,12 @@ class LauncherServer:
             output = await memory_prediction.output(
                 request, self._units, self._settings(), self._examine, self._programs.find
             )
+        return protocol.output_reply(output)
+
+    async def _remove(self, request: RemoveRequest) -> LauncherReply:
+        log.info("removing model files: %s", ", ".join(one.path for one in request.files[:3]))
+        async with self._removing:
+            output = await file_removal.output(request, self._units, self._settings())
         return protocol.output_reply(output)
 
     async def _stop(self, port: int) -> None:

@@ -45,6 +45,7 @@ class Event(Enum):
     REQUEST_KILLED = "73e83e0fdf0944b99ffc84bb92f42593"
     REQUEST_STOPPED = "e45e5adcdbef452eb1d2ff58590c2de0"
     GPUS_UNKNOWN = "6f24e17b4ae1447ba363fe1e61fb793f"
+    MODEL_REMOVED = "b7c41e0f5a2d4c1e9d3f6a8be2714c95"
     ORDER_REFUSED = "c3a97e52d6b04b1f8e0d7f6429ab53e8"  # by the launcher
 
 

@@ -5,7 +5,7 @@ types, and so does the privileged helper, which trusts nothing else.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Protocol
 
@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from magid.host.usage import ServerFigures
 from magid.llama import spec_values
+from magid.llama.file_removal import FileIdentity, RemovedFile
 from magid.llama.placement import Placement
 from magid.llama.spec import ServerSpec
 from magid.llama.spec_values import SpecValues
@@ -177,6 +178,13 @@ class ServerBackend(Protocol):
 
         llama-server is run as this server would be, and ended before it reads the weights. Calls
         must not overlap. Raises MagidError if it cannot be run, or does not end in time.
+        """
+
+    async def remove_files(self, root: str, files: Sequence[FileIdentity]) -> list[RemovedFile]:
+        """Removes these files below the library `root`, if they are still the same ones.
+
+        Follows no link. A file that cannot be removed is a problem of its own in the answer. Raises
+        MagidError if nothing could be tried.
         """
 
     async def command(self, spec: ServerSpec, placement: Placement | None = None) -> list[str]:

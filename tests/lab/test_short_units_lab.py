@@ -7,15 +7,17 @@ import pytest
 
 from magid.errors import InvalidInput
 from magid.gpus.memory_report import Report, report_in
-from magid.launcher import device_list, memory_prediction
+from magid.launcher import device_list, file_removal, memory_prediction
 from magid.launcher.protocol import (
     DevicesRequest,
     LauncherReply,
     Ping,
     PredictRequest,
+    RemoveRequest,
     output_in,
     request_line,
 )
+from magid.llama.file_removal import FileIdentity, removed_in
 from tests.lab.container import Container
 from tests.lab.launching import FLAGS, SETTINGS, Asker, install_launcher
 
@@ -175,3 +177,40 @@ def test_an_engine_is_tried_in_the_sandbox_before_it_counts(asker: Asker) -> Non
         assert container.show(unit, "MainPID", "ActiveState") == started
     container.run(["magictl", "engine", "rm", "good", "--yes"])
     container.run(["rm", "/models/secret"])
+
+
+def test_files_of_a_model_are_removed_in_a_unit_that_sees_the_library_alone(asker: Asker) -> None:
+    container = asker.container
+    library = "/var/lib/magi/models"
+    container.run(["install", "-d", "-o", "magi", "-g", "magi-models", "-m", "2775", library])
+    container.run(["install", "-d", "-o", "nobody", "-m", "700", f"{library}/theirs"])
+    theirs, plain = f"{library}/theirs/a b.gguf", f"{library}/plain.gguf"
+    for path in (theirs, plain, "/models/Other.gguf"):
+        container.write(path, b"GGUF" * 5000)
+    container.write(f"{library}/notes.txt", "x")
+
+    def ask(*paths: str) -> LauncherReply:
+        files = []
+        for path in paths:
+            shown = container.run(["stat", "-c", "%d:%i", path]).stdout.split(":")
+            files.append(FileIdentity(path, int(shown[0]), int(shown[1])))
+        return asker.ask(RemoveRequest(tuple(files)))
+
+    reply = ask(theirs, f"{library}/notes.txt")
+    assert reply.ok, reply.message
+    one, other = removed_in(output_in(reply.details))
+    assert (one.problem, one.freed >= 20_000) == ("", True)
+    assert other.problem == "it has not the name of a model file"
+    assert not container.exists(f"{library}/theirs")
+    for path in ("/models/Other.gguf", "/etc/passwd", f"{library}-x/a.gguf"):
+        refused = asker.ask(RemoveRequest((FileIdentity(path, 1, 1),)))
+        assert (refused.error, "it is not below" in refused.message) == ("NotAllowed", True)
+    assert container.exists("/models/Other.gguf")
+    container.run(["rm", plain])
+    container.run(["ln", "-s", "/models", f"{library}/away"])
+    reply = asker.ask(RemoveRequest((FileIdentity(f"{library}/away/Other.gguf", 1, 1),)))
+    assert removed_in(output_in(reply.details))[0].problem
+    assert container.exists("/models/Other.gguf")
+    shown = container.show(file_removal.UNIT, "LoadState")
+    assert shown["LoadState"] == "not-found", "nothing is left of it"
+    container.run(["rm", "-r", f"{library}/away", f"{library}/notes.txt", "/models/Other.gguf"])

@@ -4,12 +4,13 @@ It keeps `ServerBackend`'s promises, so what is built on launchers cannot tell t
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
 from magid.errors import MagidError, NotFound, NotReady
 from magid.host.usage import ServerFigures
+from magid.llama.file_removal import FileIdentity, RemovedFile
 from magid.llama.placement import Placement
 from magid.llama.spec import ServerSpec
 from magid.log.buffer import LogLine
@@ -132,6 +133,9 @@ class StillLauncher:
         if isinstance(self.devices, Exception):
             raise self.devices
         return self.devices
+
+    async def remove_files(self, root: str, files: Sequence[FileIdentity]) -> list[RemovedFile]:
+        raise NotImplementedError
 
     async def predict_memory(self, spec: ServerSpec, placement: Placement | None = None) -> str:
         self.predicted.append(spec)

@@ -7,14 +7,15 @@ import asyncio
 import logging
 import secrets
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 from magid.errors import Conflict, NotFound
 from magid.host.listening_sockets import is_held_by
 from magid.host.ports import can_bind, owners_of
 from magid.host.usage import ServerFigures, process_figures
-from magid.llama import device_list, memory_prediction
+from magid.llama import device_list, file_removal, memory_prediction
+from magid.llama.file_removal import FileIdentity, RemovedFile
 from magid.llama.placement import Placement
 from magid.llama.program import LlamaProgram
 from magid.llama.spec import ServerSpec
@@ -139,6 +140,12 @@ class ProcessBackend:
         script = (sys.executable, "-I", "-S", str(SCRIPTS / memory_prediction.SCRIPT))
         argv = memory_prediction.command(script, spec, str(program.path), program.flags, placement)
         return await output_of(argv, memory_prediction.RUN)
+
+    async def remove_files(self, root: str, files: Sequence[FileIdentity]) -> list[RemovedFile]:
+        """See ServerBackend. Runs as magid's own user, which needs the right to remove them."""
+        script = [sys.executable, "-I", "-S", str(SCRIPTS / file_removal.SCRIPT), root]
+        output = await output_of([*script, *map(str, files)], file_removal.RUN)
+        return file_removal.removed_in(output)
 
     async def command(self, spec: ServerSpec, placement: Placement | None = None) -> list[str]:
         """See ServerBackend. Also raises InvalidInput if the program lacks what the spec needs."""

@@ -8,7 +8,7 @@ and while systemd does not know yet that a server answers (see `UnitReadiness`).
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -20,8 +20,9 @@ from magid.host.ports import HostPort, can_bind, owners_of
 from magid.host.usage import ServerFigures, held_in_group, process_figures
 from magid.launcher import protocol
 from magid.launcher.protocol import credential_path
-from magid.llama import device_list, memory_prediction
+from magid.llama import device_list, file_removal, memory_prediction
 from magid.llama.arguments import server_argv
+from magid.llama.file_removal import FileIdentity, RemovedFile
 from magid.llama.placement import Placement
 from magid.llama.program import LlamaProgram
 from magid.llama.spec import ServerSpec
@@ -256,6 +257,16 @@ class SystemdBackend:
         request = protocol.PredictRequest(spec, program.flags, placement)
         limit_s = memory_prediction.RUN.seconds + _MARGIN_S
         return protocol.output_in(await self._launcher.call(request, limit_s))
+
+    async def remove_files(self, root: str, files: Sequence[FileIdentity]) -> list[RemovedFile]:
+        """See ServerBackend. The launcher goes by its own configuration, not by `root`."""
+        found: list[RemovedFile] = []
+        for first in range(0, len(files), protocol.MAX_REMOVED):
+            request = protocol.RemoveRequest(tuple(files[first : first + protocol.MAX_REMOVED]))
+            limit_s = file_removal.RUN.seconds + _MARGIN_S
+            reply = await self._launcher.call(request, limit_s)
+            found += file_removal.removed_in(protocol.output_in(reply))
+        return found
 
     async def command(self, spec: ServerSpec, placement: Placement | None = None) -> list[str]:
         """See ServerBackend. Also raises InvalidInput if the program lacks what the spec needs."""
