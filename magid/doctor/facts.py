@@ -262,6 +262,7 @@ class ServerFacts:
     model_id: str
     state: str
     reason: str
+    devices: tuple[tuple[str, str], ...] = ()  # name and id of each GPU that it was placed on
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +275,11 @@ class ModelFacts:
     port: int | None
     always: bool  # it starts at boot
     limits: frozenset[str] = frozenset()  # the names of those that are set: "memoryMax"
+    device: str = ""  # its setting
+    offload: str = "all"  # its setting
+    fits: str = ""  # whether it has room now, and why
+    why: str = ""
+    on_gpus: int = 0  # bytes that it needs there; 0: not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +302,7 @@ class DaemonFacts:
     models: tuple[ModelFacts, ...] = ()
     broken: tuple[tuple[str, str], ...] = ()  # a model file's path, and the reason
     conditions: tuple[ConditionFacts, ...] = ()
+    others: Mapping[str, int] = field(default_factory=dict)  # GPU -> bytes of other programs
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,17 +33,16 @@ from tests.lab.faults_alone import ALONE
 from tests.support import findings
 from tests.support.doctor_cases import (
     CASES,
+    FITS,
     GIB,
     HEALTHY,
     NO_SOCKET,
     NVIDIA,
     OPEN,
     UNITS,
-    WITH_GPU,
     found,
     machine,
     reported,
-    tried,
     unit,
     with_models,
     with_unit,
@@ -88,9 +87,8 @@ def test_each_finding_is_planted_or_nothing_could_mend_it() -> None:
 
 
 def test_a_gpu_counts_as_memory() -> None:
-    trial = tried(program=WITH_GPU)
-    assert found(gpus=NVIDIA, trial=trial, daemon=with_models(100 * GIB)) == []
-    (one,) = found(gpus=NVIDIA, trial=trial, daemon=with_models(200 * GIB))
+    assert found(gpus=NVIDIA, trial=FITS, daemon=with_models(100 * GIB)) == []
+    (one,) = found(gpus=NVIDIA, trial=FITS, daemon=with_models(200 * GIB))
     assert "the machine has 144.0 GiB with its GPUs" in one[1].what
 
 
@@ -204,7 +202,7 @@ def test_a_machine_without_the_service_and_without_systemd() -> None:
 def test_a_magid_that_says_nothing_is_no_sign_of_health() -> None:
     silent = results(dataclasses.replace(HEALTHY, daemon=DaemonFacts("it hangs")))
     left = {result.check.name for result in silent if result.not_made}
-    assert left == {"broken", "gpu-use", "limits", "memory", "servers", "conditions"}
+    assert left == {"broken", "gpu-use", "gpu-room", "limits", "memory", "servers", "conditions"}
 
 
 @pytest.mark.parametrize("unread", [None, NotCollected("/c: Permission denied", AS_ROOT)])

@@ -155,7 +155,10 @@ def reported(*codes: str) -> DaemonFacts:
 DEVICE = "CUDA0: NVIDIA H100 (81920 MiB, 81000 MiB free)"
 LISTED = f"Available devices:\n  {DEVICE}\n"
 WITH_GPU = dataclasses.replace(PROGRAM, gpus=gpus_of(devices_in(LISTED) or ()))
+FITTING = dataclasses.replace(WITH_GPU, flags=PROGRAM.flags | {"--fit"})
+NO_MEMORY = gpus_of(devices_in(LISTED.replace("81920 MiB, 81000", "0 MiB, 0")) or ())
 TWICE = gpus_of(devices_in(LISTED + f"  {DEVICE.replace('CUDA', 'Vulkan')}\n") or ())
+FITS = tried(program=FITTING)
 OPEN = Listener("0.0.0.0", 8000, 9, "magid", "magid.service")
 ROOTED = {"magid.service": {"User": "root", "NoNewPrivileges": "yes"}}
 
@@ -345,6 +348,28 @@ CASES: tuple[tuple[str, dict[str, Any], str, str], ...] = (
                  "said": {"llama-server@8080.service": ("no usable GPU found",)}},
      "llama-server@8080.service runs on the processor",
      "systemctl restart llama-server@8080.service"),
+    ("gpu-room", {"trial": FITS, "daemon": with_models(1, device="CUDA0,CUDA1")},
+     "m0 is to run on CUDA1, and this machine has CUDA0", "if the GPU should be there"),
+    ("gpu-room", {"daemon": with_models(1, device="CUDA0")},
+     "m0 is to run on CUDA0, and this machine has no GPU", "if the GPU should be there"),
+    ("gpu-room", {"trial": tried(program=WITH_GPU)}, "it has no option --fit",
+     "install a llama-server of 2026"),
+    ("gpu-room", {"trial": tried(program=dataclasses.replace(FITTING, gpus=NO_MEMORY))},
+     "does not say how much memory of CUDA0 is free", "use another back end"),
+    ("gpu-room", {"trial": FITS, "settings": Settings(Path("/c"), Config(gpu_reserve=96 * GIB))},
+     "gpu_reserve keeps 96.0 GiB of each GPU free, and CUDA0 has 80.0 GiB", "lower gpu_reserve"),
+    ("gpu-room", {"trial": FITS, "daemon": with_models(1, on_gpus=80 * GIB)},
+     "m0 needs 80.0 GiB on GPUs, and all of them together have 79.0 GiB", "use a smaller"),
+    ("gpu-room", {"trial": FITS, "daemon": dataclasses.replace(
+        with_models(1, fits="no", on_gpus=40 * GIB), others={"CUDA0": 50 * GIB})},
+     "other programs hold 50.0 GiB of CUDA0, and m0 has no room", "`sudo fuser -v /dev/nvidia*"),
+    ("gpu-room", {"trial": FITS, "daemon": with_models(
+        1, fits="unknown", why="cannot predict the memory: it is damaged")},
+     "m0 is not placed by magid: cannot predict the memory", "`magictl fits m0`"),
+    ("gpu-room", {"trial": FITS, "daemon": dataclasses.replace(
+        with_models(1, device="CUDA0"), servers=(
+            ServerFacts("llama-server@8080.service", "m0", "ready", "", (("CUDA3", "GPU-3"),)),))},
+     "llama-server@8080.service runs on CUDA3, and m0 is set to cuda0", "magictl restart m0"),
     ("memory", {"daemon": with_models(65 * GIB)}, "m0 does not fit: its files have 65.0 GiB",
      "magictl disable m0"),
     ("memory", {"daemon": with_models(40 * GIB, 50 * GIB)},

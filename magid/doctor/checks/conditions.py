@@ -3,7 +3,17 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
-from magid.doctor.checks import configured, gpu, installed, machine, models, ports, running, units
+from magid.doctor.checks import (
+    configured,
+    gpu,
+    gpu_room,
+    installed,
+    machine,
+    models,
+    ports,
+    running,
+    units,
+)
 from magid.doctor.facts import CheckSkipped, Facts, Finding, FindingSeverity, answering
 
 # They pass by themselves, or `running.servers` has the same from the same answer.
@@ -22,6 +32,7 @@ _CAUSES: Final[Mapping[str, tuple[Callable[[Facts], Iterable[Finding]], ...]]] =
     "NotListening": (ports.ports, units.units),
     "UnitMasked": (units.units,),
     "NoProgram": (running.llama_server,),
+    "DoesNotFit": (gpu_room.room, machine.memory),
     "GpuUnused": (gpu.use, gpu.nodes),
     "LimitsNotInForce": (machine.limits,),
 }

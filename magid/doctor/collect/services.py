@@ -146,6 +146,7 @@ def daemon(ask: Ask) -> DaemonFacts | NotCollected:
         status = ask(f"{MODELS}/status")
         servers = ask(f"{MODELS}/servers?all=true")["servers"]
         registry = ask(f"{MODELS}/registry")
+        gpus = ask("/api/gpus")["gpus"]
     except Exception as error:  # whatever it is, it is the finding
         lines = [line for line in str(error).splitlines() if not line.startswith("try: ")]
         problem = ": ".join(lines[:2]) or type(error).__name__  # doctor has its own advice
@@ -154,7 +155,7 @@ def daemon(ask: Ask) -> DaemonFacts | NotCollected:
     return DaemonFacts(
         profile=status["activeProfile"],
         servers=tuple(
-            ServerFacts(s["unit"], s["modelId"], s["state"], s["stateReason"] or "")
+            ServerFacts(s["unit"], s["modelId"], s["state"], s["stateReason"] or "", _devices(s))
             for s in servers
         ),
         models=tuple(_model(m) for m in registry["models"].values() if m["enabled"]),
@@ -163,7 +164,13 @@ def daemon(ask: Ask) -> DaemonFacts | NotCollected:
             ConditionFacts(c["code"], c["severity"], c["message"], tuple(c["remedy"]))
             for c in status["conditions"]
         ),
+        others={gpu["name"]: gpu["othersBytes"] for gpu in gpus if gpu["othersBytes"]},
     )
+
+
+def _devices(server: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    placement = server["placement"]
+    return tuple((d["name"], d["id"]) for d in placement["devices"]) if placement else ()
 
 
 def _model(shown: Mapping[str, Any]) -> ModelFacts:
@@ -174,6 +181,11 @@ def _model(shown: Mapping[str, Any]) -> ModelFacts:
         shown["port"],
         shown["start"] == "always",
         frozenset(s.key for s in SETTINGS if s.controller and shown.get(s.key) is not None),
+        shown["device"] or "",
+        shown["offload"],
+        shown["memory"]["fits"],
+        shown["memory"]["why"],
+        (shown["memory"]["need"] or {}).get("devicesBytes", 0),
     )
 
 
