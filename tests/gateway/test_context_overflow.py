@@ -53,6 +53,7 @@ def check_numbers(text: str, prompt: int, room: int) -> None:
     [
         ("/v1/chat/completions", "messages"),
         ("/v1/completions", "prompt"),
+        ("/completion", "prompt"),
         ("/v1/responses", "input"),
     ],
 )

@@ -84,6 +84,11 @@ PLACES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         tuple(f"response_format.json_schema.schema.{path}" for path in IN_SCHEMA),
     ),
     "/v1/completions": (COMPLETION, tuple(f"json_schema.{path}" for path in IN_SCHEMA)),
+    "/completion": (COMPLETION, tuple(f"json_schema.{path}" for path in IN_SCHEMA)),
+    "/apply-template": (
+        CHAT,
+        ("messages.0.name", "messages.2.name", "tools.0.function.description"),
+    ),
     "/v1/responses": (
         RESPONSES,
         (

@@ -96,6 +96,10 @@ def test_every_endpoint_is_passed_on(client: httpx.Client) -> None:
     assert ask("/v1/embeddings", model=VECTORS, input=["a", "b"])["data"]
     assert ask("/v1/embeddings", input="a")["data"]  # there is one model that can
     assert ask("/v1/rerank", query="a", documents=["b", "c"])["results"]
+    for path in ("/reranking", "/v1/reranking", "/rerank"):
+        assert ask(path, query="a", documents=["b", "c"])["results"]
+    assert ask("/completion", model="fast", prompt="Hello", n_predict=2)["content"]
+    assert "Hello" in str(ask("/apply-template", model="fast", messages=messages)["prompt"])
     tokens = ask("/tokenize", model="fast", content="Hello")["tokens"]
     assert ask("/detokenize", model="fast", tokens=tokens)["content"] == "Hello"
 

@@ -78,6 +78,7 @@ def ending(client: httpx.Client, path: str, body: dict[str, Any], act: Callable[
     [
         ("/v1/chat/completions", {"messages": HELLO, "max_tokens": MANY}),
         ("/v1/completions", {"prompt": "Hello", "max_tokens": MANY}),
+        ("/completion", {"prompt": "Hello", "n_predict": MANY}),
         ("/v1/responses", {"input": "Hello", "max_output_tokens": MANY}),
     ],
 )

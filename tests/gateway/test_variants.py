@@ -47,6 +47,7 @@ def test_what_is_stripped_what_is_a_default_and_what_is_set() -> None:
         (RESPONSES, "max_output_tokens"),
         (MESSAGES, "max_tokens"),
         ("/infill", "n_predict"),
+        ("/completion", "n_predict"),
     ],
 )
 @pytest.mark.parametrize("own", ["max_tokens", "n_predict", "max_completion_tokens"])
@@ -138,7 +139,7 @@ def test_a_system_prompt_comes_before_the_clients(
     assert applied(path, Variant(model="m", system="A"), **own) == expected
 
 
-@pytest.mark.parametrize("path", ["/v1/completions", "/infill"])
+@pytest.mark.parametrize("path", ["/v1/completions", "/completion", "/infill"])
 def test_a_text_has_no_place_for_a_system_prompt(path: str) -> None:
     with pytest.raises(InvalidInput, match=f"a text that is continued at {path} has no place"):
         applied(path, Variant(model="m", system="A"), prompt="x")

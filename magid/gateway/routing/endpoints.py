@@ -62,7 +62,7 @@ class Endpoint(Struct, frozen=True):
         return self.path.partition("{")[0]
 
 
-INFILL = "/infill"
+COMPLETION, INFILL = "/completion", "/infill"
 
 _CHAT = frozenset({ModelKind.CHAT})
 _ANY = frozenset(ModelKind)
@@ -125,7 +125,9 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         kinds=_ANY,
         shows_others=True,
     ),
+    _post(COMPLETION, "How a text goes on, in llama-server's own form", _CHAT, True),
     _post(INFILL, "What stands between a beginning and an end of code", _CHAT, True),
+    _post("/apply-template", "A conversation as the text that a model gets", _CHAT, False),
     _post("/tokenize", "A text as tokens", _ANY, False),
     _post("/detokenize", "Tokens as a text", _ANY, False),
     _ollama("GET", "/api/version", "The version of Ollama's API that is spoken here"),
@@ -150,6 +152,8 @@ _MODEL = _BY_PATH["GET", "/v1/models/{id}"]
 _OUTSIDE_V1 = sorted(e.path[1:] for e in ENDPOINTS if not e.path.startswith("/v1/"))
 # What clients ask for whose base address lacks the /v1.
 _WITHOUT_V1 = {e.path[3:]: e.path for e in ENDPOINTS if e.path.startswith("/v1/") and e.kinds}
+# llama-server has a second name for it, and both without /v1.
+_WITHOUT_V1["/reranking"] = "/v1/rerank"
 _NAMES = sorted({*_OUTSIDE_V1, *(path[1:] for path in _WITHOUT_V1)})
 # Of the target of a request that is the gateway's, whatever its method: a path, in slips that
 # `canonical` knows too, or the same with the address of this daemon before it.
@@ -165,6 +169,8 @@ def canonical(path: str) -> str:
     """The path that this one plainly means; itself if it is right, or means nothing. Pure."""
     plain = _SLASHES.sub("/", path)
     plain = _V1_TWICE.sub("/v1", plain.rstrip("/"))
+    if plain == "/v1/reranking":
+        return "/v1/rerank"
     return _WITHOUT_V1.get(plain, plain or path)
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from magid.gateway.routing.endpoints import Endpoint
+from magid.gateway.routing.endpoints import COMPLETION, Endpoint
 from magid.http.json_text import to_json
 
 MOST_LOOKS = 10_000  # objects of one body that are looked at, and places where a key may stand
@@ -132,6 +132,8 @@ def _in_embeddings(search: _Search, fields: dict[str, Any]) -> None:
 _SEARCHES: Mapping[str, Callable[[_Search, dict[str, Any]], None]] = {
     "/v1/chat/completions": _in_chat,
     "/v1/completions": _in_completion,
+    COMPLETION: _in_completion,
+    "/apply-template": _in_chat,
     "/v1/responses": _in_responses,
     "/v1/messages": _in_messages,
     "/v1/messages/count_tokens": _in_messages,

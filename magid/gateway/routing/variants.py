@@ -9,7 +9,7 @@ from typing import Any
 
 from magid.catalog.aliases import Variant
 from magid.errors import InvalidInput
-from magid.gateway.routing.endpoints import INFILL, Endpoint
+from magid.gateway.routing.endpoints import COMPLETION, INFILL, Endpoint
 from magid.gateway.routing.fleet import ChosenVariant, Fleet
 from magid.gateway.routing.resolver import LATEST
 
@@ -18,7 +18,7 @@ Fields = dict[str, Any]
 CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
 _ANTHROPIC = ("/v1/messages", "/v1/messages/count_tokens")
 _CONVERSATIONS = frozenset((CHAT, RESPONSES, *_ANTHROPIC))
-_TEXTS = frozenset((COMPLETIONS, INFILL))
+_TEXTS = frozenset((COMPLETIONS, COMPLETION, INFILL))
 # Paths whose bodies have parameters: tokens of a text, say, have none.
 _PATHS = _CONVERSATIONS | _TEXTS | {"/v1/embeddings", "/v1/rerank"}
 
@@ -26,7 +26,7 @@ _PATHS = _CONVERSATIONS | _TEXTS | {"/v1/embeddings", "/v1/rerank"}
 _SYNONYMS: tuple[tuple[tuple[str, ...], Mapping[str, str]], ...] = (
     (
         ("max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict"),
-        {RESPONSES: "max_output_tokens", INFILL: "n_predict"},
+        {RESPONSES: "max_output_tokens", COMPLETION: "n_predict", INFILL: "n_predict"},
     ),
     (("stop", "stop_sequences"), dict.fromkeys(_ANTHROPIC, "stop_sequences")),
 )
