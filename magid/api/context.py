@@ -60,6 +60,7 @@ class Context(Struct):
     addresses: tuple[Address, ...] = ()  # on which magid listens
     delays: SignInDelays = field(default_factory=SignInDelays)
     look_at_pci: Callable[[], frozenset[str]] = display_controllers.vendors
+    disk_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     not_listening: tuple[str, ...] = ()  # which addresses are not served, and why
     _lacking: str = ""  # why there is no llama-server
     _program_changed_at: float = 0.0

@@ -37,7 +37,7 @@ from magid.api.schemas.access import (
     TokenLimitsReply,
     TokensReply,
 )
-from magid.api.schemas.disk import RemovalReply
+from magid.api.schemas.disk import DiskReply, RemovalReply
 from magid.api.schemas.gateway import Explanation, RequestsReply, UsageReply
 from magid.api.schemas.gpus import GpusReply, ModelMemory
 from magid.api.schemas.models import (
@@ -238,6 +238,7 @@ ROUTES: tuple[Route, ...] = (
          errors=(*_UNKNOWN, e.ModelGone, e.NotReady)),
     _get(f"{ID}/memory", gpus.get_memory, ModelMemory, query=_MEMORY,
          errors=(*_UNKNOWN, e.ModelGone, e.NotReady, e.Busy)),
+    _get("/api/library/disk", disk.get_disk, DiskReply, errors=(e.NotReady,)),
     _delete(ID, disk.delete_model, RemovalReply, query=_REMOVAL,
             errors=(*_STOP, *_WRITE, e.ModelGone, e.NotReady, e.Conflict, e.NotAllowed)),
     _put(f"{ID}/tier", models.put_tier, TierReply, "TierBody", errors=_UPDATE),

@@ -32,7 +32,7 @@ MODULES = (
     help_verb,
 )  # fmt: skip
 GROUPS = {
-    "Models": ("ls", "show", "cat", "rescan", "rm"),
+    "Models": ("ls", "show", "cat", "rescan", "df", "rm"),
     "Servers": ("status", "ps", "top", "events", "logs", "start", "stop", "restart", "wait"),
     "Decisions": (
         "enable", "disable", "tier", "thinking", "set", "profile", "diff", "apply", "import",

@@ -110,3 +110,18 @@ def test_what_is_in_no_library(parts: Parts, tmp_path: Path) -> None:
         said = type_in(magid, f"rm {GAMMA} --yes", 1).stderr
         assert said.startswith(f"magictl: cannot remove {GAMMA}\n")
         assert "Gamma-Thinking-F16.gguf" in files(magid)
+
+
+def test_what_the_disk_holds(magid: Running, eyes: dict[str, str]) -> None:
+    with (magid.models / "org/Eye/Eye-Q8_0.gguf").open("ab") as file:
+        file.write(bytes(range(256)) * 8192)
+    (magid.models / "lost.bin").write_bytes(b"x" * 2**21)
+    found = magid.get("/api/library/disk")
+    (root,) = found["roots"]
+    assert (root["path"], root["isLibrary"], root["problem"]) == (str(magid.models), True, "")
+    assert found["models"][0]["modelId"] == eyes["q8_0"]
+    assert [one["path"] for one in found["others"]] == [str(magid.models / "lost.bin")]
+    shown = type_in(magid, "df").stdout
+    assert "magictl rm may delete there" in shown
+    assert f"{magid.models}/lost.bin  2.0 MiB" in shown
+    (magid.models / "lost.bin").unlink()

@@ -1,10 +1,17 @@
 """Handlers of what models take on the disk, and of their removal."""
 
+import asyncio
+from datetime import UTC, datetime
+from pathlib import PurePath
+
 from magid.api.context import Context
 from magid.api.reply import Call, Reply, reply
 from magid.api.schemas import disk
+from magid.api.views import when
 from magid.control.removal import RemovalResult
 from magid.errors import InvalidInput
+from magid.library.disk_report import DiskReport, report
+from magid.library.disk_usage import FileOnDisk, usage_of
 from magid.wording.counts import counted
 from magid.wording.sizes import size
 
@@ -28,6 +35,42 @@ async def delete_model(ctx: Context, call: Call) -> Reply:
         await ctx.daemon.finished(known, ctx.daemon.stop(known), _STOP_S)
     forget = query.get("forget", False)
     return reply(_removal_reply(await ctx.daemon.removals.remove(known, forget=forget)))
+
+
+async def get_disk(ctx: Context, call: Call) -> Reply:
+    """What the model folders hold: models, unfinished downloads, files of no model, free space."""
+    config, now = ctx.daemon.config, ctx.need_listing()
+    paths = [str(path) for path in config.model_paths]
+    async with ctx.disk_turn:  # each look is a process for each folder
+        roots = await asyncio.gather(
+            *(asyncio.to_thread(usage_of, path, {*paths} - {path}) for path in paths)
+        )
+    absent = {root.path for root in now.disk.unreadable_roots if root.is_absent}
+    seen = [root for root in roots if root.path not in absent or not now.may_lack_folders]
+    found = report(seen, {name: model.found for name, model in now.models.items()})
+    return reply(_disk_reply(found, str(config.library_root)))
+
+
+def _disk_reply(found: DiskReport, library: str) -> disk.DiskReply:
+    return {
+        "roots": [
+            {"path": root.path, "isLibrary": PurePath(library).is_relative_to(root.path),
+             "totalBytes": root.total, "freeBytes": root.free, "problem": root.problem}
+            for root in found.roots
+        ],
+        "models": [
+            {"modelId": one.model_id, "sizeBytes": one.size, "sharedBytes": one.shared}
+            for one in found.models
+        ],
+        "unfinished": [_file_reply(file) for file in found.unfinished],
+        "others": [_file_reply(file) for file in found.others],
+        "smallBytes": found.rest,
+    }  # fmt: skip
+
+
+def _file_reply(file: FileOnDisk) -> disk.FileOnDiskReply:
+    changed_at = datetime.fromtimestamp(file.changed_at, UTC)
+    return {"path": file.path, "sizeBytes": file.size, "changedAt": when(changed_at) or ""}
 
 
 def _removal_reply(result: RemovalResult) -> disk.RemovalReply:

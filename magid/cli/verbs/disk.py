@@ -1,4 +1,4 @@
-"""rm: removes the files of models."""
+"""df, rm: what models take on the disk, and their removal."""
 
 import argparse
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from magid.cli.client import MODELS, Client, Refused, quoted
 from magid.cli.errors import each
 from magid.cli.interaction import confirmed
 from magid.cli.model_names import named
-from magid.cli.output import json_line, note, say
+from magid.cli.output import json_line, note, print_json, say, table
 from magid.cli.parser import Verbs
 from magid.wording.counts import counted
 from magid.wording.sizes import size
@@ -21,12 +21,44 @@ def add(verbs: Verbs) -> None:
         json="each answer of the API on a line of its own",
     )  # fmt: skip
     sub.add_argument("models", nargs="+", metavar="MODEL")
+    verbs.add(
+        "df", df, "what models take on the disk, and what is free", aliases=("du",),
+        examples=("magictl df", "magictl df --json"),
+    )  # fmt: skip
     sub.add_argument("--stop", action="store_true", help="stop its servers first")
     sub.add_argument(
         "--forget", action="store_true", help="also forget what was decided of it: settings, tier"
     )
     sub.add_argument("--dry-run", action="store_true", help="only show what would go")
     sub.add_argument("-y", "--yes", action="store_true", help="do not ask")
+
+
+def df(client: Client, args: argparse.Namespace) -> int:
+    found = client.call("GET", "/api/library/disk")
+    if args.json:
+        print_json(found)
+        return 0
+    rows = [[root["path"], size(root["freeBytes"]), size(root["totalBytes"]), _of_root(root)]
+            for root in found["roots"]]  # fmt: skip
+    table(["FOLDER", "FREE", "SIZE", ""], rows, "there are no model folders")
+    for title, key, name in (
+        ("MODEL", "models", "modelId"),
+        ("UNFINISHED DOWNLOAD", "unfinished", "path"),
+        ("NO MODEL'S FILE", "others", "path"),
+    ):
+        if found[key]:
+            say("")
+            table([title, "SIZE", ""], [[one[name], size(one["sizeBytes"]), _shared(one)]
+                                        for one in found[key]], "")  # fmt: skip
+    return 0
+
+
+def _of_root(root: Mapping[str, Any]) -> str:
+    return root["problem"] or ("magictl rm may delete there" if root["isLibrary"] else "")
+
+
+def _shared(one: Mapping[str, Any]) -> str:
+    return f"{size(one['sharedBytes'])} of it shared" if one.get("sharedBytes") else ""
 
 
 def remove(client: Client, args: argparse.Namespace) -> int:
