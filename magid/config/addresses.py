@@ -53,6 +53,37 @@ def parse_address(text: str) -> Address:
     return TcpAddress(bare, int(port))
 
 
+def rpc_server(text: str) -> str:
+    """Returns ADDRESS:PORT if it is an IPv4 address that cannot be reached from the internet.
+
+    llama.cpp's RPC protocol has neither a password nor encryption, and knows no IPv6. A name could
+    lead elsewhere later, and a unit's firewall takes addresses. Raises ValueError; its text
+    continues "should be".
+    """
+    host, _, port = text.rpartition(":")
+    if not re.fullmatch(r"[1-9][0-9]{0,4}", port) or int(port) > 65535:
+        raise ValueError("should be ADDRESS:PORT with a port of 1 to 65535")
+    try:
+        address = ipaddress.IPv4Address(host)
+    except ValueError:
+        raise ValueError("should have an IPv4 address before the port, no name") from None
+    if not any(address in network for network in _PRIVATE):
+        raise ValueError(
+            "should be in a private network: llama.cpp's RPC has neither a password nor "
+            f"encryption, so {host} must not be reached over the internet; use a tunnel"
+        )
+    return text
+
+
+_PRIVATE = tuple(
+    map(
+        ipaddress.IPv4Network,
+        ("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16",
+         "100.64.0.0/10"),  # the last one is that of carriers, which VPNs use
+    )
+)  # fmt: skip
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach the address. False for names other than localhost."""
     return host == "localhost" or (is_ip(host) and ipaddress.ip_address(host).is_loopback)

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from magid.config.addresses import Address, TcpAddress, parse_address
+from magid.config.addresses import Address, TcpAddress, parse_address, rpc_server
 from magid.config.values import (
     Billions,
     Host,
@@ -248,6 +248,14 @@ class Config(Section, frozen=True):
         Meta(ge=4096, le=2**24),
         about("The largest context, in tokens, that a model on a GPU gets by itself"),
     ] = 32_768
+    rpc_servers: Annotated[
+        tuple[Annotated[str, Rule(rpc_server)], ...],
+        Meta(max_length=16),
+        Rule(distinct),
+        about(
+            "RPC servers of llama.cpp, ADDRESS:PORT in a private network, whose GPUs models may use"
+        ),
+    ] = ()
     restart: Restart = Restart()
     gateway: Gateway = Gateway()
     removed_model_days: Annotated[

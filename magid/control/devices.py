@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from magid.errors import LlamaServerMissing, MagidError
 from magid.gpus.device import Gpu, gpus_of
-from magid.gpus.listing import devices_in, last_line
+from magid.gpus.listing import devices_in, last_line, silent_in
 from magid.log.events import Event, about
 from magid.servers.backend import ObservedServer, ServerBackend, ServerState
 
@@ -41,8 +41,15 @@ class Devices:
     `notify` is called after each list; without a GPU, only if that or the problem is new.
     """
 
-    def __init__(self, launcher: ServerBackend, notify: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        launcher: ServerBackend,
+        notify: Callable[[], None],
+        remote: tuple[str, ...] = (),
+    ) -> None:
+        """`remote` are the RPC servers of the configuration."""
         self._launcher = launcher
+        self._remote = remote
         self._notify = notify
         self._states: dict[int, ServerState] = {}
         self._asked = self._answered = 0
@@ -129,14 +136,17 @@ class Devices:
         except Exception:  # those who wait for a list must not wait for ever
             log.exception("listing the GPUs failed with an internal error")
             return self._failed("cannot list the GPUs: an internal error; the log has its trace")
-        devices = devices_in(output)
+        devices = devices_in(output, self._remote)
         if devices is None:
             return self._failed(
                 f"cannot list the GPUs: llama-server printed no list: {last_line(output)}; "
                 "`magictl doctor` looks for the cause"
             )
         self.listings += 1
-        return DeviceList(gpus_of(devices), time.time())
+        problem = "; ".join(silent_in(output))
+        if problem and problem != self.present.problem:
+            log.warning("%s", problem, extra=about(Event.GPUS_UNKNOWN))
+        return DeviceList(gpus_of(devices), time.time(), problem)
 
     def _failed(self, problem: str) -> DeviceList:
         """Keeps what was known, and logs a problem that is new."""

@@ -28,7 +28,7 @@ class GpuState:
         store: StateStore,
     ) -> None:
         self._launcher, self._store = launcher, store
-        self.devices = Devices(launcher, lambda: store.notify(Change("gpus")))
+        self.devices = Devices(launcher, lambda: store.notify(Change("gpus")), config.rpc_servers)
         self.predictions = Predictions(
             launcher, config.state_dir / prediction_cache.NAME, lambda: self.fits.look_again()
         )

@@ -7,7 +7,7 @@ another; of several that wait together, the largest model's first.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct, field
@@ -20,10 +20,11 @@ from magid.control.prediction_cache import Prediction
 from magid.control.predictions import Predictions
 from magid.control.refusals import not_allocated, refusal
 from magid.control.returning import ReturningMemory
-from magid.control.wishes import FileFacts, as_placement, header_need, wish_of
+from magid.control.wishes import FileFacts, as_placement, header_need, renamed, wish_of
 from magid.errors import MagidError
 from magid.gpus import eviction
 from magid.gpus.capacity import Capacity, freed_by
+from magid.gpus.device import Gpu
 from magid.gpus.eviction import Evictable, Stopping, Waiting
 from magid.gpus.memory_table import Estimate
 from magid.gpus.placing import (
@@ -233,10 +234,11 @@ class Placing:
         known: dict[Question, Prediction] = {}
         capacity = self.holders.capacity(gpus, memory, port, self.holders.limit_of(spec))
         while isinstance(answer := self._answer(spec, capacity, known), Question):
-            made = self._predictions.kept(spec, program, as_placement(spec, answer))
+            placement = as_placement(spec, answer, _ids(gpus))
+            made = self._predictions.kept(spec, program, placement)
             if made is None or made.estimate is None:
                 return Decision(None, known, NOT_PREDICTED if made is None else made.problem)
-            known[answer] = made
+            known[answer] = renamed(made, placement)
         return Decision(None if isinstance(answer, UnknownRoom) else answer, known)
 
     def _answer(
@@ -309,7 +311,7 @@ class Placing:
             program = await self._program()
         except MagidError as error:
             raise _Unpredictable(error.message) from None
-        placement = as_placement(spec, question)
+        placement = as_placement(spec, question, _ids(self._devices.present.gpus))
         found = await self._predictions.of(spec, program, placement, for_start=for_start)
         if found.estimate is None:
             if self.has_gpus:
@@ -318,12 +320,17 @@ class Placing:
                     extra=about(Event.SERVER_STARTING, model=spec.model_id),
                 )  # fmt: skip
             raise _Unpredictable(found.problem)
-        return found
+        return renamed(found, placement)
 
 
 def _is_unknown(listed: DeviceList) -> bool:
     """Returns whether the machine may have GPUs that could not be listed."""
     return not listed.gpus and bool(listed.problem)
+
+
+def _ids(gpus: Iterable[Gpu]) -> dict[str, str]:
+    """Returns the ids of the devices by their names."""
+    return {name: gpu.device.id for gpu in gpus for name in gpu.names}
 
 
 def _estimates(known: Mapping[Question, Prediction]) -> dict[Question, Estimate]:

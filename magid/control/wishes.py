@@ -1,10 +1,13 @@
 """What is to be placed: a server's settings and its file, in the words of the rules. Pure."""
 
+from collections.abc import Mapping
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from magid.catalog.effective import Model
+from magid.control.prediction_cache import Prediction
 from magid.discovery.model_shape import ModelShape
 from magid.gpus.header_estimate import HeaderEstimate, at_most, estimate_by_header
 from magid.gpus.placing import ALL_LAYERS, SMALLEST_CTX, Question, Wish, steps_up_to
@@ -57,7 +60,7 @@ def header_estimate(spec: ServerSpec, facts: FileFacts) -> HeaderEstimate | None
 
     None of one that loads further files, whose headers say nothing of the memory for images.
     """
-    if spec.mmproj_path or spec.draft_type:
+    if spec.mmproj_path or spec.draft_type or spec.lora_paths:
         return None
     ctx = spec.ctx_size or facts.trained_ctx or SMALLEST_CTX
     return estimate_by_header(facts.shape, server_shape(spec, ctx))
@@ -72,16 +75,31 @@ def header_need(spec: ServerSpec, facts: FileFacts) -> int | None:
     return None if found is None else at_most(found.on_processor)
 
 
+def renamed(made: Prediction, placement: Placement | None) -> Prediction:
+    """Returns the prediction with the names that devices of RPC servers have in the list."""
+    if made.estimate is None or placement is None or not placement.remote:
+        return made
+    names = dict(zip(placement.own_names, (d.name for d in placement.devices), strict=True))
+    devices = tuple(
+        replace(device, name=names.get(device.name, device.name))
+        for device in made.estimate.devices
+    )
+    return replace(made, estimate=replace(made.estimate, devices=devices))
+
+
 def _layers(spec: ServerSpec) -> int | None:
     layers = spec.n_gpu_layers
     return None if layers is None or not 0 <= layers < ALL_LAYERS else layers
 
 
-def as_placement(spec: ServerSpec, question: Question) -> Placement | None:
-    """Returns the placement with which llama-server predicts what the question is about."""
+def as_placement(spec: ServerSpec, question: Question, ids: Mapping[str, str]) -> Placement | None:
+    """Returns the placement with which llama-server predicts what the question is about.
+
+    `ids` are those of the devices by their names.
+    """
     if question.is_own:
         return None
-    devices = tuple(PlacedDevice(name, name, 0) for name in question.devices)
+    devices = tuple(PlacedDevice(name, ids.get(name, name), 0) for name in question.devices)
     layers = None
     if _layers(spec) is None:
         layers = ALL_LAYERS if devices else 0

@@ -6,11 +6,9 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from magid.gpus.device import Device, Gpu
+from magid.gpus.device import REMOTE, Device, Gpu
 from magid.llama.placement import Placement
 from magid.wording.sizes import size
-
-REMOTE_BACKEND: Final = "RPC"
 
 
 class Holder(Struct, frozen=True):
@@ -40,7 +38,7 @@ class DeviceRoom(Struct, frozen=True):
     @property
     def rank(self) -> int:
         """Discrete ones first, then those in the machine's memory, then those of other machines."""
-        return 2 if self.device.backend == REMOTE_BACKEND else int(self.integrated)
+        return 2 if self.device.backend == REMOTE else int(self.integrated)
 
     @property
     def kind(self) -> tuple[str, str, int | None]:

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 # A GPU that several back ends list is used by the first of these.
 _PREFERRED: Final = ("CUDA", "ROCm", "SYCL")
-_REMOTE: Final = "RPC"
+REMOTE: Final = "RPC"
 _ASIDE: Final = re.compile(r"\([^()]*\)")  # "(RADV NAVI31)", "(TM)"
 
 
@@ -23,6 +23,7 @@ class Device(Struct, frozen=True):
     integrated: bool | None = None
     address: str | None = None  # of PCI, in lower case
     uuid: str | None = None
+    remote_id: str = ""  # of one at another machine: its RPC server's address, and which one
 
     @property
     def is_partition(self) -> bool:
@@ -32,7 +33,12 @@ class Device(Struct, frozen=True):
     @property
     def id(self) -> str:
         """The name that stays over reboots, as far as one is known."""
-        return self.uuid or (None if self.is_partition else self.address) or self.name
+        return (
+            self.remote_id
+            or self.uuid
+            or (None if self.is_partition else self.address)
+            or self.name
+        )
 
 
 class Gpu(Struct, frozen=True):
@@ -74,7 +80,7 @@ def _belongs(device: Device, group: list[Device]) -> bool:
 
 
 def _is_same(one: Device, other: Device) -> bool:
-    if _REMOTE in (one.backend, other.backend) or one.is_partition or other.is_partition:
+    if REMOTE in (one.backend, other.backend) or one.is_partition or other.is_partition:
         return False
     for mine, theirs in ((one.uuid, other.uuid), (one.address, other.address)):
         if mine and theirs:

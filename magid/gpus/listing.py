@@ -5,15 +5,18 @@ error, so the lines of the two come in any order.
 """
 
 import re
+from collections import Counter
+from collections.abc import Container
 from typing import Final
 
 from msgspec.structs import replace
 
-from magid.gpus.device import Device
+from magid.gpus.device import REMOTE, Device
+from magid.llama.device_list import HEAD, SILENT
+from magid.llama.placement import remote_id
 
 _MIB: Final = 1 << 20
 _MOST_MIB: Final = 1 << 40
-_HEAD: Final = "Available devices:"
 _DEVICE: Final = re.compile(
     r"\s+(?P<name>[A-Za-z]{1,32}[0-9]{0,5}): (?P<description>.{0,300}) "
     r"\((?P<total>\S{1,20}) MiB, (?P<free>\S{1,20}) MiB free\)\s*"
@@ -30,9 +33,13 @@ _ADDRESS: Final = re.compile(
 _UUID: Final = re.compile(r"\b(?:GPU|MIG)-[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}\b")
 
 
-def devices_in(output: str) -> tuple[Device, ...] | None:
-    """Returns the devices, in llama-server's order; None if there is no list in the output."""
-    before, head, after = output.partition(_HEAD)
+def devices_in(output: str, remote: Container[str] = ()) -> tuple[Device, ...] | None:
+    """Returns the devices, in llama-server's order; None if there is no list in the output.
+
+    Those of the RPC servers `remote` are told by their addresses: names follow the order in which
+    llama-server is told of the servers.
+    """
+    before, head, after = output.partition(HEAD)
     if not head:
         return None
     listed: dict[str, Device] = {}
@@ -41,7 +48,25 @@ def devices_in(output: str) -> tuple[Device, ...] | None:
         if device is not None and device.backend not in _NO_GPUS:
             listed.setdefault(device.name, device)
     said = _said([*before.splitlines(), *after.splitlines()])
-    return tuple(_described(device, said.get(device.name, "")) for device in listed.values())
+    found = [_described(device, said.get(device.name, "")) for device in listed.values()]
+    servers = Counter(d.description for d in found if _is_of(remote, d))
+    seen: Counter[str] = Counter()
+    for place, device in enumerate(found):
+        if _is_of(remote, device):
+            server = device.description
+            own = remote_id(server, seen[server], servers[server])
+            found[place] = replace(device, remote_id=own)
+            seen[server] += 1
+    return tuple(found)
+
+
+def _is_of(remote: Container[str], device: Device) -> bool:
+    return device.backend == REMOTE and device.description in remote
+
+
+def silent_in(output: str) -> tuple[str, ...]:
+    """Returns what was said of RPC servers that do not answer."""
+    return tuple(line for line in output.splitlines() if line.startswith(SILENT))
 
 
 def last_line(output: str) -> str:

@@ -44,7 +44,8 @@ def _properties(
     script = (*_ALONE, str(SCRIPTS / memory_prediction.SCRIPT))
     argv = memory_prediction.command(script, spec, program, flags, request.placement)
     order = replace(order, argv=(), key_source="/dev/null")
-    gate = [*_ALONE, f"{order.scripts}/exec_model.py", *map(str, order.files), "--"]
+    gate = [*_ALONE, f"{order.scripts}/exec_model.py", *order.connect_words]
+    gate += [*map(str, order.files), "--"]
     seconds = memory_prediction.RUN.seconds
     made = short_units.properties(
         order, version, [*gate, *argv], seconds, f"Predicts the memory of {spec.model_id} for magid"

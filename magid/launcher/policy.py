@@ -19,6 +19,7 @@ from magid.launcher.protocol import StartRequest
 from magid.launcher.unit_request import Timeouts, UnitRequest
 from magid.llama.arguments import server_argv
 from magid.llama.engines import check_owned, default_program
+from magid.llama.placement import Placement
 from magid.llama.program import FoundProgram, find_program
 from magid.standalone import SCRIPTS
 from magid.standalone.exec_model import can_bind_only
@@ -73,7 +74,29 @@ def authorize(
         patience=patience_of(settings),
         filters_port=can_bind_only(),
         placement=start.placement,
+        remote=remote_of(start.placement, settings),
     )
+
+
+def remote_of(placement: Placement | None, settings: Config) -> tuple[str, ...]:
+    """Returns the RPC servers of a placement. Raises NotAllowed for one that is not configured."""
+    remote = () if placement is None else placement.remote
+    if unknown := [one for one in remote if one not in settings.rpc_servers]:
+        raise NotAllowed(
+            f"cannot use the RPC server {unknown[0]}: rpc_servers in magid.yaml does not have it",
+            field="placement",
+        )
+    return may_reach(remote)
+
+
+def may_reach(remote: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns these RPC servers. Raises NotAllowed if the kernel cannot keep a unit to them."""
+    if remote and not can_bind_only():
+        raise NotAllowed(
+            "cannot use RPC servers: this kernel cannot keep a server to their ports; that takes "
+            "Linux 6.7 with Landlock"
+        )
+    return remote
 
 
 def covers(roots: Iterable[str], points: Iterable[str], needed: Iterable[str]) -> tuple[str, ...]:

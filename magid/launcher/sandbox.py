@@ -135,7 +135,7 @@ def _description(order: UnitRequest) -> list[Property]:
 def _service(order: UnitRequest, version: int) -> list[Property]:
     spec, patience = order.spec, order.patience
     key = credential_path(spec.port)
-    filters = [f"{BIND}{spec.port}"] if order.filters_port else []
+    filters = [f"{BIND}{spec.port}"] * order.filters_port + order.connect_words
     gate = [PYTHON, "-I", "-S", f"{order.scripts}/exec_model.py", *filters]
     gate += [*map(str, order.files), "--"]
     ready = [
@@ -264,23 +264,20 @@ def _shown(order: UnitRequest) -> list[str]:
 
 
 def _kernel(order: UnitRequest) -> list[Property]:
+    own = _LANDLOCK if order.filters_port or order.remote else ()
     return [
         *(Property(name, "b", True) for name in SWITCHES),
         Property("ProtectProc", "s", "invisible"),
         Property("RestrictNamespaces", "t", _CLONE_NEWUTS),  # the mask of allowed ones
         Property("SystemCallArchitectures", "as", ["native"]),
-        Property("SystemCallFilter", "(bas)", (True, ["@system-service", *_calls_of(order)])),
+        Property("SystemCallFilter", "(bas)", (True, ["@system-service", *own])),
         Property("SystemCallFilter", "(bas)", (False, ["@privileged", "@keyring"])),
         Property("SystemCallErrorNumber", "i", 1),  # EPERM
     ]
 
 
-def _calls_of(order: UnitRequest) -> list[str]:
-    """Returns the calls that exec_model.py makes, and forbids to the server afterwards."""
-    return [f"landlock_{x}" for x in _LANDLOCK] if order.filters_port else []
-
-
-_LANDLOCK: Final = ("create_ruleset", "add_rule", "restrict_self")
+# exec_model.py makes these calls, and forbids them to the server afterwards.
+_LANDLOCK: Final = tuple(f"landlock_{x}" for x in ("create_ruleset", "add_rule", "restrict_self"))
 SWITCHES: Final = (
     "PrivateIPC",
     "PrivateUsers",
@@ -299,7 +296,7 @@ SWITCHES: Final = (
 
 
 def _network(order: UnitRequest) -> list[Property]:
-    """Allows the server's own address, 127.0.0.1 and ::1, and its own port only.
+    """Allows the server's own address, 127.0.0.1 and ::1, its RPC servers, and its own port only.
 
     Not all of 127.0.0.0/8: a resolver listens there (127.0.0.53). systemd restricts binding only
     where it is built with BPF: not in Debian 12.
@@ -310,6 +307,7 @@ def _network(order: UnitRequest) -> list[Property]:
     allowed = [(inet, bytes([127, 0, 0, 1]), 32), (inet6, bytes(15) + b"\x01", 128)]
     if (own := _loopback(spec.host)) is not None and own not in allowed:
         allowed.append(own)
+    allowed += [x for x in ((inet, a, 32) for a in order.remote_addresses) if x not in allowed]
     return [
         Property("RestrictAddressFamilies", "(bas)", (True, ["AF_INET", "AF_INET6", "AF_UNIX"])),
         Property("IPAddressDeny", "a(iayu)", everyone),

@@ -35,6 +35,7 @@ def request(
     program: FoundProgram | None,
     roots: tuple[str, ...],
     files: Iterable[CheckedFile],
+    remote: tuple[str, ...] = (),
 ) -> UnitRequest:
     """Returns a request with these files, of which only the sandbox is used."""
     port, host = settings.port_range[0], settings.llama_server_host
@@ -49,6 +50,7 @@ def request(
         key_source="/dev/null",
         groups=groups_here(),
         patience=patience_of(settings),
+        remote=remote,
     )
 
 

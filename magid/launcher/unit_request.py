@@ -1,9 +1,11 @@
 """The description of a model's unit: checked by `policy`, turned into properties by `sandbox`."""
 
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 
 from magid.llama.placement import Placement
 from magid.llama.spec import ServerSpec
+from magid.standalone.exec_model import CONNECT
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +49,18 @@ class UnitRequest:
     patience: Timeouts
     filters_port: bool = False  # exec_model.py keeps the server to its port; else the unit does
     placement: Placement | None = None
+    remote: tuple[str, ...] = ()  # RPC servers, ADDRESS:PORT, that it may reach
+
+    @property
+    def connect_words(self) -> list[str]:
+        """The arguments of exec_model.py that let the server reach their ports."""
+        return [f"{CONNECT}{port}" for port in sorted({p for _, p in self._pairs})]
+
+    @property
+    def remote_addresses(self) -> list[bytes]:
+        """Their IPv4 addresses, each once."""
+        return [IPv4Address(host).packed for host in sorted({h for h, _ in self._pairs})]
+
+    @property
+    def _pairs(self) -> list[tuple[str, str]]:
+        return [(host, port) for host, _, port in (one.rpartition(":") for one in self.remote)]

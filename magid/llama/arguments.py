@@ -144,6 +144,7 @@ def _decided_argv(
         *_when_known(flags, ("--offline",)),
         *_when_known(flags, ("--cors-origins", "localhost")),
         *_kind_argv(spec, flags),
+        *_remote_argv(flags, placement),
         *_settings_argv(spec, flags, placement),
         *_placement_argv(spec, flags, placement),
         *_extra_argv(spec.extra_args, flags),
@@ -189,6 +190,13 @@ def _settings_argv(
         if setting.options and value is not None:
             argv += [_required(setting.key, flags, *setting.options), str(value)]
     return argv
+
+
+def _remote_argv(flags: frozenset[str], placement: Placement | None) -> tuple[str, ...]:
+    """Names the RPC servers. Options act in order, so it comes before `--device`."""
+    if placement is None or not placement.remote:
+        return ()
+    return (_required("rpc_servers", flags, "--rpc"), ",".join(placement.remote))
 
 
 def _placement_argv(

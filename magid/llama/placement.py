@@ -24,10 +24,18 @@ _LAYERS: Final = Integer(0, 9999)
 _CTX: Final = Integer(1, 2**24)
 _MIB: Final = Integer(0, 2**30)
 _SHARE: Final = Integer(0, 2**20)
+_REMOTE: Final = re.compile(
+    r"(?P<server>[0-9.]{7,15}:[0-9]{1,5})(?:-(?P<number>[0-9]{1,2})of(?P<count>[0-9]{1,2}))?"
+)
 _ORDER: Final = ("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
 
 Extent = Literal["all", "part", "none", "own"]
 Source = Literal["predicted", "unknown"]
+
+
+def remote_id(server: str, number: int, count: int) -> str:
+    """Returns the id of a device of an RPC server, whose devices are numbered from 0."""
+    return server if count == 1 else f"{server}-{number}of{count}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +69,37 @@ class Placement:
         return found if self.pins_devices and is_cuda and len(found) == len(self.devices) else ()
 
     @property
+    def remote(self) -> tuple[str, ...]:
+        """The RPC servers that it needs, and no other: one that is away would end the server."""
+        return tuple(self._counts)
+
+    @property
+    def _counts(self) -> dict[str, int]:
+        """Of each RPC server, how many devices it has."""
+        matches = (_REMOTE.fullmatch(device.id) for device in self.devices)
+        return {found["server"]: int(found["count"] or 1) for found in matches if found}
+
+    @property
+    def own_names(self) -> tuple[str, ...]:
+        """The names of its devices for a llama-server that is started for this place.
+
+        It numbers the devices of those RPC servers that it is told of.
+        """
+        first, before = {}, 0
+        for server, count in self._counts.items():
+            first[server], before = before, before + count
+        found = [_REMOTE.fullmatch(device.id) for device in self.devices]
+        return tuple(
+            f"RPC{first[match['server']] + int(match['number'] or 0)}" if match else device.name
+            for match, device in zip(found, self.devices, strict=True)
+        )
+
+    @property
     def device_option(self) -> str | None:
         """What `--device` takes. Devices that are chosen by UUID are numbered from 0."""
         if not self.pins_devices:
             return None
-        names = [f"CUDA{at}" for at in range(len(self.uuids))] or [d.name for d in self.devices]
+        names = [f"CUDA{at}" for at in range(len(self.uuids))] or self.own_names
         return ",".join(names) or "none"
 
     @property

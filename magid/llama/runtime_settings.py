@@ -27,7 +27,8 @@ MAX_INSTANCES: Final = 16
 MAX_EXTRA_ARGS: Final = 64
 _UUID: Final = "[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"
 _ADDRESS: Final = "[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}[.][0-7]"
-_DEVICE: Final = f"(?:[A-Za-z]{{1,16}}[0-9]{{0,3}}|(?:GPU|MIG)-{_UUID}|{_ADDRESS})"
+_REMOTE: Final = "[0-9.]{7,15}:[0-9]{1,5}(?:-[0-9]{1,2}of[0-9]{1,2})?"
+_DEVICE: Final = f"(?:[A-Za-z]{{1,16}}[0-9]{{0,3}}|(?:GPU|MIG)-{_UUID}|{_ADDRESS}|{_REMOTE})"
 _DRAFT: Final = r"auto|off|[^/\x00-\x1f\x7f]{1,250}\.gguf"
 _DEVICES: Final = f"{_DEVICE}(?:,{_DEVICE}){{0,31}}"
 

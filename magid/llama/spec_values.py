@@ -17,7 +17,7 @@ SpecValues = tuple[tuple[str, str | None], ...]  # field of ServerSpec -> its te
 
 _OWN: Final = {"--model": "model_path", "--mmproj": "mmproj_path", "--host": "host"}
 _OPTIONS: Final = {o: setting.name for setting in SERVER_SETTINGS for o in setting.options}
-_SKIPPED: Final = frozenset({"--alias", "--port", "--api-key-file", "--cors-origins"})
+_SKIPPED: Final = frozenset({"--alias", "--port", "--api-key-file", "--cors-origins", "--rpc"})
 _BESIDE: Final = frozenset({"--spec-type", "--spec-draft-model", "--model-draft", "--lora-scaled"})
 _PLACED: Final = frozenset({"--fit", "--fit-target", "--tensor-split"})
 _FLAGS: Final = frozenset({"--metrics", "--no-ui", "--no-webui", "--offline"}) | frozenset(

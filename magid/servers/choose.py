@@ -63,6 +63,7 @@ def build(settings: Config, program: Program, profile: Callable[[], str | None])
             first_delay_s=restart.first_delay,
             max_delay_s=restart.max_delay,
         ),
+        remote=settings.rpc_servers,
     )
 
 

@@ -1,6 +1,6 @@
 """The first program of a model unit, which executes llama-server.
 
-    exec_model.py [bind:PORT] DEV:INO:PATH... -- PROGRAM ARGUMENT...
+    exec_model.py [bind:PORT] [connect:PORT]... DEV:INO:PATH... -- PROGRAM ARGUMENT...
 
 It checks the model's files and the key, and installs a filter of ports and one of system calls.
 
@@ -20,6 +20,9 @@ other servers. The unit cannot have the filter, because wait_ready.py, in the sa
 With bind:PORT the server may bind no other TCP port (Landlock, Linux 6.7). SocketBindDeny= of the
 unit does the same by programs in the kernel, which systemd takes 60 ms to load; where the launcher
 finds Landlock, it asks for this one instead.
+
+With connect:PORT the server may open TCP connections over IPv4 to these ports and no others, for
+the GPUs of other machines (llama.cpp's RPC); IPAddressAllow= of the unit says to which addresses.
 
 Runs as `python3 -I -S` with the standard library only, and as little as possible of that, because
 it delays every start. Exit status: 66 (EX_NOINPUT) if a file is not the one that was checked, or
@@ -46,6 +49,7 @@ NO_INPUT = 66
 BAD_USAGE = 78
 KEY_OPTION = "--api-key-file"
 BIND = "bind:"
+CONNECT = "connect:"
 _SHORTEST_KEY = 32
 
 
@@ -55,11 +59,9 @@ def main(arguments: Sequence[str]) -> int:
         return _refuse(BAD_USAGE, "cannot start: no program after '--'")
     end = arguments.index("--")
     checked_files = list(arguments[:end])
-    port = 0
-    if checked_files and checked_files[0].startswith(BIND):
-        text = checked_files.pop(0).removeprefix(BIND)
-        port = int(text) if _is_number(text) else 0
-        if not 0 < port < 65536:
+    bind, connect = _taken(checked_files, BIND), _taken(checked_files, CONNECT)
+    for text in (*bind, *connect):
+        if not (_is_number(text) and 0 < int(text) < 65536):
             return _refuse(BAD_USAGE, f"cannot start: {text!r} is no port")
     if not checked_files:
         return _refuse(BAD_USAGE, "cannot start: no file to check")
@@ -76,12 +78,20 @@ def main(arguments: Sequence[str]) -> int:
     if machine not in _MACHINES:
         return _refuse(BAD_USAGE, f"cannot start: there is no system call filter for {machine}")
     try:
-        if port:
-            bind_only(port)
-        install(filter_for(machine))
+        if bind or connect:
+            restrict_ports([*map(int, bind)], [*map(int, connect)])
+        install(filter_for(machine, connects=bool(connect), unix=not (bind and connect)))
     except OSError as error:
         return _refuse(1, f"cannot install the filters of ports and calls: {error.strerror}")
     return _execute(arguments[end + 1 :])
+
+
+def _taken(words: list[str], kind: str) -> list[str]:
+    """Takes the words of this kind from the beginning, and returns what follows it in each."""
+    found = []
+    while words and words[0].startswith(kind):
+        found.append(words.pop(0).removeprefix(kind))
+    return found
 
 
 def _is_number(text: str) -> bool:
@@ -157,13 +167,18 @@ _ERROR: Final = 0x0005_0000
 _FAST_OPEN: Final = 0x2000_0000  # MSG_FASTOPEN: sending opens a connection
 _SOCKET_TYPE: Final = 0xF  # without SOCK_CLOEXEC and SOCK_NONBLOCK
 _SET_NO_NEW_PRIVILEGES = 38
+_UNIX, _IPV4_LENGTH = 1, 16  # bytes of struct sockaddr_in
 _STREAM, _SEQPACKET, _TCP = 1, 5, 6  # SOCK_STREAM, SOCK_SEQPACKET, IPPROTO_TCP of these machines
 
 Instruction = tuple[int, int, int, int]  # code, jumps if true and if false, operand
 
 
-def filter_for(machine: str) -> list[Instruction]:
+def filter_for(machine: str, *, connects: bool = False, unix: bool = True) -> list[Instruction]:
     """Returns the BPF program, which allows everything except opening connections. Pure.
+
+    With `connects`, those over IPv4 are allowed: the length of the address tells them from others.
+    An abstract socket of the host with a name of 13 bytes has that length too, so a server that may
+    connect gets no unix sockets. Only llama-server that predicts listens on one (`unix`).
 
     Stream sockets are allowed, to listen on. Datagram sockets are not, because they can send
     without connect, nor are other stream protocols, which have calls of their own. io_uring
@@ -176,13 +191,13 @@ def filter_for(machine: str) -> list[Instruction]:
         *_returned([(_LOAD, 0, 0, _ARCHITECTURE), (_IF_EQUAL, 1, 0, architecture)], errno.EPERM),
         (_LOAD, 0, 0, _NUMBER),
         *_returned([(_IF_AT_LEAST, 0, 1, _X32)], errno.ENOSYS),
-        *_on(number["connect"], _answer(errno.ENOENT)),
+        *_on(number["connect"], _unless_ipv4() if connects else _answer(errno.ENOENT)),
         *_on(number["io_uring_setup"], _answer(errno.ENOSYS)),
         *_on(_CREATE_RULESET, _answer(errno.ENOSYS)),
         *_on(_ADD_RULE, _answer(errno.ENOSYS)),
         *_on(_RESTRICT_SELF, _answer(errno.ENOSYS)),
         *_on(number["socketpair"], _unless_stream(errno.EACCES)),
-        *_on(number["socket"], [*_unless_stream(errno.EACCES, end=False), *_unless_plain()]),
+        *_on(number["socket"], [*([] if unix else _unless_unix()), *_plain_streams()]),
     ]
     for name, argument in flags.items():
         fast = [(_LOAD, 0, 0, _argument(argument)), (_IF_ANY_BIT, 0, 1, _FAST_OPEN)]
@@ -199,6 +214,25 @@ def _unless_stream(error: int, *, end: bool = True) -> list[Instruction]:
         (_IF_EQUAL, 1, 0, _SEQPACKET),
         *_answer(error),
         *(_allowed() if end else ()),
+    ]
+
+
+def _plain_streams() -> list[Instruction]:
+    return [*_unless_stream(errno.EACCES, end=False), *_unless_plain()]
+
+
+def _unless_unix() -> list[Instruction]:
+    """For socket(2): the error for unix sockets."""
+    return [(_LOAD, 0, 0, _argument(0)), (_IF_EQUAL, 0, 1, _UNIX), *_answer(errno.EACCES)]
+
+
+def _unless_ipv4() -> list[Instruction]:
+    """For connect(2): the error for addresses of another length than that of IPv4."""
+    return [
+        (_LOAD, 0, 0, _argument(2)),
+        (_IF_EQUAL, 1, 0, _IPV4_LENGTH),
+        *_answer(errno.ENOENT),
+        *_allowed(),
     ]
 
 
@@ -266,16 +300,20 @@ def can_bind_only() -> bool:
     return int(ctypes.CDLL(None).syscall(_CREATE_RULESET, None, 0, _VERSION)) >= _KNOWS_PORTS
 
 
-def bind_only(port: int) -> None:
-    """Forbids other TCP ports, and TCP connections, irrevocably, as `install` does. OSError."""
+def restrict_ports(bound: Iterable[int], reached: Iterable[int]) -> None:
+    """Forbids to bind other TCP ports and to reach others, irrevocably, as `install` does.
+
+    Raises OSError.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     ruleset = struct.pack("=QQ", 0, _BIND_TCP | _CONNECT_TCP)
-    rule = struct.pack("=QQ", _BIND_TCP, port)
+    rules = [struct.pack("=QQ", _BIND_TCP, port) for port in bound]
+    rules += [struct.pack("=QQ", _CONNECT_TCP, port) for port in reached]
     made = libc.syscall(_CREATE_RULESET, ruleset, len(ruleset), 0)
     if made >= 0:
         try:
             if (
-                libc.syscall(_ADD_RULE, made, _NET_PORT, rule, 0) == 0
+                all(libc.syscall(_ADD_RULE, made, _NET_PORT, rule, 0) == 0 for rule in rules)
                 and libc.prctl(_SET_NO_NEW_PRIVILEGES, 1, 0, 0, 0) == 0
                 and libc.syscall(_RESTRICT_SELF, made, 0) == 0
             ):

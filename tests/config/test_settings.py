@@ -356,3 +356,32 @@ def test_extra_arguments_are_held_against_the_allow_list(tmp_path: Path) -> None
     path.write_text('server_defaults:\n  extra_args: ["--port", "1"]\n')
     with pytest.raises(InvalidConfig, match=r"--port is set by magid.*line 2"):
         config.load({"config": str(path)}, {})
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("127.0.0.1:50052", ""),
+        ("10.1.2.3:1", ""),
+        ("192.168.0.2:65535", ""),
+        ("100.64.0.7:50052", ""),
+        ("8.8.8.8:50052", "must not be reached over the internet"),
+        ("172.32.0.1:50052", "must not be reached over the internet"),
+        ("gpu.example:50052", "IPv4 address"),
+        ("[::1]:50052", "IPv4 address"),
+        ("0.0.0.0:50052", "must not be reached over the internet"),
+        ("10.0.0.1:0", "port of 1 to 65535"),
+        ("10.0.0.1:65536", "port of 1 to 65535"),
+        ("10.0.0.1", "port of 1 to 65535"),
+        ("10.0.0.1:1 --tools all", "port of 1 to 65535"),
+        ("10.0.0.1,8.8.8.8:1", "IPv4 address"),
+    ],
+)
+def test_rpc_servers(tmp_path: Path, address: str, why: str) -> None:
+    """llama.cpp's RPC has no password: it is for private networks."""
+    text = f"rpc_servers: ['{address}']"
+    if not why:
+        assert _load(tmp_path, text, {}).config.rpc_servers == (address,)
+        return
+    with pytest.raises(InvalidConfig, match=why):
+        _load(tmp_path, text, {})

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from magid.gpus.device import Device
-from magid.gpus.listing import devices_in, last_line
+from magid.gpus.listing import devices_in, last_line, silent_in
 
 MIB = 1 << 20
 LISTINGS = Path(__file__).parent / "listings"
@@ -141,3 +141,21 @@ def test_mixed_and_broken_lines(lines: list[str], random: Random) -> None:
         for one in found:
             assert one.free is None or (one.total is not None and 0 <= one.free <= one.total)
             assert one.total is None or one.total > 0
+
+
+def test_devices_of_configured_rpc_servers_have_lasting_ids() -> None:
+    """Their names follow the order of the servers, and one server may have several devices."""
+    output = """\
+cannot reach the RPC server 10.0.0.4:50052: Connection refused
+Available devices:
+  RPC0: 10.0.0.2:50052 (8192 MiB, 7892 MiB free)
+  RPC1: 10.0.0.2:50052 (8192 MiB, 7892 MiB free)
+  RPC2: 10.0.0.3:50052 (8192 MiB, 7892 MiB free)
+  RPC3: 10.0.0.9:50052 (8192 MiB, 7892 MiB free)
+"""
+    found = devices_in(output, ("10.0.0.2:50052", "10.0.0.3:50052"))
+    assert found is not None
+    assert [device.id for device in found] == [
+        *("10.0.0.2:50052-0of2", "10.0.0.2:50052-1of2", "10.0.0.3:50052", "RPC3")
+    ]
+    assert silent_in(output) == ("cannot reach the RPC server 10.0.0.4:50052: Connection refused",)

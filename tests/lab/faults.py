@@ -140,6 +140,7 @@ NO_COMMAND: Final = {
     "configuration-broken": _PERSON + "the line is named",
     "first-profile-missing": _PERSON + "the names are listed",
     "open-without-tls": "a certificate comes from elsewhere",
+    "rpc-in-use": _PERSON + "which network they are in",
     "disk-full": _PERSON + "what may go",
     "disk-nearly-full": _PERSON + "what may go",
     "inodes-used-up": _PERSON + "what may go",

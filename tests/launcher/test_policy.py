@@ -35,12 +35,35 @@ from magid.launcher.protocol import (
 )
 from magid.launcher.sandbox import unit_properties
 from magid.launcher.unit_request import CheckedFile
+from magid.llama.placement import PlacedDevice, Placement
 from magid.llama.program import FoundProgram
 from tests.support.launcher_house import FLAGS, House
 
 VERSIONS = (252, 257, 262)
 BLOB = "models--org--x/blobs/" + "0a" * 32  # as huggingface_hub and llama.cpp name it
 OLLAMA = "ollama/blobs/sha256-" + "0b" * 32
+
+
+def test_rpc_servers_are_the_administrators(house: House) -> None:
+    """The unit reaches those of its place, and no other that is configured."""
+    here, other = "10.0.0.2:50052", "10.0.0.3:50053"
+    settings = structs.replace(house.settings, rpc_servers=(here, other))
+    placed = PlacedDevice("RPC1", here, 5)
+    placement = Placement((placed,), 0, "all", pins_devices=True)
+    request = house.order()
+    request = structs.replace(
+        request, placement=placement, flags=request.flags | {"--rpc", "--device", "--fit"}
+    )
+    order = authorize(request, settings)
+    assert order.remote == (here,)
+    made = {p.name: p.value for p in unit_properties(order, 257)}
+    assert (2, bytes([10, 0, 0, 2]), 32) in made["IPAddressAllow"]
+    assert (2, bytes([10, 0, 0, 3]), 32) not in made["IPAddressAllow"]
+    gate = made["ExecStartEx"][0][1]
+    assert "connect:50052" in gate[: gate.index("--")]
+    assert "connect:50053" not in gate
+    with pytest.raises(NotAllowed, match=r"magid\.yaml does not have it"):
+        authorize(request, house.settings)
 
 
 # -- what may be asked for -------------------------------------------------------------------

@@ -96,3 +96,28 @@ def test_a_field_that_is_not_known_is_of_another_version() -> None:
     assert parse(json.dumps(changed)) is None
     with pytest.raises(InvalidInput, match="cannot use placement: it should have exactly"):
         checked(changed)
+
+
+@pytest.mark.parametrize(
+    ("ids", "remote", "names"),
+    [
+        (["10.0.0.2:1"], ("10.0.0.2:1",), "RPC0"),
+        (["10.0.0.2:1", "10.0.0.3:1"], ("10.0.0.2:1", "10.0.0.3:1"), "RPC0,RPC1"),
+        (["10.0.0.2:1-1of2"], ("10.0.0.2:1",), "RPC1"),
+        (["10.0.0.2:1-1of2", "10.0.0.3:1"], ("10.0.0.2:1", "10.0.0.3:1"), "RPC1,RPC2"),
+        (["RPC5"], (), "RPC5"),  # of a llama-server that knows of it by itself
+    ],
+)
+def test_rpc_servers(ids: list[str], remote: tuple[str, ...], names: str) -> None:
+    """llama-server numbers the devices of those that it is told of, and is told of no other."""
+    devices = tuple(PlacedDevice("RPC5", one, 1) for one in ids)
+    placement = Placement(devices, 0, "all", pins_devices=True)
+    assert (placement.remote, placement.device_option) == (remote, names)
+    argv = server_argv(SPEC, "/llama", "/key", FLAGS | {"--rpc"}, placement)
+    assert ("--rpc" in argv) == bool(remote)
+    if remote:
+        assert argv.index("--rpc") < argv.index("--device")
+        assert argv[argv.index("--rpc") + 1] == ",".join(remote)
+        with pytest.raises(InvalidInput, match="rpc_servers"):
+            server_argv(SPEC, "/llama", "/key", FLAGS, placement)
+    assert parse(placement.text) == placement

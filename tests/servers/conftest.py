@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,9 +45,8 @@ async def make_launcher(tmp_path: Path) -> AsyncIterator[MakeLauncher]:
             return asked
 
         patience = {"max_startup_s": 20.0, "check_interval_s": 0.05, "stop_timeout_s": 10.0}
-        made.append(
-            ProcessBackend(tmp_path / "keys", ask, restart=IMPATIENT, **(patience | settings))
-        )
+        times: dict[str, Any] = patience | settings
+        made.append(ProcessBackend(tmp_path / "keys", ask, restart=IMPATIENT, **times))
         return made[-1]
 
     yield make

@@ -183,6 +183,41 @@ def test_a_program_reaches_nobody(model: Path, tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.skipif(not can_bind_only(), reason="this kernel has no Landlock that knows ports")
+@pytest.mark.parametrize("serves", [True, False])
+def test_a_program_that_reaches_one_port(
+    model: Path, tmp_path: Path, free_port: Callable[[], int], *, serves: bool
+) -> None:
+    """Over IPv4 only. A name of 13 bytes makes an abstract address as long as one of IPv4."""
+    name = f"m{os.getpid():012}"
+    own = [f"bind:{free_port()}"] if serves else []
+    with (
+        socket.create_server(("127.0.0.1", 0)) as tcp,
+        socket.create_server(("127.0.0.1", 0)) as other,
+        socket.socket(socket.AF_UNIX) as file,
+        socket.socket(socket.AF_UNIX) as abstract,
+    ):
+        file.bind(str(tmp_path / "s"))
+        abstract.bind(f"\0{name}")
+        for sock in (file, abstract):
+            sock.listen()
+        port, third = tcp.getsockname()[1], other.getsockname()[1]
+        found = []
+        for tried in (port, third):
+            where = [str(tried), str(tmp_path / "s"), name]
+            program = [sys.executable, "-I", "-c", ATTEMPTS, *where]
+            done = gate(*own, f"connect:{port}", checked(model), "--", *program)
+            found.append(json.loads(done.stdout))
+    assert (found[0]["tcp"], found[0]["tcp by a child"]) == ("done", 0)
+    assert (found[1]["tcp"], found[1]["tcp by a child"]) == ("EACCES", 7)
+    for one in found:
+        assert (one["unix"], one["udp"]) == ("EACCES" if serves else "ENOENT", "EACCES")
+        assert (one["sendto"], one["sendmsg"], one["ring"]) == ("EPERM", "EPERM", "ENOSYS")
+        assert one["pair"] == "done"
+        if serves:
+            assert one["abstract"] == "EACCES"
+
+
 BINDS = """\
 import errno, json, socket, sys
 found = {}

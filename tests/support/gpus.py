@@ -57,7 +57,7 @@ def fake_gpus(program: Path, folder: Path, sizes: Sequence[tuple[int, int]]) -> 
     """Runs one fake for each (total, used by others); `program` is `llama_server_with_rpc`."""
     with ExitStack() as held:
         fakes = tuple(
-            held.enter_context(_running(program.with_name("ggml-rpc-server"), *size))
+            held.enter_context(running_fake(program.with_name("ggml-rpc-server"), *size))
             for size in sizes
         )
         wrapper = folder / "llama-server"
@@ -69,7 +69,7 @@ def fake_gpus(program: Path, folder: Path, sizes: Sequence[tuple[int, int]]) -> 
 
 
 @contextmanager
-def _running(server: Path, total: int, used: int) -> Iterator[FakeGpu]:
+def running_fake(server: Path, total: int, used: int) -> Iterator[FakeGpu]:
     command = [sys.executable, "-I", "-S", fake_gpu.__file__, str(server), str(total), str(used)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

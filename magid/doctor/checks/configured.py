@@ -106,6 +106,7 @@ def tokens(facts: Facts) -> Iterator[Finding]:
 
 def exposure(facts: Facts) -> Iterator[Finding]:
     """Other machines can reach neither magid nor a server without authentication."""
+    yield from _rpc_exposure(facts)
     low, high = configured(facts).port_range
     unknown = False
     for one in known(facts.listeners):
@@ -125,6 +126,21 @@ def exposure(facts: Facts) -> Iterator[Finding]:
             )
     if unknown:
         raise CheckSkipped(NotCollected("only root sees whose the open ports are", AS_ROOT))
+
+
+def _rpc_exposure(facts: Facts) -> Iterator[Finding]:
+    servers = configured(facts).rpc_servers
+    if away := [one for one in servers if not is_loopback(one.rpartition(":")[0])]:
+        yield Finding(
+            "rpc-in-use",
+            f"models may use GPUs of other machines, over RPC: {', '.join(away)}",
+            'llama.cpp says of it: "fragile and insecure. Never run the RPC server on an open '
+            'network or in a sensitive environment!" A client can take over the machine of an RPC '
+            "server, and the network sees prompts and answers",
+            FindingSeverity.WARNING,
+            do="give them a network of their own, or WireGuard or SSH tunnels, and let only this "
+            f"machine in; rpc_servers in {facts.settings.path} names them",
+        )
 
 
 def _open(one: Listener) -> str:

@@ -51,7 +51,10 @@ class ProcessBackend:
         check_interval_s: float = 0.02,
         stop_timeout_s: float = 10.0,
         restart: RestartPolicy | None = None,
+        remote: tuple[str, ...] = (),
     ) -> None:
+        """`remote` are RPC servers, whose devices are listed too."""
+        self._remote = remote
         self._around = Dependencies(
             keys=KeyFiles(keys_dir),
             program=program,
@@ -132,7 +135,11 @@ class ProcessBackend:
         """See ServerBackend. Raises LlamaServerMissing, ServerFailed."""
         program = await self._around.program()
         device_list.check(program)
-        return await output_of(device_list.argv(str(program.path)), device_list.RUN)
+
+        async def run(remote: tuple[str, ...]) -> str:
+            return await output_of(device_list.argv(str(program.path), remote), device_list.RUN)
+
+        return await device_list.listed(run, self._remote)
 
     async def predict_memory(self, spec: ServerSpec, placement: Placement | None = None) -> str:
         """See ServerBackend. Raises LlamaServerMissing, ServerFailed, InvalidInput."""
