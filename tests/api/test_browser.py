@@ -5,16 +5,25 @@ under another site's name; under a name that DNS rebinding has led to the daemon
 allowed_origins has.
 """
 
-import socket
 import subprocess
-import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.support import browser, fleets, hostile
+from tests.support.attacks import (
+    BLIND,
+    EVIL,
+    LOADED,
+    OWN,
+    PAGE,
+    READ,
+    Rebinding,
+    attack,
+    check,
+    state,
+)
 from tests.support.browser import Site
 from tests.support.deadlines import DEADLINE_S
 from tests.support.fleets import SMALL
@@ -23,60 +32,6 @@ from tests.support.rest import Parts
 from tests.support.running import Running
 
 pytestmark = pytest.mark.slow
-
-PAGE = (Path(__file__).parents[1] / "support" / "attacks.html").read_bytes()
-EVIL, OWN = "evil.example", "ui.example"
-PLACE = "/attack"  # of the page; a rebound name leads there until the page has loaded
-REBOUND = "127.0.0.2"  # where EVIL was before
-PLACES = {EVIL: "127.0.0.1", OWN: "127.0.0.1", f"rebound.{EVIL}": REBOUND}
-
-
-class Rebinding:
-    """The daemon's port at another address: the page comes from the site, all else from the daemon.
-
-    So it looks to a browser whose resolver is given another address once the page has loaded.
-    """
-
-    def __init__(self, daemon: int, site: int) -> None:
-        self._ports = {True: site, False: daemon}
-        self._listener = socket.create_server((REBOUND, daemon))
-        self._thread = threading.Thread(target=self._accept)
-        self._thread.start()
-
-    def _accept(self) -> None:
-        pumps = []
-        with suppress(OSError):  # closed
-            while True:
-                client, _ = self._listener.accept()
-                pumps.append(threading.Thread(target=self._relay, args=(client,)))
-                pumps[-1].start()
-        for pump in pumps:
-            pump.join()
-
-    def _relay(self, client: socket.socket) -> None:
-        with client, suppress(OSError):
-            client.settimeout(DEADLINE_S)
-            first = client.recv(65536)
-            port = self._ports[first.startswith(b"GET " + PLACE.encode())]
-            with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as server:
-                server.sendall(first)
-                back = threading.Thread(target=pump, args=(server, client))
-                back.start()
-                pump(client, server)
-                back.join()
-
-    def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join()
-
-
-def pump(source: socket.socket, sink: socket.socket) -> None:
-    with suppress(OSError):
-        while data := source.recv(65536):
-            sink.sendall(data)
-    with suppress(OSError):
-        sink.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.fixture(scope="module")
@@ -95,36 +50,6 @@ def magid(parts: Parts, site: Site, tmp_path_factory: pytest.TempPathFactory) ->
     ) as magid:
         (magid.profiles / "other.yaml").write_text("name: Other\nenabled_models: []\n")
         yield magid
-
-
-def attack(site: Site, page: str, target: str, folder: Path) -> dict[str, str]:
-    report = f"http://127.0.0.1:{site.port}/"
-    url = f"{page}{PLACE}?target={target}&model={SMALL}&report={report}"
-    with browser.browser(url, folder, PLACES):
-        found: dict[str, str] = site.found.get(timeout=DEADLINE_S)
-        return found
-
-
-def state(magid: Running) -> object:
-    """All that a page could have changed or used."""
-    shown = magid.get(f"/api/models/{SMALL}")
-    return (
-        shown["tierOverride"], magid.servers()[SMALL]["pid"], magid.get("/api/models/profiles"),
-        magid.get("/api/models/status")["activeProfile"], magid.get("/api/requests")["requests"],
-    )  # fmt: skip
-
-
-# What a page can send without being asked whether it may, and cannot see the answer to.
-BLIND = {"read blindly", "stop blindly", "stop all blindly", "activate blindly", "generate blindly"}
-FRAMES = {"stop by a form", "generate by a form", "frame"}  # show a refusal, which nobody can read
-READ = {"read", "read with a header", "read the models", "generate", "decide", "delete"}
-LOADED = {"image", "script", "events", "socket"}
-
-
-def check(found: dict[str, str], expected: dict[str, set[str]]) -> None:
-    """Every attack ended as its kind should."""
-    ends = {name: end for end, names in expected.items() for name in names}
-    assert found == {**ends, **dict.fromkeys(FRAMES, "load"), "beacon": "sent"}
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])

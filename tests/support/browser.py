@@ -22,7 +22,7 @@ class Site:
     """Serves one page at every name and path, and `script` at /page.js; takes what pages post."""
 
     def __init__(self, page: bytes) -> None:
-        self.script = b""
+        self.page, self.script = page, b""
         self.found: Queue[dict[str, Any]] = Queue()
         found, site = self.found, self
 
@@ -30,7 +30,7 @@ class Site:
             def do_GET(self) -> None:
                 is_script = self.path == "/page.js"
                 kind = "text/javascript" if is_script else "text/html; charset=utf-8"
-                self.answer(site.script if is_script else page, kind)
+                self.answer(site.script if is_script else site.page, kind)
 
             def do_POST(self) -> None:
                 found.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
