@@ -111,7 +111,9 @@ def test_both_spellings_of_a_size_are_one_model(magid: Running, spelling: str) -
 def test_one_model_with_the_reasons_of_its_values(magid: Running) -> None:
     magid.ask("PUT", f"/api/models/{ALPHA}/runtime-settings", {"ctxSize": 256})
     shown = magid.get(f"/api/models/{ALPHA}")
-    assert rest.model(magid, ALPHA).items() <= shown.items()
+    of_list = rest.model(magid, ALPHA)
+    del of_list["memory"]  # lists have what was true a moment ago
+    assert of_list == {key: shown[key] for key in of_list}
     assert shown["ports"] == [shown["port"]]
     assert shown["sources"]["ctxSize"] == "override"
     assert shown["sources"]["nThreads"] == "default"

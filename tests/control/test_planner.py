@@ -190,6 +190,10 @@ def test_the_hash_covers_every_field_that_decides_how_a_server_runs() -> None:
         "mmproj_path": "/p", "kind": "embedding", "stamp": "z",
         **{each.name: each.values.parse(each.example) for each in SERVER_SETTINGS},
     }  # fmt: skip
-    assert changes.keys() == {each.name for each in fields(ServerSpec)}
+    beside = {"draft_type": "mtp", "draft_path": "/d", "draft_stamp": "z"} | {
+        "lora_paths": ("/l",), "lora_stamp": "z", "lora_bytes": 1
+    }  # fmt: skip
+    assert changes.keys() | beside.keys() == {each.name for each in fields(ServerSpec)}
+    assert replace(A, **beside).hash == A.hash  # type: ignore[arg-type]  # one type for each
     hashes = {replace(A, **{name: value}).hash for name, value in changes.items()}  # type: ignore[arg-type]  # one field each
     assert len(hashes | {A.hash}) == len(changes) + 1
