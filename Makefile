@@ -10,7 +10,7 @@ PY := $(VENV)/bin/python
 SIDE_BY_SIDE := -n 3 --dist loadfile --no-loadscope-reorder
 export PYTHON
 
-.PHONY: help run deb test check bench soak demo-models lock clean
+.PHONY: help run deb test check bench soak demo-models page-pictures lock clean
 
 help:
 	@echo 'make run          run the daemon on 127.0.0.1:8000 with demo models; Ctrl-C ends it'
@@ -20,6 +20,7 @@ help:
 	@echo 'make bench        measurements, as ratios'
 	@echo 'make soak         attacks, power cuts and long runs, for hours; SCALE=0.01 for minutes'
 	@echo 'make demo-models  tiny real models in .run/models'
+	@echo 'make page-pictures  new pictures for docs/page.md'
 	@echo 'make lock         new versions of all packages into the lock files'
 	@echo 'make clean        remove what was made here, the state of `make run` too'
 
@@ -53,6 +54,10 @@ soak: $(READY)
 
 demo-models: $(READY)
 	@$(PY) -I packaging/demo_models.py .run/models
+
+page-pictures: $(READY)
+	@packaging/test-tools
+	$(PY) -m tests.page.pictures
 
 lock: $(READY)
 	$(PY) -I -m pip --disable-pip-version-check --quiet install uv

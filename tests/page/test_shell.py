@@ -112,7 +112,7 @@ def test_colours_are_kept(tab: Tab) -> None:
     light = tab.page.evaluate(ground)
     button.click()
     button.click()
-    tab.waits_until("document.documentElement.dataset.theme === 'dark'")
+    expect(tab.page.locator("html")).to_have_attribute("data-theme", "dark")
     dark = tab.page.evaluate(ground)
     assert dark != light
     tab.page.reload()

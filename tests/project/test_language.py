@@ -39,7 +39,7 @@ def documents() -> list[Path]:
         ["git", "ls-files", "--", *PLACES], cwd=ROOT, capture_output=True, text=True, check=False
     ).stdout.split()
     files = [ROOT / name for name in listed] or [p for n in PLACES for p in (ROOT / n).rglob("*")]
-    return [path for path in files if path.is_file() and path.suffix != ".pyc"]
+    return [path for path in files if path.is_file() and path.suffix not in (".pyc", ".png")]
 
 
 @pytest.mark.parametrize("path", documents(), ids=lambda path: str(path.relative_to(ROOT)))

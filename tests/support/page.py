@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ BUILT = SOURCES / "build"
 # The browser prints it for each answer of 400 or more, and for each connection that is lost.
 _NETWORK = "Failed to load resource"
 _LOST = "net::ERR_"
+POLL_MS = 20
 expect.set_options(timeout=DEADLINE_S * 1000)
 
 
@@ -76,8 +78,11 @@ class Tab:
         self.page.locator(within).get_by_text(text).first.wait_for()
 
     def waits_until(self, script: str) -> None:
-        """Waits until the expression is true in the page."""
-        self.page.wait_for_function(script)
+        """Waits until the expression is true in the page, whose policy lets nothing else poll."""
+        deadline = time.monotonic() + DEADLINE_S
+        while not self.page.evaluate(script):
+            assert time.monotonic() < deadline, script
+            self.page.wait_for_timeout(POLL_MS)
 
 
 @contextmanager

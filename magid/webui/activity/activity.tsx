@@ -61,13 +61,14 @@ const COLUMNS: Column<GatewayRequest>[] = [
     title: "Model",
     cell: ({ model, modelId }) =>
       modelId ? (
-        <a class="name" href={to("models", modelId)} title={modelId}>
-          {model}
+        <a class="name" href={to("models", modelId)}>
+          {modelId}
         </a>
       ) : (
         model
       ),
   },
+  { key: "asked", title: "Asked for", mid: true, cell: ({ model }) => model },
   { key: "outcome", title: "Outcome", cell: (request) => <Outcome request={request} /> },
   { key: "route", title: "Route and why", low: true,
     cell: ({ route, error }) => <span title={error ?? route}>{error ?? route}</span> },

@@ -1,9 +1,9 @@
 // What the machine does now.
-import { mayChange } from "../api/request.ts";
+import { mayChange, post } from "../api/request.ts";
 import { Empty } from "../parts/empty.tsx";
-import { Command } from "../parts/copy.tsx";
 import { counted } from "../parts/format.ts";
 import { Icon } from "../parts/icons.tsx";
+import { act } from "../parts/notices.tsx";
 import { MemoryBar } from "../parts/memory_bar.tsx";
 import { live } from "../stream/client.ts";
 import type { Live } from "../stream/state.ts";
@@ -70,10 +70,10 @@ function NoModels({ live }: { live: Live }) {
   if (Object.keys(live.registry.models).length > 0 || live.phase === "scanning") return null;
   return (
     <Empty title="No models yet">
-      <p>
-        Put GGUF files into {live.registry.scanPaths.join(" or ")}; then read the folders again:
-      </p>
-      {mayChange() && <Command text="magictl rescan" />}
+      <p>Put GGUF files into {live.registry.scanPaths.join(" or ")}, then read the folders.</p>
+      {mayChange() && (
+        <button onClick={() => void act(() => post("api/models/rescan"))}>Read folders</button>
+      )}
     </Empty>
   );
 }

@@ -5,11 +5,19 @@ import { Command } from "../parts/copy.tsx";
 import { Icon } from "../parts/icons.tsx";
 import { act } from "../parts/notices.tsx";
 
+const SEVERITIES = {
+  error: { word: "Error", tone: "bad", icon: "failed" },
+  warning: { word: "Warning", tone: "warn", icon: "info" },
+  note: { word: "Note", tone: "note", icon: "info" },
+} as const;
+
 export function Problems({ conditions }: { conditions: Condition[] }) {
   if (conditions.length === 0) return null;
   return (
     <section aria-labelledby="problems">
-      <h2 id="problems">Needs attention</h2>
+      <h2 id="problems">
+        {conditions.some(({ severity }) => severity !== "note") ? "Needs attention" : "Notes"}
+      </h2>
       <ul class="problems">
         {conditions.map((condition) => (
           <Problem key={condition.code + condition.message} condition={condition} />
@@ -21,13 +29,13 @@ export function Problems({ conditions }: { conditions: Condition[] }) {
 
 function Problem({ condition }: { condition: Condition }) {
   const { code, message, remedy, severity } = condition;
-  const isError = severity === "error";
+  const { word, tone, icon } = SEVERITIES[severity];
   return (
-    <li class={isError ? "bad" : "warn"}>
-      <Icon name={isError ? "failed" : "info"} />
+    <li class={tone}>
+      <Icon name={icon} />
       <div>
         <p>
-          <strong>{isError ? "Error" : "Warning"}: </strong>
+          <strong>{word}: </strong>
           {message}
         </p>
         {remedy.map((command) => (

@@ -1,0 +1,98 @@
+"""Makes the pictures of docs/page.md: `python -m tests.page.pictures` (`make page-pictures`).
+
+A daemon with real llama-servers on two fake GPUs, in Chromium. What differs each time (times of
+day, ports, memory of the machine) makes no difference to what the pictures show.
+"""
+
+import tempfile
+import time
+from pathlib import Path
+
+from playwright.sync_api import Page, expect
+
+from tests import conftest
+from tests.support import ggufs, gpus, page
+from tests.support.rest import Parts
+from tests.support.running import ROOT, Running
+
+IMAGES = ROOT / "docs/images"
+MOST_BYTES = 200 * 1024
+SIZES = ((24_576, 900), (8_192, 300))  # MiB: of each GPU, and what others use of it
+ANSWER = "Systemd manages units: services, sockets, timers, mounts; each has one file."
+FILES = {  # name of the model -> its quantization
+    "Gemma-3-Demo": "F16",
+    "Mistral-Small-Demo": "Q8_0",
+    "Qwen3-Coder-Demo": "Q4_0",
+}
+
+
+def write_models(models: Path) -> None:
+    for name, quantization in FILES.items():
+        path = models / f"{name}-{quantization}.gguf"
+        ggufs.write_chat_model(
+            path, name=name.replace("-", " "), quantization=quantization, answer=ANSWER
+        )
+    ggufs.write_sparse_model(models / "DeepSeek-R1-8B-Q4_K_M.gguf", parameters_billions=8)
+    ggufs.write_sparse_model(models / "Llama-3.3-70B-Q4_K_M.gguf", parameters_billions=70)
+
+
+def take(tab: Page, view: str, there: str, url: str) -> None:
+    tab.goto("about:blank")
+    tab.goto(f"{url}/#/{view}")
+    tab.wait_for_selector(there)
+    save(tab, view.partition("/")[0] if view.count("/") == 0 else "model")
+
+
+def save(tab: Page, name: str) -> None:
+    path = IMAGES / f"{name}.png"
+    tab.screenshot(path=path)
+    assert path.stat().st_size < MOST_BYTES, path
+    print(path.relative_to(ROOT), path.stat().st_size // 1024, "KiB")  # noqa: T201
+
+
+def use(magid: Running) -> None:
+    """Some requests, for the figures."""
+    for text in ("Hello", "What is a unit?", "Prove that there are infinitely many primes"):
+        body = {"model": "auto", "messages": [{"role": "user", "content": text}]}
+        magid.client.post("/v1/chat/completions", json=body).raise_for_status()
+
+
+def all_of(tab: Page, magid: Running) -> None:
+    first = next(iter(magid.servers()))
+    tab.goto(f"{magid.url}/#/overview")
+    tab.wait_for_selector("text=servers ready")
+    use(magid)
+    tab.wait_for_selector(".u-over")
+    expect(tab.locator(".figure-card .value").nth(2)).to_have_text("3")
+    save(tab, "overview")
+    take(tab, "models", "td.col-name", magid.url)
+    take(tab, f"models/{first}", ".scroll td", magid.url)
+    take(tab, "profiles", "td.col-name", magid.url)
+    tab.goto(f"{magid.url}/#/chat")
+    tab.get_by_label("Message").fill("What is a unit?")
+    tab.get_by_role("button", name="Send").click()
+    tab.wait_for_selector("text=a second")
+    save(tab, "chat")
+    take(tab, "activity", "td.col-model", magid.url)
+    take(tab, "system", "#tokens", magid.url)
+
+
+def main() -> None:
+    IMAGES.mkdir(exist_ok=True)
+    program = conftest._provisioned("--rpc")
+    with tempfile.TemporaryDirectory() as name, gpus.fake_gpus(program, Path(name), SIZES) as fake:
+        parts = Parts(fake.llama_server, conftest._free_port, conftest._free_range)
+        magid = parts.daemon(Path(name) / "magid")
+        page.give_to(magid)
+        write_models(magid.models)
+        profile = "name: Daytime\ndescription: Small models\nenabled_models: ['*demo*']\n"
+        (magid.profiles / "test.yaml").write_text(profile)
+        with magid, magid.client, page.chromium() as browser:
+            magid.wait_ready()
+            time.sleep(3)  # the list of GPUs after the last start
+            tab = browser.new_page(viewport={"width": 1280, "height": 800})
+            all_of(tab, magid)
+
+
+if __name__ == "__main__":
+    main()
