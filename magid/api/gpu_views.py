@@ -65,6 +65,7 @@ def _gpu(
         "usedBytes": used,
         "othersBytes": None if used is None else _others(gpu, used, servers, anywhere),
         "roomBytes": room.room,
+        "overheadBytes": room.overhead,
         "servers": [_holder(server, device) for server in servers],
         "alsoListedAs": [_name(other) for other in gpu.same],
     }

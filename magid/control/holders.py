@@ -50,6 +50,7 @@ class Holders:
         self._config, self._launcher, self._machine = config, launcher, machine
         self._reserved: dict[int, Reservation] = {}  # by port
         self._begun: dict[int, Reservation] = {}  # the last of each port
+        self.overheads: Mapping[str, int] = {}  # of one server, by back end
 
     def reserved(self, spec: ServerSpec) -> Reservation | None:
         """Returns the place of this server, if it was decided and not used yet."""
@@ -144,9 +145,9 @@ class Holders:
     ) -> Capacity:
         reserve = self._config.gpu_reserve
         if memory is None:
-            return capacity_of(gpus, _UNKNOWN_MEMORY, others, reserve)
+            return capacity_of(gpus, _UNKNOWN_MEMORY, others, reserve, overheads=self.overheads)
         aside = host_reserve(memory.total)
-        return capacity_of(gpus, memory.available, others, reserve, aside, limit)
+        return capacity_of(gpus, memory.available, others, reserve, aside, limit, self.overheads)
 
     def limit_of(self, spec: ServerSpec) -> int | None:
         """Returns the server's own limit of the machine's memory, if this machine keeps it."""

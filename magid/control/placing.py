@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from magid.config.settings import Config
 from magid.control.devices import DeviceList, Devices
 from magid.control.holders import Holders, MachineMemory, Reservation
+from magid.control.overheads import Overheads
 from magid.control.prediction_cache import Prediction
 from magid.control.predictions import Predictions
 from magid.control.refusals import not_allocated, refusal
@@ -85,6 +86,8 @@ class Placing:
         self._devices, self._predictions = devices, predictions
         self._program, self._facts = program, facts
         self.holders = Holders(config, launcher, machine)
+        self._overheads = Overheads(devices)
+        self.holders.overheads = self._overheads.of
         self._waiting: list[_Waiting] = []
         self._task: asyncio.Task[None] | None = None
         self._returning = ReturningMemory(devices)
@@ -104,6 +107,7 @@ class Placing:
     def open(self) -> None:
         """Begins to observe servers, whose memory comes back when they have stopped."""
         self._launcher.subscribe(self._returning.on_server)
+        self._launcher.subscribe(self._overheads.on_server)
 
     async def close(self) -> None:
         """Ends the decision that is being made; those who wait for one get none. Idempotent."""
@@ -112,6 +116,7 @@ class Placing:
             await asyncio.gather(self._task, return_exceptions=True)
         for waiting in self._waiting:
             waiting.answer.cancel()
+        await self._overheads.close()
 
     # -- starts ----------------------------------------------------------------------------
 
@@ -196,6 +201,7 @@ class Placing:
         else:
             _log_decision(spec, placement)
         self.holders.reserve(Reservation(spec, placement, passed))
+        self._overheads.begin(spec.port, placement)
         return passed
 
     # -- decisions -------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """What room is left on each device and in the machine's memory beside what servers hold. Pure."""
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -30,6 +30,7 @@ class DeviceRoom(Struct, frozen=True):
     integrated: bool = False
     others: tuple[str, ...] = ()  # its names in other back ends
     chosen: str = ""  # one of them, if the user wants that back end
+    overhead: int = 0  # of one server, beyond what is predicted
 
     @property
     def name(self) -> str:
@@ -91,8 +92,11 @@ def capacity_of(
     reserve: int,
     host_reserve: int = 0,
     limit: int | None = None,
+    overheads: Mapping[str, int] | None = None,
 ) -> Capacity:
     """Returns the room that is left. `limit` is the most of the machine's memory for this server.
+
+    `overheads` is what one server takes beyond its prediction, by back end.
 
     Of what is free, a server that has not settled yet will take its whole need; and whatever a
     driver says is free, servers together never get more than the whole.
@@ -102,7 +106,10 @@ def capacity_of(
     for holder in held:
         for device in holder.placement.devices:
             needs.setdefault(device.id, []).append((holder, device.need))
-    rooms = tuple(_room(gpu, needs.get(gpu.device.id, []), reserve) for gpu in gpus)
+    rooms = tuple(
+        _room(gpu, needs.get(gpu.device.id, []), reserve, (overheads or {}).get(gpu.device.backend))
+        for gpu in gpus
+    )
     pending = sum(max(0, one.placement.host - one.host_taken) for one in held if not one.is_settled)
     left = max(0, host - pending - host_reserve)
     if limit is not None and limit < left:
@@ -115,7 +122,9 @@ def host_reserve(total: int) -> int:
     return min(_MOST_RESERVED, total // _PART_RESERVED)
 
 
-def _room(gpu: Gpu, needs: Sequence[tuple[Holder, int]], reserve: int) -> DeviceRoom:
+def _room(
+    gpu: Gpu, needs: Sequence[tuple[Holder, int]], reserve: int, overhead: int | None
+) -> DeviceRoom:
     device = gpu.device
     pending = sum(need for one, need in needs if not one.is_settled)
     ours = sum(need for _, need in needs)
@@ -124,7 +133,7 @@ def _room(gpu: Gpu, needs: Sequence[tuple[Holder, int]], reserve: int) -> Device
         room = max(0, min(device.free - pending, device.total - ours) - reserve)
     is_integrated = any(one.integrated for one in (device, *gpu.same))
     shown = tuple((one.model_id, need) for one, need in needs)
-    return DeviceRoom(device, room, shown, is_integrated, gpu.names[1:])
+    return DeviceRoom(device, room, shown, is_integrated, gpu.names[1:], overhead=overhead or 0)
 
 
 def freed_by(holders: Iterable[Holder]) -> dict[str, dict[str, int]]:

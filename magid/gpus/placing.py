@@ -286,7 +286,7 @@ def _checked(
     """Returns the placement if all places have room for what was predicted."""
     placed, shared = [], 0
     for room, predicted in needs:
-        need = predicted + estimate.rounding
+        need = predicted + estimate.rounding + room.overhead
         if room.room is None or need > room.room:
             return None
         placed.append(PlacedDevice(room.name, room.device.id, need))
@@ -313,7 +313,7 @@ def _as_it_stands(case: _Case) -> Placement | NoRoom | NoDevice:
         room = case.capacity.named(device.name)
         if room is None or not device.need.total:
             continue
-        need = device.need.total + estimate.rounding
+        need = device.need.total + estimate.rounding + room.overhead
         held[room.device.id] = held.get(room.device.id, 0) + need
         if room.room is not None and held[room.device.id] > room.room:
             return NoRoom(f"needs {size(need)} on {room.name}; {room.described}", need, (room,))
@@ -382,7 +382,7 @@ def _no_room(case: _Case, chosen: tuple[DeviceRoom, ...] | None) -> NoRoom:
     if chosen is not None and len(chosen) > 1:
         return _no_room_together(case, chosen, ctx)
     estimate = case.alone(rooms[0], ctx)
-    need = min(_least(case, room, ctx) for room in rooms) + estimate.rounding
+    need = min(_least(case, r, ctx) + r.overhead for r in rooms) + estimate.rounding
     host = estimate.host_held
     if host > case.capacity.host:
         return _lacks_memory(host, case.capacity)

@@ -32,7 +32,8 @@ class ListedGpu(GpuName):
     """One physical GPU, or a part of one (MIG). Null is unknown.
 
     `othersBytes` is what other programs use: unknown while a server loads, or one may use the GPU
-    whose memory was not predicted. `roomBytes` is what magid would give one more server.
+    whose memory was not predicted. `roomBytes` is what magid would give one more server,
+    and `overheadBytes` what a server was seen to take beyond its prediction.
     """
 
     id: str
@@ -45,6 +46,7 @@ class ListedGpu(GpuName):
     usedBytes: int | None
     othersBytes: int | None
     roomBytes: int | None
+    overheadBytes: int
     servers: list[GpuHolder]
     alsoListedAs: list[GpuName]
 
