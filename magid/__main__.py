@@ -38,6 +38,8 @@ from magid.discovery.tiers import Thresholds
 from magid.errors import CannotStart, CannotWrite, InvalidConfig, MagidError, TokensUnusable
 from magid.files import document, lock
 from magid.gateway.dispatcher import Dispatcher
+from magid.library.downloads.owner import Downloads
+from magid.library.downloads.starting import ChildDownloads, UnitDownloads
 from magid.llama.installed_program import InstalledProgram
 from magid.log import setup
 from magid.log.events import Event, about
@@ -225,6 +227,8 @@ async def _start(
         held.push_async_callback(context.daemon.close)
         held.callback(program.close)
         await context.daemon.open()
+        context.downloads.open()
+        held.push_async_callback(context.downloads.close)
         context.gateway.open()
         held.push_async_callback(context.gateway.close)
         feed = Feed(context)
@@ -294,7 +298,21 @@ def compose(settings: Config, own_log: OwnLog, program: InstalledProgram) -> Con
     )
     tokens = TokenStore(settings.state_dir / token_store.NAME)
     shown = page.read(settings.page_dir)
-    return Context(daemon, program, Dispatcher(daemon), tokens, own_log, page=shown)
+    return Context(
+        daemon,
+        program,
+        Dispatcher(daemon),
+        tokens,
+        downloads(settings, daemon),
+        own_log,
+        page=shown,
+    )
+
+
+def downloads(settings: Config, daemon: Daemon) -> Downloads:
+    has_units = choose.check(settings) == "systemd"
+    starter = UnitDownloads() if has_units else ChildDownloads(settings)
+    return Downloads(settings, starter, daemon.rescan, lambda: daemon.launcher.boot)
 
 
 def _on_signals() -> tuple[asyncio.Event, asyncio.Event, asyncio.Event]:

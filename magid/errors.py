@@ -67,6 +67,10 @@ class TokenNotFound(NotFound):
     """No token has this name."""
 
 
+class DownloadNotFound(NotFound):
+    """No download has this id."""
+
+
 class MethodNotAllowed(MagidError):
     """The path exists, but not with this method."""
 
@@ -189,6 +193,10 @@ class RateLimited(MagidError):
 
 class ServerLost(MagidError):
     """A server ended or misbehaved while it was working on a request."""
+
+
+class HubFailed(MagidError):
+    """The hub of models refused, or did not answer; `cause` in the details says which."""
 
 
 class ServerStopped(MagidError):

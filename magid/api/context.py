@@ -29,6 +29,7 @@ from magid.errors import MagidError, NotReady
 from magid.gateway.dispatcher import Dispatcher
 from magid.host import debian_packages, display_controllers, usage
 from magid.http.json_text import to_json
+from magid.library.downloads.owner import Downloads
 from magid.llama import gpu_packages
 from magid.llama.program import LlamaProgram
 from magid.log.setup import OwnLog, RingLog
@@ -52,6 +53,7 @@ class Context(Struct):
     program: Callable[[], Awaitable[LlamaProgram]]
     gateway: Dispatcher
     tokens: TokenStore
+    downloads: Downloads
     log: OwnLog = field(default_factory=RingLog)  # magid's own log
     started_at: float = field(default_factory=time.time)
     fanout: Fanout = field(default_factory=Fanout)

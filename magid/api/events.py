@@ -11,6 +11,7 @@ from typing import Any
 
 from magid.api import views
 from magid.api.context import Context, DashboardState
+from magid.api.library_views import download_view
 from magid.api.reply import Call, Stream
 from magid.api.sse import RETRY, event_of
 from magid.control.conditions import Severity, messages
@@ -18,6 +19,7 @@ from magid.control.fits import ModelFit
 from magid.control.state import Change
 from magid.errors import MagidError
 from magid.http.json_text import to_json
+from magid.library.job import JobStatus
 from magid.servers.backend import ObservedServer
 
 # They change all the time: they are sent alone, without the rest of the server's row.
@@ -92,10 +94,12 @@ class Feed:
         self._frame = self._present_frame()
         self._changed = asyncio.Event()
         self._unsubscribe = ctx.daemon.subscribe(self._on_change)
+        self._unsubscribe_downloads = ctx.downloads.subscribe(self._on_download)
         self._looking = asyncio.create_task(self._keep_looking())
 
     def close(self) -> None:
         self._unsubscribe()
+        self._unsubscribe_downloads()
         self._looking.cancel()
         self._ctx.fanout.close()
 
@@ -111,6 +115,12 @@ class Feed:
         payload = self._payload(change)
         if payload is not None:
             self._ctx.fanout.publish(change.kind, payload)
+
+    def _on_download(self, status: JobStatus) -> None:
+        if self._ctx.fanout.is_heard:
+            has_units = self._ctx.daemon.launcher.has_model_users
+            view = download_view(status, has_units=has_units)
+            self._ctx.fanout.publish("download", {"download": view})
 
     def _payload(self, change: Change) -> dict[str, Any] | None:
         daemon = self._ctx.daemon

@@ -132,6 +132,8 @@ FAMILIES: tuple[Family, ...] = (
     _counter("route_decisions_total",
              "Routes taken: why, the tier that was wanted, the tier that had a model for it",
              "reason", "from", "to"),
+    _gauge("downloads", "Downloads, by their state", "state"),
+    _gauge("download_bytes_per_second", "How fast all downloads together are, of late"),
     _gauge("gpu_memory_total_bytes", "Memory of a GPU, where its driver shows it (amdgpu)", "gpu"),
     _gauge("gpu_memory_used_bytes", "What of it is in use, by whomever", "gpu"),
     _gauge("gpu_device_total_bytes", "Memory of a GPU, as llama-server listed it last", "device"),

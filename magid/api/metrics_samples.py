@@ -32,6 +32,7 @@ from magid.gateway.dispatcher import Dispatcher
 from magid.host import usage
 from magid.host.usage import GpuMemory, ServerFigures
 from magid.http.status import status_for
+from magid.library.job import STATES
 from magid.servers.backend import ObservedServer, ServerState
 
 FIGURES_TIMEOUT_S = 2.0  # Prometheus waits 10 s for a whole scrape
@@ -59,6 +60,7 @@ async def gather(ctx: Context) -> dict[str, list[Labelled]]:
         _of_devices(daemon.gpus.devices),
         _of_places(daemon.gpus.placing, daemon.gpus.devices, observed.values()),
         _of_events(ctx),
+        _of_downloads(ctx),
     )
     found: dict[str, list[Labelled]] = {}
     for part in parts:
@@ -80,6 +82,14 @@ async def _look_for_program(ctx: Context) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(FIGURES_TIMEOUT_S):
             await ctx.look_for_program()
+
+
+def _of_downloads(ctx: Context) -> Named:
+    seen = ctx.downloads.seen.values()
+    counts = Counter(status.state for status in seen)
+    for state in STATES:
+        yield "downloads", (state,), counts[state]
+    yield "download_bytes_per_second", (), sum(status.rate for status in seen)
 
 
 # -- magid -------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from magid.api.context import Context
 from magid.api.handlers import (
     disk,
     gpus,
+    library,
     logs,
     metrics,
     models,
@@ -40,6 +41,7 @@ from magid.api.schemas.access import (
 from magid.api.schemas.disk import DiskReply, RemovalReply
 from magid.api.schemas.gateway import Explanation, RequestsReply, UsageReply
 from magid.api.schemas.gpus import GpusReply, ModelMemory
+from magid.api.schemas.library import Download, DownloadsReply, VariantsReply
 from magid.api.schemas.models import (
     DiscoveredModel,
     EnabledAllReply,
@@ -141,6 +143,7 @@ _REMOVAL = (
     Query("forget", bool, "true: also forget what was decided of the model"),
     _DRY_RUN,
 )
+_SOURCE = Query("source", str, "ORG/REPO, with @REVISION if it is not main")
 _LOGS = (
     Query("lines", int, "how many of the last lines", 1, 2000),
     Query("since", str, "an RFC 3339 time, or a span back from now: 90s, 10m, 2h, 1d"),
@@ -157,6 +160,8 @@ _UPDATE: _Errors = (*_UNKNOWN, *_WRITE, e.ModelGone, e.PortTaken, e.NotReady)
 _ROOM: _Errors = (e.DoesNotFit, e.DeviceMissing)
 _STOP: _Errors = (*_UNKNOWN, e.Busy, e.TimedOut, e.ServerFailed)
 _START: _Errors = (*_STOP, e.ModelDisabled, e.ModelGone, e.PortTaken, *_ROOM)
+_DOWNLOAD: _Errors = (e.DownloadNotFound, e.NotReady)
+_DOWNLOADING: _Errors = (e.Conflict, e.NotAllowed, e.ServerFailed, e.TimedOut)
 _PROFILE: _Errors = (e.ProfileNotFound, e.InvalidProfile)
 
 
@@ -188,6 +193,7 @@ def _session(method: str, handler: Handler, **more: Any) -> Route:
 
 _TAG, _LATER = (304,), (202,)  # further statuses: unchanged; started, not finished
 M, S, P = "/api/models", "/api/models/servers", "/api/models/profiles"
+LIBRARY = "/api/library/downloads"
 ID, SID, NAME = f"{M}/{{modelId}}", f"{S}/{{modelId}}", f"{P}/{{name}}"
 
 # fmt: off
@@ -255,6 +261,18 @@ ROUTES: tuple[Route, ...] = (
     _get("/api/usage", requests.get_usage, UsageReply, query=_USAGE),
     _delete("/api/requests/{requestId}", requests.cancel_request, Message,
             errors=(e.NotFound,)),
+    _get(LIBRARY, library.list_downloads, DownloadsReply, errors=(e.NotReady,)),
+    _post(LIBRARY, library.create_download, Download, status=202, body="DownloadBody",
+          errors=(e.NotReady, *_DOWNLOADING)),
+    _get(f"{LIBRARY}/{{downloadId}}", library.get_download, Download, errors=_DOWNLOAD),
+    _post(f"{LIBRARY}/{{downloadId}}/pause", library.pause_download, Download,
+          errors=(*_DOWNLOAD, *_DOWNLOADING)),
+    _post(f"{LIBRARY}/{{downloadId}}/resume", library.resume_download, Download,
+          errors=(*_DOWNLOAD, *_DOWNLOADING)),
+    _delete(f"{LIBRARY}/{{downloadId}}", library.remove_download, Message,
+            errors=(*_DOWNLOAD, *_DOWNLOADING)),
+    _get("/api/library/variants", library.list_variants, VariantsReply, query=(_SOURCE,),
+         errors=(e.HubFailed, e.NotReady, *_DOWNLOADING)),
     _get("/api/gpus", gpus.list_gpus, GpusReply),
     _post("/api/gpus/refresh", gpus.refresh_gpus, GpusReply),
     _get("/metrics", metrics.get_metrics, str, media=_TEXT),

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 from magid import __version__
+from magid.api.library_views import origin_view
 from magid.api.schemas import access as access_schemas
 from magid.api.schemas import models as schemas
 from magid.api.schemas import servers as server_schemas
@@ -109,6 +110,7 @@ def model_detail(
     argv_problem: str,
     snapshot: Snapshot,
     why_undrafted: str,
+    origin: Mapping[str, Any] | None,
 ) -> schemas.ModelDetail:
     blocked = {b.model_id: b.reason for b in snapshot.wanted.blocked}
     return {
@@ -125,6 +127,7 @@ def model_detail(
             {"name": f"{model.model_id}:{one.name}", "filePath": one.path}
             for one in model.found.adapters
         ],
+        "origin": None if origin is None else origin_view(origin),
     }
 
 

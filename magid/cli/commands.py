@@ -17,6 +17,7 @@ from magid.cli.verbs import (
     open_verb,
     plan,
     profiles,
+    pull,
     servers,
     settings,
     status,
@@ -28,11 +29,11 @@ from magid.cli.verbs import (
 
 MODULES = (
     status, servers, settings, plan, profiles, logs, chat, top, events, doctor,
-    tokens, open_verb, version, completion, config, usage, gpus, fits, import_verb, engines, disk,
-    help_verb,
+    tokens, open_verb, version, completion, config, usage, gpus, fits, pull, import_verb, engines,
+    disk, help_verb,
 )  # fmt: skip
 GROUPS = {
-    "Models": ("ls", "show", "cat", "rescan", "df", "rm"),
+    "Models": ("ls", "show", "cat", "rescan", "pull", "download", "df", "rm"),
     "Servers": ("status", "ps", "top", "events", "logs", "start", "stop", "restart", "wait"),
     "Decisions": (
         "enable", "disable", "tier", "thinking", "set", "profile", "diff", "apply", "import",

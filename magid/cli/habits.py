@@ -27,8 +27,8 @@ HABITS = {
     "check": "magictl doctor", "settings": "magictl config",
     "serve": "systemctl start magid", "daemon": "systemctl start magid",
     "reload": "systemctl reload magid",
-    "pull": "put the GGUF file into a model folder, then run magictl rescan",
-    "add": "put the GGUF file into a model folder, then run magictl rescan",
+    "downloads": "magictl download ls", "fetch": "magictl pull ORG/REPO",
+    "add": "magictl pull ORG/REPO, or put the GGUF file into a model folder, then magictl rescan",
     "create": "put the GGUF file into a model folder, then run magictl rescan",
     "rmi": "magictl rm MODEL", "delete": "magictl rm MODEL", "remove": "magictl rm MODEL",
 }  # fmt: skip

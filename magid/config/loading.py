@@ -172,7 +172,7 @@ def load(
     return Effective(config, sources, Path(document.name) if document.name else None)
 
 
-_SECTIONS: Final = ("tier_thresholds", "server_defaults", "restart", "gateway")
+_SECTIONS: Final = ("tier_thresholds", "server_defaults", "restart", "gateway", "downloads")
 
 
 def checked(given: Mapping[str, Any]) -> Config:

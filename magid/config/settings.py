@@ -17,6 +17,7 @@ from magid.config.values import (
     Port,
     Seconds,
     distinct,
+    hub_address,
     listenable,
     network,
     ordered,
@@ -115,6 +116,30 @@ class Restart(Section, frozen=True):
         Rule(_from_first_on, beside="first_delay"),
         about("Longest delay before a restart, in seconds"),
     ] = 60.0
+
+
+class DownloadSettings(Section, frozen=True):
+    """Where downloads come from, and how much they may take."""
+
+    endpoint: Annotated[
+        Annotated[str, Rule(hub_address)],
+        about("The hub that models are downloaded from, or a mirror of it"),
+    ] = "https://huggingface.co"
+    token_path: Annotated[
+        Path, about("The file with the token for the hub, for root alone; it may be missing")
+    ] = Path("/etc/magi/hub-token")
+    at_once: Annotated[
+        int, Meta(ge=1, le=16), about("Downloads that may run at once; others wait")
+    ] = 2  # fmt: skip
+    rate_limit: Annotated[
+        Annotated[int, Meta(ge=1024, le=2**40)] | None,
+        about("Bytes per second of each download; null: no limit"),
+    ] = None
+    reserve: Annotated[
+        int,
+        Meta(ge=0, le=2**50),
+        about("Bytes of the library's file system that downloads leave free"),
+    ] = 2**30
 
 
 class Gateway(Section, frozen=True):
@@ -258,6 +283,7 @@ class Config(Section, frozen=True):
     ] = ()
     restart: Restart = Restart()
     gateway: Gateway = Gateway()
+    downloads: DownloadSettings = DownloadSettings()
     removed_model_days: Annotated[
         int,
         Meta(ge=0, le=36_500),

@@ -2,6 +2,7 @@
 
 import re
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from msgspec import Meta
 
@@ -47,6 +48,13 @@ def path_prefix(text: str) -> str:
     if not re.fullmatch(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*/?", text) or len(text) not in _PATH:
         raise ValueError("should be a path like /magi/")
     return text if text.endswith("/") else f"{text}/"
+
+
+def hub_address(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
+        raise ValueError("should be like https://huggingface.co, without a user and a query")
+    return text.rstrip("/")
 
 
 def profile_name(text: str) -> str:

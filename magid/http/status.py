@@ -28,6 +28,7 @@ STATUS: Mapping[type[errors.MagidError], int] = {
     errors.ServerFailed: 503,
     errors.ServerStopped: 503,
     errors.ServerLost: 502,
+    errors.HubFailed: 502,
     errors.TimedOut: 504,
     errors.CannotWrite: 507,
     errors.DoesNotFit: 507,

@@ -1,9 +1,8 @@
 """The protocol between magid and its privileged launcher on /run/magi/launcher.sock.
 
 One line of JSON each way, at most `MAX_LINE_BYTES` with its newline. Pure. The launcher trusts
-nothing in a request: `parse_request` either returns a value in which every field has its type and
-is within its bounds, or raises InvalidInput. The launcher itself refuses a valid request that this
-machine does not allow (a port outside the range, a file outside the model folders, an argument).
+nothing in a request: `parse_request` returns a value in which every field has its type and bounds,
+or raises InvalidInput. The launcher refuses a valid request that this machine does not allow.
 """
 
 import base64
@@ -16,6 +15,7 @@ from typing import Any, Final
 from msgspec import Struct, field
 
 from magid.errors import InvalidInput
+from magid.launcher.download_request import DownloadRequest, checked_download
 from magid.llama import placement as placements
 from magid.llama.file_removal import FileIdentity
 from magid.llama.placement import Placement
@@ -26,7 +26,6 @@ MAX_LINE_BYTES: Final = 64 * 1024
 MAX_FLAGS: Final = 1024  # llama-server 0.7.0 knows 500 options, with all spellings
 MAX_REMOVED: Final = 64  # files of one request: a line is bounded
 _MAX_DEPTH: Final = 8  # the deepest request has 4
-
 
 _MODEL_ID = re.compile(r"[a-z0-9_-]{1,128}")
 _PROFILE = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -41,8 +40,8 @@ _KINDS: Final = ("chat", "embedding", "reranker")
 class StartRequest(Struct, frozen=True):
     """Starts this server; it replaces any server on the same port.
 
-    `flags` are the options that the installed llama-server knows: the launcher does not run it to
-    find out. They only decide which of magid's own options are left out.
+    `flags` are the options that the installed llama-server knows. They only decide which of
+    magid's own options are left out; the launcher does not run it to find out.
     """
 
     spec: ServerSpec
@@ -92,14 +91,9 @@ class PredictRequest(Struct, frozen=True):
 
 
 Request = (
-    StartRequest
-    | StopRequest
-    | ForgetRequest
-    | Ping
-    | DevicesRequest
-    | PredictRequest
-    | RemoveRequest
-)
+    StartRequest | StopRequest | ForgetRequest | Ping | DevicesRequest | PredictRequest
+    | RemoveRequest | DownloadRequest
+)  # fmt: skip
 
 
 class LauncherReply(Struct, frozen=True):
@@ -131,6 +125,8 @@ def request_line(request: Request) -> bytes:
             body |= {"port": port}
         case RemoveRequest(files):
             body |= {"files": [str(one) for one in files]}
+        case DownloadRequest(action, source):
+            body |= {"action": action, "source": asdict(source)}
         case Ping() | DevicesRequest():
             pass
     line = _line(body)
@@ -171,6 +167,7 @@ _VERBS: Final[Mapping[type, str]] = {
     DevicesRequest: "devices",
     PredictRequest: "predict",
     RemoveRequest: "remove",
+    DownloadRequest: "download",
 }
 
 
@@ -200,6 +197,9 @@ def parse_request(line: bytes) -> Request:
         case "remove":
             _only(body, {"files"}, "request")
             return RemoveRequest(_identities("files", body["files"]))
+        case "download":
+            _only(body, {"action", "source"}, "request")
+            return checked_download(body["action"], body["source"])
         case "ping" | "devices":
             _only(body, set(), "request")
             return Ping() if verb == "ping" else DevicesRequest()

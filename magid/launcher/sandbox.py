@@ -62,7 +62,7 @@ _READ_ONLY: Final = ("/tmp", "/var/tmp")
 # systemd (252, 257, 262) writes the paths of mounts to the unit's file without quoting. When a
 # daemon-reload reads the file, a space begins another mount, and a colon another part of one: a
 # folder with a crafted name could bind any path into the unit.
-_UNMOUNTABLE: Final = frozenset(": '\"\\")
+UNMOUNTABLE: Final = frozenset(": '\"\\")
 _UNWRITABLE: Final = frozenset("$;")  # in commands, before 254
 
 
@@ -362,7 +362,7 @@ def _log_fields(order: UnitRequest, made_of: str) -> Property:
 
 
 def _check_writable(order: UnitRequest, version: int) -> None:
-    refused = _UNMOUNTABLE if version >= 254 else _UNMOUNTABLE | _UNWRITABLE
+    refused = UNMOUNTABLE if version >= 254 else UNMOUNTABLE | _UNWRITABLE
     for path in (*(file.path for file in order.files), *order.program_folders, order.scripts):
         if bad := refused & set(path):
             raise InvalidInput(
@@ -374,7 +374,7 @@ def _check_writable(order: UnitRequest, version: int) -> None:
 
 def _mountable(path: str) -> str:
     """Returns the folder, or its nearest parent that systemd can mount something on."""
-    while _UNMOUNTABLE & set(path):
+    while UNMOUNTABLE & set(path):
         path = str(PurePosixPath(path).parent)
     return path
 

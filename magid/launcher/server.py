@@ -20,7 +20,15 @@ from typing import Final
 
 from magid.config.settings import Config
 from magid.errors import Busy, InvalidInput, MagidError, NotAllowed, TimedOut
-from magid.launcher import device_list, file_removal, memory_prediction, protocol, sandbox
+from magid.launcher import (
+    device_list,
+    downloading,
+    file_removal,
+    memory_prediction,
+    protocol,
+    sandbox,
+)
+from magid.launcher.download_request import DownloadRequest
 from magid.launcher.keys import KeyRing
 from magid.launcher.model_files import Examiner
 from magid.launcher.policy import authorize
@@ -76,6 +84,7 @@ class LauncherServer:
         self._listing = asyncio.Lock()
         self._predicting = asyncio.Lock()
         self._removing = asyncio.Lock()
+        self._downloads = downloading.DownloadUnits(units)
         self._connections = 0
         self._changed = asyncio.Event()
 
@@ -143,6 +152,8 @@ class LauncherServer:
                 return await self._predict(request)
             case RemoveRequest():
                 return await self._remove(request)
+            case DownloadRequest():
+                return await self._downloads.carry_out(request, self._settings)
             case StartRequest(spec):
                 return await self._alone(spec.port, lambda: self._start(request))
             case StopRequest(port):

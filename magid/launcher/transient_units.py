@@ -154,6 +154,27 @@ class Units:
         await self._tolerant("StopUnit", name, "replace")
         await self._until(name, lambda seen: not seen.transient, _REMOVAL_S)
 
+    async def run_lasting(self, name: str, properties: Sequence[Property]) -> None:
+        """Starts a unit that ends by itself, some time; does nothing while it runs.
+
+        Raises BusError, and Conflict if magid did not make the existing unit.
+        """
+        seen = await self._look(name)
+        if seen and seen.fragment and not seen.transient:
+            raise _not_ours(name, seen.fragment)
+        if seen and seen.transient and not seen.is_down:
+            return
+        await self.end_lasting(name, _REMOVAL_S)
+        body = [[p.name, variant(p.signature, p.value)] for p in properties]
+        await self._manager("StartTransientUnit", "ssa(sv)a(sa(sv))", name, "replace", body, [])
+
+    async def end_lasting(self, name: str, patience_s: float) -> None:
+        """Stops a unit of `run_lasting`; returns when systemd has forgotten it. Idempotent."""
+        await self._tolerant("StopUnit", name, "replace")
+        await self._until(name, lambda seen: seen.is_down, patience_s)
+        await self._tolerant("ResetFailedUnit", name)
+        await self._until(name, lambda seen: not seen.transient, _REMOVAL_S)
+
     # -- steps -------------------------------------------------------------------------------
 
     async def _adopt(self, name: str) -> None:

@@ -20,7 +20,7 @@ STATE = "/var/lib/magi"
 USAGE = f"{STATE}/usage"
 PROFILES = "/etc/magi/profiles"
 STATE_FILES = re.compile(
-    r"model_registry\.json.*|(?:tokens|header_cache|predictions|boot)\.json|magid\.lock"
+    r"model_registry\.json.*|(?:tokens|header_cache|predictions|boot|downloads)\.json|magid\.lock"
 )
 USAGE_FILES = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}\.json")
 PROFILE_FILES = re.compile(r"[^.].*\.ya?ml")

@@ -38,7 +38,14 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
 async def test_the_status_says_so(house: House, vendors: frozenset[str]) -> None:
     daemon = await house.running()
     await daemon.gpus.devices.refresh()
-    ctx = Context(daemon, program, Dispatcher(daemon), house.tokens(), look_at_pci=lambda: vendors)
+    ctx = Context(
+        daemon,
+        program,
+        Dispatcher(daemon),
+        house.tokens(),
+        house.downloads(daemon),
+        look_at_pci=lambda: vendors,
+    )
     await ctx.look_for_program()
     found = [one for one in ctx.conditions() if one.code is Code.GPU_UNUSED]
     assert len(found) == len(vendors)

@@ -51,7 +51,7 @@ async def no_program() -> LlamaProgram:
 
 async def context(house: House) -> Context:
     daemon = await house.running()
-    return Context(daemon, no_program, Dispatcher(daemon), house.tokens())
+    return Context(daemon, no_program, Dispatcher(daemon), house.tokens(), house.downloads(daemon))
 
 
 async def scrape(ctx: Context) -> dict[str, dict[frozenset[tuple[str, str]], float]]:
@@ -261,7 +261,7 @@ async def test_who_waits_is_counted(house: House) -> None:
     house.scans.shut()
     daemon = house.daemon()
     await daemon.open()
-    ctx = Context(daemon, no_program, Dispatcher(daemon), house.tokens())
+    ctx = Context(daemon, no_program, Dispatcher(daemon), house.tokens(), house.downloads(daemon))
     endpoint = find("POST", "/v1/chat/completions")
     assert endpoint is not None
     client = Deaf()

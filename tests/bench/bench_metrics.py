@@ -106,7 +106,9 @@ async def scrapes() -> None:
         house.write_profile("test", "name: Test\nenabled_models: ['m00*', 'm010*', 'm011*',"
                             " 'm012*', 'm013*', 'm014*', 'm015*']\n")  # fmt: skip
         daemon = await house.running()
-        ctx = Context(daemon, no_program, Dispatcher(daemon), house.tokens())
+        ctx = Context(
+            daemon, no_program, Dispatcher(daemon), house.tokens(), house.downloads(daemon)
+        )
         fill(ctx)
         await compare(ctx)
         await house.close()

@@ -37,7 +37,11 @@ NEAR = (
             2,
             f"magictl restart: {USAGE}\nargument -t/--timeout: '2h' sh",
         ),
-        ("pull x", 2, f"magictl: {USAGE}\nunknown command 'pull'\ntry: put the GGUF file into a "),
+        (
+            "create x",
+            2,
+            f"magictl: {USAGE}\nunknown command 'create'\ntry: put the GGUF file into a ",
+        ),
         ("inspect x", 2, f"magictl: {USAGE}\nunknown command 'inspect'\ntry: magictl show MODEL\n"),
         ("help dance", 2, f"magictl: {USAGE}\nunknown command 'dance'"),
         ("config gatway", 2, "magictl: cannot show 'gatway'\nknown are model_paths, "),

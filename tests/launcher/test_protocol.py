@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from magid.errors import InvalidInput
+from magid.launcher.download_request import DownloadRequest
 from magid.launcher.protocol import (
     MAX_LINE_BYTES,
     DevicesRequest,
@@ -26,6 +27,7 @@ from magid.launcher.protocol import (
     reply_line,
     request_line,
 )
+from magid.library.source import ModelSource
 from magid.llama.short_runs import MAX_BYTES
 from magid.llama.spec import ServerSpec
 from tests.support.values import FULL_SPEC, PLACEMENT
@@ -40,6 +42,8 @@ REQUESTS: list[Request] = [
     PredictRequest(FULL_SPEC, frozenset({"--fit", "-lv"})),
     StartRequest(FULL_SPEC, None, frozenset(), PLACEMENT),
     PredictRequest(FULL_SPEC, frozenset(), PLACEMENT),
+    DownloadRequest("run", ModelSource("org/Repo", "v1", "Q4_K_M", draft=True)),
+    DownloadRequest("remove", ModelSource("org/Repo", file="a/b.gguf")),
 ]
 
 
@@ -256,3 +260,24 @@ def _meant_or_refused(data: bytes) -> None:
     except InvalidInput:
         return
     assert parse_request(request_line(request)) == request
+
+
+@pytest.mark.parametrize(
+    ("action", "changes"),
+    [
+        ("start", {}),
+        ("run", {"repository": "org/../etc"}),
+        ("run", {"repository": "--help/x"}),
+        ("run", {"file": "../../etc/cron.d/x"}),
+        ("run", {"file": "a.gguf", "tag": "Q4"}),
+        ("run", {"revision": "a b"}),
+        ("run", {"draft": "yes"}),
+        ("run", {"tag": None}),
+        ("run", {"endpoint": "http://example.com"}),
+    ],
+)
+def test_downloads_that_are_refused(action: str, changes: dict[str, Any]) -> None:
+    source = asdict(ModelSource("org/Repo")) | changes
+    line = json.dumps({"verb": "download", "action": action, "source": source}).encode() + b"\n"
+    with pytest.raises(InvalidInput):
+        parse_request(line)

@@ -21,6 +21,8 @@ from magid.discovery.scanner import Scanner
 from magid.discovery.tiers import Thresholds
 from magid.errors import LlamaServerMissing
 from magid.files.document import Store
+from magid.library.downloads.owner import Downloads
+from magid.library.downloads.starting import ChildDownloads
 from magid.llama.program import LlamaProgram
 from magid.servers.backend import ServerState
 from tests.support import ggufs
@@ -175,6 +177,11 @@ class House:
     def tokens(self) -> TokenStore:
         """Of no tokens."""
         return TokenStore(self.state / token_store.NAME)
+
+    def downloads(self, daemon: Daemon) -> Downloads:
+        """Of none, and not followed."""
+        starter = ChildDownloads(daemon.config)
+        return Downloads(daemon.config, starter, daemon.rescan, lambda: daemon.launcher.boot)
 
     async def running(self) -> Daemon:
         """Booted."""

@@ -76,7 +76,9 @@ class HubFault:
 class ModelHub:
     """`url` is the endpoint. `asked` has each request: server, method, path, headers."""
 
-    def __init__(self, repositories: dict[str, HubRepository], *, token: str = "") -> None:
+    def __init__(
+        self, repositories: dict[str, HubRepository], *, token: str = "", host: str = "127.0.0.1"
+    ) -> None:
         self.repositories = repositories
         self.token = token  # what gated repositories take
         self.page_entries = 3  # of a tree, so that lists have several pages
@@ -86,10 +88,10 @@ class ModelHub:
         self.redirect_to = ""  # another host for files
         self.speed: Callable[[int], None] = lambda count: None  # called for each chunk that is sent
         self.released = threading.Event()  # ends all stalls
-        self._api = _server(_Api, self)
-        self._cdn = _server(_Files, self)
-        self.url = f"http://127.0.0.1:{self._api.server_port}"
-        self.files_url = f"http://127.0.0.1:{self._cdn.server_port}"
+        self._api = _server(_Api, self, host)
+        self._cdn = _server(_Files, self, host)
+        self.url = f"http://{host}:{self._api.server_port}"
+        self.files_url = f"http://{host}:{self._cdn.server_port}"
 
     def requests_of(self, server: str) -> list[tuple[str, dict[str, str]]]:
         """Path and headers of all requests to `api` or `files`."""
@@ -119,9 +121,7 @@ class _Server(ThreadingHTTPServer):
         """A client that goes away in the middle is what the tests are about."""
 
 
-def _server(
-    handler: type[BaseHTTPRequestHandler], hub: ModelHub, host: str = "127.0.0.1"
-) -> _Server:
+def _server(handler: type[BaseHTTPRequestHandler], hub: ModelHub, host: str) -> _Server:
     server = _Server((host, 0), handler)
     server.hub = hub
     threading.Thread(

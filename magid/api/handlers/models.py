@@ -51,7 +51,9 @@ async def get_model(ctx: Context, call: Call) -> Reply:
     commands, problem = await _commands(ctx, model)
     fit = await daemon.gpus.fits.now(model)
     why = await _why_undrafted(ctx, model)
-    return reply(views.model_detail(model, fit, commands, problem, daemon.snapshot, why))
+    origin = await ctx.downloads.origin(model.found.path)
+    now = daemon.snapshot
+    return reply(views.model_detail(model, fit, commands, problem, now, why, origin))
 
 
 async def _why_undrafted(ctx: Context, model: Model) -> str:

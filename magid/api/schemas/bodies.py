@@ -33,6 +33,13 @@ class Body(BaseModel):
     )
 
 
+class DownloadBody(Body):
+    """`source` as `magictl pull` takes it; `draft`: also the small model that guesses ahead."""
+
+    source: Annotated[str, Field(min_length=1, max_length=1000)]
+    draft: bool = False
+
+
 class TierBody(Body):
     tier: Annotated[Tier, Field(strict=False)] | None
 
@@ -149,6 +156,7 @@ class LinkBody(Body):
 MODELS: Final[Mapping[str, type[BaseModel]]] = {
     each.__name__: each
     for each in (
+        DownloadBody,
         TierBody,
         ThinkingBody,
         EnabledBody,

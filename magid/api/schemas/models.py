@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import TypedDict
 
 from magid.api.schemas.gpus import Fitting, Source
+from magid.api.schemas.library import ModelOrigin
 from magid.api.schemas.servers import Condition
 from magid.discovery.kinds import ModelKind
 from magid.discovery.tiers import ThinkingMode, Tier
@@ -141,6 +142,7 @@ class ModelDetail(DiscoveredModel):
     notInForce: dict[str, str]
     drafting: DraftInUse
     adapters: list[ModelAdapter]
+    origin: ModelOrigin | None
 
 
 class RemovedModel(TypedDict):

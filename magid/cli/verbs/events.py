@@ -91,6 +91,10 @@ def _told(kind: str, data: Any) -> str:
         case "profiles":
             removed = "".join(f", {name} removed" for name in data["removed"])
             return f"profiles: {', '.join(data['changed']) or 'nothing'} changed{removed}"
+        case "download":
+            download = data["download"]
+            why = f": {download['reason']}" if download["reason"] else ""
+            return f"download of {download['source']} is {download['state']}{why}"
         case "gpus" if data["gpus"]:
             free = (f"{gpu['name']} {size(gpu['freeBytes'])} free" for gpu in data["gpus"])
             return f"GPUs: {', '.join(free)}"

@@ -207,6 +207,7 @@ def show(client: Client, args: argparse.Namespace) -> int:
         ("context", answer["contextLength"], "tokens at most"),
         ("memory", _need(answer["memory"]), _fitting(answer["memory"])),
         ("found", ago(answer["discoveredAt"]), ""),
+        *_downloaded(answer.get("origin")),
         ("tier", answer["effectiveTier"], sources["tier"]),
         ("thinking", answer["effectiveThinking"], f"{sources['thinking']}: {_evidence(answer)}"),
         ("enabled", answer["enabled"], answer["wantedReason"]),
@@ -219,6 +220,17 @@ def show(client: Client, args: argparse.Namespace) -> int:
     if answer["argvProblem"]:
         say(f"  cannot run: {answer['argvProblem']}")
     return 0
+
+
+def _downloaded(origin: Any) -> list[tuple[str, object, str]]:
+    """Returns where a downloaded model came from."""
+    if not origin:
+        return []
+    commit = f"commit {origin['commit'][:12]}, {ago(origin['downloadedAt'])}"
+    return [
+        ("from", f"{origin['repository']}/{origin['path']}", commit),
+        ("licence", origin["licence"] or None, "as the repository names it"),
+    ]
 
 
 def _need(memory: Any) -> str | None:

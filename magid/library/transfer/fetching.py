@@ -49,6 +49,9 @@ class TransferWatch(Protocol):
     def verifying(self) -> None:
         """What is here is read and hashed."""
 
+    def receiving(self) -> None:
+        """Bytes of the hub are waited for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Patience:
@@ -161,6 +164,7 @@ class Fetcher:
 
     def _fetch(self, file: PlannedFile, descriptor: int) -> None:
         digest = self._digest_of_part(file, descriptor)
+        self._watch.receiving()
         pause, silent_since = self._patience.first_pause_s, time.monotonic()
         while file.done < file.size:
             before = file.done

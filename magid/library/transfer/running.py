@@ -209,7 +209,6 @@ class RunningJob:
     def _fetch(self, fetcher: Fetcher, file: PlannedFile) -> None:
         for left in reversed(range(_TRIES)):
             was_begun = self._size_of_part(file) > 0
-            self._turn_to("downloading")
             try:
                 fetcher.fetch(file, self._part(file))
             except Damaged as error:
@@ -290,6 +289,9 @@ class RunningJob:
 
     def verifying(self) -> None:
         self._turn_to("verifying")
+
+    def receiving(self) -> None:
+        self._turn_to("downloading")
 
     def _average(self, now: float) -> None:
         elapsed = max(now - self._averaged_at, 0.001)

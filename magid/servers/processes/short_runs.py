@@ -1,7 +1,7 @@
 """Runs a child that answers a question and ends, and returns its output."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from magid.errors import ServerFailed
 from magid.llama.arguments import child_environment
@@ -26,11 +26,16 @@ class _Output:
             self.lines.append(line)
 
 
-async def output_of(argv: Sequence[str], run: ShortRun) -> str:
-    """Returns what the child printed. Raises ServerFailed if it fails or does not end."""
+async def output_of(
+    argv: Sequence[str], run: ShortRun, environment: Mapping[str, str] | None = None
+) -> str:
+    """Returns what the child printed. Raises ServerFailed if it fails or does not end.
+
+    Without an environment, it is that of a llama-server.
+    """
     found = _Output(run.max_bytes)
     try:
-        child = await Child.spawn(argv, child_environment(os.environ), found.add)
+        child = await Child.spawn(argv, environment or child_environment(os.environ), found.add)
     except OSError as error:
         raise ServerFailed(f"cannot {run.purpose}: {error.strerror}") from error
     try:

@@ -1,0 +1,68 @@
+"""Downloads: start, follow, pause, continue, remove; and what a repository has."""
+
+from typing import TYPE_CHECKING, Any
+
+from magid.api.context import Context
+from magid.api.library_views import download_view, variants_view
+from magid.api.reply import Call, Reply, reply
+from magid.host.usage import machine_memory
+from magid.library.source import parse
+
+if TYPE_CHECKING:  # imported with the first body
+    from magid.api.schemas import bodies
+
+
+async def list_downloads(ctx: Context, _call: Call) -> Reply:
+    """All downloads, the newest first."""
+    statuses = await ctx.downloads.listed()
+    library = ctx.daemon.config.library_root
+    answer = {
+        "downloads": [download_view(each, has_units=_has_units(ctx)) for each in statuses],
+        "library": None if library is None else str(library),
+    }
+    return reply(answer)
+
+
+async def create_download(ctx: Context, call: Call) -> Reply:
+    """Download a model, or continue to; the answer comes at once, and events tell the rest."""
+    given: bodies.DownloadBody = call.body
+    status = await ctx.downloads.pull(parse(given.source, draft=given.draft))
+    return reply(download_view(status, has_units=_has_units(ctx)), 202)
+
+
+async def get_download(ctx: Context, call: Call) -> Reply:
+    """One download."""
+    return await _one(ctx, ctx.downloads.one(call.params["downloadId"]))
+
+
+async def pause_download(ctx: Context, call: Call) -> Reply:
+    """Stop a download, and keep what has come."""
+    return await _one(ctx, ctx.downloads.pause(call.params["downloadId"]))
+
+
+async def resume_download(ctx: Context, call: Call) -> Reply:
+    """Continue a download that is paused or has failed."""
+    return await _one(ctx, ctx.downloads.resume(call.params["downloadId"]))
+
+
+async def remove_download(ctx: Context, call: Call) -> Reply:
+    """Stop a download, and remove what has come; a model that is whole stays."""
+    status = await ctx.downloads.remove(call.params["downloadId"])
+    return reply({"message": f"Download of {status.source.text} removed"})
+
+
+async def list_variants(ctx: Context, call: Call) -> Reply:
+    """The models of a repository, with their sizes, asked of the hub."""
+    source = parse(call.query.get("source", ""))
+    found = await ctx.downloads.variants(source)
+    gpus = ctx.daemon.gpus.devices.present.gpus
+    on_gpus = sum(gpu.device.total or 0 for gpu in gpus)
+    return reply(variants_view(source, found, on_gpus, machine_memory()["total"]))
+
+
+async def _one(ctx: Context, status: Any) -> Reply:
+    return reply(download_view(await status, has_units=_has_units(ctx)))
+
+
+def _has_units(ctx: Context) -> bool:
+    return ctx.daemon.launcher.has_model_users

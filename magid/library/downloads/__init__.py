@@ -1,0 +1,1 @@
+"""The daemon's side of downloads: asks for them, looks how far they are, and tells others."""

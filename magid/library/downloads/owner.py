@@ -1,0 +1,302 @@
+"""The daemon's one owner of downloads: starts them, follows them, and tells of each change.
+
+How far a download is stands in its folder, written by its process. What is kept here is only what
+was seen last, to tell what has changed since, and when a process was asked to begin.
+"""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from magid.config.settings import Config
+from magid.errors import Conflict, DownloadNotFound, HubFailed, MagidError, NotReady
+from magid.files.atomic import replace_file
+from magid.library import source as sources
+from magid.library.downloads.reader import LibraryReader
+from magid.library.downloads.starting import DownloadStarter
+from magid.library.job import ACTIVE, JobStatus
+from magid.library.source import ModelSource
+from magid.library.transfer_command import library_of
+from magid.log.events import Event, about
+
+log = logging.getLogger(__name__)
+
+BOOT_RECORD: Final = "downloads.json"  # in the state directory
+_LOOK_S: Final = 1.0  # while something is under way
+_BEGIN_S: Final = 30.0  # for a process that was started to say so
+_MOST_RESTARTS: Final = 5  # of one download by magid, without a byte in between
+
+Listener = Callable[[JobStatus], None]
+
+
+class Downloads:
+    """All downloads of one library. Runs on the event loop; the disk is another process's."""
+
+    def __init__(
+        self,
+        settings: Config,
+        starter: DownloadStarter,
+        rescan: Callable[[], Awaitable[object]],
+        boot: Callable[[], str],
+    ) -> None:
+        self._settings = settings
+        self._starter = starter
+        self._rescan = rescan
+        self._boot = boot
+        self._reader = LibraryReader(settings.library_path)
+        self._seen: dict[str, JobStatus] = {}
+        self._begun: dict[str, tuple[JobStatus, float]] = {}  # asked for, and when
+        self._restarts: dict[str, tuple[int, int]] = {}  # bytes there were, restarts since
+        self._listeners: list[Listener] = []
+        self._asked = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._rescanning: asyncio.Task[None] | None = None
+
+    @property
+    def seen(self) -> Mapping[str, JobStatus]:
+        """What was seen last, by id. Reads nothing."""
+        return self._seen
+
+    def open(self) -> None:
+        """Begins to follow downloads, and resumes what a reboot has interrupted."""
+        if self._settings.library_root is not None:
+            self._task = asyncio.create_task(self._follow())
+
+    async def close(self) -> None:
+        """Ends children; units run on. Idempotent."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        await self._starter.close()
+        self._reader.close()
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Calls `listener` with each download that has changed; the result unsubscribes."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    # -- what callers ask for ----------------------------------------------------------------
+
+    async def pull(self, source: ModelSource) -> JobStatus:
+        """Starts the download, or continues it. Raises NotAllowed, and what a start raises."""
+        library_of(self._settings)
+        began_at = time.time()
+        await self._starter.run(source)
+        before = self._seen.get(source.job_id)
+        begun = JobStatus(source.job_id, source, time.time())
+        if before is not None and before.state != "done":
+            begun = replace(before, state="queued", code="", reason="")
+        self._begun[source.job_id] = (begun, began_at)
+        self._note(begun)
+        self._asked.set()
+        return begun
+
+    async def listed(self) -> list[JobStatus]:
+        """Returns all downloads, the newest first. Raises NotReady."""
+        await self._look()
+        self._asked.set()  # what is under way without magid's knowledge is followed from here on
+        return sorted(self._seen.values(), key=lambda status: -status.created_at)
+
+    async def one(self, job_id: str) -> JobStatus:
+        """Returns a download. Raises DownloadNotFound, NotReady."""
+        await self._look()
+        status = self._seen.get(job_id)
+        if status is None:
+            raise DownloadNotFound(
+                f"cannot find download {job_id[:80]!r}; `magictl download ls` shows all of them",
+                downloadId=job_id[:80],
+            )
+        return status
+
+    async def pause(self, job_id: str) -> JobStatus:
+        """Ends the process and keeps what is here. Raises DownloadNotFound, Conflict."""
+        status = await self.one(job_id)
+        if status.state in ("done", "failed"):
+            raise Conflict(f"cannot pause {status.source.text}: it is {status.state} already")
+        self._begun.pop(job_id, None)
+        await self._starter.pause(status.source)
+        return await self.one(job_id)
+
+    async def resume(self, job_id: str) -> JobStatus:
+        """Continues a download that is paused or has failed. Raises DownloadNotFound, Conflict."""
+        status = await self.one(job_id)
+        if status.state == "done":
+            raise Conflict(f"cannot resume {status.source.text}: it is done; pull it again")
+        return await self.pull(status.source)
+
+    async def remove(self, job_id: str) -> JobStatus:
+        """Ends the process; removes the job and what has come. A model that is done stays."""
+        status = await self.one(job_id)
+        self._begun.pop(job_id, None)
+        await self._starter.remove(status.source)
+        self._seen.pop(job_id, None)
+        return status
+
+    async def variants(self, source: ModelSource) -> dict[str, Any]:
+        """Returns what models there are in the repository. Raises HubFailed, NotAllowed."""
+        library_of(self._settings)
+        text = (await self._starter.list_models(source)).strip()
+        try:
+            answer = json.loads(text.rpartition("\n")[2])
+        except ValueError:
+            raise HubFailed(
+                f"cannot list {source.repository}: {text[:200] or 'no answer'}", cause="NoAnswer"
+            ) from None
+        if "error" in answer:
+            raise HubFailed(str(answer["message"]), cause=str(answer["error"]))
+        return dict(answer)
+
+    async def origin(self, path: str) -> Mapping[str, Any] | None:
+        """Returns where this file of the library came from; None if it is not known."""
+        library = self._settings.library_root
+        if library is None or not Path(path).is_relative_to(library):
+            return None
+        with suppress(NotReady):
+            return await self._reader.origin(path)
+        return None
+
+    # -- following ---------------------------------------------------------------------------
+
+    async def _follow(self) -> None:
+        await self._resume_after_boot()
+        while True:
+            try:
+                await self._look()
+                await self._restart_interrupted()
+            except MagidError as error:
+                log.debug("cannot look at downloads: %s", error.message)
+            except Exception:
+                log.exception("looking at downloads failed with an internal error")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_S if self._is_busy else None):
+                    await self._asked.wait()
+            self._asked.clear()
+
+    @property
+    def _is_busy(self) -> bool:
+        return any(status.state in ACTIVE for status in self._seen.values())
+
+    async def _look(self) -> None:
+        """Reads all downloads, and tells of those that have changed."""
+        if self._settings.library_root is None:
+            return
+        found = await self._reader.jobs()
+        for status, is_alive in found.values():
+            self._note(self._shown(status, is_alive=is_alive))
+        for job_id in self._seen.keys() - found.keys():
+            if (late := self._shown_of_none(job_id)) is None:
+                del self._seen[job_id]
+            else:
+                self._note(late)
+        if not self._is_busy:
+            await asyncio.to_thread(self._reader.close)
+
+    def _shown(self, status: JobStatus, *, is_alive: bool) -> JobStatus:
+        """Returns the status as it is to be shown: a process that was started may not be up yet."""
+        begun, at = self._begun.get(status.id, (None, 0.0))
+        if begun is not None and status.updated_at < at:
+            if not is_alive and time.time() - at > _BEGIN_S:
+                return replace(status, state="failed", code="NotStarted", reason=_NOT_STARTED)
+            return begun
+        self._begun.pop(status.id, None)
+        if is_alive or status.state not in ACTIVE:
+            return status
+        return replace(status, state="queued", rate=0.0, reason=_INTERRUPTED)
+
+    def _shown_of_none(self, job_id: str) -> JobStatus | None:
+        """Returns what to show of a download that has no folder; None if it is gone."""
+        begun, at = self._begun.get(job_id, (None, 0.0))
+        if begun is None or time.time() - at < _BEGIN_S:
+            return begun
+        return replace(begun, state="failed", code="NotStarted", reason=_NOT_STARTED)
+
+    def _note(self, status: JobStatus) -> None:
+        before = self._seen.get(status.id)
+        self._seen[status.id] = status
+        if before is not None and _facts(before) == _facts(status):
+            return
+        for listener in tuple(self._listeners):
+            listener(status)
+        if before is None or before.state != status.state:
+            _log(status, is_new=before is None)
+            if status.state == "done" and before is not None:
+                self._spawn_rescan()
+
+    def _spawn_rescan(self) -> None:
+        async def rescan() -> None:
+            try:
+                await self._rescan()
+            except MagidError as error:
+                log.error("%s", error.message)
+
+        self._rescanning = asyncio.create_task(rescan())
+
+    # -- resuming ----------------------------------------------------------------------------
+
+    async def _resume_after_boot(self) -> None:
+        """Resumes what a shutdown has stopped: at the first start of magid in a boot only."""
+        path, boot = self._settings.state_dir / BOOT_RECORD, self._boot()
+        try:
+            known = json.loads(await asyncio.to_thread(path.read_bytes)).get("boot")
+        except (OSError, ValueError, AttributeError):
+            known = None
+        if known == boot:
+            return
+        with suppress(MagidError):
+            await self._look()
+            await self._run_all(s for s in self._seen.values() if s.was_stopped)
+        with suppress(OSError):
+            content = json.dumps({"boot": boot}).encode()
+            await asyncio.to_thread(replace_file, path, content, mode=0o640)
+
+    async def _restart_interrupted(self) -> None:
+        """Starts those whose process has ended without being told to. Not forever."""
+        lost = [s for s in self._seen.values() if s.state == "queued" and s.reason == _INTERRUPTED]
+        for status in lost:
+            done, tries = self._restarts.get(status.id, (-1, 0))
+            tries = tries + 1 if done == status.done else 1
+            if tries <= _MOST_RESTARTS:
+                self._restarts[status.id] = (status.done, tries)
+                await self._run_all([status])
+
+    async def _run_all(self, statuses: Iterable[JobStatus]) -> None:
+        for status in statuses:
+            try:
+                await self.pull(status.source)
+            except MagidError as error:
+                log.error("%s", error.message, extra=about(Event.DOWNLOAD_FAILED, error=error.code))
+
+
+_INTERRUPTED: Final = "its process has ended and is started again"
+_NOT_STARTED: Final = "its process did not begin; see `journalctl -u 'magi-download@*'`"
+
+
+def pulled(text: str, *, draft: bool) -> ModelSource:
+    """Returns the source in a request. Raises InvalidInput."""
+    return sources.parse(text, draft=draft)
+
+
+def _facts(status: JobStatus) -> JobStatus:
+    """Returns what a listener is told of: all but the time of the last look."""
+    return replace(status, updated_at=0.0)
+
+
+def _log(status: JobStatus, *, is_new: bool) -> None:
+    text = status.source.text
+    match status.state:
+        case "done" if not is_new:
+            log.info("%s is downloaded", text, extra=about(Event.DOWNLOAD_DONE))
+        case "failed" if not is_new:
+            fields = about(Event.DOWNLOAD_FAILED, error=status.code)
+            log.error("the download of %s failed: %s", text, status.reason, extra=fields)
+        case "downloading":
+            log.info("%s is being downloaded", text, extra=about(Event.DOWNLOAD_STARTED))
+        case "paused" if not is_new:
+            log.info("the download of %s is paused", text, extra=about(Event.DOWNLOAD_PAUSED))
