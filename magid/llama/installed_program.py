@@ -87,8 +87,8 @@ class LocalSearch:
 
     A disk of this machine can hang too, and then it holds the thread and not the event loop. A
     process would not: but on such a disk it would cost more than all else, with each look. A thread
-    that does not return within `late_s` is left behind; until it does, each call fails at once. For
-    one caller at a time.
+    that does not return within `late_s` is left behind; until it does, each call fails at once, and
+    the kernel keeps magid from ending. For one caller at a time.
     """
 
     def __init__(
