@@ -119,11 +119,11 @@ def sender(request: Request, policy: origins.Policy, public_path: str) -> Sender
         return Sender(person, None, SessionCookie(""), is_viewer=_is_view(request), is_local=True)
     peer = transport.get_extra_info("peername")
     name = str(peer[0]) if peer else "unknown"
-    is_proxied = policy.for_peer(name).is_proxied
-    scheme = request.headers.get("x-forwarded-proto", "") if is_proxied else ""
-    is_secure = (
-        transport.get_extra_info("sslcontext") is not None
-        or scheme.rpartition(",")[2].strip().lower() == "https"
+    # A browser on the proxy's machine may come directly, too: then no proxy has said anything.
+    scheme = request.headers.get("x-forwarded-proto", "")
+    is_proxied = bool(scheme) and policy.for_peer(name).is_proxied
+    is_secure = transport.get_extra_info("sslcontext") is not None or (
+        is_proxied and scheme.rpartition(",")[2].strip().lower() == "https"
     )
     path = public_path if is_proxied else "/"
     cookie = cookie_for(request.headers.get("host", ""), path, is_secure=is_secure)

@@ -388,6 +388,9 @@ def test_behind_a_proxy_under_a_path(
         cookie = {**headers, "Cookie": given.partition(";")[0]}
         assert client.get("/magi/api/tokens", headers=cookie).status_code == 200
         assert client.get("/magi/v1/models", headers=cookie).status_code == 200
+        with closing(Browser(magid)) as direct:  # from the proxy's machine, past the proxy
+            assert "; Path=/;" in direct.sign_in(token=token).headers["set-cookie"]
+            assert direct.shown()["signedIn"] is True
 
 
 # -- wrong sign-ins ------------------------------------------------------------------------------

@@ -47,8 +47,8 @@ export function SignIn() {
           Sign in
         </button>
         <p class="quiet">
-          A token begins with magi_. On the server, this makes one: <br />
-          <Command text="magictl token create NAME --scope admin" />
+          A token begins with magi_. On the server, this prints a link that needs none: <br />
+          <Command text="magictl open" />
         </p>
       </form>
     </main>
