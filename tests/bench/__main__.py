@@ -18,6 +18,7 @@ BENCHES = (
     "bench_gateway",
     "bench_bodies",
     "bench_metrics",
+    "bench_pull",
 )
 
 
