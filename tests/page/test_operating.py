@@ -3,16 +3,20 @@
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 
+import httpx
 import pytest
-from playwright.sync_api import Browser, Locator, expect
+from playwright.sync_api import Browser, FilePayload, Locator, expect
 
-from tests.support import page, rest
+from tests.support import fleets, page, rest
+from tests.support.deadlines import DEADLINE_S
 from tests.support.ggufs import THINKING_ANSWER
 from tests.support.page import Tab
 from tests.support.rest import ALPHA, BETA, GAMMA
-from tests.support.running import Running
+from tests.support.running import Running, frozen
 
 pytestmark = pytest.mark.slow
 
@@ -152,6 +156,52 @@ def test_reasoning_is_folded(tab: Tab, magid: Running) -> None:
     expect(folded).to_contain_text(thoughts.strip()[:20])
     magid.ask("PUT", f"/api/models/{GAMMA}/enabled", {"enabled": None})
     magid.ask("POST", f"/api/models/servers/{GAMMA}/stop?wait=60")
+
+
+def asked(magid: Running, model_id: str) -> None:
+    """Asks, and takes whatever comes of it."""
+    body = {"model": model_id, "messages": [{"role": "user", "content": "Hi"}]}
+    with fleets.client(magid) as client, suppress(httpx.HTTPError):
+        client.post("/v1/chat/completions", json=body)
+
+
+def test_an_answer_is_stopped(tab: Tab, magid: Running) -> None:
+    tab.open("chat")
+    tab.page.get_by_role("combobox", name="Model").select_option(BETA)
+    with frozen(magid.servers()[BETA]["pid"]):
+        say(tab, "Hello")
+        tab.sees("Waiting for the model")
+        tab.page.get_by_role("button", name="Stop").click()
+        tab.page.get_by_role("button", name="Send").wait_for()
+    expect(answers(tab).get_by_role("alert")).to_have_count(0)
+
+
+def test_a_picture_is_drawn_and_sent(tab: Tab) -> None:
+    tab.open("chat")
+    tab.page.get_by_role("combobox", name="Model").select_option(ALPHA)
+    picture = tab.page.screenshot(clip={"x": 0, "y": 0, "width": 40, "height": 30})
+    file = FilePayload(name="small.png", mimeType="image/png", buffer=picture)
+    tab.page.get_by_label("Add picture").set_input_files([file])
+    tab.page.get_by_role("img", name="Picture").wait_for()
+    say(tab, "What is this?")
+    shown = tab.page.get_by_role("article", name="You").get_by_role("img")
+    expect(shown).to_have_js_property("width", 40)
+    expect(answers(tab).get_by_role("alert")).to_contain_text(
+        "the request"
+    )  # it is too large for it
+
+
+def test_a_request_under_way_is_cancelled(tab: Tab, magid: Running) -> None:
+    tab.open(f"models/{BETA}")
+    with frozen(magid.servers()[BETA]["pid"]):
+        client = Thread(target=asked, args=(magid, BETA))
+        client.start()
+        row = tab.page.get_by_role("table", name="Requests").locator("tbody tr").first
+        expect(row).to_contain_text("running")
+        row.get_by_role("button", name="Cancel").click()
+        tab.page.get_by_role("dialog").get_by_role("button", name="Cancel the request").click()
+        expect(row).to_contain_text("killed")
+        client.join(DEADLINE_S)
 
 
 def test_a_refusal_of_the_gateway_stands_in_the_answer(tab: Tab) -> None:

@@ -67,6 +67,18 @@ def test_pending_changes_are_applied_from_it(tab: Tab, magid: Running) -> None:
     rest.forget_overrides(magid)
 
 
+def test_a_later_tab_sees_what_happens_from_then_on(tab: Tab, magid: Running) -> None:
+    tab.open("overview")
+    tab.sees("2 servers ready")
+    later = Tab(tab.page.context.new_page(), magid.url).open("overview")
+    later.sees("2 servers ready")
+    body = {"model": ALPHA, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8}
+    magid.client.post("/v1/chat/completions", json=body).raise_for_status()
+    speed = later.page.locator(".figure-card").filter(has_text="Tokens a second").locator(".value")
+    expect(speed).not_to_have_text(re.compile(r"^(0[.,]0|\u2013|NaN)$"))
+    assert later.said == []
+
+
 def listeners(magid: Running) -> float:
     text = magid.client.get("/metrics").text
     (line,) = re.findall(r"^magi_events_listeners (\S+)$", text, re.MULTILINE)

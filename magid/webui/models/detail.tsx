@@ -2,6 +2,7 @@
 import type { ComponentChildren } from "preact";
 import { useEffect, useState } from "preact/hooks";
 
+import { RequestTable, useRequests } from "../activity/table.tsx";
 import { get } from "../api/request.ts";
 import type { ModelDetail } from "../api/types.ts";
 import { copy } from "../parts/copy.tsx";
@@ -194,12 +195,24 @@ function Details({ detail, row, reload }: DetailsProps) {
         </ul>
         <p class="quiet">{bytes(detail.sizeBytes)} together</p>
       </Section>
+      <Section id="requests" title="Requests">
+        <LastRequests modelId={detail.modelId} />
+      </Section>
       <Section id="log" title="Log">
         <Log path={`api/models/servers/${encodeURIComponent(detail.modelId)}/logs`}
           label={`Log of ${detail.displayName}`} height="short" />
       </Section>
     </>
   );
+}
+
+const LAST = 10;
+
+function LastRequests({ modelId }: { modelId: string }) {
+  const requests = useRequests()?.filter((request) => request.modelId === modelId);
+  if (requests === undefined) return null;
+  if (requests.length === 0) return <p class="quiet">None since magid started.</p>;
+  return <RequestTable requests={requests.slice(0, LAST)} />;
 }
 
 interface SectionProps {

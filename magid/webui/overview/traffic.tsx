@@ -30,7 +30,7 @@ function line(now: number, figure: Figure): uPlot.AlignedData {
 
 export function Traffic() {
   const requests = live.value?.requests;
-  const now = useNow();
+  const now = Math.max(useNow(), samples.value.at(-1)?.at ?? 0);
   const present = rates(samples.value, now, 2 * STEP_MS);
   return (
     <section aria-labelledby="traffic">

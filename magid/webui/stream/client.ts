@@ -44,9 +44,13 @@ export function retry(): void {
 
 function take(message: Message): void {
   switch (message.type) {
-    case "live":
-      live.value = message.live;
+    case "live": {
+      const { live: state } = message; // what a snapshot is to the first tab
+      const data = state as unknown as Record<string, unknown>;
+      for (const listener of listeners) listener({ kind: "snapshot", data });
+      live.value = state;
       break;
+    }
     case "event":
       waiting.push(message.event);
       if (message.event.kind === "snapshot") flush();
