@@ -90,6 +90,20 @@ def test_names_and_texts_of_others_make_no_element(chromium: Browser, hostile: R
         assert ATTACKS["broken"] in shown
 
 
+def test_an_answer_makes_no_element(chromium: Browser, hostile: Running) -> None:
+    """Nor does what is asked. Both are shown as they are."""
+    with page.tab(chromium, hostile) as tab:
+        tab.page.add_init_script(WATCH)
+        tab.open("chat")
+        (model,) = hostile.get("/api/models/registry")["models"]
+        tab.page.get_by_role("combobox", name="Model").select_option(model)
+        tab.page.get_by_role("textbox").last.fill(ATTACKS["prompt"])
+        tab.page.get_by_role("button", name="Send").click()
+        tab.sees("onerror=taken('answer')")
+        tab.sees(ATTACKS["prompt"])
+        check(tab, "chat")
+
+
 def test_the_policy_stops_what_a_defect_would_let_in(tab: Tab, magid: Running) -> None:
     """The second line: no string becomes HTML, no inline script runs, nothing is sent elsewhere."""
     tab.open("overview")
