@@ -125,3 +125,15 @@ def test_what_the_disk_holds(magid: Running, eyes: dict[str, str]) -> None:
     assert "magictl rm may delete there" in shown
     assert f"{magid.models}/lost.bin  2.0 MiB" in shown
     (magid.models / "lost.bin").unlink()
+
+
+def test_over_the_apis_of_llama_cpp_and_ollama(magid: Running, eyes: dict[str, str]) -> None:
+    four, eight = eyes["q4_0"], eyes["q8_0"]
+    assert magid.client.delete("/models").status_code == 400
+    assert magid.client.delete("/models?model=none").status_code == 404
+    assert magid.client.delete(f"/models?model={BETA}").json()["error"]["code"] == "conflict"
+    assert magid.client.delete(f"/models?model={four}").json() == {"success": True}
+    gone = magid.client.request("DELETE", "/api/delete", json={"model": f"{eight}:latest"})
+    assert (gone.status_code, gone.json()) == (200, {})
+    assert not (magid.models / "org").exists()
+    assert {four, eight}.isdisjoint(magid.get("/api/models/registry")["models"])

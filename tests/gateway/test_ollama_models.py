@@ -1,7 +1,6 @@
 """What Ollama's clients are told of models: pure, but for the last ones."""
 
 import gzip
-import json
 from typing import Any
 
 import httpx
@@ -155,7 +154,10 @@ def check_calls(client: httpx.Client) -> None:
     for word in ("create", "copy", "push", "pull"):
         answer = client.post(f"/api/{word}", json={"model": SMALL})
         assert (answer.status_code, list(answer.json())) == (501, ["error"])
-    gone = client.request("DELETE", "/api/delete", json={"model": SMALL})
-    assert (gone.status_code, json.loads(gone.text)["error"][:13]) == (501, "cannot delete")
+    other = client.request("DELETE", "/api/delete", json={"model": "my-model"})
+    assert (other.status_code, "another name of a model" in other.json()["error"]) == (409, True)
+    runs = client.request("DELETE", "/api/delete", json={"name": f"{SMALL}:latest"})
+    assert runs.status_code == 409
+    assert client.request("DELETE", "/api/delete", json={"model": "none"}).status_code == 404
     assert client.get("/api/models/status").status_code == 200  # magid's own
     assert client.get("/api/tagsx").json()["message"].startswith("cannot find /api/tagsx")

@@ -17,6 +17,7 @@ from magid.gateway.frontend import own_answers, responses
 from magid.gateway.frontend.connection_state import ConnectionState
 from magid.gateway.frontend.context import FrontendContext, unknown_path
 from magid.gateway.frontend.model_events import ModelEvents
+from magid.gateway.frontend.model_removal import ModelRemoval, model_to_remove
 from magid.gateway.frontend.own_answers import OwnRequest
 from magid.gateway.frontend.request_reader import (
     BodyReader,
@@ -254,6 +255,15 @@ class ClientConnection:
         if endpoint.method == "POST":
             check_json(head)
         request = OwnRequest(endpoint, head.path, body, caller.models, head.content_encoding)
+        if endpoint.removes:
+            if body:
+                check_json(head)
+            model_id = model_to_remove(dispatcher, request, head.query)
+            self._request = ModelRemoval(
+                dispatcher, self._writer, model_id, endpoint.style,
+                lambda: self._log_change(head), self._on_error,
+            )  # fmt: skip
+            return
         answer = own_answers.answer(dispatcher, request)
         if endpoint.changes:
             self._log_change(head)

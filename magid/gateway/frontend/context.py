@@ -44,7 +44,7 @@ class FrontendContext(Struct, frozen=True):
         check_url(head.query)
         if head.method == "OPTIONS":  # a browser asks whether it may send credentials
             return LOCAL
-        need = need or (Scope.ADMIN if head.path in FOR_ADMINS else Scope.INFER)
+        need = need or (Scope.ADMIN if (head.method, head.path) in FOR_ADMINS else Scope.INFER)
         if self.is_view:
             return admit_viewer(need)
         return self.authenticator.authenticate(head.presented, need, peer if self.is_tcp else None)

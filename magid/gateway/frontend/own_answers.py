@@ -90,7 +90,7 @@ def _show(dispatcher: Dispatcher, request: OwnRequest) -> bytes:
     fields = fields_of(request)
     name = fields.get("model") or fields.get("name")  # `name` is the older one
     if not isinstance(name, str):
-        raise _no_name()
+        raise no_name()
     return to_json(ollama.show(name, visible(dispatcher, request.only)))
 
 
@@ -122,7 +122,8 @@ def _not_here(dispatcher: Dispatcher, request: OwnRequest) -> bytes:
 # -- what a body says --------------------------------------------------------------------------
 
 
-def _no_name() -> InvalidInput:
+def no_name() -> InvalidInput:
+    """Returns the error of a request that names no model."""
     return InvalidInput(
         'cannot tell which model: send {"model": NAME}; GET /v1/models lists the names',
         field="model",
@@ -133,7 +134,7 @@ def _named(dispatcher: Dispatcher, request: OwnRequest) -> str:
     """The id of the model that the body names. Raises InvalidInput, ModelNotFound, TooLarge."""
     name = fields_of(request).get("model")
     if not isinstance(name, str) or not name:
-        raise _no_name()
+        raise no_name()
     return _model_id(dispatcher, name)
 
 
@@ -191,7 +192,5 @@ _ANSWERS: dict[str, Callable[[Dispatcher, OwnRequest], bytes]] = {
     "/api/tags": _tags,
     "/api/show": _show,
     "/api/ps": _running,
-    **dict.fromkeys(
-        ("/api/create", "/api/copy", "/api/push", "/api/pull", "/api/delete"), _not_here
-    ),
+    **dict.fromkeys(("/api/create", "/api/copy", "/api/push", "/api/pull"), _not_here),
 }

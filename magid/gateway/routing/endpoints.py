@@ -34,6 +34,7 @@ class Endpoint(Struct, frozen=True):
     names_files: bool = False  # its answer has a path of this machine, which must not leave it
     has_events: bool = False  # its answer is a stream of magid's own, without end
     takes_any_by_name: bool = False  # also models of other kinds, where one is named
+    removes: bool = False  # files of a model
     is_absent: bool = False  # the answer is 501 always
     target: str = ""  # llama-server's path, where it is another one
 
@@ -99,6 +100,13 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint("POST", "/models/load", "Start a model's servers; waits for nothing", changes=True),
     Endpoint("POST", "/models/unload", "Stop a model's servers; waits for nothing", changes=True),
     Endpoint(
+        "DELETE",
+        "/models",
+        "Remove the files of a model, `?model=`, that no other model needs",
+        changes=True,
+        removes=True,
+    ),
+    Endpoint(
         "GET",
         "/models/sse",
         "The status of each model, then each change of one, as server-sent events",
@@ -142,10 +150,17 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     _absent("POST", "/api/copy"),
     _absent("POST", "/api/push"),
     _absent("POST", "/api/pull"),
-    _absent("DELETE", "/api/delete"),
+    Endpoint(
+        "DELETE",
+        "/api/delete",
+        "Remove the files of a model that no other model needs",
+        Style.OLLAMA,
+        changes=True,
+        removes=True,
+    ),
 )
 
-FOR_ADMINS = frozenset(e.path for e in ENDPOINTS if e.needs_admin)
+FOR_ADMINS = frozenset((e.method, e.path) for e in ENDPOINTS if e.needs_admin)
 NAME_FILES = frozenset(e.path for e in ENDPOINTS if e.names_files)
 _BY_PATH = {(e.method, e.path): e for e in ENDPOINTS}
 _MODEL = _BY_PATH["GET", "/v1/models/{id}"]
