@@ -1,6 +1,7 @@
 """Lists the devices that llama-server finds in the sandbox of servers."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Final
 
 from magid.config.settings import Config
@@ -10,46 +11,55 @@ from magid.launcher.policy import Find, configured_program, may_reach
 from magid.launcher.sandbox import PYTHON, Property
 from magid.launcher.short_runs import output_of
 from magid.launcher.transient_units import Units
-from magid.launcher.unit_request import CheckedFile, UnitRequest
+from magid.launcher.unit_request import CheckedFile
 from magid.llama import device_list
+from magid.llama.program import FoundProgram
+from magid.llama.short_runs import ShortRun
 from magid.standalone import SCRIPTS
 
 UNIT: Final = "llama-server@devices.service"
 _USER: Final = "llama-0"  # named as the users of servers, but used by no server
 _GATE: Final = SCRIPTS / "exec_model.py"
+_ALONE: Final = (PYTHON, "-I", "-S")
 
 
 async def output(units: Units, settings: Config, examine: Examiner, find: Find) -> bytes:
     """Returns what llama-server printed. Calls must not overlap.
 
-    Raises LlamaServerMissing, ServerFailed, Busy, BusError.
+    Raises LlamaServerMissing, ServerFailed, NotAllowed, Busy, BusError.
     """
+    program = await asyncio.to_thread(configured_program, settings, find)
+    roots = await asyncio.to_thread(examine.roots, settings.model_paths)
+
+    async def ran(argv: Sequence[str], remote: tuple[str, ...], run: ShortRun) -> str:
+        made = _properties(settings, program, roots, remote, argv, run.seconds, units.version)
+        return (await output_of(units, UNIT, made, run)).decode(errors="replace")
 
     async def run(remote: tuple[str, ...]) -> str:
-        properties = await asyncio.to_thread(
-            _properties, settings, examine, find, units.version, remote
-        )
-        output = await output_of(units, UNIT, properties, device_list.RUN)
-        return output.decode(errors="replace")
+        return await ran(device_list.argv(str(program.path), remote), remote, device_list.RUN)
 
-    return (await device_list.listed(run, may_reach(settings.rpc_servers))).encode()
+    async def reach(remote: tuple[str, ...]) -> str:
+        script = (*_ALONE, str(SCRIPTS / device_list.REACH))
+        return await ran(device_list.reach_argv(script, remote), remote, device_list.REACH_RUN)
+
+    remote = may_reach(settings.rpc_servers)
+    return (await device_list.listed(run, reach, remote)).encode()
 
 
 def _properties(
-    settings: Config, examine: Examiner, find: Find, version: int, remote: tuple[str, ...]
+    settings: Config,
+    program: FoundProgram,
+    roots: tuple[str, ...],
+    remote: tuple[str, ...],
+    argv: Sequence[str],
+    seconds: float,
+    version: int,
 ) -> list[Property]:
-    program = configured_program(settings, find)
     found = _GATE.stat()
     gate = CheckedFile(
         str(_GATE), found.st_dev, found.st_ino
     )  # exec_model.py needs a file to check
-    order = short_units.request(settings, program, examine.roots(settings.model_paths), (), remote)
-    seconds = device_list.RUN.seconds
-    argv = _argv(str(program.path), gate, order)
-    made = short_units.properties(order, version, argv, seconds, "Lists the GPUs for magid")
+    order = short_units.request(settings, program, roots, (), remote)
+    command = [*_ALONE, gate.path, *order.connect_words, str(gate), "--", *argv]
+    made = short_units.properties(order, version, command, seconds, "Lists the GPUs for magid")
     return short_units.quiet(made, _USER)
-
-
-def _argv(program: str, gate: CheckedFile, order: UnitRequest) -> list[str]:
-    first = [PYTHON, "-I", "-S", gate.path, *order.connect_words, str(gate), "--"]
-    return [*first, *device_list.argv(program, order.remote)]

@@ -1,6 +1,5 @@
 """How llama-server is asked for its devices, as a child or in a unit."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Final
@@ -14,6 +13,9 @@ RUN: Final = ShortRun("list the GPUs", "run `llama-server --list-devices`", seco
 HEAD: Final = "Available devices:"
 SILENT: Final = "cannot reach the RPC server "
 CONNECT_S: Final = 2.0
+REACH: Final = "reach_servers.py"
+REACH_RUN: Final = ShortRun("reach the RPC servers", "look at their machines", seconds=15.0)
+LIMIT_S: Final = REACH_RUN.seconds + 2 * RUN.seconds  # of all that `listed` runs
 _OPTIONS: Final = ("-lv", "5", "--list-devices")  # in this order: each acts when it is read
 
 
@@ -31,38 +33,34 @@ def check(program: LlamaProgram) -> None:
         )
 
 
-async def listed(run: Callable[[tuple[str, ...]], Awaitable[str]], remote: Sequence[str]) -> str:
+def reach_argv(script: Sequence[str], remote: Sequence[str]) -> list[str]:
+    """Returns the command line that tries to reach these; `script` is how to run `REACH`."""
+    return [*script, f"{CONNECT_S:g}", *remote]
+
+
+async def listed(
+    run: Callable[[tuple[str, ...]], Awaitable[str]],
+    reach: Callable[[tuple[str, ...]], Awaitable[str]],
+    remote: tuple[str, ...],
+) -> str:
     """Returns the output with the devices of those RPC servers that answer; `run` lists them.
 
     llama-server aborts if one of them does not, and without ggml's RPC back end: no RPC server may
-    take this machine's own GPUs from the list. A line with SILENT says which one is left out, why.
+    take this machine's own GPUs from the list. So `reach` tries them first. A line with SILENT says
+    which one is left out, and why.
     """
     if not remote:
         return await run(())
-    silent = await asyncio.gather(*map(_why_silent, remote))
-    answering = tuple(one for one, why in zip(remote, silent, strict=True) if not why)
-    said = [f"{SILENT}{one}: {why}" for one, why in zip(remote, silent, strict=True) if why]
+    told = dict(line.split(" ", 1) for line in (await reach(remote)).splitlines() if " " in line)
+    silent = {one: why for one in remote if (why := told.get(one, "it was not tried"))}
+    answering = tuple(one for one in remote if one not in silent)
     output = ""
     if answering:
         with suppress(ServerFailed):
             output = await run(answering)
         if HEAD not in output:
             why = "llama-server cannot use it; ggml's RPC back end may not be installed"
-            said += [f"{SILENT}{one}: {why}" for one in answering]
+            silent |= dict.fromkeys(answering, why)
     if HEAD not in output:
         output = await run(())
-    return "\n".join([*said, output])
-
-
-async def _why_silent(server: str) -> str:
-    """Returns why this server does not answer; "" if it does."""
-    host, _, port = server.rpartition(":")
-    try:
-        async with asyncio.timeout(CONNECT_S):
-            _, writer = await asyncio.open_connection(host, int(port))
-    except TimeoutError:
-        return "no answer in time"
-    except OSError as error:
-        return error.strerror or str(error)
-    writer.close()
-    return ""
+    return "\n".join([*(f"{SILENT}{one}: {why}" for one, why in silent.items()), output])

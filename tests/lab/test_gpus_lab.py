@@ -1,5 +1,12 @@
-"""GPUs of a real magid whose models run as units: listed in their sandbox, shown as JSON."""
+"""GPUs of a real magid whose models run as units: listed in their sandbox, shown as JSON.
 
+The last tests have GPUs of any size, behind the RPC of a real llama-server: what is predicted in a
+unit is what the server takes there.
+"""
+
+import io
+import json
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +15,7 @@ import pytest
 from magid.launcher import device_list, memory_prediction
 from tests.lab.container import Container
 from tests.lab.serving import MODELS, SETTINGS, Daemon, installed_in, replaced
+from tests.support import fake_gpu
 
 pytestmark = pytest.mark.slow
 
@@ -126,3 +134,105 @@ def test_a_place_is_in_the_unit_and_outlives_magid(daemon: Daemon) -> None:
     assert [(s["modelId"], s["needBytes"]) for s in gpu["servers"]] == [(MODEL, 515 << 20)]
     done = container.run(["magictl", "diff"], check=False)
     assert f"{MODEL}: runs as wanted" in done.stdout
+
+
+# -- GPUs behind RPC -------------------------------------------------------------------------------
+
+RPC_FOLDER = "/opt/llama-rpc"
+RPC_SETTINGS = """\
+gpu_reserve: 1048576
+llama_server_path: /opt/llama-rpc/llama-server
+rpc_servers: ["%s", "%s"]
+"""
+LARGE = 524_288  # tokens: 256 MiB of context, and some for computing
+MIB = 1 << 20
+
+
+def started_fake(container: Container, number: int, mib: int) -> str:
+    """Returns the address of a GPU of this size, which a service of the container is."""
+    unit, said = f"fake-gpu-{number}", f"/run/fake-gpu-{number}"
+    program = f"python3 -I -S /opt/fake_gpu.py {RPC_FOLDER}/ggml-rpc-server {mib} 0 >{said}"
+    container.run(["systemd-run", f"--unit={unit}", "sh", "-c", f"tail -f /dev/null | {program}"])
+    container.wait_until(lambda: container.exists(said) and b"port" in container.read(said), unit)
+    return f"127.0.0.1:{json.loads(container.read(said))['port']}"
+
+
+@pytest.fixture(scope="module")
+def remote(daemon: Daemon, llama_server_with_rpc: Path) -> Iterator[tuple[str, str]]:
+    """Two GPUs, of 400 and 200 MiB, that magid.yaml names: their addresses."""
+    container, archive = daemon.container, io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as made:
+        made.add(llama_server_with_rpc.parent, RPC_FOLDER.lstrip("/"))
+    container.run(["tar", "-C", "/", "-xf", "-"], input=archive.getvalue())
+    container.write("/opt/fake_gpu.py", Path(fake_gpu.__file__).read_bytes())
+    first, second = (started_fake(container, n, mib) for n, mib in ((1, 400), (2, 200)))
+    own = SETTINGS.replace(", ctx_size: 512", ", batch_size: 32")
+    container.write("/etc/magi/magid.yaml", own + RPC_SETTINGS % (first, second))
+    replaced(container, "restart", "magid")
+    container.wait_until(lambda: len(free(daemon)) == 2, "a list of the RPC servers' GPUs")
+    yield first, second
+    container.systemctl("stop", "fake-gpu-1.service", "fake-gpu-2.service", check=False)
+
+
+def used(daemon: Daemon) -> list[int]:
+    """MiB that servers hold of each GPU, by what the GPUs themselves say is free."""
+    listed = daemon.client.post("/api/gpus/refresh").json()["gpus"]
+    return [(gpu["totalBytes"] - gpu["freeBytes"]) // MIB for gpu in listed]
+
+
+def test_a_prediction_in_a_unit_is_what_the_unit_then_holds(
+    daemon: Daemon, remote: tuple[str, str]
+) -> None:
+    container, (first, second) = daemon.container, remote
+    for name in MODELS:
+        daemon.client.post(f"/api/models/servers/{name}/stop?wait=60").raise_for_status()
+    assert used(daemon) == [0, 0]
+    settings = {"device": None, "memoryMax": None, "ctxSize": LARGE}
+    daemon.put(MODEL, "runtime-settings", settings)
+    predicted = daemon.client.get(f"/api/models/{MODEL}/memory").json()
+    assert (predicted["fits"], predicted["devices"][0]["name"]) == ("yes", "RPC0")
+    assert used(daemon) == [0, 0], "a prediction allocates nothing"
+    daemon.client.post(f"/api/models/servers/{MODEL}/start?wait=60").raise_for_status()
+    server = daemon.server(MODEL)
+    (placed,) = server["placement"]["devices"]
+    assert (placed["name"], placed["id"], server["placement"]["extent"]) == ("RPC0", first, "all")
+    held = used(daemon)
+    assert 0 <= held[0] - predicted["devices"][0]["totalBytes"] // MIB <= 3
+    assert held[1] == 0
+    command = container.run(["systemctl", "show", "-P", "ExecStart", server["unit"]]).stdout
+    assert f"--rpc {first} " in command
+    assert second not in command
+    answer = daemon.client.post(
+        "/v1/completions", json={"model": MODEL, "prompt": "hello", "max_tokens": 4}
+    )
+    assert answer.json()["usage"]["completion_tokens"] == 4
+
+
+def test_the_best_fit_and_what_does_not_fit(daemon: Daemon, remote: tuple[str, str]) -> None:
+    small, large = list(MODELS)[1:]
+    daemon.put(small, "runtime-settings", {"ctxSize": 131_072, "device": None})
+    daemon.client.post(f"/api/models/servers/{small}/start?wait=60").raise_for_status()
+    (placed,) = daemon.server(small)["placement"]["devices"]
+    assert placed["id"] == remote[0], "the one that has the least left"
+    before = daemon.pids()
+    daemon.put(large, "runtime-settings", {"ctxSize": LARGE, "device": None})
+    refused = daemon.client.post(f"/api/models/servers/{large}/start?wait=60")
+    assert (refused.status_code, refused.json()["error"]) == (507, "DoesNotFit")
+    assert "RPC0 has room for" in refused.json()["message"]
+    assert daemon.pids() == before, "nothing was started or stopped for it"
+
+
+def test_a_place_outlives_magid_while_the_set_of_gpus_changes(
+    daemon: Daemon, remote: tuple[str, str]
+) -> None:
+    """The other GPU is gone meanwhile."""
+    container, before = daemon.container, daemon.server(MODEL)
+    container.systemctl("stop", "fake-gpu-2.service")
+    for end in (["restart"], ["kill", "--signal=KILL"]):
+        replaced(container, *end, "magid")
+        container.wait_until(lambda: len(free(daemon)) == 1, "a list of the GPU that is left")
+        now = daemon.server(MODEL)
+        assert (now["placement"], now["pid"]) == (before["placement"], before["pid"])
+    answer = daemon.client.get("/api/gpus").json()
+    assert answer["problem"] == f"cannot reach the RPC server {remote[1]}: Connection refused"
+    assert [gpu["id"] for gpu in answer["gpus"]] == [remote[0]]

@@ -139,7 +139,11 @@ class ProcessBackend:
         async def run(remote: tuple[str, ...]) -> str:
             return await output_of(device_list.argv(str(program.path), remote), device_list.RUN)
 
-        return await device_list.listed(run, self._remote)
+        async def reach(remote: tuple[str, ...]) -> str:
+            script = (sys.executable, "-I", "-S", str(SCRIPTS / device_list.REACH))
+            return await output_of(device_list.reach_argv(script, remote), device_list.REACH_RUN)
+
+        return await device_list.listed(run, reach, self._remote)
 
     async def predict_memory(self, spec: ServerSpec, placement: Placement | None = None) -> str:
         """See ServerBackend. Raises LlamaServerMissing, ServerFailed, InvalidInput."""

@@ -247,7 +247,7 @@ class SystemdBackend:
     async def list_devices(self) -> str:
         """See ServerBackend. Raises LlamaServerMissing, ServerFailed, the launcher's refusal."""
         device_list.check(await self._program())
-        request, limit_s = protocol.DevicesRequest(), device_list.RUN.seconds + _MARGIN_S
+        request, limit_s = protocol.DevicesRequest(), device_list.LIMIT_S + _MARGIN_S
         return protocol.output_in(await self._launcher.call(request, limit_s))
 
     async def predict_memory(self, spec: ServerSpec, placement: Placement | None = None) -> str:
