@@ -33,7 +33,7 @@ NO_PROGRAMS = frozenset(
         ),
         *("look", "more", "open", "pip", "poweroff", "pytest", "python", "reboot", "route"),
         *("script", "service", "size", "ss", "systemd", "test", "time", "timeout", "top", "true"),
-        *("usermod", "w", "who", "write", "yes", "zstd"),
+        *("usermod", "view", "w", "who", "write", "yes", "zstd"),
     }
 )
 # Unpacked into the checkout by packaging/test-tools and bench-tools.
