@@ -49,3 +49,17 @@ def test_magid_answers_and_says_so(magid: tuple[Running, Mounted]) -> None:
 def said(running: Running) -> str:
     conditions = running.get("/api/models/status")["conditions"]
     return " ".join(one["message"] for one in conditions if one["code"] == "NoProgram")
+
+
+def test_a_program_that_cannot_even_be_looked_at(parts: Parts, tmp_path: Path) -> None:
+    """As one in a folder that may not be entered, which root, who runs tests, never meets."""
+    running = parts.daemon(tmp_path / "house")
+    write_models(running.models)
+    running.environment["LLAMA_SERVER_PATH"] = f"/{'a' * 300}/llama-server"
+    with running, running.client:
+        reason = running.wait_state(ALPHA, "failed")["stateReason"]
+        assert "it is not an executable program" in reason
+        answer = running.client.get("/readyz")
+        assert answer.status_code == 503
+        assert "it is not an executable program" in answer.text
+        assert running.get("/api/models/status")["conditions"]
