@@ -148,6 +148,8 @@ def test_decisions_survive_a_restart_and_a_kill(magid: Running) -> None:
     with magid:
         magid.wait_ready()
         after = by_family(magid)
+        for row in (*before.values(), *after.values()):
+            del row["memory"]  # no decision: by what is free and predicted
         assert after == before
         assert after["alpha"]["effectiveTier"] == "powerful"
         assert after["alpha"]["assignedTier"] == "fast"

@@ -201,6 +201,7 @@ MAKERS = {
     "llama/connection.py",  # for all of magid
     "standalone/wait_ready.py",  # alone in the unit; see above
     "cli/client.py",  # magictl, with a person's token, to magid
+    "library/transfer/http_client.py",  # a download, with the hub's token, to its origin alone
 }
 
 
