@@ -159,5 +159,7 @@ def check_calls(client: httpx.Client) -> None:
     runs = client.request("DELETE", "/api/delete", json={"name": f"{SMALL}:latest"})
     assert runs.status_code == 409
     assert client.request("DELETE", "/api/delete", json={"model": "none"}).status_code == 404
+    pull = client.post("/api/pull", json={"model": SMALL})
+    assert "POST /api/library/downloads" in pull.json()["error"]
     assert client.get("/api/models/status").status_code == 200  # magid's own
     assert client.get("/api/tagsx").json()["message"].startswith("cannot find /api/tagsx")

@@ -113,10 +113,14 @@ def _idle_until(dispatcher: Dispatcher, now: Fleet) -> dict[str, datetime]:
 
 
 def _not_here(dispatcher: Dispatcher, request: OwnRequest) -> bytes:
+    verb = request.path.rpartition("/")[2]
     raise NotSupported(
-        f"cannot {request.path.rpartition('/')[2]} models over Ollama's API: magid's models are "
-        "the GGUF files in its model folders; POST /api/models/rescan reads them again"
+        f"cannot {verb} models over Ollama's API: magid's models are GGUF files in its model "
+        f"folders; {_INSTEAD.get(verb, 'POST /api/models/rescan reads them again')}"
     )
+
+
+_INSTEAD = {"pull": 'POST /api/library/downloads {"source": "ORG/REPO:TAG"} downloads one'}
 
 
 # -- what a body says --------------------------------------------------------------------------

@@ -1,0 +1,120 @@
+"""The daemon's owner of downloads: what it resumes by itself, and what it leaves alone."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from magid.config.settings import Config, DownloadSettings
+from magid.library.downloads.owner import BOOT_RECORD, Downloads
+from magid.library.downloads.starting import ChildDownloads
+from magid.library.job import JobStatus
+from magid.library.source import ModelSource
+from tests.support.deadlines import PATIENCE_S
+from tests.support.hub import HubFault, HubRepository, ModelHub, running_hub
+from tests.support.transfers import Transfers
+
+SOURCE = ModelSource("org/Plain")
+CONTENT = bytes(range(256)) * 4000
+
+
+@pytest.fixture
+def hub() -> Iterator[ModelHub]:
+    with running_hub({"org/Plain": HubRepository({"m-Q4_K_M.gguf": CONTENT})}) as hub:
+        yield hub
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    made = tmp_path / "models"
+    made.mkdir()
+    return made
+
+
+@asynccontextmanager
+async def owner(library: Path, hub: ModelHub, boot: str) -> AsyncIterator[Downloads]:
+    """As of a magid that starts in this boot."""
+    config = Config(
+        model_paths=(library,), library_path=library, state_dir=library.parent,
+        downloads=DownloadSettings(endpoint=hub.url, reserve=0),
+    )  # fmt: skip
+
+    async def rescan() -> None:
+        """Of nothing."""
+
+    made = Downloads(config, ChildDownloads(config), rescan, lambda: boot)
+    made.open()
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+async def until(downloads: Downloads, is_so: Callable[[JobStatus], bool]) -> None:
+    news = asyncio.Event()
+    unsubscribe = downloads.subscribe(lambda _status: news.set())
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            while not any(map(is_so, downloads.seen.values())):
+                await news.wait()
+                news.clear()
+    finally:
+        unsubscribe()
+
+
+def stopped(library: Path, hub: ModelHub) -> None:
+    """A download that was stopped under way, as by a shutdown."""
+    transfers = Transfers(library, hub)
+    hub.faults += [HubFault("stall", 500_000)]
+    with transfers.running(SOURCE) as process:
+        transfers.wait_for(SOURCE, "downloading", 500_000)
+        transfers.stop(process)
+    assert transfers.status(SOURCE).state == "paused"
+
+
+async def test_a_boot_resumes_what_a_shutdown_has_stopped(library: Path, hub: ModelHub) -> None:
+    await asyncio.to_thread(stopped, library, hub)
+    hub.asked.clear()
+    async with owner(library, hub, "second") as downloads:
+        await until(downloads, lambda status: status.state == "done")
+    assert hub.requests_of("files")[0][1]["Range"] == "bytes=500000-"
+    assert json.loads((library.parent / BOOT_RECORD).read_text()) == {"boot": "second"}
+
+
+async def test_a_restart_of_magid_leaves_it_stopped(library: Path, hub: ModelHub) -> None:
+    (library.parent / BOOT_RECORD).write_text('{"boot": "first"}')
+    await asyncio.to_thread(stopped, library, hub)
+    hub.asked.clear()
+    async with owner(library, hub, "first") as downloads:
+        (status,) = await downloads.listed()
+        assert (status.state, status.was_stopped) == ("paused", True)
+    assert not hub.asked
+
+
+async def test_what_a_person_has_paused_stays_so_over_a_boot(library: Path, hub: ModelHub) -> None:
+    await asyncio.to_thread(stopped, library, hub)
+    transfers = Transfers(library, hub)
+    await asyncio.to_thread(transfers.act, "pause", SOURCE)
+    hub.asked.clear()
+    async with owner(library, hub, "second") as downloads:
+        (status,) = await downloads.listed()
+        assert (status.state, status.was_stopped) == ("paused", False)
+    assert not hub.asked
+
+
+async def test_a_process_that_was_killed_is_started_again(library: Path, hub: ModelHub) -> None:
+    transfers = Transfers(library, hub)
+    hub.faults += [HubFault("stall", 500_000)]
+
+    def kill() -> None:
+        with transfers.running(SOURCE):
+            transfers.wait_for(SOURCE, "downloading", 500_000)
+
+    await asyncio.to_thread(kill)
+    (library.parent / BOOT_RECORD).write_text('{"boot": "first"}')
+    async with owner(library, hub, "first") as downloads:
+        await until(downloads, lambda status: status.state == "done")
+    assert transfers.models["org/Plain/m-Q4_K_M.gguf"] == CONTENT
