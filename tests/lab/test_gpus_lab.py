@@ -101,7 +101,7 @@ def test_the_memory_of_a_model_that_runs_as_a_unit(daemon: Daemon) -> None:
     limited = daemon.client.get(f"{path}/memory?ctxSize=1048576").json()
     assert (limited["fits"], limited["host"]["limitBytes"]) == ("no", 64 << 20)
     assert limited["predictedAt"] == larger["predictedAt"], "it does not depend on the limit"
-    assert limited["why"].endswith("of the machine's memory, which has room for 64.0 MiB")
+    assert limited["why"].endswith("of which its memoryMax allows 64.0 MiB")
     done = container.run(["magictl", "fits", MODEL, "--ctx", "1048576"], check=False)
     assert (done.stdout.splitlines()[-1], done.returncode) == ("fits: no", 3)
     assert container.show(memory_prediction.UNIT, "LoadState")["LoadState"] == "not-found"
