@@ -14,20 +14,41 @@ from tests.support.tiny_llama import HEADS, LAYERS, WIDTH
 WINDOW = 1024
 _STATE, _INNER, _KERNEL, _RANK = 16, 2 * WIDTH, 4, 4
 
-NAMES = ("llama", "qwen3", "gemma2", "mamba")
+DIFFERENT = ("llama", "qwen3", "gemma2", "mamba")
+_AS_LLAMA = (
+    *("granite", "internlm2", "minicpm", "exaone", "smollm3", "ernie4_5", "mistral3", "deci"),
+    *("xverse", "baichuan", "qwen2", "refact"),
+)
+_AS_QWEN3 = ("qwen3", "hunyuan-dense", "maincoder")
+_NORMED_AFTERWARDS = ("olmo2", "exaone4")
+NAMES = (
+    *DIFFERENT, *_AS_LLAMA, *_AS_QWEN3[1:], *_NORMED_AFTERWARDS, "gemma", "gemma3"
+)  # fmt: skip
+_SCALES = ("attention.scale", "residual_scale", "embedding_scale", "logit_scale")
 
 
 def write(path: Path, architecture: str) -> Path:
-    """In gemma2 every second layer keeps a window, in mamba each a state of fixed size."""
+    """In gemma2 every second layer keeps a window, in mamba each a state of fixed size.
+
+    The tensors of the others are those of llama, with norms that they have besides or instead.
+    """
     words = tiny_llama.Vocabulary(())
     weights = tiny_llama.noise_weights(len(words.tokens), np.random.default_rng(0))
     pairs = ggufs._model_pairs("Demo", words, "F32", 1 << 20, architecture)
-    if architecture == "qwen3":
-        weights |= _norms("attn_q_norm", "attn_k_norm", width=WIDTH // HEADS)
-    elif architecture == "gemma2":
+    pairs |= {f"{architecture}.{name}": 1.0 for name in _SCALES}
+    if architecture.startswith("gemma"):
         del weights["output.weight"]  # it is the embedding
+    if architecture in (*_AS_QWEN3, "gemma3", "exaone4"):
+        weights |= _norms("attn_q_norm", "attn_k_norm", width=WIDTH // HEADS)
+    if architecture == "olmo2":
+        weights |= _norms("attn_q_norm", "attn_k_norm", width=WIDTH)
+    if architecture in (*_NORMED_AFTERWARDS, "gemma2", "gemma3"):
         weights |= _norms("post_attention_norm", "post_ffw_norm", width=WIDTH)
-        pairs["gemma2.attention.sliding_window"] = WINDOW
+    if architecture in _NORMED_AFTERWARDS:
+        before = [n for n in weights if n.endswith((".attn_norm.weight", ".ffn_norm.weight"))]
+        weights = {n: array for n, array in weights.items() if n not in before}
+    if architecture in ("gemma2", "gemma3", "olmo2"):
+        pairs[f"{architecture}.attention.sliding_window"] = WINDOW
     elif architecture == "mamba":
         weights = _mamba(weights)
         pairs |= {
