@@ -17,6 +17,7 @@ _CALLS = tuple(
         (r"GET (/api/models/registry|/v1/models|/models)\b", "magictl ls"),
         (r"GET /api/models/status\b", "magictl status"),
         (r"POST /api/models/(?P<verb>rescan|apply)\b", r"magictl \g<verb>"),
+        (r'POST /api/library/downloads \{"source": "(?P<name>[^"]+)"\}', r"magictl pull \g<name>"),
         (r"GET /api/requests\b", "magictl top"),
         (r"(?P<by>by )?DELETE /api/requests\b(/\S+)?", r"\g<by>another client"),
         (r"GET /api/tokens\b", "magictl token ls"),
