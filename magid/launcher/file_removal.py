@@ -6,17 +6,20 @@ library may belong to any user; it has no network, no devices and no view of oth
 """
 
 import asyncio
+import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from magid.config.settings import Config
 from magid.errors import InvalidInput, NotAllowed
-from magid.launcher.model_files import real_roots
+from magid.launcher.model_files import real_roots, status_without_links
 from magid.launcher.protocol import RemoveRequest
 from magid.launcher.sandbox import PYTHON, SWITCHES, Property, command_property
 from magid.launcher.short_runs import output_of
 from magid.launcher.transient_units import Units
+from magid.launcher.unit_request import CheckedFile
 from magid.llama.file_removal import RUN, SCRIPT
 from magid.standalone import SCRIPTS
 
@@ -34,19 +37,24 @@ async def output(request: RemoveRequest, units: Units, settings: Config) -> byte
 
     Raises NotAllowed without a library, InvalidInput, ServerFailed, Busy, BusError.
     """
-    root = await asyncio.to_thread(library_of, settings)
-    return await output_of(units, UNIT, removal_unit(request, root, units.version), RUN)
+    library = await asyncio.to_thread(library_of, settings)
+    return await output_of(units, UNIT, removal_unit(request, library, units.version), RUN)
 
 
-def library_of(settings: Config) -> str:
-    """Returns the library, links of root's resolved. Blocks. Raises NotAllowed, InvalidInput."""
+def library_of(settings: Config) -> CheckedFile:
+    """Returns the library, links of root's resolved. Blocks. Raises NotAllowed, InvalidInput.
+
+    With its inode: by default magid's user owns the folder above, and could put a link in its place
+    before systemd binds it into the unit.
+    """
     if settings.library_root is None:
         raise NotAllowed(
             "cannot remove files: library_path in magid.yaml is in none of model_paths",
             field="library_path",
         )
     found = real_roots((settings.library_root,))
-    if not found or found[0] in ("/", *_HIDDEN):
+    status = _folder(found[0]) if found else None
+    if status is None or found[0] in ("/", *_HIDDEN):
         raise NotAllowed(
             f"cannot remove files: {settings.library_root} cannot be used as library_path",
             field="library_path",
@@ -57,15 +65,25 @@ def library_of(settings: Config) -> str:
             f"{min(bad)!r} in its path; choose another library_path",
             field="library_path",
         )
-    return found[0]
+    return CheckedFile(found[0], status.st_dev, status.st_ino)
 
 
-def removal_unit(request: RemoveRequest, root: str, version: int) -> list[Property]:
+def _folder(path: str) -> os.stat_result | None:
+    """Returns the status of a folder that no link leads to."""
+    try:
+        status = status_without_links(path)
+    except OSError:
+        return None
+    return status if stat.S_ISDIR(status.st_mode) else None
+
+
+def removal_unit(request: RemoveRequest, library: CheckedFile, version: int) -> list[Property]:
     """Returns the unit's properties. Pure. Raises NotAllowed for a path outside the library."""
+    root = library.path
     for file in request.files:
         if not file.path.startswith(f"{root}/"):
             raise NotAllowed(f"cannot remove {file.path}: it is not below {root}", path=file.path)
-    argv = [PYTHON, "-I", "-S", str(SCRIPTS / SCRIPT), root, *map(str, request.files)]
+    argv = [PYTHON, "-I", "-S", str(SCRIPTS / SCRIPT), str(library), *map(str, request.files)]
     return [
         Property("Description", "s", "Removes model files for magid"),
         Property("Type", "s", "oneshot"),

@@ -221,7 +221,7 @@ def _check(path: str, roots: tuple[str, ...]) -> CheckedFile:
     if not path.lower().endswith(".gguf") and not _BLOB.fullmatch(path):
         raise NotAllowed(f"cannot use {path}: its name does not end in .gguf", path=path)
     try:
-        status = _status_without_links(path)
+        status = status_without_links(path)
     except OSError as error:
         raise ServerFailed(f"cannot open the model file {path}: {error.strerror}") from None
     if not stat.S_ISREG(status.st_mode):
@@ -229,7 +229,7 @@ def _check(path: str, roots: tuple[str, ...]) -> CheckedFile:
     return CheckedFile(path, status.st_dev, status.st_ino)
 
 
-def _status_without_links(path: str) -> os.stat_result:
+def status_without_links(path: str) -> os.stat_result:
     """Returns the file's status. Raises OSError; ENOTDIR if a folder of the path is a link."""
     *folders, name = path.strip("/").split("/")
     with ExitStack() as held:

@@ -1,11 +1,12 @@
 """Removes files of a model below one folder, and says as JSON what it has freed.
 
-    remove_files.py ROOT DEV:INO:PATH...
+    remove_files.py [DEV:INO:]ROOT DEV:INO:PATH...
 
 Every folder of a path is opened by its name within its parent, never through a link and never on
-another file system than ROOT's: whatever is renamed meanwhile, nothing outside ROOT is reached. A
-file is first moved to a name of our own within its folder, so that what is compared with DEV:INO is
-what is removed; a file that is another one gets its name back. Links are removed, not followed.
+another file system than ROOT's: whatever is renamed meanwhile, nothing outside it is reached. With
+DEV:INO, ROOT has to be that folder, because systemd binds into a unit what is there by then. A file
+is first moved to a name of our own within its folder, so that what is compared with DEV:INO is what
+is removed; a file that is another one gets its name back. Links are removed, not followed.
 Folders that are empty then go too, but for ROOT, and so does a hidden file that says where a model
 came from (`.FILE.origin.json`).
 
@@ -25,6 +26,7 @@ import sys
 from contextlib import ExitStack, suppress
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_ROOT = re.compile(r"(?:([0-9]{1,20}):([0-9]{1,20}):)?(/.+)", re.DOTALL)
 _FILE = re.compile(r"([0-9]{1,20}):([0-9]{1,20}):(/.+)", re.DOTALL)
 # As model files are named: with their ending, or after their content in a cache or a store.
 _NAME = re.compile(r".*\.gguf|[0-9a-f]{40}|(?:sha256-)?[0-9a-f]{64}", re.DOTALL | re.IGNORECASE)
@@ -32,33 +34,45 @@ _BLOCK = 512  # bytes of st_blocks, whatever the file system has
 
 
 def main(arguments: list[str]) -> int:
-    if len(arguments) < 2 or not arguments[0].startswith("/"):
+    if len(arguments) < 2 or (top := _ROOT.fullmatch(arguments[0])) is None:
         return 2
-    root, *files = arguments
-    found = [_FILE.fullmatch(file) for file in files]
+    found = [_FILE.fullmatch(file) for file in arguments[1:]]
     if not all(found):
         return 2
-    answer = [removed(root, match[3], (int(match[1]), int(match[2]))) for match in found if match]
+    seen = (int(top[1]), int(top[2])) if top[1] else None
+    answer = [
+        removed(top[3], match[3], (int(match[1]), int(match[2])), seen) for match in found if match
+    ]
     sys.stdout.write(json.dumps(answer))
     return 0
 
 
-def removed(root: str, path: str, identity: tuple[int, int]) -> dict[str, object]:
-    """Removes a file, if it is the one of this device and inode; returns its answer."""
+def removed(
+    root: str, path: str, identity: tuple[int, int], seen: tuple[int, int] | None = None
+) -> dict[str, object]:
+    """Removes a file, if it is the one of this device and inode; returns its answer.
+
+    `seen` are those of the root; None: whatever folder is there.
+    """
     try:
-        freed, links = _remove(root, path, identity)
+        freed, links = _remove(root, path, identity, seen)
     except OSError as error:
         return {"path": path, "freed": 0, "links": 0, "problem": error.strerror or str(error)}
     return {"path": path, "freed": freed, "links": links, "problem": ""}
 
 
-def _remove(root: str, path: str, identity: tuple[int, int]) -> tuple[int, int]:
+def _remove(
+    root: str, path: str, identity: tuple[int, int], seen: tuple[int, int] | None
+) -> tuple[int, int]:
     *folders, name = _parts_below(root, path)
     if not _NAME.fullmatch(name):
         raise OSError("it has not the name of a model file")
     with ExitStack() as held:
         opened = [_open_root(root, held)]
-        device = os.fstat(opened[0]).st_dev
+        top = os.fstat(opened[0])
+        device = top.st_dev
+        if seen not in (None, (device, top.st_ino)):
+            raise OSError(f"{root} was replaced by another folder meanwhile")
         for folder in folders:
             opened.append(os.open(folder, _FOLDER, dir_fd=opened[-1]))
             held.callback(os.close, opened[-1])

@@ -143,6 +143,21 @@ def test_a_file_on_a_mount_below_stays(root: Path) -> None:
         subprocess.run(["umount", str(below)], check=True)
 
 
+def test_another_folder_in_the_place_of_the_library(root: Path, tmp_path: Path) -> None:
+    """As when a link was put there before systemd has bound it."""
+    seen = identity(root)
+    root.rename(tmp_path / "moved")
+    file = write(root / "a.gguf")
+    answer = removed(str(root), str(file), identity(file), seen)
+    assert answer["problem"] == f"{root} was replaced by another folder meanwhile"
+    assert file.exists()
+    script = [sys.executable, "-I", "-S", str(SCRIPTS / "remove_files.py")]
+    words = ["{}:{}:{}".format(*identity(path), path) for path in (root, file)]
+    done = subprocess.run([*script, *words], capture_output=True, check=True)
+    assert json.loads(done.stdout)[0]["problem"] == ""
+    assert not file.exists()
+
+
 def test_the_program(root: Path) -> None:
     one, gone = write(root / "a.gguf"), write(root / "b.gguf")
     files = ["{}:{}:{}".format(*identity(path), path) for path in (one, gone)]
