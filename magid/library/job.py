@@ -11,6 +11,7 @@ whether a process works on a job is told by its lock, which the kernel drops wit
 import fcntl
 import json
 import os
+import re
 import struct
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,7 +19,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from magid.library.source import ModelSource, is_file_path, is_job_id
+from magid.errors import InvalidInput
+from magid.library.source import ModelSource, checked, is_file_path, is_job_id
 
 JOBS: Final = ".downloads"
 STATES: Final = ("queued", "downloading", "paused", "verifying", "done", "failed")
@@ -26,6 +28,10 @@ ACTIVE: Final = ("queued", "downloading", "verifying")
 STATUS: Final = "status.json"
 LOCK: Final = "lock"
 MAX_STATUS_BYTES: Final = 1 << 20
+MAX_BYTES: Final = 2**60  # of a file
+_LATEST: Final = 1e11  # seconds since the epoch
+_BROKEN: Final = (OSError, ValueError, TypeError, KeyError, RecursionError)  # of files
+_OID: Final = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 _FLOCK: Final = "hhqqi4x"  # struct flock of <fcntl.h> on 64-bit machines
 
 
@@ -98,7 +104,7 @@ def sync_folder(folder: Path) -> None:
 
 def read_status(folder: Path) -> JobStatus | None:
     """Returns the job's status; None if there is none that can be used."""
-    with suppress(OSError, ValueError, TypeError, KeyError), (folder / STATUS).open("rb") as file:
+    with suppress(*_BROKEN), (folder / STATUS).open("rb") as file:
         return status_in(json.loads(file.read(MAX_STATUS_BYTES)))
     return None
 
@@ -110,25 +116,42 @@ def status_in(body: Mapping[str, Any]) -> JobStatus:
     """
     status = JobStatus(**{
         **body,
-        "source": ModelSource(**body["source"]),
+        "source": _source(body["source"]),
         "files": [PlannedFile(**file) for file in body["files"]],
     })  # fmt: skip
     texts = (status.code, status.reason, status.commit, status.licence, *status.notes)
-    numbers = (status.created_at, status.updated_at, status.rate)
+    numbers = ((status.created_at, _LATEST), (status.updated_at, _LATEST), (status.rate, MAX_BYTES))
     if (
         not is_job_id(status.id)
         or status.state not in STATES
         or not all(isinstance(text, str) for text in texts)
-        or not all(isinstance(number, int | float) for number in numbers)
+        or not all(isinstance(n, int | float) and 0 <= n <= most for n, most in numbers)
         or not all(_is_planned(file) for file in status.files)
     ):
         raise ValueError(status.id)
     return status
 
 
+def _source(body: Mapping[str, Any]) -> ModelSource:
+    try:
+        return checked(ModelSource(**body))
+    except InvalidInput as error:
+        raise ValueError(error.message) from None
+
+
 def _is_planned(file: PlannedFile) -> bool:
     numbers = (file.size, file.done)
-    return is_file_path(file.path) and all(type(n) is int and n >= 0 for n in numbers)
+    return (
+        is_file_path(file.path)
+        and is_object_id(file.oid)
+        and isinstance(file.etag, str)
+        and all(type(n) is int and 0 <= n <= MAX_BYTES for n in numbers)
+    )
+
+
+def is_object_id(text: str) -> bool:
+    """Whether this is a digest as a hub has it, which also names the file's part."""
+    return _OID.fullmatch(text) is not None
 
 
 # -- locks -----------------------------------------------------------------------------------

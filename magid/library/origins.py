@@ -42,7 +42,10 @@ def write(file: Path, origin: Origin) -> None:
 
 def read(file: Path) -> Origin | None:
     """Returns the file's origin; None if it is not known. Blocks."""
-    with suppress(OSError, ValueError, TypeError), origin_path(file).open("rb") as content:
+    with (
+        suppress(OSError, ValueError, TypeError, RecursionError),
+        origin_path(file).open("rb") as content,
+    ):
         origin = Origin(**json.loads(content.read(_MAX_BYTES)))
         texts = (getattr(origin, name) for name in Origin.__slots__[:-1])
         if all(isinstance(text, str) for text in texts) and isinstance(

@@ -13,6 +13,7 @@ import pytest
 
 from magid.library import job, origins
 from magid.library.source import ModelSource, parse
+from magid.library.transfer.http_client import HttpClient, HubSilent
 from tests.support.deadlines import DEADLINE_S
 from tests.support.hub import HubFault, HubRepository, ModelHub, running_hub
 from tests.support.transfers import Transfers
@@ -330,3 +331,55 @@ def test_statuses_are_read_whole_or_not_at_all(transfers: Transfers) -> None:
     writer.join()
     (folder / job.STATUS).write_text('{"id": 3}')
     assert job.read_status(folder) is None
+
+
+class _HostileRepository(HubRepository):
+    """Its digests lead out of the job's folder, if they are taken as names."""
+
+    def oid(self, path: str) -> str:
+        return "../../../outside"
+
+
+def test_a_digest_is_no_path(transfers: Transfers, hub: ModelHub) -> None:
+    hub.repositories["org/Hostile"] = _HostileRepository({"m-Q4_K_M.gguf": MODEL})
+    status = transfers.run(ModelSource("org/Hostile"))
+    assert (status.state, status.code) == ("failed", "VariantNotFound")
+    assert [path.name for path in transfers.library.parent.iterdir()] == ["models"]
+
+
+def test_an_https_hub_leads_to_no_plain_address(hub: ModelHub) -> None:
+    client = HttpClient("https://hub.example", "", 1.0)
+    with pytest.raises(HubSilent, match="not https"):
+        client.get(f"{hub.url}/api/models/org/Plain", {})
+    assert not hub.asked
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"created_at": 1e300},
+        {"updated_at": float("nan")},
+        {"rate": float("inf")},
+        {"source": {"repository": "org/Plain", "tag": 5}},
+        {"source": {"repository": "../x"}},
+        {"files": [{"path": "a.gguf", "size": 1, "oid": "../../x"}]},
+        {"files": [{"path": "a.gguf", "size": 10**400, "oid": "0" * 40}]},
+        {"files": [{"path": "a.gguf", "size": 1, "oid": "0" * 40, "etag": 1}]},
+    ],
+)
+def test_a_status_that_no_download_has_written(
+    transfers: Transfers, broken: dict[str, object]
+) -> None:
+    transfers.run(PLAIN)
+    path = transfers.folder(PLAIN) / job.STATUS
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | broken))
+    assert job.read_status(transfers.folder(PLAIN)) is None
+
+
+def test_files_nested_without_end_are_none(transfers: Transfers) -> None:
+    transfers.run(PLAIN)
+    nested = "[" * 60_000
+    (transfers.folder(PLAIN) / job.STATUS).write_text(nested)
+    assert job.read_status(transfers.folder(PLAIN)) is None
+    origins.origin_path(transfers.library / PATH).write_text(nested)
+    assert origins.read(transfers.library / PATH) is None

@@ -63,6 +63,8 @@ class HttpClient:
 
         With `follows` false, a redirect is the answer.
         """
+        if self._origin[0] == "https" and not url.startswith("https:"):  # as of a next page
+            raise HubSilent(f"{_host(self.endpoint)} names an address that is not https")
         hops: tuple[HubReply, ...] = ()
         while True:
             reply = self._once(url, headers)

@@ -8,6 +8,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Final
 from urllib.parse import quote, urljoin, urlsplit
 
+from magid.library.job import MAX_BYTES, is_object_id
 from magid.library.selection import RepositoryFile
 from magid.library.source import ModelSource
 from magid.library.transfer.http_client import (
@@ -103,7 +104,7 @@ class Hub:
             reply.close()
         try:
             return json.loads(body), reply
-        except ValueError:
+        except (ValueError, RecursionError):
             raise HubSilent(
                 f"{self._http.endpoint} does not answer as a hub does: no JSON at {url}"
             ) from None
@@ -165,11 +166,12 @@ def _file_in(entry: Any) -> RepositoryFile | None:
     """Returns the file that an entry of a tree is; None for folders and what is not understood."""
     match entry:
         case {"type": "file", "path": str(path), "lfs": {"oid": str(oid), "size": int(size)}}:
-            return RepositoryFile(path, size, oid.lower())
+            found = RepositoryFile(path, size, oid.lower())
         case {"type": "file", "path": str(path), "oid": str(oid), "size": int(size)}:
-            return RepositoryFile(path, size, oid.lower())
+            found = RepositoryFile(path, size, oid.lower())
         case _:
             return None
+    return found if is_object_id(found.oid) and 0 <= size <= MAX_BYTES else None
 
 
 def _next(reply: HubReply) -> str:
