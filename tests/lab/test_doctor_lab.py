@@ -126,7 +126,7 @@ def test_on_a_terminal_each_check_has_its_line(doctor: Doctor) -> None:
     lines = shown.replace("\r\n", "\n").splitlines()
     assert "ok  registry      the registry is whole" in lines
     assert "!!  owners        /etc/magi is open to others than root: its mode is 0777" in lines
-    assert lines[-1] == "1 problem found (29 checks)"
+    assert lines[-1] == "1 problem found (30 checks)"
 
 
 def _on_a_terminal(container: Container, argv: list[str]) -> str:

@@ -20,8 +20,8 @@ _STOP_S = 120.0
 
 async def delete_model(ctx: Context, call: Call) -> Reply:
     """Remove the files of a model that no other model needs; what was decided of it stays."""
-    model_id, query = call.params["modelId"], call.query
     ctx.need_listing()
+    known, query = ctx.daemon.model(call.params["modelId"]).model_id, call.query
     if not query.get("files"):
         raise InvalidInput(
             "cannot remove a model without files=true: this removes its files from the disk; "
@@ -29,8 +29,7 @@ async def delete_model(ctx: Context, call: Call) -> Reply:
             field="files",
         )
     if query.get("dryRun"):
-        return reply(_removal_reply(await ctx.daemon.removals.plan(model_id)))
-    known = ctx.daemon.model(model_id).model_id
+        return reply(_removal_reply(await ctx.daemon.removals.plan(known)))
     if query.get("stop"):
         await ctx.daemon.finished(known, ctx.daemon.stop(known), _STOP_S)
     forget = query.get("forget", False)

@@ -31,15 +31,19 @@ def add(verbs: Verbs) -> None:
     sub.add_argument("name", metavar="NAME", help="a-z, 0-9, '.', '_' and '-'")
     sub.add_argument("source", metavar="PATH", help="a tar archive, a folder, or the program alone")
     sub.add_argument("--sha256", default="", metavar="HEX", help="what the archive has to have")
-    group.add("ls", ls, "all engines, and which one is used", aliases=("list",))
+    group.add(
+        "ls", ls, "all engines, and which one is used", aliases=("list",),
+        examples=("magictl engine ls", "magictl engine ls --json"),
+    )  # fmt: skip
     sub = group.add(
         "use", use, "run servers with this engine from their next start on",
         examples=("sudo magictl engine use vulkan", "sudo magictl engine use system"),
     )  # fmt: skip
     sub.add_argument("name", metavar="NAME", help="`system`: the llama-server of this system")
     sub = group.add(
-        "rm", remove, "remove an engine that nothing uses", aliases=("remove",), json=""
-    )
+        "rm", remove, "remove an engine that nothing uses", aliases=("remove",), json="",
+        examples=("sudo magictl engine rm vulkan", "sudo magictl engine rm vulkan --yes"),
+    )  # fmt: skip
     sub.add_argument("name", metavar="NAME")
     sub.add_argument("-y", "--yes", action="store_true", help="do not ask")
 
