@@ -30,6 +30,7 @@ from magid.gateway.dispatcher import Dispatcher
 from magid.host import debian_packages, display_controllers, usage
 from magid.http.json_text import to_json
 from magid.library.downloads.owner import Downloads
+from magid.library.turns import Turns
 from magid.llama import gpu_packages
 from magid.llama.program import LlamaProgram
 from magid.log.setup import OwnLog, RingLog
@@ -62,7 +63,7 @@ class Context(Struct):
     addresses: tuple[Address, ...] = ()  # on which magid listens
     delays: SignInDelays = field(default_factory=SignInDelays)
     look_at_pci: Callable[[], frozenset[str]] = display_controllers.vendors
-    disk_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    disk_turns: Turns = field(default_factory=Turns)
     not_listening: tuple[str, ...] = ()  # which addresses are not served, and why
     _lacking: str = ""  # why there is no llama-server
     _program_changed_at: float = 0.0

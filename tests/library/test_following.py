@@ -34,8 +34,28 @@ def library(tmp_path: Path) -> Path:
     return made
 
 
+class SlowLists(ChildDownloads):
+    """Lists that take until `over` is set."""
+
+    def __init__(self, settings: Config) -> None:
+        super().__init__(settings)
+        self.asked: asyncio.Queue[str] = asyncio.Queue()
+        self.over = asyncio.Event()
+
+    async def list_models(self, source: ModelSource) -> str:
+        self.asked.put_nowait(source.repository)
+        await self.over.wait()
+        return '{"variants": []}'
+
+
 @asynccontextmanager
-async def owner(library: Path, hub: ModelHub, boot: str) -> AsyncIterator[Downloads]:
+async def owner(
+    library: Path,
+    hub: ModelHub,
+    boot: str,
+    starting: Callable[[Config], ChildDownloads] = ChildDownloads,
+    listener: Callable[[JobStatus], None] = lambda _status: None,
+) -> AsyncIterator[Downloads]:
     """As of a magid that starts in this boot."""
     config = Config(
         model_paths=(library,), library_path=library, state_dir=library.parent,
@@ -45,7 +65,8 @@ async def owner(library: Path, hub: ModelHub, boot: str) -> AsyncIterator[Downlo
     async def rescan() -> None:
         """Of nothing."""
 
-    made = Downloads(config, ChildDownloads(config), rescan, lambda: boot)
+    made = Downloads(config, starting(config), rescan, lambda: boot)
+    made.subscribe(listener)
     made.open()
     try:
         yield made
@@ -118,3 +139,44 @@ async def test_a_process_that_was_killed_is_started_again(library: Path, hub: Mo
     async with owner(library, hub, "first") as downloads:
         await until(downloads, lambda status: status.state == "done")
     assert transfers.models["org/Plain/m-Q4_K_M.gguf"] == CONTENT
+
+
+async def test_clients_that_hang_up_start_no_second_list(library: Path, hub: ModelHub) -> None:
+    """The launcher answers a few at once, and a start of a model is to be one of them."""
+    starters: list[SlowLists] = []
+
+    def starting(config: Config) -> ChildDownloads:
+        starters.append(SlowLists(config))
+        return starters[0]
+
+    async with owner(library, hub, "first", starting) as downloads, asyncio.timeout(PATIENCE_S):
+        lists = [
+            asyncio.create_task(downloads.variants(ModelSource(f"org/{name}"))) for name in "abcd"
+        ]
+        assert await starters[0].asked.get() == "org/a"
+        for one in lists[:2]:
+            one.cancel()
+        await asyncio.wait(lists[:2])
+        assert starters[0].asked.empty()
+        starters[0].over.set()
+        assert await asyncio.gather(*lists[2:]) == [{"variants": []}] * 2
+        assert [starters[0].asked.get_nowait() for _ in range(2)] == ["org/c", "org/d"]
+        assert starters[0].asked.empty()
+
+
+async def test_a_defect_at_the_first_look_does_not_end_the_following(
+    library: Path, hub: ModelHub
+) -> None:
+    await asyncio.to_thread(stopped, library, hub)
+    has_looked = asyncio.Event()
+
+    def listener(_status: JobStatus) -> None:
+        if not has_looked.is_set():
+            has_looked.set()
+            raise RuntimeError("a defect")
+
+    async with owner(library, hub, "second", listener=listener) as downloads:
+        async with asyncio.timeout(PATIENCE_S):
+            await has_looked.wait()
+        await downloads.resume(SOURCE.job_id)
+        await until(downloads, lambda status: status.state == "done")

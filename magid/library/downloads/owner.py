@@ -23,6 +23,7 @@ from magid.library.downloads.starting import DownloadStarter
 from magid.library.job import ACTIVE, JobStatus
 from magid.library.source import ModelSource
 from magid.library.transfer_command import library_of
+from magid.library.turns import Turns
 from magid.log.events import Event, about
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,8 @@ class Downloads:
         self._listeners: list[Listener] = []
         self._asked = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._rescanning: asyncio.Task[None] | None = None
+        self._rescans: set[asyncio.Task[None]] = set()
+        self._lists = Turns()  # each keeps one of the few connections of the launcher
 
     @property
     def seen(self) -> Mapping[str, JobStatus]:
@@ -74,6 +76,10 @@ class Downloads:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
+        for rescan in self._rescans:
+            rescan.cancel()
+        await asyncio.gather(*self._rescans, return_exceptions=True)
+        await self._lists.close()
         await self._starter.close()
         self._reader.close()
 
@@ -142,7 +148,7 @@ class Downloads:
     async def variants(self, source: ModelSource) -> dict[str, Any]:
         """Returns what models there are in the repository. Raises HubFailed, NotAllowed."""
         library_of(self._settings)
-        text = (await self._starter.list_models(source)).strip()
+        text = (await self._lists.take(lambda: self._starter.list_models(source))).strip()
         try:
             answer = json.loads(text.rpartition("\n")[2])
         except ValueError:
@@ -165,9 +171,12 @@ class Downloads:
     # -- following ---------------------------------------------------------------------------
 
     async def _follow(self) -> None:
-        await self._resume_after_boot()
+        has_resumed = False
         while True:
             try:
+                if not has_resumed:
+                    has_resumed = True
+                    await self._resume_after_boot()
                 await self._look()
                 await self._restart_interrupted()
             except MagidError as error:
@@ -236,7 +245,9 @@ class Downloads:
             except MagidError as error:
                 log.error("%s", error.message)
 
-        self._rescanning = asyncio.create_task(rescan())
+        task = asyncio.create_task(rescan())
+        self._rescans.add(task)
+        task.add_done_callback(self._rescans.discard)
 
     # -- resuming ----------------------------------------------------------------------------
 

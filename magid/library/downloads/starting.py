@@ -3,8 +3,8 @@
 import logging
 import os
 import sys
-from collections.abc import Mapping
-from typing import Final, Protocol
+from collections.abc import Coroutine, Mapping
+from typing import Any, Final, Protocol
 
 from magid.config.settings import Config
 from magid.errors import ServerFailed
@@ -38,7 +38,7 @@ class DownloadStarter(Protocol):
     async def remove(self, source: ModelSource) -> None:
         """Ends the process, and removes the job and its parts. Idempotent."""
 
-    async def list_models(self, source: ModelSource) -> str:
+    def list_models(self, source: ModelSource) -> Coroutine[Any, Any, str]:
         """Returns what there is in the repository, as JSON."""
 
     async def close(self) -> None:
