@@ -21,6 +21,7 @@ MAX_BYTES: Final = 16 << 30
 MAX_ENTRIES: Final = 50_000
 _MAX_PATH: Final = 1024  # characters
 _PIECE: Final = 1 << 20
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class _Entry(Struct):
@@ -48,8 +49,15 @@ def unpack_archive(
 
 
 def copy_folder(source: Path, folder: Path) -> None:
-    """Copies what is in `source`. Raises InvalidInput, OSError."""
-    _make(_of_folder(source, PurePosixPath()), folder, MAX_BYTES, MAX_ENTRIES)
+    """Copies what is in `source`. Raises InvalidInput, OSError.
+
+    Its owner may swap folders for links meanwhile: each is opened within the one above.
+    """
+    top = os.open(source, _FOLDER)
+    try:
+        _make(_of_folder(top, PurePosixPath()), folder, MAX_BYTES, MAX_ENTRIES)
+    finally:
+        os.close(top)
 
 
 def write_program(content: IO[bytes], path: Path) -> None:
@@ -123,28 +131,30 @@ def _of_archive(tar: tarfile.TarFile) -> Iterator[_Entry]:
             raise InvalidInput(f"cannot unpack it: {path} is no file, folder or link")
 
 
-def _of_folder(source: Path, below: PurePosixPath) -> Iterator[_Entry]:
-    with os.scandir(source / below) as entries:
-        found = sorted(entries, key=lambda entry: entry.name)
-    for entry in found:
-        path = _path(str(below / entry.name))
+def _of_folder(folder: int, below: PurePosixPath) -> Iterator[_Entry]:
+    for name in sorted(os.listdir(folder)):
+        path = _path(str(below / name))
         assert path is not None
-        if entry.is_symlink():
-            target = os.readlink(source / path)  # noqa: PTH115
-            yield _Entry(path, target=_target(path, target))
-        elif entry.is_dir(follow_symlinks=False):
+        mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+        if stat.S_ISLNK(mode):
+            yield _Entry(path, target=_target(path, os.readlink(name, dir_fd=folder)))
+        elif stat.S_ISDIR(mode):
             yield _Entry(path)
-            yield from _of_folder(source, path)
+            inner = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
+            try:
+                yield from _of_folder(inner, path)
+            finally:
+                os.close(inner)
         else:
-            yield from _of_file(source / path, path)
+            yield from _of_file(folder, path)
 
 
-def _of_file(source: Path, path: PurePosixPath) -> Iterator[_Entry]:
+def _of_file(folder: int, path: PurePosixPath) -> Iterator[_Entry]:
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    with open(os.open(source, flags), "rb") as file:  # noqa: PTH123 - of a descriptor
+    with open(os.open(path.name, flags, dir_fd=folder), "rb") as file:  # noqa: PTH123
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
-            raise InvalidInput(f"cannot copy {source}: it is no file, folder or link")
+            raise InvalidInput(f"cannot copy {path}: it is no file, folder or link")
         yield _Entry(path, bool(status.st_mode & 0o111), content=file)
 
 

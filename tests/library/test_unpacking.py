@@ -1,16 +1,21 @@
 """Archives and folders that try to write elsewhere, or too much."""
 
+import ctypes
 import io
 import os
 import stat
 import tarfile
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from magid.errors import InvalidInput
 from magid.library.unpacking import copy_folder, unpack_archive
+
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
 
 
 def member(name: str, kind: bytes = tarfile.REGTYPE, **more: object) -> tarfile.TarInfo:
@@ -140,3 +145,32 @@ def test_a_folder(folder: Path, tmp_path: Path) -> None:
     os.mkfifo(source / "pipe")
     with pytest.raises(InvalidInput, match="no file, folder or link"):
         copy_folder(source, tmp_path / "second")
+
+
+def test_a_folder_that_its_owner_swaps_for_a_link_all_the_time(tmp_path: Path) -> None:
+    """Whatever the moment: nothing of what the link leads to is copied, which root could read."""
+    source, secret = tmp_path / "source", tmp_path / "secret"
+    (source / "b").mkdir(parents=True)
+    secret.mkdir()
+    (secret / "key").write_text("secret")
+    (tmp_path / "link").symlink_to(secret)
+    exchange = ctypes.CDLL(None).renameat2
+    names = os.fsencode(source / "b"), os.fsencode(tmp_path / "link")
+    stop = threading.Event()
+
+    def swap() -> None:
+        while not stop.is_set():
+            exchange(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE)
+
+    swapper = threading.Thread(target=swap)
+    swapper.start()
+    try:
+        for number in range(1000):
+            target = tmp_path / f"copy-{number}"
+            target.mkdir()
+            with suppress(InvalidInput, OSError):
+                copy_folder(source, target)
+            assert not list(target.rglob("key"))
+    finally:
+        stop.set()
+        swapper.join()
