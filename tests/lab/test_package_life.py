@@ -201,7 +201,7 @@ def runs_models(machine: Machine, model: Path) -> None:
     name = PLACES[ALPHA].removeprefix(FOLDER + "/")
     machine.container.write(f"/root/{name}", model.read_bytes())
     machine.container.write(PLACES[BETA], model.read_bytes())
-    for command in readme("Copy models", "First models"):
+    for command in readme("Or copy models", "First models"):
         machine.sh(command.replace("MODEL.gguf", name))
     machine.wait_ready()
     key = machine.container.read(f"/run/magi-keys/{machine.servers()[ALPHA]['port']}.key").decode()
