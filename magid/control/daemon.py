@@ -115,6 +115,7 @@ class Daemon:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        await self.removals.close()
         self._scanning.close()
         await self._boot.close()
         await self._executor.close()

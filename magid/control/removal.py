@@ -15,6 +15,7 @@ from magid.control import transitions
 from magid.control.state import StateStore
 from magid.errors import CannotWrite, Conflict
 from magid.library.removal import RemovalPlan, StayingFile, plan_removal
+from magid.library.turns import Turns
 from magid.llama.file_removal import FileIdentity, RemovedFile
 from magid.log.events import Event, about
 from magid.servers.backend import ServerBackend, ServerState
@@ -47,7 +48,11 @@ class Removals:
     ) -> None:
         self._config, self._launcher = config, launcher
         self._store, self._rescan = store, rescan
-        self._turn = asyncio.Lock()
+        self._turns = Turns()
+
+    async def close(self) -> None:
+        """Idempotent."""
+        await self._turns.close()
 
     async def plan(self, model_id: str) -> RemovalResult:
         """Returns what `remove` would do now. Raises ModelNotFound, ModelGone, NotReady."""
@@ -58,24 +63,27 @@ class Removals:
     async def remove(self, model_id: str, *, forget: bool) -> RemovalResult:
         """Removes the files that no other model needs; with `forget` also the user's decisions.
 
+        Goes on if the caller is cancelled: files that are gone are told and looked for again.
         Raises ModelNotFound, ModelGone, NotReady; Conflict if the model runs, or if no file of it
         can go; CannotWrite if none could be removed; what the launcher refuses.
         """
-        async with self._turn:
-            known, plan, root = await self._planned(model_id)
-            self._check_stopped(known)
-            if not plan.goes:
-                raise Conflict(_why_nothing(known, plan.stays), modelId=known)
-            files = await asyncio.to_thread(_identities, plan.goes)
-            done = await self._launcher.remove_files(root, files)
-            gone = tuple(one.path for one in done if not one.problem)
-            freed = sum(one.freed for one in done)
-            log.info(
-                "removed %s of %s: %s freed", counted(len(gone), "file"), known, size(freed),
-                extra=about(Event.MODEL_REMOVED, model=known),
-            )  # fmt: skip
-            await self._rescan()
-        if not gone:
+        return await self._turns.take(lambda: self._remove(model_id, forget=forget))
+
+    async def _remove(self, model_id: str, *, forget: bool) -> RemovalResult:
+        known, plan, root = await self._planned(model_id)
+        self._check_stopped(known)
+        if not plan.goes:
+            raise Conflict(_why_nothing(known, plan.stays), modelId=known)
+        files = await asyncio.to_thread(_identities, plan.goes)
+        done = await self._launcher.remove_files(root, files) if files else []
+        gone = tuple(one.path for one in done if not one.problem)
+        freed = sum(one.freed for one in done)
+        log.info(
+            "removed %s of %s: %s freed", counted(len(gone), "file"), known, size(freed),
+            extra=about(Event.MODEL_REMOVED, model=known),
+        )  # fmt: skip
+        await self._rescan()
+        if done and not gone:
             raise CannotWrite(f"cannot remove {known}: {done[0].path}: {done[0].problem}")
         is_forgotten = forget and await self._forget(known)
         return RemovalResult(known, gone, freed, (*plan.stays, *_left(done)), is_forgotten)

@@ -235,3 +235,29 @@ async def test_one_unreadable_folder_leaves_the_rest(house: House) -> None:
     (house.folder / "unmounted").rename(more)
     await daemon.rescan()
     assert daemon.model(GAMMA).tier is Tier.FAST
+
+
+# -- removal ---------------------------------------------------------------------------------
+
+
+async def test_a_removal_whose_caller_leaves_is_told_all_the_same(house: House) -> None:
+    house.settings["library_path"] = house.models
+    daemon = await house.running()
+    await daemon.stop(ALPHA)
+    house.launcher.hold("remove", 1)
+    caller = asyncio.create_task(daemon.removals.remove(ALPHA, forget=False))
+    await house.launcher.wait_for(lambda: ("remove", 1) in house.launcher.calls)
+    caller.cancel()
+    await asyncio.wait([caller])
+    house.launcher.release("remove", 1)
+    await until(daemon, lambda: ALPHA not in daemon.snapshot.models)
+    assert not house.path_of("Alpha").exists()
+
+
+async def test_a_removal_of_files_that_are_gone_already(house: House) -> None:
+    house.settings["library_path"] = house.models
+    daemon = await house.running()
+    await daemon.stop(ALPHA)
+    house.path_of("Alpha").unlink()
+    assert (await daemon.removals.remove(ALPHA, forget=False)).removed == ()
+    assert ALPHA not in daemon.snapshot.models

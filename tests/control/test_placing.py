@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,6 @@ from magid.discovery.model_shape import ModelShape
 from magid.errors import Busy, DeviceMissing, DoesNotFit, LlamaServerMissing
 from magid.gpus.eviction import Evictable, Stopping, Waiting
 from magid.host.usage import ServerFigures
-from magid.llama.file_removal import FileIdentity, RemovedFile
 from magid.llama.placement import Placement
 from magid.llama.program import LlamaProgram
 from magid.llama.spec import ServerSpec
@@ -43,9 +42,6 @@ class GpuLauncher(StillLauncher):
         super().__init__(prompt=True)
         self.late: dict[str, int] = {}  # MiB that the driver has not given back
         self.others: dict[str, int] = {}
-
-    async def remove_files(self, root: str, files: Sequence[FileIdentity]) -> list[RemovedFile]:
-        raise NotImplementedError
 
     async def list_devices(self) -> str:
         self.listings += 1

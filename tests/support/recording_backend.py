@@ -4,18 +4,20 @@ It keeps `ServerBackend`'s promises, so what is built on launchers cannot tell t
 """
 
 import asyncio
+import json
 from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
 from magid.errors import MagidError, NotFound, NotReady
 from magid.host.usage import ServerFigures
-from magid.llama.file_removal import FileIdentity, RemovedFile
+from magid.llama.file_removal import FileIdentity, RemovedFile, removed_in
 from magid.llama.placement import Placement
 from magid.llama.spec import ServerSpec
 from magid.log.buffer import LogLine
 from magid.servers.backend import ObservedServer, ServerState
 from magid.servers.listeners import Listeners
+from magid.standalone.remove_files import removed
 from tests.support.deadlines import PATIENCE_S
 
 
@@ -135,7 +137,10 @@ class StillLauncher:
         return self.devices
 
     async def remove_files(self, root: str, files: Sequence[FileIdentity]) -> list[RemovedFile]:
-        raise NotImplementedError
+        self._called("remove", len(files))
+        await self._while_held("remove", len(files))
+        found = [removed(root, one.path, (one.device, one.inode)) for one in files]
+        return removed_in(json.dumps(found))
 
     async def predict_memory(self, spec: ServerSpec, placement: Placement | None = None) -> str:
         self.predicted.append(spec)
