@@ -104,9 +104,14 @@ def sync_folder(folder: Path) -> None:
 
 def read_status(folder: Path) -> JobStatus | None:
     """Returns the job's status; None if there is none that can be used."""
-    with suppress(*_BROKEN), (folder / STATUS).open("rb") as file:
+    with suppress(*_BROKEN), open(_opened(folder / STATUS), "rb") as file:
         return status_in(json.loads(file.read(MAX_STATUS_BYTES)))
     return None
+
+
+def _opened(path: Path) -> int:
+    """Returns a descriptor to read from. Does not wait for the other end of a pipe. OSError."""
+    return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def status_in(body: Mapping[str, Any]) -> JobStatus:
@@ -171,7 +176,7 @@ def take(path: Path) -> int | None:
 def is_held(path: Path) -> bool:
     """Whether some process holds the lock. Takes nothing, and needs no right to write."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = _opened(path)
     except OSError:
         return False
     try:

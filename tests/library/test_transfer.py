@@ -7,6 +7,7 @@ import random
 import subprocess
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -383,3 +384,15 @@ def test_files_nested_without_end_are_none(transfers: Transfers) -> None:
     assert job.read_status(transfers.folder(PLAIN)) is None
     origins.origin_path(transfers.library / PATH).write_text(nested)
     assert origins.read(transfers.library / PATH) is None
+
+
+def test_pipes_in_the_place_of_files_hold_nobody(transfers: Transfers) -> None:
+    """Who may write to the library could put them there."""
+    other = transfers.folder(SHARDED)
+    other.mkdir(parents=True)
+    for name in (job.STATUS, job.LOCK):
+        os.mkfifo(other / name)
+    assert transfers.run(PLAIN).state == "done"
+    with ThreadPoolExecutor() as pool:
+        looks = (pool.submit(job.read_status, other), pool.submit(job.is_held, other / job.LOCK))
+        assert [look.result(DEADLINE_S) for look in looks] == [None, False]
