@@ -271,7 +271,8 @@ ROUTES: tuple[Route, ...] = (
           errors=(*_DOWNLOAD, *_DOWNLOADING)),
     _delete(f"{LIBRARY}/{{downloadId}}", library.remove_download, Message,
             errors=(*_DOWNLOAD, *_DOWNLOADING)),
-    _get("/api/library/variants", library.list_variants, VariantsReply, query=(_SOURCE,),
+    _get("/api/library/variants", library.list_variants, VariantsReply,
+         access=Access.CHANGE, query=(_SOURCE,),  # with the hub token of the administrator
          errors=(e.HubFailed, e.NotReady, *_DOWNLOADING)),
     _get("/api/gpus", gpus.list_gpus, GpusReply),
     _post("/api/gpus/refresh", gpus.refresh_gpus, GpusReply),

@@ -52,7 +52,7 @@ async def remove_download(ctx: Context, call: Call) -> Reply:
 
 
 async def list_variants(ctx: Context, call: Call) -> Reply:
-    """The models of a repository, with their sizes, asked of the hub."""
+    """The models of a repository, with their sizes, asked of the hub. Needs the scope admin."""
     source = parse(call.query.get("source", ""))
     found = await ctx.downloads.variants(source)
     gpus = ctx.daemon.gpus.devices.present.gpus
