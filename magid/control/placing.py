@@ -19,7 +19,7 @@ from magid.control.holders import Holders, MachineMemory, Reservation
 from magid.control.overheads import Overheads
 from magid.control.prediction_cache import Prediction
 from magid.control.predictions import Predictions
-from magid.control.refusals import not_allocated, refusal
+from magid.control.refusals import not_allocated, refusal, refuse_ids
 from magid.control.returning import ReturningMemory
 from magid.control.wishes import FileFacts, as_placement, header_need, renamed, wish_of
 from magid.errors import MagidError
@@ -191,6 +191,7 @@ class Placing:
             case Placement() as placement:
                 return self._reserve(spec, placement)
             case _:
+                refuse_ids(spec, self._devices.present, decision.problem)
                 return None
 
     def _reserve(self, spec: ServerSpec, placement: Placement) -> Placement | None:

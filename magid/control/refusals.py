@@ -61,3 +61,24 @@ def not_allocated(spec: ServerSpec, placement: Placement) -> DoesNotFit:
         modelId=spec.model_id,
         needBytes=sum(one.need for one in placement.devices),
     )
+
+
+def refuse_ids(spec: ServerSpec, listed: DeviceList, why: str) -> None:
+    """Raises DeviceMissing if `device` has ids of GPUs and magid does not place the server.
+
+    llama-server knows names only. `why` is the reason for which it places the server itself.
+    """
+    wanted = [] if spec.device is None else spec.device.split(",")
+    devices = [gpu.device for gpu in listed.gpus]
+    names = {name.lower() for gpu in listed.gpus for name in gpu.names}
+    ids = [one for one in wanted if one.lower() not in names and one != "none"]
+    if not ids or not devices:
+        return
+    found = {known.lower(): d.name for d in devices for known in (d.id, d.address or d.id)}
+    instead = ",".join(found.get(one.lower(), one) for one in wanted)
+    raise DeviceMissing(
+        f"cannot start {spec.model_id!r}: its setting device has the id {', '.join(ids)}, and "
+        f"llama-server, which takes names only, has to place it itself ({why or 'no prediction'}); "
+        f"set device={instead}",
+        modelId=spec.model_id,
+    )

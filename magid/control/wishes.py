@@ -1,7 +1,7 @@
 """What is to be placed: a server's settings and its file, in the words of the rules. Pure."""
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Literal
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -50,9 +50,15 @@ def wish_of(spec: ServerSpec, facts: FileFacts, ctx_default_max: int) -> Wish:
         device=() if device == ("none",) else device,
         layers=_layers(spec),
         steps=steps,
-        offload=spec.offload,
+        offload=_offload(spec),
         is_own=not _OWN.isdisjoint(options_in(spec.extra_args)),
     )
+
+
+def _offload(spec: ServerSpec) -> Literal["all", "part", "cpu"]:
+    """Returns what may be on the processor: layers that the user has set are not made fewer."""
+    layers = spec.n_gpu_layers
+    return "all" if spec.offload == "part" and layers is not None and layers >= 0 else spec.offload
 
 
 def header_estimate(spec: ServerSpec, facts: FileFacts) -> HeaderEstimate | None:

@@ -155,6 +155,13 @@ async def test_a_device_that_is_gone(placing: Placing) -> None:
         await placing.place(spec("a", 600, device="CUDA7"))
 
 
+async def test_an_id_where_llama_server_chooses(launcher: GpuLauncher, placing: Placing) -> None:
+    launcher.memory = LlamaServerMissing("cannot find it")
+    own = spec("a", 600, device="0000:01:00.0", extra_args=("--tensor-split", "1"))
+    with pytest.raises(DeviceMissing, match=r"has the id 0000:01:00\.0"):
+        await placing.place(own)
+
+
 async def test_a_start_is_not_refused_because_others_ask(
     launcher: GpuLauncher, placing: Placing
 ) -> None:
