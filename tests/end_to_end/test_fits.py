@@ -83,7 +83,7 @@ def test_in_the_model_itself(magid: Running, gpus: Gpus) -> None:
     }
     why = predicted["why"]
     assert own == {"fits": "yes", "why": why, "need": need, "source": "predicted"}
-    magid.wait_for("the list", lambda: listed(magid)["fits"] == "yes")
+    magid.wait_for("the list", lambda: listed(magid)["source"] == "predicted")
     assert listed(magid) == own
     shown = magictl("show", "alpha", url=magid.url).stdout
     assert re.search(r"^  memory +\d+\.\d MiB on GPUs, .* of the machine's +fits: it", shown, re.M)
