@@ -4,12 +4,12 @@ One at a time and at the lowest priority; without GPUs only what may lack memory
 is kept on disk, so after a restart nothing is to be done.
 """
 
-import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
+from magid.control.after_changes import AfterChanges
 from magid.control.placing import Placing
-from magid.control.state import Change, StateStore
+from magid.control.state import StateStore
 from magid.errors import MagidError
 from magid.llama.spec import ServerSpec
 
@@ -26,23 +26,15 @@ class EarlyPredictions:
         self._placing, self._store = placing, store
         self._known: set[str] = set()  # hashes of specs
         self._failed: set[str] = set()  # of those, the ones that had no prediction
-        self._changed = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-        self._unsubscribe: Callable[[], None] | None = None
+        self._following = AfterChanges(store, _KINDS, self._predict_all)
 
     def open(self) -> None:
         """Begins, with what is wanted now."""
-        self._unsubscribe = self._store.subscribe(self._on_change)
-        self._changed.set()
-        self._task = asyncio.create_task(self._work())
+        self._following.open()
 
     async def close(self) -> None:
         """Ends the prediction in progress. Idempotent."""
-        if self._unsubscribe is not None:
-            self._unsubscribe()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._following.close()
 
     def extend(self, specs: Iterable[ServerSpec]) -> None:
         """Predicts more of these servers: a change of what is free has led to other questions.
@@ -52,18 +44,11 @@ class EarlyPredictions:
         again = {spec.hash for spec in specs} & self._known - self._failed
         if again:
             self._known -= again
-            self._changed.set()
+            self._following.again()
 
-    def _on_change(self, change: Change) -> None:
-        if change.kind in _KINDS:
-            self._changed.set()
-
-    async def _work(self) -> None:
-        while True:
-            await self._changed.wait()
-            self._changed.clear()
-            while (spec := self._next()) is not None:
-                await self._predict(spec)
+    async def _predict_all(self) -> None:
+        while (spec := self._next()) is not None:
+            await self._predict(spec)
 
     def _next(self) -> ServerSpec | None:
         """Returns a wanted server whose memory was not predicted yet."""

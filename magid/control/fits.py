@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from magid.catalog.effective import Model, server_specs
 from magid.config.settings import Config
+from magid.control.after_changes import AfterChanges
 from magid.control.devices import Devices
 from magid.control.holders import MachineMemory
 from magid.control.placing import NOT_PREDICTED, Decision, Placing
@@ -76,9 +77,7 @@ class ModelFits:
         self._devices, self._predictions, self._placing = devices, predictions, placing
         self._program, self._on_unpredicted = program, on_unpredicted
         self._known: dict[str, ModelFit] = {}
-        self._changed = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-        self._unsubscribe: Callable[[], None] | None = None
+        self._following = AfterChanges(store, _KINDS, self._renew)
         self.revision = 0  # of all answers
 
     def of(self, model_id: str) -> ModelFit:
@@ -96,36 +95,23 @@ class ModelFits:
 
     def look_again(self) -> None:
         """Has all answers made again, soon."""
-        self._changed.set()
+        self._following.again()
 
     def open(self) -> None:
         """Begins to keep the answers."""
-        self._unsubscribe = self._store.subscribe(self._on_change)
-        self._changed.set()
-        self._task = asyncio.create_task(self._work())
+        self._following.open()
 
     async def close(self) -> None:
         """Idempotent."""
-        if self._unsubscribe is not None:
-            self._unsubscribe()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._following.close()
 
-    def _on_change(self, change: Change) -> None:
-        if change.kind in _KINDS:
-            self._changed.set()
-
-    async def _work(self) -> None:
-        await self._predictions.load()
-        while True:
-            await self._changed.wait()
-            self._changed.clear()
-            try:
-                await self._look()
-            except Exception:
-                log.exception("looking whether models fit failed with an internal error")
-            await asyncio.sleep(SETTLE_S)
+    async def _renew(self) -> None:
+        try:
+            await self._predictions.load()
+            await self._look()
+        except Exception:
+            log.exception("looking whether models fit failed with an internal error")
+        await asyncio.sleep(SETTLE_S)
 
     async def _look(self) -> None:
         """Makes all answers, and lets others run after each: there may be thousands."""
