@@ -52,7 +52,7 @@ def _read(source: str, paths: list[str]) -> ForeignModels:
 
 def _content(path: str) -> bytes:
     try:
-        with open(path, "rb") as file:  # noqa: PTH123
+        with open(path, "rb") as file:  # noqa: PTH123 - no verb loads pathlib early
             return file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise Refused(f"cannot read {path}\n{error.strerror}") from None

@@ -109,8 +109,8 @@ class ModelFits:
         try:
             await self._predictions.load()
             await self._look()
-        except Exception:
-            log.exception("looking whether models fit failed with an internal error")
+        except Exception:  # the next change is another try
+            log.exception("finding out whether models fit failed with an internal error")
         await asyncio.sleep(SETTLE_S)
 
     async def _look(self) -> None:

@@ -80,8 +80,8 @@ def add(folder: Path, name: str, source: Path, try_it: Try, sha256: str = "") ->
     try:
         digest = _fetch(source, staging / _FILES, sha256.lower())
         program = _program_in(staging / _FILES)
-        os.chmod(staging, 0o755)  # noqa: PTH101
-        os.rename(staging, home)  # noqa: PTH104
+        staging.chmod(0o755)
+        staging.rename(home)
     except OSError as error:
         raise CannotWrite(f"cannot add engine {name!r}: {error}") from error
     finally:
@@ -118,7 +118,7 @@ def use(folder: Path, name: str | None) -> None:
         else:
             new.unlink(missing_ok=True)
             new.symlink_to(name)
-            os.replace(new, link)  # noqa: PTH105
+            new.replace(link)
     except OSError as error:
         raise CannotWrite(f"cannot choose an engine: {error}") from error
 
@@ -141,7 +141,7 @@ def remove(folder: Path, name: str) -> None:
         )
     gone = folder / f".removing-{name}-{os.getpid()}"
     try:
-        os.rename(home, gone)  # noqa: PTH104
+        home.rename(gone)
     except OSError as error:
         raise CannotWrite(f"cannot remove engine {name!r}: {error}") from error
     unpacking.remove_tree(gone)
@@ -177,7 +177,7 @@ def _running(home: Path) -> Iterator[int]:
     below = f"{os.path.realpath(home)}/"
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if os.readlink(entry / "exe").startswith(below):  # noqa: PTH115
+            if str((entry / "exe").readlink()).startswith(below):
                 yield int(entry.name)
 
 

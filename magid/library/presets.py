@@ -37,6 +37,7 @@ def parse(content: bytes, source: str) -> ForeignModels:
         strict=False, delimiters=("=",), comment_prefixes=("#", ";"), default_section=_TOP,
         allow_no_value=True, empty_lines_in_values=False,
     )  # fmt: skip
+    # As configparser documents it: names of options keep their capitals.
     reader.optionxform = str  # type: ignore[method-assign, assignment]
     try:
         # llama.cpp continues no line; configparser would continue those that are indented.

@@ -151,7 +151,7 @@ def _of_folder(folder: int, below: PurePosixPath) -> Iterator[_Entry]:
 
 def _of_file(folder: int, path: PurePosixPath) -> Iterator[_Entry]:
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    with open(os.open(path.name, flags, dir_fd=folder), "rb") as file:  # noqa: PTH123
+    with open(os.open(path.name, flags, dir_fd=folder), "rb") as file:  # noqa: PTH123 - by its folder
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise InvalidInput(f"cannot copy {path}: it is no file, folder or link")

@@ -122,7 +122,7 @@ class LocalSearch:
         found: FoundProgram | Exception
         try:
             found = self._find()
-        except Exception as error:
+        except Exception as error:  # it is raised where the result is awaited
             found = error
         with suppress(RuntimeError):
             result.get_loop().call_soon_threadsafe(_settle, result, found)

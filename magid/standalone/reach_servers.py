@@ -45,7 +45,7 @@ def reached(servers: Sequence[str], seconds: float) -> dict[str, str]:
                 waiting.unregister(sock)
                 sock.close()
         for key in list(waiting.get_map().values()):
-            key.fileobj.close()  # type: ignore[union-attr]
+            key.fileobj.close()  # type: ignore[union-attr]  # a socket
     return found
 
 

@@ -120,7 +120,7 @@ def test_the_cookie_is_for_no_script_and_no_other_site(
 
 
 def test_an_ended_session_stays_ended(browser: Browser, tokens: dict[str, str]) -> None:
-    """Whoever has copied the cookie has nothing after the sign-out."""
+    """A copy of the cookie is worth nothing after the sign-out."""
     browser.sign_in(token=tokens["boss"])
     copied = dict(browser.client.cookies)
     browser.client.delete("/api/session")
@@ -131,7 +131,7 @@ def test_an_ended_session_stays_ended(browser: Browser, tokens: dict[str, str]) 
 def test_no_session_can_be_chosen_before_the_sign_in(
     magid: Running, browser: Browser, tokens: dict[str, str]
 ) -> None:
-    """Session fixation: a value that somebody else has set begins no session and names none."""
+    """Session fixation: a value that another site has set begins no session and names none."""
     name = f"magi-session-{magid.port}"
     chosen = "A" * 43
     browser.client.cookies.set(name, chosen)

@@ -180,7 +180,7 @@ def test_wrong_sign_ins_wait_longer_each_time_up_to_a_bound(clock: Clock) -> Non
     waits = [delay(delays, "10.0.0.1") for _ in range(12)]
     assert waits[:7] == [0, 0, 0, 0.5, 1, 2, 4]
     assert set(waits[7:]) == {8}
-    assert delay(delays, "10.0.0.2") == 0  # somebody else's slip
+    assert delay(delays, "10.0.0.2") == 0  # another client's slip
     clock.now += 601
     assert delay(delays, "10.0.0.1") == 0
 

@@ -299,7 +299,7 @@ async def host(plain: PlainLauncher, memory: Machine) -> AsyncIterator[Placing]:
 async def test_what_surely_fits_is_not_predicted(plain: PlainLauncher, host: Placing) -> None:
     assert await started(plain, host, spec("a", 4096)) == ""
     assert plain.predicted == []
-    assert plain.observed()[8080].placement is None, "its arguments are those of before"
+    assert plain.observed()[8080].placement is None, "its arguments are the same as before"
 
 
 async def test_weights_that_the_kernel_may_drop_do_not_count(
@@ -348,7 +348,7 @@ async def test_the_limit_of_the_server(plain: PlainLauncher, host: Placing) -> N
     with pytest.raises(DoesNotFit, match=r"of which its memoryMax allows 2\.0 GiB"):
         await host.place(spec("a", 2**22, memory_max=2 * GIB))
     plain.has_model_users = False
-    assert await host.place(spec("a", 2**22, memory_max=2 * GIB)) is None, "nobody keeps it"
+    assert await host.place(spec("a", 2**22, memory_max=2 * GIB)) is None, "nothing enforces it"
 
 
 async def test_one_that_loads_counts_with_what_it_will_still_take(

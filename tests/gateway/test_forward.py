@@ -171,7 +171,7 @@ async def test_who_leaves_while_a_503_is_passed_on_leaves_its_server_too() -> No
 
 @pytest.mark.parametrize("segments", [[b"What?\r\n\r\n"], [FINE, b"x" * 5]], ids=["head", "body"])
 async def test_a_malformed_answer_is_an_error_at_once(segments: list[bytes]) -> None:
-    """Its server goes on, so nobody will tell why it has ended."""
+    """Its server goes on, so systemd never says why it has ended."""
     client, peer = Client(), Answering(*segments)
     peer.goes_on.set()
     async with listening(peer, never) as server:

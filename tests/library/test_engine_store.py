@@ -18,7 +18,7 @@ PROBLEM = "`--version` ended with 127"
 
 
 def good(program: Path) -> Tried:
-    """A trial that looks whether the program is where it will be run, and does not count yet."""
+    """A trial that checks that the program is where it will run, before the engine counts."""
     assert program.is_file()
     assert not program.parents[1].joinpath("llama-server").is_symlink()
     return Tried("9000", ("Vulkan0",))

@@ -37,7 +37,7 @@ def sign_in(tab: Tab, token: str) -> None:
 
 
 def is_signed_out(tab: Tab) -> None:
-    """It asks for a token, and shows nothing of before."""
+    """It asks for a token, and shows nothing from the last session."""
     expect(tab.page.get_by_label("Token", exact=True)).to_be_visible()
     text = tab.page.locator("body").inner_text()
     assert ALPHA not in text

@@ -93,7 +93,7 @@ def state(magid: Running) -> tuple[object, ...]:
 
 # What a page can send without being asked whether it may, and cannot see the answer to.
 BLIND = {"read blindly", "stop blindly", "stop all blindly", "activate blindly", "generate blindly"}
-FRAMES = {"stop by a form", "generate by a form", "frame"}  # show a refusal, which nobody can read
+FRAMES = {"stop by a form", "generate by a form", "frame"}  # show a refusal, which no page can read
 READ = {"read", "read with a header", "read the models", "generate", "decide", "delete"}
 LOADED = {"image", "script", "events", "socket"}
 

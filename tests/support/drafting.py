@@ -18,7 +18,7 @@ Part = Literal["whole", "trunk", "draft"]
 
 
 def write(path: Path, part: Part = "whole", *, name: str = "Demo", context: int = 2048) -> Path:
-    """The whole model; without its further layer, which the header has all the same; or that."""
+    """The whole model; one that lacks the layer its header declares; or that layer alone."""
     words = tiny_llama.Vocabulary(tiny_llama.pieces(ggufs.ANSWER))
     trunk = tiny_llama.chain_weights(words, 0, endless=False)
     first = {n: array for n, array in trunk.items() if n.startswith("blk.0.")}

@@ -181,7 +181,7 @@ class Downloads:
                 await self._restart_interrupted()
             except MagidError as error:
                 log.debug("cannot look at downloads: %s", error.message)
-            except Exception:
+            except Exception:  # the following goes on whatever one look meets
                 log.exception("looking at downloads failed with an internal error")
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_S if self._is_busy else None):

@@ -235,7 +235,7 @@ class Fetcher:
                 room = memoryview(buffer)[: min(CHUNK, file.size - file.done)]
                 try:
                     count = reply.body.readinto1(room)
-                except Exception as error:
+                except Exception as error:  # http.client raises more than OSError
                     raise HubSilent(explained(error)) from error
                 if not count:
                     raise HubSilent("the connection was cut")

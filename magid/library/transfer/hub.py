@@ -155,7 +155,7 @@ class Hub:
 def _read(reply: HubReply) -> bytes:
     try:
         body = reply.body.read(_MAX_BODY + 1)
-    except Exception as error:
+    except Exception as error:  # http.client raises more than OSError
         raise HubSilent(f"{urlsplit(reply.url).netloc}: {explained(error)}") from error
     if len(body) > _MAX_BODY:
         raise HubSilent(f"{urlsplit(reply.url).netloc} answers with more than {_MAX_BODY} bytes")
