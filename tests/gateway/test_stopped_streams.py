@@ -11,7 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support import fleets, ggufs
+from magid.http.json_text import to_json
+from tests.support import fleets, ggufs, rest
+from tests.support.deadlines import DEADLINE_S
 from tests.support.fleets import LONG, chat
 from tests.support.rest import Parts
 from tests.support.running import Running
@@ -25,24 +27,28 @@ MANY = 4000  # words of its answer, which take seconds
 ANSWER = " ".join(f"w{n}" for n in range(MANY))
 
 
+def write_talker(models: Path) -> None:
+    ggufs.write_chat_model(
+        models / "Medium-F16.gguf",
+        name="Medium",
+        quantization="F16",
+        context=LONG,
+        answer=ANSWER,
+    )
+
+
 @pytest.fixture
 def magid(parts: Parts, tmp_path: Path) -> Iterator[Running]:
-    def write(models: Path) -> None:
-        ggufs.write_chat_model(
-            models / "Medium-F16.gguf",
-            name="Medium",
-            quantization="F16",
-            context=LONG,
-            answer=ANSWER,
-        )
+    folder, configuration = tmp_path / "stopped", "stop_timeout: 1\n"
+    with fleets.fleet(parts, folder, write_talker, configuration=configuration, ports=1) as running:
+        yield running
 
-    with fleets.fleet(
-        parts,
-        tmp_path / "stopped",
-        write,
-        configuration="stop_timeout: 1\n",
-        ports=1,
-    ) as running:
+
+@pytest.fixture
+def patient(parts: Parts, tmp_path: Path) -> Iterator[Running]:
+    """It kills no server for as long as a test lasts."""
+    folder, configuration = tmp_path / "patient", f"stop_timeout: {10 * DEADLINE_S:.0f}\n"
+    with fleets.fleet(parts, folder, write_talker, configuration=configuration, ports=1) as running:
         yield running
 
 
@@ -138,3 +144,31 @@ def test_a_server_that_is_killed_was_not_stopped(magid: Running, client: httpx.C
     )
     assert error["error"]["code"] == "server_lost"
     assert magid.get("/api/requests")["requests"][0]["outcome"] == "failed"
+
+
+def test_a_client_that_takes_nothing_does_not_hold_up_a_stop(patient: Running) -> None:
+    """llama-server ends when its last answer is written, and this one never would be."""
+    (server,) = patient.get("/api/models/servers")["servers"]
+    port = server["port"]
+
+    def is_generated() -> bool:
+        key = {"Authorization": f"Bearer {patient.key(port)}"}
+        (slot, *_) = httpx.get(
+            f"http://127.0.0.1:{port}/slots", headers=key, timeout=DEADLINE_S, trust_env=False
+        ).json()
+        running = patient.get("/api/requests")["running"]
+        return slot["is_processing"] is False and slot["id_task"] >= 0 and running == 1
+
+    body = to_json({**STREAM, "prompt": "Hello", "n_predict": MANY, "n_probs": 100})
+    with rest.connect(patient.port) as silent:
+        silent.sendall(
+            b"POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+        )
+        patient.wait_for("the end of the generation", is_generated)
+        patient.ask("POST", f"/api/models/servers/{MODEL}/stop")
+        patient.wait_for("the stop", lambda: patient.servers()[MODEL]["state"] == "stopped")
+        record = patient.get("/api/requests")["requests"][0]
+        assert (record["outcome"], record["error"].count("stop asked for")) == ("stopped", 1)
+        # Nor was it ended only because its server had not answered for long.
+        assert "does not answer /health" not in patient.log.read_text()

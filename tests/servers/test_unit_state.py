@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from magid.servers.backend import ServerState
+from magid.servers.backend import WITH_TARGET, ServerState
 from magid.servers.systemd.unit_state import (
     is_ours,
     observed_from,
@@ -180,6 +180,31 @@ def test_stopped_before_the_wait_for_readiness_handles_signals(
     run = {"ExecStartPost": ready_run(310, 78, KILLED, 15), "Result": "signal"}
     shown = stopped(left=0, ended=300) | {"ExecMainStartTimestampMonotonic": 100}
     server = observed_from(ended(**(run | shown | changes)))
+    assert server.state is state
+    assert reason in (None, server.reason)
+
+
+@pytest.mark.parametrize(
+    ("changes", "state", "reason"),
+    [
+        ({"Result": "timeout"}, ServerState.STOPPED, "by systemctl"),
+        ({"Result": "core-dump", "ExecMainCode": 3}, ServerState.STOPPED, "by systemctl"),
+        ({"Result": "exit-code", "ExecMainStatus": 1}, ServerState.STOPPED, "by systemctl"),
+        ({"Result": "timeout", "TargetStopped": 150}, ServerState.STOPPED, WITH_TARGET),
+        # systemd restarts a unit that is not stopped on purpose, until it gives up.
+        ({"ActiveExitTimestampMonotonic": 300}, ServerState.FAILED, "crashed (SIGKILL)"),
+        ({"Result": "watchdog"}, ServerState.FAILED, None),
+        ({"Result": "oom-kill"}, ServerState.FAILED, None),
+        # It left an earlier run's active state.
+        ({"Result": "timeout", "ActiveExitTimestampMonotonic": 50}, ServerState.FAILED, None),
+    ],
+)
+def test_killed_because_it_did_not_end_when_it_was_stopped(
+    changes: dict[str, Any], state: ServerState, reason: str | None
+) -> None:
+    shown = stopped(left=200, ended=300) | {"ExecMainStartTimestampMonotonic": 100}
+    how = {"Result": "signal", "ExecMainCode": KILLED, "ExecMainStatus": 9}
+    server = observed_from(ended(**(shown | how | changes)))
     assert server.state is state
     assert reason in (None, server.reason)
 

@@ -288,6 +288,11 @@ class ForwardedRequest:
         self._let_go(lost=why)
         return self._retry(self)
 
+    @property
+    def is_held_up(self) -> bool:
+        """Whether nothing is read from the server, because the client takes nothing."""
+        return self._connection is not None and self._connection.is_paused
+
     def give_up_on_server(self, why: str) -> None:
         """Moves on, or breaks off, because the server no longer answers. Idempotent."""
         if self.is_over or self.server is None:

@@ -25,6 +25,7 @@ from magid.gateway.routing.fleet import (
 from magid.http.json_text import to_json
 from magid.llama.client import get_json
 from magid.log.events import Event, about
+from magid.servers.backend import ServerState
 
 log = logging.getLogger(__name__)
 
@@ -48,10 +49,20 @@ class HealthChecker:
             if now - server.probed_at >= _due_s(server, now, interval_s):
                 server.probed_at = now
                 self._spawn(_probe(server))
+            if self._is_stopping(server.backend):
+                _give_up_where_held_up(server)
             offer = fleet.offers.get(server.backend.model_id)
             if offer is not None and server.backend in offer.backends and _is_due(server, now):
                 server.is_being_examined, server.is_suspect = True, False
                 self._spawn(self._examine(server, offer.kind))
+
+    def _is_stopping(self, backend: Backend) -> bool:
+        observed = self._daemon.observed().get(backend.port)
+        return (
+            observed is not None
+            and observed.process == backend.process
+            and observed.state is ServerState.STOPPING
+        )
 
     async def _examine(self, server: UpstreamServer, kind: ModelKind) -> None:
         """Whether it is the server's own fault that requests fail."""
@@ -86,6 +97,16 @@ class HealthChecker:
             log.warning(
                 "%s", error.message, extra=about(Event.CHANGE_FAILED, model=backend.model_id)
             )
+
+
+def _give_up_where_held_up(server: UpstreamServer) -> None:
+    """llama-server ends only when each answer is written or its connection has ended.
+
+    One that a client does not take would hold up the stop until systemd kills the process.
+    """
+    for forwarded in list(server.active):
+        if forwarded.is_held_up:
+            forwarded.give_up_on_server("its server is being stopped")
 
 
 def _is_due(server: UpstreamServer, now: float) -> bool:

@@ -110,6 +110,9 @@ class InFlight(Protocol):
 
     last_byte: float  # when it came, by the monotonic clock
 
+    @property
+    def is_held_up(self) -> bool: ...
+
     def give_up_on_server(self, why: str) -> None: ...
 
 

@@ -32,6 +32,7 @@ _CRASHES = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal
 _LOAD_FAILURES: Final = frozenset({"error", "bad-setting", "masked"})
 _ACTIVE: Final = frozenset({"active", "reloading", "refreshing"})
 _ENDING_JOBS: Final = frozenset({"stop", "restart", "try-restart"})
+_ENDS_OF_STOPS: Final = frozenset({"timeout", "signal", "core-dump", "exit-code"})
 _AT_ONCE_US: Final = 1_000_000  # one transaction of systemd stops a target and its units
 _LAST_STEP: Final = "start-post"  # wait_ready.py is running
 
@@ -161,8 +162,25 @@ def state_of(properties: Mapping[str, Any]) -> ServerState:
     if job and job != "stop":
         return ServerState.STARTING  # it waits for other units or in systemd's job queue
     broken = properties.get("LoadState") in _LOAD_FAILURES
-    is_down = active == "inactive" or (active == "failed" and _is_stopped_early(properties))
+    is_down = active == "inactive" or (active == "failed" and _is_stopped(properties))
     return ServerState.STOPPED if is_down and not broken else ServerState.FAILED
+
+
+def _is_stopped(properties: Mapping[str, Any]) -> bool:
+    """Returns whether somebody stopped it, which systemd calls a failure all the same."""
+    return _is_stopped_early(properties) or _is_stopped_hard(properties)
+
+
+def _is_stopped_hard(properties: Mapping[str, Any]) -> bool:
+    """Returns whether its process, once ready, was told to stop and then crashed or was killed.
+
+    Only a stop that somebody asks for ends in this order, apart from those with a result of their
+    own (watchdog, oom-kill, start-limit-hit).
+    """
+    began = int(properties.get("ExecMainStartTimestampMonotonic", 0))
+    left = int(properties.get("ActiveExitTimestampMonotonic", 0))
+    ended = int(properties.get("ExecMainExitTimestampMonotonic", 0))
+    return properties.get("Result") in _ENDS_OF_STOPS and 0 < began <= left < ended
 
 
 def _is_stopped_early(properties: Mapping[str, Any]) -> bool:
