@@ -167,14 +167,14 @@ def state_of(properties: Mapping[str, Any]) -> ServerState:
 
 
 def _is_stopped(properties: Mapping[str, Any]) -> bool:
-    """Returns whether somebody stopped it, which systemd calls a failure all the same."""
+    """Returns whether it was stopped on purpose, which systemd may call a failure."""
     return _is_stopped_early(properties) or _is_stopped_hard(properties)
 
 
 def _is_stopped_hard(properties: Mapping[str, Any]) -> bool:
     """Returns whether its process, once ready, was told to stop and then crashed or was killed.
 
-    Only a stop that somebody asks for ends in this order, apart from those with a result of their
+    Only a stop that was asked for ends in this order, apart from those with a result of their
     own (watchdog, oom-kill, start-limit-hit).
     """
     began = int(properties.get("ExecMainStartTimestampMonotonic", 0))
