@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from magid.errors import InvalidInput
+from magid.library.shared_files import new_file, opened, read_at_once
 from magid.library.source import ModelSource, checked, is_file_path, is_job_id
 
 JOBS: Final = ".downloads"
@@ -30,7 +31,7 @@ LOCK: Final = "lock"
 MAX_STATUS_BYTES: Final = 1 << 20
 MAX_BYTES: Final = 2**60  # of a file
 _LATEST: Final = 1e11  # seconds since the epoch
-_BROKEN: Final = (OSError, ValueError, TypeError, KeyError, RecursionError)  # of files
+_BROKEN: Final = (ValueError, TypeError, KeyError, RecursionError)  # of files
 _OID: Final = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 _FLOCK: Final = "hhqqi4x"  # struct flock of <fcntl.h> on 64-bit machines
 
@@ -83,7 +84,7 @@ def write_status(folder: Path, status: JobStatus, *, durably: bool) -> None:
     """Replaces the job's status, in one step. Raises OSError."""
     path = folder / STATUS
     new = folder / f"{STATUS}.new"
-    with new.open("w", encoding="utf-8") as file:
+    with new_file(new) as file:
         json.dump(asdict(status), file)
         if durably:
             file.flush()
@@ -104,14 +105,21 @@ def sync_folder(folder: Path) -> None:
 
 def read_status(folder: Path) -> JobStatus | None:
     """Returns the job's status; None if there is none that can be used."""
-    with suppress(*_BROKEN), open(_opened(folder / STATUS), "rb") as file:
-        return status_in(json.loads(file.read(MAX_STATUS_BYTES)))
+    return parsed_status(status_bytes(folder, MAX_STATUS_BYTES))
+
+
+def status_bytes(folder: Path, most: int) -> bytes:
+    """Returns at most so many bytes of the job's status; none if it cannot be read."""
+    with suppress(OSError):
+        return read_at_once(folder / STATUS, most)
+    return b""
+
+
+def parsed_status(content: bytes) -> JobStatus | None:
+    """Returns the status that these bytes are; None if they are none that can be used."""
+    with suppress(*_BROKEN):
+        return status_in(json.loads(content))
     return None
-
-
-def _opened(path: Path) -> int:
-    """Returns a descriptor to read from. Does not wait for the other end of a pipe. OSError."""
-    return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def status_in(body: Mapping[str, Any]) -> JobStatus:
@@ -176,7 +184,7 @@ def take(path: Path) -> int | None:
 def is_held(path: Path) -> bool:
     """Whether some process holds the lock. Takes nothing, and needs no right to write."""
     try:
-        descriptor = _opened(path)
+        descriptor = opened(path)
     except OSError:
         return False
     try:

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from magid.library.shared_files import new_file, read_at_once
+
 _MAX_BYTES: Final = 64 * 1024
 
 
@@ -33,7 +35,7 @@ def write(file: Path, origin: Origin) -> None:
     """Replaces what is known of the file's origin, in one step. Raises OSError."""
     path = origin_path(file)
     new = path.with_name(f"{path.name}.new")
-    with new.open("w", encoding="utf-8") as content:
+    with new_file(new) as content:
         json.dump(asdict(origin), content)
         content.flush()
         os.fsync(content.fileno())
@@ -42,11 +44,8 @@ def write(file: Path, origin: Origin) -> None:
 
 def read(file: Path) -> Origin | None:
     """Returns the file's origin; None if it is not known. Blocks."""
-    with (
-        suppress(OSError, ValueError, TypeError, RecursionError),
-        origin_path(file).open("rb") as content,
-    ):
-        origin = Origin(**json.loads(content.read(_MAX_BYTES)))
+    with suppress(OSError, ValueError, TypeError, RecursionError):
+        origin = Origin(**json.loads(read_at_once(origin_path(file), _MAX_BYTES)))
         texts = (getattr(origin, name) for name in Origin.__slots__[:-1])
         if all(isinstance(text, str) for text in texts) and isinstance(
             origin.downloaded_at, int | float

@@ -49,7 +49,8 @@ class ModelSource:
         digest = hashlib.sha256("\0".join(words).encode()).hexdigest()[:8]
         name = self.file.rpartition("/")[2].removesuffix(".gguf")
         name = name or f"{self.repository.partition('/')[2]}-{self.tag}"
-        return f"{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')[:48].rstrip('-')}-{digest}"
+        readable = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")[:48].rstrip("-")
+        return f"{readable}-{digest}" if readable else digest
 
 
 def parse(text: str, *, draft: bool = False) -> ModelSource:

@@ -62,6 +62,12 @@ def test_a_job_is_one_for_one_source() -> None:
     assert re.fullmatch("qwen3-8b-gguf-q4-k-m-[0-9a-f]{8}", parse("a/Qwen3-8B-GGUF:Q4_K_M").job_id)
 
 
+@pytest.mark.parametrize("text", ["org/_", "org/Repo/(_).gguf", "org/Repo/+.gguf"])
+def test_a_job_of_a_name_without_letters(text: str) -> None:
+    """Its id is part of a unit's name, and of one that a status is read with."""
+    assert is_job_id(parse(text).job_id)
+
+
 def test_the_text_of_a_source_means_the_same() -> None:
     for text in ("org/Repo", "org/Repo@v1:Q4_0", "org/Repo/x/y.gguf@v1", "org/Repo:Q4_0"):
         assert parse(text).text == text

@@ -392,7 +392,16 @@ def test_pipes_in_the_place_of_files_hold_nobody(transfers: Transfers) -> None:
     other.mkdir(parents=True)
     for name in (job.STATUS, job.LOCK):
         os.mkfifo(other / name)
-    assert transfers.run(PLAIN).state == "done"
+    model = transfers.library / PATH
+    model.parent.mkdir(parents=True)
+    origin = origins.origin_path(model)
+    os.mkfifo(origin)
+    os.mkfifo(origin.with_name(f"{origin.name}.new"))
     with ThreadPoolExecutor() as pool:
-        looks = (pool.submit(job.read_status, other), pool.submit(job.is_held, other / job.LOCK))
-        assert [look.result(DEADLINE_S) for look in looks] == [None, False]
+        looks = (
+            pool.submit(origins.read, model), pool.submit(job.read_status, other),
+            pool.submit(job.is_held, other / job.LOCK),
+        )  # fmt: skip
+        assert [look.result(DEADLINE_S) for look in looks] == [None, None, False]
+    assert transfers.run(PLAIN).state == "done"
+    assert origins.read(model) is not None

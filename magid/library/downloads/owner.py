@@ -81,7 +81,7 @@ class Downloads:
         await asyncio.gather(*self._rescans, return_exceptions=True)
         await self._lists.close()
         await self._starter.close()
-        self._reader.close()
+        await self._reader.close()
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Calls `listener` with each download that has changed; the result unsubscribes."""
@@ -205,7 +205,7 @@ class Downloads:
             else:
                 self._note(late)
         if not self._is_busy:
-            await asyncio.to_thread(self._reader.close)
+            await self._reader.rest()
 
     def _shown(self, status: JobStatus, *, is_alive: bool) -> JobStatus:
         """Returns the status as it is to be shown: a process that was started may not be up yet."""

@@ -5,7 +5,6 @@
 
 import asyncio
 import os
-import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -13,28 +12,43 @@ from pathlib import Path
 from typing import Any, Final
 
 from magid.errors import NotReady
-from magid.host.workers import LATE_S, Silent, Worker, WorkerEnded, serve
+from magid.host.workers import LATE_S, Heartbeat, Silent, Unanswered, Worker, WorkerEnded, serve
 from magid.library import job, origins
 from magid.library.job import JobStatus
+from magid.library.turns import Turns
 
 _MODULE: Final = "magid.library.downloads.reader"
 _TRIES: Final = 2
 _MOST_JOBS: Final = 1000
+_MOST_BYTES: Final = 4 << 20
+"""All statuses together: that of a job has a kilobyte, and of a model in 100 shards 30 of them."""
 
 
 class LibraryReader:
-    """Asks one worker, which is started when it is needed. Thread-safe."""
+    """Asks one worker, which is started when it is needed, in one thread at a time.
+
+    Lives on the event loop. A library that hangs costs one caller the time of LATE_S; others are
+    told at once until it answers, or another worker tries it after a minute.
+    """
 
     def __init__(self, library: Path) -> None:
         self._library = library
         self._worker: Worker | None = None
-        self._turn = threading.Lock()
+        self._unanswered = Unanswered()
+        self._turns = Turns()
+        self._coming: asyncio.Task[Any] | None = None  # a look that has not begun
+        self._is_closed = False
 
     async def jobs(self) -> dict[str, tuple[JobStatus, bool]]:
-        """Returns id -> status, and whether a process is at work on it. Raises NotReady."""
-        answer = await asyncio.to_thread(self._ask, ["jobs", str(self._library)])
+        """Returns id -> status, and whether a process is at work on it. Raises NotReady.
+
+        Those who ask while a look is under way share the next one, which sees all that was written
+        before they asked.
+        """
+        if self._coming is None:
+            self._coming = asyncio.create_task(self._turns.take(self._look))
         found = {}
-        for body, is_alive in answer:
+        for body, is_alive in await asyncio.shield(self._coming):
             with suppress(ValueError, TypeError, KeyError):
                 status = job.status_in(body)
                 found[status.id] = (status, bool(is_alive))
@@ -42,34 +56,50 @@ class LibraryReader:
 
     async def origin(self, path: str) -> Mapping[str, Any] | None:
         """Returns where a model's file was downloaded from, if it was. Raises NotReady."""
-        answer = await asyncio.to_thread(self._ask, ["origin", path])
+        answer = await self._turns.take(lambda: asyncio.to_thread(self._ask, ["origin", path]))
         return answer if isinstance(answer, dict) and answer else None
 
-    def close(self) -> None:
-        """Ends the worker, which is started again when it is needed. Blocks for milliseconds."""
-        with self._turn:
-            self._drop(is_stuck=False)
+    async def rest(self) -> None:
+        """Ends the worker, which is started again when it is needed."""
+        await self._turns.take(lambda: asyncio.to_thread(self._drop))
+
+    async def close(self) -> None:
+        """Ends the worker for good; does not wait for a library that hangs. Idempotent."""
+        self._is_closed = True
+        with suppress(NotReady):
+            await self.rest()
+        self._unanswered.close()
+
+    async def _look(self) -> Any:
+        self._coming = None
+        return await asyncio.to_thread(self._ask, ["jobs", str(self._library)])
 
     def _ask(self, request: list[str]) -> Any:
-        with self._turn:
-            for _ in range(_TRIES):
-                try:
-                    self._worker = self._worker or Worker(_MODULE)
-                    self._worker.submit([request])
-                    return self._worker.receive(LATE_S)
-                except Silent:
-                    self._drop(is_stuck=True)
-                    break
-                except (WorkerEnded, OSError):
-                    self._drop(is_stuck=False)
+        for _ in range(_TRIES):
+            if self._is_closed or str(self._library) in self._unanswered:
+                break
+            try:
+                self._worker = self._worker or Worker(_MODULE)
+                self._worker.submit([request])
+                return self._worker.receive(LATE_S, lambda: self._is_closed)
+            except Silent:
+                self._give_up()
+            except (WorkerEnded, OSError):
+                self._drop()
         raise NotReady(
             f"cannot read {self._library}: the disk or mount does not answer; try again later"
         )
 
-    def _drop(self, *, is_stuck: bool) -> None:
-        if self._worker is not None:
-            self._worker.end(is_stuck=is_stuck)
-        self._worker = None
+    def _give_up(self) -> None:
+        """Leaves the worker waiting for its mount: what it says then tells that it answers."""
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            self._unanswered.add(str(self._library), worker)
+
+    def _drop(self) -> None:
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.end()
 
 
 # -- in the worker ---------------------------------------------------------------------------
@@ -87,18 +117,34 @@ def _answer(request: list[str]) -> Any:
 
 
 def _jobs(folder: Path) -> list[Any]:
+    """Returns the jobs, those with the shortest status first: a few long ones displace no others.
+
+    Anyone who may write to the library may have written any of them.
+    """
     try:
         names = sorted(os.listdir(folder))[:_MOST_JOBS]  # noqa: PTH208 - no Path for each name
     except OSError:
         return []
     found = []
-    for name in names:
+    left = _MOST_BYTES
+    beat = Heartbeat()
+    for name in sorted(names, key=lambda name: _size(folder / name / job.STATUS)):
+        beat()
         # Alive is asked first: a process that ends in between has written its last status.
         is_alive = job.is_held(folder / name / job.LOCK)
-        status = job.read_status(folder / name)
+        content = job.status_bytes(folder / name, min(left, job.MAX_STATUS_BYTES))
+        left -= len(content)
+        status = job.parsed_status(content)
         if status is not None and status.id == name:
             found.append([asdict(status), is_alive])
     return found
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 if __name__ == "__main__":

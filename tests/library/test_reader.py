@@ -1,0 +1,78 @@
+"""The reader of downloads: of a disk that hangs, and of statuses that others have written."""
+
+import asyncio
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from magid.errors import NotReady
+from magid.library import job
+from magid.library.downloads.reader import LibraryReader
+from magid.library.job import JobStatus, PlannedFile
+from magid.library.source import ModelSource
+from tests.support.deadlines import PATIENCE_S
+from tests.support.mounts import mounted
+
+MOST_BYTES = 4 << 20  # of all statuses together
+
+
+def write_job(library: Path, name: str, files: int) -> str:
+    """Writes a job of so many files, and returns its id."""
+    source = ModelSource(f"org/{name}")
+    status = JobStatus(source.job_id, source, 1.0, "paused")
+    status.files = [PlannedFile(f"{n:05d}.gguf", 1, "0" * 64) for n in range(files)]
+    folder = job.jobs_folder(library) / source.job_id
+    folder.mkdir(parents=True)
+    (folder / job.STATUS).write_text(json.dumps(asdict(status)))
+    return source.job_id
+
+
+def sizes_of_all(library: Path) -> list[int]:
+    return [path.stat().st_size for path in library.rglob(job.STATUS)]
+
+
+async def test_all_statuses_together_have_a_bound(tmp_path: Path) -> None:
+    """Long ones give way to short ones, whatever their names are."""
+    for n in range(10):
+        write_job(tmp_path, f"a{n}", 6_500)
+    sizes = sizes_of_all(tmp_path)
+    assert max(sizes) < job.MAX_STATUS_BYTES
+    assert sum(sizes) > MOST_BYTES
+    short = write_job(tmp_path, "z", 1)
+    reader = LibraryReader(tmp_path)
+    try:
+        found = await reader.jobs()
+    finally:
+        await reader.close()
+    assert short in found
+    kept = sum(len(json.dumps(asdict(status))) for status, _ in found.values())
+    assert MOST_BYTES / 2 < kept <= MOST_BYTES
+
+
+@pytest.mark.slow
+async def test_a_library_that_hangs_holds_one_thread(tmp_path: Path) -> None:
+    library = tmp_path / "net"
+    library.mkdir()
+    reader = LibraryReader(library)
+    before = set(threading.enumerate())
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(8))
+    with mounted(library) as mount:
+        mount.hang()
+        async with asyncio.timeout(PATIENCE_S):
+            asked = [reader.jobs() for _ in range(20)] + [reader.origin(f"{library}/x.gguf")]
+            answers = await asyncio.gather(*asked, return_exceptions=True)
+        assert {type(answer) for answer in answers} == {NotReady}
+        assert len(set(threading.enumerate()) - before) == 1
+        mount.thaw()
+        async with asyncio.timeout(PATIENCE_S):
+            while True:  # until the worker that waits for the mount has heard of it
+                try:
+                    assert await reader.jobs() == {}
+                    break
+                except NotReady:
+                    await asyncio.sleep(0)
+        await reader.close()
