@@ -85,7 +85,7 @@ def make_app(
 
     app.ctx.has_model_users = ctx.daemon.launcher.has_model_users
     authenticator = ctx.authenticator
-    app.ctx.contexts = FrontendContexts(ctx.gateway, policy, config, authenticator)
+    app.ctx.contexts = FrontendContexts(ctx.gateway, ctx.downloads, policy, config, authenticator)
 
     async def check(request: Request) -> None:
         incoming.begin(request)

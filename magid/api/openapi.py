@@ -160,7 +160,7 @@ def _gateway(endpoint: Endpoint) -> dict[str, Any]:
     good: dict[str, Any]
     good = {"application/json": {"schema": _LIST if endpoint.path == "/slots" else _OPEN}}
     stream = {"text/event-stream": {"schema": {"type": "string"}}}
-    if endpoint.generates and endpoint.style is Style.OLLAMA:
+    if (endpoint.generates or endpoint.downloads) and endpoint.style is Style.OLLAMA:
         good["application/x-ndjson"] = {"schema": {"type": "string"}}
     elif endpoint.generates:
         good |= stream

@@ -26,6 +26,7 @@ from magid.gateway.routing.fleet import Fleet
 from magid.gateway.routing.request import ParsedRequest
 from magid.http.framing import ReplyHead
 from magid.http.request_rules import MAX_HEAD_BYTES
+from magid.library.downloads.owner import Downloads
 from tests.support.deadlines import PATIENCE_S
 
 IDLE, HEAD, BODY, RESPONDING, BLOCKED, LINGERING, CLOSED = ConnectionState
@@ -118,8 +119,9 @@ class Bench:
     def __init__(self, timeout_s: float = PATIENCE_S) -> None:
         self.transport, self.dispatcher = FakeTransport(), FakeDispatcher()
         context = FrontendContext(
-            cast(Dispatcher, self.dispatcher), RequestHeadCache(None), 1000, timeout_s, PATIENCE_S,
-            Authenticator(TokenStore(Path("tokens.json"))), Limiter(lambda _: 0), is_tcp=False,
+            cast(Dispatcher, self.dispatcher), cast(Downloads, None), RequestHeadCache(None), 1000,
+            timeout_s, PATIENCE_S, Authenticator(TokenStore(Path("tokens.json"))),
+            Limiter(lambda _: 0), is_tcp=False,
         )  # fmt: skip
         self.others: list[bytes] = []  # what stood behind a request and is not the gateway's
         self.connection = RecordedConnection(context, self.transport, "local", self._on_rest)

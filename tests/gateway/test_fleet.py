@@ -31,6 +31,7 @@ def made(
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     resting: Mapping[str, fleet.StartPause] | None = None,
     seen: Mapping[str, ServerProperties] | None = None,
+    library: str | None = None,
 ) -> Fleet:
     """All on demand. Those that are `ready`, or have `facts`, run."""
     merge = merged(*models)
@@ -53,7 +54,7 @@ def made(
         for server in running.values()
         if server.model_id in properties
     }
-    return fleet.build(now, running, {}, known, resting=resting, seen=seen)
+    return fleet.build(now, running, {}, known, resting=resting, seen=seen, library=library)
 
 
 def test_a_model_in_several_files_goes_by_its_name_without_the_number(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def check_calls(client: httpx.Client) -> None:
     assert client.post("/api/show", content=packed, headers=odd).status_code == 415
     large = {"model": "x" * 70_000}
     assert client.post("/api/show", json=large).status_code == 413
-    for word in ("create", "copy", "push", "pull"):
+    for word in ("create", "copy", "push"):
         answer = client.post(f"/api/{word}", json={"model": SMALL})
         assert (answer.status_code, list(answer.json())) == (501, ["error"])
     other = client.request("DELETE", "/api/delete", json={"model": "my-model"})
@@ -160,6 +160,6 @@ def check_calls(client: httpx.Client) -> None:
     assert runs.status_code == 409
     assert client.request("DELETE", "/api/delete", json={"model": "none"}).status_code == 404
     pull = client.post("/api/pull", json={"model": SMALL})
-    assert "POST /api/library/downloads" in pull.json()["error"]
+    assert (pull.status_code, "Ollama's own library" in pull.json()["error"]) == (400, True)
     assert client.get("/api/models/status").status_code == 200  # magid's own
     assert client.get("/api/tagsx").json()["message"].startswith("cannot find /api/tagsx")

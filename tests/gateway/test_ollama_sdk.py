@@ -138,9 +138,9 @@ def test_errors(client: ollama.Client) -> None:
         client.chat(SMALL, messages=[{**HELLO[0], "images": ["iVBORw0KGgo="]}])
     with pytest.raises(ollama.ResponseError, match="is a model for embeddings"):
         client.chat(VECTORS, messages=HELLO)
-    with pytest.raises(ollama.ResponseError) as pulled:
-        client.pull("llama3")
-    assert pulled.value.status_code == 501
+    with pytest.raises(ollama.ResponseError) as copied:
+        client.copy(SMALL, "another")
+    assert copied.value.status_code == 501
 
 
 def test_large_requests(client: ollama.Client, magid: Running) -> None:

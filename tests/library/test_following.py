@@ -141,6 +141,27 @@ async def test_a_process_that_was_killed_is_started_again(library: Path, hub: Mo
     assert transfers.models["org/Plain/m-Q4_K_M.gguf"] == CONTENT
 
 
+class DeafOnce(ChildDownloads):
+    """Takes the first request for one that runs already, as while a process is ending."""
+
+    is_deaf = True
+
+    async def run(self, source: ModelSource) -> None:
+        if not self.is_deaf:
+            await super().run(source)
+        self.is_deaf = False
+
+
+async def test_a_pull_while_a_process_of_before_is_ending(library: Path, hub: ModelHub) -> None:
+    transfers = Transfers(library, hub)
+    hub.api_faults += [HubFault("status", status=404)]
+    assert (await asyncio.to_thread(transfers.run, SOURCE)).state == "failed"
+    async with owner(library, hub, "first", DeafOnce) as downloads:
+        await downloads.listed()
+        await downloads.pull(SOURCE)
+        await until(downloads, lambda status: status.state == "done")
+
+
 async def test_clients_that_hang_up_start_no_second_list(library: Path, hub: ModelHub) -> None:
     """The launcher answers a few at once, and a start of a model is to be one of them."""
     starters: list[SlowLists] = []

@@ -13,12 +13,10 @@ from magid.auth.limits import Limits
 from magid.auth.token_store import Caller
 from magid.auth.tokens import Scope
 from magid.errors import MagidError
-from magid.gateway.frontend import own_answers, responses
+from magid.gateway.frontend import lasting_answers, own_answers, responses
 from magid.gateway.frontend.connection_state import ConnectionState
 from magid.gateway.frontend.context import FrontendContext, unknown_path
-from magid.gateway.frontend.model_events import ModelEvents
-from magid.gateway.frontend.model_removal import ModelRemoval, model_to_remove
-from magid.gateway.frontend.own_answers import OwnRequest
+from magid.gateway.frontend.own_answers import OwnCall, OwnRequest
 from magid.gateway.frontend.request_reader import (
     BodyReader,
     RequestBuilder,
@@ -240,31 +238,27 @@ class ClientConnection:
 
     def _answer(self, endpoint: Endpoint, head: RequestHead, body: bytes | bytearray) -> None:
         """Answers a request that needs no server."""
-        dispatcher, caller = self._context.dispatcher, self._caller
+        context, caller = self._context, self._caller
         if endpoint.has_events and head.method == "HEAD":
             self._writer.respond(200, b"Content-Type: text/event-stream\r\n", b"")
             return
-        if endpoint.has_events:
-            is_valid = self._context.authenticator.is_valid
-            self._request = ModelEvents(
-                dispatcher, self._writer, caller.models, lambda: is_valid(caller)
-            )
-            if self._is_write_paused:  # by the response before
-                self._request.pause(paused=True)
-            return
-        if endpoint.method == "POST":
+        if endpoint.method == "POST" or (body and endpoint.removes):
             check_json(head)
-        request = OwnRequest(endpoint, head.path, body, caller.models, head.content_encoding)
-        if endpoint.removes:
-            if body:
-                check_json(head)
-            model_id = model_to_remove(dispatcher, request, head.query)
-            self._request = ModelRemoval(
-                dispatcher, self._writer, model_id, endpoint.style,
-                lambda: self._log_change(head), self._on_error,
-            )  # fmt: skip
+        request = OwnRequest(
+            endpoint, head.path, body, caller.models, head.content_encoding, head.query
+        )
+        call = OwnCall(
+            context.dispatcher, context.downloads, self._writer,
+            lambda: context.authenticator.is_valid(caller), lambda: self._log_change(head),
+            self._on_error,
+        )  # fmt: skip
+        active = lasting_answers.begin(request, call)
+        if active is not None:
+            self._request = active
+            if self._is_write_paused:  # by the response before
+                active.pause(paused=True)
             return
-        answer = own_answers.answer(dispatcher, request)
+        answer = own_answers.answer(context.dispatcher, request)
         if endpoint.changes:
             self._log_change(head)
         self._writer.respond(200, b"Content-Type: application/json\r\n", answer)
@@ -315,13 +309,13 @@ class ClientConnection:
             method=head.method, path=head.path,
         )  # fmt: skip
 
-    def _on_error(self, error: Exception) -> None:
+    def _on_error(self, error: BaseException) -> None:
         if isinstance(error, MagidError):
             self._writer.fails(error)
         else:
             self._abort(error)
 
-    def _abort(self, error: Exception) -> None:
+    def _abort(self, error: BaseException) -> None:
         """Ends the connection after a defect of magid."""
         request_id = self._writer.request_id or next_request_id()
         access_log.log_defect("request", error, request_id=request_id)

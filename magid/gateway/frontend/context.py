@@ -18,12 +18,14 @@ from magid.gateway.dispatcher import Dispatcher
 from magid.gateway.frontend.request_reader import RequestHead, RequestHeadCache
 from magid.gateway.routing.endpoints import FOR_ADMINS, methods_of, nearest
 from magid.http import request_rules
+from magid.library.downloads.owner import Downloads
 
 
 class FrontendContext(Struct, frozen=True):
     """What connections share: those over TCP, of proxies, and over unix sockets, without a Host."""
 
     dispatcher: Dispatcher
+    downloads: Downloads
     parse: RequestHeadCache
     max_body_bytes: int
     timeout_s: float  # in which a whole request has to arrive
@@ -54,7 +56,12 @@ class FrontendContexts:
     """The context of each connection: heads are checked by where the connection comes from."""
 
     def __init__(
-        self, dispatcher: Dispatcher, policy: Policy, config: Config, authenticator: Authenticator
+        self,
+        dispatcher: Dispatcher,
+        downloads: Downloads,
+        policy: Policy,
+        config: Config,
+        authenticator: Authenticator,
     ) -> None:
         def used_today(token: str) -> int:
             dispatcher.statistics.settle()
@@ -62,9 +69,9 @@ class FrontendContexts:
 
         def make(policy: Policy | None) -> FrontendContext:
             return FrontendContext(
-                dispatcher, RequestHeadCache(policy), config.gateway.max_body_bytes,
-                config.request_timeout, config.send_timeout, authenticator, limiter,
-                policy is not None,
+                dispatcher, downloads, RequestHeadCache(policy),
+                config.gateway.max_body_bytes, config.request_timeout, config.send_timeout,
+                authenticator, limiter, policy is not None,
             )  # fmt: skip
 
         limiter = Limiter(used_today)

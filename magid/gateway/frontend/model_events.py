@@ -1,6 +1,7 @@
 """`GET /models/sse` of llama.cpp's router: the status of each model, and each change of one.
 
-Nothing is queued: a client that stops reading gets the current state when it reads again.
+Downloads are told of too, to callers who may use all models. Nothing is queued: a client that stops
+reading gets the current state when it reads again.
 """
 
 import asyncio
@@ -9,12 +10,11 @@ from typing import Any
 
 from magid.control.snapshot import Phase
 from magid.control.state import Change
-from magid.gateway.dispatcher import Dispatcher
-from magid.gateway.frontend.own_answers import visible
-from magid.gateway.proxy.forward import ResponseSink
+from magid.gateway.frontend.own_answers import OwnCall, visible
 from magid.gateway.routing import model_list
 from magid.http.framing import ReplyHead, chunk
 from magid.http.json_text import to_json
+from magid.library.job import ACTIVE, JobStatus
 
 SETTLE_S = 0.1  # changes that come together are compared once
 KEEP_ALIVE_S = 15.0  # a comment, which keeps proxies from closing the connection
@@ -33,37 +33,69 @@ def changes(before: Statuses, now: Statuses) -> Iterator[dict[str, Any]]:
             yield {"model": model_id, "event": "model_status", "data": data}
 
 
+def download_changes(
+    before: Mapping[str, JobStatus], now: Mapping[str, JobStatus], endpoint: str
+) -> Iterator[dict[str, Any]]:
+    """The events of downloads, from one moment to the next; by their ids. Pure.
+
+    Of those that had ended before there are none.
+    """
+    for job_id, status in now.items():
+        old = before.get(job_id)
+        event = {"model": status.source.text, "event": "download_progress"}
+        if status.state in ACTIVE:
+            progress = _progress(status, endpoint)
+            if progress and (old is None or progress != _progress(old, endpoint)):
+                yield {**event, "data": progress}
+        elif old is not None and old.state in ACTIVE:
+            is_done = status.state == "done"
+            event["event"] = "download_finished" if is_done else "download_failed"
+            yield {**event, "data": {} if is_done else {"message": status.reason or status.state}}
+
+
+def _progress(status: JobStatus, endpoint: str) -> dict[str, dict[str, int]]:
+    """How far each file is, by its address at the hub."""
+    base = f"{endpoint}/{status.source.repository}/resolve/{status.source.revision}"
+    return {f"{base}/{file.path}": {"done": file.done, "total": file.size} for file in status.files}
+
+
 class ModelEvents:
     """One client's stream. Implements `ActiveRequest`. Ends when magid drains.
 
-    `only`: the models that the client may see; `may_go_on`: whether its token still counts.
+    `only`: the models that the client may see; None: all of them.
     """
 
-    def __init__(
-        self,
-        dispatcher: Dispatcher,
-        sink: ResponseSink,
-        only: tuple[str, ...] | None,
-        may_go_on: Callable[[], bool],
-    ) -> None:
-        self._dispatcher, self._sink, self._only = dispatcher, sink, only
-        self._may_go_on = may_go_on
+    def __init__(self, call: OwnCall, only: tuple[str, ...] | None) -> None:
+        self._call, self._only = call, only
+        self._dispatcher, self._sink = call.dispatcher, call.writer
+        self._may_go_on = call.may_go_on
         self._loop = asyncio.get_running_loop()
         self._sent: Statuses = {}
+        self._downloads: Mapping[str, JobStatus] = {}
         self._is_over = self._is_paused = False
         self._settling: asyncio.TimerHandle | None = None
-        self._unsubscribe = dispatcher.daemon.subscribe(self._on_change)
+        self._unsubscribe: tuple[Callable[[], None], ...] = (
+            self._dispatcher.daemon.subscribe(self._on_change),
+            call.downloads.subscribe(self._on_change),
+        )
         self._silence = self._loop.call_later(KEEP_ALIVE_S, self._keep_alive)
-        sink.begins(_HEAD, b"", self._news() or chunk(b": no model yet\n\n"))
+        self._sink.begins(_HEAD, b"", self._news() or chunk(b": no model yet\n\n"))
 
     def _news(self) -> bytes:
         """The events since the last call, as one chunk; empty if there are none."""
         now = model_list.statuses(visible(self._dispatcher, self._only))
         before, self._sent = self._sent, now
-        events = b"".join(b"data: %b\n\n" % to_json(event) for event in changes(before, now))
+        told = [*changes(before, now), *self._news_of_downloads()]
+        events = b"".join(b"data: %b\n\n" % to_json(event) for event in told)
         return chunk(events) if events else b""
 
-    def _on_change(self, change: Change) -> None:
+    def _news_of_downloads(self) -> Iterator[dict[str, Any]]:
+        if self._only is None:
+            before, self._downloads = self._downloads, dict(self._call.downloads.seen)
+            endpoint = self._dispatcher.daemon.config.downloads.endpoint
+            yield from download_changes(before, self._downloads, endpoint)
+
+    def _on_change(self, _change: Change | JobStatus) -> None:
         if self._settling is None:
             self._settling = self._loop.call_later(SETTLE_S, self._tell)
 
@@ -100,8 +132,10 @@ class ModelEvents:
 
     def cancel(self) -> None:
         """Stops watching. Idempotent."""
+        unsubscribe, self._unsubscribe = self._unsubscribe, ()
+        for each in unsubscribe:
+            each()
         self._is_over = True
-        self._unsubscribe()
         self._silence.cancel()
         if self._settling is not None:
             self._settling.cancel()

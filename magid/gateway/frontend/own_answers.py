@@ -11,6 +11,7 @@ from msgspec import Struct
 from magid.errors import InvalidInput, ModelNotFound, NotSupported
 from magid.gateway.dispatcher import Dispatcher
 from magid.gateway.frontend.request_reader import BOM
+from magid.gateway.frontend.response_writer import ResponseWriter
 from magid.gateway.ollama import models as ollama
 from magid.gateway.routing import fleet, resolver
 from magid.gateway.routing.endpoints import Endpoint
@@ -18,6 +19,7 @@ from magid.gateway.routing.fleet import Fleet
 from magid.gateway.routing.outline import WHOLE_BYTES
 from magid.http import content_coding, request_rules
 from magid.http.json_text import from_json, to_json
+from magid.library.downloads.owner import Downloads
 
 
 class OwnRequest(Struct, frozen=True):
@@ -28,6 +30,21 @@ class OwnRequest(Struct, frozen=True):
     body: bytes | bytearray
     only: tuple[str, ...] | None
     content_encoding: str = ""
+    query: str = ""
+
+
+class OwnCall(Struct, frozen=True):
+    """What answers that take their time work with.
+
+    `may_go_on`: whether the caller's token still counts; `on_change` logs who has changed what.
+    """
+
+    dispatcher: Dispatcher
+    downloads: Downloads
+    writer: ResponseWriter
+    may_go_on: Callable[[], bool]
+    on_change: Callable[[], None]
+    on_error: Callable[[BaseException], None]
 
 
 def answer(dispatcher: Dispatcher, request: OwnRequest) -> bytes:
@@ -116,11 +133,8 @@ def _not_here(dispatcher: Dispatcher, request: OwnRequest) -> bytes:
     verb = request.path.rpartition("/")[2]
     raise NotSupported(
         f"cannot {verb} models over Ollama's API: magid's models are GGUF files in its model "
-        f"folders; {_INSTEAD.get(verb, 'POST /api/models/rescan reads them again')}"
+        "folders; POST /api/models/rescan reads them again"
     )
-
-
-_INSTEAD = {"pull": 'POST /api/library/downloads {"source": "ORG/REPO:TAG"} downloads one'}
 
 
 # -- what a body says --------------------------------------------------------------------------
@@ -136,10 +150,15 @@ def no_name() -> InvalidInput:
 
 def _named(dispatcher: Dispatcher, request: OwnRequest) -> str:
     """The id of the model that the body names. Raises InvalidInput, ModelNotFound, TooLarge."""
+    return _model_id(dispatcher, name_in(request))
+
+
+def name_in(request: OwnRequest) -> str:
+    """Returns what the body has as `model`. Raises InvalidInput, TooLarge."""
     name = fields_of(request).get("model")
     if not isinstance(name, str) or not name:
         raise no_name()
-    return _model_id(dispatcher, name)
+    return name
 
 
 def _model_id(dispatcher: Dispatcher, name: str) -> str:
@@ -196,5 +215,5 @@ _ANSWERS: dict[str, Callable[[Dispatcher, OwnRequest], bytes]] = {
     "/api/tags": _tags,
     "/api/show": _show,
     "/api/ps": _running,
-    **dict.fromkeys(("/api/create", "/api/copy", "/api/push", "/api/pull"), _not_here),
+    **dict.fromkeys(("/api/create", "/api/copy", "/api/push"), _not_here),
 }

@@ -144,6 +144,7 @@ class FleetState:
             resting=self._resting(),
             seen=self._seen_of(snapshot.wanted),
             is_scanning=not self._daemon.knows_models,
+            library=str(self._daemon.config.library_root or "") or None,
         )
         present = {b.process: b for b in self._fleet.backends}
         for process in self._servers.keys() - present.keys():

@@ -35,6 +35,7 @@ class Endpoint(Struct, frozen=True):
     has_events: bool = False  # its answer is a stream of magid's own, without end
     takes_any_by_name: bool = False  # also models of other kinds, where one is named
     removes: bool = False  # files of a model
+    downloads: bool = False  # a model of a hub
     is_absent: bool = False  # the answer is 501 always
     target: str = ""  # llama-server's path, where it is another one
 
@@ -64,6 +65,7 @@ class Endpoint(Struct, frozen=True):
 
 
 COMPLETION, INFILL = "/completion", "/infill"
+UNLOAD = "/models/unload"
 
 _CHAT = frozenset({ModelKind.CHAT})
 _ANY = frozenset(ModelKind)
@@ -98,7 +100,16 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint("GET", "/v1/models/{id}", "One of them"),
     Endpoint("GET", "/models", "The same list, where clients of llama.cpp's router look"),
     Endpoint("POST", "/models/load", "Start a model's servers; waits for nothing", changes=True),
-    Endpoint("POST", "/models/unload", "Stop a model's servers; waits for nothing", changes=True),
+    Endpoint(
+        "POST", UNLOAD, "Stop a model's servers, or a download; waits for nothing", changes=True
+    ),
+    Endpoint(
+        "POST",
+        "/models",
+        "Download a model, `ORG/REPO:TAG`; waits for nothing",
+        changes=True,
+        downloads=True,
+    ),
     Endpoint(
         "DELETE",
         "/models",
@@ -149,7 +160,14 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     _absent("POST", "/api/create"),
     _absent("POST", "/api/copy"),
     _absent("POST", "/api/push"),
-    _absent("POST", "/api/pull"),
+    Endpoint(
+        "POST",
+        "/api/pull",
+        "Download a model, `hf.co/ORG/REPO:TAG`, and tell how far it is",
+        Style.OLLAMA,
+        changes=True,
+        downloads=True,
+    ),
     Endpoint(
         "DELETE",
         "/api/delete",

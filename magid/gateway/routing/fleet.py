@@ -139,6 +139,8 @@ class Fleet(Struct, frozen=True):
     disabled: Mapping[str, Model] = field(default_factory=dict)  # known and not enabled, by id
     # Enabled before this start, while their files are looked for. Only to be listed.
     remembered: Mapping[str, ModelEntry] = field(default_factory=dict)
+    # ORG/REPO/FILE of models in the library that were downloaded from a hub, by id.
+    hub_paths: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def backends(self) -> tuple[Backend, ...]:
@@ -158,10 +160,11 @@ def build(
     resting: Mapping[str, StartPause] | None = None,
     seen: Mapping[str, ServerProperties] | None = None,
     is_scanning: bool = False,
+    library: str | None = None,
 ) -> Fleet:
     """`keys` by port, `facts` by process; `resting` and `seen` by model.
 
-    `is_scanning`: for the first time.
+    `is_scanning`: for the first time. `library`: the folder of downloads, links resolved.
     """
     resting, seen = resting or {}, seen or {}
     profile = now.active.profile
@@ -198,7 +201,23 @@ def build(
     adapted = _adapted(offers.values(), {*now.models, *aliases})
     aliases |= {name: chosen.parameters.model for name, chosen in adapted.items()}
     variants |= adapted
-    return Fleet(offers, aliases, variants, profile, disabled, remembered)
+    paths = _hub_paths(now.models, library)
+    return Fleet(offers, aliases, variants, profile, disabled, remembered, paths)
+
+
+_REPOSITORY_PARTS = 2  # ORG/REPO
+
+
+def _hub_paths(models: Mapping[str, Model], library: str | None) -> dict[str, str]:
+    """Returns ORG/REPO/FILE of the models that lie where downloads do, by id."""
+    if library is None:
+        return {}
+    below = {
+        model_id: model.found.path.removeprefix(f"{library}/")
+        for model_id, model in models.items()
+        if model.found.path.startswith(f"{library}/")
+    }
+    return {i: path for i, path in below.items() if path.count("/") >= _REPOSITORY_PARTS}
 
 
 def _joined(known: list[bool | None], by_files: bool | None) -> bool | None:
@@ -236,7 +255,8 @@ def limited(fleet: Fleet, names: Iterable[str]) -> Fleet:
     targets = {*offers, *(offer.tier for offer in offers.values()), *([AUTO] if offers else [])}
     aliases = {a: to for a, to in fleet.aliases.items() if fleet.aliases.get(to, to) in targets}
     variants = {a: chosen for a, chosen in fleet.variants.items() if a in aliases}
-    return Fleet(offers, aliases, variants, fleet.profile)
+    paths = {i: path for i, path in fleet.hub_paths.items() if i in offers}
+    return Fleet(offers, aliases, variants, fleet.profile, hub_paths=paths)
 
 
 def _selector(fleet: Fleet, name: str) -> str:

@@ -31,11 +31,20 @@ def entries(fleet: Fleet) -> list[dict[str, Any]]:
 
 
 def _names_of(fleet: Fleet) -> Mapping[str, list[str]]:
-    """The aliases that lead to each model, in alphabetical order."""
+    """The aliases that lead to each model, in alphabetical order, then its name at its hub."""
     names = defaultdict(list)
     for alias, to in sorted(fleet.aliases.items()):
         names[fleet.aliases.get(to, to)].append(alias)
+    for model_id, path in fleet.hub_paths.items():
+        if model_id in fleet.offers:
+            names[model_id] += _name_at_hub(path, fleet.offers[model_id])
     return names
+
+
+def _name_at_hub(path: str, offer: AvailableModel) -> list[str]:
+    """ORG/REPO:Q4_K_M, as llama.cpp's router lists a download; none if its file has no such tag."""
+    repository, tag = "/".join(path.split("/")[:2]), offer.model.found.name.quantization.upper()
+    return [f"{repository}:{tag}"] if tag in path.upper() else []
 
 
 def statuses(fleet: Fleet) -> dict[str, dict[str, Any]]:

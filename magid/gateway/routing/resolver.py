@@ -4,6 +4,7 @@ Hard gates come first, whatever name was asked for: the kind of model, context, 
 nothing passes, the error says which gate it was.
 """
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from enum import StrEnum
 from typing import Any
@@ -74,6 +75,26 @@ class _Rejected(Struct, frozen=True):
 
 
 LATEST = ":latest"  # Ollama's clients add it to a name without a tag
+_HUBS = ("hf.co/", "huggingface.co/")
+
+
+def of_hub(name: str, fleet: Fleet) -> str | None:
+    """The id of the one model that was downloaded as `ORG/REPO:TAG` or `ORG/REPO`, else None.
+
+    Clients of llama.cpp and Ollama call it so. A tag is part of a file's name, as for `-hf`.
+    """
+    for hub in _HUBS:
+        name = name.removeprefix(hub)
+    repository, _, tag = name.removesuffix(LATEST).partition(":")
+    if "/" not in repository:
+        return None
+    wanted = re.compile(re.escape(tag) + "[.-]", re.IGNORECASE)
+    found = [
+        model_id
+        for model_id, path in fleet.hub_paths.items()
+        if path.startswith(f"{repository}/") and (not tag or wanted.search(path))
+    ]
+    return found[0] if len(found) == 1 else None
 
 
 def by_name(name: str, fleet: Fleet) -> str:
@@ -87,6 +108,9 @@ def by_name(name: str, fleet: Fleet) -> str:
         target = fleet.aliases.get(target, target)
         if target in fleet.offers or target in STRENGTH or target == AUTO:
             return target
+    name = of_hub(name, fleet) or name
+    if name in fleet.offers:
+        return name
     if name in fleet.disabled:
         raise ModelNotFound(
             f"cannot use model {name!r}: it is disabled; PUT /api/models/{name}/enabled with "

@@ -53,11 +53,12 @@ class Downloads:
         self._reader = LibraryReader(settings.library_path)
         self._seen: dict[str, JobStatus] = {}
         self._begun: dict[str, tuple[JobStatus, float]] = {}  # asked for, and when
+        self._absent: set[str] = set()  # of these, those whose process was not there at the look
         self._restarts: dict[str, tuple[int, int]] = {}  # bytes there were, restarts since
         self._listeners: list[Listener] = []
         self._asked = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._rescans: set[asyncio.Task[None]] = set()
+        self._rescans: dict[str, asyncio.Task[None]] = {}  # by the download that has ended
         self._lists = Turns()  # each keeps one of the few connections of the launcher
 
     @property
@@ -76,9 +77,10 @@ class Downloads:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
-        for rescan in self._rescans:
+        rescans = list(self._rescans.values())
+        for rescan in rescans:
             rescan.cancel()
-        await asyncio.gather(*self._rescans, return_exceptions=True)
+        await asyncio.gather(*rescans, return_exceptions=True)
         await self._lists.close()
         await self._starter.close()
         await self._reader.close()
@@ -178,6 +180,7 @@ class Downloads:
                     has_resumed = True
                     await self._resume_after_boot()
                 await self._look()
+                await self._start_absent()
                 await self._restart_interrupted()
             except MagidError as error:
                 log.debug("cannot look at downloads: %s", error.message)
@@ -197,8 +200,9 @@ class Downloads:
         if self._settings.library_root is None:
             return
         found = await self._reader.jobs()
+        self._absent.clear()
         for status, is_alive in found.values():
-            self._note(self._shown(status, is_alive=is_alive))
+            self._note(self._offered(self._shown(status, is_alive=is_alive)))
         for job_id in self._seen.keys() - found.keys():
             if (late := self._shown_of_none(job_id)) is None:
                 del self._seen[job_id]
@@ -213,6 +217,8 @@ class Downloads:
         if begun is not None and status.updated_at < at:
             if not is_alive and time.time() - at > _BEGIN_S:
                 return replace(status, state="failed", code="NotStarted", reason=_NOT_STARTED)
+            if not is_alive:
+                self._absent.add(status.id)
             return begun
         self._begun.pop(status.id, None)
         if is_alive or status.state not in ACTIVE:
@@ -235,19 +241,32 @@ class Downloads:
             listener(status)
         if before is None or before.state != status.state:
             _log(status, is_new=before is None)
-            if status.state == "done" and before is not None:
-                self._spawn_rescan()
 
-    def _spawn_rescan(self) -> None:
-        async def rescan() -> None:
-            try:
-                await self._rescan()
-            except MagidError as error:
-                log.error("%s", error.message)
+    def _offered(self, status: JobStatus) -> JobStatus:
+        """Returns the status to show; of one that is done, only when its model can be used.
 
-        task = asyncio.create_task(rescan())
-        self._rescans.add(task)
-        task.add_done_callback(self._rescans.discard)
+        A client that waits for the end asks for the model next.
+        """
+        before = self._seen.get(status.id)
+        if status.state != "done" or before is None or before.state == "done":
+            return status
+        if status.id not in self._rescans:
+            self._rescans[status.id] = asyncio.create_task(self._take_up(status))
+        return replace(status, state="verifying")
+
+    async def _take_up(self, status: JobStatus) -> None:
+        """Reads the model folders, and tells that the download is done."""
+        try:
+            await self._rescan()
+        except MagidError as error:
+            log.error("%s", error.message)
+        except Exception:  # any: the files are there
+            log.exception("reading the model folders failed with an internal error")
+        finally:
+            del self._rescans[status.id]
+        seen = self._seen.get(status.id)
+        if seen is not None and seen.state == "verifying":
+            self._note(status)
 
     # -- resuming ----------------------------------------------------------------------------
 
@@ -266,6 +285,14 @@ class Downloads:
         with suppress(OSError):
             content = json.dumps({"boot": boot}).encode()
             await asyncio.to_thread(replace_file, path, content, mode=0o640)
+
+    async def _start_absent(self) -> None:
+        """Starts those again that were asked for while an earlier process was ending.
+
+        It counted as the one that was asked for. Does nothing to a process that is just starting.
+        """
+        for job_id in self._absent & self._begun.keys():
+            await self._starter.run(self._begun[job_id][0].source)
 
     async def _restart_interrupted(self) -> None:
         """Starts those whose process has ended without being told to. Not forever."""
