@@ -151,6 +151,10 @@ class ServerFailed(MagidError):
     """The server was started and did not become ready; the text says why."""
 
 
+class ModelNotRunning(ServerFailed):
+    """No server runs, and a request starts none; `details` has the `modelId` to start."""
+
+
 class TimedOut(MagidError):
     """The wait timed out; the operation itself goes on."""
 

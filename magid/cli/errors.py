@@ -15,6 +15,7 @@ TRY = {  # error code of the API -> the command to try
     "ModelGone": "magictl rescan",
     "NotReady": "magictl status",
     "ServerFailed": "magictl logs {modelId}",
+    "ModelNotRunning": "magictl start {modelId}",
     "TimedOut": "magictl ps",
     "Busy": "magictl ps",
     "PortTaken": "magictl ls",

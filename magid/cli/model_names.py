@@ -44,10 +44,24 @@ def meant(word: str, models: Sequence[Named]) -> list[str]:
         return []
     if "/" in word:
         end = "/" + word.lstrip("/")
-        return [m.model_id for m in models if m.path == word or m.path.endswith(end)]
+        found = [m.model_id for m in models if m.path == word or m.path.endswith(end)]
+        return found or [m.model_id for m in models if _is_at_hub(word, m.path)]
     key = folded(word)
     exact = [m.model_id for m in models if key in m.names]
     return exact or [m.model_id for m in models if any(n.startswith(key) for n in m.names)]
+
+
+def _is_at_hub(word: str, path: str) -> bool:
+    """Whether hf.co/ORG/REPO or ORG/REPO:TAG, as it was pulled, is the file at this path.
+
+    ORG/REPO alone could be any two folders.
+    """
+    plain = word.removeprefix("hf.co/")
+    repository, _, tag = plain.partition(":")
+    _, is_there, file = path.partition(f"/{repository}/")
+    if not is_there or not (tag or plain != word):
+        return False
+    return re.search(re.escape(tag) + "[.-]", file, re.IGNORECASE) is not None
 
 
 def nearest(word: str, models: Iterable[Named]) -> list[str]:

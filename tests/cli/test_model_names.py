@@ -16,7 +16,8 @@ QWEN_8B = Named("qwen3_8p0b_q4km_balanced", "/m/Qwen3-8B-Q4_K_M.gguf")
 SPLIT = Named("big_70p0b_q8_powerful", "/m/big/Big-70B-Q8_0-00001-of-00002.gguf")
 SHORT = Named("tiny_1p0b_fast", "/m/Tiny.gguf")
 LONGER = Named("tiny_chat_1p0b_fast", "/m/Tiny-Chat.gguf")
-ALL = [QWEN_4B, QWEN_8B, SPLIT, SHORT, LONGER]
+PULLED = Named("pulled_2p0b_q80_fast", "/m/org/Repo-GGUF/UD/Pulled-2B-UD-Q8_0.gguf")
+ALL = [QWEN_4B, QWEN_8B, SPLIT, SHORT, LONGER, PULLED]
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,11 @@ ALL = [QWEN_4B, QWEN_8B, SPLIT, SHORT, LONGER]
         ("b", [SPLIT]),
         ("Tiny", [SHORT]),  # a whole name goes before a beginning
         ("tin", [SHORT, LONGER]),
+        ("org/Repo-GGUF:Q8_0", [PULLED]),  # as it was pulled
+        ("org/Repo-GGUF:ud-q8_0", [PULLED]),
+        ("hf.co/org/Repo-GGUF", [PULLED]),
+        ("org/Repo-GGUF:Q4_K_M", []),
+        ("org/Repo-GGUF", []),  # any two folders
         ("4b", []),
         ("", []),
     ],

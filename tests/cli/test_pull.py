@@ -37,6 +37,8 @@ def daemon(
     settings = f"downloads: {{endpoint: '{hub.url}', reserve: 0}}\n"
     running = parts.daemon(tmp_path_factory.mktemp("pull"), settings)
     running.environment["MAGI_LIBRARY_PATH"] = str(running.models)
+    profile = "name: Test\ndescription: all of them\nenabled_models: ['*']\n"
+    (running.profiles / "test.yaml").write_text(profile)
     with running, running.client:
         yield running
 
@@ -62,6 +64,31 @@ def test_pull_and_show(daemon: Running) -> None:
     assert "org/Tiny/tiny-Q8_0.gguf" in shown
     assert "apache-2.0" in shown
     assert "done" in typed(daemon, "download ls").stdout
+
+
+@pytest.mark.slow
+def test_two_commands_lead_to_the_first_token(daemon: Running) -> None:
+    """What does not run is started for who types `run`, and not with --no-start."""
+    said = typed(daemon, "pull org/Tiny:Q8_0 --wait").stdout
+    (model,) = daemon.get("/api/models/registry")["models"]
+    assert said.rstrip().endswith(f", as {model}")
+    refused = typed(daemon, "run org/Tiny:Q8_0 Hello --no-start", 1)
+    assert f"{model} does not run\ntry: magictl start {model}" in refused.stderr
+    assert not refused.stdout
+    answered = typed(daemon, "run org/Tiny:Q8_0 Hello")
+    assert answered.stdout.strip()
+    assert answered.stderr == f"{model} does not run: it is started\n"
+    assert typed(daemon, "run auto Hello").stderr == ""
+
+
+@pytest.mark.slow
+def test_a_model_that_the_profile_leaves_out(daemon: Running) -> None:
+    (model,) = daemon.get("/api/models/registry")["models"]
+    daemon.ask("PUT", f"/api/models/{model}/enabled", {"enabled": False})
+    said = typed(daemon, "pull org/Tiny:Q8_0 --wait").stderr
+    assert said.endswith(f"the profile leaves it out\ntry: magictl enable {model}\n")
+    assert f"try: magictl enable {model}" in typed(daemon, f"run {model} Hello", 4).stderr
+    daemon.ask("PUT", f"/api/models/{model}/enabled", {"enabled": None})
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import pytest
 
 from magid import __version__
 from magid.systemd.unit_names import unit_name
-from tests.lab import minimal, packages
+from tests.lab import first_model, minimal, packages
 from tests.lab.container import Container, booted
 from tests.lab.layers import output
 from tests.lab.trees import LLAMA, RELEASES, ROOT, Release, Tree
@@ -136,6 +136,7 @@ def test_its_life(machine: Machine, model: Path) -> None:
     """From the first installation to the last, in the order in which it happens to a machine."""
     for step in (
         *(installs, says_what_is_missing, gets_a_llama_server),
+        partial(pulls_a_first_model, model=model),
         *(partial(runs_models, model=model), keeps_decisions, is_upgraded, is_downgraded),
         survives_its_launcher,
         *(is_left_alone_by_needrestart, is_removed, comes_back, is_purged, is_installed_again),
@@ -195,6 +196,11 @@ def gets_a_llama_server(machine: Machine) -> None:
     assert machine.get("/readyz") == {
         "status": "ok", "phase": "serving", "reasons": [], "warnings": [], "conditions": [],
     }  # fmt: skip
+
+
+def pulls_a_first_model(machine: Machine, model: Path) -> None:
+    first_model.pull_and_run(machine.container, machine.wait_serving, model)
+    assert machine.servers() == {}
 
 
 def runs_models(machine: Machine, model: Path) -> None:

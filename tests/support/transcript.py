@@ -109,12 +109,24 @@ def sections(text: str) -> dict[str, str]:
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
-def check_document(path: Path, type_in: Typing, heading: str | None = None) -> None:
+def left_on_screen(output: str) -> str:
+    """What a person still sees in the end: no bars that were drawn over, and no colours."""
+    lines = re.sub(r"^[^\n]*\r\x1b\[K", "", output.replace("\r\n", "\n"), flags=re.M)
+    return re.sub(r"\x1b\[[0-9;]*m", "", lines)
+
+
+def check_document(
+    path: Path, type_in: Typing, heading: str | None = None, *, without: str | None = None
+) -> None:
     """That the transcripts in the fenced blocks of this document come again, in their order.
 
-    They stand there as they came; only what is compared is masked. Of one section, if named.
+    They stand there as they came; only what is compared is masked. Of one section, or of all but
+    one, if named.
     """
-    text = path.read_text() if heading is None else sections(path.read_text())[heading]
+    whole = path.read_text()
+    text = whole if heading is None else sections(whole)[heading]
+    if without is not None:
+        text = text.replace(sections(whole)[without], "")
     blocks = [b for b in re.findall(r"^```\n(.*?)^```$", text, re.M | re.S) if "$ " in b]
     assert blocks
     for block in blocks:

@@ -5,20 +5,23 @@ import sys
 from typing import Any
 
 from magid.cli import hints, prompting
-from magid.cli.client import Client, Refused
+from magid.cli.client import MODELS, Client, Refused, quoted
 from magid.cli.errors import report
+from magid.cli.interaction import Progress
 from magid.cli.model_names import named
 from magid.cli.output import DIM, cell, json_line, note, paint, print_json, say, table
 from magid.cli.parser import Verbs
 
 CHAT = "/v1/chat/completions"
+EXPLAIN = "/api/route/explain"
+START_S = 600.0  # for a model that does not run yet
 EXAMPLE = "qwen3_4p0b_q4km_fast"
 MESSAGES = list[dict[str, str]]
 
 
 def add(verbs: Verbs) -> None:
     sub = verbs.add(
-        "run", run, "ask a model; without a prompt a conversation",
+        "run", run, "ask a model, and start it if it does not run; without a prompt a conversation",
         examples=(
             f'magictl run {EXAMPLE} "Why is the sky blue?"',
             "magictl run auto 'Summarise this:' < report.txt",
@@ -31,6 +34,7 @@ def add(verbs: Verbs) -> None:
     sub.add_argument("--system", metavar="TEXT", help="a system prompt")
     sub.add_argument("--max-tokens", type=int, metavar="N", help="most tokens of the answer")
     sub.add_argument("--temperature", type=float, metavar="T", help="0: always the likeliest word")
+    sub.add_argument("--no-start", action="store_true", help="do not start a model for it")
     sub = verbs.add(
         "route", route, "where the gateway would send a prompt, and why, without sending it",
         examples=('magictl route "Prove that there are infinitely many primes."',
@@ -91,11 +95,38 @@ def _answer(client: Client, args: argparse.Namespace, messages: MESSAGES) -> str
     """Prints the answer as it arrives. Later requests use the gateway's name of the model."""
 
     def answer(model: str) -> str:
-        said = _stream(client, args, model, messages)
+        said = _started_and_streamed(client, args, model, messages)
         args.model = model
         return said
 
     return named(client, answer)(args.model)
+
+
+def _started_and_streamed(
+    client: Client, args: argparse.Namespace, model: str, messages: MESSAGES
+) -> str:
+    """Streams the answer; starts the model first if it does not run, as who types `run` expects."""
+    try:
+        return _stream(client, args, model, messages)
+    except Refused as error:
+        if error.code != "model_not_running" or args.no_start:
+            raise
+        stopped = _stopped(client, model, messages)
+        if not stopped:
+            raise
+    note(f"{stopped} does not run: it is started")
+    with Progress(client, stopped):
+        client.call("POST", f"{MODELS}/servers/{quoted(stopped)}/start?wait={START_S:g}")
+    return _stream(client, args, model, messages)
+
+
+def _stopped(client: Client, model: str, messages: MESSAGES) -> str:
+    """Returns the id of the model that has to be started for this request; "" if none is known."""
+    try:
+        client.call("POST", EXPLAIN, {"request": {"model": model, "messages": messages}})
+    except Refused as error:
+        return str(error.details.get("modelId", "")) if error.code == "ModelNotRunning" else ""
+    return ""
 
 
 def _stream(client: Client, args: argparse.Namespace, model: str, messages: MESSAGES) -> str:
@@ -165,7 +196,7 @@ def _shown(text: str) -> str:
 def route(client: Client, args: argparse.Namespace) -> int:
     def explained(model: str) -> Any:
         request = {"model": model, "messages": [{"role": "user", "content": args.prompt}]}
-        return client.call("POST", "/api/route/explain", {"request": request})
+        return client.call("POST", EXPLAIN, {"request": request})
 
     answer = named(client, explained)(args.model)
     if args.json:

@@ -4,9 +4,10 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Iterable
 from typing import Any, Final
 
-from magid.cli.client import Client, Refused, quoted
+from magid.cli.client import MODELS, Client, Refused, quoted
 from magid.cli.output import ago, json_line, note, plain, print_json, size, span, table
 from magid.cli.parser import Verbs
 
@@ -67,7 +68,7 @@ def pull(client: Client, args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         note(f"\nthe download goes on\ntry: magictl download pause {started['id']}, to stop it")
         return 130
-    return _told(ended, as_json=args.json)
+    return _told(client, ended, as_json=args.json)
 
 
 def _follow(client: Client, started: Any, *, is_shown: bool, as_json: bool) -> Any:
@@ -112,17 +113,34 @@ def bar(download: Any) -> str:
     return f"[{drawn}] {name}: {state} {share} of {size(total)}{rate}{left}{reason}"[:200]
 
 
-def _told(download: Any, *, as_json: bool) -> int:
+def _told(client: Client, download: Any, *, as_json: bool) -> int:
     for text in download["notes"]:
         note(f"note:         {plain(text)}")
     if download["state"] == "done":
         if not as_json:
-            print(f"{plain(download['source'])} is here: {size(download['totalBytes'])}")
+            _tell_where(client, download)
         return 0
     if download["state"] == "failed":
         raise Refused(str(download["reason"]))
     note(f"{plain(download['source'])} is paused\ntry: magictl download resume {download['id']}")
     return 1
+
+
+def _tell_where(client: Client, download: Any) -> None:
+    """Prints what is here, under which id, and what is still to be done to use it."""
+    models = pulled_models(download, client.call("GET", f"{MODELS}/registry")["models"].values())
+    known = "".join(f", as {model['modelId']}" for model in models)
+    print(f"{plain(download['source'])} is here: {size(download['totalBytes'])}{known}")
+    for model in models:
+        if not model["enabled"]:
+            note(f"the profile leaves it out\ntry: magictl enable {model['modelId']}")
+
+
+def pulled_models(download: Any, models: Iterable[Any]) -> list[Any]:
+    """Returns the models that the files of this download are. Pure."""
+    names = [file["path"].replace(" ", "_") for file in download["files"]]
+    ends = tuple(f"/{download['repository']}/{name}" for name in names)
+    return [model for model in models if model["filePath"].endswith(ends)]
 
 
 def _list(client: Client, args: argparse.Namespace) -> int:

@@ -66,6 +66,7 @@ _CODES: dict[type[errors.MagidError], str] = {
     errors.RateLimited: "rate_limit_exceeded",
     errors.NotReady: "model_not_ready",
     errors.ServerFailed: "server_failed",
+    errors.ModelNotRunning: "model_not_running",
     errors.ServerLost: "server_lost",
     errors.ServerStopped: "server_stopped",
 }

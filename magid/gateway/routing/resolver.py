@@ -18,6 +18,7 @@ from magid.errors import (
     DoesNotFit,
     InvalidInput,
     ModelNotFound,
+    ModelNotRunning,
     NotReady,
     ServerFailed,
 )
@@ -310,6 +311,10 @@ def _refusal(request: ParsedRequest, rejected: Iterable[_Rejected], fleet: Fleet
     waiting = [p for p in problems if p.why == p.offer.why_none]
     if any(p.may_come for p in waiting):
         return NotReady(f"cannot answer yet: {said}")
+    stopped = [p.offer for p in waiting if not p.offer.is_failing]
+    if stopped:
+        smallest = min(stopped, key=lambda offer: offer.model.found.size_bytes)
+        return ModelNotRunning(f"cannot answer: {said}", modelId=smallest.model_id)
     if waiting:
         return ServerFailed(f"cannot answer: {said}")
     hint = _who_can(request, fleet)
