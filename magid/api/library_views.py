@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from magid.api.schemas.library import Download, ModelOrigin, VariantsReply
+from magid.api.schemas.library import Download, ModelOrigin, OutdatedModel, VariantsReply
 from magid.library.job import JobStatus
 from magid.library.source import ModelSource
+from magid.library.updates import ModelUpdate
 
 _ROOM: Final = 1.1  # of its size: what a model takes at least, with a small context
 
@@ -64,6 +65,19 @@ def variants_view(
             }
             for row in found["variants"]
         ],
+    }
+
+
+def update_view(update: ModelUpdate) -> OutdatedModel:
+    """Returns what the hub has of a model as the API has it."""
+    return {
+        "modelId": update.model_id,
+        "state": update.state,
+        "source": update.source,
+        "commit": update.commit,
+        "latest": update.latest,
+        "files": list(update.files),
+        "reason": update.reason,
     }
 
 

@@ -41,7 +41,7 @@ from magid.api.schemas.access import (
 from magid.api.schemas.disk import DiskReply, RemovalReply
 from magid.api.schemas.gateway import Explanation, RequestsReply, UsageReply
 from magid.api.schemas.gpus import GpusReply, ModelMemory
-from magid.api.schemas.library import Download, DownloadsReply, VariantsReply
+from magid.api.schemas.library import Download, DownloadsReply, OutdatedReply, VariantsReply
 from magid.api.schemas.models import (
     DiscoveredModel,
     EnabledAllReply,
@@ -274,6 +274,8 @@ ROUTES: tuple[Route, ...] = (
     _get("/api/library/variants", library.list_variants, VariantsReply,
          access=Access.CHANGE, query=(_SOURCE,),  # with the hub token of the administrator
          errors=(e.HubFailed, e.NotReady, *_DOWNLOADING)),
+    _get("/api/library/outdated", library.list_outdated, OutdatedReply,
+         access=Access.CHANGE, errors=(e.NotReady, *_DOWNLOADING)),  # with the same token
     _get("/api/gpus", gpus.list_gpus, GpusReply),
     _post("/api/gpus/refresh", gpus.refresh_gpus, GpusReply),
     _get("/metrics", metrics.get_metrics, str, media=_TEXT),

@@ -15,6 +15,7 @@ from magid.cli.verbs import (
     import_verb,
     logs,
     open_verb,
+    outdated,
     plan,
     profiles,
     pull,
@@ -29,11 +30,11 @@ from magid.cli.verbs import (
 
 MODULES = (
     status, servers, settings, plan, profiles, logs, chat, top, events, doctor,
-    tokens, open_verb, version, completion, config, usage, gpus, fits, pull, import_verb, engines,
-    disk, help_verb,
+    tokens, open_verb, version, completion, config, usage, gpus, fits, pull, outdated, import_verb,
+    engines, disk, help_verb,
 )  # fmt: skip
 GROUPS = {
-    "Models": ("ls", "show", "cat", "rescan", "pull", "download", "df", "rm"),
+    "Models": ("ls", "show", "cat", "rescan", "pull", "download", "outdated", "df", "rm"),
     "Servers": ("status", "ps", "top", "events", "logs", "start", "stop", "restart", "wait"),
     "Decisions": (
         "enable", "disable", "tier", "thinking", "set", "profile", "diff", "apply", "import",

@@ -15,7 +15,8 @@ _PARTS: Final = {field.name for field in fields(ModelSource)}
 class DownloadRequest(Struct, frozen=True):
     """Carries out one action of `magi-download` in a unit of its own.
 
-    `run` starts the unit and does not wait for it; `list` replies as `protocol.output_reply` does.
+    `run` starts the unit and does not wait for it; `list` and `check` reply as
+    `protocol.output_reply` does.
     Where to download from and to, only the configuration says.
     """
 

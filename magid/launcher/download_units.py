@@ -15,7 +15,7 @@ from magid.config.settings import Config
 from magid.errors import InvalidInput, NotAllowed
 from magid.launcher.download_request import DownloadRequest
 from magid.launcher.sandbox import SWITCHES, UNMOUNTABLE, Property, command_property
-from magid.library.transfer_command import STOP_S, arguments, library_of
+from magid.library.transfer_command import QUESTIONS, STOP_S, arguments, library_of
 
 PROGRAM: Final = "/usr/lib/magi/magi-download"
 USER: Final = "magi-library"
@@ -46,7 +46,7 @@ _FINAL: Final = (1, 2)
 
 def download_unit(request: DownloadRequest) -> str:
     """Returns the unit's name. Pure: it is made of the checked source."""
-    name = "list" if request.action == "list" else request.source.job_id
+    name = request.action if request.action in QUESTIONS else request.source.job_id
     return f"magi-download@{name}.service"
 
 

@@ -13,7 +13,7 @@ from magid.launcher.protocol import LauncherReply, output_reply
 from magid.launcher.sandbox import Property
 from magid.launcher.short_runs import output_of
 from magid.launcher.transient_units import Units
-from magid.library.transfer_command import LIST, STOP_S
+from magid.library.transfer_command import QUESTIONS, STOP_S
 from magid.llama.short_runs import ShortRun
 
 log = logging.getLogger("magi-launcher")
@@ -50,8 +50,8 @@ class DownloadUnits:
                 case "run":
                     log.info("starting %s (%s)", name, request.source.text)
                     await self._units.run_lasting(name, properties)
-                case "list":
-                    return output_reply(await output_of(self._units, name, properties, LIST))
+                case question if asked := QUESTIONS.get(question):
+                    return output_reply(await output_of(self._units, name, properties, asked))
                 case _:
                     log.info("%s of %s (%s)", request.action, name, request.source.text)
                     await self._note(name, request, properties)

@@ -106,6 +106,15 @@ def _shards(
     return tuple(file for _, file in sorted(same, key=lambda pair: pair[0]))
 
 
+def with_companions(
+    files: Iterable[RepositoryFile], variant: ModelVariant
+) -> tuple[RepositoryFile, ...]:
+    """Returns the model's files, and all that could have come along with it."""
+    names = ((file, file.path.rpartition("/")[2]) for file in files if _is_gguf(file.path))
+    beside = (file for file, name in names if any(kind in name for kind in _NO_MODELS))
+    return tuple(dict.fromkeys((*variant.files, *variant.companions, *beside)))
+
+
 def missing_shards(variant: ModelVariant) -> int:
     """Returns how many shards the repository lacks: such a model could never be loaded."""
     return _parts(variant.files[0].path).count - len(variant.files)

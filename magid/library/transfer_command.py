@@ -11,7 +11,7 @@ from magid.errors import NotAllowed, ServerFailed
 from magid.library.source import ModelSource
 from magid.llama.short_runs import ShortRun
 
-ACTIONS: Final = ("run", "pause", "remove", "list")
+ACTIONS: Final = ("run", "pause", "remove", "list", "check")
 STOP_S: Final = 20.0  # for a process to end: it finishes a write to the disk
 
 
@@ -25,7 +25,11 @@ class HubQuestion(ShortRun, frozen=True):
         return ServerFailed(f"cannot {self.purpose}: the answer is too long; {self.by_hand}")
 
 
-LIST: Final = HubQuestion("list the models of a repository", "name a file of it", 75.0)
+QUESTIONS: Final = {
+    "list": HubQuestion("list the models of a repository", "name a file of it", 75.0),
+    "check": HubQuestion("look for newer files", "see its page at the hub", 75.0),
+}
+"""The actions that ask the hub, and whose answer is what they print."""
 
 
 def library_of(settings: Config) -> Path:

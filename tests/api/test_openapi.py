@@ -106,6 +106,7 @@ def test_an_operation_says_what_it_does_and_takes(route: Route) -> None:
         ("POST", "/api/route/explain"): Access.READ,
         ("GET", "/api/tokens"): Access.CHANGE,
         ("GET", "/api/library/variants"): Access.CHANGE,  # asks with the token for the hub
+        ("GET", "/api/library/outdated"): Access.CHANGE,
         ("POST", "/api/session"): Access.PUBLIC,  # who signs in has no access yet
         ("DELETE", "/api/session"): Access.PUBLIC,
     }

@@ -87,8 +87,13 @@ def test_a_pull_ends_in_a_model_that_answers(daemon: tuple[Daemon, ModelHub]) ->
     )
     model = next(m for m in container.run(["magictl", "ls", "-q"]).stdout.split() if "tiny" in m)
     assert "org/Tiny/tiny-Q8_0.gguf" in container.run(["magictl", "show", model]).stdout
-    container.run(["magictl", "start", model])
-    assert container.run(["magictl", "run", model, "Hello"]).stdout.strip()
+    assert container.run(["magictl", "run", "org/Tiny", "Hello"]).stdout.strip()
+    (row,) = [
+        line.split()[:2]
+        for line in container.run(["magictl", "outdated"]).stdout.splitlines()
+        if line.startswith(model)
+    ]
+    assert row == [model, "current"], "a unit has asked the hub, with the token"
 
 
 def test_what_the_unit_may_reach(daemon: tuple[Daemon, ModelHub]) -> None:

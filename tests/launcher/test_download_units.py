@@ -53,7 +53,7 @@ def value(properties: list[Property], name: str) -> Any:
     return found
 
 
-@pytest.mark.parametrize("action", ["run", "pause", "remove", "list"])
+@pytest.mark.parametrize("action", ["run", "pause", "remove", "list", "check"])
 def test_the_closed_box(tmp_path: Path, action: str) -> None:
     properties = made(tmp_path, DownloadRequest(action, SOURCE))
     assert {name: value(properties, name) for name in CLOSED} == CLOSED
@@ -107,6 +107,7 @@ def test_the_token(tmp_path: Path) -> None:
 def test_units_are_named_after_the_source() -> None:
     assert download_unit(RUN) == f"magi-download@{SOURCE.job_id}.service"
     assert download_unit(DownloadRequest("list", SOURCE)) == "magi-download@list.service"
+    assert download_unit(DownloadRequest("check", SOURCE)) == "magi-download@check.service"
 
 
 def test_a_library_that_cannot_be_used(tmp_path: Path) -> None:

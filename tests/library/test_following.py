@@ -42,7 +42,7 @@ class SlowLists(ChildDownloads):
         self.asked: asyncio.Queue[str] = asyncio.Queue()
         self.over = asyncio.Event()
 
-    async def list_models(self, source: ModelSource) -> str:
+    async def ask(self, question: str, source: ModelSource) -> str:
         self.asked.put_nowait(source.repository)
         await self.over.wait()
         return '{"variants": []}'
@@ -172,7 +172,8 @@ async def test_clients_that_hang_up_start_no_second_list(library: Path, hub: Mod
 
     async with owner(library, hub, "first", starting) as downloads, asyncio.timeout(PATIENCE_S):
         lists = [
-            asyncio.create_task(downloads.variants(ModelSource(f"org/{name}"))) for name in "abcd"
+            asyncio.create_task(downloads.ask("list", ModelSource(f"org/{name}")))
+            for name in "abcd"
         ]
         assert await starters[0].asked.get() == "org/a"
         for one in lists[:2]:

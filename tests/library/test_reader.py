@@ -63,8 +63,9 @@ async def test_a_library_that_hangs_holds_one_thread(tmp_path: Path) -> None:
     with mounted(library) as mount:
         mount.hang()
         async with asyncio.timeout(PATIENCE_S):
-            asked = [reader.jobs() for _ in range(20)] + [reader.origin(f"{library}/x.gguf")]
-            answers = await asyncio.gather(*asked, return_exceptions=True)
+            asked = [reader.jobs() for _ in range(20)]
+            origins = reader.origins([f"{library}/x.gguf"])
+            answers = await asyncio.gather(*asked, origins, return_exceptions=True)
         assert {type(answer) for answer in answers} == {NotReady}
         assert len(set(threading.enumerate()) - before) == 1
         mount.thaw()

@@ -7,7 +7,6 @@ import random
 import subprocess
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -296,6 +295,17 @@ def test_the_list_of_variants(transfers: Transfers) -> None:
     )
 
 
+def test_the_files_that_a_model_has_there(transfers: Transfers) -> None:
+    """And all that could have come along with it; no other model's."""
+    answer = json.loads(transfers.act("check", SHARDED).stdout)
+    assert answer["files"].keys() == {
+        "Q4_K_M/s-Q4_K_M-00001-of-00002.gguf", "Q4_K_M/s-Q4_K_M-00002-of-00002.gguf",
+        "mmproj-F16.gguf",
+    }  # fmt: skip
+    gone = ModelSource(SHARDED.repository, file="gone.gguf")
+    assert json.loads(transfers.act("check", gone).stdout)["error"] == "VariantNotFound"
+
+
 def test_a_library_that_cannot_be_written(transfers: Transfers) -> None:
     (transfers.library / job.JOBS).write_text("")
     done = transfers.act("run", PLAIN)
@@ -384,24 +394,3 @@ def test_files_nested_without_end_are_none(transfers: Transfers) -> None:
     assert job.read_status(transfers.folder(PLAIN)) is None
     origins.origin_path(transfers.library / PATH).write_text(nested)
     assert origins.read(transfers.library / PATH) is None
-
-
-def test_pipes_in_the_place_of_files_hold_nobody(transfers: Transfers) -> None:
-    """Who may write to the library could put them there."""
-    other = transfers.folder(SHARDED)
-    other.mkdir(parents=True)
-    for name in (job.STATUS, job.LOCK):
-        os.mkfifo(other / name)
-    model = transfers.library / PATH
-    model.parent.mkdir(parents=True)
-    origin = origins.origin_path(model)
-    os.mkfifo(origin)
-    os.mkfifo(origin.with_name(f"{origin.name}.new"))
-    with ThreadPoolExecutor() as pool:
-        looks = (
-            pool.submit(origins.read, model), pool.submit(job.read_status, other),
-            pool.submit(job.is_held, other / job.LOCK),
-        )  # fmt: skip
-        assert [look.result(DEADLINE_S) for look in looks] == [None, None, False]
-    assert transfers.run(PLAIN).state == "done"
-    assert origins.read(model) is not None

@@ -1,11 +1,13 @@
-"""Downloads: start, follow, pause, continue, remove; and what a repository has."""
+"""Downloads: start, follow, pause, continue, remove; what a repository has, and what is newer."""
 
 from typing import TYPE_CHECKING, Any
 
 from magid.api.context import Context
-from magid.api.library_views import download_view, variants_view
+from magid.api.library_views import download_view, update_view, variants_view
 from magid.api.reply import Call, Reply, reply
+from magid.discovery.found import FoundModel
 from magid.host.usage import machine_memory
+from magid.library.downloads.updates import outdated
 from magid.library.source import parse
 
 if TYPE_CHECKING:  # imported with the first body
@@ -54,10 +56,26 @@ async def remove_download(ctx: Context, call: Call) -> Reply:
 async def list_variants(ctx: Context, call: Call) -> Reply:
     """The models of a repository, with their sizes, asked of the hub. Needs the scope admin."""
     source = parse(call.query.get("source", ""))
-    found = await ctx.downloads.variants(source)
+    found = await ctx.downloads.ask("list", source)
     gpus = ctx.daemon.gpus.devices.present.gpus
     on_gpus = sum(gpu.device.total or 0 for gpu in gpus)
     return reply(variants_view(source, found, on_gpus, machine_memory()["total"]))
+
+
+async def list_outdated(ctx: Context, _call: Call) -> Reply:
+    """Which models have newer files, asked of the hub; changes nothing. Needs the scope admin."""
+    models = ctx.need_listing().models
+    files = {
+        model_id: [model.found.path, *model.found.files[1:], *_beside(model.found)]
+        for model_id, model in models.items()
+    }
+    found = await outdated(ctx.downloads, files)
+    return reply({"models": [update_view(each) for each in found]})
+
+
+def _beside(found: FoundModel) -> list[str]:
+    drafts = [draft.path for draft in found.drafts if draft.path is not None]
+    return [*(companion.path for companion in found.companions), *drafts]
 
 
 async def _one(ctx: Context, status: Any) -> Reply:

@@ -64,6 +64,28 @@ class VariantsReply(TypedDict):
     variants: list[RepositoryVariant]
 
 
+class OutdatedModel(TypedDict):
+    """What the hub has of one model. `source` is what to download to get it; "" if unknown.
+
+    `state` is newer, current, unknown, gated, gone, offline or refused; `reason` says why. `commit`
+    is that of the files here, `latest` the hub's.
+    """
+
+    modelId: str
+    state: str
+    source: str
+    commit: str
+    latest: str
+    files: list[str]
+    reason: str
+
+
+class OutdatedReply(TypedDict):
+    """All models, in the order of their ids."""
+
+    models: list[OutdatedModel]
+
+
 class ModelOrigin(TypedDict):
     """Where a model was downloaded from, as the hub said then."""
 

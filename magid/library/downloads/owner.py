@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from magid.library import source as sources
 from magid.library.downloads.reader import LibraryReader
 from magid.library.downloads.starting import DownloadStarter
 from magid.library.job import ACTIVE, JobStatus
+from magid.library.origins import Origin
 from magid.library.source import ModelSource
 from magid.library.transfer_command import library_of
 from magid.library.turns import Turns
@@ -147,15 +148,19 @@ class Downloads:
         self._seen.pop(job_id, None)
         return status
 
-    async def variants(self, source: ModelSource) -> dict[str, Any]:
-        """Returns what models there are in the repository. Raises HubFailed, NotAllowed."""
+    async def ask(self, question: str, source: ModelSource) -> dict[str, Any]:
+        """Returns what the hub answers: `list` what models the repository has, `check` the files.
+
+        Raises HubFailed, NotAllowed, ServerFailed.
+        """
         library_of(self._settings)
-        text = (await self._lists.take(lambda: self._starter.list_models(source))).strip()
+        text = (await self._lists.take(lambda: self._starter.ask(question, source))).strip()
         try:
             answer = json.loads(text.rpartition("\n")[2])
         except ValueError:
             raise HubFailed(
-                f"cannot list {source.repository}: {text[:200] or 'no answer'}", cause="NoAnswer"
+                f"cannot {question} {source.repository}: {text[:200] or 'no answer'}",
+                cause="NoAnswer",
             ) from None
         if "error" in answer:
             raise HubFailed(str(answer["message"]), cause=str(answer["error"]))
@@ -163,12 +168,17 @@ class Downloads:
 
     async def origin(self, path: str) -> Mapping[str, Any] | None:
         """Returns where this file of the library came from; None if it is not known."""
-        library = self._settings.library_root
-        if library is None or not Path(path).is_relative_to(library):
-            return None
         with suppress(NotReady):
-            return await self._reader.origin(path)
+            found = (await self.origins([path])).get(path)
+            return None if found is None else asdict(found)
         return None
+
+    async def origins(self, paths: Iterable[str]) -> dict[str, Origin]:
+        """Returns where these files of the library came from, as far as known. Raises NotReady."""
+        library = self._settings.library_root
+        if library is None:
+            return {}
+        return await self._reader.origins([p for p in paths if Path(p).is_relative_to(library)])
 
     # -- following ---------------------------------------------------------------------------
 

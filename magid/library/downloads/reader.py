@@ -5,9 +5,10 @@
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,11 +16,13 @@ from magid.errors import NotReady
 from magid.host.workers import LATE_S, Heartbeat, Silent, Unanswered, Worker, WorkerEnded, serve
 from magid.library import job, origins
 from magid.library.job import JobStatus
+from magid.library.origins import Origin
 from magid.library.turns import Turns
 
 _MODULE: Final = "magid.library.downloads.reader"
 _TRIES: Final = 2
 _MOST_JOBS: Final = 1000
+_AT_ONCE: Final = 100  # origins that are read before the worker answers
 _MOST_BYTES: Final = 4 << 20
 """All statuses together: that of a job has a kilobyte, and of a model in 100 shards 30 of them."""
 
@@ -54,10 +57,15 @@ class LibraryReader:
                 found[status.id] = (status, bool(is_alive))
         return found
 
-    async def origin(self, path: str) -> Mapping[str, Any] | None:
-        """Returns where a model's file was downloaded from, if it was. Raises NotReady."""
-        answer = await self._turns.take(lambda: asyncio.to_thread(self._ask, ["origin", path]))
-        return answer if isinstance(answer, dict) and answer else None
+    async def origins(self, paths: Sequence[str]) -> dict[str, Origin]:
+        """Returns where the files were downloaded from, by path, if they were. Raises NotReady."""
+        found: dict[str, Origin] = {}
+        for at in range(0, len(paths), _AT_ONCE):
+            asked = paths[at : at + _AT_ONCE]
+            work = partial(asyncio.to_thread, self._ask, ["origins", *asked])
+            answers = await self._turns.take(work)
+            found |= {p: Origin(**o) for p, o in zip(asked, answers, strict=True) if o}
+        return found
 
     async def rest(self) -> None:
         """Ends the worker, which is started again when it is needed."""
@@ -109,9 +117,9 @@ def _answer(request: list[str]) -> Any:
     match request:
         case ["jobs", library]:
             return _jobs(job.jobs_folder(Path(library)))
-        case ["origin", path]:
-            found = origins.read(Path(path))
-            return asdict(found) if found else {}
+        case ["origins", *paths]:
+            known = (origins.read(Path(path)) for path in paths)
+            return [asdict(origin) if origin else None for origin in known]
         case _:
             return {}
 

@@ -11,7 +11,7 @@ from magid.errors import ServerFailed
 from magid.launcher.download_request import DownloadRequest
 from magid.launcher.protocol import output_in
 from magid.library.source import ModelSource
-from magid.library.transfer_command import LIST, STOP_S, arguments
+from magid.library.transfer_command import QUESTIONS, STOP_S, arguments
 from magid.servers.processes.child import Child
 from magid.servers.processes.short_runs import output_of
 from magid.servers.systemd.launcher_client import LauncherClient
@@ -38,8 +38,8 @@ class DownloadStarter(Protocol):
     async def remove(self, source: ModelSource) -> None:
         """Ends the process, and removes the job and its parts. Idempotent."""
 
-    def list_models(self, source: ModelSource) -> Coroutine[Any, Any, str]:
-        """Returns what there is in the repository, as JSON."""
+    def ask(self, question: str, source: ModelSource) -> Coroutine[Any, Any, str]:
+        """Returns what the hub says, as JSON. `question` is one of QUESTIONS."""
 
     async def close(self) -> None:
         """Ends the children. Units run on. Idempotent."""
@@ -60,9 +60,9 @@ class UnitDownloads:
     async def remove(self, source: ModelSource) -> None:
         await self._client.call(DownloadRequest("remove", source), _UNIT_S)
 
-    async def list_models(self, source: ModelSource) -> str:
-        seconds = LIST.seconds + _UNIT_S
-        return output_in(await self._client.call(DownloadRequest("list", source), seconds))
+    async def ask(self, question: str, source: ModelSource) -> str:
+        seconds = QUESTIONS[question].seconds + _UNIT_S
+        return output_in(await self._client.call(DownloadRequest(question, source), seconds))
 
     async def close(self) -> None:
         """Does nothing: units are systemd's."""
@@ -87,8 +87,9 @@ class ChildDownloads:
     async def remove(self, source: ModelSource) -> None:
         await self._end_and("remove", source)
 
-    async def list_models(self, source: ModelSource) -> str:
-        return await output_of(self._argv("list", source), LIST, environment(os.environ))
+    async def ask(self, question: str, source: ModelSource) -> str:
+        argv = self._argv(question, source)
+        return await output_of(argv, QUESTIONS[question], environment(os.environ))
 
     async def close(self) -> None:
         children, self._children = self._children, {}

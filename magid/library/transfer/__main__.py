@@ -4,6 +4,7 @@
     pause   note that a person has paused it
     remove  forget the job and its parts; a model that is here stays
     list    print the models of a repository as JSON
+    check   print the files that a model has at the hub now, with their digests, as JSON
 
 Arguments hold nothing secret: the token comes as a credential, or from the file of --token-path.
 The exit status is 0, or 1 if the download has failed: systemd does not start it again then.
@@ -16,19 +17,19 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from magid.library import job
 from magid.library.job import JobStatus
-from magid.library.selection import variants
+from magid.library.selection import variants, with_companions
 from magid.library.source import ModelSource, checked
 from magid.library.transfer.fetching import Patience
 from magid.library.transfer.http_client import HubSilent
-from magid.library.transfer.hub import Refusal
-from magid.library.transfer.running import Options, RunningJob, Stopped
+from magid.library.transfer.hub import Refusal, Revision
+from magid.library.transfer.running import Options, RunningJob, Stopped, chosen
 
 CREDENTIAL: Final = "hub-token"
 _MAX_TOKEN_BYTES: Final = 4096
@@ -44,8 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     source = checked(ModelSource(args.repository, args.revision, args.tag, args.file, args.draft))
     options = _options(args)
     try:
-        if args.action == "list":
-            return _list(options, source)
+        if args.action in _ANSWERS:
+            return _answer(options, source, _ANSWERS[args.action])
         return {"run": _run, "pause": _pause, "remove": _remove}[args.action](options, source)
     except Stopped:
         return 0
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="magi-download", allow_abbrev=False)
-    parser.add_argument("action", choices=("run", "pause", "remove", "list"))
+    parser.add_argument("action", choices=("run", "pause", "remove", *_ANSWERS))
     parser.add_argument("--library", type=Path, required=True)
     parser.add_argument("--endpoint", required=True)
     parser.add_argument("--repository", required=True)
@@ -154,33 +155,47 @@ def _lock(folder: Path) -> int | None:
     return lock
 
 
-def _list(options: Options, source: ModelSource) -> int:
-    """Prints what there is to choose from; a refusal too, as this goes to magid and no person."""
+def _answer(
+    options: Options,
+    source: ModelSource,
+    told: Callable[[Revision, ModelSource], dict[str, Any]],
+) -> int:
+    """Prints what the hub has; a refusal too, as this goes to magid and no person."""
     answer: dict[str, Any]
     try:
         revision = options.hub().revision(source)
+        answer = {"commit": revision.commit, **told(revision, source)}
     except Refusal as error:
         answer = {"error": error.code, "message": str(error)}
     except HubSilent as error:
         message = f"cannot ask the hub about {source.repository}: {error}; try again later"
         answer = {"error": "HubUnreachable", "message": message}
-    else:
-        answer = {
-            "commit": revision.commit,
-            "licence": revision.licence,
-            "variants": [
-                {
-                    "name": variant.name,
-                    "file": variant.files[0].path,
-                    "files": len(variant.files),
-                    "companions": [file.path for file in variant.companions],
-                    "sizeBytes": variant.size,
-                }
-                for variant in variants(revision.files)
-            ],
-        }
     sys.stdout.write(json.dumps(answer) + "\n")
     return 0
+
+
+def _variants(revision: Revision, _source: ModelSource) -> dict[str, Any]:
+    """Returns what there is to choose from."""
+    rows = [
+        {
+            "name": variant.name,
+            "file": variant.files[0].path,
+            "files": len(variant.files),
+            "companions": [file.path for file in variant.companions],
+            "sizeBytes": variant.size,
+        }
+        for variant in variants(revision.files)
+    ]
+    return {"licence": revision.licence, "variants": rows}
+
+
+def _digests(revision: Revision, source: ModelSource) -> dict[str, Any]:
+    """Returns the digest of each file that the model has now. Raises Refusal if it is gone."""
+    files = with_companions(revision.files, chosen(revision, source))
+    return {"files": {file.path: file.oid for file in files}}
+
+
+_ANSWERS: Final = {"list": _variants, "check": _digests}
 
 
 def _say(text: str, status: int = 1) -> int:

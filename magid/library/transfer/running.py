@@ -16,6 +16,7 @@ from typing import Final
 from magid.library import job, origins
 from magid.library.job import JobStatus, PlannedFile
 from magid.library.selection import ModelVariant, choose, missing_shards, variants
+from magid.library.source import ModelSource
 from magid.library.transfer.fetching import Changed, Damaged, Digest, Fetcher, Patience
 from magid.library.transfer.http_client import HttpClient, HubSilent
 from magid.library.transfer.hub import AskedToWait, Hub, Refusal, Revision
@@ -97,7 +98,7 @@ class RunningJob:
     def _carry_out(self) -> None:
         self._turn_to("downloading")
         revision = self._contact()
-        variant = _chosen(revision, self._status)
+        variant = chosen(revision, self._status.source)
         self._plan(revision, variant)
         while True:
             try:
@@ -106,7 +107,7 @@ class RunningJob:
             except Changed as error:
                 self.note(f"starts over: {error}")
                 revision = self._contact()
-                self._plan(revision, _chosen(revision, self._status))
+                self._plan(revision, chosen(revision, self._status.source))
         self._install()
 
     def _wait_for_turn(self) -> int:
@@ -318,9 +319,8 @@ class RunningJob:
         job.write_status(self._folder, self._status, durably=durably)
 
 
-def _chosen(revision: Revision, status: JobStatus) -> ModelVariant:
-    """Returns the variant that the job's source means. Raises Refusal."""
-    source = status.source
+def chosen(revision: Revision, source: ModelSource) -> ModelVariant:
+    """Returns the variant that the source means. Raises Refusal."""
     variant = choose(revision.files, source)
     if variant is None:
         names = ", ".join(dict.fromkeys(v.name for v in variants(revision.files)))
