@@ -39,6 +39,7 @@ PROGRAMS = {  # -> the module whose `main` it calls
     "/usr/bin/magid": "magid/__main__.py",
     "/usr/bin/magictl": "magid/cli/main.py",
     f"{LIBRARY}/magi-launcher": "magid/launcher/__main__.py",
+    f"{LIBRARY}/magi-rpc-program": "magid/launcher/rpc_program.py",
     f"{LIBRARY}/magi-download": "magid/library/transfer/__main__.py",
     f"{LIBRARY}/magi-key": "magid/standalone/make_key.py",
     f"{LIBRARY}/magi-owners": "magid/standalone/state_owners.py",

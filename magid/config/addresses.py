@@ -67,7 +67,7 @@ def rpc_server(text: str) -> str:
         address = ipaddress.IPv4Address(host)
     except ValueError:
         raise ValueError("should have an IPv4 address before the port, no name") from None
-    if not any(address in network for network in _PRIVATE):
+    if not any(address in network for network in PRIVATE):
         raise ValueError(
             "should be in a private network: llama.cpp's RPC has neither a password nor "
             f"encryption, so {host} must not be reached over the internet; use a tunnel"
@@ -75,7 +75,7 @@ def rpc_server(text: str) -> str:
     return text
 
 
-_PRIVATE = tuple(
+PRIVATE = tuple(
     map(
         ipaddress.IPv4Network,
         ("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16",

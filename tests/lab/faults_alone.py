@@ -130,6 +130,13 @@ ALONE: Final = (
         "port 8099 is open to other machines: it listens on 0.0.0.0",
     ),
     Fault(
+        "rpc-offered",
+        _drop_in("magi-rpc.socket", "[Socket]\\nListenStream=10.0.0.2:50052\\n")
+        + "; systemctl start magi-rpc.socket",
+        "this machine offers its GPUs over RPC at 10.0.0.2:50052",
+        after="systemctl revert magi-rpc.socket",
+    ),
+    Fault(
         "api-port-taken",
         "systemctl stop -q magid.service magid.socket; "
         "systemd-run -q --unit=stranger python3 -m http.server --bind 127.0.0.1 8000; "

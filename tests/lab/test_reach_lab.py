@@ -7,7 +7,6 @@ the server; and behind exec_model.py, where the server is, also the filter of sy
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,6 +16,7 @@ from tests.lab.container import Container
 from tests.lab.inside.reach import MARK, OUTSIDE
 from tests.lab.launching import SETTINGS, Asker, install_launcher
 from tests.lab.probe_llama import REACH
+from tests.lab.reaching import ROOM, WRITABLE, reached
 
 pytestmark = pytest.mark.slow
 
@@ -24,16 +24,6 @@ HERE = Path(__file__).parent
 PROBE = "/usr/local/bin/probe-llama"
 FOLDER = "/etc/systemd/system/llama-server@.service.d"
 BEFORE = f"[Service]\nExecStartPre=/usr/bin/python3 -I {REACH} before\n"
-# What nothing stays in: devices of everybody, and watches on pressure, which end with who set them.
-# The queues are the unit's own.
-WRITABLE = frozenset(
-    {
-        *("/dev/full", "/dev/null", "/dev/ptmx", "/dev/pts/ptmx", "/dev/random", "/dev/tty"),
-        *("/dev/urandom", "/dev/zero", "/dev/mqueue", f"/dev/mqueue/{MARK}", SCRATCH),
-        *(f"/proc/pressure/{name}" for name in ("cpu", "io", "irq", "memory")),
-    }
-)
-ROOM = 2**30
 LOCAL = ("127.0.0.1", "::1")
 
 
@@ -58,19 +48,6 @@ def asker(container: Container, chat_model: Path) -> Iterator[Asker]:
     )
     yield Asker.of(container)
     container.systemctl("stop", "everywhere")
-
-
-def reached(container: Container, unit: str, name: str) -> dict[str, Any]:
-    """What it last said, once it has."""
-    prefix = f"REACH {name} "
-
-    def said() -> list[str]:
-        texts = [str(entry["MESSAGE"]) for entry in container.journal(unit)]
-        return [text.removeprefix(prefix) for text in texts if text.startswith(prefix)]
-
-    container.wait_until(lambda: bool(said()), f"REACH {name}")
-    found: dict[str, Any] = json.loads(said()[-1])
-    return found
 
 
 def test_all_that_can_be_reached(asker: Asker) -> None:

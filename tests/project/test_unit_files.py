@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from magid.launcher.sandbox import DEVICES, SWITCHES
 from magid.log.events import Event, about
 from tests.support.deadlines import DEADLINE_S
 
@@ -18,6 +19,7 @@ SERVICES = [path for path in FILES if path.suffix == ".service"]
 PROGRAMS = (
     *("/usr/bin/magid", "/usr/lib/magi/magi-launcher", "/usr/lib/magi/magi-key", "/bin/kill"),
     *("/usr/lib/magi/magi-owners", "/usr/bin/nvidia-smi", "/usr/bin/systemctl"),
+    *("/usr/lib/magi/magi-rpc-program", "/usr/bin/python3"),
 )
 # Units that are part of systemd, or of what we only wish for.
 FOREIGN = (
@@ -100,6 +102,13 @@ def test_nothing_ties_models_to_magid() -> None:
         ("magid-view.socket", "FileDescriptorName", ["magid-view"]),
         ("magid-ollama.socket", "ListenStream", ["127.0.0.1:11434"]),
         ("magid-ollama.socket", "FileDescriptorName", ["magid-ollama"]),
+        ("magi-rpc.socket", "ListenStream", ["127.0.0.1:50052"]),
+        ("magi-rpc.socket", "IPAddressDeny", ["any"]),
+        ("magi-rpc.socket", "IPAddressAllow", ["127.0.0.1"]),
+        ("magi-rpc.service", "PrivateNetwork", ["yes"]),
+        ("magi-rpc.service", "DynamicUser", ["yes"]),
+        ("magi-rpc.service", "DevicePolicy", ["closed"]),
+        ("magi-rpc.service", "RestartPreventExitStatus", ["78"]),
         ("magi-launcher.socket", "SocketMode", ["0660"]),
         ("magi-launcher.socket", "SocketGroup", ["magi"]),
         ("magi-launcher.socket", "TriggerLimitIntervalSec", ["0"]),
@@ -123,6 +132,15 @@ def test_nothing_ties_models_to_magid() -> None:
 )
 def test_what_the_design_says(name: str, key: str, values: list[str]) -> None:
     assert setting(name, key) == values
+
+
+def test_the_sandbox_of_rpc_servers_is_that_of_models() -> None:
+    """What the launcher gives every model, magi-rpc.service has in its file."""
+    for name in (*SWITCHES, "NoNewPrivileges", "PrivateTmp", "PrivateMounts"):
+        assert setting("magi-rpc.service", name) == ["yes"], name
+    assert setting("magi-rpc.service", "DeviceAllow") == [f"{name} rw" for name in DEVICES]
+    assert setting("magi-rpc.service", "CapabilityBoundingSet") == [""]
+    assert setting("magi-rpc.service", "ProtectSystem") == ["strict"]
 
 
 @pytest.mark.parametrize("path", sorted(SHIPPED.glob("magid*.socket")), ids=lambda path: path.name)

@@ -17,8 +17,11 @@ from magid.doctor.facts import (
     configured,
     known,
 )
+from magid.standalone.serve_rpc import WARNING
 
 _API: Final = ("magid.socket", "magid.service")
+_RPC_SERVICE: Final = "magi-rpc.service"
+_RPC_SOCKET: Final = "magi-rpc.socket"
 
 
 def settings(facts: Facts) -> Iterator[Finding]:
@@ -107,6 +110,7 @@ def tokens(facts: Facts) -> Iterator[Finding]:
 def exposure(facts: Facts) -> Iterator[Finding]:
     """Other machines can reach neither magid nor a server without authentication."""
     yield from _rpc_exposure(facts)
+    yield from _rpc_offered(facts)
     low, high = configured(facts).port_range
     unknown = False
     for one in known(facts.listeners):
@@ -134,12 +138,32 @@ def _rpc_exposure(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "rpc-in-use",
             f"models may use GPUs of other machines, over RPC: {', '.join(away)}",
-            'llama.cpp says of it: "fragile and insecure. Never run the RPC server on an open '
-            'network or in a sensitive environment!" A client can take over the machine of an RPC '
-            "server, and the network sees prompts and answers",
+            f"{WARNING} A client can take over the machine of an RPC server, and the network sees "
+            "prompts and answers",
             FindingSeverity.WARNING,
             do="give them a network of their own, or WireGuard or SSH tunnels, and let only this "
             f"machine in; rpc_servers in {facts.settings.path} names them",
+        )
+
+
+def _rpc_offered(facts: Facts) -> Iterator[Finding]:
+    """What magi-rpc.service offers to other machines."""
+    units = {} if isinstance(facts.units, NotCollected) else facts.units
+    unit = units.get(_RPC_SOCKET)
+    if unit is None or unit.active != "active":
+        return
+    listens = [word for word in unit.shown.get("Listen", "").split() if ":" in word]
+    if away := [one for one in listens if not is_loopback(one.rpartition(":")[0].strip("[]"))]:
+        yield Finding(
+            "rpc-offered",
+            f"this machine offers its GPUs over RPC at {', '.join(away)}",
+            f"{WARNING} A client can take over {_RPC_SERVICE}, which has the GPUs and nothing "
+            "else, and the network sees prompts and answers",
+            FindingSeverity.WARNING,
+            do="give it a network of its own, or WireGuard or SSH tunnels, and let only the "
+            f"machines in that need it (IPAddressAllow=, `systemctl edit {_RPC_SOCKET}`); or turn "
+            "it off:",
+            run=(f"systemctl disable --now {_RPC_SERVICE} {_RPC_SOCKET}",),
         )
 
 

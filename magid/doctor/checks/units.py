@@ -17,6 +17,7 @@ _WANTED: Final = (  # in the order of starts
     *(*_ENABLED[1:], "magid.service"),
 )
 LAUNCHER: Final = "magi-launcher.service"
+_OPTIONAL: Final = ("magi-rpc.socket", "magi-rpc.service")  # off unless an administrator wants it
 _SHIPPED: Final[Mapping[str, Mapping[str, str]]] = {
     "magid.service": {
         "User": "magi",
@@ -24,6 +25,14 @@ _SHIPPED: Final[Mapping[str, Mapping[str, str]]] = {
         "CapabilityBoundingSet": "",
         "ProtectSystem": "strict",
         "PrivateDevices": "yes",
+    },
+    "magi-rpc.service": {
+        "DynamicUser": "yes",
+        "NoNewPrivileges": "yes",
+        "CapabilityBoundingSet": "",
+        "ProtectSystem": "strict",
+        "DevicePolicy": "closed",
+        "PrivateNetwork": "yes",
     },
     "magi-launcher.service": {"User": "root", "NoNewPrivileges": "yes", "ProtectSystem": "strict"},
 }
@@ -48,6 +57,9 @@ def units(facts: Facts) -> Iterator[Finding]:
             yield from _of_unit(found[name])
     if found[LAUNCHER].load == "masked":
         yield from _of_unit(found[LAUNCHER])
+    for name in _OPTIONAL:
+        if found[name].has_failed:
+            yield _failed(found[name])
     stale = sorted(unit.name for unit in found.values() if unit.stale)
     if stale:
         yield Finding(

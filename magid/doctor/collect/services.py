@@ -32,6 +32,7 @@ from magid.systemd.unit_names import unit_of_process
 OURS: Final = (
     *("magid.service", "magid.socket", "magid-local.socket", "magid-view.socket"),
     *("magi-launcher.service", "magi-launcher.socket", "magi-key.socket", "magi-gpu.service"),
+    *("magi-rpc.service", "magi-rpc.socket"),
 )
 TRIAL: Final = (
     "llama-server@doctor.service"  # the template: systemd would make it of a file on disk
@@ -41,7 +42,7 @@ _MODELS: Final = "llama-server@*.service"
 SANDBOX: Final = (
     *("User", "DynamicUser", "NoNewPrivileges", "CapabilityBoundingSet", "ProtectSystem"),
     *("ProtectHome", "PrivateDevices", "DevicePolicy", "RestrictAddressFamilies", "Listen"),
-    *("ReadWritePaths", "StatusText"),
+    *("ReadWritePaths", "StatusText", "PrivateNetwork"),
 )
 _PROPERTIES: Final = (
     *("Id", "LoadState", "ActiveState", "UnitFileState", "Result", "NeedDaemonReload"),
