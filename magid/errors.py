@@ -111,6 +111,10 @@ class DeviceMissing(Conflict):
     """The model's setting `device` names a GPU that this machine does not have."""
 
 
+class DraftMissing(Conflict):
+    """The model's setting `draft` names a file that is not there."""
+
+
 class InvalidProfile(Conflict):
     """The profile's file exists but cannot be used; the text names file, line and key."""
 

@@ -260,6 +260,8 @@ def _of_model(key: tuple[str, str], counts: ModelCounts) -> Named:
     yield "gateway_tokens_total", (*key, "prompt"), counts.prompt_tokens
     yield "gateway_tokens_total", (*key, "answer"), counts.answer_tokens
     yield "gateway_cached_prompt_tokens_total", key, counts.cached_tokens
+    yield "gateway_draft_tokens_total", key, counts.draft_tokens
+    yield "gateway_accepted_draft_tokens_total", key, counts.accepted_tokens
 
 
 def _of_callers(store: UsageStore) -> Named:

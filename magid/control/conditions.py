@@ -12,7 +12,8 @@ from msgspec import Struct
 
 from magid.control.planner import Plan
 from magid.control.snapshot import Phase, Snapshot
-from magid.errors import MagidError
+from magid.control.undrafted import undrafted
+from magid.errors import DraftMissing, MagidError
 from magid.llama.runtime_settings import not_in_force
 from magid.servers.backend import ObservedServer, ServerState
 from magid.wording.counts import counted
@@ -44,6 +45,7 @@ class Code(StrEnum):
     SERVER_DOWN = "ServerDown"
     NO_PORT = "NoPort"
     DOES_NOT_FIT = "DoesNotFit"
+    DRAFT_UNUSED = "DraftUnused"
     OFF_GPU = "OffGpu"
     NO_PROGRAM = "NoProgram"
     OLDER_PROGRAM = "OlderProgram"
@@ -86,6 +88,7 @@ class Situation(Struct, frozen=True):
     masked: frozenset[str] = frozenset()  # of magid's own units
     controllers: frozenset[str] | None = None  # of control groups; None: limits are not looked at
     refused: Mapping[int, tuple[str, MagidError]] = {}  # by port: see `Placing.refused`
+    left_out: Mapping[int, tuple[str, str]] = {}  # by port: see `LeftOut`
     unknown: tuple[str, ...] = ()  # what keeps magid from knowing the state; "" is skipped
 
 
@@ -251,13 +254,22 @@ def _without_room(now: Situation) -> Iterable[DaemonCondition]:
         spec_hash, error = now.refused.get(spec.port, ("", None))
         server = now.observed.get(spec.port)
         is_down = server is None or not server.state.is_running
-        if error is not None and spec_hash == spec.hash and is_down:
+        is_told = isinstance(error, DraftMissing)  # by `_undrafted`
+        if error is not None and not is_told and spec_hash == spec.hash and is_down:
             is_note = spec.port in now.snapshot.wanted.on_demand
             listing = "ps" if error.details.get("devices") == [] else "gpus"
             yield DaemonCondition(
                 Code.DOES_NOT_FIT, error.message, Severity.NOTE if is_note else Severity.ERROR,
                 (f"magictl {listing}", f"magictl start {spec.model_id}"), (spec.model_id,),
             )  # fmt: skip
+
+
+def _undrafted(now: Situation) -> Iterable[DaemonCondition]:
+    """Names the models that lack their draft."""
+    models, gone = now.snapshot.models, now.snapshot.gone_drafts
+    for one in undrafted(models, gone, now.observed, now.left_out):
+        severity = Severity.ERROR if one.is_blocked else Severity.WARNING
+        yield DaemonCondition(Code.DRAFT_UNUSED, one.message, severity, one.remedy, (one.model_id,))
 
 
 def _off_gpu(now: Situation) -> Iterable[DaemonCondition]:
@@ -370,7 +382,8 @@ def _left_out(now: Situation) -> Iterable[DaemonCondition]:
 
 _RULES: Final[tuple[Callable[[Situation], Iterable[DaemonCondition]], ...]] = (
     *(_phase, _unknown, _masked, _folders, _profile, _down, _without_port, _without_room),
-    *(_off_gpu, _saved, _missing, _broken, _limits, _stopped, _pending, _gone, _left_out),
+    *(_undrafted, _off_gpu, _saved, _missing, _broken, _limits, _stopped, _pending),
+    *(_gone, _left_out),
 )
 
 

@@ -169,7 +169,8 @@ class Daemon:
         return conditions.conditions(
             Situation(
                 self.phase, self.snapshot, self.observed(), self.make_plan(), self.queued_ports,
-                self.launcher.masked, controllers(), self.gpus.placing.refused, unknown,
+                self.launcher.masked, controllers(), self.gpus.placing.refused,
+                self._executor.left_out.by_port, unknown,
             )
         )  # fmt: skip
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from msgspec.structs import replace
 
-from magid.control.loading import has_failed, lacked_memory, loaded, without_extras
+from magid.control.loading import LeftOut, has_failed, lacked_memory, loaded, without_extras
 from magid.control.planner import Plan, Start, Stop
 from magid.control.refusals import not_allocated
 from magid.control.resources import MachineResources
@@ -51,6 +51,7 @@ class PlanExecutor:
         self._launcher = launcher
         self._machine = machine
         self._places = places
+        self.left_out = LeftOut()
         self._changing: Counter[str] = Counter()  # model id -> its changing servers
         self._calm = asyncio.Event()
         self._calm.set()
@@ -262,6 +263,7 @@ class PlanExecutor:
             await asyncio.wait(ahead)
         try:
             placement = await self._place(spec)
+            self.left_out.forget(spec.port)
             # No longer queued but changing: from here on it cannot be cancelled.
             self._unqueue(spec.port)
             log.info(
@@ -337,10 +339,7 @@ class PlanExecutor:
         if (found := without_extras(spec)) is None:
             return failed
         plain, extras = found
-        log.warning(
-            "%s starts without %s: %s", spec.model_id, extras, failed.reason,
-            extra=about(Event.SERVER_STARTING, model=spec.model_id, port=spec.port),
-        )  # fmt: skip
+        self.left_out.note(spec, extras, failed.reason)
         await self._end(spec)
         await self._begin(plain, placement)
         return await loaded(self._launcher, spec.port)
@@ -366,7 +365,7 @@ class PlanExecutor:
             if (found := without_extras(spec)) is None or not (spec.draft_path or spec.lora_paths):
                 raise
             plain, extras = found
-            log.warning("%s starts without %s: %s", spec.model_id, extras, error.message)
+            self.left_out.note(spec, extras, error.message)
             await self._launcher.start(plain, placement)
         finally:
             self._leave(spec.model_id)

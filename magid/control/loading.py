@@ -1,12 +1,16 @@
 """How a server's start comes out, and whether what lies beside its model may be to blame."""
 
 import asyncio
+import logging
 from dataclasses import replace
 from typing import Final
 
 from magid.llama.log_errors import is_out_of_memory
 from magid.llama.spec import ServerSpec
+from magid.log.events import Event, about
 from magid.servers.backend import ObservedServer, ServerBackend, ServerState
+
+log = logging.getLogger(__name__)
 
 _HOLDING: Final = frozenset({ServerState.STARTING, ServerState.LOADING, ServerState.STOPPING})
 """A server in one of these states has not settled its memory use: the next start must wait."""
@@ -55,3 +59,25 @@ def without_extras(spec: ServerSpec) -> tuple[ServerSpec, str] | None:
         extras.append(f"its adapters ({', '.join(spec.lora_paths)})")
         plain = replace(plain, lora_paths=(), lora_stamp="", lora_bytes=0)
     return (plain, " and ".join(extras)) if extras else None
+
+
+class LeftOut:
+    """What servers were started without, because they did not start with it.
+
+    `by_port` has the hash of the spec, which tells whether the server on the port is that one, and
+    what it lacks, and why.
+    """
+
+    def __init__(self) -> None:
+        self.by_port: dict[int, tuple[str, str]] = {}
+
+    def note(self, spec: ServerSpec, extras: str, why: str) -> None:
+        self.by_port[spec.port] = spec.hash, f"{extras}: {why}"
+        log.warning(
+            "%s starts without %s: %s", spec.model_id, extras, why,
+            extra=about(Event.SERVER_STARTING, model=spec.model_id, port=spec.port),
+        )  # fmt: skip
+
+    def forget(self, port: int) -> None:
+        """Forgets it before another start. Idempotent."""
+        self.by_port.pop(port, None)

@@ -19,7 +19,7 @@ from magid.control.holders import Holders, MachineMemory, Reservation
 from magid.control.overheads import Overheads
 from magid.control.prediction_cache import Prediction
 from magid.control.predictions import Predictions
-from magid.control.refusals import not_allocated, refusal, refuse_ids
+from magid.control.refusals import not_allocated, refusal, refuse_ids, refuse_undrafted
 from magid.control.returning import ReturningMemory
 from magid.control.wishes import FileFacts, as_placement, header_need, renamed, wish_of
 from magid.errors import MagidError
@@ -124,7 +124,8 @@ class Placing:
         """Returns where this server starts, and reserves its memory there; see `release`.
 
         With `failed`, a place where it could not allocate its memory: elsewhere. None leaves it to
-        llama-server: without a GPU, or without a prediction. Raises DoesNotFit, DeviceMissing.
+        llama-server: without a GPU, or without a prediction. Raises DoesNotFit, DeviceMissing,
+        DraftMissing.
         """
         reserved = self.holders.reserved(spec)
         if reserved is not None and failed is None:
@@ -175,6 +176,7 @@ class Placing:
         return spec.device is None, -self._facts(spec.model_id).size_bytes
 
     async def _placed(self, spec: ServerSpec, failed: Placement | None) -> Placement | None:
+        refuse_undrafted(spec, self._facts(spec.model_id).missing_draft)
         await self._returning.wait()
         if failed is not None:
             self.release(spec.port)
@@ -269,6 +271,7 @@ class Placing:
 
         Where none has to, its place is reserved. None: llama-server chooses. Raises as `place`.
         """
+        refuse_undrafted(spec, self._facts(spec.model_id).missing_draft)
         await self._returning.wait()
         listed = await self._devices.fresh(MAX_AGE_S)
         if _is_unknown(listed):

@@ -3,7 +3,7 @@
 from typing import Final
 
 from magid.control.devices import DeviceList
-from magid.errors import DeviceMissing, DoesNotFit, MagidError
+from magid.errors import DeviceMissing, DoesNotFit, DraftMissing, MagidError
 from magid.gpus.capacity import DeviceRoom
 from magid.gpus.placing import NoDevice, NoRoom
 from magid.llama.placement import Placement
@@ -82,3 +82,13 @@ def refuse_ids(spec: ServerSpec, listed: DeviceList, why: str) -> None:
         f"set device={instead}",
         modelId=spec.model_id,
     )
+
+
+def refuse_undrafted(spec: ServerSpec, why: str) -> None:
+    """Raises DraftMissing if there is a reason why the draft that was chosen is not there."""
+    if why:
+        raise DraftMissing(
+            f"cannot start {spec.model_id!r}: {why}, which its setting draft names; put it back, "
+            "or set draft=auto",
+            modelId=spec.model_id,
+        )

@@ -74,6 +74,7 @@ class Snapshot(Struct, frozen=True):
     wanted: Wanted
     store_problems: tuple[str, ...]  # errors of loading and saving, for a person
     may_lack_folders: bool = False  # `model_paths` is the default: folders may be missing
+    gone_drafts: Mapping[str, str] = {}  # see `undrafted.gone_drafts`
 
     @property
     def missing(self) -> tuple[ModelEntry, ...]:

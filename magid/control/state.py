@@ -21,6 +21,7 @@ from magid.config.settings import Config
 from magid.control import snapshot
 from magid.control.snapshot import ActiveProfile, Disk, Snapshot
 from magid.control.transitions import Transition
+from magid.control.undrafted import gone_drafts
 from magid.errors import CannotWrite, Conflict, MagidError, PortTaken
 from magid.files.document import Store
 from magid.log.events import Event, about
@@ -222,7 +223,7 @@ class StateStore:
         problems = self._store_problems
         if self._write_problem:
             problems = (self._write_problem, *problems)
-        return snapshot.build(
+        made = snapshot.build(
             present.revision + 1,
             new,
             present.disk if disk is None else disk,
@@ -230,6 +231,8 @@ class StateStore:
             self._config,
             problems,
         )
+        gone = gone_drafts(present.models, present.gone_drafts, made.models)
+        return replace(made, gone_drafts=gone) if gone else made
 
     def _swap(
         self, new: Registry, disk: Disk | None = None, active: ActiveProfile | None = None

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from magid.catalog.effective import Model
 from magid.control.prediction_cache import Prediction
+from magid.control.undrafted import missing_draft
 from magid.discovery.model_shape import ModelShape
 from magid.gpus.header_estimate import HeaderEstimate, at_most, estimate_by_header
 from magid.gpus.placing import ALL_LAYERS, SMALLEST_CTX, Question, Wish, steps_up_to
@@ -30,13 +31,15 @@ class FileFacts(Struct, frozen=True):
     trained_ctx: int | None = None
     size_bytes: int = 0
     shape: ModelShape = ModelShape()
+    missing_draft: str = ""  # why the draft that was chosen is not there; it is not started then
 
 
 def facts_of(model: Model | None) -> FileFacts:
     """Returns the facts of a model; None: its file is gone."""
     if model is None:
         return FileFacts()
-    return FileFacts(model.found.context_length, model.found.size_bytes, model.found.shape)
+    found = model.found
+    return FileFacts(found.context_length, found.size_bytes, found.shape, missing_draft(model))
 
 
 def wish_of(spec: ServerSpec, facts: FileFacts, ctx_default_max: int) -> Wish:

@@ -1,6 +1,7 @@
 """The server's figures, read from an answer's last bytes as from its JSON."""
 
 import json
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from magid.gateway.accounting.request_log import (
 
 COUNTS = st.integers(0, 10**9 - 1)
 MS = st.integers(0, 10**6) | st.floats(0, 10**8, exclude_max=True)
+DRAFTED = ("draft_n", "draft_n_accepted")  # only where a draft was used
 RATES = st.floats(0, 10**12) | st.none()  # nothing was read: not a number
 
 
@@ -29,7 +31,9 @@ def timings(*, knows_cache: bool = True) -> st.SearchStrategy[dict[str, Any]]:
         "prompt_per_second": RATES, "predicted_n": COUNTS, "predicted_ms": MS,
         "predicted_per_token_ms": RATES, "predicted_per_second": RATES,
     }  # fmt: skip
-    return st.tuples(*fields.values()).map(lambda given: dict(zip(fields, given, strict=True)))
+    own = st.tuples(*fields.values()).map(lambda given: dict(zip(fields, given, strict=True)))
+    drafts = st.tuples(COUNTS, COUNTS).map(lambda n: dict(zip(DRAFTED, n, strict=True)))
+    return st.builds(operator.or_, own, st.just({}) | drafts)
 
 
 CACHED = st.fixed_dictionaries({"cached_tokens": COUNTS})
@@ -73,6 +77,7 @@ def read_as_json(answer: Mapping[str, Any]) -> Usage | None:
     return Usage(
         prompt, cached, timings.get("predicted_n", answered),
         timings.get("prompt_ms"), timings.get("predicted_ms"),
+        timings.get("draft_n"), timings.get("draft_n_accepted"),
     )  # fmt: skip
 
 

@@ -63,6 +63,15 @@ def test_what_is_measured(counts: RequestStatistics) -> None:
     assert of_model.waited_s.total == 0.002
 
 
+def test_what_a_draft_has_guessed(counts: RequestStatistics) -> None:
+    told = b'"timings":{"prompt_n":1,"predicted_n":9,"draft_n":12,"draft_n_accepted":7}'
+    for _ in range(2):
+        counts.add(record(figures=told), route())
+    counts.add(record(), route())
+    ((_, of_model),) = counts.models.items()
+    assert (of_model.draft_tokens, of_model.accepted_tokens) == (24, 14)
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"outcome": Outcome.FAILED}, {"outcome": Outcome.CANCELLED}, {"first_token_s": None}],

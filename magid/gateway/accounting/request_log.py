@@ -41,6 +41,8 @@ class Usage(Struct):
     answer_tokens: int | None = None
     prompt_ms: float | None = None  # of reading what was not cached
     answer_ms: float | None = None
+    draft_tokens: int | None = None  # guesses of a draft
+    accepted_tokens: int | None = None  # those of them that were right
 
 
 class Record(Struct):
@@ -145,7 +147,7 @@ class Records:
 
 _COUNT, _MS = rb'":(\d{1,9})', rb'":(\d{1,9}(?:\.\d{1,20})?)'
 _FIGURE = re.compile(
-    rb'"(prompt_n|predicted_n|cache_n|prompt_ms|predicted_ms|prompt_tokens|completion_tokens|'
+    rb'"(prompt_n|predicted_n|cache_n|draft_n|draft_n_accepted|prompt_ms|predicted_ms|prompt_tokens|completion_tokens|'
     rb"cached_tokens|input_tokens|output_tokens|cache_read_input_tokens)"
     rb'":(\d{1,9}(?:\.\d{1,20})?(?:e-\d{2,3})?)(?![\d.eE])'  # values out of bounds are ignored
 )
@@ -154,7 +156,8 @@ _FIGURE = re.compile(
 _TIMINGS = re.compile(
     rb'"timings":{"cache_n%b,"prompt_n%b,"prompt_ms%b,"prompt_per_token_ms":[^,"]{1,30},'
     rb'"prompt_per_second":[^,"]{1,30},"predicted_n%b,"predicted_ms%b,'
-    % (_COUNT, _COUNT, _MS, _COUNT, _MS)
+    rb'(?:"predicted_per_token_ms":[^,"]{1,30},"predicted_per_second":[^,"]{1,30},'
+    rb'"draft_n%b,"draft_n_accepted%b(?!\d))?' % (_COUNT, _COUNT, _MS, _COUNT, _MS, _COUNT, _COUNT)
 )
 START_BYTES, TAIL_BYTES = 512, 4096  # of an answer, which hold its figures
 TAIL_SEGMENTS = 8  # a stream ends with figures, usage, [DONE] and the end, each on its own
@@ -185,9 +188,12 @@ def usage_in(figures: bytes) -> Usage | None:
     match = _TIMINGS.match(figures, figures.rfind(b'"timings":'))
     if match is None:
         return _one_by_one(figures)
-    cached_n, prompt_n, prompt_ms, answer_n, answer_ms = match.groups()
+    cached_n, prompt_n, prompt_ms, answer_n, answer_ms, draft_n, accepted_n = match.groups()
     cached = int(cached_n)
-    return Usage(cached + int(prompt_n), cached, int(answer_n), float(prompt_ms), float(answer_ms))
+    return Usage(
+        cached + int(prompt_n), cached, int(answer_n), float(prompt_ms), float(answer_ms),
+        _whole(draft_n), _whole(accepted_n),
+    )  # fmt: skip
 
 
 def _one_by_one(figures: bytes) -> Usage | None:
@@ -202,6 +208,8 @@ def _one_by_one(figures: bytes) -> Usage | None:
         _whole(get(b"predicted_n") or get(b"completion_tokens") or get(b"output_tokens")),
         None if prompt_ms is None else float(prompt_ms),
         None if answer_ms is None else float(answer_ms),
+        _whole(get(b"draft_n")),
+        _whole(get(b"draft_n_accepted")),
     )
 
 

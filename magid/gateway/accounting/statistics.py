@@ -52,6 +52,8 @@ class ModelCounts(Struct):
     prompt_tokens: int = 0
     cached_tokens: int = 0
     answer_tokens: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 # Model, tier, path, reason of the route, outcome, and the status or the name of magid's own error.
@@ -163,6 +165,8 @@ def _measure(counts: ModelCounts, record: Record, usage: Usage | None) -> None:
     counts.prompt_tokens += usage.prompt_tokens or 0
     counts.cached_tokens += usage.cached_tokens or 0
     counts.answer_tokens += usage.answer_tokens or 0
+    counts.draft_tokens += usage.draft_tokens or 0
+    counts.accepted_tokens += usage.accepted_tokens or 0
     speed = record.speed_of(usage)
     if speed is not None:
         counts.speed.observe(speed)
