@@ -17,9 +17,10 @@ from msgspec.structs import replace
 
 from magid.control import planner
 from magid.control.executor import PlanExecutor
+from magid.control.gpus import GpuState
 from magid.control.planner import BootRecord, Due
 from magid.control.scanning import Scanning
-from magid.control.state import StateStore
+from magid.control.state import Change, StateStore
 from magid.errors import CannotWrite
 from magid.files.atomic import cannot_write, discard, write_temporary
 from magid.log.events import Event, about
@@ -40,12 +41,15 @@ class Boot:
         executor: PlanExecutor,
         scanning: Scanning,
         store: StateStore,
+        gpus: GpuState,
     ) -> None:
         self._path = path
         self._launcher = launcher
         self._executor = executor
         self._scanning = scanning
         self._store = store
+        self._gpus = gpus
+        self._lacking: frozenset[str] = frozenset()  # due, tried, and without their device
         self._due: Due | None = None  # None: no scan has succeeded in this boot
         self._declined: frozenset[str] = frozenset()  # stopped by a user before that
         self._turn = asyncio.Lock()
@@ -58,12 +62,13 @@ class Boot:
         """Reads the record. The backend must be open. An unreadable record counts as none."""
         self._written = await asyncio.to_thread(read, self._path)
         self._due = planner.still_due(self._written, self._launcher.boot)
+        self._store.subscribe(self.on_change)
 
     async def proceed(self) -> None:
         """Starts the due models whose files are there; returns when all are ready or have failed.
 
-        Models whose files are missing or do not answer stay due until a later call. Does nothing
-        while the content of the folders is unknown. Idempotent.
+        Models whose files are missing or do not answer, or whose GPU is not there, stay due until a
+        later call. Does nothing while the content of the folders is unknown. Idempotent.
         """
         async with self._turn:
             if self._scanning.problem:
@@ -78,12 +83,21 @@ class Boot:
             if self._due.is_empty or self._is_over:
                 return
             snapshot = self._store.snapshot
-            now = snapshot.answered(self._due.model_ids, self._due.folders)
+            waiting = frozenset(filter(self._gpus.lacks_device, self._lacking))
+            now = snapshot.answered(self._due.model_ids, self._due.folders) - waiting
             plan = planner.at_boot(snapshot.wanted, self._launcher.observed(), now)
             left = self._due.folders & frozenset(self._scanning.late)
             await asyncio.wait([self._executor.execute(plan)])
-            self._due = Due(self._due.model_ids - now, left & self._due.folders)
+            lacking = frozenset(filter(self._gpus.lacks_device, now & self._due.model_ids))
+            self._lacking = waiting | lacking
+            self._due = Due((self._due.model_ids - now) | lacking, left & self._due.folders)
             await self._save()
+
+    def on_change(self, change: Change) -> None:
+        """Begins `proceed` when a GPU that a due model has waited for is listed."""
+        is_list = change.kind == "gpus" and bool(self._lacking)
+        if is_list and not all(map(self._gpus.lacks_device, self._lacking)):
+            self.resume()
 
     def resume(self) -> None:
         """Begins `proceed`; called after each scan."""

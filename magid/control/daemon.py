@@ -65,9 +65,8 @@ class Daemon:
         self._executor = PlanExecutor(launcher, self.gpus.machine, self.gpus.placing)
         self.why_stopped = self._executor.why_stopped
         self._scanning = Scanning(config, scanner, self._store)
-        self._boot = Boot(
-            config.state_dir / boot.NAME, launcher, self._executor, self._scanning, self._store
-        )
+        path = config.state_dir / boot.NAME
+        self._boot = Boot(path, launcher, self._executor, self._scanning, self._store, self.gpus)
         self._task: asyncio.Task[None] | None = None
 
     # -- life ----------------------------------------------------------------------------

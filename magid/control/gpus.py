@@ -12,6 +12,7 @@ from magid.control.predictions import Predictions
 from magid.control.resources import MachineResources
 from magid.control.state import Change, StateStore
 from magid.control.wishes import facts_of
+from magid.errors import DeviceMissing
 from magid.gpus.eviction import Evictable, Stopping, Waiting
 from magid.llama.program import LlamaProgram
 from magid.servers.backend import ServerBackend
@@ -50,6 +51,15 @@ class GpuState:
         wanted = self._store.snapshot.wanted
         starts = planner.only(model_id, wanted, self._launcher.observed()).start
         return await self.placing.room_for(starts[0].spec, candidates) if starts else None
+
+    def lacks_device(self, model_id: str) -> bool:
+        """Returns whether the model was refused for want of a GPU that is not listed now either."""
+        there = {name.lower() for gpu in self.devices.present.gpus for name in gpu.all_names}
+        for spec in self._store.snapshot.wanted.specs:
+            _, error = self.placing.refused.get(spec.port, ("", None))
+            if spec.model_id == model_id and isinstance(error, DeviceMissing):
+                return any(name.lower() not in there for name in (spec.device or "").split(","))
+        return False
 
     def open(self) -> None:
         """Begins to list the GPUs; does not wait for the list."""

@@ -1,5 +1,6 @@
 """Why a server has no place, as the errors that clients get. Pure."""
 
+import re
 from typing import Final
 
 from magid.control.devices import DeviceList
@@ -14,6 +15,7 @@ _WAYS: Final = (
     "stop another model, choose a smaller context (ctxSize), or allow it a part of the processor "
     "(offload)"
 )
+_REMOTE: Final = re.compile(r"[0-9.]+:[0-9]+(?:-[0-9]+of[0-9]+)?")  # see `placement.remote_id`
 _WAYS_ON_HOST: Final = "stop another model, or choose a smaller context (ctxSize)"
 
 
@@ -72,6 +74,13 @@ def refuse_ids(spec: ServerSpec, listed: DeviceList, why: str) -> None:
     devices = [gpu.device for gpu in listed.gpus]
     names = {name.lower() for gpu in listed.gpus for name in gpu.names}
     ids = [one for one in wanted if one.lower() not in names and one != "none"]
+    if unlisted := [one for one in ids if not devices and _REMOTE.fullmatch(one)]:
+        raise DeviceMissing(
+            f"cannot start {spec.model_id!r}: its setting device names {', '.join(unlisted)}, "
+            f"which is not listed ({listed.problem or 'no GPU is'}); change the setting, or look "
+            "for the GPU with `magictl gpus --refresh`",
+            modelId=spec.model_id,
+        )
     if not ids or not devices:
         return
     found = {known.lower(): d.name for d in devices for known in (d.id, d.address or d.id)}

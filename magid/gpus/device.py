@@ -51,6 +51,12 @@ class Gpu(Struct, frozen=True):
     def names(self) -> tuple[str, ...]:
         return (self.device.name, *(device.name for device in self.same))
 
+    @property
+    def all_names(self) -> tuple[str, ...]:
+        """All that the setting `device` may call it: its names, its id and its address."""
+        address = (self.device.address,) if self.device.address else ()
+        return (*self.names, self.device.id, *address)
+
 
 def gpus_of(devices: Iterable[Device]) -> tuple[Gpu, ...]:
     """Returns the physical GPUs, in the order of their preferred devices.

@@ -1,6 +1,6 @@
 """A GPU of any size, for tests: an RPC server of ggml whose memory is counted and bounded.
 
-    fake_gpu.py GGML_RPC_SERVER TOTAL_MIB USED_MIB
+    fake_gpu.py GGML_RPC_SERVER TOTAL_MIB USED_MIB [PORT]
 
 `llama-server --rpc 127.0.0.1:PORT` sees one device of this size. USED_MIB is what other programs
 hold. Each connection gets a ggml-rpc-server of its own, because that serves one client at a time.
@@ -197,9 +197,9 @@ def _say(value: object) -> None:
     sys.stdout.flush()
 
 
-async def main(program: str, total: str, used: str) -> None:
+async def main(program: str, total: str, used: str, port: str = "0") -> None:
     gpu = Gpu(program, int(total) * MIB, int(used) * MIB)
-    server = await asyncio.start_server(gpu.serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(gpu.serve, "127.0.0.1", int(port))
     _say({"port": server.sockets[0].getsockname()[1]})
     await commands(gpu, _say)
     server.close()

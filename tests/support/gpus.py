@@ -69,8 +69,9 @@ def fake_gpus(program: Path, folder: Path, sizes: Sequence[tuple[int, int]]) -> 
 
 
 @contextmanager
-def running_fake(server: Path, total: int, used: int) -> Iterator[FakeGpu]:
-    command = [sys.executable, "-I", "-S", fake_gpu.__file__, str(server), str(total), str(used)]
+def running_fake(server: Path, total: int, used: int, port: int = 0) -> Iterator[FakeGpu]:
+    sizes = [str(number) for number in (total, used, port)]
+    command = [sys.executable, "-I", "-S", fake_gpu.__file__, str(server), *sizes]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:

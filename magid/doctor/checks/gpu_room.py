@@ -43,8 +43,7 @@ def room(facts: Facts) -> Iterator[Finding]:
 
 
 def _missing(daemon: DaemonFacts, gpus: Sequence[Gpu]) -> Iterator[Finding]:
-    there = {name.lower() for gpu in gpus for name in (*gpu.names, gpu.device.id)}
-    there |= {gpu.device.address for gpu in gpus if gpu.device.address}
+    there = {name.lower() for gpu in gpus for name in gpu.all_names}
     said = ", ".join(gpu.device.name for gpu in gpus) or "no GPU"
     for model in daemon.models:
         names = [name for name in model.device.split(",") if name not in ("", "none")]
