@@ -15,8 +15,8 @@ from tests.support.deadlines import DEADLINE_S
 from tests.support.fleets import SMALL
 from tests.support.rest import Parts
 from tests.support.running import ROOT, Running
+from tests.support.signing_in import PAGE, Browser, make_link
 
-PAGE = {"X-Magi-Page": "1", "Sec-Fetch-Site": "same-origin"}
 TOKENS = {"boss": ("admin",), "viewer": ("read",), "asker": ("infer",)}
 
 
@@ -34,28 +34,6 @@ def tokens(magid: Running) -> dict[str, str]:
     made["few"] = magid.make_token("few", "infer", models=["nothing*"])
     magid.use_token(made["boss"])
     return made
-
-
-class Browser:
-    """Keeps cookies, and sends with each change what the page sends."""
-
-    def __init__(self, magid: Running) -> None:
-        origin = {"Origin": magid.url, **PAGE}
-        self.client = httpx.Client(
-            base_url=magid.url, headers=origin, timeout=DEADLINE_S, trust_env=False
-        )
-
-    def sign_in(self, **given: str) -> httpx.Response:
-        return self.client.post("/api/session", json=given)
-
-    def shown(self) -> dict[str, object]:
-        answer = self.client.get("/api/session")
-        assert answer.status_code == 200
-        found: dict[str, object] = answer.json()
-        return found
-
-    def close(self) -> None:
-        self.client.close()
 
 
 @pytest.fixture
@@ -260,14 +238,6 @@ def test_the_cookie_goes_to_no_models_server() -> None:
 @pytest.mark.parametrize("body", [{}, {"token": "a", "link": "b"}, {"token": 1}, {"token": ""}])
 def test_a_sign_in_has_a_token_or_a_link(browser: Browser, body: dict[str, object]) -> None:
     assert browser.client.post("/api/session", json=body).status_code == 400
-
-
-def make_link(magid: Running, **body: str) -> dict[str, object]:
-    with magid.local() as client:
-        answer = client.post("/api/session/links", json=body)
-    assert answer.status_code == 201, answer.text
-    made: dict[str, object] = answer.json()
-    return made
 
 
 def test_a_link_signs_in_once(magid: Running, browser: Browser) -> None:

@@ -10,11 +10,11 @@ import pytest
 
 from magid.api.routes import ROUTES
 from magid.gateway.routing.endpoints import ENDPOINTS
-from tests.api.test_framing_limits import trickle
 from tests.support import rest
 from tests.support.deadlines import DEADLINE_S
 from tests.support.rest import Answer
 from tests.support.running import Running
+from tests.support.slow_clients import trickle
 
 pytestmark = pytest.mark.slow
 

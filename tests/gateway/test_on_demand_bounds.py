@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,7 @@ from magid.errors import MagidError, NotReady
 from magid.gateway.dispatcher import Dispatcher
 from magid.gateway.proxy.failures import FIRST_S, MAX_S, Failures
 from magid.gateway.proxy.forward import ForwardedRequest
-from magid.gateway.routing.endpoints import find
 from magid.gateway.routing.fleet import ServerProperties
-from magid.gateway.routing.request import ParsedRequest
-from magid.http.framing import ReplyHead
 from magid.llama.placement import Placement
 from magid.llama.runtime_settings import RuntimeSettings
 from magid.llama.spec import ServerSpec
@@ -26,6 +23,7 @@ from magid.servers.backend import ServerState
 from tests.support import ggufs
 from tests.support.daemons import ALPHA, BETA, GAMMA, SIZES, House, states
 from tests.support.deadlines import PATIENCE_S
+from tests.support.on_demand import Client, IdleServers, request
 from tests.support.recording_backend import StillLauncher, all_quiet, refusal
 
 DELTA = "delta_9p0b_q4km_balanced"
@@ -58,66 +56,12 @@ class Launcher(StillLauncher):
         return Counter(port for called, port in self.calls if called == verb)
 
 
-class Client:
-    """Implements `ResponseSink`; `answer` is the status, or the error."""
-
-    def __init__(self) -> None:
-        self.answer: asyncio.Future[int | MagidError] = asyncio.get_running_loop().create_future()
-        self._status = 0
-        self.fields = b""
-
-    def begins(self, head: ReplyHead, fields: bytes, data: bytes) -> None:
-        self._status, self.fields = head.status, fields
-
-    def goes_on(self, data: bytes) -> None:
-        pass
-
-    def ends(self) -> None:
-        self.answer.set_result(self._status)
-
-    def fails(self, error: MagidError, fields: bytes = b"") -> None:
-        self.answer.set_result(error)
-
-    def breaks_off(self, error: MagidError, *, is_inside_chunk: bool) -> None:
-        self.answer.set_result(error)
-
-
-class Servers:
-    """Idle llama-servers whose models know no tools; the next `busy` calls of /props fail."""
-
-    def __init__(self) -> None:
-        self.busy = 0
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        answers = {
-            "/slots": b"[]",
-            "/props": b'{"total_slots":2,"chat_template_caps":{"supports_tools":false}}',
-        }
-        with suppress(ConnectionError, asyncio.IncompleteReadError):
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode()
-                length = head.partition("Content-Length: ")[2].partition("\r\n")[0]
-                await reader.readexactly(int(length or 0))
-                path = head.split(" ")[1]
-                if path == "/props" and self.busy:
-                    self.busy -= 1
-                    break
-                body = answers.get(path, b"{}")
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
-        writer.close()
-
-
-def request(model: str, method: str = "POST", **fields: Any) -> ParsedRequest:
-    endpoint = find(method, "/v1/chat/completions" if method == "POST" else "/props")
-    assert endpoint is not None
-    values = {"model": model, "messages": [{"role": "user", "content": "Hello"}], **fields}
-    return ParsedRequest(endpoint, b'{"tools":[]}' if "tools" in fields else b"{}", values, model)
-
-
 class World:
     """A daemon whose models are all on demand, and its gateway."""
 
-    def __init__(self, house: House, daemon: Daemon, launcher: Launcher, servers: Servers) -> None:
+    def __init__(
+        self, house: House, daemon: Daemon, launcher: Launcher, servers: IdleServers
+    ) -> None:
         self.house, self.daemon, self.launcher = house, daemon, launcher
         self.servers = servers
         self.gateway = Dispatcher(daemon)
@@ -176,7 +120,7 @@ def make(tmp_path: Path, free_ports: Callable[[int], int]) -> Callable[..., Any]
             "server_defaults": RuntimeSettings(start="on-demand"),
             "gateway": Gateway(max_loaded=max_loaded, queue_timeout=QUEUE_S),
         }
-        answering = Servers()
+        answering = IdleServers()
         servers = [
             await asyncio.start_server(answering.serve, "127.0.0.1", low + n) for n in range(MODELS)
         ]

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
+import httpx
+
 from magid.launcher.protocol import (
     ForgetRequest,
     LauncherReply,
@@ -126,3 +128,15 @@ class Asker:
                     return answer.readline()
             except (BrokenPipeError, ConnectionResetError):
                 return b""
+
+
+def score(container: Container, unit: str) -> float:
+    lines = container.run(["systemd-analyze", "--no-pager", "security", unit]).stdout.splitlines()
+    return float(lines[-1].split(":")[1].split()[0])
+
+
+def answers(container: Container, port: int) -> bool:
+    try:
+        return container.http("GET", f"http://127.0.0.1:{port}/health").status_code == 200
+    except httpx.TransportError:
+        return False

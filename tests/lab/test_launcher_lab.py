@@ -1,27 +1,30 @@
 """The launcher and the units it makes, on real systemd of every release."""
 
 import json
-import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
-from magid.errors import InvalidInput
 from magid.launcher.protocol import (
     ForgetRequest,
     Ping,
     StartRequest,
     StopRequest,
-    parse_request,
     request_line,
 )
-from magid.launcher.server import REFUSED_ID
 from magid.standalone.exec_model import can_bind_only
 from tests.lab.container import Container
-from tests.lab.launching import FLAGS, MODEL, SETTINGS, Asker, install_launcher
+from tests.lab.launching import (
+    FLAGS,
+    MODEL,
+    SETTINGS,
+    Asker,
+    answers,
+    install_launcher,
+    score,
+)
 from tests.lab.probe_llama import OTHER_MODEL, OUTSIDE
 from tests.support import ggufs
 
@@ -48,18 +51,6 @@ def probing(asker: Asker) -> Iterator[Asker]:
 
 def _source() -> str:
     return (Path(__file__).parent / "probe_llama.py").read_text()
-
-
-def score(container: Container, unit: str) -> float:
-    lines = container.run(["systemd-analyze", "--no-pager", "security", unit]).stdout.splitlines()
-    return float(lines[-1].split(":")[1].split()[0])
-
-
-def _answers(container: Container, port: int) -> bool:
-    try:
-        return container.http("GET", f"http://127.0.0.1:{port}/health").status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 # -- one model -------------------------------------------------------------------------------
@@ -310,7 +301,7 @@ def test_another_program_on_the_port(asker: Asker) -> None:
     run = ["systemd-run", "--unit=stranger", "--working-directory=/srv/stranger"]
     serve = ["python3", "-m", "http.server", "--bind", "127.0.0.1", str(spec.port)]
     container.run([*run, *serve])
-    container.wait_until(lambda: _answers(container, spec.port), "stranger")
+    container.wait_until(lambda: answers(container, spec.port), "stranger")
     try:
         assert asker.start(spec).ok
         asker.wait_state(spec.port, "failed")
@@ -405,90 +396,3 @@ def test_what_a_model_process_can_do(probing: Asker) -> None:
     print(container.release.name, found)  # noqa: T201 - a figure
     assert allowed == expected
     assert {f"read {path}" for path in FORBIDDEN_READS} <= found.keys()
-
-
-@pytest.mark.parametrize("victim", ["/srv/victim", "/srv/victim/file"])
-def test_root_makes_folders_behind_no_link(asker: Asker, victim: str) -> None:
-    """The user magi puts a link in the place of a folder that root gives it at boot."""
-    container = asker.container
-    container.write("/srv/victim/file", "root's")
-    look = ["stat", "--format=%U:%G %a", victim]
-    before = container.run(look).stdout
-    script = f"rm -rf /var/lib/magi/models && ln -s {victim} /var/lib/magi/models"
-    container.run(["install", "-d", "-o", "magi", "-g", "magi", "/var/lib/magi"])
-    container.run(["sh", "-c", script], user="magi")
-    try:
-        container.run(["systemd-tmpfiles", "--create", "--prefix=/var/lib/magi"], check=False)
-        # Of another owner it is given to magi with its own files, where magid starts.
-        container.run(["chown", "nobody", "/var/lib/magi"])
-        container.run(["/usr/lib/magi/magi-owners"])
-        assert container.run(["stat", "-c", "%U", "/var/lib/magi"]).stdout == "magi\n"
-        assert container.run(look).stdout == before
-        assert container.run(["find", victim, "-user", "magi"]).stdout == ""
-    finally:
-        container.run(["rm", "/var/lib/magi/models"])
-        container.run(["systemd-tmpfiles", "--create", "--prefix=/var/lib/magi"])
-
-
-# -- who may ask, and for what ---------------------------------------------------------------
-
-
-def test_others_may_not_ask(asker: Asker) -> None:
-    container = asker.container
-    assert container.show("magi-launcher.socket", "SocketMode")["SocketMode"] == "0660"
-    assert container.run(["python3", "-I", "-c", ""], user="nobody").returncode == 0
-    done = container.run(
-        [
-            "python3",
-            "-I",
-            "-c",
-            "import socket as s; s.socket(1).connect('/run/magi/launcher.sock')",
-        ],
-        user="nobody",
-        check=False,
-    )
-    assert "PermissionError" in done.stderr
-    container.run(["usermod", "-a", "-G", "magi", "nobody"])
-    try:
-        assert b"NotAllowed" in asker.say(b'{"verb":"ping"}\n', "nobody")
-    finally:
-        container.run(["gpasswd", "--delete", "nobody", "magi"])
-
-
-def test_a_refusal_is_explained(asker: Asker) -> None:
-    container = asker.container
-    assert asker.start(asker.spec(port=1024)).error == "NotAllowed"
-    (*_, entry) = container.journal(None, f"MESSAGE_ID={REFUSED_ID}")
-    assert "cannot use port 1024" in entry["MESSAGE"]
-    done = container.run(["journalctl", "-x", "--no-pager", f"MESSAGE_ID={REFUSED_ID}"])
-    assert "A request to start a model was refused" in done.stdout
-
-
-def is_request(data: bytes) -> bool:
-    try:
-        parse_request(data)
-    except InvalidInput:
-        return False
-    return True
-
-
-def test_noise_changes_nothing(asker: Asker) -> None:
-    """Random bytes and mangled requests: an answer or a closed connection, and no unit."""
-    good = request_line(StartRequest(asker.spec(), None, FLAGS))
-    before = asker.container.systemctl("list-units", "--all", "--plain", "llama-server@*")
-    for _ in range(100):
-        at = secrets.randbelow(len(good) - 1)
-        mangled = good[:at] + secrets.token_bytes(1 + secrets.randbelow(4)) + good[at + 2 :]
-        for data in (
-            secrets.token_bytes(200),
-            mangled[:-1] + b"}\n",
-            good[:at],
-            b"[" * 5000 + b"\n",
-        ):
-            if is_request(data):  # by chance: another digit in a number, say
-                continue
-            answer = asker.send_raw(data)
-            assert not answer or not json.loads(answer)["ok"], data
-    assert asker.ask(Ping()).ok
-    after = asker.container.systemctl("list-units", "--all", "--plain", "llama-server@*")
-    assert after == before

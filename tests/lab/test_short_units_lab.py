@@ -1,5 +1,10 @@
-"""Short units of the launcher: the list of devices, and the memory that a server would need."""
+"""Short units of the launcher: the list of devices, and the memory that a server would need.
 
+And who may ask it for what, and get what from root at all.
+"""
+
+import json
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,9 +19,12 @@ from magid.launcher.protocol import (
     Ping,
     PredictRequest,
     RemoveRequest,
+    StartRequest,
     output_in,
+    parse_request,
     request_line,
 )
+from magid.launcher.server import REFUSED_ID
 from magid.llama.file_removal import FileIdentity, removed_in
 from tests.lab.container import Container
 from tests.lab.launching import FLAGS, SETTINGS, Asker, install_launcher
@@ -214,3 +222,90 @@ def test_files_of_a_model_are_removed_in_a_unit_that_sees_the_library_alone(aske
     shown = container.show(file_removal.UNIT, "LoadState")
     assert shown["LoadState"] == "not-found", "nothing is left of it"
     container.run(["rm", "-r", f"{library}/away", f"{library}/notes.txt", "/models/Other.gguf"])
+
+
+# -- who may ask, and for what ---------------------------------------------------------------
+
+
+def test_others_may_not_ask(asker: Asker) -> None:
+    container = asker.container
+    assert container.show("magi-launcher.socket", "SocketMode")["SocketMode"] == "0660"
+    assert container.run(["python3", "-I", "-c", ""], user="nobody").returncode == 0
+    done = container.run(
+        [
+            "python3",
+            "-I",
+            "-c",
+            "import socket as s; s.socket(1).connect('/run/magi/launcher.sock')",
+        ],
+        user="nobody",
+        check=False,
+    )
+    assert "PermissionError" in done.stderr
+    container.run(["usermod", "-a", "-G", "magi", "nobody"])
+    try:
+        assert b"NotAllowed" in asker.say(b'{"verb":"ping"}\n', "nobody")
+    finally:
+        container.run(["gpasswd", "--delete", "nobody", "magi"])
+
+
+def test_a_refusal_is_explained(asker: Asker) -> None:
+    container = asker.container
+    assert asker.start(asker.spec(port=1024)).error == "NotAllowed"
+    (*_, entry) = container.journal(None, f"MESSAGE_ID={REFUSED_ID}")
+    assert "cannot use port 1024" in entry["MESSAGE"]
+    done = container.run(["journalctl", "-x", "--no-pager", f"MESSAGE_ID={REFUSED_ID}"])
+    assert "A request to start a model was refused" in done.stdout
+
+
+def is_request(data: bytes) -> bool:
+    try:
+        parse_request(data)
+    except InvalidInput:
+        return False
+    return True
+
+
+def test_noise_changes_nothing(asker: Asker) -> None:
+    """Random bytes and mangled requests: an answer or a closed connection, and no unit."""
+    good = request_line(StartRequest(asker.spec(), None, FLAGS))
+    before = asker.container.systemctl("list-units", "--all", "--plain", "llama-server@*")
+    for _ in range(100):
+        at = secrets.randbelow(len(good) - 1)
+        mangled = good[:at] + secrets.token_bytes(1 + secrets.randbelow(4)) + good[at + 2 :]
+        for data in (
+            secrets.token_bytes(200),
+            mangled[:-1] + b"}\n",
+            good[:at],
+            b"[" * 5000 + b"\n",
+        ):
+            if is_request(data):  # by chance: another digit in a number, say
+                continue
+            answer = asker.send_raw(data)
+            assert not answer or not json.loads(answer)["ok"], data
+    assert asker.ask(Ping()).ok
+    after = asker.container.systemctl("list-units", "--all", "--plain", "llama-server@*")
+    assert after == before
+
+
+@pytest.mark.parametrize("victim", ["/srv/victim", "/srv/victim/file"])
+def test_root_makes_folders_behind_no_link(asker: Asker, victim: str) -> None:
+    """The user magi puts a link in the place of a folder that root gives it at boot."""
+    container = asker.container
+    container.write("/srv/victim/file", "root's")
+    look = ["stat", "--format=%U:%G %a", victim]
+    before = container.run(look).stdout
+    script = f"rm -rf /var/lib/magi/models && ln -s {victim} /var/lib/magi/models"
+    container.run(["install", "-d", "-o", "magi", "-g", "magi", "/var/lib/magi"])
+    container.run(["sh", "-c", script], user="magi")
+    try:
+        container.run(["systemd-tmpfiles", "--create", "--prefix=/var/lib/magi"], check=False)
+        # Of another owner it is given to magi with its own files, where magid starts.
+        container.run(["chown", "nobody", "/var/lib/magi"])
+        container.run(["/usr/lib/magi/magi-owners"])
+        assert container.run(["stat", "-c", "%U", "/var/lib/magi"]).stdout == "magi\n"
+        assert container.run(look).stdout == before
+        assert container.run(["find", victim, "-user", "magi"]).stdout == ""
+    finally:
+        container.run(["rm", "/var/lib/magi/models"])
+        container.run(["systemd-tmpfiles", "--create", "--prefix=/var/lib/magi"])

@@ -24,6 +24,7 @@ from magid.gateway.routing.endpoints import ENDPOINTS
 from tests.soak.crowds import pid_of
 from tests.soak.figures import Figures
 from tests.soak.parts import daemon
+from tests.soak.pulse import waited_s
 from tests.support import fleets
 from tests.support.deadlines import DEADLINE_S
 from tests.support.rest import Parts, until_closed
@@ -139,11 +140,6 @@ def post(port: int, sent: bytes) -> int:
 
 
 # -- watching --------------------------------------------------------------------------------------
-
-
-def waited_s(pid: int, thread: int) -> float:
-    """How long a thread has waited for a processor so far: no fault of the event loop."""
-    return int(Path(f"/proc/{pid}/task/{thread}/schedstat").read_text().split()[1]) / 1e9
 
 
 @dataclass(slots=True)

@@ -2,11 +2,9 @@
 
 `python -m tests.soak.hostile REQUESTS SEED FOLDER`. Each hostile server has clients of its own, to
 whom it misbehaves in random ways and at the same time. One client asks a calm server all the while,
-and one asks magid itself every 5 ms: a loop that is held shows as an answer that comes late. Time
-for which the daemon or this client waited for a processor is not counted: it is the machine's.
+and one asks magid itself every 5 ms: a loop that is held shows as an answer that comes late.
 """
 
-import os
 import random
 import sys
 import threading
@@ -15,62 +13,18 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
-
-from tests.soak.bodies import waited_s
 from tests.soak.figures import Figures
 from tests.soak.parts import parts
+from tests.soak.pulse import Pulse
 from tests.support import hostile
 from tests.support.hostile import COUNT, NAMES, SMALL, Taken, misbehave, model
 from tests.support.rest import Parts
 
 CLIENTS = 2  # of each hostile server
-EVERY_S = 0.005
 QUIET_S = 5.0  # the same is measured before, with nothing hostile: what the machine itself does
 MOST_KIB = COUNT * CLIENTS * 8 * 1024  # all at once; each answer may take 8 MiB
 # 10 s each; and what reaches the next client of the same server, as whatever that sends can do.
 LEFT_OUT = {"slow head", "a second answer later"}
-
-
-class Pulse:
-    """Asks magid for a sign of life, again and again, and keeps how late each answer was."""
-
-    def __init__(self, url: str, pid: int) -> None:
-        self._pid = pid
-        self.late_s: list[float] = []
-        self.failures: list[str] = []
-        self._url = url
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._beat)
-
-    def __enter__(self) -> "Pulse":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _beat(self) -> None:
-        with httpx.Client(base_url=self._url, timeout=60, trust_env=False) as client:
-            while not self._over.wait(EVERY_S):
-                began = time.perf_counter() - self._waited_s()
-                try:
-                    if client.get("/livez").status_code != 200:
-                        self.failures.append("/livez is not 200")
-                except httpx.TransportError as error:
-                    self.failures.append(f"/livez: {error!r}")
-                self.late_s.append(time.perf_counter() - self._waited_s() - began)
-
-    def _waited_s(self) -> float:
-        """For a processor so far: the daemon's event loop and this thread."""
-        own = waited_s(os.getpid(), threading.get_native_id())
-        return waited_s(self._pid, self._pid) + own
-
-    @property
-    def shown(self) -> str:
-        late = sorted(self.late_s)
-        return f"{1000 * late[len(late) // 2]:.1f} ms, at most {1000 * late[-1]:.0f} ms"
 
 
 def calm(taken: Taken, is_over: Callable[[], bool], figures: Figures) -> int:
@@ -116,12 +70,12 @@ def run(count: int, seed: int, folder: Path, given: Parts | None = None) -> Figu
     with hostile.taken_over(given or parts(), folder) as taken:
         for number in range(COUNT):
             hostile.wait_sound(taken.magid, model(number))
-        with Pulse(taken.magid.url, taken.pid) as quiet:
+        with Pulse(taken.magid.port, taken.pid) as quiet:
             time.sleep(QUIET_S)  # what is measured is this time
         hostile.forget_peak(taken.pid)
         before = hostile.kib(taken.pid, "VmRSS")
         clients = COUNT * CLIENTS
-        with Pulse(taken.magid.url, taken.pid) as pulse, ThreadPoolExecutor(clients + 1) as pool:
+        with Pulse(taken.magid.port, taken.pid) as pulse, ThreadPoolExecutor(clients + 1) as pool:
             over = threading.Event()
             counted = pool.submit(calm, taken, over.is_set, figures)
             work = [
@@ -133,7 +87,7 @@ def run(count: int, seed: int, folder: Path, given: Parts | None = None) -> Figu
             finally:
                 over.set()
             figures.more["answers of the calm server"] = counted.result()
-        figures.failures += pulse.failures
+        figures.failures += pulse.beats.failures
         grown = hostile.kib(taken.pid, "VmHWM") - before
         figures.check(grown < MOST_KIB, f"{grown} KiB more memory")
         log = taken.magid.log.read_text()
@@ -141,8 +95,8 @@ def run(count: int, seed: int, folder: Path, given: Parts | None = None) -> Figu
         figures.more |= {
             "ways": len(set(names)),
             "KiB more memory at the worst moment": grown,
-            "an answer of magid's": pulse.shown,
-            "the same before": quiet.shown,
+            "an answer of magid's": pulse.beats.shown,
+            "the same before": quiet.beats.shown,
         }
     return figures
 
