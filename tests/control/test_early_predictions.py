@@ -7,7 +7,7 @@ import pytest
 
 from magid.control.daemon import Daemon
 from magid.llama.program import LlamaProgram
-from tests.support.daemons import SIZES, House
+from tests.support.daemons import ONLY_FAST, SIZES, House
 from tests.support.recording_backend import StillLauncher, all_quiet
 
 FLAGS = frozenset({"--fit", "-lv", "--device", "--ctx-size", "--n-gpu-layers", "--parallel"})
@@ -50,7 +50,9 @@ async def test_each_wanted_server_once(house: House) -> None:
 
 
 async def test_none_without_a_gpu(house: House) -> None:
+    """Of what surely fits into the memory of the machine, however little others leave of it."""
     house.launcher.devices = "Available devices:\n  (none)\n"
+    house.write_profile("test", ONLY_FAST)
     await house.running()
     await all_quiet()
     assert house.launcher.predicted == []
