@@ -32,6 +32,7 @@ from magid.api.schemas.access import (
     ProfileCreated,
     ProfileReplaced,
     ProfileReply,
+    ProfileTextReply,
     SessionReply,
     SignInLink,
     TokenCreated,
@@ -193,6 +194,7 @@ def _session(method: str, handler: Handler, **more: Any) -> Route:
 
 _TAG, _LATER = (304,), (202,)  # further statuses: unchanged; started, not finished
 M, S, P = "/api/models", "/api/models/servers", "/api/models/profiles"
+TEXTS = "/api/models/profile-texts"
 LIBRARY = "/api/library/downloads"
 ID, SID, NAME = f"{M}/{{modelId}}", f"{S}/{{modelId}}", f"{P}/{{name}}"
 
@@ -236,6 +238,12 @@ ROUTES: tuple[Route, ...] = (
             errors=(e.ProfileNotFound, e.ProfileActive, *_WRITE)),
     _post(f"{NAME}/activate", profiles.activate, Activated, more=_LATER, query=(_APPLY, _DRY_RUN),
           errors=(*_PROFILE, e.Busy, *_WRITE)),
+    _post(TEXTS, profiles.create_profile_text, ProfileCreated, status=201, body="ProfileTextBody",
+          errors=(e.ProfileExists, *_WRITE)),
+    _get(f"{TEXTS}/{{name}}", profiles.get_profile_text, ProfileTextReply, more=_TAG,
+         errors=_PROFILE),
+    _put(f"{TEXTS}/{{name}}", profiles.replace_profile_text, ProfileReplaced, "ProfileTextBody",
+         errors=(e.ProfileNotFound, e.StaleRevision, *_WRITE)),
     _post(f"{M}/enable-all", models.enable_all, EnabledAllReply, errors=(e.NotReady, *_WRITE)),
     _post(f"{M}/disable-all", models.disable_all, EnabledAllReply, errors=(e.NotReady, *_WRITE)),
     _put(f"{M}/port-range", models.put_port_range, PortRangeReply, "PortRangeBody",

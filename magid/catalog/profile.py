@@ -11,7 +11,7 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Annotated, ClassVar
 
-from msgspec import Meta, field
+from msgspec import Meta, Struct, field
 from msgspec.structs import replace
 
 from magid.catalog.aliases import Alias, Target, lead_to_models, one_line
@@ -19,9 +19,10 @@ from magid.discovery.naming import spellings
 from magid.discovery.tiers import Tier
 from magid.errors import InvalidInput, InvalidProfile, ProfileNotFound
 from magid.files import schema, strict_yaml
-from magid.files.schema import Mismatch, Rule, Schema
-from magid.files.strict_yaml import YamlError
+from magid.files.schema import Fault, Mismatch, Rule, Schema
+from magid.files.strict_yaml import Document, YamlError
 
+MAX_TEXT = strict_yaml.MAX_BYTES
 SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _SELECTOR = re.compile(r"[a-z0-9_*?\[\]!-]{1,200}")
 _TIER_PREFIX = "tier:"
@@ -199,22 +200,39 @@ def profile_not_found(name: str) -> ProfileNotFound:
     )
 
 
+class TextFault(Struct, frozen=True):
+    """One error in the text of a profile."""
+
+    line: int | None  # from 1; None: of the whole text, such as a missing key
+    field: str  # the key as in the text, `tier_config[0].max_score`; "" if it is no YAML
+    reason: str  # follows the key
+
+
 def parse(content: bytes, source: str) -> Profile:
-    """Parses a profile from YAML. Raises InvalidProfile with `source`, line and key."""
+    """Parses a profile from YAML. Raises InvalidProfile with `source`, line and key.
+
+    The error's detail `errors` has all that is wrong, each a TextFault.
+    """
     try:
         document = strict_yaml.loads(content, source)
     except YamlError as error:
-        raise InvalidProfile(str(error)) from None
+        fault = TextFault(error.line, "", error.reason)
+        raise InvalidProfile(str(error), errors=[fault]) from None
     try:
         return schema.read(document.data, Profile)
     except Mismatch as error:
-        problem = error.faults[0]
-        if problem.path not in document.lines:  # a missing key: name it as in a file
-            *above, key = problem.path
-            problem = replace(problem, path=(*above, _as_in_files(key)))
-        line = document.line(problem.path)
-        where = f"line {line}: " if line else ""
-        raise InvalidProfile(f"cannot use {source}: {where}{problem}") from None
+        faults = [_in_text(fault, document) for fault in error.faults]
+        first = faults[0]
+        where = f"line {first.line}: " if first.line else ""
+        said = f"{first.field} {first.reason}".strip()
+        raise InvalidProfile(f"cannot use {source}: {where}{said}", errors=faults) from None
+
+
+def _in_text(fault: Fault, document: Document) -> TextFault:
+    if fault.path not in document.lines:  # a missing key: name it as in a file
+        *above, key = fault.path
+        fault = replace(fault, path=(*above, _as_in_files(key)))
+    return TextFault(document.line(fault.path), fault.key, fault.reason)
 
 
 def _as_in_files(part: str | int) -> str | int:

@@ -6,12 +6,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from magid.catalog.profile import SLUG, Profile, check_slug, parse, profile_not_found, slug
+from magid.catalog.profile import (
+    SLUG,
+    Profile,
+    TextFault,
+    check_slug,
+    parse,
+    profile_not_found,
+    slug,
+)
 from magid.errors import (
     CannotWrite,
     Conflict,
@@ -52,6 +60,14 @@ class _Known(Struct, frozen=True):
     problem: str  # why there is no profile
 
 
+class ProfileText(Struct, frozen=True):
+    """A profile's file as it is."""
+
+    text: str
+    revision: str
+    faults: tuple[TextFault, ...]  # why it cannot be used
+
+
 class ProfileDir:
     """The profiles in one folder. Methods block for a few small file accesses.
 
@@ -90,8 +106,29 @@ class ProfileDir:
         except ProfileNotFound:
             return ""
 
-    def create(self, profile: Profile) -> tuple[str, Path]:
+    def text(self, name: str) -> ProfileText:
+        """Returns the profile's file as it is, also of one that cannot be used.
+
+        Raises ProfileNotFound, InvalidProfile if it cannot be read as text.
+        """
+        path = self._place(name)
+        try:
+            content, _ = strict_yaml.read_bytes(path)
+            text = content.decode()
+        except FileNotFoundError:
+            raise profile_not_found(name) from None
+        except OSError as error:
+            raise InvalidProfile(f"cannot read {path}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise InvalidProfile(f"cannot read {path}: it is not UTF-8; save it so") from None
+        except YamlError as error:
+            raise InvalidProfile(str(error)) from None
+        return ProfileText(text, _hash(content), _faults_in(content, str(path)))
+
+    def create(self, profile: Profile, text: str | None = None) -> tuple[str, Path]:
         """Writes a new profile; returns its slug and the path of its file.
+
+        `text` is the profile as a person wrote it, which then is the file's content.
 
         Raises ProfileExists, InvalidInput if the name has no slug, TooLarge, CannotWrite.
         """
@@ -99,7 +136,7 @@ class ProfileDir:
         path = self._path(name)
         if self._is_shipped(name) and not os.path.lexists(path):
             raise _exists(name, self._place(name))
-        content = _to_yaml(profile)
+        content = _to_yaml(profile) if text is None else text.encode()
         with self._writing(path):
             temporary = write_temporary(path, content, mode=0o644, files=self._files)
             try:
@@ -111,13 +148,15 @@ class ProfileDir:
             sync_directory(self.path, self._files)
         return name, path
 
-    def replace(self, name: str, profile: Profile, expected_revision: str | None) -> None:
+    def replace(
+        self, name: str, profile: Profile, expected_revision: str | None, text: str | None = None
+    ) -> None:
         """Replaces the content of a profile, even a broken one; its file name stays.
 
-        Raises ProfileNotFound, StaleRevision if the revision is not the expected one, TooLarge,
-        CannotWrite.
+        `text`: see `create`. Raises ProfileNotFound, StaleRevision if the revision is not the
+        expected one, TooLarge, CannotWrite.
         """
-        content = _to_yaml(profile)
+        content = _to_yaml(profile) if text is None else text.encode()
         if expected_revision not in (None, self._current(name).revision):
             raise StaleRevision(
                 f"cannot replace profile {name!r}: it has changed since you read it; read it again",
@@ -238,6 +277,14 @@ def _read(path: Path, name: str, before: _Known | None) -> _Known:
         return _Known(_key(status), settled, revision, parse(content, str(path)), "")
     except InvalidProfile as error:
         return _Known(_key(status), settled, revision, None, error.message)
+
+
+def _faults_in(content: bytes, source: str) -> tuple[TextFault, ...]:
+    try:
+        parse(content, source)
+    except InvalidProfile as error:
+        return tuple(cast("list[TextFault]", error.details["errors"]))
+    return ()
 
 
 def _unread(reason: str) -> _Known:

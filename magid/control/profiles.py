@@ -20,19 +20,22 @@ class Profiles:
         self._folder = folder
         self._store = store
         self.list, self.get, self.revision = folder.list, folder.get, folder.revision
+        self.text = folder.text
 
-    async def create(self, profile: Profile) -> tuple[str, Path]:
-        """Creates a profile; returns its slug and its file."""
+    async def create(self, profile: Profile, text: str | None = None) -> tuple[str, Path]:
+        """Creates a profile, with this text as its file; returns its slug and its file."""
         slug, path = await self._store.exclusive(
-            lambda: asyncio.to_thread(self._folder.create, profile)
+            lambda: asyncio.to_thread(self._folder.create, profile, text)
         )
         self._announce(slug, "created")
         return slug, path
 
-    async def replace(self, name: str, profile: Profile, expected: str | None) -> None:
+    async def replace(
+        self, name: str, profile: Profile, expected: str | None, text: str | None = None
+    ) -> None:
         """Replaces the profile. Raises StaleRevision if the file's revision is not `expected`."""
         await self._store.exclusive(
-            lambda: asyncio.to_thread(self._folder.replace, name, profile, expected)
+            lambda: asyncio.to_thread(self._folder.replace, name, profile, expected, text)
         )
         self._announce(name, "replaced")
 

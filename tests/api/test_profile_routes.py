@@ -255,3 +255,67 @@ def test_a_folder_that_cannot_be_written(magid: Running) -> None:
         assert magid.get(PROFILES) == []
     finally:
         aside.rename(magid.profiles)
+
+
+# -- as text -----------------------------------------------------------------------------------
+
+TEXTS = "/api/models/profile-texts"
+COMMENTED = """\
+# For the night.
+name: Night Shift
+enabled_models:
+- 'alpha*'  # small
+# nothing else
+"""
+
+
+def test_a_text_is_kept_with_its_comments(magid: Running) -> None:
+    created = magid.ask("POST", TEXTS, {"text": COMMENTED}, status=201)
+    assert created["profileName"] == "night-shift"
+    assert Path(created["path"]).read_text() == COMMENTED
+    path = f"{TEXTS}/night-shift"
+    response = magid.client.get(path)
+    shown = {"profileName": "night-shift", "text": COMMENTED, "faults": []}
+    assert response.json() == shown
+    assert magid.get(f"{PROFILES}/night-shift")["enabledModels"] == ["alpha*"]
+    tag = response.headers["etag"]
+    assert magid.client.get(path, headers={"If-None-Match": tag}).status_code == 304
+    changed = COMMENTED.replace("alpha", "beta")
+    done = magid.client.put(path, json={"text": changed}, headers={"If-Match": tag})
+    assert done.json()["message"] == "Profile 'night-shift' replaced successfully"
+    assert Path(created["path"]).read_text() == changed
+    late = magid.client.put(path, json={"text": COMMENTED}, headers={"If-Match": tag})
+    assert (late.status_code, late.json()["error"]) == (412, "StaleRevision")
+    again = rest.refused(magid, "POST", TEXTS, {"text": COMMENTED}, 409)
+    assert again["error"] == "ProfileExists"
+
+
+def test_a_text_is_refused_with_all_that_is_wrong_by_line(magid: Running) -> None:
+    before = (magid.profiles / "test.yaml").read_text()
+    text = "name: X\ntier_config:\n- name: fast\n  max_score: many\ncolour: red\n"
+    answer = rest.refused(magid, "PUT", f"{TEXTS}/test", {"text": text}, 400)
+    found = {(one["line"], one["field"]) for one in answer["details"]["errors"]}
+    assert found == {(4, "tier_config[0].max_score"), (5, "colour")}
+    no_yaml = rest.refused(magid, "POST", TEXTS, {"text": "name: [\n"}, 400)
+    assert no_yaml["details"]["errors"][0]["line"] == 2
+    missing = rest.refused(magid, "POST", TEXTS, {"text": "description: x\n"}, 400)
+    assert missing["details"]["errors"] == [
+        {"line": None, "field": "name", "reason": "is missing; add it"}
+    ]
+    assert rest.refused(magid, "PUT", f"{TEXTS}/none", {"text": COMMENTED}, 404)
+    assert magid.get(PROFILES) == ["test"]
+    assert (magid.profiles / "test.yaml").read_text() == before
+
+
+def test_a_broken_file_is_shown_and_can_be_mended(magid: Running) -> None:
+    file = magid.profiles / "broken.yaml"
+    file.write_text("name: Broken\nenabled_models: 5\n")
+    assert rest.refused(magid, "GET", f"{PROFILES}/broken", None, 409)
+    shown = magid.get(f"{TEXTS}/broken")
+    assert shown["text"] == file.read_text()
+    assert [(one["line"], one["field"]) for one in shown["faults"]] == [(2, "enabled_models")]
+    magid.ask("PUT", f"{TEXTS}/broken", {"text": COMMENTED})
+    assert magid.get(f"{PROFILES}/broken")["name"] == "Night Shift"
+    file.write_bytes(b"name: \xff\n")
+    refused = rest.refused(magid, "GET", f"{TEXTS}/broken", None, 409)
+    assert "UTF-8" in refused["message"]

@@ -114,7 +114,7 @@ def test_edit(magid: Running, night: Path, tmp_path: Path) -> None:
     renamed = editing(tmp_path, "text = text.replace('two that run', 'one of them')")
     done = magictl("profile", "edit", "night", url=magid.url, **renamed)
     assert (done.returncode, done.stdout) == (0, "Profile 'night' replaced successfully\n")
-    assert magid.get("/api/models/profiles/night")["description"] == "one of them"
+    assert night.read_text() == PROFILE.replace("two that run", "one of them")
     done = magictl("profile", "edit", "night", url=magid.url, **editing(tmp_path, "pass"))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "Nothing was changed\n")
     assert [path.name for path in tmp_path.iterdir()] == ["editor"]

@@ -1,15 +1,19 @@
 """Handlers of profiles: named selections of models to run."""
 
 import asyncio
-from typing import cast
+from collections.abc import Iterable
+from typing import Final, cast
 
 from magid.api import views
 from magid.api.context import Context
 from magid.api.reply import Call, Reply, cached, digest, etag_of, reply
 from magid.api.schemas import access as access_schemas
 from magid.api.schemas import models
-from magid.catalog.profile import Profile, check_slug
+from magid.catalog.profile import Profile, TextFault, check_slug, parse
+from magid.errors import InvalidInput, InvalidProfile
 from magid.http.json_text import to_json
+
+_MOST_FAULTS: Final = 20
 
 
 async def list_profiles(ctx: Context, call: Call) -> Reply:
@@ -36,10 +40,30 @@ async def get_profile(ctx: Context, call: Call) -> Reply:
     return cached(body, f'"{revision}.{digest(body)}"', call)
 
 
+async def get_profile_text(ctx: Context, call: Call) -> Reply:
+    """A profile's file as it is, and what is wrong in it."""
+    name = check_slug(call.params["name"])
+    found = await asyncio.to_thread(ctx.daemon.profiles.text, name)
+    answer: access_schemas.ProfileTextReply = {
+        "profileName": name,
+        "text": found.text,
+        "faults": _shown(found.faults[:_MOST_FAULTS]),
+    }
+    return cached(to_json(answer), f'"{found.revision}"', call)
+
+
 async def create_profile(ctx: Context, call: Call) -> Reply:
     """Create a profile."""
-    profile = _profile(call)
-    name, path = await ctx.daemon.profiles.create(profile)
+    return await _created(ctx, _profile(call))
+
+
+async def create_profile_text(ctx: Context, call: Call) -> Reply:
+    """Create a profile with this YAML as its file."""
+    return await _created(ctx, await _profile_in(call.body.text), call.body.text)
+
+
+async def _created(ctx: Context, profile: Profile, text: str | None = None) -> Reply:
+    name, path = await ctx.daemon.profiles.create(profile, text)
     answer: access_schemas.ProfileCreated = {
         "message": f"Profile '{profile.name}' created successfully",
         "profileName": name,
@@ -50,10 +74,18 @@ async def create_profile(ctx: Context, call: Call) -> Reply:
 
 async def replace_profile(ctx: Context, call: Call) -> Reply:
     """Replace a profile; If-Match is honoured."""
+    return await _replaced(ctx, call, _profile(call))
+
+
+async def replace_profile_text(ctx: Context, call: Call) -> Reply:
+    """Replace a profile's file by this YAML, comments included; If-Match is honoured."""
+    return await _replaced(ctx, call, await _profile_in(call.body.text), call.body.text)
+
+
+async def _replaced(ctx: Context, call: Call, profile: Profile, text: str | None = None) -> Reply:
     name = check_slug(call.params["name"])
     present = await asyncio.to_thread(ctx.daemon.profiles.revision, name)
-    expected = _expected(call.if_match, present)
-    await ctx.daemon.profiles.replace(name, _profile(call), expected)
+    await ctx.daemon.profiles.replace(name, profile, _expected(call.if_match, present), text)
     answer: access_schemas.ProfileReplaced = {
         "message": f"Profile '{name}' replaced successfully",
         "profileName": name,
@@ -66,6 +98,21 @@ def _profile(call: Call) -> Profile:
     from magid.files import explanation  # late, as `schemas.bodies` is
 
     return cast(Profile, explanation.value_of(call.body))
+
+
+async def _profile_in(text: str) -> Profile:
+    """Returns the profile that the text says. Raises InvalidInput, with each fault in `errors`."""
+    try:
+        return await asyncio.to_thread(parse, text.encode(), "the text")
+    except InvalidProfile as error:
+        faults = cast("list[TextFault]", error.details["errors"])
+        raise InvalidInput(
+            error.message, field=faults[0].field, errors=_shown(faults[:_MOST_FAULTS])
+        ) from None
+
+
+def _shown(faults: Iterable[TextFault]) -> list[access_schemas.ProfileFault]:
+    return [{"line": one.line, "field": one.field, "reason": one.reason} for one in faults]
 
 
 def _expected(if_match: str | None, present: str) -> str | None:

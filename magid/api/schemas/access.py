@@ -58,6 +58,22 @@ class ProfileReply(TypedDict):
     missingModels: list[str]
 
 
+class ProfileFault(TypedDict):
+    """One error in a profile's text. `field` is the key as in the text; `line` null: of no line."""
+
+    line: int | None
+    field: str
+    reason: str
+
+
+class ProfileTextReply(TypedDict):
+    """A profile's file as it is, with its comments. `faults` say why it cannot be used."""
+
+    profileName: str
+    text: str
+    faults: list[ProfileFault]
+
+
 class ProfileCreated(TypedDict):
     message: str
     profileName: str

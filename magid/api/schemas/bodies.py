@@ -40,6 +40,12 @@ class DownloadBody(Body):
     draft: bool = False
 
 
+class ProfileTextBody(Body):
+    """The YAML of a profile, which is written as it is: comments stay."""
+
+    text: Annotated[str, Field(max_length=profile.MAX_TEXT)]
+
+
 class TierBody(Body):
     tier: Annotated[Tier, Field(strict=False)] | None
 
@@ -157,6 +163,7 @@ MODELS: Final[Mapping[str, type[BaseModel]]] = {
     each.__name__: each
     for each in (
         DownloadBody,
+        ProfileTextBody,
         TierBody,
         ThinkingBody,
         EnabledBody,

@@ -14,6 +14,7 @@ from magid.cli.parser import Verbs
 from magid.cli.verbs.plan import add_options, agreed, say_plan
 
 PROFILES = f"{MODELS}/profiles"
+TEXTS = f"{MODELS}/profile-texts"
 ANSWERED = ("active", "missingModels")  # in the API's answer, and not part of the profile
 
 
@@ -100,14 +101,15 @@ def create(client: Client, args: argparse.Namespace) -> int:
 
 
 def edit(client: Client, args: argparse.Namespace) -> int:
-    """Edits a profile. Uses If-Match, so that a concurrent change is not lost."""
-    answer, tag = client.tagged("GET", _path(args.profile))
+    """Edits a profile's file. Uses If-Match, so that a concurrent change is not lost."""
+    path = f"{TEXTS}/{quoted(args.profile)}"
+    answer, tag = client.tagged("GET", path)
 
     def save(text: str) -> Any:
-        wanted = read(text.encode(), f"profile {args.profile!r}")
-        return client.tagged("PUT", _path(args.profile), wanted, tag)[0]
+        read(text.encode(), f"profile {args.profile!r}")
+        return client.tagged("PUT", path, {"text": text}, tag)[0]
 
-    saved = edited(_yaml(answer), f"{args.profile}.yaml", save)
+    saved = edited(answer["text"], f"{args.profile}.yaml", save)
     if saved is None:
         note("Nothing was changed")
     elif args.json:
