@@ -85,7 +85,8 @@ class Context(Struct):
         daemon, listed = self.daemon, self.daemon.gpus.devices.present
         capacity = daemon.gpus.placing.holders.capacity(listed.gpus)
         reserve = daemon.config.gpu_reserve
-        return gpus_reply(listed, daemon.observed().values(), capacity, reserve)
+        servers = daemon.observed().values()
+        return gpus_reply(listed, servers, capacity, reserve, daemon.gpus.held.of)
 
     def need_listing(self) -> Snapshot:
         """Returns the current snapshot. Raises NotReady until the models are known."""

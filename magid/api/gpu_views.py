@@ -1,6 +1,6 @@
 """Converts the list of GPUs to the answers of the API. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from magid.api.schemas import gpus as schemas
@@ -8,11 +8,18 @@ from magid.api.views import when
 from magid.control.devices import DeviceList
 from magid.gpus.capacity import Capacity, DeviceRoom, need_on
 from magid.gpus.device import Device, Gpu
+from magid.gpus.memory_table import Need
 from magid.servers.backend import ObservedServer, ServerState
+
+KindsOf = Callable[[ObservedServer], Mapping[str, Need]]  # by the id of the device
 
 
 def gpus_reply(
-    listed: DeviceList, servers: Iterable[ObservedServer], capacity: Capacity, reserve: int
+    listed: DeviceList,
+    servers: Iterable[ObservedServer],
+    capacity: Capacity,
+    reserve: int,
+    kinds_of: KindsOf,
 ) -> schemas.GpusReply:
     """`capacity` is the room on the GPUs that are listed."""
     running = sorted((s for s in servers if s.state.is_running), key=lambda s: s.port)
@@ -21,7 +28,7 @@ def gpus_reply(
     at = listed.listed_at
     return {
         "gpus": [
-            _gpu(gpu, room, [s for s, devices in chosen if _has(gpu, devices)], anywhere)
+            _gpu(gpu, room, [s for s, devices in chosen if _has(gpu, devices)], anywhere, kinds_of)
             for gpu, room in zip(listed.gpus, capacity.devices, strict=True)
         ],
         "serversAnywhere": [_server(server) for server in anywhere],
@@ -49,6 +56,7 @@ def _gpu(
     room: DeviceRoom,
     servers: Sequence[ObservedServer],
     anywhere: Sequence[ObservedServer],
+    kinds_of: KindsOf,
 ) -> schemas.ListedGpu:
     device = gpu.device
     total, free = device.total, device.free
@@ -66,7 +74,7 @@ def _gpu(
         "othersBytes": None if used is None else _others(gpu, used, servers, anywhere),
         "roomBytes": room.room,
         "overheadBytes": room.overhead,
-        "servers": [_holder(server, device) for server in servers],
+        "servers": [_holder(server, device, kinds_of(server).get(device.id)) for server in servers],
         "alsoListedAs": [_name(other) for other in gpu.same],
     }
 
@@ -105,8 +113,14 @@ def _need(server: ObservedServer, device: Device) -> int | None:
     return None if server.placement is None else need_on(device, server.placement)
 
 
-def _holder(server: ObservedServer, device: Device) -> schemas.GpuHolder:
-    return {**_server(server), "needBytes": _need(server, device)}
+def _holder(server: ObservedServer, device: Device, kinds: Need | None) -> schemas.GpuHolder:
+    return {
+        **_server(server),
+        "needBytes": _need(server, device),
+        "modelBytes": None if kinds is None else kinds.model,
+        "contextBytes": None if kinds is None else kinds.context,
+        "computeBytes": None if kinds is None else kinds.compute,
+    }
 
 
 def _server(server: ObservedServer) -> schemas.GpuServer:

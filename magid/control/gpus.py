@@ -7,6 +7,7 @@ from magid.control import planner, prediction_cache
 from magid.control.devices import Devices
 from magid.control.early_predictions import EarlyPredictions
 from magid.control.fits import ModelFits
+from magid.control.held_memory import HeldMemory
 from magid.control.placing import Placing
 from magid.control.predictions import Predictions
 from magid.control.resources import MachineResources
@@ -38,6 +39,7 @@ class GpuState:
             config, launcher, self.devices, self.predictions, program,
             lambda model_id: facts_of(store.snapshot.models.get(model_id)),
         )  # fmt: skip
+        self.held = HeldMemory(config, launcher, store, self.devices, self.predictions, program)
         self._early = EarlyPredictions(self.placing, store)
         self.fits = ModelFits(
             config, launcher, store, self.devices, self.predictions, self.placing, program,
@@ -67,9 +69,11 @@ class GpuState:
         self.devices.open()
         self._early.open()
         self.fits.open()
+        self.held.open()
 
     async def close(self) -> None:
         """Ends what is under way. Idempotent."""
+        await self.held.close()
         await self.fits.close()
         await self._early.close()
         await self.placing.close()

@@ -146,6 +146,29 @@ def test_a_setting_is_changed_and_goes_back_to_its_default(tab: Tab, magid: Runn
     magid.wait_for("default", lambda: rest.model(magid, BETA)["ctxSize"] == 512)
 
 
+def test_each_decision_has_its_source_and_the_way_back(tab: Tab, magid: Running) -> None:
+    tab.open(f"models/{QWEN}")
+    facts = tab.page.locator(".facts")
+    expect(facts).to_contain_text("by profile test")
+    port = magid.port_range[0] + 2
+    facts.get_by_label("Port of").fill(str(port))
+    facts.get_by_label("Port of").press("Enter")
+    magid.wait_for("port", lambda: rest.model(magid, QWEN)["port"] == port)
+    facts.get_by_label("Enabled").click()
+    facts.get_by_label("Thinking").click()
+    facts.get_by_label("Tier of").select_option("powerful")
+    for what in ("enabled", "thinking", "tier", "port"):
+        back = facts.get_by_role("button", name=f"Back to default: {what}")
+        back.wait_for()
+        assert magid.get(f"/api/models/{QWEN}")["sources"][what] == "override"
+        back.click()
+        expect(back).to_have_count(0)
+        assert magid.get(f"/api/models/{QWEN}")["sources"][what] != "override"
+    facts.get_by_label("Port of").fill("many")
+    facts.get_by_label("Port of").press("Enter")
+    tab.sees("cannot use port many", ".notices")
+
+
 def test_what_is_wrong_stands_at_its_field(tab: Tab, magid: Running) -> None:
     tab.open(f"models/{BETA}")
     box = field(tab, "nThreads").get_by_role("textbox")

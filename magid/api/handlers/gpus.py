@@ -39,10 +39,12 @@ async def get_memory(ctx: Context, call: Call) -> Reply:
         await daemon.gpus.devices.refresh()
     decision = await daemon.gpus.placing.decided(spec)
     answer = decision.answer
-    if answer is None or not decision.known:
+    running = _running(ctx, own) if spec == own[0] else None
+    place = answer if running is None else running.placement or answer
+    if place is None or not decision.known:
         prediction = await _prediction(ctx, spec)
     else:
-        prediction = deciding(answer, decision.known)
+        prediction = deciding(place, decision.known)
     gpus, placing = daemon.gpus.devices.present.gpus, daemon.gpus.placing
     memory = await placing.holders.memory()
     room = Room(gpus, memory.available, placing.holders.limit_of(spec))
@@ -57,7 +59,6 @@ async def get_memory(ctx: Context, call: Call) -> Reply:
         if answer is None
         else verdict_placed(answer, prediction.estimate, memory.available)
     )
-    running = _running(ctx, own) if spec == own[0] else None
     if running is not None:
         verdict, placement = verdict_running(running, prediction.estimate), running.placement
     return reply(model_memory(spec, prediction, room, capacity, verdict, placement))

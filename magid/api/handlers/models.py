@@ -69,12 +69,17 @@ async def _why_undrafted(ctx: Context, model: Model) -> str:
 
 
 async def _commands(ctx: Context, model: Model) -> tuple[list[list[str]], str]:
-    """Returns the command line of each of the model's servers, and why there is none if so."""
+    """Returns the command line of each of the model's servers, and why there is none if so.
+
+    Of a server that runs with the present settings it has what was decided at its start.
+    """
     config = ctx.daemon.config
+    running = (one for one in ctx.daemon.observed().values() if one.state.is_running)
+    places = {one.spec_hash: one.placement for one in running}
     ports = model.entry.ports or (config.port_range[0],)
     try:
         return [
-            await ctx.daemon.launcher.command(spec)
+            await ctx.daemon.launcher.command(spec, places.get(spec.hash))
             for spec in server_specs(model, config.llama_server_host, ports)
         ], ""
     except MagidError as error:

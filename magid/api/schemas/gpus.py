@@ -23,9 +23,17 @@ class GpuServer(TypedDict):
 
 
 class GpuHolder(GpuServer):
-    """A running server on a GPU. `needBytes` is what it was predicted to take there, if it was."""
+    """A running server on a GPU. `needBytes` is what it was predicted to take there, if it was.
+
+    Of that, `modelBytes` are weights, `contextBytes` the KV cache and other state of the context,
+    and `computeBytes` what it computes with; what is left allows for rounding and the driver. Null:
+    not known, as of a server whose settings have changed since it started.
+    """
 
     needBytes: int | None
+    modelBytes: int | None
+    contextBytes: int | None
+    computeBytes: int | None
 
 
 class ListedGpu(GpuName):

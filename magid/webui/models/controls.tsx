@@ -2,8 +2,9 @@
 import { mayChange, put } from "../api/request.ts";
 import type { Model, Tier } from "../api/types.ts";
 import { Icon, type IconName } from "../parts/icons.tsx";
-import { act } from "../parts/notices.tsx";
+import { act, tell } from "../parts/notices.tsx";
 import type { ShownState } from "../parts/state.tsx";
+import { TextControl } from "../parts/text_control.tsx";
 import { ask, expected, type Verb } from "./acting.ts";
 import { pins, togglePin } from "./pins.ts";
 import type { Row } from "./rows.ts";
@@ -61,6 +62,42 @@ export function TierChoice({ model }: { model: Model }) {
         </option>
       ))}
     </select>
+  );
+}
+
+export type Decision = "tier" | "thinking" | "enabled" | "port";
+
+interface SourceProps {
+  model: Model;
+  what: Decision;
+  source: string | undefined;
+}
+
+/** Where it comes from, and the way back where it was set by hand. */
+export function Source({ model, what, source }: SourceProps) {
+  if (source !== "override") return <span class="quiet source">{source && `by ${source}`}</span>;
+  return (
+    <span class="quiet source">
+      set here{" "}
+      {mayChange() && (
+        <button class="bare" aria-label={`Back to default: ${what}`}
+          onClick={() => void change(model, what, { [what]: null })}>
+          Back to default
+        </button>
+      )}
+    </span>
+  );
+}
+
+/** The port of its first server, to be pinned to another one. */
+export function PortField({ model }: { model: Model }) {
+  const pin = (text: string) => {
+    if (/^\s*\d+\s*$/.test(text)) void change(model, "port", { port: Number(text) });
+    else tell(`cannot use port ${text}: give a number, as 8080`, "bad");
+  };
+  return (
+    <TextControl class="port" aria-label={`Port of ${model.displayName}`} inputMode="numeric"
+      disabled={!mayChange()} value={String(model.port ?? "")} placeholder="–" onValue={pin} />
   );
 }
 

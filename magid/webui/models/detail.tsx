@@ -16,10 +16,13 @@ import { live } from "../stream/client.ts";
 import {
   EnabledSwitch,
   PinButton,
+  PortField,
   shownState,
+  Source,
   ThinkingSwitch,
   TierChoice,
   Verbs,
+  type Decision,
 } from "./controls.tsx";
 import { Fit } from "./fit.tsx";
 import { pins } from "./pins.ts";
@@ -29,10 +32,11 @@ import { Settings } from "./settings.tsx";
 export function ModelPage({ modelId }: { modelId: string }) {
   const now = live.value;
   const model = now?.registry.models[modelId];
-  const [detail, reload, problem] = useDetail(modelId, JSON.stringify(model));
+  const servers = Object.values(now?.servers ?? {}).filter((one) => one.modelId === modelId);
+  const places = servers.map(({ port, isRunning, placement }) => [port, isRunning, placement]);
+  const [detail, reload, problem] = useDetail(modelId, JSON.stringify([model, places]));
   if (now === undefined) return <h1>{modelId}</h1>;
   if (model === undefined) return <Unknown modelId={modelId} />;
-  const servers = Object.values(now.servers).filter((server) => server.modelId === modelId);
   const row = rowOf(model, servers, pins.value.has(modelId));
   return (
     <>
@@ -49,7 +53,7 @@ export function ModelPage({ modelId }: { modelId: string }) {
         <PinButton model={model} />
       </div>
       <Notes row={row} />
-      <Facts row={row} />
+      <Facts row={row} sources={detail?.sources ?? {}} />
       {problem && <p class="problem">{problem}</p>}
       {detail && <Details detail={detail} row={row} reload={reload} />}
     </>
@@ -57,7 +61,7 @@ export function ModelPage({ modelId }: { modelId: string }) {
 }
 
 /** The detail, asked for again whenever the stream has said that the model is another. */
-function useDetail(modelId: string, revision: string) {
+export function useDetail(modelId: string, revision: string) {
   const [detail, setDetail] = useState<ModelDetail>();
   const [problem, setProblem] = useState("");
   const [asked, setAsked] = useState(0);
@@ -111,21 +115,23 @@ function Fact({ name, children }: { name: string; children: ComponentChildren })
   );
 }
 
-function Facts({ row }: { row: Row }) {
+function Facts({ row, sources }: { row: Row; sources: Record<string, string> }) {
   const { model, servers } = row;
+  const decided = (what: Decision) => <Source model={model} what={what} source={sources[what]} />;
   return (
     <dl class="facts">
       <Fact name="Id">
         <code>{model.modelId}</code>
       </Fact>
       <Fact name="Tier">
-        <TierChoice model={model} />
+        <TierChoice model={model} /> {decided("tier")}
       </Fact>
       <Fact name="Enabled">
-        <EnabledSwitch model={model} />
+        <EnabledSwitch model={model} /> {decided("enabled")}
       </Fact>
       <Fact name="Thinks">
-        <ThinkingSwitch model={model} /> <span class="quiet">{model.thinkingEvidence}</span>
+        <ThinkingSwitch model={model} /> {decided("thinking")}{" "}
+        <span class="quiet">({model.thinkingEvidence})</span>
       </Fact>
       <Fact name="Kind">{model.kind}</Fact>
       <Fact name="Architecture">{model.architecture}</Fact>
@@ -136,7 +142,12 @@ function Facts({ row }: { row: Row }) {
       <Fact name="Runs on">{row.place}</Fact>
       <Fact name="Memory">{bytes(row.memory)}</Fact>
       <Fact name="Up for">{duration(row.uptime)}</Fact>
-      <Fact name="Ports">{servers.map(({ port }) => port).join(", ") || "–"}</Fact>
+      <Fact name="Port">
+        <PortField model={model} /> {decided("port")}
+      </Fact>
+      {servers.length > 1 && (
+        <Fact name="All ports">{servers.map(({ port }) => port).join(", ")}</Fact>
+      )}
       <Fact name="Found">{moment(model.discoveredAt)}</Fact>
     </dl>
   );
@@ -146,6 +157,14 @@ function abilities({ model: { abilities } }: Row): string {
   const can = (["tools", "images", "audio", "infill"] as const).filter((one) => abilities[one]);
   return can.join(", ") || "text";
 }
+
+/** The values that decide how its servers run. */
+function settingsOf(detail: ModelDetail): unknown[] {
+  const values = detail as unknown as Record<string, unknown>;
+  return Object.keys(detail.sources).map((key) => values[key]);
+}
+
+const hasGpus = () => (live.value?.gpus.gpus.length ?? 0) > 0;
 
 interface DetailsProps {
   detail: ModelDetail;
@@ -162,7 +181,7 @@ function Details({ detail, row, reload }: DetailsProps) {
           modelId={detail.modelId}
           ctxSize={fields.ctxSize ?? ""}
           parallel={fields.parallel ?? ""}
-          revision={JSON.stringify([detail.ctxSize, detail.parallel, row.state])}
+          revision={JSON.stringify([settingsOf(detail), row.state])}
         />
       </Section>
       <Section id="settings" title="Settings">
@@ -170,6 +189,9 @@ function Details({ detail, row, reload }: DetailsProps) {
       </Section>
       <Section id="command" title="Command line">
         <p class="quiet">{detail.wanted ? "Runs" : "Does not run"}: {detail.wantedReason}</p>
+        {row.servers.every((server) => !server.isRunning) && hasGpus() && (
+          <p class="quiet">On which GPU it runs is decided at its start, and adds options.</p>
+        )}
         {detail.argvProblem && <p class="problem">{detail.argvProblem}</p>}
         {detail.argv.map((words) => (
           <div class="argv" key={words.join(" ")}>

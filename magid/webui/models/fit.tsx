@@ -5,6 +5,7 @@ import { get } from "../api/request.ts";
 import type { ModelMemory } from "../api/types.ts";
 import { bytes, count } from "../parts/format.ts";
 import { Icon, type IconName } from "../parts/icons.tsx";
+import { parsed } from "./settings_form.ts";
 
 const FITS: Record<ModelMemory["fits"], { word: string; icon: IconName; tone: string }> = {
   yes: { word: "Fits", icon: "ready", tone: "good" },
@@ -60,9 +61,20 @@ export function Fit({ modelId, ctxSize, parallel, revision }: Props) {
 
 function address(modelId: string, ctxSize: string, parallel: string): string {
   const query = new URLSearchParams();
-  if (/^\d+$/.test(ctxSize)) query.set("ctxSize", ctxSize);
-  if (/^\d+$/.test(parallel)) query.set("parallel", parallel);
+  for (const [key, text] of Object.entries({ ctxSize, parallel })) {
+    const value = typedNumber(text);
+    if (value !== null) query.set(key, String(value));
+  }
   return `api/models/${encodeURIComponent(modelId)}/memory?${query.toString()}`;
+}
+
+/** What is typed so far; null: nothing yet, or no number. */
+function typedNumber(text: string): number | null {
+  try {
+    return parsed(text, "whole") as number | null;
+  } catch {
+    return null;
+  }
 }
 
 function Needs({ memory }: { memory: ModelMemory }) {

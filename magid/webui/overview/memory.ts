@@ -1,6 +1,6 @@
 // Who holds how much memory, of each GPU and of the machine. Pure.
 import type { Gpu, Model, Server } from "../api/types.ts";
-import type { Segment } from "../parts/memory_bar.tsx";
+import type { Kinds, Segment } from "../parts/memory_bar.tsx";
 import type { Live } from "../stream/state.ts";
 
 export interface MemoryUse {
@@ -11,31 +11,52 @@ export interface MemoryUse {
   segments: Segment[];
 }
 
+/** A model has one colour in all bars: by the order of the names of those that run. */
+function coloured(live: Live, segments: Segment[]): Segment[] {
+  const names = Object.values(live.servers).map(({ displayName }) => displayName);
+  const order = [...new Set(names)].sort();
+  return segments.map((segment) => {
+    const at = order.indexOf(segment.label);
+    return at < 0 ? segment : { ...segment, colour: at };
+  });
+}
+
 /** One for each GPU whose size is known, then one for the machine's own memory. */
 export function memoryUses(live: Live): MemoryUse[] {
-  const models = live.registry.models;
-  const gpus = live.gpus.gpus
+  const total = live.memory.totalBytes;
+  return total === null ? gpuUses(live) : [...gpuUses(live), ofMachine(live, total)];
+}
+
+/** One for each GPU whose size is known. */
+export function gpuUses(live: Live): MemoryUse[] {
+  return live.gpus.gpus
     .filter((gpu) => gpu.totalBytes !== null)
     .map((gpu) => ({
       key: gpu.name,
       title: gpu.name,
       detail: gpu.description,
       total: gpu.totalBytes ?? 0,
-      segments: onGpu(gpu, models),
+      segments: coloured(live, onGpu(gpu, live.registry.models)),
     }));
-  const total = live.memory.totalBytes;
-  return total === null ? gpus : [...gpus, ofMachine(live, total)];
 }
 
 function onGpu(gpu: Gpu, models: Record<string, Model>): Segment[] {
-  const held = gpu.servers.map(({ modelId, needBytes }) => ({
-    label: nameOf(modelId, models),
-    bytes: needBytes ?? 0,
+  const held = gpu.servers.map((server) => ({
+    label: nameOf(server.modelId, models),
+    bytes: server.needBytes ?? 0,
     kind: "model" as const,
+    kinds: kindsOf(server),
   }));
   const known = held.reduce((sum, segment) => sum + segment.bytes, 0);
   const others = gpu.othersBytes ?? Math.max(0, (gpu.usedBytes ?? 0) - known);
   return [...together(held), ...segment("Other programs", others)];
+}
+
+/** What is left beside weights and context is computed with, or the driver's. */
+function kindsOf({ needBytes, modelBytes, contextBytes }: Gpu["servers"][number]) {
+  if (needBytes === null || modelBytes === null || contextBytes === null) return undefined;
+  const compute = needBytes - modelBytes - contextBytes;
+  return { weights: modelBytes, context: contextBytes, compute };
 }
 
 function ofMachine(live: Live, total: number): MemoryUse {
@@ -54,7 +75,7 @@ function ofMachine(live: Live, total: number): MemoryUse {
     title: "Machine",
     detail: "main memory",
     total,
-    segments: [...together(held), ...segment("Other programs", used - known)],
+    segments: coloured(live, [...together(held), ...segment("Other programs", used - known)]),
   };
 }
 
@@ -62,16 +83,29 @@ const SHOWN = 6; // more would be slivers; the rest stands together
 
 /** Adds up the servers of one model, the largest first, and the small ones beyond `SHOWN`. */
 function together(segments: Segment[]): Segment[] {
-  const sums = new Map<string, number>();
-  for (const { label, bytes } of segments) sums.set(label, (sums.get(label) ?? 0) + bytes);
-  const sorted = [...sums].sort(([, one], [, other]) => other - one);
-  const shown = sorted.slice(0, SHOWN).map(([label, bytes]) => model(label, bytes));
+  const sums = new Map<string, Segment>();
+  for (const segment of segments) {
+    const other = sums.get(segment.label);
+    sums.set(segment.label, other ? sum(segment.label, [other, segment]) : segment);
+  }
+  const sorted = [...sums.values()].sort((one, other) => other.bytes - one.bytes);
   const rest = sorted.slice(SHOWN);
-  const left = rest.reduce((sum, [, bytes]) => sum + bytes, 0);
-  return rest.length === 0 ? shown : [...shown, model(`${rest.length} more models`, left)];
+  const left = rest.length === 0 ? [] : [sum(`${rest.length} more models`, rest)];
+  return [...sorted.slice(0, SHOWN), ...left];
 }
 
-const model = (label: string, bytes: number): Segment => ({ label, bytes, kind: "model" });
+function sum(label: string, segments: Segment[]): Segment {
+  const bytes = segments.reduce((all, segment) => all + segment.bytes, 0);
+  const kinds = segments.flatMap((segment) => segment.kinds ?? []);
+  const isKnown = kinds.length === segments.length;
+  return { label, bytes, kind: "model", kinds: isKnown ? kinds.reduce(added) : undefined };
+}
+
+const added = (one: Kinds, other: Kinds): Kinds => ({
+  weights: one.weights + other.weights,
+  context: one.context + other.context,
+  compute: one.compute + other.compute,
+});
 
 const segment = (label: string, bytes: number): Segment[] =>
   bytes > 0 ? [{ label, bytes, kind: "other" }] : [];

@@ -1,7 +1,9 @@
 // The machine and magid: versions, GPUs, tokens, usage, where things are.
 import { mayChange, post } from "../api/request.ts";
 import type { Gpu, Gpus } from "../api/types.ts";
+import { gpuUses } from "../overview/memory.ts";
 import { bytes, count, moment } from "../parts/format.ts";
+import { MemoryBar } from "../parts/memory_bar.tsx";
 import { tell, tellError } from "../parts/notices.tsx";
 import { Table, type Column } from "../parts/table.tsx";
 import { live } from "../stream/client.ts";
@@ -16,7 +18,7 @@ export default function System() {
     <>
       <h1>System</h1>
       <About live={now} />
-      <GpuList gpus={now.gpus} />
+      <GpuList live={now} />
       <UsageView />
       {mayChange() && <Tokens />}
     </>
@@ -72,7 +74,8 @@ const COLUMNS: Column<Gpu>[] = [
   { key: "total", title: "All", isNumber: true, cell: ({ totalBytes }) => bytes(totalBytes) },
 ];
 
-function GpuList({ gpus: { gpus, problem, listedAt, reserveBytes } }: { gpus: Gpus }) {
+function GpuList({ live }: { live: Live }) {
+  const { gpus, problem, listedAt, reserveBytes } = live.gpus;
   return (
     <section aria-labelledby="gpus">
       <div class="heading">
@@ -86,7 +89,10 @@ function GpuList({ gpus: { gpus, problem, listedAt, reserveBytes } }: { gpus: Gp
       {gpus.length === 0 ? (
         <p class="quiet">llama-server lists none. On the server, magictl doctor says why.</p>
       ) : (
-        <Table label="GPUs" columns={COLUMNS} rows={gpus} keyOf={({ name }) => name} />
+        <>
+          {gpuUses(live).map(({ key, ...use }) => <MemoryBar key={key} {...use} />)}
+          <Table label="GPUs" columns={COLUMNS} rows={gpus} keyOf={({ name }) => name} />
+        </>
       )}
     </section>
   );
