@@ -19,7 +19,7 @@ from magid.discovery.naming import spellings
 from magid.discovery.tiers import Tier
 from magid.errors import InvalidInput, InvalidProfile, ProfileNotFound
 from magid.files import schema, strict_yaml
-from magid.files.schema import Fault, Mismatch, Rule, Schema
+from magid.files.schema import Fault, Mismatch, Rule, Schema, about
 from magid.files.strict_yaml import Document, YamlError
 
 MAX_TEXT = strict_yaml.MAX_BYTES
@@ -62,8 +62,10 @@ class TierRange(_Part, frozen=True):
     api_title: ClassVar[str] = "TierConfig"
 
     name: Tier
-    max_score: Annotated[float, Meta(ge=0, le=1000)]
-    expected_time_seconds: WholeSeconds = 5
+    max_score: Annotated[
+        float, Meta(ge=0, le=1000), about("Requests of auto up to this score go to the tier")
+    ]
+    expected_time_seconds: Annotated[WholeSeconds, about("Shown to people, and nothing else")] = 5
     description: Text = ""
 
 
@@ -73,9 +75,11 @@ class TwoStageRules(_Part, frozen=True):
     api_title: ClassVar[str] = "TwoStage"
 
     enabled: bool = False
-    stage1_tier: Tier = Tier.BALANCED
-    stage2_tier: Tier = Tier.POWERFUL
-    stage1_max_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] = 500
+    stage1_tier: Annotated[Tier, about("Drafts the answer")] = Tier.BALANCED
+    stage2_tier: Annotated[Tier, about("Answers with the draft")] = Tier.POWERFUL
+    stage1_max_tokens: Annotated[
+        int, Meta(ge=1, le=1_000_000), about("Tokens that a draft may have")
+    ] = 500
 
 
 class Strategy(StrEnum):
@@ -91,16 +95,22 @@ class LoadBalancingRules(_Part, frozen=True):
 
     api_title: ClassVar[str] = "LoadBalancing"
 
-    enabled: bool = True
-    strategy: Strategy = Strategy.ROUND_ROBIN
-    health_check_interval: Annotated[int, Meta(ge=1, le=86_400)] = 30  # seconds
-    # Shares of requests, by selector as in enabled_models; 1 for models that match none.
+    enabled: Annotated[
+        bool, about("Requests go to all servers of a model, and not to its first one")
+    ] = True
+    strategy: Annotated[Strategy, about("How a server is chosen for a request")] = (
+        Strategy.ROUND_ROBIN
+    )
+    health_check_interval: Annotated[
+        int, Meta(ge=1, le=86_400), about("Seconds between checks of a server")
+    ] = 30
     weights: Annotated[
         dict[
             Annotated[str, Rule(check_selector)],
             Annotated[int, Meta(ge=1, le=1000)],
         ],
         Meta(max_length=1000),
+        about("Shares of requests, by selector as in enabled_models; 1 where none matches"),
     ] = field(default_factory=dict)
 
 

@@ -1,8 +1,6 @@
-"""Profiles, chat, activity, logs and system: the views beside the models, with real servers."""
+"""Chat, activity, logs and system: the views beside models and profiles, with real servers."""
 
 import json
-import re
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
@@ -20,94 +18,18 @@ from tests.support.running import Running, frozen
 
 pytestmark = pytest.mark.slow
 
-PROFILES = "/api/models/profiles"
 # Each view, and what is there once all of it has come.
 VIEWS = {
     "overview": "h2:text('Servers')",
     "models": "td.col-name",
     f"models/{ALPHA}": ".field",
     "profiles": "td:text('two that run')",
-    "profiles/test": "#sheet",
+    "profiles/test": "table[aria-label='Models of the profile'] td",
     "chat": "option:text('BETA')",
     "activity": ":is(table, .empty)",
     "logs": ".lines div",
     "system": "#tokens",
 }
-
-
-@pytest.fixture(autouse=True)
-def as_before(magid: Running) -> Iterator[None]:
-    yield
-    if magid.get("/api/models/status")["activeProfile"] != "test":
-        magid.ask("POST", f"{PROFILES}/test/activate")
-    for name in magid.get(PROFILES):
-        if name != "test":
-            magid.ask("DELETE", f"{PROFILES}/{name}")
-    magid.wait_ready()
-
-
-# -- profiles ------------------------------------------------------------------------------------
-
-
-def write(tab: Tab, text: str) -> None:
-    tab.page.get_by_label("Profile as YAML").fill(text)
-    tab.page.get_by_role("button", name="Save").click()
-
-
-def test_a_profile_is_written_switched_to_and_deleted(tab: Tab, magid: Running) -> None:
-    tab.open("profiles")
-    tab.page.get_by_role("button", name="New profile").click()
-    write(tab, f"name: Only alpha\nenabled_models: [{ALPHA}]\naliases: {{best: powerful}}\n")
-    tab.sees("Profile only-alpha")
-    assert magid.get(f"{PROFILES}/only-alpha")["aliases"] == {"best": "powerful"}
-    tab.page.get_by_role("link", name="Profiles").first.click()
-    tab.page.get_by_role("button", name="Switch to only-alpha").click()
-    plan = tab.page.get_by_role("dialog")
-    expect(plan).to_contain_text("Stops 1 server, starts 0, keeps 1")
-    expect(plan).to_contain_text(BETA)
-    plan.get_by_role("button", name="Cancel").click()
-    assert magid.get("/api/models/status")["activeProfile"] == "test"
-    tab.page.get_by_role("button", name="Switch to only-alpha").click()
-    plan.get_by_role("button", name="Switch").click()
-    tab.sees("only-alpha", "header")
-    magid.wait_for("stop", lambda: BETA not in magid.servers())
-    tab.page.get_by_role("button", name="Switch to test").click()
-    plan.get_by_role("button", name="Switch").click()
-    tab.sees("test", "header")
-    tab.page.get_by_role("button", name="Delete only-alpha").click()
-    plan.get_by_role("button", name="Delete").click()
-    expect(tab.page.get_by_role("link", name="Only alpha")).to_have_count(0)
-    assert magid.get(PROFILES) == ["test"]
-
-
-def test_what_is_wrong_is_marked_at_its_line(tab: Tab, magid: Running) -> None:
-    before = magid.get(f"{PROFILES}/test")
-    tab.open("profiles/test")
-    sheet = tab.page.get_by_label("Profile as YAML")
-    expect(sheet).to_have_value(re.compile("enabled_models:"))
-    faults = tab.page.get_by_role("alert")
-    write(tab, "name: Test\nenabled_models: [\n")
-    expect(faults).to_contain_text("Line 3")
-    write(tab, "name: Test\nload_balancing:\n  strategy: best\nenabled_models: ['a b']\n")
-    expect(faults.locator("p")).to_have_count(2)
-    expect(faults).to_contain_text("Line 3")
-    expect(faults).to_contain_text("Line 4")
-    expect(tab.page.locator(".numbers .marked")).to_have_text(["3", "4"])
-    faults.get_by_role("button", name="Line 3").click()
-    selected = "getSelection().toString()"
-    assert tab.page.evaluate(selected) == "  strategy: best"
-    assert magid.get(f"{PROFILES}/test") == before
-
-
-def test_another_edit_meanwhile_is_not_undone(tab: Tab, magid: Running) -> None:
-    tab.open("profiles/test")
-    expect(tab.page.get_by_label("Profile as YAML")).to_have_value(re.compile("enabled_models:"))
-    changed = rest.PROFILE.replace("two that run", "by another one")
-    (magid.profiles / "test.yaml").write_text(changed)
-    write(tab, "name: Mine\n")
-    tab.sees("cannot", ".notices")
-    assert magid.get(f"{PROFILES}/test")["description"] == "by another one"
-    (magid.profiles / "test.yaml").write_text(rest.PROFILE)
 
 
 # -- chat ----------------------------------------------------------------------------------------

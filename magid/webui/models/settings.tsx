@@ -1,7 +1,8 @@
 // How a model's servers run, as a form: each field with where its value comes from.
 import { useEffect, useState } from "preact/hooks";
 
-import { ApiError, get, mayChange, put } from "../api/request.ts";
+import { schemas } from "../api/document.ts";
+import { ApiError, mayChange, put } from "../api/request.ts";
 import type { ModelDetail } from "../api/types.ts";
 import { tell, tellError } from "../parts/notices.tsx";
 import {
@@ -15,20 +16,8 @@ import {
 
 type Schemas = Record<string, SettingSchema>;
 
-interface Document {
-  components: { schemas: { SettingsBody: { properties: Schemas } } };
-}
-
-let known: Promise<Schemas> | undefined;
-
-/** The table of settings, asked for once. */
-function schemas(): Promise<Schemas> {
-  known ??= get<Document>("openapi.json").then(
-    (document) => document.components.schemas.SettingsBody.properties,
-  );
-  known.catch(() => (known = undefined));
-  return known;
-}
+/** The table of settings. */
+const settings = async () => (await schemas()).SettingsBody?.properties as unknown as Schemas;
 
 interface Problem {
   key: string;
@@ -45,7 +34,7 @@ export function Settings({ detail, onFields, onSaved }: Props) {
   const [table, setTable] = useState<Schemas>();
   const [fields, setFields] = useState<Record<string, string>>({});
   const [problem, setProblem] = useState<Problem>();
-  useEffect(() => void schemas().then(setTable, tellError), []);
+  useEffect(() => void settings().then(setTable, tellError), []);
   if (table === undefined) return null;
   const values = detail as unknown as Record<string, unknown>;
   const set = (key: string, text: string) => {

@@ -20,9 +20,10 @@ export function kindOf(schema: SettingSchema): Kind {
 
 const LONG: Record<string, string> = { ctx: "context", gpu: "GPU", cpu: "CPU" };
 
-/** nGpuLayers is "GPU layers". */
+/** nGpuLayers is "GPU layers", stage1Tier "Stage 1 tier". */
 export function titleOf(key: string): string {
-  const [first = "", ...rest] = key.split(/(?=[A-Z])/).map((word) => word.toLowerCase());
+  const parts = key.split(/(?=[A-Z]|(?<=[a-z])\d)/);
+  const [first = "", ...rest] = parts.map((word) => word.toLowerCase());
   const words = (first === "n" ? rest : [first, ...rest]).map((word) => LONG[word] ?? word);
   const title = words.join(" ");
   return title.charAt(0).toUpperCase() + title.slice(1);

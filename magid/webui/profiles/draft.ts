@@ -1,41 +1,54 @@
-// A profile as text: YAML with the keys of the files, and where in it an error is. Pure.
-import { isMap, isSeq, LineCounter, parseDocument, stringify, type Document } from "yaml";
-
-import type { Profile } from "../api/types.ts";
+// A profile's text: what it says, and changes of it that leave the rest as a person wrote it. Pure.
+import {
+  Document,
+  isMap,
+  isScalar,
+  isSeq,
+  LineCounter,
+  parseDocument,
+  type Pair,
+  type ToStringOptions,
+  type YAMLMap,
+} from "yaml";
 
 export const NEW = "+new"; // no profile's name: it has a sign that names cannot have
 
 export interface Fault {
-  line: number; // from 1
-  message: string;
+  line: number | null; // from 1; null: of the whole text
+  field: string; // the key as in the text, `tier_config[0].max_score`; "": none
+  reason: string;
 }
 
-/** What a text says, or what is wrong with it. */
-export type Draft = { body: Record<string, unknown>; document: Text } | { fault: Fault };
+export type Values = Record<string, unknown>;
+export type Path = (string | number)[];
 
-interface Text {
-  document: Document;
-  lines: LineCounter;
+// As magid reads files, which has fewer words for true, false and numbers than YAML 1.1.
+const OPTIONS = { version: "1.2", schema: "core", merge: false, prettyErrors: true } as const;
+const PRINTED = { lineWidth: 0, flowCollectionPadding: false } as const;
+
+/** What a text says, with the keys of files, or why it cannot be read. Raises nothing. */
+export function parse(text: string): Read {
+  const found = read(text);
+  return "value" in found ? { value: renamed(found.value) as Values } : found;
 }
 
-/** The profile's file, as a person writes it. */
-export function toText(profile: Profile): string {
-  const { active, missingModels, ...own } = profile;
-  return stringify(renamed(own, snake), { lineWidth: 96 });
-}
+export type Read = { value: Values } | { fault: Fault };
 
-/** Raises nothing: a text that cannot be read has a fault. */
-export function parse(text: string): Draft {
+/** As `parse`, with the keys as they are. */
+export function read(text: string): Read {
   const lines = new LineCounter();
-  const document = parseDocument(text, { lineCounter: lines, version: "1.1", merge: false });
+  const document = parseDocument(text, { ...OPTIONS, lineCounter: lines });
   const [error] = [...document.errors, ...document.warnings];
-  if (error) return { fault: { line: lines.linePos(error.pos[0]).line, message: said(error) } };
-  const value: unknown = document.toJS({ maxAliasCount: 0 });
-  if (typeof value !== "object" || value === null || Array.isArray(value)) {
-    return { fault: { line: 1, message: "should be keys with values, as in `name: My profile`" } };
+  const refused = (line: number, reason: string) => ({ fault: { line, field: "", reason } });
+  if (error) return refused(lines.linePos(error.pos[0]).line, said(error));
+  try {
+    const value: unknown = document.toJS({ maxAliasCount: 0 });
+    if (value === null) return { value: {} };
+    if (isValues(value)) return { value };
+  } catch (error) {
+    return refused(1, (error as Error).message); // an alias
   }
-  const body = renamed(value, camel) as Record<string, unknown>;
-  return { body, document: { document, lines } };
+  return refused(1, "should be keys with values, as in `name: My profile`");
 }
 
 /** The library adds an excerpt of the text, which stands beside the message anyway. */
@@ -43,42 +56,141 @@ function said(error: Error): string {
   return (error.message.split("\n")[0] ?? "").replace(/ at line \d+, column \d+:?$/, "");
 }
 
-/** Where a field of the body is in the text: the nearest part of its path that is there. */
-export function lineOf({ document, lines }: Text, field: string): number {
-  let node: unknown = document.contents;
-  let at = 0;
-  for (const part of field.split(/[.[\]]+/).filter(Boolean)) {
-    if (isSeq(node)) {
-      node = node.items[Number(part)];
-      at = start(node) ?? at;
-    } else if (isMap(node)) {
-      const pair = node.items.find(({ key }) => camel(String(key)) === camel(part));
-      at = start(pair?.key) ?? at;
-      node = pair?.value;
-    }
-    if (!isMap(node) && !isSeq(node)) return lines.linePos(start(node) ?? at).line;
-  }
-  return lines.linePos(at).line;
-}
-
-function start(node: unknown): number | undefined {
-  return (node as { range?: [number, number, number] } | undefined)?.range?.[0];
+export function isValues(value: unknown): value is Values {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 // What the user names himself keeps its spelling: aliases, weights, and what is below them.
 const FREE = new Set(["aliases", "weights"]);
 
-function renamed(value: unknown, rename: (key: string) => string): unknown {
-  if (Array.isArray(value)) return value.map((item) => renamed(item, rename));
-  if (typeof value !== "object" || value === null) return value;
+function renamed(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(renamed);
+  if (!isValues(value)) return value;
+  const entries = Object.entries(value);
   return Object.fromEntries(
-    Object.entries(value).map(([key, inner]) => [
-      rename(key),
-      FREE.has(key) ? (inner as unknown) : renamed(inner, rename),
-    ]),
+    entries.map(([key, inner]) => [snake(key), FREE.has(key) ? inner : renamed(inner)]),
   );
 }
 
-const snake = (key: string) => key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
-const camel = (key: string) =>
-  key.replace(/_([a-z0-9])/g, (_all, letter: string) => letter.toUpperCase());
+/** The key of files for one of the API. */
+export const snake = (key: string) =>
+  key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+
+/** `tier_config[0].max_score`, as magid names fields. */
+export function fieldOf(path: Path): string {
+  const words = path.map((part) => (typeof part === "number" ? `[${part}]` : `.${part}`));
+  return words.join("").replace(/^\./, "");
+}
+
+/** The faults of this field and of those in it. */
+export function faultsAt(faults: Fault[], path: Path): Fault[] {
+  const field = fieldOf(path);
+  return faults.filter(({ field: at }) => {
+    const own = snake(at);
+    return own === field || own.startsWith(`${field}.`) || own.startsWith(`${field}[`);
+  });
+}
+
+// -- changes -------------------------------------------------------------------------------------
+
+/** The text with this value at this path; undefined takes the key out.
+ *
+ * Only the lines of the top key change, and of its values those that differ: comments stay.
+ */
+export function changed(text: string, path: Path, value: unknown): string {
+  return edited(text, path, (document, at) => {
+    if (value === undefined) document.deleteIn(at);
+    else document.setIn(at, merged(document, document.getIn(at, true), value));
+  });
+}
+
+/** The text with another name for the key at this path, which stays where it is. */
+export function withName(text: string, path: Path, name: string): string {
+  return edited(text, path, (document, at) => {
+    const mapping = document.getIn(at.slice(0, -1), true) as YAMLMap;
+    const pair = mapping.items.find(({ key }) => String(key) === at.at(-1));
+    if (isScalar(pair?.key)) pair.key.value = name;
+  });
+}
+
+function edited(text: string, path: Path, edit: (document: Document, at: Path) => void): string {
+  const document = parseDocument(text, OPTIONS);
+  if (!isMap(document.contents)) document.contents = document.createNode({}) as never;
+  const at = spelled(document, path);
+  const before = topPair(document, at);
+  const [from, to] = before ? rangeOf(before) : [text.length, text.length];
+  edit(document, at);
+  const whole = document.toString(PRINTED);
+  const gap = before || text === "" || text.endsWith("\n") ? "" : "\n";
+  const style = { ...PRINTED, indentSeq: !/\n-/.test(text.slice(from, to)) };
+  const lines = printed(topPair(document, at), style);
+  const part = text.slice(0, from) + gap + lines + text.slice(to);
+  return isSame(part, whole) ? part : whole;
+}
+
+/** The path with the keys as they are spelled in the text. */
+function spelled(document: Document, path: Path): Path {
+  let node: unknown = document.contents;
+  return path.map((part) => {
+    if (isSeq(node)) node = node.items[Number(part)];
+    else if (isMap(node)) {
+      const pair = node.items.find(({ key }) => String(key) === part) ??
+        node.items.find(({ key }) => snake(String(key)) === part);
+      node = pair?.value;
+      if (pair) return String(pair.key);
+    }
+    return part;
+  });
+}
+
+function topPair(document: Document, [top]: Path): Pair | undefined {
+  return (document.contents as unknown as YAMLMap).items.find(({ key }) => String(key) === top);
+}
+
+interface Ranged {
+  range?: [number, number, number];
+}
+
+function rangeOf({ key, value }: Pair): [number, number] {
+  const start = (key as Ranged).range?.[0] ?? 0;
+  const end = (value as Ranged | null)?.range?.[2] ?? (key as Ranged).range?.[2] ?? start;
+  return [start, end];
+}
+
+/** The lines of one pair; what stands before its key is no part of them. */
+function printed(pair: Pair | undefined, style: ToStringOptions): string {
+  if (pair === undefined) return "";
+  const alone = new Document({}, OPTIONS);
+  const key = alone.createNode(String(pair.key));
+  (alone.contents as unknown as YAMLMap).items = [Object.assign(pair, { key })] as never;
+  return alone.toString(style);
+}
+
+function isSame(one: string, other: string): boolean {
+  const [a, b] = [parse(one), parse(other)];
+  return "value" in a && JSON.stringify(a) === JSON.stringify(b);
+}
+
+/** The node with this value: what is in it already stays, with its comments. */
+function merged(document: Document, node: unknown, value: unknown): unknown {
+  if (isMap(node) && isValues(value)) {
+    if (node.items.length === 0) node.flow = false;
+    for (const { key } of [...node.items]) if (!(String(key) in value)) node.delete(key);
+    for (const [key, inner] of Object.entries(value)) {
+      node.set(key, merged(document, node.get(key, true), inner));
+    }
+    return node;
+  }
+  if (isSeq(node) && Array.isArray(value)) {
+    const items = value as unknown[];
+    if (node.items.length === 0) node.flow = false;
+    node.items = items.some(isValues)
+      ? items.map((item, index) => merged(document, node.items[index], item))
+      : items.map((item) => node.items.find((old) => isScalar(old) && old.value === item) ??
+          document.createNode(item));
+    return node;
+  }
+  if (!isScalar(node) || isValues(value) || Array.isArray(value)) return document.createNode(value);
+  node.value = value;
+  return node;
+}

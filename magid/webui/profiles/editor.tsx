@@ -1,102 +1,115 @@
-// A profile as YAML, as its file has it; what is wrong is marked at its line.
-import { useEffect, useRef, useState } from "preact/hooks";
+// A profile as a form and as YAML: two views of one text, which is the profile's file.
+import { useSignal } from "@preact/signals";
+import { useEffect, useState } from "preact/hooks";
 
-import { ApiError, ask, mayChange } from "../api/request.ts";
-import type { Profile } from "../api/types.ts";
+import { schemas, type Schemas } from "../api/document.ts";
+import { mayChange, post } from "../api/request.ts";
+import type { Plan } from "../api/types.ts";
+import { counted } from "../parts/format.ts";
 import { Icon } from "../parts/icons.tsx";
-import { tell, tellError } from "../parts/notices.tsx";
+import { act, tellError } from "../parts/notices.tsx";
 import { go, to } from "../shell/route.ts";
-import { lineOf, NEW, parse, toText, type Fault } from "./draft.ts";
+import { store, stored } from "../shell/stored.ts";
+import { live } from "../stream/client.ts";
+import { deleteProfile, faultsOf, load, save, type Loaded } from "./actions.ts";
+import { changed, faultsAt, NEW, parse, withName, type Fault, type Values } from "./draft.ts";
+import { idOf, type Form } from "./fields.tsx";
+import { ProfileForm } from "./form.tsx";
+import { goToLine, Sheet } from "./sheet.tsx";
 
 const START = `# Which models run: ids, patterns of ids such as qwen3_*, or tier:fast.
 name: My profile
-description: ""
 enabled_models:
   - tier:fast
-# Further names for the gateway: alias -> model id, tier or auto.
-aliases: {}
 `;
 
-const path = (slug: string) => `api/models/profiles/${encodeURIComponent(slug)}`;
-
-interface Loaded {
-  text: string;
-  tag: string; // the revision that a save replaces
-}
-
-async function load(slug: string): Promise<Loaded> {
-  const answer = await ask("GET", path(slug));
-  const profile = (await answer.json()) as Profile;
-  return { text: toText(profile), tag: answer.headers.get("ETag") ?? "" };
-}
-
-/** Saves it. Returns its slug. Raises ApiError. */
-async function save(name: string, tag: string, body: object): Promise<string> {
-  const isNew = name === NEW;
-  const answer = await ask(isNew ? "POST" : "PUT", isNew ? "api/models/profiles" : path(name), {
-    body,
-    headers: tag ? { "If-Match": tag } : {},
-  });
-  const { message, profileName } = (await answer.json()) as Record<string, string>;
-  tell(message ?? "");
-  return profileName ?? name;
-}
-
-interface ServerFault {
-  field: string;
-  reason: string;
-}
+/** What was not saved when the editor was left, by profile. */
+const unsaved = new Map<string, Loaded>();
 
 export function Editor({ name }: { name: string }) {
   const isNew = name === NEW;
+  const isActive = name === live.value?.activeProfile;
+  const text = useSignal(isNew ? takeCopied() : "");
   const [loaded, setLoaded] = useState<Loaded>();
-  const [text, setText] = useState(isNew ? takeCopied() : "");
   const [faults, setFaults] = useState<Fault[]>([]);
+  const show = (found: Loaded) => {
+    setLoaded(found);
+    setFaults(found.faults);
+    text.value = found.text;
+  };
+  const reload = async () => {
+    unsaved.delete(name);
+    show(isNew ? { text: START, tag: "", faults: [] } : await load(name));
+  };
   useEffect(() => {
-    if (isNew) return;
-    load(name).then((found) => {
-      setLoaded(found);
-      setText(found.text);
-    }, tellError);
+    const kept = unsaved.get(name);
+    if (kept) show(kept);
+    else if (!isNew) reload().catch(tellError);
   }, [name]);
   const submit = async () => {
-    const draft = parse(text);
-    if ("fault" in draft) return setFaults([draft.fault]);
     try {
-      const slug = await save(name, loaded?.tag ?? "", draft.body);
-      setFaults([]);
+      const slug = await save(name, loaded?.tag ?? "", text.value);
+      unsaved.delete(name);
       if (isNew) go("profiles", slug);
-      else setLoaded(await load(name));
+      else await reload();
     } catch (error) {
-      const found = error instanceof ApiError ? (error.details.errors as ServerFault[]) : undefined;
-      if (!found) return tellError(error);
-      setFaults(
-        found.map(({ field, reason }) => ({
-          line: lineOf(draft.document, field),
-          message: `${field}: ${reason}`,
-        })),
-      );
+      const found = faultsOf(error);
+      if (found) setFaults(found);
+      else tellError(error);
     }
+  };
+  if (!isNew && loaded === undefined) return <h1>Profile {name}</h1>;
+  const set: Edit = (edit, left = faults) => {
+    text.value = edit(text.value);
+    setFaults(left);
+    unsaved.set(name, { tag: loaded?.tag ?? "", text: text.value, faults: left });
   };
   return (
     <>
       <p class="crumbs">
-        <a href={to("profiles")}>
-          <Icon name="back" /> Profiles
-        </a>
+        <a href={to("profiles")}><Icon name="back" /> Profiles</a>
       </p>
-      <h1>{isNew ? "New profile" : `Profile ${name}`}</h1>
-      <Sheet text={text} faults={faults} onInput={setText} />
-      <Faults faults={faults} />
+      <Views title={isNew ? "New profile" : `Profile ${name}`} isActive={isActive}
+        text={text.value} faults={faults} set={set} />
       {mayChange() && (
-        <div class="buttons">
-          <button class="primary" onClick={() => void submit()}>
-            Save
-          </button>
-          {!isNew && <button onClick={() => copy(text)}>Copy</button>}
+        <div class="buttons sticky">
+          <button class="primary" onClick={() => void submit()}>Save</button>
+          {unsaved.has(name) && (
+            <button onClick={() => void reload().catch(tellError)}>Discard</button>
+          )}
+          {faults.length > 0 && (
+            <span class="problem">{counted(faults.length, "error")}</span>
+          )}
+          {!isNew && <Others name={name} text={text.value} isActive={isActive} />}
         </div>
       )}
     </>
+  );
+}
+
+/** What is done with a profile that there is already. */
+function Others({ name, text, isActive }: { name: string; text: string; isActive: boolean }) {
+  return (
+    <>
+      <button onClick={() => copy(text)}>Copy</button>
+      {!isActive && <button class="danger" onClick={() => void leave(name)}>Delete</button>}
+      {isActive && <Pending />}
+    </>
+  );
+}
+
+async function leave(name: string): Promise<void> {
+  if (await deleteProfile(name)) go("profiles");
+}
+
+/** What runs follows the active profile only when it is applied. */
+function Pending() {
+  const { stop = 0, start = 0 } = live.value?.pendingChanges ?? {};
+  if (stop + start === 0) return null;
+  return (
+    <button onClick={() => void act(() => post<Plan>("api/models/apply"))}>
+      Apply: stops {stop}, starts {start}
+    </button>
   );
 }
 
@@ -104,73 +117,105 @@ let copied = "";
 
 /** Opens the text as a new profile, under another name. */
 function copy(text: string): void {
-  copied = text.replace(/^name: (["']?)/m, "name: $1Copy of ");
+  const read = parse(text);
+  const name = "value" in read ? String(read.value.name) : "";
+  copied = "value" in read ? changed(text, ["name"], `Copy of ${name}`) : text;
+  unsaved.delete(NEW);
   go("profiles", NEW);
 }
 
 function takeCopied(): string {
-  const text = copied || START;
+  const text = copied || (unsaved.get(NEW)?.text ?? START);
   copied = "";
   return text;
 }
 
-interface SheetProps {
+/** Changes the text as it is by then, and leaves these faults. */
+type Edit = (edit: (text: string) => string, left?: Fault[]) => void;
+
+interface ViewsProps {
+  title: string;
+  isActive: boolean;
   text: string;
   faults: Fault[];
-  onInput: (text: string) => void;
+  set: Edit;
 }
 
-function Sheet({ text, faults, onInput }: SheetProps) {
-  const numbers = useRef<HTMLDivElement>(null);
-  const marked = new Set(faults.map(({ line }) => line));
-  const count = text.split("\n").length;
+const WAYS = ["Form", "YAML"] as const;
+const KEY = "profile-editor";
+
+function Views({ title, isActive, text, faults, set }: ViewsProps) {
+  const [way, setWay] = useState(stored<string>(KEY, "Form"));
+  const [known, setKnown] = useState<Schemas>();
+  useEffect(() => void schemas().then(setKnown, tellError), []);
+  const read = parse(text);
+  const value = "value" in read ? read.value : undefined;
+  const isForm = way === "Form" && value !== undefined;
+  const all = "fault" in read ? [read.fault] : faults;
+  const choose = (next: string) => {
+    setWay(next);
+    store(KEY, next);
+  };
   return (
-    <div class="sheet">
-      <div class="numbers" ref={numbers} aria-hidden="true">
-        {Array.from({ length: count }, (_, index) => (
-          <div key={index} class={marked.has(index + 1) ? "marked" : ""}>
-            {index + 1}
-          </div>
-        ))}
+    <>
+      <div class="heading">
+        <h1>{title}</h1>
+        {isActive && (
+          <span class="state good">
+            <Icon name="ready" /> Active
+          </span>
+        )}
+        <span class="grow" />
+        <div class="choice" role="group" aria-label="Edit as">
+          {WAYS.map((one) => (
+            <button key={one} aria-pressed={isForm === (one === "Form")}
+              disabled={one === "Form" && value === undefined} onClick={() => choose(one)}>
+              {one}
+            </button>
+          ))}
+        </div>
       </div>
-      <textarea
-        class="code"
-        id="sheet"
-        aria-label="Profile as YAML"
-        aria-describedby="faults"
-        aria-invalid={faults.length > 0}
-        spellcheck={false}
-        wrap="off"
-        readOnly={!mayChange()}
-        value={text}
-        onInput={(event) => onInput(event.currentTarget.value)}
-        onScroll={({ currentTarget }) => {
-          if (numbers.current) numbers.current.scrollTop = currentTarget.scrollTop;
-        }}
-      />
-    </div>
+      {isForm ? (
+        known && <ProfileForm form={formOf(value, faults, known, set)} />
+      ) : (
+        <Sheet text={text} faults={all} onInput={(next) => set(() => next)} />
+      )}
+      <Faults faults={all} onLine={() => choose("YAML")} />
+    </>
   );
 }
 
-function Faults({ faults }: { faults: Fault[] }) {
+function formOf(value: Values, faults: Fault[], known: Schemas, set: Edit): Form {
+  return {
+    value,
+    faults,
+    schemas: known,
+    set: (path, next) => {
+      const done = faultsAt(faults, path);
+      set((text) => changed(text, path, next), faults.filter((one) => !done.includes(one)));
+    },
+    rename: (path, next) => set((text) => withName(text, path, next)),
+  };
+}
+
+/** What is wrong; a click leads to the field, or to the line where the form has none. */
+function Faults({ faults, onLine }: { faults: Fault[]; onLine: () => void }) {
+  const goTo = ({ line, field }: Fault) => {
+    const control = document.getElementById(idOf([field]));
+    if (control) return control.focus();
+    onLine();
+    setTimeout(() => goToLine(line ?? 1));
+  };
   return (
     <div class="faults" id="faults" role="alert">
-      {faults.map(({ line, message }) => (
-        <p key={`${line} ${message}`}>
-          <button class="bare problem" onClick={() => goToLine(line)}>
-            Line {line}
+      {faults.map((fault) => (
+        <p key={`${fault.line ?? ""} ${fault.field} ${fault.reason}`}>
+          <button class="bare problem" onClick={() => goTo(fault)}>
+            {fault.line === null ? "Profile" : `Line ${fault.line}`}
           </button>{" "}
-          {message}
+          {fault.field} {fault.reason}
         </p>
       ))}
     </div>
   );
-}
-
-function goToLine(line: number): void {
-  const sheet = document.getElementById("sheet") as HTMLTextAreaElement;
-  const lines = sheet.value.split("\n");
-  const start = lines.slice(0, line - 1).reduce((sum, one) => sum + one.length + 1, 0);
-  sheet.focus();
-  sheet.setSelectionRange(start, start + (lines[line - 1]?.length ?? 0));
 }

@@ -1,7 +1,7 @@
 // All profiles, and the switch to another one.
 import { useEffect, useState } from "preact/hooks";
 
-import { get, mayChange, post, remove } from "../api/request.ts";
+import { get, mayChange, post } from "../api/request.ts";
 import type { Plan, Profile } from "../api/types.ts";
 import { confirmed } from "../parts/dialog.tsx";
 import { Empty } from "../parts/empty.tsx";
@@ -10,6 +10,7 @@ import { act, tellError } from "../parts/notices.tsx";
 import { Table, type Column } from "../parts/table.tsx";
 import { go, to } from "../shell/route.ts";
 import { listeners, live } from "../stream/client.ts";
+import { deleteProfile, pathOf } from "./actions.ts";
 import { NEW } from "./draft.ts";
 import { PlanView } from "./plan.tsx";
 
@@ -19,13 +20,11 @@ interface Entry {
   problem?: string;
 }
 
-const path = (slug: string) => `api/models/profiles/${encodeURIComponent(slug)}`;
-
 /** The profiles' contents; those that have changed are asked for again. */
 function useProfiles(names: string[]): Entry[] {
   const [known, setKnown] = useState<Record<string, Entry>>({});
   const load = async (slug: string) => {
-    const entry = await get<Profile>(path(slug)).then(
+    const entry = await get<Profile>(pathOf(slug)).then(
       (profile): Entry => ({ slug, profile }),
       (error: Error): Entry => ({ slug, problem: error.message }),
     );
@@ -49,19 +48,13 @@ async function activate(slug: string): Promise<void> {
   const now = live.peek();
   if (now === undefined) return;
   try {
-    const plan = await post<Plan>(`${path(slug)}/activate?dryRun=true`);
+    const plan = await post<Plan>(`${pathOf(slug)}/activate?dryRun=true`);
     const text = <PlanView plan={plan} live={now} />;
     if (!(await confirmed(`Switch to profile ${slug}?`, text, "Switch", false))) return;
-    await act(() => post<Plan>(`${path(slug)}/activate`));
+    await act(() => post<Plan>(`${pathOf(slug)}/activate`));
   } catch (error) {
     tellError(error);
   }
-}
-
-async function deleteProfile(slug: string): Promise<void> {
-  const text = "Its file is deleted. A profile that came with magid comes back as it was shipped.";
-  if (!(await confirmed(`Delete profile ${slug}?`, text, "Delete"))) return;
-  await act(() => remove<{ message: string }>(path(slug)));
 }
 
 const COLUMNS: Column<Entry>[] = [

@@ -1,5 +1,5 @@
 // How much memory a plan's servers need together, as far as it was predicted. Pure.
-import type { Plan } from "../api/types.ts";
+import type { PlanLine } from "../api/types.ts";
 import type { Live } from "../stream/state.ts";
 
 export interface PlanNeed {
@@ -8,7 +8,9 @@ export interface PlanNeed {
   isPart: boolean; // some models have no prediction
 }
 
-export function needOf(plan: Pick<Plan, "start" | "keep">, live: Live): PlanNeed {
+type Line = Pick<PlanLine, "modelId">;
+
+export function needOf(plan: { start: Line[]; keep: Line[] }, live: Live): PlanNeed {
   const gpus = live.gpus.gpus.reduce((sum, gpu) => sum + (gpu.totalBytes ?? 0), 0);
   const needs = [...plan.start, ...plan.keep].map(({ modelId }) => {
     const need = live.registry.models[modelId]?.memory.need;

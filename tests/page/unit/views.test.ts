@@ -2,60 +2,13 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { chosen, toCsv } from "../activity/requests.ts";
-import type { GatewayRequest, Plan, Profile } from "../api/types.ts";
+import type { GatewayRequest, Plan } from "../api/types.ts";
 import { partOf, split } from "../chat/answer_stream.ts";
 import { blocks, inline } from "../chat/prose.ts";
-import { lineOf, parse, toText } from "../profiles/draft.ts";
 import { needOf } from "../profiles/need.ts";
 import type { Live } from "../stream/state.ts";
 
 // -- profiles -----------------------------------------------------------------------------------
-
-const PROFILE = {
-  name: "One",
-  enabledModels: ["tier:fast"],
-  tierConfig: [{ name: "fast", maxScore: 3 }],
-  loadBalancing: { weights: { "my_model*": 2 } },
-  aliases: { my_Alias: { model: "fast", set: { top_k: 1 } } },
-  active: true,
-  missingModels: [],
-} as unknown as Profile;
-
-test("a profile is written with the keys of its file, and read as the API's body", () => {
-  const text = toText(PROFILE);
-  assert.match(text, /^enabled_models:\n {2}- tier:fast\n/m);
-  assert.match(text, /my_Alias:\n {4}model: fast\n {4}set:\n {6}top_k: 1/);
-  assert.doesNotMatch(text, /active|missing/);
-  const draft = parse(text);
-  assert.ok("body" in draft);
-  const { active, missingModels, ...own } = PROFILE;
-  assert.deepEqual(draft.body, own);
-});
-
-test("a text that is no YAML, or no profile, has a fault at its line", () => {
-  const lineIn = (text: string) => {
-    const draft = parse(text);
-    return "fault" in draft ? draft.fault.line : 0;
-  };
-  assert.equal(lineIn("name: x\naliases: [\n"), 3);
-  assert.equal(lineIn("name: x\nname: y\n"), 2);
-  assert.equal(lineIn("- a\n"), 1);
-  assert.equal(lineIn("name: ok\n"), 0);
-});
-
-test("a field of the body is found in the text", () => {
-  const draft = parse(
-    "name: x\ntier_config:\n  - name: fast\n    max_score: many\n  - name: slow\naliases:\n  a: 1\n",
-  );
-  assert.ok("body" in draft);
-  const line = (field: string) => lineOf(draft.document, field);
-  assert.deepEqual(
-    ["name", "tierConfig[0].maxScore", "tierConfig[1].name", "aliases.a", "tierConfig[1].maxScore"]
-      .map(line),
-    [1, 4, 5, 7, 5],
-  );
-  assert.equal(line("missing"), 1);
-});
 
 test("what a plan needs", () => {
   const model = (devicesBytes: number | null) => ({
