@@ -11,7 +11,7 @@ from typing import Any
 
 from magid.api import views
 from magid.api.context import Context, DashboardState
-from magid.api.library_views import download_view
+from magid.api.library_views import download_view, downloads_view
 from magid.api.reply import Call, Stream
 from magid.api.sse import RETRY, event_of
 from magid.control.conditions import Severity, messages
@@ -94,7 +94,9 @@ class Feed:
         self._frame = self._present_frame()
         self._changed = asyncio.Event()
         self._unsubscribe = ctx.daemon.subscribe(self._on_change)
-        self._unsubscribe_downloads = ctx.downloads.subscribe(self._on_download)
+        self._unsubscribe_downloads = ctx.downloads.subscribe(
+            self._on_download, self._on_download_removed
+        )
         self._looking = asyncio.create_task(self._keep_looking())
 
     def close(self) -> None:
@@ -121,6 +123,10 @@ class Feed:
             has_units = self._ctx.daemon.launcher.has_model_users
             view = download_view(status, has_units=has_units)
             self._ctx.fanout.publish("download", {"download": view})
+
+    def _on_download_removed(self, job_id: str) -> None:
+        if self._ctx.fanout.is_heard:
+            self._ctx.fanout.publish("downloadRemoved", {"id": job_id})
 
     def _payload(self, change: Change) -> dict[str, Any] | None:
         daemon = self._ctx.daemon
@@ -229,6 +235,11 @@ def _everything(ctx: Context) -> Callable[[], Any]:
             "profiles": sorted(now.profiles),
             "requests": now.requests,
             "gpus": ctx.gpus(),
+            "downloads": downloads_view(
+                ctx.downloads.seen.values(),
+                library=ctx.daemon.config.library_root,
+                has_units=ctx.daemon.launcher.has_model_users,
+            ),
             "memory": now.memory,
             "versions": versions,
             **now.status,

@@ -1,11 +1,18 @@
 """Shows downloads, the models of a repository, and where a model came from. Pure."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final
 
-from magid.api.schemas.library import Download, ModelOrigin, OutdatedModel, VariantsReply
+from magid.api.schemas.library import (
+    Download,
+    DownloadsReply,
+    ModelOrigin,
+    OutdatedModel,
+    VariantsReply,
+)
 from magid.library.job import JobStatus
 from magid.library.source import ModelSource
 from magid.library.updates import ModelUpdate
@@ -42,6 +49,17 @@ def download_view(status: JobStatus, *, has_units: bool) -> Download:
         "secondsLeft": round(left / status.rate, 1) if is_moving else None,
         "createdAt": _moment(status.created_at),
         "updatedAt": _moment(status.updated_at) if status.updated_at else None,
+    }
+
+
+def downloads_view(
+    statuses: Iterable[JobStatus], *, library: Path | None, has_units: bool
+) -> DownloadsReply:
+    """Returns all downloads as the API has them, the newest first."""
+    newest = sorted(statuses, key=lambda status: -status.created_at)
+    return {
+        "downloads": [download_view(each, has_units=has_units) for each in newest],
+        "library": None if library is None else str(library),
     }
 
 

@@ -1,5 +1,6 @@
 """Downloads by the REST API, with children of magid: from the request to an offered model."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,33 @@ def test_a_restart_of_magid_resumes(magid: Running, hub: ModelHub) -> None:
     hub.released.set()
     magid.start()
     wait_for(magid, job_id, "done")
+
+
+def test_the_stream_tells_of_downloads(magid: Running, hub: ModelHub) -> None:
+    """Its snapshot has those there are; then come changes, and removals by whomever."""
+    hub.faults += [HubFault("stall", 1000), HubFault("stall", 1000)]
+    events = magid.events()
+    kind, before = next(events)
+    assert (kind, before["downloads"]) == ("snapshot", magid.get(PATH))
+    job_id = pull(magid)["id"]
+    told = next(data["download"] for kind, data in events if kind == "download")
+    assert (told["id"], told["state"]) == (job_id, "queued")
+    wait_for(magid, job_id, "downloading")
+    _, later = next(magid.events())
+    assert [d["id"] for d in later["downloads"]["downloads"]] == [job_id]
+    magid.ask("DELETE", f"{PATH}/{job_id}")
+    assert removed(events) == job_id
+    job_id = pull(magid)["id"]
+    wait_for(magid, job_id, "downloading")
+    paused = magid.ask("POST", f"{PATH}/{job_id}/pause")
+    assert paused["state"] == "paused"
+    shutil.rmtree(magid.models / ".downloads" / job_id)
+    assert magid.get(PATH)["downloads"] == []
+    assert removed(events) == job_id
+
+
+def removed(events: Iterator[tuple[str, Any]]) -> str:
+    return next(str(data["id"]) for kind, data in events if kind == "downloadRemoved")
 
 
 def test_variants(magid: Running, hub: ModelHub) -> None:

@@ -33,6 +33,7 @@ class Page:
         self.profiles: list[str] = []
         self.requests: dict[str, int] = {}
         self.gpus: dict[str, Any] = {}
+        self.downloads: dict[str, Any] = {}
 
     def take(self, kind: str, data: dict[str, Any]) -> None:
         match kind:
@@ -41,6 +42,7 @@ class Page:
                 self.servers = {s["port"]: s for s in data["servers"]["servers"]}
                 self.profiles, self.requests = data["profiles"], data["requests"]
                 self.gpus = data["gpus"]
+                self.downloads = {d["id"]: d for d in data["downloads"]["downloads"]}
                 self._take_status(data)
             case "registry":
                 self.registry["models"] |= data["models"]
@@ -61,6 +63,10 @@ class Page:
                 self.requests = data["requests"]
             case "gpus":
                 self.gpus = {name: value for name, value in data.items() if name != "revision"}
+            case "download":
+                self.downloads[data["download"]["id"]] = data["download"]
+            case "downloadRemoved":
+                del self.downloads[data["id"]]
             case "figures":
                 for figures in data["servers"]:
                     self.servers[figures["port"]] |= figures
@@ -90,6 +96,10 @@ class Page:
             "status": (
                 {n: self.status[n] for n in ("phase", "ready", "activeProfile", "pendingChanges")},
                 {n: status[n] for n in ("phase", "ready", "activeProfile", "pendingChanges")},
+            ),
+            "downloads": (
+                [*self.downloads.values()],
+                magid.get("/api/library/downloads")["downloads"],
             ),
             "gpus": (self.gpus["problem"], magid.get("/api/gpus")["problem"]),
             "reasons": (self.status["reasons"], ready["reasons"]),

@@ -83,6 +83,7 @@ OVERALL = {"phase": "serving", "ready": False, "reasons": ["a", "b"], "activePro
         ("status", OVERALL, "magid: serving, not ready (a; b), profile -, 2 to stop, 1 to start"),
         ("registry", {"models": {}, "removed": ["m"], "registry": {"portRange": []}},
          "registry: portRange changed, m removed"),
+        ("downloadRemoved", {"id": "qwen3-8b-0badcafe"}, "download qwen3-8b-0badcafe was removed"),
         ("figures", {"servers": [], "memory": {}}, ""),
         ("requests", {"requests": {"running": 1}}, ""),
         ("ofTomorrow", {}, ""),

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from magid.api.context import Context
-from magid.api.library_views import download_view, update_view, variants_view
+from magid.api.library_views import download_view, downloads_view, update_view, variants_view
 from magid.api.reply import Call, Reply, reply
 from magid.discovery.found import FoundModel
 from magid.host.usage import machine_memory
@@ -18,11 +18,7 @@ async def list_downloads(ctx: Context, _call: Call) -> Reply:
     """All downloads, the newest first."""
     statuses = await ctx.downloads.listed()
     library = ctx.daemon.config.library_root
-    answer = {
-        "downloads": [download_view(each, has_units=_has_units(ctx)) for each in statuses],
-        "library": None if library is None else str(library),
-    }
-    return reply(answer)
+    return reply(downloads_view(statuses, library=library, has_units=_has_units(ctx)))
 
 
 async def create_download(ctx: Context, call: Call) -> Reply:

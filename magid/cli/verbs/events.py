@@ -95,6 +95,8 @@ def _told(kind: str, data: Any) -> str:
             download = data["download"]
             why = f": {download['reason']}" if download["reason"] else ""
             return f"download of {download['source']} is {download['state']}{why}"
+        case "downloadRemoved":
+            return f"download {data['id']} was removed"
         case "gpus" if data["gpus"]:
             free = (f"{gpu['name']} {size(gpu['freeBytes'])} free" for gpu in data["gpus"])
             return f"GPUs: {', '.join(free)}"

@@ -35,6 +35,7 @@ _BEGIN_S: Final = 30.0  # for a process that was started to say so
 _MOST_RESTARTS: Final = 5  # of one download by magid, without a byte in between
 
 Listener = Callable[[JobStatus], None]
+RemovalListener = Callable[[str], None]
 
 
 class Downloads:
@@ -56,7 +57,7 @@ class Downloads:
         self._begun: dict[str, tuple[JobStatus, float]] = {}  # asked for, and when
         self._absent: set[str] = set()  # of these, those whose process was not there at the look
         self._restarts: dict[str, tuple[int, int]] = {}  # bytes there were, restarts since
-        self._listeners: list[Listener] = []
+        self._listeners: list[tuple[Listener, RemovalListener]] = []
         self._asked = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._rescans: dict[str, asyncio.Task[None]] = {}  # by the download that has ended
@@ -86,10 +87,16 @@ class Downloads:
         await self._starter.close()
         await self._reader.close()
 
-    def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """Calls `listener` with each download that has changed; the result unsubscribes."""
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
+    def subscribe(
+        self, changed: Listener, removed: RemovalListener = lambda _job_id: None
+    ) -> Callable[[], None]:
+        """Calls `changed` with downloads that have changed, `removed` with ids that are gone.
+
+        The result unsubscribes.
+        """
+        both = (changed, removed)
+        self._listeners.append(both)
+        return lambda: self._listeners.remove(both)
 
     # -- what callers ask for ----------------------------------------------------------------
 
@@ -145,7 +152,8 @@ class Downloads:
         status = await self.one(job_id)
         self._begun.pop(job_id, None)
         await self._starter.remove(status.source)
-        self._seen.pop(job_id, None)
+        self._drop(job_id)
+        self._asked.set()  # a look that was under way may have taken it up again
         return status
 
     async def ask(self, question: str, source: ModelSource) -> dict[str, Any]:
@@ -215,7 +223,7 @@ class Downloads:
             self._note(self._offered(self._shown(status, is_alive=is_alive)))
         for job_id in self._seen.keys() - found.keys():
             if (late := self._shown_of_none(job_id)) is None:
-                del self._seen[job_id]
+                self._drop(job_id)
             else:
                 self._note(late)
         if not self._is_busy:
@@ -247,10 +255,16 @@ class Downloads:
         self._seen[status.id] = status
         if before is not None and _facts(before) == _facts(status):
             return
-        for listener in tuple(self._listeners):
-            listener(status)
+        for changed, _ in tuple(self._listeners):
+            changed(status)
         if before is None or before.state != status.state:
             _log(status, is_new=before is None)
+
+    def _drop(self, job_id: str) -> None:
+        if self._seen.pop(job_id, None) is None:
+            return
+        for _, removed in tuple(self._listeners):
+            removed(job_id)
 
     def _offered(self, status: JobStatus) -> JobStatus:
         """Returns the status to show; of one that is done, only when its model can be used.
