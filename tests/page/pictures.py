@@ -4,6 +4,7 @@ A daemon with real llama-servers on two fake GPUs, in Chromium. What differs eac
 day, ports, memory of the machine) makes no difference to what the pictures show.
 """
 
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -12,6 +13,8 @@ from playwright.sync_api import Page, expect
 
 from tests import conftest
 from tests.support import ggufs, gpus, page
+from tests.support.hub import HubRepository, running_hub
+from tests.support.library_page import DOWNLOADS
 from tests.support.rest import Parts
 from tests.support.running import ROOT, Running
 
@@ -19,6 +22,9 @@ IMAGES = ROOT / "docs/images"
 MOST_BYTES = 200 * 1024
 SIZES = ((24_576, 900), (8_192, 300))  # MiB: of each GPU, and what others use of it
 ANSWER = "Systemd manages units: services, sockets, timers, mounts; each has one file."
+REPOSITORY = "Qwen/Qwen3-8B-GGUF"
+QUANTIZATIONS = {"Q2_K": 3130, "Q4_K_M": 4795, "Q6_K": 6415, "Q8_0": 8307, "F16": 15623}  # MiB
+PACE = 40e6  # bytes a second, of the hub
 FILES = {  # name of the model -> its quantization
     "Gemma-3-Demo": "F16",
     "Mistral-Small-Demo": "Q8_0",
@@ -34,6 +40,29 @@ def write_models(models: Path) -> None:
         )
     ggufs.write_sparse_model(models / "DeepSeek-R1-8B-Q4_K_M.gguf", parameters_billions=8)
     ggufs.write_sparse_model(models / "Llama-3.3-70B-Q4_K_M.gguf", parameters_billions=70)
+
+
+def write_repository(folder: Path) -> HubRepository:
+    """As large as such models are; the files are holes."""
+    folder.mkdir()
+    files: dict[str, bytes | Path] = {}
+    for quantization, mib in QUANTIZATIONS.items():
+        path = folder / f"Qwen3-8B-{quantization}.gguf"
+        path.touch()
+        os.truncate(path, mib << 20)
+        files[path.name] = path
+    return HubRepository(files, oids={name: f"{i:064x}" for i, name in enumerate(files)})
+
+
+def library(tab: Page, magid: Running) -> None:
+    """A download under way, and the variants of its repository."""
+    started = magid.ask("POST", DOWNLOADS, {"source": f"{REPOSITORY}:Q4_K_M"})
+    tab.goto(f"{magid.url}/#/library")
+    tab.get_by_role("textbox", name="Repository").fill(REPOSITORY)
+    tab.get_by_role("button", name="Show variants").click()
+    tab.wait_for_selector("text=left")
+    save(tab, "library")
+    magid.ask("DELETE", f"{DOWNLOADS}/{started['id']}")
 
 
 def take(tab: Page, view: str, there: str, url: str) -> None:
@@ -67,6 +96,7 @@ def all_of(tab: Page, magid: Running) -> None:
     save(tab, "overview")
     take(tab, "models", "td.col-name", magid.url)
     take(tab, f"models/{first}", ".scroll td", magid.url)
+    library(tab, magid)
     take(tab, "profiles", "td.col-name", magid.url)
     tab.goto(f"{magid.url}/#/chat")
     tab.get_by_label("Message").fill("What is a unit?")
@@ -80,9 +110,16 @@ def all_of(tab: Page, magid: Running) -> None:
 def main() -> None:
     IMAGES.mkdir(exist_ok=True)
     program = conftest._provisioned("--rpc")
-    with tempfile.TemporaryDirectory() as name, gpus.fake_gpus(program, Path(name), SIZES) as fake:
+    with (
+        tempfile.TemporaryDirectory() as name,
+        gpus.fake_gpus(program, Path(name), SIZES) as fake,
+        running_hub({REPOSITORY: write_repository(Path(name) / "hub")}) as hub,
+    ):
+        hub.speed = lambda count: time.sleep(count / PACE)
         parts = Parts(fake.llama_server, conftest._free_port, conftest._free_range)
-        magid = parts.daemon(Path(name) / "magid")
+        settings = f"downloads: {{endpoint: '{hub.url}', reserve: 0}}\n"
+        magid = parts.daemon(Path(name) / "magid", settings)
+        magid.environment["MAGI_LIBRARY_PATH"] = str(magid.models)
         page.give_to(magid)
         write_models(magid.models)
         profile = "name: Daytime\ndescription: Small models\nenabled_models: ['*demo*']\n"

@@ -4,9 +4,10 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
-from tests.support import ggufs, page
+from tests.support import ggufs, library_page, page
+from tests.support.hub import HubRepository, ModelHub
 from tests.support.page import Tab
 from tests.support.rest import Parts
 from tests.support.running import Running
@@ -88,6 +89,39 @@ def test_names_and_texts_of_others_make_no_element(chromium: Browser, hostile: R
         check(tab, "a model")
         # They were shown, as text.
         assert ATTACKS["broken"] in shown
+
+
+def test_a_hub_and_files_make_no_element(
+    chromium: Browser, library: Running, hub: ModelHub
+) -> None:
+    """Licences, errors, names of files that magid lists; and what is typed."""
+    tiny = hub.repositories[library_page.TINY].files["tiny-Q8_0.gguf"]
+    files = {"evil-Q8_0.gguf": tiny, f"{ATTACKS['file']}-Q4_0.gguf": tiny}
+    hub.repositories["org/Evil"] = HubRepository(files, licence=ATTACKS["model"])
+    for name in (f"{ATTACKS['file']}.tar", f"{ATTACKS['profile'][:60]}.gguf.part"):
+        (library.models / name.replace("/", "|")).write_bytes(bytes(2 << 20))
+    library_page.pulled(library, "org/Evil:Q8_0")
+    library_page.pull(library, "org/Evil:Q2_K")
+    with page.tab(chromium, library) as tab:
+        tab.page.add_init_script(WATCH)
+        tab.open("library")
+        expect(library_page.variants(tab, "org/Evil")).to_have_count(1)  # no other name can be used
+        tab.sees(f"licence {ATTACKS['model']}")
+        tab.sees(f"{ATTACKS['file']}.tar")
+        tab.sees("the repository has no Q2_K")
+        expect(library_page.finished(tab)).to_have_count(1)
+        library_page.variants(tab, ATTACKS["template"])
+        tab.sees(f"cannot use {ATTACKS['template']!r}")
+        check(tab, "library")
+        library_page.press(tab, "Remove", library_page.on_disk(tab))
+        expect(tab.page.get_by_role("dialog")).to_contain_text("evil-Q8_0.gguf")
+        check(tab, "a question")
+        tab.page.keyboard.press("Escape")
+        library_page.on_disk(tab).get_by_role("link").click()
+        expect(tab.page.get_by_role("region", name="Where it comes from")).to_contain_text(
+            ATTACKS["model"]
+        )
+        check(tab, "an origin")
 
 
 def test_an_answer_makes_no_element(chromium: Browser, hostile: Running) -> None:

@@ -23,6 +23,7 @@ VIEWS = {
     "overview": "h2:text('Servers')",
     "models": "td.col-name",
     f"models/{ALPHA}": ".field",
+    "library": "table[aria-label='Models on the disk'] td",
     "profiles": "td:text('two that run')",
     "profiles/test": "table[aria-label='Models of the profile'] td",
     "chat": "option:text('BETA')",

@@ -72,10 +72,12 @@ def test_one_who_reads_gets_no_buttons(tab: Tab) -> None:
     sign_in(tab, SECRETS["read"])
     tab.sees("Read only", "header")
     names = tab.page.get_by_role("navigation").get_by_role("link")
-    expect(names).to_have_text(["Overview", "Models", "Profiles", "Activity", "Logs", "System"])
+    views = ["Overview", "Models", "Library", "Profiles", "Activity", "Logs", "System"]
+    expect(names).to_have_text(views)
     for view, there in (
         ("models", "td.col-name"),
         (f"models/{BETA}", ".field"),
+        ("library", "table[aria-label='Models on the disk'] td"),
         ("profiles", "td.col-name"),
         ("profiles/test", "#sheet"),
         ("system", "#usage"),
@@ -84,7 +86,7 @@ def test_one_who_reads_gets_no_buttons(tab: Tab) -> None:
         tab.page.wait_for_selector(there)
         shown = set(tab.page.get_by_role("main").get_by_role("button").all_inner_texts())
         allowed = {"", "Model", "State", "Tier", "Runs on", "File", "Fits", "Memory", "Context",
-                   "Up for", "Pause"}  # fmt: skip
+                   "Up for", "Pause", "Look again"}  # fmt: skip
         assert {text.strip() for text in shown} <= allowed, view
         expect(tab.page.get_by_role("main").locator("form input:not([disabled])")).to_have_count(0)
 

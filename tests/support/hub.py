@@ -29,6 +29,9 @@ class HubRepository:
     is_gated: bool = False
     renamed_to: str = ""
     branches: dict[str, str] = field(default_factory=dict)  # name -> commit; main is added
+    # Of files that are only listed: digests, and sizes that no disk of a test has.
+    oids: dict[str, str] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
 
     @property
     def commit(self) -> str:
@@ -36,6 +39,8 @@ class HubRepository:
         return hashlib.sha1("\n".join(listing).encode(), usedforsecurity=False).hexdigest()
 
     def size(self, path: str) -> int:
+        if path in self.sizes:
+            return self.sizes[path]
         content = self.files[path]
         return content.stat().st_size if isinstance(content, Path) else len(content)
 
@@ -44,6 +49,8 @@ class HubRepository:
 
     def oid(self, path: str) -> str:
         """SHA-256 of a large file, git's SHA-1 of a small one."""
+        if path in self.oids:
+            return self.oids[path]
         content = self.files[path]
         if isinstance(content, Path):
             return _sha256_of_file(content)

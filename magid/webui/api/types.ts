@@ -26,6 +26,14 @@ export type Tokens = Schemas["TokensReply"];
 export type LogEntry = Schemas["LogEntry"];
 export type OwnLogEntry = Schemas["OwnLogEntry"];
 export type ServerAction = Schemas["ServerAction"];
+export type Download = Schemas["Download"];
+export type Downloads = Schemas["DownloadsReply"];
+export type Variant = Schemas["RepositoryVariant"];
+export type Variants = Schemas["VariantsReply"];
+export type ModelOrigin = Schemas["ModelOrigin"];
+export type Disk = Schemas["DiskReply"];
+export type FileOnDisk = Schemas["FileOnDiskReply"];
+export type Removal = Schemas["RemovalReply"];
 export type ErrorReply = Schemas["ErrorReply"];
 
 /** Who this browser is to magid. */

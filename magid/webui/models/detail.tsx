@@ -3,15 +3,16 @@ import type { ComponentChildren } from "preact";
 import { useEffect, useState } from "preact/hooks";
 
 import { RequestTable, useRequests } from "../activity/table.tsx";
-import { get } from "../api/request.ts";
+import { get, mayChange } from "../api/request.ts";
 import type { ModelDetail } from "../api/types.ts";
+import { RemoveButton } from "../library/removal.tsx";
 import { copy } from "../parts/copy.tsx";
 import { Empty } from "../parts/empty.tsx";
 import { bytes, count, duration, moment } from "../parts/format.ts";
 import { Icon } from "../parts/icons.tsx";
 import { Log } from "../parts/log.tsx";
 import { StateBadge } from "../parts/state.tsx";
-import { to } from "../shell/route.ts";
+import { go, to } from "../shell/route.ts";
 import { live } from "../stream/client.ts";
 import {
   EnabledSwitch,
@@ -25,6 +26,7 @@ import {
   type Decision,
 } from "./controls.tsx";
 import { Fit } from "./fit.tsx";
+import { Origin } from "./origin.tsx";
 import { pins } from "./pins.ts";
 import { rowOf, type Row } from "./rows.ts";
 import { Settings } from "./settings.tsx";
@@ -206,17 +208,10 @@ function Details({ detail, row, reload }: DetailsProps) {
           </div>
         ))}
       </Section>
-      <Section id="files" title="Files">
-        <ul class="plain">
-          {detail.files.map((file) => (
-            <li key={file}><code>{file}</code></li>
-          ))}
-          {detail.companions.map(({ kind, filePath }) => (
-            <li key={filePath}><code>{filePath}</code> <span class="quiet">{kind}</span></li>
-          ))}
-        </ul>
-        <p class="quiet">{bytes(detail.sizeBytes)} together</p>
+      <Section id="origin" title="Where it comes from">
+        <Origin origin={detail.origin} />
       </Section>
+      <Files detail={detail} />
       <Section id="requests" title="Requests">
         <LastRequests modelId={detail.modelId} />
       </Section>
@@ -225,6 +220,31 @@ function Details({ detail, row, reload }: DetailsProps) {
           label={`Log of ${detail.displayName}`} height="short" />
       </Section>
     </>
+  );
+}
+
+function Files({ detail }: { detail: ModelDetail }) {
+  return (
+    <Section id="files" title="Files">
+      <ul class="plain">
+        {detail.files.map((file) => (
+          <li key={file}><code>{file}</code></li>
+        ))}
+        {detail.companions.map(({ kind, filePath }) => (
+          <li key={filePath}><code>{filePath}</code> <span class="quiet">{kind}</span></li>
+        ))}
+      </ul>
+      <p class="quiet">{bytes(detail.sizeBytes)} together</p>
+      {mayChange() && (
+        <RemoveButton
+          modelId={detail.modelId}
+          name={detail.displayName}
+          onGone={() => go("models")}
+        >
+          Remove the files
+        </RemoveButton>
+      )}
+    </Section>
   );
 }
 

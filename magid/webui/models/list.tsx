@@ -5,6 +5,7 @@ import { useMemo } from "preact/hooks";
 import { mayChange, post } from "../api/request.ts";
 import { Empty } from "../parts/empty.tsx";
 import { bytes, count, duration } from "../parts/format.ts";
+import { NoModels } from "../parts/no_models.tsx";
 import { act } from "../parts/notices.tsx";
 import { StateBadge } from "../parts/state.tsx";
 import { Table, type Column, type Sorting } from "../parts/table.tsx";
@@ -98,14 +99,6 @@ export function ModelList() {
       {isEmpty ? <NoModels live={now} /> : <Rows live={now} />}
       <Unusable live={now} />
     </>
-  );
-}
-
-function NoModels({ live }: { live: Live }) {
-  return (
-    <Empty title="No models yet">
-      <p>Put GGUF files into {live.registry.scanPaths.join(" or ")}, then read the folders.</p>
-    </Empty>
   );
 }
 

@@ -1,10 +1,10 @@
 // What the machine does now.
 import { mayChange, post } from "../api/request.ts";
-import { Empty } from "../parts/empty.tsx";
 import { counted } from "../parts/format.ts";
 import { Icon } from "../parts/icons.tsx";
 import { act } from "../parts/notices.tsx";
 import { MemoryBar } from "../parts/memory_bar.tsx";
+import { NoModels } from "../parts/no_models.tsx";
 import { live } from "../stream/client.ts";
 import type { Live } from "../stream/state.ts";
 import { memoryUses } from "./memory.ts";
@@ -33,7 +33,7 @@ export default function Overview() {
         </section>
         <Traffic />
       </div>
-      <NoModels live={now} />
+      <FirstModel live={now} />
       <Servers servers={now.servers} />
     </>
   );
@@ -66,14 +66,13 @@ function Phase({ live }: { live: Live }) {
   );
 }
 
-function NoModels({ live }: { live: Live }) {
+function FirstModel({ live }: { live: Live }) {
   if (Object.keys(live.registry.models).length > 0 || live.phase === "scanning") return null;
   return (
-    <Empty title="No models yet">
-      <p>Put GGUF files into {live.registry.scanPaths.join(" or ")}, then read the folders.</p>
+    <NoModels live={live}>
       {mayChange() && (
         <button onClick={() => void act(() => post("api/models/rescan"))}>Read folders</button>
       )}
-    </Empty>
+    </NoModels>
   );
 }

@@ -22,11 +22,12 @@ export function confirmed(
 ): Promise<boolean> {
   question.peek()?.answer(false);
   return new Promise((resolve) => {
-    const answer = (isYes: boolean) => {
-      question.value = undefined;
+    const asked: Question = { title, text, yes, isDestructive, answer };
+    function answer(isYes: boolean): void {
+      if (question.peek() === asked) question.value = undefined;
       resolve(isYes);
-    };
-    question.value = { title, text, yes, isDestructive, answer };
+    }
+    question.value = asked;
   });
 }
 
@@ -37,15 +38,20 @@ export function ConfirmDialog() {
     if (asked && !element.current?.open) element.current?.showModal();
   }, [asked]);
   if (asked === undefined) return null;
+  // Closed first: the browser then gives the focus back to what had it.
+  const answer = (isYes: boolean) => {
+    element.current?.close();
+    asked.answer(isYes);
+  };
   return (
     <dialog ref={element} aria-labelledby="question" onClose={() => asked.answer(false)}>
       <h2 id="question">{asked.title}</h2>
       <div class="dialog-text">{asked.text}</div>
       <div class="buttons">
-        <button onClick={() => asked.answer(false)}>Cancel</button>
+        <button onClick={() => answer(false)}>Cancel</button>
         <button
           class={asked.isDestructive ? "danger" : "primary"}
-          onClick={() => asked.answer(true)}
+          onClick={() => answer(true)}
         >
           {asked.yes}
         </button>

@@ -2,6 +2,7 @@
 const PATHS = {
   overview: "M2.5 2.5h4.5v6h-4.5zM9 2.5h4.5v3.5h-4.5zM9 8.5h4.5v5h-4.5zM2.5 11h4.5v2.5h-4.5z",
   models: "M8 2 13.5 5 8 8 2.5 5zM2.5 8 8 11l5.5-3M2.5 11 8 14l5.5-3",
+  library: "M8 2v7M5 6.500l3 3 3-3M2.5 10v3.5h11V10",
   profiles: "M2.5 4h6M11.5 4h2M2.5 8h2M7.5 8h6M2.5 12h6M11.5 12h2M8.5 2.5v3M4.5 6.5v3M8.5 10.5v3",
   chat: "M2.5 3h11v8h-6.5l-3 2.5v-2.5h-1.5z",
   activity: "M1.5 8h3l2-5 3 10 2-5h3",
@@ -24,6 +25,7 @@ const PATHS = {
   copy: "M6 6h7.5v7.5h-7.5zM10 6V2.5H2.5V10h3.5",
   close: "M4 4l8 8M12 4l-8 8",
   pin: "M9.5 2 14 6.5l-2 .5-2.5 2.5-.5 3L3.5 7l3-.5L9 4zM6 10l-4 4",
+  pause: "M14 8A6 6 0 1 1 2 8a6 6 0 0 1 12 0zM6.5 5.5v5M9.5 5.5v5",
   start: "M4.5 2.5 13 8l-8.5 5.5z",
   stop: "M4 4h8v8h-8z",
   restart: "M13.5 8a5.5 5.5 0 1 1-2-4.200M13.5 2v3h-3",

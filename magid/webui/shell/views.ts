@@ -28,6 +28,13 @@ export const VIEWS: View[] = [
     load: () => import("../models/models.tsx"),
   },
   {
+    name: "library",
+    title: "Library",
+    icon: "library",
+    isAllowed: mayRead,
+    load: () => import("../library/library.tsx"),
+  },
+  {
     name: "profiles",
     title: "Profiles",
     icon: "profiles",

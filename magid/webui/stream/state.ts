@@ -1,6 +1,8 @@
 // What the dashboard stream has said so far, as one value. Pure.
 import type {
   Condition,
+  Download,
+  Downloads,
   Gpus,
   Memory,
   Model,
@@ -25,6 +27,8 @@ export interface Live {
   requests: RequestCounts;
   memory: Memory;
   gpus: Gpus;
+  downloads: Record<string, Download>;
+  library: string | null; // the folder that downloads go to
   versions: Versions;
   phase: string;
   ready: boolean;
@@ -44,7 +48,7 @@ export interface LiveEvent {
 /** The kinds of events that `applied` knows; `resync` ends a stream. */
 export const KINDS = [
   "snapshot", "registry", "memory", "server", "serverRemoved", "gpus", "figures", "status",
-  "phase", "profile", "profiles", "requests",
+  "phase", "profile", "profiles", "requests", "download", "downloadRemoved",
 ] as const;
 
 /** What an event makes of the state; undefined until the first snapshot. */
@@ -67,6 +71,12 @@ export function applied(live: Live | undefined, event: LiveEvent): Live | undefi
       return { ...live, gpus: data as unknown as Gpus };
     case "figures":
       return withFigures(live, data as unknown as Figures);
+    case "download": {
+      const download = data.download as Download;
+      return { ...live, downloads: { ...live.downloads, [download.id]: download } };
+    }
+    case "downloadRemoved":
+      return { ...live, downloads: without(live.downloads, data.id as string) };
     case "profiles":
       return { ...live, profiles: data.profiles as string[] };
     case "requests":
@@ -77,10 +87,16 @@ export function applied(live: Live | undefined, event: LiveEvent): Live | undefi
 }
 
 function fromSnapshot(data: Record<string, unknown>): Live {
-  const { servers, ...rest } = data as unknown as Omit<Live, "servers"> & {
+  const { servers, downloads, ...rest } = data as unknown as Omit<Live, "servers" | "downloads"> & {
     servers: { servers: Server[] };
+    downloads: Downloads;
   };
-  return { ...rest, servers: byPort(servers.servers) };
+  return {
+    ...rest,
+    servers: byPort(servers.servers),
+    downloads: Object.fromEntries(downloads.downloads.map((one) => [one.id, one])),
+    library: downloads.library,
+  };
 }
 
 function byPort(servers: Server[]): Record<number, Server> {
@@ -111,9 +127,9 @@ function withFits(registry: Registry, fits: Fits): Registry {
   return { ...registry, models };
 }
 
-function without(servers: Record<number, Server>, port: number): Record<number, Server> {
-  const left = { ...servers };
-  delete left[port];
+function without<K extends string | number, T>(all: Record<K, T>, key: K): Record<K, T> {
+  const left = { ...all };
+  delete left[key];
   return left;
 }
 

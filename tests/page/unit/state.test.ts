@@ -11,6 +11,7 @@ const server = (port: number, state: string) =>
 const SNAPSHOT = {
   registry: { models: { a: { modelId: "a" }, b: { modelId: "b" } }, scanPath: "/x" },
   servers: { servers: [server(1, "ready"), server(2, "loading")] },
+  downloads: { downloads: [{ id: "a", state: "paused" }], library: "/models" },
   profiles: ["one"],
   phase: "starting",
   memory: { totalBytes: 8, availableBytes: 4 },
@@ -43,6 +44,15 @@ test("models are merged, removed, and the rest of the registry replaced", () => 
   const { registry } = after("registry", change);
   assert.deepEqual(Object.keys(registry.models), ["b", "c"]);
   assert.equal(registry.scanPath, "/y");
+});
+
+test("downloads go by their id", () => {
+  assert.deepEqual(start().downloads, { a: { id: "a", state: "paused" } });
+  assert.equal(start().library, "/models");
+  const { downloads } = after("download", { download: { id: "b", state: "queued" } });
+  assert.deepEqual(Object.keys(downloads), ["a", "b"]);
+  assert.equal(after("download", { download: { id: "a", state: "done" } }).downloads.a?.state, "done");
+  assert.deepEqual(after("downloadRemoved", { id: "a" }).downloads, {});
 });
 
 test("whether models fit", () => {

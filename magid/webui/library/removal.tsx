@@ -1,0 +1,105 @@
+// Removes the files of a model: shows first what goes, what is freed and what stays.
+import type { ComponentChildren } from "preact";
+import { useState } from "preact/hooks";
+
+import { remove } from "../api/request.ts";
+import type { Removal } from "../api/types.ts";
+import { confirmed } from "../parts/dialog.tsx";
+import { bytes, counted } from "../parts/format.ts";
+import { tell, tellError } from "../parts/notices.tsx";
+import { live } from "../stream/client.ts";
+
+const SHOWN = 12; // of many files
+
+interface ButtonProps {
+  modelId: string;
+  name: string;
+  onGone: () => void;
+  children: ComponentChildren;
+}
+
+export function RemoveButton({ modelId, name, onGone, children }: ButtonProps) {
+  const [isBusy, setBusy] = useState(false);
+  const ask = async () => {
+    if (isBusy) return;
+    setBusy(true);
+    const isGone = await removeModel(modelId, name);
+    setBusy(false);
+    if (isGone) onGone();
+  };
+  return (
+    <button
+      aria-disabled={isBusy}
+      aria-label={`Remove the files of ${name}`}
+      onClick={() => void ask()}
+    >
+      {children}
+    </button>
+  );
+}
+
+/** Returns whether the files are gone. */
+async function removeModel(modelId: string, name: string): Promise<boolean> {
+  const path = `api/models/${encodeURIComponent(modelId)}?files=true`;
+  try {
+    const plan = await remove<Removal>(`${path}&dryRun=true`);
+    const [first] = plan.stays;
+    if (plan.removed.length === 0) {
+      tell(`cannot remove ${name}: ${first ? `${first.path} ${first.reason}` : "no files"}`, "bad");
+      return false;
+    }
+    const runs = isRunning(modelId);
+    const yes = `Remove ${counted(plan.removed.length, "file")}`;
+    const text = <PlannedRemoval plan={plan} runs={runs} />;
+    if (!(await confirmed(`Remove the files of ${name}?`, text, yes))) return false;
+    tellOf(await remove<Removal>(runs ? `${path}&stop=true` : path), plan);
+    return true;
+  } catch (error) {
+    tellError(error);
+    return false;
+  }
+}
+
+function isRunning(modelId: string): boolean {
+  return Object.values(live.peek()?.servers ?? {}).some(
+    (server) => server.modelId === modelId && (server.isRunning || server.state === "backoff"),
+  );
+}
+
+/** What was done, and each file that has stayed without being named in the plan. */
+function tellOf(done: Removal, plan: Removal): void {
+  tell(done.message);
+  const planned = new Set(plan.stays.map(({ path }) => path));
+  for (const { path, reason } of done.stays) {
+    if (!planned.has(path)) tell(`${path} ${reason}`, "bad");
+  }
+}
+
+function PlannedRemoval({ plan, runs }: { plan: Removal; runs: boolean }) {
+  return (
+    <>
+      {runs && <p>It is running; its servers are stopped first.</p>}
+      <p>This frees {bytes(plan.freedBytes)}. To have the model back, get its files again.</p>
+      <Files title="Goes" files={plan.removed.map((path) => ({ path, reason: "" }))} />
+      <Files title="Stays" files={plan.stays} />
+      <p class="quiet">Its settings are kept for a while, should the files come back.</p>
+    </>
+  );
+}
+
+function Files({ title, files }: { title: string; files: Removal["stays"] }) {
+  if (files.length === 0) return null;
+  return (
+    <>
+      <h3>{title}</h3>
+      <ul class="plain">
+        {files.slice(0, SHOWN).map(({ path, reason }) => (
+          <li key={path}>
+            <code>{path}</code> <span class="quiet">{reason}</span>
+          </li>
+        ))}
+        {files.length > SHOWN && <li class="quiet">and {files.length - SHOWN} more</li>}
+      </ul>
+    </>
+  );
+}
