@@ -59,7 +59,8 @@ def listed(folder: Path) -> list[Engine]:
     with suppress(OSError):
         for path in sorted(folder.iterdir()):
             with suppress(OSError, msgspec.MsgspecError):
-                if engines.NAME.fullmatch(path.name) and os.path.lexists(path / PROGRAM):
+                is_name = engines.NAME.fullmatch(path.name) and path.name != DEFAULT
+                if is_name and os.path.lexists(path / PROGRAM):
                     content = (path / MANIFEST).read_bytes()[:_MAX_MANIFEST]
                     found.append(msgspec.json.decode(content, type=Engine))
     return found

@@ -94,6 +94,7 @@ def test_another_engine_is_one_link(folder: Path, build: Path) -> None:
     engine_store.use(folder, "old")
     engine_store.use(folder, "new")
     assert engines.default_program(folder) == folder / "new/llama-server"
+    assert [one.name for one in engine_store.listed(folder)] == ["new", "old"]
     assert engines.chosen_at(folder / "new/llama-server") > 0
     assert engines.chosen_at(folder / "old/llama-server") == 0
     engine_store.use(folder, None)
