@@ -274,6 +274,7 @@ def request_counts(ctx: Context) -> dict[str, int]:
         "running": len(ctx.gateway.records.running),
         "waiting": ctx.gateway.waiting,
         "ended": ctx.gateway.records.ended,
+        "refused": ctx.gateway.records.refused,
         "promptTokens": sum(count.prompt_tokens for count in counts),
         "answerTokens": sum(count.answer_tokens for count in counts),
     }

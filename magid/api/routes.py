@@ -127,7 +127,7 @@ _MODEL = Query("model", str, "ask for this model only")
 _DRY_RUN = Query("dryRun", bool, "only answer the plan")
 _APPLY = Query("apply", bool, "false: only remember the choice")
 _ALL = Query("all", bool, "true: stopped and failed servers too")
-_LIMIT = Query("limit", int, "how many, the newest first", 1, 1100)
+_LIMIT = Query("limit", int, "how many, the newest first", 1, 1300)
 _USAGE = (
     Query("days", int, "how many days, the last one is today (UTC); 7 if not given", 1, KEPT_DAYS),
     Query("by", str, "what to sum by: some of day,token,model (all of them if not given)"),

@@ -156,7 +156,9 @@ class Dispatcher:
         try:
             route = self._route_or_hold(request)
         except MagidError as error:
-            self.statistics.add(request_log.refused(request, error.code), None)
+            record = request_log.refused(request, error)
+            self.records.refuse(record)
+            self.statistics.add(record, None)
             raise
         forwarded = ForwardedRequest(
             request, client, route, self._retry, self._on_free, self._on_end
@@ -278,7 +280,7 @@ class Dispatcher:
             if not server.is_doubted:
                 sure.append(server)
         if not healthy:
-            raise self._no_healthy_server(forwarded)
+            raise self._state.no_healthy_server(forwarded.route)
         chosen = self._balancer.pick(forwarded.request, forwarded.route, sure or healthy)
         if chosen is None:
             return False
@@ -286,15 +288,6 @@ class Dispatcher:
         forwarded.stop_waiting()
         forwarded.send(chosen)
         return True
-
-    def _no_healthy_server(self, forwarded: ForwardedRequest) -> NotReady:
-        servers = [self._state.server(b.process) for b in forwarded.route.backends]
-        reasons = {s.breaker.reason for s in servers if s is not None and s.breaker.reason}
-        why = "; ".join(sorted(reasons)) or "none is left"
-        return NotReady(
-            f"cannot reach a healthy server for {forwarded.route.pool}: {why}; it is being "
-            "checked, try again in a moment"
-        )
 
     # -- what requests report --------------------------------------------------------------
 

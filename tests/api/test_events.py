@@ -241,7 +241,7 @@ def test_requests_and_figures(page: Listening) -> None:
     while (counts := page.hears("requests")["requests"])["ended"] < 50 or counts["running"]:
         pass
     tokens = {"promptTokens": 0, "answerTokens": 0}  # these servers tell none
-    assert counts == {"running": 0, "waiting": 0, "ended": 50} | tokens
+    assert counts == {"running": 0, "waiting": 0, "ended": 50, "refused": 0} | tokens
     page.agrees()
     before = {port: s["cpuSeconds"] for port, s in page.shown.servers.items()}
     for _ in range(50):

@@ -157,6 +157,10 @@ def test_a_client_is_told_its_limits_and_when_to_come_again(magid: Running) -> N
         packed = {**headers, "Content-Encoding": "gzip", "Content-Type": "application/json"}
         unread = client.post("/v1/chat/completions", content=b"no gzip", headers=packed)
         assert unread.status_code == 429, "it is counted before its body is looked at"
+        row = magid.get("/api/requests")["requests"][0]
+        assert (row["id"], row["token"]) == (unread.headers["x-request-id"], "minute")
+        assert (row["outcome"], row["code"], row["model"]) == ("refused", "RateLimited", "")
+        assert "may send 2 requests a minute" in row["error"]
         models = client.get("/v1/models", headers=headers)
         assert models.status_code == 200, "no server is asked"
         lifted = typed(magid, "token", "limit", "minute")

@@ -113,6 +113,30 @@ def test_what_is_remembered_of_a_request(magid: Running, client: httpx.Client) -
     assert magid.get("/api/requests")["requests"][0]["outcome"] == "refused"
 
 
+@pytest.mark.parametrize(
+    ("body", "code", "why"),
+    [
+        (chat("none_such", "A secret"), "ModelNotFound", "cannot find model 'none_such'"),
+        (chat(SMALL, "secret " * 9000), "ContextExceeded", "tokens"),
+    ],
+    ids=["unknown model", "too long"],
+)
+def test_a_request_that_routing_refuses_is_listed_with_the_reason(
+    magid: Running, client: httpx.Client, body: dict[str, Any], code: str, why: str
+) -> None:
+    ended = magid.get("/api/models/status")["totalRequests"]
+    answer = client.post(CHAT, json=body)
+    assert answer.is_client_error, answer.text
+    listed = magid.get("/api/requests")
+    row = listed["requests"][0]
+    assert row["id"] == answer.headers["x-request-id"]
+    assert (row["outcome"], row["code"], row["model"]) == ("refused", code, body["model"])
+    assert why in row["error"]
+    assert (row["modelId"], row["status"], row["attempts"]) == (None, None, 0)
+    assert "secret" not in str(listed)
+    assert magid.get("/api/models/status")["totalRequests"] == ended, "it never ran"
+
+
 @pytest.mark.parametrize("path", [CHAT, "/v1/completions", "/v1/messages", "/v1/responses"])
 def test_the_first_token_comes_after_the_prompt_was_read(
     magid: Running, client: httpx.Client, path: str

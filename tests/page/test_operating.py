@@ -155,6 +155,30 @@ def test_requests_are_listed_live_and_exported(tab: Tab, magid: Running, tmp_pat
     assert "secret" not in tab.page.content()
 
 
+def test_a_refused_request_is_listed_with_the_reason(
+    tab: Tab, magid: Running, tmp_path: Path
+) -> None:
+    tab.open("activity")
+    body = {"model": ALPHA, "messages": [{"role": "user", "content": "secret"}], "max_tokens": 4}
+    magid.client.post("/v1/chat/completions", json=body).raise_for_status()
+    magid.client.post("/v1/chat/completions", json={**body, "model": "none_such"})
+    rows = tab.page.get_by_role("table", name="Requests").locator("tbody tr")
+    expect(rows.first).to_contain_text("refused: model not found")
+    expect(rows.first).to_contain_text("none_such")
+    tab.page.get_by_label("Outcome", exact=True).select_option("refused: model not found")
+    expect(rows.filter(has_text=ALPHA)).to_have_count(0)
+    with tab.page.expect_download() as caught:
+        tab.page.get_by_role("button", name="Export CSV").click()
+    caught.value.save_as(tmp_path / "requests.csv")
+    assert "ModelNotFound,cannot find model 'none_such'" in (tmp_path / "requests.csv").read_text()
+    rows.first.get_by_role("button", name="Details").click()
+    expect(tab.page.get_by_role("dialog")).to_contain_text("cannot find model 'none_such'")
+    assert page.axe(tab.page) == []
+    tab.page.keyboard.press("Escape")
+    expect(tab.page.get_by_role("dialog")).to_have_count(0)
+    assert "secret" not in tab.page.content()
+
+
 def test_logs_are_followed_searched_and_paused(tab: Tab, magid: Running) -> None:
     tab.open("logs")
     lines = tab.page.get_by_role("log")

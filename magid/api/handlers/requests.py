@@ -105,6 +105,7 @@ def _shown(record: Record) -> gateway_schemas.GatewayRequest:
         "status": record.status,
         "outcome": record.outcome,
         "error": record.error or None,
+        "code": record.problem or None,
         "attempts": record.attempts,
         "waitedSeconds": _rounded(record.sent_s),
         "firstByteSeconds": _rounded(record.first_byte_s),

@@ -33,6 +33,8 @@ class Explanation(TypedDict):
 
 
 class GatewayRequest(TypedDict):
+    """`code` names magid's own error, if the answer was one: the class, as `error` of errors."""
+
     id: str
     clientRequestId: str | None
     at: str
@@ -48,6 +50,7 @@ class GatewayRequest(TypedDict):
     status: int | None
     outcome: str
     error: str | None
+    code: str | None
     attempts: int
     waitedSeconds: float | None
     firstByteSeconds: float | None

@@ -5,20 +5,24 @@ Requests that fail, are ended or wait long are logged too, at a limited rate, so
 fill the log.
 """
 
+import heapq
 import logging
 import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from enum import StrEnum
+from itertools import chain, islice
 
 from msgspec import Struct
 
+from magid.errors import MagidError
 from magid.gateway.routing.request import ParsedRequest
 from magid.log import rate_limit
 from magid.log.events import Event, about
 
 KEPT = 1000  # of the ended ones
+KEPT_REFUSED = 200  # of those that were not routed: kept by themselves, they crowd no other out
 
 
 class Outcome(StrEnum):
@@ -110,23 +114,37 @@ def of(request: ParsedRequest) -> Record:
     )
 
 
-def refused(request: ParsedRequest, problem: str) -> Record:
-    """Returns the record of a request that was not routed.
+def refused(request: ParsedRequest, error: MagidError) -> Record:
+    """Returns the record of a request that was not routed."""
+    return _refused(of(request), error)
 
-    Counted, not kept: it would crowd others out.
-    """
-    record = of(request)
-    record.outcome, record.problem = Outcome.REFUSED, problem
+
+def unread(
+    path: str, request_id: str, client_request_id: str, token: str, error: MagidError
+) -> Record:
+    """Returns the record of a request that was refused before its body was read."""
+    record = Record(
+        id=request_id, at=time.time(), path=path, requested_model="", is_stream=False, token=token,
+        client_request_id=client_request_id, began=time.monotonic(),
+    )  # fmt: skip
+    return _refused(record, error)
+
+
+def _refused(record: Record, error: MagidError) -> Record:
+    record.outcome, record.problem, record.error = Outcome.REFUSED, error.code, error.message
+    record.duration_s = time.monotonic() - record.began
     return record
 
 
 class Records:
-    """The running requests, and the last KEPT ended ones."""
+    """The running requests, the last KEPT ended ones, and the last KEPT_REFUSED not routed ones."""
 
     def __init__(self) -> None:
         self.running: dict[str, Record] = {}
         self.ended = 0  # all ended requests, including those no longer kept
+        self.refused = 0  # all that were not routed, likewise
         self._ended: deque[Record] = deque(maxlen=KEPT)
+        self._refused: deque[Record] = deque(maxlen=KEPT_REFUSED)
 
     def begin(self, record: Record) -> None:
         """Adds a running record. Ids are magid's own, so none comes twice."""
@@ -139,10 +157,19 @@ class Records:
         self._ended.append(record)
         self.ended += 1
 
+    def refuse(self, record: Record) -> None:
+        """Keeps the record of a request that was not routed, and so never ran."""
+        self._refused.append(record)
+        self.refused += 1
+
     def newest(self, limit: int) -> Iterable[Record]:
-        """Returns the running records, then the ended ones, newest first in each group."""
-        both = [*reversed(self.running.values()), *reversed(self._ended)]
-        return both[:limit]
+        """Returns the running records, then the others, newest first in each group."""
+        over = heapq.merge(reversed(self._ended), reversed(self._refused), key=_since_its_end)
+        return islice(chain(reversed(self.running.values()), over), limit)
+
+
+def _since_its_end(record: Record) -> float:
+    return -record.began - (record.duration_s or 0.0)
 
 
 _COUNT, _MS = rb'":(\d{1,9})', rb'":(\d{1,9}(?:\.\d{1,20})?)'

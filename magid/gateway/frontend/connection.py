@@ -222,7 +222,7 @@ class ClientConnection:
             if not endpoint.asks_by_query:
                 check_json(head)
             if self._caller.limits is not None:
-                self._count(self._caller, self._caller.limits)
+                self._count(head, self._caller, self._caller.limits)
             # For fairness: clients on one machine differ by what they hold.
             client = f"{self._peer} {head.presented_id}"
             builder = RequestBuilder(
@@ -277,11 +277,11 @@ class ClientConnection:
         if self._is_write_paused:  # by the response before
             active.pause(paused=True)
 
-    def _count(self, caller: Caller, limits: Limits) -> None:
+    def _count(self, head: RequestHead, caller: Caller, limits: Limits) -> None:
         """Counts the request towards the limits of its token. Raises RateLimited."""
         limiter = self._context.limiter
         try:
-            limiter.enter(caller.name, caller.id, limits)
+            self._context.count(head, self._writer.request_id, caller, limits)
             self._limited = caller.id
         finally:
             headers = limiter.headers(caller.name, caller.id, limits)

@@ -8,12 +8,13 @@ from msgspec.structs import replace
 
 from magid.auth import sandboxed
 from magid.auth.authenticator import LOCAL, Authenticator, admit_viewer, check_url
-from magid.auth.limits import Limiter
+from magid.auth.limits import Limiter, Limits
 from magid.auth.origins import Policy
 from magid.auth.token_store import Caller
 from magid.auth.tokens import Scope
 from magid.config.settings import Config
-from magid.errors import MagidError
+from magid.errors import MagidError, RateLimited
+from magid.gateway.accounting import request_log
 from magid.gateway.dispatcher import Dispatcher
 from magid.gateway.frontend.request_reader import RequestHead, RequestHeadCache
 from magid.gateway.routing.endpoints import FOR_ADMINS, methods_of, nearest
@@ -50,6 +51,20 @@ class FrontendContext(Struct, frozen=True):
         if self.is_view:
             return admit_viewer(need)
         return self.authenticator.authenticate(head.presented, need, peer if self.is_tcp else None)
+
+    def count(self, head: RequestHead, request_id: str, caller: Caller, limits: Limits) -> None:
+        """Counts a request towards the limits of its token.
+
+        Raises RateLimited, and keeps a record of the request then.
+        """
+        try:
+            self.limiter.enter(caller.name, caller.id, limits)
+        except RateLimited as error:
+            record = request_log.unread(
+                head.path, request_id, head.client_request_id, caller.name, error
+            )
+            self.dispatcher.records.refuse(record)
+            raise
 
 
 class FrontendContexts:

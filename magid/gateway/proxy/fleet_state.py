@@ -15,11 +15,13 @@ from msgspec.structs import replace
 from magid.catalog.effective import Model
 from magid.control.daemon import Daemon
 from magid.control.planner import Wanted
+from magid.errors import NotReady
 from magid.gateway.proxy import health
 from magid.gateway.proxy.server import UpstreamServer
 from magid.gateway.proxy.server_ends import EndOfServer
 from magid.gateway.routing import fleet, model_list
 from magid.gateway.routing.fleet import Backend, Fleet, ServerProperties, StartPause
+from magid.gateway.routing.resolver import ModelRoute
 from magid.http.json_text import to_json
 from magid.servers.backend import ServerState
 
@@ -118,6 +120,16 @@ class FleetState:
 
     def servers_of(self, model_id: str) -> list[UpstreamServer]:
         return [s for s in self._servers.values() if s.backend.model_id == model_id]
+
+    def no_healthy_server(self, route: ModelRoute) -> NotReady:
+        """Returns the error of a request none of whose servers can be asked now."""
+        servers = [self.server(backend.process) for backend in route.backends]
+        reasons = {s.breaker.reason for s in servers if s is not None and s.breaker.reason}
+        why = "; ".join(sorted(reasons)) or "none is left"
+        return NotReady(
+            f"cannot reach a healthy server for {route.pool}: {why}; it is being checked, try "
+            "again in a moment"
+        )
 
     def drop_if_done(self, server: UpstreamServer) -> None:
         """Drops a leaving server once its last request has ended. Idempotent."""

@@ -1,11 +1,11 @@
-// The gateway's requests: those under way and the last ones. Texts are never kept.
+// The gateway's requests: those under way, the last ones, and those that routing refused.
 import { useState } from "preact/hooks";
 
 import type { GatewayRequest } from "../api/types.ts";
 import { Empty } from "../parts/empty.tsx";
 import { counted } from "../parts/format.ts";
 import { to } from "../shell/route.ts";
-import { chosen, toCsv, type RequestFilter } from "./requests.ts";
+import { chosen, outcomesOf, toCsv, type RequestFilter } from "./requests.ts";
 import { RequestTable, useRequests } from "./table.tsx";
 
 export default function Activity() {
@@ -40,7 +40,6 @@ interface FiltersProps {
 }
 
 function Filters({ filter, requests, shown, onChange }: FiltersProps) {
-  const outcomes = [...new Set(requests.map(({ outcome }) => outcome))].sort();
   return (
     <div class="filters" role="search" aria-label="Requests">
       <input
@@ -56,7 +55,7 @@ function Filters({ filter, requests, shown, onChange }: FiltersProps) {
         onChange={(event) => onChange({ ...filter, outcome: event.currentTarget.value })}
       >
         <option value="">All outcomes</option>
-        {outcomes.map((outcome) => (
+        {outcomesOf(requests).map((outcome) => (
           <option key={outcome}>{outcome}</option>
         ))}
       </select>

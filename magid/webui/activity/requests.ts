@@ -8,12 +8,27 @@ export interface RequestFilter {
 
 export const isRunning = (request: GatewayRequest): boolean => request.outcome === "running";
 
+/** How a request ended, with the reason that magid has given: "refused: model not found". */
+export function outcomeOf({ outcome, code, status }: GatewayRequest): string {
+  if (code) return `${outcome}: ${code.replace(/([a-z])([A-Z])/g, "$1 $2").toLowerCase()}`;
+  return status !== null && status >= 400 ? `${outcome}: ${status}` : outcome;
+}
+
+/** What to filter by: each outcome, and below it its reasons. */
+export function outcomesOf(requests: GatewayRequest[]): string[] {
+  const all = requests.flatMap((request) => [request.outcome, outcomeOf(request)]);
+  return [...new Set(all)].sort();
+}
+
+const SEARCHED = ["model", "modelId", "token", "path", "id", "code", "error"] as const;
+
 export function chosen(requests: GatewayRequest[], filter: RequestFilter): GatewayRequest[] {
   const text = filter.text.toLowerCase();
+  const { outcome } = filter;
   return requests.filter(
     (request) =>
-      (filter.outcome === "" || request.outcome === filter.outcome) &&
-      [request.model, request.modelId, request.token, request.path, request.id, request.error]
+      (outcome === "" || request.outcome === outcome || outcomeOf(request) === outcome) &&
+      SEARCHED.map((name) => request[name])
         .join(" ")
         .toLowerCase()
         .includes(text),
@@ -21,9 +36,9 @@ export function chosen(requests: GatewayRequest[], filter: RequestFilter): Gatew
 }
 
 const COLUMNS = [
-  "at", "id", "path", "token", "model", "modelId", "tier", "route", "status", "outcome", "error",
-  "waitedSeconds", "firstTokenSeconds", "durationSeconds", "promptTokens", "cachedTokens",
-  "answerTokens", "tokensPerSecond",
+  "at", "id", "path", "token", "model", "modelId", "tier", "route", "status", "outcome", "code",
+  "error", "waitedSeconds", "firstTokenSeconds", "durationSeconds", "promptTokens",
+  "cachedTokens", "answerTokens", "tokensPerSecond",
 ] as const;
 
 /** RFC 4180. A text that a spreadsheet would take for a formula gets an apostrophe before it. */

@@ -10,9 +10,10 @@ import { act, tellError } from "../parts/notices.tsx";
 import { Table, type Column } from "../parts/table.tsx";
 import { to } from "../shell/route.ts";
 import { live } from "../stream/client.ts";
-import { isRunning } from "./requests.ts";
+import { Details, DetailsButton } from "./details.tsx";
+import { isRunning, outcomeOf } from "./requests.ts";
 
-const KEPT = 1000;
+const KEPT = 1200;
 
 /** The list, asked for when the stream says that requests have come or ended. */
 export function useRequests(): GatewayRequest[] | undefined {
@@ -47,8 +48,7 @@ function Outcome({ request }: { request: GatewayRequest }) {
   return (
     <span class={`state ${tone}`} title={request.error ?? undefined}>
       <Icon name={icon} spins={running} />
-      {running ? "running" : request.outcome}
-      {request.status !== null && request.status >= 400 && ` ${request.status}`}
+      {outcomeOf(request)}
     </span>
   );
 }
@@ -64,7 +64,7 @@ const COLUMNS: Column<GatewayRequest>[] = [
           {modelId}
         </a>
       ) : (
-        model
+        model || "–"
       ),
   },
   { key: "asked", title: "Asked for", mid: true, cell: ({ model }) => model },
@@ -88,15 +88,21 @@ const COLUMNS: Column<GatewayRequest>[] = [
     title: "Actions",
     isTitleHidden: true,
     cell: (request) =>
-      isRunning(request) &&
-      mayChange() && (
+      isRunning(request) && mayChange() ? (
         <button aria-label={`Cancel ${request.id}`} onClick={() => void cancel(request)}>
           Cancel
         </button>
+      ) : (
+        <DetailsButton request={request} />
       ),
   },
 ];
 
 export function RequestTable({ requests }: { requests: GatewayRequest[] }) {
-  return <Table label="Requests" columns={COLUMNS} rows={requests} keyOf={({ id }) => id} />;
+  return (
+    <>
+      <Table label="Requests" columns={COLUMNS} rows={requests} keyOf={({ id }) => id} />
+      <Details />
+    </>
+  );
 }

@@ -16,6 +16,7 @@ export interface RequestCounts {
   running: number;
   waiting: number;
   ended: number;
+  refused: number; // by routing
   promptTokens: number;
   answerTokens: number;
 }

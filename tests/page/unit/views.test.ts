@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { chosen, toCsv } from "../activity/requests.ts";
+import { chosen, outcomeOf, outcomesOf, toCsv } from "../activity/requests.ts";
 import type { GatewayRequest, Plan } from "../api/types.ts";
 import { partOf, split } from "../chat/answer_stream.ts";
 import { blocks, inline } from "../chat/prose.ts";
@@ -69,7 +69,7 @@ test("code and strong within a line; markup is text", () => {
 // -- activity -----------------------------------------------------------------------------------
 
 const request = (id: string, more: Partial<GatewayRequest>) =>
-  ({ id, model: "auto", outcome: "ok", ...more }) as GatewayRequest;
+  ({ id, model: "auto", outcome: "ok", status: null, ...more }) as GatewayRequest;
 
 test("requests are searched and filtered", () => {
   const all = [request("1", { token: "Kim" }), request("2", { outcome: "failed", error: "x" })];
@@ -78,6 +78,21 @@ test("requests are searched and filtered", () => {
   assert.deepEqual(found("kim", ""), ["1"]);
   assert.deepEqual(found("", "failed"), ["2"]);
   assert.deepEqual(found("kim", "failed"), []);
+});
+
+test("an outcome has its reason, and both can be chosen", () => {
+  const all = [
+    request("1", { status: 200 }),
+    request("2", { outcome: "refused", code: "ModelNotFound", status: null }),
+    request("3", { outcome: "refused", code: null, status: 400 }),
+  ];
+  assert.deepEqual(all.map(outcomeOf), ["ok", "refused: model not found", "refused: 400"]);
+  assert.deepEqual(outcomesOf(all), [
+    "ok", "refused", "refused: 400", "refused: model not found",
+  ]);
+  const found = (outcome: string) => chosen(all, { text: "", outcome }).map(({ id }) => id);
+  assert.deepEqual(found("refused"), ["2", "3"]);
+  assert.deepEqual(found("refused: 400"), ["3"]);
 });
 
 test("an export holds no formula and no broken line", () => {
