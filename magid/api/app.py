@@ -138,16 +138,16 @@ def _endpoint(
             host=incoming.host_of(request),
             requested_headers=request.headers.get("access-control-request-headers"),
             sender=incoming.sender(request, policy, public_path) if route.signs_in else NOBODY,
+            # Taken before the handler, which may wait: a closed connection has no peer.
+            by=peers.name_of(caller, request.transport) if route.access is Access.CHANGE else "",
         )
         ctx.daemon.refresh_profile()
         is_change = route.access is Access.CHANGE and route.method != "GET"
-        # Taken before the handler, which may wait: a closed connection has no peer.
-        name = peers.name_of(caller, request.transport) if is_change else ""
         answer = await route.handler(ctx, call)
         if isinstance(answer, Stream):
             return await _send_stream(request, answer, lambda: authenticator.is_valid(caller))
         if is_change and not query.get("dryRun"):
-            access_log.log_change(name, answer.status, **_named(request))
+            access_log.log_change(call.by, answer.status, **_named(request))
         return _response(request, answer)
 
     return endpoint

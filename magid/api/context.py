@@ -4,6 +4,7 @@ import asyncio
 import platform
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
 from typing import Any
 
 from msgspec import Struct, field
@@ -181,6 +182,8 @@ class Context(Struct):
         found += [self._gpu_unused] if self._gpu_unused else []
         found += older_program(self.daemon.observed().values(), self._program_changed_at)
         found += (DaemonCondition(Code.NOT_LISTENING, text) for text in self.not_listening)
+        if self.gateway.capture.until is not None:
+            found.append(_capturing(self.gateway.capture.until))
         if self.tokens.problem is not None:
             found.append(DaemonCondition(Code.TOKENS_UNUSABLE, self.tokens.problem.message))
         return in_order(found)
@@ -195,6 +198,15 @@ class Context(Struct):
 
     def memory(self) -> server_schemas.Memory:
         return views.memory(usage.machine_memory())
+
+
+def _capturing(until: datetime) -> DaemonCondition:
+    return DaemonCondition(
+        Code.CAPTURING_TEXTS,
+        "what clients ask and what models answer is captured until "
+        f"{views.when(until)}: administrators can read it",
+        remedy=("magictl capture stop",),
+    )
 
 
 def _system() -> Mapping[str, str]:

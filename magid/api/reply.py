@@ -43,6 +43,7 @@ class Call(Struct, frozen=True):
     host: str | None = None  # the Host header; None on a unix socket
     requested_headers: str | None = None  # by a browser's preflight
     sender: Sender = NOBODY  # known on the routes of sessions
+    by: str = ""  # who sends it, for the log; known on the routes of administrators
 
     @property
     def is_tcp(self) -> bool:

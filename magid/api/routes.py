@@ -11,6 +11,7 @@ from magid import errors as e
 from magid.api import events
 from magid.api.context import Context
 from magid.api.handlers import (
+    capture,
     disk,
     gpus,
     library,
@@ -40,7 +41,13 @@ from magid.api.schemas.access import (
     TokensReply,
 )
 from magid.api.schemas.disk import DiskReply, RemovalReply
-from magid.api.schemas.gateway import Explanation, RequestsReply, UsageReply
+from magid.api.schemas.gateway import (
+    CapturedTexts,
+    CaptureReply,
+    Explanation,
+    RequestsReply,
+    UsageReply,
+)
 from magid.api.schemas.gpus import GpusReply, ModelMemory
 from magid.api.schemas.library import Download, DownloadsReply, OutdatedReply, VariantsReply
 from magid.api.schemas.models import (
@@ -195,7 +202,7 @@ def _session(method: str, handler: Handler, **more: Any) -> Route:
 _TAG, _LATER = (304,), (202,)  # further statuses: unchanged; started, not finished
 M, S, P = "/api/models", "/api/models/servers", "/api/models/profiles"
 TEXTS = "/api/models/profile-texts"
-LIBRARY = "/api/library/downloads"
+LIBRARY, CAPTURE = "/api/library/downloads", "/api/capture"
 ID, SID, NAME = f"{M}/{{modelId}}", f"{S}/{{modelId}}", f"{P}/{{name}}"
 
 # fmt: off
@@ -269,6 +276,12 @@ ROUTES: tuple[Route, ...] = (
     _get("/api/usage", requests.get_usage, UsageReply, query=_USAGE),
     _delete("/api/requests/{requestId}", requests.cancel_request, Message,
             errors=(e.NotFound,)),
+    _get(CAPTURE, capture.get_capture, CaptureReply, access=Access.CHANGE),
+    _post(CAPTURE, capture.start_capture, CaptureReply, body="CaptureBody",
+          errors=(e.NotAllowed,)),
+    _delete(CAPTURE, capture.end_capture, CaptureReply),
+    _get(f"{CAPTURE}/{{requestId}}", capture.get_texts, CapturedTexts, access=Access.CHANGE,
+         errors=(e.NotAllowed, e.NotFound)),
     _get(LIBRARY, library.list_downloads, DownloadsReply, errors=(e.NotReady,)),
     _post(LIBRARY, library.create_download, Download, status=202, body="DownloadBody",
           errors=(e.NotReady, *_DOWNLOADING)),

@@ -140,6 +140,7 @@ _EXPOSED = ", ".join(
     (
         *("ETag", "X-Request-Id", "Request-Id", "Retry-After"),
         *("X-Magi-Model", "X-Magi-Server", "X-Magi-Route", "X-Magi-Draft-Model"),
+        "X-Magi-Captured",
         *(
             f"X-RateLimit-{figure}-{what}"
             for what in ("Requests", "Tokens")

@@ -2,6 +2,7 @@
 
 from magid.cli.parser import Verbs
 from magid.cli.verbs import (
+    capture,
     chat,
     completion,
     config,
@@ -31,7 +32,7 @@ from magid.cli.verbs import (
 MODULES = (
     status, servers, settings, plan, profiles, logs, chat, top, events, doctor,
     tokens, open_verb, version, completion, config, usage, gpus, fits, pull, outdated, import_verb,
-    engines, disk, help_verb,
+    engines, disk, capture, help_verb,
 )  # fmt: skip
 GROUPS = {
     "Models": ("ls", "show", "cat", "rescan", "pull", "download", "outdated", "df", "rm"),
@@ -39,7 +40,7 @@ GROUPS = {
     "Decisions": (
         "enable", "disable", "tier", "thinking", "set", "profile", "diff", "apply", "import",
     ),
-    "Prompts": ("run", "route", "usage"),
+    "Prompts": ("run", "route", "usage", "capture"),
     "This machine": (
         "open", "gpus", "fits", "engine", "doctor", "config", "token", "version", "completion",
         "help",

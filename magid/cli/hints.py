@@ -20,6 +20,7 @@ _CALLS = tuple(
         (r'POST /api/library/downloads \{"source": "(?P<name>[^"]+)"\}', r"magictl pull \g<name>"),
         (r"GET /api/requests\b", "magictl top"),
         (r"(?P<by>by )?DELETE /api/requests\b(/\S+)?", r"\g<by>another client"),
+        (r"POST /api/capture\b", "magictl capture start"),
         (r"GET /api/tokens\b", "magictl token ls"),
         (r"GET /api/events\b", "magictl events"),
     )

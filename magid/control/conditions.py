@@ -52,6 +52,7 @@ class Code(StrEnum):
     GPU_UNUSED = "GpuUnused"
     LIMITS_NOT_IN_FORCE = "LimitsNotInForce"
     STATE_NOT_SAVED = "StateNotSaved"
+    CAPTURING_TEXTS = "CapturingTexts"
     TOKENS_UNUSABLE = "TokensUnusable"
     NOT_LISTENING = "NotListening"
     MODELS_MISSING = "ModelsMissing"

@@ -18,8 +18,10 @@ from magid.errors import MagidError, NotReady, QueueFull, ServerLost
 from magid.gateway.accounting import request_log, token_usage
 from magid.gateway.accounting.request_log import Outcome, Records, log_end
 from magid.gateway.accounting.statistics import RequestStatistics
+from magid.gateway.accounting.text_capture import TextCapture
 from magid.gateway.accounting.token_usage import OTHER, UsageStore
 from magid.gateway.proxy import health
+from magid.gateway.proxy.captured_answer import CapturedAnswer
 from magid.gateway.proxy.fleet_state import FleetState
 from magid.gateway.proxy.forward import ForwardedRequest, ResponseSink
 from magid.gateway.proxy.health import HealthChecker
@@ -48,6 +50,7 @@ class Dispatcher:
         self.daemon = daemon  # which starts and stops models on request
         self._settings = daemon.config.gateway
         self.records = Records()
+        self.capture = TextCapture()
         self.errors: Counter[str] = Counter()  # sent to clients, by code
         self._active: dict[str, ForwardedRequest] = {}  # by the id of their record
         self._queues: FairQueues[ForwardedRequest] = FairQueues(self._settings.queue_limit)
@@ -77,6 +80,7 @@ class Dispatcher:
     async def close(self) -> None:
         """Ends all requests in progress. Idempotent."""
         self._unsubscribe()
+        self.capture.end("magid ends")
         for forwarded in list(self._active.values()):
             forwarded.cancel(Outcome.KILLED)
         self._state.close()
@@ -163,6 +167,9 @@ class Dispatcher:
         forwarded = ForwardedRequest(
             request, client, route, self._retry, self._on_free, self._on_end
         )
+        if self.capture.is_on:
+            exchange = self.capture.begin(forwarded.record, request.pieces or (request.body,))
+            forwarded.client = CapturedAnswer(client, self.capture, exchange)
         self.records.begin(forwarded.record)
         self._active[forwarded.record.id] = forwarded
         try:

@@ -4,6 +4,7 @@ import { render } from "preact";
 
 import { ApiError, loadSession, mayRead, session, signIn } from "./api/request.ts";
 import { tellError } from "./parts/notices.tsx";
+import { followCapture } from "./shell/capture.tsx";
 import { followAddress } from "./shell/route.ts";
 import { Shell } from "./shell/shell.tsx";
 import { applyTheme } from "./shell/theme.tsx";
@@ -39,6 +40,7 @@ applyTheme();
 await useLink();
 followAddress();
 keepHistory();
+followCapture();
 render(<Shell />, document.body);
 await knowSession();
 

@@ -105,6 +105,8 @@ def test_an_operation_says_what_it_does_and_takes(route: Route) -> None:
     others = {
         ("POST", "/api/route/explain"): Access.READ,
         ("GET", "/api/tokens"): Access.CHANGE,
+        ("GET", "/api/capture"): Access.CHANGE,
+        ("GET", "/api/capture/{requestId}"): Access.CHANGE,  # texts of others
         ("GET", "/api/library/variants"): Access.CHANGE,  # asks with the token for the hub
         ("GET", "/api/library/outdated"): Access.CHANGE,
         ("POST", "/api/session"): Access.PUBLIC,  # who signs in has no access yet

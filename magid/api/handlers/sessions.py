@@ -9,6 +9,7 @@ from urllib.parse import quote
 from magid.api.context import Context
 from magid.api.reply import Call, Reply, Sender, reply
 from magid.api.schemas import access as access_schemas
+from magid.api.views import when
 from magid.auth import session_cookie
 from magid.auth.sessions import LIFE_S, LINK_S, Grant, Session
 from magid.auth.token_store import TokenEntry
@@ -26,7 +27,13 @@ Shown = access_schemas.SessionReply
 
 async def get_session(ctx: Context, call: Call) -> Reply:
     """Whether the browser is signed in, and what the caller may do."""
-    return reply(_shown(ctx, call.sender))
+    return reply(_told(ctx, _shown(ctx, call.sender)))
+
+
+def _told(ctx: Context, shown: Shown) -> Shown:
+    """Who may not read the status is told, too, that what they ask is captured."""
+    shown["capturedUntil"] = when(ctx.gateway.capture.until)
+    return shown
 
 
 def _shown(ctx: Context, sender: Sender) -> Shown:
@@ -54,7 +61,7 @@ def _answer(scopes: frozenset[Scope], *, required: bool) -> Shown:
         access = "read" if Scope.READ in scopes else "infer"
     return {
         "signedIn": False, "required": required, "access": access, "scopes": sorted(scopes),
-        "name": "", "models": None, "expiresAt": None,
+        "name": "", "models": None, "expiresAt": None, "capturedUntil": None,
     }  # fmt: skip
 
 
@@ -72,12 +79,8 @@ def _of_session(session: Session) -> Shown:
     shown["signedIn"] = True
     shown["name"] = session.caller.name or session.grant.person
     shown["models"] = None if models is None else list(models)
-    shown["expiresAt"] = _time(session.expires_at)
+    shown["expiresAt"] = when(session.expires_at)
     return shown
-
-
-def _time(moment: datetime) -> str:
-    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 async def sign_in(ctx: Context, call: Call) -> Reply:
@@ -103,7 +106,7 @@ async def sign_in(ctx: Context, call: Call) -> Reply:
         raise _unknown_link()  # its token was revoked since
     who = f"token {session.caller.name}" if grant.token else f"the link of {grant.person}"
     log.info("a browser at %s signed in with %s", sender.name, who)
-    return _with_cookie(_of_session(session), sender, value, int(LIFE_S))
+    return _with_cookie(_told(ctx, _of_session(session)), sender, value, int(LIFE_S))
 
 
 def _grant(ctx: Context, body: "bodies.SessionBody", sender: Sender) -> Grant:
@@ -178,7 +181,7 @@ async def make_link(ctx: Context, call: Call) -> Reply:
         # In the fragment, which browsers send to no server, so that it gets into no log.
         "path": f"#link={quote(link)}",
         "link": link,
-        "expiresAt": _time(datetime.now(UTC) + timedelta(seconds=LINK_S)),
+        "expiresAt": when(datetime.now(UTC) + timedelta(seconds=LINK_S)),
     }
     return reply(answer, 201)
 

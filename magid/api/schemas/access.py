@@ -95,6 +95,8 @@ class SessionReply(TypedDict):
     """`access`: the most that the caller may do; `scopes` has all of it.
 
     `name` is the token's, or says who made the link; `models` limits requests to the gateway.
+    `capturedUntil`: until when administrators can read what is asked and answered; null: they
+    cannot.
     """
 
     signedIn: bool
@@ -104,6 +106,7 @@ class SessionReply(TypedDict):
     name: str
     models: list[str] | None
     expiresAt: str | None
+    capturedUntil: str | None
 
 
 class SignInLink(TypedDict):

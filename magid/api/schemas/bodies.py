@@ -17,6 +17,7 @@ from magid.auth.tokens import MAX_LIMIT, MAX_MODELS, NAME, Scope
 from magid.catalog import profile
 from magid.discovery.tiers import Tier
 from magid.files import explanation
+from magid.gateway.accounting.text_capture import MAX_S
 from magid.llama.runtime_settings import SETTINGS
 
 
@@ -140,6 +141,12 @@ class TokenBody(Body):
     limits: TokenLimits | None = None
 
 
+class CaptureBody(Body):
+    """How long texts are captured, from now on."""
+
+    seconds: Annotated[int, Field(ge=10, le=MAX_S)]
+
+
 class SessionBody(Body):
     """A sign-in: with a token, or with the secret of a link that `magictl open` has made."""
 
@@ -174,6 +181,7 @@ MODELS: Final[Mapping[str, type[BaseModel]]] = {
         TokenBody,
         SessionBody,
         LinkBody,
+        CaptureBody,
         TokenLimits,
         explanation.model_of(profile.Profile),
     )

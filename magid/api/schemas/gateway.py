@@ -68,6 +68,39 @@ class RequestsReply(TypedDict):
     requests: list[GatewayRequest]
 
 
+class CapturedRequest(TypedDict):
+    """The sizes are those of the whole texts, of which less may be kept."""
+
+    id: str
+    model: str
+    token: str | None
+    path: str
+    requestBytes: int
+    answerBytes: int
+
+
+class CapturedTexts(CapturedRequest):
+    """The body that the server got, and its answer, without chunks: JSON, or events of a stream.
+
+    Of a long request both ends are kept, of a long answer the beginning.
+    """
+
+    request: str
+    answer: str
+    contentType: str | None  # of the answer
+
+
+class CaptureReply(TypedDict):
+    """`bytes` are kept, of `maxBytes`; `dropped` requests have made room for newer ones."""
+
+    on: bool
+    until: str | None
+    bytes: int
+    maxBytes: int
+    dropped: int
+    requests: list[CapturedRequest]
+
+
 class UsageFigures(TypedDict):
     requests: int
     promptTokens: int

@@ -5,6 +5,7 @@ import type { GatewayRequest } from "../api/types.ts";
 import { Empty } from "../parts/empty.tsx";
 import { counted } from "../parts/format.ts";
 import { to } from "../shell/route.ts";
+import { CaptureButton } from "./capture.tsx";
 import { chosen, outcomesOf, toCsv, type RequestFilter } from "./requests.ts";
 import { RequestTable, useRequests } from "./table.tsx";
 
@@ -15,7 +16,10 @@ export default function Activity() {
   const shown = chosen(requests, filter);
   return (
     <>
-      <h1>Activity</h1>
+      <div class="heading">
+        <h1>Activity</h1>
+        <CaptureButton />
+      </div>
       {requests.length === 0 ? (
         <Empty title="No requests since magid started">
           <p>

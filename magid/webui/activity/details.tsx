@@ -4,6 +4,7 @@ import { useEffect, useRef } from "preact/hooks";
 
 import type { GatewayRequest } from "../api/types.ts";
 import { count, moment, rate, span } from "../parts/format.ts";
+import { CapturedTexts } from "./capture.tsx";
 import { outcomeOf } from "./requests.ts";
 
 const shown = signal<GatewayRequest | undefined>(undefined);
@@ -34,6 +35,7 @@ export function Details() {
       <h2 id="details">Request {request.id}</h2>
       {request.error && <p class="problem">{request.error}</p>}
       <Facts request={request} />
+      <CapturedTexts id={request.id} />
       <div class="buttons">
         <button onClick={close}>Close</button>
       </div>

@@ -20,6 +20,7 @@ export type PlanLine = Schemas["PlanLine"];
 export type Profile = Schemas["ProfileReply"];
 export type GatewayRequest = Schemas["GatewayRequest"];
 export type Requests = Schemas["RequestsReply"];
+export type Captured = Schemas["CapturedTexts"];
 export type Usage = Schemas["UsageReply"];
 export type Token = Schemas["ApiToken"];
 export type Tokens = Schemas["TokensReply"];

@@ -1,7 +1,7 @@
 // One conversation with any name that the gateway knows; kept in this browser alone.
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 
-import { get } from "../api/request.ts";
+import { get, loadSession, mayRead } from "../api/request.ts";
 import { confirmed } from "../parts/dialog.tsx";
 import { Empty } from "../parts/empty.tsx";
 import { Icon } from "../parts/icons.tsx";
@@ -32,6 +32,9 @@ function useNames(): Listed[] {
 
 export default function Chat() {
   const names = useNames();
+  useEffect(() => {
+    if (!mayRead()) loadSession().catch(tellError); // who reads no events asks what is captured
+  }, []);
   const listed = names.some(({ id }) => id === model.value);
   return (
     <div class="chat">

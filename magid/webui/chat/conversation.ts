@@ -1,7 +1,7 @@
 // The one conversation of this browser, and the answer that is being written.
 import { signal } from "@preact/signals";
 
-import { ask } from "../api/request.ts";
+import { ask, loadSession, session } from "../api/request.ts";
 import { store, stored } from "../shell/stored.ts";
 import { read, type Part, type Timings } from "./answer_stream.ts";
 
@@ -63,6 +63,8 @@ export async function send(text: string, images: string[]): Promise<void> {
       signal: abort.signal,
     });
     change({ about: aboutOf(reply.headers) });
+    const isCaptured = reply.headers.has("X-Magi-Captured");
+    if (isCaptured !== Boolean(session.peek()?.capturedUntil)) void loadSession();
     if (reply.body) await read(reply.body, (part) => change(withPart(answer, part)));
   } catch (error) {
     if (!abort.signal.aborted) change({ problem: (error as Error).message });

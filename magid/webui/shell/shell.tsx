@@ -8,6 +8,7 @@ import { ConfirmDialog } from "../parts/dialog.tsx";
 import { Icon } from "../parts/icons.tsx";
 import { Notices, tellError } from "../parts/notices.tsx";
 import { live, retry } from "../stream/client.ts";
+import { CaptureBanner, CaptureTag } from "./capture.tsx";
 import { ConnectionBanner, ConnectionState } from "./connection.tsx";
 import { route, to } from "./route.ts";
 import { SignIn } from "./sign_in.tsx";
@@ -35,6 +36,7 @@ export function Shell() {
       </a>
       <Header />
       <ConnectionBanner />
+      <CaptureBanner />
       {isOut ? <SignIn /> : <Body />}
       <Notices />
       <ConfirmDialog />
@@ -57,6 +59,7 @@ function Header() {
       </a>
       <Profile />
       <span class="grow" />
+      <CaptureTag />
       {mayRead() && <ConnectionState />}
       {session.value?.access === "read" && <span class="tag">Read only</span>}
       {name && <span class="quiet who">{name}</span>}

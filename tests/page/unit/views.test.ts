@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { chosen, outcomeOf, outcomesOf, toCsv } from "../activity/requests.ts";
+import { answered, asked } from "../activity/texts.ts";
 import type { GatewayRequest, Plan } from "../api/types.ts";
 import { partOf, split } from "../chat/answer_stream.ts";
 import { blocks, inline } from "../chat/prose.ts";
@@ -93,6 +94,40 @@ test("an outcome has its reason, and both can be chosen", () => {
   const found = (outcome: string) => chosen(all, { text: "", outcome }).map(({ id }) => id);
   assert.deepEqual(found("refused"), ["2", "3"]);
   assert.deepEqual(found("refused: 400"), ["3"]);
+});
+
+test("what was asked, in each API", () => {
+  const say = (body: object) => asked(JSON.stringify(body));
+  const parts = [{ type: "text", text: "<b>Hi</b>" }, { type: "image_url" }];
+  assert.equal(
+    say({ messages: [{ role: "system", content: "Be brief" }, { role: "user", content: parts }] }),
+    "system: Be brief\n\nuser: <b>Hi</b>",
+  );
+  assert.equal(say({ system: "Be brief", messages: [] }), "system: Be brief");
+  assert.equal(say({ input: "A text" }), "A text");
+  assert.equal(say({ prompt: "A text", max_tokens: 4 }), "A text");
+  assert.equal(say({ max_tokens: 4 }), '{"max_tokens":4}');
+  for (const text of ['{"messages":[{"role', "null", "", "3"]) assert.equal(asked(text), text);
+});
+
+test("what was answered, in each API, whole and as a stream", () => {
+  const say = (body: object) => answered(JSON.stringify(body));
+  const message = { content: "Yes", reasoning_content: "Hm" };
+  assert.equal(say({ choices: [{ message }] }), "(Hm)\n\nYes");
+  assert.equal(say({ choices: [{ text: "Yes" }] }), "Yes");
+  assert.equal(say({ content: [{ type: "text", text: "Yes" }] }), "Yes");
+  assert.equal(say({ output: [{ content: [{ text: "Yes" }] }] }), "Yes");
+  assert.equal(say({ data: [{ embedding: [1] }] }), '{"data":[{"embedding":[1]}]}');
+  const stream = (...events: object[]) =>
+    answered(events.map((event) => `data: ${JSON.stringify(event)}\n\n`).join("") + "data: [DO");
+  const delta = (content: object) => ({ choices: [{ delta: content }] });
+  assert.equal(
+    stream(delta({ reasoning_content: "Hm" }), delta({ content: "Ye" }), delta({ content: "s" })),
+    "(Hm)\n\nYes",
+  );
+  assert.equal(stream({ delta: { text: "Yes" } }, { type: "message_stop" }), "Yes");
+  assert.equal(stream({ delta: "Ye" }, { delta: "s" }), "Yes");
+  for (const text of ["", "data: {", "{"]) assert.equal(answered(text), text);
 });
 
 test("an export holds no formula and no broken line", () => {
