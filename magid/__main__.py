@@ -29,6 +29,7 @@ from magid.auth import token_store
 from magid.auth.token_store import TokenStore
 from magid.catalog.profile_store import ProfileDir
 from magid.config import loading as config
+from magid.config.loading import Effective
 from magid.config.settings import Config
 from magid.control.daemon import Daemon
 from magid.control.snapshot import status_line
@@ -80,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         own_log = setup.set_up(effective.config.log_level)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         _raise_descriptor_limit()
-        return uvloop.run(serve(effective.config, own_log, passed))
+        return uvloop.run(serve(effective, own_log, passed))
     except MagidError as error:
         return _fail(error, passed)
 
@@ -168,14 +169,15 @@ class _Started(Struct, frozen=True):
     listening: Listening
 
 
-async def serve(settings: Config, own_log: OwnLog, passed: Sequence[socket.socket] = ()) -> int:
+async def serve(effective: Effective, own_log: OwnLog, passed: Sequence[socket.socket] = ()) -> int:
     """Runs the daemon until SIGTERM or SIGINT. The API does not wait for the starts of servers.
 
     `passed` are the sockets that systemd has passed.
     """
     stop, hurry, reload = _on_signals()
+    drain_s = effective.config.drain_timeout
     async with contextlib.AsyncExitStack() as held:
-        started = await _start(held, settings, own_log, passed)
+        started = await _start(held, effective, own_log, passed)
         context, certificate = started.context, started.certificate
         notifier = sdnotify.SystemdNotifier()
         notifier.notify("READY=1")
@@ -201,7 +203,7 @@ async def serve(settings: Config, own_log: OwnLog, passed: Sequence[socket.socke
         await stop.wait()
         notifier.notify("STOPPING=1")
         started.program.close()
-        await _drain(context, started.feed, started.listening, settings.drain_timeout, hurry)
+        await _drain(context, started.feed, started.listening, drain_s, hurry)
         await context.tokens.flush()
     log.info("magid has ended", extra=about(Event.ENDED))
     return 0
@@ -209,11 +211,12 @@ async def serve(settings: Config, own_log: OwnLog, passed: Sequence[socket.socke
 
 async def _start(
     held: contextlib.AsyncExitStack,
-    settings: Config,
+    effective: Effective,
     own_log: OwnLog,
     passed: Sequence[socket.socket],
 ) -> _Started:
     """Returns when requests are answered. Raises MagidError, whatever it is that failed."""
+    settings = effective.config
     try:
         held.callback(lock.lock(settings.state_dir).release)
         program = installed_program(settings)
@@ -222,6 +225,7 @@ async def _start(
         taken = sockets.take(settings.addresses, passed, has_token=context.tokens.requires_token)
         held.callback(taken.close)
         context.not_listening = taken.missing
+        context.configuration = effective
         context.addresses = tuple(taken.addresses)
         certificate = _certificate(settings)
         held.push_async_callback(context.daemon.close)

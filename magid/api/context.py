@@ -21,6 +21,7 @@ from magid.auth.sign_in_delays import SignInDelays
 from magid.auth.token_store import TokenStore
 from magid.catalog.effective import Model
 from magid.config.addresses import Address
+from magid.config.loading import Effective
 from magid.control.conditions import Code, DaemonCondition, Severity, in_order
 from magid.control.daemon import Daemon
 from magid.control.fits import ModelFit
@@ -65,6 +66,8 @@ class Context(Struct):
     delays: SignInDelays = field(default_factory=SignInDelays)
     look_at_pci: Callable[[], frozenset[str]] = display_controllers.vendors
     disk_turns: Turns = field(default_factory=Turns)
+    engine_turns: Turns = field(default_factory=Turns)
+    configuration: Effective | None = None  # None: it came from no file
     not_listening: tuple[str, ...] = ()  # which addresses are not served, and why
     _lacking: str = ""  # why there is no llama-server
     _program_changed_at: float = 0.0

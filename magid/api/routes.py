@@ -23,6 +23,7 @@ from magid.api.handlers import (
     requests,
     servers,
     sessions,
+    system,
     tokens,
 )
 from magid.api.handlers import servers as health
@@ -77,6 +78,7 @@ from magid.api.schemas.servers import (
     StatusReply,
     StopAllReply,
 )
+from magid.api.schemas.system import ConfigurationReply, EnginesReply
 from magid.auth.tokens import Scope
 from magid.gateway.accounting.token_usage import KEPT_DAYS
 
@@ -299,6 +301,8 @@ ROUTES: tuple[Route, ...] = (
          access=Access.CHANGE, errors=(e.NotReady, *_DOWNLOADING)),  # with the same token
     _get("/api/gpus", gpus.list_gpus, GpusReply),
     _post("/api/gpus/refresh", gpus.refresh_gpus, GpusReply),
+    _get("/api/configuration", system.get_configuration, ConfigurationReply),
+    _get("/api/engines", system.get_engines, EnginesReply),
     _get("/metrics", metrics.get_metrics, str, media=_TEXT),
     _get("/sd/prometheus", metrics.discover, list[ScrapeTarget]),
     _session("GET", sessions.get_session),

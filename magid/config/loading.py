@@ -94,7 +94,7 @@ class Setting(Struct, frozen=True):
 
 def settings() -> tuple[Setting, ...]:
     """Returns all settings, in the order of the shipped file."""
-    defaults = _flat(Config())
+    defaults = values(Config())
     allowed = {f"server_defaults.{setting.name}": setting.allowed for setting in SETTINGS}
     return tuple(
         Setting(
@@ -119,7 +119,8 @@ def _descriptions(kind: type[Schema], prefix: str = "") -> Iterator[tuple[str, s
             yield prefix + name, schema.description(annotation)
 
 
-def _flat(config: Config) -> dict[str, Any]:
+def values(config: Config) -> dict[str, Any]:
+    """Returns the values of all settings by key, as JSON has them."""
     flat: dict[str, Any] = {}
     for key, value in msgspec.to_builtins(config, enc_hook=str).items():
         nested = value.items() if isinstance(value, dict) else None
@@ -198,8 +199,8 @@ def prepared(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def render(effective: Effective) -> str:
     """Returns the text of `magid --check`: lines of `key = value  # source`, aligned. Pure."""
-    values = _flat(effective.config)
-    left = {key: f"{key} = {_shown(values[key])}" for key in effective.sources}
+    found = values(effective.config)
+    left = {key: f"{key} = {_shown(found[key])}" for key in effective.sources}
     width = max(map(len, left.values()))
     return "\n".join(f"{left[k]:<{width}}  # {source}" for k, source in effective.sources.items())
 

@@ -210,6 +210,20 @@ def test_the_system_says_what_it_is_and_what_was_used(tab: Tab, magid: Running) 
     tab.sees("There are none: who reaches this address may do everything")
 
 
+def test_the_system_says_what_is_configured_and_where(tab: Tab, magid: Running) -> None:
+    tab.open("system")
+    given = tab.page.get_by_role("table", name="Configuration").locator("tbody tr")
+    expect(given.filter(has_text="model_paths")).to_contain_text(str(magid.models))
+    expect(given.filter(has_text="model_paths")).to_contain_text("MODEL_SCAN_PATH")
+    expect(given.filter(has_text="port_range")).to_contain_text(f"{magid.configuration}:1")
+    expect(given.filter(has_text="library_path")).to_have_count(0)
+    tab.page.get_by_label("Settings", exact=True).select_option("all")
+    expect(given.filter(has_text="library_path")).to_contain_text("default")
+    engines = tab.page.get_by_role("region", name="Engines")
+    expect(engines).to_contain_text("None was added")
+    expect(engines).to_contain_text("magictl engine use NAME")
+
+
 # -- all views -----------------------------------------------------------------------------------
 
 

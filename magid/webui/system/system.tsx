@@ -1,4 +1,4 @@
-// The machine and magid: versions, GPUs, tokens, usage, where things are.
+// The machine and magid: versions, GPUs, engines, usage, tokens, and the configuration.
 import { mayChange, post } from "../api/request.ts";
 import type { Gpu, Gpus } from "../api/types.ts";
 import { gpuUses } from "../overview/memory.ts";
@@ -8,6 +8,8 @@ import { tell, tellError } from "../parts/notices.tsx";
 import { Table, type Column } from "../parts/table.tsx";
 import { live } from "../stream/client.ts";
 import type { Live } from "../stream/state.ts";
+import { ConfigurationView } from "./configuration.tsx";
+import { EngineList } from "./engines.tsx";
 import { Tokens } from "./tokens.tsx";
 import { UsageView } from "./usage.tsx";
 
@@ -19,8 +21,10 @@ export default function System() {
       <h1>System</h1>
       <About live={now} />
       <GpuList live={now} />
+      <EngineList program={now.versions.llamaServerPath} />
       <UsageView />
       {mayChange() && <Tokens />}
+      <ConfigurationView />
     </>
   );
 }

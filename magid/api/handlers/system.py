@@ -1,0 +1,69 @@
+"""Handlers of what magid runs with: the settings in force, and llama-servers side by side."""
+
+import asyncio
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from magid.api.context import Context
+from magid.api.reply import Call, Reply, reply
+from magid.api.schemas import system as schemas
+from magid.api.views import when
+from magid.config import loading
+from magid.llama import engines
+
+if TYPE_CHECKING:  # it is imported with the first question: no start waits for tar and zip
+    from magid.library.engine_store import Engine
+
+
+async def get_configuration(ctx: Context, call: Call) -> Reply:
+    """The settings in force since the start, and where each comes from."""
+    found = ctx.configuration
+    values = {} if found is None else loading.values(found.config)
+    answer: schemas.ConfigurationReply = {
+        "path": None if found is None or found.path is None else str(found.path),
+        "settings": [
+            {
+                "key": setting.key,
+                "value": values[setting.key],
+                "default": json.loads(setting.default),
+                "source": found.sources[setting.key],
+                "description": setting.description,
+            }
+            for setting in loading.settings()
+            if found is not None
+        ],
+    }
+    return reply(answer)
+
+
+async def get_engines(ctx: Context, call: Call) -> Reply:
+    """The llama-servers that were added side by side, and which of them is used."""
+    config = ctx.daemon.config
+
+    found, default = await ctx.engine_turns.take(
+        lambda: asyncio.to_thread(_look, config.engines_dir)
+    )
+    used = None if config.llama_server_path else default
+    answer: schemas.EnginesReply = {"used": used, "engines": [_shown(one, used) for one in found]}
+    return reply(answer)
+
+
+def _look(folder: Path) -> "tuple[list[Engine], str | None]":
+    """Blocks."""
+    from magid.library import engine_store
+
+    return engine_store.listed(folder), engines.default_engine(folder)
+
+
+def _shown(engine: "Engine", used: str | None) -> schemas.ListedEngine:
+    return {
+        "name": engine.name,
+        "version": engine.version,
+        "used": engine.name == used,
+        "gpus": list(engine.gpus),
+        "source": engine.source,
+        "sha256": engine.sha256 or None,
+        "addedAt": when(datetime.fromtimestamp(engine.added_at, UTC)) or "",
+    }
