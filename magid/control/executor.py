@@ -275,8 +275,9 @@ class PlanExecutor:
             self._unqueue(spec.port)
             self._places.release(spec.port)
         server = await loaded(self._launcher, spec.port)
-        if placement is not None and server is not None and lacked_memory(server):
-            server = await self._start_elsewhere(spec, placement, server.reason)
+        chosen = placement if placement and placement.source == "predicted" else None
+        if chosen is not None and server is not None and lacked_memory(server):
+            server = await self._start_elsewhere(spec, chosen, server.reason)
         elif server is not None and has_failed(server):
             server = await self._start_plain(spec, placement, server)
         if server is not None and server.state is ServerState.STOPPED:

@@ -7,7 +7,7 @@ another; of several that wait together, the largest model's first.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct, field
@@ -19,13 +19,19 @@ from magid.control.holders import Holders, MachineMemory, Reservation
 from magid.control.overheads import Overheads
 from magid.control.prediction_cache import Prediction
 from magid.control.predictions import Predictions
-from magid.control.refusals import not_allocated, refusal, refuse_ids, refuse_undrafted
+from magid.control.refusals import not_allocated, refusal, refuse_undrafted, unplaced
 from magid.control.returning import ReturningMemory
-from magid.control.wishes import FileFacts, as_placement, header_need, renamed, wish_of
+from magid.control.wishes import (
+    FileFacts,
+    as_placement,
+    header_need,
+    renamed,
+    wish_of,
+    with_devices,
+)
 from magid.errors import MagidError
 from magid.gpus import eviction
 from magid.gpus.capacity import Capacity, freed_by
-from magid.gpus.device import Gpu
 from magid.gpus.eviction import Evictable, Stopping, Waiting
 from magid.gpus.memory_table import Estimate
 from magid.gpus.placing import (
@@ -193,11 +199,13 @@ class Placing:
             case Placement() as placement:
                 return self._reserve(spec, placement)
             case _:
-                refuse_ids(spec, self._devices.present, decision.problem)
-                return None
+                return unplaced(spec, self._devices.present, decision.problem)
 
     def _reserve(self, spec: ServerSpec, placement: Placement) -> Placement | None:
         """Returns what its start gets: nothing without GPUs, unless a context was chosen for it."""
+        if placement.extent == "own" and not placement.pins_devices:
+            listed = self._devices.present
+            placement = with_devices(placement, unplaced(spec, listed, "as its arguments say"))
         passed: Placement | None = placement
         if not self.has_gpus and placement.ctx_size is None:
             passed = None
@@ -243,7 +251,7 @@ class Placing:
         known: dict[Question, Prediction] = {}
         capacity = self.holders.capacity(gpus, memory, port, self.holders.limit_of(spec))
         while isinstance(answer := self._answer(spec, capacity, known), Question):
-            placement = as_placement(spec, answer, _ids(gpus))
+            placement = as_placement(spec, answer, gpus)
             made = self._predictions.kept(spec, program, placement)
             if made is None or made.estimate is None:
                 return Decision(None, known, NOT_PREDICTED if made is None else made.problem)
@@ -321,7 +329,7 @@ class Placing:
             program = await self._program()
         except MagidError as error:
             raise _Unpredictable(error.message) from None
-        placement = as_placement(spec, question, _ids(self._devices.present.gpus))
+        placement = as_placement(spec, question, self._devices.present.gpus)
         found = await self._predictions.of(spec, program, placement, for_start=for_start)
         if found.estimate is None:
             if self.has_gpus:
@@ -336,11 +344,6 @@ class Placing:
 def _is_unknown(listed: DeviceList) -> bool:
     """Returns whether the machine may have GPUs that could not be listed."""
     return not listed.gpus and bool(listed.problem)
-
-
-def _ids(gpus: Iterable[Gpu]) -> dict[str, str]:
-    """Returns the ids of the devices by their names."""
-    return {name: gpu.device.id for gpu in gpus for name in gpu.names}
 
 
 def _estimates(known: Mapping[Question, Prediction]) -> dict[Question, Estimate]:

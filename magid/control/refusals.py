@@ -4,6 +4,7 @@ import re
 from typing import Final
 
 from magid.control.devices import DeviceList
+from magid.control.wishes import by_id, has_ids
 from magid.errors import DeviceMissing, DoesNotFit, DraftMissing, MagidError
 from magid.gpus.capacity import DeviceRoom
 from magid.gpus.placing import NoDevice, NoRoom
@@ -65,15 +66,14 @@ def not_allocated(spec: ServerSpec, placement: Placement) -> DoesNotFit:
     )
 
 
-def refuse_ids(spec: ServerSpec, listed: DeviceList, why: str) -> None:
-    """Raises DeviceMissing if `device` has ids of GPUs and magid does not place the server.
+def unplaced(spec: ServerSpec, listed: DeviceList, why: str) -> Placement | None:
+    """Returns what the start of a server gets that llama-server places: the GPUs of `device`.
 
-    llama-server knows names only. `why` is the reason for which it places the server itself.
+    None: nothing is to be said, because `device` has names only, which llama-server knows. `why`
+    is the reason for which it places the server itself. Raises DeviceMissing for an id that names
+    no GPU, or several.
     """
-    wanted = [] if spec.device is None else spec.device.split(",")
-    devices = [gpu.device for gpu in listed.gpus]
-    names = {name.lower() for gpu in listed.gpus for name in gpu.names}
-    ids = [one for one in wanted if one.lower() not in names and one != "none"]
+    ids, devices = has_ids(spec, listed.gpus), listed.gpus
     if unlisted := [one for one in ids if not devices and _REMOTE.fullmatch(one)]:
         raise DeviceMissing(
             f"cannot start {spec.model_id!r}: its setting device names {', '.join(unlisted)}, "
@@ -82,13 +82,14 @@ def refuse_ids(spec: ServerSpec, listed: DeviceList, why: str) -> None:
             modelId=spec.model_id,
         )
     if not ids or not devices:
-        return
-    found = {known.lower(): d.name for d in devices for known in (d.id, d.address or d.id)}
-    instead = ",".join(found.get(one.lower(), one) for one in wanted)
+        return None
+    if placement := by_id(spec, devices):
+        return placement
+    there = ", ".join(f"{gpu.device.name} ({gpu.device.id})" for gpu in devices)
     raise DeviceMissing(
-        f"cannot start {spec.model_id!r}: its setting device has the id {', '.join(ids)}, and "
-        f"llama-server, which takes names only, has to place it itself ({why or 'no prediction'}); "
-        f"set device={instead}",
+        f"cannot start {spec.model_id!r}: its setting device has {', '.join(ids)}, which is not "
+        f"the id of exactly one GPU, and llama-server has to place it itself "
+        f"({why or 'no prediction'}); this machine has {there}; set device to names of them",
         modelId=spec.model_id,
     )
 

@@ -1,6 +1,7 @@
 """What is to be placed: a server's settings and its file, in the words of the rules. Pure."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Sequence
 from typing import Final, Literal
 
 from msgspec import Struct
@@ -10,6 +11,7 @@ from magid.catalog.effective import Model
 from magid.control.prediction_cache import Prediction
 from magid.control.undrafted import missing_draft
 from magid.discovery.model_shape import ModelShape
+from magid.gpus.device import Gpu
 from magid.gpus.header_estimate import HeaderEstimate, at_most, estimate_by_header
 from magid.gpus.placing import ALL_LAYERS, SMALLEST_CTX, Question, Wish, steps_up_to
 from magid.llama.arguments import options_in
@@ -85,10 +87,13 @@ def header_need(spec: ServerSpec, facts: FileFacts) -> int | None:
 
 
 def renamed(made: Prediction, placement: Placement | None) -> Prediction:
-    """Returns the prediction with the names that devices of RPC servers have in the list."""
-    if made.estimate is None or placement is None or not placement.remote:
+    """Returns the prediction with the names that the devices have in the list.
+
+    llama-server numbers RPC servers by what it is told of, and devices that are chosen by UUID.
+    """
+    if made.estimate is None or placement is None:
         return made
-    names = dict(zip(placement.own_names, (d.name for d in placement.devices), strict=True))
+    names = dict(zip(placement.names_there, (d.name for d in placement.devices), strict=True))
     devices = tuple(
         replace(device, name=names.get(device.name, device.name))
         for device in made.estimate.devices
@@ -101,13 +106,14 @@ def _layers(spec: ServerSpec) -> int | None:
     return None if layers is None or not 0 <= layers < ALL_LAYERS else layers
 
 
-def as_placement(spec: ServerSpec, question: Question, ids: Mapping[str, str]) -> Placement | None:
+def as_placement(spec: ServerSpec, question: Question, gpus: Sequence[Gpu]) -> Placement | None:
     """Returns the placement with which llama-server predicts what the question is about.
 
-    `ids` are those of the devices by their names.
+    `gpus` are those that this machine has.
     """
     if question.is_own:
-        return None
+        return by_id(spec, gpus)
+    ids = {name: gpu.device.id for gpu in gpus for name in gpu.names}
     devices = tuple(PlacedDevice(name, ids.get(name, name), 0) for name in question.devices)
     layers = None
     if _layers(spec) is None:
@@ -116,3 +122,43 @@ def as_placement(spec: ServerSpec, question: Question, ids: Mapping[str, str]) -
         devices, 0, "all" if devices else "none", pins_devices=True, n_gpu_layers=layers,
         ctx_size=question.ctx, shares=question.shares,
     )  # fmt: skip
+
+
+def by_id(spec: ServerSpec, gpus: Sequence[Gpu]) -> Placement | None:
+    """Returns the devices of a server that llama-server places, if `device` has ids of GPUs.
+
+    llama-server takes names only. None where an id names no GPU, or several: parts of one GPU have
+    one PCI address.
+    """
+    wanted = [] if spec.device is None else spec.device.split(",")
+    found = [_named(one, gpus) for one in wanted]
+    if not has_ids(spec, gpus) or None in found:
+        return None
+    devices = tuple(PlacedDevice(name, gpu.device.id, 0) for name, gpu in filter(None, found))
+    return Placement(devices, 0, "own", source="unknown", pins_devices=True)
+
+
+def with_devices(placement: Placement, meant: Placement | None) -> Placement:
+    """Returns a placement by the user's own options with the devices of `by_id`, if there are."""
+    if meant is None:
+        return placement
+    needs = {device.name: device.need for device in placement.devices}
+    devices = tuple(dataclasses.replace(one, need=needs.get(one.name, 0)) for one in meant.devices)
+    return dataclasses.replace(placement, devices=devices, pins_devices=True)
+
+
+def has_ids(spec: ServerSpec, gpus: Sequence[Gpu]) -> list[str]:
+    """Returns what of the setting `device` is no name of these GPUs."""
+    names = {name.lower() for gpu in gpus for name in gpu.names}
+    wanted = [] if spec.device is None else spec.device.split(",")
+    return [one for one in wanted if one.lower() not in names and one != "none"]
+
+
+def _named(wanted: str, gpus: Sequence[Gpu]) -> tuple[str, Gpu] | None:
+    """Returns the one GPU with this name or id, and its name there."""
+    word = wanted.lower()
+    for gpu in gpus:
+        if name := next((name for name in gpu.names if name.lower() == word), None):
+            return name, gpu
+    found = [gpu for gpu in gpus if word in (gpu.device.id.lower(), gpu.device.address)]
+    return (found[0].device.name, found[0]) if len(found) == 1 else None

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import Any, Final
 
 from msgspec import Struct
@@ -22,6 +22,8 @@ _DIGEST: Final = re.compile(r"sha256[:-]([0-9a-f]{64})")
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _PROJECTOR: Final = "-mmproj.gguf"
 _BLOB: Final = re.compile(r"/blobs/sha256-[0-9a-f]{64}$")
+_MANIFESTS: Final = re.compile(r"/manifests/")
+_FOLDERS: Final = ("manifests", "blobs")
 _LEVELS: Final = 4  # HOST/NAMESPACE/NAME/TAG
 _MAX_BYTES: Final = 2**20  # of a manifest; real ones have 1 KiB
 _MOST: Final = 10_000  # manifests
@@ -68,17 +70,29 @@ class OllamaManifest(Struct, frozen=True):
 
 def is_store(names: Container[str]) -> bool:
     """Whether a folder with subfolders of these names is a store."""
-    return "manifests" in names and "blobs" in names
+    return all(name in names for name in _FOLDERS)
 
 
-def is_in_store(path: str) -> bool:
-    """Whether a model's path is that of a layer, as it is listed or as its blob. By its text."""
-    return _BLOB.search(path) is not None or "/manifests/" in path
+def is_of_store(folder: str) -> bool:
+    """Whether a subfolder of a store is one of its own two."""
+    return folder.rpartition("/")[2] in _FOLDERS
 
 
-def is_projector(path: str) -> bool:
-    """Whether `listed` gives this path to a projector."""
-    return path.endswith(_PROJECTOR) and "/manifests/" in path
+def is_in_store(path: str, model: Iterable[str]) -> bool:
+    """Whether this path of a model is that of a layer, as it is listed or as its blob. By its text.
+
+    `model` are all paths of the model: a folder of any name holds files of its own, but what is
+    listed below a manifest is a blob of the same store.
+    """
+    if _BLOB.search(path):
+        return True
+    stores = tuple(f"{path[: at.start()]}/blobs/" for at in _MANIFESTS.finditer(path))
+    return any(one.startswith(stores) and _BLOB.search(one) for one in model)
+
+
+def is_projector(path: str, real: str) -> bool:
+    """Whether `listed` gives this path to a projector whose blob is `real`."""
+    return path.endswith(_PROJECTOR) and is_in_store(path, (real,))
 
 
 def manifests(store: str) -> Iterator[OllamaManifest | tuple[str, str]]:

@@ -204,7 +204,8 @@ def _list_folder(
     if is_empty:
         found.empty.append(folder)
     if ollama_store.is_store({path.rpartition("/")[2] for path in subfolders[first:]}):
-        del subfolders[first:]
+        others = [one for one in subfolders[first:] if not ollama_store.is_of_store(one)]
+        subfolders[first:] = others
         _list_store(folder, found, heartbeat)
 
 
@@ -278,7 +279,7 @@ def _each_once(files: Iterable[File]) -> list[File]:
     once = []
     for file in files:
         # Models of a store of Ollama may share a projector, and each needs it beside itself.
-        inode = (*file.key[:2], file.folder if ollama_store.is_projector(file.path) else "")
+        inode = (*file.key[:2], file.folder if ollama_store.is_projector(*file[:2]) else "")
         if inode not in seen:
             seen.add(inode)
             once.append(file)

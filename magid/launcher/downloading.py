@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from typing import Final
+from weakref import WeakValueDictionary
 
 from magid.config.settings import Config
 from magid.errors import ServerFailed
@@ -35,7 +36,8 @@ class DownloadUnits:
 
     def __init__(self, units: Units) -> None:
         self._units = units
-        self._locks: dict[str, asyncio.Lock] = {}
+        # A lock lives while a request holds it or waits for it: there is no end of sources.
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def carry_out(
         self, request: DownloadRequest, settings: Callable[[], Config]

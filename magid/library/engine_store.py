@@ -4,13 +4,14 @@ An engine counts once its `llama-server` link is there, and that is made last: a
 on the disk and the program was tried. `llama/engines` has the layout.
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
@@ -27,6 +28,9 @@ MANIFEST: Final = "engine.json"
 _FILES: Final = "files"
 _MAX_MANIFEST: Final = 64 * 1024
 _PIECE: Final = 1 << 20
+_ADDING: Final = ".adding-"
+_REMOVING: Final = ".removing-"
+_CHOOSING: Final = f".{DEFAULT}-"
 _TAKEN: Final = (DEFAULT, "system", "none")
 
 
@@ -74,24 +78,66 @@ def add(folder: Path, name: str, source: Path, try_it: Try, sha256: str = "") ->
     """
     home = folder / _checked(name)
     _prepare(folder)
-    if home.exists():
+    if os.path.lexists(home):
         raise Conflict(f"cannot add engine {name!r}: there is one; remove it first, or choose "
                        "another name")  # fmt: skip
-    staging = Path(tempfile.mkdtemp(prefix=".adding-", dir=folder))
+    with _staging(folder) as staging:
+        try:
+            digest = _fetch(source, staging / _FILES, sha256.lower())
+            program = _program_in(staging / _FILES)
+            staging.chmod(0o755)
+            staging.rename(home)
+        except OSError as error:
+            raise CannotWrite(f"cannot add engine {name!r}: {error}") from error
+        finally:
+            unpacking.remove_tree(staging)
+        try:
+            return _tried(home, name, source, digest, f"{_FILES}/{program}", try_it)
+        except BaseException:
+            unpacking.remove_tree(home)
+            raise
+
+
+@contextmanager
+def _staging(folder: Path) -> Iterator[Path]:
+    """Yields a new folder that is locked, under whatever name, until the block or we end."""
+    with _locked(folder):  # no other process takes it for a leftover before it is locked
+        staging = Path(tempfile.mkdtemp(prefix=_ADDING, dir=folder))
+        descriptor = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
     try:
-        digest = _fetch(source, staging / _FILES, sha256.lower())
-        program = _program_in(staging / _FILES)
-        staging.chmod(0o755)
-        staging.rename(home)
-    except OSError as error:
-        raise CannotWrite(f"cannot add engine {name!r}: {error}") from error
+        yield staging
     finally:
-        unpacking.remove_tree(staging)
+        os.close(descriptor)
+
+
+@contextmanager
+def _locked(folder: Path, *, waits: bool = True) -> Iterator[None]:
+    """Holds the lock of a folder. Raises OSError; BlockingIOError unless it `waits`."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        return _tried(home, name, source, digest, f"{_FILES}/{program}", try_it)
-    except BaseException:
-        unpacking.remove_tree(home)
-        raise
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _drop_leftovers(folder: Path) -> None:
+    """Removes what an `add` or `remove` that was killed has left. Idempotent."""
+    with _locked(folder):
+        for path in folder.iterdir():
+            if _is_unfinished(path):
+                with suppress(OSError), _locked(path, waits=False):
+                    unpacking.remove_tree(path)
+            elif path.name.startswith((_REMOVING, _CHOOSING)):
+                unpacking.remove_tree(path)
+
+
+def _is_unfinished(path: Path) -> bool:
+    """Whether this is a folder of `add`, before its engine counts."""
+    is_engine = engines.NAME.fullmatch(path.name) and (path / _FILES).is_dir()
+    is_untried = is_engine and not os.path.lexists(path / PROGRAM)
+    return path.name.startswith(_ADDING) or bool(is_untried)
 
 
 def _tried(home: Path, name: str, source: Path, digest: str, program: str, try_it: Try) -> Engine:
@@ -112,14 +158,15 @@ def use(folder: Path, name: str | None) -> None:
     if name is not None and _checked(name) not in [one.name for one in listed(folder)]:
         raise _unknown(name)
     _prepare(folder)
-    link, new = folder / DEFAULT, folder / f".{DEFAULT}-{os.getpid()}"
+    link, new = folder / DEFAULT, folder / f"{_CHOOSING}{os.getpid()}"
     try:
-        if name is None:
-            link.unlink(missing_ok=True)
-        else:
-            new.unlink(missing_ok=True)
-            new.symlink_to(name)
-            new.replace(link)
+        with _locked(folder):
+            if name is None:
+                link.unlink(missing_ok=True)
+            else:
+                new.unlink(missing_ok=True)
+                new.symlink_to(name)
+                new.replace(link)
     except OSError as error:
         raise CannotWrite(f"cannot choose an engine: {error}") from error
 
@@ -128,7 +175,7 @@ def remove(folder: Path, name: str) -> None:
     """Removes an engine that nothing uses. Raises Conflict, NotFound, CannotWrite."""
     home = folder / _checked(name)
     _prepare(folder)
-    if not home.is_dir():
+    if not os.path.lexists(home):
         raise _unknown(name)
     if engines.default_engine(folder) == name:
         raise Conflict(
@@ -140,7 +187,7 @@ def remove(folder: Path, name: str) -> None:
             f"cannot remove engine {name!r}: it is running as process {', '.join(map(str, pids))}; "
             "restart these servers first"
         )
-    gone = folder / f".removing-{name}-{os.getpid()}"
+    gone = folder / f"{_REMOVING}{name}-{os.getpid()}"
     try:
         home.rename(gone)
     except OSError as error:
@@ -166,11 +213,12 @@ def _prepare(folder: Path) -> None:
         folder.mkdir(0o755, parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
             raise PermissionError(13, "only root may write there")
+        engines.check_owned(folder, os.geteuid())
+        _drop_leftovers(folder)
     except OSError as error:
         raise CannotWrite(
             f"cannot change the engines in {folder}: {error.strerror}; run this as root"
         ) from None
-    engines.check_owned(folder, os.geteuid())
 
 
 def _running(home: Path) -> Iterator[int]:

@@ -34,8 +34,12 @@ def plan_removal(model_id: str, models: dict[str, FoundModel], root: str | None)
             for path in files_of(found):
                 users.setdefault(path, []).append(other)
     goes, stays = [], []
-    for path in files_of(models[model_id]):
-        if reason := _why_it_stays(path, users.get(path, ()), root):
+    own = files_of(models[model_id])
+    for path in own:
+        if ollama_store.is_in_store(path, own):
+            reason = "belongs to a store of Ollama: `ollama rm` removes it there"
+            stays.append(StayingFile(path, reason))
+        elif reason := _why_it_stays(path, users.get(path, ()), root):
             stays.append(StayingFile(path, reason))
         else:
             goes.append(path)
@@ -61,8 +65,6 @@ def _paths(model: FoundModel) -> Iterator[str]:
 
 
 def _why_it_stays(path: str, users: Sequence[str], root: str | None) -> str:
-    if ollama_store.is_in_store(path):
-        return "belongs to a store of Ollama: `ollama rm` removes it there"
     if users:
         return f"is needed by {_listed(users)}"
     if root is None:

@@ -10,6 +10,7 @@ import shutil
 import stat
 import tarfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Final
 
@@ -181,5 +182,8 @@ def _target(path: PurePosixPath, target: str) -> str:
 
 
 def remove_tree(folder: Path) -> None:
-    """Removes a folder that no other user may write to. Idempotent."""
+    """Removes a folder that no other user may write to; of a link, the link. Idempotent."""
+    if folder.is_symlink():
+        with suppress(OSError):
+            folder.unlink()
     shutil.rmtree(folder, ignore_errors=True)

@@ -53,8 +53,8 @@ def server_argv(
 ) -> list[str]:
     """Returns the argument list for `spec`.
 
-    With a placement, llama-server may not look for settings that fit by itself: what was decided
-    happens, or the start fails.
+    With a placement that rests on a prediction, llama-server may not look for settings that fit by
+    itself: what was decided happens, or the start fails.
 
     `flags` are the options that the installed program has. magid's own options are left out if the
     program lacks them, except `--api-key-file`: without it anyone could use the server, so this
@@ -202,7 +202,7 @@ def _remote_argv(flags: frozenset[str], placement: Placement | None) -> tuple[st
 def _placement_argv(
     spec: ServerSpec, flags: frozenset[str], placement: Placement | None
 ) -> tuple[str, ...]:
-    if placement is None:
+    if placement is None or placement.source == "unknown":
         return ()
     shares = ",".join(map(str, placement.shares))
     split = (_required("device", flags, "--tensor-split"), shares) if shares else ()

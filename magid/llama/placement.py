@@ -54,7 +54,7 @@ class Placement:
     devices: tuple[PlacedDevice, ...]
     host: int  # bytes of the machine's memory
     extent: Extent  # of its layers on devices; own: as the user's options say
-    source: Source = "predicted"
+    source: Source = "predicted"  # unknown: llama-server fits its memory by itself
     pins_devices: bool = False  # passes `--device`
     n_gpu_layers: int | None = None
     ctx_size: int | None = None
@@ -96,11 +96,15 @@ class Placement:
 
     @property
     def device_option(self) -> str | None:
-        """What `--device` takes. Devices that are chosen by UUID are numbered from 0."""
+        """What `--device` takes."""
         if not self.pins_devices:
             return None
-        names = [f"CUDA{at}" for at in range(len(self.uuids))] or self.own_names
-        return ",".join(names) or "none"
+        return ",".join(self.names_there) or "none"
+
+    @property
+    def names_there(self) -> tuple[str, ...]:
+        """What its process calls its devices. Those that are chosen by UUID are numbered from 0."""
+        return tuple(f"CUDA{at}" for at in range(len(self.uuids))) or self.own_names
 
     @property
     def environment(self) -> dict[str, str]:

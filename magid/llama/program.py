@@ -6,7 +6,7 @@ import platform
 import re
 import signal
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -107,17 +107,21 @@ def find_program(
     )
 
 
-async def probe(program: Path, *, timeout_s: float = PROBE_S) -> LlamaProgram:
+async def probe(
+    program: Path, *, timeout_s: float = PROBE_S, through: Sequence[str] = ()
+) -> LlamaProgram:
     """Runs a llama-server twice, for its version and its options.
+
+    `through` is a command that executes what follows it, as `standalone/drop_rights.py` does.
 
     That takes 50 ms, but up to 10 s on a cold disk, or if a driver has to wake a GPU. Raises
     LlamaServerMissing if it is not a llama-server or does not end in time.
     """
     changed_at = _changed_at(program)
-    flags = flags_in(await _output_of(program, "--help", timeout_s))
+    flags = flags_in(await _output_of(program, "--help", timeout_s, through))
     if not {"--model", "--port"} <= flags:
         raise _unusable(program, "its --help does not list llama-server's options")
-    version = version_in(await _output_of(program, "--version", timeout_s))
+    version = version_in(await _output_of(program, "--version", timeout_s, through))
     return LlamaProgram(program, version, flags, changed_at)
 
 
@@ -163,10 +167,11 @@ def _unusable(program: Path, why: str) -> LlamaServerMissing:
     )
 
 
-async def _output_of(program: Path, option: str, timeout_s: float) -> str:
+async def _output_of(program: Path, option: str, timeout_s: float, through: Sequence[str]) -> str:
     """Returns the program's output. Its process group has ended when this returns or raises."""
     try:
         process = await asyncio.create_subprocess_exec(
+            *through,
             str(program),
             option,
             stdin=asyncio.subprocess.DEVNULL,

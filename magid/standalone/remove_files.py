@@ -111,9 +111,7 @@ def _unlink(folder: int, name: str, identity: tuple[int, int]) -> tuple[int, int
     try:
         _check(status, identity)
     except OSError:
-        # A name that was taken meanwhile is not replaced: the file stays under ours then.
-        os.link(aside, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
-        os.unlink(aside, dir_fd=folder)
+        _give_back(folder, aside, name, status.st_mode)
         raise
     os.unlink(aside, dir_fd=folder)
     os.fsync(folder)
@@ -121,6 +119,22 @@ def _unlink(folder: int, name: str, identity: tuple[int, int]) -> tuple[int, int
         return 0, 0
     links = status.st_nlink - 1
     return (0 if links else status.st_blocks * _BLOCK), links
+
+
+def _give_back(folder: int, aside: str, name: str, mode: int) -> None:
+    """Gives what is not ours to remove its name back. Raises OSError.
+
+    A name that was taken meanwhile is not replaced: the file stays under ours then. A link is made
+    again, because another user's is not to be had under a second name (protected_hardlinks).
+    """
+    if stat.S_ISDIR(mode):
+        os.rename(aside, name, src_dir_fd=folder, dst_dir_fd=folder)
+        return
+    if stat.S_ISLNK(mode):
+        os.symlink(os.readlink(aside, dir_fd=folder), name, dir_fd=folder)
+    else:
+        os.link(aside, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+    os.unlink(aside, dir_fd=folder)
 
 
 def _check(status: os.stat_result, identity: tuple[int, int]) -> None:

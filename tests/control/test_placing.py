@@ -22,6 +22,7 @@ from magid.llama.program import LlamaProgram
 from magid.llama.spec import ServerSpec
 from magid.servers.backend import ServerState
 from tests.support.recording_backend import StillLauncher, all_quiet
+from tests.support.values import UUIDS
 
 MIB = 1 << 20
 FLAGS = frozenset(
@@ -42,18 +43,22 @@ class GpuLauncher(StillLauncher):
         super().__init__(prompt=True)
         self.late: dict[str, int] = {}  # MiB that the driver has not given back
         self.others: dict[str, int] = {}
+        self.ids: dict[str, str] = {}  # UUIDs
 
     async def list_devices(self) -> str:
         self.listings += 1
         self._wake()
         lines = []
+        told = "ggml_cuda_init: found 2 CUDA devices:\n" if self.ids else ""
+        for name, known in self.ids.items():
+            told += f"  Device {name[4:]}: card, compute capability 9.0, VMM: yes, ID: {known}\n"
         for name in ("CUDA0", "CUDA1"):
             used = self.late.get(name, 0) + self.others.get(name, 0)
             for server in self.observed().values():
                 if server.placement is not None and server.state is ServerState.READY:
                     used += sum(d.need // MIB for d in server.placement.devices if d.name == name)
             lines.append(f"  {name}: card (1000 MiB, {max(0, 1000 - used)} MiB free)\n")
-        return f"Available devices:\n{''.join(lines)}"
+        return f"{told}Available devices:\n{''.join(lines)}"
 
     async def predict_memory(self, spec: ServerSpec, placement: Placement | None = None) -> str:
         self.predicted.append(spec)
@@ -81,11 +86,15 @@ def launcher() -> GpuLauncher:
 
 
 @pytest.fixture
-async def placing(launcher: GpuLauncher) -> AsyncIterator[Placing]:
+def devices(launcher: GpuLauncher) -> Devices:
+    return Devices(launcher, lambda: None)
+
+
+@pytest.fixture
+async def placing(launcher: GpuLauncher, devices: Devices) -> AsyncIterator[Placing]:
     async def program() -> LlamaProgram:
         return PROGRAM
 
-    devices = Devices(launcher, lambda: None)
     made = Placing(
         Config(gpu_reserve=0), launcher, devices, Predictions(launcher), program,
         lambda model_id: FileFacts(None, SIZES.get(model_id, 5)),
@@ -155,11 +164,28 @@ async def test_a_device_that_is_gone(placing: Placing) -> None:
         await placing.place(spec("a", 600, device="CUDA7"))
 
 
-async def test_an_id_where_llama_server_chooses(launcher: GpuLauncher, placing: Placing) -> None:
+async def test_an_id_where_llama_server_chooses(
+    launcher: GpuLauncher, placing: Placing, devices: Devices
+) -> None:
+    launcher.ids = {"CUDA1": UUIDS[0]}
+    await devices.refresh()
+    own = spec("a", 600, device=UUIDS[0], extra_args=("--tensor-split", "1"))
+    placed = await placing.place(own)
+    assert placed is not None
+    assert [(one.name, one.id, one.need // MIB) for one in placed.devices] == [
+        ("CUDA1", UUIDS[0], 603)
+    ]
+    assert placed.device_option == "CUDA0"
+    assert [one and one.device_option for one in launcher.questions] == ["CUDA0"]
+    placing.release(own.port)
     launcher.memory = LlamaServerMissing("cannot find it")
-    own = spec("a", 600, device="0000:01:00.0", extra_args=("--tensor-split", "1"))
-    with pytest.raises(DeviceMissing, match=r"has the id 0000:01:00\.0"):
-        await placing.place(own)
+    placed = await placing.place(replace(own, ctx_size=700))
+    assert placed is not None
+    assert (placed.source, placed.devices[0].need, placed.device_option) == ("unknown", 0, "CUDA0")
+    for memory in (launcher.memory, "it predicts"):
+        launcher.memory = memory
+        with pytest.raises(DeviceMissing, match="is not the id of exactly one GPU"):
+            await placing.place(replace(own, device="0000:01:00.0", ctx_size=800))
 
 
 async def test_a_start_is_not_refused_because_others_ask(

@@ -85,6 +85,12 @@ def test_what_is_not_whole_is_named(store: OllamaFolder, model: bytes) -> None:
     assert gone.exists()
 
 
+def test_models_beside_a_store_are_found_too(store: OllamaFolder, model: bytes) -> None:
+    store.add(f"{LIBRARY}/a/real", model=model)
+    ggufs.write_chat_model(store.folder / "org/repo/Other-Q4_0.gguf")
+    assert sorted(names(scan(store.folder))) == ["Other-Q4_0.gguf", "a-real.gguf"]
+
+
 def test_links_and_pipes_in_a_store_lead_nowhere(
     store: OllamaFolder, model: bytes, tmp_path: Path
 ) -> None:

@@ -1,6 +1,7 @@
 """Engines: what is added counts only when it was tried, and nothing in use goes."""
 
 import hashlib
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from magid.errors import CannotWrite, Conflict, InvalidConfig, InvalidInput, MagidError, NotFound
-from magid.library import engine_store
+from magid.library import engine_store, unpacking
 from magid.library.engine_store import Tried
 from magid.llama import engines
 
@@ -147,3 +148,44 @@ def test_a_folder_that_others_may_write_to(folder: Path, build: Path) -> None:
         os.chown(place, os.geteuid(), -1)
         place.chmod(0o755)
     engine_store.add(folder, "a", build, good)
+
+
+def killed_in(step: str, folder: Path, build: Path) -> None:
+    """Ends in the middle of `add` or `remove`, as by SIGKILL."""
+    if step == "trial":
+        engine_store.add(folder, "half", build, lambda _: os._exit(9))
+    elif step == "copy":
+        with Path(build / "endless").open("wb") as file:
+            file.truncate(unpacking.MAX_BYTES + 1)
+        engine_store.add(folder, "half", build, good)
+
+
+@pytest.mark.parametrize("step", ["trial", "copy"])
+def test_what_a_killed_add_has_left_goes(folder: Path, build: Path, step: str) -> None:
+    engine_store.add(folder, "whole", build, good)
+    process = multiprocessing.get_context("fork").Process(
+        target=killed_in, args=(step, folder, build)
+    )
+    process.start()
+    while step == "copy" and not list(folder.glob(".adding-*/files/endless")):
+        assert process.is_alive()
+    engine_store.use(folder, "whole")
+    assert step == "trial" or list(folder.glob(".adding-*")), "one that is being added stays"
+    process.kill() if step == "copy" else None
+    process.join()
+    (folder / ".removing-gone-1").mkdir()
+    (folder / ".default-1").symlink_to("gone")
+    (build / "endless").unlink(missing_ok=True)
+    engine_store.add(folder, "half", build, good)
+    assert sorted(path.name for path in folder.iterdir()) == ["default", "half", "whole"]
+
+
+def test_an_engine_that_is_a_link_goes_and_not_what_it_leads_to(
+    folder: Path, build: Path, tmp_path: Path
+) -> None:
+    engine_store.add(folder, "moved", build, good)
+    (folder / "moved").rename(tmp_path / "elsewhere")
+    (folder / "moved").symlink_to(tmp_path / "elsewhere")
+    engine_store.remove(folder, "moved")
+    assert not list(folder.iterdir())
+    assert (tmp_path / "elsewhere/llama-server").exists()

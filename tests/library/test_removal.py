@@ -58,3 +58,11 @@ def test_a_store_of_ollama_is_ollamas(tmp_path: Path) -> None:
     found = plan(store.folder, "tiny-latest")
     assert not found.goes
     assert all("`ollama rm` removes it there" in one.reason for one in found.stays)
+
+
+def test_a_folder_named_manifests_makes_no_store(tmp_path: Path) -> None:
+    file = ggufs.write_chat_model(tmp_path / "manifests/x.gguf")
+    ggufs.write_chat_model(tmp_path / "blobs/y.gguf")
+    assert plan(tmp_path / "manifests", "x").goes == (str(file),)
+    beside = ggufs.write_chat_model(tmp_path / "org/manifests/a/b/c/d/c-d.gguf")
+    assert plan(tmp_path, "c-d").goes == (str(beside),)

@@ -130,6 +130,38 @@ def test_a_file_that_is_swapped_all_the_time(root: Path) -> None:
     assert other in {identity(path) for path in (root / "org").iterdir()}
 
 
+@pytest.mark.parametrize("kind", ["link", "folder"])
+def test_what_is_put_in_the_place_of_a_file_gets_its_name_back(root: Path, kind: str) -> None:
+    """Without CAP_FOWNER, as in the unit, no second name is to be had for another user's link."""
+    file, other = write(root / "org/a.gguf"), root / "org/b.gguf"
+    other.mkdir() if kind == "folder" else other.symlink_to("/nowhere")
+    os.lchown(other, 12345, 12345)
+    words = [str(root), *["{}:{}:{}".format(*identity(file), file)] * 300]
+    script = ["setpriv", "--bounding-set=-fowner", sys.executable, "-I", "-S"]
+    stop = threading.Event()
+
+    def swap() -> None:
+        exchange = ctypes.CDLL(None).renameat2
+        names = os.fsencode(file), os.fsencode(other)
+        while not stop.is_set():
+            exchange(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE)
+
+    swapper = threading.Thread(target=swap)
+    swapper.start()
+    try:
+        subprocess.run([*script, str(SCRIPTS / "remove_files.py"), *words], check=True)
+    finally:
+        stop.set()
+        swapper.join()
+    left = [path for path in (root / "org").iterdir() if path.name.startswith(".removing")]
+    assert not [path for path in left if not _was_taken(path)]
+
+
+def _was_taken(path: Path) -> bool:
+    """Whether both names were there when this one was to get its own back."""
+    return {"a.gguf", "b.gguf"} <= {one.name for one in path.parent.iterdir()}
+
+
 def test_a_file_on_a_mount_below_stays(root: Path) -> None:
     below = root / "disk"
     below.mkdir()

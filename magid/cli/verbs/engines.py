@@ -84,7 +84,10 @@ def add_engine(_client: Client, args: argparse.Namespace) -> int:
 
 
 def _try_with(settings: "Config") -> "Callable[[Path], Tried]":
-    """In a unit with the sandbox of models; as a process where systemd runs no services."""
+    """In a unit with the sandbox of models; as a process where systemd runs no services.
+
+    Root's process has no right that root has: see `standalone/drop_rights`.
+    """
 
     def in_sandbox(program: Path) -> "Tried":
         from magid.doctor.collect.commands import CannotCollect
@@ -102,13 +105,17 @@ def _try_with(settings: "Config") -> "Callable[[Path], Tried]":
 
     def alone(program: Path) -> "Tried":
         import asyncio
+        import sys
 
         from magid.errors import LlamaServerMissing
         from magid.library.engine_store import Tried
         from magid.llama.program import probe
+        from magid.standalone import SCRIPTS
 
+        script = (sys.executable, "-I", "-S", str(SCRIPTS / "drop_rights.py"))
+        through = script if os.geteuid() == 0 else ()
         try:
-            return Tried(asyncio.run(probe(program)).version)
+            return Tried(asyncio.run(probe(program, through=through)).version)
         except LlamaServerMissing as error:
             return Tried(problem=error.message.partition(": ")[2])
 
