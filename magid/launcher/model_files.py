@@ -4,12 +4,17 @@ Every folder of a path is opened by its name within its parent, never through a 
 outside the model folders is ever reached, whatever is renamed meanwhile. The device and inode of
 each file are recorded for exec_model.py to compare. Blocks: a handful of system calls.
 
+One kind of link is followed, the one that a hub's cache is made of: from a snapshot to a blob of
+the same repository. The blob is checked as any other file, and mounted under the link's name, by
+which llama-server finds the other files of a model.
+
 A folder may be a mount that does not answer. So where a file system may wait for another machine,
 the launcher checks files in a worker, `python -m magid.launcher.model_files`, and waits for no
 folder other than the one that the file is in. On disks of this machine it needs no worker.
 """
 
 import os
+import posixpath
 import re
 import stat
 from collections.abc import Iterable, Iterator, Sequence
@@ -34,6 +39,8 @@ _MAX_LINKS: Final = 40  # as Linux counts
 _SHARD = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})\.gguf", re.DOTALL)
 # In a cache of huggingface_hub or llama.cpp, and in a store of Ollama: named after their content.
 _BLOB = re.compile(r".+/blobs/(?:[0-9a-f]{40}|(?:sha256-)?[0-9a-f]{64})", re.DOTALL)
+# A link of such a cache, in the repository that is its first group.
+_SNAPSHOT = re.compile(r"(.+/models--[^/]+)/snapshots/[^/]+/.+", re.DOTALL)
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -50,7 +57,7 @@ def check_files(paths: Iterable[str], roots: Iterable[str]) -> tuple[CheckedFile
     """Returns each file with its current device and inode.
 
     Raises NotAllowed for a path outside the roots, and for anything but a regular file whose name
-    ends in .gguf or is a blob's; ServerFailed for a file that cannot be opened.
+    ends in .gguf or is a blob's, or a link to a blob; ServerFailed for one that cannot be opened.
     """
     return tuple(_check(path, tuple(roots)) for path in paths)
 
@@ -201,7 +208,7 @@ def _carried_out(request: Any) -> Any:
             except MagidError as error:
                 path = error.details.get("path", paths[0])
                 return {"refused": error.message, "code": error.code, "path": path}
-            return {"files": [(file.path, file.device, file.inode) for file in files]}
+            return {"files": [(one.path, one.device, one.inode, one.blob) for one in files]}
         case _:
             raise ValueError(request)
 
@@ -222,22 +229,46 @@ def _check(path: str, roots: tuple[str, ...]) -> CheckedFile:
         raise NotAllowed(f"cannot use {path}: its name does not end in .gguf", path=path)
     try:
         status = status_without_links(path)
+        blob = _blob_behind(path, roots) if stat.S_ISLNK(status.st_mode) else ""
+        status = status_without_links(blob) if blob else status
     except OSError as error:
         raise ServerFailed(f"cannot open the model file {path}: {error.strerror}") from None
     if not stat.S_ISREG(status.st_mode):
         raise NotAllowed(f"cannot use {path}: it is not a regular file", path=path)
-    return CheckedFile(path, status.st_dev, status.st_ino)
+    return CheckedFile(path, status.st_dev, status.st_ino, blob)
 
 
 def status_without_links(path: str) -> os.stat_result:
     """Returns the file's status. Raises OSError; ENOTDIR if a folder of the path is a link."""
+    with _folder_of(path) as (folder, name):
+        return os.stat(name, dir_fd=folder, follow_symlinks=False)
+
+
+def _blob_behind(path: str, roots: tuple[str, ...]) -> str:
+    """Returns the path of the blob that a link of a hub's cache leads to; "" for another link.
+
+    By the link's text: no folder of its path is a link, so `..` means what it says. Raises OSError.
+    """
+    with _folder_of(path) as (folder, name):
+        text = os.readlink(name, dir_fd=folder)
+    blob = posixpath.normpath(f"{posixpath.dirname(path)}/{text}")
+    repository = _SNAPSHOT.fullmatch(path)
+    is_own = repository is not None and posixpath.dirname(blob) == f"{repository[1]}/blobs"
+    is_inside = any(_is_in(blob, root) for root in roots)
+    return blob if is_own and is_inside and _BLOB.fullmatch(blob) else ""
+
+
+@contextmanager
+def _folder_of(path: str) -> Iterator[tuple[int, str]]:
+    """Yields the open folder of a file, and the file's name. Raises as `status_without_links`."""
     *folders, name = path.strip("/").split("/")
     with ExitStack() as held:
-        above: int | None = None
-        for folder in ("/", *folders):
+        above = os.open("/", _FOLDER)
+        held.callback(os.close, above)
+        for folder in folders:
             above = os.open(folder, _FOLDER, dir_fd=above)
             held.callback(os.close, above)
-        return os.stat(name, dir_fd=above, follow_symlinks=False)
+        yield above, name
 
 
 # -- a root ----------------------------------------------------------------------------------

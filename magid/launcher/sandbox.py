@@ -220,9 +220,10 @@ def _identity(order: UnitRequest) -> list[Property]:
 def _file_system(order: UnitRequest, version: int) -> list[Property]:
     shown = _shown(order)
     homely = any(_is_below(path, home) for path in (*shown, *order.roots) for home in _HOMES)
+    sources = {file.path: file.source for file in order.files}
     empty = [(path, "ro") for path in _hidden(order)]
     # A missing file must not fail the mount: exec_model.py reports it in words.
-    bound = [(path, path, True, _MS_REC) for path in (*shown, NOTIFY)]
+    bound = [(sources.get(path, path), path, True, _MS_REC) for path in (*shown, NOTIFY)]
     if version < 254:
         credentials = str(PurePosixPath(credential_path(order.spec.port)).parent)
         bound.append((credentials, _KEY_FOLDER, True, _MS_REC))
@@ -363,7 +364,8 @@ def _log_fields(order: UnitRequest, made_of: str) -> Property:
 
 def _check_writable(order: UnitRequest, version: int) -> None:
     refused = UNMOUNTABLE if version >= 254 else UNMOUNTABLE | _UNWRITABLE
-    for path in (*(file.path for file in order.files), *order.program_folders, order.scripts):
+    files = [path for file in order.files for path in (file.path, file.source)]
+    for path in (*files, *order.program_folders, order.scripts):
         if bad := refused & set(path):
             raise InvalidInput(
                 f"cannot run {path}: systemd {version} cannot hand a file to a unit that has "

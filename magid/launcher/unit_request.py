@@ -12,9 +12,15 @@ from magid.standalone.exec_model import CONNECT
 class CheckedFile:
     """A model file as the launcher found it: the same path may name another file later."""
 
-    path: str
+    path: str  # what llama-server is told
     device: int
     inode: int
+    blob: str = ""  # what is mounted there, if the path is a link in a hub's cache
+
+    @property
+    def source(self) -> str:
+        """The path of the file itself."""
+        return self.blob or self.path
 
     def __str__(self) -> str:
         return f"{self.device}:{self.inode}:{self.path}"
