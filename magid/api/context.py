@@ -3,7 +3,8 @@
 import asyncio
 import platform
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -25,7 +26,13 @@ from magid.config.loading import Effective
 from magid.control.conditions import Code, DaemonCondition, Severity, in_order
 from magid.control.daemon import Daemon
 from magid.control.fits import ModelFit
-from magid.control.program_conditions import gpu_unused, misses_gpu, older_program
+from magid.control.program_conditions import (
+    engines_missing,
+    gpu_unused,
+    misses_gpu,
+    needs_default,
+    older_program,
+)
 from magid.control.snapshot import Snapshot
 from magid.errors import MagidError, NotReady
 from magid.gateway.dispatcher import Dispatcher
@@ -34,7 +41,7 @@ from magid.http.json_text import to_json
 from magid.library.downloads.owner import Downloads
 from magid.library.turns import Turns
 from magid.llama import gpu_packages
-from magid.llama.program import LlamaProgram
+from magid.llama.program import LlamaProgram, ProgramOf
 from magid.log.setup import OwnLog, RingLog
 from magid.servers.backend import ObservedServer
 
@@ -53,7 +60,7 @@ class Context(Struct):
     """One per daemon. `program` finds and probes llama-server; it raises LlamaServerMissing."""
 
     daemon: Daemon
-    program: Callable[[], Awaitable[LlamaProgram]]
+    program: ProgramOf
     gateway: Dispatcher
     tokens: TokenStore
     downloads: Downloads
@@ -70,7 +77,7 @@ class Context(Struct):
     configuration: Effective | None = None  # None: it came from no file
     not_listening: tuple[str, ...] = ()  # which addresses are not served, and why
     _lacking: str = ""  # why there is no llama-server
-    _program_changed_at: float = 0.0
+    _programs_changed_at: dict[str | None, float] = field(default_factory=dict)  # by engine
     _gpu_vendors: frozenset[str] | None = None  # of the GPUs in the machine; None: not looked at
     _gpu_unused: DaemonCondition | None = None
     _written: dict[str, tuple[Model, ModelFit, bytes]] = field(default_factory=dict)
@@ -157,13 +164,19 @@ class Context(Struct):
 
         Costs one `stat`; once a start, where it sees no GPU, a look at PCI and at dpkg's list.
         """
+        snapshot = self.daemon.snapshot
+        changed_at: dict[str | None, float] = {}
+        for engine in snapshot.engines:
+            with suppress(MagidError):
+                changed_at[engine] = (await self.program(engine)).changed_at
         try:
             program = await self.program()
         except MagidError as error:
-            self._lacking = error.message
+            self._lacking = error.message if needs_default(snapshot.wanted) else ""
         else:
-            self._lacking, self._program_changed_at = "", program.changed_at
+            self._lacking, changed_at[None] = "", program.changed_at
             await self._look_for_gpus(str(program.path))
+        self._programs_changed_at = changed_at
 
     async def _look_for_gpus(self, program: str) -> None:
         devices, config = self.daemon.gpus.devices.present, self.daemon.config
@@ -183,7 +196,9 @@ class Context(Struct):
         if self._lacking and not any(self._lacking in one.message for one in found):
             found.append(DaemonCondition(Code.NO_PROGRAM, self._lacking, Severity.ERROR))
         found += [self._gpu_unused] if self._gpu_unused else []
-        found += older_program(self.daemon.observed().values(), self._program_changed_at)
+        servers, wanted = self.daemon.observed().values(), self.daemon.snapshot.wanted
+        found += older_program(servers, wanted, self._programs_changed_at)
+        found += engines_missing(wanted.blocked, servers)
         found += (DaemonCondition(Code.NOT_LISTENING, text) for text in self.not_listening)
         if self.gateway.capture.until is not None:
             found.append(_capturing(self.gateway.capture.until))

@@ -39,16 +39,16 @@ def gpus_reply(
 
 
 def _devices_of(server: ObservedServer) -> frozenset[str] | None:
-    """Returns the names of its devices; None if llama-server has chosen them."""
+    """Returns the ids or names of its devices; None if llama-server has chosen them."""
     placement = server.placement
     if placement is not None and placement.extent != "own":
-        return frozenset(one.name.lower() for one in placement.devices)
+        return frozenset(one.id.lower() for one in placement.devices)
     value = dict(server.values).get("device")
     return None if value is None else frozenset(value.lower().split(","))
 
 
 def _has(gpu: Gpu, devices: frozenset[str] | None) -> bool:
-    return devices is not None and any(name.lower() in devices for name in gpu.names)
+    return devices is not None and any(word.lower() in devices for word in (*gpu.names, *gpu.ids))
 
 
 def _gpu(
@@ -74,7 +74,7 @@ def _gpu(
         "othersBytes": None if used is None else _others(gpu, used, servers, anywhere),
         "roomBytes": room.room,
         "overheadBytes": room.overhead,
-        "servers": [_holder(server, device, kinds_of(server).get(device.id)) for server in servers],
+        "servers": [_holder(server, gpu, kinds_of(server)) for server in servers],
         "alsoListedAs": [_name(other) for other in gpu.same],
     }
 
@@ -104,19 +104,20 @@ def _others(
     """Returns what other programs use; None while a server takes what was not predicted."""
     if anywhere or any(server.state is not ServerState.READY for server in servers):
         return None
-    needs = [_need(server, gpu.device) for server in servers]
+    needs = [_need(server, gpu) for server in servers]
     known = [need for need in needs if need is not None]
     return None if len(known) < len(needs) else max(0, used - sum(known))
 
 
-def _need(server: ObservedServer, device: Device) -> int | None:
-    return None if server.placement is None else need_on(device, server.placement)
+def _need(server: ObservedServer, gpu: Gpu) -> int | None:
+    return None if server.placement is None else need_on(gpu, server.placement)
 
 
-def _holder(server: ObservedServer, device: Device, kinds: Need | None) -> schemas.GpuHolder:
+def _holder(server: ObservedServer, gpu: Gpu, kinds_by_id: Mapping[str, Need]) -> schemas.GpuHolder:
+    kinds = next((need for known, need in kinds_by_id.items() if known in gpu.ids), None)
     return {
         **_server(server),
-        "needBytes": _need(server, device),
+        "needBytes": _need(server, gpu),
         "modelBytes": None if kinds is None else kinds.model,
         "contextBytes": None if kinds is None else kinds.context,
         "computeBytes": None if kinds is None else kinds.compute,

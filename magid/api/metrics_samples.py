@@ -21,7 +21,7 @@ from magid.api.metrics_families import Buckets, Labelled, Value
 from magid.api.schemas import servers as server_schemas
 from magid.control.conditions import Severity
 from magid.control.daemon import Daemon
-from magid.control.devices import Devices
+from magid.control.engine_devices import EngineDevices
 from magid.control.placing import Placing
 from magid.control.planner import Wanted
 from magid.control.snapshot import Phase, Snapshot
@@ -151,7 +151,7 @@ def _of_gpus(found: Iterable[GpuMemory]) -> Named:
         yield "gpu_memory_used_bytes", (gpu.address,), gpu.used
 
 
-def _of_devices(devices: Devices) -> Named:
+def _of_devices(devices: EngineDevices) -> Named:
     listed = devices.present
     for gpu in listed.gpus:
         if gpu.device.total is not None:
@@ -164,7 +164,9 @@ def _of_devices(devices: Devices) -> Named:
     yield "gpu_listings_total", ("error",), devices.failures
 
 
-def _of_places(placing: Placing, devices: Devices, servers: Iterable[ObservedServer]) -> Named:
+def _of_places(
+    placing: Placing, devices: EngineDevices, servers: Iterable[ObservedServer]
+) -> Named:
     for room in placing.holders.capacity(devices.present.gpus).devices:
         if room.room is not None:
             yield "gpu_device_room_bytes", (room.name,), room.room

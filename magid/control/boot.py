@@ -20,6 +20,7 @@ from magid.control.executor import PlanExecutor
 from magid.control.gpus import GpuState
 from magid.control.planner import BootRecord, Due
 from magid.control.scanning import Scanning
+from magid.control.snapshot import Snapshot
 from magid.control.state import Change, StateStore
 from magid.errors import CannotWrite
 from magid.files.atomic import cannot_write, discard, write_temporary
@@ -67,8 +68,9 @@ class Boot:
     async def proceed(self) -> None:
         """Starts the due models whose files are there; returns when all are ready or have failed.
 
-        Models whose files are missing or do not answer, or whose GPU is not there, stay due until a
-        later call. Does nothing while the content of the folders is unknown. Idempotent.
+        Models whose files or engines are missing or do not answer, or whose GPU is not there, stay
+        due until a later call. Does nothing while the content of the folders is unknown.
+        Idempotent.
         """
         async with self._turn:
             if self._scanning.problem:
@@ -76,21 +78,28 @@ class Boot:
             if self._due is None:
                 snapshot = self._store.snapshot
                 away = (entry.model_id for found in snapshot.away.values() for entry in found)
-                self._due = planner.due_at_boot(snapshot.wanted, away, self._scanning.late)
+                lacking = _without_engine(snapshot)
+                self._due = planner.due_at_boot(
+                    snapshot.wanted, (*away, *lacking), self._scanning.late
+                )
                 self.decline(self._declined)
                 await self._save()
             await self._executor.wait_idle()
             if self._due.is_empty or self._is_over:
                 return
             snapshot = self._store.snapshot
+            before = self._due.model_ids
             waiting = frozenset(filter(self._gpus.lacks_device, self._lacking))
-            now = snapshot.answered(self._due.model_ids, self._due.folders) - waiting
+            answered = snapshot.answered(before, self._due.folders)
+            held = answered & _without_engine(snapshot)
+            now = answered - held - waiting
             plan = planner.at_boot(snapshot.wanted, self._launcher.observed(), now)
             left = self._due.folders & frozenset(self._scanning.late)
             await asyncio.wait([self._executor.execute(plan)])
             lacking = frozenset(filter(self._gpus.lacks_device, now & self._due.model_ids))
             self._lacking = waiting | lacking
-            self._due = Due((self._due.model_ids - now) | lacking, left & self._due.folders)
+            due = (self._due.model_ids - now) | lacking | (held - before)
+            self._due = Due(due, left & self._due.folders)
             await self._save()
 
     def on_change(self, change: Change) -> None:
@@ -100,7 +109,7 @@ class Boot:
             self.resume()
 
     def resume(self) -> None:
-        """Begins `proceed`; called after each scan."""
+        """Begins `proceed`; called after each scan, and when an engine is back."""
         if not (self._is_over or (self._due is not None and self._due.is_empty)):
             self._spawn(self.proceed())
 
@@ -155,6 +164,11 @@ class Boot:
                 self._written = record
             except CannotWrite as error:
                 log.error("%s", error.message, extra=about(Event.STATE_PROBLEM, error=error.code))
+
+
+def _without_engine(snapshot: Snapshot) -> frozenset[str]:
+    """Returns the wanted models whose engine is not installed."""
+    return frozenset(line.model_id for line in snapshot.wanted.blocked if line.engine)
 
 
 async def _to_its_end(task: asyncio.Task[None]) -> None:

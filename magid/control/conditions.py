@@ -48,6 +48,7 @@ class Code(StrEnum):
     DRAFT_UNUSED = "DraftUnused"
     OFF_GPU = "OffGpu"
     NO_PROGRAM = "NoProgram"
+    ENGINE_MISSING = "EngineMissing"
     OLDER_PROGRAM = "OlderProgram"
     GPU_UNUSED = "GpuUnused"
     LIMITS_NOT_IN_FORCE = "LimitsNotInForce"
@@ -245,8 +246,9 @@ def _down(now: Situation) -> Iterable[DaemonCondition]:
 
 def _without_port(now: Situation) -> Iterable[DaemonCondition]:
     for line in now.snapshot.wanted.blocked:
-        text = f"{line.model_id} has no server: {line.reason}"
-        yield DaemonCondition(Code.NO_PORT, text, Severity.ERROR, model_ids=(line.model_id,))
+        if not line.engine:
+            text = f"{line.model_id} has no server: {line.reason}"
+            yield DaemonCondition(Code.NO_PORT, text, Severity.ERROR, model_ids=(line.model_id,))
 
 
 def _without_room(now: Situation) -> Iterable[DaemonCondition]:

@@ -6,7 +6,7 @@ progress. The state of running servers is not kept here: the server backend is q
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from msgspec.structs import replace
@@ -33,7 +33,7 @@ from magid.discovery.scanner import Scanner
 from magid.discovery.tiers import Tier
 from magid.files.document import Store
 from magid.host.control_groups import controllers
-from magid.llama.program import LlamaProgram
+from magid.llama.program import ProgramOf
 from magid.log.events import Event, about
 from magid.servers.backend import ObservedServer, ServerBackend
 
@@ -51,7 +51,7 @@ class Daemon:
         profiles: ProfileDir,
         scanner: Scanner,
         launcher: ServerBackend,
-        program: Callable[[], Awaitable[LlamaProgram]],
+        program: ProgramOf,
     ) -> None:
         self.config = config
         self.launcher = launcher
@@ -60,7 +60,7 @@ class Daemon:
         self._scanner = scanner
         self._store = StateStore(config, store, profiles)
         self.profiles = Profiles(profiles, self._store)
-        self.gpus = GpuState(config, launcher, program, self._store)
+        self.gpus = GpuState(config, launcher, program, self._store, lambda: self._boot.resume())
         self.removals = Removals(config, launcher, self._store, self.rescan)
         self._executor = PlanExecutor(launcher, self.gpus.machine, self.gpus.placing)
         self.why_stopped = self._executor.why_stopped
@@ -88,7 +88,7 @@ class Daemon:
         """Scans, does what is left of the boot, then keeps watching the model folders."""
         await self._scanning.first()
         self.knows_models = True
-        self.gpus.open()  # not before: it runs a process, and nothing at a start waits for it
+        await self.gpus.open()  # not before: it runs a process, and nothing at a start waits for it
         await self._executor.wait_idle()  # a user may have begun a change first
         if self.phase is Phase.DRAINING:
             self._store.notify(Change("phase"))  # wakes listeners that wait for the models

@@ -46,9 +46,14 @@ class Devices:
         launcher: ServerBackend,
         notify: Callable[[], None],
         remote: tuple[str, ...] = (),
+        engine: str | None = None,
+        unite: Callable[[DeviceList], DeviceList] = lambda listed: listed,
     ) -> None:
-        """`remote` are the RPC servers of the configuration."""
-        self._launcher = launcher
+        """`remote` are the RPC servers of the configuration.
+
+        `engine` is the one that is asked. `unite` adds what the lists of other engines say.
+        """
+        self._launcher, self._engine, self._unite = launcher, engine, unite
         self._remote = remote
         self._notify = notify
         self._states: dict[int, ServerState] = {}
@@ -56,13 +61,23 @@ class Devices:
         self._new = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._is_closed = False
+        self._unsubscribe: Callable[[], None] = lambda: None
         self.listings = 0  # the number of those that did not fail
         self.failures = 0
-        self.present = DeviceList()
+        self.own = DeviceList()  # as the engine itself has listed them last
+
+    @property
+    def present(self) -> DeviceList:
+        """Returns the last list."""
+        return self._unite(self.own)
 
     def open(self) -> None:
         """Begins to list the GPUs; does not wait for the list."""
-        self._launcher.subscribe(self._on_server)
+        self._unsubscribe = self._launcher.subscribe(self._on_server)
+        self._ask()
+
+    def again(self) -> None:
+        """Begins another list; does not wait for it."""
         self._ask()
 
     async def refresh(self) -> DeviceList:
@@ -87,22 +102,28 @@ class Devices:
             await self._new.wait()
         return self.present
 
-    async def close(self) -> None:
+    def end(self) -> None:
         """Ends a listing in progress; those who wait for it get the list that is there.
 
         None is begun from now on, although servers that end with magid still change. Idempotent.
         """
         self._is_closed = True
+        self._unsubscribe()
         if self._task is not None:
             self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
         self._answer(self._asked)
+
+    async def close(self) -> None:
+        """As `end`; returns when no task is left. Idempotent."""
+        self.end()
+        if self._task is not None:
+            await asyncio.gather(self._task, return_exceptions=True)
 
     def _on_server(self, server: ObservedServer) -> None:
         before = self._states.get(server.port)
         self._states[server.port] = server.state
         is_news = before is not None and before is not server.state
-        if is_news and server.state in _SETTLED and (self.present.gpus or self.present.problem):
+        if is_news and server.state in _SETTLED and (self.own.gpus or self.own.problem):
             self._ask()
 
     def _ask(self) -> int:
@@ -114,10 +135,10 @@ class Devices:
 
     async def _list(self) -> None:
         while self._answered < self._asked:
-            asked, before = self._asked, self.present
-            self.present = await self._listed()
+            asked, before = self._asked, self.own
+            self.own = await self._listed()
             self._answer(asked)
-            if self.present.gpus or _without_time(before) != _without_time(self.present):
+            if self.own.gpus or _without_time(before) != _without_time(self.own):
                 self._notify()
 
     def _answer(self, number: int) -> None:
@@ -127,10 +148,10 @@ class Devices:
 
     async def _listed(self) -> DeviceList:
         try:
-            output = await self._launcher.list_devices()
+            output = await self._launcher.list_devices(self._engine)
         except LlamaServerMissing as error:  # a condition says so
             self.failures += 1
-            return replace(self.present, problem=error.message)
+            return replace(self.own, problem=error.message)
         except MagidError as error:
             return self._failed(error.message)
         except Exception:  # those who wait for a list must not wait for ever
@@ -144,16 +165,16 @@ class Devices:
             )
         self.listings += 1
         problem = "; ".join(silent_in(output))
-        if problem and problem != self.present.problem:
+        if problem and problem != self.own.problem:
             log.warning("%s", problem, extra=about(Event.GPUS_UNKNOWN))
         return DeviceList(gpus_of(devices), time.time(), problem)
 
     def _failed(self, problem: str) -> DeviceList:
         """Keeps what was known, and logs a problem that is new."""
         self.failures += 1
-        if problem != self.present.problem:
+        if problem != self.own.problem:
             log.warning("%s", problem, extra=about(Event.GPUS_UNKNOWN))
-        return replace(self.present, problem=problem)
+        return replace(self.own, problem=problem)
 
 
 def _without_time(listed: DeviceList) -> tuple[bool, tuple[Gpu, ...], str]:

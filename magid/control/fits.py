@@ -6,7 +6,7 @@ these answers, which are made again after each change that they depend on.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, Literal
 
 from msgspec import Struct
@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from magid.catalog.effective import Model, server_specs
 from magid.config.settings import Config
 from magid.control.after_changes import AfterChanges
-from magid.control.devices import Devices
+from magid.control.engine_devices import EngineDevices
 from magid.control.holders import MachineMemory
 from magid.control.placing import NOT_PREDICTED, Decision, Placing
 from magid.control.prediction_cache import Prediction
@@ -35,7 +35,7 @@ from magid.gpus.capacity import Capacity
 from magid.gpus.fitting import Fits, Room, Verdict
 from magid.gpus.header_estimate import HeaderEstimate
 from magid.gpus.memory_table import Estimate
-from magid.llama.program import LlamaProgram
+from magid.llama.program import LlamaProgram, ProgramOf
 from magid.llama.spec import ServerSpec
 from magid.servers.backend import ObservedServer, ServerBackend, ServerState
 
@@ -66,10 +66,10 @@ class ModelFits:
         config: Config,
         launcher: ServerBackend,
         store: StateStore,
-        devices: Devices,
+        devices: EngineDevices,
         predictions: Predictions,
         placing: Placing,
-        program: Callable[[], Awaitable[LlamaProgram]],
+        program: ProgramOf,
         on_unpredicted: Callable[[Iterable[ServerSpec]], None],
     ) -> None:
         """`on_unpredicted` gets the wanted servers for which predictions are missing."""
@@ -88,7 +88,7 @@ class ModelFits:
         """Returns an answer by what is free at this moment."""
         await self._predictions.load()
         try:
-            program = await self._program()
+            program = await self._program(model.settings.engine)
         except MagidError as error:
             return ModelFit(Fits.UNKNOWN, error.message)
         return self._fit(model, program, await self._placing.holders.memory())
@@ -116,22 +116,37 @@ class ModelFits:
     async def _look(self) -> None:
         """Makes all answers, and lets others run after each: there may be thousands."""
         models, found = self._store.snapshot.models, dict[str, ModelFit]()
-        try:
-            program = await self._program()
-        except MagidError as error:
-            found = dict.fromkeys(models, ModelFit(Fits.UNKNOWN, error.message))
-        else:
-            memory = await self._placing.holders.memory()
-            for model_id, model in models.items():
-                found[model_id] = self._fit(model, program, memory)
-                await asyncio.sleep(0)
-            lacking = {i for i, fit in found.items() if self._lacks_prediction(fit)}
-            wanted = self._store.snapshot.wanted.specs
-            self._on_unpredicted([spec for spec in wanted if spec.model_id in lacking])
+        programs = await self._programs(model.settings.engine for model in models.values())
+        memory = await self._placing.holders.memory()
+        for model_id, model in models.items():
+            program = programs[model.settings.engine]
+            if isinstance(program, MagidError):
+                found[model_id] = ModelFit(Fits.UNKNOWN, program.message)
+                continue
+            found[model_id] = self._fit(model, program, memory)
+            await asyncio.sleep(0)
+        lacking = {
+            i for i, model in models.items()
+            if isinstance(programs[model.settings.engine], LlamaProgram)
+            and self._lacks_prediction(found[i])
+        }  # fmt: skip
+        wanted = self._store.snapshot.wanted.specs
+        self._on_unpredicted([spec for spec in wanted if spec.model_id in lacking])
         if found != self._known:
             self._known = found
             self.revision += 1
             self._store.notify(Change("memory"))
+
+    async def _programs(
+        self, engines: Iterable[str | None]
+    ) -> dict[str | None, LlamaProgram | MagidError]:
+        found: dict[str | None, LlamaProgram | MagidError] = {}
+        for engine in set(engines):
+            try:
+                found[engine] = await self._program(engine)
+            except MagidError as error:
+                found[engine] = error
+        return found
 
     def _lacks_prediction(self, fit: ModelFit) -> bool:
         """Returns whether a prediction would say more. Without GPUs, not of what surely fits."""
@@ -140,7 +155,8 @@ class ModelFits:
 
     def _fit(self, model: Model, program: LlamaProgram, memory: MachineMemory) -> ModelFit:
         specs = server_specs(model, self._config.llama_server_host, model.entry.ports or (0,))
-        spec, listed = specs[0], self._devices.present
+        spec = specs[0]
+        listed = self._devices.of(spec.engine).present
         if listed.listed_at is None:
             return ModelFit(Fits.UNKNOWN, listed.problem or "the GPUs are not listed yet")
         decision = self._placing.decided_by_now(spec, program, memory, model.port)
@@ -172,7 +188,7 @@ class ModelFits:
         `failure` is why llama-server predicted nothing when it was asked: it may not load the file.
         """
         estimated = header_estimate(spec, facts_of(model))
-        gpus = self._devices.present.gpus
+        gpus = self._devices.of(spec.engine).present.gpus
         capacity = self._placing.holders.capacity(gpus, memory, model.port)
         problem = failure or decision.problem or NOT_PREDICTED
         verdict = verdict_estimated(estimated, spec, decision.answer, capacity, problem)
@@ -190,7 +206,7 @@ class ModelFits:
 
     def _room(self, spec: ServerSpec, memory: MachineMemory) -> Room:
         limit = self._placing.holders.limit_of(spec)
-        return Room(self._devices.present.gpus, memory.available, limit)
+        return Room(self._devices.of(spec.engine).present.gpus, memory.available, limit)
 
     def _running(self, specs: tuple[ServerSpec, ...]) -> ObservedServer | None:
         """Returns a server that runs with just these settings."""

@@ -1,11 +1,12 @@
 """What magid knows of GPUs and of the memory of servers, and what it decides from that."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 
 from magid.config.settings import Config
 from magid.control import planner, prediction_cache
-from magid.control.devices import Devices
 from magid.control.early_predictions import EarlyPredictions
+from magid.control.engine_devices import EngineDevices
+from magid.control.engines import AbsentEngines
 from magid.control.fits import ModelFits
 from magid.control.held_memory import HeldMemory
 from magid.control.placing import Placing
@@ -15,7 +16,7 @@ from magid.control.state import Change, StateStore
 from magid.control.wishes import facts_of
 from magid.errors import DeviceMissing
 from magid.gpus.eviction import Evictable, Stopping, Waiting
-from magid.llama.program import LlamaProgram
+from magid.llama.program import ProgramOf
 from magid.servers.backend import ServerBackend
 
 
@@ -26,14 +27,20 @@ class GpuState:
         self,
         config: Config,
         launcher: ServerBackend,
-        program: Callable[[], Awaitable[LlamaProgram]],
+        program: ProgramOf,
         store: StateStore,
+        on_engine: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_engine` is called when an engine is back that models have been given."""
+        self._on_engine = on_engine
         self._launcher, self._store = launcher, store
-        self.devices = Devices(launcher, lambda: store.notify(Change("gpus")), config.rpc_servers)
+        self.devices = EngineDevices(
+            launcher, lambda: store.notify(Change("gpus")), config.rpc_servers
+        )
         self.predictions = Predictions(
             launcher, config.state_dir / prediction_cache.NAME, lambda: self.fits.look_again()
         )
+        self.engines = AbsentEngines(config.engines_dir, store, self._take_up)
         self.machine = MachineResources(lambda: store.snapshot, lambda: self.devices.present)
         self.placing = Placing(
             config, launcher, self.devices, self.predictions, program,
@@ -56,23 +63,42 @@ class GpuState:
 
     def lacks_device(self, model_id: str) -> bool:
         """Returns whether the model was refused for want of a GPU that is not listed now either."""
-        there = {name.lower() for gpu in self.devices.present.gpus for name in gpu.all_names}
         for spec in self._store.snapshot.wanted.specs:
             _, error = self.placing.refused.get(spec.port, ("", None))
             if spec.model_id == model_id and isinstance(error, DeviceMissing):
+                gpus = self.devices.of(spec.engine).present.gpus
+                there = {name.lower() for gpu in gpus for name in gpu.all_names}
                 return any(name.lower() not in there for name in (spec.device or "").split(","))
         return False
 
-    def open(self) -> None:
-        """Begins to list the GPUs; does not wait for the list."""
+    async def open(self) -> None:
+        """Begins to list the GPUs; does not wait for the list. Engines are known afterwards."""
+        await self.engines.open()
         self.placing.open()
         self.devices.open()
+        self._store.subscribe(self._follow_engines)
+        self.devices.keep(self._store.snapshot.engines)
         self._early.open()
         self.fits.open()
         self.held.open()
 
+    async def refresh(self) -> None:
+        """Returns when the engines were looked for, and the GPUs listed, after this call."""
+        await self.engines.look()
+        await self.devices.refresh()
+
+    def _take_up(self, engines: frozenset[str]) -> None:
+        for engine in engines:
+            self.devices.of(engine).again()
+        self._on_engine()
+
+    def _follow_engines(self, change: Change) -> None:
+        if change.kind == "registry":
+            self.devices.keep(self._store.snapshot.engines)
+
     async def close(self) -> None:
         """Ends what is under way. Idempotent."""
+        await self.engines.close()
         await self.held.close()
         await self.fits.close()
         await self._early.close()

@@ -5,13 +5,13 @@ found again among those that are kept, also after a restart of magid. Asks llama
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from magid.catalog.effective import server_specs
 from magid.config.settings import Config
 from magid.control.after_changes import AfterChanges
-from magid.control.devices import Devices
+from magid.control.engine_devices import EngineDevices
 from magid.control.predictions import Predictions
 from magid.control.state import Change, StateStore
 from magid.control.wishes import as_placement, renamed
@@ -20,7 +20,7 @@ from magid.gpus.device import Gpu
 from magid.gpus.memory_table import Estimate, Need
 from magid.gpus.placing import Question
 from magid.llama.placement import Placement
-from magid.llama.program import LlamaProgram
+from magid.llama.program import ProgramOf
 from magid.llama.spec import ServerSpec
 from magid.servers.backend import ObservedServer, ServerBackend
 
@@ -38,9 +38,9 @@ class HeldMemory:
         config: Config,
         launcher: ServerBackend,
         store: StateStore,
-        devices: Devices,
+        devices: EngineDevices,
         predictions: Predictions,
-        program: Callable[[], Awaitable[LlamaProgram]],
+        program: ProgramOf,
     ) -> None:
         self._config, self._launcher, self._store = config, launcher, store
         self._devices, self._predictions, self._program = devices, predictions, program
@@ -64,33 +64,32 @@ class HeldMemory:
     async def _renew(self) -> None:
         try:
             await self._predictions.load()
-            self._look(await self._program())
-        except MagidError:  # there is no llama-server: what was known stays
-            pass
+            await self._look()
         except Exception:  # the next change is another try
             log.exception("finding out what servers hold failed with an internal error")
 
-    def _look(self, program: LlamaProgram) -> None:
+    async def _look(self) -> None:
         before = dict(self._known)
         for server in self._launcher.observed().values():
             if server.placement is None or not server.placement.devices or self.of(server):
                 continue
-            if found := self._needs_of(server, server.placement, program):
+            if found := await self._needs_of(server, server.placement):
                 self._known[server.port] = (server.spec_hash, server.placement, found)
         if self._known != before:
             self._store.notify(Change("gpus"))
 
-    def _needs_of(
-        self, server: ObservedServer, placement: Placement, program: LlamaProgram
-    ) -> Needs:
+    async def _needs_of(self, server: ObservedServer, placement: Placement) -> Needs:
         """Returns what was predicted; {} where its settings are no longer the model's."""
         spec = self._spec_of(server)
         if spec is None:
             return {}
-        gpus = self._devices.present.gpus
-        ids = {name: gpu.device.id for gpu in gpus for name in gpu.names}
+        try:
+            program = await self._program(spec.engine)
+        except MagidError:  # there is no llama-server: what was known stays
+            return {}
+        gpus = self._devices.of(spec.engine).present.gpus
         for question in questions(placement, gpus):
-            asked = as_placement(spec, question, ids)
+            asked = as_placement(spec, question, gpus)
             made = self._predictions.kept(spec, program, asked)
             if made is not None and made.estimate is not None:
                 return needs_in(renamed(made, asked).estimate or made.estimate, placement)
@@ -118,6 +117,8 @@ def questions(placement: Placement, gpus: Iterable[Gpu]) -> Iterator[Question]:
     if len(names) == 1:
         for gpu in gpus:
             yield from (Question((name,), ctx) for name in gpu.names)
+    if placement.extent == "own":  # the names of the GPUs that its settings mean by their ids
+        yield Question(is_own=True)
 
 
 def needs_in(estimate: Estimate, placement: Placement) -> Needs:

@@ -163,7 +163,7 @@ def _freed(gpus: Sequence[Gpu], going: Sequence[Holder]) -> Iterator[Gpu]:
     """Returns the GPUs as they will be when these servers have ended."""
     for gpu in gpus:
         device = gpu.device
-        back = sum(need_on(device, one.placement) for one in going if one.is_settled)
+        back = sum(need_on(gpu, one.placement) for one in going if one.is_settled)
         if back and device.free is not None and device.total is not None:
             free = min(device.total, device.free + back)
             yield replace(gpu, device=replace(device, free=free))

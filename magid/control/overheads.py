@@ -14,8 +14,10 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from magid.control.devices import DeviceList, Devices
+from magid.control.devices import DeviceList
+from magid.control.engine_devices import EngineDevices
 from magid.llama.placement import Placement
+from magid.llama.spec import ServerSpec
 from magid.servers.backend import ObservedServer, ServerState
 
 log = logging.getLogger(__name__)
@@ -30,12 +32,13 @@ class _Begun(Struct, frozen=True):
 
     free: dict[str, int]
     need: dict[str, int]  # without the overhead that was counted
+    engine: str | None
 
 
 class Overheads:
     """Measures one start at a time on each port. `of` is shared with those who decide."""
 
-    def __init__(self, devices: Devices) -> None:
+    def __init__(self, devices: EngineDevices) -> None:
         self._devices = devices
         self._begun: dict[int, _Begun] = {}  # by port
         self._states: dict[int, ServerState] = {}
@@ -43,10 +46,11 @@ class Overheads:
         self._tasks: set[asyncio.Task[None]] = set()
         self.of: dict[str, int] = {}  # by back end, in bytes
 
-    def begin(self, port: int, placement: Placement) -> None:
+    def begin(self, spec: ServerSpec, placement: Placement) -> None:
         """Notes what is free before this start. Called when its place is decided."""
-        self._begun.pop(port, None)
-        listed = {gpu.device.id: gpu.device for gpu in self._devices.present.gpus}
+        self._begun.pop(spec.port, None)
+        gpus = self._devices.of(spec.engine).present.gpus
+        listed = {gpu.device.id: gpu.device for gpu in gpus}
         free, need = {}, {}
         for one in placement.devices:
             device = listed.get(one.id)
@@ -55,7 +59,7 @@ class Overheads:
             free[one.id] = device.free
             need[one.id] = one.need - self.of.get(device.backend, 0)
         if free and placement.extent == "all":
-            self._begun[port] = _Begun(free, need)
+            self._begun[spec.port] = _Begun(free, need, spec.engine)
 
     def on_server(self, server: ObservedServer) -> None:
         """Measures a server that has become ready; drops what another server has disturbed."""
@@ -82,7 +86,8 @@ class Overheads:
         task.add_done_callback(self._tasks.discard)
 
     async def _measure(self, port: int) -> None:
-        listed = await self._devices.fresh(0.0)  # the state has led to a new one
+        devices = self._devices.of(self._begun[port].engine)
+        listed = await devices.fresh(0.0)  # the state has led to a new one
         begun = self._begun.pop(port, None)
         if begun is not None:
             for backend, taken in _taken(begun, listed):

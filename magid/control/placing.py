@@ -7,14 +7,15 @@ another; of several that wait together, the largest model's first.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct, field
 from msgspec.structs import replace
 
 from magid.config.settings import Config
-from magid.control.devices import DeviceList, Devices
+from magid.control.devices import DeviceList
+from magid.control.engine_devices import EngineDevices
 from magid.control.holders import Holders, MachineMemory, Reservation
 from magid.control.overheads import Overheads
 from magid.control.prediction_cache import Prediction
@@ -31,7 +32,7 @@ from magid.control.wishes import (
 )
 from magid.errors import MagidError
 from magid.gpus import eviction
-from magid.gpus.capacity import Capacity, freed_by
+from magid.gpus.capacity import Capacity, freed_by, ids_of
 from magid.gpus.eviction import Evictable, Stopping, Waiting
 from magid.gpus.memory_table import Estimate
 from magid.gpus.placing import (
@@ -45,7 +46,7 @@ from magid.gpus.placing import (
 )
 from magid.host.usage import machine_memory
 from magid.llama.placement import Placement
-from magid.llama.program import LlamaProgram
+from magid.llama.program import LlamaProgram, ProgramOf
 from magid.llama.spec import ServerSpec
 from magid.log.events import Event, about
 from magid.servers.backend import ServerBackend
@@ -82,9 +83,9 @@ class Placing:
         self,
         config: Config,
         launcher: ServerBackend,
-        devices: Devices,
+        devices: EngineDevices,
         predictions: Predictions,
-        program: Callable[[], Awaitable[LlamaProgram]],
+        program: ProgramOf,
         facts: Callable[[str], FileFacts],
         machine: Callable[[], Mapping[str, int]] = machine_memory,
     ) -> None:
@@ -152,7 +153,8 @@ class Placing:
 
     async def _work(self) -> None:
         while self._waiting:
-            if (await self._devices.fresh(MAX_AGE_S)).gpus:
+            engine = self._waiting[0].spec.engine
+            if (await self._devices.of(engine).fresh(MAX_AGE_S)).gpus:
                 self._waiting.sort(key=lambda one: self._order(one.spec))
             waiting = self._waiting.pop(0)
             if waiting.answer.done():
@@ -184,35 +186,36 @@ class Placing:
     async def _placed(self, spec: ServerSpec, failed: Placement | None) -> Placement | None:
         refuse_undrafted(spec, self._facts(spec.model_id).missing_draft)
         await self._returning.wait()
+        devices = self._devices.of(spec.engine)
         if failed is not None:
             self.release(spec.port)
-            await self._devices.refresh()
+            await devices.refresh()
         decision = await self.decided(spec, failed, for_start=True)
         if isinstance(decision.answer, NoDevice):  # it may have come since the last list
-            await self._devices.refresh()
+            await devices.refresh()
             decision = await self.decided(spec, failed, for_start=True)
         match decision.answer:
             case NoRoom() if failed is not None:
                 raise not_allocated(spec, failed)
             case NoRoom() | NoDevice() as refused:
-                raise refusal(spec, refused, self._devices.present)
+                raise refusal(spec, refused, devices.present)
             case Placement() as placement:
                 return self._reserve(spec, placement)
             case _:
-                return unplaced(spec, self._devices.present, decision.problem)
+                return unplaced(spec, devices.present, decision.problem)
 
     def _reserve(self, spec: ServerSpec, placement: Placement) -> Placement | None:
         """Returns what its start gets: nothing without GPUs, unless a context was chosen for it."""
+        listed = self._devices.of(spec.engine).present
         if placement.extent == "own" and not placement.pins_devices:
-            listed = self._devices.present
             placement = with_devices(placement, unplaced(spec, listed, "as its arguments say"))
         passed: Placement | None = placement
-        if not self.has_gpus and placement.ctx_size is None:
+        if not listed.gpus and placement.ctx_size is None:
             passed = None
         else:
             _log_decision(spec, placement)
         self.holders.reserve(Reservation(spec, placement, passed))
-        self._overheads.begin(spec.port, placement)
+        self._overheads.begin(spec, placement)
         return passed
 
     # -- decisions -------------------------------------------------------------------------
@@ -224,7 +227,7 @@ class Placing:
 
         Raises Busy unless it is `for_start`; see `Predictions.of`.
         """
-        listed = await self._devices.fresh(MAX_AGE_S)
+        listed = await self._devices.of(spec.engine).fresh(MAX_AGE_S)
         if _is_unknown(listed):
             return Decision(None)
         known: dict[Question, Prediction] = {}
@@ -247,7 +250,7 @@ class Placing:
 
         Its `problem` says what is not known yet. The server on `port` counts as gone.
         """
-        gpus = self._devices.present.gpus
+        gpus = self._devices.of(spec.engine).present.gpus
         known: dict[Question, Prediction] = {}
         capacity = self.holders.capacity(gpus, memory, port, self.holders.limit_of(spec))
         while isinstance(answer := self._answer(spec, capacity, known), Question):
@@ -281,7 +284,7 @@ class Placing:
         """
         refuse_undrafted(spec, self._facts(spec.model_id).missing_draft)
         await self._returning.wait()
-        listed = await self._devices.fresh(MAX_AGE_S)
+        listed = await self._devices.of(spec.engine).fresh(MAX_AGE_S)
         if _is_unknown(listed):
             return None
         known: dict[Question, Prediction] = {}
@@ -299,7 +302,7 @@ class Placing:
         def verdict() -> eviction.Verdict:
             wish = self._wish(spec)
             now, estimates = capacity(frozenset()), _estimates(known)
-            may_help = eviction.could_fit(wish, now, estimates, freed_by(others))
+            may_help = eviction.could_fit(wish, now, estimates, freed_by(others, listed.gpus))
             return eviction.make_room(candidates, place, may_help)
 
         try:
@@ -310,29 +313,31 @@ class Placing:
         if isinstance(found, UnknownRoom):
             return None
         if isinstance(found, NoRoom | NoDevice):
-            raise refusal(spec, found, self._devices.present)
+            raise refusal(spec, found, listed)
         if isinstance(found, Stopping) and not found.model_ids:
             self._reserve(spec, found.placement)
         return found
 
     def _with_devices(self, candidates: Sequence[Evictable]) -> list[Evictable]:
         found: dict[str, frozenset[str]] = {}
+        ids = ids_of(self._devices.present.gpus)
         for one in self.holders.all():
-            names = frozenset(device.name for device in one.placement.devices)
-            found[one.model_id] = found.get(one.model_id, frozenset()) | names
+            held = frozenset(ids.get(device.id, device.id) for device in one.placement.devices)
+            found[one.model_id] = found.get(one.model_id, frozenset()) | held
         return [replace(one, devices=found.get(one.model_id, frozenset())) for one in candidates]
 
     async def _predicted(
         self, spec: ServerSpec, question: Question, *, for_start: bool
     ) -> Prediction:
         try:
-            program = await self._program()
+            program = await self._program(spec.engine)
         except MagidError as error:
             raise _Unpredictable(error.message) from None
-        placement = as_placement(spec, question, self._devices.present.gpus)
+        gpus = self._devices.of(spec.engine).present.gpus
+        placement = as_placement(spec, question, gpus)
         found = await self._predictions.of(spec, program, placement, for_start=for_start)
         if found.estimate is None:
-            if self.has_gpus:
+            if gpus:
                 log.warning(
                     "llama-server chooses where %s runs: %s", spec.model_id, found.problem,
                     extra=about(Event.SERVER_STARTING, model=spec.model_id),

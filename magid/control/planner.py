@@ -21,6 +21,7 @@ class Blocked(Struct, frozen=True):
 
     model_id: str
     reason: str
+    engine: str = ""  # that is not installed; else it has no port
 
 
 class Wanted(Struct, frozen=True):
@@ -80,11 +81,16 @@ class Plan(Struct, frozen=True):
 
 
 def want(
-    models: Mapping[str, Model], host: str, unserved: Iterable[str], port_range: tuple[int, int]
+    models: Mapping[str, Model],
+    host: str,
+    unserved: Iterable[str],
+    port_range: tuple[int, int],
+    absent: Container[str] = (),
 ) -> Wanted:
     """Returns the servers of all enabled models.
 
-    Small models start first: they are ready soonest.
+    Small models start first: they are ready soonest. `absent` are engines that are not installed:
+    what runs with one goes on, because its disk may only be away.
     """
     low, high = port_range
     no_port = frozenset(unserved)
@@ -94,11 +100,17 @@ def want(
         for model_id in sorted(no_port)
     ]
     enabled = [m for m in models.values() if m.enabled and m.model_id not in no_port]
+    without = {m.model_id: m.settings.engine or "" for m in enabled if m.settings.engine in absent}
+    blocked += [
+        Blocked(model_id, f"its engine {engine!r} is not installed", engine)
+        for model_id, engine in sorted(without.items())
+    ]
+    enabled = [m for m in enabled if m.model_id not in without]
     for model in sorted(enabled, key=lambda m: (m.found.size_bytes, m.model_id)):
         specs += server_specs(model, host)
     on_demand = frozenset(s.port for s in specs if models[s.model_id].is_on_demand)
     unwanted = {m.model_id: _why_unwanted(m) for m in models.values() if not m.enabled}
-    return Wanted(tuple(specs), tuple(blocked), on_demand, unwanted)
+    return Wanted(tuple(specs), tuple(blocked), on_demand, unwanted, frozenset(without))
 
 
 def _why_unwanted(model: Model) -> str:

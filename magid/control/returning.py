@@ -7,7 +7,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from magid.control.devices import Devices
+from magid.control.engine_devices import EngineDevices
 from magid.gpus.device import Gpu
 from magid.servers.backend import ObservedServer, ServerState
 
@@ -25,7 +25,7 @@ class _Expected(Struct, frozen=True):
 class ReturningMemory:
     """Knows which memory of stopped servers has not been seen free yet."""
 
-    def __init__(self, devices: Devices) -> None:
+    def __init__(self, devices: EngineDevices) -> None:
         self._devices = devices
         self._states: dict[int, ServerState] = {}
         self._expected: list[_Expected] = []
@@ -37,7 +37,7 @@ class ReturningMemory:
         was_ready = before in (ServerState.READY, ServerState.STOPPING)
         if was_ready and not server.state.is_running and server.placement is not None:
             until = time.monotonic() + PATIENCE_S
-            listed = {gpu.device.id: gpu.device for gpu in self._devices.present.gpus}
+            listed = {known: gpu.device for gpu in self._devices.present.gpus for known in gpu.ids}
             for one in server.placement.devices:
                 device = listed.get(one.id)
                 if device is not None and device.free is not None and device.total is not None:
@@ -54,7 +54,7 @@ class ReturningMemory:
 
 
 def _missing(expected: Iterable[_Expected], gpus: Iterable[Gpu], now: float) -> Iterable[_Expected]:
-    free = {gpu.device.id: gpu.device.free for gpu in gpus}
+    free = {known: gpu.device.free for gpu in gpus for known in gpu.ids}
     for one in expected:
         seen = free.get(one.device)
         if seen is not None and now < one.until and seen + _TOLERANCE < one.free:

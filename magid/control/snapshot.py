@@ -75,6 +75,7 @@ class Snapshot(Struct, frozen=True):
     store_problems: tuple[str, ...]  # errors of loading and saving, for a person
     may_lack_folders: bool = False  # `model_paths` is the default: folders may be missing
     gone_drafts: Mapping[str, str] = {}  # see `undrafted.gone_drafts`
+    engines: frozenset[str] = frozenset()  # that models have been given, installed or not
 
     @property
     def missing(self) -> tuple[ModelEntry, ...]:
@@ -123,10 +124,12 @@ def build(
     active: ActiveProfile,
     config: Config,
     problems: tuple[str, ...],
+    absent: frozenset[str] = frozenset(),
 ) -> Snapshot:
     """Returns a snapshot in which all enabled models have ports.
 
-    Its `registry` may therefore differ from the argument.
+    Its `registry` may therefore differ from the argument. `absent` are engines that models have
+    been given and that are not installed.
     """
     models = effective_models(registry, disk.found, active.profile, config)
     demand = {m.model_id: m.settings.instances for m in models.values() if m.enabled}
@@ -138,12 +141,13 @@ def build(
         for entry in with_ports.models.values()
         if entry.model_id not in models and disk.may_hold(entry.path)
     )
-    wanted = replace(
-        want(models, config.llama_server_host, unserved, config.port_range), unseen=unseen
-    )
+    wanted = want(models, config.llama_server_host, unserved, config.port_range, absent)
+    wanted = replace(wanted, unseen=wanted.unseen | unseen)
+    engines = frozenset(m.settings.engine for m in models.values() if m.settings.engine)
     return Snapshot(
-        revision, with_ports, disk, active, models, wanted, problems, config.may_lack_folders
-    )
+        revision, with_ports, disk, active, models, wanted, problems, config.may_lack_folders,
+        engines=engines,
+    )  # fmt: skip
 
 
 def status_line(phase: Phase, snapshot: Snapshot, observed: Mapping[int, ObservedServer]) -> str:

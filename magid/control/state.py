@@ -60,6 +60,7 @@ class StateStore:
         self._durable: Registry | None = None  # content of the store
         self._store_problems: tuple[str, ...] = ()
         self._write_problem = ""  # of the last write, if it failed
+        self.absent_engines: frozenset[str] = frozenset()  # that models have been given
         self.writes = Writes()
         self._listeners: Listeners[Change] = Listeners()
         self._present = snapshot.build(0, Registry(), Disk(), ActiveProfile(), config, ())
@@ -163,6 +164,11 @@ class StateStore:
         """Stores the state of the disk when there is nothing to save."""
         self._swap(self._present.registry, disk=disk)
 
+    def note_absent_engines(self, names: frozenset[str]) -> None:
+        """Stores which of the engines that models have been given are not installed."""
+        self.absent_engines = names
+        self._swap(self._present.registry)
+
     def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(work)
         self._work.add(task)
@@ -175,7 +181,8 @@ class StateStore:
         before = self._present
         wish = decide(before)
         draft = self._build(wish.registry, wish.disk, wish.active)
-        if any(blocked.model_id == wish.ports_for for blocked in draft.wanted.blocked):
+        without_port = {one.model_id for one in draft.wanted.blocked if not one.engine}
+        if wish.ports_for and wish.ports_for in without_port:
             raise self._no_port(wish.ports_for or "")
         if self._is_worth_writing(draft.registry):
             try:
@@ -230,6 +237,7 @@ class StateStore:
             present.active if active is None else active,
             self._config,
             problems,
+            self.absent_engines,
         )
         gone = gone_drafts(present.models, present.gone_drafts, made.models)
         return replace(made, gone_drafts=gone) if gone else made

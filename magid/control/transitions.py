@@ -17,6 +17,7 @@ from magid.catalog.registry import ModelEntry, Registry
 from magid.control.snapshot import ActiveProfile, Disk, Snapshot
 from magid.discovery.found import BrokenFile, Scan
 from magid.errors import InvalidInput, ModelDisabled, NotReady, PortTaken
+from magid.llama import engines
 
 
 class Transition(Struct, frozen=True):
@@ -69,7 +70,8 @@ def find(now: Snapshot, model_id: str) -> Model:
 def startable(now: Snapshot, model_id: str) -> Model:
     """Returns a model that can be started.
 
-    Raises as `find` does, ModelDisabled, and PortTaken if there is no port for it.
+    Raises as `find` does, ModelDisabled, PortTaken if there is no port for it, and
+    LlamaServerMissing if its engine is not installed.
     """
     model = find(now, model_id)
     if not model.enabled:
@@ -80,6 +82,8 @@ def startable(now: Snapshot, model_id: str) -> Model:
         )
     for blocked in now.wanted.blocked:
         if blocked.model_id == model.model_id:
+            if blocked.engine:
+                raise engines.missing(blocked.engine)
             raise PortTaken(
                 f"cannot start {model.model_id!r}: {blocked.reason}", modelId=model.model_id
             )
@@ -151,7 +155,7 @@ def pinned(
 
 
 def _unless_blocked(now: Snapshot, model_id: str) -> str | None:
-    blocked = any(line.model_id == model_id for line in now.wanted.blocked)
+    blocked = any(line.model_id == model_id and not line.engine for line in now.wanted.blocked)
     return None if blocked else model_id
 
 

@@ -102,12 +102,8 @@ def capacity_of(
     driver says is free, servers together never get more than the whole.
     """
     held = tuple(holders)
-    needs: dict[str, list[tuple[Holder, int]]] = {}
-    for holder in held:
-        for device in holder.placement.devices:
-            needs.setdefault(device.id, []).append((holder, device.need))
     rooms = tuple(
-        _room(gpu, needs.get(gpu.device.id, []), reserve, (overheads or {}).get(gpu.device.backend))
+        _room(gpu, _held_on(gpu, held), reserve, (overheads or {}).get(gpu.device.backend))
         for gpu in gpus
     )
     pending = sum(max(0, one.placement.host - one.host_taken) for one in held if not one.is_settled)
@@ -115,6 +111,16 @@ def capacity_of(
     if limit is not None and limit < left:
         return Capacity(rooms, limit, is_limited=True)
     return Capacity(rooms, left)
+
+
+def _held_on(gpu: Gpu, holders: Iterable[Holder]) -> list[tuple[Holder, int]]:
+    """Returns those that hold memory there, and how much, also by another engine's name of it."""
+    return [
+        (holder, device.need)
+        for holder in holders
+        for device in holder.placement.devices
+        if device.id in gpu.ids
+    ]
 
 
 def host_reserve(total: int) -> int:
@@ -136,16 +142,22 @@ def _room(
     return DeviceRoom(device, room, shown, is_integrated, gpu.names[1:], overhead=overhead or 0)
 
 
-def freed_by(holders: Iterable[Holder]) -> dict[str, dict[str, int]]:
-    """Returns model -> id of a device -> what all its servers hold there, in bytes."""
+def freed_by(holders: Iterable[Holder], gpus: Iterable[Gpu] = ()) -> dict[str, dict[str, int]]:
+    """Returns model -> id of a GPU -> what all its servers hold there, in bytes."""
+    ids = ids_of(gpus)
     freed: dict[str, dict[str, int]] = {}
     for one in holders:
         for device in one.placement.devices:
-            held = freed.setdefault(one.model_id, {})
-            held[device.id] = held.get(device.id, 0) + device.need
+            held, known = freed.setdefault(one.model_id, {}), ids.get(device.id, device.id)
+            held[known] = held.get(known, 0) + device.need
     return freed
 
 
-def need_on(device: Device, placement: Placement) -> int:
-    """Returns what a placed server needs on this device, in bytes."""
-    return sum(one.need for one in placement.devices if one.id == device.id)
+def ids_of(gpus: Iterable[Gpu]) -> dict[str, str]:
+    """Returns the present id of each GPU by all ids that it has had."""
+    return {known: gpu.device.id for gpu in gpus for known in gpu.ids}
+
+
+def need_on(gpu: Gpu, placement: Placement) -> int:
+    """Returns what a placed server needs on this GPU, in bytes."""
+    return sum(one.need for one in placement.devices if one.id in gpu.ids)

@@ -24,6 +24,7 @@ class Device(Struct, frozen=True):
     address: str | None = None  # of PCI, in lower case
     uuid: str | None = None
     remote_id: str = ""  # of one at another machine: its RPC server's address, and which one
+    shared_id: str = ""  # of a GPU that several engines list; see `gpus/engines`
 
     @property
     def is_partition(self) -> bool:
@@ -34,7 +35,8 @@ class Device(Struct, frozen=True):
     def id(self) -> str:
         """The name that stays over reboots, as far as one is known."""
         return (
-            self.remote_id
+            self.shared_id
+            or self.remote_id
             or self.uuid
             or (None if self.is_partition else self.address)
             or self.name
@@ -46,6 +48,16 @@ class Gpu(Struct, frozen=True):
 
     device: Device
     same: tuple[Device, ...] = ()
+    known_as: frozenset[str] = frozenset()  # its ids in the lists of all engines
+
+    @property
+    def ids(self) -> frozenset[str]:
+        """All ids by which a server may have been placed on it."""
+        return self.known_as | {self.device.id}
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        return (self.device, *self.same)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -82,10 +94,11 @@ def _rank(device: Device) -> int:
 def _belongs(device: Device, group: list[Device]) -> bool:
     if any(device.backend == other.backend for other in group):
         return False
-    return _is_same(device, group[0])
+    return is_same(device, group[0])
 
 
-def _is_same(one: Device, other: Device) -> bool:
+def is_same(one: Device, other: Device) -> bool:
+    """Whether two devices of different back ends are one GPU."""
     if REMOTE in (one.backend, other.backend) or one.is_partition or other.is_partition:
         return False
     for mine, theirs in ((one.uuid, other.uuid), (one.address, other.address)):

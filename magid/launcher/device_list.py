@@ -23,12 +23,14 @@ _GATE: Final = SCRIPTS / "exec_model.py"
 _ALONE: Final = (PYTHON, "-I", "-S")
 
 
-async def output(units: Units, settings: Config, examine: Examiner, find: Find) -> bytes:
-    """Returns what llama-server printed. Calls must not overlap.
+async def output(
+    engine: str | None, units: Units, settings: Config, examine: Examiner, find: Find
+) -> bytes:
+    """Returns what the llama-server of this engine printed. Calls must not overlap.
 
     Raises LlamaServerMissing, ServerFailed, NotAllowed, Busy, BusError.
     """
-    program = await asyncio.to_thread(configured_program, settings, find)
+    program = await asyncio.to_thread(configured_program, settings, find, engine)
     roots = await asyncio.to_thread(examine.roots, settings.model_paths)
 
     async def ran(argv: Sequence[str], remote: tuple[str, ...], run: ShortRun) -> str:

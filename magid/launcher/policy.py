@@ -18,7 +18,7 @@ from magid.launcher.model_files import Examined, examine, shards
 from magid.launcher.protocol import StartRequest
 from magid.launcher.unit_request import Timeouts, UnitRequest
 from magid.llama.arguments import server_argv
-from magid.llama.engines import check_owned, default_program
+from magid.llama.engines import check_owned, program_for
 from magid.llama.placement import Placement
 from magid.llama.program import FoundProgram, find_program
 from magid.standalone import SCRIPTS
@@ -53,7 +53,7 @@ def authorize(
             f"{settings.llama_server_host}",
             field="spec.host",
         )
-    program = configured_program(settings, find)
+    program = configured_program(settings, find, spec.engine)
     key = protocol.credential_path(spec.port)
     argv = server_argv(spec, str(program.path), key, start.flags, start.placement)
     projector = () if spec.mmproj_path is None else (spec.mmproj_path,)
@@ -148,16 +148,16 @@ def patience_of(settings: Config) -> Timeouts:
     )
 
 
-def configured_program(settings: Config, find: Find) -> FoundProgram:
-    """Returns the llama-server of the configuration, or of the default engine.
+def configured_program(settings: Config, find: Find, engine: str | None = None) -> FoundProgram:
+    """Returns the llama-server of an engine; without one that of the configuration, or the default.
 
     Raises LlamaServerMissing; InvalidConfig if others than root may write to the engines.
     """
-    configured = settings.llama_server_path
-    if configured is None and (program := default_program(settings.engines_dir)) is not None:
+    own = settings.llama_server_path
+    program = program_for(engine, str(own) if own else None, settings.engines_dir)
+    if program is not None and Path(program).is_relative_to(settings.engines_dir):
         check_owned(settings.engines_dir)
-        configured = program
-    return find(str(configured) if configured else None, PROGRAM_PLACES)
+    return find(program, PROGRAM_PLACES)
 
 
 def program_folders(program: FoundProgram) -> tuple[str, ...]:

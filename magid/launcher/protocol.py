@@ -67,16 +67,15 @@ class Ping(Struct, frozen=True):
 
 
 class RemoveRequest(Struct, frozen=True):
-    """Removes files of one model below the library; see `output_reply`.
-
-    The library is the one of the launcher's configuration, whatever the request says.
-    """
+    """Removes files of one model below the library of the launcher's own configuration."""
 
     files: tuple[FileIdentity, ...]
 
 
 class DevicesRequest(Struct, frozen=True):
-    """Lists the devices that llama-server finds in the sandbox of servers; see `output_reply`."""
+    """Lists the devices that this engine finds in the sandbox of servers; see `output_reply`."""
+
+    engine: str | None = None
 
 
 class PredictRequest(Struct, frozen=True):
@@ -127,7 +126,9 @@ def request_line(request: Request) -> bytes:
             body |= {"files": [str(one) for one in files]}
         case DownloadRequest(action, source):
             body |= {"action": action, "source": asdict(source)}
-        case Ping() | DevicesRequest():
+        case DevicesRequest(engine):
+            body |= {"engine": engine}
+        case Ping():
             pass
     line = _line(body)
     if len(line) > MAX_LINE_BYTES:
@@ -181,15 +182,13 @@ def parse_request(line: bytes) -> Request:
     match verb:
         case "start":
             _only(body, {"spec", "profile", "flags", "placement"}, "request")
-            return StartRequest(
-                _spec(body["spec"]), _profile("profile", body["profile"]), _flags(body["flags"]),
-                _placement(body["placement"]),
-            )  # fmt: skip
+            flags, placement = _flags(body["flags"]), _placement(body["placement"])
+            profile = _profile("profile", body["profile"])
+            return StartRequest(_spec(body["spec"]), profile, flags, placement)
         case "predict":
             _only(body, {"spec", "flags", "placement"}, "request")
-            return PredictRequest(
-                _spec(body["spec"]), _flags(body["flags"]), _placement(body["placement"])
-            )
+            flags, placement = _flags(body["flags"]), _placement(body["placement"])
+            return PredictRequest(_spec(body["spec"]), flags, placement)
         case "stop" | "forget":
             _only(body, {"port"}, "request")
             port = _port("port", body["port"])
@@ -201,8 +200,8 @@ def parse_request(line: bytes) -> Request:
             _only(body, {"action", "source"}, "request")
             return checked_download(body["action"], body["source"])
         case "ping" | "devices":
-            _only(body, set(), "request")
-            return Ping() if verb == "ping" else DevicesRequest()
+            _only(body, set() if verb == "ping" else {"engine"}, "request")
+            return Ping() if verb == "ping" else DevicesRequest(_engine("engine", body["engine"]))
         case _:
             raise _bad("verb", f"should be one of {', '.join(_VERBS.values())}")
 
@@ -370,6 +369,7 @@ _SPEC: Final[Mapping[str, _Check]] = {
     "lora_bytes": _int(0, 2**60),
     **{setting.name: _setting(setting) for setting in SERVER_SETTINGS},
 }
+_engine = _SPEC["engine"]
 assert set(_SPEC) == {each.name for each in fields(ServerSpec)}
 
 

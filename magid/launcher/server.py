@@ -146,8 +146,8 @@ class LauncherServer:
         match request:
             case Ping():
                 return LauncherReply(details={"units": len(self._units.held)})
-            case DevicesRequest():
-                return await self._list_devices()
+            case DevicesRequest(engine):
+                return await self._list_devices(engine)
             case PredictRequest():
                 return await self._predict(request)
             case RemoveRequest():
@@ -174,10 +174,10 @@ class LauncherServer:
         log.info("starting %s (%s)", order.spec.unit, order.spec.model_id)
         await self._units.start(order.spec.port, properties)
 
-    async def _list_devices(self) -> LauncherReply:
+    async def _list_devices(self, engine: str | None) -> LauncherReply:
         async with self._listing:
             output = await device_list.output(
-                self._units, self._settings(), self._examine, self._programs.find
+                engine, self._units, self._settings(), self._examine, self._programs.find
             )
         return protocol.output_reply(output)
 

@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
@@ -171,8 +171,11 @@ def use(folder: Path, name: str | None) -> None:
         raise CannotWrite(f"cannot choose an engine: {error}") from error
 
 
-def remove(folder: Path, name: str) -> None:
-    """Removes an engine that nothing uses. Raises Conflict, NotFound, CannotWrite."""
+def remove(folder: Path, name: str, models: Sequence[str] = ()) -> None:
+    """Removes an engine that nothing uses. Raises Conflict, NotFound, CannotWrite.
+
+    `models` are those that have been given it.
+    """
     home = folder / _checked(name)
     _prepare(folder)
     if not os.path.lexists(home):
@@ -181,6 +184,11 @@ def remove(folder: Path, name: str) -> None:
         raise Conflict(
             f"cannot remove engine {name!r}: it is the one in use; `magictl engine use` another "
             "one, or `system`"
+        )
+    if models:
+        raise Conflict(
+            f"cannot remove engine {name!r}: it is set for {', '.join(models)}; `magictl engine "
+            f"use default {models[0]}` has a model run with the engine of all"
         )
     if pids := sorted(_running(home)):
         raise Conflict(

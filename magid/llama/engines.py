@@ -5,8 +5,8 @@
     FOLDER/NAME/files/          what was unpacked
     FOLDER/default              a link to NAME: the engine of all servers; without it none is used
 
-Root owns all of it, and every folder above. A request names no program, so nothing but these links
-decides what runs.
+Root owns all of it, and every folder above. A request names an engine and no program, so nothing
+but these links decides what runs.
 """
 
 import os
@@ -15,10 +15,11 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from magid.errors import InvalidConfig
+from magid.errors import InvalidConfig, LlamaServerMissing
 
 PROGRAM: Final = "llama-server"
 DEFAULT: Final = "default"
+SYSTEM: Final = "system"  # in a setting: none of the engines
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 
@@ -38,6 +39,45 @@ def default_program(folder: Path) -> Path | None:
     """
     name = default_engine(folder)
     return None if name is None else folder / name / PROGRAM
+
+
+def program_for(engine: str | None, configured: str | None, folder: Path | None) -> str | None:
+    """Returns the program that a server runs whose setting is `engine`; None: one is searched for.
+
+    `configured` is `llama_server_path`, which comes before the default engine; a server's own
+    engine comes before both. Looks at the disk. Raises LlamaServerMissing if the engine is not
+    installed.
+    """
+    if is_named(engine) and engine is not None:
+        if folder is None or not is_installed(folder, engine):
+            raise missing(engine)
+        return str(folder / engine / PROGRAM)
+    if configured is not None or folder is None or engine == SYSTEM:
+        return configured
+    program = default_program(folder)
+    return None if program is None else str(program)
+
+
+def is_named(engine: str | None) -> bool:
+    """Whether the setting `engine` names one of the engines."""
+    return engine not in (None, DEFAULT, SYSTEM)
+
+
+def is_installed(folder: Path, name: str) -> bool:
+    """Whether there is an engine of this name, with a program. Never raises."""
+    try:
+        return NAME.fullmatch(name) is not None and (folder / name / PROGRAM).exists()
+    except OSError:
+        return False
+
+
+def missing(name: str) -> LlamaServerMissing:
+    """Returns the error of a server whose engine is not there."""
+    return LlamaServerMissing(
+        f"cannot use the engine {name!r}: it is not installed; `magictl engine add {name} PATH` "
+        "adds it, and `magictl engine use default MODEL` has the model run with the engine of all",
+        engine=name,
+    )
 
 
 def chosen_at(program: Path) -> float:

@@ -8,9 +8,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from msgspec.structs import replace
+
 from magid.errors import LlamaServerMissing
 from magid.host.workers import LATE_S
-from magid.llama.engines import default_program
+from magid.llama.engines import chosen_at, is_named, program_for
 from magid.llama.program import FoundProgram, LlamaProgram, find_program, probe
 from magid.llama.program_search import Foreign, ProgramSearch, look_here, no_answer
 
@@ -18,9 +20,9 @@ RETRY_S: Final = 10.0
 
 
 class InstalledProgram:
-    """The llama-server of this machine; it is probed again only if its file has changed.
+    """The llama-servers of this machine, each probed again only if its file has changed.
 
-    Call the object for the LlamaProgram; concurrent callers share one probe. Raises
+    Call the object for the LlamaProgram of an engine; concurrent callers share one probe. Raises
     LlamaServerMissing; the next call searches again. A program that failed is not run again for
     RETRY_S unless its file changes, because a dashboard calls this every second. The event loop
     never waits for the program's file system: see `LocalSearch` and `ProgramSearch`.
@@ -35,10 +37,40 @@ class InstalledProgram:
         engines_dir: Path | None = None,
     ) -> None:
         """`engines_dir` has the engines; the default one of them is used if none is configured."""
-        self._fixed, self._engines = configured, engines_dir
-        self._search_path = search_path
-        self._local = LocalSearch(self._configured, search_path, late_s)
+        self._configured, self._search_path = configured, search_path
+        self._engines_dir, self._late_s = engines_dir, late_s
         self._search = search or ProgramSearch()
+        self._engines: dict[str | None, _EngineProgram] = {}
+
+    async def __call__(self, engine: str | None = None, /) -> LlamaProgram:
+        if engine not in self._engines:
+            self._engines[engine] = _EngineProgram(
+                lambda: program_for(engine, self._configured, self._engines_dir),
+                self._search_path, self._search, self._late_s, is_default=not is_named(engine),
+            )  # fmt: skip
+        return await self._engines[engine]()
+
+    def close(self) -> None:
+        """Ends what still waits for a file system. Idempotent."""
+        self._search.close()
+
+
+class _EngineProgram:
+    """The llama-server of one engine, or the one that is in use for all models."""
+
+    def __init__(
+        self,
+        configured: Callable[[], str | None],
+        search_path: str,
+        search: ProgramSearch,
+        late_s: float,
+        *,
+        is_default: bool,
+    ) -> None:
+        """`configured` returns the path, and may block and raise LlamaServerMissing."""
+        self._configured, self._search_path, self._search = configured, search_path, search
+        self._local = LocalSearch(configured, search_path, late_s)
+        self._is_default = is_default
         self._lock = asyncio.Lock()
         self._known: tuple[FoundProgram, LlamaProgram] | None = None
         self._failed: tuple[FoundProgram, float, LlamaServerMissing] | None = None
@@ -55,31 +87,27 @@ class InstalledProgram:
         try:
             return await self._local.find(), True
         except Foreign:
-            return await asyncio.to_thread(
-                self._search.find, self._configured(), self._search_path
-            ), False
+            return await asyncio.to_thread(self._find_there), False
 
-    def _configured(self) -> str | None:
-        if self._fixed is not None or self._engines is None:
-            return self._fixed
-        program = default_program(self._engines)
-        return None if program is None else str(program)
+    def _find_there(self) -> FoundProgram:
+        return self._search.find(self._configured(), self._search_path)
 
     async def _probed(self, found: FoundProgram, is_here: bool) -> LlamaProgram:
         failed = self._failed
         if failed and failed[0] == found and time.monotonic() < failed[1] + RETRY_S:
             raise failed[2]
         try:
-            if is_here:
-                return await probe(found.path)
-            return await asyncio.to_thread(self._search.probe, found.path)
+            program = await (
+                probe(found.path) if is_here else asyncio.to_thread(self._search.probe, found.path)
+            )
         except LlamaServerMissing as error:
             self._failed = (found, time.monotonic(), error)
             raise
-
-    def close(self) -> None:
-        """Ends what still waits for a file system. Idempotent."""
-        self._search.close()
+        if not self._is_default:
+            return program
+        # For servers without an engine of their own, the choice is a new program too.
+        chosen = await asyncio.to_thread(chosen_at, found.path)
+        return replace(program, changed_at=max(program.changed_at, chosen))
 
 
 class LocalSearch:

@@ -6,16 +6,16 @@ import platform
 import re
 import signal
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 from msgspec import Struct
 
 from magid.errors import LlamaServerMissing
 from magid.llama.arguments import child_environment
 from magid.llama.client import TooLong, read_at_most
-from magid.llama.engines import chosen_at
 
 MAX_PROBE_BYTES = 1024 * 1024  # `--help` is 60 KB in 0.7.0
 PROBE_S = 10.0  # for each of the two runs
@@ -34,6 +34,12 @@ class LlamaProgram(Struct, frozen=True):
     version: str
     flags: frozenset[str]  # every option that its --help lists, and `--spec-type=VALUE`
     changed_at: float = 0.0  # when its file was put there or replaced; seconds since the epoch
+
+
+class ProgramOf(Protocol):
+    """Returns the llama-server that the setting `engine` means. Raises LlamaServerMissing."""
+
+    def __call__(self, engine: str | None = None, /) -> Awaitable[LlamaProgram]: ...
 
 
 def advice(system: Mapping[str, str]) -> str:
@@ -126,12 +132,9 @@ async def probe(
 
 
 def _changed_at(program: Path) -> float:
-    """Returns the time of the inode's last change, or of the choice of its engine.
-
-    A package keeps the time of its making.
-    """
+    """Returns the time of the inode's last change: a package keeps the time of its making."""
     try:
-        return max(program.stat().st_ctime, chosen_at(program))
+        return program.stat().st_ctime
     except OSError as error:
         raise _unusable(program, str(error)) from error
 

@@ -29,6 +29,7 @@ _UUID: Final = "[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"
 _ADDRESS: Final = "[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}[.][0-7]"
 _REMOTE: Final = "[0-9.]{7,15}:[0-9]{1,5}(?:-[0-9]{1,2}of[0-9]{1,2})?"
 _DEVICE: Final = f"(?:[A-Za-z]{{1,16}}[0-9]{{0,3}}|(?:GPU|MIG)-{_UUID}|{_ADDRESS}|{_REMOTE})"
+_ENGINE: Final = "[a-z0-9][a-z0-9._-]{0,62}"  # as `llama/engines` has it
 _DRAFT: Final = r"auto|off|[^/\x00-\x1f\x7f]{1,250}\.gguf"
 _DEVICES: Final = f"{_DEVICE}(?:,{_DEVICE}){{0,31}}"
 
@@ -153,6 +154,13 @@ class ServerSettings:
         "own or a draft beside it, where llama-server can use them; off: nothing; or a file",
         default="auto",
         example="off",
+    )
+    engine: str | None = _setting(
+        Text(_ENGINE, "the name of an engine of `magictl engine ls`, or system"),
+        "Engine that runs the servers, one of several llama-servers side by side; system: that of "
+        "the system",
+        unset="the one that is in use for all models",
+        example="vulkan",
     )
     memory_max: int | None = _setting(
         Integer(2**26, 2**50, BYTES),

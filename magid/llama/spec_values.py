@@ -23,7 +23,8 @@ _PLACED: Final = frozenset({"--fit", "--fit-target", "--tensor-split"})
 _FLAGS: Final = frozenset({"--metrics", "--no-ui", "--no-webui", "--offline"}) | frozenset(
     {"--embeddings", "--embedding", "--reranking", "--rerank"}
 )
-_ASIDE: Final = ("memory_max", "cpu_quota", "offload", "draft")  # they are in no command line
+# They are in no command line.
+_ASIDE: Final = ("memory_max", "cpu_quota", "offload", "draft", "engine")
 
 
 def of_spec(spec: ServerSpec) -> SpecValues:
@@ -75,7 +76,9 @@ def differences(running: SpecValues, spec: ServerSpec) -> str:
     if said:
         return "; ".join(said)
     is_complete = all(name in known for name in _ASIDE)
-    return "its file changed" if is_complete else "its file, a limit, offload or draft changed"
+    return (
+        "its file changed" if is_complete else "its file, engine, limit, offload or draft changed"
+    )
 
 
 def _files(known: Mapping[str, str | None], wanted: Mapping[str, str | None]) -> list[str]:

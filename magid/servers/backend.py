@@ -167,10 +167,11 @@ class ServerBackend(Protocol):
     async def settled(self, port: int) -> ObservedServer:
         """Waits until the server is ready, failed or stopped."""
 
-    async def list_devices(self) -> str:
+    async def list_devices(self, engine: str | None = None) -> str:
         """Returns what llama-server prints of its devices, run as a server is: seconds at most.
 
-        Raises MagidError if it cannot be run, or does not end in time.
+        `engine` is as in a server's settings. Raises MagidError if it cannot be run, or does not
+        end in time.
         """
 
     async def predict_memory(self, spec: ServerSpec, placement: Placement | None = None) -> str:

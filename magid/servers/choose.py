@@ -1,20 +1,18 @@
 """Chooses the server backend from the configuration and what the machine has."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from magid.config.settings import Config
 from magid.errors import InvalidConfig
-from magid.llama.program import LlamaProgram
+from magid.llama.program import ProgramOf
 from magid.servers.backend import ServerBackend
 from magid.servers.processes.backend import ProcessBackend
 from magid.servers.processes.supervisor import RestartPolicy
 
 SOCKET: Final = Path("/run/magi/launcher.sock")
 _BOOTED: Final = Path("/run/systemd/system")  # sd_booted(3)
-
-Program = Callable[[], Awaitable[LlamaProgram]]
 
 
 def choose(setting: str, *, booted: bool, reachable: bool) -> str:
@@ -43,7 +41,7 @@ def check(settings: Config) -> str:
     return choose(settings.launcher, booted=_BOOTED.is_dir(), reachable=SOCKET.is_socket())
 
 
-def build(settings: Config, program: Program, profile: Callable[[], str | None]) -> ServerBackend:
+def build(settings: Config, program: ProgramOf, profile: Callable[[], str | None]) -> ServerBackend:
     """Creates the backend, not open yet. Raises InvalidConfig.
 
     `profile` returns the active profile's name.
@@ -68,7 +66,7 @@ def build(settings: Config, program: Program, profile: Callable[[], str | None])
 
 
 def _with_systemd(
-    settings: Config, program: Program, profile: Callable[[], str | None]
+    settings: Config, program: ProgramOf, profile: Callable[[], str | None]
 ) -> ServerBackend:
     # Imported here: the D-Bus library is slow to import, and `process` does not need it installed.
     try:

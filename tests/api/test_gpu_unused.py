@@ -23,7 +23,7 @@ ONE = devices_in("Available devices:\n  CUDA0: NVIDIA H100 (81920 MiB, 81000 MiB
 LISTED = DeviceList(listed_at=1.0)
 
 
-async def program() -> LlamaProgram:
+async def program(_engine: str | None = None, /) -> LlamaProgram:
     return LlamaProgram(Path("/opt/llama-server"), "1", frozenset())
 
 

@@ -45,7 +45,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     await made.close()
 
 
-async def no_program() -> LlamaProgram:
+async def no_program(_engine: str | None = None, /) -> LlamaProgram:
     raise LlamaServerMissing("cannot find llama-server")
 
 
@@ -237,7 +237,7 @@ async def test_ready_is_what_readyz_says(house: House) -> None:
     ctx = await context(house)
     there = [True]
 
-    async def program() -> LlamaProgram:
+    async def program(_engine: str | None = None, /) -> LlamaProgram:
         return LlamaProgram(Path("/x"), "1", frozenset()) if there[0] else await no_program()
 
     ctx.program = program

@@ -91,7 +91,7 @@ def timed(work: Callable[[], object]) -> float:
     return perf_counter() - start
 
 
-async def no_program() -> LlamaProgram:
+async def no_program(_engine: str | None = None, /) -> LlamaProgram:
     raise LlamaServerMissing("cannot find llama-server")
 
 

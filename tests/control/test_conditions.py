@@ -17,7 +17,7 @@ from magid.control.conditions import (
     conditions,
     messages,
 )
-from magid.control.program_conditions import older_program
+from magid.control.program_conditions import engines_missing, older_program
 from magid.control.snapshot import ActiveProfile, Disk, Phase, Snapshot, build
 from magid.discovery.found import BrokenFile
 from magid.discovery.walker import UnreadableRoot
@@ -197,11 +197,44 @@ def test_an_upgrade_of_llama_server_names_the_models_that_run_the_older_one() ->
     running = servers(snapshot, S.READY, S.READY, S.STOPPED)
     ages = zip(running.values(), (100.0, 300.0, 100.0), strict=True)
     aged = [replace(server, started_at=at) for server, at in ages]
-    (note,) = older_program(aged, 200.0)
+    (note,) = older_program(aged, snapshot.wanted, {None: 200.0})
     assert (note.code, note.severity) == (Code.OLDER_PROGRAM, Severity.NOTE)
     assert note.message == ("1 model runs an older llama-server, from before it was replaced: a")
     assert note.remedy == ("magictl restart a",)
-    assert not list(older_program(aged, 50.0))
+    assert not list(older_program(aged, snapshot.wanted, {None: 50.0}))
+
+
+def test_another_engine_for_all_is_none_of_a_model_with_its_own() -> None:
+    snapshot = with_engine(moment("a", "b"), "a", "vulkan")
+    aged = [replace(s, started_at=100.0) for s in servers(snapshot, S.READY, S.READY).values()]
+    (note,) = older_program(aged, snapshot.wanted, {None: 200.0, "vulkan": 50.0})
+    assert note.model_ids == ("b",)
+    (note,) = older_program(aged, snapshot.wanted, {None: 50.0, "vulkan": 200.0})
+    assert note.model_ids == ("a",)
+
+
+def test_an_engine_that_is_gone_blocks_its_models_alone() -> None:
+    """What runs with it goes on: nothing of the plan stops it."""
+    snapshot = with_engine(moment("a", "b"), "a", "vulkan", absent=frozenset({"vulkan"}))
+    assert [spec.model_id for spec in snapshot.wanted.specs] == ["b"]
+    (found,) = engines_missing(snapshot.wanted.blocked, ())
+    assert (found.code, found.severity) == (Code.ENGINE_MISSING, Severity.ERROR)
+    assert found.message == "the engine 'vulkan' is not installed, and a has no other"
+    assert found.remedy[1] == "magictl engine use default a"
+    codes = {one.code for one in at(snapshot)}
+    assert Code.NO_PORT not in codes
+    running = servers(with_engine(moment("a", "b"), "a", "vulkan"), S.READY, S.READY)
+    (found,) = engines_missing(snapshot.wanted.blocked, running.values())
+    assert found.severity is Severity.WARNING
+    assert not planner.plan(snapshot.wanted, running).stop
+
+
+def with_engine(
+    snapshot: Snapshot, model_id: str, engine: str, absent: frozenset[str] = frozenset()
+) -> Snapshot:
+    entry = snapshot.registry.models[model_id]
+    changed = snapshot.registry.with_entry(replace(entry, settings={"engine": engine}))
+    return build(2, changed, snapshot.disk, ALL, CONFIG, (), absent)
 
 
 # -- what is missing or broken -----------------------------------------------------------------

@@ -18,7 +18,7 @@ TABLE = (
 )
 
 
-async def program() -> LlamaProgram:
+async def program(_engine: str | None = None, /) -> LlamaProgram:
     return LlamaProgram(Path("/llama"), "1", FLAGS, 5.0)
 
 

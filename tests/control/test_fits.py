@@ -26,7 +26,7 @@ def table(need: int) -> str:
     return json.dumps({"why": "done", "status": -9, "lines": ["| memory breakdown [MiB] |", *rows]})
 
 
-async def program() -> LlamaProgram:
+async def program(_engine: str | None = None, /) -> LlamaProgram:
     return LlamaProgram(Path("/llama"), "1", FLAGS, 5.0)
 
 

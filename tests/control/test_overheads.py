@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from magid.config.settings import Config
-from magid.control.devices import Devices
+from magid.control.engine_devices import EngineDevices
 from magid.control.placing import Placing
 from magid.control.predictions import Predictions
 from magid.control.wishes import FileFacts
@@ -32,7 +32,7 @@ class Driver(StillLauncher):
         self.context = 300
         self.others = 0
 
-    async def list_devices(self) -> str:
+    async def list_devices(self, engine: str | None = None) -> str:
         self.listings += 1
         ready = [s for s in self.observed().values() if s.state is ServerState.READY]
         free = TOTAL - self.others - len(ready) * (NEED + self.context)
@@ -53,10 +53,10 @@ def driver() -> Driver:
 
 @pytest.fixture
 async def placing(driver: Driver) -> AsyncIterator[Placing]:
-    async def program() -> LlamaProgram:
+    async def program(_engine: str | None = None, /) -> LlamaProgram:
         return LlamaProgram(Path("/llama"), "1", FLAGS, 5.0)
 
-    devices = Devices(driver, lambda: None)
+    devices = EngineDevices(driver, lambda: None)
     made = Placing(
         Config(gpu_reserve=0), driver, devices, Predictions(driver), program,
         lambda model_id: FileFacts(),
@@ -93,7 +93,7 @@ async def test_the_next_start_counts_it(driver: Driver, placing: Placing) -> Non
     assert await begun(driver, placing, 8080) == NEED + 3
     await ready(driver, 8080)
     assert await begun(driver, placing, 8081) == NEED + 3 + 297
-    (room,) = placing.holders.capacity((await placing._devices.fresh(5.0)).gpus).devices
+    (room,) = placing.holders.capacity((await placing._devices.of(None).fresh(5.0)).gpus).devices
     assert room.overhead == 297 * MIB
     await ready(driver, 8081)
     driver.context = 900

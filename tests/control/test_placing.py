@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from magid.config.settings import Config
-from magid.control.devices import Devices
+from magid.control.engine_devices import EngineDevices
 from magid.control.placing import Placing
 from magid.control.predictions import Predictions
 from magid.control.wishes import FileFacts
@@ -45,7 +45,7 @@ class GpuLauncher(StillLauncher):
         self.others: dict[str, int] = {}
         self.ids: dict[str, str] = {}  # UUIDs
 
-    async def list_devices(self) -> str:
+    async def list_devices(self, engine: str | None = None) -> str:
         self.listings += 1
         self._wake()
         lines = []
@@ -86,13 +86,13 @@ def launcher() -> GpuLauncher:
 
 
 @pytest.fixture
-def devices(launcher: GpuLauncher) -> Devices:
-    return Devices(launcher, lambda: None)
+def devices(launcher: GpuLauncher) -> EngineDevices:
+    return EngineDevices(launcher, lambda: None)
 
 
 @pytest.fixture
-async def placing(launcher: GpuLauncher, devices: Devices) -> AsyncIterator[Placing]:
-    async def program() -> LlamaProgram:
+async def placing(launcher: GpuLauncher, devices: EngineDevices) -> AsyncIterator[Placing]:
+    async def program(_engine: str | None = None, /) -> LlamaProgram:
         return PROGRAM
 
     made = Placing(
@@ -165,7 +165,7 @@ async def test_a_device_that_is_gone(placing: Placing) -> None:
 
 
 async def test_an_id_where_llama_server_chooses(
-    launcher: GpuLauncher, placing: Placing, devices: Devices
+    launcher: GpuLauncher, placing: Placing, devices: EngineDevices
 ) -> None:
     launcher.ids = {"CUDA1": UUIDS[0]}
     await devices.refresh()
@@ -307,10 +307,10 @@ def memory() -> Machine:
 
 @pytest.fixture
 async def host(plain: PlainLauncher, memory: Machine) -> AsyncIterator[Placing]:
-    async def program() -> LlamaProgram:
+    async def program(_engine: str | None = None, /) -> LlamaProgram:
         return PROGRAM
 
-    devices = Devices(plain, lambda: None)
+    devices = EngineDevices(plain, lambda: None)
     made = Placing(
         Config(), plain, devices, Predictions(plain), program,
         lambda model_id: FileFacts(2**24, 2 * GIB, SHAPE), memory,

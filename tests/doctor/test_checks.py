@@ -164,6 +164,13 @@ def test_what_magid_reports_is_told_once_and_by_the_check_that_knows_more() -> N
     assert unseen[0][1].run == ("magictl start a b",)  # and not doctor itself
 
 
+def test_an_engine_that_is_gone_is_a_finding() -> None:
+    findings = found(daemon=reported("EngineMissing"))
+    assert [(finding.name, finding.what) for _, finding in findings] == [
+        ("magid-reports", "2 models are stopped")
+    ]
+
+
 def test_a_masked_launcher_is_told_once() -> None:
     masked = with_unit("magi-launcher.service", load="masked", active="inactive")
     findings = found(units=masked, launcher="refused", daemon=reported("UnitMasked"))

@@ -11,7 +11,7 @@ import pytest
 
 from magid.config.settings import Gateway
 from magid.control.daemon import Daemon
-from magid.errors import MagidError, NotReady
+from magid.errors import LlamaServerMissing, MagidError, NotReady
 from magid.gateway.dispatcher import Dispatcher
 from magid.gateway.proxy.failures import FIRST_S, MAX_S, Failures
 from magid.gateway.proxy.forward import ForwardedRequest
@@ -152,6 +152,20 @@ async def test_a_stop_that_fails_costs_time_and_no_loop(make: Any) -> None:
         assert world.launcher.count("start")[world.port(BETA)] == 0
         world.launcher.sticky.clear()
         assert await world.ask(BETA) == 200  # for want of room it does not rest
+
+
+async def test_a_model_whose_engine_is_gone_stops_no_other(make: Any) -> None:
+    async with make(max_loaded=1) as world:
+        assert await world.ask(ALPHA) == 200
+        port = world.port(ALPHA)
+        await world.daemon.set_settings(BETA, {"engine": "gone"})
+        await world.daemon.gpus.engines.look()
+        error = await world.ask(BETA)
+        assert isinstance(error, LlamaServerMissing)
+        assert "cannot use the engine 'gone'" in error.message
+        assert not world.launcher.count("stop")[port]
+        await world.daemon.set_settings(BETA, {"engine": None})
+        assert await world.ask(BETA) == 200
 
 
 async def test_those_who_wait_for_room_wait_side_by_side(make: Any) -> None:

@@ -183,6 +183,14 @@ def test_an_engine_is_tried_in_the_sandbox_before_it_counts(asker: Asker) -> Non
             assert "/var/lib/magi-engines/good/llama-server" in shown
         container.run(["magictl", "engine", "use", "system"])
         assert container.show(unit, "MainPID", "ActiveState") == started
+    with asker.running(asker.spec(engine="good")) as unit:
+        shown = container.show(unit, "ExecStart")["ExecStart"]
+        assert "/var/lib/magi-engines/good/llama-server" in shown
+    assert "Available devices:" in output_in(asker.ask(DevicesRequest("good")).details)
+    for request in (asker.spec(engine="gone"), DevicesRequest("gone")):
+        reply = asker.ask(request) if isinstance(request, DevicesRequest) else asker.start(request)
+        assert reply.error == "LlamaServerMissing"
+        assert "cannot use the engine 'gone'" in reply.message
     container.run(["magictl", "engine", "rm", "good", "--yes"])
     container.run(["rm", "/models/secret"])
 

@@ -19,6 +19,7 @@ from magid.config.settings import Config
 from magid.errors import (
     InvalidConfig,
     InvalidInput,
+    LlamaServerMissing,
     MagidError,
     NotAllowed,
     ServerFailed,
@@ -123,6 +124,32 @@ def test_the_program_is_that_of_the_default_engine(house: House) -> None:
         authorize(house.order(), engines)
     configured = structs.replace(engines, llama_server_path=house.program)
     assert authorize(house.order(), configured).argv[0] == str(house.program)
+
+
+def test_a_model_runs_with_its_own_engine(house: House) -> None:
+    """By its name: the program is what root's folder has under it, whatever else is configured."""
+    folder = house.models.parent / "engines"
+    for name in ("own", "all"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "llama-server").symlink_to(house.program)
+    (folder / "default").symlink_to("all")
+    for part in (folder, *folder.parents[:2]):
+        part.chmod(0o755)
+    settings = structs.replace(house.settings, engines_dir=folder)
+    order = authorize(house.order(engine="own"), settings)
+    assert order.argv[0] == str(folder / "own/llama-server")
+    assert str(house.program.parent.parent) in order.program_folders
+    assert authorize(house.order(engine="system"), settings).argv[0] == str(house.program)
+    plain = structs.replace(settings, llama_server_path=None)
+    for engine in (None, "default"):
+        argv = authorize(house.order(engine=engine), plain).argv
+        assert argv[0] == str(folder / "all/llama-server")
+    with pytest.raises(LlamaServerMissing, match="cannot use the engine 'gone': it is not inst"):
+        authorize(house.order(engine="gone"), settings)
+    folder.chmod(0o777)
+    with pytest.raises(InvalidConfig, match="users other than root may write to"):
+        authorize(house.order(engine="own"), settings)
+    assert authorize(house.order(), settings).argv[0] == str(house.program)
 
 
 BAD_PATHS: list[tuple[str, type[MagidError]]] = [

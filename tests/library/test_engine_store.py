@@ -126,6 +126,8 @@ def test_what_is_used_stays(folder: Path, build: Path, tmp_path: Path) -> None:
                 engine_store.remove(folder, "runs")
         finally:
             process.kill()
+    with pytest.raises(Conflict, match="it is set for alpha, beta; `magictl engine use default al"):
+        engine_store.remove(folder, "runs", ["alpha", "beta"])
     engine_store.remove(folder, "runs")
     with pytest.raises(NotFound):
         engine_store.remove(folder, "runs")

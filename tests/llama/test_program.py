@@ -113,6 +113,26 @@ async def test_it_is_probed_once(tmp_path: Path) -> None:
     assert again is not first
 
 
+async def test_each_engine_has_its_own_program(tmp_path: Path) -> None:
+    """One that is not there is missed alone, and is found when it is there."""
+    engines = tmp_path / "engines"
+    system = fake_llama.install(tmp_path / "system")
+    installed = InstalledProgram(str(system), "", engines_dir=engines)
+    with pytest.raises(LlamaServerMissing, match="cannot use the engine 'own': it is not install"):
+        await installed("own")
+    assert (await installed()).path == (await installed("system")).path == system
+    own = fake_llama.install(engines / "own")
+    assert (await installed("own")).path == own
+    assert (await installed("own")) is (await installed("own"))
+    (engines / "default").symlink_to("own")
+    assert (await installed()).path == system, "llama_server_path comes first"
+    plain = InstalledProgram(None, "", engines_dir=engines)
+    chosen, its_own = await plain(), await plain("own")
+    assert chosen.path == its_own.path == own
+    assert chosen.changed_at >= (engines / "default").lstat().st_ctime
+    assert its_own.changed_at == own.stat().st_ctime, "the choice for all is none of its business"
+
+
 async def test_a_program_that_is_unusable_is_not_run_for_every_question(tmp_path: Path) -> None:
     runs, program = tmp_path / "runs", tmp_path / "llama-server"
     program.write_text(f"#!/bin/sh\necho x >>{runs}; exit 1\n")

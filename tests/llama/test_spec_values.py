@@ -17,7 +17,7 @@ OLD = frozenset(setting.options[-1] for setting in SERVER_SETTINGS if setting.op
 FIXED = frozenset({"--api-key-file", "--mmproj", "--temp", "--seed", "--flash-attn"})
 NEWEST = NEW | FIXED | {"--metrics", "--no-ui", "--offline", "--cors-origins", "--embeddings"}
 OLDEST = OLD | FIXED | {"--no-webui", "--embedding"}
-ASIDE = ("memory_max", "cpu_quota", "offload", "draft")
+ASIDE = ("memory_max", "cpu_quota", "offload", "draft", "engine")
 FULL: dict[str, Any] = {
     "n_gpu_layers": -1, "device": "CUDA0,CUDA1", "ctx_size": 0, "n_threads": 8, "batch_size": 2048,
     "parallel": 4, "extra_args": ("--temp", "0.2", "--flash-attn", "on"),
@@ -85,7 +85,7 @@ def test_what_is_not_known_is_not_claimed() -> None:
     shown = of_command(server_argv(SPEC, "/usr/bin/llama-server", "/run/key", NEWEST))
     assert (
         differences(shown, replace(SPEC, memory_max=2**32))
-        == "its file, a limit, offload or draft changed"
+        == "its file, engine, limit, offload or draft changed"
     )
     assert differences(shown, replace(SPEC, parallel=3)) == "settings changed: parallel 2 -> 3"
     assert differences((), replace(SPEC, parallel=3)) == "its settings or its file changed"

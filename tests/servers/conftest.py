@@ -41,7 +41,7 @@ async def make_launcher(tmp_path: Path) -> AsyncIterator[MakeLauncher]:
     def make(program: LlamaProgram | Path, **settings: float) -> ProcessBackend:
         asked = program if isinstance(program, LlamaProgram) else fake_program(program)
 
-        async def ask() -> LlamaProgram:
+        async def ask(_engine: str | None = None, /) -> LlamaProgram:
             return asked
 
         patience = {"max_startup_s": 20.0, "check_interval_s": 0.05, "stop_timeout_s": 10.0}

@@ -249,7 +249,7 @@ async def test_keys_of_an_earlier_magid_are_dropped(
 async def test_keys_cannot_be_kept(tmp_path: Path, program: LlamaProgram) -> None:
     (tmp_path / "file").touch()
 
-    async def ask() -> LlamaProgram:
+    async def ask(_engine: str | None = None, /) -> LlamaProgram:
         return program
 
     with pytest.raises(CannotWrite, match="cannot keep server keys"):
@@ -269,7 +269,7 @@ async def test_no_program(tmp_path: Path, specs: Specs) -> None:
 
 
 async def test_whatever_is_raised_in_a_start_ends_in_failed(tmp_path: Path, specs: Specs) -> None:
-    async def ask() -> LlamaProgram:
+    async def ask(_engine: str | None = None, /) -> LlamaProgram:
         raise RuntimeError("a defect")
 
     launcher, spec = ProcessBackend(tmp_path / "keys", ask), specs()
@@ -317,7 +317,7 @@ from magid.servers.processes.backend import ProcessBackend
 from magid.llama.spec import ServerSpec
 
 async def main(keys, program, flags, model, port):
-    async def ask():
+    async def ask(_engine=None):
         return LlamaProgram(Path(program), "", frozenset(flags.split()))
     launcher = ProcessBackend(Path(keys), ask)
     await launcher.open()

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from magid.errors import LlamaServerMissing
 from magid.files.document import Store
 from magid.library.downloads.owner import Downloads
 from magid.library.downloads.starting import ChildDownloads
-from magid.llama.program import LlamaProgram
+from magid.llama.program import LlamaProgram, ProgramOf
 from magid.servers.backend import ServerState
 from tests.support import ggufs
 from tests.support.deadlines import PATIENCE_S
@@ -88,7 +88,7 @@ class GatedScanner(Scanner):
         return super().scan(progress)
 
 
-async def no_program() -> LlamaProgram:
+async def no_program(_engine: str | None = None, /) -> LlamaProgram:
     raise LlamaServerMissing("cannot find llama-server")
 
 
@@ -101,7 +101,7 @@ class House:
     saves: Gate = field(default_factory=Gate)
     scans: Gate = field(default_factory=Gate)
     settings: dict[str, Any] = field(default_factory=dict)
-    program: Callable[[], Awaitable[LlamaProgram]] = no_program
+    program: ProgramOf = no_program
     opened: list[Daemon] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
 

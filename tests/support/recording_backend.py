@@ -128,7 +128,7 @@ class StillLauncher:
             await self._moved.wait()
         return self._servers[port]
 
-    async def list_devices(self) -> str:
+    async def list_devices(self, engine: str | None = None) -> str:
         self.listings += 1
         self._wake()
         await self._while_held("devices", 0)

@@ -75,7 +75,7 @@ async def a_world(folder: Path, address: str, port: Callable[[], int]) -> AsyncI
         reply: LauncherReply | None = await worlds[0].answers[-1](request)
         return reply
 
-    async def program() -> LlamaProgram:
+    async def program(_engine: str | None = None, /) -> LlamaProgram:
         return worlds[0].programs[-1]()
 
     async with (

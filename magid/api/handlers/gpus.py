@@ -24,7 +24,7 @@ async def list_gpus(ctx: Context, _call: Call) -> Reply:
 
 async def refresh_gpus(ctx: Context, _call: Call) -> Reply:
     """Ask llama-server for the GPUs again, and wait for its list."""
-    await ctx.daemon.gpus.devices.refresh()
+    await ctx.daemon.gpus.refresh()
     return reply(ctx.gpus())
 
 
@@ -35,8 +35,9 @@ async def get_memory(ctx: Context, call: Call) -> Reply:
     model = daemon.model(call.params["modelId"])
     own = _specs(ctx, model)
     spec = _asked_for(own[0], call)
-    if daemon.gpus.devices.present.gpus:
-        await daemon.gpus.devices.refresh()
+    devices = daemon.gpus.devices.of(spec.engine)
+    if devices.present.gpus:
+        await devices.refresh()
     decision = await daemon.gpus.placing.decided(spec)
     answer = decision.answer
     running = _running(ctx, own) if spec == own[0] else None
@@ -45,7 +46,7 @@ async def get_memory(ctx: Context, call: Call) -> Reply:
         prediction = await _prediction(ctx, spec)
     else:
         prediction = deciding(place, decision.known)
-    gpus, placing = daemon.gpus.devices.present.gpus, daemon.gpus.placing
+    gpus, placing = devices.present.gpus, daemon.gpus.placing
     memory = await placing.holders.memory()
     room = Room(gpus, memory.available, placing.holders.limit_of(spec))
     capacity = placing.holders.capacity(gpus, port=spec.port)
@@ -89,7 +90,7 @@ def _asked_for(spec: ServerSpec, call: Call) -> ServerSpec:
 
 async def _prediction(ctx: Context, spec: ServerSpec) -> Prediction:
     try:
-        program = await ctx.program()
+        program = await ctx.program(spec.engine)
     except LlamaServerMissing as error:
         return Prediction(time.time(), problem=error.message)
     return await ctx.daemon.gpus.predictions.of(spec, program)

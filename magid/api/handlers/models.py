@@ -1,5 +1,6 @@
 """Handlers of the registry: the models that exist, and the user's decisions about them."""
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from magid.api import views
@@ -13,7 +14,7 @@ from magid.control.snapshot import Snapshot
 from magid.control.transitions import check_draft
 from magid.discovery.tiers import Tier
 from magid.errors import Conflict, InvalidInput, MagidError
-from magid.llama import options
+from magid.llama import engines, options
 from magid.llama.arguments import why_undrafted
 
 if TYPE_CHECKING:  # they are imported with the first body
@@ -63,7 +64,7 @@ async def _why_undrafted(ctx: Context, model: Model) -> str:
     if not specs or model.drafting.draft is None:
         return ""
     try:
-        return why_undrafted(specs[0], (await ctx.program()).flags)
+        return why_undrafted(specs[0], (await ctx.program(specs[0].engine)).flags)
     except MagidError:
         return ""
 
@@ -218,6 +219,7 @@ async def put_settings(ctx: Context, call: Call) -> Reply:
     given = body.given()
     options.check_extra_args(given.get("extra_args") or ())
     check_draft(ctx.daemon.snapshot, call.params["modelId"], given)
+    await _check_engine(ctx, given.get("engine"))
     model = await ctx.daemon.set_settings(call.params["modelId"], given)
     answer: models.SettingsReply = {
         "message": f"Runtime settings updated for {model.model_id}",
@@ -226,3 +228,16 @@ async def put_settings(ctx: Context, call: Call) -> Reply:
         "restartRequired": ctx.daemon.restart_required(model.model_id),
     }
     return reply(answer)
+
+
+async def _check_engine(ctx: Context, engine: str | None) -> None:
+    """Raises InvalidInput if the engine is not installed; see `control/engines` for later."""
+    folder = ctx.daemon.config.engines_dir
+    if engine is None or not engines.is_named(engine):
+        return
+    if not await asyncio.to_thread(engines.is_installed, folder, engine):
+        raise InvalidInput(
+            f"cannot set engine: there is no engine {engine!r}; `magictl engine ls` lists them, "
+            "and `magictl engine add` adds one",
+            field="engine",
+        )

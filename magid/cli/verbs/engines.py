@@ -6,10 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from magid.cli.client import Client, Refused
+from magid.cli.client import MODELS, Client, Refused, quoted
+from magid.cli.errors import each
 from magid.cli.interaction import confirmed
+from magid.cli.model_names import named
 from magid.cli.output import note, print_json, say, table
 from magid.cli.parser import Verbs
+from magid.cli.verbs.settings import EXAMPLE, changed
 
 if TYPE_CHECKING:  # the others are imported when an engine is changed
     from magid.config.settings import Config
@@ -17,6 +20,7 @@ if TYPE_CHECKING:  # the others are imported when an engine is changed
 
 T = TypeVar("T")
 _SYSTEM = "system"
+_DEFAULT = "default"
 _BOOTED = Path("/run/systemd/system")  # sd_booted(3)
 
 
@@ -37,9 +41,14 @@ def add(verbs: Verbs) -> None:
     )  # fmt: skip
     sub = group.add(
         "use", use, "run servers with this engine from their next start on",
-        examples=("sudo magictl engine use vulkan", "sudo magictl engine use system"),
+        examples=("sudo magictl engine use vulkan", "sudo magictl engine use system",
+                  f"magictl engine use vulkan {EXAMPLE}",
+                  f"magictl engine use default {EXAMPLE}"),
     )  # fmt: skip
-    sub.add_argument("name", metavar="NAME", help="`system`: the llama-server of this system")
+    sub.add_argument("name", metavar="NAME", help="`system`: the llama-server of this system; "
+                     "`default`: for a model, the engine of all models")  # fmt: skip
+    sub.add_argument("models", nargs="*", metavar="MODEL",
+                     help="these models alone; else all that have none of their own")  # fmt: skip
     sub = group.add(
         "rm", remove, "remove an engine that nothing uses", aliases=("remove",), json="",
         examples=("sudo magictl engine rm vulkan", "sudo magictl engine rm vulkan --yes"),
@@ -75,7 +84,7 @@ def add_engine(_client: Client, args: argparse.Namespace) -> int:
         )
     )
     if args.json:
-        print_json(_as_json(made, None))
+        print_json(_as_json(made, None, []))
         return 0
     gpus = ", ".join(made.gpus) or "no GPU"
     say(f"engine {made.name} added: llama-server {made.version}, which finds {gpus}")
@@ -122,21 +131,22 @@ def _try_with(settings: "Config") -> "Callable[[Path], Tried]":
     return in_sandbox if _BOOTED.is_dir() and os.geteuid() == 0 else alone
 
 
-def ls(_client: Client, args: argparse.Namespace) -> int:
+def ls(client: Client, args: argparse.Namespace) -> int:
     from magid.library import engine_store
     from magid.llama import engines
 
     settings = _settings()
     found, used = engine_store.listed(settings.engines_dir), _used(settings)
+    models = _models_with(client, settings) if found else {}
     if args.json:
-        print_json([_as_json(one, used) for one in found])
+        print_json([_as_json(one, used, models.get(one.name, [])) for one in found])
         return 0
     rows = [
         ["*" if one.name == used else "", one.name, one.version, " ".join(one.gpus) or "-",
-         one.source]
+         " ".join(models.get(one.name, [])) or "-", one.source]
         for one in found
     ]  # fmt: skip
-    table(["", "ENGINE", "VERSION", "GPUS", "SOURCE"], rows, "there are no engines")
+    table(["", "ENGINE", "VERSION", "GPUS", "MODELS", "SOURCE"], rows, "there are no engines")
     if settings.llama_server_path and engines.default_engine(settings.engines_dir):
         note("llama_server_path in magid.yaml is set, and comes before all engines")
     elif used is None:
@@ -150,18 +160,20 @@ def _used(settings: "Config") -> str | None:
     return None if settings.llama_server_path else engines.default_engine(settings.engines_dir)
 
 
-def _as_json(engine: Any, used: str | None) -> dict[str, Any]:
+def _as_json(engine: Any, used: str | None, models: list[str]) -> dict[str, Any]:
     return {
         "name": engine.name, "version": engine.version, "used": engine.name == used,
-        "gpus": list(engine.gpus), "source": engine.source, "sha256": engine.sha256 or None,
-        "addedAt": engine.added_at,
+        "models": models, "gpus": list(engine.gpus), "source": engine.source,
+        "sha256": engine.sha256 or None, "addedAt": engine.added_at,
     }  # fmt: skip
 
 
 def use(client: Client, args: argparse.Namespace) -> int:
-    """Changes one link. Servers that run go on as they are."""
+    """Changes one link, or the setting of these models. Servers that run go on as they are."""
     from magid.library import engine_store
 
+    if args.models:
+        return _use_for(client, args)
     settings = _settings()
     if settings.llama_server_path and args.name != _SYSTEM:
         raise Refused(
@@ -184,11 +196,45 @@ def use(client: Client, args: argparse.Namespace) -> int:
     return 0
 
 
-def remove(_client: Client, args: argparse.Namespace) -> int:
+def _use_for(client: Client, args: argparse.Namespace) -> int:
+    wanted = {"engine": None if args.name == _DEFAULT else args.name}
+
+    def one(model: str) -> None:
+        path = f"{MODELS}/{quoted(model)}/runtime-settings"
+        changed(args, client.call("PUT", path, wanted))
+
+    return each(client, args.models, named(client, one))
+
+
+def _models_with(client: Client, settings: "Config") -> dict[str, list[str]]:
+    """Returns engine -> the models that have been given it, also where magid does not answer."""
+    try:
+        models = client.call("GET", f"{MODELS}/registry")["models"].items()
+        given = [(model_id, model["engine"]) for model_id, model in models]
+    except Refused:
+        from magid.catalog import registry
+        from magid.files import document
+
+        stored: list[registry.Registry] = []
+        document.why_unusable(
+            settings.registry_path, lambda content: stored.append(registry.parse(content))
+        )
+        entries = [entry for one in stored for entry in one.models.values()]
+        given = [(entry.model_id, entry.settings.get("engine")) for entry in entries]
+        given.append(("server_defaults in magid.yaml", settings.server_defaults.engine))
+    found: dict[str, list[str]] = {}
+    for model_id, engine in sorted(given):
+        if engine is not None:
+            found.setdefault(engine, []).append(model_id)
+    return found
+
+
+def remove(client: Client, args: argparse.Namespace) -> int:
     from magid.library import engine_store
 
     settings = _settings()
+    models = _models_with(client, settings).get(args.name, [])
     confirmed(f"remove engine {args.name}", yes=args.yes)
-    _or_refused(lambda: engine_store.remove(settings.engines_dir, args.name))
+    _or_refused(lambda: engine_store.remove(settings.engines_dir, args.name, models))
     say(f"engine {args.name} removed")
     return 0

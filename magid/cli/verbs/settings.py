@@ -64,7 +64,7 @@ def enable(client: Client, args: argparse.Namespace) -> int:
 
     def one(model: str) -> None:
         answer = client.call("PUT", f"{MODELS}/{quoted(model)}/enabled", wanted)
-        _changed(args, answer, is_pending=answer["restartRequired"] and not args.now)
+        changed(args, answer, is_pending=answer["restartRequired"] and not args.now)
         if args.now:
             carry_out(client, model, NOW[args.verb], json=args.json)
 
@@ -100,10 +100,11 @@ def _put(client: Client, args: argparse.Namespace, what: str, body: Any) -> None
     def put(model: str) -> Any:
         return client.call("PUT", f"{MODELS}/{quoted(model)}/{what}", body)
 
-    _changed(args, named(client, put)(args.model))
+    changed(args, named(client, put)(args.model))
 
 
-def _changed(args: argparse.Namespace, answer: Any, *, is_pending: bool | None = None) -> None:
+def changed(args: argparse.Namespace, answer: Any, *, is_pending: bool | None = None) -> None:
+    """Says that a decision about a model was taken, and whether it is in force."""
     if args.json:
         json_line(answer)
         return

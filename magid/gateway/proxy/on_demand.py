@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
+from magid.control import transitions
 from magid.control.daemon import Daemon
 from magid.errors import Busy, DoesNotFit, MagidError, NotReady, ServerFailed
 from magid.gateway.proxy import health
@@ -92,6 +93,7 @@ class OnDemand:
     async def _bring_up(self, model_id: str) -> None:
         deadline = time.monotonic() + self._daemon.config.gateway.queue_timeout
         try:
+            transitions.startable(self._daemon.snapshot, model_id)  # before others stop for it
             async with self._one_by_one:
                 try:
                     await self._make_room(model_id, deadline)

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import secrets
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from magid.errors import Conflict, NotFound
@@ -17,7 +17,7 @@ from magid.host.usage import ServerFigures, process_figures
 from magid.llama import device_list, file_removal, memory_prediction
 from magid.llama.file_removal import FileIdentity, RemovedFile
 from magid.llama.placement import Placement
-from magid.llama.program import LlamaProgram
+from magid.llama.program import ProgramOf
 from magid.llama.spec import ServerSpec
 from magid.log.buffer import LogLine, LogRing
 from magid.servers.backend import ObservedServer
@@ -45,7 +45,7 @@ class ProcessBackend:
     def __init__(
         self,
         keys_dir: Path,
-        program: Callable[[], Awaitable[LlamaProgram]],
+        program: ProgramOf,
         *,
         max_startup_s: float = 120.0,
         check_interval_s: float = 0.02,
@@ -131,9 +131,9 @@ class ProcessBackend:
             await self._changed.wait()
         return server
 
-    async def list_devices(self) -> str:
+    async def list_devices(self, engine: str | None = None) -> str:
         """See ServerBackend. Raises LlamaServerMissing, ServerFailed."""
-        program = await self._around.program()
+        program = await self._around.program(engine)
         device_list.check(program)
 
         async def run(remote: tuple[str, ...]) -> str:
@@ -147,7 +147,7 @@ class ProcessBackend:
 
     async def predict_memory(self, spec: ServerSpec, placement: Placement | None = None) -> str:
         """See ServerBackend. Raises LlamaServerMissing, ServerFailed, InvalidInput."""
-        program = await self._around.program()
+        program = await self._around.program(spec.engine)
         script = (sys.executable, "-I", "-S", str(SCRIPTS / memory_prediction.SCRIPT))
         argv = memory_prediction.command(script, spec, str(program.path), program.flags, placement)
         return await output_of(argv, memory_prediction.RUN)

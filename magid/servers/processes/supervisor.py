@@ -11,7 +11,7 @@ import os
 import secrets
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
@@ -26,7 +26,7 @@ from magid.llama.arguments import child_environment, server_argv
 from magid.llama.client import Health, why_foreign
 from magid.llama.log_errors import LastErrors, exit_reason
 from magid.llama.placement import Placement
-from magid.llama.program import LlamaProgram
+from magid.llama.program import ProgramOf
 from magid.llama.spec import ServerSpec
 from magid.log.buffer import LogRing
 from magid.servers.backend import ObservedServer, ServerState, initial_state, restarting_in
@@ -117,7 +117,7 @@ class Dependencies(Struct, frozen=True):
     """What a ServerProcess needs from its backend."""
 
     keys: KeyFiles
-    program: Callable[[], Awaitable[LlamaProgram]]
+    program: ProgramOf
     owners_of: Callable[[HostPort], Sequence[PortOwner]]  # blocks: called in a thread
     is_held_by: Callable[[HostPort, int], bool]
     can_bind: Callable[[HostPort], bool]  # blocks: called in a thread
@@ -137,7 +137,7 @@ class Dependencies(Struct, frozen=True):
                 "put memoryMax and cpuQuota back to null, or install magid as a service",
                 field="memoryMax" if spec.memory_max is not None else "cpuQuota",
             )
-        program = await self.program()
+        program = await self.program(spec.engine)
         key_file = self.keys.path(spec.port)
         return server_argv(spec, str(program.path), str(key_file), program.flags, placement)
 

@@ -8,7 +8,7 @@ and while systemd does not know yet that a server answers (see `UnitReadiness`).
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +24,7 @@ from magid.llama import device_list, file_removal, memory_prediction
 from magid.llama.arguments import server_argv
 from magid.llama.file_removal import FileIdentity, RemovedFile
 from magid.llama.placement import Placement
-from magid.llama.program import LlamaProgram
+from magid.llama.program import ProgramOf
 from magid.llama.spec import ServerSpec
 from magid.log.buffer import LogLine
 from magid.servers.backend import ObservedServer, ServerState, initial_state
@@ -55,7 +55,7 @@ class SystemdBackend:
 
     def __init__(
         self,
-        program: Callable[[], Awaitable[LlamaProgram]],
+        program: ProgramOf,
         *,
         profile: Callable[[], str | None] = lambda: None,
         launcher: LauncherClient | None = None,
@@ -224,7 +224,7 @@ class SystemdBackend:
         pending: PendingState,
         placement: Placement | None,
     ) -> None:
-        program = await self._program()
+        program = await self._program(spec.engine)
         if not watched.is_running:
             await asyncio.to_thread(_check_free, HostPort(spec.host, spec.port))
         if watched.is_current(pending):  # otherwise a later start or stop has taken over
@@ -244,15 +244,15 @@ class SystemdBackend:
         finally:
             watched.drop(pending)
 
-    async def list_devices(self) -> str:
+    async def list_devices(self, engine: str | None = None) -> str:
         """See ServerBackend. Raises LlamaServerMissing, ServerFailed, the launcher's refusal."""
-        device_list.check(await self._program())
-        request, limit_s = protocol.DevicesRequest(), device_list.LIMIT_S + _MARGIN_S
+        device_list.check(await self._program(engine))
+        request, limit_s = protocol.DevicesRequest(engine), device_list.LIMIT_S + _MARGIN_S
         return protocol.output_in(await self._launcher.call(request, limit_s))
 
     async def predict_memory(self, spec: ServerSpec, placement: Placement | None = None) -> str:
         """See ServerBackend. Raises LlamaServerMissing, ServerFailed, the launcher's refusal."""
-        program = await self._program()
+        program = await self._program(spec.engine)
         memory_prediction.check(str(program.path), program.flags)
         request = protocol.PredictRequest(spec, program.flags, placement)
         limit_s = memory_prediction.RUN.seconds + _MARGIN_S
@@ -270,7 +270,7 @@ class SystemdBackend:
 
     async def command(self, spec: ServerSpec, placement: Placement | None = None) -> list[str]:
         """See ServerBackend. Also raises InvalidInput if the program lacks what the spec needs."""
-        program = await self._program()
+        program = await self._program(spec.engine)
         key = credential_path(spec.port)
         return server_argv(spec, str(program.path), key, program.flags, placement)
 
