@@ -65,7 +65,7 @@ def predicted(command: Sequence[str], seconds: float) -> dict[str, object]:
     assert process.stdout is not None
     lines: list[str] = []
     try:
-        why = _collected(process.stdout, time.monotonic() + seconds, lines)
+        why = collected(process.stdout, time.monotonic() + seconds, lines)
         if why == "ended":
             process.wait(seconds)  # it has closed its output, or ended
     except subprocess.TimeoutExpired:
@@ -76,8 +76,8 @@ def predicted(command: Sequence[str], seconds: float) -> dict[str, object]:
     return {"why": why, "status": status, "lines": lines}
 
 
-def _collected(output: IO[bytes], end: float, lines: list[str]) -> str:
-    """Appends the lines that matter; returns why there are no more."""
+def collected(output: IO[bytes], end: float, lines: list[str]) -> str:
+    """Appends the lines that matter that come until `end`; returns why there are no more."""
     left = _MAX_KEPT
     for line in _lines(output, end):
         if isinstance(line, str):
