@@ -27,6 +27,7 @@ _TOKEN = re.compile(r"magi_[0-9a-f]{8}_[0-9A-Za-z]{43}")
 
 LOCAL = Caller()
 VIEWER = Caller()  # over the socket of the group magi-view
+UNIDENTIFIED = Caller()  # over TCP, as long as no token was made
 
 
 def admit_viewer(need: Scope) -> Caller:
@@ -56,8 +57,10 @@ class Authenticator:
         cannot be used.
         """
         store = self._store
-        if peer is None or store.is_open:
+        if peer is None:
             return LOCAL
+        if store.is_open:
+            return UNIDENTIFIED
         if presented is None:
             raise Unauthenticated(
                 "cannot answer without a token: send Authorization: Bearer TOKEN (or x-api-key: "
@@ -104,6 +107,8 @@ class Authenticator:
         """Whether the caller may still be answered. For endless answers, such as event streams."""
         if caller.session:
             return self.sessions.holds(caller)
+        if caller is UNIDENTIFIED:
+            return self._store.is_open
         return caller is LOCAL or caller is VIEWER or self._store.holds(caller)
 
     def _unknown(self, entry: TokenEntry | None, peer: str) -> Exception:

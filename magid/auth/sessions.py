@@ -1,8 +1,10 @@
 """Sessions of the page in browsers, and the links that begin one. Lives on the event loop.
 
-A session has its token's rights and ends with it. All are in memory, as hashes: a restart of magid
-ends them. To outlive it they would have to be on disk, written at each sign-in; signing in again
-costs a person a few seconds, and a restart is the way to end all sessions at once.
+A session has its token's rights and ends with it. One without a token ends when TCP is opened and
+closed again, and so does an unused link: a first token keeps out earlier callers. All
+are in memory, as hashes: a restart of magid ends them. To outlive it they would have to be on disk,
+written at each sign-in; signing in again costs a person a few seconds, and a restart is the way to
+end all sessions at once.
 """
 
 import hashlib
@@ -43,6 +45,15 @@ class Session(Struct):
     ends: float
     used: float
     expires_at: datetime
+    closings: int  # the store's, when it began
+
+
+class Link(Struct, frozen=True):
+    """An unused link: what it gives, and until when, on the monotonic clock."""
+
+    grant: Grant
+    ends: float
+    closings: int  # the store's, when it was made
 
 
 class Sessions:
@@ -52,7 +63,7 @@ class Sessions:
         self._store = store
         self._clock = clock
         self._by_key: OrderedDict[bytes, Session] = OrderedDict()  # longest unused first
-        self._links: OrderedDict[bytes, tuple[Grant, float]] = OrderedDict()
+        self._links: OrderedDict[bytes, Link] = OrderedDict()
 
     def begin(self, key: bytes, grant: Grant) -> Session | None:
         """Begins a session that `key`, the digest of its cookie, finds; None: its token is gone."""
@@ -63,7 +74,7 @@ class Sessions:
         self._make_room(grant, now)
         session = Session(
             key, grant, Caller(), frozenset(Scope), now + LIFE_S, now,
-            datetime.now(UTC) + timedelta(seconds=LIFE_S),
+            datetime.now(UTC) + timedelta(seconds=LIFE_S), self._store.closings,
         )  # fmt: skip
         _renew(session, entry)
         self._by_key[key] = session
@@ -76,7 +87,7 @@ class Sessions:
             return None
         now = self._clock()
         entry = self._entry(session.grant)
-        if _is_over(session, now) or (session.grant.token and entry is None):
+        if _is_over(session, now) or not self._is_granted(session, entry):
             del self._by_key[key]
             return None
         if not session.grant.token and self._store.problem is not None:
@@ -98,15 +109,24 @@ class Sessions:
     def make_link(self, grant: Grant) -> str:
         """Returns the secret of a link that begins one session, within LINK_S."""
         secret = secrets.token_urlsafe(32)
-        self._links[_digest(secret)] = (grant, self._clock() + LINK_S)
+        link = Link(grant, self._clock() + LINK_S, self._store.closings)
+        self._links[_digest(secret)] = link
         if len(self._links) > MAX_LINKS:
             self._links.popitem(last=False)
         return secret
 
     def use_link(self, secret: str) -> Grant | None:
         """Returns what the link gives, this once; None if it is used, too old or unknown."""
-        grant, ends = self._links.pop(_digest(secret), (None, 0.0))
-        return grant if self._clock() < ends else None
+        link = self._links.pop(_digest(secret), None)
+        if link is None or self._clock() >= link.ends:
+            return None
+        return link.grant if link.closings == self._store.closings else None
+
+    def _is_granted(self, session: Session, entry: TokenEntry | None) -> bool:
+        """Whether what the session came from still stands: its token, or the same closed port."""
+        if session.grant.token:
+            return entry is not None
+        return session.closings == self._store.closings
 
     def _entry(self, grant: Grant) -> TokenEntry | None:
         """Returns the session's token, unless it is revoked or has expired."""

@@ -71,6 +71,7 @@ class TokenStore:
         self._seen: tuple[int, ...] | None = None  # identity of the file last read or written
         self._written_at: dict[str, float] = {}  # last use of each token, according to the file
         self.exists = False
+        self.closings = 0  # how often TCP was closed: by a first token, once more after an opening
         self.problem: TokensUnusable | None = None
 
     # -- reading -------------------------------------------------------------------------
@@ -198,6 +199,7 @@ class TokenStore:
 
     def _take(self, found: tuple[Token, ...] | None, seen: tuple[int, ...] | None) -> None:
         """Replaces the entries; an unchanged entry stays the same object, as `holds` relies on."""
+        self.closings += found is not None and not self.exists
         self.exists = found is not None
         self._seen = seen
         self._written_at = {t.id: _seconds(t.last_used_at) for t in found or ()}

@@ -4,7 +4,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import httpx
 import pytest
@@ -138,11 +138,20 @@ def test_a_session_ends_with_its_token_and_so_do_its_streams(
 ) -> None:
     token = magid.make_token("brief", "admin")
     browser.sign_in(token=token)
+    with until_it_ends(browser, "/api/events"):
+        assert magid.client.delete("/api/tokens/brief").status_code == 200
+        magid.ask("POST", "/api/models/rescan", {})  # the next event is the stream's end
+    assert statuses(browser) == SHUT
+
+
+@contextmanager
+def until_it_ends(browser: Browser, path: str) -> Iterator[None]:
+    """A stream that has begun before the block; waits for its end behind it."""
     ended = threading.Event()
     begun = threading.Event()
 
     def watch() -> None:
-        with browser.client.stream("GET", "/api/events") as answer:
+        with browser.client.stream("GET", path) as answer:
             for _ in answer.iter_raw():
                 begun.set()
         ended.set()
@@ -150,11 +159,9 @@ def test_a_session_ends_with_its_token_and_so_do_its_streams(
     thread = threading.Thread(target=watch)
     thread.start()
     assert begun.wait(DEADLINE_S)
-    assert magid.client.delete("/api/tokens/brief").status_code == 200
-    magid.ask("POST", "/api/models/rescan", {})  # the next event is the stream's end
+    yield
     assert ended.wait(DEADLINE_S)
     thread.join()
-    assert statuses(browser) == SHUT
 
 
 CHANGES = (
@@ -310,6 +317,26 @@ def test_without_tokens_none_is_needed(
         assert made == {
             "addresses": [f"{magid.url}/"], "path": "", "link": None, "expiresAt": None,
         }  # fmt: skip
+
+
+def test_the_first_token_ends_what_was_open_without_one(
+    parts: Parts, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A stream that began before, and the session of a link, if TCP was open since."""
+    magid = parts.daemon(tmp_path_factory.mktemp("first"))
+    magid.listen_locally()
+    with magid, magid.client, closing(Browser(magid)) as browser:
+        with until_it_ends(browser, "/api/events"):
+            magid.use_token(magid.make_token("first", "admin"))
+            magid.ask("POST", "/api/models/rescan", {})  # the next event is the stream's end
+        assert statuses(browser) == SHUT
+        assert browser.sign_in(link=str(make_link(magid)["link"])).status_code == 200
+        magid.make_token("second", "admin")
+        assert browser.shown()["access"] == "admin"
+        (magid.state / "tokens.json").unlink()
+        magid.make_token("first", "admin")
+        assert statuses(browser) == SHUT
+        assert browser.shown()["access"] == "none"
 
 
 def test_a_restart_ends_all_sessions(

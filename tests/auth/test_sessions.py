@@ -146,6 +146,25 @@ async def test_a_broken_token_file_lets_nobody_in_by_a_link_either(
     assert found.find(KEY) is None
 
 
+async def test_a_session_without_a_token_ends_when_tcp_is_closed_again(
+    store: TokenStore, tmp_path: Path
+) -> None:
+    """So does a link; TCP is open meanwhile, so that nobody needs either."""
+    found = Sessions(store)
+    found.begin(KEY, Grant(person="uid 0"))
+    unused = found.make_link(Grant(person="uid 0"))
+    await store.create("third", [Scope.READ])
+    assert found.find(KEY) is not None
+    (tmp_path / "tokens.json").unlink()
+    await store.load()
+    assert store.is_open
+    await store.create("new", [Scope.ADMIN])
+    assert found.find(KEY) is None
+    assert found.use_link(unused) is None
+    found.begin(KEY, Grant(person="uid 0"))
+    assert found.find(KEY) is not None
+
+
 # -- links ---------------------------------------------------------------------------------------
 
 

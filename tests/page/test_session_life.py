@@ -58,6 +58,22 @@ def test_a_restart_of_magid_asks_for_a_token(tab: Tab, magid: Running) -> None:
     is_signed_out(tab)
 
 
+def test_the_first_token_asks_who_is_there(
+    chromium: Browser, parts: Parts, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A page that was open without a token shows nothing that changes afterwards."""
+    magid = parts.daemon(tmp_path_factory.mktemp("open"))
+    magid.listen_locally()
+    page.give_to(magid)
+    rest.write_models(magid.models)
+    with magid, magid.client, page.tab(chromium, magid) as tab:
+        magid.wait_ready()
+        tab.open("overview").sees("2 servers ready")
+        magid.use_token(magid.make_token("first", "admin"))
+        magid.ask("POST", "/api/models/rescan")  # the next event is the stream's end
+        is_signed_out(tab)
+
+
 def test_it_works_below_a_path_behind_a_proxy(
     chromium: Browser, parts: Parts, magid: Running, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
