@@ -6,8 +6,9 @@ import { Empty } from "../parts/empty.tsx";
 import { counted } from "../parts/format.ts";
 import { to } from "../shell/route.ts";
 import { CaptureButton } from "./capture.tsx";
+import { useRequests } from "./recent.ts";
 import { chosen, outcomesOf, toCsv, type RequestFilter } from "./requests.ts";
-import { RequestTable, useRequests } from "./table.tsx";
+import { RequestTable } from "./table.tsx";
 
 export default function Activity() {
   const requests = useRequests();

@@ -1,34 +1,14 @@
-// The table of requests, and where its rows come from.
-import { useEffect, useState } from "preact/hooks";
-
-import { get, mayChange, remove } from "../api/request.ts";
-import type { GatewayRequest, Requests } from "../api/types.ts";
+// The table of requests.
+import { mayChange, remove } from "../api/request.ts";
+import type { GatewayRequest } from "../api/types.ts";
 import { confirmed } from "../parts/dialog.tsx";
 import { count, moment, rate, span } from "../parts/format.ts";
 import { Icon, type IconName } from "../parts/icons.tsx";
-import { act, tellError } from "../parts/notices.tsx";
+import { act } from "../parts/notices.tsx";
 import { Table, type Column } from "../parts/table.tsx";
 import { to } from "../shell/route.ts";
-import { live } from "../stream/client.ts";
 import { Details, DetailsButton } from "./details.tsx";
 import { isRunning, outcomeOf } from "./requests.ts";
-
-const KEPT = 1200;
-
-/** The list, asked for when the stream says that requests have come or ended. */
-export function useRequests(): GatewayRequest[] | undefined {
-  const [requests, setRequests] = useState<GatewayRequest[]>();
-  const counts = JSON.stringify(live.value?.requests);
-  useEffect(() => {
-    const abort = new AbortController();
-    get<Requests>(`api/requests?limit=${KEPT}`, abort.signal).then(
-      (answer) => setRequests(answer.requests),
-      (error: unknown) => abort.signal.aborted || tellError(error),
-    );
-    return () => abort.abort();
-  }, [counts]);
-  return requests;
-}
 
 async function cancel(request: GatewayRequest): Promise<void> {
   const text = `The client of ${request.path} gets an error, and the model stops writing.`;

@@ -1,4 +1,5 @@
 // The log of magid, or of a model.
+import { computed } from "@preact/signals";
 import { useState } from "preact/hooks";
 
 import { Log } from "../parts/log.tsx";
@@ -6,12 +7,18 @@ import { live } from "../stream/client.ts";
 
 const OWN = "";
 
+/** Ids and names of the models that have a server. As text, which stays equal while they do. */
+const names = computed(() => {
+  const { servers = {}, registry } = live.value ?? {};
+  const ids = new Set(Object.values(servers).map(({ modelId }) => modelId));
+  const name = (id: string) => registry?.models[id]?.displayName ?? id;
+  return JSON.stringify([...ids].sort().map((id) => [id, name(id)]));
+});
+
 export default function Logs() {
   const [chosen, choose] = useState(OWN);
-  const models = live.value?.registry.models ?? {};
-  const servers = Object.values(live.value?.servers ?? {});
-  const ids = [...new Set(servers.map(({ modelId }) => modelId))].sort();
-  const name = models[chosen]?.displayName ?? chosen;
+  const models = JSON.parse(names.value) as [string, string][];
+  const name = models.find(([id]) => id === chosen)?.[1] ?? chosen;
   return (
     <>
       <div class="heading">
@@ -22,9 +29,9 @@ export default function Logs() {
           onChange={(event) => choose(event.currentTarget.value)}
         >
           <option value={OWN}>magid</option>
-          {ids.map((id) => (
+          {models.map(([id, title]) => (
             <option key={id} value={id}>
-              {models[id]?.displayName ?? id}
+              {title}
             </option>
           ))}
         </select>

@@ -2,7 +2,8 @@
 import type { ComponentChildren } from "preact";
 import { useEffect, useState } from "preact/hooks";
 
-import { RequestTable, useRequests } from "../activity/table.tsx";
+import { useRequests } from "../activity/recent.ts";
+import { RequestTable } from "../activity/table.tsx";
 import { get, mayChange } from "../api/request.ts";
 import type { ModelDetail } from "../api/types.ts";
 import { RemoveButton } from "../library/removal.tsx";

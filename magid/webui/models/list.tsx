@@ -1,6 +1,6 @@
 // All models, to search, sort, filter and act on.
 import { signal } from "@preact/signals";
-import { useMemo } from "preact/hooks";
+import { useMemo, useRef } from "preact/hooks";
 
 import { mayChange, post } from "../api/request.ts";
 import { Empty } from "../parts/empty.tsx";
@@ -104,11 +104,12 @@ export function ModelList() {
 
 function Rows({ live }: { live: Live }) {
   const { registry, servers } = live;
-  const all = useMemo(() => rowsOf(live, pins.value), [registry, servers, pins.value]);
-  const shown = useMemo(
-    () => sorted(filtered(all, filter.value), sorting.value),
-    [all, filter.value, sorting.value],
-  );
+  const last = useRef<Row[]>([]);
+  const pinned = pins.value;
+  const all = useMemo(() => rowsOf(live, pinned, last.current), [registry, servers, pinned]);
+  const inOrder = useMemo(() => sorted(all, sorting.value), [all, sorting.value]);
+  last.current = inOrder;
+  const shown = useMemo(() => filtered(inOrder, filter.value), [inOrder, filter.value]);
   return (
     <>
       <Filters rows={all} shown={shown.length} />

@@ -30,16 +30,42 @@ const WEIGHT: ServerState[] = [
   "failed", "backoff", "starting", "loading", "stopping", "ready", "stopped",
 ];
 
-export function rowsOf(live: Live, pins: ReadonlySet<string>): Row[] {
+/**
+ * The row of each model: those of `before` first and in their order, so that sorting them again
+ * costs little. A row of which nothing has changed is the same object, and so is the whole list.
+ */
+export function rowsOf(live: Live, pins: ReadonlySet<string>, before: Row[] = []): Row[] {
+  const { models } = live.registry;
+  const servers = serversOf(live);
+  const kept = new Map(before.map((row) => [row.id, row]));
+  const row = (id: string, model: Model) =>
+    renewed(kept.get(id), model, servers.get(id) ?? [], pins.has(id));
+  const old = before.flatMap(({ id }) => (models[id] ? [row(id, models[id])] : []));
+  const added = Object.entries(models).filter(([id]) => !kept.has(id));
+  const isSame =
+    added.length === 0 &&
+    old.length === before.length &&
+    old.every((one, index) => one === before[index]);
+  return isSame ? before : [...old, ...added.map(([id, model]) => row(id, model))];
+}
+
+function serversOf(live: Live): Map<string, Server[]> {
   const servers = new Map<string, Server[]>();
   for (const server of Object.values(live.servers)) {
     const known = servers.get(server.modelId);
     if (known) known.push(server);
     else servers.set(server.modelId, [server]);
   }
-  return Object.values(live.registry.models).map((model) =>
-    rowOf(model, servers.get(model.modelId) ?? [], pins.has(model.modelId)),
-  );
+  return servers;
+}
+
+function renewed(old: Row | undefined, model: Model, servers: Server[], isPinned: boolean): Row {
+  const isSame =
+    old?.model === model &&
+    old.isPinned === isPinned &&
+    old.servers.length === servers.length &&
+    old.servers.every((server, index) => server === servers[index]);
+  return isSame ? old : rowOf(model, servers, isPinned);
 }
 
 export function rowOf(model: Model, servers: Server[], isPinned: boolean): Row {
@@ -145,6 +171,7 @@ export function sorted(rows: Row[], { key, isDescending }: Sorting): Row[] {
 }
 
 function compare(one: string | number, other: string | number): number {
+  if (one === other) return 0;
   return typeof one === "number" && typeof other === "number"
     ? one - other
     : collator.compare(String(one), String(other));

@@ -1,5 +1,5 @@
 // Requests and tokens now, with a line over the last minutes.
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import type uPlot from "uplot";
 
 import { count, rate } from "../parts/format.ts";
@@ -9,6 +9,7 @@ import { rates } from "../stream/rates.ts";
 
 const STEP_MS = 5_000;
 const POINTS = 60; // five minutes
+const DRAWN_MS = 1_000; // the lines are drawn no more often
 
 /** Draws again every few seconds, so that the line moves when nothing happens; asks nothing. */
 function useNow(): number {
@@ -24,7 +25,7 @@ type Figure = "requests" | "tokens";
 
 function line(now: number, figure: Figure): uPlot.AlignedData {
   const times = Array.from({ length: POINTS }, (_, i) => now - (POINTS - 1 - i) * STEP_MS);
-  const values = times.map((at) => rates(samples.value, at, STEP_MS)?.[figure] ?? null);
+  const values = times.map((at) => rates(samples.peek(), at, STEP_MS)?.[figure] ?? null);
   return [times.map((at) => at / 1000), values];
 }
 
@@ -32,6 +33,10 @@ export function Traffic() {
   const requests = live.value?.requests;
   const now = Math.max(useNow(), samples.value.at(-1)?.at ?? 0);
   const present = rates(samples.value, now, 2 * STEP_MS);
+  const [asked, written] = useMemo(
+    () => [line(now, "requests"), line(now, "tokens")] as const,
+    [Math.floor(now / DRAWN_MS)],
+  );
   return (
     <section aria-labelledby="traffic">
       <h2 id="traffic">Requests</h2>
@@ -40,10 +45,10 @@ export function Traffic() {
         <Number label="Waiting" value={count(requests?.waiting)} />
         <Number label="Answered" value={count(requests?.ended)} />
         <Number label="Requests a second" value={rate(present?.requests)}>
-          <Line data={line(now, "requests")} />
+          <Line data={asked} />
         </Number>
         <Number label="Tokens a second" value={rate(present?.tokens)}>
-          <Line data={line(now, "tokens")} />
+          <Line data={written} />
         </Number>
       </div>
     </section>

@@ -1,7 +1,8 @@
 // A log that is followed: paused, searched, by level.
-import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 
 import { connection } from "../stream/client.ts";
+import { useDrawn } from "./drawn.ts";
 import { moment } from "./format.ts";
 import { follow, type FeedState, type LogLine } from "./log_feed.ts";
 
@@ -42,7 +43,7 @@ export function Log({ path, label, hasLevels = false, height = "tall" }: Props) 
     const feed = follow(`${path}?follow=true&lines=${FIRST}`, take, setState);
     return () => feed.close();
   }, [path, isPaused, isBack]);
-  const shown = lines.filter((line) => matches(line, text, level));
+  const shown = useMemo(() => matching(lines, text, level), [lines, text, level]);
   return (
     <div class={`log ${height}`}>
       <div class="filters">
@@ -66,9 +67,14 @@ export function Log({ path, label, hasLevels = false, height = "tall" }: Props) 
   );
 }
 
-function matches({ message, level }: LogLine, text: string, least: string): boolean {
-  if (level !== undefined && LEVELS.indexOf(level) < LEVELS.indexOf(least)) return false;
-  return message.toLowerCase().includes(text.toLowerCase());
+function matching(lines: LogLine[], text: string, least: string): LogLine[] {
+  const wanted = text.toLowerCase();
+  const lowest = LEVELS.indexOf(least);
+  return lines.filter(
+    ({ message, level }) =>
+      (level === undefined || LEVELS.indexOf(level) >= lowest) &&
+      (wanted === "" || message.toLowerCase().includes(wanted)),
+  );
 }
 
 function Level({ value, onChange }: { value: string; onChange: (level: string) => void }) {
@@ -98,15 +104,20 @@ function Lines({ lines, label }: { lines: LogLine[]; label: string }) {
   const look = ({ currentTarget: box }: { currentTarget: HTMLElement }) => {
     isAtEnd.current = box.scrollTop + box.clientHeight > box.scrollHeight - 24;
   };
+  const drawn = useDrawn(lines, (line) => <Line key={line.cursor} line={line} />);
   return (
     <div class="lines" ref={element} role="log" aria-label={label} tabIndex={0} onScroll={look}>
-      {lines.map(({ cursor, timestamp, message, level }) => (
-        <div key={cursor} class={level ? `line-${level}` : ""}>
-          <time dateTime={timestamp}>{moment(timestamp)}</time>{" "}
-          {level && level !== "info" && <strong>{level} </strong>}
-          {message}
-        </div>
-      ))}
+      {drawn}
+    </div>
+  );
+}
+
+function Line({ line: { timestamp, message, level } }: { line: LogLine }) {
+  return (
+    <div class={level ? `line-${level}` : ""}>
+      <time dateTime={timestamp}>{moment(timestamp)}</time>{" "}
+      {level && level !== "info" && <strong>{level} </strong>}
+      {message}
     </div>
   );
 }

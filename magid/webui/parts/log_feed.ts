@@ -1,4 +1,5 @@
 // The lines of a log, as server-sent events: the last ones, then each new one.
+import { Pacer } from "../stream/pacer.ts";
 
 export interface LogLine {
   cursor: string;
@@ -14,8 +15,6 @@ export interface LogFeed {
   close: () => void;
 }
 
-const GATHER_MS = 100; // lines that come together are shown together
-
 /** Follows a log. `take` gets new lines, oldest first; each is told once. */
 export function follow(
   path: string,
@@ -24,16 +23,14 @@ export function follow(
 ): LogFeed {
   const stream = new EventSource(new URL(path, document.baseURI));
   let gathered: LogLine[] = [];
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const flush = () => {
-    timer = undefined;
+  const pacer = new Pacer(() => {
     take(gathered);
     gathered = [];
-  };
+  });
   stream.addEventListener("open", () => tell("open"));
   stream.addEventListener("log", ({ data }: MessageEvent<string>) => {
     gathered.push(JSON.parse(data) as LogLine);
-    timer ??= setTimeout(flush, GATHER_MS);
+    pacer.ask();
   });
   // An EventSource connects again, and says where it was; after a refusal it does not.
   stream.addEventListener("error", () =>
@@ -41,7 +38,7 @@ export function follow(
   );
   return {
     close: () => {
-      clearTimeout(timer);
+      pacer.stop();
       stream.close();
     },
   };

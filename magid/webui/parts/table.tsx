@@ -3,6 +3,7 @@
 import type { ComponentChildren } from "preact";
 import { useLayoutEffect, useRef, useState } from "preact/hooks";
 
+import { useDrawn } from "./drawn.ts";
 import { Icon } from "./icons.tsx";
 
 export interface Column<Row> {
@@ -31,7 +32,7 @@ interface Props<Row> {
 }
 
 const AHEAD = 15; // rows beyond each edge of the screen
-const FIRST = 60; // before it is known how high the screen is
+const LOWEST = 32; // pixels of a row, at least
 
 interface Range {
   from: number;
@@ -41,6 +42,8 @@ interface Range {
 export function Table<Row>({ label, columns, rows, keyOf, sorting, onSort }: Props<Row>) {
   const body = useRef<HTMLTableSectionElement>(null);
   const { from, to } = useWindow(body, rows.length);
+  const shown = rows.slice(from, to);
+  const cells = useDrawn(shown, (row) => <Cells row={row} columns={columns} />, columns);
   return (
     <table aria-label={label} aria-rowcount={rows.length + 1}>
       <thead>
@@ -52,18 +55,27 @@ export function Table<Row>({ label, columns, rows, keyOf, sorting, onSort }: Pro
       </thead>
       <tbody ref={body}>
         <Gap rows={from} columns={columns.length} />
-        {rows.slice(from, to).map((row, index) => (
+        {shown.map((row, index) => (
           <tr key={keyOf(row)} aria-rowindex={from + index + 2}>
-            {columns.map((column) => (
-              <td key={column.key} class={classes(column)}>
-                {column.cell(row)}
-              </td>
-            ))}
+            {cells[index]}
           </tr>
         ))}
         <Gap rows={rows.length - to} columns={columns.length} />
       </tbody>
     </table>
+  );
+}
+
+/** Signals that a cell reads draw its row again. */
+function Cells<Row>({ row, columns }: { row: Row; columns: Column<Row>[] }) {
+  return (
+    <>
+      {columns.map((column) => (
+        <td key={column.key} class={classes(column)}>
+          {column.cell(row)}
+        </td>
+      ))}
+    </>
   );
 }
 
@@ -107,9 +119,9 @@ function Gap({ rows, columns }: { rows: number; columns: number }) {
   );
 }
 
-/** Which rows are near what is seen. */
+/** Which rows are near what is seen: at first a screen of them, in the next frame those beyond. */
 function useWindow(body: { current: HTMLElement | null }, count: number): Range {
-  const [range, setRange] = useState<Range>({ from: 0, to: FIRST });
+  const [range, setRange] = useState<Range>(firstScreen);
   useLayoutEffect(() => {
     const update = () => {
       const element = body.current;
@@ -120,16 +132,21 @@ function useWindow(body: { current: HTMLElement | null }, count: number): Range 
       const to = Math.ceil((top + innerHeight) / height) + AHEAD;
       setRange((old) => (old.from === from && old.to === to ? old : { from, to }));
     };
-    update();
+    const frame = requestAnimationFrame(update);
     addEventListener("scroll", update, { passive: true });
     addEventListener("resize", update);
     return () => {
+      cancelAnimationFrame(frame);
       removeEventListener("scroll", update);
       removeEventListener("resize", update);
     };
   }, []);
   const to = Math.min(range.to, count);
   return { from: Math.max(0, Math.min(range.from, to - 1)), to };
+}
+
+function firstScreen(): Range {
+  return { from: 0, to: Math.ceil(innerHeight / LOWEST) };
 }
 
 function rowHeight(element: HTMLElement): number {

@@ -109,6 +109,8 @@ function Main({ view }: { view: View }) {
     if (!isFirst.current) element.current?.focus({ preventScroll: true });
     isFirst.current = false;
     scrollTo(0, 0);
+    // On a small screen the navigation is wider than the screen.
+    document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest" });
   }, [address]);
   useEffect(() => void load(view), [view]);
   const Content = loaded.value[view.name];

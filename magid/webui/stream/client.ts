@@ -1,6 +1,7 @@
 // The page's end of the stream: signals that views read.
 import { batch, signal } from "@preact/signals";
 
+import { Pacer } from "./pacer.ts";
 import { LiveSource, type Connection, type Message } from "./source.ts";
 import { applied, type Live, type LiveEvent } from "./state.ts";
 import type { TabMessage } from "./worker.ts";
@@ -14,10 +15,8 @@ export const connectedSince = signal(Date.now());
 /** Called with each event, in order, before `live` has it: what `live` does not keep. */
 export const listeners = new Set<(event: LiveEvent) => void>();
 
-const FRAME_MS = 50; // events that come together make one change of the page
-
-let waiting: LiveEvent[] = [];
-let timer: ReturnType<typeof setTimeout> | undefined;
+let waiting: LiveEvent[] = []; // those that come together make one change of the page
+const pacer = new Pacer(flush);
 let retryNow: () => void = () => undefined;
 
 /** Connects, through the shared worker where there is one. Called once. */
@@ -53,11 +52,11 @@ function take(message: Message): void {
     }
     case "event":
       waiting.push(message.event);
-      if (message.event.kind === "snapshot") flush();
-      else timer ??= setTimeout(flush, FRAME_MS);
+      if (message.event.kind === "snapshot") pacer.now();
+      else pacer.ask();
       break;
     case "connection":
-      flush();
+      pacer.now();
       batch(() => {
         connection.value = message.connection;
         connectedSince.value = message.since;
@@ -67,8 +66,6 @@ function take(message: Message): void {
 }
 
 function flush(): void {
-  clearTimeout(timer);
-  timer = undefined;
   const events = waiting;
   waiting = [];
   let state = live.peek();

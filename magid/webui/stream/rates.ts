@@ -12,12 +12,20 @@ export interface Rates {
 }
 
 const KEPT_MS = 10 * 60_000;
+const APART_MS = 1_000;
 
-/** Adds a sample and drops the old ones; after a restart of magid the counts begin again. */
+/**
+ * Adds a sample and drops the old ones; after a restart of magid the counts begin again. The
+ * newest takes the place of the one before, unless that is APART_MS after its own predecessor: a
+ * busy gateway tells its counts ten times a second.
+ */
 export function withSample(samples: Sample[], sample: Sample): Sample[] {
-  const last = samples.at(-1);
-  const isNew = last !== undefined && sample.counts.ended < last.counts.ended;
-  return [...(isNew ? [] : samples), sample].filter(({ at }) => at > sample.at - KEPT_MS);
+  const [before, last] = samples.slice(-2);
+  const newest = last ?? before;
+  if (newest !== undefined && sample.counts.ended < newest.counts.ended) return [sample];
+  const isClose = before !== undefined && last !== undefined && last.at < before.at + APART_MS;
+  const kept = isClose ? samples.slice(0, -1) : samples;
+  return [...kept, sample].filter(({ at }) => at > sample.at - KEPT_MS);
 }
 
 /** The rates over the last `span` milliseconds before `now`; undefined without a sample. */

@@ -59,6 +59,22 @@ test("the state that matters most stands for a model", () => {
   assert.equal(rows()[0]?.why, "killed");
 });
 
+test("a row of which nothing has changed is the same, and so is a list of such rows", () => {
+  const before = sorted(rows(), { key: "name", isDescending: true });
+  assert.equal(rowsOf(LIVE, new Set(), before), before);
+  const { registry, servers } = LIVE;
+  const models = { ...registry.models, beta: model("beta"), delta: model("delta") };
+  delete models.gamma10;
+  const changed = { registry: { models }, servers } as unknown as Live;
+  const now = rowsOf(changed, new Set(), before);
+  assert.deepEqual(ids(now), ["gamma9", "beta", "alpha", "delta"]);
+  assert.deepEqual(now.map((row) => before.includes(row)), [true, false, true, false]);
+  const moved = { registry, servers: { ...servers, 1: server(1, "alpha", { state: "stopping" }) } };
+  const after = rowsOf(moved as unknown as Live, new Set(["beta"]), before);
+  const anew = after.filter((row) => !before.includes(row));
+  assert.deepEqual(ids(anew), ["beta", "alpha"]);
+});
+
 test("search and filters", () => {
   const all: Filter = { text: "", tier: "", state: "", kind: "", fits: "" };
   const found = (filter: Partial<Filter>) => ids(filtered(rows(), { ...all, ...filter }));

@@ -97,3 +97,11 @@ test("counts that begin again are a magid that has started again", () => {
   assert.deepEqual(samples.map(({ at }) => at), [1]);
   assert.equal(withSample([sample(0, 1, 1)], sample(3_600_000, 2, 2)).length, 1);
 });
+
+test("samples of a busy gateway are a second apart, and the newest is always there", () => {
+  let samples: Sample[] = [];
+  for (let at = 0; at <= 60_000; at += 100) samples = withSample(samples, sample(at, at, 0));
+  assert.equal(samples.at(-1)?.at, 60_000);
+  assert.equal(samples.length, 61);
+  assert.deepEqual(rates(samples, 60_000, 10_000), { requests: 1_000, tokens: 0 });
+});
