@@ -1,7 +1,6 @@
 """Which draft a model starts with, by its setting `draft`. Pure."""
 
 from collections.abc import Iterable, Mapping
-from pathlib import PurePosixPath
 from typing import Final
 
 from msgspec import Struct
@@ -61,4 +60,4 @@ def _origin(draft: Draft) -> str:
 
 
 def _folder(found: FoundModel) -> str:
-    return str(PurePosixPath(found.path).parent)
+    return found.path.rpartition("/")[0]

@@ -91,6 +91,8 @@ def effective_enabled(entry: ModelEntry, tier: Tier, profile: Profile | None) ->
 
 def effective_settings(entry: ModelEntry, config: Config) -> RuntimeSettings:
     """The user's settings over the configuration's defaults."""
+    if not entry.settings:
+        return config.server_defaults  # of a thousand models most have none of their own
     known = {name: value for name, value in entry.settings.items() if name in BY_NAME}
     return replace(config.server_defaults, **known)
 

@@ -11,6 +11,7 @@ file name is parsed by the convention of ggml's docs/gguf.md,
 import re
 import unicodedata
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final
 
 from msgspec import Struct
@@ -261,10 +262,12 @@ def _slug(part: str) -> str:
 _MOST_SIZES: Final = 4  # words of an id that may be sizes: 16 spellings
 
 
-def spellings(model_id: str) -> list[str]:
+@lru_cache(maxsize=10_000)
+def spellings(model_id: str) -> tuple[str, ...]:
     """Returns the id, then its other spellings: `8b` and `8p0b` are the same size.
 
-    For example, `moe_8p0b_70b` is also `moe_8b_70b`, `moe_8p0b_70p0b` and `moe_8b_70p0b`.
+    For example, `moe_8p0b_70b` is also `moe_8b_70b`, `moe_8p0b_70p0b` and `moe_8b_70p0b`. Kept,
+    because each decision asks for those of all models.
     """
     words = model_id.split("_")
     sizes = [index for index, word in enumerate(words) if _WHOLE_SIZE.fullmatch(word)]
@@ -272,7 +275,7 @@ def spellings(model_id: str) -> list[str]:
     for index in sizes[:_MOST_SIZES]:
         other = _other_size(words[index])
         found += [[*one[:index], other, *one[index + 1 :]] for one in found]
-    return ["_".join(one) for one in found]
+    return tuple("_".join(one) for one in found)
 
 
 _WHOLE_SIZE: Final = re.compile(r"([0-9]+)(p0)?b")

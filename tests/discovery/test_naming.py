@@ -252,7 +252,7 @@ def test_every_spelling_of_every_size() -> None:
     first, *rest = spellings("moe_8p0b_70b")
     assert (first, set(rest)) == ("moe_8p0b_70b", others)
     assert all(set(spellings(one)) == {first, *others} for one in rest)
-    assert spellings("qwen3_1p5b_q4km_fast") == ["qwen3_1p5b_q4km_fast"]
+    assert spellings("qwen3_1p5b_q4km_fast") == ("qwen3_1p5b_q4km_fast",)
     assert len(spellings("_".join(["8b"] * 1000))) == 16
 
 
