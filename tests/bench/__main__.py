@@ -10,6 +10,7 @@ BENCHES = (
     "bench_api",
     "bench_events",
     "bench_page",
+    "bench_frames",
     "bench_start",
     "bench_magictl",
     "bench_swap",

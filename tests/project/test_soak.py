@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.soak import __main__ as soak
-from tests.soak import bodies, crowds, headers, hostile, load
-from tests.soak.figures import Figures, slope
+from tests.soak import bodies, crowds, headers, hostile, load, pages
+from tests.soak.figures import Figures, growth, slope
 from tests.support.deadlines import SET_UP_S
 from tests.support.rest import Parts
 
@@ -82,6 +82,19 @@ def test_bodies_that_would_hold_the_loop(parts: Parts, tmp_path: Path) -> None:
     expect_none(bodies.run(0.05, SEED, tmp_path, parts))
 
 
+SHORT = pages.Most(heap=12.0, nodes=20_000, listeners=5_000, daemon=48.0, descriptors=20)
+
+
+def test_pages_that_stay_open(parts: Parts, tmp_path: Path) -> None:
+    """The long form judges far smaller figures: lists and histories grow in the first minutes."""
+    expect_none(pages.run(45, SEED, tmp_path, parts, most=SHORT))
+
+
+def test_a_page_that_keeps_what_it_need_not_is_found(parts: Parts, tmp_path: Path) -> None:
+    figures = pages.run(45, SEED, tmp_path, parts, most=SHORT, leak_kib=4096)
+    assert [text.split(": ")[1].split()[0] for text in figures.failures] == ["heap"]
+
+
 def test_mutated_headers() -> None:
     expect_none(headers.run(50_000, SEED))
 
@@ -112,6 +125,17 @@ def test_every_topic_can_be_run(tmp_path: Path) -> None:
         words = soak.command(topic, 0.001, SEED, str(tmp_path))
         assert (ROOT / "tests" / "soak" / f"{topic}.py").exists()
         assert words[-1] != "FOLDER"
+
+
+def test_growth() -> None:
+    noise = [(-1.0) ** number for number in range(60)]
+    flat = growth([(at, 50 + off) for at, off in enumerate(noise)])
+    rising = growth([(at, 50 + 0.2 * at + off) for at, off in enumerate(noise)])
+    assert not flat.exceeds(1)
+    assert rising.amount == pytest.approx(0.2 * 59, abs=0.5)
+    assert rising.exceeds(8)
+    assert not rising.exceeds(12)
+    assert not growth([(0, 0), (1, 100)]).exceeds(1)  # too few to tell
 
 
 def test_slope() -> None:

@@ -22,6 +22,7 @@ TOPICS: dict[str, Arguments] = {
     "crowds": lambda _scale, seed: ["5000", str(seed), "FOLDER"],
     "bodies": lambda scale, seed: [str(min(1.0, scale)), str(seed), "FOLDER"],
     "load": lambda scale, seed: [_count(600, scale), "500", str(seed), "FOLDER"],
+    "pages": lambda scale, seed: [_count(3600, scale), str(seed), "FOLDER"],
     "conformance": lambda scale, seed: [_count(2000, scale), str(seed), "FOLDER"],
     "hostile": lambda scale, seed: [_count(400, scale), str(seed), "FOLDER"],
     "coverage": lambda scale, seed: [_count(3600, scale), str(seed)],

@@ -1,5 +1,6 @@
 """What a soak did and found: one line for a person, and failures that a test can assert on."""
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,3 +54,33 @@ def slope(samples: list[tuple[float, float]]) -> float:
     mean_y = sum(y for _, y in samples) / count
     spread = sum((x - mean_x) ** 2 for x, _ in samples)
     return sum((x - mean_x) * (y - mean_y) for x, y in samples) / spread if spread else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """Of a figure from its first sample to its last, by the straight line through them."""
+
+    amount: float
+    error: float  # its standard error, from how far the samples lie from the line
+
+    def exceeds(self, most: float) -> bool:
+        """Whether it is more than that, and not by chance: beyond two standard errors."""
+        return self.amount - 2 * self.error > most
+
+    def __str__(self) -> str:
+        return f"{self.amount:+.2f} ± {self.error:.2f}"
+
+
+def growth(samples: list[tuple[float, float]]) -> Growth:
+    """Of samples (x, y). With fewer than three nothing is known: the error is infinite."""
+    count = len(samples)
+    if count < 3:
+        return Growth(0.0, math.inf)
+    rise = slope(samples)
+    mean_x = sum(x for x, _ in samples) / count
+    mean_y = sum(y for _, y in samples) / count
+    off = sum((y - mean_y - rise * (x - mean_x)) ** 2 for x, y in samples)
+    spread = sum((x - mean_x) ** 2 for x, _ in samples)
+    span = samples[-1][0] - samples[0][0]
+    error = math.sqrt(off / (count - 2) / spread) if spread else math.inf
+    return Growth(rise * span, error * span)
