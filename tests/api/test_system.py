@@ -66,3 +66,4 @@ def test_engines_and_which_is_used(magid: Running) -> None:
     # The daemon's llama_server_path comes before all engines.
     assert found["used"] is None
     assert [one["used"] for one in found["engines"]] == [False, False]
+    assert [one["models"] for one in found["engines"]] == [[], []]

@@ -102,6 +102,7 @@ def test_an_engine_for_one_model_and_back(parts: Parts, tmp_path: Path, engines:
         assert (after[ALPHA] != before[ALPHA], after[BETA]) == (True, before[BETA])
         assert type_in(magid, "engine ls").stdout.splitlines()[1].split()[-2:-1] == [ALPHA]
         assert magid.get(f"/api/models/{ALPHA}")["engine"] == "own"
+        assert magid.get("/api/engines")["engines"][0]["models"] == [ALPHA]
         assert f"it is set for {ALPHA}" in type_in(magid, "engine rm own --yes", 1).stderr
         type_in(magid, f"engine use default {ALPHA}")
         assert program_of(magid) == str(parts.llama_server)

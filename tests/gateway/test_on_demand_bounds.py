@@ -11,7 +11,7 @@ import pytest
 
 from magid.config.settings import Gateway
 from magid.control.daemon import Daemon
-from magid.errors import LlamaServerMissing, MagidError, NotReady
+from magid.errors import MagidError, NotReady
 from magid.gateway.dispatcher import Dispatcher
 from magid.gateway.proxy.failures import FIRST_S, MAX_S, Failures
 from magid.gateway.proxy.forward import ForwardedRequest
@@ -161,7 +161,7 @@ async def test_a_model_whose_engine_is_gone_stops_no_other(make: Any) -> None:
         await world.daemon.set_settings(BETA, {"engine": "gone"})
         await world.daemon.gpus.engines.look()
         error = await world.ask(BETA)
-        assert isinstance(error, LlamaServerMissing)
+        assert isinstance(error, NotReady)
         assert "cannot use the engine 'gone'" in error.message
         assert not world.launcher.count("stop")[port]
         await world.daemon.set_settings(BETA, {"engine": None})

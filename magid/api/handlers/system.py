@@ -46,7 +46,14 @@ async def get_engines(ctx: Context, call: Call) -> Reply:
         lambda: asyncio.to_thread(_look, config.engines_dir)
     )
     used = None if config.llama_server_path else default
-    answer: schemas.EnginesReply = {"used": used, "engines": [_shown(one, used) for one in found]}
+    models = ctx.daemon.snapshot.models.values()
+    answer: schemas.EnginesReply = {
+        "used": used,
+        "engines": [
+            _shown(one, used, [m.model_id for m in models if m.settings.engine == one.name])
+            for one in found
+        ],
+    }
     return reply(answer)
 
 
@@ -57,12 +64,13 @@ def _look(folder: Path) -> "tuple[list[Engine], str | None]":
     return engine_store.listed(folder), engines.default_engine(folder)
 
 
-def _shown(engine: "Engine", used: str | None) -> schemas.ListedEngine:
+def _shown(engine: "Engine", used: str | None, models: list[str]) -> schemas.ListedEngine:
     return {
         "name": engine.name,
         "version": engine.version,
         "used": engine.name == used,
         "gpus": list(engine.gpus),
+        "models": models,
         "source": engine.source,
         "sha256": engine.sha256 or None,
         "addedAt": when(datetime.fromtimestamp(engine.added_at, UTC)) or "",

@@ -26,12 +26,16 @@ class ConfigurationReply(TypedDict):
 
 
 class ListedEngine(TypedDict):
-    """A llama-server that `magictl engine add` has added. `gpus` are those that it listed then."""
+    """A llama-server that `magictl engine add` has added. `gpus` are those that it listed then.
+
+    `models` are those that have been given it; see the setting `engine`.
+    """
 
     name: str
     version: str
     used: bool
     gpus: list[str]
+    models: list[str]
     source: str
     sha256: str | None
     addedAt: str
