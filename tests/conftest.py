@@ -66,8 +66,9 @@ def make_gpus(llama_server_with_rpc: Path, tmp_path: Path) -> Iterator[MakeGpus]
     """A callable: one GPU for each (total, used by others) in MiB; they end with the test."""
     with ExitStack() as held:
 
-        def make(*sizes: tuple[int, int]) -> Gpus:
-            return held.enter_context(fake_gpus(llama_server_with_rpc, tmp_path, sizes))
+        def make(*sizes: tuple[int, int], hollow: bool = False) -> Gpus:
+            made = fake_gpus(llama_server_with_rpc, tmp_path, sizes, hollow=hollow)
+            return held.enter_context(made)
 
         yield make
 

@@ -1,6 +1,5 @@
 """The estimate by a header: its figures, and its error against llama-server's own predictions."""
 
-import os
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
@@ -14,12 +13,11 @@ from magid.gpus.header_estimate import (
     at_most,
     estimate_by_header,
 )
-from magid.gpus.memory_report import report_in
-from magid.llama.installed_program import InstalledProgram
 from magid.llama.server_shape import ServerShape
 from magid.llama.spec import ServerSpec
 from magid.servers.processes.backend import ProcessBackend
 from tests.support import architectures, ggufs
+from tests.support.predictions import open_backend, predicted
 
 MIB = 1 << 20
 LLAMA_8B = {
@@ -106,11 +104,8 @@ def test_a_header_that_says_nothing() -> None:
 
 @pytest.fixture
 async def backend(llama_server: Path, tmp_path: Path) -> AsyncIterator[ProcessBackend]:
-    program = InstalledProgram(str(llama_server), os.environ["PATH"])
-    made = ProcessBackend(tmp_path / "keys", program)
-    await made.open()
-    yield made
-    await made.close()
+    async with open_backend(llama_server, tmp_path) as made:
+        yield made
 
 
 @pytest.mark.slow
@@ -129,11 +124,7 @@ async def test_against_llama_server(
         architectures.write(path, name)
     ctx = 65_536
     spec = ServerSpec("m", 0, 8080, "127.0.0.1", str(path), ctx_size=ctx, parallel=2)
-    output = await backend.predict_memory(spec)
-    report = report_in(output)
-    assert report is not None, output
-    assert report.estimate is not None, output
-    truth = report.estimate.host_total
+    truth = (await predicted(backend, spec)).host_total
     facts = read_facts(str(path))
     assert isinstance(facts, HeaderFacts)
     found = estimate_by_header(facts.shape, ServerShape(ctx, 2))

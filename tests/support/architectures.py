@@ -12,6 +12,7 @@ from tests.support import gguf_writing, ggufs, tiny_llama
 from tests.support.tiny_llama import HEADS, LAYERS, WIDTH
 
 WINDOW = 1024
+WORDS = tuple(f"word{number}" for number in range(16_000))  # so that weights count in MiB
 _STATE, _INNER, _KERNEL, _RANK = 16, 2 * WIDTH, 4, 4
 
 DIFFERENT = ("llama", "qwen3", "gemma2", "mamba")
@@ -32,7 +33,7 @@ def write(path: Path, architecture: str) -> Path:
 
     The tensors of the others are those of llama, with norms that they have besides or instead.
     """
-    words = tiny_llama.Vocabulary(())
+    words = tiny_llama.Vocabulary(WORDS)
     weights = tiny_llama.noise_weights(len(words.tokens), np.random.default_rng(0))
     pairs = ggufs._model_pairs("Demo", words, "F32", 1 << 20, architecture)
     pairs |= {f"{architecture}.{name}": 1.0 for name in _SCALES}

@@ -1,17 +1,24 @@
 """A GPU of any size, for tests: an RPC server of ggml whose memory is counted and bounded.
 
-    fake_gpu.py GGML_RPC_SERVER TOTAL_MIB USED_MIB [PORT]
+    fake_gpu.py GGML_RPC_SERVER TOTAL_MIB USED_MIB [PORT [hollow]]
 
 `llama-server --rpc 127.0.0.1:PORT` sees one device of this size. USED_MIB is what other programs
 hold. Each connection gets a ggml-rpc-server of its own, because that serves one client at a time.
 All connections share the memory: an allocation that does not fit is refused, as a driver refuses
 it, and what a connection held is free when it ends.
 
+A hollow one only counts: it has no memory and computes nothing, so it holds weights of any size,
+and each answer of the model is noise.
+
+It tells what each buffer is used for. The protocol does not say so, but llama-server clears caches
+and states of a context, and writes weights by their names; what is computed with is neither: the
+inputs that are copied to it have a `#` in their names.
+
 Prints {"port": N}. Answers each line of its input with the memory as JSON: `{}`, `{"used": MIB}`,
 which changes what others hold, or `{"hidden": MIB}`, which is not told to llama-server. Ends with
 its input. Runs with the standard library only.
 
-It knows three commands of the RPC protocol 8 (ggml 0.27); all others are passed on as they are.
+Speaks the RPC protocol 8 (ggml 0.27), and passes on what it need not know.
 """
 
 import asyncio
@@ -22,16 +29,55 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from enum import IntEnum
 
 MIB = 1 << 20
-ALLOCATE, FREE, MEMORY = 0, 4, 11  # of enum rpc_cmd in ggml-rpc.cpp
+KINDS = ("weights", "context", "compute")
 _REQUEST = struct.Struct("<BQ")  # command, size of the body
 _SIZE = struct.Struct("<Q")  # in front of each answer
+_TENSOR = struct.Struct("<12xQ208x64s4x")  # buffer and name of an rpc_tensor
 _PIECE = 1 << 18
 _TRIES = 50
 _PAUSE_S = 0.02
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class Command(IntEnum):
+    """Of enum rpc_cmd in ggml-rpc.cpp, those that are read here."""
+
+    ALLOCATE = 0
+    BASE = 3
+    FREE = 4
+    CLEAR = 5
+    WRITE = 6
+    WRITE_KNOWN = 7  # by a hash, if the server has the data
+    READ = 8
+    COPY = 9
+    COMPUTE = 10
+    MEMORY = 11
+    INITIALIZE = 12
+    RECOMPUTE = 16
+
+
+# How much of a request is read here; only WRITE has more.
+_READ = {
+    Command.ALLOCATE: 12,
+    Command.BASE: 8,
+    Command.FREE: 8,
+    Command.CLEAR: 9,
+    Command.WRITE: _TENSOR.size,
+    Command.WRITE_KNOWN: _TENSOR.size,
+    Command.READ: _TENSOR.size + 16,
+}
+
+
+@dataclass(eq=False, slots=True)
+class Buffer:
+    """One allocation of a llama-server."""
+
+    size: int
+    kind: str = "compute"
 
 
 @dataclass(eq=False)
@@ -41,19 +87,20 @@ class Gpu:
     program: str
     total: int
     others: int  # held by other programs
+    is_hollow: bool = False
     hidden: int = 0  # held too, but not said: as what a driver keeps for itself
     asked: int = 0  # allocations that ggml-rpc-server has not answered yet
     refused: int = 0  # number of allocations
-    held: list[dict[int, int]] = field(default_factory=list)  # of each connection, by pointer
+    held: list[dict[int, Buffer]] = field(default_factory=list)  # of each connection, by pointer
 
-    @property
-    def used(self) -> int:
-        """What llama-servers hold."""
-        return sum(sum(buffers.values()) for buffers in self.held)
+    def used_for(self, *kinds: str) -> int:
+        """What llama-servers hold of these kinds."""
+        buffers = (buffer for held in self.held for buffer in held.values())
+        return sum(buffer.size for buffer in buffers if buffer.kind in kinds)
 
     @property
     def free(self) -> int:
-        return max(0, self.total - self.others - self.asked - self.used)
+        return max(0, self.total - self.others - self.asked - self.used_for(*KINDS))
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serves one llama-server until it or the ggml-rpc-server closes the connection."""
@@ -72,42 +119,82 @@ class Connection:
     """One llama-server, and the ggml-rpc-server that works for it from the first request on."""
 
     def __init__(self, gpu: Gpu, client: asyncio.StreamWriter) -> None:
-        self.held: dict[int, int] = {}
+        self.held: dict[int, Buffer] = {}
         self._gpu = gpu
         self._client = client
         self._process: asyncio.subprocess.Process | None = None
         self._server: asyncio.StreamWriter | None = None
         self._answers: asyncio.Task[None] | None = None
         self._wanted = 0  # the size of the allocation that is not answered yet
+        self._next = 1 << 40  # where a hollow one has its next buffer
 
     async def serve(self, reader: asyncio.StreamReader) -> None:
         while True:
             command, size = _REQUEST.unpack(await reader.readexactly(_REQUEST.size))
-            if command == MEMORY:
-                await reader.readexactly(size)
-                self._client.write(struct.pack("<QQQ", 16, self._gpu.free, self._gpu.total))
-            elif command in (ALLOCATE, FREE):
-                body = await reader.readexactly(size)
-                if self._allows(command, body):
-                    (await self._started()).write(_REQUEST.pack(command, size) + body)
-            else:
+            body = await reader.readexactly(min(size, _READ.get(command, 0)))
+            answer = self._answer(command, body)
+            if answer is None:
                 server = await self._started()
-                server.write(_REQUEST.pack(command, size))
-                await _copy(reader, server, size)
+                server.write(_REQUEST.pack(command, size) + body)
+                await _copy(reader, server, size - len(body))
+            else:
+                await _copy(reader, None, size - len(body))
+                self._client.write(answer)
 
-    def _allows(self, command: int, body: bytes) -> bool:
-        """Counts the request. False: it was refused."""
-        if command == FREE:
-            self.held.pop(_SIZE.unpack(body)[0], None)
-            return True
-        _device, wanted = struct.unpack("<IQ", body)
+    def _answer(self, command: int, body: bytes) -> bytes | None:
+        """Counts the request. Returns what the client gets; None: the ggml-rpc-server answers."""
+        match command:
+            case Command.MEMORY:
+                return _answered("<QQ", self._gpu.free, self._gpu.total)
+            case Command.ALLOCATE:
+                if not self._allows(*struct.unpack("<4xQ", body)):
+                    return _answered("<QQ", 0, 0)
+            case Command.FREE:
+                self.held.pop(_SIZE.unpack(body)[0], None)
+            case Command.CLEAR:
+                self._note(_SIZE.unpack_from(body)[0], "context")
+            case Command.WRITE | Command.WRITE_KNOWN:
+                pointer, name = _TENSOR.unpack(body)
+                if b"#" not in name:
+                    self._note(pointer, "weights")
+            case _:
+                pass
+        return self._hollow_answer(command, body) if self._gpu.is_hollow else None
+
+    def _allows(self, wanted: int) -> bool:
         if wanted > self._gpu.free - self._gpu.hidden:
             self._gpu.refused += 1
-            self._client.write(struct.pack("<QQQ", 16, 0, 0))
             return False
         self._wanted = wanted
         self._gpu.asked += wanted
         return True
+
+    def _note(self, pointer: int, kind: str) -> None:
+        """The first use decides: a state that is restored is written to as well."""
+        buffer = self.held.get(pointer)
+        if buffer is not None and buffer.kind == "compute":
+            buffer.kind = kind
+
+    def _hollow_answer(self, command: int, body: bytes) -> bytes | None:
+        match command:
+            case Command.ALLOCATE:
+                pointer, size = self._next, self._wanted
+                self._next += -(-size // MIB + 1) * MIB
+                self._book(pointer, size)
+                return _answered("<QQ", pointer, size)
+            case Command.BASE:
+                return _answered("<Q", *_SIZE.unpack(body))
+            case Command.WRITE_KNOWN | Command.COPY:
+                return _answered("<B", 1)  # it is there
+            case Command.READ:
+                return _answered(f"<{_SIZE.unpack(body[-8:])[0]}x")
+            case (
+                Command.FREE | Command.CLEAR | Command.WRITE | Command.INITIALIZE
+                | Command.COMPUTE | Command.RECOMPUTE
+            ):  # fmt: skip
+                return b""
+            case _:
+                return None
 
     async def _started(self) -> asyncio.StreamWriter:
         if self._server is None:
@@ -131,7 +218,7 @@ class Connection:
 
     def _book(self, pointer: int, size: int) -> None:
         if pointer:
-            self.held[pointer] = max(self._wanted, size)
+            self.held[pointer] = Buffer(max(self._wanted, size))
         self._gpu.asked -= self._wanted
         self._wanted = 0
 
@@ -144,12 +231,21 @@ class Connection:
             await self._process.wait()
 
 
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, size: int) -> None:
+def _answered(layout: str, *values: int) -> bytes:
+    body = struct.pack(layout, *values)
+    return _SIZE.pack(len(body)) + body
+
+
+async def _copy(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter | None, size: int
+) -> None:
+    """Without a writer, drops what it reads."""
     while size:
         piece = await reader.readexactly(min(size, _PIECE))
         size -= len(piece)
-        writer.write(piece)
-        await writer.drain()
+        if writer is not None:
+            writer.write(piece)
+            await writer.drain()
 
 
 async def started(program: str) -> tuple[asyncio.subprocess.Process, Streams]:
@@ -188,8 +284,9 @@ async def commands(gpu: Gpu, say: Callable[[object], None]) -> None:
         asked = json.loads(line)
         gpu.others = asked.get("used", gpu.others // MIB) * MIB
         gpu.hidden = asked.get("hidden", gpu.hidden // MIB) * MIB
-        say({"total": gpu.total, "others": gpu.others, "used": gpu.used, "free": gpu.free,
-             "refused": gpu.refused})  # fmt: skip
+        say({"total": gpu.total, "others": gpu.others, "used": gpu.used_for(*KINDS),
+             "free": gpu.free, "refused": gpu.refused,
+             **{kind: gpu.used_for(kind) for kind in KINDS}})  # fmt: skip
 
 
 def _say(value: object) -> None:
@@ -197,8 +294,8 @@ def _say(value: object) -> None:
     sys.stdout.flush()
 
 
-async def main(program: str, total: str, used: str, port: str = "0") -> None:
-    gpu = Gpu(program, int(total) * MIB, int(used) * MIB)
+async def main(program: str, total: str, used: str, port: str = "0", *hollow: str) -> None:
+    gpu = Gpu(program, int(total) * MIB, int(used) * MIB, bool(hollow))
     server = await asyncio.start_server(gpu.serve, "127.0.0.1", int(port))
     _say({"port": server.sockets[0].getsockname()[1]})
     await commands(gpu, _say)

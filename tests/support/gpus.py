@@ -29,9 +29,17 @@ class FakeGpu:
         self._ask({"hidden": mib})
 
     def memory(self) -> dict[str, int]:
-        """Its own account: total, others, used by llama-servers, free, and refused allocations."""
+        """Its own account: total, others, used by llama-servers, free, and refused allocations.
+
+        What llama-servers use is also there by its kinds; see `held`.
+        """
         said = self._ask({})
         return {k: n if k == "refused" else n // fake_gpu.MIB for k, n in said.items()}
+
+    def held(self) -> dict[str, int]:
+        """What llama-servers use for weights, context and compute."""
+        memory = self.memory()
+        return {kind: memory[kind] for kind in fake_gpu.KINDS}
 
     def _ask(self, question: object) -> Any:
         assert self.process.stdin is not None
@@ -53,12 +61,14 @@ MakeGpus = Callable[..., Gpus]
 
 
 @contextmanager
-def fake_gpus(program: Path, folder: Path, sizes: Sequence[tuple[int, int]]) -> Iterator[Gpus]:
+def fake_gpus(
+    program: Path, folder: Path, sizes: Sequence[tuple[int, int]], *, hollow: bool = False
+) -> Iterator[Gpus]:
     """Runs one fake for each (total, used by others); `program` is `llama_server_with_rpc`."""
+    server = program.with_name("ggml-rpc-server")
     with ExitStack() as held:
         fakes = tuple(
-            held.enter_context(running_fake(program.with_name("ggml-rpc-server"), *size))
-            for size in sizes
+            held.enter_context(running_fake(server, *size, hollow=hollow)) for size in sizes
         )
         wrapper = folder / "llama-server"
         # --rpc has to be first: options act in order, and --list-devices is one.
@@ -69,9 +79,12 @@ def fake_gpus(program: Path, folder: Path, sizes: Sequence[tuple[int, int]]) -> 
 
 
 @contextmanager
-def running_fake(server: Path, total: int, used: int, port: int = 0) -> Iterator[FakeGpu]:
+def running_fake(
+    server: Path, total: int, used: int, port: int = 0, *, hollow: bool = False
+) -> Iterator[FakeGpu]:
     sizes = [str(number) for number in (total, used, port)]
     command = [sys.executable, "-I", "-S", fake_gpu.__file__, str(server), *sizes]
+    command += ["hollow"] * hollow
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
