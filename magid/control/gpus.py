@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from magid.config.settings import Config
-from magid.control import planner, prediction_cache
+from magid.control import overhead_cache, planner, prediction_cache
 from magid.control.early_predictions import EarlyPredictions
 from magid.control.engine_devices import EngineDevices
 from magid.control.engines import AbsentEngines
@@ -45,6 +45,7 @@ class GpuState:
         self.placing = Placing(
             config, launcher, self.devices, self.predictions, program,
             lambda model_id: facts_of(store.snapshot.models.get(model_id)),
+            overheads=config.state_dir / overhead_cache.NAME,
         )  # fmt: skip
         self.held = HeldMemory(config, launcher, store, self.devices, self.predictions, program)
         self._early = EarlyPredictions(self.placing, store)

@@ -1,14 +1,18 @@
 """What a server takes of a GPU beyond its prediction: the driver's context, libraries' workspaces.
 
-Learned by what was free before a start and is free after it, per back end, and forgotten when magid
-ends. A start beside which another server of magid's moved says nothing; other programs cannot be
-told apart, so the median of the last starts counts.
+Learned by what was free before a start and is free after it, per back end. A start beside which
+another server of magid's moved says nothing; other programs cannot be told apart, so the median of
+the last starts counts. It is kept in a file of the state directory, and forgotten when llama-server
+or a driver has changed.
 """
 
 import asyncio
 import logging
+import math
 from collections import deque
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from statistics import median_low
 from typing import Any, Final
 
@@ -16,13 +20,16 @@ from msgspec import Struct
 
 from magid.control.devices import DeviceList
 from magid.control.engine_devices import EngineDevices
+from magid.control.overhead_cache import MOST, OverheadVersions, read_overheads, write_overheads
+from magid.errors import MagidError
+from magid.host import driver_versions
 from magid.llama.placement import Placement
+from magid.llama.program import ProgramOf
 from magid.llama.spec import ServerSpec
 from magid.servers.backend import ObservedServer, ServerState
 
 log = logging.getLogger(__name__)
 
-MOST: Final = 2 << 30  # more is another program's doing
 _KEPT: Final = 5  # starts of each back end
 _OVER: Final = (ServerState.STOPPED, ServerState.FAILED, ServerState.BACKOFF, ServerState.STOPPING)
 
@@ -38,13 +45,57 @@ class _Begun(Struct, frozen=True):
 class Overheads:
     """Measures one start at a time on each port. `of` is shared with those who decide."""
 
-    def __init__(self, devices: EngineDevices) -> None:
-        self._devices = devices
+    def __init__(
+        self,
+        devices: EngineDevices,
+        program: ProgramOf,
+        path: Path | None = None,
+        drivers: Callable[[], str] = driver_versions.fingerprint,
+    ) -> None:
+        """`path` is the file that keeps them; `drivers` blocks."""
+        self._devices, self._program, self._drivers = devices, program, drivers
+        self._path = path
         self._begun: dict[int, _Begun] = {}  # by port
         self._states: dict[int, ServerState] = {}
         self._seen: dict[str, deque[int]] = {}
+        self._versions: OverheadVersions | None = None  # None: the file was not read yet
+        self._is_new = False  # since the file was written
+        self._turn = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self.of: dict[str, int] = {}  # by back end, in bytes
+
+    def open(self) -> None:
+        """Reads what is kept as soon as the GPUs are listed; does not wait for it."""
+        self._spawn(self._open())
+
+    async def _open(self) -> None:
+        await self._devices.of(None).fresh(math.inf)
+        await self.check()
+
+    async def check(self) -> None:
+        """Forgets what was learned with another llama-server or other drivers.
+
+        The first call reads the file. Does nothing where no GPU is listed. Idempotent.
+        """
+        if not self._devices.present.gpus:
+            return
+        async with self._turn:
+            with suppress(MagidError):  # without a llama-server nothing starts either
+                await self._check()
+
+    async def _check(self) -> None:
+        program = await self._program(None)
+        drivers = await asyncio.to_thread(self._drivers)
+        now = OverheadVersions(program.version, program.changed_at, drivers)
+        if self._versions == now:
+            return
+        kept: Mapping[str, Sequence[int]] = {}
+        if self._versions is None and self._path is not None:
+            kept = await asyncio.to_thread(read_overheads, self._path, now)
+        self._versions = now
+        self._seen = {backend: deque(sizes, maxlen=_KEPT) for backend, sizes in kept.items()}
+        self.of.clear()
+        self.of.update({backend: median_low(seen) for backend, seen in self._seen.items()})
 
     def begin(self, spec: ServerSpec, placement: Placement) -> None:
         """Notes what is free before this start. Called when its place is decided."""
@@ -75,10 +126,11 @@ class Overheads:
             self._spawn(self._measure(port))
 
     async def close(self) -> None:
-        """Idempotent."""
+        """Writes what is not written yet. Idempotent."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._save()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -89,13 +141,23 @@ class Overheads:
         devices = self._devices.of(self._begun[port].engine)
         listed = await devices.fresh(0.0)  # the state has led to a new one
         begun = self._begun.pop(port, None)
-        if begun is not None:
+        if begun is None:
+            return
+        async with self._turn:
             for backend, taken in _taken(begun, listed):
                 self._learn(backend, taken)
+            await self._save()
+
+    async def _save(self) -> None:
+        if self._is_new and self._path is not None and self._versions is not None:
+            seen = {backend: tuple(sizes) for backend, sizes in self._seen.items()}
+            await asyncio.to_thread(write_overheads, self._path, self._versions, seen)
+            self._is_new = False
 
     def _learn(self, backend: str, taken: int) -> None:
         seen = self._seen.setdefault(backend, deque(maxlen=_KEPT))
         seen.append(taken)
+        self._is_new = True
         self.of[backend] = median_low(seen)
         log.debug("a server took %d MiB of %s beyond its prediction", taken >> 20, backend)
 

@@ -8,6 +8,7 @@ another; of several that wait together, the largest model's first.
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 from msgspec import Struct, field
@@ -88,12 +89,14 @@ class Placing:
         program: ProgramOf,
         facts: Callable[[str], FileFacts],
         machine: Callable[[], Mapping[str, int]] = machine_memory,
+        overheads: Path | None = None,
     ) -> None:
+        """`overheads` is the file that keeps what servers take beyond their predictions."""
         self._config, self._launcher = config, launcher
         self._devices, self._predictions = devices, predictions
         self._program, self._facts = program, facts
         self.holders = Holders(config, launcher, machine)
-        self._overheads = Overheads(devices)
+        self._overheads = Overheads(devices, program, overheads)
         self.holders.overheads = self._overheads.of
         self._waiting: list[_Waiting] = []
         self._task: asyncio.Task[None] | None = None
@@ -115,6 +118,7 @@ class Placing:
         """Begins to observe servers, whose memory comes back when they have stopped."""
         self._launcher.subscribe(self._returning.on_server)
         self._launcher.subscribe(self._overheads.on_server)
+        self._overheads.open()
 
     async def close(self) -> None:
         """Ends the decision that is being made; those who wait for one get none. Idempotent."""
@@ -187,6 +191,7 @@ class Placing:
         refuse_undrafted(spec, self._facts(spec.model_id).missing_draft)
         await self._returning.wait()
         devices = self._devices.of(spec.engine)
+        await self._overheads.check()
         if failed is not None:
             self.release(spec.port)
             await devices.refresh()
@@ -285,6 +290,7 @@ class Placing:
         refuse_undrafted(spec, self._facts(spec.model_id).missing_draft)
         await self._returning.wait()
         listed = await self._devices.of(spec.engine).fresh(MAX_AGE_S)
+        await self._overheads.check()
         if _is_unknown(listed):
             return None
         known: dict[Question, Prediction] = {}

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from magid.files.atomic import replace_file
+from magid.files.cache_file import read_cache, write_cache
 from magid.gpus.memory_table import Estimate
 
 NAME: Final = "predictions.json"
@@ -51,11 +51,11 @@ class PredictionCache:
 
     def load(self) -> None:
         """Reads the file. Blocks."""
-        if self._path is None:
+        content = None if self._path is None else read_cache(self._path, _MOST_BYTES)
+        if content is None:
             return
-        with suppress(OSError, msgspec.DecodeError, RecursionError):
-            with self._path.open("rb") as file:
-                read = msgspec.json.decode(file.read(_MOST_BYTES), type=_PredictionFile)
+        with suppress(msgspec.DecodeError, RecursionError):
+            read = msgspec.json.decode(content, type=_PredictionFile)
             if read.schema == _SCHEMA:
                 self._kept = OrderedDict(read.kept)
 
@@ -76,5 +76,4 @@ class PredictionCache:
     def write(self, document: bytes) -> None:
         """Writes the file. Blocks, and may run in a thread."""
         if self._path is not None:
-            with suppress(OSError):
-                replace_file(self._path, document, mode=0o600)
+            write_cache(self._path, document)

@@ -1,7 +1,9 @@
 """What a driver takes beside a prediction is learned from starts that nothing disturbed."""
 
 import json
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +11,13 @@ import pytest
 
 from magid.config.settings import Config
 from magid.control.engine_devices import EngineDevices
+from magid.control.overhead_cache import (
+    MOST,
+    NAME,
+    OverheadVersions,
+    read_overheads,
+    write_overheads,
+)
 from magid.control.placing import Placing
 from magid.control.predictions import Predictions
 from magid.control.wishes import FileFacts
@@ -31,6 +40,7 @@ class Driver(StillLauncher):
         super().__init__()
         self.context = 300
         self.others = 0
+        self.version = "1"  # of llama-server
 
     async def list_devices(self, engine: str | None = None) -> str:
         self.listings += 1
@@ -51,21 +61,32 @@ def driver() -> Driver:
     return Driver()
 
 
-@pytest.fixture
-async def placing(driver: Driver) -> AsyncIterator[Placing]:
+@asynccontextmanager
+async def opened(driver: Driver, path: Path) -> AsyncIterator[Placing]:
     async def program(_engine: str | None = None, /) -> LlamaProgram:
-        return LlamaProgram(Path("/llama"), "1", FLAGS, 5.0)
+        return LlamaProgram(Path("/llama"), driver.version, FLAGS, 5.0)
 
     devices = EngineDevices(driver, lambda: None)
     made = Placing(
         Config(gpu_reserve=0), driver, devices, Predictions(driver), program,
-        lambda model_id: FileFacts(),
+        lambda model_id: FileFacts(), overheads=path,
     )  # fmt: skip
     made.open()
     devices.open()
     yield made
     await made.close()
     await devices.close()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / NAME
+
+
+@pytest.fixture
+async def placing(driver: Driver, path: Path) -> AsyncIterator[Placing]:
+    async with opened(driver, path) as made:
+        yield made
 
 
 def spec(name: str, port: int) -> ServerSpec:
@@ -139,3 +160,93 @@ async def test_a_start_by_another_way_is_not_measured(driver: Driver, placing: P
     placing.release(8080)
     await ready(driver, 8080)
     assert await begun(driver, placing, 8081) == NEED + 3
+
+
+async def test_it_outlives_magid(driver: Driver, path: Path) -> None:
+    async with opened(driver, path) as before:
+        await begun(driver, before, 8080)
+        await ready(driver, 8080)
+    async with opened(driver, path) as after:
+        assert await begun(driver, after, 8081) == NEED + 3 + 297
+
+
+async def test_another_llama_server_begins_at_zero(driver: Driver, path: Path) -> None:
+    """Whether magid was restarted meanwhile or not."""
+    async with opened(driver, path) as before:
+        await begun(driver, before, 8080)
+        await ready(driver, 8080)
+        driver.version = "2"
+        assert await begun(driver, before, 8081) == NEED + 3
+    other = Driver()
+    other.version, other.context = "2", 100
+    async with opened(other, path) as after:
+        assert await begun(other, after, 8080) == NEED + 3
+        await ready(other, 8080)
+        assert await begun(other, after, 8081) == NEED + 100, "and it learns"
+
+
+VERSIONS = OverheadVersions("1", 5.0, "a driver")
+
+
+def test_it_holds_for_its_versions(path: Path) -> None:
+    write_overheads(path, VERSIONS, {"CUDA": (1, 2)})
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert read_overheads(path, VERSIONS) == {"CUDA": (1, 2)}
+    others = (
+        OverheadVersions("2", 5.0, "a driver"),
+        OverheadVersions("1", 6.0, "a driver"),
+        OverheadVersions("1", 5.0, ""),
+    )
+    assert [read_overheads(path, other) for other in others] == [{}, {}, {}]
+
+
+def damaged(**changes: object) -> bytes:
+    sound = {
+        "schema": 1,
+        "versions": {"llama_server": "1", "changed_at": 5.0, "drivers": "a driver"},
+        "seen": {"CUDA": [1]},
+    }
+    return json.dumps(sound | changes).encode()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{}",
+        damaged()[:-1],
+        damaged(schema=2),
+        damaged(seen={"CUDA": []}),
+        damaged(seen={"CUDA": [-1]}),
+        damaged(seen={"CUDA": [MOST + 1]}),
+        damaged(seen={"CUDA": ["1"]}),
+        damaged(seen={f"CUDA{number}": [1] for number in range(33)}),
+        damaged(versions=[]),
+        damaged() + b" " * 70_000,
+        b"[" * 60_000,
+        b"\xff\xfe",
+    ],
+)
+def test_a_bad_file_counts_as_none(path: Path, content: bytes) -> None:
+    path.write_bytes(damaged())
+    assert read_overheads(path, VERSIONS) == {"CUDA": (1,)}
+    path.write_bytes(content)
+    assert read_overheads(path, VERSIONS) == {}
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to(path)])
+async def test_what_is_no_file_holds_nothing(
+    driver: Driver, path: Path, make: Callable[[Path], None]
+) -> None:
+    make(path)
+    async with opened(driver, path) as placing:
+        assert await begun(driver, placing, 8080) == NEED + 3
+        await ready(driver, 8080)
+        assert await begun(driver, placing, 8081) == NEED + 3 + 297
+
+
+async def test_a_folder_that_is_missing(driver: Driver, tmp_path: Path) -> None:
+    async with opened(driver, tmp_path / "missing" / NAME) as placing:
+        await begun(driver, placing, 8080)
+        await ready(driver, 8080)
+        assert await begun(driver, placing, 8081) == NEED + 3 + 297
