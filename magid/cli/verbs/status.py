@@ -56,6 +56,7 @@ def add(verbs: Verbs) -> None:
 _BESIDE_MODELS = frozenset(  # codes of the conditions that `ls` shows
     {"ModelsMissing", "ModelsGone", "ModelsLeftOut", "FilesBroken", "UnitMasked"}
 )
+_FITS = {"part": "partly"}  # the other words stand as they are
 _BESIDE_SERVERS = frozenset({"LimitsNotInForce", "UnitMasked"})  # `ps` does
 EXAMPLE = "qwen3_4p0b_q4km_fast"
 
@@ -128,10 +129,10 @@ def ls(client: Client, args: argparse.Namespace) -> int:
     else:
         of = f" of tier {args.tier}" if args.tier else ""
         table(
-            ("MODEL", "TIER", "THINKING", "SIZE", "PORT", "ENABLED", "FOUND"),
+            ("MODEL", "TIER", "THINKING", "SIZE", "FITS", "ENABLED"),
             [
                 (m["modelId"], m["effectiveTier"], m["effectiveThinking"], size(m["sizeBytes"]),
-                 m["port"], m["enabled"], ago(m["discoveredAt"]))
+                 _FITS.get(m["memory"]["fits"], m["memory"]["fits"]), m["enabled"])
                 for m in models
             ],
             f"no models{of} below {', '.join(answer['scanPaths'])}",
