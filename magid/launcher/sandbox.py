@@ -9,6 +9,7 @@ import hashlib
 import ipaddress
 import json
 import math
+import signal
 import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -26,12 +27,8 @@ PYTHON: Final = "/usr/bin/python3"
 KEY_UNIT: Final = "magi-key.socket"
 SPEC_FIELD: Final = "MAGI_SPEC"
 ORDER_FIELD: Final = "MAGI_ORDER"
-NO_RESTART: Final = (
-    66,
-    78,
-)  # exit statuses of exec_model.py (sysexits.h): a restart would change nothing
-
-
+# Exit statuses of exec_model.py (sysexits.h): a restart would change nothing.
+NO_RESTART: Final = (66, 78)
 NOTIFY: Final = "/run/systemd/notify"  # wait_ready.py reports to it
 # Before 254, systemd hides the unit's credentials from ExecStartPost=: they are bound here for it.
 _KEY_FOLDER: Final = "/run/magi-key"
@@ -151,6 +148,8 @@ def _service(order: UnitRequest, version: int) -> list[Property]:
         Property("TimeoutStartUSec", "t", _usec(_START_STEP_S)),
         Property("TimeoutStopUSec", "t", _usec(patience.stop_timeout_s)),
         Property("KillMode", "s", "mixed"),
+        # A stop may end wait_ready.py before it handles the signal.
+        Property("SuccessExitStatus", "(aiai)", ([], [int(signal.SIGTERM)])),
         Property("OOMPolicy", "s", "stop"),
         Property("OOMScoreAdjust", "i", _OOM_SCORE),
         Property("SyslogIdentifier", "s", "llama-server"),

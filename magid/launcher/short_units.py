@@ -23,7 +23,8 @@ LEFT_OUT: Final = frozenset(
     {
         *("Description", "PartOf", "Wants", "After", "CollectMode", "AddRef", "Type"),
         *("NotifyAccess", "ExecStart", "ExecStartEx", "ExecStartPost", "ExecStartPostEx"),
-        *("TimeoutStartUSec", "Restart", "RestartUSec", "RestartPreventExitStatus"),
+        *("TimeoutStartUSec", "Restart", "RestartUSec"),
+        *("RestartPreventExitStatus", "SuccessExitStatus"),
         *("StartLimitIntervalUSec", "StartLimitBurst", "RestartSteps", "RestartMaxDelayUSec"),
         *("LoadCredential", "LogExtraFields", "MemoryMax", "CPUQuotaPerSecUSec"),
     }

@@ -99,6 +99,29 @@ def test_a_start_by_hand_after_a_stop(asker: Asker) -> None:
         assert container.http("GET", f"http://127.0.0.1:{spec.port}/health").status_code == 200
 
 
+# Stops a unit as soon as wait_ready.py is executed, and prints how systemd calls that.
+STOP_EARLY = """\
+systemctl start --no-block "$1"
+until [ "$(systemctl show -P SubState "$1")" = start-post ]; do :; done
+systemctl stop "$1"
+systemctl show -P ActiveState -P Result "$1"
+systemctl reset-failed "$1"
+"""
+
+
+def test_a_stop_before_the_first_readiness_check_is_no_failure(asker: Asker) -> None:
+    """The start's own process may not handle SIGTERM yet."""
+    container = asker.container
+    with asker.running(asker.spec()) as unit:
+        container.systemctl("stop", unit)
+        for _ in range(5):
+            done = container.run(["sh", "-c", STOP_EARLY, "sh", unit])
+            assert set(done.stdout.split()) == {"inactive", "success"}
+        assert unit not in container.systemctl("list-units", "--failed", "--all")
+        container.systemctl("start", unit)
+        assert container.show(unit, "ActiveState")["ActiveState"] == "active"
+
+
 def test_a_stop_through_the_launcher(asker: Asker) -> None:
     spec, container = asker.spec(), asker.container
     with asker.running(spec) as unit:

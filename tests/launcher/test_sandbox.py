@@ -55,6 +55,7 @@ CLOSED: dict[str, Any] = {
     "AddRef": True,
     "OOMPolicy": "stop",
     "KillMode": "mixed",
+    "SuccessExitStatus": ([], [15]),
     "LoadCredential": [("api-key", "/run/magi/key.sock")],
     "SocketBindDeny": [(0, 0, 0, 0)],
     "SocketBindAllow": [(0, 6, 1, 8080)],
