@@ -28,7 +28,7 @@ function Outcome({ request }: { request: GatewayRequest }) {
   return (
     <span class={`state ${tone}`} title={request.error ?? undefined}>
       <Icon name={icon} spins={running} />
-      {outcomeOf(request)}
+      <span>{outcomeOf(request)}</span>
     </span>
   );
 }
@@ -53,13 +53,13 @@ const COLUMNS: Column<GatewayRequest>[] = [
     cell: ({ route, error }) => <span title={error ?? route}>{error ?? route}</span> },
   { key: "path", title: "Endpoint", mid: true, cell: ({ path }) => path },
   { key: "token", title: "Caller", mid: true, cell: ({ token }) => token ?? "–" },
-  { key: "prompt", title: "Prompt", isNumber: true, low: true,
+  { key: "prompt", title: "Prompt", isNumber: true, mid: true,
     cell: ({ promptTokens }) => count(promptTokens) },
   { key: "answer", title: "Answer", isNumber: true, low: true,
     cell: ({ answerTokens }) => count(answerTokens) },
   { key: "first", title: "First token", isNumber: true, mid: true,
     cell: ({ firstTokenSeconds }) => span(firstTokenSeconds) },
-  { key: "speed", title: "Tokens/s", isNumber: true, low: true,
+  { key: "speed", title: "Tokens/s", isNumber: true, mid: true,
     cell: ({ tokensPerSecond }) => rate(tokensPerSecond) },
   { key: "took", title: "Took", isNumber: true, low: true,
     cell: ({ durationSeconds }) => span(durationSeconds) },

@@ -1,4 +1,5 @@
-// What the disk holds: asked for when the view opens, and after what the stream says has changed it.
+// What the disk holds: asked for when the view opens, and after what the stream says has
+// changed it.
 import { useEffect, useMemo, useState } from "preact/hooks";
 
 import { get } from "../api/request.ts";

@@ -95,7 +95,8 @@ function columns(
     { key: "with", title: "Comes with", mid: true,
       cell: ({ companions }) => companions.map((path) => parted(path).name).join(", ") },
     { key: "size", title: "Size", isNumber: true, cell: ({ sizeBytes }) => bytes(sizeBytes) },
-    { key: "room", title: "Fits", cell: (variant) => <RoomBadge room={roomFor(variant, freeBytes)} /> },
+    { key: "room", title: "Fits",
+      cell: (variant) => <RoomBadge room={roomFor(variant, freeBytes)} /> },
     { key: "verbs", title: "Actions", isTitleHidden: true, isNumber: true,
       cell: (variant) => <Get found={found} variant={variant} draft={draft} /> },
   ];

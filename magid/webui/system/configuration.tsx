@@ -17,7 +17,7 @@ const COLUMNS: Column<Setting>[] = [
   { key: "source", title: "From",
     cell: ({ source }) =>
       <span class={source === "default" ? "quiet" : ""} title={source}>
-        {source}
+        {source.slice(source.lastIndexOf("/") + 1)}
       </span> },
   { key: "about", title: "What it is", mid: true,
     cell: ({ description }) => <span title={description}>{description}</span> },

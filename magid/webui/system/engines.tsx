@@ -41,8 +41,8 @@ export function EngineList({ program }: { program: string | null }) {
       )}
       {reply.used === null && (
         <p class="quiet">
-          {reply.engines.length === 0 ? "None was added: servers" : "None of them is used: servers"}{" "}
-          start with {program ?? "no llama-server"}. On the server, root adds one and changes to it:{" "}
+          {reply.engines.length === 0 ? "None was added" : "None of them is used"}: servers start
+          with {program ?? "no llama-server"}. On the server, root adds one and changes to it:{" "}
           <Command text="magictl engine add NAME PATH" /> <Command text="magictl engine use NAME" />
         </p>
       )}
