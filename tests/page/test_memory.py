@@ -33,7 +33,8 @@ def placed(
         running.ask("PUT", f"/api/models/{ID}/enabled", {"enabled": True})
         settings = {"ctxSize": CONTEXT, "batchSize": 32}
         running.ask("PUT", f"/api/models/{ID}/runtime-settings", settings)
-        running.ask("POST", f"/api/models/servers/{ID}/start?wait=60")
+        running.ask("POST", f"/api/models/servers/{ID}/start")
+        running.wait_for("ready", lambda: running.servers().get(ID, {}).get("isReady"))
         yield running
 
 
