@@ -30,6 +30,7 @@ from magid.doctor.facts import (
 )
 from tests.lab import faults
 from tests.lab.faults_alone import ALONE
+from tests.lab.gpu_faults import GPU_FAULTS
 from tests.support import findings
 from tests.support.doctor_cases import (
     CASES,
@@ -79,9 +80,10 @@ def test_each_finding_has_a_case() -> None:
 
 
 def test_each_finding_is_planted_or_nothing_could_mend_it() -> None:
-    """tests/lab/test_doctor_faults_lab.py plants them, runs what doctor prints, and looks again."""
-    planted = {fault.finding for fault in (*faults.TOGETHER, *ALONE)}
-    mended = {fault.finding for fault in (*faults.TOGETHER, *ALONE) if not fault.by_hand}
+    """test_doctor_faults_lab.py and test_gpu_faults_lab.py plant them, and do what doctor says."""
+    every = (*faults.TOGETHER, *ALONE, *GPU_FAULTS)
+    planted = {fault.finding for fault in every}
+    mended = {fault.finding for fault in every if not fault.by_hand}
     assert findings.names() == planted | faults.NO_COMMAND.keys()
     assert not mended & faults.NO_COMMAND.keys()
 

@@ -125,7 +125,7 @@ TOGETHER: Final = (
     ),
 )
 
-_HARDWARE: Final = "needs a GPU and its driver, which no container has"
+_HARDWARE: Final = "a driver or a GPU; tests/lab/gpu_faults.py plants what it looks like"
 _PERSON: Final = "only a person knows what was meant: "
 _LATER: Final = "shown as a note, with --all: nothing has to be mended"
 
@@ -151,22 +151,19 @@ NO_COMMAND: Final = {
     "llama-server-too-old": "a program comes from elsewhere",
     "llama-server-old": "a program comes from elsewhere",
     "no-gpu-found": "a llama-server for the GPU comes from elsewhere; or a setting is wrong",
-    "gpus-not-listed": "a driver, or a program from elsewhere",
+    "gpus-not-listed": _HARDWARE,
     "gpu-listed-twice": _PERSON + "which back end may go",
     "gpu-kept-out": _HARDWARE,
-    "device-missing": _HARDWARE,
     "gpu-memory-unknown": _HARDWARE,
     "gpu-reserve-too-large": _HARDWARE,
     "gpus-held-by-others": _HARDWARE,
     "memory-not-predicted": "a program comes from elsewhere",
     "model-never-fits": _HARDWARE,
     "prediction-failed": "a file, or a program, from elsewhere",
-    "server-elsewhere": _HARDWARE,
     "nvidia-driver-missing": _HARDWARE,
     "nvidia-uvm-missing": _HARDWARE,
     "nvidia-driver-mismatch": _HARDWARE,
     "kfd-missing": _HARDWARE,
-    "server-without-gpu": _HARDWARE,
     "unit-missing": "the package's file is elsewhere: tests/lab/test_package_life.py plants it",
     "model-unused": _PERSON + "whether a linked folder is one, or which model a part is for",
     "model-unread": "asks to be run as root; test_who_is_not_root plants it",

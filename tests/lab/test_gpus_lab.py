@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from magid.launcher import device_list, memory_prediction
+from magid.systemd.unit_names import unit_name
 from tests.lab.container import Container
 from tests.lab.serving import MODELS, SETTINGS, Daemon, installed_in, replaced
 from tests.support import fake_gpu
@@ -105,6 +106,28 @@ def test_the_memory_of_a_model_that_runs_as_a_unit(daemon: Daemon) -> None:
     done = container.run(["magictl", "fits", MODEL, "--ctx", "1048576"], check=False)
     assert (done.stdout.splitlines()[-1], done.returncode) == ("fits: no", 3)
     assert container.show(memory_prediction.UNIT, "LoadState")["LoadState"] == "not-found"
+
+
+def test_a_limit_that_is_too_small_keeps_the_unit_from_starting(daemon: Daemon) -> None:
+    """The context has to fit into it; the weights, which are pages of the file, need not."""
+    container, path = daemon.container, f"/api/models/servers/{MODEL}"
+    daemon.client.post(f"{path}/stop?wait=60").raise_for_status()
+    daemon.put(MODEL, "runtime-settings", {"memoryMax": 64 << 20, "ctxSize": 1 << 20})
+    refused = daemon.client.post(f"{path}/start?wait=60")
+    assert (refused.status_code, refused.json()["error"]) == (507, "DoesNotFit")
+    assert "of which its memoryMax allows 64.0 MiB" in refused.json()["message"]
+    conditions = daemon.client.get("/api/models/status").json()["conditions"]
+    (told,) = (one for one in conditions if one["code"] == "DoesNotFit")
+    assert told["modelIds"] == [MODEL]
+    unit = unit_name(MODELS[MODEL])
+    assert container.show(unit, "ActiveState")["ActiveState"] == "inactive"
+    daemon.put(MODEL, "runtime-settings", {"memoryMax": 4 << 30})
+    daemon.client.post(f"{path}/start?wait=60").raise_for_status()
+    assert container.show(unit, "MemoryMax")["MemoryMax"] == str(4 << 30)
+    held = daemon.client.get(f"/api/models/{MODEL}/memory").json()
+    assert held["fits"] == "yes"
+    daemon.put(MODEL, "runtime-settings", {"memoryMax": None, "ctxSize": None})
+    daemon.restart(MODEL, 200, wait=60)
 
 
 def test_a_place_is_in_the_unit_and_outlives_magid(daemon: Daemon) -> None:
