@@ -16,6 +16,7 @@ BENCHES = (
     "bench_swap",
     "bench_boot",
     "bench_gpus",
+    "bench_gpu_boot",
     "bench_gateway",
     "bench_bodies",
     "bench_metrics",

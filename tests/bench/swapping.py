@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,22 @@ class ByHand:
             process = self._processes.pop()
             process.send_signal(signal.SIGTERM)
             process.wait()
+
+
+class ByDevice:
+    """Starts the servers of each device by hand one after another, those of all devices at once."""
+
+    def __init__(self, devices: list[list[dict[str, Any]]]) -> None:
+        self._devices = [ByHand(servers) for servers in devices]
+
+    def start_all(self) -> None:
+        """Returns when the slowest device has all of its servers."""
+        with ThreadPoolExecutor(len(self._devices)) as threads:
+            list(threads.map(ByHand.start_all, self._devices))
+
+    def end(self) -> None:
+        for device in self._devices:
+            device.end()
 
 
 class Through:
@@ -142,7 +159,10 @@ def made_of(ways: dict[str, Any]) -> dict[str, ByHand | Through]:
 
 
 def measure_starts(ways: dict[str, Any], rounds: int) -> dict[str, list[float]]:
-    made = made_of(ways)
+    made: dict[str, ByHand | ByDevice | Through] = {
+        name: ByDevice(way["devices"]) for name, way in ways.items() if "devices" in way
+    }
+    made |= made_of({name: way for name, way in ways.items() if name not in made})
     took: dict[str, list[float]] = {name: [] for name in ways}
     for way in made.values():
         way.end()
