@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.soak import __main__ as soak
-from tests.soak import bodies, crowds, headers, hostile, load, pages
+from tests.soak import bodies, crowds, headers, hostile, load
 from tests.soak.figures import Figures, growth, slope
 from tests.support.deadlines import SET_UP_S
 from tests.support.rest import Parts
@@ -80,19 +80,6 @@ def test_servers_that_were_taken_over(parts: Parts, tmp_path: Path) -> None:
 
 def test_bodies_that_would_hold_the_loop(parts: Parts, tmp_path: Path) -> None:
     expect_none(bodies.run(0.05, SEED, tmp_path, parts))
-
-
-SHORT = pages.Most(heap=12.0, nodes=20_000, listeners=5_000, daemon=48.0, descriptors=20)
-
-
-def test_pages_that_stay_open(parts: Parts, tmp_path: Path) -> None:
-    """The long form judges far smaller figures: lists and histories grow in the first minutes."""
-    expect_none(pages.run(45, SEED, tmp_path, parts, most=SHORT))
-
-
-def test_a_page_that_keeps_what_it_need_not_is_found(parts: Parts, tmp_path: Path) -> None:
-    figures = pages.run(45, SEED, tmp_path, parts, most=SHORT, leak_kib=4096)
-    assert [text.split(": ")[1].split()[0] for text in figures.failures] == ["heap"]
 
 
 def test_mutated_headers() -> None:
