@@ -1,0 +1,126 @@
+"""Boots of one machine with different sets of GPUs: places adapt, and a choice is waited for.
+
+Each GPU is a service of the container that a real llama-server reaches over RPC.
+"""
+
+import io
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab.container import Container, booted
+from tests.lab.serving import MODELS, SETTINGS, Daemon, installed_in
+from tests.lab.trees import NEWEST, OLDEST, Release, Tree
+from tests.support import fake_gpu
+from tests.support.deadlines import DEADLINE_S
+
+pytestmark = pytest.mark.slow
+
+FOLDER = "/opt/llama-rpc"
+UNIT = """\
+[Unit]
+Before=magid.service
+[Service]
+ExecStart=sh -c 'tail -f /dev/null | python3 -I -S /opt/fake_gpu.py \\
+    {folder}/ggml-rpc-server 400 0 {port} >/dev/null'
+TimeoutStopSec=5
+ExecStartPost=sh -c 'until ss -Hltn "sport = {port}" | grep -q .; do sleep 0.05; done'
+[Install]
+WantedBy=multi-user.target
+"""
+PORTS = (50161, 50162)
+FIRST, SECOND = (f"127.0.0.1:{port}" for port in PORTS)
+MORE = f"""\
+gpu_reserve: 1048576
+llama_server_path: {FOLDER}/llama-server
+rpc_servers: ["{FIRST}", "{SECOND}"]
+"""
+PINNED, FREE = list(MODELS)[:2]
+
+
+@pytest.fixture(scope="module", params=(OLDEST, NEWEST), ids=lambda release: release.name)
+def daemon(
+    request: pytest.FixtureRequest,
+    all_trees: dict[Release, Tree],
+    chat_model: Path,
+    llama_server_with_rpc: Path,
+) -> Iterator[Daemon]:
+    with booted(all_trees[request.param]) as container:
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w") as made:
+            made.add(llama_server_with_rpc.parent, FOLDER.lstrip("/"))
+        container.run(["tar", "-C", "/", "-xf", "-"], input=archive.getvalue())
+        container.write("/opt/fake_gpu.py", Path(fake_gpu.__file__).read_bytes())
+        for port in PORTS:
+            text = UNIT.format(folder=FOLDER, port=port)
+            container.write(f"/etc/systemd/system/{name_of(port)}", text)
+        container.systemctl("daemon-reload")
+        container.systemctl("enable", "--now", *map(name_of, PORTS))
+        daemon = installed_in(container, chat_model, SETTINGS + MORE)
+        profile = f"name: Two\nenabled_models: [{PINNED}, {FREE}]\n"
+        container.write("/etc/magi/profiles/everything.yaml", profile)
+        wait_ready(daemon)
+        yield daemon
+        daemon.client.close()
+
+
+def wait_ready(daemon: Daemon) -> None:
+    """Each model is predicted before it starts, by servers that several processes simulate."""
+    daemon.container.wait_until(daemon.is_ready, "readiness", DEADLINE_S * 3)
+
+
+def name_of(port: int) -> str:
+    return f"fake-gpu-{port}.service"
+
+
+def rebooted(daemon: Daemon, *, without: int) -> None:
+    """The machine comes up again, with the other GPU only."""
+    container = daemon.container
+    container.systemctl("enable", *map(name_of, PORTS))
+    container.systemctl("disable", name_of(without))
+    daemon.client.close()
+    container.reboot()
+    daemon.client = container.client("http://127.0.0.1:8000")
+    container.wait_until(lambda: _is_serving(daemon), "the end of the boot", DEADLINE_S * 3)
+
+
+def _is_serving(daemon: Daemon) -> bool:
+    answer = daemon.client.get("/api/models/status")
+    return answer.is_success and answer.json()["phase"] == "serving"
+
+
+def places(daemon: Daemon, model_id: str) -> list[str]:
+    placement = daemon.server(model_id)["placement"] or {"devices": []}
+    return [device["id"] for device in placement["devices"]]
+
+
+def refusals(container: Container) -> str:
+    return container.run(["magictl", "status"], check=False).stdout
+
+
+def test_places_follow_the_gpus_of_each_boot(daemon: Daemon) -> None:
+    container = daemon.container
+    daemon.put(PINNED, "runtime-settings", {"device": SECOND})
+    daemon.restart(PINNED, 200, wait=60)
+    daemon.restart(FREE, 200, wait=60)
+    assert places(daemon, PINNED) == [SECOND]
+    assert len(places(daemon, FREE)) == 1
+
+    rebooted(daemon, without=PORTS[1])
+    assert places(daemon, FREE) == [FIRST]
+    assert PINNED not in daemon.servers() or daemon.state(PINNED) != "ready"
+    said = f"cannot start '{PINNED}': its setting device names {SECOND}"
+    assert said in refusals(container)
+    assert daemon.client.get("/readyz").status_code == 503
+
+    container.systemctl("start", name_of(PORTS[1]))
+    container.run(["magictl", "gpus", "--refresh"])
+    wait_ready(daemon)
+    assert places(daemon, PINNED) == [SECOND]
+    assert said not in refusals(container)
+
+    rebooted(daemon, without=PORTS[0])
+    wait_ready(daemon)
+    assert places(daemon, PINNED) == places(daemon, FREE) == [SECOND]
