@@ -65,7 +65,7 @@ async def test_an_answer_that_goes_on_behind_its_place_is_not_kept(capture: Text
     for number in range(1, MAX_KEPT + 1):
         capture.begin(record(number), (b"q",))
     capture.answer(slow, b"late")
-    assert (bytes(slow.answer), slow.answer_bytes) == (b"", 4)
+    assert (slow.request, bytes(slow.answer), slow.answer_bytes) == (b"", b"", 4)
     assert capture.bytes == held(capture) == MAX_KEPT
 
 
@@ -85,10 +85,11 @@ async def test_of_a_long_request_both_ends_are_kept(capture: TextCapture) -> Non
 
 async def test_the_end_drops_everything_also_what_is_under_way(capture: TextCapture) -> None:
     under_way = capture.begin(record(0), (b"q",))
+    capture.answer(under_way, b"early")
     capture.end("by token boss")
     capture.answer(under_way, b"late")
     assert (capture.is_on, capture.until, capture.bytes, capture.newest()) == (False, None, 0, [])
-    assert not under_way.answer
+    assert (under_way.request, bytes(under_way.answer)) == (b"", b"")
     capture.start(3600, "token boss")
     capture.answer(under_way, b"later")
     assert (capture.bytes, capture.newest(), bytes(under_way.answer)) == (0, [], b"")

@@ -46,6 +46,10 @@ class Exchange:
     def kept_bytes(self) -> int:
         return len(self.request) + len(self.answer)
 
+    def drop(self) -> None:
+        """Drops the texts: a request that is under way holds its exchange until its end."""
+        self.request, self.answer = b"", bytearray()
+
 
 def _ends(pieces: Sequence[Buffer]) -> bytes:
     """Returns the first and the last bytes of a long text, which has the newest message last."""
@@ -97,6 +101,8 @@ class TextCapture:
             return
         self.is_on, self.until = False, None
         count = len(self._kept)
+        for exchange in self._kept.values():
+            exchange.drop()
         self._kept.clear()
         self._readers.clear()
         self.bytes = self.dropped = 0
@@ -133,6 +139,7 @@ class TextCapture:
         while self.bytes > MAX_BYTES or len(self._kept) > MAX_KEPT:
             oldest = self._kept.pop(next(iter(self._kept)))
             self.bytes -= oldest.kept_bytes
+            oldest.drop()
             self.dropped += 1
 
     # -- reading ---------------------------------------------------------------------------
