@@ -1,6 +1,7 @@
 """Downloads by clients of Ollama's API and of llama.cpp's router, from a hub on loopback."""
 
 import json
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -109,6 +110,28 @@ def library() -> Fleet:
 )  # fmt: skip
 def test_models_of_a_hub_have_its_names(name: str, model: str | None) -> None:
     assert resolver.of_hub(name, library()) == model
+
+
+def test_a_tag_is_of_the_file_and_not_of_its_repository() -> None:
+    """A client that removes a model by such a name means no other one."""
+    path = "/lib/org/Tiny-F16-GGUF/tiny-Q8_0.gguf"
+    now = made([values.found("a", path=path)], library="/lib")
+    names = ("org/Tiny-F16-GGUF:Q8_0", "org/Tiny-F16-GGUF:F16", "org/Tiny-F16-GGUF:Tiny")
+    assert [resolver.of_hub(name, now) for name in names] == ["a", None, "a"]
+
+
+def test_of_long_names_nothing_is_kept() -> None:
+    """A client chooses them; a body has room for 64 KiB."""
+    now = library()
+    names = [f"org/Tiny:{number}{'x' * 60_000}" for number in range(5)]
+    tracemalloc.start()
+    try:
+        assert [resolver.of_hub(name, now) for name in names] == [None] * len(names)
+        kept, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 2**15
+    assert most < 2**20
 
 
 def test_the_router_lists_the_name_at_the_hub() -> None:
@@ -249,7 +272,7 @@ def test_the_router_downloads_pauses_and_goes_on(magid: Running, hub: ModelHub) 
 def test_a_download_that_a_person_ends(magid: Running, hub: ModelHub) -> None:
     """Its clients are told: that it is paused, or removed, by what is seen of it first."""
     hub.released.clear()
-    (magid.models / "org/Third/Third-Q8_0.gguf").unlink()
+    (magid.models / "org/Third/Third-Q8_0.gguf").unlink(missing_ok=True)
     hub.faults.append(HubFault("stall", 1000))
     body = {"model": "org/Third"}
     with fleets.client(magid) as plain, plain.stream("POST", "/api/pull", json=body) as answer:

@@ -43,8 +43,9 @@ def _names_of(fleet: Fleet) -> Mapping[str, list[str]]:
 
 def _name_at_hub(path: str, offer: AvailableModel) -> list[str]:
     """ORG/REPO:Q4_K_M, as llama.cpp's router lists a download; none if its file has no such tag."""
-    repository, tag = "/".join(path.split("/")[:2]), offer.model.found.name.quantization.upper()
-    return [f"{repository}:{tag}"] if tag in path.upper() else []
+    organisation, name, file = path.split("/", 2)
+    tag = offer.model.found.name.quantization.upper()
+    return [f"{organisation}/{name}:{tag}"] if tag in file.upper() else []
 
 
 def statuses(fleet: Fleet) -> dict[str, dict[str, Any]]:

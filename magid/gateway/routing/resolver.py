@@ -4,7 +4,6 @@ Hard gates come first, whatever name was asked for: the kind of model, context, 
 nothing passes, the error says which gate it was.
 """
 
-import re
 from collections.abc import Collection, Iterable, Mapping
 from enum import StrEnum
 from typing import Any
@@ -82,19 +81,21 @@ _HUBS = ("hf.co/", "huggingface.co/")
 def of_hub(name: str, fleet: Fleet) -> str | None:
     """The id of the one model that was downloaded as `ORG/REPO:TAG` or `ORG/REPO`, else None.
 
-    Clients of llama.cpp and Ollama call it so. A tag is part of a file's name, as for `-hf`.
+    Clients of llama.cpp and Ollama call it so. A tag is part of a file's name, as for `-hf`. The
+    name may be as long as a body: nothing is compiled of it, or kept.
     """
     for hub in _HUBS:
         name = name.removeprefix(hub)
     repository, _, tag = name.removesuffix(LATEST).partition(":")
     if "/" not in repository:
         return None
-    wanted = re.compile(re.escape(tag) + "[.-]", re.IGNORECASE)
-    found = [
-        model_id
+    folder, wanted = f"{repository}/", (f"{tag}.".lower(), f"{tag}-".lower())
+    files = {
+        model_id: path.removeprefix(folder).lower()
         for model_id, path in fleet.hub_paths.items()
-        if path.startswith(f"{repository}/") and (not tag or wanted.search(path))
-    ]
+        if path.startswith(folder)
+    }
+    found = [i for i, file in files.items() if not tag or any(word in file for word in wanted)]
     return found[0] if len(found) == 1 else None
 
 
