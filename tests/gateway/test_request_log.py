@@ -52,3 +52,11 @@ def test_refused_requests_crowd_no_other_out() -> None:
     assert sum(one.startswith("refused") for one in kept) == KEPT_REFUSED
     assert kept[0] == f"refused {3 * KEPT - 1}"
     assert (records.ended, records.refused) == (KEPT + 5, 3 * KEPT)
+
+
+def test_a_long_reason_is_cut() -> None:
+    """A record is bounded, whatever an error repeats of its request."""
+    error = ModelNotFound("cannot find it: " + "x" * 60_000)
+    kept = request_log.unread(PATH, "id", "", "ci", error).error
+    assert kept == error.message[: len(kept)]
+    assert len(kept) <= 2000

@@ -23,6 +23,7 @@ from magid.log.events import Event, about
 
 KEPT = 1000  # of the ended ones
 KEPT_REFUSED = 200  # of those that were not routed: kept by themselves, they crowd no other out
+_MOST_CHARS = 2000  # of why one was refused, which may repeat what its client has sent
 
 
 class Outcome(StrEnum):
@@ -131,7 +132,8 @@ def unread(
 
 
 def _refused(record: Record, error: MagidError) -> Record:
-    record.outcome, record.problem, record.error = Outcome.REFUSED, error.code, error.message
+    record.outcome, record.problem = Outcome.REFUSED, error.code
+    record.error = error.message[:_MOST_CHARS]
     record.duration_s = time.monotonic() - record.began
     return record
 
