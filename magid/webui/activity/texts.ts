@@ -4,7 +4,21 @@ import { split } from "../chat/answer_stream.ts";
 type Json = Record<string, unknown>;
 
 /** Messages with who says them; a text that is not understood stays as it is. */
-export function asked(text: string): string {
+export const asked = (text: string): string => understood(messagesIn, text);
+
+/** The text of an answer, or of the events of a stream; reasoning stands before it. */
+export const answered = (text: string): string => understood(textOf, text);
+
+/** Both texts are by others: one that is nested too deeply stays as it is, and breaks no view. */
+function understood(read: (text: string) => string, text: string): string {
+  try {
+    return read(text) || text;
+  } catch {
+    return text;
+  }
+}
+
+function messagesIn(text: string): string {
   const body = parsed(text);
   if (body === undefined) return text;
   const messages = [body.messages, body.input].find(Array.isArray) as unknown[] | undefined;
@@ -15,17 +29,16 @@ export function asked(text: string): string {
   );
   if (single !== undefined && messages === undefined) lines.push(String(single));
   if (system) lines.unshift(`system: ${system}`);
-  return lines.join("\n\n") || text;
+  return lines.join("\n\n");
 }
 
-/** The text of an answer, or of the events of a stream; reasoning stands before it. */
-export function answered(text: string): string {
+function textOf(text: string): string {
   const whole = parsed(text);
   const events = whole ? [whole] : split(`${text}\n\n`).data.map(parsed);
   const parts = events.filter((event) => event !== undefined);
   const thought = parts.map((part) => reasoningIn(choiceOf(part))).join("");
   const answer = parts.map((part) => said(choiceOf(part))).join("");
-  return [thought && `(${thought})`, answer].filter(Boolean).join("\n\n") || text;
+  return [thought && `(${thought})`, answer].filter(Boolean).join("\n\n");
 }
 
 function parsed(text: string): Json | undefined {

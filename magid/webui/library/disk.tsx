@@ -8,7 +8,7 @@ import { Table, type Column } from "../parts/table.tsx";
 import { to } from "../shell/route.ts";
 import type { Live } from "../stream/state.ts";
 import type { DiskUsage } from "./disk_usage.ts";
-import { jobOf, parted, shortName } from "./progress.ts";
+import { downloadAt, parted, shortName } from "./progress.ts";
 import { RemoveButton } from "./removal.tsx";
 
 interface Props {
@@ -130,7 +130,7 @@ const idOf = ({ modelId }: ModelUsage) => modelId;
 
 /** What magid's own part of a download belongs to. */
 function downloadName(live: Live, path: string): string | undefined {
-  const download = live.downloads[jobOf(path) ?? ""];
+  const download = downloadAt(live.downloads, path);
   return download && shortName(download);
 }
 

@@ -105,9 +105,13 @@ export function sourceOf(repository: string, revision: string, { file }: Variant
   return `${repository}/${file}` + (revision === "main" ? "" : `@${revision}`);
 }
 
-/** The download that a file of magid's own folder of downloads belongs to. */
-export function jobOf(path: string): string | undefined {
-  return /\/\.downloads\/([^/]+)\//.exec(path)?.[1];
+/** The download that a file of magid's own folder of downloads belongs to, if it is known. */
+export function downloadAt(
+  downloads: Record<string, Download>,
+  path: string,
+): Download | undefined {
+  const id = /\/\.downloads\/([^/]+)\//.exec(path)?.[1] ?? "";
+  return Object.hasOwn(downloads, id) ? downloads[id] : undefined; // a folder has any name
 }
 
 /** The address of a repository's page, at this commit; undefined if it can be no web page. */

@@ -3,9 +3,9 @@ import { test } from "node:test";
 
 import type { Download, Model, ModelOrigin, Variant } from "../api/types.ts";
 import {
+  downloadAt,
   downloadOf,
   finished,
-  jobOf,
   modelOf,
   pageOf,
   roomFor,
@@ -92,8 +92,13 @@ test("exactly this variant is downloaded", () => {
 });
 
 test("a part belongs to the download whose folder it is in", () => {
-  assert.equal(jobOf("/models/.downloads/tiny-0badcafe/0.part"), "tiny-0badcafe");
-  assert.equal(jobOf("/models/org/tiny.gguf.aria2"), undefined);
+  const tiny = download({ id: "tiny-0badcafe" });
+  const at = (path: string) => downloadAt({ [tiny.id]: tiny }, path);
+  assert.equal(at("/models/.downloads/tiny-0badcafe/0.part"), tiny);
+  assert.equal(at("/models/org/tiny.gguf.aria2"), undefined);
+  for (const name of ["other", "constructor", "__proto__"]) {
+    assert.equal(at(`/models/.downloads/${name}/0.part`), undefined);
+  }
 });
 
 test("the page of a repository is one of the web, or none", () => {

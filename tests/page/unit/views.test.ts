@@ -130,6 +130,16 @@ test("what was answered, in each API, whole and as a stream", () => {
   for (const text of ["", "data: {", "{"]) assert.equal(answered(text), text);
 });
 
+test("a text that is nested too deeply stays as it is", () => {
+  const list = "[".repeat(100_000) + "]".repeat(100_000);
+  for (const text of [`{"messages":[{"content":${list}}]}`, `{"messages":[${list}]}`]) {
+    assert.equal(asked(text), text);
+  }
+  for (const text of [`{"content":${list}}`, `data: {"content":${list}}\n\n`]) {
+    assert.equal(answered(text), text);
+  }
+});
+
 test("an export holds no formula and no broken line", () => {
   const rows = toCsv([request("1", { error: '=a,"b"', route: "+x" })]).split("\r\n");
   assert.equal(rows.length, 3);
