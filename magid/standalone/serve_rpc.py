@@ -23,12 +23,13 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from itertools import count
+from itertools import cycle
 from pathlib import Path
 from typing import Final
 
 BAD_CONFIGURATION: Final = 78
 MOST: Final = 64  # connections at a time
+MOST_SERVERS: Final = 2 * MOST  # with those that wait for a client, or do not end
 IDLE_S: Final = 5.0
 WARNING: Final = (
     'llama.cpp says of it: "fragile and insecure. Never run the RPC server on an open network or '
@@ -45,8 +46,10 @@ PRIVATE: Final = tuple(
 _FIRST_FD: Final = 3  # sd_listen_fds(3)
 _LOOPBACK: Final = "127.0.0.1"
 _PORTS: Final = (20_000, 30_000)
+_SILENT_S: Final = 10.0  # llama.cpp's clients speak first, and at once
 _START_S: Final = 60.0  # a driver takes seconds to wake a GPU
 _PAUSE_S: Final = 0.01
+_REST_S: Final = 1.0  # after a connection that could not be accepted
 _END_S: Final = 10.0
 _PIECE: Final = 1 << 18
 _GATE: Final = Path(__file__).resolve().with_name("exec_model.py")
@@ -97,7 +100,7 @@ class RpcServer:
         """Starts it; `connect` waits until it listens. Raises OSError."""
         argv = [sys.executable, "-I", "-S", str(_GATE), _checked(program), "--"]
         argv += [str(program), "--host", _LOOPBACK, "--port", str(port)]
-        self._port = port
+        self.port = port
         self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         self.wanted = threading.Event()
 
@@ -110,7 +113,7 @@ class RpcServer:
         end = time.monotonic() + _START_S
         while self.is_alive and time.monotonic() < end:
             with suppress(ConnectionRefusedError):
-                server = socket.create_connection((_LOOPBACK, self._port))
+                server = socket.create_connection((_LOOPBACK, self.port))
                 server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 return server
             time.sleep(_PAUSE_S)
@@ -133,11 +136,20 @@ class RpcFront:
     for IDLE_S for the next one: to start it takes as long as its drivers do.
     """
 
-    def __init__(self, program: Path) -> None:
-        self._program = program
+    def __init__(
+        self,
+        program: Path,
+        *,
+        silent_s: float = _SILENT_S,
+        most_servers: int = MOST_SERVERS,
+        ports: range = range(*_PORTS),
+    ) -> None:
+        """There must be more `ports` than servers."""
+        self._program, self._silent_s, self._most_servers = program, silent_s, most_servers
         self._room = threading.Semaphore(MOST)
-        self._numbers = count()
+        self._ports = cycle(ports)
         self._lock = threading.Lock()
+        self._used: set[int] = set()  # the ports of servers that have not ended
         self._idle: list[RpcServer] = []
 
     def serve(self, sockets: Sequence[socket.socket]) -> None:
@@ -152,49 +164,73 @@ class RpcFront:
         listening.setblocking(True)
         while True:
             self._room.acquire()
-            client, (host, _) = listening.accept()
-            threading.Thread(target=self._answer, args=(client, host), daemon=True).start()
+            try:
+                client, (host, _) = listening.accept()
+            except OSError as error:  # of one connection, or no descriptor is left
+                self._room.release()
+                _say(f"cannot accept a connection: {error.strerror}")
+                time.sleep(_REST_S)
+                continue
+            try:
+                threading.Thread(target=self._answer, args=(client, host), daemon=True).start()
+            except RuntimeError as error:  # the limit of tasks is used up
+                client.close()
+                self._room.release()
+                _say(f"cannot answer {host}: {error}")
 
     def _answer(self, client: socket.socket, host: str) -> None:
-        server = None
+        server, is_of_use = None, False
         try:
             # A client that only checks that the port is open sends nothing.
+            client.settimeout(self._silent_s)
             if client.recv(1, socket.MSG_PEEK):
+                client.settimeout(None)
                 server = self._server()
                 with server.connect() as connection:
+                    is_of_use = True
                     relay(client, connection)
-        except OSError as error:
-            _say(f"the connection from {host} has failed: {error.strerror or error}")
+        except (OSError, RuntimeError) as error:
+            _say(f"the connection from {host} has failed: {getattr(error, 'strerror', 0) or error}")
         finally:
             client.close()
             self._room.release()
         if server is not None:
-            self._keep(server)
+            self._keep(server, IDLE_S if is_of_use else 0)
 
     def _server(self) -> RpcServer:
+        """Returns one that nothing uses, else a new one. Raises OSError."""
         with self._lock:
             while self._idle:
                 server = self._idle.pop()
                 if server.is_alive:
                     server.wanted.set()
                     return server
-            low, high = _PORTS
-            port = low + next(self._numbers) % (high - low)
-        return RpcServer(self._program, port)
+            if len(self._used) >= self._most_servers:
+                raise OSError(0, "too many of llama.cpp's RPC servers have not ended")
+            port = next(port for port in self._ports if port not in self._used)
+            self._used.add(port)
+        try:
+            return RpcServer(self._program, port)
+        except BaseException:
+            self._used.discard(port)
+            raise
 
-    def _keep(self, server: RpcServer) -> None:
+    def _keep(self, server: RpcServer, seconds: float) -> None:
         """Waits for the server's next client; ends it if none comes."""
         server.wanted.clear()
         with self._lock:
-            if server.is_alive:
+            is_kept = server.is_alive and seconds > 0
+            if is_kept:
                 self._idle.append(server)
-        server.wanted.wait(IDLE_S)
+        if is_kept:
+            server.wanted.wait(seconds)
         with self._lock:
             is_over = not server.wanted.is_set()
             if server in self._idle:
                 self._idle.remove(server)
         if is_over:
             server.end()
+            self._used.discard(server.port)
 
 
 def _checked(program: Path) -> str:

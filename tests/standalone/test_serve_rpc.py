@@ -3,6 +3,7 @@
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -122,6 +123,41 @@ def test_a_program_that_ends_at_once(tmp_path: Path) -> None:
         client.sendall(b"\x0e")
         with suppress(ConnectionResetError):
             assert client.recv(1) == b""
+
+
+@pytest.fixture
+def idle_program(tmp_path: Path) -> Path:
+    """A program that runs and never listens."""
+    program = tmp_path / "rpc-server"
+    program.write_text("#!/bin/sh\nexec sleep 1000\n")
+    program.chmod(0o755)
+    return program
+
+
+def test_a_client_that_says_nothing_holds_no_place(idle_program: Path) -> None:
+    front = serve_rpc.RpcFront(idle_program, silent_s=0.01)
+    silent, client = socket.socketpair()
+    with silent:
+        silent.settimeout(DEADLINE_S)
+        threading.Thread(target=front._answer, args=(client, "silent"), daemon=True).start()
+        assert silent.recv(1) == b""
+
+
+def test_servers_that_run_are_bounded_and_keep_their_ports(idle_program: Path) -> None:
+    front = serve_rpc.RpcFront(idle_program, most_servers=2, ports=range(20_000, 20_003))
+    held = front._server()
+    try:
+        for _ in range(4):
+            other = front._server()
+            try:
+                assert other.port != held.port
+                with pytest.raises(OSError, match="have not ended"):
+                    front._server()
+            finally:
+                front._keep(other, 0)
+            assert not other.is_alive
+    finally:
+        front._keep(held, 0)
 
 
 @pytest.mark.parametrize("host", ["8.8.8.8", "0.0.0.0", "172.32.0.1"])
