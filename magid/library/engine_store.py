@@ -31,6 +31,7 @@ _PIECE: Final = 1 << 20
 _ADDING: Final = ".adding-"
 _REMOVING: Final = ".removing-"
 _CHOOSING: Final = f".{DEFAULT}-"
+_LOCK: Final = ".lock"
 _TAKEN: Final = (DEFAULT, "system", "none")
 
 
@@ -101,7 +102,7 @@ def add(folder: Path, name: str, source: Path, try_it: Try, sha256: str = "") ->
 @contextmanager
 def _staging(folder: Path) -> Iterator[Path]:
     """Yields a new folder that is locked, under whatever name, until the block or we end."""
-    with _locked(folder):  # no other process takes it for a leftover before it is locked
+    with _turn(folder):  # no other process takes it for a leftover before it is locked
         staging = Path(tempfile.mkdtemp(prefix=_ADDING, dir=folder))
         descriptor = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -112,11 +113,27 @@ def _staging(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _locked(folder: Path, *, waits: bool = True) -> Iterator[None]:
-    """Holds the lock of a folder. Raises OSError; BlockingIOError unless it `waits`."""
+def _turn(folder: Path) -> Iterator[None]:
+    """Waits until no other process changes the folder. Raises OSError.
+
+    By a file that its owner alone can open: a user who may read a folder may lock it for ever.
+    """
+    descriptor = os.open(
+        folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+    )
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Holds the lock of a folder. Raises OSError; BlockingIOError if another process has it."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     finally:
         os.close(descriptor)
@@ -124,10 +141,10 @@ def _locked(folder: Path, *, waits: bool = True) -> Iterator[None]:
 
 def _drop_leftovers(folder: Path) -> None:
     """Removes what an `add` or `remove` that was killed has left. Idempotent."""
-    with _locked(folder):
+    with _turn(folder):
         for path in folder.iterdir():
             if _is_unfinished(path):
-                with suppress(OSError), _locked(path, waits=False):
+                with suppress(OSError), _locked(path):
                     unpacking.remove_tree(path)
             elif path.name.startswith((_REMOVING, _CHOOSING)):
                 unpacking.remove_tree(path)
@@ -160,7 +177,7 @@ def use(folder: Path, name: str | None) -> None:
     _prepare(folder)
     link, new = folder / DEFAULT, folder / f"{_CHOOSING}{os.getpid()}"
     try:
-        with _locked(folder):
+        with _turn(folder):
             if name is None:
                 link.unlink(missing_ok=True)
             else:

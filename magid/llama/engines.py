@@ -4,6 +4,7 @@
     FOLDER/NAME/engine.json     what is known of it; see `library/engine_store`
     FOLDER/NAME/files/          what was unpacked
     FOLDER/default              a link to NAME: the engine of all servers; without it none is used
+    FOLDER/.lock                locked by the process that changes the folder
 
 Root owns all of it, and every folder above. A request names an engine and no program, so nothing
 but these links decides what runs.

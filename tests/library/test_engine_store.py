@@ -1,5 +1,6 @@
 """Engines: what is added counts only when it was tried, and nothing in use goes."""
 
+import fcntl
 import hashlib
 import multiprocessing
 import os
@@ -14,6 +15,7 @@ from magid.errors import CannotWrite, Conflict, InvalidConfig, InvalidInput, Mag
 from magid.library import engine_store, unpacking
 from magid.library.engine_store import Tried
 from magid.llama import engines
+from tests.support.deadlines import DEADLINE_S
 
 PROBLEM = "`--version` ended with 127"
 
@@ -27,6 +29,10 @@ def good(program: Path) -> Tried:
 
 def bad(_program: Path) -> Tried:
     return Tried(problem=PROBLEM)
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
 
 
 @pytest.fixture
@@ -82,10 +88,10 @@ def test_what_cannot_be_added_leaves_nothing(folder: Path, build: Path, tmp_path
         with pytest.raises(InvalidInput) as caught:
             engine_store.add(folder, name, source, try_it, sha256)
         assert said in str(caught.value)
-        assert not folder.exists() or not list(folder.iterdir())
+        assert not folder.exists() or not names_in(folder)
     with pytest.raises(RuntimeError):
         engine_store.add(folder, "a", build, lambda _: (_ for _ in ()).throw(RuntimeError()))
-    assert not list(folder.iterdir())
+    assert not names_in(folder)
 
 
 def test_another_engine_is_one_link(folder: Path, build: Path) -> None:
@@ -131,7 +137,7 @@ def test_what_is_used_stays(folder: Path, build: Path, tmp_path: Path) -> None:
     engine_store.remove(folder, "runs")
     with pytest.raises(NotFound):
         engine_store.remove(folder, "runs")
-    assert sorted(path.name for path in folder.iterdir()) == ["chosen", "default"]
+    assert names_in(folder) == ["chosen", "default"]
 
 
 def test_a_folder_that_others_may_write_to(folder: Path, build: Path) -> None:
@@ -179,7 +185,26 @@ def test_what_a_killed_add_has_left_goes(folder: Path, build: Path, step: str) -
     (folder / ".default-1").symlink_to("gone")
     (build / "endless").unlink(missing_ok=True)
     engine_store.add(folder, "half", build, good)
-    assert sorted(path.name for path in folder.iterdir()) == ["default", "half", "whole"]
+    assert names_in(folder) == ["default", "half", "whole"]
+
+
+def test_the_lock_of_another_user_holds_nothing_up(folder: Path, build: Path) -> None:
+    """Who may read a folder may lock it: a model's process, and any user of the machine."""
+    engine_store.add(folder, "a", build, good)
+    held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        process = multiprocessing.get_context("fork").Process(
+            target=engine_store.use, args=(folder, "a"), daemon=True
+        )
+        process.start()
+        process.join(DEADLINE_S)
+        assert process.exitcode == 0
+    finally:
+        os.close(held)
+        process.kill()
+        process.join()
+    assert (folder / ".lock").stat().st_mode & 0o777 == 0o600
 
 
 def test_an_engine_that_is_a_link_goes_and_not_what_it_leads_to(
@@ -189,5 +214,5 @@ def test_an_engine_that_is_a_link_goes_and_not_what_it_leads_to(
     (folder / "moved").rename(tmp_path / "elsewhere")
     (folder / "moved").symlink_to(tmp_path / "elsewhere")
     engine_store.remove(folder, "moved")
-    assert not list(folder.iterdir())
+    assert not names_in(folder)
     assert (tmp_path / "elsewhere/llama-server").exists()
