@@ -13,7 +13,7 @@ def opened(path: Path) -> int:
 def read_at_once(path: Path, most: int) -> bytes:
     """Returns at most so many bytes of the file; none of a pipe. Raises OSError."""
     with open(opened(path), "rb") as file:
-        return file.read(most)
+        return file.read(most) or b""  # None of a pipe that a process holds open to write
 
 
 def new_file(path: Path) -> TextIO:

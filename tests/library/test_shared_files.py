@@ -32,6 +32,15 @@ def test_they_are_no_content(tmp_path: Path) -> None:
     ) == [None, False, None]
 
 
+def test_a_pipe_that_a_process_may_still_write_to(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / job.STATUS)
+    end = os.open(tmp_path / job.STATUS, os.O_RDWR)
+    try:
+        assert at_once(lambda: job.status_bytes(tmp_path, 100)) == [b""]
+    finally:
+        os.close(end)
+
+
 def test_they_are_replaced(tmp_path: Path) -> None:
     model = tmp_path / "a.gguf"
     origin = origins.origin_path(model)
