@@ -138,10 +138,11 @@ class Overheads:
         task.add_done_callback(self._tasks.discard)
 
     async def _measure(self, port: int) -> None:
-        devices = self._devices.of(self._begun[port].engine)
-        listed = await devices.fresh(0.0)  # the state has led to a new one
-        begun = self._begun.pop(port, None)
-        if begun is None:
+        begun = self._begun.get(port)
+        if begun is None:  # another server has moved before this task ran
+            return
+        listed = await self._devices.of(begun.engine).fresh(0.0)  # the state has led to a new one
+        if self._begun.pop(port, None) is None:
             return
         async with self._turn:
             for backend, taken in _taken(begun, listed):

@@ -1,5 +1,6 @@
 """What a driver takes beside a prediction is learned from starts that nothing disturbed."""
 
+import gc
 import json
 import os
 from collections.abc import AsyncIterator, Callable
@@ -141,6 +142,18 @@ async def test_a_start_that_was_disturbed_says_nothing(driver: Driver, placing: 
     driver.show(8082, ServerState.FAILED)
     await all_quiet()
     assert await begun(driver, placing, 8083) == NEED + 3
+
+
+async def test_two_servers_that_are_ready_at_once_are_not_measured(
+    driver: Driver, placing: Placing, caplog: pytest.LogCaptureFixture
+) -> None:
+    await begun(driver, placing, 8080)
+    driver.show(8080, ServerState.READY)
+    driver.adopt(spec("other", 8081), ServerState.READY)
+    await all_quiet()
+    gc.collect()  # an error that no task has reported is logged now
+    assert not caplog.records
+    assert await begun(driver, placing, 8082) == NEED + 3
 
 
 async def test_what_another_program_took_is_not_learned(driver: Driver, placing: Placing) -> None:
