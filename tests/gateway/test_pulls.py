@@ -19,7 +19,7 @@ from magid.library.job import JobStatus, PlannedFile
 from magid.library.source import ModelSource
 from tests.gateway.test_fleet import made
 from tests.gateway.test_router_dialect import RouterClient
-from tests.support import fleets, ggufs, values
+from tests.support import fleets, ggufs, rest, values
 from tests.support.deadlines import DEADLINE_S
 from tests.support.hub import HubFault, HubRepository, ModelHub, running_hub
 from tests.support.rest import Parts
@@ -208,6 +208,20 @@ def test_in_one_piece(client: ollama.Client) -> None:
     assert client.pull(OTHER).status == "success"
     assert client.pull(OTHER).status == "success", "again"
     assert client.generate(OTHER, "Hello").response
+
+
+@pytest.mark.slow
+def test_who_leaves_at_once_is_in_the_log(magid: Running) -> None:
+    line = "127.0.0.1: POST /models: 200"
+    before = magid.log.read_text().count(line)
+    body = b'{"model":"org/Other"}'
+    with rest.connect(magid.port) as client:
+        client.sendall(
+            b"POST /models HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+        )
+    magid.wait_for("the line", lambda: magid.log.read_text().count(line) > before)
+    magid.wait_for("its end", lambda: state_of(magid, "org/Other") == "done")
 
 
 @pytest.mark.slow

@@ -247,9 +247,11 @@ class ClientConnection:
         request = OwnRequest(
             endpoint, head.path, body, caller.models, head.content_encoding, head.query
         )
+        # Taken before the answer, which may come late: a closed connection has no peer.
+        name = peers.name_of(caller, self._transport) if endpoint.changes else ""
         call = OwnCall(
             context.dispatcher, context.downloads, self._writer,
-            lambda: context.authenticator.is_valid(caller), lambda: self._log_change(head),
+            lambda: context.authenticator.is_valid(caller), lambda: self._log_change(head, name),
             self._on_error,
         )  # fmt: skip
         active = lasting_answers.begin(request, call)
@@ -260,7 +262,7 @@ class ClientConnection:
             return
         answer = own_answers.answer(context.dispatcher, request)
         if endpoint.changes:
-            self._log_change(head)
+            self._log_change(head, name)
         self._writer.respond(200, b"Content-Type: application/json\r\n", answer)
 
     def _dispatch(self, request: ParsedRequest) -> None:
@@ -298,14 +300,13 @@ class ClientConnection:
         assert self._head is not None
         self._context.admit(self._head, self._peer, Scope.ADMIN)
         own_answers.stop(self._context.dispatcher, request.model)
-        self._log_change(self._head)
+        self._log_change(self._head, peers.name_of(self._caller, self._transport))
         answer = loaded(Shape(request.endpoint.path, request.model), "unload")
         self._writer.respond(200, b"Content-Type: application/json\r\n", answer)
 
-    def _log_change(self, head: RequestHead) -> None:
+    def _log_change(self, head: RequestHead, by: str) -> None:
         access_log.log_change(
-            peers.name_of(self._caller, self._transport), 200,
-            request_id=self._writer.request_id, client_request_id=head.client_request_id,
+            by, 200, request_id=self._writer.request_id, client_request_id=head.client_request_id,
             method=head.method, path=head.path,
         )  # fmt: skip
 

@@ -64,11 +64,14 @@ class WorkAnswer:
         self._task.add_done_callback(self._end)
 
     def _end(self, task: "asyncio.Task[object]") -> None:
-        error = None if task.cancelled() else task.exception()
-        if self._has_left or task.cancelled():
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is None:
+            self._call.on_change()  # also of a client that has left
+        if self._has_left:
             return
         if error is None:
-            self._call.on_change()
             self._call.writer.respond(200, _JSON, _DONE[self._style])
         else:
             self._call.on_error(error)

@@ -58,14 +58,17 @@ class ModelPull:
         self._start.add_done_callback(self._on_start)
 
     def _on_start(self, start: "asyncio.Task[JobStatus]") -> None:
-        error = None if start.cancelled() else start.exception()
-        if self._is_over or start.cancelled():
+        if start.cancelled():
+            return
+        error = start.exception()
+        if error is None:
+            self._call.on_change()  # also of a client that has left
+        if self._is_over:
             return
         if error is not None:
             self.cancel()
             self._call.on_error(error)
             return
-        self._call.on_change()
         if self._is_stream:
             self._call.writer.begins(_HEAD, b"", _chunk([pulls.FIRST]))
         self._latest = self._call.downloads.seen.get(self._source.job_id, start.result())
