@@ -112,7 +112,7 @@ async def test_a_model_goes_by_the_list_of_its_engine(
     first = await made.place(spec("a", 8080, "vulkan"))
     assert first is not None
     assert first.device_option == "Vulkan0"
-    assert set(asked) == {"vulkan"}
+    assert asked.keys() - {None} == {"vulkan"}, "None is asked for what drivers take"
     await launcher.start(spec("a", 8080, "vulkan"), first)
     made.release(8080)
     with pytest.raises(DoesNotFit, match=r"CUDA0 has room for 397\.0 MiB of 1000\.0 MiB \(a 603"):
