@@ -79,14 +79,14 @@ def test_one_who_reads_gets_no_buttons(tab: Tab) -> None:
         (f"models/{BETA}", ".field"),
         ("library", "table[aria-label='Models on the disk'] td"),
         ("profiles", "td.col-name"),
-        ("profiles/test", "#sheet"),
+        ("profiles/test", "#models"),
         ("system", "#usage"),
     ):
         tab.open(view)
         tab.page.wait_for_selector(there)
         shown = set(tab.page.get_by_role("main").get_by_role("button").all_inner_texts())
         allowed = {"", "Model", "State", "Tier", "Runs on", "File", "Fits", "Memory", "Context",
-                   "Up for", "Pause", "Look again"}  # fmt: skip
+                   "Up for", "Pause", "Look again", "Form", "YAML", "Settings"}  # fmt: skip
         assert {text.strip() for text in shown} <= allowed, view
         expect(tab.page.get_by_role("main").locator("form input:not([disabled])")).to_have_count(0)
 
