@@ -42,8 +42,7 @@ def add(verbs: Verbs) -> None:
     sub = group.add(
         "use", use, "run servers with this engine from their next start on",
         examples=("sudo magictl engine use vulkan", "sudo magictl engine use system",
-                  f"magictl engine use vulkan {EXAMPLE}",
-                  f"magictl engine use default {EXAMPLE}"),
+                  f"magictl engine use vulkan {EXAMPLE}"),
     )  # fmt: skip
     sub.add_argument("name", metavar="NAME", help="`system`: the llama-server of this system; "
                      "`default`: for a model, the engine of all models")  # fmt: skip
