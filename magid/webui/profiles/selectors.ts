@@ -19,15 +19,20 @@ export function isIdOf(entry: string, { modelId }: Known): boolean {
 /** 8p0b and 8b are the same size. */
 const plain = (id: string) => id.replace(/(^|_)(\d+)p0b(?=_|$)/g, "$1$2b");
 
+/** Each * takes as little as it can, for good: no pattern is tried in endlessly many ways. */
 function matcher(pattern: string): RegExp {
-  const source = plain(pattern).replace(/\[!?[^\]]+\]|[*?]|[^*?[]+|\[/g, (part) => {
-    if (part === "*") return ".*";
-    if (part === "?") return ".";
-    if (part.length > 1 && part.startsWith("[")) return part.replace("[!", "[^");
-    return part.replace(/[^\w-]/g, "\\$&");
-  });
+  const [first = "", ...others] = plain(pattern)
+    .replace(/\[!?[^\]]+\]|[*?]|[^*?[]+|\[/g, (part) => {
+      if (part === "*") return "\n"; // which no id has
+      if (part === "?") return ".";
+      if (part.length > 1 && part.startsWith("[")) return part.replace("[!", "[^");
+      return part.replace(/[^\w-]/g, "\\$&");
+    })
+    .split("\n");
+  const last = others.pop();
+  const middle = others.map((words, at) => `(?=(.*?${words}))\\${at + 1}`).join("");
   try {
-    return new RegExp(`^${source}$`);
+    return new RegExp(`^${first}${last === undefined ? "" : `${middle}.*${last}`}$`);
   } catch {
     return /$^/; // [z-a] matches nothing
   }

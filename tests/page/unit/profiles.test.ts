@@ -122,6 +122,12 @@ test("what an entry selects", () => {
   for (const entry of ["qwen3", "tier:balanced", "q[!w]*", "q[z-a]*", "q.*", "["]) {
     assert.ok(!selects(entry, model), entry);
   }
+  for (const entry of ["*_*_*_*", "*q4*fast", "q*q4km*", "*3*8b*fast*", "**fast", "*1"]) {
+    assert.equal(selects(entry, model), entry !== "*1", entry);
+  }
+  const long = { ...model, modelId: `${"a".repeat(200)}b` };
+  assert.ok(!selects("*a".repeat(90), long)); // in no time, and not in all ways there are
+  assert.ok(selects(`${"*a".repeat(90)}*b`, long));
   assert.ok(isIdOf("qwen3_8b_q4km_fast", model));
   assert.ok(!isIdOf("qwen3_8b_q4km", model));
 });
