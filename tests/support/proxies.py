@@ -46,7 +46,9 @@ def running(command: list[str | Path], folder: Path, address: str) -> Iterator[h
     """A client of the proxy that this command runs in the foreground."""
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder)}
     process = subprocess.Popen(command, cwd=folder, env=environment)
-    transport = httpx.HTTPTransport(retries=10)  # until it listens
+    # Retries until it listens. A connection for each request: a proxy may end one that it has kept,
+    # and nothing that changes something is sent twice.
+    transport = httpx.HTTPTransport(retries=10, limits=httpx.Limits(max_keepalive_connections=0))
     try:
         with httpx.Client(base_url=address, transport=transport, timeout=DEADLINE_S) as client:
             yield client

@@ -1,6 +1,6 @@
 // All that is known of one request, in a dialog.
 import { signal } from "@preact/signals";
-import { useEffect, useRef } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
 
 import type { GatewayRequest } from "../api/types.ts";
 import { count, moment, rate, span } from "../parts/format.ts";
@@ -24,14 +24,16 @@ export function DetailsButton({ request }: { request: GatewayRequest }) {
 export function Details() {
   const element = useRef<HTMLDialogElement>(null);
   const request = shown.value;
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (request && !element.current?.open) element.current?.showModal();
   }, [request]);
   useEffect(() => () => void (shown.value = undefined), []);
   if (request === undefined) return null;
   const close = () => (shown.value = undefined);
+  // The event comes later than the end: by then another request may be shown.
+  const closed = () => element.current?.open || close();
   return (
-    <dialog ref={element} class="wide" aria-labelledby="details" onClose={close}>
+    <dialog ref={element} class="wide" aria-labelledby="details" onClose={closed}>
       <h2 id="details">Request {request.id}</h2>
       {request.error && <p class="problem">{request.error}</p>}
       <Facts request={request} />

@@ -1,7 +1,7 @@
 // Asks before something that cannot be undone. The browser's own dialog keeps the focus inside it.
 import { signal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
-import { useEffect, useRef } from "preact/hooks";
+import { useLayoutEffect, useRef } from "preact/hooks";
 
 interface Question {
   title: string;
@@ -34,7 +34,7 @@ export function confirmed(
 export function ConfirmDialog() {
   const element = useRef<HTMLDialogElement>(null);
   const asked = question.value;
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (asked && !element.current?.open) element.current?.showModal();
   }, [asked]);
   if (asked === undefined) return null;
@@ -43,8 +43,10 @@ export function ConfirmDialog() {
     element.current?.close();
     asked.answer(isYes);
   };
+  // The event comes later than the end: by then the next question may be open.
+  const closed = () => element.current?.open || asked.answer(false);
   return (
-    <dialog ref={element} aria-labelledby="question" onClose={() => asked.answer(false)}>
+    <dialog ref={element} aria-labelledby="question" onClose={closed}>
       <h2 id="question">{asked.title}</h2>
       <div class="dialog-text">{asked.text}</div>
       <div class="buttons">
