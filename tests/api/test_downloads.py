@@ -102,7 +102,7 @@ def test_a_restart_of_magid_resumes(magid: Running, hub: ModelHub) -> None:
 
 
 def test_the_stream_tells_of_downloads(magid: Running, hub: ModelHub) -> None:
-    """Its snapshot has those there are; then come changes, and removals by whomever."""
+    """Its snapshot has those there are; then come changes, and removals, by any client."""
     hub.faults += [HubFault("stall", 1000), HubFault("stall", 1000)]
     events = magid.events()
     kind, before = next(events)

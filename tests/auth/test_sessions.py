@@ -149,7 +149,7 @@ async def test_a_broken_token_file_lets_nobody_in_by_a_link_either(
 async def test_a_session_without_a_token_ends_when_tcp_is_closed_again(
     store: TokenStore, tmp_path: Path
 ) -> None:
-    """So does a link; TCP is open meanwhile, so that nobody needs either."""
+    """So does a link; TCP is open meanwhile, so that no caller needs either."""
     found = Sessions(store)
     found.begin(KEY, Grant(person="uid 0"))
     unused = found.make_link(Grant(person="uid 0"))

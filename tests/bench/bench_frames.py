@@ -1,4 +1,6 @@
-"""Frames of the page while 50 events a second come from a daemon with 1,000 models.
+"""Frames of the page while a daemon with 1,000 models is made to tell of 50 events a second.
+
+Where fewer come than that, a view is marked TOO FEW and the bench fails.
 
 `python -m` this module. Each view is shown beside an empty page of the same browser that works 5 ms
 ten times a second: what that one waits for is the machine. A frame over 50 ms is the page's own

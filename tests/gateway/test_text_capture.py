@@ -27,7 +27,7 @@ def record(number: int) -> Record:
 
 
 def held(capture: TextCapture) -> int:
-    """The bytes of all texts, counted anew."""
+    """The bytes of all texts, counted again."""
     return sum(len(one.request) + len(one.answer) for one in capture.newest())
 
 
@@ -106,7 +106,7 @@ async def test_it_ends_by_itself_and_another_start_sets_a_new_end() -> None:
     assert capture.until < late
     assert len(capture.newest()) == 1
     async with asyncio.timeout(DEADLINE_S):
-        while capture.is_on:  # noqa: ASYNC110 - nobody is told
+        while capture.is_on:  # noqa: ASYNC110 - its end has no event
             await asyncio.sleep(0.01)
     assert capture.newest() == []
 

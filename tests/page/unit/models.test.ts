@@ -71,8 +71,8 @@ test("a row of which nothing has changed is the same, and so is a list of such r
   assert.deepEqual(now.map((row) => before.includes(row)), [true, false, true, false]);
   const moved = { registry, servers: { ...servers, 1: server(1, "alpha", { state: "stopping" }) } };
   const after = rowsOf(moved as unknown as Live, new Set(["beta"]), before);
-  const anew = after.filter((row) => !before.includes(row));
-  assert.deepEqual(ids(anew), ["beta", "alpha"]);
+  const added = after.filter((row) => !before.includes(row));
+  assert.deepEqual(ids(added), ["beta", "alpha"]);
 });
 
 test("search and filters", () => {
