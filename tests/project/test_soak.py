@@ -2,9 +2,14 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -12,7 +17,8 @@ import pytest
 from tests.soak import __main__ as soak
 from tests.soak import bodies, crowds, headers, hostile, load
 from tests.soak.figures import Figures, growth, slope
-from tests.support.deadlines import SET_UP_S
+from tests.soak.pulse import Beat, Beats, Pulse, control, verdict
+from tests.support.deadlines import DEADLINE_S, SET_UP_S
 from tests.support.rest import Parts
 
 ROOT = Path(__file__).parents[2]
@@ -75,7 +81,7 @@ def test_streams_while_servers_are_killed(parts: Parts, tmp_path: Path) -> None:
 
 
 def test_servers_that_were_taken_over(parts: Parts, tmp_path: Path) -> None:
-    expect_none(hostile.run(32, SEED, tmp_path, parts))
+    expect_none(hostile.run(SEED, tmp_path, parts, count=32))
 
 
 def test_bodies_that_would_hold_the_loop(parts: Parts, tmp_path: Path) -> None:
@@ -112,6 +118,46 @@ def test_every_topic_can_be_run(tmp_path: Path) -> None:
         words = soak.command(topic, 0.001, SEED, str(tmp_path))
         assert (ROOT / "tests" / "soak" / f"{topic}.py").exists()
         assert words[-1] != "FOLDER"
+
+
+def test_a_pause_of_the_machine_is_not_the_loops() -> None:
+    """The judge of the pulse: what was late in the control at the same time does not count."""
+    machine, held = Beat(10.0, 0.09, 0.08, 0.001), Beat(20.0, 0.07, 0.07, 0.06)
+    seen = Beats([Beat(9.0, 0.001, 0.001, 0.0), machine, held], [])
+    beside = Beats([Beat(10.05, 0.07, 0.07, 0.0), Beat(19.9, 0.001, 0.001, 0.0)], [])
+    shown = verdict(seen, beside)
+    assert shown["later than 50 ms"] == "2, of which 1 are the loop's own"
+    assert str(shown["the worst"]).startswith(
+        "70 ms late (computed for 60 ms, the control 0 ms late); 80 ms late"
+    )
+    assert verdict(beside, beside)["later than 50 ms"] == "1, of which 0 are the loop's own"
+
+
+def test_a_loop_that_is_held_is_seen() -> None:
+    """By a pulse, and not by its control."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        held = threading.Event()
+        serving = pool.submit(answer_late, listener, held)
+        with control() as beside, Pulse(listener.getsockname()[1], os.getpid()) as pulse:
+            assert held.wait(DEADLINE_S)
+        serving.result(DEADLINE_S)
+    assert pulse.beats.failures == beside.beats.failures == []
+    assert max(beat.took_s for beat in pulse.beats.beats) > 0.2
+    assert len(beside.beats.beats) > 10
+
+
+def answer_late(listener: socket.socket, held: threading.Event) -> None:
+    """One request, the tenth; all others at once, until the client leaves."""
+    connection, _ = listener.accept()
+    with connection:
+        for number in count(1):
+            if not connection.recv(65536):
+                return
+            if number == 10:
+                time.sleep(0.2)  # what is measured is this time
+            connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            if number == 20:
+                held.set()
 
 
 def test_growth() -> None:

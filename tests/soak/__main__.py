@@ -24,7 +24,7 @@ TOPICS: dict[str, Arguments] = {
     "load": lambda scale, seed: [_count(600, scale), "500", str(seed), "FOLDER"],
     "pages": lambda scale, seed: [_count(3600, scale), str(seed), "FOLDER"],
     "conformance": lambda scale, seed: [_count(2000, scale), str(seed), "FOLDER"],
-    "hostile": lambda scale, seed: [_count(400, scale), str(seed), "FOLDER"],
+    "hostile": lambda scale, seed: [_count(600, scale), str(seed), "FOLDER"],
     "coverage": lambda scale, seed: [_count(3600, scale), str(seed)],
 }
 MOUNTS = {"disks"}  # in a mount namespace of their own, which takes root
