@@ -1,21 +1,20 @@
 """Sessions of browsers against a running daemon, on both sides of its port."""
 
 import json
-import re
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 
 import httpx
 import pytest
 
 from magid.gateway.frontend.request_reader import parse_request_head
-from tests.support import bundles, fleets, proxies
+from tests.support import fleets
 from tests.support.deadlines import DEADLINE_S
 from tests.support.fleets import SMALL
 from tests.support.rest import Parts
-from tests.support.running import ROOT, Running
-from tests.support.signing_in import PAGE, Browser, make_link
+from tests.support.running import Running
+from tests.support.signing_in import SHUT, Browser, make_link, statuses, until_it_ends
 
 TOKENS = {"boss": ("admin",), "viewer": ("read",), "asker": ("infer",)}
 
@@ -42,21 +41,6 @@ def browser(magid: Running, tokens: dict[str, str]) -> Iterator[Browser]:
         yield browser
 
 
-def statuses(browser: Browser) -> dict[str, int]:
-    """What the session may do on both sides of the port."""
-    client = browser.client
-    chat = {"model": SMALL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
-    return {
-        "read": client.get("/api/models/status").status_code,
-        "change": client.post("/api/models/apply?dryRun=true", json={}).status_code,
-        "list": client.get("/v1/models").status_code,
-        "ask": client.post("/v1/chat/completions", json=chat).status_code,
-        "stop": client.post("/models/unload", json={"model": "none"}).status_code,
-        "tokens": client.get("/api/tokens").status_code,
-    }
-
-
-SHUT = dict.fromkeys(("read", "change", "list", "ask", "stop", "tokens"), 401)
 RIGHTS = {
     "boss": {"read": 200, "change": 200, "list": 200, "ask": 200, "stop": 404, "tokens": 200},
     "viewer": {**dict.fromkeys(SHUT, 403), "read": 200},
@@ -142,26 +126,6 @@ def test_a_session_ends_with_its_token_and_so_do_its_streams(
         assert magid.client.delete("/api/tokens/brief").status_code == 200
         magid.ask("POST", "/api/models/rescan", {})  # the next event is the stream's end
     assert statuses(browser) == SHUT
-
-
-@contextmanager
-def until_it_ends(browser: Browser, path: str) -> Iterator[None]:
-    """A stream that has begun before the block; waits for its end behind it."""
-    ended = threading.Event()
-    begun = threading.Event()
-
-    def watch() -> None:
-        with browser.client.stream("GET", path) as answer:
-            for _ in answer.iter_raw():
-                begun.set()
-        ended.set()
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    assert begun.wait(DEADLINE_S)
-    yield
-    assert ended.wait(DEADLINE_S)
-    thread.join()
 
 
 CHANGES = (
@@ -301,93 +265,6 @@ def test_the_unix_socket_needs_no_session(magid: Running, tokens: dict[str, str]
         assert client.post("/api/session", json={"token": tokens["boss"]}).status_code == 409
         assert "set-cookie" not in client.delete("/api/session").headers
         assert client.get("/api/models/status").status_code == 200
-
-
-def test_without_tokens_none_is_needed(
-    parts: Parts, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    magid = parts.daemon(tmp_path_factory.mktemp("open"))
-    magid.listen_locally()
-    with magid, magid.client, closing(Browser(magid)) as browser:
-        shown = browser.shown()
-        assert (shown["signedIn"], shown["required"], shown["access"]) == (False, False, "admin")
-        assert browser.sign_in(token="anything").status_code == 409
-        assert browser.client.post("/api/models/apply?dryRun=true", json={}).status_code == 200
-        made = make_link(magid)
-        assert made == {
-            "addresses": [f"{magid.url}/"], "path": "", "link": None, "expiresAt": None,
-        }  # fmt: skip
-
-
-def test_the_first_token_ends_what_was_open_without_one(
-    parts: Parts, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    """A stream that began before, and the session of a link, if TCP was open since."""
-    magid = parts.daemon(tmp_path_factory.mktemp("first"))
-    magid.listen_locally()
-    with magid, magid.client, closing(Browser(magid)) as browser:
-        with until_it_ends(browser, "/api/events"):
-            magid.use_token(magid.make_token("first", "admin"))
-            magid.ask("POST", "/api/models/rescan", {})  # the next event is the stream's end
-        assert statuses(browser) == SHUT
-        assert browser.sign_in(link=str(make_link(magid)["link"])).status_code == 200
-        magid.make_token("second", "admin")
-        assert browser.shown()["access"] == "admin"
-        (magid.state / "tokens.json").unlink()
-        magid.make_token("first", "admin")
-        assert statuses(browser) == SHUT
-        assert browser.shown()["access"] == "none"
-
-
-def test_a_restart_ends_all_sessions(
-    parts: Parts, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    magid = parts.daemon(tmp_path_factory.mktemp("restart"))
-    magid.listen_locally()
-    with closing(Browser(magid)) as browser:
-        with magid:
-            token = magid.make_token("boss", "admin")
-            browser.sign_in(token=token)
-            assert browser.shown()["signedIn"] is True
-        with magid:
-            assert browser.shown()["signedIn"] is False
-            assert browser.sign_in(token=token).status_code == 200
-            value = next(iter(browser.client.cookies.values()))
-            for path in magid.state.rglob("*"):
-                assert value.encode() not in (path.read_bytes() if path.is_file() else b"")
-
-
-def test_behind_a_proxy_under_a_path(
-    parts: Parts, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    """As docs/page.md has it. The cookie has the path of the browser, and is for https alone."""
-    document = (ROOT / "docs/page.md").read_text()
-    (settings,) = re.findall(r"^```yaml\n(.*?)^```$", document, re.M | re.S)
-    (server,) = re.findall(r"^```nginx\n(.*?)^```$", document, re.M | re.S)
-    folder = tmp_path_factory.mktemp("proxied")
-    magid = parts.daemon(folder, settings)
-    magid.listen_locally()
-    bundles.write(folder / "page")
-    server = server.replace("$scheme", "https")
-    with magid, proxies.nginx(folder, server, parts.free_port(), magid.port) as client:
-        token = magid.make_token("boss", "admin")
-        name = "gpu1.example.org"
-        headers = {"Host": name, "Origin": f"https://{name}", **PAGE}
-        page = client.get("/magi/", headers={"Host": name, "Accept": "text/html"})
-        assert page.text == bundles.INDEX
-        assert client.get(f"/magi/assets/{bundles.SCRIPT}", headers={"Host": name}).is_success
-        answer = client.post("/magi/api/session", json={"token": token}, headers=headers)
-        assert answer.status_code == 200, answer.text
-        given = answer.headers["set-cookie"]
-        assert given.startswith("__Secure-magi-session=")
-        assert "; Path=/magi/;" in given
-        assert given.endswith("; Secure")
-        cookie = {**headers, "Cookie": given.partition(";")[0]}
-        assert client.get("/magi/api/tokens", headers=cookie).status_code == 200
-        assert client.get("/magi/v1/models", headers=cookie).status_code == 200
-        with closing(Browser(magid)) as direct:  # from the proxy's machine, past the proxy
-            assert "; Path=/;" in direct.sign_in(token=token).headers["set-cookie"]
-            assert direct.shown()["signedIn"] is True
 
 
 # -- wrong sign-ins ------------------------------------------------------------------------------

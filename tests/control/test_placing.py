@@ -1,10 +1,8 @@
 """How places are decided for starts: what is asked, what is reserved, and what is said."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -13,71 +11,14 @@ from magid.control.engine_devices import EngineDevices
 from magid.control.placing import Placing
 from magid.control.predictions import Predictions
 from magid.control.wishes import FileFacts
-from magid.discovery.model_shape import ModelShape
 from magid.errors import Busy, DeviceMissing, DoesNotFit, LlamaServerMissing
 from magid.gpus.eviction import Evictable, Stopping, Waiting
-from magid.host.usage import ServerFigures
-from magid.llama.placement import Placement
 from magid.llama.program import LlamaProgram
-from magid.llama.spec import ServerSpec
-from magid.servers.backend import ServerState
-from tests.support.recording_backend import StillLauncher, all_quiet
+from tests.support.placing_launchers import MIB, PROGRAM, GpuLauncher, names, spec, started
+from tests.support.recording_backend import all_quiet
 from tests.support.values import UUIDS
 
-MIB = 1 << 20
-FLAGS = frozenset(
-    {"--fit", "-lv", "--device", "--ctx-size", "--n-gpu-layers", "--tensor-split"}
-    | {"--no-mmap", "--mlock", "--load-mode"}
-)
-PROGRAM = LlamaProgram(Path("/llama"), "1", FLAGS, 5.0)
 SIZES = {"small": 1, "large": 9}
-
-
-class GpuLauncher(StillLauncher):
-    """Two GPUs of 1000 MiB. A model needs as many MiB as its context has tokens, 50 more at most.
-
-    What is free follows what runs, as a driver would say.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(prompt=True)
-        self.late: dict[str, int] = {}  # MiB that the driver has not given back
-        self.others: dict[str, int] = {}
-        self.ids: dict[str, str] = {}  # UUIDs
-
-    async def list_devices(self, engine: str | None = None) -> str:
-        self.listings += 1
-        self._wake()
-        lines = []
-        told = "ggml_cuda_init: found 2 CUDA devices:\n" if self.ids else ""
-        for name, known in self.ids.items():
-            told += f"  Device {name[4:]}: card, compute capability 9.0, VMM: yes, ID: {known}\n"
-        for name in ("CUDA0", "CUDA1"):
-            used = self.late.get(name, 0) + self.others.get(name, 0)
-            for server in self.observed().values():
-                if server.placement is not None and server.state is ServerState.READY:
-                    used += sum(d.need // MIB for d in server.placement.devices if d.name == name)
-            lines.append(f"  {name}: card (1000 MiB, {max(0, 1000 - used)} MiB free)\n")
-        return f"{told}Available devices:\n{''.join(lines)}"
-
-    async def predict_memory(self, spec: ServerSpec, placement: Placement | None = None) -> str:
-        self.predicted.append(spec)
-        self.questions.append(placement)
-        self._wake()
-        await self._while_held("predict", 0)
-        if isinstance(self.memory, Exception):
-            raise self.memory
-        need = spec.ctx_size or 0
-        on = [device.name for device in placement.devices] if placement else ["CUDA0"]
-        each = need // len(on) + 600 * (len(on) - 1)  # a split does not pay
-        rows = [f"|   - {name} (card) | 9 = 9 + ({each} = {each} + 0 + 0) + 0 |" for name in on]
-        lines = ["| memory breakdown [MiB] |", *rows, "|   - Host | 1 = 1 + 0 + 0 |"]
-        return json.dumps({"why": "done", "status": -9, "lines": lines})
-
-
-def spec(name: str, need: int, port: int = 8080, **more: object) -> ServerSpec:
-    made = ServerSpec(name, 0, port, "127.0.0.1", f"/{name}.gguf", ctx_size=need)
-    return replace(made, **more)  # type: ignore[arg-type]  # a table of test values
 
 
 @pytest.fixture
@@ -104,19 +45,6 @@ async def placing(launcher: GpuLauncher, devices: EngineDevices) -> AsyncIterato
     yield made
     await made.close()
     await devices.close()
-
-
-async def started(launcher: StillLauncher, placing: Placing, wanted: ServerSpec) -> str:
-    """Starts it as the executor does; returns the names of its devices."""
-    placement = await placing.place(wanted)
-    await launcher.start(wanted, placement)
-    placing.release(wanted.port)
-    return names(placement) if placement is not None else ""
-
-
-def names(placement: Placement | None) -> str:
-    assert placement is not None
-    return ",".join(device.name for device in placement.devices)
 
 
 async def test_what_is_decided_counts_before_the_server_is_there(placing: Placing) -> None:
@@ -253,167 +181,3 @@ async def test_room_for_one_on_demand(launcher: GpuLauncher, placing: Placing) -
     assert await placing.place(wanted) == free.placement, "it was reserved"
     placing.drop("d")
     assert not [one for one in placing.holders.all() if one.model_id == "d"]
-
-
-# -- without GPUs ------------------------------------------------------------------------------
-
-
-GIB = 1 << 30
-SHAPE = ModelShape(weights=2 * GIB, keys=32_768, values=32_768, width=1024, vocabulary=32_000)
-
-
-class PlainLauncher(StillLauncher):
-    """No GPU. The prediction holds a KiB for each token of the context, and `repacked` GiB more.
-
-    A server holds what its place was predicted to need.
-    """
-
-    has_model_users = True
-    repacked = 0.0
-
-    async def predict_memory(self, spec: ServerSpec, placement: Placement | None = None) -> str:
-        self.predicted.append(spec)
-        asked = placement.ctx_size if placement and placement.ctx_size else spec.ctx_size
-        context = (asked or 2**24) // 1024
-        rows = [f"|   - Host | {2048 + context} = 2048 + {context} + 0 |"]
-        if self.repacked:
-            held = int(self.repacked * 1024)
-            rows.append(f"|   - CPU_REPACK | {held} = {held} + 0 + 0 |")
-        lines = ["| memory breakdown [MiB] |", *rows]
-        return json.dumps({"why": "done", "status": -9, "lines": lines})
-
-    async def figures(self) -> dict[int, ServerFigures]:
-        return {port: ServerFigures(held_bytes=GIB) for port in self.observed()}
-
-
-class Machine:
-    """A machine of 16 GiB. `free` is what is available now, in GiB."""
-
-    free = 16.0
-
-    def __call__(self) -> dict[str, int]:
-        return {"total": 16 * GIB, "available": int(self.free * GIB)}
-
-
-@pytest.fixture
-def plain() -> PlainLauncher:
-    return PlainLauncher(prompt=True)
-
-
-@pytest.fixture
-def memory() -> Machine:
-    return Machine()
-
-
-@pytest.fixture
-async def host(plain: PlainLauncher, memory: Machine) -> AsyncIterator[Placing]:
-    async def program(_engine: str | None = None, /) -> LlamaProgram:
-        return PROGRAM
-
-    devices = EngineDevices(plain, lambda: None)
-    made = Placing(
-        Config(), plain, devices, Predictions(plain), program,
-        lambda model_id: FileFacts(2**24, 2 * GIB, SHAPE), memory,
-    )  # fmt: skip
-    made.open()
-    devices.open()
-    yield made
-    await made.close()
-    await devices.close()
-
-
-async def test_what_surely_fits_is_not_predicted(plain: PlainLauncher, host: Placing) -> None:
-    assert await started(plain, host, spec("a", 4096)) == ""
-    assert plain.predicted == []
-    assert plain.observed()[8080].placement is None, "its arguments are the same as before"
-
-
-async def test_weights_that_the_kernel_may_drop_do_not_count(
-    plain: PlainLauncher, host: Placing, memory: Machine
-) -> None:
-    """2 GiB of weights beside 1.5 GiB of room: the kernel reads them again and again."""
-    memory.free = 2.5
-    assert await host.place(spec("a", 4096)) is None
-    assert len(plain.predicted) == 1
-    decision = await host.decided(spec("a", 4096))
-    assert isinstance(decision.answer, Placement)
-    assert decision.answer.host == 4 << 20
-
-
-async def test_a_copy_of_the_weights_has_to_fit(
-    plain: PlainLauncher, host: Placing, memory: Machine
-) -> None:
-    memory.free, plain.repacked = 2.5, 2.0
-    with pytest.raises(DoesNotFit) as caught:
-        await host.place(spec("a", 4096))
-    assert caught.value.message == (
-        "cannot start 'a': it needs 2.0 GiB of the machine's memory, which has room for 1.5 GiB; "
-        "stop another model, or choose a smaller context (ctxSize)"
-    )
-    assert host.refused[8080][0] == spec("a", 4096).hash
-
-
-@pytest.mark.parametrize("arguments", [("--no-mmap",), ("--mlock",), ("--load-mode", "dio")])
-async def test_weights_that_are_no_pages_of_a_file_have_to_fit(
-    plain: PlainLauncher, host: Placing, memory: Machine, arguments: tuple[str, ...]
-) -> None:
-    memory.free = 2.5
-    with pytest.raises(DoesNotFit, match="needs 2\\.0 GiB"):
-        await host.place(spec("a", 4096, extra_args=arguments))
-
-
-async def test_a_context_that_is_not_set_is_what_fits(plain: PlainLauncher, host: Placing) -> None:
-    """The model was trained for 16 M tokens, which would take 16 GiB."""
-    placement = await host.place(replace(spec("a", 0), ctx_size=None))
-    assert placement is not None
-    assert (placement.ctx_size, placement.devices) == (32_768, ())
-    assert placement.device_option is None
-
-
-async def test_the_limit_of_the_server(plain: PlainLauncher, host: Placing) -> None:
-    with pytest.raises(DoesNotFit, match=r"of which its memoryMax allows 2\.0 GiB"):
-        await host.place(spec("a", 2**22, memory_max=2 * GIB))
-    plain.has_model_users = False
-    assert await host.place(spec("a", 2**22, memory_max=2 * GIB)) is None, "nothing enforces it"
-
-
-async def test_one_that_loads_counts_with_what_it_will_still_take(
-    plain: PlainLauncher, host: Placing, memory: Machine
-) -> None:
-    plain.prompt, memory.free = False, 8.0
-    await started(plain, host, spec("a", 2**22))
-    assert [one.placement.host for one in host.holders.all()] == [4 * GIB]
-    with pytest.raises(DoesNotFit, match=r"room for 4\.0 GiB"):  # it holds 1 GiB of its 4
-        await host.place(spec("b", 5 * 2**20, 8081))
-    plain.show(8080, ServerState.READY)
-    memory.free = 7.0
-    assert await host.place(spec("b", 5 * 2**20, 8081)) is None
-
-
-async def test_idle_servers_make_room(plain: PlainLauncher, host: Placing, memory: Machine) -> None:
-    for at, name in enumerate("ab"):
-        await started(plain, host, spec(name, 4096, 8080 + at))
-    memory.free = 3.5
-    wanted = spec("c", 3 * 2**20, 8090)
-    found = await host.room_for(wanted, [Evictable("b", "idle"), Evictable("a", "idle")])
-    assert isinstance(found, Stopping)
-    assert found.model_ids == ("b",), "one of them is enough"
-    busy = await host.room_for(wanted, [Evictable("b", "busy"), Evictable("a", "busy")])
-    assert isinstance(busy, Waiting)
-    with pytest.raises(DoesNotFit):
-        await host.room_for(spec("d", 2**24, 8091), [Evictable("a", "idle")])
-    await plain.stop(8081)
-    memory.free = 4.5
-    free = await host.room_for(wanted, [Evictable("a", "idle")])
-    assert isinstance(free, Stopping)
-    assert free.model_ids == ()
-    assert await host.place(wanted) is None, "it was reserved, and no option is passed"
-
-
-async def test_a_device_on_a_machine_without_any(host: Placing, plain: PlainLauncher) -> None:
-    with pytest.raises(DeviceMissing, match="names CUDA0, and this machine has no GPU"):
-        await host.place(spec("a", 4096, device="CUDA0"))
-    plain.devices = "Available devices:\n  CUDA0: card (8192 MiB, 8000 MiB free)\n"
-    plain.memory = LlamaServerMissing("cannot find it")
-    found = await host.place(spec("a", 4096, device="CUDA0"))
-    assert found is not None, "its driver was loaded since the last list"

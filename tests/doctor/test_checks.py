@@ -32,12 +32,11 @@ from tests.lab import faults
 from tests.lab.faults_alone import ALONE
 from tests.lab.gpu_faults import GPU_FAULTS
 from tests.support import findings
-from tests.support.doctor_cases import (
-    CASES,
+from tests.support.doctor_cases import CASES, NO_SOCKET
+from tests.support.doctor_machines import (
     FITS,
     GIB,
     HEALTHY,
-    NO_SOCKET,
     NVIDIA,
     OPEN,
     UNITS,

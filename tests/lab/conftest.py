@@ -10,6 +10,7 @@ import pytest
 
 from tests.lab import packages, trees
 from tests.lab.container import Container, booted
+from tests.lab.launching import Asker, install_launcher
 from tests.lab.layers import LabError
 from tests.lab.trees import RELEASES, Release, Tree
 
@@ -48,6 +49,13 @@ def container(tree: Tree) -> Iterator[Container]:
     """A booted one, shared by the tests of a file: leave it as it was."""
     with booted(tree) as one:
         yield one
+
+
+@pytest.fixture(scope="module")
+def asker(container: Container, chat_model: Path) -> Asker:
+    """A shared one, to which a launcher listens that has one model."""
+    install_launcher(container, chat_model)
+    return Asker.of(container)
 
 
 @pytest.fixture

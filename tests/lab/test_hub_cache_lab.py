@@ -5,17 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.container import Container
-from tests.lab.launching import Asker, install_launcher
+from tests.lab.launching import Asker
 from tests.support import hub_cache
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def asker(container: Container, chat_model: Path) -> Asker:
-    install_launcher(container, chat_model)
-    return Asker.of(container)
 
 
 def test_shards_of_a_hubs_cache(asker: Asker, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ And who may ask it for what, and get what from root at all.
 import json
 import secrets
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -26,18 +25,11 @@ from magid.launcher.protocol import (
 )
 from magid.launcher.server import REFUSED_ID
 from magid.llama.file_removal import FileIdentity, removed_in
-from tests.lab.container import Container
-from tests.lab.launching import FLAGS, SETTINGS, Asker, install_launcher
+from tests.lab.launching import FLAGS, SETTINGS, Asker
 
 pytestmark = pytest.mark.slow
 
 LISTER = "/usr/local/bin/list-devices"
-
-
-@pytest.fixture(scope="module")
-def asker(container: Container, chat_model: Path) -> Asker:
-    install_launcher(container, chat_model)
-    return Asker.of(container)
 
 
 @pytest.fixture

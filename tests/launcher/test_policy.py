@@ -5,7 +5,6 @@ legal options, on models below the model folders, in the box of `sandbox`.
 """
 
 import os
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,34 +15,16 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from magid.config.settings import Config
-from magid.errors import (
-    InvalidConfig,
-    InvalidInput,
-    LlamaServerMissing,
-    MagidError,
-    NotAllowed,
-    ServerFailed,
-)
-from magid.launcher.model_files import (
-    MAX_PATHS_BYTES,
-    MAX_SHARDS,
-    Examiner,
-    check_files,
-    real_roots,
-    shards,
-)
-from magid.launcher.policy import authorize, program_folders, read_config
-from magid.launcher.protocol import (
-    StartRequest,
-)
+from magid.errors import InvalidConfig, InvalidInput, MagidError, NotAllowed, ServerFailed
+from magid.launcher.model_files import MAX_PATHS_BYTES, MAX_SHARDS, check_files, real_roots, shards
+from magid.launcher.policy import authorize, read_config
+from magid.launcher.protocol import StartRequest
 from magid.launcher.sandbox import unit_properties
 from magid.launcher.unit_request import CheckedFile
 from magid.llama.placement import PlacedDevice, Placement
-from magid.llama.program import FoundProgram
-from tests.support.launcher_house import FLAGS, House
+from tests.support.launcher_house import BLOB, FLAGS, House
 
 VERSIONS = (252, 257, 262)
-BLOB = "models--org--x/blobs/" + "0a" * 32  # as huggingface_hub and llama.cpp name it
 OLLAMA = "ollama/blobs/sha256-" + "0b" * 32
 
 
@@ -102,54 +83,6 @@ def test_good_files(house: House, path: str, files: list[str]) -> None:
         (house.models / blob).write_bytes(b"GGUF")
     order = authorize(house.order(model_path=str(house.models / path)), house.settings)
     assert [file.path for file in order.files] == [str(house.models / name) for name in files]
-
-
-def test_the_program_is_that_of_the_default_engine(house: House) -> None:
-    folder = house.models.parent / "engines"
-    home = folder / "fast"
-    (home / "files/bin").mkdir(parents=True)
-    program = home / "files/bin/llama-server"
-    program.write_text("#!/bin/sh\n")
-    program.chmod(0o755)
-    (home / "llama-server").symlink_to("files/bin/llama-server")
-    (folder / "default").symlink_to("fast")
-    for part in (folder, *folder.parents[:2]):
-        part.chmod(0o755)
-    engines = structs.replace(house.settings, llama_server_path=None, engines_dir=folder)
-    order = authorize(house.order(), engines)
-    assert order.argv[0] == str(home / "llama-server")
-    assert str(home / "files") in order.program_folders
-    folder.chmod(0o777)
-    with pytest.raises(InvalidConfig, match="users other than root may write to"):
-        authorize(house.order(), engines)
-    configured = structs.replace(engines, llama_server_path=house.program)
-    assert authorize(house.order(), configured).argv[0] == str(house.program)
-
-
-def test_a_model_runs_with_its_own_engine(house: House) -> None:
-    """By its name: the program is what root's folder has under it, whatever else is configured."""
-    folder = house.models.parent / "engines"
-    for name in ("own", "all"):
-        (folder / name).mkdir(parents=True)
-        (folder / name / "llama-server").symlink_to(house.program)
-    (folder / "default").symlink_to("all")
-    for part in (folder, *folder.parents[:2]):
-        part.chmod(0o755)
-    settings = structs.replace(house.settings, engines_dir=folder)
-    order = authorize(house.order(engine="own"), settings)
-    assert order.argv[0] == str(folder / "own/llama-server")
-    assert str(house.program.parent.parent) in order.program_folders
-    assert authorize(house.order(engine="system"), settings).argv[0] == str(house.program)
-    plain = structs.replace(settings, llama_server_path=None)
-    for engine in (None, "default"):
-        argv = authorize(house.order(engine=engine), plain).argv
-        assert argv[0] == str(folder / "all/llama-server")
-    with pytest.raises(LlamaServerMissing, match="cannot use the engine 'gone': it is not inst"):
-        authorize(house.order(engine="gone"), settings)
-    folder.chmod(0o777)
-    with pytest.raises(InvalidConfig, match="users other than root may write to"):
-        authorize(house.order(engine="own"), settings)
-    assert authorize(house.order(), settings).argv[0] == str(house.program)
 
 
 BAD_PATHS: list[tuple[str, type[MagidError]]] = [
@@ -338,74 +271,6 @@ def test_the_paths_of_a_model_are_bounded_in_sum() -> None:
         shards("/" + "ü" * 130 + name)  # it is bytes that count
 
 
-# -- links of a hub's cache --------------------------------------------------------------------
-
-SNAPSHOT = "models--org--x/snapshots/" + "0c" * 20
-
-
-def cached(house: House, *links: tuple[str, str]) -> Path:
-    """A repository in a hub's cache with one blob, and these links: name below it, target."""
-    blob = house.models / BLOB
-    blob.parent.mkdir(parents=True, exist_ok=True)
-    blob.write_bytes(b"GGUF")
-    for name, target in links:
-        link = blob.parents[1] / name
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(target)
-    return blob
-
-
-def test_the_shards_of_a_hubs_cache_are_mounted_under_their_names(house: House) -> None:
-    folder = f"snapshots/{'0c' * 20}/Q8_0"
-    names = [f"x-{n:05}-of-00002.gguf" for n in (1, 2)]
-    blob = cached(house, *[(f"{folder}/{name}", f"../../../blobs/{'0a' * 32}") for name in names])
-    paths = [str(blob.parents[1] / folder / name) for name in names]
-    with closing(Examiner()) as examiner:
-        order = authorize(house.order(model_path=paths[0]), house.settings, examiner)
-    assert order == authorize(house.order(model_path=paths[0]), house.settings)
-    assert [(f.path, f.source, f.inode) for f in order.files] == [
-        (path, str(blob), blob.stat().st_ino) for path in paths
-    ]
-    made = {p.name: p.value for p in unit_properties(order, 257)}
-    bound = [one[:2] for one in made["BindReadOnlyPaths"]]
-    assert bound[:2] == [(str(blob), path) for path in paths]
-    assert [path for path, _ in bound if str(house.models) in path] == [str(blob)] * 2
-    assert (str(house.models), "ro") in made["TemporaryFileSystem"]
-    gate = made["ExecStartEx"][0][1]
-    assert f"{blob.stat().st_dev}:{blob.stat().st_ino}:{paths[1]}" in gate
-
-
-@pytest.mark.parametrize(
-    "target",
-    [
-        "../../../outside.gguf",
-        "../../../models--org--y/blobs/" + "0a" * 32,  # of another repository
-        "../../blobs/../../a.gguf",
-        "../../blobs/x.gguf",
-        "../../blobs/" + "0d" * 32,  # it is a link itself
-        "/etc/passwd",
-        "x.gguf",
-    ],
-)
-def test_other_links_are_not_followed(house: House, target: str) -> None:
-    blob = cached(house, (f"snapshots/{'0c' * 20}/x.gguf", target))
-    (blob.parent / "x.gguf").write_bytes(b"GGUF")
-    (blob.parent / ("0d" * 32)).symlink_to(house.models / "a.gguf")
-    other = house.models / "models--org--y/blobs" / ("0a" * 32)
-    other.parent.mkdir(parents=True)
-    other.write_bytes(b"GGUF")
-    path = f"{house.models}/{SNAPSHOT}/x.gguf"
-    with pytest.raises(NotAllowed, match="is not a regular file"):
-        authorize(house.order(model_path=path), house.settings)
-
-
-def test_a_link_out_of_the_model_folder_is_not_followed(house: House) -> None:
-    blob = cached(house, (f"snapshots/{'0c' * 20}/x.gguf", f"../../blobs/{'0a' * 32}"))
-    only = structs.replace(house.settings, model_paths=(blob.parents[1] / "snapshots",))
-    with pytest.raises(NotAllowed, match="is not a regular file"):
-        authorize(house.order(model_path=f"{house.models}/{SNAPSHOT}/x.gguf"), only)
-
-
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_largest_unit(house: House, version: int) -> None:
     """In systemd's file no line may have 1 MiB."""
@@ -415,19 +280,6 @@ def test_the_largest_unit(house: House, version: int) -> None:
     order = authorize(house.order(), house.settings)
     properties = unit_properties(replace(order, files=files), version)
     assert sum(len(repr(each)) for each in properties) < 512 * 1024
-
-
-@pytest.mark.parametrize(
-    ("program", "folders"),
-    [
-        ("/usr/bin/llama-server", ("/usr",)),
-        ("/opt/llama/bin/llama-server", ("/opt/llama",)),
-        ("/opt/llama/llama-server", ("/opt/llama",)),
-    ],
-)
-def test_program_folders(program: str, folders: tuple[str, ...]) -> None:
-    path = Path(program)
-    assert program_folders(FoundProgram(path, path, (0, 0, 0, 0))) == folders
 
 
 def test_the_configuration_has_to_be_roots(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ FLAGS = frozenset(
         *("--temp", "--ctx-size", "--embeddings", "--tools", "--log-file", "--model-draft"),
     }
 )
+BLOB = "models--org--x/blobs/" + "0a" * 32  # as huggingface_hub and llama.cpp name it
 
 
 class House:
