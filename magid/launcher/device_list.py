@@ -38,7 +38,8 @@ async def output(
         return (await output_of(units, UNIT, made, run)).decode(errors="replace")
 
     async def run(remote: tuple[str, ...]) -> str:
-        return await ran(device_list.argv(str(program.path), remote), remote, device_list.RUN)
+        argv = device_list.argv(str(program.path), remote)
+        return await ran(argv, remote, device_list.limits(remote))
 
     async def reach(remote: tuple[str, ...]) -> str:
         script = (*_ALONE, str(SCRIPTS / device_list.REACH))

@@ -1,7 +1,6 @@
 """How llama-server is asked for its devices, as a child or in a unit."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from typing import Final
 
 from magid.errors import ServerFailed
@@ -12,16 +11,23 @@ from magid.llama.short_runs import ShortRun
 RUN: Final = ShortRun("list the GPUs", "run `llama-server --list-devices`", seconds=30.0)
 HEAD: Final = "Available devices:"
 SILENT: Final = "cannot reach the RPC server "
-CONNECT_S: Final = 2.0
+ANSWER_S: Final = 5.0  # of all RPC servers, which are tried at once
 REACH: Final = "reach_servers.py"
 REACH_RUN: Final = ShortRun("reach the RPC servers", "look at their machines", seconds=15.0)
-LIMIT_S: Final = REACH_RUN.seconds + 2 * RUN.seconds  # of all that `listed` runs
+# An RPC server that answered may hang later, and this machine's own GPUs wait for it.
+_REMOTE_RUN: Final = ShortRun(RUN.purpose, RUN.by_hand, seconds=15.0)
+LIMIT_S: Final = REACH_RUN.seconds + _REMOTE_RUN.seconds + RUN.seconds  # of all that `listed` runs
 _OPTIONS: Final = ("-lv", "5", "--list-devices")  # in this order: each acts when it is read
 
 
 def argv(program: str, remote: Sequence[str] = ()) -> list[str]:
     """Returns the command line that lists the devices, those of the RPC servers included."""
     return [program, *(("--rpc", ",".join(remote)) if remote else ()), *_OPTIONS]
+
+
+def limits(remote: Sequence[str] = ()) -> ShortRun:
+    """Returns how long llama-server may take for this list."""
+    return _REMOTE_RUN if remote else RUN
 
 
 def check(program: LlamaProgram) -> None:
@@ -35,7 +41,7 @@ def check(program: LlamaProgram) -> None:
 
 def reach_argv(script: Sequence[str], remote: Sequence[str]) -> list[str]:
     """Returns the command line that tries to reach these; `script` is how to run `REACH`."""
-    return [*script, f"{CONNECT_S:g}", *remote]
+    return [*script, f"{ANSWER_S:g}", *remote]
 
 
 async def listed(
@@ -46,8 +52,9 @@ async def listed(
     """Returns the output with the devices of those RPC servers that answer; `run` lists them.
 
     llama-server aborts if one of them does not, and without ggml's RPC back end: no RPC server may
-    take this machine's own GPUs from the list. So `reach` tries them first. A line with SILENT says
-    which one is left out, and why.
+    take this machine's own GPUs from the list, nor hold them up. So `reach` tries them first, which
+    also tells one that another client uses, and with them llama-server gets less time. A line with
+    SILENT says which one is left out, and why.
     """
     if not remote:
         return await run(())
@@ -56,10 +63,12 @@ async def listed(
     answering = tuple(one for one in remote if one not in silent)
     output = ""
     if answering:
-        with suppress(ServerFailed):
+        why = "llama-server cannot use it; ggml's RPC back end may not be installed"
+        try:
             output = await run(answering)
+        except ServerFailed as error:
+            why = error.message.removeprefix(f"cannot {RUN.purpose}: ")
         if HEAD not in output:
-            why = "llama-server cannot use it; ggml's RPC back end may not be installed"
             silent |= dict.fromkeys(answering, why)
     if HEAD not in output:
         output = await run(())

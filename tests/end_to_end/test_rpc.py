@@ -1,7 +1,10 @@
 """GPUs of other machines, as magid.yaml names them: RPC servers of tests, real llama-servers."""
 
+import socket
+import subprocess
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
@@ -9,6 +12,7 @@ import pytest
 
 from magid.llama.placement import remote_id
 from tests.support import ggufs
+from tests.support.deadlines import DEADLINE_S
 from tests.support.gpus import FakeGpu, running_fake
 from tests.support.magictl import magictl
 from tests.support.rest import Parts
@@ -98,6 +102,53 @@ def test_a_model_over_two_machines(magid: Running, fakes: tuple[FakeGpu, FakeGpu
     assert "--tensor-split" in command
     assert min(fake.memory()["used"] for fake in fakes) > 50
     assert all(fake.memory()["refused"] == 0 for fake in fakes)
+
+
+@contextmanager
+def bare_server(program: Path, port: int) -> Iterator[str]:
+    """llama.cpp's own RPC server, which takes one client at a time, run by hand."""
+    command = [str(program), "--host", "127.0.0.1", "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            yield f"127.0.0.1:{port}"
+        finally:
+            process.kill()
+
+
+def connected(address: str) -> socket.socket:
+    """Returns a connection to it, as soon as it listens."""
+    host, _, port = address.rpartition(":")
+    end = time.monotonic() + DEADLINE_S
+    while True:
+        try:
+            return socket.create_connection((host, int(port)))
+        except ConnectionRefusedError:
+            assert time.monotonic() < end, "it does not listen"
+            time.sleep(0.05)
+
+
+def test_one_that_another_client_uses(
+    llama_server_with_rpc: Path, parts: Parts, tmp_path: Path
+) -> None:
+    """It is left out, and why is said; what the others have is listed without it."""
+    program = llama_server_with_rpc.with_name("ggml-rpc-server")
+    own = Parts(llama_server_with_rpc, parts.free_port, parts.free_ports)
+    with bare_server(program, parts.free_port()) as busy, running_fake(program, 400, 0) as fake:
+        running = own.daemon(tmp_path / "magid")
+        named = f"rpc_servers: ['{busy}', '{fake.address}']\n"
+        running.configuration.write_text(running.configuration.read_text() + named)
+        with connected(busy) as client, running, running.client:
+            client.sendall(b"\x0e")  # the first byte of a request: the connection is taken
+            listed = running.ask("POST", "/api/gpus/refresh")
+            assert [gpu["id"] for gpu in listed["gpus"]] == [fake.address]
+            assert listed["problem"] == (
+                f"cannot reach the RPC server {busy}: it takes no client now: another one uses "
+                "it, or it hangs"
+            )
+            client.close()
+            listed = running.ask("POST", "/api/gpus/refresh")
+            assert [gpu["id"] for gpu in listed["gpus"]] == [busy, fake.address]
+            assert listed["problem"] is None
 
 
 def test_ids_of_several_devices_of_one_server() -> None:

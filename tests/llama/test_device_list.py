@@ -1,12 +1,12 @@
 """Which RPC servers are in llama-server's list of devices: those that answer, and no other."""
 
 import socket
+import threading
 from collections.abc import Callable
 
 import pytest
 
-from magid.errors import ServerFailed
-from magid.llama.device_list import HEAD, listed
+from magid.llama.device_list import HEAD, limits, listed
 from magid.standalone.reach_servers import reached
 from tests.support.deadlines import PATIENCE_S
 
@@ -31,9 +31,7 @@ async def test_those_that_answer(
 
     async def run(remote: tuple[str, ...]) -> str:
         ran.append(remote)
-        if remote and not is_usable:
-            raise ServerFailed("cannot list the GPUs: x")
-        return OWN
+        return OWN if is_usable or not remote else "abort: no back end RPC"
 
     async def reach(remote: tuple[str, ...]) -> str:
         return told
@@ -42,6 +40,23 @@ async def test_those_that_answer(
     assert ran == runs
     assert output.endswith(OWN)
     assert silent in output
+
+
+async def test_one_that_hangs_leaves_the_others_time() -> None:
+    """llama-server says nothing by then: neither of its own GPUs nor of those of other servers."""
+    assert limits(("a:1",)).seconds < limits().seconds
+
+    async def run(remote: tuple[str, ...]) -> str:
+        if remote:
+            raise limits(remote).late()
+        return OWN
+
+    async def reach(remote: tuple[str, ...]) -> str:
+        return "a:1 \n"
+
+    output = await listed(run, reach, ("a:1",))
+    assert output.endswith(OWN)
+    assert "cannot reach the RPC server a:1: llama-server did not end within 15 s" in output
 
 
 async def test_without_rpc_servers_nothing_is_tried() -> None:
@@ -54,7 +69,28 @@ async def test_without_rpc_servers_nothing_is_tried() -> None:
     assert await listed(run, reach, ()) == "()"
 
 
+def answering(server: socket.socket) -> None:
+    """Takes a client, and ends the connection when it ends, as llama.cpp's RPC server does."""
+    client, _ = server.accept()
+    with client:
+        assert client.recv(1) == b""
+
+
 def test_reaching(free_port: Callable[[], int]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         here, away = (f"127.0.0.1:{n}" for n in (server.getsockname()[1], free_port()))
-        assert reached([here, away], PATIENCE_S) == {here: "", away: "Connection refused"}
+        thread = threading.Thread(target=answering, args=(server,))
+        thread.start()
+        nowhere = "224.0.0.1:1"
+        found = reached([here, away, nowhere], PATIENCE_S)
+        thread.join()
+    assert (found.pop(here), found.pop(away)) == ("", "Connection refused")
+    assert found[nowhere] not in ("", "no answer in time")
+
+
+def test_one_that_takes_no_client() -> None:
+    """The kernel connects it."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        busy = f"127.0.0.1:{server.getsockname()[1]}"
+        told = reached([busy], 0.5)[busy]
+    assert told == "it takes no client now: another one uses it, or it hangs"

@@ -137,7 +137,8 @@ class ProcessBackend:
         device_list.check(program)
 
         async def run(remote: tuple[str, ...]) -> str:
-            return await output_of(device_list.argv(str(program.path), remote), device_list.RUN)
+            argv = device_list.argv(str(program.path), remote)
+            return await output_of(argv, device_list.limits(remote))
 
         async def reach(remote: tuple[str, ...]) -> str:
             script = (sys.executable, "-I", "-S", str(SCRIPTS / device_list.REACH))
