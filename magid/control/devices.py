@@ -1,14 +1,16 @@
 """What is known of the GPUs, and when llama-server is asked for them again.
 
-The one owner of that state. llama-server is asked when magid has read its model folders, after a
-start has settled and after a stop, and on request. Where it listed no GPU, starts and stops ask no
-more.
+The one owner of that state. llama-server is asked when magid has read its model folders, after
+starts have settled and after a stop, and on request. While other servers load, a list that no
+start waits for comes later: one serves a whole boot, and takes no processor time from the loads.
+Where llama-server listed no GPU, starts and stops ask no more.
 """
 
 import asyncio
 import logging
 import time
 from collections.abc import Callable
+from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -25,6 +27,9 @@ log = logging.getLogger(__name__)
 _SETTLED = frozenset(
     {ServerState.READY, ServerState.STOPPED, ServerState.FAILED, ServerState.BACKOFF}
 )
+_LOADING = frozenset({ServerState.STARTING, ServerState.LOADING})
+SETTLE_S: Final = 0.05  # the next start of a queue follows milliseconds after the last one
+LATEST_S: Final = 2.0
 
 
 class DeviceList(Struct, frozen=True):
@@ -33,6 +38,11 @@ class DeviceList(Struct, frozen=True):
     gpus: tuple[Gpu, ...] = ()
     listed_at: float | None = None  # seconds since the epoch; None: not yet
     problem: str = ""
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether the machine may have GPUs that could not be listed."""
+        return not self.gpus and bool(self.problem)
 
 
 class Devices:
@@ -48,16 +58,23 @@ class Devices:
         remote: tuple[str, ...] = (),
         engine: str | None = None,
         unite: Callable[[DeviceList], DeviceList] = lambda listed: listed,
+        latest_s: float = LATEST_S,
     ) -> None:
         """`remote` are the RPC servers of the configuration.
 
-        `engine` is the one that is asked. `unite` adds what the lists of other engines say.
+        `engine` is the one that is asked. `unite` adds what the lists of other engines say. A list
+        that is due is begun after `latest_s`, though servers still load.
         """
+        self._latest_s = latest_s
         self._launcher, self._engine, self._unite = launcher, engine, unite
         self._remote = remote
         self._notify = notify
         self._states: dict[int, ServerState] = {}
-        self._asked = self._answered = 0
+        # Numbers of lists: the last one asked for, the last that is to be made now, the last made.
+        self._asked = self._wanted = self._answered = 0
+        self._ready: dict[int, int] = {}  # by port: the first list that knows its server as ready
+        self._soon: asyncio.TimerHandle | None = None
+        self._late: asyncio.TimerHandle | None = None
         self._new = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._is_closed = False
@@ -89,13 +106,24 @@ class Devices:
 
         Where the last list had no GPU, it is returned whatever its age.
         """
+        if self._answered < self._asked:
+            return await self._list_of(self._begin())
         present = self.present
         if present.listed_at is None and not present.problem:
             return await self.refresh()
-        if self._answered < self._asked:
-            return await self._list_of(self._asked)
         is_old = time.time() - (present.listed_at or 0.0) > max_age_s
         return await self.refresh() if present.gpus and is_old else present
+
+    def knows(self, port: int) -> bool:
+        """Returns whether the server on this port, if it is ready, was so at the last list."""
+        return self._ready.get(port, 0) <= self._answered
+
+    async def next_list(self) -> DeviceList:
+        """Returns a list that no change of a server has made out of date, when there is one.
+
+        Unlike `fresh` it hastens nothing.
+        """
+        return await self._list_of(self._asked)
 
     async def _list_of(self, number: int) -> DeviceList:
         while self._answered < number and not self._is_closed:
@@ -109,6 +137,7 @@ class Devices:
         """
         self._is_closed = True
         self._unsubscribe()
+        self._drop_timers()
         if self._task is not None:
             self._task.cancel()
         self._answer(self._asked)
@@ -124,17 +153,46 @@ class Devices:
         self._states[server.port] = server.state
         is_news = before is not None and before is not server.state
         if is_news and server.state in _SETTLED and (self.own.gpus or self.own.problem):
-            self._ask()
+            self._asked += 1
+            if server.state is ServerState.READY:
+                self._ready[server.port] = self._asked
+        if self._asked > max(self._answered, self._wanted):
+            self._begin_soon()
+
+    def _begin_soon(self) -> None:
+        """Has the list that is due begin when no server loads, or some time after it became due."""
+        loop = asyncio.get_running_loop()
+        if self._soon is not None:
+            self._soon.cancel()
+        self._soon = loop.call_later(SETTLE_S, self._begin_if_calm)
+        if self._late is None:
+            self._late = loop.call_later(self._latest_s, self._begin)
+
+    def _begin_if_calm(self) -> None:
+        if _LOADING.isdisjoint(self._states.values()):
+            self._begin()
+
+    def _drop_timers(self) -> None:
+        for timer in (self._soon, self._late):
+            if timer is not None:
+                timer.cancel()
+        self._soon = self._late = None
 
     def _ask(self) -> int:
         """Requests a list; of several requests during a listing, one more listing comes."""
         self._asked += 1
+        return self._begin()
+
+    def _begin(self) -> int:
+        """Begins what was asked for, now or after the listing in progress. Returns its number."""
+        self._drop_timers()
+        self._wanted = self._asked
         if not self._is_closed and (self._task is None or self._task.done()):
             self._task = asyncio.create_task(self._list())
-        return self._asked
+        return self._wanted
 
     async def _list(self) -> None:
-        while self._answered < self._asked:
+        while self._answered < self._wanted:
             asked, before = self._asked, self.own
             self.own = await self._listed()
             self._answer(asked)

@@ -51,6 +51,8 @@ class Holders:
         self._reserved: dict[int, Reservation] = {}  # by port
         self._begun: dict[int, Reservation] = {}  # the last of each port
         self.overheads: Mapping[str, int] = {}  # of one server, by back end
+        # Whether the last list of GPUs was begun when the ready server on this port was ready.
+        self.is_listed: Callable[[int], bool] = lambda port: True
 
     def reserved(self, spec: ServerSpec) -> Reservation | None:
         """Returns the place of this server, if it was decided and not used yet."""
@@ -87,7 +89,7 @@ class Holders:
         for port, server in self._launcher.observed().items():
             placement = self._placement(server)
             if placement is not None and holds_memory(server):
-                is_settled = server.state is ServerState.READY
+                is_settled = server.state is ServerState.READY and self.is_listed(port)
                 taken = held.get(port, 0)
                 found.append(Holder(server.model_id, port, placement, is_settled, taken))
         ports = {one.port for one in found}

@@ -141,7 +141,7 @@ class Overheads:
         begun = self._begun.get(port)
         if begun is None:  # another server has moved before this task ran
             return
-        listed = await self._devices.of(begun.engine).fresh(0.0)  # the state has led to a new one
+        listed = await self._devices.of(begun.engine).next_list()  # the state has led to one
         if self._begun.pop(port, None) is None:
             return
         async with self._turn:

@@ -7,6 +7,7 @@ another; of several that wait together, the largest model's first.
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -23,6 +24,7 @@ from magid.control.prediction_cache import Prediction
 from magid.control.predictions import Predictions
 from magid.control.refusals import not_allocated, refusal, refuse_undrafted, unplaced
 from magid.control.returning import ReturningMemory
+from magid.control.verdicts import destination
 from magid.control.wishes import (
     FileFacts,
     as_placement,
@@ -51,18 +53,24 @@ from magid.llama.program import LlamaProgram, ProgramOf
 from magid.llama.spec import ServerSpec
 from magid.log.events import Event, about
 from magid.servers.backend import ServerBackend
-from magid.wording.sizes import size
 
 log = logging.getLogger(__name__)
 
 NOT_PREDICTED: Final = "its memory was not predicted yet"
-MAX_AGE_S: Final = 5.0  # of the list of GPUs that a decision is made with
+MAX_AGE_S: Final = 5.0  # of the list of GPUs when a start asks for its place
+LONGEST_S: Final = 30.0  # ... and when that is decided, if others were decided before it
 
 
 class _Waiting(Struct):
     spec: ServerSpec
     answer: "asyncio.Future[Placement | None]"
     failed: Placement | None
+    since: float = field(default_factory=time.monotonic)
+
+    @property
+    def max_age_s(self) -> float:
+        """Returns how old the list may be: one serves all starts that were asked for together."""
+        return max(MAX_AGE_S, min(time.monotonic() - self.since, LONGEST_S))
 
 
 class _Unpredictable(Exception):
@@ -98,8 +106,10 @@ class Placing:
         self.holders = Holders(config, launcher, machine)
         self._overheads = Overheads(devices, program, overheads)
         self.holders.overheads = self._overheads.of
+        self.holders.is_listed = devices.know
         self._waiting: list[_Waiting] = []
         self._task: asyncio.Task[None] | None = None
+        self._is_closed = False
         self._returning = ReturningMemory(devices)
         self.refused: dict[int, tuple[str, MagidError]] = {}  # by port: hash of the spec, and why
 
@@ -112,7 +122,7 @@ class Placing:
     def knows_gpus(self) -> bool:
         """Returns whether llama-server has listed the GPUs, or that there are none."""
         listed = self._devices.present
-        return listed.listed_at is not None and not _is_unknown(listed)
+        return listed.listed_at is not None and not listed.is_unknown
 
     def open(self) -> None:
         """Begins to observe servers, whose memory comes back when they have stopped."""
@@ -122,6 +132,7 @@ class Placing:
 
     async def close(self) -> None:
         """Ends the decision that is being made; those who wait for one get none. Idempotent."""
+        self._is_closed = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -142,8 +153,12 @@ class Placing:
         if reserved is not None and failed is None:
             return reserved.passed
         waiting = _Waiting(spec, asyncio.get_running_loop().create_future(), failed)
+        # Before its turn: no start waits for the list of another one's engine.
+        await self._devices.of(spec.engine).fresh(MAX_AGE_S)
         self._waiting.append(waiting)
-        if self._task is None or self._task.done():
+        if self._is_closed:
+            waiting.answer.cancel()
+        elif self._task is None or self._task.done():
             self._task = asyncio.create_task(self._work())
         return await waiting.answer
 
@@ -157,14 +172,13 @@ class Placing:
 
     async def _work(self) -> None:
         while self._waiting:
-            engine = self._waiting[0].spec.engine
-            if (await self._devices.of(engine).fresh(MAX_AGE_S)).gpus:
+            if self._devices.present.gpus:
                 self._waiting.sort(key=lambda one: self._order(one.spec))
             waiting = self._waiting.pop(0)
             if waiting.answer.done():
                 continue  # cancelled
             try:
-                found = await self._placed(waiting.spec, waiting.failed)
+                found = await self._placed(waiting)
             except MagidError as error:
                 self.refuse(waiting.spec, error)
                 if not waiting.answer.done():
@@ -187,7 +201,8 @@ class Placing:
         """Those that must go to one device first, then the largest."""
         return spec.device is None, -self._facts(spec.model_id).size_bytes
 
-    async def _placed(self, spec: ServerSpec, failed: Placement | None) -> Placement | None:
+    async def _placed(self, waiting: _Waiting) -> Placement | None:
+        spec, failed = waiting.spec, waiting.failed
         refuse_undrafted(spec, self._facts(spec.model_id).missing_draft)
         await self._returning.wait()
         devices = self._devices.of(spec.engine)
@@ -195,9 +210,10 @@ class Placing:
         if failed is not None:
             self.release(spec.port)
             await devices.refresh()
-        decision = await self.decided(spec, failed, for_start=True)
+        decision = await self.decided(spec, failed, for_start=True, max_age_s=waiting.max_age_s)
         if isinstance(decision.answer, NoDevice):  # it may have come since the last list
             await devices.refresh()
+        if isinstance(decision.answer, NoDevice | NoRoom):
             decision = await self.decided(spec, failed, for_start=True)
         match decision.answer:
             case NoRoom() if failed is not None:
@@ -226,27 +242,40 @@ class Placing:
     # -- decisions -------------------------------------------------------------------------
 
     async def decided(
-        self, spec: ServerSpec, failed: Placement | None = None, *, for_start: bool = False
-    ) -> Decision:
+        self, spec: ServerSpec, failed: Placement | None = None, *,
+        for_start: bool = False, max_age_s: float = MAX_AGE_S,
+    ) -> Decision:  # fmt: skip
         """Returns where this server would start now. Reserves nothing. `failed`: see `place`.
 
-        Raises Busy unless it is `for_start`; see `Predictions.of`.
+        `max_age_s` is that of the list of GPUs. Raises Busy unless it is `for_start`; see
+        `Predictions.of`.
         """
-        listed = await self._devices.of(spec.engine).fresh(MAX_AGE_S)
-        if _is_unknown(listed):
-            return Decision(None)
         known: dict[Question, Prediction] = {}
-        memory = await self.holders.memory()
-        limit = self.holders.limit_of(spec)
-        capacity = self.holders.capacity(listed.gpus, memory, spec.port, limit)
-        if failed is not None:
-            capacity = capacity.without({one.id for one in failed.devices})
         try:
-            while isinstance(answer := self._answer(spec, capacity, known), Question):
+            while True:
+                memory, listed = await self._memory_and_gpus(spec, max_age_s)
+                if listed.is_unknown:
+                    return Decision(None)
+                limit = self.holders.limit_of(spec)
+                capacity = self.holders.capacity(listed.gpus, memory, spec.port, limit)
+                if failed is not None:
+                    capacity = capacity.without({one.id for one in failed.devices})
+                answer = self._answer(spec, capacity, known)
+                if not isinstance(answer, Question):
+                    return Decision(None if isinstance(answer, UnknownRoom) else answer, known)
                 known[answer] = await self._predicted(spec, answer, for_start=for_start)
         except _Unpredictable as error:
             return Decision(None, known, str(error))
-        return Decision(None if isinstance(answer, UnknownRoom) else answer, known)
+
+    async def _memory_and_gpus(
+        self, spec: ServerSpec, max_age_s: float = MAX_AGE_S
+    ) -> tuple[MachineMemory, DeviceList]:
+        """Returns what is free now. What is decided by it holds until something else is awaited.
+
+        The list comes last: it has to know all servers that are ready.
+        """
+        memory = await self.holders.memory()
+        return memory, await self._devices.of(spec.engine).fresh(max_age_s)
 
     def decided_by_now(
         self, spec: ServerSpec, program: LlamaProgram, memory: MachineMemory, port: int | None
@@ -289,30 +318,16 @@ class Placing:
         """
         refuse_undrafted(spec, self._facts(spec.model_id).missing_draft)
         await self._returning.wait()
-        listed = await self._devices.of(spec.engine).fresh(MAX_AGE_S)
         await self._overheads.check()
-        if _is_unknown(listed):
-            return None
         known: dict[Question, Prediction] = {}
-        candidates = self._with_devices(candidates)
-        memory, limit = await self.holders.memory(), self.holders.limit_of(spec)
-
-        others = [one for one in self.holders.all(memory) if one.port != spec.port]
-
-        def capacity(gone: frozenset[str]) -> Capacity:
-            return self.holders.capacity_without(gone, listed.gpus, memory, others, limit)
-
-        def place(gone: frozenset[str]) -> Answer:
-            return self._answer(spec, capacity(gone), known)
-
-        def verdict() -> eviction.Verdict:
-            wish = self._wish(spec)
-            now, estimates = capacity(frozenset()), _estimates(known)
-            may_help = eviction.could_fit(wish, now, estimates, freed_by(others, listed.gpus))
-            return eviction.make_room(candidates, place, may_help)
-
         try:
-            while isinstance(found := verdict(), Question):
+            while True:
+                memory, listed = await self._memory_and_gpus(spec)
+                if listed.is_unknown:
+                    return None
+                found = self._verdict(spec, candidates, memory, listed, known)
+                if not isinstance(found, Question):
+                    break
                 known[found] = await self._predicted(spec, found, for_start=True)
         except _Unpredictable:
             return None
@@ -323,6 +338,27 @@ class Placing:
         if isinstance(found, Stopping) and not found.model_ids:
             self._reserve(spec, found.placement)
         return found
+
+    def _verdict(
+        self,
+        spec: ServerSpec,
+        candidates: Sequence[Evictable],
+        memory: MachineMemory,
+        listed: DeviceList,
+        known: Mapping[Question, Prediction],
+    ) -> eviction.Verdict:
+        gpus, limit = listed.gpus, self.holders.limit_of(spec)
+        others = [one for one in self.holders.all(memory) if one.port != spec.port]
+
+        def capacity(gone: frozenset[str]) -> Capacity:
+            return self.holders.capacity_without(gone, gpus, memory, others, limit)
+
+        def place(gone: frozenset[str]) -> Answer:
+            return self._answer(spec, capacity(gone), known)
+
+        wish, now = self._wish(spec), capacity(frozenset())
+        may_help = eviction.could_fit(wish, now, _estimates(known), freed_by(others, gpus))
+        return eviction.make_room(self._with_devices(candidates), place, may_help)
 
     def _with_devices(self, candidates: Sequence[Evictable]) -> list[Evictable]:
         found: dict[str, frozenset[str]] = {}
@@ -352,29 +388,13 @@ class Placing:
         return renamed(found, placement)
 
 
-def _is_unknown(listed: DeviceList) -> bool:
-    """Returns whether the machine may have GPUs that could not be listed."""
-    return not listed.gpus and bool(listed.problem)
-
-
 def _estimates(known: Mapping[Question, Prediction]) -> dict[Question, Estimate]:
     return {q: made.estimate for q, made in known.items() if made.estimate is not None}
 
 
 def _log_decision(spec: ServerSpec, placement: Placement) -> None:
-    where = ", ".join(f"{one.name} ({size(one.need)})" for one in placement.devices)
     level = logging.WARNING if placement.extent in ("part", "none") else logging.INFO
     log.log(
-        level, "%s goes to %s", spec.model_id, _where(placement, where),
+        level, "%s goes to %s", spec.model_id, destination(placement),
         extra=about(Event.SERVER_PLACED, model=spec.model_id, port=spec.port),
     )  # fmt: skip
-
-
-def _where(placement: Placement, where: str) -> str:
-    match placement.extent:
-        case "none":
-            return "the processor"
-        case "part":
-            return f"{where}, and in part to the processor"
-        case _:
-            return where or "the processor"

@@ -1,6 +1,7 @@
 """Memory that comes back late: a driver frees it some time after the process has ended."""
 
 import asyncio
+import math
 import time
 from collections.abc import Iterable
 from typing import Final
@@ -46,11 +47,16 @@ class ReturningMemory:
 
     async def wait(self) -> None:
         """Returns when the memory is seen free, or has had its time."""
-        while self._expected:
+        if not self._expected:
+            return
+        listed = await self._devices.fresh(math.inf)  # each stop leads to a list: begun after it
+        while self._still_missing(listed.gpus):
+            await asyncio.sleep(_PAUSE_S)
             listed = await self._devices.refresh()
-            self._expected = list(_missing(self._expected, listed.gpus, time.monotonic()))
-            if self._expected:
-                await asyncio.sleep(_PAUSE_S)
+
+    def _still_missing(self, gpus: Iterable[Gpu]) -> bool:
+        self._expected = list(_missing(self._expected, gpus, time.monotonic()))
+        return bool(self._expected)
 
 
 def _missing(expected: Iterable[_Expected], gpus: Iterable[Gpu], now: float) -> Iterable[_Expected]:

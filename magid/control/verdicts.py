@@ -16,6 +16,18 @@ from magid.servers.backend import ObservedServer
 from magid.wording.sizes import size
 
 
+def destination(placement: Placement) -> str:
+    """Returns the devices with what each has to hold: "CUDA0 (5.0 GiB)", "the processor"."""
+    where = ", ".join(f"{one.name} ({size(one.need)})" for one in placement.devices)
+    match placement.extent:
+        case "none":
+            return "the processor"
+        case "part":
+            return f"{where}, and in part to the processor"
+        case _:
+            return where or "the processor"
+
+
 def verdict_of(prediction: Prediction, room: Room) -> Verdict:
     """Returns whether it fits where llama-server chooses."""
     if prediction.estimate is None:

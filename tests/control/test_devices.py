@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from magid.control.devices import Devices
+from magid.control.devices import SETTLE_S, Devices
 from magid.errors import LlamaServerMissing, ServerFailed
 from magid.llama.spec import ServerSpec
 from magid.servers.backend import ServerState
@@ -14,6 +14,7 @@ from tests.support.recording_backend import StillLauncher, all_quiet
 
 ONE = "Available devices:\n  CUDA0: NVIDIA (8192 MiB, {} MiB free)\n"
 SPEC = ServerSpec("m", 0, 8080, "127.0.0.1", "/m.gguf")
+OTHER = ServerSpec("n", 0, 8081, "127.0.0.1", "/n.gguf")
 MIB = 1 << 20
 
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
@@ -85,6 +86,79 @@ async def test_listed_again_after_a_start_and_a_stop(
     await launcher.stop(SPEC.port)
     await until(lambda: free(devices) == 8000)
     assert launcher.listings == 3
+
+
+@pytest.fixture
+async def loading(
+    launcher: StillLauncher, news: asyncio.Event, until: Until
+) -> AsyncIterator[Devices]:
+    """Two servers, of which one still loads when the other one is ready; nothing hurries."""
+    found = Devices(launcher, news.set, latest_s=3600)
+    found.open()
+    await until(lambda: bool(found.present.gpus))
+    launcher.prompt = False
+    for spec in (SPEC, OTHER):
+        await launcher.start(spec)
+    launcher.devices = ONE.format(3000)
+    launcher.show(SPEC.port, ServerState.READY)
+    yield found
+    await found.close()
+
+
+async def test_one_list_serves_servers_that_load_together(
+    launcher: StillLauncher, loading: Devices, until: Until
+) -> None:
+    launcher.show(OTHER.port, ServerState.LOADING)
+    await asyncio.sleep(2 * SETTLE_S)  # long enough for a list that should not begin
+    assert launcher.listings == 1
+    assert not loading.knows(SPEC.port)
+    launcher.show(OTHER.port, ServerState.READY)
+    assert not loading.knows(SPEC.port)
+    await until(lambda: free(loading) == 3000)
+    assert launcher.listings == 2
+    assert loading.knows(SPEC.port)
+    assert loading.knows(OTHER.port)
+
+
+async def test_who_needs_the_list_does_not_wait_for_those_that_load(
+    launcher: StillLauncher, loading: Devices
+) -> None:
+    later = asyncio.create_task(loading.next_list())
+    await all_quiet()
+    assert launcher.listings == 1
+    async with asyncio.timeout(PATIENCE_S):
+        assert (await loading.fresh(3600)).gpus[0].device.free == 3000 * MIB
+        assert (await later).gpus == loading.present.gpus
+    assert launcher.listings == 2
+
+
+async def test_a_list_does_not_wait_for_ever(launcher: StillLauncher, until: Until) -> None:
+    found = Devices(launcher, lambda: None, latest_s=0)
+    await found.refresh()
+    launcher.prompt = False
+    for spec in (SPEC, OTHER):
+        await launcher.start(spec)
+    found.open()
+    await launcher.wait_for(lambda: launcher.listings == 2)
+    launcher.show(OTHER.port, ServerState.LOADING)
+    launcher.show(SPEC.port, ServerState.LOADING)
+    launcher.show(SPEC.port, ServerState.READY)
+    await launcher.wait_for(lambda: launcher.listings == 3)
+    await found.close()
+
+
+async def test_the_first_list_serves_those_who_wait_for_it(
+    launcher: StillLauncher, devices: Devices
+) -> None:
+    launcher.hold("devices", 0)
+    devices.open()
+    waiting = [asyncio.create_task(devices.fresh(5)) for _ in range(3)]
+    await launcher.wait_for(lambda: launcher.listings == 1)
+    await all_quiet()
+    launcher.release("devices", 0)
+    async with asyncio.timeout(PATIENCE_S):
+        assert all(listed.gpus for listed in await asyncio.gather(*waiting))
+    assert launcher.listings == 1
 
 
 async def test_without_a_gpu_only_news_is_announced(

@@ -14,6 +14,8 @@ from magid.control.wishes import FileFacts
 from magid.errors import Busy, DeviceMissing, DoesNotFit, LlamaServerMissing
 from magid.gpus.eviction import Evictable, Stopping, Waiting
 from magid.llama.program import LlamaProgram
+from magid.servers.backend import ServerState
+from tests.support.deadlines import PATIENCE_S
 from tests.support.placing_launchers import MIB, PROGRAM, GpuLauncher, names, spec, started
 from tests.support.recording_backend import all_quiet
 from tests.support.values import UUIDS
@@ -69,6 +71,37 @@ async def test_of_those_that_wait_the_largest_comes_first(placing: Placing) -> N
         placing.place(spec("small", 500)), placing.place(spec("large", 900, 8081))
     )
     assert [names(one) for one in found] == ["CUDA1", "CUDA0"]
+
+
+async def test_an_engine_without_a_list_holds_up_no_other(
+    launcher: GpuLauncher, placing: Placing
+) -> None:
+    launcher.silent = "slow"
+    waits = asyncio.create_task(placing.place(spec("a", 600, engine="slow")))
+    await all_quiet()
+    async with asyncio.timeout(PATIENCE_S):
+        assert names(await placing.place(spec("b", 600, 8081))) == "CUDA0"
+    assert not waits.done()
+    waits.cancel()
+
+
+async def test_a_server_that_is_ready_counts_whole_until_a_list_knows_it(
+    launcher: GpuLauncher, placing: Placing, devices: EngineDevices
+) -> None:
+    await started(launcher, placing, spec("a", 600, device="CUDA0"))
+    loads = spec("b", 100, 8081, device="CUDA1")
+    launcher.prompt = False
+    await launcher.start(loads, await placing.place(loads))
+    placing.release(8081)
+    launcher.show(8081, ServerState.READY)
+    settled = {one.port: one.is_settled for one in placing.holders.all()}
+    assert settled == {8080: True, 8081: False}
+    on_1 = placing.holders.capacity(devices.present.gpus).named("CUDA1")
+    assert on_1 is not None
+    assert on_1.room is not None
+    assert on_1.room // MIB <= 1000 - 100
+    await devices.refresh()
+    assert all(one.is_settled for one in placing.holders.all())
 
 
 async def test_one_that_must_go_somewhere_comes_before_the_largest(placing: Placing) -> None:

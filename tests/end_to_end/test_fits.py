@@ -60,6 +60,7 @@ def test_on_a_gpu(magid: Running, gpus: Gpus) -> None:
     assert (large["fits"], large["devices"][0]["contextBytes"]) == ("yes", 512 * MIB)
     assert large["why"] == "it would start on RPC0; RPC0: 1.5 GiB needed"
     gpu.use(800)
+    magid.ask("POST", "/api/gpus/refresh")
     again = memory(magid, query="?ctxSize=1048576")
     assert (again["fits"], again["predictedAt"]) == ("no", large["predictedAt"])
     assert again["why"] == (
@@ -116,6 +117,7 @@ def test_the_context_that_would_fit(magid: Running, gpus: Gpus) -> None:
     assert (long["ctxSize"], long["fits"], long["fittingCtxSize"]) == (32_768, "yes", None)
     assert long["devices"][0]["contextBytes"] == 16 * MIB
     gpus.fakes[0].use(1640)
+    magid.ask("POST", "/api/gpus/refresh")
     assert memory(magid, LONG)["ctxSize"] == 16_384
     magid.ask("PUT", f"/api/models/{LONG}/runtime-settings", {"device": "none"})
     none = memory(magid, LONG)
@@ -134,6 +136,7 @@ def test_by_magictl(magid: Running, gpus: Gpus) -> None:
     assert (fits, done.returncode) == ("fits: yes", 0)
     assert done.stderr.startswith("why:          it would start on RPC0; RPC0: 7")
     gpus.fakes[0].use(1500)
+    magictl("gpus", "--refresh", url=magid.url)
     done = magictl("fits", BETA, "--ctx", "524288", "--json", url=magid.url)
     assert (json.loads(done.stdout)["fits"], done.returncode) == ("no", 3)
     gpus.fakes[0].use(0)

@@ -1,5 +1,6 @@
 """Launchers for tests of `control.placing`: a machine with two GPUs, and one without any."""
 
+import asyncio
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -32,8 +33,11 @@ class GpuLauncher(StillLauncher):
         self.late: dict[str, int] = {}  # MiB that the driver has not given back
         self.others: dict[str, int] = {}
         self.ids: dict[str, str] = {}  # UUIDs
+        self.silent: str | None = "none"  # an engine that gives no list
 
     async def list_devices(self, engine: str | None = None) -> str:
+        if engine == self.silent:
+            await asyncio.Event().wait()
         self.listings += 1
         self._wake()
         lines = []

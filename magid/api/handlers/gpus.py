@@ -12,6 +12,7 @@ from magid.control.prediction_cache import Prediction
 from magid.control.verdicts import deciding, verdict_of, verdict_placed, verdict_running
 from magid.errors import LlamaServerMissing
 from magid.gpus.fitting import Room, Verdict
+from magid.gpus.placing import NoDevice, NoRoom
 from magid.llama.placement import Placement
 from magid.llama.spec import ServerSpec
 from magid.servers.backend import ObservedServer, ServerState
@@ -36,9 +37,10 @@ async def get_memory(ctx: Context, call: Call) -> Reply:
     own = _specs(ctx, model)
     spec = _asked_for(own[0], call)
     devices = daemon.gpus.devices.of(spec.engine)
-    if devices.present.gpus:
-        await devices.refresh()
     decision = await daemon.gpus.placing.decided(spec)
+    if isinstance(decision.answer, NoRoom | NoDevice) and devices.present.gpus:
+        await devices.refresh()  # there may be room since the last list
+        decision = await daemon.gpus.placing.decided(spec)
     answer = decision.answer
     running = _running(ctx, own) if spec == own[0] else None
     place = answer if running is None else running.placement or answer
