@@ -29,6 +29,14 @@ class Health(StrEnum):
     ERROR = "error"  # another status, or not HTTP
 
 
+def says_loaded(line: str) -> bool:
+    """Whether llama-server says in this line of its output that it has just become ready.
+
+    It prints that when /health has turned to 200. Only a hint: the log may be off.
+    """
+    return "model loaded" in line
+
+
 async def check_health(endpoint: HostPort, *, timeout_s: float = 2.0) -> Health:
     """Requests /health, which needs no key. Never raises."""
     try:

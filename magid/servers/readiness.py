@@ -1,7 +1,8 @@
 """Sees when a server is ready: the one way for children and for units.
 
-A poll, because llama-server has no other sign. It begins fast and slows down to
-`readiness_check_interval`, so a server is seen within 20 ms of being ready.
+A poll, because llama-server has no other certain sign; what a child prints only hastens the next
+check. It begins fast and slows down to `readiness_check_interval`, so a server is seen within 20 ms
+of being ready.
 """
 
 import asyncio
@@ -25,6 +26,13 @@ class Pace(Struct, frozen=True):
 
     check_interval_s: float  # longest pause between checks
     longest_s: float = math.inf
+    least_s: float = 0.0  # shortest pause, if the longest is not shorter
+
+    def pause_s(self, took_s: float) -> float:
+        """Returns how long to wait before the next check. Pure."""
+        from magid.standalone.wait_ready import pause_s  # late: it loads http.client
+
+        return min(max(self.least_s, pause_s(took_s, math.inf)), self.check_interval_s)
 
 
 class TooLate(Exception):
@@ -44,14 +52,13 @@ async def becomes_ready(
 ) -> bool:
     """Returns True once it answers and is confirmed; False if its process ended. Raises TooLate.
 
-    `has_ended` waits so many seconds, less if the process ends. `is_confirmed` tells whether our
-    server answers; False: it went away, or cannot be asked yet. What these raise is passed on.
+    `has_ended` waits so many seconds at most, less if the process ends. `is_confirmed` tells
+    whether our server answers; False: it went away, or cannot be asked yet. What these raise is
+    passed on.
     """
-    from magid.standalone.wait_ready import pause_s  # late: it loads http.client
-
     began, health = time.monotonic(), Health.UNREACHABLE
     while (left := pace.longest_s - (took := time.monotonic() - began)) > 0:
-        if await has_ended(min(pause_s(took, pace.check_interval_s), left)):
+        if await has_ended(min(pace.pause_s(took), left)):
             return False
         health = await check_health(endpoint, timeout_s=max(min(left, _ANSWER_S), 0.1))
         if health is Health.OK and await is_confirmed():

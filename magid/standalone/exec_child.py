@@ -2,7 +2,8 @@
 
     python -I -S exec_child.py PARENT_PID [REPORT_FD FILE...] -- PROGRAM ARGUMENT...
 
-magid starts llama-server through this script, which is replaced by it (same pid, no extra process).
+magid starts llama-server through this script where `servers/processes/tether` has no faster way, or
+a file system may not answer. It is replaced by it (same pid, no extra process).
 A magid killed with SIGKILL cannot clean up; the kernel can, by the parent-death signal of prctl(2).
 Python's own way to run code in the child, `preexec_fn`, is unsafe with threads.
 
@@ -17,7 +18,6 @@ process alone.
 It imports as little as possible, because it delays every start.
 """
 
-import ctypes
 import os
 import sys
 
@@ -32,6 +32,8 @@ def main(arguments: list[str]) -> None:
     (parent, *needed), command = arguments[:end] or [""], arguments[end + 1 :]
     if not parent or not command:
         _leave("usage: exec_child.py PARENT_PID [REPORT_FD FILE...] -- PROGRAM ARGUMENT...")
+    import ctypes  # late: magid itself needs `problem_of` alone
+
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0) != 0:
         _leave(f"cannot tie {command[0]} to magid: {os.strerror(ctypes.get_errno())}")
@@ -50,12 +52,13 @@ def _check(report: int, files: list[str]) -> None:
     os.set_inheritable(report, False)
     os.write(report, b".")
     for number, path in enumerate(files):
-        if problem := _problem_of(path):
+        if problem := problem_of(path):
             os.write(report, f"{number} {problem}".encode(errors="replace"))
             sys.exit(_CANNOT_RUN)
 
 
-def _problem_of(path: str) -> str:
+def problem_of(path: str) -> str:
+    """Returns what cannot be done with the file, and why: "open ..."; "" if it can be read."""
     try:
         is_regular = os.stat(path).st_mode & _KIND == _REGULAR  # noqa: PTH116 - pathlib is slow
     except OSError as error:

@@ -89,6 +89,19 @@ async def test_a_stranger_who_keeps_the_pipe_is_not_waited_for() -> None:
     assert lines == ["said"]
 
 
+async def test_a_wait_ends_with_the_news_or_with_the_child() -> None:
+    news = asyncio.Event()
+    child = await Child.spawn(["/bin/sleep", "1000"], {}, lambda _: None)
+    async with asyncio.timeout(PATIENCE_S):
+        assert not await child.wait_or(news, 0)
+        news.set()
+        assert not await child.wait_or(news, 3600)
+        assert not news.is_set()
+        waits = asyncio.create_task(child.wait_or(news, 3600))
+        await child.end(PATIENCE_S)
+        assert await waits
+
+
 async def test_end_is_idempotent() -> None:
     child = await Child.spawn(["/bin/sleep", "1000"], {}, lambda _: None)
     await asyncio.gather(child.end(10), child.end(10))

@@ -349,19 +349,6 @@ def test_no_orphan_when_magid_is_killed(
     wait_for_exit(child)
 
 
-def test_a_tether_without_its_parent_runs_nothing(tmp_path: Path) -> None:
-    """The parent ended before the tie was made: its number is not our parent's."""
-    tether = Path(__file__).parents[2] / "magid" / "standalone" / "exec_child.py"
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", tether, "1", "--", "/bin/touch", tmp_path / "ran"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (127, "cannot start /bin/touch: magid has ended\n")
-    assert not (tmp_path / "ran").exists()
-
-
 def test_figures_of_a_process_that_is_gone() -> None:
     with subprocess.Popen(["/bin/true"]) as process:
         process.wait()

@@ -22,10 +22,10 @@ from magid.llama.spec import ServerSpec
 from magid.log.buffer import LogLine, LogRing
 from magid.servers.backend import ObservedServer
 from magid.servers.listeners import Listeners
+from magid.servers.processes.key_files import KeyFiles
 from magid.servers.processes.short_runs import output_of
 from magid.servers.processes.supervisor import (
     Dependencies,
-    KeyFiles,
     RestartPolicy,
     ServerProcess,
     Timing,

@@ -9,14 +9,13 @@ import logging
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from magid.log.buffer import MAX_LINE_BYTES, MAX_LINES
 from magid.servers.processes.pipe import PipeReader
-from magid.standalone import SCRIPTS
+from magid.servers.processes.tether import are_usable, setpriv_here, tied, tied_by_python
 
 _PAUSE_S = 0.005  # pause of one server after that many lines at once
 _DRAIN_SECONDS = 1.0  # how long to wait for the last output of a child that is gone
@@ -26,9 +25,6 @@ _KILLED_SECONDS = 5.0  # how long a killed process may take to end
 
 
 log = logging.getLogger(__name__)
-
-
-_TETHER = SCRIPTS / "exec_child.py"
 
 
 class _Lines:
@@ -123,7 +119,8 @@ class Child:
         together with the thread that created it. A program that cannot be run shows as a child that
         exits with 127. It is not run without the `files`: see `problem_of_files`.
         """
-        report = _Report() if files else None
+        fast = setpriv_here() is not None and await are_usable(files)
+        report = _Report() if files and not fast else None
         reading, writing = os.pipe()
         try:
             child = cls._watching(_popen(argv, environment, writing, report, files))
@@ -173,6 +170,17 @@ class Child:
     @property
     def has_exited(self) -> bool:
         return self._exited.is_set()
+
+    async def wait_or(self, news: asyncio.Event, timeout_s: float) -> bool:
+        """As `wait`, but no longer than until `news` is set, which it clears."""
+        waits = [asyncio.ensure_future(one.wait()) for one in (self._exited, news)]
+        try:
+            await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in waits:
+                one.cancel()
+        news.clear()
+        return self.has_exited
 
     async def wait(self, timeout_s: float | None = None) -> bool:
         """Waits for at most `timeout_s` (None: no limit); returns whether the child is gone."""
@@ -270,10 +278,12 @@ def _popen(
     report: _Report | None,
     files: Sequence[str],
 ) -> "subprocess.Popen[bytes]":
-    tether = [sys.executable, "-I", "-S", str(_TETHER), str(os.getpid())]
-    needed = () if report is None else (str(report.writing), *files)
+    if report is None:
+        command = tied(argv, os.getpid(), setpriv_here())
+    else:
+        command = tied_by_python(argv, os.getpid(), report.writing, files)
     return subprocess.Popen(
-        [*tether, *needed, "--", *argv],
+        command,
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,

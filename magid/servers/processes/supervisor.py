@@ -8,22 +8,19 @@ Servers read their API keys from `KeyFiles`, so that no key appears in an argv.
 import asyncio
 import logging
 import os
-import secrets
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from pathlib import Path
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from magid.errors import CannotWrite, InvalidInput, MagidError, ServerFailed, ServerUnreachable
+from magid.errors import InvalidInput, MagidError, ServerFailed, ServerUnreachable
 from magid.host.ports import HostPort, PortOwner, port_taken
 from magid.host.workers import LATE_S
 from magid.llama.arguments import child_environment, server_argv
-from magid.llama.client import Health, why_foreign
+from magid.llama.client import Health, says_loaded, why_foreign
 from magid.llama.log_errors import LastErrors, exit_reason
 from magid.llama.placement import Placement
 from magid.llama.program import ProgramOf
@@ -31,60 +28,15 @@ from magid.llama.spec import ServerSpec
 from magid.log.buffer import LogRing
 from magid.servers.backend import ObservedServer, ServerState, initial_state, restarting_in
 from magid.servers.processes.child import Child
+from magid.servers.processes.key_files import KeyFiles
 from magid.servers.readiness import Pace, TooLate, becomes_ready
 from magid.wording.counts import counted
 
-
-class KeyFiles:
-    """PORT.key with mode 0600 in a folder with mode 0700; a new key for every process.
-
-    Files, not pipes: llama-server accepts nothing else. Tiny writes without fsync: a key need not
-    outlive its process.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder.absolute()
-
-    def path(self, port: int) -> Path:
-        return self._folder / f"{port}.key"
-
-    def prepare(self) -> None:
-        """Creates the folder and removes keys of an earlier magid. Raises CannotWrite."""
-        try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for left in self._folder.glob("*.key"):
-                left.unlink(missing_ok=True)
-        except OSError as error:
-            raise CannotWrite(
-                f"cannot keep server keys in {self._folder}: {error.strerror}; "
-                "give magid a state directory that it can write to"
-            ) from error
-
-    def write_new(self, port: int) -> str:
-        """Writes a new 256-bit key to its file and returns it. Raises CannotWrite."""
-        key = secrets.token_urlsafe(32)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        try:
-            self.path(port).unlink(missing_ok=True)
-            with os.fdopen(os.open(self.path(port), flags, 0o600), "w") as file:
-                file.write(key + "\n")
-        except OSError as error:
-            raise CannotWrite(
-                f"cannot write the key of port {port} to {self._folder}: {error.strerror}; "
-                "make room or permit it, then start the server again"
-            ) from error
-        return key
-
-    def remove(self, port: int) -> None:
-        """Removes the key. Idempotent.
-
-        A file that cannot be removed holds a key that opens nothing.
-        """
-        with suppress(OSError):
-            self.path(port).unlink()
-
-
 log = logging.getLogger(__name__)
+
+# Between two checks whether a child is ready. What it prints tells sooner, and each check takes
+# processor time from the load.
+_LEAST_PAUSE_S: Final = 0.02
 
 
 class RestartPolicy(Struct, frozen=True):
@@ -167,6 +119,7 @@ class ServerProcess:
         self._ring = ring
         self._predecessor = predecessor
         self._errors = LastErrors()
+        self._loaded = asyncio.Event()  # it has printed that its model is loaded
         self._child: Child | None = None
         self._task: asyncio.Task[None] | None = None
         self._running = False  # in `_outcome`, which a stop interrupts
@@ -308,6 +261,8 @@ class ServerProcess:
     def _on_line(self, text: str) -> None:
         self._ring.add(text, run=self.observed.invocation_id or "")
         self._errors.add(text)
+        if says_loaded(text):
+            self._loaded.set()
 
     async def _becomes_ready(self, child: Child) -> bool:
         """Waits until the child is ready; returns False if the process ended first.
@@ -318,8 +273,8 @@ class ServerProcess:
         try:
             return await becomes_ready(
                 self._endpoint,
-                Pace(timing.check_interval_s, timing.max_startup_s),
-                child.wait,
+                Pace(timing.check_interval_s, timing.max_startup_s, _LEAST_PAUSE_S),
+                lambda seconds: child.wait_or(self._loaded, seconds),
                 lambda: self._is_confirmed(child),
                 lambda: self._show(ServerState.LOADING),
             )
