@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -91,15 +92,34 @@ class Through:
         self._all("stop", "stopped")
 
     def _all(self, verb: str, state: str) -> None:
-        """Returns when that is the state of all servers."""
-        call(self._port, "POST", f"/api/models/servers/{verb}-all")
+        """Returns when that is the state of all servers that magid knows.
+
+        By its events: to ask again and again would take the processor from the loads.
+        """
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=PATIENCE_S)
         deadline = time.monotonic() + PATIENCE_S
-        while time.monotonic() < deadline:
-            servers = call(self._port, "GET", "/api/models/servers?all=true")["servers"]
-            if {server["state"] for server in servers} == {state}:
-                return
-            time.sleep(LOOK_S)
-        raise SystemExit(f"not all servers are {state}")
+        try:
+            connection.request("GET", "/api/events")
+            events = events_in(connection.getresponse())
+            states = {one["port"]: one["state"] for one in next(events)["servers"]["servers"]}
+            call(self._port, "POST", f"/api/models/servers/{verb}-all")
+            while set(states.values()) != {state}:
+                changed = next(events).get("server")
+                if changed is not None:
+                    states[changed["port"]] = changed["state"]
+                if time.monotonic() > deadline:
+                    raise SystemExit(f"not all servers are {state}: {states}")
+        finally:
+            connection.close()
+
+
+def events_in(answer: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
+    """Yields the data of each event, and of each comment nothing: {}."""
+    while line := answer.readline():
+        if line.startswith(b"data: "):
+            yield json.loads(line[6:])
+        elif line.startswith(b":"):
+            yield {}
 
 
 def is_ready(port: int) -> bool:
