@@ -61,14 +61,22 @@ def parse(text: str, *, draft: bool = False) -> ModelSource:
     words = text.strip()
     is_address = words.startswith(("https://", "http://"))
     if is_address:
-        parsed = urlsplit(words)
-        words = f"{parsed.hostname}{unquote(parsed.path)}".rstrip("/")
+        words = _in_address(words)
     host, _, rest = words.partition("/")
     if host.lower() in _HOSTS:
         words = rest
     elif is_address:
         raise _bad(text, f"it is an address of {host or 'no host'}, not of huggingface.co")
     return checked(_parted(words, draft=draft), text)
+
+
+def _in_address(text: str) -> str:
+    """Returns HOST/PATH of an address, decoded. Raises InvalidInput."""
+    try:
+        parsed = urlsplit(text)
+        return f"{parsed.hostname}{unquote(parsed.path)}".rstrip("/")
+    except ValueError as error:  # a host that no address can have
+        raise _bad(text, f"it is not an address: {error}") from None
 
 
 def _parted(words: str, *, draft: bool) -> ModelSource:

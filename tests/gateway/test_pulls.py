@@ -238,6 +238,18 @@ def test_what_cannot_be_pulled(client: ollama.Client) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["https://[/x", "https://huggingface.co\u2100/org/Tiny"])
+def test_what_is_no_address_is_answered(magid: Running, name: str) -> None:
+    """Python refuses to split it; the connection was ended without an answer."""
+    with fleets.client(magid) as plain:
+        for path in ("/api/pull", "/models", "/models/unload"):
+            answer = plain.post(path, json={"model": name})
+            assert answer.status_code in (400, 404), answer.text
+            assert "cannot " in answer.text
+    magid.ask("POST", "/api/library/downloads", {"source": name}, status=400)
+
+
+@pytest.mark.slow
 def test_a_client_that_leaves_ends_nothing(magid: Running, hub: ModelHub) -> None:
     hub.faults.append(HubFault("stall", 1000))
     body = {"model": "org/Third"}

@@ -38,7 +38,8 @@ def test_spellings(text: str, source: ModelSource) -> None:
         "", "org", "org/", "/repo", "org/re po", "org/repo:", "org/repo:a b", "org/..", "../x/y",
         "org/repo/../../x.gguf", "org/repo/.hidden.gguf", "org/repo/a\n.gguf", "org/repo@-x",
         "org/repo@a..b", "https://example.com/org/repo", "http:///org/repo", "org/repo/a.gguf:Q4",
-        "-o/repo", "org/repo:--help", "org/" + "x" * 200,
+        "-o/repo", "org/repo:--help", "org/" + "x" * 200, "https://[", "https://[::1/org/repo",
+        "https://huggingface.co\u2100/org/repo",
     ],
 )  # fmt: skip
 def test_what_is_no_source(text: str) -> None:
