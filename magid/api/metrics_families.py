@@ -161,7 +161,10 @@ def render(samples: Samples, accept: str | None) -> tuple[bytes, str]:
     """
     from prometheus_client.exposition import choose_encoder
 
-    encode, content_type = choose_encoder(accept or "")
+    try:
+        encode, content_type = choose_encoder(accept or "")
+    except (TypeError, ValueError):  # of a version that is no number: any form is right
+        encode, content_type = choose_encoder("")
     return encode(_collector(samples)), content_type
 
 

@@ -221,7 +221,7 @@ class TextFault(Struct, frozen=True):
 def parse(content: bytes, source: str) -> Profile:
     """Parses a profile from YAML. Raises InvalidProfile with `source`, line and key.
 
-    The error's detail `errors` has all that is wrong, each a TextFault.
+    The error's detail `errors` has what is wrong, each a TextFault; of much the first faults.
     """
     try:
         document = strict_yaml.loads(content, source)

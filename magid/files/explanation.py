@@ -214,23 +214,28 @@ _WORDING = {
 }
 
 
+MOST_ERRORS = 100  # in words, each of which takes up to a millisecond
+
 # Pydantic's types of errors for unknown keys, of a model and of a dataclass.
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 _OF_KEY = "[key]"  # after the path, if the key is wrong and not its value
 
 
 def _problems(error: ValidationError, model: type[BaseModel]) -> list[Fault]:
-    """Returns the errors, unknown keys first: a missing key is often a misspelt one."""
+    """Returns the first errors, unknown keys first: a missing key is often a misspelt one."""
     found = error.errors(include_url=False)
     found.sort(key=lambda each: each["type"] not in _UNKNOWN)  # stable
-    return [_problem(each, model) for each in found]
+    return [_problem(each, model) for each in found[:MOST_ERRORS]]
+
+
+def location_of(found: ErrorDetails) -> Location:
+    """Returns where the error is, without the words that pydantic and these models add."""
+    path = tuple(part for part in found["loc"] if part not in (_TEXT, _MAPPING))
+    return path[:-1] if path[-2:] == (found["input"], _OF_KEY) else path
 
 
 def _problem(found: ErrorDetails, model: type[BaseModel]) -> Fault:
-    kind = found["type"]
-    path = tuple(part for part in found["loc"] if part not in (_TEXT, _MAPPING))
-    if path[-2:] == (found["input"], _OF_KEY):
-        path = path[:-1]
+    kind, path = found["type"], location_of(found)
     if kind in _UNKNOWN:
         return Fault(path, _unknown_key(path, model))
     if kind == "missing":

@@ -69,7 +69,7 @@ class Fault(Struct, frozen=True):
 
 
 class Mismatch(ValueError):
-    """Data does not fit its schema. Has all errors, unknown keys first."""
+    """Data does not fit its schema. Has its errors, unknown keys first; of many the first ones."""
 
     def __init__(self, faults: list[Fault]) -> None:
         super().__init__("; ".join(map(str, faults)))

@@ -96,6 +96,15 @@ def made_up(kind: Kind) -> float | Buckets:
 
 
 @pytest.mark.parametrize(
+    "accept", ["application/openmetrics-text; version=x", "text/plain; version=1.x.0; escaping="]
+)
+def test_whatever_a_client_accepts_there_is_a_text(accept: str) -> None:
+    text, content_type = metrics_families.render({}, accept)
+    assert content_type.startswith("text/plain")
+    of_text(text.decode())
+
+
+@pytest.mark.parametrize(
     ("accept", "parse"),
     [(None, of_text), (OPENMETRICS, of_openmetrics)],
     ids=["text", "openmetrics"],

@@ -118,6 +118,8 @@ def test_no_such_profile(magid: Running, method: str, name: str) -> None:
         ({"name": "X", "twoStage": {"enabled": "no"}}, "twoStage.enabled"),
         ({"name": "X", "loadBalancing": {"strategy": "random"}}, "loadBalancing.strategy"),
         ({"name": "X", "colour": "red"}, "colour"),
+        ({"name": "X", "aliases": {"x": {"model": "auto", "set": 5}}}, "aliases.x.set"),
+        ({"name": "X", "aliases": {"a\nb": "auto"}}, "aliases.a\nb"),
     ],
 )
 @pytest.mark.parametrize("method", ["POST", "PUT"])

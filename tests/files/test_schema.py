@@ -126,6 +126,13 @@ assert "pydantic" not in sys.modules
     assert (done.stderr, len(done.stdout.splitlines())) == ("", 3)
 
 
+def test_of_many_faults_the_first_are_named() -> None:
+    """Each costs a search for a key that may have been meant."""
+    with pytest.raises(Mismatch) as caught:
+        schema.read({f"k{number}": None for number in range(5000)}, Config)
+    assert len(caught.value.faults) == explanation.MOST_ERRORS
+
+
 def test_all_faults_are_named_and_unknown_keys_come_first() -> None:
     wrong = {"stop_timeout": 0, "bind": ["x"], "restart": {"limit": True}, "bidn": 1}
     with pytest.raises(Mismatch) as caught:

@@ -155,6 +155,7 @@ def test_a_large_request_is_explained_as_a_small_one(magid: Running) -> None:
 
     small, large = explained("word " * 2000), explained("word " * 150_000)
     assert (large["tier"], large["parts"]) == (small["tier"], small["parts"])
+    assert explained(", [{" * 10_000)["tier"] == small["tier"]  # a text and no values
     hostile = b'{"request":{"x":[' + b"[]," * 300_000 + b"1]}}"
     answer = magid.client.post("/api/route/explain", content=hostile, headers=JSON)
     assert answer.status_code == 400
