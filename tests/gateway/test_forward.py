@@ -179,6 +179,20 @@ async def test_a_malformed_answer_is_an_error_at_once(segments: list[bytes]) -> 
         assert "its answer is malformed" in str((await answer_to(client))[-1])
 
 
+async def test_an_end_that_cannot_be_told_is_an_error_for_the_client() -> None:
+    """A translation that fails at the end of an answer; nothing else would end the wait."""
+
+    class Failing(Client):
+        def ends(self) -> None:
+            raise OverflowError("int too large to convert to float")
+
+    client, peer = Failing(), Answering(FINE)
+    peer.goes_on.set()
+    async with listening(peer) as server:
+        forwarded_of(client, [server]).send(server)
+        assert "magid failed with an internal error" in str((await answer_to(client))[-1])
+
+
 async def test_a_connection_that_cannot_even_be_tried_is_an_error_for_the_client() -> None:
     """Of whatever kind: this one is a UnicodeError, which nobody thought of."""
     client = Client()

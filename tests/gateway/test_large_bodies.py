@@ -102,6 +102,33 @@ def test_a_body_costs_three_times_its_size_at_most(magid: Running, name: str) ->
     assert seen.grown <= 3 * len(body), seen
 
 
+@pytest.mark.parametrize(
+    ("start", "status"),
+    [
+        ("OPTIONS /v1/chat/completions", 413),  # which needs no token
+        ("OPTIONS /models/load", 413),
+        ("OPTIONS /v1/nowhere", 413),
+        ("GET /v1/models", 413),
+        ("GET /props", 413),
+        ("POST /models/load", 413),
+        ("POST /api/show", 413),
+        ("POST /v1/nowhere", 404),
+        ("PUT /v1/models", 405),
+    ],
+)
+def test_a_body_for_no_model_is_refused_before_it_comes(
+    magid: Running, start: str, status: int
+) -> None:
+    """Or else it would be kept for minutes, as often as a client has connections."""
+    method, path = start.split(" ")
+    framings = [b"Content-Length: %d\r\n" % (LIMIT - 1), b"Transfer-Encoding: chunked\r\n"]
+    for framing, begun in zip(framings, (b"", b"20000\r\n" + b"x" * 0x20000), strict=True):
+        with rest.connect(magid.port) as connection:
+            connection.sendall(bodies.head_of(method, path, framing) + begun)
+            (answer,) = rest.answers(rest.until_closed(connection))
+        assert answer.status == status, answer
+
+
 def test_the_limit_of_messages_is_said(client: httpx.Client) -> None:
     body = json.dumps({"messages": said("Hi", 5000)}).encode()
     answer = client.post("/v1/chat/completions", content=body, headers=JSON)

@@ -163,7 +163,8 @@ def test_an_error_of_older_servers_and_one_without_its_blank_line() -> None:
     "part",
     [5, None, {}, {"choices": 5}, {"choices": [5]}, delta(content=5, tool_calls=[5, {"index": []}]),
      {"choices": [{"delta": 5, "logprobs": 5, "finish_reason": 5}]},
-     {"usage": {"prompt_tokens": "x"}, "timings": {"prompt_ms": "x", "predicted_ms": 1e300}}],
+     {"usage": {"prompt_tokens": "x"}, "timings": {"prompt_ms": "x", "predicted_ms": 1e300}},
+     {"timings": {"prompt_ms": 10**400, "predicted_ms": -(10**400)}}],
 )  # fmt: skip
 def test_a_server_may_say_anything(part: Any) -> None:
     (last,) = answered("/api/chat", [part], messages=[USER]).lines

@@ -133,7 +133,7 @@ class ClientConnection:
         head, body = self._head, self._body
         assert head is not None
         length = head.length
-        if body is None and length is not None and length <= self._context.max_body_bytes:
+        if body is None and length is not None and length <= self._context.small_body_bytes:
             # Nearly always: the whole body in one segment, with the head or behind it.
             if len(data) == length:
                 self._take_request(data, b"")
@@ -143,7 +143,7 @@ class ClientConnection:
                 return
         try:
             if body is None:
-                body = self._body = BodyReader(length, self._context.max_body_bytes)
+                body = self._body = self._context.body_reader(head)
             whole = body.feed(data)
         except MagidError as error:
             self._refuse(error)

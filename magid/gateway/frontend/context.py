@@ -16,8 +16,9 @@ from magid.config.settings import Config
 from magid.errors import MagidError, RateLimited
 from magid.gateway.accounting import request_log
 from magid.gateway.dispatcher import Dispatcher
-from magid.gateway.frontend.request_reader import RequestHead, RequestHeadCache
-from magid.gateway.routing.endpoints import FOR_ADMINS, methods_of, nearest
+from magid.gateway.frontend.request_reader import BodyReader, RequestHead, RequestHeadCache
+from magid.gateway.routing.endpoints import FOR_ADMINS, find, methods_of, nearest
+from magid.gateway.routing.outline import WHOLE_BYTES
 from magid.http import request_rules
 from magid.library.downloads.owner import Downloads
 
@@ -36,6 +37,24 @@ class FrontendContext(Struct, frozen=True):
     is_tcp: bool
     is_shut: bool = False  # for a model's own server
     is_view: bool = False  # over the socket of the group magi-view
+
+    @property
+    def small_body_bytes(self) -> int:
+        """The limit of a body that is for no model."""
+        return min(self.max_body_bytes, WHOLE_BYTES)
+
+    def body_reader(self, head: RequestHead) -> BodyReader:
+        """Returns what reads the body. Only a request to a model may have a large one.
+
+        Raises TooLarge, and what `unknown_path` returns: the rest of such a request is not read. A
+        preflight has no credentials, so that anybody could fill the memory with its body.
+        """
+        endpoint = find(head.method, head.path)
+        if endpoint is None and head.method != "OPTIONS":
+            raise unknown_path(head)
+        if endpoint is not None and endpoint.kinds and not endpoint.asks_by_query:
+            return BodyReader(head.length, self.max_body_bytes)
+        return BodyReader(head.length, self.small_body_bytes, is_large=False)
 
     def admit(self, head: RequestHead, peer: str, need: Scope | None = None) -> Caller:
         """Authenticates the request.

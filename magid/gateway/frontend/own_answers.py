@@ -10,14 +10,14 @@ from msgspec import Struct
 
 from magid.errors import InvalidInput, ModelNotFound, NotSupported
 from magid.gateway.dispatcher import Dispatcher
-from magid.gateway.frontend.request_reader import BOM
+from magid.gateway.frontend.request_reader import BOM, small_too_large
 from magid.gateway.frontend.response_writer import ResponseWriter
 from magid.gateway.ollama import models as ollama
 from magid.gateway.routing import fleet, resolver
 from magid.gateway.routing.endpoints import Endpoint
 from magid.gateway.routing.fleet import Fleet
 from magid.gateway.routing.outline import WHOLE_BYTES
-from magid.http import content_coding, request_rules
+from magid.http import content_coding
 from magid.http.json_text import from_json, to_json
 from magid.library.downloads.owner import Downloads
 
@@ -191,7 +191,7 @@ def fields_of(request: OwnRequest) -> dict[str, object]:
 def _plain(request: OwnRequest) -> bytes | bytearray:
     """The body without its coding, at once: neither form may be long."""
     limit = WHOLE_BYTES
-    too_large = request_rules.body_too_large(limit, "for what is not a request to a model")
+    too_large = small_too_large(limit)
     if len(request.body) > limit:
         raise too_large
     coding = content_coding.coding_of(request.content_encoding)

@@ -160,16 +160,18 @@ class BodyReader:
     Keeps one copy of what has arrived. Returns a large body as the bytearray that it grew in.
     """
 
-    __slots__ = ("_chunks", "_limit", "_missing", "_received", "rest")
+    __slots__ = ("_chunks", "_limit", "_missing", "_received", "_too_large", "rest")
 
-    def __init__(self, length: int | None, limit: int) -> None:
+    def __init__(self, length: int | None, limit: int, *, is_large: bool = True) -> None:
+        """`is_large`: the limit is that of requests to models."""
+        self._too_large = _too_large(limit) if is_large else small_too_large(limit)
         self._limit = limit
         self._chunks = ChunkReader(keep=True, trailers=MAX_TRAILERS) if length is None else None
         self._missing = length or 0
         self._received = bytearray()
         self.rest = b""  # what came behind it
         if self._missing > limit:
-            raise _too_large(self._limit)
+            raise self._too_large
 
     def feed(self, data: bytes) -> bytes | bytearray | None:
         """Returns the body once it is complete, else None. Raises InvalidInput, TooLarge."""
@@ -201,7 +203,7 @@ class BodyReader:
         except ProtocolError as error:
             raise InvalidInput(f"cannot read the request: {error}") from None
         if chunks.size > self._limit:
-            raise _too_large(self._limit)
+            raise self._too_large
         request_rules.check_chunks(chunks.count, chunks.size)
         for part in chunks.payload or ():
             self._received += part
@@ -215,6 +217,10 @@ class BodyReader:
 
 def _too_large(limit: int) -> TooLarge:
     return request_rules.body_too_large(limit, "gateway.max_body_bytes in magid.yaml")
+
+
+def small_too_large(limit: int) -> TooLarge:
+    return request_rules.body_too_large(limit, "for what is not a request to a model")
 
 
 BOM = b"\xef\xbb\xbf"  # some programs begin a file with it; RFC 8259 lets a parser ignore it

@@ -4,7 +4,6 @@ The shape goes by the path that was asked: /api/chat has a message, /api/generat
 server says may have been made by an attacker: any value can be of any type.
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -151,9 +150,10 @@ def _figures(part: Mapping[str, Any], took_ns: int) -> dict[str, int]:
 
 
 def _ns(milliseconds: object) -> int:
-    if not isinstance(milliseconds, int | float) or not math.isfinite(milliseconds):
+    """Of any number that JSON may have: also no number, and more digits than a float can have."""
+    if not isinstance(milliseconds, int | float) or not milliseconds > 0:
         return 0
-    return min(max(0, int(milliseconds * 1e6)), _MOST_NS)
+    return int(min(milliseconds, _MOST_NS / 1e6) * 1e6)
 
 
 def _count(value: object) -> int:

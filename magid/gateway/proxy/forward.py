@@ -240,7 +240,12 @@ class ForwardedRequest:
         if status >= 500:
             outcome = Outcome.FAILED
         self._finish(outcome, "")
-        self.client.ends()
+        try:
+            self.client.ends()
+        except Exception:  # of a translation; the client must get an answer
+            log.exception("the answer to request %s cannot be ended", self.record.id)
+            error = ServerLost(f"cannot answer: {INTERNAL_ERROR}")
+            self.client.breaks_off(error, is_inside_chunk=False)
 
     def failed(self, why: str, *, is_stale: bool) -> None:
         assert self.server is not None
