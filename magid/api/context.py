@@ -74,6 +74,7 @@ class Context(Struct):
     look_at_pci: Callable[[], frozenset[str]] = display_controllers.vendors
     disk_turns: Turns = field(default_factory=Turns)
     engine_turns: Turns = field(default_factory=Turns)
+    profile_turns: Turns = field(default_factory=Turns)
     configuration: Effective | None = None  # None: it came from no file
     not_listening: tuple[str, ...] = ()  # which addresses are not served, and why
     _lacking: str = ""  # why there is no llama-server

@@ -86,6 +86,7 @@ class ProfileDir:
         self._shipped = shipped
         self._files = files
         self._known: dict[str, _Known] = {}
+        self._written: dict[str, tuple[str, Profile]] = {}  # by name: revision and content
 
     def list(self) -> list[str]:
         """Returns the sorted names of all profiles, including broken ones. Never raises."""
@@ -123,7 +124,10 @@ class ProfileDir:
             raise InvalidProfile(f"cannot read {path}: it is not UTF-8; save it so") from None
         except YamlError as error:
             raise InvalidProfile(str(error)) from None
-        return ProfileText(text, _hash(content), _faults_in(content, str(path)))
+        revision, known = _hash(content), self._known.get(name)
+        if known is not None and known.revision == revision and known.profile is not None:
+            return ProfileText(text, revision, ())
+        return ProfileText(text, revision, _faults_in(content, str(path)))
 
     def create(self, profile: Profile, text: str | None = None) -> tuple[str, Path]:
         """Writes a new profile; returns its slug and the path of its file.
@@ -136,7 +140,7 @@ class ProfileDir:
         path = self._path(name)
         if self._is_shipped(name) and not os.path.lexists(path):
             raise _exists(name, self._place(name))
-        content = _to_yaml(profile) if text is None else text.encode()
+        content = self._content(name, profile, text)
         with self._writing(path):
             temporary = write_temporary(path, content, mode=0o644, files=self._files)
             try:
@@ -156,7 +160,6 @@ class ProfileDir:
         `text`: see `create`. Raises ProfileNotFound, StaleRevision if the revision is not the
         expected one, TooLarge, CannotWrite.
         """
-        content = _to_yaml(profile) if text is None else text.encode()
         if expected_revision not in (None, self._current(name).revision):
             raise StaleRevision(
                 f"cannot replace profile {name!r}: it has changed since you read it; read it again",
@@ -168,6 +171,7 @@ class ProfileDir:
                 f"cannot write {path}: it is a symbolic link; edit the file that it points to",
                 path=str(path),
             )
+        content = self._content(name, profile, text)
         with self._writing(path):
             replace_file(path, content, mode=0o644, files=self._files)
 
@@ -189,6 +193,16 @@ class ProfileDir:
             except FileNotFoundError:
                 raise profile_not_found(name) from None
             sync_directory(self.path, self._files)
+
+    def _content(self, name: str, profile: Profile, text: str | None) -> bytes:
+        """Returns what to write, of which is noted what it says.
+
+        So the event loop, which sees the new file first, need not parse it: 64 KiB of YAML take a
+        second.
+        """
+        content = _to_yaml(profile) if text is None else text.encode()
+        self._written[name] = (_hash(content), profile)
+        return content
 
     def _path(self, name: str) -> Path:
         return self.path / (check_slug(name) + _SUFFIX)
@@ -217,7 +231,7 @@ class ProfileDir:
         known = self._known.get(name)
         if known is not None and known.settled and _key_of(path) == known.key:
             return known
-        known = _read(path, name, known)
+        known = _read(path, name, known, self._written.get(name))
         self._known[name] = known
         return known
 
@@ -259,8 +273,10 @@ def _key(status: os.stat_result) -> tuple[int, ...]:
     )
 
 
-def _read(path: Path, name: str, before: _Known | None) -> _Known:
-    """Reads the file; parses it only if its content has changed since `before`."""
+def _read(
+    path: Path, name: str, before: _Known | None, written: tuple[str, Profile] | None
+) -> _Known:
+    """Reads the file; parses it only if its content is neither that of `before` nor `written`."""
     try:
         content, status = strict_yaml.read_bytes(path)
     except FileNotFoundError:
@@ -273,6 +289,8 @@ def _read(path: Path, name: str, before: _Known | None) -> _Known:
     revision = _hash(content)
     if before is not None and before.revision == revision:
         return replace(before, key=_key(status), settled=settled)
+    if written is not None and written[0] == revision:
+        return _Known(_key(status), settled, revision, written[1], "")
     try:
         return _Known(_key(status), settled, revision, parse(content, str(path)), "")
     except InvalidProfile as error:

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from magid.discovery.found import FoundModel
 from magid.discovery.hub_cache import repository
-from magid.discovery.naming import spellings
+from magid.discovery.naming import spelt
 from magid.discovery.tiers import Tier
 from magid.errors import InvalidInput, ModelGone, ModelNotFound, PortTaken
 from magid.llama.runtime_settings import BY_KEY, BY_NAME
@@ -212,6 +212,9 @@ def _expired(entry: ModelEntry, deadline: datetime, unreadable_roots: Sequence[s
 # -- looking up ------------------------------------------------------------------------------
 
 
+_MOST_CHARS = 400  # of a name in an error, or spelt in another way: ids of models are shorter
+
+
 def resolve_id(model_id: str, known: Iterable[str]) -> str:
     """Returns the known id for what a caller wrote, in either spelling of sizes (`8b`, `8p0b`).
 
@@ -220,13 +223,13 @@ def resolve_id(model_id: str, known: Iterable[str]) -> str:
     ids = known if isinstance(known, (set, dict)) else set(known)
     if model_id in ids:
         return model_id
-    for other in spellings(model_id):
+    for other in spelt(model_id) if len(model_id) <= _MOST_CHARS else ():
         if other in ids:
             return other
     raise ModelNotFound(
-        f"cannot find model {model_id!r}; GET /api/models/registry lists "
+        f"cannot find model {model_id[:_MOST_CHARS]!r}; GET /api/models/registry lists "
         f"{counted(len(ids), 'model')}",
-        modelId=model_id,
+        modelId=model_id[:_MOST_CHARS],
     )
 
 

@@ -264,12 +264,19 @@ _MOST_SIZES: Final = 4  # words of an id that may be sizes: 16 spellings
 
 @lru_cache(maxsize=10_000)
 def spellings(model_id: str) -> tuple[str, ...]:
+    """Returns what `spelt` does, for the id of a model, and keeps it: each decision asks for all.
+
+    Not for what a caller has written, whose names would be kept in the place of the models'.
+    """
+    return spelt(model_id)
+
+
+def spelt(name: str) -> tuple[str, ...]:
     """Returns the id, then its other spellings: `8b` and `8p0b` are the same size.
 
-    For example, `moe_8p0b_70b` is also `moe_8b_70b`, `moe_8p0b_70p0b` and `moe_8b_70p0b`. Kept,
-    because each decision asks for those of all models.
+    For example, `moe_8p0b_70b` is also `moe_8b_70b`, `moe_8p0b_70p0b` and `moe_8b_70p0b`.
     """
-    words = model_id.split("_")
+    words = name.split("_")
     sizes = [index for index, word in enumerate(words) if _WHOLE_SIZE.fullmatch(word)]
     found = [words]
     for index in sizes[:_MOST_SIZES]:

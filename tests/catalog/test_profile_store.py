@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from magid.catalog.profile import Profile
+from magid.catalog.profile import Profile, parse
 from magid.catalog.profile_store import ProfileDir
 from magid.errors import (
     CannotWrite,
@@ -60,6 +60,22 @@ def test_create_get_replace_delete(folder: ProfileDir) -> None:
             call(name)
     with pytest.raises(ProfileNotFound):
         folder.replace(name, first, None)
+
+
+TEXT = "# nights\nname: Night\nenabled_models: [a_8b]\n"
+
+
+def test_what_was_written_is_not_parsed_again(folder: ProfileDir) -> None:
+    """The event loop is the first to see the new file, and 64 KiB of YAML take it a second."""
+    made = parse(TEXT.encode(), "the text")
+    name, _ = folder.create(made, TEXT)
+    assert folder.get(name) is made
+    changed = replace(made, enabled_models=("tier:fast",))
+    folder.replace(name, changed, folder.revision(name))
+    assert folder.get(name) is changed
+    (folder.path / f"{name}.yaml").write_text(TEXT)  # by hand
+    assert folder.get(name) == made
+    assert folder.get(name) is not made
 
 
 # -- shipped ones --------------------------------------------------------------------------------

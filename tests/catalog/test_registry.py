@@ -1,5 +1,6 @@
 """The registry's transitions: ids, overrides, vanished files, ports."""
 
+import tracemalloc
 from datetime import timedelta
 from typing import Any
 
@@ -22,6 +23,7 @@ from magid.catalog.registry import (
     with_settings,
 )
 from magid.config.settings import Config
+from magid.discovery.naming import spellings
 from magid.discovery.tiers import Tier
 from magid.errors import InvalidInput, ModelGone, ModelNotFound, PortTaken
 from magid.llama.runtime_settings import RuntimeSettings
@@ -145,6 +147,36 @@ def test_the_exact_spelling_wins() -> None:
 def test_an_unknown_id_says_so(asked: str) -> None:
     with pytest.raises(ModelNotFound, match="cannot find model"):
         resolve_id(asked, {"a_0p5b_q4km", "a_8b_x"})
+
+
+def refusal_bytes(name: str) -> int:
+    """How long the error for an id that no model has is."""
+    with pytest.raises(ModelNotFound) as error:
+        resolve_id(name, {"a_8b_x"})
+    return len(error.value.message) + len(error.value.details["modelId"])
+
+
+def test_of_a_long_id_nothing_is_kept() -> None:
+    """A caller writes it; its 16 spellings would have been kept, in the place of the models'."""
+    names = [f"{number}b_8b_7b_6b_{'x' * 15_000}" for number in range(100)]
+    tracemalloc.start()
+    try:
+        for name in names:
+            assert refusal_bytes(name) < 2000
+        kept, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 2**18
+    assert most < 2**20
+
+
+def test_names_of_callers_do_not_crowd_out_those_of_models() -> None:
+    spellings("a_8p0b_x")
+    before = spellings.cache_info().currsize
+    for number in range(100):
+        with pytest.raises(ModelNotFound):
+            resolve_id(f"nobody_{number}b", {"a_8p0b_x"})
+    assert spellings.cache_info().currsize == before
 
 
 def test_a_model_without_its_file_is_gone_and_not_unknown() -> None:

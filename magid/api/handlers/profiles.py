@@ -43,7 +43,7 @@ async def get_profile(ctx: Context, call: Call) -> Reply:
 async def get_profile_text(ctx: Context, call: Call) -> Reply:
     """A profile's file as it is, and what is wrong in it."""
     name = check_slug(call.params["name"])
-    found = await asyncio.to_thread(ctx.daemon.profiles.text, name)
+    found = await ctx.profile_turns.take(lambda: asyncio.to_thread(ctx.daemon.profiles.text, name))
     answer: access_schemas.ProfileTextReply = {
         "profileName": name,
         "text": found.text,
@@ -59,7 +59,7 @@ async def create_profile(ctx: Context, call: Call) -> Reply:
 
 async def create_profile_text(ctx: Context, call: Call) -> Reply:
     """Create a profile with this YAML as its file."""
-    return await _created(ctx, await _profile_in(call.body.text), call.body.text)
+    return await _created(ctx, await _profile_in(ctx, call.body.text), call.body.text)
 
 
 async def _created(ctx: Context, profile: Profile, text: str | None = None) -> Reply:
@@ -79,7 +79,7 @@ async def replace_profile(ctx: Context, call: Call) -> Reply:
 
 async def replace_profile_text(ctx: Context, call: Call) -> Reply:
     """Replace a profile's file by this YAML, comments included; If-Match is honoured."""
-    return await _replaced(ctx, call, await _profile_in(call.body.text), call.body.text)
+    return await _replaced(ctx, call, await _profile_in(ctx, call.body.text), call.body.text)
 
 
 async def _replaced(ctx: Context, call: Call, profile: Profile, text: str | None = None) -> Reply:
@@ -100,10 +100,15 @@ def _profile(call: Call) -> Profile:
     return cast(Profile, explanation.value_of(call.body))
 
 
-async def _profile_in(text: str) -> Profile:
-    """Returns the profile that the text says. Raises InvalidInput, with each fault in `errors`."""
+async def _profile_in(ctx: Context, text: str) -> Profile:
+    """Returns the profile that the text says. Raises InvalidInput, with faults in `errors`.
+
+    One text at a time: each thread that parses may keep the event loop waiting for 5 ms.
+    """
     try:
-        return await asyncio.to_thread(parse, text.encode(), "the text")
+        return await ctx.profile_turns.take(
+            lambda: asyncio.to_thread(parse, text.encode(), "the text")
+        )
     except InvalidProfile as error:
         faults = cast("list[TextFault]", error.details["errors"])
         raise InvalidInput(
