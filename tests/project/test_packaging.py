@@ -154,7 +154,7 @@ def test_the_list_of_parts_is_the_lock_and_always_the_same() -> None:
     assert (parts["bomFormat"], parts["specVersion"]) == ("CycloneDX", "1.6")
     assert parts["metadata"]["component"]["version"] == __version__
     names = {entry.name for python in vendor.PYTHONS for entry in vendor.wanted(python)}
-    page = {"preact", "@preact/signals", "@preact/signals-core", "uplot", "yaml"}
+    page = {"preact", "@preact/signals", "@preact/signals-core", "yaml"}
     assert {component["name"] for component in parts["components"]} == names | page
     for component in parts["components"]:
         kind = "npm" if component["name"] in page else "pypi"

@@ -6,8 +6,17 @@ import { answered, asked } from "../activity/texts.ts";
 import type { GatewayRequest, Plan } from "../api/types.ts";
 import { partOf, split } from "../chat/answer_stream.ts";
 import { blocks, inline } from "../chat/prose.ts";
+import { linePoints } from "../overview/points.ts";
 import { needOf } from "../profiles/need.ts";
 import type { Live } from "../stream/state.ts";
+
+// -- overview -----------------------------------------------------------------------------------
+
+test("a line begins with what is known, and ends at the right", () => {
+  assert.equal(linePoints([null, 0, 2, 4]), "1,38.0 2,20.0 3,2.0");
+  assert.equal(linePoints([0.5]), "0,20.0"); // below 1, so that little does not look like much
+  assert.equal(linePoints([null, null]), "");
+});
 
 // -- profiles -----------------------------------------------------------------------------------
 
