@@ -1,8 +1,9 @@
 // All that is known of one request, in a dialog.
 import { signal } from "@preact/signals";
-import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
+import { useEffect } from "preact/hooks";
 
 import type { GatewayRequest } from "../api/types.ts";
+import { Dialog } from "../parts/dialog.tsx";
 import { count, moment, rate, span } from "../parts/format.ts";
 import { CapturedTexts } from "./capture.tsx";
 import { outcomeOf } from "./requests.ts";
@@ -22,26 +23,23 @@ export function DetailsButton({ request }: { request: GatewayRequest }) {
 }
 
 export function Details() {
-  const element = useRef<HTMLDialogElement>(null);
   const request = shown.value;
-  useLayoutEffect(() => {
-    if (request && !element.current?.open) element.current?.showModal();
-  }, [request]);
   useEffect(() => () => void (shown.value = undefined), []);
   if (request === undefined) return null;
-  const close = () => (shown.value = undefined);
-  // The event comes later than the end: by then another request may be shown.
-  const closed = () => element.current?.open || close();
   return (
-    <dialog ref={element} class="wide" aria-labelledby="details" onClose={closed}>
-      <h2 id="details">Request {request.id}</h2>
-      {request.error && <p class="problem">{request.error}</p>}
-      <Facts request={request} />
-      <CapturedTexts id={request.id} />
-      <div class="buttons">
-        <button onClick={close}>Close</button>
-      </div>
-    </dialog>
+    <Dialog of={request} heading="details" isWide onClose={() => (shown.value = undefined)}>
+      {(close) => (
+        <>
+          <h2 id="details">Request {request.id}</h2>
+          {request.error && <p class="problem">{request.error}</p>}
+          <Facts request={request} />
+          <CapturedTexts id={request.id} />
+          <div class="buttons">
+            <button onClick={close}>Close</button>
+          </div>
+        </>
+      )}
+    </Dialog>
   );
 }
 

@@ -1,7 +1,49 @@
-// Asks before something that cannot be undone. The browser's own dialog keeps the focus inside it.
+// Dialogs over the page, and the one that asks before something that cannot be undone. The
+// browser's own element keeps the focus inside it.
 import { signal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { useLayoutEffect, useRef } from "preact/hooks";
+
+interface DialogProps {
+  of: unknown; // what it is about
+  heading: string; // the id of the heading inside it
+  isWide?: boolean;
+  onClose: () => void; // takes it out of the page
+  children: (close: () => void) => ComponentChildren;
+}
+
+/** Open while it is drawn; another `of` opens it again. */
+export function Dialog({ of, heading, isWide = false, onClose, children }: DialogProps) {
+  const element = useRef<HTMLDialogElement>(null);
+  useLayoutEffect(() => {
+    if (!element.current?.open) element.current?.showModal();
+  }, [of]);
+  // Closed first: the browser then gives the focus back to what had it.
+  const close = () => {
+    element.current?.close();
+    onClose();
+  };
+  // Escape. The next key may open it again before `close` is told, so that is not waited for.
+  const cancelled = (event: Event) => {
+    event.preventDefault();
+    close();
+  };
+  // Told later than it happens: by then the dialog may be open again, or gone for another one.
+  const closed = () => {
+    if (element.current?.open === false) onClose();
+  };
+  return (
+    <dialog
+      ref={element}
+      class={isWide ? "wide" : ""}
+      aria-labelledby={heading}
+      onCancel={cancelled}
+      onClose={closed}
+    >
+      {children(close)}
+    </dialog>
+  );
+}
 
 interface Question {
   title: string;
@@ -32,32 +74,28 @@ export function confirmed(
 }
 
 export function ConfirmDialog() {
-  const element = useRef<HTMLDialogElement>(null);
   const asked = question.value;
-  useLayoutEffect(() => {
-    if (asked && !element.current?.open) element.current?.showModal();
-  }, [asked]);
   if (asked === undefined) return null;
-  // Closed first: the browser then gives the focus back to what had it.
-  const answer = (isYes: boolean) => {
-    element.current?.close();
-    asked.answer(isYes);
-  };
-  // The event comes later than the end: by then the next question may be open.
-  const closed = () => element.current?.open || asked.answer(false);
   return (
-    <dialog ref={element} aria-labelledby="question" onClose={closed}>
-      <h2 id="question">{asked.title}</h2>
-      <div class="dialog-text">{asked.text}</div>
-      <div class="buttons">
-        <button onClick={() => answer(false)}>Cancel</button>
-        <button
-          class={asked.isDestructive ? "danger" : "primary"}
-          onClick={() => answer(true)}
-        >
-          {asked.yes}
-        </button>
-      </div>
-    </dialog>
+    <Dialog of={asked} heading="question" onClose={() => asked.answer(false)}>
+      {(close) => (
+        <>
+          <h2 id="question">{asked.title}</h2>
+          <div class="dialog-text">{asked.text}</div>
+          <div class="buttons">
+            <button onClick={close}>Cancel</button>
+            <button
+              class={asked.isDestructive ? "danger" : "primary"}
+              onClick={() => {
+                asked.answer(true);
+                close(); // its no comes after the yes, and counts for nothing
+              }}
+            >
+              {asked.yes}
+            </button>
+          </div>
+        </>
+      )}
+    </Dialog>
   );
 }
