@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.soak import __main__ as soak
-from tests.soak import bodies, crowds, headers, hostile, load
+from tests.soak import bodies, crowds, headers, hostile, load, pages
 from tests.soak.figures import Figures, growth, slope
 from tests.soak.pulse import Beat, Beats, Pulse, control, verdict
 from tests.support.deadlines import DEADLINE_S, SET_UP_S
@@ -169,6 +169,23 @@ def test_growth() -> None:
     assert rising.exceeds(8)
     assert not rising.exceeds(12)
     assert not growth([(0, 0), (1, 100)]).exceeds(1)  # too few to tell
+
+
+def test_pages_are_judged_after_their_warm_up() -> None:
+    def failures(minutes: int, heap: Callable[[int], float]) -> list[str]:
+        figures = Figures("pages", 0)
+        flat = dict.fromkeys(pages.FIGURES, 5.0)
+        pages.judge(
+            [(60.0 * at, {**flat, "heap": heap(at)}) for at in range(minutes + 1)],
+            pages.Most(), figures,
+        )  # fmt: skip
+        assert "heap" in figures.more
+        assert ("growth" in figures.more) == (minutes < 20)
+        return figures.failures
+
+    assert failures(60, lambda minute: 40.0 + min(minute, 10)) == []
+    assert len(failures(60, lambda minute: 40.0 + minute / 10)) == 1
+    assert failures(15, lambda minute: 40.0 + minute) == []
 
 
 def test_slope() -> None:

@@ -70,7 +70,8 @@ class Tab:
     def open(self, view: str) -> "Tab":
         """Returns once the view is shown."""
         self.page.goto(f"{self.url}/#/{view}")
-        self.page.wait_for_selector("main[aria-busy=false] h1")
+        # A handle of an element, as wait_for_selector returns, would hold the view in memory.
+        self.page.locator("main[aria-busy=false] h1").first.wait_for()
         return self
 
     def sees(self, text: str, within: str = "main") -> None:
