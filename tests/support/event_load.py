@@ -94,7 +94,10 @@ class EventLoad:
     def _repeat(self, rate: float, act: Callable[[httpx.Client], None]) -> None:
         """At this rate, or as often as it can be done."""
         due = time.monotonic()
-        with httpx.Client(base_url=self._magid.url, timeout=DEADLINE_S, trust_env=False) as client:
+        once = httpx.Limits(max_keepalive_connections=0)  # a kept one may end just when it is used
+        with httpx.Client(
+            base_url=self._magid.url, timeout=DEADLINE_S, trust_env=False, limits=once
+        ) as client:
             while not self._stop.wait(max(0.0, due - time.monotonic())):
                 due = max(due + 1 / rate, time.monotonic())
                 act(client)
