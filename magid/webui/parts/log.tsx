@@ -5,6 +5,7 @@ import { connection } from "../stream/client.ts";
 import { useDrawn } from "./drawn.ts";
 import { moment } from "./format.ts";
 import { follow, type FeedState, type LogLine } from "./log_feed.ts";
+import { useLogTurn } from "./log_turns.ts";
 
 const KEPT = 2_000;
 const FIRST = 500;
@@ -16,6 +17,8 @@ const SAID: Record<FeedState, string> = {
   lost: "Connection lost; it comes back by itself",
   none: "No log yet: start the model first",
 };
+
+const LEFT_OUT = "Paused: other tabs follow logs; this one goes on when you come back to it";
 
 interface Props {
   path: string; // of the API, without a query
@@ -30,9 +33,10 @@ export function Log({ path, label, hasLevels = false, height = "tall" }: Props) 
   const [isPaused, setPaused] = useState(false);
   const [text, setText] = useState("");
   const [level, setLevel] = useState("debug");
+  const [isFollowed, takeTurn] = useLogTurn(!isPaused);
   const isBack = connection.value === "open"; // after a refusal: magid may have started again
   useEffect(() => {
-    if (isPaused) return;
+    if (isPaused || !isFollowed) return;
     setState("connecting");
     let isFresh = true;
     const take = (fresh: LogLine[]) => {
@@ -42,7 +46,7 @@ export function Log({ path, label, hasLevels = false, height = "tall" }: Props) 
     };
     const feed = follow(`${path}?follow=true&lines=${FIRST}`, take, setState);
     return () => feed.close();
-  }, [path, isPaused, isBack]);
+  }, [path, isPaused, isFollowed, isBack]);
   const shown = useMemo(() => matching(lines, text, level), [lines, text, level]);
   return (
     <div class={`log ${height}`}>
@@ -55,11 +59,15 @@ export function Log({ path, label, hasLevels = false, height = "tall" }: Props) 
           onInput={(event) => setText(event.currentTarget.value)}
         />
         {hasLevels && <Level value={level} onChange={setLevel} />}
-        <button aria-pressed={isPaused} onClick={() => setPaused(!isPaused)}>
-          {isPaused ? "Go on" : "Pause"}
-        </button>
+        {isPaused || isFollowed ? (
+          <button aria-pressed={isPaused} onClick={() => setPaused(!isPaused)}>
+            {isPaused ? "Go on" : "Pause"}
+          </button>
+        ) : (
+          <button onClick={takeTurn}>Go on</button>
+        )}
         <span class="quiet" role="status">
-          {isPaused ? "Paused" : SAID[state]}
+          {isPaused ? "Paused" : isFollowed ? SAID[state] : LEFT_OUT}
         </span>
       </div>
       <Lines lines={shown} label={label} />
