@@ -21,7 +21,8 @@ def chromium() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def magid(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """Five models, of which two run; its files are in tests.support.rest."""
-    running = parts.daemon(tmp_path_factory.mktemp("page"))
+    folder = tmp_path_factory.mktemp("page")
+    running = parts.daemon(folder, f"engines_dir: {folder}/engines\n")
     running.environment["MAGI_LIBRARY_PATH"] = str(running.models)
     page.give_to(running)
     rest.write_models(running.models)

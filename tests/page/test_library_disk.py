@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.support import ggufs, page
+from tests.support import ggufs, page, rest
 from tests.support.hub import ModelHub
 from tests.support.library_page import TINY, empty, held, on_disk, press, pulled, write_eyes
 from tests.support.page import Tab
@@ -74,6 +74,25 @@ def test_files_are_removed_after_a_question(tab: Tab, magid: Running) -> None:
     assert {path.name for path in (magid.models / "org/Eye").iterdir()} == {
         "Eye-Q8_0.gguf", "mmproj-Eye.gguf",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("forgets", [False, True])
+def test_what_was_decided_stays_unless_it_is_chosen_too(
+    tab: Tab, magid: Running, forgets: bool
+) -> None:
+    model = write_eyes(magid)["q4_0"]
+    magid.ask("PUT", f"/api/models/{model}/tier", {"tier": "powerful"})
+    tab.open("library")
+    press(tab, "Remove", on_disk(tab).filter(has=tab.page.locator(f"a[title={model}]")))
+    dialog = tab.page.get_by_role("dialog")
+    choice = dialog.get_by_label("Also forget what was decided of it")
+    expect(choice).not_to_be_checked()
+    choice.set_checked(forgets)
+    press(tab, "Remove 1 file", dialog)
+    tab.sees("1 file removed", ".notices")
+    assert write_eyes(magid)["q4_0"] == model
+    assert rest.model(magid, model)["tierOverride"] == (None if forgets else "powerful")
+    magid.ask("PUT", f"/api/models/{model}/tier", {"tier": None})
 
 
 def test_a_running_model_is_stopped_and_removed_from_its_page(tab: Tab, magid: Running) -> None:

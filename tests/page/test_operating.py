@@ -1,6 +1,7 @@
 """Chat, activity, logs and system: the views beside models and profiles, with real servers."""
 
 import json
+import shutil
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
@@ -226,6 +227,24 @@ def test_the_system_says_what_is_configured_and_where(tab: Tab, magid: Running) 
     engines = tab.page.get_by_role("region", name="Engines")
     expect(engines).to_contain_text("None was added")
     expect(engines).to_contain_text("magictl engine use NAME")
+
+
+def test_engines_say_which_models_have_them(tab: Tab, magid: Running) -> None:
+    engine = magid.folder / "engines/cuda"
+    (engine / "files").mkdir(parents=True)
+    (engine / "files/llama-server").write_text("#!/bin/sh\n")
+    (engine / "files/llama-server").chmod(0o755)
+    (engine / "llama-server").symlink_to("files/llama-server")
+    about = {"name": "cuda", "version": "0.7.0", "source": "/srv/x.tar.gz", "sha256": "",
+             "program": "files/llama-server", "gpus": ["CUDA0"], "added_at": 1.5e9}  # fmt: skip
+    (engine / "engine.json").write_text(json.dumps(about))
+    row = tab.page.get_by_role("table", name="Engines").locator("tbody tr")
+    for given, name in (("cuda", "GAMMA"), (None, "\u2013")):
+        magid.ask("PUT", f"/api/models/{GAMMA}/runtime-settings", {"engine": given})
+        tab.open("system")
+        expect(row.locator(".col-models")).to_contain_text(name)
+        tab.open("overview")
+    shutil.rmtree(engine)
 
 
 # -- all views -----------------------------------------------------------------------------------

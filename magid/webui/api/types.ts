@@ -33,6 +33,7 @@ export type Download = Schemas["Download"];
 export type Downloads = Schemas["DownloadsReply"];
 export type Variant = Schemas["RepositoryVariant"];
 export type Variants = Schemas["VariantsReply"];
+export type Outdated = Schemas["OutdatedReply"];
 export type ModelOrigin = Schemas["ModelOrigin"];
 export type Disk = Schemas["DiskReply"];
 export type FileOnDisk = Schemas["FileOnDiskReply"];

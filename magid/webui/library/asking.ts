@@ -19,12 +19,14 @@ const keyOf = (verb: DownloadVerb, { id }: Download) =>
 export const isAsked = (verb: DownloadVerb, download: Download): boolean =>
   waiting.value.has(keyOf(verb, download));
 
-/** Starts a download, or continues it: of one thing there is one. */
-export async function start(source: string, draft: boolean): Promise<void> {
+/** Starts a download, or continues it: of one thing there is one. Returns whether it was done. */
+export async function start(source: string, draft: boolean): Promise<boolean> {
   try {
     await post<Download>("api/library/downloads", { source, draft });
+    return true;
   } catch (error) {
     tellError(error);
+    return false;
   }
 }
 

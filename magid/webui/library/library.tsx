@@ -6,6 +6,7 @@ import { useDisk } from "./disk_usage.ts";
 import { DiskView } from "./disk.tsx";
 import { Downloads } from "./downloads.tsx";
 import { Pull } from "./pull.tsx";
+import { Updates } from "./updates.tsx";
 
 export default function Library() {
   const now = live.value;
@@ -17,6 +18,7 @@ export default function Library() {
       <h1>Library</h1>
       {now.library === null ? <NoLibrary /> : mayChange() && <Pull freeBytes={free} />}
       <Downloads live={now} />
+      {now.library !== null && mayChange() && <Updates />}
       <DiskView live={now} disk={disk} />
     </>
   );

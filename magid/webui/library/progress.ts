@@ -92,6 +92,14 @@ export function downloadOf(
   );
 }
 
+/** The download of what was typed. */
+export function downloadFrom(
+  downloads: Record<string, Download>,
+  source: string,
+): Download | undefined {
+  return Object.values(downloads).find((one) => one.source === source);
+}
+
 export type Room = "gpu" | "memory" | "no" | "disk";
 
 /** Where a variant would run; `disk` if the disk has no room for it. */

@@ -49,10 +49,16 @@ async function removeModel(modelId: string, name: string): Promise<boolean> {
       return false;
     }
     const runs = isRunning(modelId);
+    let forgets = false;
     const yes = `Remove ${counted(plan.removed.length, "file")}`;
-    const text = <PlannedRemoval plan={plan} runs={runs} />;
+    const text = (
+      <PlannedRemoval plan={plan} runs={runs} onForget={(chosen) => (forgets = chosen)} />
+    );
     if (!(await confirmed(`Remove the files of ${name}?`, text, yes))) return false;
-    tellOf(await remove<Removal>(runs ? `${path}&stop=true` : path), plan);
+    const options = `${runs ? "&stop=true" : ""}${forgets ? "&forget=true" : ""}`;
+    const done = await remove<Removal>(`${path}${options}`);
+    tellOf(done, plan);
+    if (forgets && !done.forgotten) tell(`what was decided of ${name} stays with its files`, "bad");
     return true;
   } catch (error) {
     tellError(error);
@@ -75,14 +81,26 @@ function tellOf(done: Removal, plan: Removal): void {
   }
 }
 
-function PlannedRemoval({ plan, runs }: { plan: Removal; runs: boolean }) {
+interface PlannedProps {
+  plan: Removal;
+  runs: boolean;
+  onForget: (forgets: boolean) => void;
+}
+
+function PlannedRemoval({ plan, runs, onForget }: PlannedProps) {
   return (
     <>
       {runs && <p>It is running; its servers are stopped first.</p>}
       <p>This frees {bytes(plan.freedBytes)}. To have the model back, get its files again.</p>
       <Files title="Goes" files={plan.removed.map((path) => ({ path, reason: "" }))} />
       <Files title="Stays" files={plan.stays} />
-      <p class="quiet">Its settings are kept for a while, should the files come back.</p>
+      <label class="check">
+        <input type="checkbox" onChange={(event) => onForget(event.currentTarget.checked)} />{" "}
+        Also forget what was decided of it
+      </label>
+      <p class="quiet">
+        Else its settings, tier and port are kept for a while, should its files come back.
+      </p>
     </>
   );
 }

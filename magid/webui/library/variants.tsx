@@ -8,18 +8,16 @@ import { Icon, type IconName } from "../parts/icons.tsx";
 import { Table, type Column } from "../parts/table.tsx";
 import { to } from "../shell/route.ts";
 import { live } from "../stream/client.ts";
-import { ask, start } from "./asking.ts";
+import { start } from "./asking.ts";
+import { DownloadButton } from "./download_button.tsx";
 import {
   downloadOf,
-  isUnderWay,
   modelOf,
   parted,
   roomFor,
   sourceOf,
-  stateOf,
   type Room,
 } from "./progress.ts";
-import { DOWNLOAD_STATES } from "./states.ts";
 
 const ROOMS: Record<Room, { word: string; icon: IconName; tone: string }> = {
   gpu: { word: "On GPUs", icon: "ready", tone: "good" },
@@ -118,7 +116,6 @@ interface GetProps {
   draft: boolean;
 }
 
-/** The button stays where it is while the download runs, so that the focus stays too. */
 function Get({ found: { repository, revision }, variant, draft }: GetProps) {
   const now = live.value;
   if (now === undefined) return null;
@@ -131,26 +128,11 @@ function Get({ found: { repository, revision }, variant, draft }: GetProps) {
       </a>
     );
   }
-  const name = variant.name || variant.file;
-  if (under === undefined) {
-    const get = () => void start(sourceOf(repository, revision, variant), draft);
-    return (
-      <button aria-label={`Download ${name}`} onClick={get}>
-        Download
-      </button>
-    );
-  }
-  const isBusy = isUnderWay(under);
-  const word = isBusy ? DOWNLOAD_STATES[stateOf(under)].word : "Go on";
   return (
-    <button
-      aria-disabled={isBusy}
-      aria-label={`${word}: ${name}`}
-      onClick={() => {
-        if (!isBusy) void ask("resume", under);
-      }}
-    >
-      {word}
-    </button>
+    <DownloadButton
+      under={under}
+      name={variant.name || variant.file}
+      onStart={() => void start(sourceOf(repository, revision, variant), draft)}
+    />
   );
 }

@@ -1,4 +1,5 @@
 // Engines: llama-servers side by side. Adding one and changing to it is root's, on the server.
+import { Fragment } from "preact";
 import { useEffect, useState } from "preact/hooks";
 
 import { get } from "../api/request.ts";
@@ -8,6 +9,8 @@ import { moment } from "../parts/format.ts";
 import { Icon } from "../parts/icons.tsx";
 import { tellError } from "../parts/notices.tsx";
 import { Table, type Column } from "../parts/table.tsx";
+import { to } from "../shell/route.ts";
+import { live } from "../stream/client.ts";
 
 type Engine = Engines["engines"][number];
 
@@ -20,6 +23,7 @@ const COLUMNS: Column<Engine>[] = [
         yes
       </span>
     ) },
+  { key: "models", title: "Models", low: true, cell: (engine) => <UsedBy engine={engine} /> },
   { key: "version", title: "Version", cell: ({ version }) => version },
   { key: "gpus", title: "GPUs it found", low: true,
     cell: ({ gpus }) => gpus.join(", ") || "none" },
@@ -27,6 +31,24 @@ const COLUMNS: Column<Engine>[] = [
     cell: ({ source, sha256 }) => <span title={sha256 ?? source}>{source}</span> },
   { key: "added", title: "Added", low: true, cell: ({ addedAt }) => moment(addedAt) },
 ];
+
+/** Models with an engine of their own have it by name; all others have the one that is used. */
+function UsedBy({ engine: { models, used } }: { engine: Engine }) {
+  const known = live.value?.registry.models ?? {};
+  return (
+    <>
+      {models.map((id, index) => (
+        <Fragment key={id}>
+          {index > 0 && ", "}
+          <a class="name" href={to("models", id)}>
+            {known[id]?.displayName ?? id}
+          </a>
+        </Fragment>
+      ))}
+      {used ? (models.length > 0 ? " and all others" : "all others") : models.length === 0 && "–"}
+    </>
+  );
+}
 
 export function EngineList({ program }: { program: string | null }) {
   const [reply, setReply] = useState<Engines>();
