@@ -46,6 +46,8 @@ class Predictions:
         self._is_loaded = False
         self._turn = asyncio.Lock()
         self._waiting = 0
+        self._starts = 0  # that wait
+        self._early: asyncio.Task[Prediction] | None = None  # being made, and no start waits for it
 
     async def of(
         self,
@@ -59,6 +61,7 @@ class Predictions:
 
         With a placement: of the server there, whatever that place holds. A start is never refused
         because others ask, so `for_start` is for the one decision at a time that starts wait for.
+        It runs with the priority of the start, and one that does not is made after it.
 
         Raises Busy if too many wait. What else fails is the prediction's problem, and not kept.
         """
@@ -74,13 +77,37 @@ class Predictions:
                 f"{counted(self._waiting, 'other prediction waits', 'other predictions wait')}; "
                 "try again"
             )
+        if for_start and self._early is not None:
+            self._early.cancel()
+        self._starts += for_start
         self._waiting += 1
         try:
-            async with self._turn:
-                await self._load()
-                return self._kept.get(key) or await self._made(key, spec, placement)
+            while True:
+                async with self._turn:
+                    await self._load()
+                    if found := self._kept.get(key):
+                        return found
+                    if for_start:
+                        return await self._made(key, spec, placement, for_start=True)
+                    if not self._starts and (made := await self._made_early(key, spec, placement)):
+                        return made
         finally:
+            self._starts -= for_start
             self._waiting -= 1
+
+    async def _made_early(
+        self, key: str, spec: ServerSpec, placement: Placement | None
+    ) -> Prediction | None:
+        """Returns the prediction; None if a start does not wait for its end."""
+        made = self._made(key, spec, placement, for_start=False)
+        self._early = task = asyncio.create_task(made)
+        try:
+            await asyncio.wait([task])
+        finally:
+            self._early = None
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        return None if task.cancelled() else task.result()
 
     def kept(
         self, spec: ServerSpec, program: LlamaProgram, placement: Placement | None = None
@@ -101,17 +128,21 @@ class Predictions:
             await asyncio.to_thread(self._kept.load)
             self._is_loaded = True
 
-    async def _made(self, key: str, spec: ServerSpec, placement: Placement | None) -> Prediction:
-        made = await self._asked(spec, placement)
+    async def _made(
+        self, key: str, spec: ServerSpec, placement: Placement | None, *, for_start: bool
+    ) -> Prediction:
+        made = await self._asked(spec, placement, for_start=for_start)
         if made.estimate is not None:
             self._kept.put(key, made)
             self._on_made()
             await asyncio.to_thread(self._kept.write, self._kept.document())
         return made
 
-    async def _asked(self, spec: ServerSpec, placement: Placement | None) -> Prediction:
+    async def _asked(
+        self, spec: ServerSpec, placement: Placement | None, *, for_start: bool
+    ) -> Prediction:
         try:
-            output = await self._launcher.predict_memory(spec, placement)
+            output = await self._launcher.predict_memory(spec, placement, for_start=for_start)
         except MagidError as error:
             return Prediction(time.time(), problem=error.message)
         report = report_in(output)

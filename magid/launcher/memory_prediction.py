@@ -42,7 +42,9 @@ def _properties(
     order = authorize(start, settings, examine, find)
     program = order.argv[0]
     script = (*_ALONE, str(SCRIPTS / memory_prediction.SCRIPT))
-    argv = memory_prediction.command(script, spec, program, flags, request.placement)
+    argv = memory_prediction.command(
+        script, spec, program, flags, request.placement, for_start=request.for_start
+    )
     order = replace(order, argv=(), key_source="/dev/null")
     gate = [*_ALONE, f"{order.scripts}/exec_model.py", *order.connect_words]
     gate += [*map(str, order.files), "--"]

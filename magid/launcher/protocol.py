@@ -8,13 +8,24 @@ or raises InvalidInput. The launcher refuses a valid request that this machine d
 import base64
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any, Final
 
 from msgspec import Struct, field
 
-from magid.errors import InvalidInput
+from magid.launcher.checks import (
+    Check,
+    bad,
+    boolean,
+    many,
+    matching,
+    one_of,
+    or_none,
+    path,
+    plain_path,
+    whole_number,
+)
 from magid.launcher.download_request import DownloadRequest, checked_download
 from magid.llama import placement as placements
 from magid.llama.file_removal import FileIdentity
@@ -30,7 +41,6 @@ _MAX_DEPTH: Final = 8  # the deepest request has 4
 _MODEL_ID = re.compile(r"[a-z0-9_-]{1,128}")
 _PROFILE = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _HOST = re.compile(r"[0-9A-Za-z.:-]{1,253}")
-_PATH = re.compile(r"/[^\x00]{1,4094}")
 _STAMP = re.compile(r"[0-9A-Za-z.:,_-]{0,4096}")
 _FLAG = re.compile(r"--?[A-Za-z][A-Za-z0-9._-]{0,63}|--spec-type=[a-z][a-z0-9-]{0,31}")
 _IDENTITY = re.compile(r"([0-9]{1,20}):([0-9]{1,20}):(/.*)", re.DOTALL)
@@ -81,12 +91,14 @@ class DevicesRequest(Struct, frozen=True):
 class PredictRequest(Struct, frozen=True):
     """Predicts the memory of this server in the sandbox of servers; see `output_reply`.
 
-    Its files and options are checked as those of a StartRequest; nothing is started to stay.
+    Its files and options are checked as those of a StartRequest; nothing is started to stay. One
+    `for_start` is waited for by a start: it yields to no other work, and ends one that does.
     """
 
     spec: ServerSpec
     flags: frozenset[str]
     placement: Placement | None = None
+    for_start: bool = False
 
 
 Request = (
@@ -117,8 +129,8 @@ def request_line(request: Request) -> bytes:
         case StartRequest(spec, profile, flags, placement):
             body |= {"spec": asdict(spec), "profile": profile, "flags": sorted(flags)}
             body |= {"placement": placement and asdict(placement)}
-        case PredictRequest(spec, flags, placement):
-            body |= {"spec": asdict(spec), "flags": sorted(flags)}
+        case PredictRequest(spec, flags, placement, for_start):
+            body |= {"spec": asdict(spec), "flags": sorted(flags), "for_start": for_start}
             body |= {"placement": placement and asdict(placement)}
         case StopRequest(port) | ForgetRequest(port):
             body |= {"port": port}
@@ -132,7 +144,7 @@ def request_line(request: Request) -> bytes:
             pass
     line = _line(body)
     if len(line) > MAX_LINE_BYTES:
-        raise _bad("request", f"has {len(line)} bytes, and {MAX_LINE_BYTES} is the most")
+        raise bad("request", f"has {len(line)} bytes, and {MAX_LINE_BYTES} is the most")
     return line
 
 
@@ -153,7 +165,7 @@ def output_in(details: Mapping[str, str | int]) -> str:
     try:
         return base64.b64decode(str(details["output"]), validate=True).decode(errors="replace")
     except (KeyError, ValueError):
-        raise _bad("reply", 'should have "output", in base64') from None
+        raise bad("reply", 'should have "output", in base64') from None
 
 
 def _line(body: Mapping[str, Any]) -> bytes:
@@ -186,9 +198,10 @@ def parse_request(line: bytes) -> Request:
             profile = _profile("profile", body["profile"])
             return StartRequest(_spec(body["spec"]), profile, flags, placement)
         case "predict":
-            _only(body, {"spec", "flags", "placement"}, "request")
+            _only(body, {"spec", "flags", "placement", "for_start"}, "request")
             flags, placement = _flags(body["flags"]), _placement(body["placement"])
-            return PredictRequest(_spec(body["spec"]), flags, placement)
+            for_start = boolean("for_start", body["for_start"])
+            return PredictRequest(_spec(body["spec"]), flags, placement, for_start)
         case "stop" | "forget":
             _only(body, {"port"}, "request")
             port = _port("port", body["port"])
@@ -203,7 +216,7 @@ def parse_request(line: bytes) -> Request:
             _only(body, set() if verb == "ping" else {"engine"}, "request")
             return Ping() if verb == "ping" else DevicesRequest(_engine("engine", body["engine"]))
         case _:
-            raise _bad("verb", f"should be one of {', '.join(_VERBS.values())}")
+            raise bad("verb", f"should be one of {', '.join(_VERBS.values())}")
 
 
 def parse_reply(line: bytes) -> LauncherReply:
@@ -215,7 +228,7 @@ def parse_reply(line: bytes) -> LauncherReply:
         case {"ok": False, "error": str(error), "message": str(message)} if error:
             return LauncherReply(error, message, _details(body))
         case _:
-            raise _bad("reply", 'should have "ok", and "error" and "message" if that is false')
+            raise bad("reply", 'should have "ok", and "error" and "message" if that is false')
 
 
 def _details(body: Mapping[str, object]) -> dict[str, str | int]:
@@ -226,21 +239,21 @@ def _details(body: Mapping[str, object]) -> dict[str, str | int]:
 def _object(line: bytes, what: str) -> dict[str, Any]:
     """Returns the line's one JSON object; refuses duplicate keys, NaN and deep nesting."""
     if len(line) > MAX_LINE_BYTES:
-        raise _bad(what, f"is longer than {MAX_LINE_BYTES} bytes")
+        raise bad(what, f"is longer than {MAX_LINE_BYTES} bytes")
     if not line.endswith(b"\n"):
-        raise _bad(what, "does not end with a newline")
+        raise bad(what, "does not end with a newline")
     text = line.removesuffix(b"\n")
     # Brackets within strings count too: no genuine line has that many.
     if text.count(b"[") + text.count(b"{") > _MAX_DEPTH * 8:
-        raise _bad(what, "is nested too deeply")
+        raise bad(what, "is nested too deeply")
     try:
         body = json.loads(
             text.decode("utf-8"), object_pairs_hook=_distinct, parse_constant=_no_constant
         )
     except (ValueError, RecursionError) as error:
-        raise _bad(what, f"is not strict JSON: {error}") from None
+        raise bad(what, f"is not strict JSON: {error}") from None
     if not isinstance(body, dict):
-        raise _bad(what, "is not a JSON object")
+        raise bad(what, "is not a JSON object")
     return body
 
 
@@ -257,116 +270,54 @@ def _no_constant(name: str) -> None:
 
 def _only(body: Mapping[str, Any], expected: set[str], what: str) -> None:
     if unknown := body.keys() - expected:
-        raise _bad(what, f"has {min(unknown)[:64]!r}, which is not known")
+        raise bad(what, f"has {min(unknown)[:64]!r}, which is not known")
     if missing := expected - body.keys():
-        raise _bad(what, f"lacks {min(missing)!r}")
+        raise bad(what, f"lacks {min(missing)!r}")
 
 
 # -- values ----------------------------------------------------------------------------------
-
-_Check = Callable[[str, Any], Any]
-
-
-def _int(low: int, high: int) -> _Check:
-    def check(name: str, value: Any) -> int:
-        if type(value) is not int or not low <= value <= high:  # to isinstance, a bool is an int
-            raise _bad(name, f"should be a whole number from {low} to {high}")
-        return value
-
-    return check
-
-
-def _matching(pattern: re.Pattern[str], says: str) -> _Check:
-    def check(name: str, value: Any) -> str:
-        if not isinstance(value, str) or not pattern.fullmatch(value):
-            raise _bad(name, f"should be {says}")
-        return value
-
-    return check
-
-
-def _or_none(other: _Check) -> _Check:
-    return lambda name, value: None if value is None else other(name, value)
-
-
-def _many(item: _Check, most: int) -> _Check:
-    def check(name: str, value: Any) -> tuple[Any, ...]:
-        if not isinstance(value, list) or len(value) > most:
-            raise _bad(name, f"should be a list of at most {most}")
-        return tuple(item(f"{name}[{at}]", part) for at, part in enumerate(value))
-
-    return check
-
-
-def _path(name: str, value: Any) -> str:
-    """Checks for an absolute path in its one shortest form, of printable characters."""
-    if (
-        not isinstance(value, str)
-        or not _PATH.fullmatch(value)
-        or not value.isprintable()
-        or {"", ".", ".."} & set(value[1:].split("/"))
-    ):
-        raise _bad(name, "should be an absolute path, without '..' and unprintable characters")
-    return value
-
-
-def _plain_path(name: str, value: Any) -> str:
-    """Checks a path of a list: llama-server ends it at a comma and at a colon."""
-    path = _path(name, value)
-    if not {",", ":"}.isdisjoint(path):
-        raise _bad(name, "should have no comma and no colon")
-    return path
-
-
-def _one_of(words: tuple[str, ...]) -> Callable[[str, Any], str]:
-    def check(name: str, value: Any) -> str:
-        if value not in words:
-            raise _bad(name, f"should be one of {', '.join(words)}")
-        return str(value)
-
-    return check
 
 
 def _identity(name: str, value: Any) -> FileIdentity:
     found = _IDENTITY.fullmatch(value) if isinstance(value, str) else None
     if found is None:
-        raise _bad(name, "should be DEVICE:INODE:PATH")
-    return FileIdentity(_path(name, found[3]), int(found[1]), int(found[2]))
+        raise bad(name, "should be DEVICE:INODE:PATH")
+    return FileIdentity(path(name, found[3]), int(found[1]), int(found[2]))
 
 
-_identities = _many(_identity, MAX_REMOVED)
-_port = _int(1024, 65_535)
-_profile = _or_none(_matching(_PROFILE, "a profile's name or null"))
-_flag_list = _many(_matching(_FLAG, "an option of llama-server"), MAX_FLAGS)
+_identities = many(_identity, MAX_REMOVED)
+_port = whole_number(1024, 65_535)
+_profile = or_none(matching(_PROFILE, "a profile's name or null"))
+_flag_list = many(matching(_FLAG, "an option of llama-server"), MAX_FLAGS)
 
 
-def _setting(setting: RuntimeSetting) -> _Check:
+def _setting(setting: RuntimeSetting) -> Check:
     """The table's own check, as the configuration and the API have it too."""
 
     def check(name: str, value: Any) -> Any:
         try:
             return setting.values.check(value)
         except ValueError as error:
-            raise _bad(name, str(error)) from None
+            raise bad(name, str(error)) from None
 
-    return _or_none(check) if setting.default is None else check
+    return or_none(check) if setting.default is None else check
 
 
-_SPEC: Final[Mapping[str, _Check]] = {
-    "model_id": _matching(_MODEL_ID, "a model's id"),
-    "instance": _int(0, MAX_INSTANCES - 1),
+_SPEC: Final[Mapping[str, Check]] = {
+    "model_id": matching(_MODEL_ID, "a model's id"),
+    "instance": whole_number(0, MAX_INSTANCES - 1),
     "port": _port,
-    "host": _matching(_HOST, "a host name or an IP address"),
-    "model_path": _path,
-    "mmproj_path": _or_none(_path),
-    "kind": _one_of(_KINDS),
-    "stamp": _matching(_STAMP, "the identity of files"),
-    "draft_type": _or_none(_one_of(DRAFT_TYPES)),
-    "draft_path": _or_none(_path),
-    "draft_stamp": _matching(_STAMP, "the identity of a file"),
-    "lora_paths": _many(_plain_path, MAX_ADAPTERS),
-    "lora_stamp": _matching(_STAMP, "the identity of files"),
-    "lora_bytes": _int(0, 2**60),
+    "host": matching(_HOST, "a host name or an IP address"),
+    "model_path": path,
+    "mmproj_path": or_none(path),
+    "kind": one_of(_KINDS),
+    "stamp": matching(_STAMP, "the identity of files"),
+    "draft_type": or_none(one_of(DRAFT_TYPES)),
+    "draft_path": or_none(path),
+    "draft_stamp": matching(_STAMP, "the identity of a file"),
+    "lora_paths": many(plain_path, MAX_ADAPTERS),
+    "lora_stamp": matching(_STAMP, "the identity of files"),
+    "lora_bytes": whole_number(0, 2**60),
     **{setting.name: _setting(setting) for setting in SERVER_SETTINGS},
 }
 _engine = _SPEC["engine"]
@@ -375,7 +326,7 @@ assert set(_SPEC) == {each.name for each in fields(ServerSpec)}
 
 def _spec(value: Any) -> ServerSpec:
     if not isinstance(value, dict):
-        raise _bad("spec", "should be an object")
+        raise bad("spec", "should be an object")
     _only(value, set(_SPEC), "spec")
     return ServerSpec(**{name: check(f"spec.{name}", value[name]) for name, check in _SPEC.items()})
 
@@ -386,10 +337,6 @@ def _placement(value: Any) -> Placement | None:
 
 def _flags(value: Any) -> frozenset[str]:
     return frozenset(_flag_list("flags", value))
-
-
-def _bad(name: str, why: str) -> InvalidInput:
-    return InvalidInput(f"cannot use {name}: it {why}", field=name)
 
 
 CREDENTIAL: Final = "api-key"

@@ -83,6 +83,7 @@ class LauncherServer:
         self._locks: dict[int, asyncio.Lock] = {}
         self._listing = asyncio.Lock()
         self._predicting = asyncio.Lock()
+        self._predicts_early = False  # one that no start waits for
         self._removing = asyncio.Lock()
         self._downloads = downloading.DownloadUnits(units)
         self._connections = 0
@@ -182,10 +183,16 @@ class LauncherServer:
         return protocol.output_reply(output)
 
     async def _predict(self, request: PredictRequest) -> LauncherReply:
+        if request.for_start and self._predicts_early:
+            await self._units.end_short(memory_prediction.UNIT)
         async with self._predicting:
-            output = await memory_prediction.output(
-                request, self._units, self._settings(), self._examine, self._programs.find
-            )
+            self._predicts_early = not request.for_start
+            try:
+                output = await memory_prediction.output(
+                    request, self._units, self._settings(), self._examine, self._programs.find
+                )
+            finally:
+                self._predicts_early = False
         return protocol.output_reply(output)
 
     async def _remove(self, request: RemoveRequest) -> LauncherReply:

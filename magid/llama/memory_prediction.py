@@ -18,6 +18,7 @@ RUN: Final = ShortRun(
     "predict the memory", "run `llama-server --fit on -lv 4`", seconds=PREDICT_S + 10
 )
 SCRIPT: Final = "predict_memory.py"
+_NICENESS: Final = 10  # of one that no start waits for: it yields to all other work
 
 
 def command(
@@ -26,14 +27,19 @@ def command(
     program: str,
     flags: frozenset[str],
     placement: Placement | None = None,
+    *,
+    for_start: bool = False,
 ) -> list[str]:
     """Returns the command line that predicts the memory of this server.
 
-    `script` is how to run `SCRIPT`; `flags` are the options that the installed program has. Raises
-    ServerFailed if it cannot predict, InvalidInput if it lacks an option that the spec needs.
+    One `for_start` runs with the priority of the start that waits for it. `script` is how to run
+    `SCRIPT`; `flags` are the options that the installed program has. Raises ServerFailed if it
+    cannot predict, InvalidInput if it lacks an option that the spec needs.
     """
     check(program, flags)
-    return [*script, f"{PREDICT_S:g}", "--", *prediction_argv(spec, program, flags, placement)]
+    niceness = 0 if for_start else _NICENESS
+    argv = prediction_argv(spec, program, flags, placement)
+    return [*script, f"{PREDICT_S:g}", str(niceness), "--", *argv]
 
 
 def check(program: str, flags: frozenset[str]) -> None:

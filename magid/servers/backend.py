@@ -174,11 +174,15 @@ class ServerBackend(Protocol):
         end in time.
         """
 
-    async def predict_memory(self, spec: ServerSpec, placement: Placement | None = None) -> str:
+    async def predict_memory(
+        self, spec: ServerSpec, placement: Placement | None = None, *, for_start: bool = False
+    ) -> str:
         """Returns what `standalone/predict_memory.py` prints about this server: seconds at most.
 
-        llama-server is run as this server would be, and ended before it reads the weights. Calls
-        must not overlap. Raises MagidError if it cannot be run, or does not end in time.
+        llama-server is run as this server would be, and ended before it reads the weights. It
+        yields to all other work, unless a start waits for it (`for_start`). Calls must not overlap;
+        one that was cancelled is over. Raises MagidError if it cannot be run, or does not end in
+        time.
         """
 
     async def remove_files(self, root: str, files: Sequence[FileIdentity]) -> list[RemovedFile]:

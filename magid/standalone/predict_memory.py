@@ -1,4 +1,6 @@
-"""Runs llama-server until it has predicted its memory: `predict_memory.py SECONDS -- PROGRAM ...`.
+"""Runs llama-server until it has predicted its memory.
+
+    predict_memory.py SECONDS NICENESS -- PROGRAM ARGUMENT...
 
 llama-server prints the prediction before it reads the weights, and is killed then. It needs an
 address of its own, which it binds first: a socket in a folder that nothing else uses.
@@ -33,17 +35,16 @@ _KEPT: Final = (
     b" for the extra model ",  # the next table is of a draft
 )
 _ERRORS: Final = (b" E ", b"error", b"terminate called")
-_NICENESS: Final = 10
 _TETHER: Final = Path(__file__).resolve().with_name("exec_child.py")
 
 
 def main(arguments: Sequence[str]) -> int:
-    seconds, dashes, *command = arguments
-    if dashes != "--" or not command:
-        sys.stderr.write("usage: predict_memory.py SECONDS -- PROGRAM ARGUMENT...\n")
+    if len(arguments) < 4 or arguments[2] != "--":
+        sys.stderr.write("usage: predict_memory.py SECONDS NICENESS -- PROGRAM ARGUMENT...\n")
         return 2
+    seconds, niceness, _, *command = arguments
     with suppress(OSError):
-        os.nice(_NICENESS)
+        os.nice(int(niceness))
     folder = tempfile.mkdtemp()
     try:
         report = predicted([*command, "--host", f"{folder}/predict.sock"], float(seconds))

@@ -41,7 +41,9 @@ class EngineLauncher(StillLauncher):
         self.asked.append(engine)
         return LISTS[engine]
 
-    async def predict_memory(self, spec: ServerSpec, placement: Placement | None = None) -> str:
+    async def predict_memory(
+        self, spec: ServerSpec, placement: Placement | None = None, *, for_start: bool = False
+    ) -> str:
         self.predicted.append(spec)
         on = [device.name for device in placement.devices] if placement else []
         rows = [f"|   - {name} (card) | 9 = 9 + (600 = 600 + 0 + 0) + 0 |" for name in on]

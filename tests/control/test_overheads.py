@@ -50,7 +50,9 @@ class Driver(StillLauncher):
         self._wake()
         return f"Available devices:\n  CUDA0: card ({TOTAL} MiB, {free} MiB free)\n"
 
-    async def predict_memory(self, spec: ServerSpec, placement: Placement | None = None) -> str:
+    async def predict_memory(
+        self, spec: ServerSpec, placement: Placement | None = None, *, for_start: bool = False
+    ) -> str:
         row = f"|   - CUDA0 (card) | 9 = 9 + ({NEED} = {NEED} + 0 + 0) + 0 |"
         return json.dumps(
             {"why": "done", "status": -9, "lines": ["| memory breakdown [MiB] |", row]}

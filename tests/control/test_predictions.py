@@ -133,6 +133,33 @@ async def test_who_asks_for_the_same_waits_for_it(
     assert len(launcher.predicted) == 2
 
 
+async def test_a_start_waits_for_none_that_yields_to_other_work(
+    launcher: StillLauncher, predictions: Predictions
+) -> None:
+    """Neither for the one in progress, nor for those that wait; these are made afterwards."""
+    tasks = await begun(launcher, predictions, 3)
+    start = asyncio.create_task(predictions.of(SPEC, PROGRAM, for_start=True))
+    await launcher.wait_for(lambda: len(launcher.predicted) == 2)
+    assert (launcher.predicted[1], launcher.for_start) == (SPEC, [False, True])
+    launcher.release("predict", 0)
+    async with asyncio.timeout(PATIENCE_S):
+        assert all(made.estimate for made in await asyncio.gather(start, *tasks))
+    sizes = [spec.ctx_size for spec in launcher.predicted]
+    assert (sizes[:2], sorted(sizes[2:])) == ([0, 512], [0, 1, 2])  # type: ignore[type-var]
+    assert launcher.for_start[2:] == [False] * 3
+
+
+async def test_one_that_is_called_off_ends(
+    launcher: StillLauncher, predictions: Predictions
+) -> None:
+    (task,) = await begun(launcher, predictions, 1)
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    launcher.release("predict", 0)
+    assert (await predictions.of(SPEC, PROGRAM)).estimate
+
+
 async def test_it_is_bounded(launcher: StillLauncher, predictions: Predictions) -> None:
     for number in range(MAX_KEPT + 1):
         await predictions.of(replace(SPEC, ctx_size=number), PROGRAM)

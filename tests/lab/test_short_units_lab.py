@@ -20,6 +20,7 @@ from magid.launcher.protocol import (
     RemoveRequest,
     StartRequest,
     output_in,
+    parse_reply,
     parse_request,
     request_line,
 )
@@ -127,6 +128,29 @@ def test_the_memory_is_predicted_in_the_sandbox(
     assert "--fit on -lv 4 --no-warmup --host /dev/shm/" in arguments
     assert {"error: NoNewPrivs:1", "error: Seccomp:2", "error: CapBnd:0000000000000000"} <= {*said}
     assert {"error: /models: Demo.gguf", "error: /etc/magi:", "error: key ."} <= {*said}
+
+
+def test_a_start_waits_for_no_prediction_that_yields_to_other_work(
+    asker: Asker, lister: Callable[[str], LauncherReply]
+) -> None:
+    container, spec = asker.container, asker.spec(port=8099)
+    niceness = []
+    lister('echo "error: $(nice)"')
+    for for_start in (False, True):
+        report = predicted(asker.ask(PredictRequest(spec, FLAGS, for_start=for_start)))
+        niceness.append(int(report.lines[0].removeprefix("error: ")))
+    assert niceness[0] == niceness[1] + 10
+    lister("exec sleep 1000")
+    with asker.connected() as early:
+        early.sendall(request_line(PredictRequest(spec, FLAGS)))
+        container.wait_until(
+            lambda: container.show(memory_prediction.UNIT, "MainPID")["MainPID"] != "0", "a unit"
+        )
+        container.write(LISTER, "#!/bin/sh\necho error: for the start\n", 0o755)
+        report = predicted(asker.ask(PredictRequest(spec, FLAGS, for_start=True)))
+        assert report.lines == ("error: for the start",)
+        ended = parse_reply(early.makefile("rb").readline())
+    assert report_in(output_in(ended.details)) is None
 
 
 def test_a_prediction_of_a_file_that_no_server_may_open(asker: Asker) -> None:

@@ -42,7 +42,7 @@ REQUESTS: list[Request] = [
     DevicesRequest("vulkan"),
     PredictRequest(FULL_SPEC, frozenset({"--fit", "-lv"})),
     StartRequest(FULL_SPEC, None, frozenset(), PLACEMENT),
-    PredictRequest(FULL_SPEC, frozenset(), PLACEMENT),
+    PredictRequest(FULL_SPEC, frozenset(), PLACEMENT, for_start=True),
     DownloadRequest("run", ModelSource("org/Repo", "v1", "Q4_K_M", draft=True)),
     DownloadRequest("remove", ModelSource("org/Repo", file="a/b.gguf")),
 ]

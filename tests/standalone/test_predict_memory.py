@@ -27,12 +27,15 @@ def begun(tmp_path: Path) -> Any:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
 
-    def begin(script: str, seconds: float = DEADLINE_S) -> "subprocess.Popen[bytes]":
+    def begin(
+        script: str, seconds: float = DEADLINE_S, niceness: int = 0
+    ) -> "subprocess.Popen[bytes]":
         program.write_text(f"#!/bin/sh\n{script}\n")
         program.chmod(0o755)
         command = [
             str(SCRIPTS / "predict_memory.py"),
             f"{seconds:g}",
+            f"{niceness}",
             "--",
             str(program),
             "-m",
@@ -51,8 +54,8 @@ def begun(tmp_path: Path) -> Any:
 def run(begun: Any, tmp_path: Path) -> Any:
     """Returns its report; nothing is left."""
 
-    def run(script: str, seconds: float = DEADLINE_S) -> dict[str, Any]:
-        with begun(script, seconds) as process:
+    def run(script: str, seconds: float = DEADLINE_S, niceness: int = 0) -> dict[str, Any]:
+        with begun(script, seconds, niceness) as process:
             output, _ = process.communicate(timeout=DEADLINE_S)
         assert process.returncode == 0
         assert list((tmp_path / "scratch").iterdir()) == []
@@ -139,7 +142,13 @@ def _ended(fd: int) -> bool:
         os.close(fd)
 
 
+def test_the_niceness_is_that_of_the_caller(run: Any) -> None:
+    for niceness in (0, 10):
+        report = run('echo "error: $(nice)"', niceness=niceness)
+        assert report["lines"] == [f"error: {os.nice(0) + niceness}"]
+
+
 def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
-    assert predict_memory.main(["5", "--"]) == 2
-    assert predict_memory.main(["5", "program"]) == 2
+    for words in ("", "5", "5 0 --", "5 0 program", "5 -- program"):
+        assert predict_memory.main(words.split()) == 2
     assert "usage:" in capsys.readouterr().err

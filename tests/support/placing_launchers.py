@@ -52,7 +52,9 @@ class GpuLauncher(StillLauncher):
             lines.append(f"  {name}: card (1000 MiB, {max(0, 1000 - used)} MiB free)\n")
         return f"{told}Available devices:\n{''.join(lines)}"
 
-    async def predict_memory(self, spec: ServerSpec, placement: Placement | None = None) -> str:
+    async def predict_memory(
+        self, spec: ServerSpec, placement: Placement | None = None, *, for_start: bool = False
+    ) -> str:
         self.predicted.append(spec)
         self.questions.append(placement)
         self._wake()
@@ -76,7 +78,9 @@ class PlainLauncher(StillLauncher):
     has_model_users = True
     repacked = 0.0
 
-    async def predict_memory(self, spec: ServerSpec, placement: Placement | None = None) -> str:
+    async def predict_memory(
+        self, spec: ServerSpec, placement: Placement | None = None, *, for_start: bool = False
+    ) -> str:
         self.predicted.append(spec)
         asked = placement.ctx_size if placement and placement.ctx_size else spec.ctx_size
         context = (asked or 2**24) // 1024

@@ -44,6 +44,7 @@ class StillLauncher:
         self.listings = 0
         self.memory: str | Exception = '{"why": "ended", "status": 1, "lines": []}\n'
         self.predicted: list[ServerSpec] = []
+        self.for_start: list[bool] = []  # whether a start waited for it
         self.questions: list[Placement | None] = []  # with which they were predicted
         self._servers: dict[int, ObservedServer] = {}
         self._listeners: Listeners[ObservedServer] = Listeners()
@@ -142,8 +143,11 @@ class StillLauncher:
         found = [removed(root, one.path, (one.device, one.inode)) for one in files]
         return removed_in(json.dumps(found))
 
-    async def predict_memory(self, spec: ServerSpec, placement: Placement | None = None) -> str:
+    async def predict_memory(
+        self, spec: ServerSpec, placement: Placement | None = None, *, for_start: bool = False
+    ) -> str:
         self.predicted.append(spec)
+        self.for_start.append(for_start)
         self.questions.append(placement)
         self._wake()
         await self._while_held("predict", 0)

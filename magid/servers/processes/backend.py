@@ -146,11 +146,15 @@ class ProcessBackend:
 
         return await device_list.listed(run, reach, self._remote)
 
-    async def predict_memory(self, spec: ServerSpec, placement: Placement | None = None) -> str:
+    async def predict_memory(
+        self, spec: ServerSpec, placement: Placement | None = None, *, for_start: bool = False
+    ) -> str:
         """See ServerBackend. Raises LlamaServerMissing, ServerFailed, InvalidInput."""
         program = await self._around.program(spec.engine)
         script = (sys.executable, "-I", "-S", str(SCRIPTS / memory_prediction.SCRIPT))
-        argv = memory_prediction.command(script, spec, str(program.path), program.flags, placement)
+        argv = memory_prediction.command(
+            script, spec, str(program.path), program.flags, placement, for_start=for_start
+        )
         return await output_of(argv, memory_prediction.RUN)
 
     async def remove_files(self, root: str, files: Sequence[FileIdentity]) -> list[RemovedFile]:

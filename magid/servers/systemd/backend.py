@@ -250,11 +250,13 @@ class SystemdBackend:
         request, limit_s = protocol.DevicesRequest(engine), device_list.LIMIT_S + _MARGIN_S
         return protocol.output_in(await self._launcher.call(request, limit_s))
 
-    async def predict_memory(self, spec: ServerSpec, placement: Placement | None = None) -> str:
+    async def predict_memory(
+        self, spec: ServerSpec, placement: Placement | None = None, *, for_start: bool = False
+    ) -> str:
         """See ServerBackend. Raises LlamaServerMissing, ServerFailed, the launcher's refusal."""
         program = await self._program(spec.engine)
         memory_prediction.check(str(program.path), program.flags)
-        request = protocol.PredictRequest(spec, program.flags, placement)
+        request = protocol.PredictRequest(spec, program.flags, placement, for_start)
         limit_s = memory_prediction.RUN.seconds + _MARGIN_S
         return protocol.output_in(await self._launcher.call(request, limit_s))
 
