@@ -189,7 +189,7 @@ class ModelFits:
         """
         estimated = header_estimate(spec, facts_of(model))
         gpus = self._devices.of(spec.engine).present.gpus
-        capacity = self._placing.holders.capacity(gpus, memory, model.port)
+        capacity = self._placing.holders.capacity(gpus, memory, model.port, engine=spec.engine)
         problem = failure or decision.problem or NOT_PREDICTED
         verdict = verdict_estimated(estimated, spec, decision.answer, capacity, problem)
         if failure and verdict.fits is Fits.YES:

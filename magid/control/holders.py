@@ -50,7 +50,8 @@ class Holders:
         self._config, self._launcher, self._machine = config, launcher, machine
         self._reserved: dict[int, Reservation] = {}  # by port
         self._begun: dict[int, Reservation] = {}  # the last of each port
-        self.overheads: Mapping[str, int] = {}  # of one server, by back end
+        # What one server of an engine takes beyond its prediction, in bytes by back end.
+        self.overheads: Callable[[str | None], Mapping[str, int]] = lambda engine: {}
         # Whether the last list of GPUs was begun when the ready server on this port was ready.
         self.is_listed: Callable[[int], bool] = lambda port: True
 
@@ -112,13 +113,14 @@ class Holders:
         memory: MachineMemory | None = None,
         port: int | None = None,
         limit: int | None = None,
+        engine: str | None = None,
     ) -> Capacity:
-        """Returns the room for one more server; the one on `port` counts as gone.
+        """Returns the room for one more server of this engine; the one on `port` counts as gone.
 
         Without `memory` that of the machine is not looked at.
         """
         others = [one for one in self.all(memory) if one.port != port]
-        return self._capacity(gpus, memory, others, limit)
+        return self._capacity(gpus, memory, others, limit, engine)
 
     def capacity_without(
         self,
@@ -127,6 +129,7 @@ class Holders:
         memory: MachineMemory,
         others: Sequence[Holder],
         limit: int | None,
+        engine: str | None,
     ) -> Capacity:
         """Returns the room as it will be when the servers of these models have ended.
 
@@ -136,7 +139,7 @@ class Holders:
         left = [one for one in others if one.model_id not in gone]
         back = sum(one.host_taken or one.placement.host for one in going if one.is_settled)
         then = replace(memory, available=min(memory.total, memory.available + back))
-        return self._capacity(list(_freed(gpus, going)), then, left, limit)
+        return self._capacity(list(_freed(gpus, going)), then, left, limit, engine)
 
     def _capacity(
         self,
@@ -144,12 +147,13 @@ class Holders:
         memory: MachineMemory | None,
         others: Sequence[Holder],
         limit: int | None,
+        engine: str | None,
     ) -> Capacity:
-        reserve = self._config.gpu_reserve
+        reserve, overheads = self._config.gpu_reserve, self.overheads(engine)
         if memory is None:
-            return capacity_of(gpus, _UNKNOWN_MEMORY, others, reserve, overheads=self.overheads)
+            return capacity_of(gpus, _UNKNOWN_MEMORY, others, reserve, overheads=overheads)
         aside = host_reserve(memory.total)
-        return capacity_of(gpus, memory.available, others, reserve, aside, limit, self.overheads)
+        return capacity_of(gpus, memory.available, others, reserve, aside, limit, overheads)
 
     def limit_of(self, spec: ServerSpec) -> int | None:
         """Returns the server's own limit of the machine's memory, if this machine keeps it."""

@@ -1,16 +1,16 @@
 """What a server takes of a GPU beyond its prediction: the driver's context, libraries' workspaces.
 
-Learned by what was free before a start and is free after it, per back end. A start beside which
-another server of magid's moved says nothing; other programs cannot be told apart, so the median of
-the last starts counts. It is kept in a file of the state directory, and forgotten when llama-server
-or a driver has changed.
+Learned by what was free before a start and is free after it, per engine and back end. A start
+beside which another server of magid's moved says nothing; other programs cannot be told apart, so
+the median of the last starts counts. It is kept in a file of the state directory, and that of an
+engine is forgotten when its llama-server or a driver has changed.
 """
 
 import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from statistics import median_low
@@ -20,9 +20,16 @@ from msgspec import Struct
 
 from magid.control.devices import DeviceList
 from magid.control.engine_devices import EngineDevices
-from magid.control.overhead_cache import MOST, OverheadVersions, read_overheads, write_overheads
+from magid.control.overhead_cache import (
+    MOST,
+    KeptOverheads,
+    OverheadVersions,
+    read_overheads,
+    write_overheads,
+)
 from magid.errors import MagidError
 from magid.host import driver_versions
+from magid.llama.engines import DEFAULT
 from magid.llama.placement import Placement
 from magid.llama.program import ProgramOf
 from magid.llama.spec import ServerSpec
@@ -42,8 +49,21 @@ class _Begun(Struct, frozen=True):
     engine: str | None
 
 
+class _Learned(Struct, frozen=True):
+    """What the servers of one engine took: the last sizes, and what counts, by back end."""
+
+    versions: OverheadVersions
+    seen: dict[str, deque[int]]
+    of: dict[str, int]  # bytes
+
+    @property
+    def kept(self) -> KeptOverheads:
+        seen = {backend: tuple(sizes) for backend, sizes in self.seen.items()}
+        return KeptOverheads(self.versions, seen)
+
+
 class Overheads:
-    """Measures one start at a time on each port. `of` is shared with those who decide."""
+    """Measures one start at a time on each port."""
 
     def __init__(
         self,
@@ -57,12 +77,16 @@ class Overheads:
         self._path = path
         self._begun: dict[int, _Begun] = {}  # by port
         self._states: dict[int, ServerState] = {}
-        self._seen: dict[str, deque[int]] = {}
-        self._versions: OverheadVersions | None = None  # None: the file was not read yet
+        self._learned: dict[str, _Learned] = {}  # by the name of the engine
+        self._kept: dict[str, KeptOverheads] | None = None  # what the file has; None: not read yet
         self._is_new = False  # since the file was written
         self._turn = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
-        self.of: dict[str, int] = {}  # by back end, in bytes
+
+    def of(self, engine: str | None) -> Mapping[str, int]:
+        """Returns what one server of this engine takes, in bytes by back end; see `check`."""
+        learned = self._learned.get(engine or DEFAULT)
+        return {} if learned is None else learned.of
 
     def open(self) -> None:
         """Reads what is kept as soon as the GPUs are listed; does not wait for it."""
@@ -70,10 +94,12 @@ class Overheads:
 
     async def _open(self) -> None:
         await self._devices.of(None).fresh(math.inf)
-        await self.check()
+        await self.check(None)
+        for engine in list(self._kept or ()):
+            await self.check(engine)
 
-    async def check(self) -> None:
-        """Forgets what was learned with another llama-server or other drivers.
+    async def check(self, engine: str | None) -> None:
+        """Forgets what was learned with another llama-server of this engine, or other drivers.
 
         The first call reads the file. Does nothing where no GPU is listed. Idempotent.
         """
@@ -81,21 +107,25 @@ class Overheads:
             return
         async with self._turn:
             with suppress(MagidError):  # without a llama-server nothing starts either
-                await self._check()
+                await self._check(engine)
 
-    async def _check(self) -> None:
-        program = await self._program(None)
+    async def _check(self, engine: str | None) -> None:
+        name = engine or DEFAULT
+        program = await self._program(engine)
         drivers = await asyncio.to_thread(self._drivers)
         now = OverheadVersions(program.version, program.changed_at, drivers)
-        if self._versions == now:
+        if self._kept is None:
+            self._kept = {} if self._path is None else await asyncio.to_thread(
+                read_overheads, self._path
+            )  # fmt: skip
+        learned = self._learned.get(name)
+        if learned is not None and learned.versions == now:
             return
-        kept: Mapping[str, Sequence[int]] = {}
-        if self._versions is None and self._path is not None:
-            kept = await asyncio.to_thread(read_overheads, self._path, now)
-        self._versions = now
-        self._seen = {backend: deque(sizes, maxlen=_KEPT) for backend, sizes in kept.items()}
-        self.of.clear()
-        self.of.update({backend: median_low(seen) for backend, seen in self._seen.items()})
+        kept = self._kept.pop(name, None) if learned is None else None
+        sizes = kept.seen if kept is not None and kept.versions == now else {}
+        seen = {backend: deque(each, maxlen=_KEPT) for backend, each in sizes.items()}
+        of = {backend: median_low(each) for backend, each in seen.items()}
+        self._learned[name] = _Learned(now, seen, of)
 
     def begin(self, spec: ServerSpec, placement: Placement) -> None:
         """Notes what is free before this start. Called when its place is decided."""
@@ -108,7 +138,7 @@ class Overheads:
             if device is None or device.free is None or device.integrated:
                 return
             free[one.id] = device.free
-            need[one.id] = one.need - self.of.get(device.backend, 0)
+            need[one.id] = one.need - self.of(spec.engine).get(device.backend, 0)
         if free and placement.extent == "all":
             self._begun[spec.port] = _Begun(free, need, spec.engine)
 
@@ -146,20 +176,23 @@ class Overheads:
             return
         async with self._turn:
             for backend, taken in _taken(begun, listed):
-                self._learn(backend, taken)
+                self._learn(begun.engine, backend, taken)
             await self._save()
 
     async def _save(self) -> None:
-        if self._is_new and self._path is not None and self._versions is not None:
-            seen = {backend: tuple(sizes) for backend, sizes in self._seen.items()}
-            await asyncio.to_thread(write_overheads, self._path, self._versions, seen)
+        if self._is_new and self._path is not None:
+            learned = {name: one.kept for name, one in self._learned.items() if one.seen}
+            await asyncio.to_thread(write_overheads, self._path, (self._kept or {}) | learned)
             self._is_new = False
 
-    def _learn(self, backend: str, taken: int) -> None:
-        seen = self._seen.setdefault(backend, deque(maxlen=_KEPT))
+    def _learn(self, engine: str | None, backend: str, taken: int) -> None:
+        learned = self._learned.get(engine or DEFAULT)
+        if learned is None:
+            return
+        seen = learned.seen.setdefault(backend, deque(maxlen=_KEPT))
         seen.append(taken)
         self._is_new = True
-        self.of[backend] = median_low(seen)
+        learned.of[backend] = median_low(seen)
         log.debug("a server took %d MiB of %s beyond its prediction", taken >> 20, backend)
 
 

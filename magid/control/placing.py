@@ -206,7 +206,7 @@ class Placing:
         refuse_undrafted(spec, self._facts(spec.model_id).missing_draft)
         await self._returning.wait()
         devices = self._devices.of(spec.engine)
-        await self._overheads.check()
+        await self._overheads.check(spec.engine)
         if failed is not None:
             self.release(spec.port)
             await devices.refresh()
@@ -256,8 +256,8 @@ class Placing:
                 memory, listed = await self._memory_and_gpus(spec, max_age_s)
                 if listed.is_unknown:
                     return Decision(None)
-                limit = self.holders.limit_of(spec)
-                capacity = self.holders.capacity(listed.gpus, memory, spec.port, limit)
+                gpus, limit = listed.gpus, self.holders.limit_of(spec)
+                capacity = self.holders.capacity(gpus, memory, spec.port, limit, spec.engine)
                 if failed is not None:
                     capacity = capacity.without({one.id for one in failed.devices})
                 answer = self._answer(spec, capacity, known)
@@ -284,9 +284,9 @@ class Placing:
 
         Its `problem` says what is not known yet. The server on `port` counts as gone.
         """
-        gpus = self._devices.of(spec.engine).present.gpus
+        gpus, limit = self._devices.of(spec.engine).present.gpus, self.holders.limit_of(spec)
         known: dict[Question, Prediction] = {}
-        capacity = self.holders.capacity(gpus, memory, port, self.holders.limit_of(spec))
+        capacity = self.holders.capacity(gpus, memory, port, limit, spec.engine)
         while isinstance(answer := self._answer(spec, capacity, known), Question):
             placement = as_placement(spec, answer, gpus)
             made = self._predictions.kept(spec, program, placement)
@@ -318,7 +318,7 @@ class Placing:
         """
         refuse_undrafted(spec, self._facts(spec.model_id).missing_draft)
         await self._returning.wait()
-        await self._overheads.check()
+        await self._overheads.check(spec.engine)
         known: dict[Question, Prediction] = {}
         try:
             while True:
@@ -351,7 +351,7 @@ class Placing:
         others = [one for one in self.holders.all(memory) if one.port != spec.port]
 
         def capacity(gone: frozenset[str]) -> Capacity:
-            return self.holders.capacity_without(gone, gpus, memory, others, limit)
+            return self.holders.capacity_without(gone, gpus, memory, others, limit, spec.engine)
 
         def place(gone: frozenset[str]) -> Answer:
             return self._answer(spec, capacity(gone), known)

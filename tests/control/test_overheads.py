@@ -15,6 +15,7 @@ from magid.control.engine_devices import EngineDevices
 from magid.control.overhead_cache import (
     MOST,
     NAME,
+    KeptOverheads,
     OverheadVersions,
     read_overheads,
     write_overheads,
@@ -42,6 +43,7 @@ class Driver(StillLauncher):
         self.context = 300
         self.others = 0
         self.version = "1"  # of llama-server
+        self.versions: dict[str | None, str] = {}  # of engines with another one
 
     async def list_devices(self, engine: str | None = None) -> str:
         self.listings += 1
@@ -66,8 +68,9 @@ def driver() -> Driver:
 
 @asynccontextmanager
 async def opened(driver: Driver, path: Path) -> AsyncIterator[Placing]:
-    async def program(_engine: str | None = None, /) -> LlamaProgram:
-        return LlamaProgram(Path("/llama"), driver.version, FLAGS, 5.0)
+    async def program(engine: str | None = None, /) -> LlamaProgram:
+        version = driver.versions.get(engine, driver.version)
+        return LlamaProgram(Path("/llama"), version, FLAGS, 5.0)
 
     devices = EngineDevices(driver, lambda: None)
     made = Placing(
@@ -96,9 +99,9 @@ def spec(name: str, port: int) -> ServerSpec:
     return ServerSpec(name, 0, port, "127.0.0.1", f"/{name}.gguf", ctx_size=512)
 
 
-async def begun(driver: Driver, placing: Placing, port: int) -> int:
+async def begun(driver: Driver, placing: Placing, port: int, engine: str | None = None) -> int:
     """Starts a server; returns the MiB that were counted for it."""
-    wanted = spec(f"m{port}", port)
+    wanted = replace(spec(f"m{port}", port), engine=engine)
     placement = await placing.place(wanted)
     await driver.start(wanted, placement)
     placing.release(port)
@@ -200,28 +203,42 @@ async def test_another_llama_server_begins_at_zero(driver: Driver, path: Path) -
         assert await begun(other, after, 8081) == NEED + 100, "and it learns"
 
 
-VERSIONS = OverheadVersions("1", 5.0, "a driver")
+KEPT = {"default": KeptOverheads(OverheadVersions("1", 5.0, "a driver"), {"CUDA": (1, 2)})}
 
 
-def test_it_holds_for_its_versions(path: Path) -> None:
-    write_overheads(path, VERSIONS, {"CUDA": (1, 2)})
+async def test_each_engine_has_its_own(driver: Driver, path: Path) -> None:
+    """Also in the file: a new llama-server of one engine leaves the figures of another alone."""
+    driver.versions = {"other": "7"}
+    async with opened(driver, path) as before:
+        await begun(driver, before, 8080, "other")
+        await ready(driver, 8080)
+        assert await begun(driver, before, 8081) == NEED + 3, "nothing is known of this engine"
+        await ready(driver, 8081)
+        driver.context = 400
+        assert await begun(driver, before, 8082, "other") == NEED + 300
+    driver.version = "2"
+    async with opened(driver, path) as after:
+        assert await begun(driver, after, 8083, "other") == NEED + 300
+        assert await begun(driver, after, 8084) == NEED + 3
+    assert read_overheads(path).keys() == {"other", "default"}
+
+
+def test_what_is_written_is_read(path: Path) -> None:
+    write_overheads(path, KEPT)
     assert path.stat().st_mode & 0o777 == 0o600
-    assert read_overheads(path, VERSIONS) == {"CUDA": (1, 2)}
-    others = (
-        OverheadVersions("2", 5.0, "a driver"),
-        OverheadVersions("1", 6.0, "a driver"),
-        OverheadVersions("1", 5.0, ""),
-    )
-    assert [read_overheads(path, other) for other in others] == [{}, {}, {}]
+    assert read_overheads(path) == KEPT
+    many = {f"e{number}": KEPT["default"] for number in range(70)}
+    write_overheads(path, many)
+    assert list(read_overheads(path)) == [f"e{number}" for number in range(6, 70)]
 
 
 def damaged(**changes: object) -> bytes:
-    sound = {
-        "schema": 1,
+    engine = {
         "versions": {"llama_server": "1", "changed_at": 5.0, "drivers": "a driver"},
-        "seen": {"CUDA": [1]},
+        "seen": {"CUDA": [1, 2]},
     }
-    return json.dumps(sound | changes).encode()
+    schema = changes.pop("schema", 2)
+    return json.dumps({"schema": schema, "engines": {"default": engine | changes}}).encode()
 
 
 @pytest.mark.parametrize(
@@ -230,23 +247,24 @@ def damaged(**changes: object) -> bytes:
         b"",
         b"{}",
         damaged()[:-1],
-        damaged(schema=2),
+        damaged(schema=1),
+        b'{"schema": 2, "engines": []}',
         damaged(seen={"CUDA": []}),
         damaged(seen={"CUDA": [-1]}),
         damaged(seen={"CUDA": [MOST + 1]}),
         damaged(seen={"CUDA": ["1"]}),
         damaged(seen={f"CUDA{number}": [1] for number in range(33)}),
         damaged(versions=[]),
-        damaged() + b" " * 70_000,
+        damaged() + b" " * 270_000,
         b"[" * 60_000,
         b"\xff\xfe",
     ],
 )
 def test_a_bad_file_counts_as_none(path: Path, content: bytes) -> None:
     path.write_bytes(damaged())
-    assert read_overheads(path, VERSIONS) == {"CUDA": (1,)}
+    assert read_overheads(path) == KEPT
     path.write_bytes(content)
-    assert read_overheads(path, VERSIONS) == {}
+    assert read_overheads(path) == {}
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to(path)])

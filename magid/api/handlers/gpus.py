@@ -51,7 +51,7 @@ async def get_memory(ctx: Context, call: Call) -> Reply:
     gpus, placing = devices.present.gpus, daemon.gpus.placing
     memory = await placing.holders.memory()
     room = Room(gpus, memory.available, placing.holders.limit_of(spec))
-    capacity = placing.holders.capacity(gpus, port=spec.port)
+    capacity = placing.holders.capacity(gpus, port=spec.port, engine=spec.engine)
     if prediction.estimate is None:
         fit = daemon.gpus.fits.by_header(model, spec, memory, decision, prediction.problem)
         verdict = Verdict(fit.fits, fit.why)
