@@ -87,14 +87,9 @@ class EngineDevices:
         await asyncio.gather(*(one.refresh() for one in list(self._by_engine.values())))
         return self.present
 
-    def know(self, port: int) -> bool:
-        """Returns whether the server on this port, if it is ready, was so at the last lists."""
-        return all(one.knows(port) for one in self._by_engine.values())
-
-    async def fresh(self, max_age_s: float) -> DeviceList:
-        """Returns all GPUs, of lists as `Devices.fresh` returns them."""
-        await asyncio.gather(*(one.fresh(max_age_s) for one in list(self._by_engine.values())))
-        return self.present
+    def know(self, engine: str | None, port: int) -> bool:
+        """Returns whether the server on this port, if it is ready, was so at the engine's list."""
+        return self.of(engine).knows(port)
 
     async def close(self) -> None:
         """Ends all lists. Idempotent."""

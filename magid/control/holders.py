@@ -52,8 +52,8 @@ class Holders:
         self._begun: dict[int, Reservation] = {}  # the last of each port
         # What one server of an engine takes beyond its prediction, in bytes by back end.
         self.overheads: Callable[[str | None], Mapping[str, int]] = lambda engine: {}
-        # Whether the last list of GPUs was begun when the ready server on this port was ready.
-        self.is_listed: Callable[[int], bool] = lambda port: True
+        # Whether the engine's last list was begun when the ready server on this port was ready.
+        self.is_listed: Callable[[str | None, int], bool] = lambda engine, port: True
 
     def reserved(self, spec: ServerSpec) -> Reservation | None:
         """Returns the place of this server, if it was decided and not used yet."""
@@ -83,14 +83,17 @@ class Holders:
                 held = {p: f.held_bytes for p, f in figures.items() if f.held_bytes is not None}
         return MachineMemory(found["available"], found["total"], held)
 
-    def all(self, memory: MachineMemory | None = None) -> list[Holder]:
-        """Returns what each server with a known place holds, and those that are about to start."""
+    def all(self, memory: MachineMemory | None = None, engine: str | None = None) -> list[Holder]:
+        """Returns what each server with a known place holds, and those that are about to start.
+
+        One is settled if the list of this engine knows it as ready.
+        """
         held = {} if memory is None else memory.held
         found = []
         for port, server in self._launcher.observed().items():
             placement = self._placement(server)
             if placement is not None and holds_memory(server):
-                is_settled = server.state is ServerState.READY and self.is_listed(port)
+                is_settled = server.state is ServerState.READY and self.is_listed(engine, port)
                 taken = held.get(port, 0)
                 found.append(Holder(server.model_id, port, placement, is_settled, taken))
         ports = {one.port for one in found}
@@ -119,7 +122,7 @@ class Holders:
 
         Without `memory` that of the machine is not looked at.
         """
-        others = [one for one in self.all(memory) if one.port != port]
+        others = [one for one in self.all(memory, engine) if one.port != port]
         return self._capacity(gpus, memory, others, limit, engine)
 
     def capacity_without(

@@ -204,7 +204,7 @@ class Placing:
     async def _placed(self, waiting: _Waiting) -> Placement | None:
         spec, failed = waiting.spec, waiting.failed
         refuse_undrafted(spec, self._facts(spec.model_id).missing_draft)
-        await self._returning.wait()
+        await self._returning.wait(spec.engine)
         devices = self._devices.of(spec.engine)
         await self._overheads.check(spec.engine)
         if failed is not None:
@@ -317,7 +317,7 @@ class Placing:
         Where none has to, its place is reserved. None: llama-server chooses. Raises as `place`.
         """
         refuse_undrafted(spec, self._facts(spec.model_id).missing_draft)
-        await self._returning.wait()
+        await self._returning.wait(spec.engine)
         await self._overheads.check(spec.engine)
         known: dict[Question, Prediction] = {}
         try:
@@ -348,7 +348,7 @@ class Placing:
         known: Mapping[Question, Prediction],
     ) -> eviction.Verdict:
         gpus, limit = listed.gpus, self.holders.limit_of(spec)
-        others = [one for one in self.holders.all(memory) if one.port != spec.port]
+        others = [one for one in self.holders.all(memory, spec.engine) if one.port != spec.port]
 
         def capacity(gone: frozenset[str]) -> Capacity:
             return self.holders.capacity_without(gone, gpus, memory, others, limit, spec.engine)

@@ -45,23 +45,25 @@ class ReturningMemory:
                     free = min(device.total, device.free + one.need)  # the list may be older
                     self._expected.append(_Expected(one.id, free, until))
 
-    async def wait(self) -> None:
-        """Returns when the memory is seen free, or has had its time."""
+    async def wait(self, engine: str | None) -> None:
+        """Returns when the engine's list shows the memory as free, or it has had its time."""
         if not self._expected:
             return
-        listed = await self._devices.fresh(math.inf)  # each stop leads to a list: begun after it
-        while self._still_missing(listed.gpus):
+        devices = self._devices.of(engine)
+        listed = await devices.fresh(math.inf)  # each stop leads to a list: begun after it
+        while self._is_missing(listed.gpus):
             await asyncio.sleep(_PAUSE_S)
-            listed = await self._devices.refresh()
+            listed = await devices.refresh()
 
-    def _still_missing(self, gpus: Iterable[Gpu]) -> bool:
-        self._expected = list(_missing(self._expected, gpus, time.monotonic()))
-        return bool(self._expected)
+    def _is_missing(self, gpus: Iterable[Gpu]) -> bool:
+        """Forgets what has come back. What is not in this list says nothing."""
+        free = {known: gpu.device.free for gpu in gpus for known in gpu.ids}
+        now = time.monotonic()
+        late = [one for one in self._expected if now < one.until]
+        missing = [one for one in late if _lacks(free.get(one.device), one.free)]
+        self._expected = missing + [one for one in late if free.get(one.device) is None]
+        return bool(missing)
 
 
-def _missing(expected: Iterable[_Expected], gpus: Iterable[Gpu], now: float) -> Iterable[_Expected]:
-    free = {known: gpu.device.free for gpu in gpus for known in gpu.ids}
-    for one in expected:
-        seen = free.get(one.device)
-        if seen is not None and now < one.until and seen + _TOLERANCE < one.free:
-            yield one
+def _lacks(seen: int | None, expected: int) -> bool:
+    return seen is not None and seen + _TOLERANCE < expected

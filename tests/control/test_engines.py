@@ -17,6 +17,7 @@ from magid.errors import DoesNotFit
 from magid.llama.placement import Placement
 from magid.llama.program import LlamaProgram
 from magid.llama.spec import ServerSpec
+from tests.support.deadlines import PATIENCE_S
 from tests.support.recording_backend import StillLauncher
 
 MIB = 1 << 20
@@ -36,10 +37,14 @@ class EngineLauncher(StillLauncher):
     def __init__(self) -> None:
         super().__init__(prompt=True)
         self.asked: list[str | None] = []
+        self.silent: set[str | None] = set()
+        self.lists = dict(LISTS)
 
     async def list_devices(self, engine: str | None = None) -> str:
+        if engine in self.silent:
+            await asyncio.Event().wait()
         self.asked.append(engine)
-        return LISTS[engine]
+        return self.lists[engine]
 
     async def predict_memory(
         self, spec: ServerSpec, placement: Placement | None = None, *, for_start: bool = False
@@ -115,11 +120,28 @@ async def test_a_model_goes_by_the_list_of_its_engine(
     assert first is not None
     assert first.device_option == "Vulkan0"
     assert asked.keys() - {None} == {"vulkan"}, "None is asked for what drivers take"
+    launcher.silent = {"vulkan"}
     await launcher.start(spec("a", 8080, "vulkan"), first)
     made.release(8080)
     with pytest.raises(DoesNotFit, match=r"CUDA0 has room for 397\.0 MiB of 1000\.0 MiB \(a 603"):
         await made.place(spec("b", 8081, None))
     assert await made.place(spec("c", 8082, "cpu")) is None
+
+
+async def test_memory_that_comes_back_is_looked_for_in_the_list_of_the_engine(
+    launcher: EngineLauncher, placing: tuple[Placing, dict[str | None, int]]
+) -> None:
+    """One that gives no list holds up no start of another engine's model."""
+    made, _ = placing
+    await launcher.start(spec("a", 8080, "vulkan"), await made.place(spec("a", 8080, "vulkan")))
+    made.release(8080)
+    launcher.silent = {"vulkan"}
+    launcher.lists[None] = launcher.lists[None].replace("900 MiB free", "1000 MiB free")
+    await launcher.stop(8080)
+    async with asyncio.timeout(PATIENCE_S):
+        placement = await made.place(spec("b", 8081, None))
+    assert placement is not None
+    assert placement.device_option == "CUDA0"
 
 
 async def test_a_prediction_is_kept_for_each_engine(
