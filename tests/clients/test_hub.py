@@ -7,8 +7,11 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
+from magid.gateway.frontend.model_downloads import entries
+from magid.library.job import JobStatus
 from magid.library.selection import RepositoryFile, choose
 from magid.library.source import ModelSource
 from tests.support import ggufs, programs
@@ -80,6 +83,41 @@ def test_huggingface_hub_downloads_from_it(hub: ModelHub, tmp_path: Path, reposi
 def test_huggingface_hub_understands_its_refusals(hub: ModelHub, tmp_path: Path) -> None:
     said = python(hub, tmp_path, REFUSED).split()
     assert said == ["RepositoryNotFoundError", "RemoteEntryNotFoundError", "GatedRepoError"]
+
+
+def test_what_the_router_lists_under_way(
+    hub: ModelHub, tmp_path: Path, llama_server: Path, free_port: Callable[[], int]
+) -> None:
+    """llama.cpp's own shows it as magid does, but for `progress`, which newer ones have."""
+    hub.released.clear()
+    hub.faults.append(HubFault("stall", 1_000_000))
+    port = free_port()
+    process = subprocess.Popen(
+        [str(llama_server), "--port", str(port)],
+        env={
+            "PATH": os.environ["PATH"], "HF_ENDPOINT": f"{hub.url}/", "LLAMA_CACHE": str(tmp_path),
+        },
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    try:
+        next(line for line in process.stdout if "listening" in line)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_S) as router:
+            router.post("/models", json={"model": "org/Tiny:Q8_0"}).raise_for_status()
+            (theirs,) = router.get("/models").raise_for_status().json()["data"]
+    finally:
+        process.kill()
+        process.wait(DEADLINE_S)
+        process.stdout.close()
+        hub.released.set()
+        hub.faults.clear()
+    source = ModelSource("org/Tiny", tag="Q8_0")
+    (ours,) = entries([JobStatus("id", source, 1.0, "downloading")], hub.url)
+    assert ours.keys() <= theirs.keys()
+    for name in ("id", "object", "aliases", "architecture"):
+        assert ours[name] == theirs[name]
+    assert ours["status"]["value"] == theirs["status"]["value"] == "downloading"
+    assert type(ours["status"]["args"]) is type(theirs["status"]["args"])
 
 
 def test_llama_server_downloads_from_it(

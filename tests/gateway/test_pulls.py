@@ -11,7 +11,7 @@ import ollama
 import pytest
 
 from magid.errors import InvalidInput
-from magid.gateway.frontend.model_events import download_changes
+from magid.gateway.frontend.model_downloads import download_changes, entries
 from magid.gateway.ollama import pulls
 from magid.gateway.routing import model_list, resolver
 from magid.gateway.routing.fleet import Fleet
@@ -86,6 +86,25 @@ def test_events_of_downloads_are_of_those_under_way() -> None:
     (failed,) = told(half, status("failed", reason="cannot go on: no room"))
     assert failed == {
         **event, "event": "download_failed", "data": {"message": "cannot go on: no room"}
+    }  # fmt: skip
+
+
+def test_the_router_lists_what_is_under_way() -> None:
+    states = ("queued", "downloading", "paused", "verifying", "done", "failed")
+    downloads = [
+        replace(status(state, 50), id=state, created_at=9.0 - number)
+        for number, state in enumerate(states)
+    ]
+    listed = entries(downloads, "https://hub")
+    assert [entry["created"] for entry in listed] == [6, 8, 9], "the oldest first"
+    address = "https://hub/org/Tiny/resolve/main/tiny-Q8_0.gguf"
+    assert listed[0] == {
+        "id": "org/Tiny:Q8_0", "object": "model", "created": 6, "owned_by": "magid", "aliases": [],
+        "status": {
+            "value": "downloading", "args": [],
+            "progress": {address: {"done": 50, "total": 100}},
+        },
+        "architecture": {"input_modalities": ["text"], "output_modalities": ["text"]},
     }  # fmt: skip
 
 
@@ -278,9 +297,16 @@ def test_the_router_downloads_pauses_and_goes_on(magid: Running, hub: ModelHub) 
         assert (started.status_code, started.json()) == (200, {"success": True})
         (progress,) = wait_for("download_progress").values()
         assert 0 <= progress["done"] < progress["total"]
+        shown = router.models()[name]["status"]
+        assert shown["value"] == "downloading"
+        (progress,) = shown["progress"].values()
+        assert progress["total"] == hub.repositories["org/Fourth"].size("Fourth-Q8_0.gguf")
+        offered = plain.get("/v1/models").json()["data"]
+        assert name not in {model["id"] for model in offered}, "it cannot be used yet"
         assert router.order("unload", name).json() == {"success": True}
         assert wait_for("download_failed").keys() == {"message"}
         magid.wait_for("the pause", lambda: state_of(magid, "org/Fourth") == "paused")
+        assert name not in router.models()
         hub.released.set()
         assert plain.post("/models", json={"model": name}).is_success
         wait_for("download_finished")
@@ -311,7 +337,7 @@ def test_a_download_that_a_person_ends(magid: Running, hub: ModelHub) -> None:
 
 
 @pytest.mark.slow
-def test_only_administrators_download(magid: Running) -> None:
+def test_only_administrators_download(magid: Running, hub: ModelHub) -> None:
     """The last one: from here on, a token is required."""
     infers, rules = magid.make_token("asks", "infer"), magid.make_token("rules", "admin")
 
@@ -323,3 +349,14 @@ def test_only_administrators_download(magid: Running) -> None:
     for path in ("/api/pull", "/models"):
         assert asked(infers, path).status_code == 403
         assert asked(rules, path).status_code == 200
+    hub.released.clear()
+    (magid.models / "org/Third/Third-Q8_0.gguf").unlink(missing_ok=True)
+    hub.faults.append(HubFault("stall", 1000))
+    magid.client.headers["Authorization"] = f"Bearer {rules}"
+    assert magid.ask("POST", PATH, {"source": "org/Third"})["state"] == "queued"
+    limited = magid.make_token("one", "infer", models=[fleets.SMALL])
+    for token, sees in ((infers, True), (limited, False)):
+        listed = magid.client.get("/models", headers={"Authorization": f"Bearer {token}"})
+        shown = [m for m in listed.json()["data"] if m["id"] == "org/Third"]
+        assert [m["status"]["value"] for m in shown] == ["downloading"] * sees
+    hub.released.set()

@@ -260,7 +260,7 @@ class ClientConnection:
             if self._is_write_paused:  # by the response before
                 active.pause(paused=True)
             return
-        answer = own_answers.answer(context.dispatcher, request)
+        answer = own_answers.answer(call, request)
         if endpoint.changes:
             self._log_change(head, name)
         self._writer.respond(200, b"Content-Type: application/json\r\n", answer)

@@ -10,11 +10,12 @@ from typing import Any
 
 from magid.control.snapshot import Phase
 from magid.control.state import Change
+from magid.gateway.frontend.model_downloads import download_changes
 from magid.gateway.frontend.own_answers import OwnCall, visible
 from magid.gateway.routing import model_list
 from magid.http.framing import ReplyHead, chunk
 from magid.http.json_text import to_json
-from magid.library.job import ACTIVE, JobStatus
+from magid.library.job import JobStatus
 
 SETTLE_S = 0.1  # changes that come together are compared once
 KEEP_ALIVE_S = 15.0  # a comment, which keeps proxies from closing the connection
@@ -31,32 +32,6 @@ def changes(before: Statuses, now: Statuses) -> Iterator[dict[str, Any]]:
         if before.get(model_id) != status:
             data = {"status": status["value"], **({"failed": True} if "failed" in status else {})}
             yield {"model": model_id, "event": "model_status", "data": data}
-
-
-def download_changes(
-    before: Mapping[str, JobStatus], now: Mapping[str, JobStatus], endpoint: str
-) -> Iterator[dict[str, Any]]:
-    """The events of downloads, from one moment to the next; by their ids. Pure.
-
-    Of those that had ended before there are none.
-    """
-    for job_id, status in now.items():
-        old = before.get(job_id)
-        event = {"model": status.source.text, "event": "download_progress"}
-        if status.state in ACTIVE:
-            progress = _progress(status, endpoint)
-            if progress and (old is None or progress != _progress(old, endpoint)):
-                yield {**event, "data": progress}
-        elif old is not None and old.state in ACTIVE:
-            is_done = status.state == "done"
-            event["event"] = "download_finished" if is_done else "download_failed"
-            yield {**event, "data": {} if is_done else {"message": status.reason or status.state}}
-
-
-def _progress(status: JobStatus, endpoint: str) -> dict[str, dict[str, int]]:
-    """How far each file is, by its address at the hub."""
-    base = f"{endpoint}/{status.source.repository}/resolve/{status.source.revision}"
-    return {f"{base}/{file.path}": {"done": file.done, "total": file.size} for file in status.files}
 
 
 class ModelEvents:

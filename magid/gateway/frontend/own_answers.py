@@ -10,11 +10,12 @@ from msgspec import Struct
 
 from magid.errors import InvalidInput, ModelNotFound, NotSupported
 from magid.gateway.dispatcher import Dispatcher
+from magid.gateway.frontend import model_downloads
 from magid.gateway.frontend.request_reader import BOM, small_too_large
 from magid.gateway.frontend.response_writer import ResponseWriter
 from magid.gateway.ollama import models as ollama
 from magid.gateway.routing import fleet, resolver
-from magid.gateway.routing.endpoints import Endpoint
+from magid.gateway.routing.endpoints import MODELS, Endpoint
 from magid.gateway.routing.fleet import Fleet
 from magid.gateway.routing.outline import WHOLE_BYTES
 from magid.http import content_coding
@@ -47,9 +48,11 @@ class OwnCall(Struct, frozen=True):
     on_error: Callable[[BaseException], None]
 
 
-def answer(dispatcher: Dispatcher, request: OwnRequest) -> bytes:
+def answer(call: OwnCall, request: OwnRequest) -> bytes:
     """Returns the answer as JSON. Raises InvalidInput, TooLarge, and as the daemon does."""
-    return _ANSWERS[request.endpoint.path](dispatcher, request)
+    if request.endpoint.path == MODELS:
+        return _router_models(call, request)
+    return _ANSWERS[request.endpoint.path](call.dispatcher, request)
 
 
 def visible(dispatcher: Dispatcher, only: tuple[str, ...] | None) -> Fleet:
@@ -59,6 +62,15 @@ def visible(dispatcher: Dispatcher, only: tuple[str, ...] | None) -> Fleet:
 
 def _models(dispatcher: Dispatcher, request: OwnRequest) -> bytes:
     return dispatcher.models_json(request.only)
+
+
+def _router_models(call: OwnCall, request: OwnRequest) -> bytes:
+    """The same, and what is being downloaded, for callers who may use all models."""
+    endpoint = call.dispatcher.daemon.config.downloads.endpoint
+    coming = model_downloads.entries(call.downloads.seen.values(), endpoint)
+    if request.only is not None or not coming:
+        return _models(call.dispatcher, request)
+    return to_json({"object": "list", "data": [*call.dispatcher.models(None), *coming]})
 
 
 def _model(dispatcher: Dispatcher, request: OwnRequest) -> bytes:
@@ -208,7 +220,6 @@ def _plain(request: OwnRequest) -> bytes | bytearray:
 _ANSWERS: dict[str, Callable[[Dispatcher, OwnRequest], bytes]] = {
     "/v1/models": _models,
     "/v1/models/{id}": _model,
-    "/models": _models,
     "/models/load": _load,
     "/models/unload": _unload,
     "/api/version": _version,

@@ -65,6 +65,7 @@ class Endpoint(Struct, frozen=True):
 
 
 COMPLETION, INFILL = "/completion", "/infill"
+MODELS = "/models"  # of llama.cpp's router
 UNLOAD = "/models/unload"
 
 _CHAT = frozenset({ModelKind.CHAT})
@@ -98,21 +99,25 @@ def style_of(path: str) -> Style:
 ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint("GET", "/v1/models", "Models, aliases, tiers and auto; never waits for a server"),
     Endpoint("GET", "/v1/models/{id}", "One of them"),
-    Endpoint("GET", "/models", "The same list, where clients of llama.cpp's router look"),
+    Endpoint(
+        "GET",
+        MODELS,
+        "The same list, with what is being downloaded, for clients of llama.cpp's router",
+    ),
     Endpoint("POST", "/models/load", "Start a model's servers; waits for nothing", changes=True),
     Endpoint(
         "POST", UNLOAD, "Stop a model's servers, or a download; waits for nothing", changes=True
     ),
     Endpoint(
         "POST",
-        "/models",
+        MODELS,
         "Download a model, `ORG/REPO:TAG`; waits for nothing",
         changes=True,
         downloads=True,
     ),
     Endpoint(
         "DELETE",
-        "/models",
+        MODELS,
         "Remove the files of a model, `?model=`, that no other model needs",
         changes=True,
         removes=True,
