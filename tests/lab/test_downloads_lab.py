@@ -3,12 +3,12 @@
 import json
 import random
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from tests.lab import serving
 from tests.lab.container import booted
+from tests.lab.downloading import LIBRARY, PATH, pull, reaches, unit_of, wait_for
 from tests.lab.serving import Daemon
 from tests.lab.trees import RELEASES, Release, Tree
 from tests.support import ggufs
@@ -16,11 +16,9 @@ from tests.support.hub import HubFault, HubRepository, ModelHub
 
 pytestmark = pytest.mark.slow
 
-PATH = "/api/library/downloads"
 HOST = "127.0.0.7"  # the hub's own address: no other of 127.0.0.0/8 may be reached
 TOKEN = "hf_" + "a" * 34
 WEIGHTS = random.Random(5).randbytes(3_000_000)
-LIBRARY = "/var/lib/magi/models"
 BIG = "org/Big"
 
 
@@ -48,30 +46,6 @@ def daemon(
         finally:
             made.client.close()
             hub.close()
-
-
-def pull(daemon: Daemon, source: str) -> Any:
-    reply = daemon.client.post(PATH, json={"source": source})
-    assert reply.status_code == 202, reply.text
-    return reply.json()
-
-
-def wait_for(daemon: Daemon, job_id: str, *states: str) -> Any:
-    found: dict[str, Any] = {}
-
-    def is_so() -> bool:
-        reply = daemon.client.get(f"{PATH}/{job_id}")
-        found.clear()
-        found.update(reply.json())
-        return found.get("state") in states
-
-    try:
-        daemon.container.wait_until(is_so, f"{job_id} {states}")
-    except AssertionError as error:
-        unit = f"magi-download@{job_id}.service"
-        said = [entry["MESSAGE"] for entry in daemon.container.journal(unit)]
-        raise AssertionError(f"{found}; its journal: {said}") from error
-    return found
 
 
 def test_a_pull_ends_in_a_model_that_answers(daemon: tuple[Daemon, ModelHub]) -> None:
@@ -102,7 +76,7 @@ def test_what_the_unit_may_reach(daemon: tuple[Daemon, ModelHub]) -> None:
     hub.faults += [HubFault("stall", 1_000_000)]
     job_id = pull(magid, BIG)["id"]
     wait_for(magid, job_id, "downloading")
-    unit = f"magi-download@{job_id}.service"
+    unit = unit_of(job_id)
     pid = container.pid_of(unit)
     inside = ["nsenter", "--target", str(pid), "--mount"]
 
@@ -117,16 +91,9 @@ def test_what_the_unit_may_reach(daemon: tuple[Daemon, ModelHub]) -> None:
     assert (shown["User"], shown["NoNewPrivileges"]) == ("magi-library", "yes")
     for name in ("cmdline", "environ"):
         assert TOKEN not in container.run(["cat", f"/proc/{pid}/{name}"]).stdout
-    group = container.show(unit, "ControlGroup")["ControlGroup"]
-
-    def reaches(url: str) -> bool:
-        """Whether a process in the unit's control group gets an answer."""
-        join = f"echo $$ >'/sys/fs/cgroup{group}/cgroup.procs'"
-        ask = f"exec curl --silent --output /dev/null --max-time 2 {url}"
-        return container.run(["sh", "-c", f"{join} && {ask}"], check=False).returncode == 0
-
-    assert reaches(hub.url)
-    assert not reaches("http://127.0.0.1:8000/livez"), "magid answers there, but not to the unit"
+    assert reaches(container, unit, hub.url)
+    magids_own = "http://127.0.0.1:8000/livez"
+    assert not reaches(container, unit, magids_own), "magid answers there, but not to the unit"
     assert magid.client.delete(f"{PATH}/{job_id}").status_code == 200
     assert container.show(unit, "LoadState")["LoadState"] == "not-found"
     assert not container.exists(f"{LIBRARY}/.downloads/{job_id}")
@@ -138,7 +105,7 @@ def test_ends_of_magid_and_of_the_unit(daemon: tuple[Daemon, ModelHub]) -> None:
     hub.faults += [HubFault("stall", 1_000_000)]
     job_id = pull(magid, BIG)["id"]
     wait_for(magid, job_id, "downloading")
-    unit = f"magi-download@{job_id}.service"
+    unit = unit_of(job_id)
     pid = container.pid_of(unit)
     serving.replaced(container, "kill", "--signal=KILL", "magid")
     container.wait_until(magid.is_ready, "readiness")
@@ -170,7 +137,7 @@ def test_failures_are_failures_of_the_unit(daemon: tuple[Daemon, ModelHub]) -> N
     hub.faults += [HubFault("wrong")]
     job_id = pull(magid, "org/Other")["id"]
     assert wait_for(magid, job_id, "failed")["error"] == "DigestMismatch"
-    unit = f"magi-download@{job_id}.service"
+    unit = unit_of(job_id)
     container.wait_until(
         lambda: container.show(unit, "ActiveState")["ActiveState"] == "failed", "a failed unit"
     )
