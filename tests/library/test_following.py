@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from magid.config.settings import Config, DownloadSettings
+from magid.errors import NotReady
 from magid.library.downloads.owner import BOOT_RECORD, Downloads
 from magid.library.downloads.starting import ChildDownloads
 from magid.library.job import JobStatus
 from magid.library.source import ModelSource
 from tests.support.deadlines import PATIENCE_S
 from tests.support.hub import HubFault, HubRepository, ModelHub, running_hub
+from tests.support.mounts import mounted
 from tests.support.transfers import Transfers
 
 SOURCE = ModelSource("org/Plain")
@@ -103,6 +105,29 @@ async def test_a_boot_resumes_what_a_shutdown_has_stopped(library: Path, hub: Mo
         await until(downloads, lambda status: status.state == "done")
     assert hub.requests_of("files")[0][1]["Range"] == "bytes=500000-"
     assert json.loads((library.parent / BOOT_RECORD).read_text()) == {"boot": "second"}
+
+
+async def test_a_library_that_answers_late_is_waited_for(
+    library: Path, hub: ModelHub, tmp_path: Path
+) -> None:
+    """As a mount soon after a boot."""
+    net, link = tmp_path / "net", tmp_path / "late/models"
+    for made in (net, link.parent):
+        made.mkdir()
+    await asyncio.to_thread(stopped, library, hub)
+    hub.asked.clear()
+    link.symlink_to(net)
+    with mounted(net) as mount:
+        mount.hang()
+        async with owner(link, hub, "second") as downloads:
+            with pytest.raises(NotReady):
+                await downloads.listed()
+            assert not hub.asked
+            link.unlink()
+            link.symlink_to(library)
+            mount.thaw()
+            await until(downloads, lambda status: status.state == "done")
+    assert hub.requests_of("files")[0][1]["Range"] == "bytes=500000-"
 
 
 async def test_a_restart_of_magid_leaves_it_stopped(library: Path, hub: ModelHub) -> None:

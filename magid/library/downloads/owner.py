@@ -201,11 +201,12 @@ class Downloads:
                 await self._start_absent()
                 await self._restart_interrupted()
             except MagidError as error:
+                has_resumed = has_resumed and not isinstance(error, NotReady)
                 log.debug("cannot look at downloads: %s", error.message)
             except Exception:  # the following goes on whatever one look meets
                 log.exception("looking at downloads failed with an internal error")
             with suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_S if self._is_busy else None):
+                async with asyncio.timeout(_LOOK_S if self._is_busy or not has_resumed else None):
                     await self._asked.wait()
             self._asked.clear()
 
@@ -295,7 +296,10 @@ class Downloads:
     # -- resuming ----------------------------------------------------------------------------
 
     async def _resume_after_boot(self) -> None:
-        """Resumes what a shutdown has stopped: at the first start of magid in a boot only."""
+        """Resumes what a shutdown has stopped: at the first start of magid in a boot only.
+
+        Raises NotReady while the library does not answer, as its mount may not soon after a boot.
+        """
         path, boot = self._settings.state_dir / BOOT_RECORD, self._boot()
         try:
             known = json.loads(await asyncio.to_thread(path.read_bytes)).get("boot")
@@ -303,9 +307,8 @@ class Downloads:
             known = None
         if known == boot:
             return
-        with suppress(MagidError):
-            await self._look()
-            await self._run_all(s for s in self._seen.values() if s.was_stopped)
+        await self._look()
+        await self._run_all([s for s in self._seen.values() if s.was_stopped])
         with suppress(OSError):
             content = json.dumps({"boot": boot}).encode()
             await asyncio.to_thread(replace_file, path, content, mode=0o640)
