@@ -31,6 +31,11 @@ class DiskReport(Struct, frozen=True):
     rest: int  # of files that are too small to be listed
 
 
+def files_of_models(models: Mapping[str, FoundModel]) -> set[str]:
+    """Returns the paths that `report` has to know the size of, however small they are."""
+    return {path for found in models.values() for path in files_of(found)}
+
+
 def report(roots: Sequence[RootUsage], models: Mapping[str, FoundModel]) -> DiskReport:
     """Sorts the files of all roots by whose they are."""
     by_path = {file.path: file for root in roots for file in root.files}

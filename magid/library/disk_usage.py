@@ -1,8 +1,8 @@
 """`python -m magid.library.disk_usage`: what lies in one model folder, and how much is free there.
 
 A process of its own (see `host.workers`), because the folder may be a mount that does not answer.
-Lists all files, hidden ones too, without following a link: those of a MiB or more one by one, up to
-a number, and the rest together.
+Looks at all files, hidden ones too, without following a link. Those that are asked for are listed
+one by one, and of the others those of a MiB or more, up to a number; the rest is counted together.
 """
 
 import os
@@ -16,7 +16,7 @@ from msgspec import Struct
 from magid.host.workers import LATE_S, Heartbeat, Silent, Worker, WorkerEnded, serve
 
 _MODULE: Final = "magid.library.disk_usage"
-_LISTED: Final = 1 << 20  # bytes of a file that is listed by itself
+_LISTED: Final = 1 << 20  # bytes of a file that is listed without being asked for
 _MOST_LISTED: Final = 20_000
 _BLOCK: Final = 512  # bytes of st_blocks, whatever the file system has
 
@@ -42,14 +42,19 @@ class RootUsage(Struct, frozen=True):
     problem: str = ""  # why it could not be looked at
 
 
-def usage_of(root: str, others: Iterable[str], late_s: float = LATE_S) -> RootUsage:
-    """Looks at one folder in a worker. Blocks; never raises."""
+def usage_of(
+    root: str, others: Iterable[str], wanted: Iterable[str] = (), late_s: float = LATE_S
+) -> RootUsage:
+    """Looks at one folder in a worker. Blocks; never raises.
+
+    `wanted`: the files that are listed whatever their size, by their paths without a link.
+    """
     try:
         worker = Worker(_MODULE)
     except OSError as error:
         return RootUsage(root, problem=f"no process can start: {error.strerror}")
     try:
-        worker.submit([["usage", root, list(others)]])
+        worker.submit([["usage", root, list(others), list(wanted)]])
         answer = worker.receive(late_s)
     except Silent:
         worker.end(is_stuck=True)
@@ -69,30 +74,32 @@ def usage_of(root: str, others: Iterable[str], late_s: float = LATE_S) -> RootUs
 
 def carry_out(request: Any) -> Any:
     match request:
-        case ["usage", root, others]:
+        case ["usage", root, others, wanted]:
             try:
-                return _usage(os.path.realpath(root), frozenset(map(os.path.realpath, others)))
+                apart = frozenset(map(os.path.realpath, others))
+                return _usage(os.path.realpath(root), apart, frozenset(wanted))
             except OSError as error:
                 return error.strerror
         case _:
             raise ValueError(request)
 
 
-def _usage(root: str, others: frozenset[str]) -> list[Any]:
+def _usage(root: str, others: frozenset[str], wanted: frozenset[str]) -> list[Any]:
     space = os.statvfs(root)
     files: list[tuple[str, int, str, float]] = []
-    rest = rest_count = 0
-    seen: set[str] = set()
+    rest: dict[str, int] = {}  # by identity: a file with several names counts once
     for path, status in _files(root, others, Heartbeat()):
         identity = f"{status.st_dev}:{status.st_ino}"
         size = status.st_blocks * _BLOCK
-        if size >= _LISTED and len(files) < _MOST_LISTED:
+        if path in wanted or (size >= _LISTED and len(files) < _MOST_LISTED):
             files.append((path, size, identity, status.st_mtime))
-        elif identity not in seen:
-            seen.add(identity)
-            rest, rest_count = rest + size, rest_count + 1
+        else:
+            rest[identity] = size
+    for _, _, identity, _ in files:
+        rest.pop(identity, None)
     unit = space.f_frsize
-    return [space.f_blocks * unit, space.f_bavail * unit, files, rest, rest_count]
+    total, free = space.f_blocks * unit, space.f_bavail * unit
+    return [total, free, files, sum(rest.values()), len(rest)]
 
 
 def _files(

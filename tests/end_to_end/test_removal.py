@@ -120,6 +120,7 @@ def test_what_the_disk_holds(magid: Running, eyes: dict[str, str]) -> None:
     (root,) = found["roots"]
     assert (root["path"], root["isLibrary"], root["problem"]) == (str(magid.models), True, "")
     assert found["models"][0]["modelId"] == eyes["q8_0"]
+    assert all(one["sizeBytes"] > 0 for one in found["models"]), "also of those below a MiB"
     assert [one["path"] for one in found["others"]] == [str(magid.models / "lost.bin")]
     shown = type_in(magid, "df").stdout
     assert "magictl rm may delete there" in shown

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from magid.library.disk_report import DiskReport, report
+from magid.library.disk_report import DiskReport, files_of_models, report
 from magid.library.disk_usage import RootUsage, usage_of
 from tests.support import ggufs
 from tests.support.mounts import mounted
@@ -22,7 +22,7 @@ def padded(path: Path, mib: int) -> Path:
 
 def look(folder: Path) -> DiskReport:
     models = {model.stem: model for model in scan(folder).models}
-    return report([usage_of(str(folder), ())], models)
+    return report([usage_of(str(folder), (), files_of_models(models))], models)
 
 
 def test_whose_each_file_is(tmp_path: Path) -> None:
@@ -48,6 +48,24 @@ def test_whose_each_file_is(tmp_path: Path) -> None:
     space = os.statvfs(tmp_path)
     assert root.total == space.f_blocks * space.f_frsize
     assert (root.problem, root.free > 0) == ("", True)
+
+
+def test_a_small_model_has_its_bytes(tmp_path: Path) -> None:
+    """Whatever its size, and where it has other names; each file counts once, and in one place."""
+    tiny = ggufs.write_chat_model(tmp_path / "Tiny-Q8_0.gguf", quantization="Q8_0")
+    eye = ggufs.write_chat_model(tmp_path / "Eye-Q8_0.gguf", quantization="Q8_0")
+    projector = ggufs.write_mmproj(tmp_path / "mmproj-Eye.gguf")
+    (tmp_path / "again").hardlink_to(tiny)
+    (tmp_path / "small.txt").write_bytes(b"x" * 5000)
+    padded(tmp_path / "notes.bin", 1)
+    found = look(tmp_path)
+    taken = {path: path.stat().st_blocks * 512 for path in tmp_path.iterdir()}
+    assert max(taken[tiny], taken[eye], taken[projector]) < MIB
+    assert {one.model_id: one.size for one in found.models} == {
+        "Tiny-Q8_0": taken[tiny], "Eye-Q8_0": taken[eye] + taken[projector],
+    }  # fmt: skip
+    assert found.rest == taken[tmp_path / "small.txt"]
+    assert [one.path for one in found.others] == [str(tmp_path / "notes.bin")]
 
 
 def test_a_folder_within_another_one_counts_there_alone(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from magid.api.schemas import disk
 from magid.api.views import when
 from magid.control.removal import RemovalResult
 from magid.errors import InvalidInput
-from magid.library.disk_report import DiskReport, report
+from magid.library.disk_report import DiskReport, files_of_models, report
 from magid.library.disk_usage import FileOnDisk, RootUsage, usage_of
 from magid.wording.counts import counted
 from magid.wording.sizes import size
@@ -40,17 +40,18 @@ async def get_disk(ctx: Context, call: Call) -> Reply:
     """What the model folders hold: models, unfinished downloads, files of no model, free space."""
     config, now = ctx.daemon.config, ctx.need_listing()
     paths = [str(path) for path in config.model_paths]
+    models = {name: model.found for name, model in now.models.items()}
+    wanted = files_of_models(models)
 
     async def look() -> list[RootUsage]:
         """Starts a process for each folder."""
-        looks = (asyncio.to_thread(usage_of, path, {*paths} - {path}) for path in paths)
+        looks = (asyncio.to_thread(usage_of, path, {*paths} - {path}, wanted) for path in paths)
         return await asyncio.gather(*looks)
 
     roots = await ctx.disk_turns.take(look)
     absent = {root.path for root in now.disk.unreadable_roots if root.is_absent}
     seen = [root for root in roots if root.path not in absent or not now.may_lack_folders]
-    found = report(seen, {name: model.found for name, model in now.models.items()})
-    return reply(_disk_reply(found, str(config.library_root)))
+    return reply(_disk_reply(report(seen, models), str(config.library_root)))
 
 
 def _disk_reply(found: DiskReport, library: str) -> disk.DiskReply:
