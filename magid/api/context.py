@@ -11,6 +11,7 @@ from typing import Any
 from msgspec import Struct, field
 
 from magid.api import views
+from magid.api.engine_reads import EngineReads
 from magid.api.gpu_views import gpus_reply
 from magid.api.page import Page
 from magid.api.reply import etag_of
@@ -73,7 +74,6 @@ class Context(Struct):
     delays: SignInDelays = field(default_factory=SignInDelays)
     look_at_pci: Callable[[], frozenset[str]] = display_controllers.vendors
     disk_turns: Turns = field(default_factory=Turns)
-    engine_turns: Turns = field(default_factory=Turns)
     profile_turns: Turns = field(default_factory=Turns)
     configuration: Effective | None = None  # None: it came from no file
     not_listening: tuple[str, ...] = ()  # which addresses are not served, and why
@@ -84,6 +84,7 @@ class Context(Struct):
     _written: dict[str, tuple[Model, ModelFit, bytes]] = field(default_factory=dict)
     _ready_made: dict[str, tuple[tuple[int, int], bytes, str]] = field(default_factory=dict)
     _authenticator: Authenticator | None = None
+    _engines: EngineReads | None = None
 
     @property
     def authenticator(self) -> Authenticator:
@@ -91,6 +92,13 @@ class Context(Struct):
         if self._authenticator is None:
             self._authenticator = Authenticator(self.tokens)
         return self._authenticator
+
+    @property
+    def engines(self) -> EngineReads:
+        """The one that looks at the folder of engines."""
+        if self._engines is None:
+            self._engines = EngineReads(self.daemon.config.engines_dir)
+        return self._engines
 
     def gpus(self) -> gpu_schemas.GpusReply:
         """Returns the GPUs as they were listed last, and what servers hold there."""

@@ -7,19 +7,17 @@ Where their folder does not answer, all of them are absent, and what waits for i
 
 import asyncio
 import logging
-import threading
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from magid.control.state import Change, StateStore
+from magid.host.shared_reads import LATE_S, SharedRead
 from magid.llama.engines import is_installed, is_named
 
 log = logging.getLogger(__name__)
 
 LOOK_S: Final = 5.0
-LATE_S: Final = 5.0  # without an answer for so long, a disk counts as hung
 
 
 class AbsentEngines:
@@ -32,9 +30,11 @@ class AbsentEngines:
         on_back: Callable[[frozenset[str]], None],
         late_s: float = LATE_S,
     ) -> None:
-        self._folder, self._store, self._on_back = folder, store, on_back
-        self._late_s = late_s
-        self._late: asyncio.Future[frozenset[str]] | None = None  # its thread waits for the disk
+        self._store, self._on_back = store, on_back
+        self._missing = SharedRead(
+            lambda: frozenset(name for name in self._names if not is_installed(folder, name)),
+            late_s,
+        )
         self._unsubscribe: Callable[[], None] = lambda: None
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -47,7 +47,7 @@ class AbsentEngines:
 
     async def look(self) -> None:
         """Looks at the disk now. Idempotent."""
-        names = frozenset(filter(is_named, self._store.snapshot.engines))
+        names = self._names
         absent = await self._absent(names) if names else names
         before = self._store.absent_engines
         if absent != before:
@@ -63,16 +63,14 @@ class AbsentEngines:
 
     async def _absent(self, names: frozenset[str]) -> frozenset[str]:
         """Returns those that are not installed; all of them while the disk does not answer."""
-        if self._late is not None and not self._late.done():
+        try:
+            return await self._missing.result()
+        except TimeoutError:
             return names
-        found: asyncio.Future[frozenset[str]] = asyncio.get_running_loop().create_future()
-        # A thread of the pool could not be left behind: magid would wait for it at its end.
-        threading.Thread(target=_look, args=(self._folder, names, found), daemon=True).start()
-        await asyncio.wait({found}, timeout=self._late_s)
-        if found.done():
-            return found.result()
-        self._late = found
-        return names
+
+    @property
+    def _names(self) -> frozenset[str]:
+        return frozenset(filter(is_named, self._store.snapshot.engines))
 
     async def close(self) -> None:
         """Idempotent."""
@@ -95,10 +93,3 @@ class AbsentEngines:
                 pass
             self._changed.clear()
             await self.look()
-
-
-def _look(folder: Path, names: frozenset[str], found: "asyncio.Future[frozenset[str]]") -> None:
-    """Runs in a thread. The loop may have been closed by the time that it is done."""
-    absent = frozenset(name for name in names if not is_installed(folder, name))
-    with suppress(RuntimeError):
-        found.get_loop().call_soon_threadsafe(found.set_result, absent)

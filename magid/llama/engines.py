@@ -72,6 +72,15 @@ def is_installed(folder: Path, name: str) -> bool:
         return False
 
 
+def installed(folder: Path) -> frozenset[str]:
+    """Returns the names of all engines that have a program. Never raises."""
+    try:
+        names = [path.name for path in folder.iterdir()]
+    except OSError:
+        return frozenset()
+    return frozenset(name for name in names if is_installed(folder, name))
+
+
 def missing(name: str) -> LlamaServerMissing:
     """Returns the error of a server whose engine is not there."""
     return LlamaServerMissing(

@@ -1,6 +1,5 @@
 """Handlers of the registry: the models that exist, and the user's decisions about them."""
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from magid.api import views
@@ -231,11 +230,13 @@ async def put_settings(ctx: Context, call: Call) -> Reply:
 
 
 async def _check_engine(ctx: Context, engine: str | None) -> None:
-    """Raises InvalidInput if the engine is not installed; see `control/engines` for later."""
-    folder = ctx.daemon.config.engines_dir
+    """Raises InvalidInput if the engine is not installed, NotReady while that cannot be seen.
+
+    See `control/engines` for later.
+    """
     if engine is None or not engines.is_named(engine):
         return
-    if not await asyncio.to_thread(engines.is_installed, folder, engine):
+    if engine not in (await ctx.engines.look()).installed:
         raise InvalidInput(
             f"cannot set engine: there is no engine {engine!r}; `magictl engine ls` lists them, "
             "and `magictl engine add` adds one",

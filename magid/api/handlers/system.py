@@ -1,9 +1,7 @@
 """Handlers of what magid runs with: the settings in force, and llama-servers side by side."""
 
-import asyncio
 import json
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from magid.api.context import Context
@@ -11,9 +9,8 @@ from magid.api.reply import Call, Reply, reply
 from magid.api.schemas import system as schemas
 from magid.api.views import when
 from magid.config import loading
-from magid.llama import engines
 
-if TYPE_CHECKING:  # it is imported with the first question: no start waits for tar and zip
+if TYPE_CHECKING:
     from magid.library.engine_store import Engine
 
 
@@ -40,28 +37,17 @@ async def get_configuration(ctx: Context, call: Call) -> Reply:
 
 async def get_engines(ctx: Context, call: Call) -> Reply:
     """The llama-servers that were added side by side, and which of them is used."""
-    config = ctx.daemon.config
-
-    found, default = await ctx.engine_turns.take(
-        lambda: asyncio.to_thread(_look, config.engines_dir)
-    )
-    used = None if config.llama_server_path else default
+    found = await ctx.engines.look()
+    used = None if ctx.daemon.config.llama_server_path else found.default
     models = ctx.daemon.snapshot.models.values()
     answer: schemas.EnginesReply = {
         "used": used,
         "engines": [
             _shown(one, used, [m.model_id for m in models if m.settings.engine == one.name])
-            for one in found
+            for one in found.listed
         ],
     }
     return reply(answer)
-
-
-def _look(folder: Path) -> "tuple[list[Engine], str | None]":
-    """Blocks."""
-    from magid.library import engine_store
-
-    return engine_store.listed(folder), engines.default_engine(folder)
 
 
 def _shown(engine: "Engine", used: str | None, models: list[str]) -> schemas.ListedEngine:
