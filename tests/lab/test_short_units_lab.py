@@ -100,7 +100,7 @@ def test_the_memory_of_a_server(asker: Asker) -> None:
     container = asker.container
     for ctx_size, mib in ((131_072, 64), (262_144, 128)):
         spec = asker.spec(ctx_size=ctx_size, parallel=1, memory_max=1 << 26)
-        report = predicted(asker.ask(PredictRequest(spec, FLAGS)))
+        report = predicted(asker.ask(PredictRequest(spec, FLAGS, for_start=True)))
         assert report.why == "done", report
         assert report.estimate is not None, report
         assert report.estimate.host_total.context == mib << 20
