@@ -83,6 +83,18 @@ async def test_a_program_runs_with_its_files_only(
     assert lines == (["ran", "4"] if problem is None else [])
 
 
+async def test_files_that_were_looked_at_are_not_looked_at_again(tmp_path: Path) -> None:
+    lines: list[str] = []
+    files = [str(tmp_path / "absent")]
+    command = ["/bin/echo", "ran"]
+    child = await Child.spawn(command, {}, lines.append, files=files, are_usable=True)
+    assert await child.problem_of_files(PATIENCE_S) is None
+    async with asyncio.timeout(PATIENCE_S):
+        await child.wait()
+    await child.end(0)
+    assert lines == ["ran"]
+
+
 async def test_a_stranger_who_keeps_the_pipe_is_not_waited_for() -> None:
     """A process that left the group holds our pipe open; it ends by itself."""
     lines, _ = await output_of("/bin/sh", "-c", "setsid sleep 3 & echo said")

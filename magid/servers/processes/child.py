@@ -15,7 +15,7 @@ from contextlib import suppress
 
 from magid.log.buffer import MAX_LINE_BYTES, MAX_LINES
 from magid.servers.processes.pipe import PipeReader
-from magid.servers.processes.tether import are_usable, setpriv_here, tied, tied_by_python
+from magid.servers.processes.tether import setpriv_here, tied, tied_by_python
 
 _PAUSE_S = 0.005  # pause of one server after that many lines at once
 _DRAIN_SECONDS = 1.0  # how long to wait for the last output of a child that is gone
@@ -112,15 +112,16 @@ class Child:
         on_line: Callable[[str], None],
         *,
         files: Sequence[str] = (),
+        are_usable: bool = False,
     ) -> "Child":
         """Runs `argv`. Blocks the loop for the few milliseconds of a fork. Raises OSError.
 
         Must be called on a thread that lives as long as the daemon: the kernel kills the child
         together with the thread that created it. A program that cannot be run shows as a child that
-        exits with 127. It is not run without the `files`: see `problem_of_files`.
+        exits with 127. It is not run without the `files`: see `problem_of_files`. `are_usable`: the
+        caller has just looked at them.
         """
-        fast = setpriv_here() is not None and await are_usable(files)
-        report = _Report() if files and not fast else None
+        report = _Report() if files and not are_usable else None
         reading, writing = os.pipe()
         try:
             child = cls._watching(_popen(argv, environment, writing, report, files))

@@ -29,6 +29,7 @@ from magid.log.buffer import LogRing
 from magid.servers.backend import ObservedServer, ServerState, initial_state, restarting_in
 from magid.servers.processes.child import Child
 from magid.servers.processes.key_files import KeyFiles
+from magid.servers.processes.tether import are_usable
 from magid.servers.readiness import Pace, TooLate, becomes_ready
 from magid.wording.counts import counted
 
@@ -221,9 +222,8 @@ class ServerProcess:
         return exit_reason(child.returncode or 0, self._errors, was_ready=ready)
 
     async def _make_child(self) -> Child:
-        await self._check_free()
-        placement = self.observed.placement
-        argv = await self._around.argv_of(self.spec, placement)
+        placement, files = self.observed.placement, files_of(self.spec)
+        argv, usable = await self._looked_at(placement, files)
         self.key = self._around.keys.write_new(self.spec.port)
         self._errors = LastErrors()
         try:
@@ -231,7 +231,8 @@ class ServerProcess:
                 argv,
                 child_environment(os.environ, placement),
                 self._on_line,
-                files=files_of(self.spec),
+                files=files,
+                are_usable=usable,
             )
         except OSError as error:
             raise ServerFailed(f"cannot start a process: {error.strerror}") from error
@@ -246,6 +247,25 @@ class ServerProcess:
         self._show(ServerState.STARTING)
         self.made.set()
         return self._child
+
+    async def _looked_at(
+        self, placement: Placement | None, files: Sequence[str]
+    ) -> tuple[list[str], bool]:
+        """Returns the argv, and whether the files are usable; threads look, all at once.
+
+        Raises MagidError if the port is taken, or there is no argv.
+        """
+        free, argv, usable = await asyncio.gather(
+            self._check_free(),
+            self._around.argv_of(self.spec, placement),
+            are_usable(files),
+            return_exceptions=True,
+        )
+        for failure in (free, argv, usable):
+            if isinstance(failure, BaseException):
+                raise failure
+        assert isinstance(argv, list)
+        return argv, usable is True
 
     async def _check_files(self, child: Child) -> None:
         """Waits until the program runs. Raises ServerFailed if a file of it cannot be used."""
