@@ -197,13 +197,57 @@ def test_a_changed_body_copies_no_long_string() -> None:
     assert from_json(b"".join(changed.pieces)) == {k: v for k, v in data.items() if v is not None}
 
 
+# -- numbers in a row ----------------------------------------------------------------------------
+
+NUMBERS = [
+    b"12345,",
+    b"-0.5e-7,",
+    b"0,",
+    b"1 ,\n",
+    b"18446744073709551616,",
+]
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_numbers_in_a_row_come_back_as_they_were(number: bytes) -> None:
+    row = number * 40_000 + b"7"
+    body = b'{"input":[%b],"prompt":[[1,%b],"x",[%b]],"a":{"b":[%b]}}' % ((row,) * 4)
+    seen = read(body)
+    assert len(to_json(seen.fields)) < len(body) / 10
+    assert restored(seen) == from_json(body)
+
+
+@pytest.mark.parametrize(
+    "row", [b"1,,2,", b"01,2,", b"1.,2,", b"--1,2,", b"1e,2,", b"1 2,3,", b"+1,2,", b".5,1,"]
+)
+def test_what_are_no_numbers_are_refused(row: bytes) -> None:
+    body = b'{"input":[%b1]}' % (row * 30_000)
+    with pytest.raises(InvalidInput, match="not JSON"):
+        read(body)
+
+
+def test_a_number_that_looks_like_a_mark_is_one_of_the_client() -> None:
+    data = {"input": [10**39 + 7, 10**39 + 8, *range(50_000)], "x": 10**39}
+    assert restored(read(json.dumps(data).encode())) == data
+
+
+def test_numbers_where_none_can_be_are_refused() -> None:
+    row = b"12345," * 20_000
+    for body in (b'{"a":1,%b"b":2}', b"%b1", b'{"a":{%b1}}', b'{"a":[%b]}'):
+        with pytest.raises(InvalidInput, match="not JSON"):
+            read(body % row)
+
+
 # -- bounds --------------------------------------------------------------------------------------
 
 
 def test_what_is_large_and_right_is_taken() -> None:
     tokens = {"input": list(range(100_000, 300_000))}
-    assert read(json.dumps(tokens).encode()).fields == tokens
-    assert read(json.dumps(tokens, indent=8).encode()).fields == tokens
+    for body in (json.dumps(tokens).encode(), json.dumps(tokens, indent=8).encode()):
+        seen = read(body)
+        assert restored(seen) == tokens
+        assert seen.length(seen.fields["input"]) == 200_000
+        assert len(seen.fields["input"]) < 3000
     talk = [{"role": "user", "content": [{"type": "text", "text": "x" * 900}]}] * 2000
     assert len(read(json.dumps({"messages": talk}).encode()).fields["messages"]) == 2000
     long = [{"role": "user", "content": "x" * 10_000}] * 2000
@@ -242,6 +286,34 @@ def test_keys_are_counted_too() -> None:
     body = json.dumps({str(n): 1 for n in range(MAX_WEIGHT // HEAVY)}).encode()
     with pytest.raises(InvalidInput, match="too many parts"):
         read(body)
+
+
+LARGE = {
+    "numbers of five digits": b'{"input":[' + b"12345," * (MIB // 6) + b"1]}",
+    "vectors": b'{"input":[' + b"-0.123456," * (MIB // 10) + b"1]}",
+    "short texts": b'{"input":[' + b'"' + b'","'.join([b"x" * 500] * 2100) + b'"]}',
+    "parts": json.dumps(chat([{"type": "text", "text": "x" * 600}] * 1800)).encode(),
+    "messages": json.dumps({"messages": [{"role": "user", "content": "x" * 400}] * 2500}).encode(),
+    "tools": json.dumps({"tools": [{"function": {"description": "x" * 900}}] * 1100}).encode(),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_a_request_costs_less_than_two_times_its_body(name: str) -> None:
+    """Beside the body: what was parsed of it, and what is looked at to choose a server."""
+    body = LARGE[name]
+    assert len(body) > 0.95 * MIB
+    endpoint = find("POST", "/v1/chat/completions")
+    assert endpoint is not None
+    gc.collect()
+    tracemalloc.start()
+    try:
+        fields, model, seen = finished(parse_large(endpoint, body))
+        made = ParsedRequest(endpoint, body, fields, model, outline=seen)
+        assert made.prompt.chain or "messages" not in fields
+        assert tracemalloc.get_traced_memory()[1] < 2 * len(body)
+    finally:
+        tracemalloc.stop()
 
 
 BODIES = {

@@ -98,6 +98,20 @@ def test_a_small_body_is_bytes() -> None:
     assert body.rest == b"x"
 
 
+def test_a_body_that_may_be_parsed_as_it_is_is_bytes() -> None:
+    """A parser would copy a bytearray."""
+    size = 2 * 2**20
+    body, sent = BodyReader(size, LIMIT), b"x" * size
+    tracemalloc.start()
+    try:
+        assert type(feed(body, sent)) is bytes
+        kept, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 0.2 * size  # the result is gone
+    assert most < 2.4 * size
+
+
 def test_a_body_over_the_limit_is_refused_at_once() -> None:
     with pytest.raises(TooLarge):
         BodyReader(LIMIT + 1, LIMIT)

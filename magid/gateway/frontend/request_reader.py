@@ -20,7 +20,7 @@ from magid.gateway.frontend.rewriting import rewritten
 from magid.gateway.routing import compatibility, nulls, variants
 from magid.gateway.routing.endpoints import Endpoint, Style, canonical
 from magid.gateway.routing.fleet import ChosenVariant, Fleet
-from magid.gateway.routing.outline import WHOLE_BYTES, Outline
+from magid.gateway.routing.outline import MAX_BYTES, WHOLE_BYTES, Body, Outline
 from magid.gateway.routing.request import ParsedRequest, parse, parse_large, parse_query
 from magid.http import content_coding, framing, request_rules
 from magid.http.framing import ChunkReader, ProtocolError
@@ -157,7 +157,8 @@ STEP_BYTES = 16_384  # of a chunked body, between two looks at how many chunks i
 class BodyReader:
     """Reads a body with the length from the head, or chunked without one. Raises TooLarge.
 
-    Keeps one copy of what has arrived. Returns a large body as the bytearray that it grew in.
+    Keeps one copy of what has arrived. Returns a body that is too large to be parsed as the
+    bytearray that it grew in.
     """
 
     __slots__ = ("_chunks", "_limit", "_missing", "_received", "_too_large", "rest")
@@ -212,7 +213,12 @@ class BodyReader:
 
     def _whole(self) -> bytes | bytearray:
         received, self._received = self._received, bytearray()
-        return received if len(received) > WHOLE_BYTES else bytes(received)
+        return settled(received)
+
+
+def settled(body: bytearray) -> Body:
+    """As bytes, if the body may be parsed: the parser would copy a bytearray, and hold both."""
+    return body if len(body) > MAX_BYTES else bytes(body)
 
 
 def _too_large(limit: int) -> TooLarge:
@@ -266,7 +272,9 @@ class RequestBuilder(Struct, frozen=True):
         coding = content_coding.coding_of(self.head.content_encoding)
         if coding:
             limit = self.max_body_bytes
-            body = yield from content_coding.decoded(body, coding, limit, _too_large(limit))
+            whole = yield from content_coding.decoded(body, coding, limit, _too_large(limit))
+            body = settled(whole)
+            del whole
         if len(body) <= WHOLE_BYTES:
             return self.build(bytes(body))
         if body[:3] == BOM:

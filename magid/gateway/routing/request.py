@@ -56,12 +56,11 @@ def read(fields: Mapping[str, Any], outline: Outline | None = None) -> Prompt:
     messages = _messages(fields)
     tools = fields.get("tools")
     length = len if outline is None else outline.chars
-    extra = length(to_json(tools).decode()) if tools else 0
+    each = tools if isinstance(tools, list) else [tools]  # one by one: they may be the whole body
+    extra = sum(length(to_json(tool).decode()) for tool in each) if tools else 0
     chain, chars = _chain(messages, extra, length)
     people = [m for m in messages if m.get("role") == "user"]
-    newest = next((t for m in reversed(people) if (t := "\n".join(_texts(m.get("content"))))), "")
-    if outline is not None:
-        newest = outline.excerpt(newest, NEWEST_CHARS)
+    newest = next((t for m in reversed(people) if (t := _newest(m, outline))), "")
     parts = [p for m in messages for p in _parts(m.get("content"))]
     return Prompt(
         text_chars=chars[-1] if chars else extra,
@@ -75,6 +74,29 @@ def read(fields: Mapping[str, Any], outline: Outline | None = None) -> Prompt:
         chain=chain,
         chars=chars,
     )
+
+
+def _newest(message: Mapping[str, Any], outline: Outline | None) -> str:
+    """The text of a message; of a large body what can be seen of it, without a copy of the rest."""
+    texts = [*_texts(message.get("content"))]
+    if outline is None:
+        return "\n".join(texts)
+    if sum(map(len, texts)) + len(texts) - 1 > 2 * NEWEST_CHARS:
+        texts = [_start(texts), _start(texts, is_end=True)]
+    return outline.excerpt("\n".join(texts), NEWEST_CHARS)
+
+
+def _start(texts: list[str], *, is_end: bool = False) -> str:
+    """The first characters of these texts, one on each line, or the last ones."""
+    found = ""
+    for text in reversed(texts) if is_end else texts:
+        if is_end:
+            found = f"{text[-NEWEST_CHARS:]}\n{found}" if found else text[-NEWEST_CHARS:]
+        else:
+            found = f"{found}\n{text[:NEWEST_CHARS]}" if found else text[:NEWEST_CHARS]
+        if len(found) >= NEWEST_CHARS:
+            break
+    return found[-NEWEST_CHARS:] if is_end else found[:NEWEST_CHARS]
 
 
 def _answer_tokens(fields: Mapping[str, Any]) -> int:
@@ -153,28 +175,33 @@ def _chain(
     total = extra
     chain, chars = [], []
     for message in messages:
-        digest.update(_identity(message))
+        for part in _identity(message):
+            digest.update(part)
         total += sum(map(length, _texts(message.get("content"))))
         chain.append(digest.copy().digest())
         chars.append(total)
     return tuple(chain), tuple(chars)
 
 
-def _identity(message: Mapping[str, Any]) -> bytes:
+def _identity(message: Mapping[str, Any]) -> Iterator[bytes]:
     """Equal for what the model sees alike: SDKs add keys that say nothing to their own answers.
 
-    Long strings are as in an outline: a conversation grows from small bodies to large ones.
+    Long strings are as in an outline: a conversation grows from small bodies to large ones. In
+    parts, because one message may be nearly all of a body.
     """
     content = message.get("content")
-    calls = message.get("tool_calls")
-    identity = to_json([message.get("role"), _said(content), calls or None])
-    if len(identity) < CUT_BYTES:
-        return identity
-    return to_json([message.get("role"), _said(shortened(content)), shortened(calls) or None])
+    calls = message.get("tool_calls") or None
+    if isinstance(content, list):
+        yield _shown([message.get("role"), calls])
+        for part in content:
+            yield b",%b" % _shown(part)
+    else:
+        yield _shown([message.get("role"), calls, content])
 
 
-def _said(content: object) -> str:
-    return content if isinstance(content, str) else to_json(content).decode()
+def _shown(value: Any) -> bytes:
+    shown = to_json(value)
+    return shown if len(shown) < CUT_BYTES else to_json(shortened(value))
 
 
 MAX_MESSAGES = 4096  # each is hashed, which takes 3 us
@@ -271,11 +298,12 @@ def checked(fields: Any, outline: Outline | None = None) -> tuple[dict[str, Any]
         messages = fields.get(name)
         if (
             isinstance(messages, list)
-            and len(messages) > MAX_MESSAGES
+            and (count := len(messages) if outline is None else outline.length(messages))
+            > MAX_MESSAGES
             and not (name == "input" and is_text(messages))
         ):
             raise InvalidInput(
-                f"cannot take this request: `{name}` has {len(messages)} messages, over "
+                f"cannot take this request: `{name}` has {count} messages, over "
                 f"{MAX_MESSAGES}; leave out the oldest",
                 field=name,
             )
