@@ -118,6 +118,22 @@ def test_events_become_lines(size: int) -> None:
     assert last["total_duration"] > 0
 
 
+@pytest.mark.parametrize(
+    ("said", "count"),
+    [
+        ({"usage": {"prompt_tokens": 7}, "timings": {"prompt_n": 1, "cache_n": 6}}, 7),
+        ({"timings": {"prompt_n": 1, "cache_n": 6}}, 7),
+        ({"timings": {"prompt_n": 3}}, 3),
+        ({"timings": {"prompt_n": 3, "cache_n": "x"}}, 3),
+        ({"timings": {"prompt_n": 10**300, "cache_n": 10**300}}, 2**62),
+        ({}, 0),
+    ],
+)
+def test_a_prompt_is_counted_with_what_was_cached(said: dict[str, Any], count: int) -> None:
+    last = answered("/api/generate", [END, said], prompt="x", suffix="y").lines[-1]
+    assert last["prompt_eval_count"] == count
+
+
 def test_a_text_is_called_response() -> None:
     first, last = answered("/api/generate", [delta(content="I"), END], prompt="x").lines
     assert (first["response"], last["response"]) == ("I", "")

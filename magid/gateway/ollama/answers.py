@@ -142,11 +142,21 @@ def _figures(part: Mapping[str, Any], took_ns: int) -> dict[str, int]:
     return {
         "total_duration": took_ns,
         "load_duration": max(0, took_ns - read_ns - written_ns),
-        "prompt_eval_count": _count(usage.get("prompt_tokens", timings.get("prompt_n"))),
+        "prompt_eval_count": _prompt_tokens(usage, timings),
         "prompt_eval_duration": read_ns,
         "eval_count": _count(usage.get("completion_tokens", timings.get("predicted_n"))),
         "eval_duration": written_ns,
     }
+
+
+def _prompt_tokens(usage: Mapping[str, Any], timings: Mapping[str, Any]) -> int:
+    """All of the prompt, as Ollama counts: in `timings` what the server had in its cache is apart.
+
+    Of a text with a suffix there are only those.
+    """
+    if "prompt_tokens" in usage:
+        return _count(usage["prompt_tokens"])
+    return min(_count(timings.get("prompt_n")) + _count(timings.get("cache_n")), _MOST_NS)
 
 
 def _ns(milliseconds: object) -> int:
