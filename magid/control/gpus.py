@@ -1,6 +1,7 @@
 """What magid knows of GPUs and of the memory of servers, and what it decides from that."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from magid.config.settings import Config
 from magid.control import overhead_cache, planner, prediction_cache
@@ -16,6 +17,7 @@ from magid.control.state import Change, StateStore
 from magid.control.wishes import facts_of
 from magid.errors import DeviceMissing
 from magid.gpus.eviction import Evictable, Stopping, Waiting
+from magid.host.memory_limits import SLICE, memory_within
 from magid.llama.program import ProgramOf
 from magid.servers.backend import ServerBackend
 
@@ -41,10 +43,13 @@ class GpuState:
             launcher, config.state_dir / prediction_cache.NAME, lambda: self.fits.look_again()
         )
         self.engines = AbsentEngines(config.engines_dir, store, self._take_up)
-        self.machine = MachineResources(lambda: store.snapshot, lambda: self.devices.present)
+        machine = partial(memory_within, SLICE if launcher.has_model_users else None)
+        self.machine = MachineResources(
+            lambda: store.snapshot, lambda: self.devices.present, machine
+        )
         self.placing = Placing(
             config, launcher, self.devices, self.predictions, program,
-            lambda model_id: facts_of(store.snapshot.models.get(model_id)),
+            lambda model_id: facts_of(store.snapshot.models.get(model_id)), machine,
             overheads=config.state_dir / overhead_cache.NAME,
         )  # fmt: skip
         self.held = HeldMemory(config, launcher, store, self.devices, self.predictions, program)

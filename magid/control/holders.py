@@ -46,7 +46,7 @@ class Holders:
     def __init__(
         self, config: Config, launcher: ServerBackend, machine: Callable[[], Mapping[str, int]]
     ) -> None:
-        """`machine` returns the machine's memory, as `machine_memory` does; it may block."""
+        """`machine` returns the machine's memory, as `memory_within` does; it may block."""
         self._config, self._launcher, self._machine = config, launcher, machine
         self._reserved: dict[int, Reservation] = {}  # by port
         self._begun: dict[int, Reservation] = {}  # the last of each port

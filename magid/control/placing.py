@@ -28,13 +28,13 @@ from magid.control.verdicts import destination
 from magid.control.wishes import (
     FileFacts,
     as_placement,
-    header_need,
     renamed,
+    surely,
     wish_of,
     with_devices,
 )
 from magid.errors import MagidError
-from magid.gpus import eviction
+from magid.gpus import eviction, prompt_cache
 from magid.gpus.capacity import Capacity, freed_by, ids_of
 from magid.gpus.eviction import Evictable, Stopping, Waiting
 from magid.gpus.memory_table import Estimate
@@ -47,9 +47,10 @@ from magid.gpus.placing import (
     Wish,
     decide,
 )
-from magid.host.usage import machine_memory
+from magid.host.memory_limits import memory_within
 from magid.llama.placement import Placement
 from magid.llama.program import LlamaProgram, ProgramOf
+from magid.llama.server_shape import cache_ram
 from magid.llama.spec import ServerSpec
 from magid.log.events import Event, about
 from magid.servers.backend import ServerBackend
@@ -96,7 +97,7 @@ class Placing:
         predictions: Predictions,
         program: ProgramOf,
         facts: Callable[[str], FileFacts],
-        machine: Callable[[], Mapping[str, int]] = machine_memory,
+        machine: Callable[[], Mapping[str, int]] = memory_within,
         overheads: Path | None = None,
     ) -> None:
         """`overheads` is the file that keeps what servers take beyond their predictions."""
@@ -226,15 +227,14 @@ class Placing:
                 return unplaced(spec, devices.present, decision.problem)
 
     def _reserve(self, spec: ServerSpec, placement: Placement) -> Placement | None:
-        """Returns what its start gets: nothing without GPUs, unless a context was chosen for it."""
+        """Returns what its start gets: without GPUs only what was chosen of context and cache."""
         listed = self._devices.of(spec.engine).present
         if placement.extent == "own" and not placement.pins_devices:
             placement = with_devices(placement, unplaced(spec, listed, "as its arguments say"))
-        passed: Placement | None = placement
-        if not listed.gpus and placement.ctx_size is None:
-            passed = None
-        else:
+        is_chosen = bool(listed.gpus) or placement.ctx_size is not None
+        if is_chosen:
             _log_decision(spec, placement)
+        passed = placement if is_chosen or placement.cache_ram is not None else None
         self.holders.reserve(Reservation(spec, placement, passed))
         self._overheads.begin(spec, placement)
         return passed
@@ -299,12 +299,12 @@ class Placing:
         self, spec: ServerSpec, capacity: Capacity, known: Mapping[Question, Prediction]
     ) -> Answer:
         """Returns what the rules say. Without GPUs, what surely fits is not predicted."""
-        facts = self._facts(spec.model_id)
-        if not capacity.devices and (spec.device or "none") == "none":
-            need = header_need(spec, facts)
-            if need is not None and need <= capacity.host:
-                return Placement((), need, "none")
-        return decide(self._wish(spec), capacity, _estimates(known))
+        capacity = prompt_cache.beside(capacity, cache_ram(spec) or 0)
+        sure = surely(spec, self._facts(spec.model_id), capacity)
+        answer: Answer = sure or decide(self._wish(spec), capacity, _estimates(known))
+        if isinstance(answer, Placement):
+            return prompt_cache.with_cache(answer, capacity, cache_ram(spec))
+        return answer
 
     def _wish(self, spec: ServerSpec) -> Wish:
         return wish_of(spec, self._facts(spec.model_id), self._config.ctx_default_max)

@@ -2,26 +2,31 @@
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from magid.control.devices import DeviceList
 from magid.control.snapshot import Snapshot
 from magid.control.turns import Processors
-from magid.host.usage import machine_memory
 from magid.llama.spec import ServerSpec
 
 
 class MachineResources:
     """Asks the kernel, the last list of GPUs, and the last scan. Runs no program."""
 
-    def __init__(self, snapshot: Callable[[], Snapshot], listed: Callable[[], DeviceList]) -> None:
-        self._snapshot, self._listed = snapshot, listed
+    def __init__(
+        self,
+        snapshot: Callable[[], Snapshot],
+        listed: Callable[[], DeviceList],
+        machine: Callable[[], Mapping[str, int]],
+    ) -> None:
+        """`machine` returns the machine's memory, as `memory_within` does; it may block."""
+        self._snapshot, self._listed, self._machine = snapshot, listed, machine
 
     async def processors(self) -> Processors:
         """Returns what is there now. Until llama-server has listed none, there may be GPUs."""
         listed = self._listed()
         is_without = listed.listed_at is not None and not listed.gpus and not listed.problem
-        memory = await asyncio.to_thread(machine_memory)
+        memory = await asyncio.to_thread(self._machine)
         cores = len(os.sched_getaffinity(0))
         return Processors(cores, memory["available"], has_devices=not is_without)
 

@@ -11,6 +11,7 @@ from magid.catalog.effective import Model
 from magid.control.prediction_cache import Prediction
 from magid.control.undrafted import missing_draft
 from magid.discovery.model_shape import ModelShape
+from magid.gpus.capacity import Capacity
 from magid.gpus.device import Gpu
 from magid.gpus.header_estimate import HeaderEstimate, at_most, estimate_by_header
 from magid.gpus.placing import ALL_LAYERS, SMALLEST_CTX, Question, Wish, steps_up_to
@@ -69,7 +70,8 @@ def _offload(spec: ServerSpec) -> Literal["all", "part", "cpu"]:
 def header_estimate(spec: ServerSpec, facts: FileFacts) -> HeaderEstimate | None:
     """Returns the estimate of a server whose context llama-server chooses, or the user.
 
-    None of one that loads further files, whose headers say nothing of the memory for images.
+    On the processor all weights may be repacked, and such a copy is no part of a file. None of one
+    that loads further files, whose headers say nothing of the memory for images.
     """
     if spec.mmproj_path or spec.draft_type or spec.lora_paths:
         return None
@@ -77,13 +79,15 @@ def header_estimate(spec: ServerSpec, facts: FileFacts) -> HeaderEstimate | None
     return estimate_by_header(facts.shape, server_shape(spec, ctx))
 
 
-def header_need(spec: ServerSpec, facts: FileFacts) -> int | None:
-    """Returns what the server needs at most of the machine's memory, as it stands; None: unknown.
-
-    All weights may be repacked for the processor, and such a copy is no part of a file.
-    """
+def surely(spec: ServerSpec, facts: FileFacts, capacity: Capacity) -> Placement | None:
+    """Returns the processor where even the worst that the header allows has room."""
     found = header_estimate(spec, facts)
-    return None if found is None else at_most(found.on_processor)
+    if capacity.devices or (spec.device or "none") != "none" or found is None:
+        return None
+    need = at_most(found.on_processor)
+    if need > capacity.host:
+        return None
+    return Placement((), need, "none", host_later=at_most(found.compute))
 
 
 def renamed(made: Prediction, placement: Placement | None) -> Prediction:

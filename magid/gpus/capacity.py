@@ -20,6 +20,18 @@ class Holder(Struct, frozen=True):
     is_settled: bool
     host_taken: int = 0  # of the machine's memory, what it holds now and the kernel cannot drop
 
+    @property
+    def host_pending(self) -> int:
+        """Returns what of the machine's memory it has not taken yet, in bytes.
+
+        Where it is not known what a ready one holds, it counts as having taken all.
+        """
+        left = max(0, self.placement.host - self.host_taken)
+        if not self.is_settled:
+            return left
+        later = self.placement.host_later
+        return min(left, left if later is None else later) if self.host_taken else 0
+
 
 class DeviceRoom(Struct, frozen=True):
     """One GPU with its room for one more server, in bytes; None: not known."""
@@ -65,6 +77,14 @@ class Capacity(Struct, frozen=True):
     devices: tuple[DeviceRoom, ...]
     host: int
     is_limited: bool = False  # to less than the machine has, by the server's own limit
+    cache: int = 0  # set aside of it, for the prompt cache that the server's settings allow
+
+    @property
+    def host_described(self) -> str:
+        """Returns "which has room for 4.0 GiB beside 1.0 GiB of its prompt cache (--cache-ram)"."""
+        where = "of which its memoryMax allows" if self.is_limited else "which has room for"
+        aside = f" beside {size(self.cache)} of its prompt cache (--cache-ram)"
+        return f"{where} {size(self.host)}{aside if self.cache else ''}"
 
     def without(self, ids: Container[str]) -> "Capacity":
         """Returns it with no room on these devices."""
@@ -98,15 +118,17 @@ def capacity_of(
 
     `overheads` is what one server takes beyond its prediction, by back end.
 
-    Of what is free, a server that has not settled yet will take its whole need; and whatever a
-    driver says is free, servers together never get more than the whole.
+    Of what is free, a server that has not settled yet will take its whole need; of the machine's
+    memory so will one that is ready: the kernel gives what it computes with, and its prompt cache,
+    when they are used first. Whatever a driver says is free, servers together never get more than
+    the whole.
     """
     held = tuple(holders)
     rooms = tuple(
         _room(gpu, _held_on(gpu, held), reserve, (overheads or {}).get(gpu.device.backend))
         for gpu in gpus
     )
-    pending = sum(max(0, one.placement.host - one.host_taken) for one in held if not one.is_settled)
+    pending = sum(one.host_pending for one in held)
     left = max(0, host - pending - host_reserve)
     if limit is not None and limit < left:
         return Capacity(rooms, limit, is_limited=True)

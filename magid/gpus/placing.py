@@ -369,9 +369,7 @@ def _no_room_in_memory(case: _Case) -> NoRoom:
 
 
 def _lacks_memory(need: int, capacity: Capacity) -> NoRoom:
-    where = "of which its memoryMax allows" if capacity.is_limited else "which has room for"
-    return NoRoom(f"needs {size(need)} of the machine's memory, {where} {size(capacity.host)}",
-                  need)  # fmt: skip
+    return NoRoom(f"needs {size(need)} of the machine's memory, {capacity.host_described}", need)
 
 
 def _no_room(case: _Case, chosen: tuple[DeviceRoom, ...] | None) -> NoRoom:

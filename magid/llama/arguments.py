@@ -206,11 +206,13 @@ def _placement_argv(
         return ()
     shares = ",".join(map(str, placement.shares))
     split = (_required("device", flags, "--tensor-split"), shares) if shares else ()
+    cache = ("--cache-ram", str(placement.cache_ram))
+    bound = () if placement.cache_ram is None else _when_known(flags, cache)
     if placement.fit_target is not None:
         target = str(placement.fit_target)
-        return ("--fit", "on", _required("offload", flags, "--fit-target"), target)
+        return (*bound, "--fit", "on", _required("offload", flags, "--fit-target"), target)
     is_fitted = not options_in(spec.extra_args).isdisjoint(_FIT)
-    return (*split, *(() if is_fitted else _when_known(flags, ("--fit", "off"))))
+    return (*bound, *split, *(() if is_fitted else _when_known(flags, ("--fit", "off"))))
 
 
 def options_in(args: Sequence[str]) -> frozenset[str]:

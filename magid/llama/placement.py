@@ -27,6 +27,7 @@ _SHARE: Final = Integer(0, 2**20)
 _REMOTE: Final = re.compile(
     r"(?P<server>[0-9.]{7,15}:[0-9]{1,5})(?:-(?P<number>[0-9]{1,2})of(?P<count>[0-9]{1,2}))?"
 )
+_NEW: Final = frozenset({"cache_ram", "host_later"})  # a unit of an older magid lacks them
 _ORDER: Final = ("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
 
 Extent = Literal["all", "part", "none", "own"]
@@ -60,6 +61,8 @@ class Placement:
     ctx_size: int | None = None
     shares: tuple[int, ...] = ()  # of each device, for `--tensor-split`
     fit_target: int | None = None  # llama-server fits what it can, and leaves so many MiB free
+    cache_ram: int | None = None  # MiB of its prompt cache at most; they count in `host`
+    host_later: int | None = None  # of `host`, bytes that a ready server may not have taken yet
 
     @property
     def uuids(self) -> tuple[str, ...]:
@@ -159,7 +162,7 @@ def checked(value: object) -> Placement:
 
 def _checked(value: Any) -> Placement:
     known = set(Placement.__slots__)
-    if not isinstance(value, dict) or set(value) != known:
+    if not isinstance(value, dict) or set(value) | _NEW != known:
         raise ValueError(f"it should have exactly {', '.join(sorted(known))}")
     if value["extent"] not in ("all", "part", "none", "own"):
         raise ValueError("extent should be all, part, none or own")
@@ -177,6 +180,8 @@ def _checked(value: Any) -> Placement:
         ctx_size=_or_none(_CTX, value["ctx_size"]),
         shares=tuple(_SHARE.check(one) for one in _several(value["shares"])),
         fit_target=_or_none(_MIB, value["fit_target"]),
+        cache_ram=_or_none(_MIB, value.get("cache_ram")),
+        host_later=_or_none(_BYTES, value.get("host_later")),
     )
 
 

@@ -9,6 +9,7 @@ from magid.llama.spec import ServerSpec
 
 UBATCH: Final = 512  # llama-server's own
 SLOTS: Final = 4  # llama-server's own
+CACHE_RAM: Final = 8192 << 20  # llama-server's own, in bytes
 _NOT_MAPPED: Final = frozenset({"--no-mmap", "--mlock"})
 _MAPPED_MODES: Final = (None, "auto", "mmap")
 
@@ -44,6 +45,19 @@ def is_mapped(spec: ServerSpec) -> bool:
     """
     mode = value_of(spec.extra_args, "-lm", "--load-mode")
     return _NOT_MAPPED.isdisjoint(spec.extra_args) and mode in _MAPPED_MODES
+
+
+def cache_ram(spec: ServerSpec) -> int | None:
+    """Returns how large the user lets the prompt cache become, in bytes; None: as magid chooses.
+
+    It keeps texts that are completed. One without a limit counts as one of llama-server's own size.
+    """
+    if spec.kind in ("embedding", "reranker"):
+        return 0
+    value = value_of(spec.extra_args, "-cram", "--cache-ram")
+    if value is None:
+        return None
+    return CACHE_RAM if int(value) < 0 else int(value) << 20
 
 
 def value_of(args: Sequence[str], *names: str) -> str | None:

@@ -15,8 +15,7 @@ from magid.errors import DeviceMissing, DoesNotFit, LlamaServerMissing
 from magid.gpus.eviction import Evictable, Stopping, Waiting
 from magid.llama.placement import Placement
 from magid.llama.program import LlamaProgram
-from magid.servers.backend import ServerState
-from tests.support.placing_launchers import GIB, PROGRAM, PlainLauncher, spec, started
+from tests.support.placing_launchers import GIB, MIB, PROGRAM, PlainLauncher, spec, started
 
 SHAPE = ModelShape(weights=2 * GIB, keys=32_768, values=32_768, width=1024, vocabulary=32_000)
 
@@ -57,7 +56,10 @@ async def host(plain: PlainLauncher, memory: Machine) -> AsyncIterator[Placing]:
     await devices.close()
 
 
-async def test_what_surely_fits_is_not_predicted(plain: PlainLauncher, host: Placing) -> None:
+async def test_what_surely_fits_is_not_predicted(
+    plain: PlainLauncher, host: Placing, memory: Machine
+) -> None:
+    memory.free = 80.0  # of which llama-server's own prompt cache is not too much
     assert await started(plain, host, spec("a", 4096)) == ""
     assert plain.predicted == []
     assert plain.observed()[8080].placement is None, "its arguments are the same as before"
@@ -68,11 +70,11 @@ async def test_weights_that_the_kernel_may_drop_do_not_count(
 ) -> None:
     """2 GiB of weights beside 1.5 GiB of room: the kernel reads them again and again."""
     memory.free = 2.5
-    assert await host.place(spec("a", 4096)) is None
+    assert await host.place(spec("a", 4096)) == Placement((), 132 * MIB, "none", cache_ram=128)
     assert len(plain.predicted) == 1
     decision = await host.decided(spec("a", 4096))
     assert isinstance(decision.answer, Placement)
-    assert decision.answer.host == 4 << 20
+    assert decision.answer.host == 132 * MIB
 
 
 async def test_a_copy_of_the_weights_has_to_fit(
@@ -109,7 +111,7 @@ async def test_the_limit_of_the_server(plain: PlainLauncher, host: Placing) -> N
     with pytest.raises(DoesNotFit, match=r"of which its memoryMax allows 2\.0 GiB"):
         await host.place(spec("a", 2**22, memory_max=2 * GIB))
     plain.has_model_users = False
-    assert await host.place(spec("a", 2**22, memory_max=2 * GIB)) is None, "nothing enforces it"
+    assert await host.place(spec("a", 2**22, memory_max=2 * GIB)), "nothing enforces it"
 
 
 async def test_one_that_loads_counts_with_what_it_will_still_take(
@@ -117,18 +119,60 @@ async def test_one_that_loads_counts_with_what_it_will_still_take(
 ) -> None:
     plain.prompt, memory.free = False, 8.0
     await started(plain, host, spec("a", 2**22))
-    assert [one.placement.host for one in host.holders.all()] == [4 * GIB]
-    with pytest.raises(DoesNotFit, match=r"room for 4\.0 GiB"):  # it holds 1 GiB of its 4
+    assert [one.placement.host for one in host.holders.all()] == [4480 * MIB]
+    with pytest.raises(DoesNotFit, match=r"room for 3\.6 GiB"):  # it holds 1 GiB of its 4
         await host.place(spec("b", 5 * 2**20, 8081))
-    plain.show(8080, ServerState.READY)
+
+
+async def test_one_that_is_ready_counts_with_what_its_first_long_prompt_will_take(
+    plain: PlainLauncher, host: Placing, memory: Machine
+) -> None:
+    memory.free = 8.0
+    await started(plain, host, spec("a", 2**22))
     memory.free = 7.0
-    assert await host.place(spec("b", 5 * 2**20, 8081)) is None
+    with pytest.raises(DoesNotFit, match=r"room for 2\.6 GiB"):
+        await host.place(spec("b", 5 * 2**20, 8081))
+    plain.takes = 5 * GIB  # all of it, and more
+    assert await host.place(spec("b", 5 * 2**20, 8081))
+
+
+async def test_a_prompt_cache_gets_a_part_of_what_is_left(host: Placing, memory: Machine) -> None:
+    """Of 16 GiB 1 stays free, and the weights may all be copied."""
+    found = await host.place(spec("a", 4096))
+    assert found is not None
+    assert found.cache_ram is not None
+    assert 1024 < found.cache_ram < 15 * 1024 // 8
+    host.release(8080)
+    memory.free = 1.05
+    small = await host.place(spec("b", 4096, 8081))
+    assert small is not None
+    assert small.cache_ram == 0, "which turns it off"
+
+
+async def test_a_prompt_cache_of_the_users_counts_whole(host: Placing, memory: Machine) -> None:
+    memory.free = 8.0
+    wanted = spec("a", 4096, extra_args=("--cache-ram", "9000"))
+    with pytest.raises(DoesNotFit) as caught:
+        await host.place(wanted)
+    assert "room for 0 B beside 8.8 GiB of its prompt cache (--cache-ram)" in caught.value.message
+    assert await host.place(replace(wanted, kind="embedding")) is None, "it keeps no prompts"
+    unbound = spec("b", 4096, 8081, extra_args=("-cram", "-1"))
+    with pytest.raises(DoesNotFit, match=r"beside 8\.0 GiB of its prompt cache"):
+        await host.place(unbound)
+
+
+async def test_a_prompt_cache_keeps_to_the_limit_of_its_server(host: Placing) -> None:
+    found = await host.place(spec("a", 4096, memory_max=4 * GIB))
+    assert found is not None
+    assert found.cache_ram is not None
+    assert found.host < 4 * GIB
+    assert 128 <= found.cache_ram <= 512
 
 
 async def test_idle_servers_make_room(plain: PlainLauncher, host: Placing, memory: Machine) -> None:
     for at, name in enumerate("ab"):
         await started(plain, host, spec(name, 4096, 8080 + at))
-    memory.free = 3.5
+    memory.free = 5.0
     wanted = spec("c", 3 * 2**20, 8090)
     found = await host.room_for(wanted, [Evictable("b", "idle"), Evictable("a", "idle")])
     assert isinstance(found, Stopping)
@@ -138,11 +182,11 @@ async def test_idle_servers_make_room(plain: PlainLauncher, host: Placing, memor
     with pytest.raises(DoesNotFit):
         await host.room_for(spec("d", 2**24, 8091), [Evictable("a", "idle")])
     await plain.stop(8081)
-    memory.free = 4.5
+    memory.free = 6.0
     free = await host.room_for(wanted, [Evictable("a", "idle")])
     assert isinstance(free, Stopping)
     assert free.model_ids == ()
-    assert await host.place(wanted) is None, "it was reserved, and no option is passed"
+    assert await host.place(wanted) == free.placement, "it was reserved"
 
 
 async def test_a_device_on_a_machine_without_any(host: Placing, plain: PlainLauncher) -> None:

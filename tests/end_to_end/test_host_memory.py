@@ -2,15 +2,19 @@
 
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
 from tests.support import ggufs, rest
+from tests.support.deadlines import DEADLINE_S
 from tests.support.rest import ALPHA, Parts
 from tests.support.running import Running
 
 pytestmark = pytest.mark.slow
 
 WIDE = "wide_0p0b_f16_balanced"
+MIB = 1 << 20
+PROGRAM = 96 * MIB  # what llama-server itself holds, with its vocabulary and threads
 MOST_CTX = 1 << 24  # with it, the model's cache takes a TiB
 
 
@@ -61,3 +65,32 @@ def test_what_fits_is_said_without_a_prediction(magid: Running) -> None:
     assert own["why"] == "it would start on the processor"
     predicted = magid.get(f"/api/models/{ALPHA}/memory?ctxSize=2048")["host"]["totalBytes"]
     assert predicted <= own["need"]["hostBytes"]
+
+
+def held_by(magid: Running, model_id: str) -> int:
+    """What its process holds beside pages of files, in bytes."""
+    memory = psutil.Process(magid.servers()[model_id]["pid"]).memory_info()
+    return int(memory.rss - memory.shared)
+
+
+def test_what_a_server_holds_is_what_was_predicted(magid: Running) -> None:
+    """Before and after its first long prompt; what may be cached is bounded beside that."""
+    settings = {"ctxSize": 4096, "parallel": 1}
+    magid.ask("PUT", f"/api/models/{WIDE}/enabled", {"enabled": True})
+    magid.ask("PUT", f"/api/models/{WIDE}/runtime-settings", settings)
+    buffers = magid.get(f"/api/models/{WIDE}/memory?ctxSize=4096&parallel=1")["host"]["buffers"]
+    context = sum(one["contextBytes"] for one in buffers)
+    copies = sum(one["modelBytes"] for one in buffers if one["name"] != "Host")
+    most = context + copies + sum(one["computeBytes"] for one in buffers) + PROGRAM
+    assert context == 256 * MIB, "which is cleared when it starts"
+    magid.ask("POST", f"/api/models/servers/{WIDE}/start")
+    magid.wait_for("it", lambda: magid.servers()[WIDE]["state"] == "ready")
+    command = psutil.Process(magid.servers()[WIDE]["pid"]).cmdline()
+    if "--cache-ram" in command:  # not on a machine with much more than 64 GiB
+        assert int(command[command.index("--cache-ram") + 1]) < 8192
+    assert context + copies <= held_by(magid, WIDE) <= most
+    body = {"model": WIDE, "prompt": "a" * 700, "max_tokens": 1}
+    answer = magid.client.post("/v1/completions", json=body, timeout=DEADLINE_S)
+    assert answer.json()["usage"]["prompt_tokens"] > 600
+    assert context + copies <= held_by(magid, WIDE) <= most
+    magid.ask("POST", f"/api/models/servers/{WIDE}/stop?wait=60")

@@ -159,6 +159,8 @@ BAD_PLACES: dict[str, tuple[object, ...]] = {
     "n_gpu_layers": (-1, 10_000, "all", True),
     "ctx_size": (0, 2**24 + 1, "4096"),
     "fit_target": (-1, "1", True, 2**30 + 1),
+    "cache_ram": (-1, "1", True, 2**30 + 1),
+    "host_later": (-1, "1", True, 2**60 + 1),
     "shares": (None, [-1], ["1"], [1.0], [0] * 33),
 }
 HOSTILE: list[tuple[str, bytes]] = [

@@ -57,6 +57,19 @@ def test_in_part_llama_server_fits_what_it_can() -> None:
     assert argv[-4:] == ["--fit", "on", "--fit-target", "512"]
 
 
+def test_the_bound_of_a_prompt_cache() -> None:
+    bounded = replace(PLACEMENT, cache_ram=0)
+    argv = server_argv(SPEC, "/llama", "/key", FLAGS | {"--cache-ram"}, bounded)
+    assert argv[-6:-4] == ["--cache-ram", "0"]
+    assert options(SPEC, bounded) == options(SPEC, PLACEMENT), "an older one has no such cache"
+
+
+def test_a_unit_of_an_older_magid() -> None:
+    fields = json.loads(PLACEMENT.text)
+    del fields["cache_ram"], fields["host_later"]
+    assert parse(json.dumps(fields)) == PLACEMENT
+
+
 def test_a_program_without_the_option() -> None:
     with pytest.raises(InvalidInput, match="does not know --tensor-split"):
         server_argv(SPEC, "/llama", "/key", FLAGS - {"--tensor-split"}, PLACEMENT)

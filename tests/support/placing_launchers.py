@@ -17,7 +17,7 @@ MIB = 1 << 20
 GIB = 1 << 30
 FLAGS = frozenset(
     {"--fit", "-lv", "--device", "--ctx-size", "--n-gpu-layers", "--tensor-split"}
-    | {"--no-mmap", "--mlock", "--load-mode"}
+    | {"--no-mmap", "--mlock", "--load-mode", "--cache-ram", "-cram"}
 )
 PROGRAM = LlamaProgram(Path("/llama"), "1", FLAGS, 5.0)
 
@@ -77,6 +77,7 @@ class PlainLauncher(StillLauncher):
 
     has_model_users = True
     repacked = 0.0
+    takes = GIB
 
     async def predict_memory(
         self, spec: ServerSpec, placement: Placement | None = None, *, for_start: bool = False
@@ -92,7 +93,7 @@ class PlainLauncher(StillLauncher):
         return json.dumps({"why": "done", "status": -9, "lines": lines})
 
     async def figures(self) -> dict[int, ServerFigures]:
-        return {port: ServerFigures(held_bytes=GIB) for port in self.observed()}
+        return {port: ServerFigures(held_bytes=self.takes) for port in self.observed()}
 
 
 def spec(name: str, need: int, port: int = 8080, **more: object) -> ServerSpec:
