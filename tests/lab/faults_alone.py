@@ -137,6 +137,13 @@ ALONE: Final = (
         after="systemctl revert magi-rpc.socket",
     ),
     Fault(
+        "rpc-address-public",
+        _drop_in("magi-rpc.socket", "[Socket]\\nListenStream=\\nListenStream=8.8.8.8:50052\\n")
+        + "; systemctl start magi-rpc.socket",
+        "magi-rpc.socket is set to 8.8.8.8:50052",
+        after="systemctl stop magi-rpc.socket",
+    ),
+    Fault(
         "api-port-taken",
         "systemctl stop -q magid.service magid.socket; "
         "systemd-run -q --unit=stranger python3 -m http.server --bind 127.0.0.1 8000; "

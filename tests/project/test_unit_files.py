@@ -109,6 +109,7 @@ def test_nothing_ties_models_to_magid() -> None:
         ("magi-rpc.service", "DynamicUser", ["yes"]),
         ("magi-rpc.service", "DevicePolicy", ["closed"]),
         ("magi-rpc.service", "RestartPreventExitStatus", ["78"]),
+        ("magi-rpc.service", "MemoryMax", ["75%"]),
         ("magi-launcher.socket", "SocketMode", ["0660"]),
         ("magi-launcher.socket", "SocketGroup", ["magi"]),
         ("magi-launcher.socket", "TriggerLimitIntervalSec", ["0"]),

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from magid.auth import token_store
-from magid.config.addresses import is_loopback
+from magid.config.addresses import is_loopback, rpc_server
 from magid.doctor.facts import (
     AS_ROOT,
     CheckSkipped,
@@ -147,12 +147,43 @@ def _rpc_exposure(facts: Facts) -> Iterator[Finding]:
 
 
 def _rpc_offered(facts: Facts) -> Iterator[Finding]:
-    """What magi-rpc.service offers to other machines."""
+    """What magi-rpc.service offers to other machines, or refuses to."""
     units = {} if isinstance(facts.units, NotCollected) else facts.units
     unit = units.get(_RPC_SOCKET)
-    if unit is None or unit.active != "active":
+    if unit is None or (unit.active != "active" and unit.enabled != "enabled"):
         return
     listens = [word for word in unit.shown.get("Listen", "").split() if ":" in word]
+    if public := [one for one in listens if not _is_private(one)]:
+        yield _rpc_public(", ".join(public))
+    elif unit.active == "active":
+        yield from _rpc_away(listens)
+
+
+def _rpc_public(addresses: str) -> Finding:
+    return Finding(
+        "rpc-address-public",
+        f"{_RPC_SOCKET} is set to {addresses}, which is no IPv4 address of a private network",
+        f"{_RPC_SERVICE} refuses to serve it: the protocol has neither a password nor encryption",
+        do=f"set another ListenStream= with `systemctl edit {_RPC_SOCKET}`; or go back to "
+        "127.0.0.1:50052, which is enough for a tunnel:",
+        run=(
+            f"systemctl stop {_RPC_SERVICE} {_RPC_SOCKET}",
+            f"systemctl revert {_RPC_SOCKET}",
+            f"systemctl reset-failed {_RPC_SERVICE} {_RPC_SOCKET}",
+            f"systemctl start {_RPC_SOCKET}",
+        ),
+    )
+
+
+def _is_private(address: str) -> bool:
+    try:
+        rpc_server(address)
+    except ValueError:
+        return False
+    return True
+
+
+def _rpc_away(listens: list[str]) -> Iterator[Finding]:
     if away := [one for one in listens if not is_loopback(one.rpartition(":")[0].strip("[]"))]:
         yield Finding(
             "rpc-offered",
