@@ -64,7 +64,7 @@ def authorize_download(
             f"{min(bad)!r} in its path; choose another library_path",
             field="library_path",
         )
-    argv = [PROGRAM, *arguments(request.action, request.source, settings)]
+    argv = [PROGRAM, *arguments(request.action, request.source, settings, request.more)]
     allowed = [*_resolvers(resolv_conf), *_endpoint_addresses(settings.downloads.endpoint)]
     return unit_of_download(request, library, argv, allowed, _token(settings), version)
 

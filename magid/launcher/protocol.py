@@ -136,8 +136,9 @@ def request_line(request: Request) -> bytes:
             body |= {"port": port}
         case RemoveRequest(files):
             body |= {"files": [str(one) for one in files]}
-        case DownloadRequest(action, source):
+        case DownloadRequest(action, source, more):
             body |= {"action": action, "source": asdict(source)}
+            body |= {"more": [asdict(one) for one in more]} if more else {}
         case DevicesRequest(engine):
             body |= {"engine": engine}
         case Ping():
@@ -210,8 +211,9 @@ def parse_request(line: bytes) -> Request:
             _only(body, {"files"}, "request")
             return RemoveRequest(_identities("files", body["files"]))
         case "download":
+            more = body.pop("more", [])
             _only(body, {"action", "source"}, "request")
-            return checked_download(body["action"], body["source"])
+            return checked_download(body["action"], body["source"], more)
         case "ping" | "devices":
             _only(body, set() if verb == "ping" else {"engine"}, "request")
             return Ping() if verb == "ping" else DevicesRequest(_engine("engine", body["engine"]))

@@ -3,6 +3,7 @@
 Everything in it comes from the configuration or a checked source. It holds no secret.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -43,8 +44,17 @@ def library_of(settings: Config) -> Path:
     return settings.library_root
 
 
-def arguments(action: str, source: ModelSource, settings: Config) -> list[str]:
-    """Returns the arguments of `magi-download`. Raises NotAllowed without a library."""
+MOST_CHECKED: Final = 32
+"""Models of one question: what the hub has of them goes through one reply of the launcher."""
+
+
+def arguments(
+    action: str, source: ModelSource, settings: Config, more: Sequence[ModelSource] = ()
+) -> list[str]:
+    """Returns the arguments of `magi-download`. Raises NotAllowed without a library.
+
+    `more`: further models that `check` is about, which have neither a tag nor a draft.
+    """
     downloads = settings.downloads
     given = {
         "library": library_of(settings), "endpoint": downloads.endpoint,
@@ -55,4 +65,5 @@ def arguments(action: str, source: ModelSource, settings: Config) -> list[str]:
     }  # fmt: skip
     # With `=`, a value that begins with a hyphen is no option.
     words = [f"--{name}={value}" for name, value in given.items()]
+    words += [f"--model={one.repository}:{one.revision}:{one.file}" for one in more]
     return [action, *words, *(["--draft"] if source.draft else [])]

@@ -1,6 +1,8 @@
 """Which models have newer files at their hub. Pure. Nothing is updated by it."""
 
+import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -45,6 +47,26 @@ def source_of(known: Sequence[Origin]) -> ModelSource:
     """
     first = known[0]
     return checked(ModelSource(first.repository, first.revision, file=first.path))
+
+
+def answers_in(text: str, count: int) -> list[Mapping[str, Any]]:
+    """Returns the hub's answer about each model, by its number in the request.
+
+    `text` has a line of JSON for each, in any order. Where one is missing, its `error` says so.
+    """
+    found: dict[int, Mapping[str, Any]] = {}
+    for line in text.splitlines():
+        with suppress(ValueError):
+            answer = json.loads(line)
+            if isinstance(answer, dict) and type(answer.get("model")) is int:
+                found[answer["model"]] = answer
+    return [found.get(number, _NO_ANSWER) for number in range(count)]
+
+
+_NO_ANSWER: Final = {
+    "error": "NoAnswer",
+    "message": "cannot look for newer files: the process that asks the hub ended before it had",
+}
 
 
 def compared(

@@ -63,6 +63,13 @@ def test_the_closed_box(tmp_path: Path, action: str) -> None:
     assert "--repository=org/Repo" in argv
 
 
+def test_a_question_about_several_models(tmp_path: Path) -> None:
+    """No part of a source has a colon, and none is an option."""
+    more = (ModelSource("org/Other", "v2", file="-a b.gguf"), ModelSource("o/R", file="x/y.gguf"))
+    ((_, argv, _),) = value(made(tmp_path, DownloadRequest("check", SOURCE, more)), "ExecStartEx")
+    assert argv[-2:] == ["--model=org/Other:v2:-a b.gguf", "--model=o/R:main:x/y.gguf"]
+
+
 def networks(properties: list[Property], name: str) -> set[str]:
     found = value(properties, name)
     return {str(ipaddress.ip_network((address, bits))) for _, address, bits in found}

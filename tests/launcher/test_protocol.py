@@ -28,6 +28,7 @@ from magid.launcher.protocol import (
     request_line,
 )
 from magid.library.source import ModelSource
+from magid.library.transfer_command import MOST_CHECKED
 from magid.llama.short_runs import MAX_BYTES
 from magid.llama.spec import ServerSpec
 from tests.support.values import FULL_SPEC, PLACEMENT
@@ -286,3 +287,30 @@ def test_downloads_that_are_refused(action: str, changes: dict[str, Any]) -> Non
     line = json.dumps({"verb": "download", "action": action, "source": source}).encode() + b"\n"
     with pytest.raises(InvalidInput):
         parse_request(line)
+
+
+FILE = ModelSource("org/Other", "v2", file="a b.gguf")
+
+
+def test_a_question_about_several_models() -> None:
+    request = DownloadRequest("check", ModelSource("org/Repo"), (FILE, FILE))
+    assert parse_request(request_line(request)) == request
+
+
+@pytest.mark.parametrize(
+    ("action", "more"),
+    [
+        ("run", [asdict(FILE)]),
+        ("list", [asdict(FILE)]),
+        ("check", asdict(FILE)),
+        ("check", ["org/Repo"]),
+        ("check", [asdict(FILE) | {"file": "../x"}]),
+        ("check", [asdict(FILE) | {"file": "", "tag": "Q8_0"}]),
+        ("check", [asdict(FILE) | {"draft": True}]),
+        ("check", [asdict(FILE)] * MOST_CHECKED),
+    ],
+)
+def test_questions_about_several_models_that_are_refused(action: str, more: object) -> None:
+    body = {"verb": "download", "action": action, "source": asdict(FILE), "more": more}
+    with pytest.raises(InvalidInput):
+        parse_request(json.dumps(body).encode() + b"\n")

@@ -8,7 +8,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from magid.config.settings import Config
 from magid.errors import Conflict, DownloadNotFound, HubFailed, MagidError, NotReady
 from magid.files.atomic import replace_file
 from magid.library import source as sources
+from magid.library import updates
 from magid.library.downloads.reader import LibraryReader
 from magid.library.downloads.starting import DownloadStarter
 from magid.library.job import ACTIVE, JobStatus
@@ -157,7 +158,7 @@ class Downloads:
         return status
 
     async def ask(self, question: str, source: ModelSource) -> dict[str, Any]:
-        """Returns what the hub answers: `list` what models the repository has, `check` the files.
+        """Returns what the hub answers: to `list`, what models the repository has.
 
         Raises HubFailed, NotAllowed, ServerFailed.
         """
@@ -173,6 +174,15 @@ class Downloads:
         if "error" in answer:
             raise HubFailed(str(answer["message"]), cause=str(answer["error"]))
         return dict(answer)
+
+    async def check(self, sources: Sequence[ModelSource]) -> list[Mapping[str, Any]]:
+        """Returns what the hub has of each, up to MOST_CHECKED; see `updates.answers_in`.
+
+        Raises NotAllowed, ServerFailed.
+        """
+        library_of(self._settings)
+        text = await self._lists.take(lambda: self._starter.check(sources))
+        return updates.answers_in(text, len(sources))
 
     async def origin(self, path: str) -> Mapping[str, Any] | None:
         """Returns where this file of the library came from; None if it is not known."""

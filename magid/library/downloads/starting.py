@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from magid.config.settings import Config
@@ -41,6 +41,9 @@ class DownloadStarter(Protocol):
     def ask(self, question: str, source: ModelSource) -> Coroutine[Any, Any, str]:
         """Returns what the hub says, as JSON. `question` is one of QUESTIONS."""
 
+    def check(self, sources: Sequence[ModelSource]) -> Coroutine[Any, Any, str]:
+        """Returns what the hub has of each, up to MOST_CHECKED, in lines of JSON."""
+
     async def close(self) -> None:
         """Ends the children. Units run on. Idempotent."""
 
@@ -61,8 +64,14 @@ class UnitDownloads:
         await self._client.call(DownloadRequest("remove", source), _UNIT_S)
 
     async def ask(self, question: str, source: ModelSource) -> str:
-        seconds = QUESTIONS[question].seconds + _UNIT_S
-        return output_in(await self._client.call(DownloadRequest(question, source), seconds))
+        return await self._output_of(DownloadRequest(question, source))
+
+    async def check(self, sources: Sequence[ModelSource]) -> str:
+        return await self._output_of(DownloadRequest("check", sources[0], tuple(sources[1:])))
+
+    async def _output_of(self, request: DownloadRequest) -> str:
+        seconds = QUESTIONS[request.action].seconds + _UNIT_S
+        return output_in(await self._client.call(request, seconds))
 
     async def close(self) -> None:
         """Does nothing: units are systemd's."""
@@ -91,6 +100,10 @@ class ChildDownloads:
         argv = self._argv(question, source)
         return await output_of(argv, QUESTIONS[question], environment(os.environ))
 
+    async def check(self, sources: Sequence[ModelSource]) -> str:
+        argv = self._argv("check", sources[0], sources[1:])
+        return await output_of(argv, QUESTIONS["check"], environment(os.environ))
+
     async def close(self) -> None:
         children, self._children = self._children, {}
         for child in children.values():
@@ -117,9 +130,11 @@ class ChildDownloads:
         except OSError as error:
             raise ServerFailed(f"cannot {action} {source.text}: {error.strerror}") from error
 
-    def _argv(self, action: str, source: ModelSource) -> list[str]:
+    def _argv(
+        self, action: str, source: ModelSource, more: Sequence[ModelSource] = ()
+    ) -> list[str]:
         own = [sys.executable, "-s", "-P", "-m", _MODULE]
-        return [*own, *arguments(action, source, self._settings)]
+        return [*own, *arguments(action, source, self._settings, more)]
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:

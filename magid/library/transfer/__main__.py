@@ -4,7 +4,7 @@
     pause   note that a person has paused it
     remove  forget the job and its parts; a model that is here stays
     list    print the models of a repository as JSON
-    check   print the files that a model has at the hub now, with their digests, as JSON
+    check   print the files that models have at the hub now, with their digests, a line of JSON each
 
 Arguments hold nothing secret: the token comes as a credential, or from the file of --token-path.
 The exit status is 0, or 1 if the download has failed: systemd does not start it again then.
@@ -17,19 +17,20 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from magid.library import job
 from magid.library.job import JobStatus
-from magid.library.selection import variants, with_companions
+from magid.library.selection import variants
 from magid.library.source import ModelSource, checked
+from magid.library.transfer import checking
 from magid.library.transfer.fetching import Patience
 from magid.library.transfer.http_client import HubSilent
 from magid.library.transfer.hub import Refusal, Revision
-from magid.library.transfer.running import Options, RunningJob, Stopped, chosen
+from magid.library.transfer.running import Options, RunningJob, Stopped
 
 CREDENTIAL: Final = "hub-token"
 _MAX_TOKEN_BYTES: Final = 4096
@@ -45,8 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     source = checked(ModelSource(args.repository, args.revision, args.tag, args.file, args.draft))
     options = _options(args)
     try:
-        if args.action in _ANSWERS:
-            return _answer(options, source, _ANSWERS[args.action])
+        if args.action == "list":
+            return _list(options, source)
+        if args.action == "check":
+            return _check(options, [source, *map(_model, args.model)])
         return {"run": _run, "pause": _pause, "remove": _remove}[args.action](options, source)
     except Stopped:
         return 0
@@ -57,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="magi-download", allow_abbrev=False)
-    parser.add_argument("action", choices=("run", "pause", "remove", *_ANSWERS))
+    parser.add_argument("action", choices=("run", "pause", "remove", "list", "check"))
     parser.add_argument("--library", type=Path, required=True)
     parser.add_argument("--endpoint", required=True)
     parser.add_argument("--repository", required=True)
@@ -65,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("tag", "file", "token-path"):
         parser.add_argument(f"--{name}", default="")
     parser.add_argument("--draft", action="store_true")
+    parser.add_argument("--model", action="append", default=[])  # REPOSITORY:REVISION:FILE
     parser.add_argument("--at-once", type=int, default=2)
     parser.add_argument("--reserve", type=int, default=1 << 30)
     parser.add_argument("--rate-limit", type=int, default=0)
@@ -155,26 +159,35 @@ def _lock(folder: Path) -> int | None:
     return lock
 
 
-def _answer(
-    options: Options,
-    source: ModelSource,
-    told: Callable[[Revision, ModelSource], dict[str, Any]],
-) -> int:
+def _list(options: Options, source: ModelSource) -> int:
     """Prints what the hub has; a refusal too, as this goes to magid and no person."""
-    answer: dict[str, Any]
     try:
         revision = options.hub().revision(source)
-        answer = {"commit": revision.commit, **told(revision, source)}
-    except Refusal as error:
-        answer = {"error": error.code, "message": str(error)}
-    except HubSilent as error:
-        message = f"cannot ask the hub about {source.repository}: {error}; try again later"
-        answer = {"error": "HubUnreachable", "message": message}
-    sys.stdout.write(json.dumps(answer) + "\n")
+        answer = {"commit": revision.commit, **_variants(revision)}
+    except (Refusal, HubSilent) as error:
+        answer = checking.failure(error, source)
+    _write(json.dumps(answer) + "\n")
     return 0
 
 
-def _variants(revision: Revision, _source: ModelSource) -> dict[str, Any]:
+def _check(options: Options, sources: Sequence[ModelSource]) -> int:
+    checking.check(options.hub, sources, _write)
+    return 0
+
+
+def _write(line: str) -> None:
+    sys.stdout.write(line)
+    sys.stdout.flush()
+
+
+def _model(text: str) -> ModelSource:
+    """Returns a further model of a question; none of its parts has a colon. Raises InvalidInput."""
+    repository, _, rest = text.partition(":")
+    revision, _, file = rest.partition(":")
+    return checked(ModelSource(repository, revision, file=file))
+
+
+def _variants(revision: Revision) -> dict[str, Any]:
     """Returns what there is to choose from."""
     rows = [
         {
@@ -187,15 +200,6 @@ def _variants(revision: Revision, _source: ModelSource) -> dict[str, Any]:
         for variant in variants(revision.files)
     ]
     return {"licence": revision.licence, "variants": rows}
-
-
-def _digests(revision: Revision, source: ModelSource) -> dict[str, Any]:
-    """Returns the digest of each file that the model has now. Raises Refusal if it is gone."""
-    files = with_companions(revision.files, chosen(revision, source))
-    return {"files": {file.path: file.oid for file in files}}
-
-
-_ANSWERS: Final = {"list": _variants, "check": _digests}
 
 
 def _say(text: str, status: int = 1) -> int:
