@@ -82,13 +82,41 @@ def test_two_commands_lead_to_the_first_token(daemon: Running) -> None:
 
 
 @pytest.mark.slow
-def test_a_model_that_the_profile_leaves_out(daemon: Running) -> None:
+def test_a_model_that_a_person_has_disabled_stays_so(daemon: Running) -> None:
     (model,) = daemon.get("/api/models/registry")["models"]
     daemon.ask("PUT", f"/api/models/{model}/enabled", {"enabled": False})
     said = typed(daemon, "pull org/Tiny:Q8_0 --wait").stderr
-    assert said.endswith(f"the profile leaves it out\ntry: magictl enable {model}\n")
+    assert said.endswith(f"it is disabled\ntry: magictl enable {model}\n")
     assert f"try: magictl enable {model}" in typed(daemon, f"run {model} Hello", 4).stderr
+    assert daemon.get(f"/api/models/{model}")["enabledOverride"] is False
     daemon.ask("PUT", f"/api/models/{model}/enabled", {"enabled": None})
+
+
+@pytest.mark.slow
+def test_two_commands_do_for_a_model_that_the_profile_leaves_out(daemon: Running) -> None:
+    """It starts on demand: no boot starts more than the profile has."""
+    (daemon.profiles / "other.yaml").write_text("name: Other\nenabled_models: [other*]\n")
+    typed(daemon, "profile activate other")
+    (model,) = daemon.get("/api/models/registry")["models"]
+    said = typed(daemon, "pull org/Tiny:Q8_0 --wait").stderr
+    assert said.endswith(
+        f"the profile leaves it out\ntry: magictl run {model}, to use it on demand\n"
+    )
+    typed(daemon, "run org/Tiny:Q8_0 Hello --no-start", 4)
+    assert daemon.get(f"/api/models/{model}")["enabledOverride"] is None
+    answered = typed(daemon, "run org/Tiny:Q8_0 Hello")
+    assert answered.stdout.strip()
+    undo = f"magictl set {model} enabled= start="
+    assert answered.stderr == (
+        f"{model} is not in the active profile 'other': it is enabled now, and starts on demand\n"
+        f"try: {undo}, to leave it out again\n"
+    )
+    known = daemon.get(f"/api/models/{model}")
+    assert (known["enabledOverride"], known["start"]) == (True, "on-demand")
+    typed(daemon, undo.removeprefix("magictl "))
+    known = daemon.get(f"/api/models/{model}")
+    assert (known["enabled"], known["enabledOverride"]) == (False, None)
+    typed(daemon, "profile activate test")
 
 
 @pytest.mark.slow

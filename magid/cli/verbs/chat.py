@@ -8,7 +8,7 @@ from magid.cli import hints, prompting
 from magid.cli.client import MODELS, Client, Refused, quoted
 from magid.cli.errors import report
 from magid.cli.interaction import Progress
-from magid.cli.model_names import named
+from magid.cli.model_names import UNKNOWN, named
 from magid.cli.output import DIM, cell, json_line, note, paint, print_json, say, table
 from magid.cli.parser import Verbs
 
@@ -109,15 +109,45 @@ def _started_and_streamed(
     try:
         return _stream(client, args, model, messages)
     except Refused as error:
-        if error.code != "model_not_running" or args.no_start:
+        to_start = "" if args.no_start else _to_start(client, model, messages, error)
+        if not to_start:
             raise
-        stopped = _stopped(client, model, messages)
-        if not stopped:
-            raise
-    note(f"{stopped} does not run: it is started")
-    with Progress(client, stopped):
-        client.call("POST", f"{MODELS}/servers/{quoted(stopped)}/start?wait={START_S:g}")
+    with Progress(client, to_start):
+        client.call("POST", f"{MODELS}/servers/{quoted(to_start)}/start?wait={START_S:g}")
     return _stream(client, args, model, messages)
+
+
+def _to_start(client: Client, model: str, messages: MESSAGES, error: Refused) -> str:
+    """Returns the id of the model whose start would help after this refusal; "" if none would."""
+    if error.code in UNKNOWN:
+        return model if _take_in(client, model) else ""
+    stopped = _stopped(client, model, messages) if error.code == "model_not_running" else ""
+    if stopped:
+        note(f"{stopped} does not run: it is started")
+    return stopped
+
+
+def _take_in(client: Client, model: str) -> bool:
+    """Enables a model that the profile only leaves out, on demand; returns whether it was one.
+
+    So each boot still starts what the profile has, and no more. What a person has disabled, or
+    may not decide, stays as it is.
+    """
+    try:
+        known = client.call("GET", f"{MODELS}/{quoted(model)}")
+        if known["enabled"] or known["enabledOverride"] is not None or known["modelId"] != model:
+            return False
+        is_own = known["sources"]["start"] == "override"
+        if not is_own:
+            path = f"{MODELS}/{quoted(model)}/runtime-settings"
+            client.call("PUT", path, {"start": "on-demand"})
+        client.call("PUT", f"{MODELS}/{quoted(model)}/enabled", {"enabled": True})
+    except Refused:
+        return False  # the refusal of the request itself says what to do
+    keys = "enabled=" if is_own else "enabled= start="
+    note(f"{model} is {known['wantedReason']}: it is enabled now, and starts on demand\n"
+         f"try: magictl set {model} {keys}, to leave it out again")  # fmt: skip
+    return True
 
 
 def _stopped(client: Client, model: str, messages: MESSAGES) -> str:

@@ -132,8 +132,11 @@ def _tell_where(client: Client, download: Any) -> None:
     known = "".join(f", as {model['modelId']}" for model in models)
     print(f"{plain(download['source'])} is here: {size(download['totalBytes'])}{known}")
     for model in models:
-        if not model["enabled"]:
-            note(f"the profile leaves it out\ntry: magictl enable {model['modelId']}")
+        if model["enabledOverride"] is False:
+            note(f"it is disabled\ntry: magictl enable {model['modelId']}")
+        elif not model["enabled"]:
+            note(f"the profile leaves it out\ntry: magictl run {model['modelId']}, to use it on "
+                 "demand")  # fmt: skip
 
 
 def pulled_models(download: Any, models: Iterable[Any]) -> list[Any]:
