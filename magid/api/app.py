@@ -119,6 +119,8 @@ def _endpoint(
         limit = min(limit, incoming.MAX_BODY_BYTES)
 
     async def endpoint(request: Request, **raw: str) -> HTTPResponse | None:
+        if route.is_for_own_pages:
+            incoming.check_own_page(request, policy)
         caller = incoming.admit(request, route.access, authenticator)
         data = await incoming.read_body(request, limit, deadline)
         data = await incoming.decode_body(request, data, limit, ctx.gateway.slices)

@@ -65,9 +65,20 @@ def check(request: Request, policy: origins.Policy) -> None:
     if _is_local_socket(request):
         return  # browsers cannot reach it: file permissions decide
     changes = request.method not in request_rules.SAFE_METHODS
-    peer = request.transport.get_extra_info("peername")
-    policy = policy.for_peer(str(peer[0])) if peer else policy
+    policy = _policy_of(request, policy)
     request.ctx.origin = origins.check(request.headers, policy, changes=changes)
+
+
+def check_own_page(request: Request, policy: origins.Policy) -> None:
+    """Refuses what a page of another site has a browser fetch, as an image, say."""
+    if not _is_local_socket(request) and request.method != "OPTIONS":
+        policy = _policy_of(request, policy)
+        origins.check_origin(request.headers, policy, changes=True)
+
+
+def _policy_of(request: Request, policy: origins.Policy) -> origins.Policy:
+    peer = request.transport.get_extra_info("peername")
+    return policy.for_peer(str(peer[0])) if peer else policy
 
 
 def _stream(request: Request) -> Http:

@@ -124,6 +124,12 @@ class Route(Struct, frozen=True):
     media: tuple[str, ...] = ("application/json",)
     signs_in: bool = False  # its handler needs to know who sends the request
     takes_large: bool = False  # body size is bounded by the configuration only
+    starts_work: bool = False  # a process, for an answer that changes nothing
+
+    @property
+    def is_for_own_pages(self) -> bool:
+        """Whether another site's page may not even have it done without seeing the answer."""
+        return self.method == "GET" and (self.access is Access.CHANGE or self.starts_work)
 
     @property
     def summary(self) -> str:
@@ -259,9 +265,9 @@ ROUTES: tuple[Route, ...] = (
          errors=(e.Conflict,)),
     _get(ID, models.get_model, ModelDetail,
          errors=(*_UNKNOWN, e.ModelGone, e.NotReady)),
-    _get(f"{ID}/memory", gpus.get_memory, ModelMemory, query=_MEMORY,
+    _get(f"{ID}/memory", gpus.get_memory, ModelMemory, query=_MEMORY, starts_work=True,
          errors=(*_UNKNOWN, e.ModelGone, e.NotReady, e.Busy)),
-    _get("/api/library/disk", disk.get_disk, DiskReply, errors=(e.NotReady,)),
+    _get("/api/library/disk", disk.get_disk, DiskReply, starts_work=True, errors=(e.NotReady,)),
     _delete(ID, disk.delete_model, RemovalReply, query=_REMOVAL,
             errors=(*_STOP, *_WRITE, e.ModelGone, e.NotReady, e.Conflict, e.NotAllowed)),
     _put(f"{ID}/tier", models.put_tier, TierReply, "TierBody", errors=_UPDATE),

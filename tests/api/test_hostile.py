@@ -102,6 +102,23 @@ def test_a_change_from_another_site(magid: Running, route: Route, site: str) -> 
     send(magid, route, 403, headers={"Sec-Fetch-Site": site})
 
 
+@pytest.mark.parametrize("route", [r for r in ALL if r.is_for_own_pages], ids=named)
+def test_work_for_a_page_of_another_site(magid: Running, route: Route) -> None:
+    """An image of the page would ask the hub with the administrator's token, or start processes."""
+    for site in ("cross-site", "same-site"):
+        error = send(magid, route, 403, headers={"Sec-Fetch-Site": site}).json()
+        assert error["error"] == "NotAllowed"
+    for headers in ({"Sec-Fetch-Site": "none"}, {"Origin": OWN_PAGE}):
+        answer = magid.client.get(path_of(route), headers=headers)
+        assert "cannot answer a page" not in answer.text, answer.text
+
+
+def test_what_is_no_work_for_anybody_may_be_fetched(magid: Running) -> None:
+    for path in ("/livez", "/api/models/registry", "/metrics"):
+        response = magid.client.get(path, headers={"Sec-Fetch-Site": "cross-site"})
+        assert response.status_code == 200
+
+
 @routes
 def test_a_parameter_that_is_not_known(magid: Running, route: Route) -> None:
     """It is told, with the known ones: a slip in a name must not pass for its effect."""
