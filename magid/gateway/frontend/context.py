@@ -16,7 +16,12 @@ from magid.config.settings import Config
 from magid.errors import MagidError, RateLimited
 from magid.gateway.accounting import request_log
 from magid.gateway.dispatcher import Dispatcher
-from magid.gateway.frontend.request_reader import BodyReader, RequestHead, RequestHeadCache
+from magid.gateway.frontend.request_reader import (
+    BodyReader,
+    RequestHead,
+    RequestHeadCache,
+    small_too_large,
+)
 from magid.gateway.routing.endpoints import FOR_ADMINS, find, methods_of, nearest
 from magid.gateway.routing.outline import WHOLE_BYTES
 from magid.http import request_rules
@@ -46,15 +51,16 @@ class FrontendContext(Struct, frozen=True):
     def body_reader(self, head: RequestHead) -> BodyReader:
         """Returns what reads the body. Only a request to a model may have a large one.
 
-        Raises TooLarge, and what `unknown_path` returns: the rest of such a request is not read. A
-        preflight has no credentials, so that anybody could fill the memory with its body.
+        Raises TooLarge, and for a path that does not exist what `unknown_path` returns. A preflight
+        has no credentials, so that anybody could fill the memory with its body.
         """
         endpoint = find(head.method, head.path)
-        if endpoint is None and head.method != "OPTIONS":
-            raise unknown_path(head)
         if endpoint is not None and endpoint.kinds and not endpoint.asks_by_query:
             return BodyReader(head.length, self.max_body_bytes)
-        return BodyReader(head.length, self.small_body_bytes, is_large=False)
+        limit, is_known = self.small_body_bytes, endpoint is not None or head.method == "OPTIONS"
+        return BodyReader(
+            head.length, limit, small_too_large(limit) if is_known else unknown_path(head)
+        )
 
     def admit(self, head: RequestHead, peer: str, need: Scope | None = None) -> Caller:
         """Authenticates the request.

@@ -15,7 +15,7 @@ from magid.auth import origins
 from magid.auth.session_cookie import credential_from_cookie
 from magid.auth.token_store import Caller
 from magid.auth.tokens import Credential, credential_from_headers
-from magid.errors import InvalidInput, TooLarge
+from magid.errors import InvalidInput, MagidError, TooLarge
 from magid.gateway.frontend.rewriting import rewritten
 from magid.gateway.routing import compatibility, nulls, variants
 from magid.gateway.routing.endpoints import Endpoint, Style, canonical
@@ -163,9 +163,9 @@ class BodyReader:
 
     __slots__ = ("_chunks", "_limit", "_missing", "_received", "_too_large", "rest")
 
-    def __init__(self, length: int | None, limit: int, *, is_large: bool = True) -> None:
-        """`is_large`: the limit is that of requests to models."""
-        self._too_large = _too_large(limit) if is_large else small_too_large(limit)
+    def __init__(self, length: int | None, limit: int, too_large: MagidError | None = None) -> None:
+        """`too_large`: what a body over the limit is told, if it is none for a model."""
+        self._too_large = too_large or _too_large(limit)
         self._limit = limit
         self._chunks = ChunkReader(keep=True, trailers=MAX_TRAILERS) if length is None else None
         self._missing = length or 0
