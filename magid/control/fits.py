@@ -165,7 +165,7 @@ class ModelFits:
         made = self._basis(decision, spec, program)
         if made is None or made.estimate is None:
             found = self.by_header(model, spec, memory, decision)
-            return found if running is None else _running_fit(found, running)
+            return found if running is None else _running_fit(found, running, decision.problem)
         verdict = (
             verdict_of(made, self._room(spec, memory))
             if answer is None
@@ -216,9 +216,11 @@ class ModelFits:
         return next((server for spec, server in ready if server.spec_hash == spec.hash), None)
 
 
-def _running_fit(found: ModelFit, running: ObservedServer) -> ModelFit:
+def _running_fit(found: ModelFit, running: ObservedServer, problem: str) -> ModelFit:
     verdict = verdict_running(running, Estimate())
-    return replace(found, fits=verdict.fits, why=verdict.why)
+    is_unplaced = running.placement is None and problem not in ("", NOT_PREDICTED)
+    aside = f", where llama-server has put it: {problem}" if is_unplaced else ""
+    return replace(found, fits=verdict.fits, why=verdict.why + aside)
 
 
 def _fit_of(verdict: Verdict, estimate: Estimate) -> ModelFit:

@@ -28,6 +28,7 @@ from magid.wording.counts import counted
 
 log = logging.getLogger(__name__)
 
+_MOST_FAILED: Final = 256
 MAX_WAITING: Final = 8  # a caller may ask for any context, and each costs a process
 
 
@@ -40,9 +41,10 @@ class Predictions:
         path: Path | None = None,
         on_made: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_made` is called after each new prediction."""
+        """`on_made` is called after each new prediction, and when one fails for a new reason."""
         self._launcher, self._on_made = launcher, on_made
         self._kept = PredictionCache(path)
+        self._failed: dict[str, Prediction] = {}  # the last try of each, if it failed
         self._is_loaded = False
         self._turn = asyncio.Lock()
         self._waiting = 0
@@ -63,7 +65,8 @@ class Predictions:
         because others ask, so `for_start` is for the one decision at a time that starts wait for.
         It runs with the priority of the start, and one that does not is made after it.
 
-        Raises Busy if too many wait. What else fails is the prediction's problem, and not kept.
+        Raises Busy if too many wait. What else fails is the prediction's problem, and tried again
+        when it is asked for again.
         """
         try:
             key = _key(spec, program, placement)
@@ -112,9 +115,13 @@ class Predictions:
     def kept(
         self, spec: ServerSpec, program: LlamaProgram, placement: Placement | None = None
     ) -> Prediction | None:
-        """Returns the prediction that was made before, if there is one; see `load`."""
+        """Returns the prediction that was made before, or how the last try failed; see `load`.
+
+        None if there was no try.
+        """
         try:
-            return self._kept.get(_key(spec, program, placement))
+            key = _key(spec, program, placement)
+            return self._kept.get(key) or self._failed.get(key)
         except MagidError as error:
             return Prediction(time.time(), problem=error.message)
 
@@ -132,11 +139,22 @@ class Predictions:
         self, key: str, spec: ServerSpec, placement: Placement | None, *, for_start: bool
     ) -> Prediction:
         made = await self._asked(spec, placement, for_start=for_start)
-        if made.estimate is not None:
+        if made.estimate is None:
+            self._note_failure(key, made)
+        else:
+            self._failed.pop(key, None)
             self._kept.put(key, made)
             self._on_made()
             await asyncio.to_thread(self._kept.write, self._kept.document())
         return made
+
+    def _note_failure(self, key: str, made: Prediction) -> None:
+        before = self._failed.pop(key, None)
+        self._failed[key] = made
+        if len(self._failed) > _MOST_FAILED:
+            del self._failed[next(iter(self._failed))]
+        if before is None or before.problem != made.problem:
+            self._on_made()  # not each time: who is told of it may ask again
 
     async def _asked(
         self, spec: ServerSpec, placement: Placement | None, *, for_start: bool

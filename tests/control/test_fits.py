@@ -94,3 +94,18 @@ async def test_a_machine_whose_gpus_are_not_listed_yet(house: House) -> None:
     found = await daemon.gpus.fits.now(daemon.model(BETA))
     assert found == ModelFit(Fits.UNKNOWN, "the GPUs are not listed yet")
     house.launcher.release("devices", 0)
+
+
+async def test_one_that_cannot_be_predicted(house: House) -> None:
+    """It runs where llama-server has put it; why is said then, and when it is stopped."""
+    house.launcher.memory = "error: cannot load this file"
+    daemon = await house.running()
+    why = "cannot predict the memory: error: cannot load this file"
+    runs = f"a server of it runs with these settings, where llama-server has put it: {why}"
+    await until(daemon, lambda: daemon.gpus.fits.of(ALPHA).why == runs)
+    await daemon.set_settings(ALPHA, {"device": "CUDA0"})  # the header alone says no more then
+    await daemon.restart(ALPHA)
+    await until(daemon, lambda: daemon.gpus.fits.of(ALPHA).why == runs)
+    await daemon.stop(ALPHA)
+    await until(daemon, lambda: daemon.gpus.fits.of(ALPHA).why.startswith(why))
+    assert daemon.gpus.fits.of(ALPHA).fits is Fits.UNKNOWN

@@ -87,6 +87,29 @@ async def test_a_failure_is_not_kept(
     assert (await predictions.of(SPEC, PROGRAM)).estimate is not None
 
 
+async def test_how_the_last_try_failed(launcher: StillLauncher) -> None:
+    """It is told once, for what is told may ask again, and is over with the next success."""
+    told: list[None] = []
+    predictions = Predictions(launcher, on_made=lambda: told.append(None))
+    assert predictions.kept(SPEC, PROGRAM) is None
+    launcher.memory = "error: cannot load this file"
+    for _ in range(2):
+        await predictions.of(SPEC, PROGRAM)
+    failed = predictions.kept(SPEC, PROGRAM)
+    assert failed is not None
+    assert failed.problem == "cannot predict the memory: error: cannot load this file"
+    assert len(told) == 1
+    for number in range(300):
+        await predictions.of(replace(SPEC, ctx_size=1000 + number), PROGRAM)
+    assert predictions.kept(SPEC, PROGRAM) is None, "not without end"
+    await predictions.of(SPEC, PROGRAM)
+    launcher.memory = TABLE
+    await predictions.of(SPEC, PROGRAM)
+    made = predictions.kept(SPEC, PROGRAM)
+    assert made is not None
+    assert made.estimate is not None
+
+
 async def test_an_option_that_the_program_lacks(predictions: Predictions) -> None:
     failed = await predictions.of(replace(SPEC, n_threads=2, device="CUDA0"), PROGRAM)
     assert failed.problem.startswith("cannot use device")

@@ -161,6 +161,12 @@ GPU_FAULTS: Final = (
         by_hand=_back(),
     ),
     Fault(
+        "prediction-failed",  # with a GPU of the user's own choice: the header alone says no more
+        f": >{_FOLDER}/need; magictl set {MODEL} ctxSize=1024 device=CUDA0 >/dev/null; {_RESTART}",
+        f"{MODEL} is not placed by magid: cannot predict the memory: error: cannot load this file",
+        by_hand=_back(f"magictl set {MODEL} ctxSize= device=; {_RESTART}"),
+    ),
+    Fault(
         "model-never-fits",
         f"echo 99999 >{_FOLDER}/need; magictl set {MODEL} ctxSize=2048 >/dev/null; {_RESTART}",
         f"{MODEL} needs 97.7 GiB on GPUs, and all of them together have 79.0 GiB",

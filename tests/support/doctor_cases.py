@@ -268,6 +268,9 @@ CASES: tuple[tuple[str, dict[str, Any], str, str], ...] = (
     ("gpu-room", {"trial": FITS, "daemon": with_models(
         1, fits="unknown", why="cannot predict the memory: it is damaged")},
      "m0 is not placed by magid: cannot predict the memory", "`magictl fits m0`"),
+    ("gpu-room", {"trial": FITS, "daemon": with_models(
+        1, fits="yes", why="it runs, where llama-server has put it: cannot predict the memory: x")},
+     "m0 is not placed by magid: cannot predict the memory: x", "`magictl fits m0`"),
     ("gpu-room", {"trial": FITS, "daemon": dataclasses.replace(
         with_models(1, device="CUDA0"), servers=(
             ServerFacts("llama-server@8080.service", "m0", "ready", "", (("CUDA3", "GPU-3"),)),))},

@@ -38,7 +38,8 @@ def room(facts: Facts) -> Iterator[Finding]:
     if all(gpu.device.total for gpu in program.gpus):
         yield from _never(daemon.models, most)
     yield from _held(daemon, most)
-    yield from _unpredicted(daemon.models)
+    if "--fit" in program.flags:
+        yield from _unpredicted(daemon.models)
     yield from _elsewhere(daemon.servers, daemon.models)
 
 
@@ -125,10 +126,11 @@ def _held(daemon: DaemonFacts, most: int) -> Iterator[Finding]:
 
 def _unpredicted(models: Sequence[ModelFacts]) -> Iterator[Finding]:
     for model in models:
-        if model.fits == "unknown" and model.why.startswith(_NOT_PREDICTED):
+        _, found, why = model.why.partition(_NOT_PREDICTED)
+        if found:
             yield Finding(
                 "prediction-failed",
-                f"{model.model_id} is not placed by magid: {model.why}",
+                f"{model.model_id} is not placed by magid: {found}{why}",
                 "llama-server chooses where it runs, perhaps on the processor",
                 FindingSeverity.WARNING,
                 do=f"`magictl fits {model.model_id}` tries again; a file that cannot be loaded "
