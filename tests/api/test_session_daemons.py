@@ -65,6 +65,7 @@ def test_a_restart_ends_all_sessions(
                 assert value.encode() not in (path.read_bytes() if path.is_file() else b"")
 
 
+@pytest.mark.slow  # it takes nginx
 def test_behind_a_proxy_under_a_path(
     parts: Parts, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -78,6 +78,7 @@ def late_select(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return library
 
 
+@pytest.mark.slow  # it takes a C compiler
 def test_an_interrupt_right_behind_a_fresh_prompt(late_select: Path) -> None:
     """It comes before the wait for a key has begun, and no key comes."""
     with conversation(late_select) as (terminal, process):

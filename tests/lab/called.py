@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from tests.lab.reached import from_quick_tests
 from tests.lab.trees import ROOT
 
 # What a machine has as a program and means something else here: words of other lists, codings of
@@ -36,6 +37,14 @@ NO_PROGRAMS = frozenset(
         *("usermod", "view", "w", "who", "write", "yes", "zstd"),
     }
 )
+# The same for words of single files.
+ONLY_WORDS = frozenset(
+    {
+        ("tests/auth/test_sandboxed.py", "prometheus"),
+        ("tests/project/test_packaging.py", "node"),
+        ("tests/support/fake_systemd.py", "as"),
+    }
+)
 # Unpacked into the checkout by packaging/test-tools and bench-tools.
 UNPACKED = (".cache/prometheus/usr/bin", ".cache/nginx/usr/sbin", ".cache/caddy/usr/bin")
 NAME = re.compile(r"[a-z][a-z0-9._+-]*")
@@ -48,8 +57,25 @@ SHELL = re.compile(r"#!/(?:usr/)?bin/(?:env )?(?:ba)?sh\b")
 
 def programs(root: Path = ROOT) -> dict[str, str]:
     """Program -> a file that calls it; programs that this machine lacks are not seen."""
+    return _programs(root, _words(root))
+
+
+def quick_programs(root: Path = ROOT) -> dict[str, str]:
+    """Those that the tests of `make check` call, and what these import from other tests."""
+    reached = from_quick_tests(root)
+    return _programs(
+        root,
+        (
+            (str(path.relative_to(root)), name)
+            for path, node in reached
+            for name in _first_words(node)
+        ),
+    )
+
+
+def _programs(root: Path, words: Iterable[tuple[str, str]]) -> dict[str, str]:
     folders = os.pathsep.join([os.environ["PATH"], *(str(root / name) for name in UNPACKED)])
-    found = {name: place for place, name in _words(root) if NAME.fullmatch(name)}
+    found = {n: place for place, n in words if NAME.fullmatch(n) and (place, n) not in ONLY_WORDS}
     return {
         name: place
         for name, place in sorted(found.items())

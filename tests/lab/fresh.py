@@ -10,6 +10,7 @@ What is kept of a machine is what was found on it afterwards: its tree has over 
 import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.lab import called, requirements, trees
@@ -28,16 +29,30 @@ COPIED = ("debian", "etc", "magid", "packaging", "systemd", "tests", "Makefile",
 FILES = ("README.md", "LICENSE", "CHANGELOG.md")
 CHECKOUT, WHEELS = "/srv/checkout", "/srv/wheels"
 
-# In the machine. What `make deb` asks for is looked at before the tests' programs are there; in the
-# end every script runs once more where apt-get fails, since it has nothing to do any more.
+# In the machine. A user without rights is told what root has to install, which suffices for the
+# quick tests; the rest is installed by the scripts, as root. What `make check` and `make deb` need
+# is looked at before the programs of all tests are there; in the end every script runs once more
+# where apt-get fails, since it has nothing to do any more.
 SET_UP = f"""\
 set -e
 cd {CHECKOUT}
 export PIP_NO_INDEX=1 PIP_FIND_LINKS={WHEELS} PIP_NO_COMPILE=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+export DEBIAN_FRONTEND=noninteractive
+without_rights() {{ setpriv --reuid 65534 --regid 65534 --clear-groups "$@"; }}
+is_told() {{
+    if without_rights "$@" 2>/srv/said; then exit 1; fi
+    cat /srv/said >&2
+    sed -n "s/.*: as root, run 'apt install \\(.*\\)'; then try again$/\\1/p" /srv/said >/srv/told
+    grep -q . /srv/told
+}}
+is_told packaging/install .venv
 packaging/install .venv
+is_told packaging/test-tools check
+apt-get -q install -y --no-install-recommends $(cat /srv/told)
+without_rights packaging/test-tools check
+ls $(printf '%s' "$PATH" | tr : ' ') >/srv/quick
 packaging/test-tools deb
 dpkg-checkbuilddeps
-packaging/test-tools check
 packaging/test-tools test
 packaging/bench-tools
 packaging/client-tools
@@ -59,6 +74,7 @@ cp -a "$SOURCE/." "$1/srv/"
 clean() { env -i PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 "$@"; }
 clean chroot "$1" sh -c "$SET_UP" >&2
 clean chroot "$1" bash -c "$LOOK" >"$FOUND"
+cp "$1/srv/quick" "$FOUND.quick"
 """
 
 
@@ -83,10 +99,18 @@ def locked(name: str, python: str) -> list[Locked]:
     return requirements.closure(entries, roots - requirements.OF_DEBIAN, python)
 
 
+@dataclass(frozen=True, slots=True)
+class Programs:
+    """The names of those that a machine has: for the quick tests, and in the end."""
+
+    quick: frozenset[str]
+    all: frozenset[str]
+
+
 def build_all(
     say: Callable[[str], None], releases: Iterable[Release] = RELEASES_OF_TODAY
-) -> dict[Release, frozenset[str]]:
-    """The names of the programs of each, side by side.
+) -> dict[Release, Programs]:
+    """The programs of each, side by side.
 
     Takes minutes where a script has changed, else nothing.
     """
@@ -96,7 +120,7 @@ def build_all(
         return dict(zip(releases, pool.map(lambda one: _found(one, say), releases), strict=True))
 
 
-def _found(release: Release, say: Callable[[str], None]) -> frozenset[str]:
+def _found(release: Release, say: Callable[[str], None]) -> Programs:
     deciding = [(ROOT / name).read_text() for name in DECIDING]
     recipe = [*bootstrap(release, Path("/tree")), SET_UP, LOOK, *deciding]
 
@@ -104,12 +128,13 @@ def _found(release: Release, say: Callable[[str], None]) -> frozenset[str]:
         say(f"setting up a fresh Debian {release.name} for the tests; some minutes")
         _set_up(release, work)
 
-    text = (layer(f"fresh-{release.name}", repr(recipe), make) / "found").read_text()
-    return frozenset(text.split())
+    kept = layer(f"fresh-{release.name}", repr(recipe), make)
+    names = [(kept / name).read_text().split() for name in ("found.quick", "found")]
+    return Programs(*map(frozenset, names))
 
 
 def _set_up(release: Release, work: Path) -> None:
-    """Leaves found in `work`, and nothing else."""
+    """Leaves found and found.quick in `work`, and nothing else."""
     machine = home() / f"new-machine-{release.name}"
     try:
         _copy(work / "source", release)

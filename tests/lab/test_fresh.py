@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from tests.lab import called, fresh, requirements
-from tests.lab.fresh import RELEASES_OF_TODAY
+from tests.lab.fresh import RELEASES_OF_TODAY, Programs
 from tests.lab.layers import LabError
 from tests.lab.trees import Release
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def machines(request: pytest.FixtureRequest) -> dict[Release, frozenset[str]]:
+def machines(request: pytest.FixtureRequest) -> dict[Release, Programs]:
     capture = request.config.pluginmanager.get_plugin("capturemanager")
     assert capture is not None
     try:
@@ -25,17 +25,23 @@ def machines(request: pytest.FixtureRequest) -> dict[Release, frozenset[str]]:
 
 
 @pytest.fixture(params=RELEASES_OF_TODAY, ids=lambda release: release.name)
-def machine(
-    machines: dict[Release, frozenset[str]], request: pytest.FixtureRequest
-) -> frozenset[str]:
+def machine(machines: dict[Release, Programs], request: pytest.FixtureRequest) -> Programs:
     return machines[request.param]
 
 
-def test_every_program_that_is_called_is_there(machine: frozenset[str]) -> None:
+def test_every_program_that_is_called_is_there(machine: Programs) -> None:
     needed = called.programs()
     assert {"dbus-daemon", "lintian", "npm", "promtool", "systemd-nspawn", "zsh"} <= needed.keys()
-    missing = {name: place for name, place in needed.items() if name not in machine}
+    missing = {name: place for name, place in needed.items() if name not in machine.all}
     assert missing == {}, "packaging/test-tools does not install them (or they are no programs)"
+
+
+def test_every_program_that_the_quick_tests_call_is_there(machine: Programs) -> None:
+    """With what `make check` installs, before `make deb` or `make test` bring more."""
+    needed = called.quick_programs()
+    assert {"dbus-daemon", "git", "systemd-analyze", "systemd-tmpfiles"} <= needed.keys()
+    missing = {name: place for name, place in needed.items() if name not in machine.quick}
+    assert missing == {}, "mark the tests as slow, or let `packaging/test-tools check` install them"
 
 
 @pytest.mark.parametrize("release", RELEASES_OF_TODAY, ids=lambda release: release.name)
