@@ -5,6 +5,7 @@ Ends at once when the daemon does, and after five minutes in any case. Standard 
 
 import json
 import os
+import shutil
 import sys
 import time
 import urllib.request
@@ -28,7 +29,7 @@ def base_url(bind: str) -> str | None:
     return None
 
 
-def commands(base: str, port: int | None, keys: Path) -> str:
+def commands(base: str, port: int | None, keys: Path, *, has_curl: bool = True) -> str:
     """What to type; `port` is a server's to chat with, if there is one."""
     lines = [
         f"curl {base}/readyz",
@@ -42,7 +43,8 @@ def commands(base: str, port: int | None, keys: Path) -> str:
             f"    -d '{question}' http://127.0.0.1:{port}/v1/chat/completions"
         )
     lines.append(f"curl -X POST {base}/api/models/profiles/fast-only/activate")
-    return "\n".join(f"  {line}" for line in lines)
+    text = "\n".join(f"  {line}" for line in lines)
+    return text if has_curl else f"{text}\ncurl is not installed: as root, run 'apt install curl'."
 
 
 def answer(url: str) -> Any:
@@ -77,7 +79,8 @@ def main(pid: int, bind: str, state: Path) -> None:
     end = time.monotonic() + WAIT_SECONDS
     while base is not None and is_alive(pid) and time.monotonic() < end:
         if answer(f"{base}/readyz") is not None:
-            text = commands(base, chat_port(base), Path(os.path.relpath(state / "keys")))
+            keys, has_curl = Path(os.path.relpath(state / "keys")), bool(shutil.which("curl"))
+            text = commands(base, chat_port(base), keys, has_curl=has_curl)
             print(f"\nmagid is ready; try:\n{text}\nCtrl-C ends it and its servers.\n", flush=True)
             return
         time.sleep(LOOK_SECONDS)
