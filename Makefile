@@ -41,7 +41,7 @@ check: $(READY)
 	$(PY) -I -m pytest $(SIDE_BY_SIDE) -m 'not slow'
 
 bench: $(READY)
-	@packaging/bench-tools
+	@packaging/test-tools
 	$(PY) -m tests.bench
 
 SCALE ?= 1
