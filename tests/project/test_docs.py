@@ -45,6 +45,24 @@ def test_every_endpoint_of_the_gateway_is_in_the_table_of_dialects() -> None:
     assert named == {endpoint.path for endpoint in ENDPOINTS}
 
 
+# Where the kind of an event is named: the change that the daemon announces, or the event itself.
+EVENTS = re.compile(r'\b(?:Change\(|yield |publish\(|event(?:_of)?\()\s*"(\w+)"')
+SENDERS = [
+    *ROOT.glob("magid/control/*.py"),
+    ROOT / "magid/api/events.py",
+    ROOT / "magid/api/sse.py",
+]
+
+
+def test_every_event_of_the_stream_is_in_its_document_and_known_to_the_page() -> None:
+    sent = {kind for path in SENDERS for kind in EVENTS.findall(path.read_text())}
+    section = document("docs/webui.md").partition("\n## Events\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`\w.*?) \|", section, re.M)
+    assert {kind for row in rows for kind in re.findall(r"`(\w+)`", row)} == sent
+    kinds = document("magid/webui/stream/state.ts").partition("KINDS = [")[2].partition("]")[0]
+    assert {*re.findall(r'"(\w+)"', kinds), "resync"} == sent
+
+
 def settings_of_the_file() -> list[tuple[str, ...]]:
     return [
         (f"`{s.key}`", f"`{s.default}`", f"`{s.variable}`" if s.variable else "", s.description)
