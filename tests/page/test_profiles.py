@@ -53,6 +53,20 @@ def night(magid: Running) -> Path:
     return file
 
 
+def test_the_list_says_which_file_a_profile_is_and_which_are_unusable(
+    tab: Tab, magid: Running
+) -> None:
+    (magid.profiles / "second.yaml").write_text("name: Late\nenabled_models: []\n")
+    (magid.profiles / "broken.yaml").write_text("name: Broken\nenabled_models: 1\n")
+    tab.open("profiles")
+    rows = tab.page.get_by_role("table", name="Profiles").locator("tbody tr")
+    expect(rows.filter(has_text="Late")).to_contain_text("Late second")
+    broken = rows.filter(has_text="broken")
+    expect(broken).to_contain_text("Unusable")
+    expect(broken.get_by_role("button")).to_have_count(1)  # it can be deleted, not switched to
+    expect(broken.locator(".state")).to_have_attribute("title", re.compile("line 2"))
+
+
 def in_form(tab: Tab, name: str) -> Tab:
     tab.open(f"profiles/{name}")
     expect(tab.page.get_by_label("Name", exact=True)).to_have_value(re.compile("."))

@@ -141,7 +141,7 @@ def test_it_works_by_keyboard(tab: Tab) -> None:
     tab.page.keyboard.press("Enter")
     assert tab.page.evaluate("document.activeElement.id") == "main"
     tab.page.evaluate("document.activeElement.blur()")
-    reached = [press(tab) for _ in range(8)]
+    reached = [press(tab) for _ in range(12)]
     assert "Models" in reached
 
 

@@ -13,7 +13,6 @@ const shown = signal<GatewayRequest | undefined>(undefined);
 export function DetailsButton({ request }: { request: GatewayRequest }) {
   return (
     <button
-      class="bare"
       aria-label={`Details of ${request.id}`}
       onClick={() => (shown.value = request)}
     >

@@ -5,6 +5,7 @@ import { get, loadSession, mayRead } from "../api/request.ts";
 import { confirmed } from "../parts/dialog.tsx";
 import { Empty } from "../parts/empty.tsx";
 import { Icon } from "../parts/icons.tsx";
+import { NoModels } from "../parts/no_models.tsx";
 import { tellError } from "../parts/notices.tsx";
 import { live } from "../stream/client.ts";
 import { choose, clear, isBusy, model, send, stop, turns } from "./conversation.ts";
@@ -77,16 +78,22 @@ function Turns() {
   }, [all]);
   return (
     <div class="turns" role="log" aria-label="Conversation" aria-busy={isBusy.value}>
-      {all.length === 0 && (
-        <Empty title="Ask something">
-          <p>auto chooses a model by the question. What is said stays in this browser.</p>
-        </Empty>
-      )}
+      {all.length === 0 && <Nothing />}
       {all.map((turn, index) => (
         <TurnView key={index} turn={turn} isLive={isBusy.value && index === all.length - 1} />
       ))}
       <div ref={end} />
     </div>
+  );
+}
+
+function Nothing() {
+  const now = live.value;
+  if (now && Object.keys(now.registry.models).length === 0) return <NoModels live={now} />;
+  return (
+    <Empty title="Ask something">
+      <p>auto chooses a model by the question. What is said stays in this browser.</p>
+    </Empty>
   );
 }
 

@@ -1,7 +1,7 @@
 // Search and filters above the list of models.
 import { signal } from "@preact/signals";
 
-import { counted } from "../parts/format.ts";
+import { count, counted } from "../parts/format.ts";
 import type { Filter, Row } from "./rows.ts";
 
 const ALL: Filter = { text: "", tier: "", state: "", kind: "", fits: "" };
@@ -65,7 +65,9 @@ export function Filters({ rows, shown }: { rows: Row[]; shown: number }) {
         onChange={(fits) => set({ fits })}
       />
       <span class="quiet" role="status">
-        {shown === rows.length ? counted(shown, "model") : `${shown} of ${rows.length} models`}
+        {shown === rows.length
+          ? counted(shown, "model")
+          : `${count(shown)} of ${counted(rows.length, "model")}`}
       </span>
       {now !== ALL && shown < rows.length && (
         <button onClick={() => (filter.value = ALL)}>Show all</button>

@@ -1,6 +1,7 @@
 // The rows of the list of models: what is known of each, joined; searched, filtered, sorted. Pure.
 import type { Model, Server, ServerState } from "../api/types.ts";
-import { placeOf } from "../overview/memory.ts";
+import { memoryOf, placeOf } from "../overview/memory.ts";
+import { byName } from "../parts/format.ts";
 import type { ShownState } from "../parts/state.tsx";
 import type { Sorting } from "../parts/table.tsx";
 import type { Live } from "../stream/state.ts";
@@ -93,17 +94,6 @@ function stateOf(model: Model, server: Server | undefined): ShownState {
   return model.start === "on-demand" ? "asleep" : "stopped";
 }
 
-/** What its servers hold on GPUs where that was predicted, else the memory of their processes. */
-function memoryOf(servers: Server[]): number | null {
-  const held = servers.map(
-    ({ placement, memoryBytes }) =>
-      placement?.devices.reduce((sum, { needBytes }) => sum + needBytes, 0) || memoryBytes,
-  );
-  return held.some((bytes) => bytes !== null) ? held.reduce(sum, 0) : null;
-}
-
-const sum = (total: number | null, bytes: number | null) => (total ?? 0) + (bytes ?? 0);
-
 const GROUPS: Record<Filter["state"], (state: ShownState) => boolean> = {
   "": () => true,
   running: (state) => ["ready", "loading", "starting", "stopping", "queued"].includes(state),
@@ -155,8 +145,6 @@ const ORDER: ShownState[] = [
   "off",
 ];
 
-const collator = new Intl.Collator(undefined, { numeric: true });
-
 /** Pinned models come first, in each order. */
 export function sorted(rows: Row[], { key, isDescending }: Sorting): Row[] {
   const value = KEYS[key] ?? KEYS.name;
@@ -166,7 +154,7 @@ export function sorted(rows: Row[], { key, isDescending }: Sorting): Row[] {
     (one, other) =>
       Number(other.isPinned) - Number(one.isPinned) ||
       sign * compare(value(one), value(other)) ||
-      collator.compare(one.id, other.id),
+      byName(one.id, other.id),
   );
 }
 
@@ -174,5 +162,5 @@ function compare(one: string | number, other: string | number): number {
   if (one === other) return 0;
   return typeof one === "number" && typeof other === "number"
     ? one - other
-    : collator.compare(String(one), String(other));
+    : byName(String(one), String(other));
 }

@@ -133,7 +133,9 @@ function Field(props: FieldProps) {
         )}
       </div>
       <p class="quiet" id={`about-${name}`}>
-        {schema.description}. Values: {schema["x-allowed"]}. Default: {schema["x-unset"]}.
+        {withCode(
+          `${schema.description}. Values: ${schema["x-allowed"]}. Default: ${schema["x-unset"]}.`,
+        )}
       </p>
       {problem && (
         <p class="problem" role="alert">
@@ -143,6 +145,10 @@ function Field(props: FieldProps) {
     </div>
   );
 }
+
+/** What stands between backticks, as code. */
+const withCode = (text: string) =>
+  text.split("`").map((part, index) => (index % 2 ? <code key={index}>{part}</code> : part));
 
 function Input({ name, schema, text, problem, onInput }: FieldProps) {
   const common = {

@@ -123,3 +123,14 @@ export function placeOf(server: Server): string {
   if (names === "") return "CPU";
   return placement.extent === "part" ? `${names} + CPU` : names;
 }
+
+/** What its servers hold on GPUs where that was predicted, else the memory of their processes. */
+export function memoryOf(servers: Server[]): number | null {
+  const held = servers.map(
+    ({ placement, memoryBytes }) =>
+      placement?.devices.reduce((sum, { needBytes }) => sum + needBytes, 0) || memoryBytes,
+  );
+  return held.some((bytes) => bytes !== null) ? held.reduce(plus, 0) : null;
+}
+
+const plus = (total: number | null, bytes: number | null) => (total ?? 0) + (bytes ?? 0);

@@ -8,6 +8,7 @@ import { NoModels } from "../parts/no_models.tsx";
 import { live } from "../stream/client.ts";
 import type { Live } from "../stream/state.ts";
 import { memoryUses } from "./memory.ts";
+import { shownConditions } from "./order.ts";
 import { Problems } from "./problems.tsx";
 import { Servers } from "./servers.tsx";
 import { Traffic } from "./traffic.tsx";
@@ -19,7 +20,7 @@ export default function Overview() {
     <>
       <h1>Overview</h1>
       <Phase live={now} />
-      <Problems conditions={now.conditions} />
+      <Problems conditions={shownConditions(now)} />
       <div class="columns">
         <section aria-labelledby="memory">
           <h2 id="memory">Memory</h2>

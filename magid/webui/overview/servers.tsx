@@ -3,7 +3,8 @@ import type { Server } from "../api/types.ts";
 import { bytes, duration } from "../parts/format.ts";
 import { StateBadge } from "../parts/state.tsx";
 import { Table, type Column } from "../parts/table.tsx";
-import { placeOf } from "./memory.ts";
+import { to } from "../shell/route.ts";
+import { memoryOf, placeOf } from "./memory.ts";
 import { listed } from "./order.ts";
 
 const COLUMNS: Column<Server>[] = [
@@ -12,9 +13,9 @@ const COLUMNS: Column<Server>[] = [
     title: "Model",
     cell: (server) => (
       <>
-        <span class="name" title={server.modelId}>
+        <a class="name" href={to("models", server.modelId)} title={server.modelId}>
           {server.displayName}
-        </span>
+        </a>
         {server.instance > 0 && <span class="quiet"> #{server.instance}</span>}
       </>
     ),
@@ -36,7 +37,7 @@ const COLUMNS: Column<Server>[] = [
     key: "memory",
     title: "Memory",
     isNumber: true,
-    cell: (server) => bytes(server.memoryBytes),
+    cell: (server) => bytes(memoryOf([server])),
   },
   {
     key: "uptime",

@@ -70,6 +70,9 @@ export function moment(text: string | null | undefined, now = Date.now()): strin
   return (isNear ? TIME : MOMENT).format(at);
 }
 
+/** Orders names: B2 before B10. */
+export const byName = new Intl.Collator(undefined, { numeric: true }).compare;
+
 /** "1 server", "2 servers". */
 export function counted(value: number, one: string, more = `${one}s`): string {
   return `${count(value)} ${value === 1 ? one : more}`;

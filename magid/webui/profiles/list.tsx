@@ -62,23 +62,35 @@ const COLUMNS: Column<Entry>[] = [
     key: "name",
     title: "Profile",
     cell: ({ slug, profile }) => (
-      <a class="name" href={to("profiles", slug)}>
-        {profile?.name ?? slug}
-      </a>
+      <>
+        <a class="name" href={to("profiles", slug)}>
+          {profile?.name ?? slug}
+        </a>
+        {profile && profile.name.toLowerCase() !== slug && (
+          <span class="quiet low"> {slug}</span>
+        )}
+      </>
     ),
   },
   { key: "about", title: "Description", low: true,
     cell: ({ profile, problem }) =>
-      problem ? <span class="problem">{problem}</span> : profile?.description },
+      problem ? (
+        <span class="problem" title={problem}>{problem}</span>
+      ) : (
+        <span title={profile?.description}>{profile?.description}</span>
+      ) },
   { key: "models", title: "Models", low: true,
-    cell: ({ profile }) => profile?.enabledModels.join(", ") },
+    cell: ({ profile }) => {
+      const models = profile?.enabledModels.join(", ");
+      return <span title={models}>{models}</span>;
+    } },
   { key: "aliases", title: "Aliases", isNumber: true, low: true,
     cell: ({ profile }) => (profile ? Object.keys(profile.aliases).length : "") },
   { key: "verbs", title: "Actions", isTitleHidden: true, isNumber: true,
     cell: (entry) => <Verbs entry={entry} /> },
 ];
 
-function Verbs({ entry: { slug } }: { entry: Entry }) {
+function Verbs({ entry: { slug, problem } }: { entry: Entry }) {
   if (slug === live.value?.activeProfile) {
     return (
       <span class="state good">
@@ -86,12 +98,19 @@ function Verbs({ entry: { slug } }: { entry: Entry }) {
       </span>
     );
   }
-  if (!mayChange()) return null;
+  const isBroken = problem !== undefined && (
+    <span class="state bad" title={problem}>
+      <Icon name="failed" /> Unusable
+    </span>
+  );
+  if (!mayChange()) return <>{isBroken}</>;
   return (
     <>
-      <button aria-label={`Switch to ${slug}`} onClick={() => void activate(slug)}>
-        Switch
-      </button>{" "}
+      {isBroken || (
+        <button aria-label={`Switch to ${slug}`} onClick={() => void activate(slug)}>
+          Switch
+        </button>
+      )}{" "}
       <button
         class="bare"
         aria-label={`Delete ${slug}`}

@@ -4,7 +4,7 @@ import { useState } from "preact/hooks";
 import { mayChange } from "../api/request.ts";
 import type { Model } from "../api/types.ts";
 import { TierChoice } from "../models/controls.tsx";
-import { bytes, counted } from "../parts/format.ts";
+import { byName, bytes, counted } from "../parts/format.ts";
 import { Table, type Column } from "../parts/table.tsx";
 import { TextControl } from "../parts/text_control.tsx";
 import { live } from "../stream/client.ts";
@@ -35,7 +35,7 @@ export function ModelChoice({ form }: { form: Form }) {
   const word = text.toLowerCase();
   const shown = choices
     .filter(({ model }) => `${model.displayName} ${model.modelId}`.toLowerCase().includes(word))
-    .sort((one, other) => one.model.displayName.localeCompare(other.model.displayName));
+    .sort((one, other) => byName(one.model.displayName, other.model.displayName));
   return (
     <>
       <Tiers entries={entries} set={set} />
@@ -116,11 +116,11 @@ function columns(
         <span class="quiet">always {model.enabledOverride ? "enabled" : "disabled"}, by hand</span>
       )}</>
     ) },
-    { key: "tier", title: "Tier", cell: ({ model }) => <TierChoice model={model} /> },
+    { key: "tier", title: "Tier", low: true, cell: ({ model }) => <TierChoice model={model} /> },
     { key: "need", title: "Needs", isNumber: true, low: true, cell: ({ model: { memory } }) =>
       bytes(memory.need && memory.need.devicesBytes + memory.need.hostBytes) },
     { key: "verbs", title: "Settings", isTitleHidden: true, isNumber: true, cell: ({ model }) => (
-      <button class="bare" aria-label={`Settings of ${model.displayName}`}
+      <button aria-label={`Settings of ${model.displayName}`}
         onClick={() => onSettings(model)}>
         Settings
       </button>
@@ -133,12 +133,14 @@ function Patterns({ form, entries, models, set }: EntriesProps & { form: Form; m
   const isListed = (entry: string) =>
     entry.startsWith("tier:") || models.some((model) => isIdOf(entry, model));
   const id = idOf(PATH);
+  const patterns = without(entries, isListed);
   return (
     <div class="field">
       <label for={id}>Patterns of ids</label>
-      <TextControl id={id} aria-describedby={`about-${id}`} rows={2} disabled={!mayChange()}
+      <TextControl id={id} aria-describedby={`about-${id}`} disabled={!mayChange()}
+        rows={Math.max(2, patterns.length)}
         aria-invalid={form.faults.some(({ field }) => field.startsWith("enabled"))}
-        value={without(entries, isListed).join("\n")}
+        value={patterns.join("\n")}
         onValue={(text) => set([...entries.filter(isListed), ...text.split(/\s+/).filter(Boolean)])}
       />
       <p class="quiet" id={`about-${id}`}>

@@ -10,7 +10,7 @@ import { Table, type Column } from "../parts/table.tsx";
 type Setting = Configuration["settings"][number];
 
 const COLUMNS: Column<Setting>[] = [
-  { key: "name", title: "Setting",
+  { key: "setting", title: "Setting",
     cell: ({ key, description }) => <code title={description}>{key}</code> },
   { key: "value", title: "Value",
     cell: ({ value }) => <code title={JSON.stringify(value)}>{JSON.stringify(value)}</code> },

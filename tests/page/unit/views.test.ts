@@ -6,6 +6,7 @@ import { answered, asked } from "../activity/texts.ts";
 import type { GatewayRequest, Plan } from "../api/types.ts";
 import { partOf, split } from "../chat/answer_stream.ts";
 import { blocks, inline } from "../chat/prose.ts";
+import { listed, shownConditions } from "../overview/order.ts";
 import { linePoints } from "../overview/points.ts";
 import { needOf } from "../profiles/need.ts";
 import type { Live } from "../stream/state.ts";
@@ -16,6 +17,31 @@ test("a line begins with what is known, and ends at the right", () => {
   assert.equal(linePoints([null, 0, 2, 4]), "1,38.0 2,20.0 3,2.0");
   assert.equal(linePoints([0.5]), "0,20.0"); // below 1, so that little does not look like much
   assert.equal(linePoints([null, null]), "");
+});
+
+const SERVERS = [
+  { port: 1, modelId: "a", displayName: "B10", state: "ready" },
+  { port: 2, modelId: "b", displayName: "B2", state: "ready" },
+  { port: 3, modelId: "c", displayName: "C", state: "loading" },
+  { port: 4, modelId: "d", displayName: "D", state: "failed" },
+  { port: 5, modelId: "e", displayName: "E", state: "stopped" },
+];
+const OVERVIEW = { servers: Object.fromEntries(SERVERS.map((one) => [one.port, one])) };
+
+test("servers that need a person come first, then those that move", () => {
+  const { servers } = OVERVIEW as unknown as Live;
+  assert.deepEqual(listed(servers).map(({ port }) => port), [4, 3, 2, 1]);
+});
+
+test("a start under way is no condition that needs a person", () => {
+  const conditions = [
+    { code: "NotServing", modelIds: [] },
+    { code: "ServerDown", modelIds: ["c"] },
+    { code: "ServerDown", modelIds: ["d"] },
+    { code: "ModelsStopped", modelIds: ["e"] },
+  ];
+  const shown = shownConditions({ ...OVERVIEW, conditions } as unknown as Live);
+  assert.deepEqual(shown, conditions.slice(2));
 });
 
 // -- profiles -----------------------------------------------------------------------------------
