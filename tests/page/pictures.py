@@ -1,12 +1,15 @@
 """Makes the pictures of docs/page.md: `python -m tests.page.pictures` (`make page-pictures`).
 
-A daemon with real llama-servers on two fake GPUs, in Chromium. What differs each time (times of
-day, ports, memory of the machine) makes no difference to what the pictures show.
+A daemon with real llama-servers on two fake GPUs, in Chromium. Paths and ports are the same each
+time; what differs (times of day, memory of the machine) makes no difference to what they show.
 """
 
 import os
+import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from playwright.sync_api import Page, expect
@@ -25,6 +28,11 @@ ANSWER = "Systemd manages units: services, sockets, timers, mounts; each has one
 REPOSITORY = "Qwen/Qwen3-8B-GGUF"
 QUANTIZATIONS = {"Q2_K": 3130, "Q4_K_M": 4795, "Q6_K": 6415, "Q8_0": 8307, "F16": 15623}  # MiB
 PACE = 40e6  # bytes a second, of the hub
+FOLDER = Path(tempfile.gettempdir()) / "gpu1"  # as it is read in the pictures
+PROFILES = {
+    "daytime": "name: Daytime\ndescription: Small models\nenabled_models: ['*demo*']\n",
+    "night": "name: Night\ndescription: One large model\nenabled_models: [tier:powerful]\n",
+}
 FILES = {  # name of the model -> its quantization
     "Gemma-3-Demo": "F16",
     "Mistral-Small-Demo": "Q8_0",
@@ -90,14 +98,15 @@ def all_of(tab: Page, magid: Running) -> None:
     first = next(iter(magid.servers()))
     tab.goto(f"{magid.url}/#/overview")
     tab.wait_for_selector("text=servers ready")
+    tab.wait_for_selector("polyline[points*=' ']", state="attached")
     use(magid)
-    tab.wait_for_selector(".u-over")
     expect(tab.locator(".figure-card .value").nth(2)).to_have_text("3")
+    tab.wait_for_timeout(1500)  # the lines are drawn once a second
     save(tab, "overview")
     take(tab, "models", "td.col-name", magid.url)
     take(tab, f"models/{first}", ".scroll td", magid.url)
     library(tab, magid)
-    take(tab, "profiles", "td.col-name", magid.url)
+    take(tab, "profiles", "td .state", magid.url)
     tab.goto(f"{magid.url}/#/chat")
     tab.get_by_label("Message").fill("What is a unit?")
     tab.get_by_role("button", name="Send").click()
@@ -107,27 +116,44 @@ def all_of(tab: Page, magid: Running) -> None:
     take(tab, "system", "#tokens", magid.url)
 
 
+@contextmanager
+def folder() -> Iterator[Path]:
+    FOLDER.mkdir()
+    try:
+        yield FOLDER
+    finally:
+        shutil.rmtree(FOLDER)
+
+
+def port(usual: int, count: int = 1) -> int:
+    """The first of so many ports: the usual ones, or others where those are taken."""
+    is_free = all(map(conftest._is_free, range(usual, usual + count)))
+    return usual if is_free else conftest._free_range(count)
+
+
 def main() -> None:
     IMAGES.mkdir(exist_ok=True)
     program = conftest._provisioned("--rpc")
     with (
-        tempfile.TemporaryDirectory() as name,
-        gpus.fake_gpus(program, Path(name), SIZES) as fake,
-        running_hub({REPOSITORY: write_repository(Path(name) / "hub")}) as hub,
+        folder() as place,
+        gpus.fake_gpus(program, place, SIZES) as fake,
+        running_hub({REPOSITORY: write_repository(place / "hub")}) as hub,
     ):
         hub.speed = lambda count: time.sleep(count / PACE)
-        parts = Parts(fake.llama_server, conftest._free_port, conftest._free_range)
+        parts = Parts(fake.llama_server, lambda: port(8000), lambda count: port(8080, count))
         settings = f"downloads: {{endpoint: '{hub.url}', reserve: 0}}\n"
-        magid = parts.daemon(Path(name) / "magid", settings)
+        magid = parts.daemon(place / "magid", settings)
         magid.environment["MAGI_LIBRARY_PATH"] = str(magid.models)
         page.give_to(magid)
         write_models(magid.models)
-        profile = "name: Daytime\ndescription: Small models\nenabled_models: ['*demo*']\n"
-        (magid.profiles / "test.yaml").write_text(profile)
+        magid.environment["MAGI_PROFILE"] = "daytime"
+        (magid.profiles / "test.yaml").unlink()
+        for name, text in PROFILES.items():
+            (magid.profiles / f"{name}.yaml").write_text(text)
         with magid, magid.client, page.chromium() as browser:
             magid.wait_ready()
             time.sleep(3)  # the list of GPUs after the last start
-            tab = browser.new_page(viewport={"width": 1280, "height": 800})
+            tab = browser.new_page(viewport={"width": 1280, "height": 880})
             all_of(tab, magid)
 
 
