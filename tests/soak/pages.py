@@ -39,9 +39,12 @@ SAMPLES = 90  # in a run, evenly; the shortest step is MOST_OFTEN_S
 MOST_OFTEN_S = 1.0
 LEAST = 9  # samples, however slow the machine: from fewer nothing follows
 # In it all becomes as large as it may: the counts of ten minutes that each page keeps, the last
-# 1,200 requests and 2,000 lines of a log, in pages and daemon, and what V8 has compiled.
+# 1,200 requests and 2,000 lines of a log, in pages and daemon, and the bytecode of all views.
 WARM_UP_S = 600.0
 QUARTERS = 4  # of a run, for the figures
+# V8 goes on compiling what runs again and again, and the heap has its machine code: 5 MiB more in
+# ten pages after half an hour. Without its compilers there is what the pages keep.
+NO_COMPILERS = "--js-flags=--no-opt --no-maglev --no-sparkplug"
 PACE = Pace(decisions=4.0, requests=4.0, restarts=0.2, scans=0.02)
 PROFILE = "name: Soak\nenabled_models: ['small*', 'medium*']\n"
 MIB = 2**20
@@ -224,7 +227,7 @@ def run(
     figures = Figures(f"{len(VIEWS)} pages", seed)
     with (
         fleets.fleet(given or parts(), folder / "magid", write_models, profile=PROFILE) as magid,
-        page.chromium() as browser,
+        page.chromium(NO_COMPILERS) as browser,
         tabs(browser, magid) as opened,
     ):
         probe = Probe(opened, magid)

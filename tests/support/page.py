@@ -39,11 +39,11 @@ def give_to(magid: Running) -> None:
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
-    """Debian's Chromium. Its event loop is this thread's, until the block has ended."""
+def chromium(*further: str) -> Iterator[Browser]:
+    """Debian's Chromium, with further options. Its event loop is this thread's, until the end."""
     program = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     assert program, "no Chromium: packaging/test-tools installs it"
-    options = ["--no-sandbox"] if os.geteuid() == 0 else []
+    options = [*further, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=program, args=options)
         try:
