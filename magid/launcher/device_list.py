@@ -39,7 +39,7 @@ async def output(
 
     async def run(remote: tuple[str, ...]) -> str:
         argv = device_list.argv(str(program.path), remote)
-        return await ran(argv, remote, device_list.limits(remote))
+        return await ran(argv, remote, device_list.RUN)
 
     async def reach(remote: tuple[str, ...]) -> str:
         script = (*_ALONE, str(SCRIPTS / device_list.REACH))

@@ -14,20 +14,13 @@ SILENT: Final = "cannot reach the RPC server "
 ANSWER_S: Final = 5.0  # of all RPC servers, which are tried at once
 REACH: Final = "reach_servers.py"
 REACH_RUN: Final = ShortRun("reach the RPC servers", "look at their machines", seconds=15.0)
-# An RPC server that answered may hang later, and this machine's own GPUs wait for it.
-_REMOTE_RUN: Final = ShortRun(RUN.purpose, RUN.by_hand, seconds=15.0)
-LIMIT_S: Final = REACH_RUN.seconds + _REMOTE_RUN.seconds + RUN.seconds  # of all that `listed` runs
+LIMIT_S: Final = REACH_RUN.seconds + 2 * RUN.seconds  # of all that `listed` runs
 _OPTIONS: Final = ("-lv", "5", "--list-devices")  # in this order: each acts when it is read
 
 
 def argv(program: str, remote: Sequence[str] = ()) -> list[str]:
     """Returns the command line that lists the devices, those of the RPC servers included."""
     return [program, *(("--rpc", ",".join(remote)) if remote else ()), *_OPTIONS]
-
-
-def limits(remote: Sequence[str] = ()) -> ShortRun:
-    """Returns how long llama-server may take for this list."""
-    return _REMOTE_RUN if remote else RUN
 
 
 def check(program: LlamaProgram) -> None:
@@ -53,8 +46,7 @@ async def listed(
 
     llama-server aborts if one of them does not, and without ggml's RPC back end: no RPC server may
     take this machine's own GPUs from the list, nor hold them up. So `reach` tries them first, which
-    also tells one that another client uses, and with them llama-server gets less time. A line with
-    SILENT says which one is left out, and why.
+    also tells one that another client uses. A line with SILENT says which one is left out, and why.
     """
     if not remote:
         return await run(())

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from magid.llama.device_list import HEAD, limits, listed
+from magid.llama.device_list import HEAD, RUN, listed
 from magid.standalone.reach_servers import reached
 from tests.support.deadlines import PATIENCE_S
 
@@ -42,13 +42,12 @@ async def test_those_that_answer(
     assert silent in output
 
 
-async def test_one_that_hangs_leaves_the_others_time() -> None:
-    """llama-server says nothing by then: neither of its own GPUs nor of those of other servers."""
-    assert limits(("a:1",)).seconds < limits().seconds
+async def test_one_that_hangs_later_is_left_out() -> None:
+    """It answered, and yet llama-server does not end with it; the machine's own GPUs are listed."""
 
     async def run(remote: tuple[str, ...]) -> str:
         if remote:
-            raise limits(remote).late()
+            raise RUN.late()
         return OWN
 
     async def reach(remote: tuple[str, ...]) -> str:
@@ -56,7 +55,7 @@ async def test_one_that_hangs_leaves_the_others_time() -> None:
 
     output = await listed(run, reach, ("a:1",))
     assert output.endswith(OWN)
-    assert "cannot reach the RPC server a:1: llama-server did not end within 15 s" in output
+    assert "cannot reach the RPC server a:1: llama-server did not end within 30 s" in output
 
 
 async def test_without_rpc_servers_nothing_is_tried() -> None:

@@ -138,7 +138,7 @@ class ProcessBackend:
 
         async def run(remote: tuple[str, ...]) -> str:
             argv = device_list.argv(str(program.path), remote)
-            return await output_of(argv, device_list.limits(remote))
+            return await output_of(argv, device_list.RUN)
 
         async def reach(remote: tuple[str, ...]) -> str:
             script = (sys.executable, "-I", "-S", str(SCRIPTS / device_list.REACH))
