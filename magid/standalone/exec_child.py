@@ -2,8 +2,8 @@
 
     python -I -S exec_child.py PARENT_PID [REPORT_FD FILE...] -- PROGRAM ARGUMENT...
 
-magid starts llama-server through this script where `servers/processes/tether` has no faster way, or
-a file system may not answer. It is replaced by it (same pid, no extra process).
+magid starts llama-server through this script where `servers/processes/death_signal` has no faster
+way, or a file system may not answer. It is replaced by it (same pid, no extra process).
 A magid killed with SIGKILL cannot clean up; the kernel can, by the parent-death signal of prctl(2).
 Python's own way to run code in the child, `preexec_fn`, is unsafe with threads.
 

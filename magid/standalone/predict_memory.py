@@ -35,7 +35,7 @@ _KEPT: Final = (
     b" for the extra model ",  # the next table is of a draft
 )
 _ERRORS: Final = (b" E ", b"error", b"terminate called")
-_TETHER: Final = Path(__file__).resolve().with_name("exec_child.py")
+_EXEC_CHILD: Final = Path(__file__).resolve().with_name("exec_child.py")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -56,9 +56,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def predicted(command: Sequence[str], seconds: float) -> dict[str, object]:
     """Returns the report. llama-server ends with this process, in whatever way that ends."""
-    tether = [sys.executable, "-I", "-S", str(_TETHER), str(os.getpid()), "--"]
+    wrapper = [sys.executable, "-I", "-S", str(_EXEC_CHILD), str(os.getpid()), "--"]
     process = subprocess.Popen(
-        [*tether, *command],
+        [*wrapper, *command],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -28,6 +28,7 @@ BANNED = (
     r"mistake in magid",
     r"looked after",
     r"sound server",
+    r"tether",
 )
 PATTERN = re.compile(rf"\b({'|'.join(BANNED)})\b", re.IGNORECASE)
 # The user of that name.

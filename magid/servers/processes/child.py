@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from magid.log.buffer import MAX_LINE_BYTES, MAX_LINES
+from magid.servers.processes.death_signal import setpriv_here, tied, tied_by_python
 from magid.servers.processes.pipe import PipeReader
-from magid.servers.processes.tether import setpriv_here, tied, tied_by_python
 
 _PAUSE_S = 0.005  # pause of one server after that many lines at once
 _DRAIN_SECONDS = 1.0  # how long to wait for the last output of a child that is gone
@@ -89,7 +89,7 @@ class Child:
     """A running program, the leader of a session and process group of its own.
 
     The separate session keeps the terminal's Ctrl-C with the daemon, which then stops its children
-    in order. If the daemon is killed, the kernel kills the child: see `tether`.
+    in order. If the daemon is killed, the kernel kills the child: see `death_signal`.
     """
 
     def __init__(self, process: "subprocess.Popen[bytes]") -> None:

@@ -28,8 +28,8 @@ from magid.llama.spec import ServerSpec
 from magid.log.buffer import LogRing
 from magid.servers.backend import ObservedServer, ServerState, initial_state, restarting_in
 from magid.servers.processes.child import Child
+from magid.servers.processes.death_signal import are_usable
 from magid.servers.processes.key_files import KeyFiles
-from magid.servers.processes.tether import are_usable
 from magid.servers.readiness import Pace, TooLate, becomes_ready
 from magid.wording.counts import counted
 

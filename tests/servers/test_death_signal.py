@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from magid.servers.processes.tether import are_usable, setpriv_here, tied, tied_by_python
+from magid.servers.processes.death_signal import are_usable, setpriv_here, tied, tied_by_python
 
 Tie = Callable[[Sequence[str], int], list[str]]
 
@@ -59,7 +59,7 @@ def test_a_program_that_cannot_be_run(tie: Tie, tmp_path: Path) -> None:
 DAEMON = """
 import os, subprocess, sys
 from pathlib import Path
-from magid.servers.processes.tether import setpriv_here, tied
+from magid.servers.processes.death_signal import setpriv_here, tied
 setpriv = setpriv_here() if sys.argv[1] == "setpriv" else None
 with subprocess.Popen(
     tied(["/bin/sh", "-c", "echo $$; exec sleep 1000"], os.getpid(), setpriv)

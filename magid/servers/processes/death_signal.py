@@ -20,7 +20,7 @@ from magid.standalone.exec_child import problem_of
 
 _SETPRIV: Final = Path("/usr/bin/setpriv")
 _PROBE_S: Final = 5.0
-_TETHER: Final = SCRIPTS / "exec_child.py"
+_EXEC_CHILD: Final = SCRIPTS / "exec_child.py"
 # $0 is magid's process: if magid ended before the tie was made, the signal never comes.
 _SCRIPT: Final = """\
 [ "$PPID" = "$0" ] || { printf 'cannot start %s: magid has ended\\n' "$1" >&2; exit 127; }
@@ -46,8 +46,8 @@ def tied_by_python(
 ) -> list[str]:
     """Returns the command with exec_child.py, which checks the files and reports to `report`."""
     needed = () if report is None else (str(report), *files)
-    tether = [sys.executable, "-I", "-S", str(_TETHER), str(parent)]
-    return [*tether, *needed, "--", *argv]
+    wrapper = [sys.executable, "-I", "-S", str(_EXEC_CHILD), str(parent)]
+    return [*wrapper, *needed, "--", *argv]
 
 
 @cache
