@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from magid.library.downloads.updates import outdated
 from magid.library.origins import Origin
 from magid.library.source import ModelSource
 from magid.library.transfer import checking
+from magid.library.transfer.hub import Hub, Revision
 from magid.library.transfer.running import Options
 from magid.library.transfer_command import MOST_CHECKED
 from magid.library.updates import CURRENT, NEWER, OFFLINE, UNKNOWN, answers_in
@@ -58,6 +60,32 @@ def test_a_silence_of_one_ends_nothing_else(hub: ModelHub) -> None:
     hub.api_faults.append(HubFault("status", status=500))  # of whichever comes first
     codes = [answer.get("error", "") for answer in answers(hub, *map(of, NAMES))]
     assert sorted(codes) == [*[""] * 7, "HubUnreachable"]
+
+
+class DefectiveHub:
+    """Answers of a real hub, of which one has no list of files."""
+
+    def __init__(self, hub: Hub, defective: str) -> None:
+        self._hub, self._defective = hub, defective
+
+    def revision(self, source: ModelSource) -> Revision:
+        found = self._hub.revision(source)
+        is_defective = source.repository == self._defective
+        return replace(found, files=(None,)) if is_defective else found  # type: ignore[arg-type]  # a defect
+
+
+def test_a_defect_of_one_ends_nothing_else(hub: ModelHub) -> None:
+    lines: list[str] = []
+    real = Options(Path("/nowhere"), hub.url).hub
+    sources = [*map(of, NAMES), of(NAMES[1], "b-Q4_0.gguf")]
+    checking.check(
+        lambda: DefectiveHub(real(), NAMES[1]),  # type: ignore[arg-type,return-value]  # a part of it
+        sources, lines.append,
+    )  # fmt: skip
+    found = answers_in("".join(lines), len(sources))
+    codes = [answer.get("error", "") for answer in found]
+    assert codes == ["", "InternalError", *[""] * 6, "InternalError"]
+    assert "AttributeError" in found[1]["message"]
 
 
 class Counted(dict[str, HubRepository]):

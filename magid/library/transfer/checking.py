@@ -86,11 +86,8 @@ def _answers(
     first = sources[group[0]]
     try:
         revision = hub().revision(first)
-    except (Refusal, HubSilent) as error:
+    except Exception as error:  # any: a defect ends no other question
         return [(number, failure(error, first)) for number in group]
-    except Exception as error:  # a defect ends no other question
-        message = f"cannot ask the hub about {first.repository}: {type(error).__name__}: {error}"
-        return [(number, _error("InternalError", message)) for number in group]
     return [(number, _digests(revision, sources[number])) for number in group]
 
 
@@ -98,19 +95,21 @@ def _digests(revision: Revision, source: ModelSource) -> Answer:
     """Returns the digest of each file that the model has now, or that it is gone."""
     try:
         files = with_companions(revision.files, chosen(revision, source))
-    except Refusal as error:
+    except Exception as error:  # any, as above
         return failure(error, source)
     return {"commit": revision.commit, "files": {file.path: file.oid for file in files}}
 
 
-def failure(error: Refusal | HubSilent, source: ModelSource) -> Answer:
+def failure(error: Exception, source: ModelSource) -> Answer:
     """Returns why the hub cannot be asked, as an answer. Pure."""
-    if isinstance(error, Refusal):
-        return _error(error.code, str(error))
-    return _error(
-        "HubUnreachable",
-        f"cannot ask the hub about {source.repository}: {error}; try again later",
-    )
+    why = f"cannot ask the hub about {source.repository}"
+    match error:
+        case Refusal():
+            return _error(error.code, str(error))
+        case HubSilent():
+            return _error("HubUnreachable", f"{why}: {error}; try again later")
+        case _:
+            return _error("InternalError", f"{why}: {type(error).__name__}: {error}")
 
 
 def _error(code: str, message: str) -> Answer:
