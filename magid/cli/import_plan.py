@@ -108,7 +108,7 @@ def _of_the_whole(original: OriginalRegistry, registry: Mapping[str, Any]) -> It
         ("tier_thresholds", registry["tierThresholds"], original.tier_thresholds),
     ):
         if there is not None and there != here:
-            yield f"{key} {there!r:.80} belongs into magid.yaml, which has {here}"
+            yield f"{key} {there!r:.80} belongs in magid.yaml, which has {here}"
 
 
 def _decided(model: OriginalModel) -> str:

@@ -56,6 +56,15 @@ def test_a_program_that_cannot_be_run(tie: Tie, tmp_path: Path) -> None:
         plain.write_text("no program")
 
 
+@pytest.mark.parametrize("tie", [by_setpriv, by_python])
+def test_an_empty_program_is_no_script(tie: Tie, tmp_path: Path) -> None:
+    """A shell would run it as one, and nothing would say why the server has ended."""
+    (program := tmp_path / "llama-server").touch(0o755)
+    done = run(tie([str(program)], os.getpid()))
+    assert done.returncode == 127
+    assert done.stderr.strip() == f"error: cannot run {program}: Exec format error"
+
+
 DAEMON = """
 import os, subprocess, sys
 from pathlib import Path
