@@ -94,6 +94,8 @@ class Predictions:
                         return await self._made(key, spec, placement, for_start=True)
                     if not self._starts and (made := await self._made_early(key, spec, placement)):
                         return made
+                # A start that was called off has yet to leave, and a free lock does not suspend.
+                await asyncio.sleep(0)
         finally:
             self._starts -= for_start
             self._waiting -= 1

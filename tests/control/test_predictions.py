@@ -172,6 +172,21 @@ async def test_a_start_waits_for_none_that_yields_to_other_work(
     assert launcher.for_start[2:] == [False] * 3
 
 
+@pytest.mark.parametrize("turns", range(12))
+async def test_a_start_that_is_called_off_leaves_the_event_loop_to_others(
+    launcher: StillLauncher, predictions: Predictions, turns: int
+) -> None:
+    """However far it has come by then: the prediction that it had put off is made."""
+    (task,) = await begun(launcher, predictions, 1)
+    start = asyncio.create_task(predictions.of(SPEC, PROGRAM, for_start=True))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    start.cancel()
+    launcher.release("predict", 0)
+    async with asyncio.timeout(PATIENCE_S):
+        assert (await task).estimate
+
+
 async def test_one_that_is_called_off_ends(
     launcher: StillLauncher, predictions: Predictions
 ) -> None:
