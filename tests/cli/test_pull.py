@@ -108,7 +108,8 @@ def test_two_commands_do_for_a_model_that_the_profile_leaves_out(daemon: Running
     assert answered.stdout.strip()
     undo = f"magictl set {model} enabled= start="
     assert answered.stderr == (
-        f"{model} is not in the active profile 'other': it is enabled now, and starts on demand\n"
+        f"{model} was left out: not in the active profile 'other'; "
+        "it is enabled now, and starts on demand\n"
         f"try: {undo}, to leave it out again\n"
     )
     known = daemon.get(f"/api/models/{model}")
@@ -116,6 +117,21 @@ def test_two_commands_do_for_a_model_that_the_profile_leaves_out(daemon: Running
     typed(daemon, undo.removeprefix("magictl "))
     known = daemon.get(f"/api/models/{model}")
     assert (known["enabled"], known["enabledOverride"]) == (False, None)
+    typed(daemon, "profile activate test")
+
+
+@pytest.mark.slow
+def test_a_model_that_a_person_starts_at_boot_is_not_taken_in(daemon: Running) -> None:
+    """It would start at every boot, though the profile leaves it out."""
+    (daemon.profiles / "other.yaml").write_text("name: Other\nenabled_models: [other*]\n")
+    typed(daemon, "profile activate other")
+    (model,) = daemon.get("/api/models/registry")["models"]
+    typed(daemon, f"set {model} start=always")
+    refused = typed(daemon, f"run {model} Hello", 4)
+    known = daemon.get(f"/api/models/{model}")
+    assert (known["enabledOverride"], known["start"]) == (None, "always")
+    assert f"try: magictl enable {model}" in refused.stderr
+    typed(daemon, f"set {model} start=")
     typed(daemon, "profile activate test")
 
 

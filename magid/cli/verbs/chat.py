@@ -130,24 +130,36 @@ def _to_start(client: Client, model: str, messages: MESSAGES, error: Refused) ->
 def _take_in(client: Client, model: str) -> bool:
     """Enables a model that the profile only leaves out, on demand; returns whether it was one.
 
-    So each boot still starts what the profile has, and no more. What a person has disabled, or
-    may not decide, stays as it is.
+    So each boot still starts what the profile has, and no more. What a person has disabled, has
+    start otherwise, or may not decide, stays as it is.
     """
     try:
         known = client.call("GET", f"{MODELS}/{quoted(model)}")
         if known["enabled"] or known["enabledOverride"] is not None or known["modelId"] != model:
             return False
         is_own = known["sources"]["start"] == "override"
-        if not is_own:
-            path = f"{MODELS}/{quoted(model)}/runtime-settings"
-            client.call("PUT", path, {"start": "on-demand"})
-        client.call("PUT", f"{MODELS}/{quoted(model)}/enabled", {"enabled": True})
+        if is_own and known["start"] != "on-demand":
+            return False
+        _enable_on_demand(client, model, sets_start=not is_own)
     except Refused:
         return False  # the refusal of the request itself says what to do
     keys = "enabled=" if is_own else "enabled= start="
-    note(f"{model} is {known['wantedReason']}: it is enabled now, and starts on demand\n"
+    note(f"{model} was left out: {known['wantedReason']}; it is enabled now, and starts on demand\n"
          f"try: magictl set {model} {keys}, to leave it out again")  # fmt: skip
     return True
+
+
+def _enable_on_demand(client: Client, model: str, *, sets_start: bool) -> None:
+    """Raises Refused; then its start is as it was before."""
+    start = f"{MODELS}/{quoted(model)}/runtime-settings"
+    if sets_start:
+        client.call("PUT", start, {"start": "on-demand"})
+    try:
+        client.call("PUT", f"{MODELS}/{quoted(model)}/enabled", {"enabled": True})
+    except Refused:
+        if sets_start:
+            client.call("PUT", start, {"start": None})
+        raise
 
 
 def _stopped(client: Client, model: str, messages: MESSAGES) -> str:
