@@ -44,6 +44,7 @@ _HOST = re.compile(r"[0-9A-Za-z.:-]{1,253}")
 _STAMP = re.compile(r"[0-9A-Za-z.:,_-]{0,4096}")
 _FLAG = re.compile(r"--?[A-Za-z][A-Za-z0-9._-]{0,63}|--spec-type=[a-z][a-z0-9-]{0,31}")
 _IDENTITY = re.compile(r"([0-9]{1,20}):([0-9]{1,20}):(/.*)", re.DOTALL)
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)  # of JSON; may lack its end
 _KINDS: Final = ("chat", "embedding", "reranker")
 
 
@@ -245,8 +246,9 @@ def _object(line: bytes, what: str) -> dict[str, Any]:
     if not line.endswith(b"\n"):
         raise bad(what, "does not end with a newline")
     text = line.removesuffix(b"\n")
-    # Brackets within strings count too: no genuine line has that many.
-    if text.count(b"[") + text.count(b"{") > _MAX_DEPTH * 8:
+    # Those side by side count too: no genuine line has that many.
+    brackets = _STRING.sub(b"", text)
+    if brackets.count(b"[") + brackets.count(b"{") > _MAX_DEPTH * 8:
         raise bad(what, "is nested too deeply")
     try:
         body = json.loads(

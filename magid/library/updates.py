@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from magid.errors import HubFailed, MagidError
+from magid.errors import HubFailed, InvalidInput, MagidError
 from magid.library.origins import Origin
 from magid.library.source import ModelSource, checked
 
@@ -85,6 +85,9 @@ def failed(
     model_id: str, source: ModelSource, known: Sequence[Origin], error: MagidError
 ) -> ModelUpdate:
     """Returns why it cannot be said: in one word, and in the hub's or the launcher's."""
-    cause = error.details.get("cause") if isinstance(error, HubFailed) else "HubUnreachable"
-    state = _BY_CAUSE.get(str(cause), REFUSED)
+    state = OFFLINE
+    if isinstance(error, HubFailed):
+        state = _BY_CAUSE.get(str(error.details.get("cause")), REFUSED)
+    elif isinstance(error, InvalidInput):  # the hub was not asked
+        state = REFUSED
     return ModelUpdate(model_id, state, source.text, known[0].commit, reason=error.message)

@@ -297,6 +297,18 @@ def test_a_question_about_several_models() -> None:
     assert parse_request(request_line(request)) == request
 
 
+def test_a_question_about_as_many_files_with_brackets_as_one_may_have() -> None:
+    files = [ModelSource(f"org/R{n}", file=f"[a]/x[Q4][{n}].gguf") for n in range(MOST_CHECKED)]
+    request = DownloadRequest("check", files[0], tuple(files[1:]))
+    assert parse_request(request_line(request)) == request
+
+
+@pytest.mark.parametrize("before", [rb'"\\"', rb'"\\\""', b'""', b'"a"'], ids=repr)
+def test_brackets_behind_a_string_count(before: bytes) -> None:
+    with pytest.raises(InvalidInput, match="nested too deeply"):
+        parse_request(b"[" + before + b"," + b"[" * 500 + b"\n")
+
+
 @pytest.mark.parametrize(
     ("action", "more"),
     [

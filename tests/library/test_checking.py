@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from magid.errors import InvalidInput
 from magid.library.downloads.updates import outdated
 from magid.library.origins import Origin
 from magid.library.source import ModelSource
@@ -16,7 +17,7 @@ from magid.library.transfer import checking
 from magid.library.transfer.hub import Hub, Revision
 from magid.library.transfer.running import Options
 from magid.library.transfer_command import MOST_CHECKED
-from magid.library.updates import CURRENT, NEWER, OFFLINE, UNKNOWN, answers_in
+from magid.library.updates import CURRENT, NEWER, OFFLINE, REFUSED, UNKNOWN, answers_in
 from tests.support.deadlines import DEADLINE_S
 from tests.support.hub import HubFault, HubRepository, ModelHub, running_hub
 
@@ -199,3 +200,19 @@ async def test_a_hub_that_answers_about_none_is_asked_no_second_time() -> None:
     found = await outdated(downloads, {name: [name] for name in files})  # type: ignore[arg-type]  # a part of it
     assert {(one.state, one.reason) for one in found} == {(OFFLINE, "cannot ask")}
     assert downloads.asked == [MOST_CHECKED]
+
+
+async def test_a_model_that_cannot_be_asked_about_ends_no_other_question() -> None:
+    class Picky(OneProcess):
+        async def check(self, sources: list[ModelSource]) -> list[dict[str, Any]]:
+            if any(one.file == "m5" for one in sources):
+                raise InvalidInput("cannot use m5", field="source")
+            return await super().check(sources)
+
+    files = [f"m{number}" for number in range(MOST_CHECKED)]
+    downloads = Picky(files, commit="d")
+    found = await outdated(downloads, {name: [name] for name in files})  # type: ignore[arg-type]  # a part of it
+    states = {one.model_id: (one.state, one.reason) for one in found}
+    assert states.pop("m5") == (REFUSED, "cannot use m5")
+    assert states.pop("m1")[0] == NEWER
+    assert set(states.values()) == {(CURRENT, "")}

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from magid.errors import HubFailed, InvalidInput, ServerFailed
+from magid.errors import HubFailed, InvalidInput, MagidError, NotAllowed, NotReady
 from magid.library import updates
 from magid.library.downloads.owner import Downloads
 from magid.library.origins import Origin
@@ -65,7 +65,13 @@ def _not_asked(batch: Sequence[_Asked], silence: str) -> list[ModelUpdate]:
 async def _checked(downloads: Downloads, batch: Sequence[_Asked]) -> list[ModelUpdate]:
     try:
         answers = await downloads.check([one.source for one in batch])
-    except ServerFailed as error:
+    except (NotReady, NotAllowed):
+        raise
+    except MagidError as error:
+        if isinstance(error, InvalidInput) and len(batch) > 1:  # it is about one of them, or few
+            half = len(batch) // 2
+            first = await _checked(downloads, batch[:half])
+            return first + await _checked(downloads, batch[half:])
         return [updates.failed(*one, error) for one in batch]
     return [
         updates.failed(*one, HubFailed(str(answer["message"]), cause=str(answer["error"])))
