@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 
 from magid.discovery.kinds import ModelKind
-from magid.errors import MagidError
+from magid.errors import MagidError, ServerLost
 from magid.gateway.accounting.request_log import Outcome
 from magid.gateway.proxy import health
 from magid.gateway.proxy.forward import ForwardedRequest
@@ -179,18 +179,30 @@ async def test_a_malformed_answer_is_an_error_at_once(segments: list[bytes]) -> 
         assert "its answer is malformed" in str((await answer_to(client))[-1])
 
 
-async def test_an_end_that_cannot_be_told_is_an_error_for_the_client() -> None:
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [(OverflowError("int too large"), "magid failed with an internal error"),
+     (ServerLost("cannot answer: it is not JSON"), "it is not JSON")],
+    ids=["defect", "known"],
+)  # fmt: skip
+async def test_an_end_that_cannot_be_told_is_an_error_for_the_client(
+    fault: Exception, said: str
+) -> None:
     """A translation that fails at the end of an answer; nothing else would end the wait."""
 
     class Failing(Client):
         def ends(self) -> None:
-            raise OverflowError("int too large to convert to float")
+            raise fault
 
     client, peer = Failing(), Answering(FINE)
     peer.goes_on.set()
     async with listening(peer) as server:
-        forwarded_of(client, [server]).send(server)
-        assert "magid failed with an internal error" in str((await answer_to(client))[-1])
+        forwarded = forwarded_of(client, [server])
+        forwarded.send(server)
+        assert said in str((await answer_to(client))[-1])
+        record = forwarded.record
+        assert (record.outcome, record.problem) == (Outcome.FAILED, "ServerLost")
+        assert said in record.error
 
 
 async def test_a_connection_that_cannot_even_be_tried_is_an_error_for_the_client() -> None:

@@ -227,9 +227,17 @@ def test_an_error_goes_on_as_it_came() -> None:
 
 @pytest.mark.parametrize("answer", [b"<html>", b'{"choices":', b"\xff"])
 def test_an_answer_that_is_no_json_is_the_servers_error(answer: bytes) -> None:
-    client = whole("/api/chat", answer + b" " * 10, messages=[USER], stream=False)
+    """The relay, which records it, sends the client what `ends` raises."""
+    endpoint, body = translated("/api/chat", messages=[USER], stream=False)
+    client = Client()
+    sink = sink_for(ParsedRequest(endpoint, b"", body, "a"), client)
+    head = ReplyHead(200, b"application/json", len(answer), is_chunked=False, keeps_alive=True)
+    sink.begins(head, b"", answer)
+    with pytest.raises(ServerLost, match="what the server has sent is not JSON") as raised:
+        sink.ends()
+    sink.breaks_off(raised.value, is_inside_chunk=False)
     assert client.head is None, "no status of success"
-    assert client.error.startswith("cannot answer: what the server has sent is not JSON")
+    assert client.error == raised.value.message
 
 
 def test_an_answer_too_long_for_one_piece_is_not_the_servers_fault() -> None:

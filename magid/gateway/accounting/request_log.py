@@ -138,6 +138,11 @@ def _refused(record: Record, error: MagidError) -> Record:
     return record
 
 
+def fail(record: Record, error: MagidError) -> None:
+    """Notes that the client was sent this error at the very end: the server had done its part."""
+    record.outcome, record.problem, record.error = Outcome.FAILED, error.code, error.message
+
+
 class Records:
     """The running requests, the last KEPT ended ones, and the last KEPT_REFUSED not routed ones."""
 

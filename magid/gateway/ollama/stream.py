@@ -186,13 +186,13 @@ class WholeAnswer(_Translation):
             )
 
     def ends(self) -> None:
+        """Raises ServerLost for an answer that is not JSON; nothing was sent then."""
         if self._head is not None:
             try:
                 body = loaded(self._shape, "load") if self._is_load else self._answer()
             except ValueError:
-                error = ServerLost("cannot answer: what the server has sent is not JSON; try again")
-                self._client.fails(error, self._fields)
-                return
+                why = "cannot answer: what the server has sent is not JSON; try again"
+                raise ServerLost(why) from None
             head = replace(self._head, length=len(body), is_chunked=False, content_type=_JSON)
             self._client.begins(head, self._fields, body)
         self._client.ends()

@@ -242,9 +242,13 @@ class ForwardedRequest:
         self._finish(outcome, "")
         try:
             self.client.ends()
-        except Exception:  # of a translation; the client must get an answer
-            log.exception("the answer to request %s cannot be ended", self.record.id)
-            error = ServerLost(f"cannot answer: {INTERNAL_ERROR}")
+        except Exception as fault:  # of a translation; the client must get an answer
+            error: MagidError = ServerLost(f"cannot answer: {INTERNAL_ERROR}")
+            if isinstance(fault, MagidError):
+                error = fault
+            else:
+                log.exception("the answer to request %s cannot be ended", self.record.id)
+            request_log.fail(self.record, error)
             self.client.breaks_off(error, is_inside_chunk=False)
 
     def failed(self, why: str, *, is_stale: bool) -> None:
