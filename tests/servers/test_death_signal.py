@@ -1,5 +1,6 @@
 """A child is tied to magid, by either way, before its program runs."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -10,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from magid.servers.processes.death_signal import are_usable, setpriv_here, tied, tied_by_python
+from tests.support.deadlines import DEADLINE_S
 
 Tie = Callable[[Sequence[str], int], list[str]]
 
 
 def by_setpriv(argv: Sequence[str], parent: int) -> list[str]:
-    return tied(argv, parent, setpriv_here())
+    return tied(argv, parent, Path("/usr/bin/setpriv"))
 
 
 def by_python(argv: Sequence[str], parent: int) -> list[str]:
@@ -26,8 +28,8 @@ def run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_this_machine_has_the_faster_way() -> None:
-    assert by_setpriv(["/bin/true"], 1)[0] == "/usr/bin/setpriv"
+async def test_this_machine_has_the_faster_way() -> None:
+    assert str(await setpriv_here()) == by_setpriv(["/bin/true"], 1)[0]
     assert by_python(["/bin/true"], 1) == tied_by_python(["/bin/true"], 1)
 
 
@@ -65,11 +67,36 @@ def test_an_empty_program_is_no_script(tie: Tie, tmp_path: Path) -> None:
     assert done.stderr.strip() == f"error: cannot run {program}: Exec format error"
 
 
+async def test_a_setpriv_that_is_late_holds_nothing_up_and_is_asked_again(tmp_path: Path) -> None:
+    (setpriv := tmp_path / "setpriv").write_text(f"""\
+#!/bin/sh
+[ ! -e {tmp_path}/late ] || exec sleep 1000
+read -r _ < {tmp_path}/answer
+exec /usr/bin/setpriv "$@"
+""")
+    setpriv.chmod(0o755)
+    (tmp_path / "late").touch()
+    assert await setpriv_here(setpriv, 0.1) is None
+    (tmp_path / "late").unlink()
+    os.mkfifo(tmp_path / "answer")
+    answer = os.open(tmp_path / "answer", os.O_RDWR)
+    asked = asyncio.create_task(setpriv_here(setpriv, DEADLINE_S))
+    await asyncio.sleep(0)
+    os.write(answer, b"\n")
+    assert await asked == setpriv
+    os.close(answer)
+
+
+async def test_a_setpriv_that_cannot_tie(tmp_path: Path) -> None:
+    assert await setpriv_here(tmp_path / "none") is None
+    assert await setpriv_here(Path("/bin/false")) is None
+
+
 DAEMON = """
-import os, subprocess, sys
+import asyncio, os, subprocess, sys
 from pathlib import Path
 from magid.servers.processes.death_signal import setpriv_here, tied
-setpriv = setpriv_here() if sys.argv[1] == "setpriv" else None
+setpriv = asyncio.run(setpriv_here()) if sys.argv[1] == "setpriv" else None
 with subprocess.Popen(
     tied(["/bin/sh", "-c", "echo $$; exec sleep 1000"], os.getpid(), setpriv)
 ) as child:

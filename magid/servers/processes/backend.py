@@ -22,6 +22,7 @@ from magid.llama.spec import ServerSpec
 from magid.log.buffer import LogLine, LogRing
 from magid.servers.backend import ObservedServer
 from magid.servers.listeners import Listeners
+from magid.servers.processes.death_signal import setpriv_here
 from magid.servers.processes.key_files import KeyFiles
 from magid.servers.processes.short_runs import output_of
 from magid.servers.processes.supervisor import (
@@ -82,6 +83,7 @@ class ProcessBackend:
         No server runs yet: children of an earlier magid died with it.
         """
         self._around.keys.prepare()
+        await setpriv_here()  # the first start does not wait for it
 
     async def close(self) -> None:
         """Stops all servers in parallel; no server can be started afterwards. Idempotent."""

@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from magid.log.buffer import MAX_LINE_BYTES, MAX_LINES
 from magid.servers.processes.death_signal import setpriv_here, tied, tied_by_python
@@ -121,10 +122,11 @@ class Child:
         exits with 127. It is not run without the `files`: see `problem_of_files`. `are_usable`: the
         caller has just looked at them.
         """
+        setpriv = await setpriv_here()
         report = _Report() if files and not are_usable else None
         reading, writing = os.pipe()
         try:
-            child = cls._watching(_popen(argv, environment, writing, report, files))
+            child = cls._watching(_popen(argv, environment, writing, report, files, setpriv))
         except BaseException:
             os.close(reading)
             if report is not None:
@@ -278,9 +280,10 @@ def _popen(
     output: int,
     report: _Report | None,
     files: Sequence[str],
+    setpriv: Path | None,
 ) -> "subprocess.Popen[bytes]":
     if report is None:
-        command = tied(argv, os.getpid(), setpriv_here())
+        command = tied(argv, os.getpid(), setpriv)
     else:
         command = tied_by_python(argv, os.getpid(), report.writing, files)
     return subprocess.Popen(

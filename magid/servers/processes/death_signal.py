@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from functools import cache
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +20,7 @@ from magid.standalone.exec_child import problem_of
 
 _SETPRIV: Final = Path("/usr/bin/setpriv")
 _PROBE_S: Final = 5.0
+_can_tie: Final[dict[Path, bool]] = {}  # one that has answered
 _EXEC_CHILD: Final = SCRIPTS / "exec_child.py"
 # $0 is magid's process: if magid ended before the tie was made, the signal never comes.
 # A shell takes what the kernel cannot execute for a script: an empty one succeeds without a word.
@@ -53,20 +54,32 @@ def tied_by_python(
     return [*wrapper, *needed, "--", *argv]
 
 
-@cache
-def setpriv_here() -> Path | None:
-    """Returns setpriv if it can tie a process. Runs it once, for 2 ms."""
+async def setpriv_here(setpriv: Path = _SETPRIV, limit_s: float = _PROBE_S) -> Path | None:
+    """Returns setpriv if it can tie a process. Runs it in a thread until it has answered once.
+
+    One that is late is asked again the next time: the machine may just be busy.
+    """
+    if setpriv not in _can_tie:
+        with suppress(TimeoutError):
+            _can_tie[setpriv] = await asyncio.to_thread(_ties, setpriv, limit_s)
+    return setpriv if _can_tie.get(setpriv) else None
+
+
+def _ties(setpriv: Path, limit_s: float) -> bool:
+    """Runs it once, for 3 ms of processor time. Raises TimeoutError."""
     try:
         done = subprocess.run(
-            tied(("/bin/true",), os.getpid(), _SETPRIV),
+            tied(("/bin/true",), os.getpid(), setpriv),
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=_PROBE_S,
+            timeout=limit_s,
             check=False,
         )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return _SETPRIV if done.returncode == 0 else None
+    except subprocess.TimeoutExpired:
+        raise TimeoutError from None
+    except OSError:
+        return False
+    return done.returncode == 0
 
 
 async def are_usable(files: Sequence[str]) -> bool:
