@@ -88,6 +88,11 @@ class Devices:
         """Returns the last list."""
         return self._unite(self.own)
 
+    @property
+    def is_current(self) -> bool:
+        """Returns whether no list is due; after `end` none comes."""
+        return self._is_closed or self._answered >= self._asked
+
     def open(self) -> None:
         """Begins to list the GPUs; does not wait for the list."""
         self._unsubscribe = self._launcher.subscribe(self._on_server)

@@ -38,15 +38,7 @@ from magid.gpus import eviction, prompt_cache
 from magid.gpus.capacity import Capacity, freed_by, ids_of
 from magid.gpus.eviction import Evictable, Stopping, Waiting
 from magid.gpus.memory_table import Estimate
-from magid.gpus.placing import (
-    Answer,
-    NoDevice,
-    NoRoom,
-    Question,
-    UnknownRoom,
-    Wish,
-    decide,
-)
+from magid.gpus.placing import Answer, NoDevice, NoRoom, Question, UnknownRoom, Wish, decide
 from magid.host.memory_limits import memory_within
 from magid.llama.placement import Placement
 from magid.llama.program import LlamaProgram, ProgramOf
@@ -272,10 +264,14 @@ class Placing:
     ) -> tuple[MachineMemory, DeviceList]:
         """Returns what is free now. What is decided by it holds until something else is awaited.
 
-        The list comes last: it has to know all servers that are ready.
+        The list may take long: memory comes after it. Both know all servers that are ready.
         """
-        memory = await self.holders.memory()
-        return memory, await self._devices.of(spec.engine).fresh(max_age_s)
+        devices = self._devices.of(spec.engine)
+        while True:
+            await devices.fresh(max_age_s)
+            memory = await self.holders.memory()
+            if devices.is_current:
+                return memory, devices.present
 
     def decided_by_now(
         self, spec: ServerSpec, program: LlamaProgram, memory: MachineMemory, port: int | None

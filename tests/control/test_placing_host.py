@@ -1,6 +1,7 @@
 """How places are decided on a machine without GPUs, by its memory."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 import pytest
@@ -13,8 +14,10 @@ from magid.control.wishes import FileFacts
 from magid.discovery.model_shape import ModelShape
 from magid.errors import DeviceMissing, DoesNotFit, LlamaServerMissing
 from magid.gpus.eviction import Evictable, Stopping, Waiting
+from magid.gpus.placing import NoRoom
 from magid.llama.placement import Placement
 from magid.llama.program import LlamaProgram
+from magid.servers.backend import ServerState
 from tests.support.placing_launchers import GIB, MIB, PROGRAM, PlainLauncher, spec, started
 
 SHAPE = ModelShape(weights=2 * GIB, keys=32_768, values=32_768, width=1024, vocabulary=32_000)
@@ -24,8 +27,10 @@ class Machine:
     """A machine of 16 GiB. `free` is what is available now, in GiB."""
 
     free = 16.0
+    on_read: Callable[[], None] = staticmethod(lambda: None)  # called in a thread
 
     def __call__(self) -> dict[str, int]:
+        self.on_read()
         return {"total": 16 * GIB, "available": int(self.free * GIB)}
 
 
@@ -40,11 +45,17 @@ def memory() -> Machine:
 
 
 @pytest.fixture
-async def host(plain: PlainLauncher, memory: Machine) -> AsyncIterator[Placing]:
+def devices(plain: PlainLauncher) -> EngineDevices:
+    return EngineDevices(plain, lambda: None)
+
+
+@pytest.fixture
+async def host(
+    plain: PlainLauncher, memory: Machine, devices: EngineDevices
+) -> AsyncIterator[Placing]:
     async def program(_engine: str | None = None, /) -> LlamaProgram:
         return PROGRAM
 
-    devices = EngineDevices(plain, lambda: None)
     made = Placing(
         Config(), plain, devices, Predictions(plain), program,
         lambda model_id: FileFacts(2**24, 2 * GIB, SHAPE), memory,
@@ -196,3 +207,39 @@ async def test_a_device_on_a_machine_without_any(host: Placing, plain: PlainLaun
     plain.memory = LlamaServerMissing("cannot find it")
     found = await host.place(spec("a", 4096, device="CUDA0"))
     assert found is not None, "its driver was loaded since the last list"
+
+
+async def test_memory_is_read_after_a_list_that_takes_long(
+    plain: PlainLauncher, host: Placing, memory: Machine
+) -> None:
+    """Other servers may have taken it meanwhile."""
+    memory.free, plain.repacked = 80.0, 2.0
+    await host.decided(spec("a", 4096))
+    plain.hold("devices", 0)
+    before = plain.listings
+    deciding = asyncio.create_task(host.decided(spec("a", 4096, engine="other")))
+    await plain.wait_for(lambda: plain.listings > before)
+    memory.free = 2.0
+    plain.release("devices", 0)
+    assert isinstance((await deciding).answer, NoRoom)
+
+
+async def test_a_server_that_is_ready_while_memory_is_read_leads_to_another_list(
+    plain: PlainLauncher, host: Placing, memory: Machine, devices: EngineDevices
+) -> None:
+    plain.devices = "Available devices:\n  CUDA0: card (8 MiB, 8 MiB free)\n"
+    await devices.refresh()
+    plain.adopt(spec("b", 4096, 8081), ServerState.LOADING)
+    reads: list[None] = []
+    memory.on_read = lambda: reads.append(None)
+    await host.decided(spec("a", 2**22))
+    last, loop = 2 * len(reads), asyncio.get_running_loop()
+
+    def in_the_last() -> None:
+        reads.append(None)
+        if len(reads) == last:
+            loop.call_soon_threadsafe(plain.show, 8081, ServerState.READY)
+
+    memory.on_read, before = in_the_last, plain.listings
+    await host.decided(spec("a", 2**22))
+    assert (len(reads), plain.listings) == (last + 1, before + 1)
