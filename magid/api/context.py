@@ -37,7 +37,7 @@ from magid.control.program_conditions import (
 from magid.control.snapshot import Snapshot
 from magid.errors import MagidError, NotReady
 from magid.gateway.dispatcher import Dispatcher
-from magid.host import debian_packages, display_controllers, usage
+from magid.host import debian_packages, display_controllers
 from magid.http.json_text import to_json
 from magid.library.downloads.owner import Downloads
 from magid.library.turns import Turns
@@ -223,8 +223,8 @@ class Context(Struct):
             found = None
         return views.versions(found)
 
-    def memory(self) -> server_schemas.Memory:
-        return views.memory(usage.machine_memory())
+    async def memory(self) -> server_schemas.Memory:
+        return views.memory(await self.daemon.gpus.machine.memory())
 
 
 def _capturing(until: datetime) -> DaemonCondition:

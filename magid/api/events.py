@@ -254,7 +254,7 @@ async def look(ctx: Context) -> DashboardState:
     """Returns the current dashboard state."""
     ctx.daemon.refresh_profile()
     await ctx.look_for_program()
-    memory = ctx.memory()
+    memory = await ctx.memory()
     servers = await ctx.servers()
     # No await from here on: all parts must be of the same moment.
     profiles = ctx.daemon.profiles

@@ -26,9 +26,13 @@ class MachineResources:
         """Returns what is there now. Until llama-server has listed none, there may be GPUs."""
         listed = self._listed()
         is_without = listed.listed_at is not None and not listed.gpus and not listed.problem
-        memory = await asyncio.to_thread(self._machine)
+        memory = await self.memory()
         cores = len(os.sched_getaffinity(0))
         return Processors(cores, memory["available"], has_devices=not is_without)
+
+    async def memory(self) -> Mapping[str, int]:
+        """Returns the `total` and `available` memory that servers may have, in bytes."""
+        return await asyncio.to_thread(self._machine)
 
     def need_of(self, spec: ServerSpec) -> int | None:
         """Returns the size of the model's files; None if they are not known."""

@@ -164,7 +164,8 @@ def test_pages_of_apps_are_answered_where_they_are_listed(origin: str) -> None:
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site", "nonsense"])
 def test_a_change_from_another_site_without_origin(site: str) -> None:
-    with pytest.raises(NotAllowed):
+    """A link, say: its error does not send anybody to a setting that changes nothing."""
+    with pytest.raises(NotAllowed, match="allowed_origins cannot let it through; paste the"):
         origins.check_origin(
             {"host": "localhost:8000", "sec-fetch-site": site}, POLICY, changes=True
         )

@@ -6,7 +6,6 @@ from magid.api.context import Context
 from magid.api.library_views import download_view, downloads_view, update_view, variants_view
 from magid.api.reply import Call, Reply, reply
 from magid.discovery.found import FoundModel
-from magid.host.usage import machine_memory
 from magid.library.downloads.updates import outdated
 from magid.library.source import parse
 
@@ -55,7 +54,8 @@ async def list_variants(ctx: Context, call: Call) -> Reply:
     found = await ctx.downloads.ask("list", source)
     gpus = ctx.daemon.gpus.devices.present.gpus
     on_gpus = sum(gpu.device.total or 0 for gpu in gpus)
-    return reply(variants_view(source, found, on_gpus, machine_memory()["total"]))
+    memory = await ctx.daemon.gpus.machine.memory()
+    return reply(variants_view(source, found, on_gpus, memory["total"]))
 
 
 async def list_outdated(ctx: Context, _call: Call) -> Reply:

@@ -159,6 +159,7 @@ async def status(ctx: Context, call: Call) -> Reply:
     """
     await ctx.look_for_program()
     versions = await ctx.versions()
+    memory = await ctx.memory()
     servers = await ctx.servers()
     daemon = ctx.daemon
     snapshot = daemon.snapshot
@@ -185,7 +186,7 @@ async def status(ctx: Context, call: Call) -> Reply:
         "problems": messages(found, Severity.WARNING) + reasons,
         "conditions": views.conditions(found),
         "pendingChanges": {"stop": len(plan.stop), "start": len(plan.start)},
-        "memory": ctx.memory(),
+        "memory": memory,
         "versions": versions,
         "uptimeSeconds": int(now - ctx.started_at),
     }
