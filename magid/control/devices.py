@@ -96,6 +96,7 @@ class Devices:
     def open(self) -> None:
         """Begins to list the GPUs; does not wait for the list."""
         self._unsubscribe = self._launcher.subscribe(self._on_server)
+        self._states = {port: one.state for port, one in self._launcher.observed().items()}
         self._ask()
 
     def again(self) -> None:
@@ -157,12 +158,17 @@ class Devices:
         before = self._states.get(server.port)
         self._states[server.port] = server.state
         is_news = before is not None and before is not server.state
-        if is_news and server.state in _SETTLED and (self.own.gpus or self.own.problem):
+        if is_news and server.state in _SETTLED and self._may_have_gpus:
             self._asked += 1
             if server.state is ServerState.READY:
                 self._ready[server.port] = self._asked
         if self._asked > max(self._answered, self._wanted):
             self._begin_soon()
+
+    @property
+    def _may_have_gpus(self) -> bool:
+        """Returns whether a list may show a GPU, as far as the last one tells."""
+        return bool(self.own.gpus or self.own.problem) or self.own.listed_at is None
 
     def _begin_soon(self) -> None:
         """Has the list that is due begin when no server loads, or some time after it became due."""

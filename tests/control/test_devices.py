@@ -187,6 +187,32 @@ async def test_a_server_that_ran_before_is_no_news(
     assert launcher.listings == 1
 
 
+async def test_a_server_that_loaded_before_is_in_a_list_when_it_is_ready(
+    launcher: StillLauncher, devices: Devices, until: Until
+) -> None:
+    """After a restart of magid: the first list was made while it still loaded."""
+    launcher.adopt(SPEC, ServerState.LOADING)
+    devices.open()
+    await until(lambda: bool(devices.present.gpus))
+    launcher.devices = ONE.format(3000)
+    launcher.show(SPEC.port, ServerState.READY)
+    assert not devices.knows(SPEC.port)
+    await until(lambda: free(devices) == 3000)
+    assert devices.knows(SPEC.port)
+
+
+async def test_a_server_that_is_ready_during_the_first_list_is_in_the_next(
+    launcher: StillLauncher, devices: Devices, until: Until
+) -> None:
+    launcher.hold("devices", 0)
+    devices.open()
+    await launcher.wait_for(lambda: launcher.listings == 1)
+    await launcher.start(SPEC)
+    assert not devices.knows(SPEC.port)
+    launcher.release("devices", 0)
+    await until(lambda: launcher.listings == 2 and devices.knows(SPEC.port))
+
+
 async def test_without_a_gpu_starts_ask_for_nothing(
     launcher: StillLauncher, devices: Devices, until: Until
 ) -> None:
