@@ -261,7 +261,8 @@ def _check_values(data: bytes) -> None:
         )
 
 
-_TEXTS = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+# One without an end goes to the end: from none of its escaped quotes is it tried again.
+_TEXTS = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 
 
 def _invalid(error: "ValidationError") -> errors.InvalidInput:

@@ -100,6 +100,8 @@ BODIES: dict[str, Make] = {
     "base64": filled(chat(_PICTURE)[0], b"QUJDRA==", chat(_PICTURE)[1]),
     "bad UTF-8 at the end": filled(chat(b'"*"')[0], b"x", b"\xff" + chat(b'"*"')[1]),
     "no end": filled(b'{"a":"', b"x", b""),
+    "no end of quotes": filled(b'{"a":"', b'\\"', b""),
+    "rows too short to cut": filled(b'{"x":[', b" " * 2040 + b"[],", b"[]]}"),
     "depth": filled(b"", b'{"a":[', b""),
     "one number": filled(b'{"a":', b"9", b"}"),
     "numbers": filled(b'{"a":[', b"9" * 4000 + b",", b"1]}"),

@@ -46,7 +46,8 @@ _STRINGS = re.compile(_SHORT, re.DOTALL)
 _ESCAPED = re.compile(  # whole characters: both halves of a pair, or none
     rb'(?:[^"\\]|\\u[dD][89abAB]..\\u....|\\u(?![dD][89abAB])....|\\[^u])*+', re.DOTALL
 )
-_NUMBERS = re.compile(rb"[-+.eE0-9, \t\r\n]{%d,}+" % CUT_NUMBERS)
+# From the first byte of a row alone: a row that is too short is not tried again from the next one.
+_NUMBERS = re.compile(rb"(?<![-+.eE0-9, \t\r\n])[-+.eE0-9, \t\r\n]{%d,}+" % CUT_NUMBERS)
 _SPACES = re.compile(rb"[ \t\r\n]{2,}")
 _DIGITS = re.compile(rb"[0-9]{%d}" % (MAX_DIGITS + 1))
 _CONTROLS = bytes(range(32))
