@@ -118,11 +118,12 @@ def check_origin(headers: Mapping[str, str], policy: Policy, *, changes: bool) -
 
     Raises NotAllowed for the page of an origin that is neither ours nor configured. A request
     without Origin does not come from a page, unless Sec-Fetch-Site says so: then it may only read.
+    A link is no exception: a window that a page has opened follows as many as the page tells it to.
     """
     origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
     if origin is None:
         if changes and site not in ("none", "same-origin"):
-            raise _foreign("another site")
+            raise _unnamed()
         return None
     scheme, _, place = origin.lower().partition("://")
     host = _forwarded_host(headers, policy) or headers.get("host", "")
@@ -173,9 +174,18 @@ def preflight_headers(methods: Iterable[str], requested: str | None) -> dict[str
     return headers
 
 
-def _foreign(site: str) -> NotAllowed:
+def _unnamed() -> NotAllowed:
+    """Returns the error for a link, an image or a form of a page whose origin is not told."""
     return NotAllowed(
-        f"cannot answer a page of {site}: only pages of this daemon may call it; if it is yours, "
+        "cannot answer a page of another site, or a link there: the browser does not say whose "
+        "it is, so that allowed_origins cannot let it through; paste the address into the "
+        "browser's address bar, or have the page call it by fetch() from an allowed origin"
+    )
+
+
+def _foreign(origin: str) -> NotAllowed:
+    return NotAllowed(
+        f"cannot answer a page of {origin}: only pages of this daemon may call it; if it is yours, "
         "add the origin to allowed_origins in magid.yaml, or the proxy in front of magid to "
         "trusted_proxies"
     )
