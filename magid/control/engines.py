@@ -92,4 +92,7 @@ class AbsentEngines:
             except TimeoutError:
                 pass
             self._changed.clear()
-            await self.look()
+            try:
+                await self.look()
+            except Exception:  # whatever it is, the next look may succeed
+                log.exception("cannot look which engines are installed; trying again")

@@ -30,7 +30,7 @@ class SharedRead(Generic[T]):
         self._is_late = False
 
     async def result(self) -> T:
-        """Returns what `read` returns. Raises what it raises, and TimeoutError.
+        """Returns what `read` returns. Raises what it raises, TimeoutError, RuntimeError.
 
         The first who ask wait for the deadline; from then on callers are refused at once, until
         the disk has answered.
@@ -52,8 +52,8 @@ class SharedRead(Generic[T]):
         self._next = None
         own: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._running = own
-        threading.Thread(target=_work, args=(self._read, own), daemon=True).start()
-        try:
+        try:  # the machine may allow no more threads
+            threading.Thread(target=_work, args=(self._read, own), daemon=True).start()
             return await own
         finally:
             if self._running is own:

@@ -8,6 +8,7 @@ import pytest
 
 from magid.host.shared_reads import SharedRead
 from tests.support.deadlines import DEADLINE_S
+from tests.support.threads import no_more_threads
 
 
 class Disk:
@@ -90,3 +91,13 @@ async def test_a_caller_that_leaves_ends_no_read() -> None:
     disk.found.put("here")
     assert await stays == "here"
     assert leaves.cancelled()
+
+
+async def test_a_machine_that_allowed_no_thread_costs_that_call_alone() -> None:
+    disk = Disk()
+    shared = SharedRead(disk.read, DEADLINE_S)
+    with no_more_threads(), pytest.raises(RuntimeError, match="can't start new thread"):
+        await shared.result()
+    disk.found.put("here")
+    async with asyncio.timeout(DEADLINE_S / 2):
+        assert await shared.result() == "here"
