@@ -14,22 +14,25 @@ interface Said {
 class LogTurn {
   readonly #id = `${Date.now()} ${Math.random()}`;
   readonly #later = new Set<string>(); // the logs that took a turn after this one
+  #hasTaken = false; // a tab that was opened in the background, and not looked at yet, has not
   readonly #channel = new BroadcastChannel("magid-logs");
 
   constructor(readonly tell: (isFollowed: boolean) => void) {
     this.#channel.onmessage = ({ data: { id, follows } }: MessageEvent<Said>) => {
       if (follows) this.#later.add(id);
       else this.#later.delete(id);
-      tell(this.#later.size < MOST);
+      if (this.#hasTaken) tell(this.#later.size < MOST);
     };
     addEventListener("focus", this.take);
     document.addEventListener("visibilitychange", this.#look);
     addEventListener("pagehide", this.#leave);
-    this.take();
+    if (document.hidden) tell(false);
+    else this.take();
   }
 
   /** Others that have followed for longest end. */
   readonly take = (): void => {
+    this.#hasTaken = true;
     this.#later.clear();
     this.#say(true);
     this.tell(true);
@@ -56,7 +59,7 @@ class LogTurn {
 
 /** Whether this log is followed now, and what takes the turn back. None is taken unless wanted. */
 export function useLogTurn(isWanted: boolean): [boolean, () => void] {
-  const [isFollowed, setFollowed] = useState(true);
+  const [isFollowed, setFollowed] = useState(() => !document.hidden);
   const turn = useRef<LogTurn>(undefined);
   useEffect(() => {
     if (!isWanted) return;
