@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Route, expect
 
 from tests.support import ggufs, page, rest
 from tests.support.hub import ModelHub
@@ -74,6 +74,26 @@ def test_files_are_removed_after_a_question(tab: Tab, magid: Running) -> None:
     assert {path.name for path in (magid.models / "org/Eye").iterdir()} == {
         "Eye-Q8_0.gguf", "mmproj-Eye.gguf",
     }  # fmt: skip
+
+
+def test_the_files_of_one_model_are_asked_for_at_a_time(tab: Tab, magid: Running) -> None:
+    write_eyes(magid)
+    plans: list[Route] = []
+    tab.page.route(re.compile("dryRun=true"), lambda route: plans.append(route))
+    tab.open("library")
+    first, second = (on_disk(tab).nth(index).get_by_role("button") for index in (0, 1))
+    with tab.page.expect_request(re.compile("dryRun=true")):
+        first.click()
+    second.evaluate("(button) => button.click()")
+    expect(second).to_be_disabled()
+    plans[0].continue_()
+    dialog = tab.page.get_by_role("dialog")
+    dialog.get_by_label("Also forget what was decided of it").check()
+    second.evaluate("(button) => button.click()")
+    expect(dialog.get_by_label("Also forget what was decided of it")).to_be_checked()
+    press(tab, "Cancel", dialog)
+    expect(second).to_be_enabled()
+    assert len(plans) == 1
 
 
 @pytest.mark.parametrize("forgets", [False, True])

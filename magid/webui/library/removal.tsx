@@ -1,4 +1,5 @@
 // Removes the files of a model: shows first what goes, what is freed and what stays.
+import { signal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { useState } from "preact/hooks";
 
@@ -11,6 +12,9 @@ import { live } from "../stream/client.ts";
 
 const SHOWN = 12; // of many files
 
+// Of one model at a time, from the button to the answer: a slow plan replaces no open question.
+const isAsking = signal(false);
+
 interface ButtonProps {
   modelId: string;
   name: string;
@@ -21,7 +25,7 @@ interface ButtonProps {
 export function RemoveButton({ modelId, name, onGone, children }: ButtonProps) {
   const [isBusy, setBusy] = useState(false);
   const ask = async () => {
-    if (isBusy) return;
+    if (isBusy || isAsking.peek()) return;
     setBusy(true);
     const isGone = await removeModel(modelId, name);
     setBusy(false);
@@ -29,7 +33,7 @@ export function RemoveButton({ modelId, name, onGone, children }: ButtonProps) {
   };
   return (
     <button
-      aria-disabled={isBusy}
+      aria-disabled={isBusy || isAsking.value}
       aria-label={`Remove the files of ${name}`}
       onClick={() => void ask()}
     >
@@ -38,15 +42,40 @@ export function RemoveButton({ modelId, name, onGone, children }: ButtonProps) {
   );
 }
 
+const pathOf = (modelId: string) => `api/models/${encodeURIComponent(modelId)}?files=true`;
+
 /** Returns whether the files are gone. */
 async function removeModel(modelId: string, name: string): Promise<boolean> {
-  const path = `api/models/${encodeURIComponent(modelId)}?files=true`;
   try {
-    const plan = await remove<Removal>(`${path}&dryRun=true`);
+    const agreed = await asked(modelId, name);
+    if (agreed === undefined) return false;
+    const { plan, runs, forgets } = agreed;
+    const options = `${runs ? "&stop=true" : ""}${forgets ? "&forget=true" : ""}`;
+    const done = await remove<Removal>(`${pathOf(modelId)}${options}`);
+    tellOf(done, plan);
+    if (forgets && !done.forgotten) tell(`what was decided of ${name} stays with its files`, "bad");
+    return true;
+  } catch (error) {
+    tellError(error);
+    return false;
+  }
+}
+
+interface Agreed {
+  plan: Removal;
+  runs: boolean;
+  forgets: boolean;
+}
+
+/** Shows what would go. Undefined: nothing can, or the user does not want it. Raises ApiError. */
+async function asked(modelId: string, name: string): Promise<Agreed | undefined> {
+  isAsking.value = true;
+  try {
+    const plan = await remove<Removal>(`${pathOf(modelId)}&dryRun=true`);
     const [first] = plan.stays;
     if (plan.removed.length === 0) {
       tell(`cannot remove ${name}: ${first ? `${first.path} ${first.reason}` : "no files"}`, "bad");
-      return false;
+      return undefined;
     }
     const runs = isRunning(modelId);
     let forgets = false;
@@ -54,15 +83,10 @@ async function removeModel(modelId: string, name: string): Promise<boolean> {
     const text = (
       <PlannedRemoval plan={plan} runs={runs} onForget={(chosen) => (forgets = chosen)} />
     );
-    if (!(await confirmed(`Remove the files of ${name}?`, text, yes))) return false;
-    const options = `${runs ? "&stop=true" : ""}${forgets ? "&forget=true" : ""}`;
-    const done = await remove<Removal>(`${path}${options}`);
-    tellOf(done, plan);
-    if (forgets && !done.forgotten) tell(`what was decided of ${name} stays with its files`, "bad");
-    return true;
-  } catch (error) {
-    tellError(error);
-    return false;
+    const isAgreed = await confirmed(`Remove the files of ${name}?`, text, yes);
+    return isAgreed ? { plan, runs, forgets } : undefined;
+  } finally {
+    isAsking.value = false;
   }
 }
 

@@ -46,6 +46,7 @@ export function Dialog({ of, heading, isWide = false, onClose, children }: Dialo
 }
 
 interface Question {
+  number: number; // of all that were asked: none has what was typed or ticked in another one
   title: string;
   text: ComponentChildren;
   yes: string;
@@ -54,6 +55,7 @@ interface Question {
 }
 
 const question = signal<Question | undefined>(undefined);
+let last = 0;
 
 /** Resolves to whether the user has agreed. A question replaces an older one, which is a no. */
 export function confirmed(
@@ -64,7 +66,7 @@ export function confirmed(
 ): Promise<boolean> {
   question.peek()?.answer(false);
   return new Promise((resolve) => {
-    const asked: Question = { title, text, yes, isDestructive, answer };
+    const asked: Question = { number: ++last, title, text, yes, isDestructive, answer };
     function answer(isYes: boolean): void {
       if (question.peek() === asked) question.value = undefined;
       resolve(isYes);
@@ -77,7 +79,7 @@ export function ConfirmDialog() {
   const asked = question.value;
   if (asked === undefined) return null;
   return (
-    <Dialog of={asked} heading="question" onClose={() => asked.answer(false)}>
+    <Dialog key={asked.number} of={asked} heading="question" onClose={() => asked.answer(false)}>
       {(close) => (
         <>
           <h2 id="question">{asked.title}</h2>
