@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Locator, expect
+from playwright.sync_api import Browser, Locator, Route, expect
 
 from tests.support import page, rest
 from tests.support.page import Tab
@@ -65,6 +65,29 @@ def test_the_list_says_which_file_a_profile_is_and_which_are_unusable(
     expect(broken).to_contain_text("Unusable")
     expect(broken.get_by_role("button")).to_have_count(1)  # it can be deleted, not switched to
     expect(broken.locator(".state")).to_have_attribute("title", re.compile("line 2"))
+    (magid.profiles / "test.yaml").write_text("name: Test\nenabled_models: 1\n")
+    active = rows.filter(has_text="Active")
+    expect(active).to_contain_text("Unusable")  # beside it
+    tab.page.set_viewport_size({"width": 600, "height": 800})
+    expect(active.locator(".col-name .problem")).to_contain_text("line 2")
+    assert page.axe(tab.page) == []
+
+
+def test_a_profile_that_could_not_be_had_is_no_unusable_one(tab: Tab, magid: Running) -> None:
+    (magid.profiles / "second.yaml").write_text("name: Late\nenabled_models: []\n")
+    tab.open("overview")
+    asked: list[Route] = []
+    tab.page.route(re.compile("/profiles/second$"), lambda route: asked.append(route))
+    with tab.page.expect_request(re.compile("/profiles/second$")):
+        tab.open("profiles")
+    row = tab.page.get_by_role("table", name="Profiles").locator("tbody tr").filter(has_text="sec")
+    expect(row.get_by_role("button", name="Switch to second")).to_be_visible()
+    magid.kill()
+    asked[0].abort()
+    tab.page.unroute_all()
+    magid.start()
+    expect(row).to_contain_text("Late")
+    expect(row).not_to_contain_text("Unusable")
 
 
 def in_form(tab: Tab, name: str) -> Tab:

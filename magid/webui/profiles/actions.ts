@@ -41,6 +41,10 @@ export function faultsOf(error: unknown): Fault[] | undefined {
     : undefined;
 }
 
+/** Why the profile's file cannot be used; undefined: magid has said nothing of the file. */
+export const problemOf = (error: unknown): string | undefined =>
+  error instanceof ApiError && error.code === "InvalidProfile" ? error.message : undefined;
+
 /** Asks first. Returns whether it is gone. */
 export async function deleteProfile(slug: string): Promise<boolean> {
   const text = "Its file is deleted. A profile that came with magid comes back as it was shipped.";

@@ -1,5 +1,5 @@
 // All profiles, and the switch to another one.
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 
 import { get, mayChange, post } from "../api/request.ts";
 import type { Plan, Profile } from "../api/types.ts";
@@ -9,8 +9,8 @@ import { Icon } from "../parts/icons.tsx";
 import { act, tellError } from "../parts/notices.tsx";
 import { Table, type Column } from "../parts/table.tsx";
 import { go, to } from "../shell/route.ts";
-import { listeners, live } from "../stream/client.ts";
-import { deleteProfile, pathOf } from "./actions.ts";
+import { connection, listeners, live } from "../stream/client.ts";
+import { deleteProfile, pathOf, problemOf } from "./actions.ts";
 import { NEW } from "./draft.ts";
 import { PlanView } from "./plan.tsx";
 
@@ -20,19 +20,31 @@ interface Entry {
   problem?: string;
 }
 
-/** The profiles' contents; those that have changed are asked for again. */
+/**
+ * The profiles' contents; those that have changed are asked for again, and after the connection
+ * was lost those that could not be had.
+ */
 function useProfiles(names: string[]): Entry[] {
   const [known, setKnown] = useState<Record<string, Entry>>({});
+  const missed = useRef(new Set<string>());
   const load = async (slug: string) => {
-    const entry = await get<Profile>(pathOf(slug)).then(
-      (profile): Entry => ({ slug, profile }),
-      (error: Error): Entry => ({ slug, problem: error.message }),
-    );
-    setKnown((old) => ({ ...old, [slug]: entry }));
+    missed.current.delete(slug);
+    try {
+      const profile = await get<Profile>(pathOf(slug));
+      setKnown((old) => ({ ...old, [slug]: { slug, profile } }));
+    } catch (error) {
+      const problem = problemOf(error);
+      if (problem === undefined) missed.current.add(slug);
+      else setKnown((old) => ({ ...old, [slug]: { slug, problem } }));
+    }
   };
   useEffect(() => {
     for (const slug of names) if (!(slug in known)) void load(slug);
   }, [names.join(" ")]);
+  const isBack = connection.value === "open";
+  useEffect(() => {
+    if (isBack) for (const slug of [...missed.current]) void load(slug);
+  }, [isBack]);
   useEffect(() => {
     const listener = ({ kind, data }: { kind: string; data: Record<string, unknown> }) => {
       if (kind === "profiles") for (const slug of data.changed as string[]) void load(slug);
@@ -61,7 +73,7 @@ const COLUMNS: Column<Entry>[] = [
   {
     key: "name",
     title: "Profile",
-    cell: ({ slug, profile }) => (
+    cell: ({ slug, profile, problem }) => (
       <>
         <a class="name" href={to("profiles", slug)}>
           {profile?.name ?? slug}
@@ -69,6 +81,7 @@ const COLUMNS: Column<Entry>[] = [
         {profile && profile.name.toLowerCase() !== slug && (
           <span class="quiet low"> {slug}</span>
         )}
+        {problem && <div class="problem narrow">{problem}</div>}
       </>
     ),
   },
@@ -91,18 +104,21 @@ const COLUMNS: Column<Entry>[] = [
 ];
 
 function Verbs({ entry: { slug, problem } }: { entry: Entry }) {
-  if (slug === live.value?.activeProfile) {
-    return (
-      <span class="state good">
-        <Icon name="ready" /> Active
-      </span>
-    );
-  }
   const isBroken = problem !== undefined && (
     <span class="state bad" title={problem}>
       <Icon name="failed" /> Unusable
     </span>
   );
+  if (slug === live.value?.activeProfile) {
+    return (
+      <>
+        {isBroken}{" "}
+        <span class="state good">
+          <Icon name="ready" /> Active
+        </span>
+      </>
+    );
+  }
   if (!mayChange()) return <>{isBroken}</>;
   return (
     <>
