@@ -6,7 +6,8 @@ import type { Download } from "../api/types.ts";
 import { confirmed } from "../parts/dialog.tsx";
 import { bytes } from "../parts/format.ts";
 import { act, tellError } from "../parts/notices.tsx";
-import type { DownloadVerb } from "./progress.ts";
+import { live } from "../stream/client.ts";
+import { isDone, type DownloadVerb, type Started } from "./progress.ts";
 
 const path = (id: string) => `api/library/downloads/${encodeURIComponent(id)}`;
 
@@ -19,14 +20,16 @@ const keyOf = (verb: DownloadVerb, { id }: Download) =>
 export const isAsked = (verb: DownloadVerb, download: Download): boolean =>
   waiting.value.has(keyOf(verb, download));
 
-/** Starts a download, or continues it: of one thing there is one. Returns whether it was done. */
-export async function start(source: string, draft: boolean): Promise<boolean> {
+/** Starts a download, or continues it: of one thing there is one. Undefined: it was refused. */
+export async function start(source: string, draft: boolean): Promise<Started | undefined> {
+  const before = live.peek()?.downloads ?? {};
   try {
-    await post<Download>("api/library/downloads", { source, draft });
-    return true;
+    const answer = await post<Download>("api/library/downloads", { source, draft });
+    const replaced = before[answer.id];
+    return { answer, replaced: replaced && isDone(replaced) ? replaced : undefined };
   } catch (error) {
     tellError(error);
-    return false;
+    return undefined;
   }
 }
 

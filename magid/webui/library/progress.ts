@@ -92,12 +92,26 @@ export function downloadOf(
   );
 }
 
-/** The download of what was typed. */
+/** A download that was started here. */
+export interface Started {
+  answer: Download; // magid's, to the start
+  replaced: Download | undefined; // the one with the same id that was done before
+}
+
+/** The one that was started here; else the newest of what was typed: a draft has the same text. */
 export function downloadFrom(
   downloads: Record<string, Download>,
   source: string,
+  started?: Started,
 ): Download | undefined {
-  return Object.values(downloads).find((one) => one.source === source);
+  if (started === undefined) {
+    return Object.values(downloads).filter((one) => one.source === source).toSorted(newest)[0];
+  }
+  const { answer, replaced } = started;
+  const now = downloads[answer.id];
+  // The stream may not have told yet that the old one is no more.
+  const isOld = now !== undefined && isDone(now) && now.createdAt === replaced?.createdAt;
+  return isOld ? answer : now;
 }
 
 export type Room = "gpu" | "memory" | "no" | "disk";

@@ -10,17 +10,19 @@ import { live } from "../stream/client.ts";
 import type { Live } from "../stream/state.ts";
 import { start } from "./asking.ts";
 import { DownloadButton } from "./download_button.tsx";
-import { downloadFrom, isDone, parted } from "./progress.ts";
+import { downloadFrom, isDone, parted, type Started } from "./progress.ts";
 
 type Found = Outdated["models"][number];
+type BySource = Record<string, Started>;
 
 export function Updates() {
   const [found, setFound] = useState<Found[]>();
   const [problem, setProblem] = useState("");
   const [isBusy, setBusy] = useState(false);
-  const [started, setStarted] = useState<string[]>([]); // sources, since magid has looked
+  const [started, setStarted] = useState<BySource>({}); // since magid has looked
   const download = async (source: string) => {
-    if (await start(source, false)) setStarted((others) => [...others, source]);
+    const begun = await start(source, false);
+    if (begun) setStarted((others) => ({ ...others, [source]: begun }));
   };
   const look = async () => {
     if (isBusy) return;
@@ -28,7 +30,7 @@ export function Updates() {
     setProblem("");
     try {
       setFound((await get<Outdated>("api/library/outdated")).models);
-      setStarted([]);
+      setStarted({});
     } catch (error) {
       setProblem((error as Error).message);
     }
@@ -76,7 +78,7 @@ function summary(found: Found[]): string {
 
 interface ListProps {
   found: Found[];
-  started: string[];
+  started: BySource;
   download: (source: string) => void;
 }
 
@@ -100,9 +102,9 @@ const columnsFor = ({ registry }: Live, props: ListProps): Column<Found>[] => [
 ];
 
 function Get({ source, started, download }: ListProps & { source: string }) {
-  const last = downloadFrom(live.value?.downloads ?? {}, source);
+  const last = downloadFrom(live.value?.downloads ?? {}, source, started[source]);
   const isOld = last !== undefined && isDone(last);
-  if (isOld && started.includes(source)) return <>Downloaded</>;
+  if (isOld && source in started) return <>Downloaded</>;
   return (
     <DownloadButton
       under={isOld ? undefined : last}

@@ -4,6 +4,7 @@ import { test } from "node:test";
 import type { Download, Model, ModelOrigin, Variant } from "../api/types.ts";
 import {
   downloadAt,
+  downloadFrom,
   downloadOf,
   finished,
   modelOf,
@@ -77,6 +78,24 @@ test("a variant's download is found under whatever name it was asked for", () =>
   assert.ok(found({ tag: "Q8_0", files }));
   assert.ok(!found({ tag: "Q8_0", files, state: "done" }));
   assert.ok(!found({ files, repository: "org/Other" }));
+});
+
+test("the download that was started is followed, not an older one of the same text", () => {
+  const [source, state] = ["org/Tiny:Q8_0", "done"];
+  const draft = download({ id: "draft", source, state, createdAt: "2" });
+  const old = download({ id: "x", source, state, createdAt: "1" });
+  const answer = download({ id: "x", source, createdAt: "4" });
+  const running = { ...answer, createdAt: "3" }; // its process was there before the answer
+  const done = { ...running, state };
+  const started = { answer, replaced: old };
+  const of = (x: Download) => downloadFrom({ draft, x }, source, started);
+  assert.equal(downloadFrom({ draft, x: old }, source), draft);
+  assert.equal(downloadFrom({ x: old, draft }, source), draft);
+  assert.equal(of(old), answer); // the stream has not told of it yet
+  assert.equal(of(running), running);
+  assert.equal(of(done), done);
+  assert.equal(downloadFrom({ draft }, source, started), undefined);
+  assert.equal(downloadFrom({ x: old }, source, { answer: old, replaced: undefined }), old);
 });
 
 test("where it would run, unless the disk is too small", () => {
