@@ -98,7 +98,7 @@ def all_of(tab: Page, magid: Running) -> None:
     first = next(iter(magid.servers()))
     tab.goto(f"{magid.url}/#/overview")
     tab.wait_for_selector("text=servers ready")
-    tab.wait_for_selector("polyline[points*=' ']", state="attached")
+    tab.wait_for_selector(".line path[d*='L']", state="attached")
     use(magid)
     expect(tab.locator(".figure-card .value").nth(2)).to_have_text("3")
     tab.wait_for_timeout(1500)  # the lines are drawn once a second

@@ -1,5 +1,5 @@
 // A line without axes. Its number stands beside it, so it is hidden from screen readers.
-import { linePoints, LINE_HEIGHT } from "./points.ts";
+import { linePath, LINE_HEIGHT } from "./points.ts";
 
 export function Line({ values }: { values: (number | null)[] }) {
   return (
@@ -9,7 +9,7 @@ export function Line({ values }: { values: (number | null)[] }) {
       preserveAspectRatio="none"
       aria-hidden="true"
     >
-      <polyline points={linePoints(values)} />
+      <path d={linePath(values)} />
     </svg>
   );
 }

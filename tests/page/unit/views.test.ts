@@ -7,16 +7,20 @@ import type { GatewayRequest, Plan } from "../api/types.ts";
 import { partOf, split } from "../chat/answer_stream.ts";
 import { blocks, inline } from "../chat/prose.ts";
 import { listed, shownConditions } from "../overview/order.ts";
-import { linePoints } from "../overview/points.ts";
+import { linePath } from "../overview/points.ts";
 import { needOf } from "../profiles/need.ts";
 import type { Live } from "../stream/state.ts";
 
 // -- overview -----------------------------------------------------------------------------------
 
 test("a line begins with what is known, and ends at the right", () => {
-  assert.equal(linePoints([null, 0, 2, 4]), "1,38.0 2,20.0 3,2.0");
-  assert.equal(linePoints([0.5]), "0,20.0"); // below 1, so that little does not look like much
-  assert.equal(linePoints([null, null]), "");
+  assert.equal(linePath([null, 0, 2, 4]), "M1,38.0h0L2,20.0L3,2.0");
+  assert.equal(linePath([0.5]), "M0,20.0h0"); // below 1, so that little does not look like much
+  assert.equal(linePath([null, null]), "");
+});
+
+test("a line is interrupted where nothing is known, and a value alone is a dot", () => {
+  assert.equal(linePath([0, 4, null, 2, null, 4, 0]), "M0,38.0h0L1,2.0M3,20.0h0M5,2.0h0L6,38.0");
 });
 
 const SERVERS = [
