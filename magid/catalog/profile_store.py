@@ -86,7 +86,8 @@ class ProfileDir:
         self._shipped = shipped
         self._files = files
         self._known: dict[str, _Known] = {}
-        self._written: dict[str, tuple[str, Profile]] = {}  # by name: revision and content
+        # By name, until it is read: revision and content.
+        self._written: dict[str, tuple[str, Profile]] = {}
 
     def list(self) -> list[str]:
         """Returns the sorted names of all profiles, including broken ones. Never raises."""
@@ -187,6 +188,7 @@ class ProfileDir:
                 f"/api/models/profiles/{name} to replace it",
                 profileName=name,
             )
+        self._written.pop(name, None)
         with self._writing(path):
             try:
                 self._files.unlink(path)
@@ -195,7 +197,7 @@ class ProfileDir:
             sync_directory(self.path, self._files)
 
     def _content(self, name: str, profile: Profile, text: str | None) -> bytes:
-        """Returns what to write, of which is noted what it says.
+        """Returns what to write, of which is noted what it says until it is read.
 
         So the event loop, which sees the new file first, need not parse it: 64 KiB of YAML take a
         second.
@@ -223,16 +225,22 @@ class ProfileDir:
         discard_leftovers(self.path, _SUFFIX, self._files)
         try:
             yield
-        except OSError as error:
-            raise cannot_write(path, error) from None
+        except BaseException as error:
+            self._written.pop(path.stem, None)
+            if isinstance(error, OSError):
+                raise cannot_write(path, error) from None
+            raise
 
     def _current(self, name: str) -> _Known:
         path = self._place(name)
         known = self._known.get(name)
         if known is not None and known.settled and _key_of(path) == known.key:
             return known
-        known = _read(path, name, known, self._written.get(name))
+        written = self._written.get(name)
+        known = _read(path, name, known, written)
         self._known[name] = known
+        if written is not None and written[0] == known.revision:
+            self._written.pop(name, None)  # one that came since is parsed
         return known
 
 

@@ -78,6 +78,26 @@ def test_what_was_written_is_not_parsed_again(folder: ProfileDir) -> None:
     assert folder.get(name) is not made
 
 
+def _read(folder: ProfileDir, name: str) -> None:
+    assert folder.get(name).name == "Night"
+    (folder.path / f"{name}.yaml").write_text("name: Day\n")
+    assert folder.get(name).name == "Day"
+
+
+@pytest.mark.parametrize(
+    "leave", [_read, lambda folder, name: folder.delete(name)], ids=["read", "deleted"]
+)
+def test_what_was_written_is_kept_no_longer_than_it_is_needed(
+    folder: ProfileDir, leave: Callable[[ProfileDir, str], None]
+) -> None:
+    made = parse(TEXT.encode(), "the text")
+    name, path = folder.create(made, TEXT)
+    leave(folder, name)
+    path.write_text(TEXT)
+    assert folder.get(name) == made
+    assert folder.get(name) is not made
+
+
 # -- shipped ones --------------------------------------------------------------------------------
 
 SHIPPED = "name: Shipped\nenabled_models: ['tier:fast']\n"
@@ -272,6 +292,16 @@ def test_a_refused_write_changes_nothing(
     assert caught.value.details["errno"] == errno.errorcode[number]
     assert _names(folder) == ["old.yaml"]
     assert folder.get("old").name == "Old"
+
+
+def test_what_could_not_be_written_is_not_kept(folder: ProfileDir) -> None:
+    made = parse(TEXT.encode(), "the text")
+    refusing = _refusing(folder, "link", errno.ENOSPC)
+    with pytest.raises(CannotWrite):
+        refusing.create(made, TEXT)
+    (folder.path / "night.yaml").write_text(TEXT)
+    assert refusing.get("night") == made
+    assert refusing.get("night") is not made
 
 
 def test_what_a_killed_writer_left_goes_with_the_next_write(folder: ProfileDir) -> None:
