@@ -92,20 +92,35 @@ def test_events_of_downloads_are_of_those_under_way() -> None:
 def test_the_router_lists_what_is_under_way() -> None:
     states = ("queued", "downloading", "paused", "verifying", "done", "failed")
     downloads = [
-        replace(status(state, 50), id=state, created_at=9.0 - number)
+        replace(status(state, 50), source=replace(SOURCE, tag=state), created_at=9.0 - number)
         for number, state in enumerate(states)
     ]
     listed = entries(downloads, "https://hub")
     assert [entry["created"] for entry in listed] == [6, 8, 9], "the oldest first"
     address = "https://hub/org/Tiny/resolve/main/tiny-Q8_0.gguf"
     assert listed[0] == {
-        "id": "org/Tiny:Q8_0", "object": "model", "created": 6, "owned_by": "magid", "aliases": [],
+        "id": "org/Tiny:verifying", "object": "model", "created": 6, "owned_by": "magid",
+        "aliases": [],
         "status": {
             "value": "downloading", "args": [],
             "progress": {address: {"done": 50, "total": 100}},
         },
         "architecture": {"input_modalities": ["text"], "output_modalities": ["text"]},
     }  # fmt: skip
+
+
+def test_the_router_lists_a_name_once() -> None:
+    """A model that is pulled again while it is loaded is loaded; two jobs may have one name."""
+    now = library()
+    models = model_list.entries(now)
+    again = replace(status("downloading"), source=ModelSource("org/Tiny", tag="Q4_K_M"))
+    assert entries([again], "https://hub")[0]["id"] in models[1]["aliases"]
+    assert entries([again], "https://hub", models) == []
+    listed = {**models[1], "id": "org/Tiny:Q4_K_M", "aliases": []}
+    assert entries([again], "https://hub", [listed]) == []
+    twice = [replace(status("downloading"), id=f"job{at}", created_at=at) for at in (2, 1)]
+    (entry,) = entries(twice, "https://hub", models)
+    assert (entry["id"], entry["created"]) == ("org/Tiny:Q8_0", 1)
 
 
 def library() -> Fleet:

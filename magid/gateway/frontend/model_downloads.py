@@ -6,13 +6,20 @@ from typing import Any
 from magid.library.job import ACTIVE, JobStatus
 
 
-def entries(downloads: Iterable[JobStatus], endpoint: str) -> list[dict[str, Any]]:
+def entries(
+    downloads: Iterable[JobStatus], endpoint: str, models: Iterable[Mapping[str, Any]] = ()
+) -> list[dict[str, Any]]:
     """Returns the entries of what is under way, the oldest first, by the names that were asked for.
 
+    One for each name, and none for a name that one of `models` has: that can be used meanwhile.
     Its header is not here yet: a text model is what llama.cpp's router takes it for too.
     """
-    under_way = (status for status in downloads if status.state in ACTIVE)
-    return [_entry(status, endpoint) for status in sorted(under_way, key=_age)]
+    taken = {name for model in models for name in (model["id"], *model.get("aliases", ()))}
+    coming: dict[str, JobStatus] = {}
+    for status in sorted(downloads, key=_age):
+        if status.state in ACTIVE and status.source.text not in taken:
+            coming.setdefault(status.source.text, status)
+    return [_entry(status, endpoint) for status in coming.values()]
 
 
 def _age(status: JobStatus) -> tuple[float, str]:

@@ -66,11 +66,14 @@ def _models(dispatcher: Dispatcher, request: OwnRequest) -> bytes:
 
 def _router_models(call: OwnCall, request: OwnRequest) -> bytes:
     """The same, and what is being downloaded, for callers who may use all models."""
-    endpoint = call.dispatcher.daemon.config.downloads.endpoint
-    coming = model_downloads.entries(call.downloads.seen.values(), endpoint)
-    if request.only is not None or not coming:
+    if request.only is not None or not call.downloads.seen:
         return _models(call.dispatcher, request)
-    return to_json({"object": "list", "data": [*call.dispatcher.models(None), *coming]})
+    models = call.dispatcher.models(None)
+    endpoint = call.dispatcher.daemon.config.downloads.endpoint
+    coming = model_downloads.entries(call.downloads.seen.values(), endpoint, models)
+    if not coming:
+        return _models(call.dispatcher, request)
+    return to_json({"object": "list", "data": [*models, *coming]})
 
 
 def _model(dispatcher: Dispatcher, request: OwnRequest) -> bytes:
