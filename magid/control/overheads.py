@@ -1,9 +1,9 @@
 """What a server takes of a GPU beyond its prediction: the driver's context, libraries' workspaces.
 
 Learned by what was free before a start and is free after it, per engine and back end. A start
-beside which another server of magid's moved says nothing; other programs cannot be told apart, so
-the median of the last starts counts. It is kept in a file of the state directory, and that of an
-engine is forgotten when its llama-server or a driver has changed.
+beside which another server of magid's loads or moves says nothing; other programs cannot be told
+apart, so the median of the last starts counts. It is kept in a file of the state directory, and
+that of an engine is forgotten when its llama-server or a driver has changed.
 """
 
 import asyncio
@@ -38,6 +38,7 @@ from magid.servers.backend import ObservedServer, ServerState
 log = logging.getLogger(__name__)
 
 _KEPT: Final = 5  # starts of each back end
+_LOADING: Final = (ServerState.STARTING, ServerState.LOADING)
 _OVER: Final = (ServerState.STOPPED, ServerState.FAILED, ServerState.BACKOFF, ServerState.STOPPING)
 
 
@@ -88,8 +89,12 @@ class Overheads:
         learned = self._learned.get(engine or DEFAULT)
         return {} if learned is None else learned.of
 
-    def open(self) -> None:
-        """Reads what is kept as soon as the GPUs are listed; does not wait for it."""
+    def open(self, observed: Mapping[int, ObservedServer]) -> None:
+        """Reads what is kept as soon as the GPUs are listed; does not wait for it.
+
+        `observed` are the servers of now, by port; `on_server` gets those that change.
+        """
+        self._states = {port: server.state for port, server in observed.items()}
         self._spawn(self._open())
 
     async def _open(self) -> None:
@@ -130,6 +135,8 @@ class Overheads:
     def begin(self, spec: ServerSpec, placement: Placement) -> None:
         """Notes what is free before this start. Called when its place is decided."""
         self._begun.pop(spec.port, None)
+        if any(state in _LOADING for port, state in self._states.items() if port != spec.port):
+            return  # what it allocates from now on changes no state
         gpus = self._devices.of(spec.engine).present.gpus
         listed = {gpu.device.id: gpu.device for gpu in gpus}
         free, need = {}, {}

@@ -121,7 +121,7 @@ class Placing:
         """Begins to observe servers, whose memory comes back when they have stopped."""
         self._launcher.subscribe(self._returning.on_server)
         self._launcher.subscribe(self._overheads.on_server)
-        self._overheads.open()
+        self._overheads.open(self._launcher.observed())
 
     async def close(self) -> None:
         """Ends the decision that is being made; those who wait for one get none. Idempotent."""

@@ -149,6 +149,26 @@ async def test_a_start_that_was_disturbed_says_nothing(driver: Driver, placing: 
     assert await begun(driver, placing, 8083) == NEED + 3
 
 
+async def test_a_start_beside_one_that_loads_says_nothing(driver: Driver, placing: Placing) -> None:
+    """What the other one allocates meanwhile changes no state of it."""
+    driver.adopt(spec("other", 8070), ServerState.LOADING)
+    await begun(driver, placing, 8080)
+    driver.others = 200
+    await ready(driver, 8080)
+    assert await begun(driver, placing, 8081) == NEED + 3
+
+
+async def test_one_that_loaded_before_magid_began_counts_as_loading(
+    driver: Driver, path: Path
+) -> None:
+    driver.adopt(spec("other", 8070), ServerState.LOADING)
+    async with opened(driver, path) as placing:
+        await begun(driver, placing, 8080)
+        driver.others = 200
+        await ready(driver, 8080)
+        assert await begun(driver, placing, 8081) == NEED + 3
+
+
 async def test_two_servers_that_are_ready_at_once_are_not_measured(
     driver: Driver, placing: Placing, caplog: pytest.LogCaptureFixture
 ) -> None:
