@@ -6,6 +6,11 @@ from typing import Any
 from magid.library.job import ACTIVE, JobStatus
 
 
+def under_way(downloads: Iterable[JobStatus]) -> list[JobStatus]:
+    """Returns those that have not ended and are not paused, the oldest first."""
+    return sorted((status for status in downloads if status.state in ACTIVE), key=_age)
+
+
 def entries(
     downloads: Iterable[JobStatus], endpoint: str, models: Iterable[Mapping[str, Any]] = ()
 ) -> list[dict[str, Any]]:
@@ -16,8 +21,8 @@ def entries(
     """
     taken = {name for model in models for name in (model["id"], *model.get("aliases", ()))}
     coming: dict[str, JobStatus] = {}
-    for status in sorted(downloads, key=_age):
-        if status.state in ACTIVE and status.source.text not in taken:
+    for status in under_way(downloads):
+        if status.source.text not in taken:
             coming.setdefault(status.source.text, status)
     return [_entry(status, endpoint) for status in coming.values()]
 

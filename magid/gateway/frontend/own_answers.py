@@ -66,13 +66,12 @@ def _models(dispatcher: Dispatcher, request: OwnRequest) -> bytes:
 
 def _router_models(call: OwnCall, request: OwnRequest) -> bytes:
     """The same, and what is being downloaded, for callers who may use all models."""
-    if request.only is not None or not call.downloads.seen:
+    under_way = model_downloads.under_way(call.downloads.seen.values())
+    if request.only is not None or not under_way:
         return _models(call.dispatcher, request)
     models = call.dispatcher.models(None)
     endpoint = call.dispatcher.daemon.config.downloads.endpoint
-    coming = model_downloads.entries(call.downloads.seen.values(), endpoint, models)
-    if not coming:
-        return _models(call.dispatcher, request)
+    coming = model_downloads.entries(under_way, endpoint, models)
     return to_json({"object": "list", "data": [*models, *coming]})
 
 
