@@ -18,6 +18,7 @@ from magid.llama.placement import Placement
 from magid.llama.program import LlamaProgram
 from magid.llama.spec import ServerSpec
 from tests.support.deadlines import PATIENCE_S
+from tests.support.placing_launchers import roomy
 from tests.support.recording_backend import StillLauncher
 
 MIB = 1 << 20
@@ -82,7 +83,7 @@ async def placing(
 
     made = Placing(
         Config(gpu_reserve=0), launcher, devices, Predictions(launcher), program,
-        lambda _: FileFacts(None, 5),
+        lambda _: FileFacts(None, 5), roomy,
     )  # fmt: skip
     made.open()
     yield made, asked

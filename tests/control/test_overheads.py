@@ -28,6 +28,7 @@ from magid.llama.placement import Placement
 from magid.llama.program import LlamaProgram
 from magid.llama.spec import ServerSpec
 from magid.servers.backend import ServerState
+from tests.support.placing_launchers import roomy
 from tests.support.recording_backend import StillLauncher, all_quiet
 
 MIB = 1 << 20
@@ -75,7 +76,7 @@ async def opened(driver: Driver, path: Path) -> AsyncIterator[Placing]:
     devices = EngineDevices(driver, lambda: None)
     made = Placing(
         Config(gpu_reserve=0), driver, devices, Predictions(driver), program,
-        lambda model_id: FileFacts(), overheads=path,
+        lambda model_id: FileFacts(), roomy, overheads=path,
     )  # fmt: skip
     made.open()
     devices.open()

@@ -16,7 +16,7 @@ from magid.gpus.eviction import Evictable, Stopping, Waiting
 from magid.llama.program import LlamaProgram
 from magid.servers.backend import ServerState
 from tests.support.deadlines import PATIENCE_S
-from tests.support.placing_launchers import MIB, PROGRAM, GpuLauncher, names, spec, started
+from tests.support.placing_launchers import MIB, PROGRAM, GpuLauncher, names, roomy, spec, started
 from tests.support.recording_backend import all_quiet
 from tests.support.values import UUIDS
 
@@ -40,7 +40,7 @@ async def placing(launcher: GpuLauncher, devices: EngineDevices) -> AsyncIterato
 
     made = Placing(
         Config(gpu_reserve=0), launcher, devices, Predictions(launcher), program,
-        lambda model_id: FileFacts(None, SIZES.get(model_id, 5)),
+        lambda model_id: FileFacts(None, SIZES.get(model_id, 5)), roomy,
     )  # fmt: skip
     made.open()
     devices.open()

@@ -112,3 +112,8 @@ async def started(launcher: StillLauncher, placing: Placing, wanted: ServerSpec)
 def names(placement: Placement | None) -> str:
     assert placement is not None
     return ",".join(device.name for device in placement.devices)
+
+
+def roomy() -> dict[str, int]:
+    """The memory of a machine that bounds nothing: no place depends on what is free here."""
+    return {"total": 1 << 40, "available": 1 << 40}
