@@ -27,8 +27,8 @@ def test_events(magid: Running, type_in: Type) -> None:
         assert first["event"] == "snapshot"
         assert ALPHA in first["data"]["registry"]["models"]
         type_in(f"tier {QWEN} balanced")
-        second = json.loads(process.stdout.readline())
-        assert second["event"] == "registry"
+        events = (json.loads(line) for line in process.stdout)  # predictions come meanwhile
+        second = next(event for event in events if event["event"] == "registry")
         assert list(second["data"]["models"]) == [QWEN]
     finally:
         process.send_signal(signal.SIGINT)
