@@ -219,7 +219,7 @@ def test_what_is_wrong_stands_at_its_field(tab: Tab, night: Path) -> None:
 
 def test_a_model_has_its_tier_and_its_settings_in_the_form(tab: Tab, magid: Running) -> None:
     in_form(tab, "test")
-    tab.page.get_by_label("Tier of GAMMA").select_option(value="fast")
+    tab.page.get_by_label("Tier of GAMMA").select_option("fast")
     magid.wait_for("tier", lambda: rest.model(magid, GAMMA)["tierOverride"] == "fast")
     tab.page.get_by_role("button", name="Settings of GAMMA").click()
     dialog = tab.page.get_by_role("dialog")
