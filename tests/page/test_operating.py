@@ -25,7 +25,7 @@ VIEWS = {
     "models": "td.col-name",
     f"models/{ALPHA}": ".field",
     "library": "table[aria-label='Models on the disk'] td",
-    "profiles": "td:text('two that run')",
+    "profiles": "td:has-text('two that run')",
     "profiles/test": "table[aria-label='Models of the profile'] td",
     "chat": "option:text('BETA')",
     "activity": "table[aria-label='Requests'] td",
