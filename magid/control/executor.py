@@ -275,7 +275,7 @@ class PlanExecutor:
             self._unqueue(spec.port)
             self._places.release(spec.port)
         server = await loaded(self._launcher, spec.port)
-        chosen = placement if placement and placement.is_chosen else None
+        chosen = placement if placement and placement.source == "predicted" else None
         if chosen is not None and server is not None and lacked_memory(server):
             server = await self._start_elsewhere(spec, chosen, server.reason)
         elif server is not None and has_failed(server):

@@ -65,15 +65,6 @@ class Placement:
     host_later: int | None = None  # of `host`, bytes that a ready server may not have taken yet
 
     @property
-    def is_chosen(self) -> bool:
-        """Whether another place, or a smaller context, could be chosen where memory is refused.
-
-        What only bounds the prompt cache of a server on the processor is no such choice.
-        """
-        chooses = bool(self.devices) or self.pins_devices or self.ctx_size is not None
-        return chooses and self.source == "predicted"
-
-    @property
     def uuids(self) -> tuple[str, ...]:
         """Of the devices, if CUDA lists them and all have one: their numbers may change."""
         found = tuple(d.id for d in self.devices if _UUID.fullmatch(d.id))

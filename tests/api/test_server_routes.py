@@ -48,12 +48,11 @@ def test_servers(magid: Running) -> None:
         "state": "ready",
         "endpoint": f"http://127.0.0.1:{server['port']}",
         "specCurrent": True,
+        "placement": None,
         "instance": 0,
         "unit": f"llama-server@{server['port']}.service",
     }
     assert expected.items() <= server.items()
-    # Without GPUs a place is at most a bound of the prompt cache, where memory is short.
-    assert (server["placement"] or {"devices": []})["devices"] == []
     assert server["pid"] > 1
     assert server["uptimeSeconds"] >= 0
     assert server["memoryBytes"] > 0

@@ -178,7 +178,7 @@ def test_what_another_port_reads_with_the_cookie_is_no_answer_of_the_session(
     client = browser.client
     del client.headers["Origin"]
     assert client.get(path).status_code == 200
-    # What is for administrators is refused to pages of other sites, whoever they are.
+    # What is for administrators is refused to every page of another site, with a session or none.
     refused = 403 if path == "/api/tokens" else 401
     assert client.get(path, headers=headers).status_code == refused
 

@@ -168,7 +168,7 @@ async def test_a_start_waits_for_none_that_yields_to_other_work(
     async with asyncio.timeout(PATIENCE_S):
         assert all(made.estimate for made in await asyncio.gather(start, *tasks))
     sizes = [spec.ctx_size for spec in launcher.predicted]
-    assert (sizes[:2], sorted(sizes[2:])) == ([0, 512], [0, 1, 2])  # type: ignore[type-var]
+    assert (sizes[:2], sorted(sizes[2:])) == ([0, 512], [0, 1, 2])  # type: ignore[type-var]  # none is None
     assert launcher.for_start[2:] == [False] * 3
 
 

@@ -74,7 +74,7 @@ def held_by(magid: Running, model_id: str) -> int:
 
 
 def test_what_a_server_holds_is_what_was_predicted(magid: Running) -> None:
-    """Before and after its first long prompt; what may be cached is bounded beside that."""
+    """Before and after its first long prompt."""
     settings = {"ctxSize": 4096, "parallel": 1}
     magid.ask("PUT", f"/api/models/{WIDE}/enabled", {"enabled": True})
     magid.ask("PUT", f"/api/models/{WIDE}/runtime-settings", settings)
@@ -86,8 +86,7 @@ def test_what_a_server_holds_is_what_was_predicted(magid: Running) -> None:
     magid.ask("POST", f"/api/models/servers/{WIDE}/start")
     magid.wait_for("it", lambda: magid.servers()[WIDE]["state"] == "ready")
     command = psutil.Process(magid.servers()[WIDE]["pid"]).cmdline()
-    if "--cache-ram" in command:  # not on a machine with much more than 64 GiB
-        assert int(command[command.index("--cache-ram") + 1]) < 8192
+    assert "--cache-ram" not in command, "its arguments do not depend on the machine's memory"
     assert context + copies <= held_by(magid, WIDE) <= most
     body = {"model": WIDE, "prompt": "a" * 700, "max_tokens": 1}
     answer = magid.client.post("/v1/completions", json=body, timeout=DEADLINE_S)
