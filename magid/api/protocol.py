@@ -264,9 +264,15 @@ class DispatchingProtocol(Protocol):
 
     @property
     def _is_between(self) -> bool:
-        """Whether a request may begin here: Sanic is idle and its buffer is empty."""
-        http = self.http
-        return (http is None or http.stage is Stage.IDLE) and not self.recv_buffer
+        """Whether a request may begin here: Sanic is idle, stays open, and its buffer is empty.
+
+        Sanic is idle too while it discards the rest of a body that it has answered early, and once
+        it has ended: what comes then is no request, whatever it looks like.
+        """
+        if self._task is None or self.recv_buffer:
+            return False
+        http = self.http  # None: Sanic's task has not begun
+        return http is None or (http.stage is Stage.IDLE and http.keep_alive)
 
     def _gateway_connection(self) -> ClientConnection:
         if self._connection is None:

@@ -194,6 +194,26 @@ def test_chunks_without_one_end_byte_by_byte(magid: Running, start: bytes) -> No
             assert found[0].headers["connection"] == "close"
 
 
+EARLY = {  # bodies that are answered before they are read
+    "a path that is none": SANIC.replace(b"/api/models", b"/nowhere") + b"%s\r\n",
+    "another site's page": SANIC + b"Origin: http://evil.example\r\n%s\r\n",
+    "a foreign name": SANIC.replace(b"localhost", b"evil.example") + b"%s\r\n",
+}
+
+
+@pytest.mark.parametrize("head", EARLY.values(), ids=EARLY)
+@pytest.mark.parametrize("fields", [b"Content-Length: 5000\r\n", CHUNKED], ids=["CL", "TE"])
+def test_a_body_is_no_request_after_its_answer(magid: Running, head: bytes, fields: bytes) -> None:
+    """A segment of it may begin like a request, when all that came before has been read."""
+    with rest.connect(magid.port) as connection:
+        connection.sendall(head % fields)
+        received = first_answers(connection, 1)
+        with suppress(ConnectionError):  # closed already
+            connection.sendall(BEHIND[BEHIND.index(b"GET /v1/") :])
+        found = rest.answers(received + rest.until_closed(connection))
+    check_refused(found, (403, 404, 421))
+
+
 # -- what has one reading ------------------------------------------------------------------------
 
 LENGTHS = {
