@@ -75,6 +75,18 @@ def test_a_model_fills_one_and_leaves_it(
     _wait_empty(gpu)
 
 
+def test_its_server_listens_where_no_other_process_does(
+    make_gpus: MakeGpus, chat_model: Path, free_port: Callable[[], int]
+) -> None:
+    """At one address two could pick the same port, and one would use the server of the other."""
+    gpus, port = make_gpus((100, 10)), free_port()
+    (gpu,) = gpus.fakes
+    with _loaded(gpus.llama_server, chat_model, port):
+        (server,) = psutil.Process(gpu.process.pid).children()
+        found = {c.laddr.ip for c in server.net_connections("tcp") if c.status == "LISTEN"}
+    assert found == {fake_gpu.own_address(gpu.process.pid)}
+
+
 def _wait_empty(gpu: FakeGpu) -> None:
     """Its ggml-rpc-server ends when it sees that the llama-server has ended."""
     left = psutil.Process(gpu.process.pid).children()

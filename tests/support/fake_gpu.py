@@ -23,6 +23,7 @@ Speaks the RPC protocol 8 (ggml 0.27), and passes on what it need not know.
 
 import asyncio
 import json
+import os
 import socket
 import struct
 import sys
@@ -30,6 +31,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
+from ipaddress import IPv4Address
 
 MIB = 1 << 20
 KINDS = ("weights", "context", "compute")
@@ -251,27 +253,34 @@ async def _copy(
 async def started(program: str) -> tuple[asyncio.subprocess.Process, Streams]:
     """Returns a ggml-rpc-server and a connection to it.
 
-    It takes no port 0: another program may take the free one first, and it ends.
+    It takes no port 0, and another program may take the free one first: it ends then, and the
+    connection may be to the other one. So it has an address where nothing else listens.
     """
+    host = own_address(os.getpid())
     for _ in range(_TRIES):
-        port = _free_port()
+        port = _free_port(host)
         process = await asyncio.create_subprocess_exec(
-            *(program, "-H", "127.0.0.1", "-p", str(port)),
+            *(program, "-H", host, "-p", str(port)),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
         )
         while process.returncode is None:
             try:
-                return process, await asyncio.open_connection("127.0.0.1", port)
+                return process, await asyncio.open_connection(host, port)
             except OSError:
                 await asyncio.sleep(_PAUSE_S)
     raise SystemExit(f"cannot start {program}")
 
 
-def _free_port() -> int:
+def own_address(process: int) -> str:
+    """A loopback address for this process id alone: 127.64.0.0 and the id, of 22 bits."""
+    return str(IPv4Address(0x7F40_0000 + process))
+
+
+def _free_port(host: str) -> int:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((host, 0))
         return int(probe.getsockname()[1])
 
 
