@@ -31,6 +31,7 @@ from magid.catalog.profile_store import ProfileDir
 from magid.config import loading as config
 from magid.config.loading import Effective
 from magid.config.settings import Config
+from magid.control.after_changes import after_scans
 from magid.control.daemon import Daemon
 from magid.control.snapshot import status_line
 from magid.control.state import Change
@@ -316,7 +317,9 @@ def compose(settings: Config, own_log: OwnLog, program: InstalledProgram) -> Con
 def downloads(settings: Config, daemon: Daemon) -> Downloads:
     has_units = choose.check(settings) == "systemd"
     starter = UnitDownloads() if has_units else ChildDownloads(settings)
-    return Downloads(settings, starter, daemon.rescan, lambda: daemon.launcher.boot)
+    made = Downloads(settings, starter, daemon.rescan, lambda: daemon.launcher.boot)
+    daemon.subscribe(after_scans(lambda: daemon.snapshot.disk, made.look_again))
+    return made
 
 
 def _on_signals() -> tuple[asyncio.Event, asyncio.Event, asyncio.Event]:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from magid.control.snapshot import Disk
 from magid.control.state import Change, StateStore
 
 
@@ -48,3 +49,19 @@ class AfterChanges:
             await self._changed.wait()
             self._changed.clear()
             await self._work()
+
+
+def after_scans(disk: Callable[[], Disk], work: Callable[[], None]) -> Callable[[Change], None]:
+    """Returns a listener that calls `work` after each scan, also one that could read no folder.
+
+    A scan has ended when `disk` returns another value than before; `work` must not block.
+    """
+    seen = disk()
+
+    def on_change(_change: Change) -> None:
+        nonlocal seen
+        before, seen = seen, disk()
+        if seen is not before:
+            work()
+
+    return on_change

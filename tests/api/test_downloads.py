@@ -91,6 +91,21 @@ def test_pause_resume_and_remove(magid: Running, hub: ModelHub) -> None:
     assert not list(magid.models.rglob("*.part"))
 
 
+def test_a_library_that_comes_late_is_resumed_after_a_scan(magid: Running, hub: ModelHub) -> None:
+    hub.faults += [HubFault("stall", 1000)]
+    job_id = pull(magid)["id"]
+    wait_for(magid, job_id, "downloading")
+    magid.kill()
+    hub.released.set()
+    jobs, aside = magid.models / ".downloads", magid.models.parent / "aside"
+    jobs.rename(aside)
+    magid.start()
+    assert magid.get(PATH)["downloads"] == []
+    aside.rename(jobs)
+    magid.ask("POST", "/api/models/rescan")
+    magid.wait_for("the model", lambda: bool(magid.get("/api/models/registry")["models"]))
+
+
 def test_a_restart_of_magid_resumes(magid: Running, hub: ModelHub) -> None:
     hub.faults += [HubFault("stall", 1000)]
     job_id = pull(magid)["id"]

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import shutil
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from magid.config.settings import Config, DownloadSettings
-from magid.errors import NotReady
-from magid.library.downloads.owner import BOOT_RECORD, Downloads
+from magid.errors import NotReady, ServerFailed
+from magid.library.downloads.owner import Downloads
+from magid.library.downloads.resuming import NAME as BOOT_RECORD
 from magid.library.downloads.starting import ChildDownloads
-from magid.library.job import JobStatus
+from magid.library.job import STATUS, JobStatus, jobs_folder
 from magid.library.source import ModelSource
 from tests.support.deadlines import PATIENCE_S
 from tests.support.hub import HubFault, HubRepository, ModelHub, running_hub
@@ -88,14 +91,14 @@ async def until(downloads: Downloads, is_so: Callable[[JobStatus], bool]) -> Non
         unsubscribe()
 
 
-def stopped(library: Path, hub: ModelHub) -> None:
+def stopped(library: Path, hub: ModelHub, source: ModelSource = SOURCE) -> None:
     """A download that was stopped under way, as by a shutdown."""
     transfers = Transfers(library, hub)
     hub.faults += [HubFault("stall", 500_000)]
-    with transfers.running(SOURCE) as process:
-        transfers.wait_for(SOURCE, "downloading", 500_000)
+    with transfers.running(source) as process:
+        transfers.wait_for(source, "downloading", 500_000)
         transfers.stop(process)
-    assert transfers.status(SOURCE).state == "paused"
+    assert transfers.status(source).state == "paused"
 
 
 async def test_a_boot_resumes_what_a_shutdown_has_stopped(library: Path, hub: ModelHub) -> None:
@@ -104,7 +107,8 @@ async def test_a_boot_resumes_what_a_shutdown_has_stopped(library: Path, hub: Mo
     async with owner(library, hub, "second") as downloads:
         await until(downloads, lambda status: status.state == "done")
     assert hub.requests_of("files")[0][1]["Range"] == "bytes=500000-"
-    assert json.loads((library.parent / BOOT_RECORD).read_text()) == {"boot": "second"}
+    record = json.loads((library.parent / BOOT_RECORD).read_text())
+    assert (record["boot"], record["jobs"]) == ("second", [SOURCE.job_id])
 
 
 async def test_a_library_that_answers_late_is_waited_for(
@@ -128,6 +132,126 @@ async def test_a_library_that_answers_late_is_waited_for(
             mount.thaw()
             await until(downloads, lambda status: status.state == "done")
     assert hub.requests_of("files")[0][1]["Range"] == "bytes=500000-"
+
+
+async def recorded(library: Path) -> None:
+    """Until what the first turn has seen is written."""
+
+    def wait() -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not (library.parent / BOOT_RECORD).exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    await asyncio.to_thread(wait)
+
+
+async def test_a_mount_that_comes_late_is_waited_for(library: Path, hub: ModelHub) -> None:
+    """Over a restart of magid too; and what goes on there does so once."""
+    await asyncio.to_thread(stopped, library, hub)
+    hub.asked.clear()
+    jobs, aside = jobs_folder(library), library.parent / "aside"
+    jobs.rename(aside)  # as at an empty mount point
+    async with owner(library, hub, "second") as downloads:
+        await recorded(library)
+        assert await downloads.listed() == []
+    async with owner(library, hub, "second") as downloads:
+        assert await downloads.listed() == []
+        aside.rename(jobs)
+        downloads.look_again()
+        await until(downloads, lambda status: status.state == "done")
+    assert [head["Range"] for _, head in hub.requests_of("files")] == ["bytes=500000-"]
+
+
+async def test_a_folder_that_cannot_be_read_yet_is_waited_for(library: Path, hub: ModelHub) -> None:
+    await asyncio.to_thread(stopped, library, hub)
+    hub.asked.clear()
+    jobs, aside = jobs_folder(library), library.parent / "aside"
+    jobs.rename(aside)
+    jobs.symlink_to(jobs)  # root may not open it either
+    async with owner(library, hub, "second") as downloads:
+        with pytest.raises(NotReady, match="symbolic links"):
+            await downloads.listed()
+        assert not hub.asked
+        whole = library / "whole"
+        whole.symlink_to(aside)
+        whole.replace(jobs)  # at no time there is no folder, which a scan would have to tell of
+        await until(downloads, lambda status: status.state == "done")
+    assert hub.requests_of("files")[0][1]["Range"] == "bytes=500000-"
+
+
+async def test_a_status_that_cannot_be_read_yet_is_waited_for(library: Path, hub: ModelHub) -> None:
+    await asyncio.to_thread(stopped, library, hub)
+    hub.asked.clear()
+    status = jobs_folder(library) / SOURCE.job_id / STATUS
+    aside = status.rename(library.parent / "aside")
+    status.symlink_to("/proc/self/mem")  # EIO at its beginning
+    async with owner(library, hub, "second") as downloads:
+        await recorded(library)
+        assert await downloads.listed() == []
+        aside.replace(status)
+        await until(downloads, lambda status: status.state == "done")
+    assert hub.requests_of("files")[0][1]["Range"] == "bytes=500000-"
+
+
+async def test_a_folder_is_read_for_the_first_time_once_in_a_boot(
+    library: Path, hub: ModelHub, tmp_path: Path
+) -> None:
+    """What a boot has seen stays as a person has left it, wherever it turns up again."""
+    async with owner(library, hub, "second"):
+        await recorded(library)
+    await asyncio.to_thread(stopped, library, hub)
+    jobs, aside = jobs_folder(library), tmp_path / "aside"
+    record = {"boot": "second", "folders": [], "jobs": [SOURCE.job_id]}
+    (library.parent / BOOT_RECORD).write_text(json.dumps(record))
+    hub.asked.clear()
+    async with owner(library, hub, "second") as downloads:
+        assert [status.state for status in await downloads.listed()] == ["paused"]
+        jobs.rename(aside)
+        assert await downloads.listed() == []
+        shutil.copytree(aside, jobs)  # another folder
+        assert [status.state for status in await downloads.listed()] == ["paused"]
+    assert not hub.asked
+
+
+async def test_what_comes_late_does_not_resume_another_folder_again(
+    library: Path, hub: ModelHub, tmp_path: Path
+) -> None:
+    """A folder of jobs lies below the mount point, and one on the disk that is mounted there."""
+    disk, link = tmp_path / "disk", tmp_path / "link/models"
+    for made in (disk, link.parent):
+        made.mkdir()
+    await asyncio.to_thread(stopped, disk, hub)
+    hub.repositories["org/Other"] = hub.repositories["org/Plain"]
+    other = ModelSource("org/Other")
+    await asyncio.to_thread(stopped, library, hub, other)
+    hub.asked.clear()
+    link.symlink_to(library)
+    async with owner(link, hub, "second") as downloads:
+        await until(downloads, lambda status: (status.source, status.state) == (other, "done"))
+        link.unlink()
+        link.symlink_to(disk)
+        downloads.look_again()
+        await until(downloads, lambda status: (status.source, status.state) == (SOURCE, "done"))
+    assert [head["Range"] for _, head in hub.requests_of("files")] == ["bytes=500000-"] * 2
+
+
+class RefusingOnce(ChildDownloads):
+    """Refuses the first start."""
+
+    has_refused = False
+
+    async def run(self, source: ModelSource) -> None:
+        if not self.has_refused:
+            self.has_refused = True
+            raise ServerFailed("cannot start it")
+        await super().run(source)
+
+
+async def test_a_start_that_is_refused_is_tried_again(library: Path, hub: ModelHub) -> None:
+    await asyncio.to_thread(stopped, library, hub)
+    async with owner(library, hub, "second", RefusingOnce) as downloads:
+        await until(downloads, lambda status: status.state == "done")
 
 
 async def test_a_restart_of_magid_leaves_it_stopped(library: Path, hub: ModelHub) -> None:

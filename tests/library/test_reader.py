@@ -11,7 +11,7 @@ import pytest
 
 from magid.errors import NotReady
 from magid.library import job
-from magid.library.downloads.reader import LibraryReader
+from magid.library.downloads.reader import FoundJobs, LibraryReader
 from magid.library.job import JobStatus, PlannedFile
 from magid.library.source import ModelSource
 from tests.support.deadlines import PATIENCE_S
@@ -45,7 +45,7 @@ async def test_all_statuses_together_have_a_bound(tmp_path: Path) -> None:
     short = write_job(tmp_path, "z", 1)
     reader = LibraryReader(tmp_path)
     try:
-        found = await reader.jobs()
+        found = (await reader.jobs()).jobs
     finally:
         await reader.close()
     assert short in found
@@ -72,7 +72,7 @@ async def test_a_library_that_hangs_holds_one_thread(tmp_path: Path) -> None:
         async with asyncio.timeout(PATIENCE_S):
             while True:  # until the worker that waits for the mount has heard of it
                 try:
-                    assert await reader.jobs() == {}
+                    assert await reader.jobs() == FoundJobs()
                     break
                 except NotReady:
                     await asyncio.sleep(0)

@@ -16,10 +16,11 @@ from typing import Any, Final
 
 from magid.config.settings import Config
 from magid.errors import Conflict, DownloadNotFound, HubFailed, MagidError, NotReady
-from magid.files.atomic import replace_file
 from magid.library import source as sources
 from magid.library import updates
-from magid.library.downloads.reader import LibraryReader
+from magid.library.downloads import resuming
+from magid.library.downloads.reader import FoundJobs, LibraryReader
+from magid.library.downloads.resuming import ResumeRecord
 from magid.library.downloads.starting import DownloadStarter
 from magid.library.job import ACTIVE, JobStatus
 from magid.library.origins import Origin
@@ -30,9 +31,9 @@ from magid.log.events import Event, about
 
 log = logging.getLogger(__name__)
 
-BOOT_RECORD: Final = "downloads.json"  # in the state directory
 _LOOK_S: Final = 1.0  # while something is under way
 _BEGIN_S: Final = 30.0  # for a process that was started to say so
+_MOST_DOUBLED: Final = 5  # of that time, as often as something is left to resume
 _MOST_RESTARTS: Final = 5  # of one download by magid, without a byte in between
 
 Listener = Callable[[JobStatus], None]
@@ -52,12 +53,14 @@ class Downloads:
         self._settings = settings
         self._starter = starter
         self._rescan = rescan
-        self._boot = boot
+        self._record = ResumeRecord(settings.state_dir / resuming.NAME, boot)
         self._reader = LibraryReader(settings.library_path)
+        self._found = FoundJobs()  # by the last look
         self._seen: dict[str, JobStatus] = {}
         self._begun: dict[str, tuple[JobStatus, float]] = {}  # asked for, and when
         self._absent: set[str] = set()  # of these, those whose process was not there at the look
         self._restarts: dict[str, tuple[int, int]] = {}  # bytes there were, restarts since
+        self._refusals: dict[str, str] = {}  # why a download could not be resumed, as was logged
         self._listeners: list[tuple[Listener, RemovalListener]] = []
         self._asked = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -73,6 +76,10 @@ class Downloads:
         """Begins to follow downloads, and resumes what a reboot has interrupted."""
         if self._settings.library_root is not None:
             self._task = asyncio.create_task(self._follow())
+
+    def look_again(self) -> None:
+        """Has the library looked at soon; called after each scan: its disk may be back."""
+        self._asked.set()
 
     async def close(self) -> None:
         """Ends children; units run on. Idempotent."""
@@ -106,6 +113,7 @@ class Downloads:
         library_of(self._settings)
         began_at = time.time()
         await self._starter.run(source)
+        self._record.note(source.job_id)
         before = self._seen.get(source.job_id)
         begun = JobStatus(source.job_id, source, time.time())
         if before is not None and before.state != "done":
@@ -137,6 +145,7 @@ class Downloads:
         status = await self.one(job_id)
         if status.state in ("done", "failed"):
             raise Conflict(f"cannot pause {status.source.text}: it is {status.state} already")
+        self._record.note(job_id)
         self._begun.pop(job_id, None)
         await self._starter.pause(status.source)
         return await self.one(job_id)
@@ -151,6 +160,7 @@ class Downloads:
     async def remove(self, job_id: str) -> JobStatus:
         """Ends the process; removes the job and what has come. A model that is done stays."""
         status = await self.one(job_id)
+        self._record.note(job_id)
         self._begun.pop(job_id, None)
         await self._starter.remove(status.source)
         self._drop(job_id)
@@ -201,24 +211,39 @@ class Downloads:
     # -- following ---------------------------------------------------------------------------
 
     async def _follow(self) -> None:
-        has_resumed = False
+        tries = 0
         while True:
-            try:
-                if not has_resumed:
-                    has_resumed = True
-                    await self._resume_after_boot()
-                await self._look()
-                await self._start_absent()
-                await self._restart_interrupted()
-            except MagidError as error:
-                has_resumed = has_resumed and not isinstance(error, NotReady)
-                log.debug("cannot look at downloads: %s", error.message)
-            except Exception:  # the following goes on whatever one look meets
-                log.exception("looking at downloads failed with an internal error")
+            tries = 0 if await self._turn() else tries + 1
             with suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_S if self._is_busy or not has_resumed else None):
+                async with asyncio.timeout(self._pause_s(tries)):
                     await self._asked.wait()
             self._asked.clear()
+
+    async def _turn(self) -> bool:
+        """Looks, and starts what is to be started. Returns whether nothing is left of that."""
+        try:
+            await self._record.load()
+            await self._look()
+            is_all = await self._resume_stopped()
+            await self._record.save()
+            await self._start_absent()
+            await self._restart_interrupted()
+        except MagidError as error:
+            log.debug("cannot look at downloads: %s", error.message)
+            return False
+        except Exception:  # the following goes on whatever one look meets
+            log.exception("looking at downloads failed with an internal error")
+            return True
+        return is_all
+
+    def _pause_s(self, tries: int) -> float | None:
+        """Returns how long to wait for news, in seconds; None: until there are some.
+
+        A scan tells that a disk was mounted. Nothing tells that another error has passed.
+        """
+        if self._is_busy:
+            return _LOOK_S
+        return _LOOK_S * 2 ** min(tries - 1, _MOST_DOUBLED) if tries else None
 
     @property
     def _is_busy(self) -> bool:
@@ -228,7 +253,8 @@ class Downloads:
         """Reads all downloads, and tells of those that have changed."""
         if self._settings.library_root is None:
             return
-        found = await self._reader.jobs()
+        self._found = await self._reader.jobs()
+        found = self._found.jobs
         self._absent.clear()
         for status, is_alive in found.values():
             self._note(self._offered(self._shown(status, is_alive=is_alive)))
@@ -305,23 +331,14 @@ class Downloads:
 
     # -- resuming ----------------------------------------------------------------------------
 
-    async def _resume_after_boot(self) -> None:
-        """Resumes what a shutdown has stopped: at the first start of magid in a boot only.
-
-        Raises NotReady while the library does not answer, as its mount may not soon after a boot.
-        """
-        path, boot = self._settings.state_dir / BOOT_RECORD, self._boot()
-        try:
-            known = json.loads(await asyncio.to_thread(path.read_bytes)).get("boot")
-        except (OSError, ValueError, AttributeError):
-            known = None
-        if known == boot:
-            return
-        await self._look()
-        await self._run_all([s for s in self._seen.values() if s.was_stopped])
-        with suppress(OSError):
-            content = json.dumps({"boot": boot}).encode()
-            await asyncio.to_thread(replace_file, path, content, mode=0o640)
+    async def _resume_stopped(self) -> bool:
+        """Resumes what a shutdown has stopped. Returns whether nothing is left of that."""
+        found, refused = self._found, set()
+        for status in tuple(self._seen.values()):
+            # Asked before each start: a person may have decided during the one before.
+            if self._record.is_due(found.folder, status) and not await self._run(status):
+                refused.add(status.id)
+        return self._record.settle(found, refused)
 
     async def _start_absent(self) -> None:
         """Starts those again that were asked for while an earlier process was ending.
@@ -339,14 +356,20 @@ class Downloads:
             tries = tries + 1 if done == status.done else 1
             if tries <= _MOST_RESTARTS:
                 self._restarts[status.id] = (status.done, tries)
-                await self._run_all([status])
+                await self._run(status)
 
-    async def _run_all(self, statuses: Iterable[JobStatus]) -> None:
-        for status in statuses:
-            try:
-                await self.pull(status.source)
-            except MagidError as error:
-                log.error("%s", error.message, extra=about(Event.DOWNLOAD_FAILED, error=error.code))
+    async def _run(self, status: JobStatus) -> bool:
+        """Continues the download by itself. Returns whether that has begun; logs why not, once."""
+        try:
+            await self.pull(status.source)
+        except MagidError as error:
+            if self._refusals.get(status.id) != error.message:
+                fields = about(Event.DOWNLOAD_FAILED, error=error.code)
+                log.error("%s", error.message, extra=fields)
+            self._refusals[status.id] = error.message
+            return False
+        self._refusals.pop(status.id, None)
+        return True
 
 
 _INTERRUPTED: Final = "its process has ended and is started again"

@@ -4,10 +4,11 @@
 """
 
 import asyncio
+import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +18,7 @@ from magid.host.workers import LATE_S, Heartbeat, Silent, Unanswered, Worker, Wo
 from magid.library import job, origins
 from magid.library.job import JobStatus
 from magid.library.origins import Origin
+from magid.library.shared_files import read_at_once
 from magid.library.turns import Turns
 
 _MODULE: Final = "magid.library.downloads.reader"
@@ -25,6 +27,23 @@ _MOST_JOBS: Final = 1000
 _AT_ONCE: Final = 100  # origins that are read before the worker answers
 _MOST_BYTES: Final = 4 << 20
 """All statuses together: that of a job has a kilobyte, and of a model in 100 shards 30 of them."""
+
+# Of a status: there is none, or none that a job has written. Other errors may pass.
+_NO_STATUS: Final = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO)
+
+
+@dataclass(frozen=True, slots=True)
+class FoundJobs:
+    """What a look has found: by id, each status, and whether a process is at work on it.
+
+    `folder` names the folder of jobs by device and inode, so it differs between a mount point and
+    what is mounted there later; "" if there is no folder. `is_whole` is false if a status could not
+    be read.
+    """
+
+    jobs: Mapping[str, tuple[JobStatus, bool]] = field(default_factory=dict)
+    folder: str = ""
+    is_whole: bool = True
 
 
 class LibraryReader:
@@ -42,20 +61,26 @@ class LibraryReader:
         self._coming: asyncio.Task[Any] | None = None  # a look that has not begun
         self._is_closed = False
 
-    async def jobs(self) -> dict[str, tuple[JobStatus, bool]]:
-        """Returns id -> status, and whether a process is at work on it. Raises NotReady.
+    async def jobs(self) -> FoundJobs:
+        """Returns all jobs. Raises NotReady if the folder of jobs is there and cannot be read.
 
         Those who ask while a look is under way share the next one, which sees all that was written
         before they asked.
         """
         if self._coming is None:
             self._coming = asyncio.create_task(self._turns.take(self._look))
+        answer = await asyncio.shield(self._coming)
+        if why := answer.get("error"):
+            raise NotReady(
+                f"cannot read {job.jobs_folder(self._library)}: {why}; check that disk or mount, "
+                "and who may read the folder"
+            )
         found = {}
-        for body, is_alive in await asyncio.shield(self._coming):
+        for body, is_alive in answer["jobs"]:
             with suppress(ValueError, TypeError, KeyError):
                 status = job.status_in(body)
                 found[status.id] = (status, bool(is_alive))
-        return found
+        return FoundJobs(found, answer["folder"], answer["isWhole"])
 
     async def origins(self, paths: Sequence[str]) -> dict[str, Origin]:
         """Returns where the files were downloaded from, by path, if they were. Raises NotReady."""
@@ -124,28 +149,60 @@ def _answer(request: list[str]) -> Any:
             return {}
 
 
-def _jobs(folder: Path) -> list[Any]:
-    """Returns the jobs, those with the shortest status first: a few long ones displace no others.
-
-    Anyone who may write to the library may have written any of them.
-    """
+def _jobs(folder: Path) -> dict[str, Any]:
+    """Returns what `FoundJobs` holds, or the error for which the folder cannot be read."""
     try:
-        names = sorted(os.listdir(folder))[:_MOST_JOBS]  # noqa: PTH208 - no Path for each name
-    except OSError:
-        return []
+        name, entries = _listed(folder)
+    except FileNotFoundError:  # no download yet, or a mount point without its disk
+        return {"jobs": [], "folder": "", "isWhole": True}
+    except OSError as error:
+        return {"error": error.strerror or type(error).__name__}
+    jobs, is_whole = _read(folder, entries)
+    return {"jobs": jobs, "folder": name, "isWhole": is_whole}
+
+
+def _listed(folder: Path) -> tuple[str, list[str]]:
+    """Returns device and inode of the folder, and the names in it. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        found = os.fstat(descriptor)
+        names = sorted(os.listdir(descriptor))[:_MOST_JOBS]  # noqa: PTH208 - of a descriptor
+        return f"{found.st_dev}:{found.st_ino}", names
+    finally:
+        os.close(descriptor)
+
+
+def _read(folder: Path, names: Sequence[str]) -> tuple[list[Any], bool]:
+    """Returns the jobs, and whether all statuses could be read.
+
+    Those with the shortest one come first: a few long ones displace no others. Anyone who may write
+    to the library may have written any of them.
+    """
     found = []
+    is_whole = True
     left = _MOST_BYTES
     beat = Heartbeat()
     for name in sorted(names, key=lambda name: _size(folder / name / job.STATUS)):
         beat()
         # Alive is asked first: a process that ends in between has written its last status.
         is_alive = job.is_held(folder / name / job.LOCK)
-        content = job.status_bytes(folder / name, min(left, job.MAX_STATUS_BYTES))
+        content = _status_bytes(folder / name, min(left, job.MAX_STATUS_BYTES))
+        if content is None:
+            is_whole = False
+            continue
         left -= len(content)
         status = job.parsed_status(content)
         if status is not None and status.id == name:
             found.append([asdict(status), is_alive])
-    return found
+    return found, is_whole
+
+
+def _status_bytes(folder: Path, most: int) -> bytes | None:
+    """Returns at most so many bytes of the job's status; None if it cannot be read at present."""
+    try:
+        return read_at_once(folder / job.STATUS, most)
+    except OSError as error:
+        return b"" if error.errno in _NO_STATUS else None
 
 
 def _size(path: Path) -> int:
