@@ -196,7 +196,8 @@ class DispatchingProtocol(Protocol):
             data = _UNREADABLE
         self.is_fresh = False
         connection = self._connection
-        if connection is not None and connection.is_busy:
+        if connection is not None and connection.is_busy and not self.recv_buffer:
+            # It is also busy while the client takes no bytes; what Sanic has not read comes first.
             connection.feed(data)
         elif self._is_between and _GATEWAY.match(data):
             self._gateway_connection().feed(data)
@@ -267,12 +268,18 @@ class DispatchingProtocol(Protocol):
         """Whether a request may begin here: Sanic is idle, stays open, and its buffer is empty.
 
         Sanic is idle too while it discards the rest of a body that it has answered early, and once
-        it has ended: what comes then is no request, whatever it looks like.
+        it has ended or is about to, as after a time-out: what comes then is no request, whatever it
+        looks like. Over TLS some may come after the connection was closed.
         """
-        if self._task is None or self.recv_buffer:
+        if self.recv_buffer or self._is_ending:
             return False
         http = self.http  # None: Sanic's task has not begun
         return http is None or (http.stage is Stage.IDLE and http.keep_alive)
+
+    @property
+    def _is_ending(self) -> bool:
+        task, transport = self._task, self.transport
+        return task is None or task.cancelling() > 0 or transport is None or transport.is_closing()
 
     def _gateway_connection(self) -> ClientConnection:
         if self._connection is None:
