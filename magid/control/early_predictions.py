@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from magid.control.after_changes import AfterChanges
 from magid.control.placing import Placing
 from magid.control.state import StateStore
-from magid.errors import MagidError
+from magid.errors import Busy, MagidError
 from magid.llama.spec import ServerSpec
 
 log = logging.getLogger(__name__)
@@ -47,8 +47,14 @@ class EarlyPredictions:
             self._following.again()
 
     async def _predict_all(self) -> None:
+        put_off: set[str] = set()
         while (spec := self._next()) is not None:
-            await self._predict(spec)
+            try:
+                await self._predict(spec)
+            except Busy as error:  # a start comes first, and changes what is free
+                log.debug("no early prediction for %s yet: %s", spec.model_id, error.message)
+                put_off.add(spec.hash)
+        self._known -= put_off
 
     def _next(self) -> ServerSpec | None:
         """Returns a wanted server whose memory was not predicted yet."""
@@ -58,6 +64,7 @@ class EarlyPredictions:
         return next((spec for spec in wanted if spec.hash not in self._known), None)
 
     async def _predict(self, spec: ServerSpec) -> None:
+        """Raises Busy if it is to be tried again after the next change."""
         if len(self._known) >= _MOST_KNOWN:
             self._known.clear()
             self._failed.clear()
@@ -65,7 +72,9 @@ class EarlyPredictions:
         try:
             if (await self._placing.decided(spec)).problem:
                 self._failed.add(spec.hash)
-        except MagidError as error:  # too many wait: the start will have it predicted
+        except Busy:
+            raise
+        except MagidError as error:  # the start will have it predicted
             log.debug("no early prediction for %s: %s", spec.model_id, error.message)
         except Exception:
             log.exception("an early prediction failed with an internal error")

@@ -65,8 +65,8 @@ class Predictions:
         because others ask, so `for_start` is for the one decision at a time that starts wait for.
         It runs with the priority of the start, and one that does not is made after it.
 
-        Raises Busy if too many wait. What else fails is the prediction's problem, and tried again
-        when it is asked for again.
+        Raises Busy if too many wait, or if it gave way to a start. What else fails is the
+        prediction's problem, and tried again when it is asked for again.
         """
         try:
             key = _key(spec, program, placement)
@@ -164,6 +164,8 @@ class Predictions:
         try:
             output = await self._launcher.predict_memory(spec, placement, for_start=for_start)
         except MagidError as error:
+            if isinstance(error, Busy) and not for_start:
+                raise  # later it can be made: that is no failure of this prediction
             return Prediction(time.time(), problem=error.message)
         report = report_in(output)
         if report is None:

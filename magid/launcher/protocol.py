@@ -93,7 +93,8 @@ class PredictRequest(Struct, frozen=True):
     """Predicts the memory of this server in the sandbox of servers; see `output_reply`.
 
     Its files and options are checked as those of a StartRequest; nothing is started to stay. One
-    `for_start` is waited for by a start: it yields to no other work, and ends one that does.
+    `for_start` is waited for by a start: it yields to no other work, and ends one that does, whose
+    reply is Busy then.
     """
 
     spec: ServerSpec

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import os
 import pwd
+import select
 import socket
 import struct
 from collections.abc import Awaitable, Callable
@@ -82,15 +83,19 @@ class LauncherServer:
         self._programs = ProgramSearch()
         self._locks: dict[int, asyncio.Lock] = {}
         self._listing = asyncio.Lock()
-        self._predicting = asyncio.Lock()
-        self._predicts_early = False  # one that no start waits for
+        self._predictions = memory_prediction.PredictionUnits(
+            units, settings, self._examine, self._programs.find
+        )
         self._removing = asyncio.Lock()
         self._downloads = downloading.DownloadUnits(units)
         self._connections = 0
         self._changed = asyncio.Event()
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answers the one request of a connection; finishes it even if the caller disconnects."""
+        """Answers the one request of a connection.
+
+        A change is finished even if the caller disconnects; a question is then not begun.
+        """
         self._count(+1)
         try:
             reply = await self._reply(reader, writer)
@@ -134,8 +139,9 @@ class LauncherServer:
                 raise Busy("cannot take more requests at once; try again")
             # The request is read before the peer check: a refused peer would not see the reply.
             line = await _line(reader, self._request_s)
-            check_peer(writer.get_extra_info("socket"))
-            return await self._carry_out(protocol.parse_request(line))
+            client = writer.get_extra_info("socket")
+            check_peer(client)
+            return await self._carry_out(protocol.parse_request(line), lambda: is_there(client))
         except MagidError as error:
             tell_refusal(error)
             return refusal(error)
@@ -143,14 +149,14 @@ class LauncherServer:
             log.exception("a request failed")
             return LauncherReply("InternalError", "cannot do it: see the journal of magi-launcher")
 
-    async def _carry_out(self, request: Request) -> LauncherReply:
+    async def _carry_out(self, request: Request, is_awaited: Callable[[], bool]) -> LauncherReply:
         match request:
             case Ping():
                 return LauncherReply(details={"units": len(self._units.held)})
             case DevicesRequest(engine):
                 return await self._list_devices(engine)
             case PredictRequest():
-                return await self._predict(request)
+                return await self._predict(request, is_awaited)
             case RemoveRequest():
                 return await self._remove(request)
             case DownloadRequest():
@@ -182,17 +188,17 @@ class LauncherServer:
             )
         return protocol.output_reply(output)
 
-    async def _predict(self, request: PredictRequest) -> LauncherReply:
-        if request.for_start and self._predicts_early:
-            await self._units.end_short(memory_prediction.UNIT)
-        async with self._predicting:
-            self._predicts_early = not request.for_start
-            try:
-                output = await memory_prediction.output(
-                    request, self._units, self._settings(), self._examine, self._programs.find
+    async def _predict(
+        self, request: PredictRequest, is_awaited: Callable[[], bool]
+    ) -> LauncherReply:
+        output = await self._predictions.output(request, is_awaited)
+        if output is None:  # as it should be, so the journal has no refusal
+            return refusal(
+                Busy(
+                    f"cannot predict the memory of {request.spec.model_id} now: the prediction "
+                    "gave way to a start; try again"
                 )
-            finally:
-                self._predicts_early = False
+            )
         return protocol.output_reply(output)
 
     async def _remove(self, request: RemoveRequest) -> LauncherReply:
@@ -236,6 +242,15 @@ def check_peer(connection: socket.socket) -> None:
     _, uid, _ = struct.unpack("3i", credentials)
     if uid not in (os.geteuid(), _uid_of(USER)):
         raise NotAllowed(f"cannot serve user {uid}: only root and {USER} may ask")
+
+
+def is_there(client: socket.socket) -> bool:
+    """Whether the other end is open; one that has only ended its own side still reads the reply."""
+    if client.fileno() < 0:
+        return False
+    poll = select.poll()
+    poll.register(client, 0)  # a hangup is told unasked
+    return not any(events & select.POLLHUP for _, events in poll.poll(0))
 
 
 def _uid_of(name: str) -> int:

@@ -149,9 +149,13 @@ class Units:
                 unit=name,
             ) from None
 
+    async def stop_short(self, name: str) -> None:
+        """Begins to stop a unit of `run_short`, whose output ends with it. Idempotent."""
+        await self._tolerant("StopUnit", name, "replace")
+
     async def end_short(self, name: str) -> None:
         """Stops a unit of `run_short`; returns when systemd has forgotten it. Idempotent."""
-        await self._tolerant("StopUnit", name, "replace")
+        await self.stop_short(name)
         await self._until(name, lambda seen: not seen.transient, _REMOVAL_S)
 
     async def run_lasting(self, name: str, properties: Sequence[Property]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from magid.control.daemon import Daemon
+from magid.errors import Busy
 from magid.llama.program import LlamaProgram
 from tests.support.daemons import ONLY_FAST, SIZES, House
 from tests.support.recording_backend import StillLauncher, all_quiet
@@ -47,6 +48,18 @@ async def test_each_wanted_server_once(house: House) -> None:
     await daemon.set_settings(first, {"parallel": 3})
     await launcher.wait_for(lambda: len(launcher.predicted) > count)
     assert launcher.predicted[-1].model_id == first
+
+
+async def test_one_that_is_put_off_is_made_after_the_next_change(house: House) -> None:
+    launcher = house.launcher
+    launcher.memory = Busy("cannot predict it now: a start waits")
+    daemon = await house.running()
+    await launcher.wait_for(lambda: asked(daemon, launcher))
+    await all_quiet()
+    launcher.memory = TABLE
+    launcher.predicted.clear()
+    await daemon.set_settings(next(iter(daemon.snapshot.models)), {"parallel": 3})
+    await launcher.wait_for(lambda: asked(daemon, launcher))
 
 
 async def test_none_without_a_gpu(house: House) -> None:

@@ -110,6 +110,17 @@ async def test_how_the_last_try_failed(launcher: StillLauncher) -> None:
     assert made.estimate is not None
 
 
+async def test_one_that_the_launcher_puts_off_has_not_failed(
+    launcher: StillLauncher, predictions: Predictions
+) -> None:
+    launcher.memory = Busy("cannot predict it now: a start waits")
+    with pytest.raises(Busy, match="a start waits"):
+        await predictions.of(SPEC, PROGRAM)
+    assert predictions.kept(SPEC, PROGRAM) is None
+    put_off = await predictions.of(SPEC, PROGRAM, for_start=True)
+    assert put_off.problem == "cannot predict it now: a start waits", "no start is refused"
+
+
 async def test_an_option_that_the_program_lacks(predictions: Predictions) -> None:
     failed = await predictions.of(replace(SPEC, n_threads=2, device="CUDA0"), PROGRAM)
     assert failed.problem.startswith("cannot use device")
