@@ -146,8 +146,7 @@ class Placing:
         if reserved is not None and failed is None:
             return reserved.passed
         waiting = _Waiting(spec, asyncio.get_running_loop().create_future(), failed)
-        # Before its turn: starts with another engine go on meanwhile, unless they need a list too;
-        # the launcher makes one list at a time, of whichever engine.
+        # Before its turn: no start waits for the list of another one's engine.
         await self._devices.of(spec.engine).fresh(MAX_AGE_S)
         self._waiting.append(waiting)
         if self._is_closed:

@@ -18,6 +18,7 @@ import struct
 from collections.abc import Awaitable, Callable
 from contextlib import closing, suppress
 from typing import Final
+from weakref import WeakValueDictionary
 
 from magid.config.settings import Config
 from magid.errors import Busy, InvalidInput, MagidError, NotAllowed, TimedOut
@@ -82,7 +83,8 @@ class LauncherServer:
         self._examine = Examiner()
         self._programs = ProgramSearch()
         self._locks: dict[int, asyncio.Lock] = {}
-        self._listing = asyncio.Lock()
+        # By unit. A lock lives while a request holds it or waits for it.
+        self._listing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._predictions = memory_prediction.PredictionUnits(
             units, settings, self._examine, self._programs.find
         )
@@ -154,7 +156,7 @@ class LauncherServer:
             case Ping():
                 return LauncherReply(details={"units": len(self._units.held)})
             case DevicesRequest(engine):
-                return await self._list_devices(engine)
+                return await self._list_devices(engine, is_awaited)
             case PredictRequest():
                 return await self._predict(request, is_awaited)
             case RemoveRequest():
@@ -181,8 +183,12 @@ class LauncherServer:
         log.info("starting %s (%s)", order.spec.unit, order.spec.model_id)
         await self._units.start(order.spec.port, properties)
 
-    async def _list_devices(self, engine: str | None) -> LauncherReply:
-        async with self._listing:
+    async def _list_devices(
+        self, engine: str | None, is_awaited: Callable[[], bool]
+    ) -> LauncherReply:
+        async with self._listing.setdefault(device_list.unit_of(engine), asyncio.Lock()):
+            if not is_awaited():
+                return refusal(Busy("cannot list the GPUs for a client that has left"))
             output = await device_list.output(
                 engine, self._units, self._settings(), self._examine, self._programs.find
             )

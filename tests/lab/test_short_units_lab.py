@@ -204,6 +204,21 @@ def test_an_engine_is_tried_in_the_sandbox_before_it_counts(asker: Asker) -> Non
         shown = container.show(unit, "ExecStart")["ExecStart"]
         assert "/var/lib/magi-engines/good/llama-server" in shown
     assert "Available devices:" in output_in(asker.ask(DevicesRequest("good")).details)
+    container.write(LISTER, "#!/bin/sh\nexec sleep 1000\n", 0o755)
+    container.write("/etc/magi/magid.yaml", SETTINGS + f"llama_server_path: {LISTER}\n")
+    with asker.connected() as hung:
+        hung.sendall(request_line(DevicesRequest()))
+        container.wait_until(
+            lambda: container.show(device_list.UNIT, "MainPID")["MainPID"] != "0", "a unit"
+        )
+        listed = asker.ask(DevicesRequest("good"))
+        assert container.show(device_list.UNIT, "MainPID")["MainPID"] != "0", "it still hangs"
+        container.systemctl("stop", device_list.UNIT)
+        assert parse_reply(hung.makefile("rb").readline()).ok
+    container.write("/etc/magi/magid.yaml", SETTINGS)
+    assert "Available devices:" in output_in(listed.details)
+    left = container.show(device_list.unit_of("good"), "LoadState")
+    assert left["LoadState"] == "not-found", "nothing is left of it"
     for request in (asker.spec(engine="gone"), DevicesRequest("gone")):
         reply = asker.ask(request) if isinstance(request, DevicesRequest) else asker.start(request)
         assert reply.error == "LlamaServerMissing"

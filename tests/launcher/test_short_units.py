@@ -8,11 +8,15 @@ from pathlib import Path
 from threading import Event
 
 import pytest
+from msgspec import structs
 
+from magid.auth.sandboxed import is_models
+from magid.launcher import device_list
 from magid.launcher.keys import KeyRing
 from magid.launcher.memory_prediction import UNIT
 from magid.launcher.protocol import (
     MAX_LINE_BYTES,
+    DevicesRequest,
     LauncherReply,
     Ping,
     PredictRequest,
@@ -156,3 +160,60 @@ async def test_no_prediction_for_a_client_that_has_left(launcher: Launcher) -> N
     await launcher.begun("first", "start")
     launcher.systemd.end(UNIT)
     assert (await start.reply()).ok
+
+
+# -- lists of devices ------------------------------------------------------------------------
+
+OWN = "llama-server@devices-own.service"
+
+
+@pytest.fixture
+def engines(house: House) -> None:
+    folder = house.models.parent / "engines"
+    for name in ("own", "all"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "llama-server").symlink_to(house.program)
+    (folder / "default").symlink_to("all")
+    for part in (folder, *folder.parents[:2]):
+        part.chmod(0o755)
+    house.settings = structs.replace(
+        house.settings, llama_server_path=None, engines_dir=folder, rpc_servers=()
+    )
+
+
+@pytest.mark.usefixtures("engines")
+async def test_no_list_waits_for_that_of_another_engine(launcher: Launcher) -> None:
+    """A driver of one engine may hang: here its unit has not ended yet."""
+    own = await launcher.asked(DevicesRequest("own"))
+    await launcher.systemd.until(lambda: OWN in launcher.systemd.running)
+    for engine in (None, "default"):
+        other = await launcher.asked(DevicesRequest(engine))
+        await launcher.systemd.until(lambda: device_list.UNIT in launcher.systemd.running)
+        launcher.systemd.end(device_list.UNIT, b"all")
+        assert output_in((await other.reply()).details) == "all"
+    launcher.systemd.end(OWN, b"own")
+    assert output_in((await own.reply()).details) == "own"
+    users = [user for _, user in launcher.systemd.made]
+    assert users == [device_list.user_of("own"), "llama-0", "llama-0"]
+
+
+@pytest.mark.usefixtures("engines")
+async def test_one_list_of_an_engine_at_a_time(launcher: Launcher) -> None:
+    """None is made for a client that left while it waited."""
+    first = await launcher.asked(DevicesRequest("own"))
+    await launcher.systemd.until(lambda: OWN in launcher.systemd.running)
+    await (await launcher.asked(DevicesRequest("own"))).leave()
+    last = await launcher.asked(DevicesRequest("own"))
+    assert len(launcher.systemd.made) == 1
+    launcher.systemd.end(OWN, b"first")
+    assert output_in((await first.reply()).details) == "first"
+    await launcher.systemd.until(lambda: OWN in launcher.systemd.running)
+    launcher.systemd.end(OWN, b"last")
+    assert output_in((await last.reply()).details) == "last"
+    assert len(launcher.systemd.made) == 2
+
+
+def test_the_user_of_a_list_counts_as_a_models(tmp_path: Path) -> None:
+    for uid, engine in enumerate((None, "own", "b4589.1", "x" * 63)):
+        (tmp_path / f"direct:{uid}").symlink_to(device_list.user_of(engine))
+        assert is_models(uid, tmp_path)
