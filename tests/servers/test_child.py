@@ -1,6 +1,8 @@
 """One child process, and the lines that are kept of it."""
 
 import asyncio
+import sys
+import tracemalloc
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -36,6 +38,14 @@ async def output_of(*words: str) -> tuple[list[str], int | None]:
         (
             f"head -c {2 * BOUND + 5} /dev/zero | tr '\\0' x; echo; echo end",
             ["x" * BOUND, "x" * BOUND, "x" * 5, "end"],
+        ),
+        *(
+            (f"head -c {BOUND} /dev/zero | tr '\\0' x; printf '{end}end'", ["x" * BOUND, "end"])
+            for end in ("\\n", "\\r\\n")
+        ),
+        (
+            f"head -c {BOUND + 1} /dev/zero | tr '\\0' x; printf '\\nend'",
+            ["x" * BOUND, "x", "end"],
         ),
         ("exit 0", []),
     ],
@@ -178,6 +188,27 @@ async def test_many_lines_at_once_take_turns() -> None:
             await asyncio.sleep(0)
     await child.end(0)
     assert max(after - before for before, after in pairwise(turns)) <= MAX_LINES
+
+
+async def test_lines_that_wait_are_not_split_yet() -> None:
+    """A pipe full of empty lines costs its bytes, and no list with a place for each."""
+    size, seen = 65_536, 0
+
+    def add(_line: str) -> None:
+        nonlocal seen
+        seen += 1
+
+    program = [sys.executable, "-I", "-S", "-c", f"import os; os.write(1, b'\\n' * {size})"]
+    child = await Child.spawn(program, {}, add)
+    tracemalloc.start()
+    try:
+        await child.wait(PATIENCE_S)
+        await child.end(0)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert seen == size
+    assert peak < 5 * size
 
 
 @pytest.mark.parametrize(

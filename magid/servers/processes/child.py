@@ -31,13 +31,13 @@ log = logging.getLogger(__name__)
 class _Lines:
     """Splits the output of a child into lines. Control characters are left as they are.
 
-    Of many lines at once some wait for a later turn of the loop, and so does the child.
+    Of many lines at once some wait for a later turn of the loop, and so does the child. They wait
+    as the bytes that came: to split a pipe full of empty lines would hold the loop for 60 ms.
     """
 
     def __init__(self, add: Callable[[str], None]) -> None:
         self._add = add
-        self._rest = b""  # an unfinished line
-        self._held: list[bytes] = []  # lines for a later turn, the next one last
+        self._rest = b""  # lines for a later turn, and an unfinished one
         self._pipe: PipeReader | None = None  # until it has ended
         self.ended = asyncio.Event()
 
@@ -47,43 +47,51 @@ class _Lines:
         return pipe
 
     def _add_data(self, data: bytes) -> None:
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        lines = [part for line in lines for part in _parts(line.removesuffix(b"\r"))]
-        if len(self._rest) > MAX_LINE_BYTES:
-            *more, self._rest = _parts(self._rest)
-            lines += more
-        self._held = lines[::-1] + self._held  # else empty, unless the pipe is closed
-        self._emit_some()
-        if self._held and self._pipe is not None:
+        self._rest += data
+        if self._emit_some() and self._pipe is not None:
             self._pipe.pause_reading()
             asyncio.get_running_loop().call_later(_PAUSE_S, self._go_on)
 
     def _go_on(self) -> None:
         if self.ended.is_set():
             return
-        self._emit_some()
-        if self._held:
+        if self._emit_some():
             asyncio.get_running_loop().call_later(_PAUSE_S, self._go_on)
         elif self._pipe is not None:
             self._pipe.resume_reading()
 
-    def _emit_some(self) -> None:
-        for _ in range(min(MAX_LINES, len(self._held))):
-            self._add(self._held.pop().decode(errors="replace"))
+    def _emit_some(self) -> bool:
+        """Adds at most MAX_LINES lines. Returns whether there may be more."""
+        at = count = 0
+        while count < MAX_LINES and (found := _next_line(self._rest, at)) is not None:
+            line, at = found
+            self._add(line.decode(errors="replace"))
+            count += 1
+        self._rest = self._rest[at:]
+        return count == MAX_LINES
 
     def _end(self) -> None:
         self._pipe = None
-        while self._held:
-            self._emit_some()
+        while self._emit_some():
+            pass
         if self._rest:
             self._add(self._rest.decode(errors="replace"))
         self.ended.set()
 
 
-def _parts(line: bytes) -> list[bytes]:
-    """Splits a line that is too long into several."""
-    size = MAX_LINE_BYTES
-    return [line[at : at + size] for at in range(0, max(len(line), 1), size)]
+def _next_line(data: bytes, at: int) -> tuple[bytes, int] | None:
+    """Returns the line that begins `at` a place, and where the next one begins. Pure.
+
+    None: it is unfinished. One that is too long is cut into several.
+    """
+    end = data.find(b"\n", at, at + MAX_LINE_BYTES + 2)  # CR and LF stand behind the longest one
+    if end >= 0:
+        line = data[at:end].removesuffix(b"\r")
+        if len(line) <= MAX_LINE_BYTES:
+            return line, end + 1
+    elif len(data) - at < MAX_LINE_BYTES + 2:
+        return None
+    return data[at : at + MAX_LINE_BYTES], at + MAX_LINE_BYTES
 
 
 class Child:
