@@ -1,6 +1,7 @@
 """Downloads by the REST API, with children of magid: from the request to an offered model."""
 
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import httpx
 import pytest
 
 from tests.support import ggufs
+from tests.support.deadlines import PATIENCE_S
 from tests.support.hub import HubFault, HubRepository, ModelHub, running_hub
 from tests.support.rest import Parts
 from tests.support.running import Running
@@ -99,8 +101,13 @@ def test_a_library_that_comes_late_is_resumed_after_a_scan(magid: Running, hub: 
     hub.released.set()
     jobs, aside = magid.models / ".downloads", magid.models.parent / "aside"
     jobs.rename(aside)
+    record = magid.state / "downloads.json"
+    record.unlink()
     magid.start()
-    assert magid.get(PATH)["downloads"] == []
+    deadline = time.monotonic() + PATIENCE_S
+    while not record.exists():  # written after the first look
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     aside.rename(jobs)
     magid.ask("POST", "/api/models/rescan")
     magid.wait_for("the model", lambda: bool(magid.get("/api/models/registry")["models"]))
