@@ -85,8 +85,10 @@ class _Hasher:
 
     def __init__(self, digest: Digest, descriptor: int) -> None:
         self._digest, self._descriptor = digest, descriptor
-        self._full: queue.Queue[tuple[bytearray, int] | None] = queue.Queue()
-        self._free: queue.Queue[bytearray] = queue.Queue()
+        # A signal may end what this thread does at any instruction. In a Queue, written in Python,
+        # its lock could stay taken, and `finish` would wait for ever.
+        self._full: queue.SimpleQueue[tuple[bytearray, int] | None] = queue.SimpleQueue()
+        self._free: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
         for _ in range(_BUFFERS):
             self._free.put(bytearray(CHUNK))
         self._error: OSError | None = None
