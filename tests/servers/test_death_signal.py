@@ -67,6 +67,17 @@ def test_an_empty_program_is_no_script(tie: Tie, tmp_path: Path) -> None:
     assert done.stderr.strip() == f"error: cannot run {program}: Exec format error"
 
 
+@pytest.mark.parametrize("tie", [by_setpriv, by_python])
+@pytest.mark.parametrize("size", [1, 1 << 20])
+def test_a_program_of_zeros_is_no_script(tie: Tie, size: int, tmp_path: Path) -> None:
+    """A power cut may leave a file so; setpriv alone would have a shell run it, with success."""
+    (program := tmp_path / "llama-server").write_bytes(bytes(size))
+    program.chmod(0o755)
+    done = run(tie([str(program)], os.getpid()))
+    assert done.returncode in (126, 127)
+    assert done.stderr.endswith(f" {program}: Exec format error\n")
+
+
 async def test_a_setpriv_that_is_late_holds_nothing_up_and_is_asked_again(tmp_path: Path) -> None:
     (setpriv := tmp_path / "setpriv").write_text(f"""\
 #!/bin/sh

@@ -23,12 +23,12 @@ _PROBE_S: Final = 5.0
 _can_tie: Final[dict[Path, bool]] = {}  # one that has answered
 _EXEC_CHILD: Final = SCRIPTS / "exec_child.py"
 # $0 is magid's process: if magid ended before the tie was made, the signal never comes.
-# A shell takes what the kernel cannot execute for a script: an empty one succeeds without a word.
+# A shell takes text that the kernel cannot execute for a script: an empty one succeeds without a
+# word. Of anything else, such as zeros, dash says "Exec format error" itself, and exits with 126.
 _SCRIPT: Final = """\
 [ "$PPID" = "$0" ] || { printf 'cannot start %s: magid has ended\\n' "$1" >&2; exit 127; }
 [ -e "$1" ] || { printf 'error: cannot run %s: No such file or directory\\n' "$1" >&2; exit 127; }
 [ -x "$1" ] || { printf 'error: cannot run %s: Permission denied\\n' "$1" >&2; exit 127; }
-[ -s "$1" ] || { printf 'error: cannot run %s: Exec format error\\n' "$1" >&2; exit 127; }
 [ -s "$1" ] || { printf 'error: cannot run %s: Exec format error\\n' "$1" >&2; exit 127; }
 exec "$@"
 """
