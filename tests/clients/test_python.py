@@ -1,7 +1,8 @@
 """Clients in Python that are heavy, unmodified, through the gateway to real llama-servers.
 
 Each process runs the client's program in docs/clients.md and then one of programs/, which prints
-what it found as JSON: the imports take seconds.
+what it found as JSON: the imports take seconds, and the first ones, which compile thousands of
+modules, minutes on a slow machine.
 """
 
 import json
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support import fleets, ggufs, programs
+from tests.support.deadlines import SET_UP_S
 from tests.support.fleets import CALLER, SMALL, THINKER, VECTORS
 from tests.support.rest import Parts
 from tests.support.running import Running
@@ -41,7 +43,7 @@ def found(magid: Running, python: Path, folder: Path, word: str, *models: str) -
     text = f"{documented}\nprint()\n{program}"
     environment = {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}  # else it asks the network for prices
     command: list[str | Path] = [python, "-I", "-c", text, magid.url, *models]
-    *said, last = programs.output(command, folder, environment).splitlines()
+    *said, last = programs.output(command, folder, environment, SET_UP_S).splitlines()
     assert ggufs.ANSWER in "\n".join(said)
     return json.loads(last)
 
@@ -89,8 +91,9 @@ def test_llm(magid: Running, python: Path, tmp_path: Path) -> None:
 
     environment = {"LLM_USER_PATH": str(tmp_path)}
     command: list[str | Path] = [python, "-I", "-m", "llm", "-m", "magid", "Hello"]
-    assert programs.output(command, tmp_path, environment) == f"{ggufs.ANSWER}\n"
+    assert programs.output(command, tmp_path, environment, SET_UP_S) == f"{ggufs.ANSWER}\n"
     program = Path(__file__).parent / "programs/with_llm.py"
-    answers = programs.output([python, "-I", program, "magid", "other"], tmp_path, environment)
+    command = [python, "-I", program, "magid", "other"]
+    answers = programs.output(command, tmp_path, environment, SET_UP_S)
     expected = [ggufs.ANSWER, ggufs.ANSWER, "b", "b"]
     assert json.loads(answers) == {"magid": expected, "other": expected}

@@ -1,5 +1,6 @@
 """What a driver takes beside a prediction is learned from starts that nothing disturbed."""
 
+import asyncio
 import gc
 import json
 import os
@@ -20,6 +21,7 @@ from magid.control.overhead_cache import (
     read_overheads,
     write_overheads,
 )
+from magid.control.overheads import Overheads
 from magid.control.placing import Placing
 from magid.control.predictions import Predictions
 from magid.control.wishes import FileFacts
@@ -28,6 +30,7 @@ from magid.llama.placement import Placement
 from magid.llama.program import LlamaProgram
 from magid.llama.spec import ServerSpec
 from magid.servers.backend import ServerState
+from tests.support.deadlines import PATIENCE_S
 from tests.support.placing_launchers import roomy
 from tests.support.recording_backend import StillLauncher, all_quiet
 
@@ -114,7 +117,18 @@ async def ready(driver: Driver, port: int) -> None:
     listings = driver.listings
     driver.show(port, ServerState.READY)
     await driver.wait_for(lambda: driver.listings > listings)
+    await measured()
     await all_quiet()
+
+
+async def measured() -> None:
+    """Waits for what is measured and kept: a later list, and threads, are no turns of the loop."""
+    names = [f"{Overheads.__name__}.{name}" for name in ("_open", "_measure")]
+    tasks = [
+        one for one in asyncio.all_tasks() if getattr(one.get_coro(), "__qualname__", "") in names
+    ]
+    async with asyncio.timeout(PATIENCE_S):
+        await asyncio.gather(*tasks)
 
 
 async def test_the_next_start_counts_it(driver: Driver, placing: Placing) -> None:
