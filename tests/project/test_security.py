@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.soak.bodies import BODIES
+
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "SECURITY.md").read_text()
 ROWS = [
@@ -25,3 +27,8 @@ def test_a_promise_names_what_holds_it(row: list[str]) -> None:
         path, _, function = name.partition("::")
         assert (ROOT / path).exists(), path
         assert not function or f"def {function}(" in (ROOT / path).read_text(), name
+
+
+def test_every_kind_of_body_has_been_measured() -> None:
+    """A new one is to be measured (`python -m tests.bench.bench_bodies`) before it is counted."""
+    assert re.findall(r"([0-9]+) kinds of bodies", TEXT) == [str(len(BODIES))]
