@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from magid.config.settings import Config
 from magid.control.engine_devices import EngineDevices
 from magid.control.overhead_cache import (
     MOST,
@@ -23,15 +22,14 @@ from magid.control.overhead_cache import (
 )
 from magid.control.overheads import Overheads
 from magid.control.placing import Placing
-from magid.control.predictions import Predictions
 from magid.control.wishes import FileFacts
 from magid.errors import DoesNotFit
 from magid.llama.placement import Placement
 from magid.llama.program import LlamaProgram
 from magid.llama.spec import ServerSpec
 from magid.servers.backend import ServerState
+from tests.support import placing_launchers
 from tests.support.deadlines import PATIENCE_S
-from tests.support.placing_launchers import roomy
 from tests.support.recording_backend import StillLauncher, all_quiet
 
 MIB = 1 << 20
@@ -77,15 +75,10 @@ async def opened(driver: Driver, path: Path) -> AsyncIterator[Placing]:
         return LlamaProgram(Path("/llama"), version, FLAGS, 5.0)
 
     devices = EngineDevices(driver, lambda: None)
-    made = Placing(
-        Config(gpu_reserve=0), driver, devices, Predictions(driver), program,
-        lambda model_id: FileFacts(), roomy, overheads=path,
-    )  # fmt: skip
-    made.open()
-    devices.open()
-    yield made
-    await made.close()
-    await devices.close()
+    async with placing_launchers.opened(
+        driver, devices, lambda _: FileFacts(), program=program, overheads=path
+    ) as made:
+        yield made
 
 
 @pytest.fixture

@@ -6,17 +6,21 @@ from dataclasses import replace
 
 import pytest
 
-from magid.config.settings import Config
 from magid.control.engine_devices import EngineDevices
 from magid.control.placing import Placing
-from magid.control.predictions import Predictions
 from magid.control.wishes import FileFacts
 from magid.errors import Busy, DeviceMissing, DoesNotFit, LlamaServerMissing
 from magid.gpus.eviction import Evictable, Stopping, Waiting
-from magid.llama.program import LlamaProgram
 from magid.servers.backend import ServerState
 from tests.support.deadlines import PATIENCE_S
-from tests.support.placing_launchers import MIB, PROGRAM, GpuLauncher, names, roomy, spec, started
+from tests.support.placing_launchers import (
+    MIB,
+    GpuLauncher,
+    names,
+    opened,
+    spec,
+    started,
+)
 from tests.support.recording_backend import all_quiet
 from tests.support.values import UUIDS
 
@@ -35,18 +39,10 @@ def devices(launcher: GpuLauncher) -> EngineDevices:
 
 @pytest.fixture
 async def placing(launcher: GpuLauncher, devices: EngineDevices) -> AsyncIterator[Placing]:
-    async def program(_engine: str | None = None, /) -> LlamaProgram:
-        return PROGRAM
-
-    made = Placing(
-        Config(gpu_reserve=0), launcher, devices, Predictions(launcher), program,
-        lambda model_id: FileFacts(None, SIZES.get(model_id, 5)), roomy,
-    )  # fmt: skip
-    made.open()
-    devices.open()
-    yield made
-    await made.close()
-    await devices.close()
+    async with opened(
+        launcher, devices, lambda model_id: FileFacts(None, SIZES.get(model_id, 5))
+    ) as made:
+        yield made
 
 
 async def test_what_is_decided_counts_before_the_server_is_there(placing: Placing) -> None:

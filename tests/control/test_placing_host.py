@@ -9,17 +9,15 @@ import pytest
 from magid.config.settings import Config
 from magid.control.engine_devices import EngineDevices
 from magid.control.placing import Placing
-from magid.control.predictions import Predictions
 from magid.control.wishes import FileFacts
 from magid.discovery.model_shape import ModelShape
 from magid.errors import DeviceMissing, DoesNotFit, LlamaServerMissing
 from magid.gpus.eviction import Evictable, Stopping, Waiting
 from magid.gpus.placing import NoRoom
 from magid.llama.placement import Placement
-from magid.llama.program import LlamaProgram
 from magid.llama.spec import ServerSpec
 from magid.servers.backend import ServerState
-from tests.support.placing_launchers import GIB, MIB, PROGRAM, PlainLauncher, spec, started
+from tests.support.placing_launchers import GIB, MIB, PlainLauncher, opened, spec, started
 
 SHAPE = ModelShape(weights=2 * GIB, keys=32_768, values=32_768, width=1024, vocabulary=32_000)
 
@@ -54,18 +52,9 @@ def devices(plain: PlainLauncher) -> EngineDevices:
 async def host(
     plain: PlainLauncher, memory: Machine, devices: EngineDevices
 ) -> AsyncIterator[Placing]:
-    async def program(_engine: str | None = None, /) -> LlamaProgram:
-        return PROGRAM
-
-    made = Placing(
-        Config(), plain, devices, Predictions(plain), program,
-        lambda model_id: FileFacts(2**24, 2 * GIB, SHAPE), memory,
-    )  # fmt: skip
-    made.open()
-    devices.open()
-    yield made
-    await made.close()
-    await devices.close()
+    facts = FileFacts(2**24, 2 * GIB, SHAPE)
+    async with opened(plain, devices, lambda _: facts, config=Config(), machine=memory) as made:
+        yield made
 
 
 async def test_what_surely_fits_is_not_predicted(

@@ -2,13 +2,19 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from magid.config.settings import Config
+from magid.control.engine_devices import EngineDevices
 from magid.control.placing import Placing
+from magid.control.predictions import Predictions
+from magid.control.wishes import FileFacts
 from magid.host.usage import ServerFigures
 from magid.llama.placement import Placement
-from magid.llama.program import LlamaProgram
+from magid.llama.program import LlamaProgram, ProgramOf
 from magid.llama.spec import ServerSpec
 from magid.servers.backend import ServerState
 from tests.support.recording_backend import StillLauncher
@@ -117,3 +123,30 @@ def names(placement: Placement | None) -> str:
 def roomy() -> dict[str, int]:
     """The memory of a machine that bounds nothing: no place depends on what is free here."""
     return {"total": 1 << 40, "available": 1 << 40}
+
+
+async def one_program(_engine: str | None = None, /) -> LlamaProgram:
+    return PROGRAM
+
+
+@asynccontextmanager
+async def opened(
+    launcher: StillLauncher,
+    devices: EngineDevices,
+    facts: Callable[[str], FileFacts],
+    *,
+    config: Config | None = None,
+    program: ProgramOf = one_program,
+    machine: Callable[[], dict[str, int]] = roomy,
+    overheads: Path | None = None,
+) -> AsyncIterator[Placing]:
+    """A Placing and its lists of GPUs, open for the block. By itself nothing is kept free."""
+    made = Placing(
+        config or Config(gpu_reserve=0), launcher, devices, Predictions(launcher), program, facts,
+        machine, overheads,
+    )  # fmt: skip
+    made.open()
+    devices.open()
+    yield made
+    await made.close()
+    await devices.close()
