@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from magid.log.buffer import MAX_LINE_BYTES, MAX_LINES
+from magid.log.buffer import MAX_LINE_BYTES, MAX_LINES, MAX_LOG_LINES
 from magid.servers.processes.death_signal import setpriv_here, tied, tied_by_python
 from magid.servers.processes.pipe import PipeReader
 
@@ -71,7 +71,9 @@ class _Lines:
         return count == MAX_LINES
 
     def _end(self) -> None:
+        """Of a flood that goes on at the end, adds what a log keeps: it has no turns any more."""
         self._pipe = None
+        self._rest = b"\n".join(self._rest.rsplit(b"\n", MAX_LOG_LINES)[-MAX_LOG_LINES:])
         while self._emit_some():
             pass
         if self._rest:
