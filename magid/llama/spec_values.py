@@ -20,6 +20,7 @@ _OPTIONS: Final = {o: setting.name for setting in SERVER_SETTINGS for o in setti
 _SKIPPED: Final = frozenset({"--alias", "--port", "--api-key-file", "--cors-origins", "--rpc"})
 _BESIDE: Final = frozenset({"--spec-type", "--spec-draft-model", "--model-draft", "--lora-scaled"})
 _PLACED: Final = frozenset({"--fit", "--fit-target", "--tensor-split"})
+_BOUND: Final = frozenset({"--cache-ram"})  # there is none where the user has set one
 _FLAGS: Final = frozenset({"--metrics", "--no-ui", "--no-webui", "--offline"}) | frozenset(
     {"--embeddings", "--embedding", "--reranking", "--rerank"}
 )
@@ -42,13 +43,14 @@ def of_command(argv: Sequence[str], placement: Placement | None = None) -> SpecV
     """
     found: dict[str, str | None] = dict.fromkeys((*_OWN.values(), *_OPTIONS.values()))
     words = iter(argv[1:])
+    placed = _placed(placement)
     extra: list[str] = []
     for word in words:
         if name := _OWN.get(word) or _OPTIONS.get(word):
             found[name] = next(words, None)
         elif word in _BESIDE and found["host"] is None:
             next(words, None)  # magid's own come before --host
-        elif word in _SKIPPED or (placement is not None and word in _PLACED):
+        elif word in _SKIPPED or word in placed:
             next(words, None)
         elif word not in _FLAGS:
             extra = [word, *words]  # the user's arguments come last
@@ -56,6 +58,13 @@ def of_command(argv: Sequence[str], placement: Placement | None = None) -> SpecV
         return ()
     unset = dict.fromkeys(options_of(placement))
     return tuple({**found, **unset, "extra_args": shlex.join(extra) or None}.items())
+
+
+def _placed(placement: Placement | None) -> frozenset[str]:
+    """Returns the options that a placement leads to beside those of settings. Pure."""
+    if placement is None:
+        return frozenset()
+    return _PLACED if placement.cache_ram is None else _PLACED | _BOUND
 
 
 def differences(running: SpecValues, spec: ServerSpec) -> str:

@@ -45,6 +45,26 @@ def test_what_a_placement_decides_is_no_value_of_the_spec() -> None:
     assert shown == {name: whole[name] for name in whole if name not in ASIDE}
 
 
+def test_the_bound_of_a_prompt_cache_is_no_value_of_the_spec() -> None:
+    spec = replace(SPEC, ctx_size=None, extra_args=("--seed", "1", "--temp", "0.2"))
+    flags = NEWEST | {"--fit", "--tensor-split", "--cache-ram"}
+    bounded = replace(PLACEMENT, cache_ram=512)
+    argv = server_argv(spec, "/llama", "/run/key", flags, bounded)
+    assert argv[argv.index("--cache-ram") + 1] == "512"
+    assert dict(of_command(argv, bounded))["extra_args"] == "--seed 1 --temp 0.2"
+    assert differences(of_command(argv, bounded), replace(spec, parallel=3)) == (
+        "settings changed: parallel 2 -> 3"
+    )
+
+
+def test_a_bound_of_the_users_own_is_a_value_of_the_spec() -> None:
+    spec = replace(SPEC, extra_args=("--cache-ram", "64"))
+    flags = NEWEST | {"--fit", "--tensor-split", "--cache-ram"}
+    argv = server_argv(spec, "/llama", "/run/key", flags, PLACEMENT)
+    assert PLACEMENT.cache_ram is None
+    assert dict(of_command(argv, PLACEMENT))["extra_args"] == "--cache-ram 64"
+
+
 def test_a_draft_that_was_found_is_no_value_of_the_spec() -> None:
     own = replace(SPEC, draft_type="mtp", draft_path="/models/d.gguf", lora_paths=("/l.gguf",))
     flags = NEWEST | {"--lora-scaled", "--spec-type", "--spec-type=draft-mtp", "--spec-draft-model"}
