@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from magid.discovery.tiers import Tier
-from magid.gateway.accounting import statistics
+from magid.errors import ServerFailed
+from magid.gateway.accounting import request_log, statistics
 from magid.gateway.accounting.request_log import Outcome, Record
 from magid.gateway.accounting.statistics import (
     BATCH,
@@ -49,6 +50,17 @@ def test_a_request_is_counted_by_all_that_is_known_of_it(counts: RequestStatisti
     counts.add(record(), route())
     assert counts.requests == {("m", "balanced", PATH, "score", "ok", 200): 1}
     assert counts.decisions == {("score", "fast", "balanced"): 1}
+
+
+def test_an_answer_whose_end_fails_is_counted_as_failed(counts: RequestStatistics) -> None:
+    """It is told of before its end is sent, whatever number of requests ended before it."""
+    for _ in range(BATCH - 1):
+        counts.add(record(), route())
+    last = record()
+    counts.add(last, route())
+    request_log.fail(last, ServerFailed("cannot translate the answer"))
+    outcomes = {key[4]: count for key, count in counts.requests.items()}
+    assert outcomes == {"ok": BATCH - 1, "failed": 1}
 
 
 def test_what_is_measured(counts: RequestStatistics) -> None:

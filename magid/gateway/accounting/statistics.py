@@ -78,11 +78,13 @@ class RequestStatistics:
         self._durations: dict[tuple[str, str, str], Histogram] = {}
 
     def add(self, record: Record, route: ModelRoute | None) -> None:
-        """A request that has ended; without a route where none was found."""
-        new = self._new
-        new.append((record, route))
-        if len(new) >= BATCH:
+        """A request that has ended; without a route where none was found.
+
+        It is not counted at once, since the end of its answer may still fail (`request_log.fail`).
+        """
+        if len(self._new) >= BATCH:
             self.settle()
+        self._new.append((record, route))
 
     @property
     def requests(self) -> Counter[RequestKey]:
