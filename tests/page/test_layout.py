@@ -35,6 +35,10 @@ COVERED = """() => [...document.querySelectorAll("nav a, .banner button")].filte
   const found = document.elementFromPoint(x + width / 2, y + height / 2);
   return found && !found.closest("header") && !one.contains(found);
 }).map((one) => one.textContent)"""
+CUT_SETTINGS = """() => [...document.querySelectorAll("td.col-setting code")]
+  .filter((name) => name.scrollHeight > name.clientHeight + 1
+    || name.getBoundingClientRect().right > name.closest("td").getBoundingClientRect().right)
+  .map((name) => name.textContent)"""
 COLUMNS = """() => [...document.querySelectorAll("th")]
   .map((one) => Math.round(one.getBoundingClientRect().width)).join(" ")"""
 
@@ -67,6 +71,14 @@ def test_columns_are_as_wide_whatever_rows_are_shown(
             tab.page.get_by_label("State", exact=True).select_option(state)
             expect(rows).to_have_count(count)
             assert tab.page.evaluate(COLUMNS) == widths
+
+
+def test_a_small_screen_has_whole_names_of_settings(chromium: Browser, magid: Running) -> None:
+    """Cut off, `server_defaults.ctx_size` and `server_defaults.parallel` would be the same."""
+    with page.tab(chromium, magid, viewport={"width": 400, "height": 800}) as tab:
+        tab.open("system").page.wait_for_selector("td.col-setting")
+        tab.sees("server_defaults.ctx_size")
+        assert tab.page.evaluate(CUT_SETTINGS) == []
 
 
 def test_the_banner_of_a_lost_connection_covers_nothing(
