@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +12,10 @@ import pytest
 
 from magid.errors import MagidError
 from magid.launcher.model_files import check_files
+from tests.support.deadlines import DEADLINE_S
 
-LOOKS = 3000  # a look takes 30 us
+LOOKS = 3000  # at least; a look takes 30 us
+OUTCOMES = 2  # the real thing is found, or it is refused
 
 pytestmark = pytest.mark.slow
 
@@ -57,8 +60,11 @@ def test_nothing_outside_is_ever_reached(tmp_path: Path, what: str) -> None:
         path, place, target = root / "deep/a.gguf", root / "deep", outside
     good, secret = path.stat().st_ino, (outside / "a.gguf").stat().st_ino
     seen: Counter[str] = Counter()
+    end_s = time.monotonic() + DEADLINE_S
     with swapping(place, target):
-        for _ in range(LOOKS):
+        # On a busy machine either side may do much of its work before the other one has a turn.
+        while seen.total() < LOOKS or not seen["found"] or len(seen) < OUTCOMES:
+            assert time.monotonic() < end_s, f"the race was not won and lost: {dict(seen)}"
             try:
                 (found,) = check_files([str(path)], [str(root)])
             except MagidError as error:
@@ -67,6 +73,4 @@ def test_nothing_outside_is_ever_reached(tmp_path: Path, what: str) -> None:
                 assert found.inode != secret
                 assert found.inode == good
                 seen["found"] += 1
-    print(f"{what}: {LOOKS} looks: {dict(seen)}")  # noqa: T201 - a figure
-    assert seen["found"]
-    assert len(seen) > 1, "the race was never lost: nothing was tried"
+    print(f"{what}: {seen.total()} looks: {dict(seen)}")  # noqa: T201 - a figure
