@@ -22,7 +22,7 @@ WEIGHTS = random.Random(5).randbytes(3_000_000)
 BIG = "org/Big"
 
 
-@pytest.fixture(scope="module", params=RELEASES[:1], ids=str)
+@pytest.fixture(scope="module", params=RELEASES, ids=str)
 def daemon(
     request: pytest.FixtureRequest,
     all_trees: dict[Release, Tree],
