@@ -172,7 +172,7 @@ def test_an_error_for_each_of_many_values_is_not_made(magid: Running) -> None:
 
 def test_a_text_without_an_end_is_passed_over_once(magid: Running) -> None:
     """With the commas in it, and not again from each of its quotes: that took ten seconds."""
-    for path in ("/api/session", "/api/route/explain"):  # for the first one nobody needs a token
+    for path in ("/api/session", "/api/route/explain"):  # the first one needs no token
         body = b'{"token":"' + b'\\",' * 20_000
         answer = magid.client.post(path, content=body, headers=JSON)
         assert answer.status_code == 400, answer.text
