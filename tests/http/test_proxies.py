@@ -1,6 +1,7 @@
 """Pages behind a proxy: the snippets of docs/clients.md, with nginx, Caddy and Vite themselves."""
 
 import re
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,27 @@ def test_a_page_behind_caddy_makes_changes(
         assert statuses(client, own) == LET_IN
         assert statuses(client, own | {"Origin": "http://evil.example"}) == {403}
         assert client.get("/v1/models", headers=own).status_code == 200
+
+
+def test_caddy_asks_magid_when_it_has_the_whole_request(
+    tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    """Else it reads the rest beside an answer that has begun, and may cut that answer off."""
+    (site,) = snippets("caddy")
+    head = f"Host: {NAME}\r\nContent-Length: 2\r\n\r\n"
+    with socket.create_server(("127.0.0.1", 0)) as magid:
+        magid.settimeout(DEADLINE_S)
+        with proxies.caddy(tmp_path, site, free_port(), magid.getsockname()[1]) as client:
+            assert client.get("/").content == b"", "Caddy's own answer: it listens"
+            address = (client.base_url.host, client.base_url.port)
+            with socket.create_connection(address) as slow, socket.create_connection(address) as ok:
+                slow.sendall(f"POST /slow HTTP/1.1\r\n{head}{{".encode())
+                ok.sendall(f"POST /whole HTTP/1.1\r\n{head}{{}}".encode())
+                with magid.accept()[0] as first:
+                    assert first.recv(4096).startswith(b"POST /whole ")
+                    slow.sendall(b"}")
+                    with magid.accept()[0] as second:
+                        assert second.recv(4096).startswith(b"POST /slow ")
 
 
 def test_a_page_of_vite_makes_changes(
