@@ -40,7 +40,7 @@ def gpus_reply(
 
 def _devices_of(server: ObservedServer) -> frozenset[str] | None:
     """Returns the ids or names of its devices; None if llama-server has chosen them."""
-    placement = server.placement
+    placement = server.place
     if placement is not None and placement.extent != "own":
         return frozenset(one.id.lower() for one in placement.devices)
     value = dict(server.values).get("device")
@@ -110,7 +110,7 @@ def _others(
 
 
 def _need(server: ObservedServer, gpu: Gpu) -> int | None:
-    return None if server.placement is None else need_on(gpu, server.placement)
+    return None if server.place is None else need_on(gpu, server.place)
 
 
 def _holder(server: ObservedServer, gpu: Gpu, kinds_by_id: Mapping[str, Need]) -> schemas.GpuHolder:

@@ -171,7 +171,7 @@ def _of_places(
         if room.room is not None:
             yield "gpu_device_room_bytes", (room.name,), room.room
     for server in servers:
-        placement = server.placement
+        placement = server.place
         if placement is None or not server.state.is_running:
             continue
         key = (server.model_id, str(server.port))

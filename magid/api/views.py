@@ -243,7 +243,7 @@ def _not_started(spec: ServerSpec, *, waits: bool) -> ObservedServer:
 
 
 def _placement(observed: ObservedServer) -> server_schemas.ServerPlacement | None:
-    placement = observed.placement
+    placement = observed.place
     if placement is None:
         return None
     devices: list[server_schemas.ServerDevice] = [

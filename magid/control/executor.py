@@ -322,7 +322,7 @@ class PlanExecutor:
         finally:
             self._places.release(spec.port)
         server = await loaded(self._launcher, spec.port)
-        if placement is not None and server is not None and lacked_memory(server):
+        if placement and placement.decides_place and server is not None and lacked_memory(server):
             await self._end(spec)
             error = not_allocated(spec, placement)
             self._places.refuse(spec, error)

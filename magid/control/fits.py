@@ -218,7 +218,7 @@ class ModelFits:
 
 def _running_fit(found: ModelFit, running: ObservedServer, problem: str) -> ModelFit:
     verdict = verdict_running(running, Estimate())
-    is_unplaced = running.placement is None and problem not in ("", NOT_PREDICTED)
+    is_unplaced = running.place is None and problem not in ("", NOT_PREDICTED)
     aside = f", where llama-server has put it: {problem}" if is_unplaced else ""
     return replace(found, fits=verdict.fits, why=verdict.why + aside)
 

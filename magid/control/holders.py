@@ -104,7 +104,7 @@ class Holders:
         ]
 
     def _placement(self, server: ObservedServer) -> Placement | None:
-        """Returns where it runs; on a machine without GPUs nothing is passed to its start."""
+        """Returns where it runs; without GPUs there may be nothing to pass to its start."""
         if server.placement is not None:
             return server.placement
         begun = self._begun.get(server.port)

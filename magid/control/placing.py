@@ -219,17 +219,14 @@ class Placing:
                 return unplaced(spec, devices.present, decision.problem)
 
     def _reserve(self, spec: ServerSpec, placement: Placement) -> Placement | None:
-        """Returns what its start gets: without GPUs only a context that was chosen.
-
-        A bound of its prompt cache alone is none: its arguments are the user's own, on any machine.
-        """
+        """Returns what its start gets: without GPUs a context, if one was chosen, and a bound."""
         listed = self._devices.of(spec.engine).present
         if placement.extent == "own" and not placement.pins_devices:
             placement = with_devices(placement, unplaced(spec, listed, "as its arguments say"))
         is_chosen = bool(listed.gpus) or placement.ctx_size is not None
         if is_chosen:
             _log_decision(spec, placement)
-        passed = placement if is_chosen else None
+        passed = placement if is_chosen else prompt_cache.bound_alone(placement)
         self.holders.reserve(Reservation(spec, placement, passed))
         self._overheads.begin(spec, placement)
         return passed

@@ -42,7 +42,7 @@ class Turn(Struct, frozen=True):
 def turn_of(spec: ServerSpec, need_bytes: int | None, placement: Placement | None = None) -> Turn:
     """Returns what this start takes. `need_bytes` is what its weights need."""
     names = spec.device.split(",") if spec.device else ()
-    if placement is not None:
+    if placement is not None and placement.decides_place:
         names = [one.name for one in placement.devices] or [NONE]
     return Turn(frozenset(names), spec.n_threads, need_bytes)
 

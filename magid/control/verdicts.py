@@ -38,8 +38,8 @@ def verdict_of(prediction: Prediction, room: Room) -> Verdict:
 def verdict_running(server: ObservedServer, estimate: Estimate) -> Verdict:
     """Returns the verdict on a server that runs, perhaps in part on the processor."""
     why = "a server of it runs with these settings"
-    if server.placement is not None:
-        return Verdict(_extent(server.placement), f"{why} on {_where(server.placement)}")
+    if server.place is not None:
+        return Verdict(_extent(server.place), f"{why} on {_where(server.place)}")
     if estimate.devices and dict(server.values).get("n_gpu_layers") is None:
         why += "; without nGpuLayers part of it may be on the processor"
     return Verdict(Fits.YES, why)

@@ -3,6 +3,8 @@
 llama-server keeps the states of prompts whose slot another prompt has taken, up to 8 GiB unless
 `--cache-ram` says otherwise, also where the model is on a GPU. Its table leaves them out.
 
+One state it keeps in any case, however large, unless the size is 0: then it keeps none.
+
 Source: llama.cpp, pull request 16391, and `llama-server --help` of 0.7.0.
 """
 
@@ -16,7 +18,8 @@ from magid.llama.placement import Placement
 from magid.llama.server_shape import CACHE_RAM
 
 PART: Final = 8  # of what is left, so that the models that start later have room too
-_STEP: Final = 64 << 20
+_STEP: Final = 256 << 20
+_LEAST: Final = 128 << 20
 
 
 def beside(capacity: Capacity, size: int) -> Capacity:
@@ -32,12 +35,29 @@ def with_cache(placement: Placement, capacity: Capacity, size: int | None) -> Pl
     """
     if size is None:
         left = capacity.host - placement.host - _shared(placement, capacity)
-        size = max(0, left) // PART // _STEP * _STEP
+        size = _part(left)
         if size < CACHE_RAM:
             placement = dataclasses.replace(placement, cache_ram=size >> 20)
     size = min(size, CACHE_RAM)
     later = None if placement.host_later is None else placement.host_later + size
     return dataclasses.replace(placement, host=placement.host + size, host_later=later)
+
+
+def _part(left: int) -> int:
+    """Returns the part of what is left, in steps, so that it seldom changes; 0: too little is."""
+    if left < _LEAST:
+        return 0
+    return max(_LEAST, left // PART // _STEP * _STEP)
+
+
+def bound_alone(placement: Placement) -> Placement | None:
+    """Returns what the start gets of a server for which nothing but the bound was decided.
+
+    What counts stays in it, so that it counts after a restart of magid too.
+    """
+    if placement.cache_ram is None:
+        return None
+    return dataclasses.replace(placement, extent="own", source="unknown")
 
 
 def _shared(placement: Placement, capacity: Capacity) -> int:

@@ -202,12 +202,14 @@ def _remote_argv(flags: frozenset[str], placement: Placement | None) -> tuple[st
 def _placement_argv(
     spec: ServerSpec, flags: frozenset[str], placement: Placement | None
 ) -> tuple[str, ...]:
-    if placement is None or placement.source == "unknown":
+    if placement is None:
         return ()
-    shares = ",".join(map(str, placement.shares))
-    split = (_required("device", flags, "--tensor-split"), shares) if shares else ()
     cache = ("--cache-ram", str(placement.cache_ram))
     bound = () if placement.cache_ram is None else _when_known(flags, cache)
+    if placement.source == "unknown":
+        return bound
+    shares = ",".join(map(str, placement.shares))
+    split = (_required("device", flags, "--tensor-split"), shares) if shares else ()
     if placement.fit_target is not None:
         target = str(placement.fit_target)
         return (*bound, "--fit", "on", _required("offload", flags, "--fit-target"), target)

@@ -65,6 +65,14 @@ class Placement:
     host_later: int | None = None  # of `host`, bytes that a ready server may not have taken yet
 
     @property
+    def decides_place(self) -> bool:
+        """Whether more was decided than a bound of the prompt cache.
+
+        Where not, the server runs as llama-server and the user's own options have it.
+        """
+        return self.pins_devices or self.source == "predicted"
+
+    @property
     def uuids(self) -> tuple[str, ...]:
         """Of the devices, if CUDA lists them and all have one: their numbers may change."""
         found = tuple(d.id for d in self.devices if _UUID.fullmatch(d.id))

@@ -64,7 +64,8 @@ def _placed(placement: Placement | None) -> frozenset[str]:
     """Returns the options that a placement leads to beside those of settings. Pure."""
     if placement is None:
         return frozenset()
-    return _PLACED if placement.cache_ram is None else _PLACED | _BOUND
+    bound = frozenset() if placement.cache_ram is None else _BOUND
+    return bound | (_PLACED if placement.source == "predicted" else frozenset())
 
 
 def differences(running: SpecValues, spec: ServerSpec) -> str:

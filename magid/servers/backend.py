@@ -70,7 +70,13 @@ class ObservedServer(Struct, frozen=True):
     invocation_id: str | None = None  # one per process start
     uid: int | None = None  # of the user it runs as; None if unknown
     values: SpecValues = ()  # what it was started with, as far as is known
-    placement: Placement | None = None  # where it runs, if magid has decided it
+    placement: Placement | None = None  # what magid has decided for its start
+
+    @property
+    def place(self) -> Placement | None:
+        """Returns where it runs, if magid has decided it: no mere bound of its prompt cache."""
+        is_place = self.placement is not None and self.placement.decides_place
+        return self.placement if is_place else None
 
     @property
     def unit(self) -> str:

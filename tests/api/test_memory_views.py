@@ -64,6 +64,11 @@ def test_a_server_that_has_its_place(placement: Placement, fits: Fits, said: str
     assert (would.fits, would.why.startswith(f"it would start on {said}")) == (fits, True)
 
 
+def test_a_bound_of_its_prompt_cache_is_no_place() -> None:
+    bounded = initial_state(SPEC, Placement((), 1, "own", source="unknown", cache_ram=512))
+    assert verdict_running(bounded, ON_GPU) == verdict_running(initial_state(SPEC), ON_GPU)
+
+
 def test_one_that_has_none() -> None:
     assert verdict_placed(NoRoom("needs 2.0 GiB", 2)) == (Verdict(Fits.NO, "it needs 2.0 GiB"))
     assert verdict_placed(NoDevice(("RPC7",))).why == "this machine has no RPC7"

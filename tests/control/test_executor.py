@@ -10,10 +10,12 @@ import pytest
 from magid.control.executor import PlanExecutor
 from magid.control.planner import Plan
 from magid.errors import Busy, Conflict, NotReady, ServerFailed, TimedOut
+from magid.llama.placement import Placement
+from magid.llama.spec import ServerSpec
 from magid.servers.backend import ServerState
 from tests.support.deadlines import PATIENCE_S
-from tests.support.plans import A, B, C, ended, restarts, starts, stops
-from tests.support.recording_backend import StillLauncher, all_quiet, refusal
+from tests.support.plans import A, B, C, StillMachine, ended, restarts, starts, stops
+from tests.support.recording_backend import Nowhere, StillLauncher, all_quiet, refusal
 from tests.support.values import spec
 
 S = ServerState
@@ -103,6 +105,26 @@ async def test_nothing_is_called_off_by_a_request_that_is_refused(
         runner.execute(stops(A), cancel=[8090])
     assert runner.queued == {8090: twin}
     launcher.release("start", 8080)
+
+
+class Bounded(Nowhere):
+    """Decides nothing but the bound of a prompt cache."""
+
+    async def place(self, spec: ServerSpec, failed: Placement | None = None) -> Placement | None:
+        assert failed is None, "there is no other place"
+        return Placement((), 1, "own", source="unknown", cache_ram=512)
+
+
+async def test_a_bound_of_the_prompt_cache_is_no_place_that_could_be_another(
+    launcher: StillLauncher, machine: StillMachine
+) -> None:
+    runner = PlanExecutor(launcher, machine, Bounded())
+    work = runner.execute(starts(A))
+    await launcher.until(("start", 8080))
+    launcher.show(8080, S.FAILED, "crashed (SIGABRT): failed to allocate its buffer")
+    await ended(work)
+    assert launcher.calls == [("start", 8080)]
+    await runner.close()
 
 
 # -- stops before starts ---------------------------------------------------------------------

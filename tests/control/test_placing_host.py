@@ -8,7 +8,9 @@ import pytest
 
 from magid.config.settings import Config
 from magid.control.engine_devices import EngineDevices
+from magid.control.holders import Holders
 from magid.control.placing import Placing
+from magid.control.planner import Wanted, plan
 from magid.control.wishes import FileFacts
 from magid.discovery.model_shape import ModelShape
 from magid.errors import DeviceMissing, DoesNotFit, LlamaServerMissing
@@ -71,7 +73,8 @@ async def test_weights_that_the_kernel_may_drop_do_not_count(
 ) -> None:
     """2 GiB of weights beside 1.5 GiB of room: the kernel reads them again and again."""
     memory.free = 2.5
-    assert await host.place(spec("a", 4096)) is None
+    bound = await host.place(spec("a", 4096))
+    assert bound == Placement((), 132 * MIB, "own", source="unknown", cache_ram=128)
     assert len(plain.predicted) == 1
     decision = await host.decided(spec("a", 4096))
     assert isinstance(decision.answer, Placement)
@@ -120,8 +123,8 @@ async def test_one_that_loads_counts_with_what_it_will_still_take(
 ) -> None:
     plain.prompt, memory.free = False, 8.0
     await started(plain, host, spec("a", 2**22))
-    assert [one.placement.host for one in host.holders.all()] == [4480 * MIB]
-    with pytest.raises(DoesNotFit, match=r"room for 3\.6 GiB"):  # it holds 1 GiB of its 4
+    assert [one.placement.host for one in host.holders.all()] == [4352 * MIB]
+    with pytest.raises(DoesNotFit, match=r"room for 3\.8 GiB"):  # it holds 1 GiB of its 4
         await host.place(spec("b", 5 * 2**20, 8081))
 
 
@@ -131,7 +134,7 @@ async def test_one_that_is_ready_counts_with_what_its_first_long_prompt_will_tak
     memory.free = 8.0
     await started(plain, host, spec("a", 2**22))
     memory.free = 7.0
-    with pytest.raises(DoesNotFit, match=r"room for 2\.6 GiB"):
+    with pytest.raises(DoesNotFit, match=r"room for 2\.8 GiB"):
         await host.place(spec("b", 5 * 2**20, 8081))
     plain.takes = 5 * GIB  # all of it, and more
     await host.place(spec("b", 5 * 2**20, 8081))
@@ -150,6 +153,36 @@ async def test_a_prompt_cache_gets_a_part_of_what_is_left(host: Placing, memory:
     assert 1024 < found.cache_ram < 15 * 1024 // 8
     memory.free = 1.05
     assert (await counted(host, spec("b", 4096, 8081))).cache_ram == 0
+
+
+async def test_what_counts_of_a_prompt_cache_is_what_it_gets(
+    plain: PlainLauncher, host: Placing, memory: Machine
+) -> None:
+    wanted = spec("a", 4096)
+    decided = await counted(host, wanted)
+    await started(plain, host, wanted)
+    server = plain.observed()[8080]
+    assert server.placement is not None
+    assert (server.placement.cache_ram, server.place) == (decided.cache_ram, None)
+    (holder,) = host.holders.all()
+    assert holder.placement.host == decided.host
+
+
+async def test_a_server_keeps_its_bound_whatever_is_free_later(
+    plain: PlainLauncher, host: Placing, memory: Machine, devices: EngineDevices
+) -> None:
+    """Also where magid has begun anew: what was decided stands in the unit."""
+    wanted = spec("a", 4096)
+    await started(plain, host, wanted)
+    before = plain.observed()[8080]
+    memory.free = 2.0
+    next_one = await counted(host, wanted)
+    assert before.placement is not None
+    assert next_one.cache_ram != before.placement.cache_ram
+    again = plan(Wanted((wanted,), ()), plain.observed())
+    assert (again.stop, again.start) == ((), ())
+    assert plain.observed()[8080] == before
+    assert [one.placement for one in Holders(Config(), plain, memory).all()] == [before.placement]
 
 
 async def test_a_prompt_cache_of_the_users_counts_whole(host: Placing, memory: Machine) -> None:
@@ -191,7 +224,9 @@ async def test_idle_servers_make_room(plain: PlainLauncher, host: Placing, memor
     reserved = host.holders.reserved(wanted)
     assert reserved is not None
     assert reserved.placement == free.placement
-    assert await host.place(wanted) is None, "its arguments are the same as before"
+    assert await host.place(wanted) == reserved.passed
+    assert reserved.passed is not None
+    assert reserved.passed.cache_ram == free.placement.cache_ram
 
 
 async def test_a_device_on_a_machine_without_any(host: Placing, plain: PlainLauncher) -> None:

@@ -1,10 +1,13 @@
 """Which starts run side by side."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from magid.control.turns import Processors, Turn, turn_of, waits_for
+from magid.llama.placement import Placement
 from tests.support.values import spec
 
 NO_GPU = Processors(cores=4, free_bytes=100, has_devices=False)
@@ -18,6 +21,13 @@ ANY, NONE = frozenset[str](), frozenset({"none"})
 )
 def test_turn_of(device: str | None, devices: set[str]) -> None:
     assert turn_of(spec("a", 8080, device=device, n_threads=3), 7) == Turn(frozenset(devices), 3, 7)
+
+
+def test_a_bound_of_the_prompt_cache_is_no_device() -> None:
+    """What llama-server places by itself may be anywhere, where there are devices."""
+    bounded, wanted = Placement((), 1, "own", source="unknown", cache_ram=512), spec("a", 8080)
+    assert turn_of(wanted, 7, bounded) == turn_of(wanted, 7)
+    assert turn_of(wanted, 7, replace(bounded, source="predicted")).devices == NONE
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """A machine without a GPU: what it lacks memory for is refused, by llama-server's own figures."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import psutil
 import pytest
@@ -85,11 +86,47 @@ def test_what_a_server_holds_is_what_was_predicted(magid: Running) -> None:
     assert context == 256 * MIB, "which is cleared when it starts"
     magid.ask("POST", f"/api/models/servers/{WIDE}/start")
     magid.wait_for("it", lambda: magid.servers()[WIDE]["state"] == "ready")
-    command = psutil.Process(magid.servers()[WIDE]["pid"]).cmdline()
-    assert "--cache-ram" not in command, "its arguments do not depend on the machine's memory"
     assert context + copies <= held_by(magid, WIDE) <= most
     body = {"model": WIDE, "prompt": "a" * 700, "max_tokens": 1}
     answer = magid.client.post("/v1/completions", json=body, timeout=DEADLINE_S)
     assert answer.json()["usage"]["prompt_tokens"] > 600
     assert context + copies <= held_by(magid, WIDE) <= most
     magid.ask("POST", f"/api/models/servers/{WIDE}/stop?wait=60")
+
+
+def bounds_of(magid: Running) -> list[str]:
+    """The sizes of its prompt cache in its command line, which the API shows too."""
+    command = psutil.Process(magid.servers()[WIDE]["pid"]).cmdline()
+    (shown,) = magid.get(f"/api/models/{WIDE}")["argv"]
+    assert command[-len(shown) + 1 :] == shown[1:]  # llama-server may run by its own loader
+    return [value for name, value in pairwise(command) if name == "--cache-ram"]
+
+
+def test_its_prompt_cache_is_bounded(magid: Running) -> None:
+    """By what the machine has left at its start: a crash and a restart of others change nothing."""
+    magid.ask("PUT", f"/api/models/{WIDE}/enabled", {"enabled": True})
+    magid.ask("PUT", f"/api/models/{WIDE}/runtime-settings", {"ctxSize": 512})
+    magid.ask("POST", f"/api/models/servers/{WIDE}/start?wait=60")
+    first = magid.servers()[WIDE]
+    bounds = bounds_of(magid)
+    assert len(bounds) == 1 or psutil.virtual_memory().total > 64 << 30
+    assert all(int(mib) % 256 == 0 or int(mib) == 128 for mib in bounds)
+    assert all(int(mib) < 8192 for mib in bounds)
+    assert (first["placement"], first["specCurrent"]) == (None, True)
+    psutil.Process(first["pid"]).kill()
+    magid.wait_for("it again", lambda: is_another(magid, first["pid"]))
+    assert bounds_of(magid) == bounds
+    magid.ask("PUT", f"/api/models/{WIDE}/runtime-settings", {"extraArgs": ["--cache-ram", "64"]})
+    magid.ask("POST", "/api/models/apply")
+    magid.wait_for("the user's own", lambda: is_another(magid, first["pid"]) and own(magid))
+    assert bounds_of(magid) == ["64"]
+    magid.ask("POST", f"/api/models/servers/{WIDE}/stop?wait=60")
+
+
+def is_another(magid: Running, pid: int) -> bool:
+    now = magid.servers()[WIDE]
+    return bool(now["isReady"] and now["pid"] != pid)
+
+
+def own(magid: Running) -> bool:
+    return bool(magid.servers()[WIDE]["specCurrent"])

@@ -64,6 +64,17 @@ def test_the_bound_of_a_prompt_cache() -> None:
     assert options(SPEC, bounded) == options(SPEC, PLACEMENT), "an older one has no such cache"
 
 
+def test_the_bound_alone() -> None:
+    """All else is as without a placement: llama-server may fit its memory by itself."""
+    alone = Placement((), 1, "own", source="unknown", cache_ram=512)
+    argv = server_argv(SPEC, "/llama", "/key", FLAGS | {"--cache-ram"}, alone)
+    assert argv[11:] == [*options(SPEC, None), "--cache-ram", "512"]
+    assert options(SPEC, alone) == options(SPEC, None), "an older one has no such cache"
+    assert child_environment({}, alone) == child_environment({})
+    assert [one.decides_place for one in (alone, PLACEMENT, BY_UUID)] == [False, True, True]
+    assert replace(alone, pins_devices=True).decides_place
+
+
 def test_a_unit_of_an_older_magid() -> None:
     fields = json.loads(PLACEMENT.text)
     del fields["cache_ram"], fields["host_later"]
@@ -94,7 +105,14 @@ def test_devices_with_a_uuid_are_chosen_by_it() -> None:
     assert (mixed.uuids, mixed.device_option) == ((), "CUDA3,RPC0")
 
 
-@pytest.mark.parametrize("placement", [PLACEMENT, BY_UUID, Placement((), 0, "none")], ids=repr)
+@pytest.mark.parametrize(
+    "placement",
+    [
+        *(PLACEMENT, BY_UUID, Placement((), 0, "none")),
+        Placement((), 1, "own", source="unknown", cache_ram=512, host_later=1),
+    ],
+    ids=repr,
+)
 def test_the_text_of_a_unit(placement: Placement) -> None:
     assert parse(placement.text) == placement
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from magid.llama.arguments import server_argv
+from magid.llama.placement import Placement
 from magid.llama.runtime_settings import SERVER_SETTINGS
 from magid.llama.spec import ServerSpec
 from magid.llama.spec_values import differences, of_command, of_spec
@@ -45,24 +46,30 @@ def test_what_a_placement_decides_is_no_value_of_the_spec() -> None:
     assert shown == {name: whole[name] for name in whole if name not in ASIDE}
 
 
-def test_the_bound_of_a_prompt_cache_is_no_value_of_the_spec() -> None:
+@pytest.mark.parametrize(
+    "placement",
+    [replace(PLACEMENT, cache_ram=512), Placement((), 1, "own", source="unknown", cache_ram=512)],
+    ids=["with a place", "alone"],
+)
+def test_the_bound_of_a_prompt_cache_is_no_value_of_the_spec(placement: Placement) -> None:
     spec = replace(SPEC, ctx_size=None, extra_args=("--seed", "1", "--temp", "0.2"))
     flags = NEWEST | {"--fit", "--tensor-split", "--cache-ram"}
-    bounded = replace(PLACEMENT, cache_ram=512)
-    argv = server_argv(spec, "/llama", "/run/key", flags, bounded)
+    argv = server_argv(spec, "/llama", "/run/key", flags, placement)
     assert argv[argv.index("--cache-ram") + 1] == "512"
-    assert dict(of_command(argv, bounded))["extra_args"] == "--seed 1 --temp 0.2"
-    assert differences(of_command(argv, bounded), replace(spec, parallel=3)) == (
+    shown = dict(of_command(argv, placement))
+    assert shown["extra_args"] == "--seed 1 --temp 0.2"
+    assert differences(of_command(argv, placement), replace(spec, parallel=3)) == (
         "settings changed: parallel 2 -> 3"
     )
 
 
-def test_a_bound_of_the_users_own_is_a_value_of_the_spec() -> None:
-    spec = replace(SPEC, extra_args=("--cache-ram", "64"))
-    flags = NEWEST | {"--fit", "--tensor-split", "--cache-ram"}
-    argv = server_argv(spec, "/llama", "/run/key", flags, PLACEMENT)
-    assert PLACEMENT.cache_ram is None
-    assert dict(of_command(argv, PLACEMENT))["extra_args"] == "--cache-ram 64"
+@pytest.mark.parametrize("extra", [("--cache-ram", "64"), ("--fit", "on")])
+def test_what_the_user_has_set_is_a_value_of_the_spec(extra: tuple[str, ...]) -> None:
+    spec, flags = replace(SPEC, extra_args=extra), NEWEST | {"--fit", "--cache-ram"}
+    bound = None if "--cache-ram" in extra else 512
+    placement = Placement((), 1, "own", source="unknown", cache_ram=bound)
+    argv = server_argv(spec, "/llama", "/run/key", flags, placement)
+    assert dict(of_command(argv, placement))["extra_args"] == " ".join(extra)
 
 
 def test_a_draft_that_was_found_is_no_value_of_the_spec() -> None:

@@ -47,6 +47,8 @@ _MASKS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"/tmp/magictl-\w+/", "/tmp/FOLDER/"),
         (r"(?<=\S)[ \t]{3,}(?=\S)", "  "),
         (r"[ \t]+$", ""),
+        # The bound of a prompt cache: by the memory of the machine, and none where that is large.
+        (r"^  --cache-ram \d+  [^\n]*magid[^\n]*\n", ""),
         # Of ls: by the memory of the machine, and whether it was predicted yet.
         (r"((?:yes|no)  SIZE  )(?:yes|partly|no|unknown)(?=  (?:yes|no)$)", r"\1FIT"),
         # The columns of top, and then those of ps; what a machine does not count is "-".

@@ -43,7 +43,7 @@ async def get_memory(ctx: Context, call: Call) -> Reply:
         decision = await daemon.gpus.placing.decided(spec)
     answer = decision.answer
     running = _running(ctx, own) if spec == own[0] else None
-    place = answer if running is None else running.placement or answer
+    place = answer if running is None else running.place or answer
     if place is None or not decision.known:
         prediction = await _prediction(ctx, spec)
     else:
@@ -63,7 +63,7 @@ async def get_memory(ctx: Context, call: Call) -> Reply:
         else verdict_placed(answer, prediction.estimate, memory.available)
     )
     if running is not None:
-        verdict, placement = verdict_running(running, prediction.estimate), running.placement
+        verdict, placement = verdict_running(running, prediction.estimate), running.place
     return reply(model_memory(spec, prediction, room, capacity, verdict, placement))
 
 
