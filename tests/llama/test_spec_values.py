@@ -63,6 +63,14 @@ def test_the_bound_of_a_prompt_cache_is_no_value_of_the_spec(placement: Placemen
     )
 
 
+def test_a_bound_of_the_users_own_is_a_value_of_the_spec() -> None:
+    spec = replace(SPEC, extra_args=("--cache-ram", "64"))
+    flags = NEWEST | {"--fit", "--tensor-split", "--cache-ram"}
+    argv = server_argv(spec, "/llama", "/run/key", flags, PLACEMENT)
+    assert PLACEMENT.cache_ram is None
+    assert dict(of_command(argv, PLACEMENT))["extra_args"] == "--cache-ram 64"
+
+
 @pytest.mark.parametrize("extra", [("--cache-ram", "64"), ("--fit", "on")])
 def test_what_the_user_has_set_is_a_value_of_the_spec(extra: tuple[str, ...]) -> None:
     spec, flags = replace(SPEC, extra_args=extra), NEWEST | {"--fit", "--cache-ram"}
