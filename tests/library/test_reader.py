@@ -3,9 +3,13 @@
 import asyncio
 import json
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 
@@ -17,6 +21,7 @@ from magid.library.source import ModelSource
 from tests.support.deadlines import PATIENCE_S
 from tests.support.mounts import mounted
 
+T = TypeVar("T")
 MOST_BYTES = 4 << 20  # of all statuses together
 
 
@@ -53,21 +58,47 @@ async def test_all_statuses_together_have_a_bound(tmp_path: Path) -> None:
     assert MOST_BYTES / 2 < kept <= MOST_BYTES
 
 
+class CountingPool(ThreadPoolExecutor):
+    """Counts the calls that hold a thread.
+
+    The number of threads tells less: a call may get a new one while the last one's is not idle yet.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(8)
+        self._lock, self._now, self.most = threading.Lock(), 0, 0
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        return super().submit(self._count, partial(fn, *args, **kwargs))
+
+    def _count(self, call: Callable[[], T]) -> T:
+        with self._lock:
+            self._now += 1
+            self.most = max(self.most, self._now)
+        try:
+            return call()
+        finally:
+            with self._lock:
+                self._now -= 1
+
+
 @pytest.mark.slow
 async def test_a_library_that_hangs_holds_one_thread(tmp_path: Path) -> None:
     library = tmp_path / "net"
     library.mkdir()
-    reader = LibraryReader(library)
-    before = set(threading.enumerate())
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(8))
-    with mounted(library) as mount:
+    pool = CountingPool()
+    asyncio.get_running_loop().set_default_executor(pool)
+    async with AsyncExitStack() as held:
+        reader = LibraryReader(library)
+        held.push_async_callback(reader.close)
+        mount = held.enter_context(mounted(library))
         mount.hang()
         async with asyncio.timeout(PATIENCE_S):
             asked = [reader.jobs() for _ in range(20)]
             origins = reader.origins([f"{library}/x.gguf"])
             answers = await asyncio.gather(*asked, origins, return_exceptions=True)
         assert {type(answer) for answer in answers} == {NotReady}
-        assert len(set(threading.enumerate()) - before) == 1
+        assert pool.most == 1
         mount.thaw()
         async with asyncio.timeout(PATIENCE_S):
             while True:  # until the worker that waits for the mount has heard of it
@@ -76,4 +107,3 @@ async def test_a_library_that_hangs_holds_one_thread(tmp_path: Path) -> None:
                     break
                 except NotReady:
                     await asyncio.sleep(0)
-        await reader.close()
