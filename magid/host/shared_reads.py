@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ class SharedRead(Generic[T]):
             raise TimeoutError
         if self._next is None:
             self._next = asyncio.create_task(self._run())
-            self._next.add_done_callback(_retrieve)
+            self._next.add_done_callback(retrieve)
         done, _ = await asyncio.wait({task := self._next}, timeout=self._late_s)
         if not done:
             self._is_late = self._running is not None
@@ -75,7 +75,7 @@ def _if_wanted(told: "asyncio.Future[T]", tell: Callable[[], None]) -> None:
         tell()
 
 
-def _retrieve(task: "asyncio.Task[T]") -> None:
-    """Those who wait may all have left before it fails."""
+def retrieve(task: "asyncio.Task[Any]") -> None:
+    """A callback: those who wait may all have left before it fails, which is no defect to log."""
     if not task.cancelled():
         task.exception()

@@ -5,6 +5,8 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from magid.host.shared_reads import retrieve
+
 T = TypeVar("T")
 
 
@@ -26,8 +28,12 @@ class Turns:
         """
         await self._free.acquire()
         task = self._task = asyncio.create_task(work())
-        task.add_done_callback(lambda _task: self._free.release())
+        task.add_done_callback(self._end_turn)
         return await asyncio.shield(task)
+
+    def _end_turn(self, task: "asyncio.Task[Any]") -> None:
+        self._free.release()
+        retrieve(task)
 
     async def close(self) -> None:
         """Cancels the work. Idempotent."""

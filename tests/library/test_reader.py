@@ -1,6 +1,7 @@
 """The reader of downloads: of a disk that hangs, and of statuses that others have written."""
 
 import asyncio
+import gc
 import json
 import threading
 from collections.abc import Callable
@@ -107,3 +108,25 @@ async def test_a_library_that_hangs_holds_one_thread(tmp_path: Path) -> None:
                     break
                 except NotReady:
                     await asyncio.sleep(0)
+
+
+@pytest.mark.slow
+async def test_a_look_that_nobody_waits_for_may_fail(tmp_path: Path) -> None:
+    """As when magid ends while the library hangs: its log has no defect."""
+    defects: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, found: defects.append(found))
+    library = tmp_path / "net"
+    library.mkdir()
+    async with AsyncExitStack() as held:
+        reader = LibraryReader(library)
+        held.push_async_callback(reader.close)
+        held.enter_context(mounted(library)).hang()
+        asked = asyncio.create_task(reader.jobs())
+        await asyncio.sleep(0)
+        asked.cancel()
+        await asyncio.wait({asked})
+        with pytest.raises(NotReady):
+            await reader.jobs()
+    del asked
+    gc.collect()
+    assert not defects

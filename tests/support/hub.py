@@ -7,6 +7,7 @@ given as bytes, or as a path for large ones. Faults are queued: each answers one
 import hashlib
 import json
 import re
+import ssl
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -84,7 +85,12 @@ class ModelHub:
     """`url` is the endpoint. `asked` has each request: server, method, path, headers."""
 
     def __init__(
-        self, repositories: dict[str, HubRepository], *, token: str = "", host: str = "127.0.0.1"
+        self,
+        repositories: dict[str, HubRepository],
+        *,
+        token: str = "",
+        host: str = "127.0.0.1",
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.repositories = repositories
         self.token = token  # what gated repositories take
@@ -95,10 +101,11 @@ class ModelHub:
         self.redirect_to = ""  # another host for files
         self.speed: Callable[[int], None] = lambda count: None  # called for each chunk that is sent
         self.released = threading.Event()  # ends all stalls
-        self._api = _server(_Api, self, host)
-        self._cdn = _server(_Files, self, host)
-        self.url = f"http://{host}:{self._api.server_port}"
-        self.files_url = f"http://{host}:{self._cdn.server_port}"
+        self._api = _server(_Api, self, host, tls)
+        self._cdn = _server(_Files, self, host, tls)
+        scheme = "https" if tls else "http"
+        self.url = f"{scheme}://{host}:{self._api.server_port}"
+        self.files_url = f"{scheme}://{host}:{self._cdn.server_port}"
 
     def requests_of(self, server: str) -> list[tuple[str, dict[str, str]]]:
         """Path and headers of all requests to `api` or `files`."""
@@ -112,8 +119,10 @@ class ModelHub:
 
 
 @contextmanager
-def running_hub(repositories: dict[str, HubRepository], *, token: str = "") -> Iterator[ModelHub]:
-    hub = ModelHub(repositories, token=token)
+def running_hub(
+    repositories: dict[str, HubRepository], *, token: str = "", tls: ssl.SSLContext | None = None
+) -> Iterator[ModelHub]:
+    hub = ModelHub(repositories, token=token, tls=tls)
     try:
         yield hub
     finally:
@@ -128,8 +137,12 @@ class _Server(ThreadingHTTPServer):
         """A client that goes away in the middle is what the tests are about."""
 
 
-def _server(handler: type[BaseHTTPRequestHandler], hub: ModelHub, host: str) -> _Server:
+def _server(
+    handler: type[BaseHTTPRequestHandler], hub: ModelHub, host: str, tls: ssl.SSLContext | None
+) -> _Server:
     server = _Server((host, 0), handler)
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     server.hub = hub
     threading.Thread(
         target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True

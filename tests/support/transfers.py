@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -83,6 +83,14 @@ class Transfers:
                 return status
             assert time.monotonic() < deadline, status
             time.sleep(0.01)
+
+    def until(self, source: ModelSource, holds: Callable[[JobStatus], bool]) -> JobStatus:
+        """Until this holds for what the job has written of itself."""
+        deadline = time.monotonic() + DEADLINE_S
+        while not ((status := job.read_status(self.folder(source))) and holds(status)):
+            assert time.monotonic() < deadline, status
+            time.sleep(0.01)
+        return status
 
     def stop(self, process: subprocess.Popen[bytes]) -> int:
         process.send_signal(signal.SIGTERM)

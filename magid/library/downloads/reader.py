@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from magid.errors import NotReady
+from magid.host.shared_reads import retrieve
 from magid.host.workers import LATE_S, Heartbeat, Silent, Unanswered, Worker, WorkerEnded, serve
 from magid.library import job, origins
 from magid.library.job import JobStatus
@@ -69,6 +70,7 @@ class LibraryReader:
         """
         if self._coming is None:
             self._coming = asyncio.create_task(self._turns.take(self._look))
+            self._coming.add_done_callback(retrieve)
         answer = await asyncio.shield(self._coming)
         if why := answer.get("error"):
             raise NotReady(

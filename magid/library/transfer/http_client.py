@@ -6,17 +6,23 @@ that keeps the files loses it. Never follows from https to http.
 
 import base64
 import http.client
+import io
+import select
+import socket
 import ssl
+import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import Any, Final
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 REDIRECTS: Final = (301, 302, 303, 307, 308)
 _MOST_REDIRECTS: Final = 5
 _PORTS: Final = {"http": 80, "https": 443}
 _AGENT: Final = "magid"
+_QUIET_S: Final = 1.0  # without a byte, until `quiet` is called again
 
 Headers = Mapping[str, str]
 
@@ -48,13 +54,19 @@ class HubReply:
 
 
 class HttpClient:
-    """Makes requests to one endpoint, and to where it redirects. Blocks; one use at a time."""
+    """Makes requests to one endpoint, and to where it redirects. Blocks; one use at a time.
 
-    def __init__(self, endpoint: str, token: str, timeout_s: float) -> None:
+    `quiet` is called in each second in which no byte of an answer comes.
+    """
+
+    def __init__(
+        self, endpoint: str, token: str, timeout_s: float, quiet: Callable[[], None] = lambda: None
+    ) -> None:
         self.endpoint = endpoint.rstrip("/")
         self._origin = _origin_of(urlsplit(self.endpoint))
         self._token = token
         self._timeout_s = timeout_s
+        self._quiet = quiet
         self._proxies = urllib.request.getproxies_environment()
         self._tls = ssl.create_default_context()
 
@@ -89,6 +101,7 @@ class HttpClient:
         if self._token and _origin_of(parts) == self._origin:
             own["Authorization"] = f"Bearer {self._token}"
         connection, target = self._connect(parts, own)
+        connection.response_class = partial(_Response, self._quiet)  # type: ignore[assignment]
         try:
             connection.request("GET", target, headers=own)
             response = connection.getresponse()
@@ -133,6 +146,49 @@ class HttpClient:
                 host, number, timeout=self._timeout_s, context=self._tls
             )
         return http.client.HTTPConnection(host, number, timeout=self._timeout_s)
+
+
+class _Response(http.client.HTTPResponse):
+    """An answer that tells while nothing of it comes."""
+
+    def __init__(self, quiet: Callable[[], None], sock: socket.socket, *given: Any, **more: Any):
+        super().__init__(sock, *given, **more)
+        self.fp = io.BufferedReader(_Watched(self.fp.detach(), sock, quiet))
+
+
+class _Watched(io.RawIOBase):
+    """The bytes of a connection. Each read waits for the socket's timeout at most."""
+
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket, quiet: Callable[[], None]) -> None:
+        self._raw, self._sock, self._quiet = raw, sock, quiet
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+
+    def readable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def readinto(self, buffer: Any) -> int | None:
+        """Raises TimeoutError and other OSErrors."""
+        since, longest = time.monotonic(), self._sock.gettimeout()
+        while not self._has_come():
+            self._quiet()
+            if longest is not None and time.monotonic() - since > longest:
+                raise TimeoutError
+        count: int | None = self._raw.readinto(buffer)
+        return count
+
+    def _has_come(self) -> bool:
+        """Whether a read would not wait; waits for a while itself. True too at the end."""
+        if isinstance(self._sock, ssl.SSLSocket) and self._sock.pending():
+            return True  # it was decrypted with what was read before
+        return bool(self._poll.poll(1000 * _QUIET_S))
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
 
 
 def explained(error: Exception) -> str:

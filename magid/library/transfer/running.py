@@ -47,8 +47,8 @@ class Options:
     stall_s: float = 30.0
     patience: Patience = field(default_factory=Patience)
 
-    def hub(self) -> Hub:
-        http = HttpClient(self.endpoint, self.token, self.stall_s)
+    def hub(self, quiet: Callable[[], None] = lambda: None) -> Hub:
+        http = HttpClient(self.endpoint, self.token, self.stall_s, quiet)
         return Hub(http, self.token_path, has_token=bool(self.token))
 
 
@@ -192,7 +192,7 @@ class RunningJob:
     # -- files -------------------------------------------------------------------------------
 
     def _fetch_all(self, commit: str) -> None:
-        hub, source = self._options.hub(), self._status.source
+        hub, source = self._options.hub(self._quiet), self._status.source
 
         fetcher = Fetcher(
             lambda path, asked: hub.open(source, commit, path, asked),
@@ -279,6 +279,14 @@ class RunningJob:
             self._status.reason = ""
             self._check_space(0)
         self._write()
+
+    def _quiet(self) -> None:
+        """Nothing has come for a second: all that is here is shown, and a rate that falls."""
+        now = time.monotonic()
+        if now - self._written_at >= _WRITE_S:
+            self._average(now)
+            with suppress(OSError):  # of a full disk, which the next byte meets
+                self._write()
 
     def waiting(self, reason: str) -> None:
         self._status.reason, self._status.rate = reason, 0.0
