@@ -140,7 +140,7 @@ def test_a_start_waits_for_no_prediction_that_yields_to_other_work(
         report = predicted(asker.ask(PredictRequest(spec, FLAGS, for_start=for_start)))
         niceness.append(int(report.lines[0].removeprefix("error: ")))
     assert niceness[0] == niceness[1] + 10
-    lister("exec sleep 1000")
+    container.write(LISTER, "#!/bin/sh\nexec sleep 1000\n", 0o755)
     with asker.connected() as early:
         early.sendall(request_line(PredictRequest(spec, FLAGS)))
         container.wait_until(
