@@ -171,7 +171,7 @@ async def test_what_counts_of_a_prompt_cache_is_what_it_gets(
 async def test_a_server_keeps_its_bound_whatever_is_free_later(
     plain: PlainLauncher, host: Placing, memory: Machine, devices: EngineDevices
 ) -> None:
-    """Also where magid has begun anew: what was decided stands in the unit."""
+    """Also after a restart of magid: what was decided stands in the unit."""
     wanted = spec("a", 4096)
     await started(plain, host, wanted)
     before = plain.observed()[8080]

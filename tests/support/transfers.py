@@ -89,7 +89,7 @@ class Transfers:
         deadline = time.monotonic() + DEADLINE_S
         while not ((status := job.read_status(self.folder(source))) and holds(status)):
             assert time.monotonic() < deadline, status
-            time.sleep(0.01)
+            time.sleep(0.01)  # another process writes the file; nothing tells of it
         return status
 
     def stop(self, process: subprocess.Popen[bytes]) -> int:

@@ -101,6 +101,7 @@ class HttpClient:
         if self._token and _origin_of(parts) == self._origin:
             own["Authorization"] = f"Bearer {self._token}"
         connection, target = self._connect(parts, own)
+        # Typed as a class; http.client only calls it.
         connection.response_class = partial(_Response, self._quiet)  # type: ignore[assignment]
         try:
             connection.request("GET", target, headers=own)
@@ -151,7 +152,9 @@ class HttpClient:
 class _Response(http.client.HTTPResponse):
     """An answer that tells while nothing of it comes."""
 
-    def __init__(self, quiet: Callable[[], None], sock: socket.socket, *given: Any, **more: Any):
+    def __init__(
+        self, quiet: Callable[[], None], sock: socket.socket, *given: Any, **more: Any
+    ) -> None:
         super().__init__(sock, *given, **more)
         self.fp = io.BufferedReader(_Watched(self.fp.detach(), sock, quiet))
 
