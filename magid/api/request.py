@@ -60,6 +60,8 @@ def check(request: Request, policy: origins.Policy) -> None:
         raise
     if "transfer-encoding" in request.headers:
         stream.keep_alive = False  # Sanic does not check the bytes between chunks
+    if request.version == "1.0":
+        stream.expecting_continue = False  # HTTP/1.0 has no interim answers (RFC 9110, 10.1.1)
     stream.upgrade_websocket = False  # an upgrade would disable all timeouts of the connection
     check_url(request.query_string)
     if _is_local_socket(request):

@@ -327,6 +327,17 @@ def test_a_body_is_asked_for_only_if_it_is_wanted(magid: Running) -> None:
         check_refused(rest.answers(rest.until_closed(connection)), 408)
 
 
+def test_http_1_0_has_no_interim_answers(magid: Running) -> None:
+    write = WRITE.replace("1.1", "1.0")
+    fields = (HOST, JSON, "Content-Length: 2", "Expect: 100-continue")
+    (answer,) = rest.exchange(magid.port, request(write, *fields, body=b"{}"))
+    assert answer.status == 200
+    # Its body comes unasked: it must not be taken for the next request.
+    foreign = request(write, "Host: evil.example", *fields[1:], "Connection: keep-alive")
+    unread = request("GET /livez HTTP/1.0", HOST)
+    check_refused(rest.exchange(magid.port, foreign + unread), 421)
+
+
 def test_a_large_body_does_not_drown_the_answer(magid: Running) -> None:
     body = b" " * 5_000_000
     response = magid.client.post(

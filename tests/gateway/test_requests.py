@@ -317,6 +317,17 @@ def test_a_body_is_asked_for_only_if_it_is_wanted(magid: Running) -> None:
     assert answer.status == 200
 
 
+def test_http_1_0_has_no_interim_answers(magid: Running) -> None:
+    raw = raw_chat(SMALL, "Expect: 100-continue").replace(b" HTTP/1.1", b" HTTP/1.0", 1)
+    head, _, body = raw.partition(b"\r\n\r\n")
+    with rest.connect(magid.port) as connection:
+        connection.sendall(head + b"\r\n\r\n")
+        assert magid.client.get("/livez").status_code == 200  # by now the head was taken
+        connection.sendall(body)
+        (answer,) = rest.answers(rest.until_closed(connection))
+    assert answer.status == 200
+
+
 # -- the life of servers -------------------------------------------------------------------------
 
 

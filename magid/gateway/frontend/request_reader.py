@@ -82,7 +82,7 @@ def parse_request_head(raw: bytes, policy: origins.Policy | None) -> RequestHead
         length=_length(fields),
         keeps_alive=_keeps_alive(fields, is_1_0=is_1_0),
         is_1_0=is_1_0,
-        expects=_expects(fields),
+        expects=_expects(fields) and not is_1_0,  # it has no interim answers (RFC 9110, 10.1.1)
         content_type=text.get("content-type", ""),
         is_json=request_rules.counts_as_json(text),
         presented=presented,
