@@ -1,8 +1,9 @@
 """Sees when a server is ready: the one way for children and for units.
 
 A poll, because llama-server has no other certain sign; what a child prints only hastens the next
-check. It begins fast and slows down to `readiness_check_interval`, so a server is seen within 20 ms
-of being ready.
+check. It begins fast and slows down to `readiness_check_interval`: a server that loads for two
+seconds is seen within 20 ms of being ready, and a longer load within a hundredth of it. Each check
+takes processor time from the load.
 """
 
 import asyncio
@@ -19,6 +20,10 @@ from magid.llama.client import Health, check_health, why_foreign
 from magid.servers.backend import ObservedServer
 
 _ANSWER_S = 2.0
+_FIRST_S = 0.005  # a small model is ready within 0.1 s
+_SOON_S = 0.02  # which a load of _SOON_S / _EARLY_SHARE has come to
+_EARLY_SHARE = 0.05  # of the time so far
+_SHARE = 0.01
 
 
 class Pace(Struct, frozen=True):
@@ -29,10 +34,9 @@ class Pace(Struct, frozen=True):
     least_s: float = 0.0  # shortest pause, if the longest is not shorter
 
     def pause_s(self, took_s: float) -> float:
-        """Returns how long to wait before the next check. Pure."""
-        from magid.standalone.wait_ready import pause_s  # late: it loads http.client
-
-        return min(max(self.least_s, pause_s(took_s, math.inf)), self.check_interval_s)
+        """Returns how long to wait before the next check, after `took_s` seconds. Pure."""
+        soon_s = max(_FIRST_S, min(_SOON_S, _EARLY_SHARE * took_s), _SHARE * took_s)
+        return min(max(self.least_s, soon_s), self.check_interval_s)
 
 
 class TooLate(Exception):

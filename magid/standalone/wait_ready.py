@@ -27,8 +27,11 @@ from typing import NamedTuple
 
 ANSWER_S = 5.0  # for one answer of a busy server
 ALIVE_S = 60.0  # silence of this program after which systemd aborts the start
-_FIRST_PAUSE_S = 0.005  # a small model is ready within 0.1 s
-_SHARE = 0.01  # of the time so far, up to `readiness_check_interval`
+# Between two checks: the first pause, and the share of the time so far, up to
+# `readiness_check_interval`. Each check takes processor time from the load, and magid, which looks
+# more often, does not wait for this program.
+_FIRST_PAUSE_S = 0.02
+_SHARE = 0.05
 _LISTEN = "0A"  # TCP_LISTEN in /proc/net/tcp
 _MAX_BODY = 1024 * 1024
 _EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}

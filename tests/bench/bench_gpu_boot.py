@@ -4,7 +4,8 @@ The time of a prediction that is made, as a child of magid's and, in a booted co
 and of one that is kept. Then from the request to start eight models to the last one's readiness,
 beside the same eight command lines by hand: on each GPU one after another, on both at once, so what
 is compared with is the slower GPU's own loads. Predictions are kept by then, as at every boot but
-the first. BENCH_ROUNDS and BENCH_RELEASE are as for `bench_swap`; the part with units needs root.
+the first. BENCH_ROUNDS and BENCH_RELEASE are as for `bench_swap`, BENCH_SIZES=50MB,500MB chooses
+the models; the part with units needs root.
 """
 
 import os
@@ -13,10 +14,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
+
+import httpx
 
 from tests.bench.bench_gguf import cpu
 from tests.bench.bench_swap import (
@@ -25,77 +27,76 @@ from tests.bench.bench_swap import (
     command_of,
     container_with,
     run_here,
-    write_tiny,
+    run_there,
 )
 from tests.conftest import _free_port, _free_range, _provisioned
+from tests.lab import rpc_gpus
+from tests.lab.container import Container
 from tests.support import fleets, ggufs
 from tests.support.gpus import fake_gpus
 from tests.support.rest import Parts
-from tests.support.running import Running
 
 ROUNDS: Final = int(os.environ.get("BENCH_ROUNDS", "7"))
 NAMES: Final = tuple(f"model{number}" for number in range(8))
 GPUS: Final = ("RPC0", "RPC1")
 GPU_MIB: Final = 8192
 DEFAULTS: Final = "{n_threads: 1, parallel: 1, ctx_size: 2048}"
-SETTINGS: Final = f"model_paths: [/models]\nprofile: swap\nserver_defaults: {DEFAULTS}\n"
+RESERVE: Final = "gpu_reserve: 1048576\n"
+SETTINGS: Final = f"""\
+model_paths: [/models]
+profile: swap
+server_defaults: {DEFAULTS}
+llama_server_path: {rpc_gpus.PROGRAM}
+{RESERVE}"""
 NONE_WANTED: Final = "name: Boot\nenabled_models: []\n"
 FACTOR: Final = 1.05
 CTX: Final = 2048  # and one more for each prediction that is made
 
-Get = Callable[[str], Any]  # returns the answer to a GET of this path
+Ask = Callable[..., Any]  # method, path and body of a request to magid: the answer
+Write = Callable[[Path, str], None]
 
 
 def write_50_mb(path: Path, name: str) -> None:
     ggufs.write_wide_model(path, name=name, width=512, feed=2048, layers=6)
 
 
-@contextmanager
-def placed(folder: Path) -> Iterator[Running]:
-    """A magid whose eight models run, four on each of two GPUs."""
-    program = _provisioned("--rpc")
-    with fake_gpus(program, folder, [(GPU_MIB, 0)] * len(GPUS)) as gpus:
-        parts = Parts(gpus.llama_server, _free_port, _free_range)
-
-        def write(models: Path) -> None:
-            for name in NAMES:
-                write_50_mb(models / f"{name}.gguf", name)
-
-        with fleets.fleet(
-            parts, folder / "magid", write,
-            defaults=DEFAULTS, profile=NONE_WANTED, ports=len(NAMES),
-            configuration="gpu_reserve: 1048576\n",
-        ) as magid:  # fmt: skip
-            for number, model in enumerate(sorted(magid.get("/api/models/registry")["models"])):
-                device = {"device": GPUS[number % len(GPUS)]}
-                magid.ask("PUT", f"/api/models/{model}/runtime-settings", device)
-                magid.ask("PUT", f"/api/models/{model}/enabled", {"enabled": True})
-                magid.ask("POST", f"/api/models/servers/{model}/start?wait=100")
-            yield magid
+def write_500_mb(path: Path, name: str) -> None:
+    ggufs.write_wide_model(path, name=name, width=1536, feed=6144, layers=6)
 
 
-def boot(magid: Running, folder: Path) -> dict[str, list[float]]:
-    """Seconds by hand and through magid, for each round."""
-    key = folder / "key"
-    key.write_text("by-hand\n")
-    devices: dict[str, list[dict[str, Any]]] = {name: [] for name in GPUS}
-    for server in magid.servers().values():
-        command = command_of(server["pid"])
-        command = [_after(command, "--argv0"), *command[command.index("--rpc") :]]
-        devices[_after(command, "--device")].append(by_hand(command, key, _free_port()))
-    assert {len(servers) for servers in devices.values()} == {len(NAMES) // len(GPUS)}
-    ways = {
-        "hand": {"devices": list(devices.values())},
-        "magid": {"port": magid.port, "models": []},
-    }
-    return run_here(folder, {"starts": True, "ways": ways, "rounds": ROUNDS})
+SIZES: Final[tuple[tuple[str, Write], ...]] = (("50 MB", write_50_mb), ("500 MB", write_500_mb))
+
+
+def place(ask: Ask) -> list[dict[str, Any]]:
+    """Has the models run, four on each of two GPUs; returns their servers."""
+    for number, model in enumerate(sorted(ask("GET", "/api/models/registry")["models"])):
+        device = {"device": GPUS[number % len(GPUS)]}
+        ask("PUT", f"/api/models/{model}/runtime-settings", device)
+        ask("PUT", f"/api/models/{model}/enabled", {"enabled": True})
+        ask("POST", f"/api/models/servers/{model}/start?wait=100")
+    servers: list[dict[str, Any]] = ask("GET", "/api/models/servers?all=true")["servers"]
+    return servers
+
+
+def ways(commands: list[list[str]], key: Path, ports: Iterator[int], magid: int) -> dict[str, Any]:
+    """By hand, with the command lines of magid's servers, and through magid at its port."""
+    devices: dict[tuple[str, str], list[dict[str, Any]]] = {}  # a unit is told of its GPU alone
+    for command in commands:
+        program = _after(command, "--argv0") if "--argv0" in command else command[0]
+        options = min(command.index(one) for one in ("--rpc", "--model"))
+        argv = [program, *command[options:]]
+        device = _after(argv, "--rpc"), _after(argv, "--device")
+        devices.setdefault(device, []).append(by_hand(argv, key, next(ports)))
+    assert [len(servers) for servers in devices.values()] == [len(NAMES) // len(GPUS)] * len(GPUS)
+    own = {"hand": {"devices": list(devices.values())}, "magid": {"port": magid, "models": []}}
+    return {"starts": True, "ways": own, "rounds": ROUNDS}
 
 
 def _after(command: list[str], option: str) -> str:
     return command[command.index(option) + 1]
 
 
-def predictions(get: Get, model: str) -> tuple[list[float], list[float]]:
+def predictions(ask: Ask, model: str) -> tuple[list[float], list[float]]:
     """Seconds of predictions that are made, and of the same ones that are kept."""
     made: list[float] = []
     kept: list[float] = []
@@ -103,7 +104,7 @@ def predictions(get: Get, model: str) -> tuple[list[float], list[float]]:
         path = f"/api/models/{model}/memory?ctxSize={CTX + 256 * number}"
         for times in (made, kept):
             began = time.perf_counter()
-            answer = get(path)
+            answer = ask("GET", path)
             times.append(time.perf_counter() - began)
             assert answer["source"] == "predicted", answer
     return made, kept
@@ -111,38 +112,74 @@ def predictions(get: Get, model: str) -> tuple[list[float], list[float]]:
 
 def show_predictions(where: str, took: tuple[list[float], list[float]]) -> None:
     made, kept = (1000 * median(times) for times in took)
-    print(f"a prediction: {where:8} {made:7.0f} ms, {kept:5.1f} ms once it is kept")
+    print(f"a prediction: {where:15} {made:7.0f} ms, {kept:5.1f} ms once it is kept")
 
 
-def show_boot(took: Mapping[str, list[float]]) -> None:
+def show_boot(where: str, size: str, took: Mapping[str, list[float]]) -> None:
     hand, own = (1000 * median(took[name]) for name in ("hand", "magid"))
     verdict = "met" if own <= FACTOR * hand else "MISSED"
     print(
-        f"{len(NAMES)} models on {len(GPUS)} GPUs: {own:7.0f} ms, {own / hand:5.2f}x of "
-        f"{hand:.0f} ms, the slower GPU's loads by hand   target {FACTOR}x: {verdict}"
+        f"{len(NAMES)} models of {size} on {len(GPUS)} GPUs, {where}: {own:.0f} ms, "
+        f"{own / hand:.2f}x of {hand:.0f} ms, the slower GPU's loads by hand; "
+        f"target {FACTOR}x: {verdict}"
     )
 
 
-def with_children(folder: Path) -> None:
-    with placed(folder) as magid:
-        show_predictions("child", predictions(magid.get, min(magid.servers())))
-        show_boot(boot(magid, folder))
+def with_children(folder: Path, size: str, write: Write) -> None:
+    program = _provisioned("--rpc")
+
+    def write_all(models: Path) -> None:
+        for name in NAMES:
+            write(models / f"{name}.gguf", name)
+
+    with fake_gpus(program, folder, [(GPU_MIB, 0)] * len(GPUS)) as gpus:
+        parts = Parts(gpus.llama_server, _free_port, _free_range)
+        with fleets.fleet(
+            parts, folder / "magid", write_all,
+            defaults=DEFAULTS, profile=NONE_WANTED, ports=len(NAMES), configuration=RESERVE,
+        ) as magid:  # fmt: skip
+            servers = place(magid.ask)
+            show_predictions("child", predictions(magid.ask, servers[0]["modelId"]))
+            key = folder / "key"
+            key.write_text("by-hand\n")
+            commands = [command_of(server["pid"]) for server in servers]
+            ports = iter(_free_port, 0)
+            show_boot("children", size, run_here(folder, ways(commands, key, ports, magid.port)))
 
 
-def with_units(folder: Path) -> None:
-    base = "http://127.0.0.1:8000"
-    name = NAMES[0]
-    with (
-        container_with(write_tiny, folder, (name,), SETTINGS) as container,
-        container.client() as ask,
-    ):
-        container.wait_until(lambda: ask.get(f"{base}/readyz").status_code == 200, "readiness")
+def with_units(folder: Path, size: str, write: Write) -> None:
+    with container_with(
+        write, folder, NAMES, SETTINGS, NONE_WANTED, _add_gpus
+    ) as container, container.client("http://127.0.0.1:8000") as client:  # fmt: skip
+        container.wait_until(lambda: client.get("/readyz").status_code == 200, "readiness")
 
-        def get(path: str) -> Any:
-            return ask.get(base + path).raise_for_status().json()
+        def ask(method: str, path: str, body: object = None) -> Any:
+            answer = client.request(method, path, json=body)
+            return answer.raise_for_status().json() if answer.content else None
 
-        (model,) = {server["modelId"] for server in get("/api/models/servers?all=true")["servers"]}
-        show_predictions(f"unit ({RELEASE})", predictions(get, model))
+        _wait_for_models(container, client)
+        servers = place(ask)
+        show_predictions(f"unit ({RELEASE})", predictions(ask, servers[0]["modelId"]))
+        container.write("/root/key", "by-hand\n", 0o600)
+        lines = [container.read(f"/proc/{server['pid']}/cmdline").decode() for server in servers]
+        commands = [line.rstrip("\0").split("\0") for line in lines]
+        ports = iter(range(9100, 9200))
+        took = run_there(container, ways(commands, Path("/root/key"), ports, 8000))
+        show_boot(f"units ({RELEASE})", size, took)
+
+
+def _wait_for_models(container: Container, client: httpx.Client) -> None:
+    def are_there() -> bool:
+        return len(client.get("/api/models/registry").json()["models"]) == len(NAMES)
+
+    container.wait_until(are_there, "models")
+
+
+def _add_gpus(container: Container) -> str:
+    """Returns what magid.yaml says of them."""
+    rpc_gpus.unpack(container, _provisioned("--rpc"))
+    found = [rpc_gpus.started(container, number, GPU_MIB) for number in range(len(GPUS))]
+    return f"rpc_servers: {found}\n"
 
 
 def main() -> None:
@@ -152,10 +189,13 @@ def main() -> None:
         f"machine: {cpu()}, {cores} usable, load {load:.1f}, Python {platform.python_version()}, "
         f"{ROUNDS} rounds, medians"
     )
-    for where in sys.argv[1:] or ("children", "units"):
-        measure = {"children": with_children, "units": with_units}[where]
-        with tempfile.TemporaryDirectory(prefix="magid-bench-", dir="/var/tmp") as folder:
-            measure(Path(folder))
+    for size, write in SIZES:
+        if size.replace(" ", "") not in os.environ.get("BENCH_SIZES", "50MB,500MB").split(","):
+            continue
+        for where in sys.argv[1:] or ("children", "units"):
+            measure = {"children": with_children, "units": with_units}[where]
+            with tempfile.TemporaryDirectory(prefix="magid-bench-", dir="/var/tmp") as folder:
+                measure(Path(folder), size, write)
 
 
 if __name__ == "__main__":

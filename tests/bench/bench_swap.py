@@ -135,9 +135,17 @@ def with_children(folder: Path, write: Write) -> dict[str, list[float]]:
 
 @contextmanager
 def container_with(
-    write: Write, folder: Path, names: Sequence[str] = NAMES, settings: str = SETTINGS
+    write: Write,
+    folder: Path,
+    names: Sequence[str] = NAMES,
+    settings: str = SETTINGS,
+    profile: str = PROFILE,
+    add: Callable[[Container], str] = lambda _: "",
 ) -> Iterator[Container]:
-    """A service of these models, which by default start on demand and have room for one."""
+    """A service of these models, which by default start on demand and have room for one.
+
+    `add` returns what stands in magid.yaml besides the settings.
+    """
     tree = next(t for r, t in build_all(RELEASES, print).items() if r.name == RELEASE)
     with booted(tree) as container:
         for name in names:
@@ -146,8 +154,8 @@ def container_with(
         container.run(["rm", "-r", "/models"])
         for name in names:
             copy_into(container, folder / f"{name}.gguf", f"/models/{name}.gguf")
-        container.write("/etc/magi/magid.yaml", settings)
-        container.write("/etc/magi/profiles/swap.yaml", PROFILE)
+        container.write("/etc/magi/magid.yaml", settings + add(container))
+        container.write("/etc/magi/profiles/swap.yaml", profile)
         container.write(SCRIPT, Path(swapping.__file__).read_bytes())
         container.systemctl("enable", *UNITS)
         container.systemctl("start", *UNITS)

@@ -3,30 +3,27 @@
 Each GPU is a service of the container that a real llama-server reaches over RPC.
 """
 
-import io
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.lab import rpc_gpus
 from tests.lab.container import Container, booted
 from tests.lab.serving import MODELS, SETTINGS, Daemon, installed_in
 from tests.lab.trees import NEWEST, OLDEST, Release, Tree
-from tests.support import fake_gpu
 from tests.support.deadlines import DEADLINE_S
 
 pytestmark = pytest.mark.slow
 
-FOLDER = "/opt/llama-rpc"
-UNIT = """\
+UNIT = f"""\
 [Unit]
 Before=magid.service
 [Service]
-ExecStart=sh -c 'tail -f /dev/null | python3 -I -S /opt/fake_gpu.py \\
-    {folder}/ggml-rpc-server 400 0 {port} >/dev/null'
+ExecStart=sh -c 'tail -f /dev/null | python3 -I -S {rpc_gpus.FAKE} \\
+    {rpc_gpus.FOLDER}/ggml-rpc-server 400 0 {{port}} >/dev/null'
 TimeoutStopSec=5
-ExecStartPost=sh -c 'until ss -Hltn "sport = {port}" | grep -q .; do sleep 0.05; done'
+ExecStartPost=sh -c 'until ss -Hltn "sport = {{port}}" | grep -q .; do sleep 0.05; done'
 [Install]
 WantedBy=multi-user.target
 """
@@ -34,7 +31,7 @@ PORTS = (50161, 50162)
 FIRST, SECOND = (f"127.0.0.1:{port}" for port in PORTS)
 MORE = f"""\
 gpu_reserve: 1048576
-llama_server_path: {FOLDER}/llama-server
+llama_server_path: {rpc_gpus.PROGRAM}
 rpc_servers: ["{FIRST}", "{SECOND}"]
 """
 PINNED, FREE = list(MODELS)[:2]
@@ -48,13 +45,9 @@ def daemon(
     llama_server_with_rpc: Path,
 ) -> Iterator[Daemon]:
     with booted(all_trees[request.param]) as container:
-        archive = io.BytesIO()
-        with tarfile.open(fileobj=archive, mode="w") as made:
-            made.add(llama_server_with_rpc.parent, FOLDER.lstrip("/"))
-        container.run(["tar", "-C", "/", "-xf", "-"], input=archive.getvalue())
-        container.write("/opt/fake_gpu.py", Path(fake_gpu.__file__).read_bytes())
+        rpc_gpus.unpack(container, llama_server_with_rpc)
         for port in PORTS:
-            text = UNIT.format(folder=FOLDER, port=port)
+            text = UNIT.format(port=port)
             container.write(f"/etc/systemd/system/{name_of(port)}", text)
         container.systemctl("daemon-reload")
         container.systemctl("enable", "--now", *map(name_of, PORTS))

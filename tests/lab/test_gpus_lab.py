@@ -4,9 +4,6 @@ The last tests have GPUs of any size, behind the RPC of a real llama-server: wha
 unit is what the server takes there.
 """
 
-import io
-import json
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,9 +11,9 @@ import pytest
 
 from magid.launcher import device_list, memory_prediction
 from magid.systemd.unit_names import unit_name
+from tests.lab import rpc_gpus
 from tests.lab.container import Container
 from tests.lab.serving import MODELS, SETTINGS, Daemon, installed_in, replaced
-from tests.support import fake_gpu
 
 pytestmark = pytest.mark.slow
 
@@ -161,34 +158,21 @@ def test_a_place_is_in_the_unit_and_outlives_magid(daemon: Daemon) -> None:
 
 # -- GPUs behind RPC -------------------------------------------------------------------------------
 
-RPC_FOLDER = "/opt/llama-rpc"
-RPC_SETTINGS = """\
+RPC_SETTINGS = f"""\
 gpu_reserve: 1048576
-llama_server_path: /opt/llama-rpc/llama-server
+llama_server_path: {rpc_gpus.PROGRAM}
 rpc_servers: ["%s", "%s"]
 """
 LARGE = 524_288  # tokens: 256 MiB of context, and some for computing
 MIB = 1 << 20
 
 
-def started_fake(container: Container, number: int, mib: int) -> str:
-    """Returns the address of a GPU of this size, which a service of the container is."""
-    unit, said = f"fake-gpu-{number}", f"/run/fake-gpu-{number}"
-    program = f"python3 -I -S /opt/fake_gpu.py {RPC_FOLDER}/ggml-rpc-server {mib} 0 >{said}"
-    container.run(["systemd-run", f"--unit={unit}", "sh", "-c", f"tail -f /dev/null | {program}"])
-    container.wait_until(lambda: container.exists(said) and b"port" in container.read(said), unit)
-    return f"127.0.0.1:{json.loads(container.read(said))['port']}"
-
-
 @pytest.fixture(scope="module")
 def remote(daemon: Daemon, llama_server_with_rpc: Path) -> Iterator[tuple[str, str]]:
     """Two GPUs, of 400 and 200 MiB, that magid.yaml names: their addresses."""
-    container, archive = daemon.container, io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w") as made:
-        made.add(llama_server_with_rpc.parent, RPC_FOLDER.lstrip("/"))
-    container.run(["tar", "-C", "/", "-xf", "-"], input=archive.getvalue())
-    container.write("/opt/fake_gpu.py", Path(fake_gpu.__file__).read_bytes())
-    first, second = (started_fake(container, n, mib) for n, mib in ((1, 400), (2, 200)))
+    container = daemon.container
+    rpc_gpus.unpack(container, llama_server_with_rpc)
+    first, second = (rpc_gpus.started(container, n, mib) for n, mib in ((1, 400), (2, 200)))
     own = SETTINGS.replace(", ctx_size: 512", ", batch_size: 32")
     container.write("/etc/magi/magid.yaml", own + RPC_SETTINGS % (first, second))
     replaced(container, "restart", "magid")
@@ -199,8 +183,9 @@ def remote(daemon: Daemon, llama_server_with_rpc: Path) -> Iterator[tuple[str, s
 
 def used(daemon: Daemon) -> list[int]:
     """MiB that servers hold of each GPU, by what the GPUs themselves say is free."""
-    listed = daemon.client.post("/api/gpus/refresh").json()["gpus"]
-    return [(gpu["totalBytes"] - gpu["freeBytes"]) // MIB for gpu in listed]
+    answer = daemon.client.post("/api/gpus/refresh").json()
+    assert answer["problem"] is None
+    return [(gpu["totalBytes"] - gpu["freeBytes"]) // MIB for gpu in answer["gpus"]]
 
 
 def test_a_prediction_in_a_unit_is_what_the_unit_then_holds(

@@ -11,6 +11,7 @@ import pytest
 
 from magid.llama.spec import ServerSpec
 from magid.servers.backend import ServerState
+from magid.servers.readiness import Pace
 from tests.support import fake_llama
 from tests.support.deadlines import PATIENCE_S
 from tests.support.fake_systemd import STOPPED, ready
@@ -145,3 +146,14 @@ async def test_a_unit_without_a_user_is_not_asked(
     world.systemd.load(ready(spec) | STARTING)
     await shown(world, spec.port, ServerState.STARTING)
     assert (await world.launcher._units.watch(spec.port))._looking is None
+
+
+@pytest.mark.parametrize(
+    ("took", "pause"),
+    [(0.0, 0.005), (0.1, 0.005), (0.2, 0.01), (0.4, 0.02), (2.0, 0.02), (60.0, 0.6), (900.0, 2.0)],
+)
+def test_a_server_is_seen_within_20_ms_or_a_hundredth_of_its_load(
+    took: float, pause: float
+) -> None:
+    assert Pace(2.0).pause_s(took) == pytest.approx(pause)
+    assert Pace(2.0, least_s=0.02).pause_s(took) == pytest.approx(max(pause, 0.02))
