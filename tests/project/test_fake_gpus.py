@@ -1,5 +1,7 @@
 """The fake GPUs that tests use: the real llama-server sees them, fills them and cannot overfill."""
 
+import socket
+import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +12,7 @@ import psutil
 
 from tests.support import fake_gpu
 from tests.support.deadlines import DEADLINE_S
+from tests.support.fake_gpu import MIB
 from tests.support.gpus import FakeGpu, MakeGpus
 
 
@@ -85,6 +88,30 @@ def test_its_server_listens_where_no_other_process_does(
         (server,) = psutil.Process(gpu.process.pid).children()
         found = {c.laddr.ip for c in server.net_connections("tcp") if c.status == "LISTEN"}
     assert found == {fake_gpu.own_address(gpu.process.pid)}
+
+
+def test_a_connection_that_ends_takes_no_other_ones_memory_with_it(make_gpus: MakeGpus) -> None:
+    """As when the GPUs are listed while a server begins to load."""
+    (gpu,) = make_gpus((100, 0), hollow=True).fakes
+    host, port = gpu.address.split(":")
+    with (
+        socket.create_connection((host, int(port)), DEADLINE_S) as loading,
+        socket.create_connection((host, int(port)), DEADLINE_S) as listing,
+    ):
+        for connection in (loading, listing):
+            assert _answer(connection, fake_gpu.Command.MEMORY, bytes(4)) == (100 * MIB, 100 * MIB)
+        listing.shutdown(socket.SHUT_WR)
+        assert listing.recv(1) == b""
+        _, size = _answer(loading, fake_gpu.Command.ALLOCATE, struct.pack("<IQ", 0, 40 * MIB))
+        assert (size, gpu.memory()["used"]) == (40 * MIB, 40)
+
+
+def _answer(connection: socket.socket, command: int, body: bytes) -> tuple[int, int]:
+    """The two numbers that a request of ggml's RPC gets."""
+    connection.sendall(struct.pack("<BQ", command, len(body)) + body)
+    with connection.makefile("rb") as answers:
+        _, first, second = struct.unpack("<QQQ", answers.read(24))
+    return first, second
 
 
 def _wait_empty(gpu: FakeGpu) -> None:

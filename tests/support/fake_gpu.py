@@ -113,7 +113,8 @@ class Gpu:
                 await connection.serve(reader)
         finally:
             writer.close()
-            self.held.remove(connection.held)
+            # By identity: those of connections that hold nothing yet are equal.
+            self.held = [held for held in self.held if held is not connection.held]
             await connection.close()
 
 
