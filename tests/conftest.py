@@ -19,6 +19,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 _PROVISION = _ROOT / "packaging" / "provision-llama-server"
 _PROVISION_SECONDS = 600  # a first download on a slow line; an installed one answers at once
 _PORTS = range(10_000, 32_000)
+_LONG = ("tests/lab/", "tests/servers/test_predicted_memory.py", "tests/servers/test_real_sizes.py")
 _given_ports: set[int] = set()
 
 # No test fails because the machine has other work.
@@ -35,8 +36,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The laboratory first: its files take longest, and the processes share all files."""
-    items.sort(key=lambda item: not item.nodeid.startswith("tests/lab/"))
+    """The files that take longest first: the processes share all files, and are to end together."""
+    items.sort(key=lambda item: not item.nodeid.startswith(_LONG))
 
 
 @pytest.hookimpl(wrapper=True)
