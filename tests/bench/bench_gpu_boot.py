@@ -178,8 +178,8 @@ def _wait_for_models(container: Container, client: httpx.Client) -> None:
 def _add_gpus(container: Container) -> str:
     """Returns what magid.yaml says of them."""
     rpc_gpus.unpack(container, _provisioned("--rpc"))
-    found = [rpc_gpus.started(container, number, GPU_MIB) for number in range(len(GPUS))]
-    return f"rpc_servers: {found}\n"
+    gpus = [rpc_gpus.started(container, number, GPU_MIB) for number in range(len(GPUS))]
+    return f"rpc_servers: {[gpu.address for gpu in gpus]}\n"
 
 
 def main() -> None:

@@ -172,7 +172,8 @@ def remote(daemon: Daemon, llama_server_with_rpc: Path) -> Iterator[tuple[str, s
     """Two GPUs, of 400 and 200 MiB, that magid.yaml names: their addresses."""
     container = daemon.container
     rpc_gpus.unpack(container, llama_server_with_rpc)
-    first, second = (rpc_gpus.started(container, n, mib) for n, mib in ((1, 400), (2, 200)))
+    gpus = [rpc_gpus.started(container, n, mib) for n, mib in ((1, 400), (2, 200))]
+    first, second = (gpu.address for gpu in gpus)
     own = SETTINGS.replace(", ctx_size: 512", ", batch_size: 32")
     container.write("/etc/magi/magid.yaml", own + RPC_SETTINGS % (first, second))
     replaced(container, "restart", "magid")
