@@ -5,9 +5,9 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 PY := $(VENV)/bin/python
-# Four processes, because tests wait more than they work; a file of tests in each, in the order
+# Five processes, because tests wait more than they work; a file of tests in each, in the order
 # of tests/conftest.py.
-SIDE_BY_SIDE := -n 4 --dist loadfile --no-loadscope-reorder
+SIDE_BY_SIDE := -n 5 --dist loadfile --no-loadscope-reorder
 export PYTHON
 
 .PHONY: help run deb test check bench soak demo-models page-pictures lock clean
