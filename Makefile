@@ -16,7 +16,7 @@ help:
 	@echo 'make run          run the daemon on 127.0.0.1:8000 with demo models; Ctrl-C ends it'
 	@echo 'make deb          the Debian package, into dist/'
 	@echo 'make test         everything: linters, types, all tests'
-	@echo 'make check        linters, types and the quick tests, in under a minute'
+	@echo 'make check        linters, types and the quick tests, in a few minutes'
 	@echo 'make bench        measurements, as ratios'
 	@echo 'make soak         attacks, power cuts and long runs, for hours; SCALE=0.01 for minutes'
 	@echo 'make demo-models  tiny real models in .run/models'

@@ -1,9 +1,9 @@
 """Sees when a server is ready: the one way for children and for units.
 
 A poll, because llama-server has no other certain sign; what a child prints only hastens the next
-check. It begins fast and slows down to `readiness_check_interval`: a server that loads for two
-seconds is seen within 20 ms of being ready, and a longer load within a hundredth of it. Each check
-takes processor time from the load.
+check. It begins fast and slows down to `readiness_check_interval`, by default 20 ms: a server is
+seen that soon after it is ready. With a longer interval that holds for loads of two seconds, and a
+longer load is seen within a hundredth of it. Each check takes processor time from the load.
 """
 
 import asyncio

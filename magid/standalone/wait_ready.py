@@ -28,8 +28,9 @@ from typing import NamedTuple
 ANSWER_S = 5.0  # for one answer of a busy server
 ALIVE_S = 60.0  # silence of this program after which systemd aborts the start
 # Between two checks: the first pause, and the share of the time so far, up to
-# `readiness_check_interval`. Each check takes processor time from the load, and magid, which looks
-# more often, does not wait for this program.
+# `readiness_check_interval`. Each check takes processor time from the load. Requests to the model
+# and the next start go by magid's own, earlier look; only who waits for the start itself
+# (`systemctl start`, `?wait=`) waits for this program.
 _FIRST_PAUSE_S = 0.02
 _SHARE = 0.05
 _LISTEN = "0A"  # TCP_LISTEN in /proc/net/tcp

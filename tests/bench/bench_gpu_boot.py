@@ -23,6 +23,7 @@ import httpx
 from tests.bench.bench_gguf import cpu
 from tests.bench.bench_swap import (
     RELEASE,
+    Write,
     by_hand,
     command_of,
     container_with,
@@ -53,7 +54,6 @@ FACTOR: Final = 1.05
 CTX: Final = 2048  # and one more for each prediction that is made
 
 Ask = Callable[..., Any]  # method, path and body of a request to magid: the answer
-Write = Callable[[Path, str], None]
 
 
 def write_50_mb(path: Path, name: str) -> None:

@@ -6,6 +6,7 @@ What tests/end_to_end/test_placement.py shows of child processes.
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -83,7 +84,9 @@ class Machine:
 
 
 @pytest.fixture(scope="module")
-def machine(container: Container, chat_model: Any, llama_server_with_rpc: Any) -> Iterator[Machine]:
+def machine(
+    container: Container, chat_model: Path, llama_server_with_rpc: Path
+) -> Iterator[Machine]:
     rpc_gpus.unpack(container, llama_server_with_rpc)
     gpus = tuple(rpc_gpus.started(container, number, TOTAL) for number in (1, 2))
     settings = SETTINGS.replace(", ctx_size: 512", ", batch_size: 32")
