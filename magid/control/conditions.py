@@ -233,7 +233,7 @@ def _down(now: Situation) -> Iterable[DaemonCondition]:
         if server is None or server.model_id != spec.model_id:
             continue
         if server.state in (ServerState.FAILED, ServerState.BACKOFF) or (
-            starting and server.state in (ServerState.STARTING, ServerState.LOADING)
+            starting and server.state.is_loading
         ):
             yield DaemonCondition(
                 Code.SERVER_DOWN,

@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 _SETTLED = frozenset(
     {ServerState.READY, ServerState.STOPPED, ServerState.FAILED, ServerState.BACKOFF}
 )
-_LOADING = frozenset({ServerState.STARTING, ServerState.LOADING})
 SETTLE_S: Final = 0.05  # the next start of a queue follows milliseconds after the last one
 LATEST_S: Final = 10.0  # a list takes 0.3 s of processor time or more from those that load
 
@@ -180,7 +179,7 @@ class Devices:
             self._late = loop.call_later(self._latest_s, self._begin)
 
     def _begin_if_calm(self) -> None:
-        if _LOADING.isdisjoint(self._states.values()):
+        if not any(state.is_loading for state in self._states.values()):
             self._begin()
 
     def _drop_timers(self) -> None:

@@ -42,6 +42,8 @@ from magid.servers.backend import ObservedServer, ServerBackend, ServerState
 log = logging.getLogger(__name__)
 
 SETTLE_S: Final = 0.25  # changes that come together lead to one look
+# While servers load, whose next change is near: each look takes processor time from the loads.
+LOADING_S: Final = 1.0
 _KINDS: Final = frozenset({"registry", "profile", "gpus", "server"})
 
 
@@ -111,7 +113,7 @@ class ModelFits:
             await self._look()
         except Exception:  # the next change is another try
             log.exception("finding out whether models fit failed with an internal error")
-        await asyncio.sleep(SETTLE_S)
+        await asyncio.sleep(pause_s(self._launcher.observed().values()))
 
     async def _look(self) -> None:
         """Makes all answers, and lets others run after each: there may be thousands."""
@@ -214,6 +216,11 @@ class ModelFits:
         servers = ((spec, observed.get(spec.port)) for spec in specs)
         ready = ((a, b) for a, b in servers if b is not None and b.state is ServerState.READY)
         return next((server for spec, server in ready if server.spec_hash == spec.hash), None)
+
+
+def pause_s(servers: Iterable[ObservedServer]) -> float:
+    """Returns how long to wait after a look before the next one. Pure."""
+    return LOADING_S if any(server.state.is_loading for server in servers) else SETTLE_S
 
 
 def _running_fit(found: ModelFit, running: ObservedServer, problem: str) -> ModelFit:

@@ -79,8 +79,7 @@ class Holders:
         held: dict[int, int] = {}
         if any(holds_memory(server) for server in self._launcher.observed().values()):
             with suppress(MagidError):  # without the figures, a loading server counts whole
-                figures = await self._launcher.figures()
-                held = {p: f.held_bytes for p, f in figures.items() if f.held_bytes is not None}
+                held = await self._launcher.held_memory()
         return MachineMemory(found["available"], found["total"], held)
 
     def all(self, memory: MachineMemory | None = None, engine: str | None = None) -> list[Holder]:

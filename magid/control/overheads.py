@@ -38,7 +38,6 @@ from magid.servers.backend import ObservedServer, ServerState
 log = logging.getLogger(__name__)
 
 _KEPT: Final = 5  # starts of each back end
-_LOADING: Final = (ServerState.STARTING, ServerState.LOADING)
 _OVER: Final = (ServerState.STOPPED, ServerState.FAILED, ServerState.BACKOFF, ServerState.STOPPING)
 
 
@@ -135,7 +134,7 @@ class Overheads:
     def begin(self, spec: ServerSpec, placement: Placement) -> None:
         """Notes what is free before this start. Called when its place is decided."""
         self._begun.pop(spec.port, None)
-        if any(state in _LOADING for port, state in self._states.items() if port != spec.port):
+        if any(state.is_loading for port, state in self._states.items() if port != spec.port):
             return  # what it allocates from now on changes no state
         gpus = self._devices.of(spec.engine).present.gpus
         listed = {gpu.device.id: gpu.device for gpu in gpus}

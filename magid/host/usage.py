@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     import psutil
 
 
+GROUPS = Path("/sys/fs/cgroup")
+
+
 class ServerFigures(Struct, frozen=True):
     """What one server uses now; None if unknown."""
 
     memory_bytes: int | None = None
     cpu_seconds: float | None = None
-    held_bytes: int | None = None  # of its memory, what is no part of a file: it cannot be dropped
 
 
 def process_figures(pid: int) -> ServerFigures:
@@ -35,10 +37,7 @@ def process_figures(pid: int) -> ServerFigures:
     try:
         process = psutil.Process(pid)
         cpu = process.cpu_times()
-        resident = process.memory_info()
-        return ServerFigures(
-            _memory_of(process), cpu.user + cpu.system, max(0, resident.rss - resident.shared)
-        )
+        return ServerFigures(_memory_of(process), cpu.user + cpu.system)
     except (psutil.Error, OSError):  # OSError: no descriptor is free
         return ServerFigures()
 
@@ -52,7 +51,36 @@ def _memory_of(process: "psutil.Process") -> int:
         return int(process.memory_info().rss)
 
 
-def held_in_group(group: str, root: Path = Path("/sys/fs/cgroup")) -> int | None:
+def group_figures(group: str, pid: int, root: Path = GROUPS) -> ServerFigures | None:
+    """Returns what a control group (v2) uses; None where it is not known. Blocks.
+
+    Without the memory controller, memory is what `process_figures` says of the process `pid`.
+    Source: Linux, Documentation/admin-guide/cgroup-v2.rst, memory.current and cpu.stat.
+    """
+    folder = root / group.strip("/")
+    try:
+        rows = [line.split() for line in (folder / "cpu.stat").read_text().splitlines()]
+        cpu = int(dict(rows)["usage_usec"]) / 1e6
+    except (OSError, ValueError, KeyError):
+        return None
+    try:
+        return ServerFigures(int((folder / "memory.current").read_text()), cpu)
+    except (OSError, ValueError):
+        return ServerFigures(process_figures(pid).memory_bytes, cpu)
+
+
+def held_by_process(pid: int) -> int | None:
+    """Returns what a process holds beside files, in bytes: it cannot be dropped. Blocks."""
+    import psutil
+
+    try:
+        resident = psutil.Process(pid).memory_info()
+    except (psutil.Error, OSError):
+        return None
+    return max(0, int(resident.rss - resident.shared))
+
+
+def held_in_group(group: str, root: Path = GROUPS) -> int | None:
     """Returns what a control group (v2) holds beside files, in bytes; None: not known. Blocks.
 
     Source: Linux, Documentation/admin-guide/cgroup-v2.rst, memory.stat, anon.

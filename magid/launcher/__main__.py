@@ -13,7 +13,7 @@ from typing import Final
 from magid.errors import CannotWrite, MagidError
 from magid.launcher import protocol
 from magid.launcher.keys import KEYS, KeyRing
-from magid.launcher.policy import read_config
+from magid.launcher.policy import ConfigFile
 from magid.launcher.server import USER, LauncherServer, log
 from magid.launcher.transient_units import Units
 from magid.systemd import notify
@@ -95,7 +95,7 @@ async def _serve_over(
     notify.release(left)
     ring.keep_only(units.held)
     units.when_gone(ring.remove)
-    launcher = LauncherServer(units, ring, read_config)
+    launcher = LauncherServer(units, ring, ConfigFile())
     # Not start_unix_server: from Python 3.13 on, its end removes the socket's file.
     server = await asyncio.start_server(
         launcher.answer, sock=listening, limit=protocol.MAX_LINE_BYTES

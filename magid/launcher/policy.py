@@ -1,10 +1,12 @@
 """Decides what the launcher does with a start request: it describes one unit, or refuses.
 
-Only root may write the configuration. It is read for each request: an edit takes effect at once.
+Only root may write the configuration. Its file is looked at for each request: an edit takes effect
+at once.
 """
 
 import grp
 import re
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -22,12 +24,13 @@ from magid.llama.engines import check_owned, program_for
 from magid.llama.placement import Placement
 from magid.llama.program import FoundProgram, find_program
 from magid.standalone import SCRIPTS
-from magid.standalone.exec_model import can_bind_only
+from magid.standalone.call_filters import can_bind_only
 
 KEY_SOCKET: Final = "/run/magi/key.sock"
 PROGRAM_PLACES: Final = "/usr/local/bin:/usr/bin:/bin"
 _SYSTEM: Final = ("/usr", "/etc", "/proc", "/sys", "/dev", "/run", "/tmp")
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
+_SETTLED_NS: Final = 2_000_000_000
 _GROUPS: Final = ("render", "video", "magi-models")  # GPU devices, and models that not all may read
 
 
@@ -181,6 +184,30 @@ def _group_exists(name: str) -> bool:
     except KeyError:
         return False
     return True
+
+
+class ConfigFile:
+    """The configuration, which is read again only if its file has changed. For one thread."""
+
+    def __init__(self, path: Path = config.DEFAULT_PATH, settled_ns: int = _SETTLED_NS) -> None:
+        """What was read within `settled_ns` of the file's last change is not kept."""
+        self._path, self._settled_ns = path, settled_ns
+        self._known: tuple[tuple[int, ...], Config] | None = None
+
+    def __call__(self) -> Config:
+        """Is `read_config`."""
+        try:
+            status = self._path.stat()
+        except OSError:
+            return read_config(self._path)
+        key = (status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_size, status.st_uid)
+        if self._known is not None and self._known[0] == key:
+            return self._known[1]
+        found = read_config(self._path)
+        # Times of files are coarse: one that has just changed may change again within its time.
+        age_ns = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns)
+        self._known = (key, found) if age_ns >= self._settled_ns else None
+        return found
 
 
 def read_config(path: Path = config.DEFAULT_PATH) -> Config:

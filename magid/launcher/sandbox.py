@@ -9,19 +9,19 @@ import hashlib
 import ipaddress
 import json
 import math
-import signal
 import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any, Final
 
 from magid.errors import InvalidInput, NotAllowed
-from magid.launcher.protocol import CREDENTIAL, credential_path
+from magid.launcher.protocol import CREDENTIAL
 from magid.launcher.unit_request import Timeouts, UnitRequest
 from magid.llama import placement
 from magid.llama.spec import ServerSpec
-from magid.standalone.exec_model import BIND
+from magid.standalone.exec_model import BIND, READY
 
 PYTHON: Final = "/usr/bin/python3"
 KEY_UNIT: Final = "magi-key.socket"
@@ -30,8 +30,6 @@ ORDER_FIELD: Final = "MAGI_ORDER"
 # Exit statuses of exec_model.py (sysexits.h): a restart would change nothing.
 NO_RESTART: Final = (66, 78)
 NOTIFY: Final = "/run/systemd/notify"  # wait_ready.py reports to it
-# Before 254, systemd hides the unit's credentials from ExecStartPost=: they are bound here for it.
-_KEY_FOLDER: Final = "/run/magi-key"
 # The one place that a server can write to: in memory, private, gone with its process. Drivers cache
 # compiled code in HOME, and exchange data between GPUs through /dev/shm (NCCL asks for 1 GB).
 SCRATCH: Final = "/dev/shm"
@@ -85,7 +83,7 @@ def unit_properties(order: UnitRequest, version: int) -> list[Property]:
         *_restart(order.patience, version),
         *_limits(order.spec),
         *_identity(order),
-        *_file_system(order, version),
+        *_file_system(order),
         *_kernel(order),
         *_network(order),
         *_devices(),
@@ -131,25 +129,18 @@ def _description(order: UnitRequest) -> list[Property]:
 
 def _service(order: UnitRequest, version: int) -> list[Property]:
     spec, patience = order.spec, order.patience
-    key = credential_path(spec.port)
     filters = [f"{BIND}{spec.port}"] * order.filters_port + order.connect_words
-    gate = [PYTHON, "-I", "-S", f"{order.scripts}/exec_model.py", *filters]
+    ready = f"{READY}{patience.max_startup_s:g}:{patience.check_interval_s:g}"
+    gate = [PYTHON, "-I", "-S", f"{order.scripts}/exec_model.py", *filters, ready]
     gate += [*map(str, order.files), "--"]
-    ready = [
-        *(PYTHON, "-I", "-S", f"{order.scripts}/wait_ready.py", spec.host, str(spec.port)),
-        *(spec.model_id, key if version >= 254 else f"{_KEY_FOLDER}/{CREDENTIAL}"),
-        *(f"{patience.max_startup_s:g}", f"{patience.check_interval_s:g}"),
-    ]
     return [
-        Property("Type", "s", "exec"),
-        Property("NotifyAccess", "s", "exec"),  # wait_ready.py is a control process
+        Property("Type", "s", "notify"),
+        # wait_ready.py is not the main process; the server itself cannot notify.
+        Property("NotifyAccess", "s", "all"),
         command_property("ExecStart", [*gate, *order.argv], version),
-        command_property("ExecStartPost", ready, version),
         Property("TimeoutStartUSec", "t", _usec(_START_STEP_S)),
         Property("TimeoutStopUSec", "t", _usec(patience.stop_timeout_s)),
         Property("KillMode", "s", "mixed"),
-        # A stop may end wait_ready.py before it handles the signal.
-        Property("SuccessExitStatus", "(aiai)", ([], [int(signal.SIGTERM)])),
         Property("OOMPolicy", "s", "stop"),
         Property("OOMScoreAdjust", "i", _OOM_SCORE),
         Property("SyslogIdentifier", "s", "llama-server"),
@@ -216,16 +207,13 @@ def _identity(order: UnitRequest) -> list[Property]:
     ]
 
 
-def _file_system(order: UnitRequest, version: int) -> list[Property]:
+def _file_system(order: UnitRequest) -> list[Property]:
     shown = _shown(order)
     homely = any(_is_below(path, home) for path in (*shown, *order.roots) for home in _HOMES)
     sources = {file.path: file.source for file in order.files}
     empty = [(path, "ro") for path in _hidden(order)]
     # A missing file must not fail the mount: exec_model.py reports it in words.
     bound = [(sources.get(path, path), path, True, _MS_REC) for path in (*shown, NOTIFY)]
-    if version < 254:
-        credentials = str(PurePosixPath(credential_path(order.spec.port)).parent)
-        bound.append((credentials, _KEY_FOLDER, True, _MS_REC))
     return [
         Property("ProtectSystem", "s", "strict"),
         Property("ProtectHome", "s", "tmpfs" if homely else "yes"),
@@ -380,6 +368,7 @@ def _mountable(path: str) -> str:
     return path
 
 
+@lru_cache(4096)  # the same few paths with each start
 def _is_below(path: str, folder: str) -> bool:
     """Whether the path is the folder itself or in it."""
     return PurePosixPath(path).is_relative_to(folder)

@@ -22,9 +22,8 @@ _NOTICE: Final = 5  # systemd does not log each start and end of the unit
 LEFT_OUT: Final = frozenset(
     {
         *("Description", "PartOf", "Wants", "After", "CollectMode", "AddRef", "Type"),
-        *("NotifyAccess", "ExecStart", "ExecStartEx", "ExecStartPost", "ExecStartPostEx"),
-        *("TimeoutStartUSec", "Restart", "RestartUSec"),
-        *("RestartPreventExitStatus", "SuccessExitStatus"),
+        *("NotifyAccess", "ExecStart", "ExecStartEx", "TimeoutStartUSec"),
+        *("Restart", "RestartUSec", "RestartPreventExitStatus"),
         *("StartLimitIntervalUSec", "StartLimitBurst", "RestartSteps", "RestartMaxDelayUSec"),
         *("LoadCredential", "LogExtraFields", "MemoryMax", "CPUQuotaPerSecUSec"),
     }

@@ -7,7 +7,7 @@ client holds a reference, and it goes away some time after the last reference is
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -219,18 +219,30 @@ class Units:
     async def _stop(self, name: str, seen: UnitFacts) -> None:
         await self._tolerant("StopUnit", name, "replace")
         patience = seen.stop_s + _STOP_MARGIN_S
-        await self._until(name, lambda seen: seen.is_down, patience)
-        await self._tolerant("ResetFailedUnit", name)
+        left = await self._until(name, lambda seen: seen.is_down, patience)
+        if left is not None and left.active == "failed":
+            await self._tolerant("ResetFailedUnit", name)
+        else:  # its count of starts alone, which no caller waits for
+            self._in_background(self._reset(name))
 
-    async def _until(self, name: str, over: Callable[[UnitFacts], bool], patience_s: float) -> None:
-        """Waits until `over` is true or the unit is gone; checks at each signal. TimedOut."""
+    async def _reset(self, name: str) -> None:
+        with suppress(BusError):
+            await self._tolerant("ResetFailedUnit", name)
+
+    async def _until(
+        self, name: str, over: Callable[[UnitFacts], bool], patience_s: float
+    ) -> UnitFacts | None:
+        """Waits until `over` is true or the unit is gone; checks at each signal. TimedOut.
+
+        Returns what was seen last; None if the unit is gone.
+        """
         try:
             async with asyncio.timeout(patience_s):
                 while True:
                     news = self._news  # taken before the look, so that no signal is missed
                     seen = await self._look(name)
                     if seen is None or over(seen):
-                        return
+                        return seen
                     await news.wait()
         except TimeoutError:
             raise TimedOut(
@@ -283,9 +295,12 @@ class Units:
                 if port is not None and port not in self.held:
                     self._hear_gone(port)
             case "JobRemoved", [_, _, str(name), "done"] if port_in(name) in self.held:
-                task = asyncio.create_task(self._forgive(name))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                self._in_background(self._forgive(name))
+
+    def _in_background(self, call: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(call)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _forgive(self, name: str) -> None:
         """Removes a successful manual start from systemd's count towards its start limit.

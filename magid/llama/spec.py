@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Final
 
 from magid.llama.runtime_settings import BY_NAME, ServerSettings
@@ -55,9 +56,14 @@ class ServerSpec(ServerSettings):
     @property
     def hash(self) -> str:
         """16 hex digits, for MAGI_SPEC, and for the comparison in `specCurrent`."""
-        hashed = {name: value for name, value in asdict(self).items() if _is_hashed(name, value)}
-        text = json.dumps(hashed, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return _hash_of(self)
+
+
+@lru_cache(4096)  # each change of a server asks for those of all
+def _hash_of(spec: ServerSpec) -> str:
+    hashed = {name: value for name, value in asdict(spec).items() if _is_hashed(name, value)}
+    text = json.dumps(hashed, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _is_hashed(name: str, value: object) -> bool:

@@ -38,6 +38,11 @@ class ServerState(StrEnum):
         return self in _RUNNING
 
     @property
+    def is_loading(self) -> bool:
+        """Returns whether it is on its way to ready."""
+        return self in (ServerState.STARTING, ServerState.LOADING)
+
+    @property
     def is_settled(self) -> bool:
         """Returns whether the state no longer changes by itself."""
         return self in (ServerState.STOPPED, ServerState.READY, ServerState.FAILED)
@@ -206,6 +211,12 @@ class ServerBackend(Protocol):
 
     async def figures(self) -> dict[int, ServerFigures]:
         """Returns port -> current resource usage. Must not block the event loop."""
+
+    async def held_memory(self) -> dict[int, int]:
+        """Returns port -> memory that the server holds beside files, in bytes, where it is known.
+
+        Asked at each decision, so it takes little. Must not block the event loop.
+        """
 
     async def logs(self, port: int, *, lines: int, after: str | None = None) -> list[LogLine]:
         """Returns the last `lines` lines, oldest first.

@@ -76,9 +76,4 @@ def _with_systemd(
             f"cannot use launcher systemd: Python's module {error.name} is not there; install "
             "dbus-fast, or set launcher to process"
         ) from error
-    return SystemdBackend(
-        program,
-        profile=profile,
-        stop_timeout_s=settings.stop_timeout,
-        check_interval_s=settings.readiness_check_interval,
-    )
+    return SystemdBackend(program, profile=profile, stop_timeout_s=settings.stop_timeout)

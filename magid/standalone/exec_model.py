@@ -1,8 +1,9 @@
 """The first program of a model unit, which executes llama-server.
 
-    exec_model.py [bind:PORT] [connect:PORT]... DEV:INO:PATH... -- PROGRAM ARGUMENT...
+    exec_model.py [bind:PORT] [connect:PORT]... [ready:MAX_S:EVERY_S] DEV:INO:PATH... -- PROGRAM ...
 
-It checks the model's files and the key, and installs a filter of ports and one of system calls.
+It checks the model's files and the key, forks the process that tells systemd when the server is
+ready, and installs a filter of ports and one of system calls.
 
 The launcher checked the model's files before it made the unit, and systemd resolved their paths
 again when it mounted them into the unit. In between, a user who may write to a model folder could
@@ -16,6 +17,9 @@ The system call filter keeps the server and its children from opening connection
 only accept them. Mounts and IPAddressDeny= close most sockets, but not abstract ones, which belong
 to the host's network namespace, and not other services on 127.0.0.1: a resolver, databases, magid,
 other servers. The unit cannot have the filter, because wait_ready.py, in the same unit, connects.
+
+With ready:MAX_S:EVERY_S that process waits MAX_S seconds for the server, and looks every EVERY_S at
+the longest. Without it, systemd is told nothing.
 
 With bind:PORT the server may bind no other TCP port (Landlock, Linux 6.7). SocketBindDeny= of the
 unit does the same by programs in the kernel, which systemd takes 60 ms to load; where the launcher
@@ -33,23 +37,21 @@ cannot be executed.
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import os
 import stat
-import struct
 import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing less halves the delay
-    from collections.abc import Iterable, Mapping, Sequence
-    from typing import Final
+    from collections.abc import Sequence
+    from types import ModuleType
 
 NO_INPUT = 66
 BAD_USAGE = 78
 KEY_OPTION = "--api-key-file"
 BIND = "bind:"
 CONNECT = "connect:"
+READY = "ready:"
 _SHORTEST_KEY = 32
 
 
@@ -58,11 +60,12 @@ def main(arguments: Sequence[str]) -> int:
     if "--" not in arguments or not arguments[arguments.index("--") + 1 :]:
         return _refuse(BAD_USAGE, "cannot start: no program after '--'")
     end = arguments.index("--")
-    checked_files = list(arguments[:end])
+    checked_files, argv = list(arguments[:end]), list(arguments[end + 1 :])
     bind, connect = _taken(checked_files, BIND), _taken(checked_files, CONNECT)
     for text in (*bind, *connect):
         if not (_is_number(text) and 0 < int(text) < 65536):
             return _refuse(BAD_USAGE, f"cannot start: {text!r} is no port")
+    patience = _taken(checked_files, READY)
     if not checked_files:
         return _refuse(BAD_USAGE, "cannot start: no file to check")
     for checked in checked_files:
@@ -72,18 +75,60 @@ def main(arguments: Sequence[str]) -> int:
             return _refuse(BAD_USAGE, f"cannot start: {checked!r} is not DEV:INO:PATH")
         if why := why_not(path, int(device), int(inode)):
             return _refuse(NO_INPUT, f"cannot use the model file {path}: {why}")
-    if why := why_keyless(arguments[end + 1 :]):
+    if why := why_keyless(argv):
         return _refuse(1, f"cannot start without a key: {why}; see `journalctl -t magi-key`")
-    machine = os.uname().machine
-    if machine not in _MACHINES:
-        return _refuse(BAD_USAGE, f"cannot start: there is no system call filter for {machine}")
     try:
-        if bind or connect:
-            restrict_ports([*map(int, bind)], [*map(int, connect)])
-        install(filter_for(machine, connects=bool(connect), unix=not (bind and connect)))
+        forked = [fork_watch(argv, text) for text in patience]
+        restrict([*map(int, bind)], [*map(int, connect)])
+        for child in forked:  # only now: it has ended meanwhile
+            os.waitpid(child, 0)
+    except ValueError as error:
+        return _refuse(BAD_USAGE, f"cannot start: {error}")
     except OSError as error:
         return _refuse(1, f"cannot install the filters of ports and calls: {error.strerror}")
-    return _execute(arguments[end + 1 :])
+    return _execute(argv)
+
+
+def restrict(bind: list[int], connect: list[int]) -> None:
+    """Installs both filters. Raises ValueError on a machine without one, and OSError."""
+    filters = _beside("call_filters")
+    machine = os.uname().machine
+    if machine not in filters.MACHINES:
+        raise ValueError(f"there is no system call filter for {machine}")
+    if bind or connect:
+        filters.restrict_ports(bind, connect)
+    unix = not (bind and connect)
+    filters.install(filters.filter_for(machine, connects=bool(connect), unix=unix))
+
+
+def _beside(name: str) -> ModuleType:
+    """Imports a module from this program's folder: it is compiled, as a program never is."""
+    folder = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 - pathlib is slow
+    if folder not in sys.path:
+        sys.path.append(folder)
+    return __import__(name)
+
+
+def fork_watch(argv: Sequence[str], patience: str) -> int:
+    """Forks the process that tells systemd when this one, by then the server, is ready.
+
+    Twice, so that it is a child of PID 1: the server reaps none. Returns the process in between,
+    which the caller reaps. Raises OSError, and ValueError for what is not MAX_S:EVERY_S.
+    """
+    longest_s, every_s = map(float, patience.split(":"))
+    host, port = (argv[argv.index(option) + 1] for option in ("--host", "--port"))
+    server, first = os.getpid(), os.fork()
+    if first:
+        return first
+    try:
+        if os.fork() == 0:
+            ready = _beside("wait_ready")
+            address = ready.ServerAddress(host, int(port), _key_in(argv).decode())
+            ready.watch(server, address, longest_s, every_s)
+    except BaseException as error:  # systemd will end the unit; this says why
+        sys.stderr.write(f"error: cannot tell systemd when the server is ready: {error!r}\n")
+    finally:
+        os._exit(0)
 
 
 def _taken(words: list[str], kind: str) -> list[str]:
@@ -119,16 +164,20 @@ def why_keyless(argv: Sequence[str]) -> str:
     """Returns why the program's key file has no key; "" if it has one, or there is no key file."""
     if KEY_OPTION not in argv:
         return ""
-    path = "".join(argv[argv.index(KEY_OPTION) + 1 :][:1])
     try:
-        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            key = os.read(file, 4096).strip()
-        finally:
-            os.close(file)
+        key = _key_in(argv)
     except OSError as error:
-        return f"{path}: {error.strerror}"
-    return "" if len(key) >= _SHORTEST_KEY else f"{path} has no key"
+        return f"{error.filename}: {error.strerror}"
+    return "" if len(key) >= _SHORTEST_KEY else f"{argv[argv.index(KEY_OPTION) + 1]} has no key"
+
+
+def _key_in(argv: Sequence[str]) -> bytes:
+    path = "".join(argv[argv.index(KEY_OPTION) + 1 :][:1])
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return os.read(file, 4096).strip()
+    finally:
+        os.close(file)
 
 
 def _execute(argv: Sequence[str]) -> int:
@@ -141,189 +190,6 @@ def _execute(argv: Sequence[str]) -> int:
 def _refuse(status: int, message: str) -> int:
     sys.stderr.write(f"error: {message}\n")
     return status
-
-
-# -- the filter of system calls ----------------------------------------------------------------
-# Sources: seccomp(2), linux/filter.h, linux/seccomp.h, linux/audit.h, asm/unistd.h.
-
-_MACHINES: Final[Mapping[str, tuple[int, Mapping[str, int]]]] = {  # AUDIT_ARCH, and the numbers
-    "x86_64": (
-        0xC000003E,
-        {"socket": 41, "connect": 42, "sendto": 44, "sendmsg": 46, "socketpair": 53,
-         "sendmmsg": 307, "io_uring_setup": 425},
-    ),
-    "aarch64": (
-        0xC00000B7,
-        {"socket": 198, "socketpair": 199, "connect": 203, "sendto": 206, "sendmsg": 211,
-         "sendmmsg": 269, "io_uring_setup": 425},
-    ),
-}  # fmt: skip
-_X32: Final = 0x4000_0000  # the bit of x86_64's other numbering
-_LOAD, _AND, _RETURN = 0x20, 0x54, 0x06  # BPF_LD|W|ABS, BPF_ALU|AND|K, BPF_RET|K
-_IF_EQUAL, _IF_AT_LEAST, _IF_ANY_BIT = 0x15, 0x35, 0x45  # BPF_JMP|JEQ, JGE, JSET, with K
-_NUMBER, _ARCHITECTURE = 0, 4  # offsets in struct seccomp_data
-_ALLOW: Final = 0x7FFF_0000
-_ERROR: Final = 0x0005_0000
-_FAST_OPEN: Final = 0x2000_0000  # MSG_FASTOPEN: sending opens a connection
-_SOCKET_TYPE: Final = 0xF  # without SOCK_CLOEXEC and SOCK_NONBLOCK
-_SET_NO_NEW_PRIVILEGES = 38
-_UNIX, _IPV4_LENGTH = 1, 16  # bytes of struct sockaddr_in
-_STREAM, _SEQPACKET, _TCP = 1, 5, 6  # SOCK_STREAM, SOCK_SEQPACKET, IPPROTO_TCP of these machines
-
-Instruction = tuple[int, int, int, int]  # code, jumps if true and if false, operand
-
-
-def filter_for(machine: str, *, connects: bool = False, unix: bool = True) -> list[Instruction]:
-    """Returns the BPF program, which allows everything except opening connections. Pure.
-
-    With `connects`, those over IPv4 are allowed: the length of the address tells them from others.
-    An abstract socket of the host with a name of 13 bytes has that length too, so a server that may
-    connect gets no unix sockets. Only llama-server that predicts listens on one (`unix`).
-
-    Stream sockets are allowed, to listen on. Datagram sockets are not, because they can send
-    without connect, nor are other stream protocols, which have calls of their own. io_uring
-    bypasses every filter. The errors are those of a missing service, which libraries handle: CUDA,
-    for example, tries to connect to a daemon of its own.
-    """
-    architecture, number = _MACHINES[machine]
-    flags = {"sendto": 3, "sendmsg": 2, "sendmmsg": 3}  # index of the flags argument
-    rules = [
-        *_returned([(_LOAD, 0, 0, _ARCHITECTURE), (_IF_EQUAL, 1, 0, architecture)], errno.EPERM),
-        (_LOAD, 0, 0, _NUMBER),
-        *_returned([(_IF_AT_LEAST, 0, 1, _X32)], errno.ENOSYS),
-        *_on(number["connect"], _unless_ipv4() if connects else _answer(errno.ENOENT)),
-        *_on(number["io_uring_setup"], _answer(errno.ENOSYS)),
-        *_on(_CREATE_RULESET, _answer(errno.ENOSYS)),
-        *_on(_ADD_RULE, _answer(errno.ENOSYS)),
-        *_on(_RESTRICT_SELF, _answer(errno.ENOSYS)),
-        *_on(number["socketpair"], _unless_stream(errno.EACCES)),
-        *_on(number["socket"], [*([] if unix else _unless_unix()), *_plain_streams()]),
-    ]
-    for name, argument in flags.items():
-        fast = [(_LOAD, 0, 0, _argument(argument)), (_IF_ANY_BIT, 0, 1, _FAST_OPEN)]
-        rules += _on(number[name], [*_returned(fast, errno.EPERM), *_allowed()])
-    return [*rules, *_allowed()]
-
-
-def _unless_stream(error: int, *, end: bool = True) -> list[Instruction]:
-    """For socket(2) and socketpair(2): the error for types other than streams."""
-    return [
-        (_LOAD, 0, 0, _argument(1)),
-        (_AND, 0, 0, _SOCKET_TYPE),
-        (_IF_EQUAL, 2, 0, _STREAM),
-        (_IF_EQUAL, 1, 0, _SEQPACKET),
-        *_answer(error),
-        *(_allowed() if end else ()),
-    ]
-
-
-def _plain_streams() -> list[Instruction]:
-    return [*_unless_stream(errno.EACCES, end=False), *_unless_plain()]
-
-
-def _unless_unix() -> list[Instruction]:
-    """For socket(2): the error for unix sockets."""
-    return [(_LOAD, 0, 0, _argument(0)), (_IF_EQUAL, 0, 1, _UNIX), *_answer(errno.EACCES)]
-
-
-def _unless_ipv4() -> list[Instruction]:
-    """For connect(2): the error for addresses of another length than that of IPv4."""
-    return [
-        (_LOAD, 0, 0, _argument(2)),
-        (_IF_EQUAL, 1, 0, _IPV4_LENGTH),
-        *_answer(errno.ENOENT),
-        *_allowed(),
-    ]
-
-
-def _unless_plain() -> list[Instruction]:
-    """For socket(2): the error for protocols other than the family's default and TCP."""
-    return [
-        (_LOAD, 0, 0, _argument(2)),
-        (_IF_EQUAL, 2, 0, 0),
-        (_IF_EQUAL, 1, 0, _TCP),
-        *_answer(errno.EACCES),
-        *_allowed(),
-    ]
-
-
-def _on(number: int, rules: Sequence[Instruction]) -> list[Instruction]:
-    """Applies `rules`, which end with an answer, to this system call; skips them for others."""
-    return [(_IF_EQUAL, 0, len(rules), number), *rules]
-
-
-def _returned(condition: Iterable[Instruction], error: int) -> list[Instruction]:
-    """Answers with the error unless the condition jumps over it."""
-    return [*condition, *_answer(error)]
-
-
-def _answer(error: int) -> list[Instruction]:
-    return [(_RETURN, 0, 0, _ERROR | error)]
-
-
-def _allowed() -> list[Instruction]:
-    return [(_RETURN, 0, 0, _ALLOW)]
-
-
-def _argument(index: int) -> int:
-    """Returns the offset of an argument's lower 32 bits, which hold an int (little-endian)."""
-    return 16 + 8 * index
-
-
-def install(rules: Sequence[Instruction]) -> None:
-    """Installs the filter irrevocably, for this process and its children. Raises OSError."""
-    code = b"".join(struct.pack("=HBBI", *rule) for rule in rules)
-    buffer = ctypes.create_string_buffer(code, len(code))
-    # struct sock_fprog: a short, padding, a pointer.
-    program = struct.pack("@HP", len(rules), ctypes.addressof(buffer))
-    libc = ctypes.CDLL(None, use_errno=True)
-    set_seccomp, mode_filter = 22, 2
-    if (
-        libc.prctl(_SET_NO_NEW_PRIVILEGES, 1, 0, 0, 0) != 0
-        or libc.prctl(set_seccomp, mode_filter, program, 0, 0) != 0
-    ):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-
-
-# -- the filter of ports -------------------------------------------------------------------------
-# Sources: landlock(7), linux/landlock.h, asm-generic/unistd.h.
-
-_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # of every machine
-_VERSION, _NET_PORT = 1, 2
-_BIND_TCP, _CONNECT_TCP = 1, 2
-_KNOWS_PORTS = 4  # the first version of Landlock that does
-
-
-def can_bind_only() -> bool:
-    """Whether the kernel can restrict the ports of a process. Changes nothing."""
-    return int(ctypes.CDLL(None).syscall(_CREATE_RULESET, None, 0, _VERSION)) >= _KNOWS_PORTS
-
-
-def restrict_ports(bound: Iterable[int], reached: Iterable[int]) -> None:
-    """Forbids to bind other TCP ports and to reach others, irrevocably, as `install` does.
-
-    Raises OSError.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    ruleset = struct.pack("=QQ", 0, _BIND_TCP | _CONNECT_TCP)
-    rules = [struct.pack("=QQ", _BIND_TCP, port) for port in bound]
-    rules += [struct.pack("=QQ", _CONNECT_TCP, port) for port in reached]
-    made = libc.syscall(_CREATE_RULESET, ruleset, len(ruleset), 0)
-    if made >= 0:
-        try:
-            if (
-                all(libc.syscall(_ADD_RULE, made, _NET_PORT, rule, 0) == 0 for rule in rules)
-                and libc.prctl(_SET_NO_NEW_PRIVILEGES, 1, 0, 0, 0) == 0
-                and libc.syscall(_RESTRICT_SELF, made, 0) == 0
-            ):
-                return
-        finally:
-            number = ctypes.get_errno()
-            os.close(made)
-        raise OSError(number, os.strerror(number))
-    number = ctypes.get_errno()
-    raise OSError(number, os.strerror(number))
 
 
 if __name__ == "__main__":

@@ -1,40 +1,38 @@
-"""Waits until a model's server is ready.
+"""Tells systemd when a model's server is ready (sd_notify(3)); exec_model.py forks it.
 
-    wait_ready.py HOST PORT ALIAS KEY_FILE MAX_S EVERY_S
+It polls /health, reports the state (STATUS=), extends the start's timeout (EXTEND_TIMEOUT_USEC=),
+and reports readiness (READY=1) when it has seen that the port belongs to our server. So `systemctl
+start` returns when the model answers. A server that will not become ready is killed: STATUS= and
+stderr say why.
 
-As the unit's ExecStartPost=, it makes `systemctl start` return when the model answers. It polls
-/health, reports the state (STATUS=) to systemd and extends the start's timeout
-(EXTEND_TIMEOUT_USEC=). At the end it verifies that the port belongs to our server.
-
-Runs as `python3 -I -S` with the standard library only. Exit status: 0 if the server is ready; 1,
-with the reason on stderr, if it ended, took longer than MAX_S seconds, or if another program
-answers on its port.
+It runs in the unit, but not as its ExecStartPost=: systemd builds the sandbox once more for that,
+and a second Python starts, which together took more processor time than all else of a start, beside
+the load. For the same reason it imports what is part of the interpreter, and nothing else: `socket`
+and `http.client` take four times as long as Python itself.
 """
 
-import json
+from __future__ import annotations
+
+import _socket
 import os
-import secrets
 import select
-import signal
-import socket
-import struct
 import sys
 import time
-from collections.abc import Sequence
-from http.client import HTTPConnection, HTTPException
-from pathlib import Path
-from typing import NamedTuple
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+NOT_READY = "not ready: "  # begins the STATUS= of a server that was killed
 ANSWER_S = 5.0  # for one answer of a busy server
-ALIVE_S = 60.0  # silence of this program after which systemd aborts the start
-# Between two checks: the first pause, and the share of the time so far, up to
-# `readiness_check_interval`. Each check takes processor time from the load. Requests to the model
-# and the next start go by magid's own, earlier look; only who waits for the start itself
-# (`systemctl start`, `?wait=`) waits for this program.
-_FIRST_PAUSE_S = 0.02
-_SHARE = 0.05
+# Of silence of this process, in us, after which systemd aborts the start.
+_EXTEND = "EXTEND_TIMEOUT_USEC=60000000"
+_FIRST_S = 0.005  # a small model is ready within 0.1 s
+_SOON_S = 0.02  # which a load of _SOON_S / _EARLY_SHARE has come to
+_EARLY_SHARE = 0.05  # of the time so far
+_SHARE = 0.01
 _LISTEN = "0A"  # TCP_LISTEN in /proc/net/tcp
-_MAX_BODY = 1024 * 1024
+_MAX_ANSWER = 1024 * 1024
 _EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
@@ -42,57 +40,70 @@ class ServerNotReady(Exception):
     """It will not become ready; the text says why."""
 
 
-class ServerAddress(NamedTuple):
-    """The server to poll, and the alias and key that identify it."""
-
-    host: str
-    port: int
-    alias: str
-    key_file: Path  # read when the server answers: it may not exist before
+class ServerEnded(Exception):
+    """Its process has ended, which systemd knows better."""
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Returns the exit status."""
-    # systemd stops the unit: that is no failure of its start, which any other end would be.
-    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
-    try:
-        host, port, alias, key_file, longest, every = arguments
-        server = ServerAddress(host, int(port), alias, Path(key_file))
-        took = wait(server, float(longest), float(every), _main_pid())
-    except (ServerNotReady, OSError, ValueError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    _notify(f"STATUS=ready after {took:.1f} s")
-    return 0
+class ServerAddress:
+    """The server to poll, and the key that identifies it: every process has a new one.
 
-
-def wait(server: ServerAddress, longest_s: float, every_s: float, main_pid: int | None) -> float:
-    """Returns the seconds until the server was ready. Raises ServerNotReady.
-
-    The pause between checks grows with the time so far, to `every_s`. systemd is told once a second
-    and whenever the state changes, not after each check.
+    `listeners` are user and inode of the sockets that listened there at the last look.
     """
-    process = _handle(main_pid)
-    began, took, status, told = time.monotonic(), 0.0, 0, ""
+
+    __slots__ = ("host", "key", "listeners", "port")
+
+    def __init__(self, host: str, port: int, key: str) -> None:
+        self.host = _EVERY_ADDRESS.get(host, host)
+        self.port = port
+        self.key = key
+        self.listeners: set[tuple[int, int]] | None = None
+
+
+def watch(pid: int, server: ServerAddress, longest_s: float, every_s: float) -> None:
+    """Reports until the process `pid` is ready, has ended, or is killed. Never raises."""
+    process = None
     try:
-        while (left := longest_s - took) > 0:
-            _pause(process, min(pause_s(took, every_s), left))
-            status = _health(server, min(ANSWER_S, left + 0.1))
-            if status == 200 and _is_ours(server):
-                return time.monotonic() - began
-            took = time.monotonic() - began
-            before, told = told, f"STATUS={_seen(status)} ({took:.0f} s)"
-            if told != before:
-                _notify(f"{told}\nEXTEND_TIMEOUT_USEC={int(ALIVE_S * 1_000_000)}")
-    finally:
+        process = os.pidfd_open(pid)
+        took = wait(process, server, longest_s, every_s)
+        _notify(f"READY=1\nSTATUS=ready after {took:.1f} s", is_last=True)
+    except (ServerEnded, ProcessLookupError):
+        return
+    except (ServerNotReady, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        _notify(f"STATUS={NOT_READY}{error}", is_last=True)
         if process is not None:
-            os.close(process)
+            _kill(process)
+
+
+def wait(process: int, server: ServerAddress, longest_s: float, every_s: float) -> float:
+    """Returns the seconds until it was ready. Raises ServerNotReady, ServerEnded.
+
+    systemd is told once a second, not after each check: it tells all that watch the unit.
+    """
+    _notify(_EXTEND)
+    began, took, status, told = time.monotonic(), 0.0, 0, 0
+    while (left := longest_s - took) > 0:
+        _pause(process, min(pause_s(took, every_s), left))
+        status = _health(server, min(ANSWER_S, left + 0.1))
+        if status == 200 and _is_ours(server):
+            return time.monotonic() - began
+        if status == 503 and server.listeners is None:
+            server.listeners = _listening(server)  # now, and not when it is ready
+        took = time.monotonic() - began
+        before, told = told, int(took)
+        if told != before:
+            _notify(f"STATUS={_seen(status)} ({told} s)\n{_EXTEND}")
     raise ServerNotReady(f"the server was not ready within {longest_s:g} s: {_LATE[_seen(status)]}")
 
 
 def pause_s(took_s: float, longest_s: float) -> float:
-    """Returns how long to wait before the next check. Pure."""
-    return min(max(_FIRST_PAUSE_S, _SHARE * took_s), longest_s)
+    """Returns how long to wait before the next check, `took_s` after the first. Pure.
+
+    A server is seen within 20 ms or a hundredth of its load. Each check takes processor time from
+    the load, so a short load is checked often and a longer one less.
+    """
+    soon_s = max(_FIRST_S, min(_SOON_S, _EARLY_SHARE * took_s), _SHARE * took_s)
+    return min(soon_s, longest_s)
 
 
 _LATE = {
@@ -109,27 +120,22 @@ def _seen(status: int) -> str:
 # -- the process -----------------------------------------------------------------------------
 
 
-def _main_pid() -> int | None:
-    text = os.environ.get("MAINPID", "")
-    return int(text) if text.isdigit() else None
+def _pause(process: int, seconds: float) -> None:
+    """Waits; raises ServerEnded if the server ends: a pidfd is readable then."""
+    poll = select.poll()
+    poll.register(process, select.POLLIN)
+    if poll.poll(seconds * 1000):
+        raise ServerEnded
 
 
-def _handle(pid: int | None) -> int | None:
-    """Returns a pidfd, which becomes readable when the process ends. Raises ServerNotReady."""
-    if pid is None:
-        return None
+def _kill(process: int) -> None:
+    """Ends a server that may be too busy for SIGTERM, and has nothing to finish."""
+    import signal  # late: it takes a third of Python's own start, and is rarely needed
+
     try:
-        return os.pidfd_open(pid)
+        signal.pidfd_send_signal(process, signal.SIGKILL)
     except ProcessLookupError:
-        raise ServerNotReady("the server ended before it was ready") from None
-
-
-def _pause(process: int | None, seconds: float) -> None:
-    """Waits; raises ServerNotReady if the server ends, because systemd does not stop us then."""
-    if process is None:
-        time.sleep(seconds)
-    elif select.select([process], [], [], seconds)[0]:
-        raise ServerNotReady("the server ended before it was ready")
+        return
 
 
 # -- the server ------------------------------------------------------------------------------
@@ -138,37 +144,114 @@ def _pause(process: int | None, seconds: float) -> None:
 def _health(server: ServerAddress, timeout_s: float) -> int:
     """Returns the status of /health; 0 without an answer."""
     try:
-        return _get(server, "/health", None, timeout_s)[0]
-    except (OSError, HTTPException):
+        return _status(server, "/health", timeout_s)
+    except OSError:
         return 0
 
 
 def _is_ours(server: ServerAddress) -> bool:
     """Whether our server answers; False if it is gone. Raises ServerNotReady for another program.
 
-    Only our server refuses a wrong key, accepts the right one and has our alias. /props needs a
-    key; /health is public in every version, and /v1/models in those before 2026. The key is only
-    sent to a program of the unit's own user, which no program outside the unit has.
+    Only our server refuses a wrong key and accepts the right one. /props needs a key; /health is
+    public in every version, and /v1/models in those before 2026. The key is only sent to a program
+    of the unit's own user, which no program outside the unit has.
     """
-    key = server.key_file.read_text().strip()
     try:
-        why = _why_foreign(server, key)
-    except (OSError, HTTPException):
+        why = _why_foreign(server)
+    except OSError:
         return False
     if why:
         raise ServerNotReady(f"another program answers on port {server.port}: {why}")
     return True
 
 
-def _listening(host: str, port: int) -> set[tuple[int, int]]:
-    """Returns user and inode of each socket that listens there, from the kernel's tables."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+def _why_foreign(server: ServerAddress) -> str:
+    status = _status(server, "/props", ANSWER_S, os.urandom(32).hex())
+    if status != 401:
+        return f"it answers a wrong key with {status} instead of 401"
+    status = _status(server, "/props", ANSWER_S, server.key, verified=True)
+    return "" if status == 200 else f"it answers our key with {status}"
+
+
+def _status(
+    server: ServerAddress, path: str, timeout_s: float, key: str = "", *, verified: bool = False
+) -> int:
+    """Returns the status of the answer. Raises OSError, also where there is no whole answer.
+
+    With `verified`, nothing is sent to a program of another user: raises ServerNotReady.
+    """
+    ends = time.monotonic() + timeout_s
+    family, kind, protocol, _, place = _addresses(server.host, server.port)[0]
+    line = _socket.socket(family, kind | _socket.SOCK_CLOEXEC, protocol)
+    try:
+        line.settimeout(timeout_s)
+        if verified:
+            _connect(line, place, server)
+        else:
+            line.connect(place)
+        secret = f"Authorization: Bearer {key}\r\n" if key else ""
+        host = f"[{server.host}]" if ":" in server.host else server.host
+        head = f"GET {path} HTTP/1.1\r\nHost: {host}:{server.port}\r\n{secret}"
+        line.sendall(f"{head}Connection: close\r\n\r\n".encode())
+        return _status_in(_answer(line, ends))
+    finally:
+        line.close()
+
+
+def _answer(line: _socket.socket, ends: float) -> bytes:
+    """Returns what comes until the other side closes. Raises OSError if that is too late."""
+    answer = b""
+    while len(answer) < _MAX_ANSWER:
+        line.settimeout(max(ends - time.monotonic(), 0.001))
+        if not (more := line.recv(65536)):
+            break
+        answer += more
+    return answer
+
+
+def _status_in(answer: bytes) -> int:
+    words = answer[:12].split(b" ")
+    if len(words) != 2 or not words[0].startswith(b"HTTP/1.") or not words[1].isdigit():
+        raise ConnectionAbortedError("it does not answer as a server of HTTP does")
+    return int(words[1])
+
+
+def _addresses(host: str, port: int) -> list[tuple[int, int, int, str, Any]]:
+    # bytes: for text, Python imports what names of other alphabets need
+    return _socket.getaddrinfo(host.encode(), port, 0, _socket.SOCK_STREAM)
+
+
+def _connect(line: _socket.socket, place: Any, server: ServerAddress) -> None:
+    """Connects; raises ServerNotReady, before sending anything, if another user has the port.
+
+    If the same sockets listen before and after, the connection belongs to one of them. "Before" may
+    be long ago: the kernel gives no inode twice.
+    """
+    before = _listening(server) if server.listeners is None else server.listeners
+    line.connect(place)
+    after = server.listeners = _listening(server)
+    strangers = {user for user, _ in before | after} - {os.getuid()}
+    if strangers:
+        raise ServerNotReady(
+            f"another program has port {server.port}: it runs as user {min(strangers)}"
+        )
+    if before != after or not after:
+        raise ConnectionAbortedError("the server has just started to listen, or has ended")
+
+
+def _listening(server: ServerAddress) -> set[tuple[int, int]]:
+    """Returns user and inode of each socket that listens there, from the kernel's tables.
+
+    That takes the kernel 4 ms: the tables have all connections too.
+    """
+    found = _addresses(server.host, server.port)
     addresses = {*(_in_hex(family, str(at[0])) for family, _, _, _, at in found), "0" * 8, "0" * 32}
-    places = {f"{address}:{port:04X}" for address in addresses}
+    places = {f"{address}:{server.port:04X}" for address in addresses}
     sockets = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:
-            lines = Path(table).read_text().splitlines()[1:]
+            with open(table, "rb") as file:  # noqa: PTH123 - pathlib is slow to import
+                lines = file.read().decode().splitlines()[1:]
         except FileNotFoundError:  # no IPv6 here
             continue
         rows = (line.split() for line in lines)
@@ -176,88 +259,48 @@ def _listening(host: str, port: int) -> set[tuple[int, int]]:
     return sockets
 
 
-def _connect(connection: HTTPConnection) -> None:
-    """Connects; raises ServerNotReady, before sending anything, if another user has the port.
-
-    If the same sockets listen before and after, the connection belongs to one of them.
-    """
-    before = _listening(connection.host, connection.port)
-    connection.connect()
-    after = _listening(connection.host, connection.port)
-    strangers = {user for user, _ in before | after} - {os.getuid()}
-    if strangers:
-        raise ServerNotReady(
-            f"another program has port {connection.port}: it runs as user {min(strangers)}"
-        )
-    if before != after or not after:
-        raise ConnectionAbortedError("the server has just started to listen, or has ended")
-
-
 def _in_hex(family: int, address: str) -> str:
     """Returns an IP address as in those tables: 32-bit words in the machine's byte order."""
-    packed = socket.inet_pton(family, address.partition("%")[0])
-    return "".join(f"{word:08X}" for (word,) in struct.iter_unpack("=I", packed))
-
-
-def _why_foreign(server: ServerAddress, key: str) -> str:
-    status, _ = _get(server, "/props", secrets.token_urlsafe(32), ANSWER_S)
-    if status != 401:
-        return f"it answers a wrong key with {status} instead of 401"
-    status, props = _get(server, "/props", key, ANSWER_S)
-    if status != 200:
-        return f"it answers our key with {status}"
-    shown = props.get("model_alias") if isinstance(props, dict) else None
-    if not isinstance(shown, str):
-        shown = _first_model(server, key)
-    return "" if shown == server.alias else f"it serves {shown!r}, not {server.alias!r}"
-
-
-def _first_model(server: ServerAddress, key: str) -> str | None:
-    """Returns the alias of a server whose /props has none (before mid-2025)."""
-    _, models = _get(server, "/v1/models", key, ANSWER_S)
-    match models:
-        case {"data": [{"id": str(shown)}, *_]}:
-            return shown
-        case _:
-            return None
-
-
-def _get(server: ServerAddress, path: str, key: str | None, timeout_s: float) -> tuple[int, object]:
-    """Returns the status, and the body's JSON or None. Raises OSError, HTTPException."""
-    host = _EVERY_ADDRESS.get(server.host, server.host)
-    connection = HTTPConnection(host, server.port, timeout=timeout_s)
-    try:
-        headers = {}
-        if key is not None:
-            _connect(connection)
-            headers["Authorization"] = f"Bearer {key}"
-        connection.request("GET", path, headers=headers)
-        answer = connection.getresponse()
-        body = answer.read(_MAX_BODY)
-    finally:
-        connection.close()
-    try:
-        return answer.status, json.loads(body)
-    except (ValueError, RecursionError):
-        return answer.status, None
+    packed = _socket.inet_pton(family, address.partition("%")[0])
+    words = (packed[at : at + 4] for at in range(0, len(packed), 4))
+    return "".join(f"{int.from_bytes(word, sys.byteorder):08X}" for word in words)
 
 
 # -- systemd ---------------------------------------------------------------------------------
 
 
-def _notify(message: str) -> None:
-    """Notifies systemd as sd_notify(3) does. Best effort: a failure does not fail the start."""
+def _notify(message: str, *, is_last: bool = False) -> None:
+    """Notifies systemd as sd_notify(3) does. Best effort.
+
+    With `is_last` it returns when systemd has read that (sd_notify_barrier(3)): systemd finds the
+    unit by the sender's control group, so the sender must not end before.
+    """
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
-    if address.startswith("@"):
-        address = "\0" + address[1:]
+    line = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-            sock.sendto(message.encode(), address)
+        line.settimeout(ANSWER_S)
+        line.connect(f"\0{address[1:]}" if address.startswith("@") else address)
+        line.sendall(message.encode())
+        if is_last:
+            _wait_read(line)
     except OSError:
         return
+    finally:
+        line.close()
 
 
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def _wait_read(line: _socket.socket) -> None:
+    """Sends one end of a pipe, which systemd closes, and waits for that, ANSWER_S at most."""
+    mine, theirs = os.pipe()
+    try:
+        descriptor = theirs.to_bytes(4, sys.byteorder)
+        ancillary = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, descriptor)]
+        line.sendmsg([b"BARRIER=1"], ancillary)
+    finally:
+        os.close(theirs)
+    poll = select.poll()
+    poll.register(mine, select.POLLHUP)
+    poll.poll(ANSWER_S * 1000)
+    os.close(mine)

@@ -20,6 +20,7 @@ from typing import Any
 
 LOOK_S = 0.002  # by hand: between two looks at /health
 PATIENCE_S = 120.0
+AFTER_STOPS_S = 3.0  # what the last ones left behind ends: magid lists the GPUs once more
 
 
 class ByHand:
@@ -188,7 +189,7 @@ def measure_starts(ways: dict[str, Any], rounds: int) -> dict[str, list[float]]:
         way.end()
     for number in range(rounds):
         for name in list(ways) if number % 2 else reversed(ways):
-            time.sleep(0.5)  # what the last ones left behind ends
+            time.sleep(AFTER_STOPS_S)
             began = time.perf_counter()
             made[name].start_all()
             took[name].append(time.perf_counter() - began)

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from magid.control.daemon import Daemon
-from magid.control.fits import ModelFit
+from magid.control.fits import LOADING_S, SETTLE_S, ModelFit, pause_s
 from magid.gpus.fitting import Fits
 from magid.llama.program import LlamaProgram
+from magid.servers.backend import ServerState
 from tests.support.daemons import ALPHA, BETA, ONLY_FAST, House, until
 from tests.support.recording_backend import StillLauncher, all_quiet
+from tests.support.values import observed, spec
 
 MIB = 1 << 20
 FLAGS = frozenset({"--fit", "-lv", "--device", "--ctx-size", "--n-gpu-layers", "--parallel"})
@@ -109,3 +111,10 @@ async def test_one_that_cannot_be_predicted(house: House) -> None:
     await daemon.stop(ALPHA)
     await until(daemon, lambda: daemon.gpus.fits.of(ALPHA).why.startswith(why))
     assert daemon.gpus.fits.of(ALPHA).fits is Fits.UNKNOWN
+
+
+@pytest.mark.parametrize("state", list(ServerState))
+def test_loads_are_disturbed_less(state: ServerState) -> None:
+    loads = state in (ServerState.STARTING, ServerState.LOADING)
+    servers = [observed(spec(), ServerState.READY), observed(spec(port=8081), state)]
+    assert pause_s(servers) == (LOADING_S if loads else SETTLE_S)

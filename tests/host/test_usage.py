@@ -5,7 +5,7 @@ import resource
 from pathlib import Path
 
 from magid.host import usage
-from magid.host.usage import GpuMemory, memory
+from magid.host.usage import GpuMemory, ServerFigures, memory
 
 
 def sysfs(folder: Path) -> Path:
@@ -59,3 +59,30 @@ def test_figures_where_clients_have_used_up_the_descriptors() -> None:
     assert machine["total"] == total
     assert 0 < machine["available"] < total
     assert server == usage.ServerFigures()
+
+
+def test_what_a_control_group_uses(tmp_path: Path) -> None:
+    group = tmp_path / "magi.slice" / "one.service"
+    group.mkdir(parents=True)
+    (group / "cpu.stat").write_text("usage_usec 1500000\nuser_usec 1\n")
+    (group / "memory.current").write_text("4096\n")
+    (group / "memory.stat").write_text("anon 1024\nfile 3072\n")
+    name = "/magi.slice/one.service"
+    assert usage.group_figures(name, 1, tmp_path) == ServerFigures(4096, 1.5)
+    assert usage.held_in_group(name, tmp_path) == 1024
+    (group / "memory.current").unlink()
+    own = usage.group_figures(name, os.getpid(), tmp_path)
+    assert own is not None
+    assert own.cpu_seconds == 1.5
+    assert own.memory_bytes is not None, "what the process shows, without the memory controller"
+    (group / "cpu.stat").write_text("nr_periods 0\n")
+    assert usage.group_figures(name, 1, tmp_path) is None
+    assert usage.group_figures("/none", 1, tmp_path) is None
+    assert usage.held_in_group("/none", tmp_path) is None
+
+
+def test_what_a_process_holds() -> None:
+    held = usage.held_by_process(os.getpid())
+    assert held is not None
+    assert held > 1_000_000
+    assert usage.held_by_process(2**22 + 1) is None

@@ -17,7 +17,7 @@ from msgspec import structs
 from magid.config.settings import Config
 from magid.errors import InvalidConfig, InvalidInput, MagidError, NotAllowed, ServerFailed
 from magid.launcher.model_files import MAX_PATHS_BYTES, MAX_SHARDS, check_files, real_roots, shards
-from magid.launcher.policy import authorize, read_config
+from magid.launcher.policy import ConfigFile, authorize, read_config
 from magid.launcher.protocol import StartRequest
 from magid.launcher.sandbox import unit_properties
 from magid.launcher.unit_request import CheckedFile
@@ -289,3 +289,27 @@ def test_the_configuration_has_to_be_roots(tmp_path: Path) -> None:
     with pytest.raises(InvalidConfig, match="users other than root may write"):
         read_config(path)
     assert read_config(tmp_path / "absent.yaml") == Config()
+
+
+def test_the_configuration_is_read_again_when_its_file_has_changed(tmp_path: Path) -> None:
+    path = tmp_path / "magid.yaml"
+    path.write_text("port_range: [9000, 9001]\n")
+    read = ConfigFile(path, settled_ns=0)
+    first = read()
+    assert first.port_range == (9000, 9001)
+    assert read() is first
+    path.write_text("port_range: [9000, 9002]\n")
+    assert read().port_range == (9000, 9002)
+    path.chmod(0o666)
+    with pytest.raises(InvalidConfig, match="users other than root may write"):
+        read()
+    path.unlink()
+    assert read() == Config()
+
+
+def test_a_file_that_has_just_changed_is_not_kept(tmp_path: Path) -> None:
+    """It may change again and have the same times."""
+    path = tmp_path / "magid.yaml"
+    path.write_text("port_range: [9000, 9001]\n")
+    read = ConfigFile(path)
+    assert read() is not read()

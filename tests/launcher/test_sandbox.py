@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from magid.errors import InvalidInput, MagidError, NotAllowed
-from magid.launcher.protocol import credential_path
 from magid.launcher.sandbox import NOTIFY, Property, field_of, unit_properties
 from magid.launcher.unit_request import CheckedFile, Timeouts, UnitRequest
 from magid.llama.placement import PlacedDevice
@@ -47,7 +46,8 @@ CLOSED: dict[str, Any] = {
     "KeyringMode": "private",
     "UMask": 0o077,
     "LimitCORE": 0,
-    "Type": "exec",
+    "Type": "notify",
+    "NotifyAccess": "all",
     "Slice": "magi.slice",
     "PartOf": ["magi-models.target"],
     "CollectMode": "inactive",
@@ -55,7 +55,6 @@ CLOSED: dict[str, Any] = {
     "AddRef": True,
     "OOMPolicy": "stop",
     "KillMode": "mixed",
-    "SuccessExitStatus": ([], [15]),
     "LoadCredential": [("api-key", "/run/magi/key.sock")],
     "SocketBindDeny": [(0, 0, 0, 0)],
     "SocketBindAllow": [(0, 6, 1, 8080)],
@@ -90,7 +89,8 @@ def test_the_command(version: int) -> None:
         assert flags == ["no-env-expand"]
     start = ["/usr/bin/python3", "-I", "-S", "/usr/lib/magi/magid/standalone/exec_model.py"]
     assert path == argv[0]
-    assert argv == [*start, "1:2:/models/a.gguf", "--", *ORDER.argv]
+    assert argv == [*start, "ready:120:2", "1:2:/models/a.gguf", "--", *ORDER.argv]
+    assert "ExecStartPost" not in "".join(properties)  # the sandbox would be made once more
     assert ("ExecStartEx" in properties) == (version >= 254)
 
 
@@ -104,18 +104,6 @@ def test_a_kernel_that_keeps_servers_to_their_ports(version: int) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_where_ready_finds_the_key(version: int) -> None:
-    """Before 254 the unit's credentials are hidden from it, and bound elsewhere."""
-    properties = made(version=version)
-    command = properties["ExecStartPost" if version < 254 else "ExecStartPostEx"]
-    own = credential_path(8080)
-    key = own if version >= 254 else "/run/magi-key/api-key"
-    assert key in command[0][1]
-    bound = {target: source for source, target, *_ in properties["BindReadOnlyPaths"]}
-    assert bound.get("/run/magi-key") == (None if version >= 254 else own.rpartition("/")[0])
-
-
-@pytest.mark.parametrize("version", VERSIONS)
 def test_run_is_hidden_and_one_place_is_writable(version: int) -> None:
     properties = made(version=version)
     folders = dict(properties["TemporaryFileSystem"])
@@ -125,7 +113,7 @@ def test_run_is_hidden_and_one_place_is_writable(version: int) -> None:
     environment = {"HOME=/dev/shm", "TMPDIR=/dev/shm", "CUDA_DEVICE_ORDER=PCI_BUS_ID"}
     assert set(properties["Environment"]) == environment
     in_run = {path for _, path, *_ in properties["BindReadOnlyPaths"] if path.startswith("/run")}
-    assert in_run - {"/run/magi-key"} == {"/run/systemd/notify"}
+    assert in_run == {"/run/systemd/notify"}
 
 
 @pytest.mark.parametrize(

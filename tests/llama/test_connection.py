@@ -4,8 +4,6 @@ import ast
 import asyncio
 import os
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +17,7 @@ from magid.gateway.routing.fleet import Backend, ServerProperties
 from magid.host.ports import HostPort
 from magid.llama.client import get_json, get_metrics, why_foreign
 from magid.llama.connection import Watch
+from magid.standalone import wait_ready
 from tests.support.impostor_server import NOBODY, Sly, as_user
 
 KEY = "the-key-of-this-server"
@@ -132,20 +131,18 @@ async def test_a_thief_hears_nothing_at_all(
     assert thief.heard == b""
 
 
-def test_ready_tells_a_thief_under_churn_nothing(
-    free_ports: Callable[[int], int], tmp_path: Path
-) -> None:
+def test_ready_tells_a_thief_under_churn_nothing(free_ports: Callable[[int], int]) -> None:
     """In the unit: whoever has the port for a moment ends the start, and has no key."""
-    (tmp_path / "key").write_text(KEY)
     churn = Churn(free_ports(1))
-    words = ["127.0.0.1", str(churn.port), "demo", str(tmp_path / "key"), "1", "0.01"]
-    with churn.under_way():
-        while churn.goes_on:
-            done = subprocess.run(
-                [sys.executable, "-I", "-S", str(PACKAGE / "standalone" / "wait_ready.py"), *words],
-                capture_output=True, text=True, timeout=60, check=False,
-            )  # fmt: skip
-            assert done.returncode == 1, done.stderr
+    process = os.pidfd_open(os.getpid())
+    try:
+        with churn.under_way():
+            while churn.goes_on:
+                server = wait_ready.ServerAddress("127.0.0.1", churn.port, KEY)
+                with pytest.raises(wait_ready.ServerNotReady):
+                    wait_ready.wait(process, server, 1, 0.01)
+    finally:
+        os.close(process)
     assert KEY.encode() not in churn.heard[NOBODY]
 
 

@@ -9,6 +9,7 @@ import pytest
 from magid.launcher.protocol import LauncherReply, Request
 from magid.llama.program import LlamaProgram
 from magid.servers.backend import ObservedServer, ServerState
+from magid.servers.systemd.watcher import UnitWatcher
 from magid.systemd.bus import BusError
 from tests.support.deadlines import PATIENCE_S
 from tests.support.fake_systemd import STOPPED, FakeSystemd, ready
@@ -53,7 +54,7 @@ async def test_changes_are_followed(world: World) -> None:
     await world.launcher.open()
     world.systemd.load(ready(spec) | {"ActiveState": "activating", "SubState": "start"})
     await shown(world, spec.port, ServerState.STARTING)
-    world.systemd.change(spec.port, SubState="start-post", StatusText="loading (1 s)")
+    world.systemd.change(spec.port, StatusText="loading (1 s)")
     await shown(world, spec.port, ServerState.LOADING)
     witness = Witness(world.launcher)
     world.systemd.change(spec.port, StatusText="starting (2 s)", NRestarts=1)
@@ -263,3 +264,24 @@ async def test_without_systemd_it_does_not_open(
         await world.systemd.__aexit__()
         with pytest.raises(BusError):
             await world.launcher.open()
+
+
+async def test_a_burst_of_signals_is_read_at_once_and_at_its_end() -> None:
+    """Each read takes processor time from PID 1 too, beside a load."""
+    reads = 0
+
+    async def read() -> None:
+        nonlocal reads
+        reads += 1
+
+    watched = UnitWatcher(8080, read, lambda _: None)
+    try:
+        await watched.refresh()
+        for _ in range(40):
+            watched.invalidate()
+            for _ in range(5):
+                await asyncio.sleep(0)
+        assert reads < 10
+        await watched.refresh()  # does not wait for the end of a burst
+    finally:
+        await watched.end()

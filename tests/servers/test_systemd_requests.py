@@ -1,6 +1,7 @@
 """Servers as units: starts, stops, refusals, and what is read of a running one."""
 
 import asyncio
+import os
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -260,6 +261,23 @@ async def test_figures(world: World) -> None:
     assert figures.keys() == {one.port, three.port}
     assert (figures[one.port].memory_bytes, figures[one.port].cpu_seconds) == (5_000_000, 1.5)
     assert (figures[three.port].memory_bytes, figures[three.port].cpu_seconds) == (None, 1.5)
+
+
+def own_group() -> str:
+    return Path("/proc/self/cgroup").read_text().rpartition(":")[2].strip()
+
+
+async def test_what_a_server_holds(world: World) -> None:
+    """By its control group, which systemd has told; without one, by its process."""
+    one, two, three = world.spec(), world.spec(), world.spec()
+    own = own_group()
+    world.systemd.load(ready(one, pid=os.getpid()) | {"ControlGroup": own})
+    world.systemd.load(ready(two, pid=os.getpid()))
+    world.systemd.load(ready(three, pid=2**22 + 1))
+    await world.launcher.open()
+    held = await world.launcher.held_memory()
+    assert held.keys() == {one.port, two.port}
+    assert min(held.values()) > 0
 
 
 async def test_each_line_names_the_run_that_it_belongs_to(world: World) -> None:

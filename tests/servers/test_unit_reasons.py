@@ -11,7 +11,7 @@ from magid.servers.systemd.unit_state import (
     figure,
     observed_from,
 )
-from tests.support.unit_properties import DUMPED, EXITED, KILLED, ended, ready_run, unit
+from tests.support.unit_properties import DUMPED, EXITED, KILLED, ended, unit
 
 NO_WORDS, WORDS = "", "no space left"
 
@@ -32,7 +32,9 @@ NO_WORDS, WORDS = "", "no space left"
             "no room",
             "could not be started by systemd (resources): no room",
         ),
-        ({"Result": "protocol"}, "", "failed (protocol)"),
+        # It ended by itself, with a status of success, before it was ready.
+        ({"Result": "protocol", "ExecMainCode": EXITED}, "", "exited with status 0"),
+        ({"Result": "new"}, "", "failed (new)"),
         ({"Result": ""}, "", "failed (for a reason that systemd does not tell)"),
         (
             {"Result": "exit-code", "ExecMainCode": EXITED, "ExecMainStatus": 1},
@@ -130,12 +132,9 @@ EXIT_1 = {"Result": "exit-code", "ExecMainCode": EXITED, "ExecMainStatus": 1}
         (CRASH, 77, False),
         ({"Result": "signal", "ExecMainCode": KILLED, "ExecMainStatus": 9}, None, False),
         ({"Result": "oom-kill"}, None, True),
-        # wait_ready.py gave up first, or saw the server end
-        (EXIT_1 | {"ExecStartPost": ready_run(250, 78, EXITED, 1)}, 78, False),
-        (EXIT_1 | {"ExecStartPost": ready_run(350, 78, EXITED, 1)}, 77, False),
-        (EXIT_1 | {"ExecStartPost": ready_run(250, 78, EXITED, 0)}, 77, False),
-        (EXIT_1 | {"ExecStartPost": ready_run(250, 78, KILLED, 15)}, 77, False),
-        (EXIT_1 | {"ExecStartPost": []}, 77, False),
+        (EXIT_1 | {"StatusText": "loading (3 s)"}, 77, False),
+        # wait_ready.py has killed it, and says why
+        ({"Result": "signal", "StatusText": "not ready: late"}, None, True),
     ],
 )
 def test_who_is_asked(changes: dict[str, Any], witness: int | None, first: bool) -> None:
@@ -146,10 +145,12 @@ def test_who_is_asked(changes: dict[str, Any], witness: int | None, first: bool)
 
 
 def test_the_words_of_ready_say_it_all() -> None:
-    late = ended(**(EXIT_1 | {"ExecStartPost": ready_run(250, 78, EXITED, 1)}))
     words = "the server was not ready within 9 s: its port does not answer"
-    assert observed_from(late, words).reason == words
-    assert observed_from(late).reason == "did not become ready"
+    killed = {"Result": "signal", "ExecMainCode": KILLED, "ExecMainStatus": 9}
+    late = ended(**(killed | {"StatusText": f"not ready: {words}"}))
+    assert observed_from(late).reason == words
+    again = {"ActiveState": "activating", "SubState": "auto-restart", "RestartUSec": 2_000_000}
+    assert observed_from(late | again).reason == f"{words}; restarting in 2 s"
 
 
 LINES = [

@@ -11,7 +11,7 @@ from magid.servers.systemd.unit_state import (
     state_of,
 )
 from magid.systemd.unit_names import port_in, unit_path
-from tests.support.unit_properties import KILLED, SPEC, ended, ready_run, unit
+from tests.support.unit_properties import KILLED, SPEC, ended, unit
 from tests.support.values import PLACEMENT
 
 # -- names -----------------------------------------------------------------------------------
@@ -104,10 +104,8 @@ def test_is_ours(properties: dict[str, Any], ours: bool) -> None:
         ("reloading", "reload", {}, "ready"),
         ("refreshing", "refresh", {}, "ready"),
         ("activating", "start", {}, "starting"),
-        ("activating", "start-post", {"StatusText": ""}, "starting"),
-        ("activating", "start-post", {"StatusText": "starting (0 s)"}, "starting"),
-        ("activating", "start-post", {"StatusText": "loading (3 s)"}, "loading"),
-        ("activating", "start", {"StatusText": "loading (3 s)"}, "starting"),
+        ("activating", "start", {"StatusText": "starting (1 s)"}, "starting"),
+        ("activating", "start", {"StatusText": "loading (3 s)"}, "loading"),
         ("activating", "auto-restart", {}, "backoff"),
         ("activating", "auto-restart-queued", {"JobType": "start"}, "backoff"),
         ("failed", "failed-before-auto-restart", {}, "backoff"),
@@ -158,35 +156,6 @@ def test_why_a_server_is_stopped(more: dict[str, Any], reason: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "state", "reason"),
     [
-        ({}, ServerState.STOPPED, "by systemctl"),
-        (stopped(0, 300, code=KILLED, status=15), ServerState.STOPPED, "by systemctl"),
-        # After `systemctl daemon-reload`.
-        ({"ExecStartPost": ready_run(0, 0, 0, 0)}, ServerState.STOPPED, "by systemctl"),
-        (stopped(0, 300, code=KILLED, status=11), ServerState.FAILED, "crashed (SIGSEGV)"),
-        (stopped(0, 300, status=1), ServerState.FAILED, "exited with status 1"),
-        ({"Result": "timeout"}, ServerState.FAILED, "did not end in time and was killed (timeout)"),
-        (
-            {"ExecStartPost": ready_run(300, 78, KILLED, 9)},
-            ServerState.FAILED,
-            "exited with status 0",
-        ),
-        ({"LoadState": "masked"}, ServerState.FAILED, None),
-    ],
-)
-def test_stopped_before_the_wait_for_readiness_handles_signals(
-    changes: dict[str, Any], state: ServerState, reason: str | None
-) -> None:
-    """For systemd that is a failure of the start."""
-    run = {"ExecStartPost": ready_run(310, 78, KILLED, 15), "Result": "signal"}
-    shown = stopped(left=0, ended=300) | {"ExecMainStartTimestampMonotonic": 100}
-    server = observed_from(ended(**(run | shown | changes)))
-    assert server.state is state
-    assert reason in (None, server.reason)
-
-
-@pytest.mark.parametrize(
-    ("changes", "state", "reason"),
-    [
         ({"Result": "timeout"}, ServerState.STOPPED, "by systemctl"),
         ({"Result": "core-dump", "ExecMainCode": 3}, ServerState.STOPPED, "by systemctl"),
         ({"Result": "exit-code", "ExecMainStatus": 1}, ServerState.STOPPED, "by systemctl"),
@@ -219,7 +188,7 @@ def test_a_ready_server() -> None:
 
 
 def test_times_are_those_of_the_present_process() -> None:
-    loading = observed_from(unit(ActiveState="activating", SubState="start-post"))
+    loading = observed_from(unit(ActiveState="activating", SubState="start"))
     assert (loading.started_at, loading.ready_at) == (1_700_000_000.0, None)
     stopped = observed_from(unit(ActiveState="inactive", SubState="dead", MainPID=0))
     assert (stopped.pid, stopped.started_at, stopped.ready_at) == (None, None, None)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from magid.standalone.exec_model import can_bind_only, filter_for
+from magid.standalone.call_filters import can_bind_only, filter_for
 from tests.support.deadlines import DEADLINE_S
 
 GATE = Path(__file__).parents[2] / "magid" / "standalone" / "exec_model.py"

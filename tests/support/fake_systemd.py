@@ -22,6 +22,7 @@ from magid.systemd.unit_names import unit_name, unit_path
 
 SIGNATURES = {
     **dict.fromkeys(("Id", "ActiveState", "SubState", "LoadState", "Result", "StatusText"), "s"),
+    "ControlGroup": "s",
     **dict.fromkeys(("MainPID", "ExecMainPID", "NRestarts", "StartLimitBurst", "UID"), "u"),
     **dict.fromkeys(("ExecMainCode", "ExecMainStatus"), "i"),
     **dict.fromkeys(("ExecMainStartTimestamp", "ActiveEnterTimestamp"), "t"),

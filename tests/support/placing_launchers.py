@@ -12,7 +12,6 @@ from magid.control.engine_devices import EngineDevices
 from magid.control.placing import Placing
 from magid.control.predictions import Predictions
 from magid.control.wishes import FileFacts
-from magid.host.usage import ServerFigures
 from magid.llama.placement import Placement
 from magid.llama.program import LlamaProgram, ProgramOf
 from magid.llama.spec import ServerSpec
@@ -98,8 +97,8 @@ class PlainLauncher(StillLauncher):
         lines = ["| memory breakdown [MiB] |", *rows]
         return json.dumps({"why": "done", "status": -9, "lines": lines})
 
-    async def figures(self) -> dict[int, ServerFigures]:
-        return {port: ServerFigures(held_bytes=self.takes) for port in self.observed()}
+    async def held_memory(self) -> dict[int, int]:
+        return dict.fromkeys(self.observed(), self.takes)
 
 
 def spec(name: str, need: int, port: int = 8080, **more: object) -> ServerSpec:

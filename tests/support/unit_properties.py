@@ -17,7 +17,3 @@ def ended(**changes: Any) -> dict[str, Any]:
     """One that failed for good, having been ready."""
     failed = {"ActiveState": "failed", "SubState": "failed", "MainPID": 0, "ExecMainPID": 77}
     return unit(**(failed | {"ExecMainExitTimestampMonotonic": 300} | changes))
-
-
-def ready_run(ended_at: int, pid: int, code: int, status: int) -> list[tuple[Any, ...]]:
-    return [("/usr/bin/python3", ["python3"], False, 1, 1, 2, ended_at, pid, code, status)]

@@ -13,7 +13,7 @@ from pathlib import Path
 from magid.errors import Conflict, NotFound
 from magid.host.listening_sockets import is_held_by
 from magid.host.ports import can_bind, owners_of
-from magid.host.usage import ServerFigures, process_figures
+from magid.host.usage import ServerFigures, held_by_process, process_figures
 from magid.llama import device_list, file_removal, memory_prediction
 from magid.llama.file_removal import FileIdentity, RemovedFile
 from magid.llama.placement import Placement
@@ -180,6 +180,12 @@ class ProcessBackend:
         pids = {port: pid for port, pid in seen if pid is not None}
         return await asyncio.to_thread(_figures_of, pids) if pids else {}
 
+    async def held_memory(self) -> dict[int, int]:
+        """See ServerBackend."""
+        seen = [(port, server.observed.pid) for port, server in self._servers.items()]
+        pids = {port: pid for port, pid in seen if pid is not None}
+        return await asyncio.to_thread(_held_by, pids) if pids else {}
+
     async def logs(self, port: int, *, lines: int, after: str | None = None) -> list[LogLine]:
         """See ServerBackend. Raises NotFound, and InvalidInput if `after` is no cursor."""
         self._known(port)
@@ -208,3 +214,8 @@ class ProcessBackend:
 
 def _figures_of(pids: Mapping[int, int]) -> dict[int, ServerFigures]:
     return {port: process_figures(pid) for port, pid in pids.items()}
+
+
+def _held_by(pids: Mapping[int, int]) -> dict[int, int]:
+    found = ((port, held_by_process(pid)) for port, pid in pids.items())
+    return {port: held for port, held in found if held is not None}

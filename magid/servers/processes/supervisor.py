@@ -30,7 +30,7 @@ from magid.servers.backend import ObservedServer, ServerState, initial_state, re
 from magid.servers.processes.child import Child
 from magid.servers.processes.death_signal import are_usable
 from magid.servers.processes.key_files import KeyFiles
-from magid.servers.readiness import Pace, TooLate, becomes_ready
+from magid.servers.processes.readiness import Pace, TooLate, becomes_ready
 from magid.wording.counts import counted
 
 log = logging.getLogger(__name__)

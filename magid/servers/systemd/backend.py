@@ -2,13 +2,13 @@
 
 systemd is the only source of state. Signals only mark a unit as changed, and its properties are
 then read again: so no signal can be misread, and a forged one costs one read. The state shown
-differs from systemd's only while a request of ours is pending or was refused (see `PendingState`),
-and while systemd does not know yet that a server answers (see `UnitReadiness`).
+differs from systemd's only while a request of ours is pending or was refused (see `PendingState`).
+A server is ready when its unit is: `standalone/wait_ready` tells systemd as soon as it answers.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +17,13 @@ from msgspec.structs import replace
 
 from magid.errors import Conflict, MagidError, NotFound, ServerFailed
 from magid.host.ports import HostPort, can_bind, owners_of
-from magid.host.usage import ServerFigures, held_in_group, process_figures
+from magid.host.usage import (
+    ServerFigures,
+    group_figures,
+    held_by_process,
+    held_in_group,
+    process_figures,
+)
 from magid.launcher import protocol
 from magid.launcher.protocol import credential_path
 from magid.llama import device_list, file_removal, memory_prediction
@@ -29,7 +35,6 @@ from magid.llama.spec import ServerSpec
 from magid.log.buffer import LogLine
 from magid.servers.backend import ObservedServer, ServerState, initial_state
 from magid.servers.listeners import Listeners
-from magid.servers.readiness import UnitReadiness
 from magid.servers.systemd.launcher_client import KEYS, LauncherClient
 from magid.servers.systemd.observer import UnitObserver
 from magid.servers.systemd.references import References
@@ -62,7 +67,6 @@ class SystemdBackend:
         keys: Path = KEYS,
         journal: Journal | None = None,
         stop_timeout_s: float = 10.0,
-        check_interval_s: float = 0.02,
         address: str | None = None,
     ) -> None:
         self._program = program
@@ -71,13 +75,7 @@ class SystemdBackend:
         self._keys = keys
         self._journal = journal or Journal()
         self._timeout_s = stop_timeout_s + _MARGIN_S
-        self._units = UnitObserver(
-            address,
-            self._journal,
-            self._announce,
-            self._mark_launcher,
-            UnitReadiness(keys, check_interval_s),
-        )
+        self._units = UnitObserver(address, self._journal, self._announce, self._mark_launcher)
         self._listeners: Listeners[ObservedServer] = Listeners()
         self._changed = asyncio.Event()
         self._references: References | None = None
@@ -146,16 +144,10 @@ class SystemdBackend:
         self._listeners.notify(server)
 
     async def settled(self, port: int) -> ObservedServer:
-        """See ServerBackend. Raises NotFound if there is no server on the port.
-
-        Returns when systemd knows it too: a person may ask systemctl next.
-        """
-        while True:
-            while not self._known(port).state.is_settled:
-                await self._changed.wait()
-            await self._units.watched[port].confirmed()
-            if (server := self._known(port)).state.is_settled:
-                return server
+        """See ServerBackend. Raises NotFound if there is no server on the port."""
+        while not (server := self._known(port)).state.is_settled:
+            await self._changed.wait()
+        return server
 
     def _known(self, port: int) -> ObservedServer:
         watched = self._units.watched.get(port)
@@ -295,23 +287,30 @@ class SystemdBackend:
     async def figures(self) -> dict[int, ServerFigures]:
         """Returns port -> resource usage of its unit, page cache for the model's file included."""
         running = {port: s.pid for port, s in self.observed().items() if s.pid is not None}
-        found = await asyncio.gather(*(self._figures(*one) for one in running.items()))
-        return dict(zip(running, found, strict=True))
+        found = await asyncio.to_thread(_figures_in, self._places()) if running else {}
+        for port in running.keys() - found.keys():
+            found[port] = await self._figures(port, running[port])
+        return found
 
     async def _figures(self, port: int, pid: int) -> ServerFigures:
+        """Asks systemd, which knows the control groups of version 1 too."""
         memory = await self._figure(port, "MemoryCurrent")
         cpu = await self._figure(port, "CPUUsageNSec")
         if memory is not None and cpu is not None:
-            return ServerFigures(memory, cpu / 1e9, await self._held(port))
+            return ServerFigures(memory, cpu / 1e9)
         # Without the memory controller: fall back to what the process shows.
         seen = await asyncio.to_thread(process_figures, pid)
         return replace(seen, cpu_seconds=seen.cpu_seconds if cpu is None else cpu / 1e9)
 
-    async def _held(self, port: int) -> int | None:
-        group = await self._property(port, "ControlGroup")
-        if not isinstance(group, str) or not group:
-            return None
-        return await asyncio.to_thread(held_in_group, group)
+    async def held_memory(self) -> dict[int, int]:
+        """See ServerBackend. Asks the kernel alone: systemd has told the groups."""
+        places = self._places()
+        return await asyncio.to_thread(_held_in, places) if places else {}
+
+    def _places(self) -> dict[int, tuple[str, int]]:
+        """Returns port -> control group and process of each server that has one."""
+        pids = {port: server.pid for port, server in self.observed().items() if server.pid}
+        return {port: (self._units.watched[port].group, pid) for port, pid in pids.items()}
 
     async def _figure(self, port: int, name: str) -> int | None:
         return figure(await self._property(port, name))
@@ -356,3 +355,17 @@ def _check_free(endpoint: HostPort) -> None:
         raise ServerFailed(
             f"port {endpoint.port} is taken by {by}; end it or give the model another port"
         )
+
+
+def _figures_in(places: Mapping[int, tuple[str, int]]) -> dict[int, ServerFigures]:
+    found = ((port, group_figures(*place)) for port, place in places.items() if place[0])
+    return {port: figures for port, figures in found if figures is not None}
+
+
+def _held_in(places: Mapping[int, tuple[str, int]]) -> dict[int, int]:
+    """Returns what is held in these groups; without the memory controller, by these processes."""
+    found = {}
+    for port, (group, pid) in places.items():
+        held = held_in_group(group) if group else None
+        found[port] = held_by_process(pid) if held is None else held
+    return {port: held for port, held in found.items() if held is not None}

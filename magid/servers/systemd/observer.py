@@ -13,7 +13,7 @@ from magid.errors import MagidError
 from magid.log.events import Event, about
 from magid.servers.backend import ObservedServer
 from magid.servers.systemd import references
-from magid.servers.systemd.watcher import SeesReady, UnitReader, UnitWatcher
+from magid.servers.systemd.watcher import UnitReader, UnitWatcher
 from magid.systemd.bus import MANAGER, MANAGER_PATH, PROPERTIES, SYSTEMD, Bus, BusError, Signal
 from magid.systemd.journal import Journal
 from magid.systemd.unit_names import UNITS, port_in, unit_path
@@ -35,8 +35,6 @@ _MEMBERS: Final = ("UnitNew", "UnitRemoved", "JobNew", "JobRemoved", "Reloading"
 class UnitObserver:
     """`announce` gets each change of a server; `on_launcher` runs when the launcher may have ended.
 
-    `sees_ready` is for the watchers.
-
     `address` is that of a bus other than the system bus. `problem` says why systemd cannot be
     watched at present; empty: it is watched. `masked` are those of magid's own units that an
     administrator has masked.
@@ -48,11 +46,9 @@ class UnitObserver:
         journal: Journal,
         announce: Callable[[ObservedServer], None],
         on_launcher: Callable[[], None],
-        sees_ready: SeesReady,
     ) -> None:
         self._address, self._journal = address, journal
         self._announce, self._on_launcher = announce, on_launcher
-        self._sees_ready = sees_ready
         self.bus = Bus(address)
         self.watched: dict[int, UnitWatcher] = {}
         self._stale = asyncio.Event()  # systemd may have units that are not watched yet
@@ -195,7 +191,7 @@ class UnitObserver:
             await self.bus.match(_rule(unit_path(port)))
         if port not in self.watched:
             reader = UnitReader(port, lambda: self.bus, self._journal)
-            self.watched[port] = UnitWatcher(port, reader, self._announce, self._sees_ready)
+            self.watched[port] = UnitWatcher(port, reader, self._announce)
         return self.watched[port]
 
 

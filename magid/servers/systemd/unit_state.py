@@ -23,6 +23,7 @@ from magid.servers.backend import (
     ServerState,
     restarting_in,
 )
+from magid.standalone.wait_ready import NOT_READY
 from magid.systemd.unit_names import port_in
 
 _EXITED, _KILLED, _DUMPED = 1, 2, 3  # CLD_EXITED and so on, as in ExecMainCode
@@ -34,7 +35,6 @@ _ACTIVE: Final = frozenset({"active", "reloading", "refreshing"})
 _ENDING_JOBS: Final = frozenset({"stop", "restart", "try-restart"})
 _ENDS_OF_STOPS: Final = frozenset({"timeout", "signal", "core-dump", "exit-code"})
 _AT_ONCE_US: Final = 1_000_000  # one transaction of systemd stops a target and its units
-_LAST_STEP: Final = "start-post"  # wait_ready.py is running
 
 
 # systemd.exec(5), "Process Exit Codes": the program itself was never run.
@@ -60,12 +60,9 @@ class FailureReason(Struct, frozen=True):
     then: str = ""
     witness: int | None = None  # a pid; 1 is systemd itself
     first: bool = True
-    alone: bool = False  # the witness's message is the whole reason
 
     def with_quote(self, quote: str) -> str:
         """Returns the whole reason."""
-        if quote and self.alone:
-            return quote + self.then
         return self.said + (f": {quote}" if quote else "") + self.then
 
 
@@ -155,7 +152,7 @@ def state_of(properties: Mapping[str, Any]) -> ServerState:
     if active in _ACTIVE:
         return ServerState.STOPPING if job in _ENDING_JOBS else ServerState.READY
     if active == "activating":
-        loads = step == _LAST_STEP and str(properties.get("StatusText", "")).startswith("loading")
+        loads = _status_text(properties).startswith("loading")
         return ServerState.LOADING if loads else ServerState.STARTING
     if active == "deactivating":
         return ServerState.STOPPING
@@ -166,46 +163,21 @@ def state_of(properties: Mapping[str, Any]) -> ServerState:
     return ServerState.STOPPED if is_down and not broken else ServerState.FAILED
 
 
+def _status_text(properties: Mapping[str, Any]) -> str:
+    """Returns what wait_ready.py has said of this start; systemd forgets it at the next one."""
+    return str(properties.get("StatusText", ""))
+
+
 def _is_stopped(properties: Mapping[str, Any]) -> bool:
-    """Returns whether it was stopped on purpose, which systemd may call a failure."""
-    return _is_stopped_early(properties) or _is_stopped_hard(properties)
-
-
-def _is_stopped_hard(properties: Mapping[str, Any]) -> bool:
     """Returns whether its process, once ready, was told to stop and then crashed or was killed.
 
-    Only a stop that was asked for ends in this order, apart from those with a result of their
-    own (watchdog, oom-kill, start-limit-hit).
+    That is a stop on purpose, which systemd calls a failure. Only a stop that was asked for ends in
+    this order, apart from those with a result of their own (watchdog, oom-kill, start-limit-hit).
     """
     began = int(properties.get("ExecMainStartTimestampMonotonic", 0))
     left = int(properties.get("ActiveExitTimestampMonotonic", 0))
     ended = int(properties.get("ExecMainExitTimestampMonotonic", 0))
     return properties.get("Result") in _ENDS_OF_STOPS and 0 < began <= left < ended
-
-
-def _is_stopped_early(properties: Mapping[str, Any]) -> bool:
-    """Returns whether it was stopped before wait_ready.py could handle the stop's signal.
-
-    systemd calls that a failure, although the server itself has ended as it should. After a reload
-    it no longer knows how wait_ready.py ended. A timeout of the start, which sends the same signal,
-    has another result, and after a signal from anybody else the unit is restarted.
-    """
-    *_, code, status = _last_run_after_start(properties)
-    ended = int(properties.get("ExecMainCode", 0)), int(properties.get("ExecMainStatus", 0))
-    return (
-        properties.get("Result") == "signal"
-        and (code, status) in ((_KILLED, signal.SIGTERM), (0, 0))
-        and ended in ((_EXITED, 0), (_KILLED, signal.SIGTERM))
-    )
-
-
-def _last_run_after_start(properties: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Returns how wait_ready.py ran.
-
-    (path, argv, ignore, started, started monotonic, ended, ended monotonic, pid, code, status)
-    """
-    runs = properties.get("ExecStartPost") or ()
-    return tuple(runs[-1]) if runs else (0,) * 10
 
 
 def _restarts(properties: Mapping[str, Any]) -> int:
@@ -263,10 +235,8 @@ def failure_of(properties: Mapping[str, Any]) -> FailureReason | None:
         return None
     if properties.get("LoadState") in _LOAD_FAILURES:
         return FailureReason(f"systemd cannot use the unit: {_load_error(properties)}")
-    failure = _of_ready(properties) or _of_result(properties)
-    return FailureReason(
-        failure.said, _what_follows(properties), failure.witness, failure.first, failure.alone
-    )
+    failure = _of_start(properties) or _of_result(properties)
+    return FailureReason(failure.said, _what_follows(properties), failure.witness, failure.first)
 
 
 def _load_error(properties: Mapping[str, Any]) -> str:
@@ -287,15 +257,10 @@ def _what_follows(properties: Mapping[str, Any]) -> str:
     return restarting_in(pause / 1e6) if pause < _NEVER else "; restarting"
 
 
-def _of_ready(properties: Mapping[str, Any]) -> FailureReason | None:
-    """Returns the failure of wait_ready.py if it gave up while the server was still running."""
-    _, _, _, _, _, _, ended, pid, code, status = _last_run_after_start(properties)
-    if code != _EXITED or not status:
-        return None
-    main_ended = int(properties.get("ExecMainExitTimestampMonotonic", 0))
-    if main_ended and main_ended <= ended:
-        return None
-    return FailureReason("did not become ready", witness=int(pid), alone=True, first=False)
+def _of_start(properties: Mapping[str, Any]) -> FailureReason | None:
+    """Returns why wait_ready.py killed it, if it did."""
+    said = _status_text(properties)
+    return FailureReason(said.removeprefix(NOT_READY)) if said.startswith(NOT_READY) else None
 
 
 def _of_result(properties: Mapping[str, Any]) -> FailureReason:
@@ -318,7 +283,7 @@ def _of_result(properties: Mapping[str, Any]) -> FailureReason:
             return FailureReason(
                 "could not be started by systemd (resources)", witness=1, first=False
             )
-        case "success" | "exit-code" | "signal" | "core-dump" | "start-limit-hit":
+        case "success" | "protocol" | "exit-code" | "signal" | "core-dump" | "start-limit-hit":
             return _of_process(properties, pid, ready)
         case result:
             return FailureReason(f"failed ({result or 'for a reason that systemd does not tell'})")

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Final
 
 from msgspec import Struct
@@ -27,6 +27,9 @@ from magid.systemd.unit_names import unit_name
 log = logging.getLogger(__name__)
 
 _AGAIN_S: Final = 1.0  # after a failed read
+# Of systemd's signals, which come in bursts, the first is read at once and the rest together: a
+# read takes a millisecond from this process, from the bus, and from PID 1.
+_BURST_S: Final = 0.02
 _QUOTED_LINES: Final = 2000  # of one start; llama-server logs 100 lines until it is ready
 # A process may have ended before the journal has its last lines.
 _LOOKS_S: Final = (0.0, 0.05, 0.1, 0.2)
@@ -44,10 +47,10 @@ class Seen(Struct, frozen=True):
 
     server: ObservedServer
     has_job: bool
+    group: str = ""  # its control group, while it has one
 
 
 Reads = Callable[[], Awaitable[Seen | None]]
-SeesReady = Callable[[ObservedServer], Awaitable[bool]]
 
 
 class PendingState(Struct, eq=False):
@@ -71,36 +74,25 @@ class PendingState(Struct, eq=False):
 
 
 class UnitWatcher:
-    """Watches one unit. A single task reads it; `announce` is called for every change, in order.
+    """Watches one unit. A single task reads it; `announce` is called for every change, in order."""
 
-    `sees_ready` returns True when a server that is starting answers, which systemd learns later.
-    """
-
-    def __init__(
-        self,
-        port: int,
-        read: Reads,
-        announce: Callable[[ObservedServer], None],
-        sees_ready: SeesReady,
-    ) -> None:
+    def __init__(self, port: int, read: Reads, announce: Callable[[ObservedServer], None]) -> None:
         self.port = port
         self.shown: ObservedServer | None = None  # None: there is no server
         self.turn = asyncio.Lock()  # serialises requests to the launcher, first come first served
         self._read = read
         self._announce = announce
-        self._sees_ready = sees_ready
-        self._looking: tuple[str, asyncio.Task[None]] | None = None  # the process it looks at
-        self._ready: tuple[str, float] | None = None  # the process that answers, and since when
         self._seen: Seen | None = None
         self._pending: PendingState | None = None
         self._own_stop: str | None = None  # invocation id of the last process that magid stopped
         self._marked = asyncio.Event()
         self._requested = self._completed = 0  # numbers of the latest read requested and completed
+        self._is_awaited = asyncio.Event()  # by a caller of refresh
+        self._burst_ends = 0.0  # of the loop's clock
         self._read_done = asyncio.Event()
         self._task = asyncio.create_task(self._follow(), name=f"watch {unit_name(port)}")
 
     async def end(self) -> None:
-        self._look_for(None)
         self._task.cancel()
         await asyncio.wait([self._task])
 
@@ -114,6 +106,7 @@ class UnitWatcher:
         """Returns when a read that began after this call has been applied."""
         self._requested += 1
         number = self._requested
+        self._is_awaited.set()
         self.invalidate()
         while self._completed < number:
             await self._read_done.wait()
@@ -121,7 +114,11 @@ class UnitWatcher:
     async def _follow(self) -> None:
         while True:
             await self._marked.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(self._burst_ends):
+                    await self._is_awaited.wait()
             self._marked.clear()
+            self._is_awaited.clear()
             number = self._requested
             try:
                 self._seen = await self._read()
@@ -133,29 +130,10 @@ class UnitWatcher:
             except Exception:
                 log.exception("cannot make out %s", unit_name(self.port))
             self._completed = number
-            self._look_for(_starting(self._seen))
+            self._burst_ends = asyncio.get_running_loop().time() + _BURST_S
             self._show()
             self._read_done.set()
             self._read_done = asyncio.Event()
-
-    def _look_for(self, server: ObservedServer | None) -> None:
-        """Begins to poll this process for readiness, and stops polling any other."""
-        process = server.invocation_id if server is not None else None
-        if self._looking is not None:
-            if self._looking[0] == process:
-                return
-            self._looking[1].cancel()
-            self._looking = None
-        if server is not None and process is not None:
-            self._looking = process, asyncio.create_task(self._look(process, server))
-
-    async def _look(self, process: str, server: ObservedServer) -> None:
-        try:
-            if await self._sees_ready(server):
-                self._ready = process, time.time()
-                self._show()
-        except Exception:  # systemd will tell
-            log.exception("cannot see whether %s is ready", unit_name(self.port))
 
     # -- what is known ---------------------------------------------------------------------
 
@@ -163,6 +141,11 @@ class UnitWatcher:
     def is_running(self) -> bool:
         """Returns whether systemd reports that it runs or will run again."""
         return self._seen is not None and _runs(self._seen.server)
+
+    @property
+    def group(self) -> str:
+        """Returns the unit's control group; "" if it has none, or none is known."""
+        return self._seen.group if self._seen is not None else ""
 
     @property
     def may_exist(self) -> bool:
@@ -192,11 +175,6 @@ class UnitWatcher:
         if self._seen is None or self._seen.server.spec_hash != pending.server.spec_hash:
             return False
         return self._seen.server.invocation_id not in (None, pending.before)
-
-    async def confirmed(self) -> None:
-        """Returns when systemd knows it too if magid has seen that the server is ready."""
-        while self.shown and self.shown.state is ServerState.READY and _starting(self._seen):
-            await self._read_done.wait()
 
     # -- showing -------------------------------------------------------------------------
 
@@ -239,8 +217,7 @@ class UnitWatcher:
             return
         self._pending = None
         if self._seen is not None:
-            server = _answering(_onward(self.shown, self._seen.server), self._ready)
-            self._put(self._explained(server))
+            self._put(self._explained(_onward(self.shown, self._seen.server)))
         elif self.shown is not None:
             self._put(_ended(self.shown))
 
@@ -275,28 +252,6 @@ def _onward(shown: ObservedServer | None, server: ObservedServer) -> ObservedSer
     return server
 
 
-def _starting(seen: Seen | None) -> ObservedServer | None:
-    """Returns the server if its process runs and systemd does not know yet that it is ready."""
-    if seen is None or seen.server.state not in _BEFORE_READY:
-        return None
-    return seen.server if seen.server.pid is not None and seen.server.uid is not None else None
-
-
-_BEFORE_READY: Final = frozenset({ServerState.STARTING, ServerState.LOADING})
-
-
-def _answering(server: ObservedServer, ready: tuple[str, float] | None) -> ObservedServer:
-    """Returns `server`; ready since it answered, if magid has seen that before systemd.
-
-    A process that has ended meanwhile has no pid, until wait_ready.py has noticed that.
-    """
-    is_up = server.state in _BEFORE_READY or server.state is ServerState.READY
-    is_same = ready is not None and server.invocation_id == ready[0] and server.pid is not None
-    if ready is None or not is_same or not is_up:
-        return server
-    return replace(server, state=ServerState.READY, ready_at=ready[1])
-
-
 def _ended(server: ObservedServer) -> ObservedServer:
     """Returns the state of a server whose unit is gone."""
     return replace(
@@ -329,7 +284,8 @@ class UnitReader:
             words = await _quote(self._journal, run, failure)
             self._quoted = ((run, failure.witness), words)
         number, _ = properties.get("Job", (0, "/"))
-        return Seen(observed_from(properties, self._quoted[1]), bool(number))
+        group = str(properties.get("ControlGroup", ""))
+        return Seen(observed_from(properties, self._quoted[1]), bool(number), group)
 
 
 async def _properties(bus: Bus, name: str) -> dict[str, Any] | None:
