@@ -50,16 +50,20 @@ class ReturningMemory:
         if not self._expected:
             return
         devices = self._devices.of(engine)
+        began = time.monotonic()
         listed = await devices.fresh(math.inf)  # each stop leads to a list: begun after it
-        while self._is_missing(listed.gpus):
+        while self._is_missing(listed.gpus, began):
             await asyncio.sleep(_PAUSE_S)
+            began = time.monotonic()
             listed = await devices.refresh()
 
-    def _is_missing(self, gpus: Iterable[Gpu]) -> bool:
-        """Forgets what has come back. What is not in this list says nothing."""
+    def _is_missing(self, gpus: Iterable[Gpu], began: float) -> bool:
+        """Forgets what has come back. What is not in this list says nothing.
+
+        The last list is one that has begun after the patience: a list may take as long as that.
+        """
         free = {known: gpu.device.free for gpu in gpus for known in gpu.ids}
-        now = time.monotonic()
-        late = [one for one in self._expected if now < one.until]
+        late = [one for one in self._expected if began < one.until]
         missing = [one for one in late if _lacks(free.get(one.device), one.free)]
         self._expected = missing + [one for one in late if free.get(one.device) is None]
         return bool(missing)

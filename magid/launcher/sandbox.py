@@ -35,7 +35,7 @@ NOTIFY: Final = "/run/systemd/notify"  # wait_ready.py reports to it
 SCRATCH: Final = "/dev/shm"
 _SCRATCH_OPTIONS: Final = "size=1G,nr_inodes=16384,mode=1777"
 _NO_LIMIT: Final = 2**64 - 1
-_START_STEP_S: Final = 60  # wait_ready.py keeps extending it while it lives
+_MARGIN_S: Final = 60  # of a start, beyond what wait_ready.py allows the server
 # Allowed, though its use takes a capability that no server has: systemd (257, 262) writes an empty
 # mask to the unit's file as "RestrictNamespaces=", and a daemon-reload reads that as "no
 # restriction".
@@ -138,7 +138,7 @@ def _service(order: UnitRequest, version: int) -> list[Property]:
         # wait_ready.py is not the main process; the server itself cannot notify.
         Property("NotifyAccess", "s", "all"),
         command_property("ExecStart", [*gate, *order.argv], version),
-        Property("TimeoutStartUSec", "t", _usec(_START_STEP_S)),
+        Property("TimeoutStartUSec", "t", _usec(patience.max_startup_s + _MARGIN_S)),
         Property("TimeoutStopUSec", "t", _usec(patience.stop_timeout_s)),
         Property("KillMode", "s", "mixed"),
         Property("OOMPolicy", "s", "stop"),

@@ -220,7 +220,7 @@ class Units:
         await self._tolerant("StopUnit", name, "replace")
         patience = seen.stop_s + _STOP_MARGIN_S
         left = await self._until(name, lambda seen: seen.is_down, patience)
-        if left is not None and left.active == "failed":
+        if left is not None and (left.active == "failed" or left.restarts):
             await self._tolerant("ResetFailedUnit", name)
         else:  # its count of starts alone, which no caller waits for
             self._in_background(self._reset(name))

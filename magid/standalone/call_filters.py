@@ -40,7 +40,7 @@ _ALLOW: Final = 0x7FFF_0000
 _ERROR: Final = 0x0005_0000
 _FAST_OPEN: Final = 0x2000_0000  # MSG_FASTOPEN: sending opens a connection
 _SOCKET_TYPE: Final = 0xF  # without SOCK_CLOEXEC and SOCK_NONBLOCK
-_SET_NO_NEW_PRIVILEGES = 38
+_SET_DUMPABLE, _SET_NO_NEW_PRIVILEGES = 4, 38
 _UNIX, _IPV4_LENGTH = 1, 16  # bytes of struct sockaddr_in
 _STREAM, _SEQPACKET, _TCP = 1, 5, 6  # SOCK_STREAM, SOCK_SEQPACKET, IPPROTO_TCP of these machines
 
@@ -156,6 +156,17 @@ def install(rules: Sequence[Instruction]) -> None:
         libc.prctl(_SET_NO_NEW_PRIVILEGES, 1, 0, 0, 0) != 0
         or libc.prctl(set_seccomp, mode_filter, program, 0, 0) != 0
     ):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def hide_memory() -> None:
+    """Closes the memory of this process, and of those it forks, to others of its user (prctl(2)).
+
+    Until it executes another program. Raises OSError.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_SET_DUMPABLE, 0, 0, 0, 0) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
 

@@ -19,7 +19,8 @@ to the host's network namespace, and not other services on 127.0.0.1: a resolver
 other servers. The unit cannot have the filter, because wait_ready.py, in the same unit, connects.
 
 With ready:MAX_S:EVERY_S that process waits MAX_S seconds for the server, and looks every EVERY_S at
-the longest. Without it, systemd is told nothing.
+the longest. Without it, systemd is told nothing. It has none of the filters, and the server's user:
+so its memory is closed to the server, which could otherwise have it open connections.
 
 With bind:PORT the server may bind no other TCP port (Landlock, Linux 6.7). SocketBindDeny= of the
 unit does the same by programs in the kernel, which systemd takes 60 ms to load; where the launcher
@@ -78,10 +79,12 @@ def main(arguments: Sequence[str]) -> int:
     if why := why_keyless(argv):
         return _refuse(1, f"cannot start without a key: {why}; see `journalctl -t magi-key`")
     try:
+        filters = _beside("call_filters")
+        filters.hide_memory()
         forked = [fork_watch(argv, text) for text in patience]
-        restrict([*map(int, bind)], [*map(int, connect)])
-        for child in forked:  # only now: it has ended meanwhile
-            os.waitpid(child, 0)
+        restrict(filters, [*map(int, bind)], [*map(int, connect)])
+        if any(os.waitpid(child, 0)[1] for child in forked):  # only now: it has ended meanwhile
+            return _refuse(1, "cannot start: nothing would tell systemd when the server is ready")
     except ValueError as error:
         return _refuse(BAD_USAGE, f"cannot start: {error}")
     except OSError as error:
@@ -89,9 +92,8 @@ def main(arguments: Sequence[str]) -> int:
     return _execute(argv)
 
 
-def restrict(bind: list[int], connect: list[int]) -> None:
+def restrict(filters: ModuleType, bind: list[int], connect: list[int]) -> None:
     """Installs both filters. Raises ValueError on a machine without one, and OSError."""
-    filters = _beside("call_filters")
     machine = os.uname().machine
     if machine not in filters.MACHINES:
         raise ValueError(f"there is no system call filter for {machine}")
@@ -113,22 +115,25 @@ def fork_watch(argv: Sequence[str], patience: str) -> int:
     """Forks the process that tells systemd when this one, by then the server, is ready.
 
     Twice, so that it is a child of PID 1: the server reaps none. Returns the process in between,
-    which the caller reaps. Raises OSError, and ValueError for what is not MAX_S:EVERY_S.
+    which the caller reaps; its status is 0 if there is one that watches. Raises OSError, and
+    ValueError for what is not MAX_S:EVERY_S.
     """
     longest_s, every_s = map(float, patience.split(":"))
     host, port = (argv[argv.index(option) + 1] for option in ("--host", "--port"))
-    server, first = os.getpid(), os.fork()
+    process, first = os.pidfd_open(os.getpid()), os.fork()
     if first:
         return first
+    status = 1
     try:
+        ready = _beside("wait_ready")
+        server = ready.ServerAddress(host, int(port), _key_in(argv).decode())
         if os.fork() == 0:
-            ready = _beside("wait_ready")
-            address = ready.ServerAddress(host, int(port), _key_in(argv).decode())
-            ready.watch(server, address, longest_s, every_s)
-    except BaseException as error:  # systemd will end the unit; this says why
-        sys.stderr.write(f"error: cannot tell systemd when the server is ready: {error!r}\n")
+            ready.watch(process, server, longest_s, every_s)
+        status = 0
+    except BaseException as error:
+        sys.stderr.write(f"error: cannot watch the server: {error!r}\n")
     finally:
-        os._exit(0)
+        os._exit(status)
 
 
 def _taken(words: list[str], kind: str) -> list[str]:

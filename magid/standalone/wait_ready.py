@@ -1,14 +1,22 @@
 """Tells systemd when a model's server is ready (sd_notify(3)); exec_model.py forks it.
 
-It polls /health, reports the state (STATUS=), extends the start's timeout (EXTEND_TIMEOUT_USEC=),
-and reports readiness (READY=1) when it has seen that the port belongs to our server. So `systemctl
-start` returns when the model answers. A server that will not become ready is killed: STATUS= and
-stderr say why.
+It polls /health, reports the state (STATUS=), and reports readiness (READY=1) when it has seen that
+the port belongs to our server. So `systemctl start` returns when the model answers. A server that
+will not become ready is killed: STATUS= and stderr say why.
 
 It runs in the unit, but not as its ExecStartPost=: systemd builds the sandbox once more for that,
 and a second Python starts, which together took more processor time than all else of a start, beside
 the load. For the same reason it imports what is part of the interpreter, and nothing else: `socket`
 and `http.client` take four times as long as Python itself.
+
+It never asks systemd for more time (EXTEND_TIMEOUT_USEC=), which would hold for a stop as well: the
+unit's own limit is longer than MAX_S.
+
+    wait_ready.py HOST PORT ALIAS KEY_FILE MAX_S EVERY_S
+
+As a program it is the ExecStartPost= of units that an earlier magid has made, and that have
+outlived it. Exit status: 0 if the server of $MAINPID is ready; 1, with the reason on stderr, if it
+will not be.
 """
 
 from __future__ import annotations
@@ -21,12 +29,12 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
 NOT_READY = "not ready: "  # begins the STATUS= of a server that was killed
 ANSWER_S = 5.0  # for one answer of a busy server
-# Of silence of this process, in us, after which systemd aborts the start.
-_EXTEND = "EXTEND_TIMEOUT_USEC=60000000"
+_AGAIN_S = 1.0  # before systemd is told again
 _FIRST_S = 0.005  # a small model is ready within 0.1 s
 _SOON_S = 0.02  # which a load of _SOON_S / _EARLY_SHARE has come to
 _EARLY_SHARE = 0.05  # of the time so far
@@ -41,7 +49,7 @@ class ServerNotReady(Exception):
 
 
 class ServerEnded(Exception):
-    """Its process has ended, which systemd knows better."""
+    """Its process has ended, which systemd sees too."""
 
 
 class ServerAddress:
@@ -59,20 +67,32 @@ class ServerAddress:
         self.listeners: set[tuple[int, int]] | None = None
 
 
-def watch(pid: int, server: ServerAddress, longest_s: float, every_s: float) -> None:
-    """Reports until the process `pid` is ready, has ended, or is killed. Never raises."""
-    process = None
+def main(arguments: Sequence[str]) -> int:
+    """Returns the exit status of the program; see above."""
     try:
-        process = os.pidfd_open(pid)
-        took = wait(process, server, longest_s, every_s)
-        _notify(f"READY=1\nSTATUS=ready after {took:.1f} s", is_last=True)
-    except (ServerEnded, ProcessLookupError):
-        return
-    except (ServerNotReady, OSError) as error:
+        host, port, _, key_file, longest, every = arguments
+        with open(key_file, "rb") as file:  # noqa: PTH123 - pathlib is slow to import
+            server = ServerAddress(host, int(port), file.read().decode().strip())
+        wait(os.pidfd_open(int(os.environ["MAINPID"])), server, float(longest), float(every))
+    except (ServerNotReady, ServerEnded, OSError, ValueError, KeyError) as error:
         sys.stderr.write(f"error: {error}\n")
-        _notify(f"STATUS={NOT_READY}{error}", is_last=True)
-        if process is not None:
-            _kill(process)
+        return 1
+    return 0
+
+
+def watch(process: int, server: ServerAddress, longest_s: float, every_s: float) -> None:
+    """Reports until the process of this pidfd is ready, has ended, or is killed. Never raises."""
+    try:
+        took = wait(process, server, longest_s, every_s)
+        while not _notify(f"READY=1\nSTATUS=ready after {took:.1f} s", is_last=True):
+            _pause(process, _AGAIN_S)
+    except ServerEnded:
+        return
+    except Exception as error:  # any: the unit would go on starting
+        said = str(error) if isinstance(error, ServerNotReady) else f"internal error: {error!r}"
+        sys.stderr.write(f"error: {said}\n")
+        _notify(f"STATUS={NOT_READY}{said}", is_last=True)
+        _kill(process)
 
 
 def wait(process: int, server: ServerAddress, longest_s: float, every_s: float) -> float:
@@ -80,7 +100,6 @@ def wait(process: int, server: ServerAddress, longest_s: float, every_s: float) 
 
     systemd is told once a second, not after each check: it tells all that watch the unit.
     """
-    _notify(_EXTEND)
     began, took, status, told = time.monotonic(), 0.0, 0, 0
     while (left := longest_s - took) > 0:
         _pause(process, min(pause_s(took, every_s), left))
@@ -88,11 +107,11 @@ def wait(process: int, server: ServerAddress, longest_s: float, every_s: float) 
         if status == 200 and _is_ours(server):
             return time.monotonic() - began
         if status == 503 and server.listeners is None:
-            server.listeners = _listening(server)  # now, and not when it is ready
+            _note_listeners(server)
         took = time.monotonic() - began
         before, told = told, int(took)
         if told != before:
-            _notify(f"STATUS={_seen(status)} ({told} s)\n{_EXTEND}")
+            _notify(f"STATUS={_seen(status)} ({told} s)")
     raise ServerNotReady(f"the server was not ready within {longest_s:g} s: {_LATE[_seen(status)]}")
 
 
@@ -125,7 +144,7 @@ def _pause(process: int, seconds: float) -> None:
     poll = select.poll()
     poll.register(process, select.POLLIN)
     if poll.poll(seconds * 1000):
-        raise ServerEnded
+        raise ServerEnded("the server ended before it was ready")
 
 
 def _kill(process: int) -> None:
@@ -134,7 +153,7 @@ def _kill(process: int) -> None:
 
     try:
         signal.pidfd_send_signal(process, signal.SIGKILL)
-    except ProcessLookupError:
+    except OSError:  # it has ended
         return
 
 
@@ -239,6 +258,14 @@ def _connect(line: _socket.socket, place: Any, server: ServerAddress) -> None:
         raise ConnectionAbortedError("the server has just started to listen, or has ended")
 
 
+def _note_listeners(server: ServerAddress) -> None:
+    """Looks at them while the model loads, and not when it is ready."""
+    try:
+        server.listeners = _listening(server)
+    except OSError:  # then when it is ready
+        return
+
+
 def _listening(server: ServerAddress) -> set[tuple[int, int]]:
     """Returns user and inode of each socket that listens there, from the kernel's tables.
 
@@ -269,24 +296,29 @@ def _in_hex(family: int, address: str) -> str:
 # -- systemd ---------------------------------------------------------------------------------
 
 
-def _notify(message: str, *, is_last: bool = False) -> None:
-    """Notifies systemd as sd_notify(3) does. Best effort.
+def _notify(message: str, *, is_last: bool = False) -> bool:
+    """Notifies systemd as sd_notify(3) does; returns whether that worked.
 
     With `is_last` it returns when systemd has read that (sd_notify_barrier(3)): systemd finds the
     unit by the sender's control group, so the sender must not end before.
     """
     address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
-        return
-    line = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
+    if not address:  # there is no systemd
+        return True
+    try:
+        line = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
+    except OSError:
+        return False
     try:
         line.settimeout(ANSWER_S)
         line.connect(f"\0{address[1:]}" if address.startswith("@") else address)
         line.sendall(message.encode())
+    except OSError:
+        return False
+    else:
         if is_last:
             _wait_read(line)
-    except OSError:
-        return
+        return True
     finally:
         line.close()
 
@@ -295,12 +327,17 @@ def _wait_read(line: _socket.socket) -> None:
     """Sends one end of a pipe, which systemd closes, and waits for that, ANSWER_S at most."""
     mine, theirs = os.pipe()
     try:
-        descriptor = theirs.to_bytes(4, sys.byteorder)
-        ancillary = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, descriptor)]
+        ancillary = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, theirs.to_bytes(4, sys.byteorder))]
         line.sendmsg([b"BARRIER=1"], ancillary)
+    except OSError:  # the message before it was sent
+        return
     finally:
         os.close(theirs)
     poll = select.poll()
     poll.register(mine, select.POLLHUP)
     poll.poll(ANSWER_S * 1000)
     os.close(mine)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -40,6 +40,10 @@ class RemoteGpu:
         """From now on so much less can be allocated than it says is free."""
         self._ask(f'{{"hidden": {mib}}}')
 
+    def keep(self, *, keeps: bool) -> None:
+        """From now on memory comes back, or does not, when a server ends."""
+        self._ask(json.dumps({"keeps": keeps}))
+
     def _ask(self, question: str) -> None:
         said = f"/run/fake-gpu-{self.number}"
         before = len(self.container.read(said))

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.lab import rpc_gpus
-from tests.lab.container import Container, booted
+from tests.lab.container import Container
 from tests.lab.serving import MODELS, SETTINGS, Daemon, installed_in
-from tests.lab.trees import NEWEST, OLDEST, Release, Tree
 from tests.support.deadlines import DEADLINE_S
 
 pytestmark = pytest.mark.slow
@@ -37,26 +36,19 @@ rpc_servers: ["{FIRST}", "{SECOND}"]
 PINNED, FREE = list(MODELS)[:2]
 
 
-@pytest.fixture(scope="module", params=(OLDEST, NEWEST), ids=lambda release: release.name)
-def daemon(
-    request: pytest.FixtureRequest,
-    all_trees: dict[Release, Tree],
-    chat_model: Path,
-    llama_server_with_rpc: Path,
-) -> Iterator[Daemon]:
-    with booted(all_trees[request.param]) as container:
-        rpc_gpus.unpack(container, llama_server_with_rpc)
-        for port in PORTS:
-            text = UNIT.format(port=port)
-            container.write(f"/etc/systemd/system/{name_of(port)}", text)
-        container.systemctl("daemon-reload")
-        container.systemctl("enable", "--now", *map(name_of, PORTS))
-        daemon = installed_in(container, chat_model, SETTINGS + MORE)
-        profile = f"name: Two\nenabled_models: [{PINNED}, {FREE}]\n"
-        container.write("/etc/magi/profiles/everything.yaml", profile)
-        wait_ready(daemon)
-        yield daemon
-        daemon.client.close()
+@pytest.fixture(scope="module")
+def daemon(container: Container, chat_model: Path, llama_server_with_rpc: Path) -> Iterator[Daemon]:
+    rpc_gpus.unpack(container, llama_server_with_rpc)
+    for port in PORTS:
+        container.write(f"/etc/systemd/system/{name_of(port)}", UNIT.format(port=port))
+    container.systemctl("daemon-reload")
+    container.systemctl("enable", "--now", *map(name_of, PORTS))
+    daemon = installed_in(container, chat_model, SETTINGS + MORE)
+    profile = f"name: Two\nenabled_models: [{PINNED}, {FREE}]\n"
+    container.write("/etc/magi/profiles/everything.yaml", profile)
+    wait_ready(daemon)
+    yield daemon
+    daemon.client.close()
 
 
 def wait_ready(daemon: Daemon) -> None:

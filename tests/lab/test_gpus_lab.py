@@ -13,6 +13,7 @@ from magid.launcher import device_list, memory_prediction
 from magid.systemd.unit_names import unit_name
 from tests.lab import rpc_gpus
 from tests.lab.container import Container
+from tests.lab.installing import install_magid
 from tests.lab.serving import MODELS, SETTINGS, Daemon, installed_in, replaced
 
 pytestmark = pytest.mark.slow
@@ -234,10 +235,12 @@ def test_the_best_fit_and_what_does_not_fit(daemon: Daemon, remote: tuple[str, s
 def test_a_place_outlives_magid_while_the_set_of_gpus_changes(
     daemon: Daemon, remote: tuple[str, str]
 ) -> None:
-    """The other GPU is gone meanwhile."""
+    """The other GPU is gone meanwhile. An upgrade is an install over what is there."""
     container, before = daemon.container, daemon.server(MODEL)
     container.systemctl("stop", "fake-gpu-2.service")
-    for end in (["restart"], ["kill", "--signal=KILL"]):
+    for end in (["restart"], ["kill", "--signal=KILL"], ["restart", "magi-launcher"]):
+        if "magi-launcher" in end:
+            install_magid(container)
         replaced(container, *end, "magid")
         container.wait_until(lambda: len(free(daemon)) == 1, "a list of the GPU that is left")
         now = daemon.server(MODEL)

@@ -163,6 +163,19 @@ def test_room_is_made_by_what_is_idle(machine: Machine) -> None:
     assert machine.processes() == before
 
 
+def test_memory_that_comes_back_late_is_waited_for(machine: Machine) -> None:
+    """A driver frees it some time after the process has ended."""
+    machine.begin(100, 0)
+    machine.start(ALPHA)
+    machine.gpus[0].keep(keeps=True)
+    machine.stop(ALPHA)
+    assert machine.free()[0] < 30
+    machine.start(BETA, status=202, wait=0)
+    machine.gpus[0].keep(keeps=False)
+    machine.daemon.wait_state("ready", BETA)
+    assert machine.where() == [{BETA}, set()]
+
+
 def test_a_refused_allocation_is_no_crash(machine: Machine) -> None:
     """A driver keeps memory for itself that it calls free: elsewhere once, then it is said."""
     machine.begin(100, 170)

@@ -73,7 +73,8 @@ def test_all_that_can_be_reached(asker: Asker) -> None:
     files = {path for path in before["sockets"] if not path.startswith("@")}
     assert files == {"/etc/open.sock", "/opt/open.sock", "/run/systemd/notify"}
     assert {address.split()[1] for address in before["addresses"]} == set(LOCAL)
-    # The server's: not one.
+    # The server's: not one. Nor can it use wait_ready.py, which has its user and may connect.
+    assert server["memories"] == []
     assert server["sockets"] == []
     assert server["addresses"] == []
 

@@ -150,28 +150,36 @@ def test_one_that_does_not_open_its_port(daemon: Daemon) -> None:
 
 
 def test_a_long_load_is_waited_for(daemon: Daemon) -> None:
-    """Longer than systemd would wait for a start by itself: wait_ready.py asks for more time."""
-    container, folder = daemon.container, f"/etc/systemd/system/{UNIT}.d"
+    """Also over a reload, after which systemd counts by the unit's own limit again."""
+    container = daemon.container
     container.write(TROUBLE, f"loading={LOADED}")
-    container.write(f"{folder}/short.conf", "[Service]\nTimeoutStartSec=1\n")
+    restart(daemon)
+    daemon.wait_state("loading", ONE)
+
+    def has_loaded_for(seconds: int) -> bool:
+        said = re.match(r"loading \((\d+) s\)", container.show(UNIT, "StatusText")["StatusText"])
+        return said is not None and int(said[1]) >= seconds
+
     container.systemctl("daemon-reload")
-    try:
-        restart(daemon)
-        daemon.wait_state("loading", ONE)
+    container.wait_until(lambda: has_loaded_for(3), "load of 3 s")
+    container.write(LOADED, "")
+    daemon.wait_state("ready", ONE)
+    assert container.show(UNIT, "NRestarts")["NRestarts"] == "0"
 
-        def has_loaded_for(seconds: int) -> bool:
-            said = re.match(
-                r"loading \((\d+) s\)", container.show(UNIT, "StatusText")["StatusText"]
-            )
-            return said is not None and int(said[1]) >= seconds
 
-        container.wait_until(lambda: has_loaded_for(4), "load of 4 s")
-        container.write(LOADED, "")
-        daemon.wait_state("ready", ONE)
-        assert container.show(UNIT, "NRestarts")["NRestarts"] == "0"
-    finally:
-        container.run(["rm", "-r", folder])
-        container.systemctl("daemon-reload")
+def test_a_stop_is_not_held_up_by_a_load(daemon: Daemon) -> None:
+    """wait_ready.py gives the start its time, and not the stop of a server that does not end."""
+    container = daemon.container
+    container.write(TROUBLE, f"deaf loading={LOADED}.never")
+    restart(daemon)
+    daemon.wait_state("loading", ONE)
+    container.systemctl("stop", UNIT)
+    seen = container.show(UNIT, "ActiveState", "Result", "TimeoutStopUSec")
+    assert (seen["ActiveState"], seen["Result"]) == ("failed", "timeout")
+    container.run(["rm", TROUBLE])
+    container.systemctl("reset-failed", UNIT)
+    restart(daemon)
+    daemon.wait_state("ready", ONE)
 
 
 def forgiven(daemon: Daemon) -> list[str]:

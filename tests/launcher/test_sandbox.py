@@ -149,6 +149,8 @@ def test_what_an_old_systemd_does_not_know(version: int) -> None:
         ({"first_delay_s": 0.2}, {"RestartUSec": 200_000}),
         ({"max_delay_s": 1.5}, {"RestartSteps": 1, "RestartMaxDelayUSec": 1_500_000}),
         ({"stop_timeout_s": 2.5}, {"TimeoutStopUSec": 2_500_000}),
+        # wait_ready.py ends a start that takes too long, and says why.
+        ({"max_startup_s": 300}, {"TimeoutStartUSec": 360_000_000}),
         # A server that hangs in loading takes 190 s each time, and must come to its sixth.
         ({}, {"StartLimitIntervalUSec": 6 * 190_000_000}),
         ({"window_s": 5000}, {"StartLimitIntervalUSec": 5_000_000_000}),

@@ -24,7 +24,7 @@ NO_WORDS, WORDS = "", "no space left"
         (
             {"Result": "timeout", "ActiveEnterTimestampMonotonic": 50},
             "",
-            "gave no sign of life while it started and was ended (timeout)",
+            "was not ready, took too long to start or to stop, and was ended (timeout)",
         ),
         ({"Result": "watchdog"}, "", "gave no sign of life and was ended (watchdog)"),
         (

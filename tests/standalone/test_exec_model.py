@@ -3,9 +3,11 @@
 import errno
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 
 from magid.standalone.call_filters import can_bind_only, filter_for
 from tests.support.deadlines import DEADLINE_S
+from tests.support.impostor_server import NOBODY
 
 GATE = Path(__file__).parents[2] / "magid" / "standalone" / "exec_model.py"
 
@@ -327,3 +330,45 @@ def test_a_program_with_its_key(model: Path, tmp_path: Path) -> None:
     done = gate(checked(model), "--", "/bin/echo", "--api-key-file", str(key))
     assert (done.returncode, done.stderr) == (0, "")
     assert gate(checked(model), "--", "/bin/echo", "--api-key-file").returncode == 1
+
+
+# -- who watches ---------------------------------------------------------------------------------
+
+# Prints which other processes' memory it could write to.
+MEMORIES = """\
+#!/usr/bin/python3 -IS
+import os
+for name in os.listdir("/proc"):
+    if name.isdigit() and int(name) != os.getpid():
+        try:
+            os.close(os.open(f"/proc/{name}/mem", os.O_RDWR))
+            print(name)
+        except OSError:
+            pass
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run it as a user of its own")
+def test_the_server_cannot_use_who_watches_it() -> None:
+    """That process has the server's user and none of the filters: it may connect.
+
+    Where the kernel has Landlock, that keeps them apart too; so this is without `bind:`.
+    """
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        for script in ("exec_model.py", "call_filters.py", "wait_ready.py"):
+            shutil.copy(GATE.with_name(script), folder)
+        program, key, model = folder / "program", folder / "key", folder / "m.gguf"
+        program.write_text(MEMORIES)
+        program.chmod(0o755)
+        key.write_text("k" * 40)
+        model.write_bytes(b"GGUF")
+        words = ["ready:20:0.1", checked(model), "--", str(program), "--host", "127.0.0.1"]
+        done = subprocess.run(
+            ["/usr/bin/python3", "-I", "-S", str(folder / "exec_model.py"), *words,
+             "--port", "1", "--api-key-file", str(key)],
+            user=NOBODY, group=NOBODY, extra_groups=[], env={"NOTIFY_SOCKET": "/nonexistent"},
+            capture_output=True, text=True, timeout=DEADLINE_S, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

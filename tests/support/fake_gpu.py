@@ -15,8 +15,9 @@ and states of a context, and writes weights by their names; what is computed wit
 inputs that are copied to it have a `#` in their names.
 
 Prints {"port": N}. Answers each line of its input with the memory as JSON: `{}`, `{"used": MIB}`,
-which changes what others hold, or `{"hidden": MIB}`, which is not told to llama-server. Ends with
-its input. Runs with the standard library only.
+which changes what others hold, `{"hidden": MIB}`, which is not told to llama-server, or
+`{"keeps": true}`: from then on memory that is freed does not come back, until it is told otherwise.
+Ends with its input. Runs with the standard library only.
 
 Speaks the RPC protocol 8 (ggml 0.27), and passes on what it need not know.
 """
@@ -27,7 +28,7 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -93,6 +94,8 @@ class Gpu:
     hidden: int = 0  # held too, but not said: as what a driver keeps for itself
     asked: int = 0  # allocations that ggml-rpc-server has not answered yet
     refused: int = 0  # number of allocations
+    keeps: bool = False  # what ended connections held, as a driver does for a while
+    kept: int = 0
     held: list[dict[int, Buffer]] = field(default_factory=list)  # of each connection, by pointer
 
     def used_for(self, *kinds: str) -> int:
@@ -102,7 +105,12 @@ class Gpu:
 
     @property
     def free(self) -> int:
-        return max(0, self.total - self.others - self.asked - self.used_for(*KINDS))
+        return max(0, self.total - self.others - self.asked - self.kept - self.used_for(*KINDS))
+
+    def take_back(self, buffers: Iterable[Buffer]) -> None:
+        """They are freed now, or later if it keeps them."""
+        if self.keeps:
+            self.kept += sum(buffer.size for buffer in buffers)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serves one llama-server until it or the ggml-rpc-server closes the connection."""
@@ -113,6 +121,7 @@ class Gpu:
                 await connection.serve(reader)
         finally:
             writer.close()
+            self.take_back(connection.held.values())
             # By identity: those of connections that hold nothing yet are equal.
             self.held = [held for held in self.held if held is not connection.held]
             await connection.close()
@@ -153,7 +162,8 @@ class Connection:
                 if not self._allows(*struct.unpack("<4xQ", body)):
                     return _answered("<QQ", 0, 0)
             case Command.FREE:
-                self.held.pop(_SIZE.unpack(body)[0], None)
+                freed = self.held.pop(_SIZE.unpack(body)[0], None)
+                self._gpu.take_back([freed] if freed else [])
             case Command.CLEAR:
                 self._note(_SIZE.unpack_from(body)[0], "context")
             case Command.WRITE | Command.WRITE_KNOWN:
@@ -294,6 +304,8 @@ async def commands(gpu: Gpu, say: Callable[[object], None]) -> None:
         asked = json.loads(line)
         gpu.others = asked.get("used", gpu.others // MIB) * MIB
         gpu.hidden = asked.get("hidden", gpu.hidden // MIB) * MIB
+        gpu.keeps = asked.get("keeps", gpu.keeps)
+        gpu.kept *= gpu.keeps
         say({"total": gpu.total, "others": gpu.others, "used": gpu.used_for(*KINDS),
              "free": gpu.free, "refused": gpu.refused,
              **{kind: gpu.used_for(kind) for kind in KINDS}})  # fmt: skip

@@ -273,7 +273,7 @@ def _of_result(properties: Mapping[str, Any]) -> FailureReason:
             return FailureReason("did not end in time and was killed (timeout)")
         case "timeout":
             return FailureReason(
-                "gave no sign of life while it started and was ended (timeout)",
+                "was not ready, took too long to start or to stop, and was ended (timeout)",
                 witness=pid,
                 first=not ready,
             )

@@ -3,6 +3,7 @@
 writable: paths that can be written to, or made something in; with the room that there is.
 sockets: those of the machine, in files and abstract, that take a connection.
 addresses: that take a connection or answer a datagram: all that anybody here listens on, and MORE.
+memories: processes, apart from this one and its parent, whose memory it could write to.
 left: what an earlier run has left in places that can be written to.
 
 It leaves a mark wherever it can, by all means there are: files, shared memory, queues, keys. Not
@@ -96,6 +97,15 @@ def listeners() -> Iterator[tuple[str, int]]:
                 yield host, int(port, 16)
 
 
+def memories() -> list[int]:
+    others = {int(path.name) for path in Path("/proc").glob("[1-9]*")} - {os.getpid(), os.getppid()}
+    found = []
+    for pid in sorted(others):
+        with suppress(OSError), Path(f"/proc/{pid}/mem").open("r+b"):
+            found.append(pid)
+    return found
+
+
 def leave_marks(folders: list[str]) -> None:
     for folder in folders:
         with suppress(OSError):
@@ -130,6 +140,7 @@ def main(name: str) -> None:
         "left": left,
         "sockets": sockets,
         "addresses": sorted(addresses),
+        "memories": [] if name == "host" else memories(),
     }
     sys.stdout.write(f"REACH {name} {json.dumps(found)}\n")
 
