@@ -105,6 +105,9 @@ def test_ends_of_magid_and_of_the_unit(daemon: tuple[Daemon, ModelHub]) -> None:
     hub.faults += [HubFault("stall", 1_000_000)]
     job_id = pull(magid, BIG)["id"]
     wait_for(magid, job_id, "downloading")
+    container.wait_until(
+        lambda: magid.client.get(f"{PATH}/{job_id}").json()["doneBytes"] >= 1_000_000, "1 MB"
+    )
     unit = unit_of(job_id)
     pid = container.pid_of(unit)
     serving.replaced(container, "kill", "--signal=KILL", "magid")

@@ -315,7 +315,8 @@ def control_groups(container: Container) -> set[str]:
 
 def remains(name: str) -> list[str]:
     """What there is on this machine of a container."""
-    found = [str(path) for path in Path("/sys/fs/cgroup").rglob(name)]
+    # os.walk passes over what others remove meanwhile.
+    found = [folder for folder, *_ in os.walk("/sys/fs/cgroup") if Path(folder).name == name]
     found += [str(path) for path in Path("/run/systemd/nspawn").rglob(f"*{name}*")]
     found += [str(path) for path in (home() / "run").glob(name)]
     found += [line for line in Path("/proc/mounts").read_text().splitlines() if name in line]

@@ -241,6 +241,7 @@ def is_upgraded(machine: Machine) -> None:
     """To a version with another magid.yaml, while clients ask."""
     stopped = machine.unit(BETA)
     machine.container.systemctl("stop", stopped)
+    machine.wait(lambda: machine.pids()[BETA] is None, f"an end of {BETA} that magid has seen")
     before, launcher = machine.pids(), machine.container.pid_of("magi-launcher")
     print(machine.sh(f"{CHECKS}/upgrade /root/magi_{packages.NEXT}_*.deb").splitlines()[-1])
     machine.wait(lambda: machine.get("/readyz")["status"] == "ok", "readiness")

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 _AGAIN_S: Final = 1.0  # after a failed read
 # Of systemd's signals, which come in bursts, the first is read at once and the rest together: a
 # read takes a millisecond from this process, from the bus, and from PID 1.
-_BURST_S: Final = 0.02
+_BURST_S: Final = 0.01
 _QUOTED_LINES: Final = 2000  # of one start; llama-server logs 100 lines until it is ready
 # A process may have ended before the journal has its last lines.
 _LOOKS_S: Final = (0.0, 0.05, 0.1, 0.2)
