@@ -126,7 +126,8 @@ def fork_watch(argv: Sequence[str], patience: str) -> int:
     status = 1
     try:
         ready = _beside("wait_ready")
-        server = ready.ServerAddress(host, int(port), _key_in(argv).decode())
+        key = _key_in(argv).decode("latin-1")  # which has no errors that would show it
+        server = ready.ServerAddress(host, int(port), key)
         if os.fork() == 0:
             ready.watch(process, server, longest_s, every_s)
         status = 0
