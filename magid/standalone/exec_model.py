@@ -88,7 +88,9 @@ def main(arguments: Sequence[str]) -> int:
     except ValueError as error:
         return _refuse(BAD_USAGE, f"cannot start: {error}")
     except OSError as error:
-        return _refuse(1, f"cannot install the filters of ports and calls: {error.strerror}")
+        return _refuse(
+            1, f"cannot fork, or install the filters of ports and calls: {error.strerror}"
+        )
     return _execute(argv)
 
 

@@ -23,6 +23,7 @@ from magid.llama.installed_program import InstalledProgram
 from magid.llama.program import LlamaProgram
 from magid.servers.backend import ServerBackend, ServerState
 from magid.servers.processes.backend import ProcessBackend
+from magid.servers.processes.readiness import Pace
 from tests.support.deadlines import PATIENCE_S
 from tests.support.impostor_server import NOBODY, Sly
 from tests.support.launcher_contract import (
@@ -353,6 +354,18 @@ def test_figures_of_a_process_that_is_gone() -> None:
     with subprocess.Popen(["/bin/true"]) as process:
         process.wait()
     assert process_figures(process.pid) == ServerFigures()
+
+
+@pytest.mark.parametrize(
+    ("took", "every", "pause"),
+    [(0.0, 2.0, 0.02), (0.2, 2.0, 0.02), (0.0, 0.01, 0.01), (60.0, 2.0, 0.6), (900.0, 2.0, 2.0)],
+)
+def test_a_child_is_looked_at_after_20_ms_at_the_soonest(
+    took: float, every: float, pause: float
+) -> None:
+    """What it prints hastens that."""
+    pace = Pace(every, longest_s=100.0, least_s=0.02)
+    assert pace.pause_s(took) == pytest.approx(pause)
 
 
 def test_machine_memory() -> None:

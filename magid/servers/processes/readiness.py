@@ -3,7 +3,6 @@
 At the pace of `standalone/wait_ready`, which sees it for units.
 """
 
-import math
 import time
 from collections.abc import Awaitable, Callable
 
@@ -20,8 +19,8 @@ class Pace(Struct, frozen=True):
     """How often and how long to look, in seconds."""
 
     check_interval_s: float  # longest pause between checks
-    longest_s: float = math.inf
-    least_s: float = 0.0  # shortest pause, if the longest is not shorter
+    longest_s: float
+    least_s: float  # shortest pause, if the longest is not shorter
 
     def pause_s(self, took_s: float) -> float:
         """Returns how long to wait before the next check, after `took_s` seconds. Pure."""
