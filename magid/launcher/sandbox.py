@@ -21,7 +21,7 @@ from magid.launcher.protocol import CREDENTIAL
 from magid.launcher.unit_request import Timeouts, UnitRequest
 from magid.llama import placement
 from magid.llama.spec import ServerSpec
-from magid.standalone.exec_model import BIND, READY
+from magid.standalone.before_exec import BIND, READY
 
 PYTHON: Final = "/usr/bin/python3"
 KEY_UNIT: Final = "magi-key.socket"

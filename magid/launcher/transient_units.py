@@ -25,10 +25,17 @@ from magid.systemd.bus import (
     major,
     variant,
 )
-from magid.systemd.unit_names import UNITS, port_in, unit_name
+from magid.systemd.unit_names import UNITS, port_in, unit_name, unit_path
 
 log = logging.getLogger("magi-launcher")
 _UNIT: Final = "org.freedesktop.systemd1.Unit"
+_SERVICE: Final = "org.freedesktop.systemd1.Service"
+# What UnitFacts are made of. One by one: all properties of a unit, which are 400, take PID 1 and
+# the bus twice as long, and they are asked for while it starts a server.
+_FACTS: Final = (
+    *((_UNIT, name) for name in ("Transient", "ActiveState", "FragmentPath")),
+    *((_SERVICE, name) for name in ("LogExtraFields", "TimeoutStopUSec", "NRestarts")),
+)
 _SIGNALS: Final = ("JobRemoved", "UnitRemoved")
 _EXISTS: Final = "org.freedesktop.systemd1.UnitExists"
 _GONE: Final = frozenset(
@@ -40,6 +47,7 @@ _GONE: Final = frozenset(
 )
 _REMOVAL_S: Final = 10.0  # systemd forgets a unit milliseconds later, in another turn of its loop
 _PROVEN_S: Final = 1.0  # a unit that stays active for this long has started successfully
+_JOB_S: Final = 1.0  # a stop that takes longer is looked at before its job has ended
 _STOP_MARGIN_S: Final = 30.0
 _LONGEST_STOP_S: Final = 86_400.0
 
@@ -70,10 +78,11 @@ class Units:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        self._news = asyncio.Event()  # set and replaced at each signal
+        self._news: dict[str, asyncio.Event] = {}  # by unit: set, and removed, at each signal
         self._hear_gone: Callable[[int], None] = lambda port: None
         self.version = 0
         self.held: set[int] = set()  # ports of the units that we hold a reference to
+        self._made: dict[int, str] = {}  # by port: of what those of them that we made are made
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
@@ -107,26 +116,27 @@ class Units:
         A unit with the same properties is restarted; a different one is stopped and removed first.
         Raises BusError, TimedOut, and Conflict if magid did not make the existing unit.
         """
-        name = unit_name(port)
+        name, order = unit_name(port), _order_in(properties)
+        is_made = bool(order) and order == self._made.get(port)  # what we hold stays as it is
+        if is_made and await self._restart(name):
+            return
         seen = await self._ours(name)
-        if seen and seen.order == _order_in(properties) and port in self.held:
-            await self._manager("ResetFailedUnit", "s", name)
-            await self._manager("RestartUnit", "ss", name, "replace")
+        if seen and seen.order == order and port in self.held and await self._restart(name):
             return
         if seen:
-            await self._end(port, seen)
+            await self._end(port)
         await self._make(port, properties)
 
     async def stop(self, port: int) -> None:
         """Stops the unit; returns when no process is left. The unit can be started again."""
         name = unit_name(port)
-        if seen := await self._ours(name):
-            await self._stop(name, seen)
+        if port in self.held or await self._ours(name):
+            await self._stop(name)
 
     async def forget(self, port: int) -> None:
         """Stops and releases the unit; returns when systemd has forgotten it."""
-        if seen := await self._ours(unit_name(port)):
-            await self._end(port, seen)
+        if await self._ours(unit_name(port)):
+            await self._end(port)
 
     async def run_short(self, name: str, properties: Sequence[Property], output: int) -> None:
         """Starts a unit that ends by itself, its output going to this descriptor.
@@ -196,11 +206,21 @@ class Units:
         self.held.add(port)
         try:
             await self._manager("StartTransientUnit", signature, name, "replace", body, [])
+            self._made[port] = _order_in(properties)
         except BusError as error:
             self.held.discard(port)
             if error.name == _EXISTS and (path := await self._fragment(name)):
                 raise _not_ours(name, path) from None
             raise
+
+    async def _restart(self, name: str) -> bool:
+        """Returns False if there is no such unit."""
+        return all(
+            await asyncio.gather(  # at once: systemd answers a client in the order of its calls
+                self._tolerant("ResetFailedUnit", name),
+                self._tolerant("RestartUnit", name, "replace"),
+            )
+        )
 
     async def _fragment(self, name: str) -> str:
         """Returns the file on disk that systemd would load this unit from; "" without one."""
@@ -208,18 +228,27 @@ class Units:
         (fragment,) = await self._bus.call(path, PROPERTIES, "Get", "ss", _UNIT, "FragmentPath")
         return str(fragment)
 
-    async def _end(self, port: int, seen: UnitFacts) -> None:
+    async def _end(self, port: int) -> None:
         """Stops the unit, drops the reference, and waits until systemd has forgotten the unit."""
-        await self._stop(unit_name(port), seen)
+        name = unit_name(port)
+        await self._stop(name)
         if port in self.held:
             self.held.discard(port)
-            await self._tolerant("UnrefUnit", unit_name(port))
-        await self._until(unit_name(port), lambda seen: not seen.transient, _REMOVAL_S)
+            self._made.pop(port, None)
+            await self._tolerant("UnrefUnit", name)
+        await self._until(name, lambda seen: not seen.transient, _REMOVAL_S)
 
-    async def _stop(self, name: str, seen: UnitFacts) -> None:
-        await self._tolerant("StopUnit", name, "replace")
-        patience = seen.stop_s + _STOP_MARGIN_S
-        left = await self._until(name, lambda seen: seen.is_down, patience)
+    async def _stop(self, name: str) -> None:
+        """Returns when the unit is down, which is looked at when its job has ended."""
+        news = self._next_news(name)  # before the call, so that no signal is missed
+        if not await self._tolerant("StopUnit", name, "replace"):
+            return
+        with suppress(TimeoutError):
+            await asyncio.wait_for(news.wait(), _JOB_S)
+        left = await self._look(name)
+        if left is not None and not left.is_down:
+            patience_s = left.stop_s + _STOP_MARGIN_S
+            left = await self._until(name, lambda seen: seen.is_down, patience_s)
         if left is not None and (left.active == "failed" or left.restarts):
             await self._tolerant("ResetFailedUnit", name)
         else:  # its count of starts alone, which no caller waits for
@@ -239,7 +268,7 @@ class Units:
         try:
             async with asyncio.timeout(patience_s):
                 while True:
-                    news = self._news  # taken before the look, so that no signal is missed
+                    news = self._next_news(name)  # before the look, so that no signal is missed
                     seen = await self._look(name)
                     if seen is None or over(seen):
                         return seen
@@ -262,40 +291,59 @@ class Units:
 
     async def _look(self, name: str) -> UnitFacts | None:
         """Returns the unit's facts; None if it is not loaded. Does not load the unit."""
+        port = port_in(name)
         try:
-            (path,) = await self._manager("GetUnit", "s", name)
-            (properties,) = await self._bus.call(path, PROPERTIES, "GetAll", "s", "")
+            if port is not None and port in self.held:  # so it is loaded
+                path = unit_path(port)
+            else:
+                (path,) = await self._manager("GetUnit", "s", name)
+            calls = [self._bus.call(path, PROPERTIES, "Get", "ss", *fact) for fact in _FACTS]
+            found = await asyncio.gather(*calls)
         except BusError as error:
             if error.name in _GONE:
                 return None
             raise
-        return seen_in(properties)
+        names = [property_name for _, property_name in _FACTS]
+        return seen_in({one: value for one, (value,) in zip(names, found, strict=True)})
 
     # -- messages ----------------------------------------------------------------------------
 
     async def _manager(self, member: str, signature: str = "", *body: Any) -> list[Any]:
         return await self._bus.call(MANAGER_PATH, MANAGER, member, signature, *body)
 
-    async def _tolerant(self, member: str, *body: str) -> None:
-        """Calls the manager, and ignores the error of a unit that is already gone."""
+    async def _tolerant(self, member: str, *body: str) -> bool:
+        """Calls the manager. Returns False for a unit that is already gone, which is no error."""
         try:
             await self._manager(member, "s" * len(body), *body)
         except BusError as error:
             if error.name not in _GONE:
                 raise
+            return False
+        return True
 
     def _hear(self, signal: Signal) -> None:
         if signal.interface != MANAGER or signal.member not in _SIGNALS:
             return
-        self._news.set()
-        self._news = asyncio.Event()
         match signal.member, signal.body:
             case "UnitRemoved", [str(name), *_]:
+                self._wake(name)
                 port = port_in(name)
                 if port is not None and port not in self.held:
                     self._hear_gone(port)
-            case "JobRemoved", [_, _, str(name), "done"] if port_in(name) in self.held:
-                self._in_background(self._forgive(name))
+            case "JobRemoved", [_, _, str(name), result]:
+                self._wake(name)
+                if result == "done" and port_in(name) in self.held:
+                    self._in_background(self._forgive(name))
+            case _:
+                pass
+
+    def _next_news(self, name: str) -> asyncio.Event:
+        """Returns what is set at the next signal of the unit. Those who wait share it."""
+        return self._news.setdefault(name, asyncio.Event())
+
+    def _wake(self, name: str) -> None:
+        if (news := self._news.pop(name, None)) is not None:
+            news.set()
 
     def _in_background(self, call: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(call)
@@ -323,7 +371,7 @@ class Units:
 
 
 def seen_in(properties: Mapping[str, Any]) -> UnitFacts:
-    """Picks the facts from all properties of a unit."""
+    """Picks the facts from properties of a unit."""
     fields = [bytes(field) for field in properties.get("LogExtraFields", ())]
     return UnitFacts(
         transient=bool(properties.get("Transient", False)),

@@ -5,7 +5,7 @@ from ipaddress import IPv4Address
 
 from magid.llama.placement import Placement
 from magid.llama.spec import ServerSpec
-from magid.standalone.exec_model import CONNECT
+from magid.standalone.before_exec import CONNECT
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Programs that run inside units or as child processes, with the standard library only.
 
-They are started by path and import nothing of magid. `exec_model` imports two of the modules here,
-by path too.
+They are started by path and import nothing of magid. `exec_model` imports three of the modules
+here, by path too.
 """
 
 from pathlib import Path

@@ -26,7 +26,6 @@ FOREIGN = (
     *("sysinit.target", "basic.target", "sockets.target", "multi-user.target", "network.target"),
     *("shutdown.target", "local-fs.target", "paths.target", "timers.target", "swap.target"),
     *("dbus.socket", "systemd-modules-load.service", "nvidia-persistenced.service"),
-    "modprobe@nvidia_uvm.service",
 )
 MOST_EXPOSURE = 1.5
 
@@ -44,7 +43,7 @@ def root(tmp_path: Path) -> Path:
             "service": "[Service]\nExecStart=/bin/kill\n",
         }
         (units / name).write_text(section.get(name.rpartition(".")[2], "[Unit]\n"))
-    for program in (*PROGRAMS, "/usr/bin/nvidia-modprobe"):
+    for program in (*PROGRAMS, "/usr/bin/nvidia-modprobe", "/usr/sbin/modprobe"):
         path = tmp_path / program.lstrip("/")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("#!/bin/sh\n")

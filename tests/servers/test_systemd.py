@@ -266,7 +266,7 @@ async def test_without_systemd_it_does_not_open(
             await world.launcher.open()
 
 
-async def test_a_burst_of_signals_is_read_at_once_and_at_its_end() -> None:
+async def test_only_another_state_is_read_at_once() -> None:
     """Each read takes processor time from PID 1 too, beside a load."""
     reads = 0
 
@@ -274,14 +274,22 @@ async def test_a_burst_of_signals_is_read_at_once_and_at_its_end() -> None:
         nonlocal reads
         reads += 1
 
+    async def hear(state: object) -> None:
+        watched.hear(state)
+        for _ in range(5):
+            await asyncio.sleep(0)
+
     watched = UnitWatcher(8080, read, lambda _: None)
     try:
-        await watched.refresh()
+        for state in (("active", "running"), ("deactivating", "stop-sigterm")):
+            await hear(state)
+        assert reads == 2
         for _ in range(40):
-            watched.invalidate()
-            for _ in range(5):
-                await asyncio.sleep(0)
+            await hear(("deactivating", "stop-sigterm"))
+            await hear(None)
         assert reads < 10
-        await watched.refresh()  # does not wait for the end of a burst
+        asked = reads
+        await watched.refresh(at_once=False)  # such signals are read too, together
+        assert reads == asked + 1
     finally:
         await watched.end()

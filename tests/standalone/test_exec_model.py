@@ -357,7 +357,7 @@ def test_the_server_cannot_use_who_watches_it() -> None:
     with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
         folder = Path(name)
         folder.chmod(0o755)
-        for script in ("exec_model.py", "call_filters.py", "wait_ready.py"):
+        for script in ("exec_model.py", "before_exec.py", "call_filters.py", "wait_ready.py"):
             shutil.copy(GATE.with_name(script), folder)
         program, key, model = folder / "program", folder / "key", folder / "m.gguf"
         program.write_text(MEMORIES)

@@ -118,6 +118,9 @@ class FakeSystemd:
         self.units[name] |= properties
         body = [f"{SYSTEMD}.Service", {}, list(properties)]
         self._signal(_path(name), PROPERTIES, "PropertiesChanged", "sa{sv}as", *body)
+        state = {k: Variant("s", self.units[name][k]) for k in ("ActiveState", "SubState")}
+        body = [f"{SYSTEMD}.Unit", state, []]
+        self._signal(_path(name), PROPERTIES, "PropertiesChanged", "sa{sv}as", *body)
 
     def forget(self, port: int) -> None:
         name = unit_name(port)
@@ -193,7 +196,8 @@ class FakeSystemd:
 
     def _on_GetAll(self, message: Message, _interface: str) -> Message:  # noqa: N802 - as above
         self.was_read.set()
-        properties = next(u for n, u in self.units.items() if _path(n) == message.path)
+        absent = {"LoadState": "not-found"}
+        properties = next((u for n, u in self.units.items() if _path(n) == message.path), absent)
         body = {k: Variant(SIGNATURES[k], v) for k, v in properties.items()}
         return Message.new_method_return(message, "a{sv}", [body])
 

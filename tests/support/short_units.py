@@ -11,6 +11,15 @@ from dbus_fast.aio import MessageBus
 from magid.systemd.bus import MANAGER, MANAGER_PATH, SYSTEMD
 from tests.support.deadlines import PATIENCE_S
 
+_PROPERTIES = {
+    "Version": Variant("s", "257"),
+    "Transient": Variant("b", True),
+    "ActiveState": Variant("s", "active"),
+    "FragmentPath": Variant("s", ""),
+    "LogExtraFields": Variant("aay", []),
+    "TimeoutStopUSec": Variant("t", 10_000_000),
+    "NRestarts": Variant("u", 0),
+}
 _PATH = "/org/freedesktop/systemd1/unit/short"
 
 
@@ -67,8 +76,8 @@ class ShortUnits:
     def _on_Subscribe(self, message: Message) -> Message:  # noqa: N802 - the word on the bus
         return Message.new_method_return(message)
 
-    def _on_Get(self, message: Message, *_: str) -> Message:  # noqa: N802 - the word on the bus
-        return Message.new_method_return(message, "v", [Variant("s", "257")])
+    def _on_Get(self, message: Message, _: str, name: str) -> Message:  # noqa: N802 - as above
+        return Message.new_method_return(message, "v", [_PROPERTIES[name]])
 
     def _on_ListUnitsByPatterns(  # noqa: N802 - the word on the bus
         self, message: Message, *_: list[str]
@@ -100,6 +109,3 @@ class ShortUnits:
         if name not in self.running:
             return Message.new_error(message, f"{SYSTEMD}.NoSuchUnit", name)
         return Message.new_method_return(message, "o", [_PATH])
-
-    def _on_GetAll(self, message: Message, _: str) -> Message:  # noqa: N802 - as above
-        return Message.new_method_return(message, "a{sv}", [{"Transient": Variant("b", True)}])

@@ -202,7 +202,7 @@ class SystemdBackend:
                 raise
             watched.amend(pending, ServerState.FAILED, reason)
             return
-        await watched.refresh()
+        await watched.refresh(at_once=False)  # when there is a process, if that is soon
         watched.drop(pending)
         with suppress(TimeoutError):
             async with asyncio.timeout(_QUEUE_S):
@@ -232,7 +232,9 @@ class SystemdBackend:
             async with watched.turn:
                 if may_exist:
                     await self._launcher.call(protocol.StopRequest(port), self._timeout_s)
-            await watched.refresh()
+            await watched.calm()
+            if not watched.is_stopped:  # it may have been read while the launcher waited
+                await watched.refresh()
         finally:
             watched.drop(pending)
 

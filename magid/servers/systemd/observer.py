@@ -170,18 +170,19 @@ class UnitObserver:
             case "PropertiesChanged":
                 for port, watched in self.watched.items():
                     if signal.path == unit_path(port):
-                        watched.invalidate()
+                        watched.hear(_state_in(signal))
             case "NameOwnerChanged":
                 self._stale.set()
             case "Reloading":
                 if signal.body and not signal.body[0]:
                     self._stale.set()
             case _:
-                self._on_unit(next(filter(None, map(port_in, _words(signal))), None))
+                is_job = signal.member in ("JobNew", "JobRemoved")
+                self._on_unit(next(filter(None, map(port_in, _words(signal))), None), is_job)
 
-    def _on_unit(self, port: int | None) -> None:
+    def _on_unit(self, port: int | None, is_job: bool) -> None:
         if port in self.watched:
-            self.watched[port].invalidate()
+            self.watched[port].invalidate(at_once=not is_job)
         elif port is not None:
             self._stale.set()  # a unit that is not watched yet
 
@@ -200,6 +201,15 @@ def _rule(path: str) -> str:
         f"type='signal',sender='{SYSTEMD}',path='{path}',"
         f"interface='{PROPERTIES}',member='PropertiesChanged'"
     )
+
+
+def _state_in(signal: Signal) -> object:
+    """Returns the unit's state, if the signal tells it."""
+    match signal.body:
+        case [str(), {"ActiveState": active, "SubState": sub}, *_]:
+            return active, sub
+        case _:
+            return None
 
 
 def _words(signal: Signal) -> list[str]:

@@ -22,14 +22,14 @@ from magid.servers.systemd.unit_state import (
 )
 from magid.systemd.bus import MANAGER, MANAGER_PATH, PROPERTIES, Bus, BusError
 from magid.systemd.journal import Journal, matches_of_run
-from magid.systemd.unit_names import unit_name
+from magid.systemd.unit_names import unit_name, unit_path
 
 log = logging.getLogger(__name__)
 
 _AGAIN_S: Final = 1.0  # after a failed read
-# Of systemd's signals, which come in bursts, the first is read at once and the rest together: a
-# read takes a millisecond from this process, from the bus, and from PID 1.
-_BURST_S: Final = 0.01
+# A read takes 2 ms of this process, the bus, and PID 1, which is just starting a server then. So a
+# signal leads to one at once where the unit has another state, and else to one for all that come.
+_CALM_S: Final = 0.1
 _QUOTED_LINES: Final = 2000  # of one start; llama-server logs 100 lines until it is ready
 # A process may have ended before the journal has its last lines.
 _LOOKS_S: Final = (0.0, 0.05, 0.1, 0.2)
@@ -87,8 +87,9 @@ class UnitWatcher:
         self._own_stop: str | None = None  # invocation id of the last process that magid stopped
         self._marked = asyncio.Event()
         self._requested = self._completed = 0  # numbers of the latest read requested and completed
-        self._is_awaited = asyncio.Event()  # by a caller of refresh
-        self._burst_ends = 0.0  # of the loop's clock
+        self._is_urgent = asyncio.Event()
+        self._heard: object = None  # the last state of the unit that a signal has told
+        self._is_reading = False
         self._read_done = asyncio.Event()
         self._task = asyncio.create_task(self._follow(), name=f"watch {unit_name(port)}")
 
@@ -98,28 +99,43 @@ class UnitWatcher:
 
     # -- reading -------------------------------------------------------------------------
 
-    def invalidate(self) -> None:
+    def hear(self, state: object) -> None:
+        """Marks the unit after a signal that told its state, or none (None).
+
+        It is only told when to read: what is known comes from the read.
+        """
+        is_other = state is not None and state != self._heard
+        self._heard = self._heard if state is None else state
+        self.invalidate(at_once=is_other)
+
+    def invalidate(self, *, at_once: bool = True) -> None:
         """Marks the unit as possibly changed: it is read soon. Many marks cause one read."""
         self._marked.set()
+        if at_once:
+            self._is_urgent.set()
 
-    async def refresh(self) -> None:
+    async def refresh(self, *, at_once: bool = True) -> None:
         """Returns when a read that began after this call has been applied."""
         self._requested += 1
         number = self._requested
-        self._is_awaited.set()
-        self.invalidate()
+        self.invalidate(at_once=at_once)
         while self._completed < number:
+            await self._read_done.wait()
+
+    async def calm(self) -> None:
+        """Returns when a read that is under way has been applied."""
+        if self._is_reading:
             await self._read_done.wait()
 
     async def _follow(self) -> None:
         while True:
             await self._marked.wait()
             with suppress(TimeoutError):
-                async with asyncio.timeout_at(self._burst_ends):
-                    await self._is_awaited.wait()
+                await asyncio.wait_for(self._is_urgent.wait(), _CALM_S)
             self._marked.clear()
-            self._is_awaited.clear()
+            self._is_urgent.clear()
             number = self._requested
+            self._is_reading = True
             try:
                 self._seen = await self._read()
             except NotReady as error:
@@ -129,8 +145,8 @@ class UnitWatcher:
                 continue
             except Exception:
                 log.exception("cannot make out %s", unit_name(self.port))
+            self._is_reading = False
             self._completed = number
-            self._burst_ends = asyncio.get_running_loop().time() + _BURST_S
             self._show()
             self._read_done.set()
             self._read_done = asyncio.Event()
@@ -141,6 +157,13 @@ class UnitWatcher:
     def is_running(self) -> bool:
         """Returns whether systemd reports that it runs or will run again."""
         return self._seen is not None and _runs(self._seen.server)
+
+    @property
+    def is_stopped(self) -> bool:
+        """Returns whether systemd reports that it is stopped, and does nothing with it."""
+        if self._seen is None or self._seen.has_job:
+            return False
+        return self._seen.server.state is ServerState.STOPPED
 
     @property
     def group(self) -> str:
@@ -266,14 +289,16 @@ class UnitReader:
     """Reads the unit of one port from the current bus, with error messages from the journal."""
 
     def __init__(self, port: int, bus: Callable[[], Bus], journal: Journal) -> None:
-        self._name = unit_name(port)
+        self._name, self._path = unit_name(port), unit_path(port)
         self._bus = bus
         self._journal = journal
         self._quoted: tuple[object, str] = (None, "")  # key of the quoted failure, and the quote
+        self._is_loaded = False  # by the last read
 
     async def __call__(self) -> Seen | None:
         """Returns the unit; None if it does not exist or is not ours. Raises BusError."""
-        properties = await _properties(self._bus(), self._name)
+        properties = await self._properties()
+        self._is_loaded = properties is not None
         if properties is None or not is_ours(properties):
             return None
         failure, run = failure_of(properties), invocation_of(properties)
@@ -287,26 +312,28 @@ class UnitReader:
         group = str(properties.get("ControlGroup", ""))
         return Seen(observed_from(properties, self._quoted[1]), bool(number), group)
 
+    async def _properties(self) -> dict[str, Any] | None:
+        """Returns the unit's properties and some of others; None if it is not loaded.
 
-async def _properties(bus: Bus, name: str) -> dict[str, Any] | None:
-    """Returns the unit's properties, and its job's type as JobType; None if it is not loaded.
-
-    Reading an object of a unit that is not loaded would load it, so its path is queried first.
-    """
-    try:
-        (path,) = await bus.call(MANAGER_PATH, MANAGER, "GetUnit", "s", name)
-        (properties,) = await bus.call(path, PROPERTIES, "GetAll", "s", "")
-    except BusError as error:
-        if error.name in _GONE:
+        To read the object of a unit that is not loaded would load it, and lead to signals of that.
+        So systemd is asked first; one that went away since the last read ends with the signals.
+        """
+        bus = self._bus()
+        try:
+            if not self._is_loaded:
+                await bus.call(MANAGER_PATH, MANAGER, "GetUnit", "s", self._name)
+            (properties,) = await bus.call(self._path, PROPERTIES, "GetAll", "s", "")
+        except BusError as error:
+            if error.name in _GONE:
+                return None
+            raise
+        if properties.get("LoadState") == "not-found":
             return None
-        raise
-    if properties.get("LoadState") == "not-found":  # it went away between the two calls
-        return None
-    more = {
-        "JobType": await _job_type(bus, properties),
-        "TargetStopped": await _target_stopped(bus, properties),
-    }
-    return {**properties, **more}
+        more = {
+            "JobType": await _job_type(bus, properties),
+            "TargetStopped": await _target_stopped(bus, properties),
+        }
+        return {**properties, **more}
 
 
 async def _job_type(bus: Bus, properties: dict[str, Any]) -> str:
