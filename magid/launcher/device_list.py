@@ -70,7 +70,7 @@ def _properties(
         str(_GATE), found.st_dev, found.st_ino
     )  # exec_model.py needs a file to check
     order = short_units.request(settings, program, roots, (), remote)
-    command = [*_ALONE, gate.path, *order.connect_words, str(gate), "--", *argv]
+    command = [*_ALONE, gate.path, *order.short_words, str(gate), "--", *argv]
     return short_units.properties(order, version, command, seconds, "Lists the GPUs for magid")
 
 

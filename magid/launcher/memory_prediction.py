@@ -94,7 +94,7 @@ def _properties(
         script, spec, program, flags, request.placement, for_start=request.for_start
     )
     order = replace(order, argv=(), key_source="/dev/null")
-    gate = [*_ALONE, f"{order.scripts}/exec_model.py", *order.connect_words]
+    gate = [*_ALONE, f"{order.scripts}/exec_model.py", *order.short_words]
     gate += [*map(str, order.files), "--"]
     seconds = memory_prediction.RUN.seconds
     made = short_units.properties(

@@ -144,6 +144,8 @@ class Examiner:
 
     def roots(self, configured: Sequence[Path]) -> tuple[str, ...]:
         """Returns the folders of `real_roots` without the folders that hang."""
+        if not any(map(may_hang, map(str, configured))):
+            return real_roots(configured)  # a worker takes 0.1 s of the processor, with each list
         with self._worker("", configured) as (_worker, roots, _late):
             return roots
 

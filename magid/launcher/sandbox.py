@@ -21,7 +21,7 @@ from magid.launcher.protocol import CREDENTIAL
 from magid.launcher.unit_request import Timeouts, UnitRequest
 from magid.llama import placement
 from magid.llama.spec import ServerSpec
-from magid.standalone.before_exec import BIND, READY
+from magid.standalone.before_exec import READY
 
 PYTHON: Final = "/usr/bin/python3"
 KEY_UNIT: Final = "magi-key.socket"
@@ -128,10 +128,9 @@ def _description(order: UnitRequest) -> list[Property]:
 
 
 def _service(order: UnitRequest, version: int) -> list[Property]:
-    spec, patience = order.spec, order.patience
-    filters = [f"{BIND}{spec.port}"] * order.filters_port + order.connect_words
+    patience = order.patience
     ready = f"{READY}{patience.max_startup_s:g}:{patience.check_interval_s:g}"
-    gate = [PYTHON, "-I", "-S", f"{order.scripts}/exec_model.py", *filters, ready]
+    gate = [PYTHON, "-I", "-S", f"{order.scripts}/exec_model.py", *order.server_words, ready]
     gate += [*map(str, order.files), "--"]
     return [
         Property("Type", "s", "notify"),

@@ -15,6 +15,7 @@ from magid.launcher.unit_request import CheckedFile, UnitRequest
 from magid.llama.program import FoundProgram
 from magid.llama.spec import ServerSpec
 from magid.standalone import SCRIPTS
+from magid.standalone.call_filters import can_bind_only
 
 _GPU_UNIT: Final = "magi-gpu.service"
 _NOTICE: Final = 5  # systemd does not log each start and end of the unit
@@ -50,6 +51,7 @@ def request(
         key_source="/dev/null",
         groups=groups_here(),
         patience=patience_of(settings),
+        filters_port=can_bind_only(),
         remote=remote,
     )
 

@@ -5,7 +5,7 @@ from ipaddress import IPv4Address
 
 from magid.llama.placement import Placement
 from magid.llama.spec import ServerSpec
-from magid.standalone.before_exec import CONNECT
+from magid.standalone.before_exec import BIND, CONNECT, NO_PORT
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +58,17 @@ class UnitRequest:
     remote: tuple[str, ...] = ()  # RPC servers, ADDRESS:PORT, that it may reach
 
     @property
-    def connect_words(self) -> list[str]:
-        """The arguments of exec_model.py that let the server reach their ports."""
+    def server_words(self) -> list[str]:
+        """The arguments of exec_model.py on ports: its own, and those that it may reach."""
+        return [f"{BIND}{self.spec.port}"] * self.filters_port + self._connect_words
+
+    @property
+    def short_words(self) -> list[str]:
+        """As `server_words`, for a short unit, which listens on no port."""
+        return [f"{BIND}{NO_PORT}"] * self.filters_port + self._connect_words
+
+    @property
+    def _connect_words(self) -> list[str]:
         return [f"{CONNECT}{port}" for port in sorted({p for _, p in self._pairs})]
 
     @property

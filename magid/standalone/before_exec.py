@@ -1,6 +1,7 @@
 """What exec_model.py does, the first program of a model unit: in the end it executes llama-server.
 
-    exec_model.py [bind:PORT] [connect:PORT]... [ready:MAX_S:EVERY_S] DEV:INO:PATH... -- PROGRAM ...
+    exec_model.py [bind:PORT|none] [connect:PORT]... [ready:MAX_S:EVERY_S] DEV:INO:PATH... --
+        PROGRAM ...
 
 It checks the model's files and the key, forks the process that tells systemd when the server is
 ready, and installs a filter of ports and one of system calls.
@@ -22,9 +23,9 @@ With ready:MAX_S:EVERY_S that process waits MAX_S seconds for the server, and lo
 the longest. Without it, systemd is told nothing. It has none of the filters, and the server's user:
 so its memory is closed to the server, which could otherwise have it open connections.
 
-With bind:PORT the server may bind no other TCP port (Landlock, Linux 6.7). SocketBindDeny= of the
-unit does the same by programs in the kernel, which systemd takes 60 ms to load; where the launcher
-finds Landlock, it asks for this one instead.
+With bind:PORT the server may bind no other TCP port, and with bind:none no port (Landlock, Linux
+6.7). SocketBindDeny= of the unit does the same by programs in the kernel, which systemd takes 60 ms
+to load; where the launcher finds Landlock, it asks for this one instead.
 
 With connect:PORT the server may open TCP connections over IPv4 to these ports and no others, for
 the GPUs of other machines (llama.cpp's RPC); IPAddressAllow= of the unit says to which addresses.
@@ -50,6 +51,7 @@ NO_INPUT = 66
 BAD_USAGE = 78
 KEY_OPTION = "--api-key-file"
 BIND = "bind:"
+NO_PORT = "none"  # instead of a number
 CONNECT = "connect:"
 READY = "ready:"
 _SHORTEST_KEY = 32
@@ -62,6 +64,8 @@ def main(arguments: Sequence[str]) -> int:
     end = arguments.index("--")
     checked_files, argv = list(arguments[:end]), list(arguments[end + 1 :])
     bind, connect = _taken(checked_files, BIND), _taken(checked_files, CONNECT)
+    is_restricted = bool(bind or connect)
+    bind = [text for text in bind if text != NO_PORT]
     for text in (*bind, *connect):
         if not (_is_number(text) and 0 < int(text) < 65536):
             return _refuse(BAD_USAGE, f"cannot start: {text!r} is no port")
@@ -81,7 +85,9 @@ def main(arguments: Sequence[str]) -> int:
         filters = __import__("call_filters")
         filters.hide_memory()
         forked = [fork_watch(argv, text) for text in patience]
-        restrict(filters, [*map(int, bind)], [*map(int, connect)])
+        if is_restricted:
+            filters.restrict_ports(map(int, bind), map(int, connect))
+        restrict_calls(filters, connects=bool(connect), binds=bool(bind))
         if any(posix.waitpid(child, 0)[1] for child in forked):  # only now: it has ended meanwhile
             return _refuse(1, "cannot start: nothing would tell systemd when the server is ready")
     except ValueError as error:
@@ -93,15 +99,13 @@ def main(arguments: Sequence[str]) -> int:
     return _execute(argv)
 
 
-def restrict(filters: ModuleType, bind: list[int], connect: list[int]) -> None:
-    """Installs both filters. Raises ValueError on a machine without one, and OSError."""
+def restrict_calls(filters: ModuleType, *, connects: bool, binds: bool) -> None:
+    """Installs the filter of calls. Raises ValueError on a machine without one, and OSError."""
     machine = posix.uname().machine
     if machine not in filters.MACHINES:
         raise ValueError(f"there is no system call filter for {machine}")
-    if bind or connect:
-        filters.restrict_ports(bind, connect)
-    unix = not (bind and connect)
-    filters.install(filters.filter_for(machine, connects=bool(connect), unix=unix))
+    rules = filters.filter_for(machine, connects=connects, unix=not (binds and connects))
+    filters.install(rules)
 
 
 def fork_watch(argv: Sequence[str], patience: str) -> int:

@@ -1,6 +1,7 @@
 """The first program of a model unit, which executes llama-server; before_exec.py says how.
 
-    exec_model.py [bind:PORT] [connect:PORT]... [ready:MAX_S:EVERY_S] DEV:INO:PATH... -- PROGRAM ...
+    exec_model.py [bind:PORT|none] [connect:PORT]... [ready:MAX_S:EVERY_S] DEV:INO:PATH... --
+        PROGRAM ...
 
 No more than this, because Python compiles a program at each start, and a module once: as one file
 it took 4 ms longer.

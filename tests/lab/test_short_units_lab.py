@@ -26,6 +26,7 @@ from magid.launcher.protocol import (
 )
 from magid.launcher.server import REFUSED_ID
 from magid.llama.file_removal import FileIdentity, removed_in
+from magid.standalone.call_filters import can_bind_only
 from tests.lab.launching import FLAGS, SETTINGS, Asker
 
 pytestmark = pytest.mark.slow
@@ -58,12 +59,21 @@ def test_the_devices(asker: Asker) -> None:
     assert [entry for entry in logged if int(entry["PRIORITY"]) > 5] == [], "no start, no end"
 
 
+LISTENS = """python3 -I -c 'import socket; socket.create_server(("127.0.0.1", 0))' 2>&1 | tail -1"""
+
+
+def may_listen(asker: Asker) -> bool:
+    """Debian 12 builds systemd without BPF; nothing closes ports to a program there."""
+    return asker.container.release.systemd < 257 and not can_bind_only()
+
+
 def test_the_devices_are_listed_in_the_sandbox(
     asker: Asker, lister: Callable[[str], LauncherReply]
 ) -> None:
-    script = """
+    script = f"""
+        echo "listens: $({LISTENS})"
         echo "arguments: $*"
-        awk '/^(Seccomp|NoNewPrivs|CapBnd):/ {print $1 $2}' /proc/self/status
+        awk '/^(Seccomp|NoNewPrivs|CapBnd):/ {{print $1 $2}}' /proc/self/status
         ls /models /etc/magi
         echo key $CREDENTIALS_DIRECTORY .
         head -c 1 </dev/kmsg
@@ -76,6 +86,7 @@ def test_the_devices_are_listed_in_the_sandbox(
     assert "CapBnd:0000000000000000\n" in output
     assert "/etc/magi:\n\n/models:\nkey .\n" in output, "both are empty, and there is no key"
     assert "/dev/kmsg" in output
+    assert may_listen(asker) or "listens: PermissionError" in output
 
 
 def test_a_device_list_that_never_ends(
@@ -113,9 +124,10 @@ def test_the_memory_of_a_server(asker: Asker) -> None:
 def test_the_memory_is_predicted_in_the_sandbox(
     asker: Asker, lister: Callable[[str], LauncherReply]
 ) -> None:
-    lister("""
+    lister(f"""
         echo "error: $*"
-        awk '/^(Seccomp|NoNewPrivs|CapBnd):/ {print "error: " $1 $2}' /proc/self/status
+        echo "error: listens: $({LISTENS})"
+        awk '/^(Seccomp|NoNewPrivs|CapBnd):/ {{print "error: " $1 $2}}' /proc/self/status
         for folder in /models /etc/magi; do echo "error: $folder:" $(ls $folder); done
         echo "error: key $CREDENTIALS_DIRECTORY."
         head -c 1 </dev/kmsg
@@ -128,6 +140,8 @@ def test_the_memory_is_predicted_in_the_sandbox(
     assert "--fit on -lv 4 --no-warmup --host /dev/shm/" in arguments
     assert {"error: NoNewPrivs:1", "error: Seccomp:2", "error: CapBnd:0000000000000000"} <= {*said}
     assert {"error: /models: Demo.gguf", "error: /etc/magi:", "error: key ."} <= {*said}
+    denied = any(line.startswith("error: listens: PermissionError") for line in said)
+    assert may_listen(asker) or denied, said
 
 
 def test_a_start_waits_for_no_prediction_that_yields_to_other_work(

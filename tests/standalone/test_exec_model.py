@@ -249,6 +249,8 @@ def test_a_program_has_its_own_port_only(model: Path, free_port: Callable[[], in
         f"::1 {own}": "done",
     }
     assert {found[name] for name in found if not name.endswith(f" {own}")} == {"EACCES"}
+    done = gate("bind:none", checked(model), "--", sys.executable, "-I", "-c", BINDS, *ports)
+    assert set(json.loads(done.stdout).values()) == {"EACCES"}
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "-1", "x", ""])
