@@ -36,9 +36,7 @@ class GpuState:
         """`on_engine` is called when an engine is back that models have been given."""
         self._on_engine = on_engine
         self._launcher, self._store = launcher, store
-        self.devices = EngineDevices(
-            launcher, lambda: store.notify(Change("gpus")), config.rpc_servers
-        )
+        self.devices = EngineDevices(launcher, self._on_list, config.rpc_servers)
         self.predictions = Predictions(
             launcher, config.state_dir / prediction_cache.NAME, lambda: self.fits.look_again()
         )
@@ -92,6 +90,10 @@ class GpuState:
         """Returns when the engines were looked for, and the GPUs listed, after this call."""
         await self.engines.look()
         await self.devices.refresh()
+
+    def _on_list(self) -> None:
+        self.placing.on_list()
+        self._store.notify(Change("gpus"))
 
     def _take_up(self, engines: frozenset[str]) -> None:
         for engine in engines:

@@ -79,7 +79,7 @@ class Holders:
         held: dict[int, int] = {}
         if any(holds_memory(server) for server in self._launcher.observed().values()):
             with suppress(MagidError):  # without the figures, a loading server counts whole
-                held = await self._launcher.held_memory()
+                held = await self._launcher.host_memory()
         return MachineMemory(found["available"], found["total"], held)
 
     def all(self, memory: MachineMemory | None = None, engine: str | None = None) -> list[Holder]:

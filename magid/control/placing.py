@@ -123,6 +123,10 @@ class Placing:
         self._launcher.subscribe(self._overheads.on_server)
         self._overheads.open(self._launcher.observed())
 
+    def on_list(self) -> None:
+        """To be called after each list of the GPUs."""
+        self._returning.on_list()
+
     async def close(self) -> None:
         """Ends the decision that is being made; those who wait for one get none. Idempotent."""
         self._is_closed = True

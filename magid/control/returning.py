@@ -45,6 +45,15 @@ class ReturningMemory:
                     free = min(device.total, device.free + one.need)  # the list may be older
                     self._expected.append(_Expected(one.id, free, until))
 
+    def on_list(self) -> None:
+        """Forgets what the lists show as free: from now on others may take it."""
+        free = {known: gpu.device.free for gpu in self._devices.present.gpus for known in gpu.ids}
+        self._expected = [
+            one
+            for one in self._expected
+            if free.get(one.device) is None or _lacks(free[one.device], one.free)
+        ]
+
     async def wait(self, engine: str | None) -> None:
         """Returns when the engine's list shows the memory as free, or it has had its time."""
         if not self._expected:

@@ -212,7 +212,7 @@ class ServerBackend(Protocol):
     async def figures(self) -> dict[int, ServerFigures]:
         """Returns port -> current resource usage. Must not block the event loop."""
 
-    async def held_memory(self) -> dict[int, int]:
+    async def host_memory(self) -> dict[int, int]:
         """Returns port -> memory that the server holds beside files, in bytes, where it is known.
 
         Asked at each decision, so it takes little. Must not block the event loop.

@@ -175,6 +175,21 @@ async def test_a_start_that_is_called_off_leaves_nothing(
     assert [one.model_id for one in placing.holders.all()] == ["b"]
 
 
+async def test_memory_that_came_back_and_was_taken_by_others_is_not_waited_for(
+    launcher: GpuLauncher, placing: Placing, devices: EngineDevices
+) -> None:
+    await started(launcher, placing, spec("a", 600, device="CUDA0"))
+    await devices.refresh()
+    await launcher.stop(8080)
+    await devices.refresh()
+    placing.on_list()
+    launcher.others = {"CUDA0": 500}
+    await devices.refresh()
+    before = launcher.listings
+    assert names(await placing.place(spec("b", 400, device="CUDA0"))) == "CUDA0"
+    assert launcher.listings == before
+
+
 async def test_memory_that_comes_back_late_is_waited_for(
     launcher: GpuLauncher, placing: Placing
 ) -> None:

@@ -42,6 +42,7 @@ class Machine:
         for name in MODELS:
             self.stop(name)
             self.change(name, **{"ctxSize": LARGE} | settings)
+        self.list_gpus()  # what has ended is seen back, before others take it
         for gpu, mib in zip(self.gpus, free, strict=True):
             gpu.hide(0)
             gpu.use(TOTAL - mib)

@@ -275,7 +275,7 @@ async def test_what_a_server_holds(world: World) -> None:
     world.systemd.load(ready(two, pid=os.getpid()))
     world.systemd.load(ready(three, pid=2**22 + 1))
     await world.launcher.open()
-    held = await world.launcher.held_memory()
+    held = await world.launcher.host_memory()
     assert held.keys() == {one.port, two.port}
     assert min(held.values()) > 0
 

@@ -366,6 +366,6 @@ class LauncherContract:
         assert figures.memory_bytes
         assert figures.memory_bytes > 1_000_000
         assert figures.cpu_seconds is not None
-        assert (await launcher.held_memory())[spec.port] > 0
+        assert (await launcher.host_memory())[spec.port] > 0
         await launcher.stop(spec.port)
         assert spec.port not in await launcher.figures()

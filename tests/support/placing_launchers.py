@@ -97,7 +97,7 @@ class PlainLauncher(StillLauncher):
         lines = ["| memory breakdown [MiB] |", *rows]
         return json.dumps({"why": "done", "status": -9, "lines": lines})
 
-    async def held_memory(self) -> dict[int, int]:
+    async def host_memory(self) -> dict[int, int]:
         return dict.fromkeys(self.observed(), self.takes)
 
 

@@ -164,7 +164,7 @@ class StillLauncher:
     async def figures(self) -> dict[int, ServerFigures]:
         return {}
 
-    async def held_memory(self) -> dict[int, int]:
+    async def host_memory(self) -> dict[int, int]:
         return {}
 
     async def logs(self, port: int, *, lines: int, after: str | None = None) -> list[LogLine]:

@@ -180,7 +180,7 @@ class ProcessBackend:
         pids = {port: pid for port, pid in seen if pid is not None}
         return await asyncio.to_thread(_figures_of, pids) if pids else {}
 
-    async def held_memory(self) -> dict[int, int]:
+    async def host_memory(self) -> dict[int, int]:
         """See ServerBackend."""
         seen = [(port, server.observed.pid) for port, server in self._servers.items()]
         pids = {port: pid for port, pid in seen if pid is not None}

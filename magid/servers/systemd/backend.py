@@ -304,7 +304,7 @@ class SystemdBackend:
         seen = await asyncio.to_thread(process_figures, pid)
         return replace(seen, cpu_seconds=seen.cpu_seconds if cpu is None else cpu / 1e9)
 
-    async def held_memory(self) -> dict[int, int]:
+    async def host_memory(self) -> dict[int, int]:
         """See ServerBackend. Asks the kernel alone: systemd has told the groups."""
         places = self._places()
         return await asyncio.to_thread(_held_in, places) if places else {}
