@@ -37,6 +37,7 @@ class DeviceList(Struct, frozen=True):
     gpus: tuple[Gpu, ...] = ()
     listed_at: float | None = None  # seconds since the epoch; None: not yet
     problem: str = ""
+    begun: float = 0.0  # by time.monotonic
 
     @property
     def is_unknown(self) -> bool:
@@ -215,6 +216,7 @@ class Devices:
         self._new = asyncio.Event()
 
     async def _listed(self) -> DeviceList:
+        begun = time.monotonic()
         try:
             output = await self._launcher.list_devices(self._engine)
         except LlamaServerMissing as error:  # a condition says so
@@ -235,7 +237,7 @@ class Devices:
         problem = "; ".join(silent_in(output))
         if problem and problem != self.own.problem:
             log.warning("%s", problem, extra=about(Event.GPUS_UNKNOWN))
-        return DeviceList(gpus_of(devices), time.time(), problem)
+        return DeviceList(gpus_of(devices), time.time(), problem, begun)
 
     def _failed(self, problem: str) -> DeviceList:
         """Keeps what was known, and logs a problem that is new."""

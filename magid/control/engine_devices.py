@@ -63,9 +63,9 @@ class EngineDevices:
         own = self._default.own
         if len(self._by_engine) == 1:
             return own
-        return replace(
-            own, gpus=engines.together([one.own.gpus for one in self._by_engine.values()])
-        )
+        lists = [one.own for one in self._by_engine.values()]
+        gpus = engines.together([one.gpus for one in lists])
+        return replace(own, gpus=gpus, begun=min(one.begun for one in lists))
 
     @property
     def listings(self) -> int:

@@ -20,7 +20,11 @@ _PAUSE_S: Final = 0.05  # between two lists
 class _Expected(Struct, frozen=True):
     device: str  # its id
     free: int  # bytes
-    until: float  # by time.monotonic
+    since: float  # by time.monotonic
+
+    @property
+    def until(self) -> float:
+        return self.since + PATIENCE_S
 
 
 class ReturningMemory:
@@ -37,21 +41,24 @@ class ReturningMemory:
         self._states[server.port] = server.state
         was_ready = before in (ServerState.READY, ServerState.STOPPING)
         if was_ready and not server.state.is_running and server.placement is not None:
-            until = time.monotonic() + PATIENCE_S
+            since = time.monotonic()
             listed = {known: gpu.device for gpu in self._devices.present.gpus for known in gpu.ids}
             for one in server.placement.devices:
                 device = listed.get(one.id)
                 if device is not None and device.free is not None and device.total is not None:
                     free = min(device.total, device.free + one.need)  # the list may be older
-                    self._expected.append(_Expected(one.id, free, until))
+                    self._expected.append(_Expected(one.id, free, since))
 
     def on_list(self) -> None:
-        """Forgets what the lists show as free: from now on others may take it."""
-        free = {known: gpu.device.free for gpu in self._devices.present.gpus for known in gpu.ids}
+        """Forgets what lists that were begun since then show as free: now others may take it."""
+        listed = self._devices.present
+        free = {known: gpu.device.free for gpu in listed.gpus for known in gpu.ids}
         self._expected = [
             one
             for one in self._expected
-            if free.get(one.device) is None or _lacks(free[one.device], one.free)
+            if listed.begun < one.since
+            or free.get(one.device) is None
+            or _lacks(free[one.device], one.free)
         ]
 
     async def wait(self, engine: str | None) -> None:

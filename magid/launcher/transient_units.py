@@ -7,13 +7,13 @@ client holds a reference, and it goes away some time after the last reference is
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Final
 
 from magid.errors import Busy, Conflict, TimedOut
-from magid.launcher.sandbox import ORDER_FIELD, SPEC_FIELD, Property, field_of
+from magid.launcher.sandbox import ORDER_FIELD, Property, field_of
+from magid.launcher.unit_facts import FACTS, UNIT, UnitFacts, seen_in
 from magid.systemd.bus import (
     MANAGER,
     MANAGER_PATH,
@@ -28,14 +28,6 @@ from magid.systemd.bus import (
 from magid.systemd.unit_names import UNITS, port_in, unit_name, unit_path
 
 log = logging.getLogger("magi-launcher")
-_UNIT: Final = "org.freedesktop.systemd1.Unit"
-_SERVICE: Final = "org.freedesktop.systemd1.Service"
-# What UnitFacts are made of. One by one: all properties of a unit, which are 400, take PID 1 and
-# the bus twice as long, and they are asked for while it starts a server.
-_FACTS: Final = (
-    *((_UNIT, name) for name in ("Transient", "ActiveState", "FragmentPath")),
-    *((_SERVICE, name) for name in ("LogExtraFields", "TimeoutStopUSec", "NRestarts")),
-)
 _SIGNALS: Final = ("JobRemoved", "UnitRemoved")
 _EXISTS: Final = "org.freedesktop.systemd1.UnitExists"
 _GONE: Final = frozenset(
@@ -49,28 +41,6 @@ _REMOVAL_S: Final = 10.0  # systemd forgets a unit milliseconds later, in anothe
 _PROVEN_S: Final = 1.0  # a unit that stays active for this long has started successfully
 _JOB_S: Final = 1.0  # a stop that takes longer is looked at before its job has ended
 _STOP_MARGIN_S: Final = 30.0
-_LONGEST_STOP_S: Final = 86_400.0
-
-
-@dataclass(frozen=True, slots=True)
-class UnitFacts:
-    """The properties of one loaded unit that matter here."""
-
-    transient: bool
-    active: str  # ActiveState
-    spec: str
-    order: str
-    fragment: str
-    stop_s: float
-    restarts: int  # NRestarts: automatic restarts since the last explicit start
-
-    @property
-    def is_ours(self) -> bool:
-        return self.transient and bool(self.spec)
-
-    @property
-    def is_down(self) -> bool:
-        return self.active in ("inactive", "failed")
 
 
 class Units:
@@ -117,7 +87,7 @@ class Units:
         Raises BusError, TimedOut, and Conflict if magid did not make the existing unit.
         """
         name, order = unit_name(port), _order_in(properties)
-        is_made = bool(order) and order == self._made.get(port)  # what we hold stays as it is
+        is_made = port in self.held and bool(order) and order == self._made.get(port)
         if is_made and await self._restart(name):
             return
         seen = await self._ours(name)
@@ -204,6 +174,7 @@ class Units:
         name = unit_name(port)
         # Held before the call: UnitRemoved of an earlier unit may still be on its way.
         self.held.add(port)
+        self._made.pop(port, None)
         try:
             await self._manager("StartTransientUnit", signature, name, "replace", body, [])
             self._made[port] = _order_in(properties)
@@ -225,7 +196,7 @@ class Units:
     async def _fragment(self, name: str) -> str:
         """Returns the file on disk that systemd would load this unit from; "" without one."""
         (path,) = await self._manager("LoadUnit", "s", name)
-        (fragment,) = await self._bus.call(path, PROPERTIES, "Get", "ss", _UNIT, "FragmentPath")
+        (fragment,) = await self._bus.call(path, PROPERTIES, "Get", "ss", UNIT, "FragmentPath")
         return str(fragment)
 
     async def _end(self, port: int) -> None:
@@ -244,7 +215,8 @@ class Units:
         if not await self._tolerant("StopUnit", name, "replace"):
             return
         with suppress(TimeoutError):
-            await asyncio.wait_for(news.wait(), _JOB_S)
+            async with asyncio.timeout(_JOB_S):
+                await news.wait()
         left = await self._look(name)
         if left is not None and not left.is_down:
             patience_s = left.stop_s + _STOP_MARGIN_S
@@ -282,12 +254,15 @@ class Units:
 
     async def _ours(self, name: str) -> UnitFacts | None:
         """Returns the unit if it is loaded. Raises Conflict if magid did not make it."""
-        seen = await self._look(name)
-        if seen is None or not (seen.transient or seen.fragment):
-            return None
-        if seen.is_ours:
-            return seen
-        raise _not_ours(name, seen.fragment)
+        fragment = ""
+        for _ in range(2):  # it may have gone away between two of its properties
+            seen = await self._look(name)
+            if seen is None or not (seen.transient or seen.fragment):
+                return None
+            if seen.is_ours:
+                return seen
+            fragment = seen.fragment
+        raise _not_ours(name, fragment)
 
     async def _look(self, name: str) -> UnitFacts | None:
         """Returns the unit's facts; None if it is not loaded. Does not load the unit."""
@@ -297,13 +272,13 @@ class Units:
                 path = unit_path(port)
             else:
                 (path,) = await self._manager("GetUnit", "s", name)
-            calls = [self._bus.call(path, PROPERTIES, "Get", "ss", *fact) for fact in _FACTS]
+            calls = [self._bus.call(path, PROPERTIES, "Get", "ss", *fact) for fact in FACTS]
             found = await asyncio.gather(*calls)
         except BusError as error:
             if error.name in _GONE:
                 return None
             raise
-        names = [property_name for _, property_name in _FACTS]
+        names = [property_name for _, property_name in FACTS]
         return seen_in({one: value for one, (value,) in zip(names, found, strict=True)})
 
     # -- messages ----------------------------------------------------------------------------
@@ -368,20 +343,6 @@ class Units:
 
 
 # -- reading ---------------------------------------------------------------------------------
-
-
-def seen_in(properties: Mapping[str, Any]) -> UnitFacts:
-    """Picks the facts from properties of a unit."""
-    fields = [bytes(field) for field in properties.get("LogExtraFields", ())]
-    return UnitFacts(
-        transient=bool(properties.get("Transient", False)),
-        active=str(properties.get("ActiveState", "")),
-        spec=field_of(fields, SPEC_FIELD),
-        order=field_of(fields, ORDER_FIELD),
-        fragment=str(properties.get("FragmentPath", "")),
-        stop_s=min(int(properties.get("TimeoutStopUSec", 0)) / 1_000_000, _LONGEST_STOP_S),
-        restarts=int(properties.get("NRestarts", 0)),
-    )
 
 
 def _not_ours(name: str, fragment: str) -> Conflict:

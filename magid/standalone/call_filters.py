@@ -203,6 +203,10 @@ def restrict_ports(bound: Iterable[int], reached: Iterable[int]) -> None:
 # A number is passed as an int, and bytes as a pointer to them.
 
 
+class _Int(_ctypes._SimpleCData):  # type: ignore[type-arg]  # generic for mypy only
+    _type_ = "i"
+
+
 class _Long(_ctypes._SimpleCData):  # type: ignore[type-arg]  # generic for mypy only
     _type_ = "l"
 
@@ -211,19 +215,24 @@ class _Byte(_ctypes._SimpleCData):  # type: ignore[type-arg]  # generic for mypy
     _type_ = "c"
 
 
-class _Function(_ctypes.CFuncPtr):
+class _Prctl(_ctypes.CFuncPtr):
+    _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
+    _restype_ = _Int  # as it is declared: read as a long, its -1 is another number
+
+
+class _Syscall(_ctypes.CFuncPtr):
     _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
     _restype_ = _Long
 
 
 _PROGRAM = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # itself: it has the C library
-_prctl = _Function(_ctypes.dlsym(_PROGRAM, "prctl"))
-_syscall = _Function(_ctypes.dlsym(_PROGRAM, "syscall"))
+_prctl = _Prctl(_ctypes.dlsym(_PROGRAM, "prctl"))
+_syscall = _Syscall(_ctypes.dlsym(_PROGRAM, "syscall"))
 
 
 def _check(result: int) -> int:
-    """Returns the result of a call. Raises OSError if it is -1."""
-    if result == -1:
+    """Returns the result of a call. Raises OSError for an error, which is -1."""
+    if result < 0:
         number = _ctypes.get_errno()
         raise OSError(number, posix.strerror(number))
     return result

@@ -55,16 +55,18 @@ class ServerEnded(Exception):
 class ServerAddress:
     """The server to poll, and the key that identifies it: every process has a new one.
 
-    `listeners` are user and inode of the sockets that listened there at the last look.
+    `listeners` are user and inode of the sockets that listened there at the last look. `addresses`
+    are those of the host, once they were found: a name has the same ones at each look.
     """
 
-    __slots__ = ("host", "key", "listeners", "port")
+    __slots__ = ("addresses", "host", "key", "listeners", "port")
 
     def __init__(self, host: str, port: int, key: str) -> None:
         self.host = _EVERY_ADDRESS.get(host, host)
         self.port = port
         self.key = key
         self.listeners: set[tuple[int, int]] | None = None
+        self.addresses: list[tuple[int, int, int, str, Any]] = []
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -200,7 +202,7 @@ def _status(
     With `verified`, nothing is sent to a program of another user: raises ServerNotReady.
     """
     ends = time.monotonic() + timeout_s
-    family, kind, protocol, _, place = _addresses(server.host, server.port)[0]
+    family, kind, protocol, _, place = _addresses(server)[0]
     line = _socket.socket(family, kind | _socket.SOCK_CLOEXEC, protocol)
     try:
         line.settimeout(timeout_s)
@@ -235,9 +237,12 @@ def _status_in(answer: bytes) -> int:
     return int(words[1])
 
 
-def _addresses(host: str, port: int) -> list[tuple[int, int, int, str, Any]]:
-    # bytes: for text, Python imports what names of other alphabets need
-    return _socket.getaddrinfo(host.encode(), port, 0, _socket.SOCK_STREAM)
+def _addresses(server: ServerAddress) -> list[tuple[int, int, int, str, Any]]:
+    if not server.addresses:
+        # bytes: for text, Python imports what names of other alphabets need
+        host = server.host.encode()
+        server.addresses = _socket.getaddrinfo(host, server.port, 0, _socket.SOCK_STREAM)
+    return server.addresses
 
 
 def _connect(line: _socket.socket, place: Any, server: ServerAddress) -> None:
@@ -272,7 +277,7 @@ def _listening(server: ServerAddress) -> set[tuple[int, int]]:
     If any listens on the very address, only those: the kernel prefers them to the ones on every
     address, and lets no other user listen beside them.
     """
-    found = _addresses(server.host, server.port)
+    found = _addresses(server)
     addresses = [_in_hex(family, str(at[0])) for family, _, _, _, at in found]
     own, other = ("tcp6", "tcp") if found[0][0] == _socket.AF_INET6 else ("tcp", "tcp6")
     near = _listeners_in(own, server.port)

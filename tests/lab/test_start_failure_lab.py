@@ -233,6 +233,7 @@ def test_a_crash_loop_is_quoted_from_the_log(machine: Container) -> None:
     finally:
         machine.run(["rm", "-r", folder])
         machine.systemctl("daemon-reload")
+        machine.systemctl("stop", *SOCKETS, "magid.service")  # also a start that is under way
         machine.systemctl("reset-failed", "magid.service")
         machine.systemctl("start", *SOCKETS, "magid.service")
     assert machine.http("GET", "http://127.0.0.1:8000/livez").status_code == 200

@@ -24,7 +24,8 @@ from magid.launcher.protocol import (
     request_line,
 )
 from magid.launcher.server import MAX_CONNECTIONS, LauncherServer, refusal
-from magid.launcher.transient_units import Units, seen_in
+from magid.launcher.transient_units import Units
+from magid.launcher.unit_facts import seen_in
 from magid.systemd.bus import Bus, major
 from tests.support.deadlines import PATIENCE_S
 from tests.support.launcher_house import House

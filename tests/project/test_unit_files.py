@@ -26,6 +26,7 @@ FOREIGN = (
     *("sysinit.target", "basic.target", "sockets.target", "multi-user.target", "network.target"),
     *("shutdown.target", "local-fs.target", "paths.target", "timers.target", "swap.target"),
     *("dbus.socket", "systemd-modules-load.service", "nvidia-persistenced.service"),
+    "modprobe@nvidia_uvm.service",
 )
 MOST_EXPOSURE = 1.5
 
@@ -43,7 +44,7 @@ def root(tmp_path: Path) -> Path:
             "service": "[Service]\nExecStart=/bin/kill\n",
         }
         (units / name).write_text(section.get(name.rpartition(".")[2], "[Unit]\n"))
-    for program in (*PROGRAMS, "/usr/bin/nvidia-modprobe", "/usr/sbin/modprobe"):
+    for program in (*PROGRAMS, "/usr/bin/nvidia-modprobe"):
         path = tmp_path / program.lstrip("/")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("#!/bin/sh\n")
@@ -80,6 +81,14 @@ def setting(name: str, key: str) -> list[str]:
     """All values of a key in one file."""
     lines = (SHIPPED / name).read_text().splitlines()
     return [line.partition("=")[2] for line in lines if line.startswith(f"{key}=")]
+
+
+def test_no_module_of_nvidia_is_tried_without_its_driver() -> None:
+    condition = setting("magi-gpu.service", "ConditionPathExists")
+    assert condition == ["/proc/driver/nvidia/version"]
+    wanted = setting("magi-gpu.service", "Wants")
+    assert wanted == ["modprobe@nvidia_uvm.service"]
+    assert setting(f"{wanted[0]}.d/magi.conf", "ConditionPathExists") == condition
 
 
 def test_nothing_ties_models_to_magid() -> None:

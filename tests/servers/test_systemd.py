@@ -41,6 +41,21 @@ async def test_a_unit_of_somebody_else_is_no_server(world: World) -> None:
     assert world.asked == []
 
 
+async def test_a_unit_of_somebody_else_is_not_loaded_again_by_a_look(world: World) -> None:
+    """The signals of that, and of its end, would lead to the next look."""
+    spec = world.spec()
+    foreign = ready(spec) | {"Transient": False}
+    world.systemd.load(foreign)
+    await world.launcher.open()
+    world.systemd.on_disk[spec.unit] = foreign
+    asked = world.systemd.calls.count("GetUnit")
+    world.systemd.forget(spec.port)
+    async with asyncio.timeout(PATIENCE_S):
+        while world.systemd.calls.count("GetUnit") == asked:  # noqa: ASYNC110 - of another task
+            await asyncio.sleep(0)
+    assert world.systemd.calls[-1] == "GetUnit", "it was read, and loaded by that"
+
+
 async def test_one_that_was_only_asked_for_is_not_watched(world: World) -> None:
     spec = world.spec()
     world.systemd.load(ready(spec) | {"LoadState": "not-found"})
@@ -292,4 +307,23 @@ async def test_only_another_state_is_read_at_once() -> None:
         await watched.refresh(at_once=False)  # such signals are read too, together
         assert reads == asked + 1
     finally:
+        await watched.end()
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_watch_ends_whatever_it_does(turns: int) -> None:
+    """Python 3.11's `asyncio.wait_for` forgets that it is cancelled if its wait is just over."""
+
+    async def read() -> None:
+        return
+
+    watched = UnitWatcher(8080, read, lambda _: None)
+    await watched.refresh()
+    watched.invalidate(at_once=False)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    watched.invalidate()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    async with asyncio.timeout(PATIENCE_S):
         await watched.end()

@@ -221,6 +221,24 @@ def test_a_program_that_reaches_one_port(
             assert one["abstract"] == "EACCES"
 
 
+REFUSED = """\
+import sys; sys.path.append(sys.argv[1]); import call_filters as c
+rules = c.filter_for(__import__("platform").machine())
+for work in (lambda: c.install(rules * 500), lambda: c._check(c._prctl(99999))):
+    try:
+        work()
+    except OSError as error:
+        print(error.strerror)
+"""
+
+
+def test_a_filter_that_the_kernel_refuses_is_an_error() -> None:
+    """By more instructions than it takes; and no option of prctl(2)."""
+    program = [sys.executable, "-I", "-S", "-c", REFUSED, str(GATE.parent)]
+    done = subprocess.run(program, capture_output=True, text=True, check=False, timeout=DEADLINE_S)
+    assert (done.stdout, done.stderr) == ("Invalid argument\n" * 2, "")
+
+
 BINDS = """\
 import errno, json, socket, sys
 found = {}

@@ -83,6 +83,7 @@ class FakeSystemd:
     def __init__(self, address: str) -> None:
         self.garbled = 0  # answers to come that no systemd gives
         self.units: dict[str, dict[str, Any]] = {}
+        self.on_disk: dict[str, dict[str, Any]] = {}  # loaded by a read, and collected after it
         self.jobs: dict[str, str] = {}  # path -> type
         self.calls: list[str] = []
         self.target_stopped = 0  # us
@@ -197,6 +198,11 @@ class FakeSystemd:
     def _on_GetAll(self, message: Message, _interface: str) -> Message:  # noqa: N802 - as above
         self.was_read.set()
         absent = {"LoadState": "not-found"}
+        for name, properties in self.on_disk.items():
+            if _path(name) == message.path and name not in self.units:
+                absent = properties
+                self._manager("UnitNew", "so", name, _path(name))
+                self._manager("UnitRemoved", "so", name, _path(name))
         properties = next((u for n, u in self.units.items() if _path(n) == message.path), absent)
         body = {k: Variant(SIGNATURES[k], v) for k, v in properties.items()}
         return Message.new_method_return(message, "a{sv}", [body])

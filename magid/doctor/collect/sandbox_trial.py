@@ -15,6 +15,7 @@ import json
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -146,7 +147,8 @@ async def _tried(
         (text,) = await bus.call(MANAGER_PATH, PROPERTIES, "Get", "ss", MANAGER, "Version")
         version = major(text)
         files, unfit = _fit(settings, program, roots, paths, version)
-        order = short_units.request(settings, program, roots, files)
+        # The unit closes the ports, as exec_model.py is not what it executes.
+        order = replace(short_units.request(settings, program, roots, files), filters_port=False)
         argv = [
             *(
                 "/usr/bin/python3",

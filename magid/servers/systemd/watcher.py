@@ -123,7 +123,7 @@ class UnitWatcher:
             await self._read_done.wait()
 
     async def calm(self) -> None:
-        """Returns when a read that is under way has been applied."""
+        """Returns when a read that is under way has been applied, or has failed."""
         if self._is_reading:
             await self._read_done.wait()
 
@@ -131,7 +131,8 @@ class UnitWatcher:
         while True:
             await self._marked.wait()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._is_urgent.wait(), _CALM_S)
+                async with asyncio.timeout(_CALM_S):
+                    await self._is_urgent.wait()
             self._marked.clear()
             self._is_urgent.clear()
             number = self._requested
@@ -142,14 +143,18 @@ class UnitWatcher:
                 # When the bus is back all units are marked; this covers other failures.
                 log.debug("cannot look at %s: %s", unit_name(self.port), error.message)
                 asyncio.get_running_loop().call_later(_AGAIN_S, self.invalidate)
+                self._end_reading()
                 continue
             except Exception:
                 log.exception("cannot make out %s", unit_name(self.port))
-            self._is_reading = False
             self._completed = number
             self._show()
-            self._read_done.set()
-            self._read_done = asyncio.Event()
+            self._end_reading()
+
+    def _end_reading(self) -> None:
+        self._is_reading = False
+        self._read_done.set()
+        self._read_done = asyncio.Event()
 
     # -- what is known ---------------------------------------------------------------------
 
@@ -160,10 +165,11 @@ class UnitWatcher:
 
     @property
     def is_stopped(self) -> bool:
-        """Returns whether systemd reports that it is stopped, and does nothing with it."""
-        if self._seen is None or self._seen.has_job:
+        """Returns whether systemd reports that what `expect_stop` was called for is stopped."""
+        if self._seen is None or self._seen.has_job or self._own_stop is None:
             return False
-        return self._seen.server.state is ServerState.STOPPED
+        server = self._seen.server
+        return server.state is ServerState.STOPPED and server.invocation_id == self._own_stop
 
     @property
     def group(self) -> str:
@@ -298,7 +304,7 @@ class UnitReader:
     async def __call__(self) -> Seen | None:
         """Returns the unit; None if it does not exist or is not ours. Raises BusError."""
         properties = await self._properties()
-        self._is_loaded = properties is not None
+        self._is_loaded = properties is not None and is_ours(properties)
         if properties is None or not is_ours(properties):
             return None
         failure, run = failure_of(properties), invocation_of(properties)
