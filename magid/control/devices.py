@@ -37,7 +37,7 @@ class DeviceList(Struct, frozen=True):
     gpus: tuple[Gpu, ...] = ()
     listed_at: float | None = None  # seconds since the epoch; None: not yet
     problem: str = ""
-    begun: float = 0.0  # by time.monotonic
+    begun: float = 0.0  # when the last list was begun that did not fail; by time.monotonic
 
     @property
     def is_unknown(self) -> bool:

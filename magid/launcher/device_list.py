@@ -21,6 +21,7 @@ from magid.llama.engines import DEFAULT
 from magid.llama.program import FoundProgram
 from magid.llama.short_runs import ShortRun
 from magid.standalone import SCRIPTS
+from magid.standalone.call_filters import can_bind_only
 
 UNIT: Final = "llama-server@devices.service"  # of the engine of all models
 _USER: Final = "llama-0"  # named as the users of servers, but used by no server
@@ -69,7 +70,7 @@ def _properties(
     gate = CheckedFile(
         str(_GATE), found.st_dev, found.st_ino
     )  # exec_model.py needs a file to check
-    order = short_units.request(settings, program, roots, (), remote)
+    order = short_units.request(settings, program, roots, (), remote, filters_port=can_bind_only())
     command = [*_ALONE, gate.path, *order.short_words, str(gate), "--", *argv]
     return short_units.properties(order, version, command, seconds, "Lists the GPUs for magid")
 

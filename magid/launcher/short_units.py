@@ -15,7 +15,6 @@ from magid.launcher.unit_request import CheckedFile, UnitRequest
 from magid.llama.program import FoundProgram
 from magid.llama.spec import ServerSpec
 from magid.standalone import SCRIPTS
-from magid.standalone.call_filters import can_bind_only
 
 _GPU_UNIT: Final = "magi-gpu.service"
 _NOTICE: Final = 5  # systemd does not log each start and end of the unit
@@ -37,8 +36,13 @@ def request(
     roots: tuple[str, ...],
     files: Iterable[CheckedFile],
     remote: tuple[str, ...] = (),
+    *,
+    filters_port: bool = False,
 ) -> UnitRequest:
-    """Returns a request with these files, of which only the sandbox is used."""
+    """Returns a request with these files, of which only the sandbox is used.
+
+    With `filters_port`, exec_model.py closes the ports (`short_words`), and the unit does not.
+    """
     port, host = settings.port_range[0], settings.llama_server_host
     return UnitRequest(
         spec=ServerSpec("none", 0, port, host, "/"),
@@ -51,7 +55,7 @@ def request(
         key_source="/dev/null",
         groups=groups_here(),
         patience=patience_of(settings),
-        filters_port=can_bind_only(),
+        filters_port=filters_port,
         remote=remote,
     )
 

@@ -283,7 +283,8 @@ def _listening(server: ServerAddress) -> set[tuple[int, int]]:
     near = _listeners_in(own, server.port)
     if addresses[0] in near:
         return near[addresses[0]]
-    far, sockets = _listeners_in(other, server.port), set[tuple[int, int]]()
+    far = _listeners_in(other, server.port)
+    sockets: set[tuple[int, int]] = set()
     for address in (*addresses, "0" * 8, "0" * 32):
         sockets |= near.get(address, set()) | far.get(address, set())
     return sockets

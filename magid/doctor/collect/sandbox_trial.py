@@ -15,7 +15,6 @@ import json
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -147,8 +146,7 @@ async def _tried(
         (text,) = await bus.call(MANAGER_PATH, PROPERTIES, "Get", "ss", MANAGER, "Version")
         version = major(text)
         files, unfit = _fit(settings, program, roots, paths, version)
-        # The unit closes the ports, as exec_model.py is not what it executes.
-        order = replace(short_units.request(settings, program, roots, files), filters_port=False)
+        order = short_units.request(settings, program, roots, files)
         argv = [
             *(
                 "/usr/bin/python3",
